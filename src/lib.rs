@@ -1,0 +1,19 @@
+//! **ortolan**: an HTTP server for language models.
+//!
+//! An OpenAPI document defines every endpoint, ONNX Runtime computes, and a batching scheduler lets
+//! requests share every step. The modules are floors; a floor names only those below it (the table is
+//! in `ARCHITECTURE.md` and held by `tests/architecture.rs`):
+//!
+//! | floor | deals in |
+//! | --- | --- |
+//! | [`cli`], [`config`] | flags and files |
+//! | [`server`] | HTTP |
+//! | [`api`] | JSON |
+//! | [`model`] | text |
+//! | [`engine`] | token ids |
+//! | [`runtime`] | tensors |
+//! | [`graph`] | the ONNX graph of a file |
+//! | [`text`], [`cache`], [`sampling`], [`gguf`] | leaves: they know nothing of ours |
+//! | [`token`] | the one shared word |
+
+pub mod token;
