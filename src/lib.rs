@@ -16,4 +16,5 @@
 //! | [`text`], [`cache`], [`sampling`], [`gguf`] | leaves: they know nothing of ours |
 //! | [`token`] | the one shared word |
 
+pub mod gguf;
 pub mod token;
