@@ -16,5 +16,7 @@
 //! | [`text`], [`cache`], [`sampling`], [`gguf`] | leaves: they know nothing of ours |
 //! | [`token`] | the one shared word |
 
+pub mod cache;
 pub mod gguf;
+pub mod graph;
 pub mod token;

@@ -1,0 +1,174 @@
+//! What everybody else holds of the engine: submit a job, listen to its events, read the numbers.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::mpsc::Sender;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Instant;
+
+use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+
+use super::runner::ModelRunner;
+use super::sequence::{Clock, Job, SequenceEvent, SequenceId};
+use super::stats::Stats;
+use super::worker::Worker;
+use super::{EngineOptions, Logits};
+
+/// A sequence's events. Dropping it cancels the sequence within one step.
+pub type Events = UnboundedReceiver<SequenceEvent>;
+
+/// Why a job was not taken.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum SubmitError {
+    /// As many wait as may.
+    #[error("{waiting} requests wait already")]
+    QueueFull {
+        /// How many.
+        waiting: usize,
+    },
+    /// A sequence of its length cannot be.
+    #[error("a prompt of {prompt_tokens} tokens does not fit a context of {context_tokens}")]
+    TooLong {
+        /// Tokens of the prompt.
+        prompt_tokens: usize,
+        /// Tokens a sequence may have.
+        context_tokens: usize,
+    },
+    /// No token to begin with.
+    #[error("the prompt is empty")]
+    Empty,
+    /// There is no such slot.
+    #[error("there is no slot {0}")]
+    UnknownSlot(usize),
+    /// The engine stops, or has failed.
+    #[error("the engine does not run")]
+    Stopped,
+}
+
+/// A handle to the engine's thread; clones share it. When the last one is dropped, the thread ends as
+/// soon as nothing runs.
+#[derive(Clone)]
+pub struct EngineHandle {
+    messages: Sender<Message>,
+    places: Arc<Semaphore>,
+    stats: Arc<Mutex<Stats>>,
+    next: Arc<AtomicU64>,
+    options: Arc<EngineOptions>,
+    clock: Clock,
+}
+
+/// What reaches the worker.
+pub(super) enum Message {
+    Submit(Submission),
+    Stop,
+}
+
+pub(super) struct Submission {
+    pub(super) id: SequenceId,
+    pub(super) job: Job,
+    pub(super) submitted: Instant,
+    pub(super) permit: OwnedSemaphorePermit,
+    pub(super) events: tokio::sync::mpsc::UnboundedSender<SequenceEvent>,
+}
+
+/// Starts the engine's thread.
+///
+/// # Errors
+/// If the options do not fit together ([`EngineOptions::check`]) or the system has no thread to give.
+pub fn start(
+    runner: Box<dyn ModelRunner>,
+    vocabulary: usize,
+    options: EngineOptions,
+    clock: Clock,
+) -> Result<EngineHandle, String> {
+    options.check()?;
+    let (messages, inbox) = std::sync::mpsc::channel();
+    let stats = Arc::new(Mutex::new(Stats {
+        slots: vec![None; options.parallel],
+        blocks_free: options.blocks,
+        ..Stats::default()
+    }));
+    let worker = Worker::new(
+        runner,
+        Logits::new(vocabulary),
+        options.clone(),
+        inbox,
+        Arc::clone(&stats),
+        clock,
+    );
+    std::thread::Builder::new()
+        .name("engine".to_owned())
+        .spawn(move || worker.run())
+        .map_err(|error| format!("cannot start the engine's thread: {error}"))?;
+    Ok(EngineHandle {
+        messages,
+        places: Arc::new(Semaphore::new(options.parallel + options.queue)),
+        stats,
+        next: Arc::new(AtomicU64::new(0)),
+        options: Arc::new(options),
+        clock,
+    })
+}
+
+impl EngineHandle {
+    /// Queues a job. Its events arrive on the receiver.
+    pub fn submit(&self, job: Job) -> Result<(SequenceId, Events), SubmitError> {
+        let EngineOptions {
+            parallel,
+            context_tokens,
+            ..
+        } = *self.options;
+        if job.prompt.is_empty() {
+            return Err(SubmitError::Empty);
+        }
+        // One token of room, if one is to be generated.
+        let most = context_tokens - usize::from(job.max_tokens > 0);
+        if job.prompt.len() > most {
+            return Err(SubmitError::TooLong {
+                prompt_tokens: job.prompt.len(),
+                context_tokens,
+            });
+        }
+        if let Some(slot) = job.slot.filter(|slot| *slot >= parallel) {
+            return Err(SubmitError::UnknownSlot(slot));
+        }
+        let permit =
+            Arc::clone(&self.places)
+                .try_acquire_owned()
+                .map_err(|_| SubmitError::QueueFull {
+                    waiting: self.options.queue,
+                })?;
+        let (events, receiver) = unbounded_channel();
+        let id = SequenceId(self.next.fetch_add(1, Ordering::Relaxed));
+        let submission = Submission {
+            id,
+            job,
+            submitted: (self.clock)(),
+            permit,
+            events,
+        };
+        self.messages
+            .send(Message::Submit(submission))
+            .map_err(|_| SubmitError::Stopped)?;
+        Ok((id, receiver))
+    }
+
+    /// The numbers after the last step.
+    pub fn stats(&self) -> Stats {
+        self.stats
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
+    }
+
+    /// The engine's limits.
+    pub fn options(&self) -> &EngineOptions {
+        &self.options
+    }
+
+    /// Ends all sequences after the step that runs, and the thread with them.
+    pub fn stop(&self) {
+        // A worker that is gone has nothing to stop.
+        let _ = self.messages.send(Message::Stop);
+    }
+}

@@ -1,0 +1,79 @@
+//! The batching engine: sequences of token ids that share every step.
+//!
+//! One thread ([`worker`]) owns the runner, the cache and the sequences; everybody else holds an
+//! [`EngineHandle`]. A step is *receive → plan → run → sample → commit → deliver*. There is no HTTP
+//! here, no text and no tensor; the model is behind the trait [`ModelRunner`], so the engine runs and
+//! is tested without one.
+
+mod handle;
+mod runner;
+mod scheduler;
+mod sequence;
+mod stats;
+mod step;
+mod worker;
+
+pub use handle::{EngineHandle, Events, SubmitError, start};
+pub use runner::{Logits, ModelRunner, RunError};
+pub use sequence::{
+    Clock, Durations, EndReason, Job, SequenceEvent, SequenceId, StopRule, Verdict,
+};
+pub use stats::{SlotStats, Stats};
+pub use step::{Chunk, LogitRows, StepPlan};
+
+pub use crate::cache::BlockId;
+
+/// The engine's limits.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct EngineOptions {
+    /// Sequences that run at once (slots).
+    pub parallel: usize,
+    /// Requests that may wait beside them.
+    pub queue: usize,
+    /// Most tokens of a step.
+    pub step_tokens: usize,
+    /// Most tokens of a sequence, prompt and continuation.
+    pub context_tokens: usize,
+    /// Blocks of the cache.
+    pub blocks: usize,
+    /// Tokens of a block.
+    pub block_tokens: usize,
+}
+
+impl EngineOptions {
+    /// The blocks that let every slot fill its context.
+    pub fn blocks_for_all(parallel: usize, context_tokens: usize, block_tokens: usize) -> usize {
+        parallel * context_tokens.div_ceil(block_tokens)
+    }
+
+    /// What is wrong with the numbers, if anything is.
+    pub fn check(&self) -> Result<(), String> {
+        let Self {
+            parallel,
+            step_tokens,
+            context_tokens,
+            blocks,
+            block_tokens,
+            ..
+        } = *self;
+        if parallel == 0 || context_tokens == 0 || block_tokens == 0 {
+            return Err("there is to be at least one slot and one token of context".to_owned());
+        }
+        if step_tokens < parallel {
+            return Err(format!(
+                "a step of {step_tokens} tokens has no room for one token of each of {parallel} slots"
+            ));
+        }
+        let needed = context_tokens.div_ceil(block_tokens);
+        if blocks < needed {
+            return Err(format!(
+                "the cache has {} tokens, less than the {context_tokens} of one context",
+                blocks * block_tokens
+            ));
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests;

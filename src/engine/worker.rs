@@ -1,0 +1,194 @@
+//! The engine's thread: the one owner of the runner, the cache and the sequences.
+
+use std::collections::HashMap;
+use std::ops::ControlFlow;
+use std::sync::mpsc::{Receiver, TryRecvError};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use tokio::sync::mpsc::UnboundedSender;
+
+use super::EngineOptions;
+use super::handle::{Message, Submission};
+use super::runner::{Logits, ModelRunner};
+use super::scheduler::{Delivery, Scheduler};
+use super::sequence::{Clock, Sequence, SequenceEvent, SequenceId};
+use super::stats::Stats;
+use super::step::{LogitRows, StepPlan};
+use crate::cache::BlockPool;
+use crate::token::TokenId;
+
+/// What is told to sequences that a stop cuts off.
+const STOPPING: &str = "the server is stopping";
+
+pub(super) struct Worker {
+    runner: Box<dyn ModelRunner>,
+    logits: Logits,
+    scheduler: Scheduler,
+    blocks: BlockPool,
+    inbox: Receiver<Message>,
+    listeners: HashMap<SequenceId, UnboundedSender<SequenceEvent>>,
+    stats: Arc<Mutex<Stats>>,
+    clock: Clock,
+}
+
+impl Worker {
+    pub(super) fn new(
+        runner: Box<dyn ModelRunner>,
+        logits: Logits,
+        options: EngineOptions,
+        inbox: Receiver<Message>,
+        stats: Arc<Mutex<Stats>>,
+        clock: Clock,
+    ) -> Self {
+        Self {
+            runner,
+            logits,
+            blocks: BlockPool::new(options.blocks, options.block_tokens),
+            scheduler: Scheduler::new(options),
+            inbox,
+            listeners: HashMap::new(),
+            stats,
+            clock,
+        }
+    }
+
+    /// Steps until a stop is asked for, or nobody is left who could ask for anything.
+    pub(super) fn run(mut self) {
+        let obituary = Obituary(Arc::clone(&self.stats));
+        while self.receive().is_continue() {
+            self.step();
+        }
+        for (_, listener) in self.listeners.drain() {
+            // A listener that left needs no news.
+            let _ = listener.send(SequenceEvent::Failed(STOPPING.to_owned()));
+        }
+        drop(obituary);
+    }
+
+    fn step(&mut self) {
+        let (plan, started) = self.scheduler.plan(&mut self.blocks, (self.clock)());
+        self.deliver(started);
+        let Some(plan) = plan else { return };
+        let tokens = plan.tokens();
+        self.report(0);
+        let events = match self.runner.run(&plan, &mut self.logits) {
+            Ok(()) => {
+                let sampled = self.sample(&plan);
+                let now = (self.clock)();
+                self.scheduler.commit(plan, sampled, &mut self.blocks, now)
+            }
+            Err(error) => {
+                tracing::error!(%error, tokens, "a step failed; its sequences end");
+                self.scheduler.fail(plan, &error, &mut self.blocks)
+            }
+        };
+        self.report(tokens);
+        self.deliver(events);
+    }
+
+    /// Takes what has arrived, then forgets whose listener left. Waits only if there is nothing to do.
+    fn receive(&mut self) -> ControlFlow<()> {
+        loop {
+            let message = match self.scheduler.is_idle() {
+                true => self.inbox.recv().map_err(|_| TryRecvError::Disconnected),
+                false => self.inbox.try_recv(),
+            };
+            match message {
+                Ok(Message::Submit(submission)) => self.add(submission),
+                Ok(Message::Stop) => return ControlFlow::Break(()),
+                Err(TryRecvError::Empty) => break,
+                // The last handle is gone: finish what runs, then end.
+                Err(TryRecvError::Disconnected) if self.scheduler.is_idle() => {
+                    return ControlFlow::Break(());
+                }
+                Err(TryRecvError::Disconnected) => break,
+            }
+        }
+        self.forget_the_departed();
+        ControlFlow::Continue(())
+    }
+
+    fn add(&mut self, submission: Submission) {
+        let Submission {
+            id,
+            job,
+            submitted,
+            permit,
+            events,
+        } = submission;
+        self.listeners.insert(id, events);
+        self.scheduler
+            .add(Sequence::new(id, job, submitted, permit));
+    }
+
+    fn forget_the_departed(&mut self) {
+        let departed: Vec<SequenceId> = self
+            .listeners
+            .iter()
+            .filter(|(_, listener)| listener.is_closed())
+            .map(|(id, _)| *id)
+            .collect();
+        if departed.is_empty() {
+            return;
+        }
+        for id in departed {
+            self.listeners.remove(&id);
+            self.scheduler.cancel(id, &mut self.blocks);
+        }
+        self.report(0);
+    }
+
+    fn sample(&mut self, plan: &StepPlan) -> Vec<TokenId> {
+        plan.chunks
+            .iter()
+            .filter(|chunk| chunk.logits == LogitRows::Last)
+            .zip(self.logits.rows_mut())
+            .map(|(chunk, row)| self.scheduler.sampler(chunk.sequence).sample(row))
+            .collect()
+    }
+
+    fn deliver(&mut self, events: Vec<Delivery>) {
+        for (id, event) in events {
+            let ended = matches!(
+                event,
+                SequenceEvent::Ended { .. } | SequenceEvent::Failed(_)
+            );
+            let listener = match ended {
+                true => self.listeners.remove(&id),
+                false => self.listeners.get(&id).cloned(),
+            };
+            if let Some(listener) = listener {
+                // A listener that left is noticed at the next `receive`.
+                let _ = listener.send(event);
+            }
+        }
+    }
+
+    fn report(&mut self, tokens: usize) {
+        let mut stats = self.stats.lock().unwrap_or_else(PoisonError::into_inner);
+        stats.slots.clear();
+        stats.slots.extend(self.scheduler.slots());
+        stats.waiting = self.scheduler.waiting();
+        stats.blocks_free = self.blocks.free();
+        if tokens > 0 {
+            stats.steps += 1;
+            stats.step_tokens += tokens as u64;
+        }
+    }
+}
+
+/// Says in the numbers that the thread has ended, also when it panics.
+struct Obituary(Arc<Mutex<Stats>>);
+
+impl Drop for Obituary {
+    fn drop(&mut self) {
+        let cause = match std::thread::panicking() {
+            true => "the engine's thread panicked",
+            false => STOPPING,
+        };
+        let mut stats = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        stats.dead = Some(cause.to_owned());
+        stats.slots.iter_mut().for_each(|slot| *slot = None);
+        stats.waiting = 0;
+    }
+}

@@ -1,0 +1,230 @@
+//! From a path to a loaded model: first what a look at the header shows, then the slow part.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Instant, SystemTime};
+
+use anyhow::Context;
+
+use super::slots::SlotRecords;
+use super::{LoadedModel, ModelDetails};
+use crate::engine::{self, EngineOptions};
+use crate::gguf::{Gguf, Metadata, MetadataError, Optional};
+use crate::graph::ModelFile;
+use crate::runtime::{Decoder, SessionOptions};
+use crate::text::{ChatTemplate, TokenKind, Tokenizer, Vocabulary};
+use crate::token::TokenId;
+
+/// Tokens of a cache block: a power of two that wastes half a block per sequence on average.
+pub const BLOCK_TOKENS: usize = 32;
+
+/// Most tokens that a context may be asked to have.
+pub const MAX_CONTEXT_TOKENS: usize = 1 << 20;
+
+/// How a model is to be loaded.
+#[derive(Debug, Clone)]
+pub struct LoadOptions {
+    /// The GGUF file.
+    pub path: PathBuf,
+    /// The name in answers, instead of the path.
+    pub alias: Option<String>,
+    /// Tokens a sequence may have; `None` is what the model was trained with.
+    pub context_tokens: Option<usize>,
+    /// Sequences that run at once.
+    pub parallel: usize,
+    /// Requests that may wait beside them.
+    pub queue: usize,
+    /// Most tokens of a step.
+    pub step_tokens: usize,
+    /// Tokens of the key-value cache; `None` lets every slot fill its context.
+    pub cache_tokens: Option<usize>,
+    /// Threads that share each step; `None` is one per core.
+    pub threads: Option<usize>,
+    /// ONNX Runtime's shared library.
+    pub onnxruntime: PathBuf,
+    /// A template instead of the file's.
+    pub chat_template: Option<String>,
+}
+
+/// A model whose header was found to be in order.
+pub struct Inspected {
+    file: ModelFile,
+    details: ModelDetails,
+    tokenizer: Tokenizer,
+    template: ChatTemplate,
+    engine: EngineOptions,
+    session: SessionOptions,
+}
+
+/// Opens the file and checks everything that can be known without computing.
+///
+/// # Errors
+/// What is wrong, with the file's path.
+pub fn inspect(options: LoadOptions) -> anyhow::Result<Inspected> {
+    let path = &options.path;
+    let gguf = Gguf::open(path)?;
+    let named = || path.display().to_string();
+    let file = ModelFile::new(path.clone(), gguf).with_context(named)?;
+    let metadata = file.gguf.metadata();
+    let vocabulary = vocabulary(metadata).with_context(named)?;
+    let end = vocabulary.end;
+    let tokenizer = Tokenizer::new(vocabulary)
+        .with_context(|| format!("{}: the vocabulary cannot be used", path.display()))?;
+
+    let text_of = |token: Option<TokenId>| {
+        let bytes = token.and_then(|token| tokenizer.token_bytes(token));
+        String::from_utf8_lossy(bytes.unwrap_or_default()).into_owned()
+    };
+    let beginning_text = text_of(tokenizer.beginning());
+    let end_text = text_of(end);
+    let source = match &options.chat_template {
+        Some(source) => Some(source.as_str()),
+        None => metadata.string("tokenizer.chat_template").optional()?,
+    };
+    let template = ChatTemplate::new(source, &beginning_text, &end_text)
+        .with_context(|| format!("{}: the chat template cannot be used", path.display()))?;
+
+    let shape = file.architecture.shape();
+    let context_tokens = options.context_tokens.unwrap_or(shape.trained_context);
+    anyhow::ensure!(
+        context_tokens <= MAX_CONTEXT_TOKENS,
+        "a context of {context_tokens} tokens is more than {MAX_CONTEXT_TOKENS}"
+    );
+    if context_tokens > shape.trained_context {
+        tracing::warn!(
+            context_tokens,
+            trained = shape.trained_context,
+            "the context is longer than the model was trained for: expect worse text at its end"
+        );
+    }
+    let engine = EngineOptions {
+        parallel: options.parallel,
+        queue: options.queue,
+        step_tokens: options.step_tokens,
+        context_tokens,
+        blocks: match options.cache_tokens {
+            Some(tokens) => tokens / BLOCK_TOKENS,
+            None => EngineOptions::blocks_for_all(options.parallel, context_tokens, BLOCK_TOKENS),
+        },
+        block_tokens: BLOCK_TOKENS,
+    };
+    engine.check().map_err(anyhow::Error::msg)?;
+    Ok(Inspected {
+        details: ModelDetails {
+            name: options.alias.unwrap_or_else(named),
+            path: path.clone(),
+            architecture: file.architecture.name().to_owned(),
+            vocabulary_size: shape.vocabulary,
+            context_tokens,
+            trained_context_tokens: shape.trained_context,
+            parameters: file.parameters(),
+            file_bytes: file.gguf.file_bytes(),
+            chat_template: template.source().to_owned(),
+            beginning_text,
+            end_text,
+            loaded_at: SystemTime::now(),
+            slots: options.parallel,
+            device: "cpu".to_owned(),
+        },
+        session: SessionOptions {
+            library: options.onnxruntime,
+            threads: options.threads,
+        },
+        file,
+        tokenizer,
+        template,
+        engine,
+    })
+}
+
+impl Inspected {
+    /// What is known before loading.
+    pub fn details(&self) -> &ModelDetails {
+        &self.details
+    }
+
+    /// Loads: seconds of work on this thread. `progress` hears the share that is done, from 0 to 1.
+    pub fn load(self, progress: &dyn Fn(f32)) -> anyhow::Result<LoadedModel> {
+        let Self {
+            file,
+            mut details,
+            tokenizer,
+            template,
+            engine: options,
+            session,
+        } = self;
+        let decoder = Decoder::load(
+            &file,
+            &session,
+            options.context_tokens,
+            options.blocks,
+            options.block_tokens,
+            progress,
+        )?;
+        let slots = options.parallel;
+        let vocabulary = decoder.vocabulary();
+        let engine = engine::start(Box::new(decoder), vocabulary, options, Instant::now)
+            .map_err(anyhow::Error::msg)?;
+        details.loaded_at = SystemTime::now();
+        Ok(LoadedModel {
+            details,
+            end_tokens: tokenizer.end_of_generation().into(),
+            tokenizer: Arc::new(tokenizer),
+            template,
+            engine,
+            slots: Arc::new(SlotRecords::new(slots)),
+        })
+    }
+}
+
+/// The vocabulary that a header describes.
+///
+/// # Errors
+/// A key that is missing or of the wrong type.
+pub fn vocabulary(metadata: &Metadata) -> Result<Vocabulary, MetadataError> {
+    let token = |key: &str| -> Result<Option<TokenId>, MetadataError> {
+        let number = metadata.count(&format!("tokenizer.ggml.{key}")).optional()?;
+        Ok(number
+            .and_then(|number| u32::try_from(number).ok())
+            .map(TokenId))
+    };
+    let tokens = metadata.strings("tokenizer.ggml.tokens")?.to_vec();
+    let kinds = match metadata.integers("tokenizer.ggml.token_type").optional()? {
+        Some(numbers) => numbers.into_iter().map(token_kind).collect(),
+        None => vec![TokenKind::Normal; tokens.len()],
+    };
+    Ok(Vocabulary {
+        model: metadata.string("tokenizer.ggml.model")?.to_owned(),
+        pre: metadata
+            .string("tokenizer.ggml.pre")
+            .optional()?
+            .unwrap_or("default")
+            .to_owned(),
+        tokens,
+        kinds,
+        merges: metadata
+            .strings("tokenizer.ggml.merges")
+            .optional()?
+            .unwrap_or_default()
+            .to_vec(),
+        beginning: token("bos_token_id")?,
+        end: token("eos_token_id")?,
+        end_of_turn: token("eot_token_id")?,
+        adds_beginning: metadata
+            .flag("tokenizer.ggml.add_bos_token")
+            .optional()?
+            .unwrap_or(false),
+    })
+}
+
+/// The kind with ggml's number (`llama_token_type`).
+fn token_kind(number: i64) -> TokenKind {
+    match number {
+        2 => TokenKind::Unknown,
+        3 => TokenKind::Control,
+        4 => TokenKind::UserDefined,
+        5 => TokenKind::Unused,
+        6 => TokenKind::Byte,
+        _ => TokenKind::Normal,
+    }
+}

@@ -1,0 +1,225 @@
+//! A loaded model, in the words of text: generate, tokenize, detokenize. What is asked and answered is
+//! in [`request`]; how a path becomes a model is in [`load`]. HTTP is somebody else's.
+
+mod generation;
+pub mod load;
+pub mod request;
+mod slots;
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::SystemTime;
+
+pub use generation::Generation;
+pub use request::{
+    FinishReason, GenerateError, GenerateEvent, GenerateRequest, Prompt, PromptPiece, Summary,
+    Timings, TokenizeRequest,
+};
+pub use slots::{Slot, SlotCounts};
+
+use generation::TextStop;
+use slots::SlotRecords;
+
+use crate::engine::{EngineHandle, Job, SubmitError};
+use crate::sampling::Sampler;
+use crate::text::{ChatTemplate, SpecialTokens, TextStream, Tokenizer};
+use crate::token::TokenId;
+
+/// What a server has of its model, from the first moment on.
+#[derive(Clone)]
+pub enum ModelState {
+    /// Not yet.
+    Loading {
+        /// The share that is done, from 0 to 1.
+        done: f32,
+    },
+    /// Ready to generate.
+    Ready(Arc<LoadedModel>),
+    /// It will not be, and why.
+    Failed(String),
+}
+
+/// What is known about a model.
+#[derive(Debug, Clone)]
+pub struct ModelDetails {
+    /// Its name in answers: the alias, or the path as it was given.
+    pub name: String,
+    /// The file.
+    pub path: PathBuf,
+    /// The family, as in `general.architecture`.
+    pub architecture: String,
+    /// Tokens of the vocabulary.
+    pub vocabulary_size: usize,
+    /// Tokens a sequence may have.
+    pub context_tokens: usize,
+    /// Tokens of context the model was trained with.
+    pub trained_context_tokens: usize,
+    /// Weights.
+    pub parameters: u64,
+    /// The file's size.
+    pub file_bytes: u64,
+    /// The chat template's source.
+    pub chat_template: String,
+    /// The beginning-of-text token, as text; empty if there is none.
+    pub beginning_text: String,
+    /// The end-of-text token, as text; empty if there is none.
+    pub end_text: String,
+    /// When it was loaded.
+    pub loaded_at: SystemTime,
+    /// Sequences that run at once.
+    pub slots: usize,
+    /// What computes.
+    pub device: String,
+}
+
+/// A model that is ready.
+pub struct LoadedModel {
+    details: ModelDetails,
+    tokenizer: Arc<Tokenizer>,
+    template: ChatTemplate,
+    engine: EngineHandle,
+    end_tokens: Arc<[TokenId]>,
+    slots: Arc<SlotRecords>,
+}
+
+impl LoadedModel {
+    /// What is known about it.
+    pub fn details(&self) -> &ModelDetails {
+        &self.details
+    }
+
+    /// Starts a generation. The prompt is rendered and tokenized here and now; nothing is waited for.
+    pub fn generate(&self, request: GenerateRequest) -> Result<Generation, GenerateError> {
+        let prompt = self.prompt_tokens(&request.prompt)?;
+        let prompt_tokens = prompt.len();
+        let context_tokens = self.details.context_tokens;
+        let seed = request.sampling.seed.unwrap_or_else(rand::random);
+        let never = match request.ignore_end {
+            true => self.end_tokens.to_vec(),
+            false => Vec::new(),
+        };
+        let stream = || TextStream::new(Arc::clone(&self.tokenizer), request.stop.clone());
+        let job = Job {
+            sampler: Sampler::new(request.sampling.clone(), seed, &prompt, never),
+            prompt,
+            max_tokens: request.max_tokens.unwrap_or(context_tokens),
+            end_tokens: Arc::clone(&self.end_tokens),
+            stop: Box::new(TextStop::new(stream())),
+            slot: request.slot,
+        };
+        let (task, events) = self.engine.submit(job).map_err(|error| match error {
+            SubmitError::QueueFull { waiting } => GenerateError::QueueFull { waiting },
+            SubmitError::TooLong {
+                prompt_tokens,
+                context_tokens,
+            } => GenerateError::PromptTooLong {
+                prompt_tokens,
+                context_tokens,
+            },
+            SubmitError::Empty => GenerateError::EmptyPrompt,
+            SubmitError::UnknownSlot(slot) => GenerateError::UnknownSlot {
+                slot,
+                slots: self.details.slots,
+            },
+            SubmitError::Stopped => match self.engine.stats().dead {
+                Some(cause) => GenerateError::Failed(cause),
+                None => GenerateError::Stopping,
+            },
+        })?;
+        let stream = stream();
+        Ok(Generation::new(
+            task,
+            events,
+            stream,
+            Arc::new(request),
+            prompt_tokens,
+            seed,
+            Arc::clone(&self.slots),
+        ))
+    }
+
+    /// The tokens of a text, without a beginning-of-text token.
+    pub fn tokenize(&self, request: &TokenizeRequest) -> Vec<TokenId> {
+        self.tokenizer.encode(&request.content, request.special)
+    }
+
+    /// The text of tokens.
+    pub fn detokenize(&self, tokens: &[TokenId]) -> Result<String, GenerateError> {
+        self.tokenizer
+            .decode(tokens)
+            .map_err(|unknown| self.unknown_token(unknown.0))
+    }
+
+    /// What each slot does, or did last.
+    pub fn slots(&self) -> Vec<Slot> {
+        self.slots.join(&self.engine.stats())
+    }
+
+    /// How many slots are free and how many run; why there is nothing to hope for, if the engine is dead.
+    pub fn health(&self) -> Result<SlotCounts, String> {
+        let stats = self.engine.stats();
+        match stats.dead {
+            Some(cause) => Err(cause),
+            None => {
+                let processing = stats.slots.iter().flatten().count();
+                Ok(SlotCounts {
+                    idle: stats.slots.len() - processing,
+                    processing,
+                })
+            }
+        }
+    }
+
+    /// Ends all generations after the step that runs.
+    pub fn stop(&self) {
+        self.engine.stop();
+    }
+
+    fn prompt_tokens(&self, prompt: &Prompt) -> Result<Vec<TokenId>, GenerateError> {
+        let (mut tokens, begins_with_text) = match prompt {
+            Prompt::Pieces(pieces) => (
+                self.piece_tokens(pieces)?,
+                matches!(pieces.first(), Some(PromptPiece::Text(_)) | None),
+            ),
+            Prompt::Chat(messages) => {
+                let text = self
+                    .template
+                    .render(messages)
+                    .map_err(|error| GenerateError::Template(error.to_string()))?;
+                (self.tokenizer.encode(&text, SpecialTokens::Parse), true)
+            }
+        };
+        if let Some(beginning) = self.tokenizer.beginning() {
+            let asked_for = self.tokenizer.adds_beginning() && begins_with_text;
+            // A template writes it itself; a prompt of nothing needs a token to begin with.
+            let present = tokens.first() == Some(&beginning);
+            if (asked_for && !present) || tokens.is_empty() {
+                tokens.insert(0, beginning);
+            }
+        }
+        Ok(tokens)
+    }
+
+    fn piece_tokens(&self, pieces: &[PromptPiece]) -> Result<Vec<TokenId>, GenerateError> {
+        let mut tokens = Vec::new();
+        for piece in pieces {
+            match piece {
+                PromptPiece::Text(text) => {
+                    tokens.extend(self.tokenizer.encode(text, SpecialTokens::Parse));
+                }
+                PromptPiece::Token(token) if token.row() < self.details.vocabulary_size => {
+                    tokens.push(*token);
+                }
+                PromptPiece::Token(token) => return Err(self.unknown_token(*token)),
+            }
+        }
+        Ok(tokens)
+    }
+
+    fn unknown_token(&self, token: TokenId) -> GenerateError {
+        GenerateError::UnknownToken {
+            token,
+            vocabulary_size: self.details.vocabulary_size,
+        }
+    }
+}

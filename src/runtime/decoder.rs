@@ -1,0 +1,215 @@
+//! Runs step plans: ids to embedding rows, a ragged batch through the session, logits out.
+
+use std::borrow::Cow;
+
+use ort::session::{Session, SessionInputValue};
+use ort::value::TensorRef;
+
+use super::session::{self, SessionOptions};
+use super::{KvCache, RuntimeError};
+use crate::engine::{BlockId, Logits, ModelRunner, RunError, StepPlan};
+use crate::graph::{DecoderShape, Embeddings, LeastRows, ModelFile, names};
+
+/// A decoder in a session, with its cache.
+pub struct Decoder {
+    session: Session,
+    cache: KvCache,
+    cache_names: Vec<[String; 2]>,
+    embeddings: Embeddings,
+    vocabulary: usize,
+    /// The block of rows that belong to no sequence: one beyond those that plans name.
+    spare_block: usize,
+    least_rows: LeastRows,
+    batch: Batch,
+}
+
+/// A step's inputs, in memory that is used again at every step.
+#[derive(Default)]
+struct Batch {
+    embeds: Vec<f32>,
+    cumulative_sequence_length: Vec<i32>,
+    past_seqlens: Vec<i32>,
+    block_table: Vec<i32>,
+    blocks_of_a_sequence: usize,
+    logit_rows: Vec<i64>,
+}
+
+impl Decoder {
+    /// A session for `file` and a cache of `blocks` blocks of `block_tokens` tokens, for sequences of
+    /// up to `context_tokens` tokens. `progress` hears the share that is done, from 0 to 1.
+    pub fn load(
+        file: &ModelFile,
+        options: &SessionOptions,
+        context_tokens: usize,
+        blocks: usize,
+        block_tokens: usize,
+        progress: &dyn Fn(f32),
+    ) -> anyhow::Result<Self> {
+        /// Making the graph, with the weights repacked, takes about as long as the session.
+        const SHARE_OF_GRAPH: f32 = 0.5;
+
+        let shape: &DecoderShape = file.architecture.shape();
+        let cache = KvCache::new(
+            shape.layers,
+            [blocks + 1, block_tokens, shape.kv_heads, shape.head_size],
+        )?;
+        let graph = file.decoder_graph(context_tokens);
+        progress(SHARE_OF_GRAPH);
+        let session = session::build(graph, options, &|share| {
+            progress(SHARE_OF_GRAPH + share * (1.0 - SHARE_OF_GRAPH));
+        })?;
+        Ok(Self {
+            session,
+            cache,
+            cache_names: (0..shape.layers)
+                .map(|layer| [names::key_cache(layer), names::value_cache(layer)])
+                .collect(),
+            embeddings: file.embeddings(),
+            vocabulary: shape.vocabulary,
+            spare_block: blocks,
+            least_rows: file.least_rows(),
+            batch: Batch::default(),
+        })
+    }
+
+    /// Logits of a row.
+    pub fn vocabulary(&self) -> usize {
+        self.vocabulary
+    }
+
+    /// Bytes of the key-value cache.
+    pub fn cache_bytes(&self) -> usize {
+        self.cache.bytes()
+    }
+}
+
+impl ModelRunner for Decoder {
+    fn run(&mut self, plan: &StepPlan, logits: &mut Logits) -> Result<(), RunError> {
+        let wanted = self
+            .batch
+            .fill(plan, &self.embeddings, self.spare_block, self.least_rows)?;
+        self.compute(wanted, logits)
+            .map_err(|error| RunError(error.to_string()))
+    }
+}
+
+impl Decoder {
+    /// Runs the session on the batch; the first `wanted` rows of its logits are the plan's.
+    fn compute(&mut self, wanted: usize, logits: &mut Logits) -> Result<(), RuntimeError> {
+        let batch = &self.batch;
+        let rows = batch.embeds.len() / self.embeddings.columns();
+        let sequences = batch.past_seqlens.len();
+        let mut inputs: Vec<(Cow<'_, str>, SessionInputValue<'_>)> = vec![
+            (
+                names::INPUTS_EMBEDS.into(),
+                TensorRef::from_array_view((
+                    [rows, self.embeddings.columns()],
+                    batch.embeds.as_slice(),
+                ))?
+                .into(),
+            ),
+            (
+                names::CUMULATIVE_SEQUENCE_LENGTH.into(),
+                TensorRef::from_array_view((
+                    [sequences + 1],
+                    batch.cumulative_sequence_length.as_slice(),
+                ))?
+                .into(),
+            ),
+            (
+                names::PAST_SEQLENS.into(),
+                TensorRef::from_array_view(([sequences], batch.past_seqlens.as_slice()))?.into(),
+            ),
+            (
+                names::BLOCK_TABLE.into(),
+                TensorRef::from_array_view((
+                    [sequences, batch.blocks_of_a_sequence],
+                    batch.block_table.as_slice(),
+                ))?
+                .into(),
+            ),
+            (
+                names::LOGIT_ROWS.into(),
+                TensorRef::from_array_view((
+                    [batch.logit_rows.len()],
+                    batch.logit_rows.as_slice(),
+                ))?
+                .into(),
+            ),
+        ];
+        let caches = self.cache.layers()?;
+        for ([key_name, value_name], [keys, values]) in self.cache_names.iter().zip(caches) {
+            inputs.push((key_name.as_str().into(), keys.into()));
+            inputs.push((value_name.as_str().into(), values.into()));
+        }
+        let outputs = self.session.run(inputs)?;
+        let (_, computed) = outputs[names::LOGITS].try_extract_tensor::<f32>()?;
+        let rows = logits.resize(wanted);
+        rows.copy_from_slice(&computed[..rows.len()]);
+        Ok(())
+    }
+}
+
+impl Batch {
+    /// Lays the plan out; rows and logit rows are filled up to `least`. Answers how many logit rows are
+    /// wanted: they come first.
+    fn fill(
+        &mut self,
+        plan: &StepPlan,
+        embeddings: &Embeddings,
+        spare_block: usize,
+        least: LeastRows,
+    ) -> Result<usize, RunError> {
+        let spare = least.tokens.saturating_sub(plan.tokens());
+        let widest = plan.chunks.iter().map(|chunk| chunk.blocks.len()).max();
+        self.blocks_of_a_sequence = widest.unwrap_or(0).max(1);
+        self.cumulative_sequence_length.clear();
+        self.cumulative_sequence_length.push(0);
+        self.past_seqlens.clear();
+        self.block_table.clear();
+        self.embeds.clear();
+
+        let columns = embeddings.columns();
+        for chunk in &plan.chunks {
+            for token in &chunk.tokens {
+                if token.row() >= embeddings.rows() {
+                    return Err(RunError(format!(
+                        "token {} has no row in the embedding matrix",
+                        token.0
+                    )));
+                }
+                let start = self.embeds.len();
+                self.embeds.resize(start + columns, 0.0);
+                embeddings.read(token.row(), &mut self.embeds[start..]);
+            }
+            self.add_sequence(
+                chunk.tokens.len(),
+                chunk.past,
+                chunk.blocks.iter().map(|block: &BlockId| block.index()),
+            );
+        }
+        for _ in 0..spare {
+            self.embeds.resize(self.embeds.len() + columns, 0.0);
+            self.add_sequence(1, 0, std::iter::once(spare_block));
+        }
+
+        let rows = plan.logit_rows();
+        self.logit_rows.clear();
+        self.logit_rows.extend(rows.iter().map(|row| *row as i64));
+        if !rows.is_empty() {
+            // Row 0 exists in every step.
+            self.logit_rows.resize(rows.len().max(least.logits), 0);
+        }
+        Ok(rows.len())
+    }
+
+    fn add_sequence(&mut self, tokens: usize, past: usize, blocks: impl Iterator<Item = usize>) {
+        let index = |number: usize| i32::try_from(number).expect("limits keep numbers far below");
+        let start = self.cumulative_sequence_length.last().copied().unwrap_or(0);
+        self.cumulative_sequence_length.push(start + index(tokens));
+        self.past_seqlens.push(index(past));
+        let end = self.block_table.len() + self.blocks_of_a_sequence;
+        self.block_table.extend(blocks.map(index));
+        self.block_table.resize(end, 0);
+    }
+}

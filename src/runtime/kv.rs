@@ -1,0 +1,97 @@
+//! The memory of the key-value cache: allocated once, zeroed by the system page by page as it is first
+//! used, written in place by the attention operator.
+
+use std::alloc::{Layout, alloc_zeroed, dealloc};
+use std::ptr::NonNull;
+
+use half::f16;
+use ort::memory::{AllocationDevice, AllocatorType, MemoryInfo, MemoryType};
+use ort::value::{Shape, TensorRefMut};
+
+use super::RuntimeError;
+
+/// Alignment of each tensor: a cache line, and the widest vector.
+const ALIGNMENT: usize = 64;
+
+/// Keys and values of all layers, each `[blocks, block_tokens, kv_heads, head_size]` in half precision.
+#[derive(Debug)]
+pub struct KvCache {
+    shape: [usize; 4],
+    /// Layer 0's keys, its values, layer 1's keys, …
+    tensors: Vec<Region>,
+}
+
+impl KvCache {
+    /// A cache of that shape for each of `layers` layers.
+    pub fn new(layers: usize, shape: [usize; 4]) -> Result<Self, RuntimeError> {
+        let bytes = shape
+            .iter()
+            .try_fold(size_of::<f16>(), |product, size| product.checked_mul(*size))
+            .filter(|bytes| *bytes > 0 && *bytes < isize::MAX as usize / (2 * layers.max(1)))
+            .ok_or(RuntimeError::CacheMemory { bytes: usize::MAX })?;
+        let tensors = (0..2 * layers)
+            .map(|_| Region::new(bytes))
+            .collect::<Option<_>>()
+            .ok_or(RuntimeError::CacheMemory {
+                bytes: bytes * 2 * layers,
+            })?;
+        Ok(Self { shape, tensors })
+    }
+
+    /// Bytes of all layers.
+    pub fn bytes(&self) -> usize {
+        self.tensors.iter().map(|region| region.layout.size()).sum()
+    }
+
+    /// The tensors of each layer: keys, values.
+    pub(super) fn layers(&mut self) -> Result<Vec<[TensorRefMut<'_, f16>; 2]>, RuntimeError> {
+        let dims = self.shape.map(|size| size as i64);
+        let tensor = |region: &Region| {
+            let memory = MemoryInfo::new(
+                AllocationDevice::CPU,
+                0,
+                AllocatorType::Device,
+                MemoryType::Default,
+            )?;
+            // SAFETY: the region holds `shape` half-precision numbers (any bits are one), lives as
+            // long as `self` is borrowed, and no reference to its content is ever made on our side:
+            // the operator reads and writes it through this pointer while the session runs.
+            unsafe {
+                TensorRefMut::from_raw(memory, region.start.as_ptr().cast(), Shape::new(dims))
+            }
+        };
+        self.tensors
+            .chunks_exact(2)
+            .map(|pair| Ok([tensor(&pair[0])?, tensor(&pair[1])?]))
+            .collect()
+    }
+}
+
+/// Zeroed memory that is only ever reached through its pointer.
+#[derive(Debug)]
+struct Region {
+    start: NonNull<u8>,
+    layout: Layout,
+}
+
+// SAFETY: the region owns its memory as a box would; nothing in it depends on a thread.
+unsafe impl Send for Region {}
+
+impl Region {
+    fn new(bytes: usize) -> Option<Self> {
+        let layout = Layout::from_size_align(bytes, ALIGNMENT).ok()?;
+        if layout.size() == 0 {
+            return None;
+        }
+        // SAFETY: the layout's size is not 0.
+        let start = NonNull::new(unsafe { alloc_zeroed(layout) })?;
+        Some(Self { start, layout })
+    }
+}
+
+impl Drop for Region {
+    fn drop(&mut self) {
+        // SAFETY: allocated in `new` with this layout, and freed only here.
+        unsafe { dealloc(self.start.as_ptr(), self.layout) }
+    }
+}

@@ -1,0 +1,37 @@
+//! Loading ONNX Runtime's shared library, once in a process.
+
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
+
+use ort::environment::Environment;
+
+/// Why the library does not serve.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot load ONNX Runtime from {path}: {cause}")]
+pub struct LibraryError {
+    path: PathBuf,
+    cause: String,
+}
+
+/// The process's environment, made with the library at `path`. Later calls get the first one's,
+/// whatever they name: a process holds one ONNX Runtime.
+pub fn environment(path: &Path) -> Result<Environment, LibraryError> {
+    static ENVIRONMENT: Mutex<Option<Environment>> = Mutex::new(None);
+    let mut environment = ENVIRONMENT.lock().unwrap_or_else(PoisonError::into_inner);
+    if let Some(environment) = environment.as_ref() {
+        return Ok(environment.clone());
+    }
+    let failed = |cause: String| LibraryError {
+        path: path.to_owned(),
+        cause,
+    };
+    let loaded = ort::init_from(path)
+        .map_err(|error| failed(error.to_string()))?
+        .with_name(env!("CARGO_PKG_NAME"))
+        .with_telemetry(false)
+        .build()
+        .map_err(|error| failed(error.to_string()))?;
+    // Its own log repeats on the terminal what the errors say.
+    loaded.set_log_level(ort::logging::LogLevel::Error);
+    Ok(environment.insert(loaded).clone())
+}

@@ -1,0 +1,25 @@
+//! Operators of our own, for ONNX Runtime's CPU provider, in the domain `ortolan`. A model that names them
+//! loads in a session that was given [`domain`].
+
+pub mod attention;
+pub mod batch;
+mod paged_attention;
+mod piece;
+pub mod rotary;
+mod shared;
+pub mod simd;
+mod tile;
+
+#[cfg(test)]
+mod tests;
+
+/// The domain's name in a model, version 1.
+pub const DOMAIN: &str = "ortolan";
+
+/// All our operators, to be given to a session's builder.
+///
+/// # Errors
+/// If ONNX Runtime refuses one: it is not the version that this was built for.
+pub fn domain() -> ort::Result<ort::operator::OperatorDomain> {
+    ort::operator::OperatorDomain::new(DOMAIN)?.add(paged_attention::PagedAttention)
+}

@@ -1,0 +1,432 @@
+//! `PagedAttention` as ONNX Runtime sees it: attributes, inputs and their shapes, with the contract of the
+//! contrib operator `com.microsoft::PagedAttention` (version 1), in f32 with caches of f16. What the llama
+//! family does not need is refused by name. The computation is `attention`'s.
+
+use half::f16;
+use ort::operator::{
+    ComputeContext, FromKernelContext, Kernel, KernelContext, Operator, OperatorInput,
+    OperatorOutput,
+};
+use ort::value::{DynTensorValueType, PrimitiveTensorElementType, TensorElementType, ValueRef};
+
+use super::attention::{
+    AttentionCaches, AttentionError, AttentionInputs, AttentionShape, MAX_HEADS, attend,
+};
+use super::batch::BatchIndices;
+use super::rotary::{Pairing, Rotary};
+use super::simd::Instructions;
+
+/// The operator. It has one output: the caches are updated in place and cannot be asked for.
+///
+/// The caches' tensors must lie over memory that may be written and that nobody else touches during a run.
+pub(super) struct PagedAttention;
+
+/// The inputs in the schema's order.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Input {
+    Query,
+    Key,
+    Value,
+    KeyCache,
+    ValueCache,
+    CumulativeSequenceLength,
+    PastSeqlens,
+    BlockTable,
+    CosCache,
+    SinCache,
+    SlotMapping,
+    HeadSink,
+    QNormWeight,
+    KNormWeight,
+    KScale,
+    VScale,
+    /// Bounds that may only help to choose a way to compute; nothing here depends on them.
+    AttentionMetadata,
+}
+
+impl Input {
+    const ALL: [Input; 17] = [
+        Input::Query,
+        Input::Key,
+        Input::Value,
+        Input::KeyCache,
+        Input::ValueCache,
+        Input::CumulativeSequenceLength,
+        Input::PastSeqlens,
+        Input::BlockTable,
+        Input::CosCache,
+        Input::SinCache,
+        Input::SlotMapping,
+        Input::HeadSink,
+        Input::QNormWeight,
+        Input::KNormWeight,
+        Input::KScale,
+        Input::VScale,
+        Input::AttentionMetadata,
+    ];
+    const REFUSED: [Input; 5] = [
+        Input::HeadSink,
+        Input::QNormWeight,
+        Input::KNormWeight,
+        Input::KScale,
+        Input::VScale,
+    ];
+
+    fn name(self) -> &'static str {
+        match self {
+            Input::Query => "query",
+            Input::Key => "key",
+            Input::Value => "value",
+            Input::KeyCache => "key_cache",
+            Input::ValueCache => "value_cache",
+            Input::CumulativeSequenceLength => "cumulative_sequence_length",
+            Input::PastSeqlens => "past_seqlens",
+            Input::BlockTable => "block_table",
+            Input::CosCache => "cos_cache",
+            Input::SinCache => "sin_cache",
+            Input::SlotMapping => "slot_mapping",
+            Input::HeadSink => "head_sink",
+            Input::QNormWeight => "q_norm_weight",
+            Input::KNormWeight => "k_norm_weight",
+            Input::KScale => "k_scale",
+            Input::VScale => "v_scale",
+            Input::AttentionMetadata => "attention_metadata",
+        }
+    }
+
+    fn declared(self) -> OperatorInput {
+        use TensorElementType::{Float16, Float32, Int32};
+        match self {
+            Input::Query => OperatorInput::required(Float32),
+            Input::KeyCache | Input::ValueCache => OperatorInput::required(Float16),
+            Input::CumulativeSequenceLength | Input::PastSeqlens | Input::BlockTable => {
+                OperatorInput::required(Int32)
+            }
+            Input::SlotMapping | Input::AttentionMetadata => OperatorInput::optional(Int32),
+            _ => OperatorInput::optional(Float32),
+        }
+    }
+}
+
+impl Operator for PagedAttention {
+    type Kernel<'attr> = PagedAttentionKernel;
+
+    fn name(&self) -> &str {
+        "PagedAttention"
+    }
+
+    fn versions(&self) -> std::ops::RangeInclusive<u32> {
+        1..=1
+    }
+
+    fn inputs(&self) -> impl IntoIterator<Item = OperatorInput> {
+        Input::ALL.map(Input::declared)
+    }
+
+    fn outputs(&self) -> impl IntoIterator<Item = OperatorOutput> {
+        [OperatorOutput::required(TensorElementType::Float32)]
+    }
+
+    fn create_kernel<'attr>(
+        &self,
+        attributes: &KernelContext<'attr>,
+    ) -> ort::Result<PagedAttentionKernel> {
+        PagedAttentionKernel::new(attributes)
+    }
+}
+
+/// A node's attributes, checked.
+pub(super) struct PagedAttentionKernel {
+    heads: usize,
+    kv_heads: usize,
+    /// `None`: 1/√head_size.
+    scale: Option<f32>,
+    rotary: Option<Pairing>,
+    instructions: Instructions,
+}
+
+impl PagedAttentionKernel {
+    fn new(attributes: &KernelContext) -> ort::Result<Self> {
+        let heads = head_count(attributes, "num_heads")?;
+        let kv_heads = head_count(attributes, "kv_num_heads")?;
+        if !heads.is_multiple_of(kv_heads) {
+            return Err(refused(format!(
+                "num_heads, {heads}, is no multiple of kv_num_heads, {kv_heads}"
+            )));
+        }
+        let scale = attributes.get::<f32>("scale").filter(|&scale| scale != 0.0);
+        if scale.is_some_and(|scale| !scale.is_finite()) {
+            return Err(refused("scale is not finite"));
+        }
+        let interleaved = flag(attributes, "rotary_interleaved")?;
+        let pairing = if interleaved {
+            Pairing::Neighbours
+        } else {
+            Pairing::Halves
+        };
+        let rotary = flag(attributes, "do_rotary")?.then_some(pairing);
+
+        allow_only(attributes, "softcap", &0.0_f32)?;
+        allow_only(attributes, "local_window_size", &-1_i64)?;
+        allow_only(attributes, "is_causal", &1_i64)?;
+        allow_only(attributes, "rotary_offset", &0_i64)?;
+        allow_only(attributes, "v_head_size", &0_i64)?;
+        for (name, default) in [
+            ("kv_cache_layout", "SEPARATE"),
+            ("k_quant_type", "NONE"),
+            ("v_quant_type", "NONE"),
+            ("k_cache_dtype", ""),
+            ("v_cache_dtype", ""),
+        ] {
+            if attributes.get::<String>(name).as_deref() != Some("float16")
+                || !name.ends_with("_cache_dtype")
+            {
+                allow_only(attributes, name, &default.to_string())?;
+            }
+        }
+        Ok(PagedAttentionKernel {
+            heads,
+            kv_heads,
+            scale,
+            rotary,
+            instructions: Instructions::detect(),
+        })
+    }
+
+    fn rotary<'a>(&self, context: &'a Tensors) -> ort::Result<Option<Rotary<'a>>> {
+        let Some(pairing) = self.rotary else {
+            return match Input::ALL.into_iter().find(|&input| {
+                matches!(input, Input::CosCache | Input::SinCache) && context.get(input).is_some()
+            }) {
+                Some(input) => Err(input_error(input, "is given, but do_rotary is 0")),
+                None => Ok(None),
+            };
+        };
+        let ([positions, pairs], cosines) = context.required::<f32, 2>(Input::CosCache)?;
+        let (sine_shape, sines) = context.required::<f32, 2>(Input::SinCache)?;
+        if sine_shape != [positions, pairs] {
+            return Err(input_error(
+                Input::SinCache,
+                "does not have the shape of cos_cache",
+            ));
+        }
+        Ok(Some(Rotary {
+            cosines,
+            sines,
+            pairs,
+            pairing,
+        }))
+    }
+}
+
+impl Kernel for PagedAttentionKernel {
+    fn compute(&mut self, context: &ComputeContext) -> ort::Result<()> {
+        let tensors = Tensors::new(context)?;
+        if let Some(input) = Input::REFUSED
+            .into_iter()
+            .find(|&input| tensors.get(input).is_some())
+        {
+            return Err(input_error(input, "is not supported on CPU"));
+        }
+
+        let (cache_shape, _) = tensors.required::<f16, 4>(Input::KeyCache)?;
+        let (value_shape, _) = tensors.required::<f16, 4>(Input::ValueCache)?;
+        let [blocks, block_tokens, kv_heads, head_size] = cache_shape;
+        if value_shape != cache_shape {
+            return Err(input_error(
+                Input::ValueCache,
+                "does not have the shape of key_cache",
+            ));
+        }
+        if kv_heads != self.kv_heads {
+            let problem = format!("has {kv_heads} heads, kv_num_heads is {}", self.kv_heads);
+            return Err(input_error(Input::KeyCache, problem));
+        }
+        let shape = AttentionShape {
+            heads: self.heads,
+            kv_heads,
+            head_size,
+            blocks,
+            block_tokens,
+        };
+
+        let ([tokens, query_width], query) = tensors.required::<f32, 2>(Input::Query)?;
+        let key_value = match (
+            tensors.optional::<f32, 2>(Input::Key)?,
+            tensors.optional::<f32, 2>(Input::Value)?,
+        ) {
+            (None, None) => None,
+            (Some((_, key)), Some((_, value))) => Some((key, value)),
+            (Some(_), None) => return Err(input_error(Input::Value, "is missing beside key")),
+            (None, Some(_)) => return Err(input_error(Input::Key, "is missing beside value")),
+        };
+        let heads_wide = self.heads + if key_value.is_some() { 0 } else { 2 * kv_heads };
+        if Some(query_width) != heads_wide.checked_mul(head_size) {
+            let problem =
+                format!("has rows of {query_width} elements for {heads_wide} heads of {head_size}");
+            return Err(input_error(Input::Query, problem));
+        }
+
+        let (_, cumulative_sequence_length) =
+            tensors.required::<i32, 1>(Input::CumulativeSequenceLength)?;
+        let (_, past_seqlens) = tensors.required::<i32, 1>(Input::PastSeqlens)?;
+        let ([_, blocks_per_sequence], block_table) =
+            tensors.required::<i32, 2>(Input::BlockTable)?;
+        let slot_mapping = tensors
+            .optional::<i32, 1>(Input::SlotMapping)?
+            .map(|(_, mapping)| mapping);
+        let batch = BatchIndices {
+            cumulative_sequence_length,
+            past_seqlens,
+            block_table,
+            blocks_per_sequence,
+            slot_mapping,
+        };
+        let rotary = self.rotary(&tensors)?;
+        let scale = self.scale.unwrap_or(1.0 / (head_size as f32).sqrt());
+
+        let mut output = context
+            .output(0, [tokens as i64, (self.heads * head_size) as i64])?
+            .ok_or_else(|| refused("the node has no output"))?;
+        let (_, output) = output.try_extract_tensor_mut::<f32>()?;
+        let caches = tensors.caches()?;
+        let inputs = AttentionInputs {
+            query,
+            key_value,
+            batch,
+            rotary,
+            scale,
+        };
+        attend(
+            shape,
+            &inputs,
+            caches,
+            output,
+            self.instructions,
+            &|count, call| {
+                context
+                    .par_for(count, 0, call)
+                    .map_err(|error| AttentionError::Threads(error.to_string()))
+            },
+        )
+        .map_err(ort::Error::wrap)
+    }
+}
+
+/// A node's inputs at a run.
+struct Tensors<'a>(Vec<Option<ValueRef<'a>>>);
+
+impl<'a> Tensors<'a> {
+    fn new(context: &'a ComputeContext) -> ort::Result<Self> {
+        let given = context.num_inputs()?;
+        let inputs = (0..Input::ALL.len().min(given)).map(|index| context.input(index));
+        Ok(Tensors(inputs.collect::<ort::Result<_>>()?))
+    }
+
+    fn get(&self, input: Input) -> Option<&ValueRef<'a>> {
+        self.0.get(input as usize)?.as_ref()
+    }
+
+    fn required<T: PrimitiveTensorElementType, const RANK: usize>(
+        &self,
+        input: Input,
+    ) -> ort::Result<([usize; RANK], &[T])> {
+        self.optional(input)?
+            .ok_or_else(|| input_error(input, "is missing"))
+    }
+
+    fn optional<T: PrimitiveTensorElementType, const RANK: usize>(
+        &self,
+        input: Input,
+    ) -> ort::Result<Option<([usize; RANK], &[T])>> {
+        let Some(value) = self.get(input) else {
+            return Ok(None);
+        };
+        let (shape, elements) = value.try_extract_tensor::<T>()?;
+        let dimensions: Vec<usize> = shape
+            .iter()
+            .map(|&dimension| dimension.unsigned_abs() as usize)
+            .collect();
+        let dimensions = dimensions.try_into().map_err(|_| {
+            input_error(
+                input,
+                format!("has the shape {shape}, not one of {RANK} dimensions"),
+            )
+        })?;
+        Ok(Some((dimensions, elements)))
+    }
+
+    /// The caches' memory.
+    fn caches(&self) -> ort::Result<AttentionCaches<'_>> {
+        let memory = |input: Input| -> ort::Result<(*mut f16, usize)> {
+            let value = self
+                .get(input)
+                .ok_or_else(|| input_error(input, "is missing"))?;
+            let elements = value.try_extract_tensor::<f16>()?.1.len();
+            if elements == 0 {
+                return Err(input_error(input, "is empty"));
+            }
+            let tensor = value.view().downcast::<DynTensorValueType>()?;
+            Ok((tensor.data_ptr().cast_mut().cast(), elements))
+        };
+        let (keys, key_elements) = memory(Input::KeyCache)?;
+        let (values, value_elements) = memory(Input::ValueCache)?;
+        let (first, end) = (keys.addr(), keys.addr() + key_elements * size_of::<f16>());
+        if values.addr() < end && first < values.addr() + value_elements * size_of::<f16>() {
+            return Err(input_error(Input::ValueCache, "overlaps key_cache"));
+        }
+        // SAFETY: ONNX Runtime vouches for as many elements at each address, and the two do not overlap.
+        // By the operator's contract the memory is writable, each layer's is its own, and whoever owns it
+        // leaves it alone during a run; a session runs one node at a time, and nothing else in this one
+        // holds a reference to the elements: those that the shapes were taken from are gone.
+        let (keys, values) = unsafe {
+            (
+                std::slice::from_raw_parts_mut(keys, key_elements),
+                std::slice::from_raw_parts_mut(values, value_elements),
+            )
+        };
+        Ok(AttentionCaches { keys, values })
+    }
+}
+
+fn refused(problem: impl std::fmt::Display) -> ort::Error {
+    ort::Error::new_with_code(
+        ort::error::ErrorCode::InvalidArgument,
+        format!("PagedAttention: {problem}"),
+    )
+}
+
+fn input_error(input: Input, problem: impl Into<String>) -> ort::Error {
+    ort::Error::wrap(AttentionError::input(input.name(), problem.into()))
+}
+
+fn head_count(attributes: &KernelContext, name: &str) -> ort::Result<usize> {
+    let count = attributes
+        .get::<i64>(name)
+        .ok_or_else(|| refused(format!("{name} is missing")))?;
+    usize::try_from(count)
+        .ok()
+        .filter(|count| (1..=MAX_HEADS).contains(count))
+        .ok_or_else(|| refused(format!("{name} is {count}, not from 1 to {MAX_HEADS}")))
+}
+
+fn flag(attributes: &KernelContext, name: &str) -> ort::Result<bool> {
+    match attributes.get::<i64>(name) {
+        None | Some(0) => Ok(false),
+        Some(1) => Ok(true),
+        Some(other) => Err(refused(format!("{name} is {other}, not 0 or 1"))),
+    }
+}
+
+/// Refuses an attribute that is given with anything but its default.
+fn allow_only<'a, T>(attributes: &KernelContext<'a>, name: &str, default: &T) -> ort::Result<()>
+where
+    T: FromKernelContext<'a> + PartialEq + std::fmt::Debug,
+{
+    match attributes.get::<T>(name) {
+        Some(value) if value != *default => Err(refused(format!(
+            "{name} = {value:?} is not supported on CPU, only {default:?}"
+        ))),
+        _ => Ok(()),
+    }
+}

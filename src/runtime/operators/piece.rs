@@ -1,0 +1,484 @@
+//! One thread's share of an attention: the queries of a few tokens and one KV head against some of their
+//! keys. Who computes which piece is `attention`'s matter.
+
+use std::cell::RefCell;
+use std::ops::Range;
+
+use half::f16;
+
+use super::attention::{AttentionInputs, AttentionShape, TokenRows};
+use super::batch::RaggedBatch;
+use super::shared::SharedSlice;
+use super::simd::{Element, Instructions, LANES, Simd, Work};
+use super::tile::{
+    Peak, ROWS_TOGETHER, TILE_KEYS, TileRows, accumulate, exponentiate, merge, score,
+};
+
+/// Up to so many query rows read keys and values as f16; with more it is worth converting a tile once.
+const ROWS_WITHOUT_CONVERSION: usize = 2 * ROWS_TOGETHER;
+
+/// Consecutive tokens of a sequence and one KV head, whose queries share every key that is loaded.
+#[derive(Debug)]
+pub(super) struct Group {
+    /// Its place among the batch's sequences.
+    pub(super) sequence: usize,
+    /// The first token's place among the sequence's new ones.
+    pub(super) first: usize,
+    pub(super) tokens: usize,
+    pub(super) kv_head: usize,
+    /// Keys that the last token sees.
+    pub(super) keys: usize,
+    /// Where the results of its tiles wait to be merged, if it is cut into pieces.
+    pub(super) partials: Option<usize>,
+}
+
+impl Group {
+    pub(super) fn tiles(&self) -> usize {
+        self.keys.div_ceil(TILE_KEYS)
+    }
+}
+
+/// Some tiles of a group.
+#[derive(Debug)]
+pub(super) struct Piece {
+    pub(super) group: usize,
+    pub(super) tiles: Range<usize>,
+}
+
+/// What all pieces read and write.
+pub(super) struct PieceContext<'a> {
+    pub(super) shape: AttentionShape,
+    pub(super) inputs: &'a AttentionInputs<'a>,
+    pub(super) batch: &'a RaggedBatch<'a>,
+    pub(super) query: TokenRows<'a>,
+    pub(super) keys: &'a SharedSlice<'a, [f16; LANES]>,
+    pub(super) values: &'a SharedSlice<'a, [f16; LANES]>,
+    /// `[tokens, heads, width]`
+    pub(super) output: &'a SharedSlice<'a, [f32; LANES]>,
+    /// `[partial rows, width]`; a group's tile by tile, each with all of the group's rows.
+    pub(super) partial_sums: &'a SharedSlice<'a, [f32; LANES]>,
+    pub(super) partial_peaks: &'a SharedSlice<'a, Peak>,
+}
+
+impl PieceContext<'_> {
+    /// Writes the output of the group's rows, or what is to be merged into it.
+    pub(super) fn attend(&self, group: &Group, piece: &Piece, instructions: Instructions) {
+        thread_local! {
+            static SCRATCH: RefCell<Scratch> = RefCell::default();
+        }
+        SCRATCH.with_borrow_mut(|scratch| {
+            instructions.run(AttendPiece {
+                context: self,
+                group,
+                tiles: piece.tiles.clone(),
+                scratch,
+            });
+        });
+    }
+
+    fn width(&self) -> usize {
+        self.shape.head_size / LANES
+    }
+
+    fn heads_per_group(&self) -> usize {
+        self.shape.heads / self.shape.kv_heads
+    }
+
+    fn rows(&self, group: &Group) -> usize {
+        group.tokens * self.heads_per_group()
+    }
+
+    /// Keys of the whole sequence that the row sees. Rows go token by token, each with its heads.
+    fn visible(&self, group: &Group, row: usize) -> usize {
+        group.keys - group.tokens + row / self.heads_per_group() + 1
+    }
+
+    /// Divides the merged sums by their weights.
+    #[inline(always)]
+    fn finish<S: Simd>(&self, simd: S, group: &Group, peaks: &[Peak], sums: &[[f32; LANES]]) {
+        let (width, heads_per_group) = (self.width(), self.heads_per_group());
+        let first_token = self.batch.sequences[group.sequence].first_token + group.first;
+        for token in 0..group.tokens {
+            let first_head =
+                (first_token + token) * self.shape.heads + group.kv_head * heads_per_group;
+            // SAFETY: these tokens' heads belong to this group alone, and one thread finishes a group.
+            let output = unsafe {
+                self.output
+                    .part_mut(first_head * width..(first_head + heads_per_group) * width)
+            };
+            let sums = &sums[token * heads_per_group * width..];
+            for (index, output) in output.iter_mut().enumerate() {
+                let share = simd.splat(1.0 / peaks[token * heads_per_group + index / width].sum);
+                simd.store(simd.multiply(simd.load(&sums[index]), share), output);
+            }
+        }
+    }
+}
+
+/// A thread's memory for a piece; at most some hundred kilobytes.
+#[derive(Default)]
+struct Scratch {
+    /// `[rows, width]`: rotated and scaled.
+    queries: Vec<[f32; LANES]>,
+    /// `[rows, width]`: of the tiles so far.
+    sums: Vec<[f32; LANES]>,
+    /// `[rows]`
+    peaks: Vec<Peak>,
+    /// `[rows, width]`: of one tile.
+    tile_sums: Vec<[f32; LANES]>,
+    /// `[rows]`
+    tile_peaks: Vec<Peak>,
+    /// `[TILE_KEYS, width]`
+    keys: Vec<[f32; LANES]>,
+    /// `[TILE_KEYS, width]`
+    values: Vec<[f32; LANES]>,
+    /// Where the rows of `keys` and `values` start.
+    starts: Vec<usize>,
+    /// Where the tile's rows start in the caches.
+    cache_starts: Vec<usize>,
+}
+
+struct AttendPiece<'a> {
+    context: &'a PieceContext<'a>,
+    group: &'a Group,
+    tiles: Range<usize>,
+    scratch: &'a mut Scratch,
+}
+
+impl Work for AttendPiece<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<S: Simd>(self, simd: S) {
+        let AttendPiece {
+            context,
+            group,
+            tiles,
+            scratch,
+        } = self;
+        let (rows, width) = (context.rows(group), context.width());
+        load_queries(context, group, &mut scratch.queries);
+        scratch.sums.clear();
+        scratch.sums.resize(rows * width, [0.0; LANES]);
+        scratch.peaks.clear();
+        scratch.peaks.resize(rows, Peak::NONE);
+        for tile in tiles {
+            attend_tile(simd, context, group, tile, scratch);
+            match group.partials {
+                None => {
+                    for row in 0..rows {
+                        let range = row * width..(row + 1) * width;
+                        let tile_peak = scratch.tile_peaks[row];
+                        let sums = &mut scratch.sums[range.clone()];
+                        merge(
+                            simd,
+                            &mut scratch.peaks[row],
+                            sums,
+                            tile_peak,
+                            &scratch.tile_sums[range],
+                        );
+                    }
+                }
+                Some(first_row) => {
+                    let first = first_row + tile * rows;
+                    // SAFETY: each tile of a group has its own part, and one thread computes a tile.
+                    let sums = unsafe {
+                        context
+                            .partial_sums
+                            .part_mut(first * width..(first + rows) * width)
+                    };
+                    sums.copy_from_slice(&scratch.tile_sums);
+                    // SAFETY: as above.
+                    let peaks = unsafe { context.partial_peaks.part_mut(first..first + rows) };
+                    peaks.copy_from_slice(&scratch.tile_peaks);
+                }
+            }
+        }
+        if group.partials.is_none() {
+            context.finish(simd, group, &scratch.peaks, &scratch.sums);
+        }
+    }
+}
+
+#[inline(always)]
+fn load_queries(context: &PieceContext, group: &Group, queries: &mut Vec<[f32; LANES]>) {
+    let (width, heads_per_group) = (context.width(), context.heads_per_group());
+    let chunk = &context.batch.sequences[group.sequence];
+    queries.resize(context.rows(group) * width, [0.0; LANES]);
+    for (row, query) in queries.chunks_exact_mut(width).enumerate() {
+        let query = query.as_flattened_mut();
+        let token = group.first + row / heads_per_group;
+        let head = group.kv_head * heads_per_group + row % heads_per_group;
+        query.copy_from_slice(context.query.row(chunk.first_token + token, head));
+        if let Some(rotary) = context.inputs.rotary {
+            rotary.rotate(query, chunk.past + token);
+        }
+        query
+            .iter_mut()
+            .for_each(|element| *element *= context.inputs.scale);
+    }
+}
+
+/// Leaves the tile's result for every row in `scratch.tile_sums` and `scratch.tile_peaks`.
+#[inline(always)]
+fn attend_tile<S: Simd>(
+    simd: S,
+    context: &PieceContext,
+    group: &Group,
+    tile: usize,
+    scratch: &mut Scratch,
+) {
+    let (width, rows) = (context.width(), context.rows(group));
+    let chunk = &context.batch.sequences[group.sequence];
+    let positions = tile * TILE_KEYS..group.keys.min((tile + 1) * TILE_KEYS);
+    scratch.cache_starts.clear();
+    chunk.slots(positions, context.shape.block_tokens, |slot| {
+        scratch
+            .cache_starts
+            .push((slot * context.shape.kv_heads + group.kv_head) * width);
+    });
+    scratch.tile_sums.clear();
+    scratch.tile_sums.resize(rows * width, [0.0; LANES]);
+    scratch.tile_peaks.clear();
+    scratch.tile_peaks.resize(rows, Peak::NONE);
+
+    let cache_elements =
+        context.shape.blocks * context.shape.block_tokens * context.shape.kv_heads * width;
+    // SAFETY: the caches are written only before any piece begins.
+    let (keys, values) = unsafe {
+        (
+            context.keys.part(0..cache_elements),
+            context.values.part(0..cache_elements),
+        )
+    };
+    let keys = TileRows {
+        elements: keys,
+        starts: &scratch.cache_starts,
+        width,
+    };
+    let values = TileRows {
+        elements: values,
+        starts: &scratch.cache_starts,
+        width,
+    };
+    let result = TileResult {
+        sums: &mut scratch.tile_sums,
+        peaks: &mut scratch.tile_peaks,
+    };
+    if rows <= ROWS_WITHOUT_CONVERSION {
+        attend_rows(
+            simd,
+            context,
+            group,
+            tile,
+            &scratch.queries,
+            &keys,
+            &values,
+            result,
+        );
+    } else {
+        scratch.starts.clear();
+        scratch
+            .starts
+            .extend((0..scratch.cache_starts.len()).map(|key| key * width));
+        convert(simd, &keys, &mut scratch.keys);
+        convert(simd, &values, &mut scratch.values);
+        let keys = TileRows {
+            elements: &scratch.keys[..],
+            starts: &scratch.starts,
+            width,
+        };
+        let values = TileRows {
+            elements: &scratch.values[..],
+            starts: &scratch.starts,
+            width,
+        };
+        attend_rows(
+            simd,
+            context,
+            group,
+            tile,
+            &scratch.queries,
+            &keys,
+            &values,
+            result,
+        );
+    }
+}
+
+#[inline(always)]
+fn convert<S: Simd>(simd: S, from: &TileRows<f16>, to: &mut Vec<[f32; LANES]>) {
+    to.resize(TILE_KEYS * from.width, [0.0; LANES]);
+    for (key, to) in to
+        .chunks_exact_mut(from.width)
+        .take(from.starts.len())
+        .enumerate()
+    {
+        for (from, to) in from.row(key).iter().zip(to) {
+            simd.store(simd.load_f16(from), to);
+        }
+    }
+}
+
+struct TileResult<'a> {
+    sums: &'a mut [[f32; LANES]],
+    peaks: &'a mut [Peak],
+}
+
+#[inline(always)]
+#[expect(
+    clippy::too_many_arguments,
+    reason = "the same for both kinds of elements"
+)]
+fn attend_rows<S: Simd, E: Element>(
+    simd: S,
+    context: &PieceContext,
+    group: &Group,
+    tile: usize,
+    queries: &[[f32; LANES]],
+    keys: &TileRows<E>,
+    values: &TileRows<E>,
+    result: TileResult,
+) {
+    let TileResult {
+        sums: all_sums,
+        peaks,
+    } = result;
+    let (width, rows) = (context.width(), context.rows(group));
+    let mut first = 0;
+    while first < rows {
+        let count = ROWS_TOGETHER.min(rows - first);
+        let mut weights = [[0.0; TILE_KEYS]; ROWS_TOGETHER];
+        let weights = &mut weights[..count];
+        let sums = &mut all_sums[first * width..(first + count) * width];
+        score(simd, &queries[first * width..], keys, weights);
+        // Later rows see as much as earlier ones or more; past the last key all see the same.
+        let mut visible = [0; ROWS_TOGETHER];
+        for row in 0..count {
+            let seen = context
+                .visible(group, first + row)
+                .saturating_sub(tile * TILE_KEYS);
+            visible[row] = seen.min(keys.starts.len());
+            if visible[row] > 0 {
+                peaks[first + row] = exponentiate(simd, &mut weights[row], visible[row]);
+            }
+        }
+        accumulate(simd, weights, values, 0..visible[0], sums);
+        for row in 1..count {
+            let own = &mut sums[row * width..(row + 1) * width];
+            accumulate(
+                simd,
+                &weights[row..row + 1],
+                values,
+                visible[0]..visible[row],
+                own,
+            );
+        }
+        first += count;
+    }
+}
+
+/// Merges the results of a group's tiles, if it was cut into pieces.
+pub(super) struct MergeGroup<'a> {
+    pub(super) context: &'a PieceContext<'a>,
+    pub(super) group: &'a Group,
+}
+
+impl Work for MergeGroup<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<S: Simd>(self, simd: S) {
+        let MergeGroup { context, group } = self;
+        let Some(first_row) = group.partials else {
+            return;
+        };
+        let (rows, width) = (context.rows(group), context.width());
+        let mut sums = vec![[0.0; LANES]; rows * width];
+        let mut peaks = vec![Peak::NONE; rows];
+        for tile in 0..group.tiles() {
+            let first = first_row + tile * rows;
+            // SAFETY: the pieces are complete, so nobody writes partial results.
+            let tile_sums = unsafe {
+                context
+                    .partial_sums
+                    .part(first * width..(first + rows) * width)
+            };
+            // SAFETY: as above.
+            let tile_peaks = unsafe { context.partial_peaks.part(first..first + rows) };
+            for row in 0..rows {
+                let range = row * width..(row + 1) * width;
+                merge(
+                    simd,
+                    &mut peaks[row],
+                    &mut sums[range.clone()],
+                    tile_peaks[row],
+                    &tile_sums[range],
+                );
+            }
+        }
+        context.finish(simd, group, &peaks, &sums);
+    }
+}
+
+/// Writes the keys and values of the tokens of `range` to their slots.
+pub(super) struct WriteTokens<'a> {
+    pub(super) shape: AttentionShape,
+    pub(super) key: TokenRows<'a>,
+    pub(super) value: TokenRows<'a>,
+    pub(super) inputs: &'a AttentionInputs<'a>,
+    pub(super) batch: &'a RaggedBatch<'a>,
+    pub(super) keys: &'a SharedSlice<'a, [f16; LANES]>,
+    pub(super) values: &'a SharedSlice<'a, [f16; LANES]>,
+    pub(super) range: Range<usize>,
+}
+
+impl Work for WriteTokens<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<S: Simd>(self, simd: S) {
+        let kv_heads = self.shape.kv_heads;
+        let width = self.shape.head_size / LANES;
+        let mut key = vec![[0.0; LANES]; width];
+        for chunk in &self.batch.sequences {
+            let first = self.range.start.max(chunk.first_token);
+            let end = self.range.end.min(chunk.first_token + chunk.tokens);
+            for token in first..end {
+                let Some(slot) = self.batch.slots[token] else {
+                    continue;
+                };
+                let place = slot * kv_heads * width..(slot + 1) * kv_heads * width;
+                // SAFETY: no slot comes twice in a batch, each token is in one range, and nobody reads the
+                // caches before all are written.
+                let keys = unsafe { self.keys.part_mut(place.clone()) };
+                // SAFETY: as above.
+                let values = unsafe { self.values.part_mut(place) };
+                for head in 0..kv_heads {
+                    let place = head * width..(head + 1) * width;
+                    key.as_flattened_mut()
+                        .copy_from_slice(self.key.row(token, head));
+                    if let Some(rotary) = self.inputs.rotary {
+                        rotary.rotate(
+                            key.as_flattened_mut(),
+                            chunk.past + token - chunk.first_token,
+                        );
+                    }
+                    store_f16(simd, &key, &mut keys[place.clone()]);
+                    store_f16(
+                        simd,
+                        self.value.row(token, head).as_chunks().0,
+                        &mut values[place],
+                    );
+                }
+            }
+        }
+    }
+}
+
+#[inline(always)]
+fn store_f16<S: Simd>(simd: S, from: &[[f32; LANES]], to: &mut [[f16; LANES]]) {
+    for (from, to) in from.iter().zip(to) {
+        simd.store_f16(simd.load(from), to);
+    }
+}

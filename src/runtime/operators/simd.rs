@@ -1,0 +1,230 @@
+//! Eight f32 lanes, for each instruction set that has a path of its own, and the choice between them at
+//! run time. What is computed with the lanes is `tile`'s matter.
+//!
+//! A value of a type that implements [`Simd`] proves that the processor has its instructions.
+
+#[cfg(target_arch = "x86_64")]
+mod avx2;
+#[cfg(target_arch = "aarch64")]
+mod neon;
+
+use half::f16;
+
+/// Lanes of every [`Simd::Vector`]; rows of queries, keys and values come in groups of so many elements.
+pub(super) const LANES: usize = 8;
+
+/// Which path computes: the best that this processor has, or the portable one.
+#[derive(Debug, Clone, Copy)]
+pub struct Instructions(Path);
+
+#[derive(Debug, Clone, Copy)]
+enum Path {
+    Portable(Portable),
+    #[cfg(target_arch = "x86_64")]
+    Avx2(avx2::Avx2),
+    #[cfg(target_arch = "aarch64")]
+    Neon(neon::Neon),
+}
+
+impl Instructions {
+    /// The quickest path that this processor can take.
+    pub fn detect() -> Instructions {
+        #[cfg(target_arch = "x86_64")]
+        if let Some(avx2) = avx2::Avx2::detect() {
+            return Instructions(Path::Avx2(avx2));
+        }
+        #[cfg(target_arch = "aarch64")]
+        if let Some(neon) = neon::Neon::detect() {
+            return Instructions(Path::Neon(neon));
+        }
+        Instructions::portable()
+    }
+
+    /// Plain Rust, which every processor runs.
+    pub fn portable() -> Instructions {
+        Instructions(Path::Portable(Portable))
+    }
+
+    /// Does `work` on the chosen path.
+    pub(super) fn run<W: Work>(self, work: W) -> W::Output {
+        match self.0 {
+            Path::Portable(simd) => simd.enter(work),
+            #[cfg(target_arch = "x86_64")]
+            Path::Avx2(simd) => simd.enter(work),
+            #[cfg(target_arch = "aarch64")]
+            Path::Neon(simd) => simd.enter(work),
+        }
+    }
+}
+
+/// A computation that is compiled once for each instruction set.
+pub(super) trait Work {
+    type Output;
+    /// To be marked `#[inline(always)]`, with all that it calls: only what is inlined into
+    /// [`Simd::enter`] is compiled for the instruction set.
+    fn run<S: Simd>(self, simd: S) -> Self::Output;
+}
+
+/// Eight lanes of f32 and what the kernel does with them. All paths add in the same order; they differ
+/// only where the portable one rounds a product before it adds.
+pub(super) trait Simd: Copy {
+    type Vector: Copy;
+
+    /// Runs `work` in a function that is compiled for this instruction set.
+    fn enter<W: Work>(self, work: W) -> W::Output;
+
+    fn splat(self, value: f32) -> Self::Vector;
+    fn load(self, from: &[f32; LANES]) -> Self::Vector;
+    fn load_f16(self, from: &[f16; LANES]) -> Self::Vector;
+    fn store(self, value: Self::Vector, to: &mut [f32; LANES]);
+    /// Rounds to the nearest f16, ties to even.
+    fn store_f16(self, value: Self::Vector, to: &mut [f16; LANES]);
+
+    fn add(self, a: Self::Vector, b: Self::Vector) -> Self::Vector;
+    fn subtract(self, a: Self::Vector, b: Self::Vector) -> Self::Vector;
+    fn multiply(self, a: Self::Vector, b: Self::Vector) -> Self::Vector;
+    /// `a · b + c`
+    fn multiply_add(self, a: Self::Vector, b: Self::Vector, c: Self::Vector) -> Self::Vector;
+    /// The larger one; where `b` is NaN, NaN.
+    fn max(self, a: Self::Vector, b: Self::Vector) -> Self::Vector;
+    /// `value` where `test` is at least `limit` or NaN, else zero.
+    fn zero_below(self, value: Self::Vector, test: Self::Vector, limit: f32) -> Self::Vector;
+    /// Adds the integer in the low nine bits of `exponent` to each exponent of `value`.
+    fn shift_exponent(self, value: Self::Vector, exponent: Self::Vector) -> Self::Vector;
+    /// The sum of the lanes of each, as `((0+1)+(2+3)) + ((4+5)+(6+7))`.
+    fn sum_lanes(self, values: [Self::Vector; 4]) -> [f32; 4];
+}
+
+/// What a row of keys or values consists of.
+pub(super) trait Element: Copy {
+    fn load<S: Simd>(simd: S, from: &[Self; LANES]) -> S::Vector;
+}
+
+impl Element for f32 {
+    #[inline(always)]
+    fn load<S: Simd>(simd: S, from: &[f32; LANES]) -> S::Vector {
+        simd.load(from)
+    }
+}
+
+impl Element for f16 {
+    #[inline(always)]
+    fn load<S: Simd>(simd: S, from: &[f16; LANES]) -> S::Vector {
+        simd.load_f16(from)
+    }
+}
+
+/// `eˣ` for `x ≤ 0`, within two units in the last place; exactly zero below -87, where f32 ends.
+#[inline(always)]
+pub(super) fn exp<S: Simd>(simd: S, x: S::Vector) -> S::Vector {
+    const LOWEST: f32 = -87.0;
+    /// Adding 1.5 · 2²³ leaves the nearest integer in the low bits.
+    const ROUND: f32 = 12_582_912.0;
+    /// ln 2 in two parts, the first short enough for exact products (Cephes, `expf`).
+    const LN_2: [f32; 2] = [0.693_359_4, -2.121_944_4e-4];
+    /// The minimax polynomial of Cephes' `expf`, highest power first.
+    const POLYNOMIAL: [f32; 6] = [
+        1.987_569_1e-4,
+        1.398_2e-3,
+        8.333_452e-3,
+        4.166_579_6e-2,
+        1.666_666_5e-1,
+        0.5,
+    ];
+
+    let clamped = simd.max(simd.splat(LOWEST), x);
+    let shifted = simd.multiply_add(
+        clamped,
+        simd.splat(std::f32::consts::LOG2_E),
+        simd.splat(ROUND),
+    );
+    let power = simd.subtract(shifted, simd.splat(ROUND));
+    let rest = simd.multiply_add(power, simd.splat(-LN_2[0]), clamped);
+    let rest = simd.multiply_add(power, simd.splat(-LN_2[1]), rest);
+    let mut sum = simd.splat(POLYNOMIAL[0]);
+    for coefficient in &POLYNOMIAL[1..] {
+        sum = simd.multiply_add(sum, rest, simd.splat(*coefficient));
+    }
+    let one_and_rest = simd.add(rest, simd.splat(1.0));
+    let mantissa = simd.multiply_add(sum, simd.multiply(rest, rest), one_and_rest);
+    simd.zero_below(simd.shift_exponent(mantissa, shifted), x, LOWEST)
+}
+
+/// Plain arrays; the compiler makes of them what the target allows.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Portable;
+
+impl Simd for Portable {
+    type Vector = [f32; LANES];
+
+    fn enter<W: Work>(self, work: W) -> W::Output {
+        work.run(self)
+    }
+
+    #[inline(always)]
+    fn splat(self, value: f32) -> [f32; LANES] {
+        [value; LANES]
+    }
+
+    #[inline(always)]
+    fn load(self, from: &[f32; LANES]) -> [f32; LANES] {
+        *from
+    }
+
+    #[inline(always)]
+    fn load_f16(self, from: &[f16; LANES]) -> [f32; LANES] {
+        from.map(f16::to_f32)
+    }
+
+    #[inline(always)]
+    fn store(self, value: [f32; LANES], to: &mut [f32; LANES]) {
+        *to = value;
+    }
+
+    #[inline(always)]
+    fn store_f16(self, value: [f32; LANES], to: &mut [f16; LANES]) {
+        *to = value.map(f16::from_f32);
+    }
+
+    #[inline(always)]
+    fn add(self, a: [f32; LANES], b: [f32; LANES]) -> [f32; LANES] {
+        std::array::from_fn(|i| a[i] + b[i])
+    }
+
+    #[inline(always)]
+    fn subtract(self, a: [f32; LANES], b: [f32; LANES]) -> [f32; LANES] {
+        std::array::from_fn(|i| a[i] - b[i])
+    }
+
+    #[inline(always)]
+    fn multiply(self, a: [f32; LANES], b: [f32; LANES]) -> [f32; LANES] {
+        std::array::from_fn(|i| a[i] * b[i])
+    }
+
+    #[inline(always)]
+    fn multiply_add(self, a: [f32; LANES], b: [f32; LANES], c: [f32; LANES]) -> [f32; LANES] {
+        std::array::from_fn(|i| a[i] * b[i] + c[i])
+    }
+
+    #[inline(always)]
+    fn max(self, a: [f32; LANES], b: [f32; LANES]) -> [f32; LANES] {
+        std::array::from_fn(|i| if a[i] > b[i] { a[i] } else { b[i] })
+    }
+
+    #[inline(always)]
+    fn zero_below(self, value: [f32; LANES], test: [f32; LANES], limit: f32) -> [f32; LANES] {
+        std::array::from_fn(|i| if test[i] < limit { 0.0 } else { value[i] })
+    }
+
+    #[inline(always)]
+    fn shift_exponent(self, value: [f32; LANES], exponent: [f32; LANES]) -> [f32; LANES] {
+        std::array::from_fn(|i| {
+            f32::from_bits(value[i].to_bits().wrapping_add(exponent[i].to_bits() << 23))
+        })
+    }
+
+    #[inline(always)]
+    fn sum_lanes(self, values: [[f32; LANES]; 4]) -> [f32; 4] {
+        values.map(|v| ((v[0] + v[1]) + (v[2] + v[3])) + ((v[4] + v[5]) + (v[6] + v[7])))
+    }
+}

@@ -1,0 +1,157 @@
+//! The lanes as two NEON registers.
+
+use std::arch::aarch64::*;
+
+use half::f16;
+use half::slice::HalfFloatSliceExt;
+
+use super::{LANES, Simd, Work};
+
+/// Proof that the processor has NEON: only [`Neon::detect`] makes one.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Neon(());
+
+impl Neon {
+    pub(super) fn detect() -> Option<Neon> {
+        std::arch::is_aarch64_feature_detected!("neon").then_some(Neon(()))
+    }
+}
+
+/// Lanes 0 to 3 and lanes 4 to 7.
+type Pair = (float32x4_t, float32x4_t);
+
+impl Simd for Neon {
+    type Vector = Pair;
+
+    #[inline]
+    fn enter<W: Work>(self, work: W) -> W::Output {
+        #[target_feature(enable = "neon")]
+        fn compiled_for_neon<W: Work>(simd: Neon, work: W) -> W::Output {
+            work.run(simd)
+        }
+        // SAFETY: `self` proves that the processor has NEON.
+        unsafe { compiled_for_neon(self, work) }
+    }
+
+    #[inline(always)]
+    fn splat(self, value: f32) -> Pair {
+        // SAFETY: `self` proves NEON.
+        unsafe { (vdupq_n_f32(value), vdupq_n_f32(value)) }
+    }
+
+    #[inline(always)]
+    fn load(self, from: &[f32; LANES]) -> Pair {
+        // SAFETY: `self` proves NEON; the array holds the eight floats that are read.
+        unsafe { (vld1q_f32(from.as_ptr()), vld1q_f32(from.as_ptr().add(4))) }
+    }
+
+    #[inline(always)]
+    fn load_f16(self, from: &[f16; LANES]) -> Pair {
+        // f16 vectors are not stable in Rust; `fcvtl` is part of NEON on every aarch64.
+        let (low, high): (float32x4_t, float32x4_t);
+        // SAFETY: `self` proves NEON; the array holds the 16 bytes that are read; nothing is written.
+        unsafe {
+            let halves = vld1q_u16(from.as_ptr().cast());
+            std::arch::asm!(
+                "fcvtl {low:v}.4s, {halves:v}.4h",
+                "fcvtl2 {high:v}.4s, {halves:v}.8h",
+                low = out(vreg) low,
+                high = lateout(vreg) high,
+                halves = in(vreg) halves,
+                options(pure, nomem, nostack, preserves_flags)
+            );
+        }
+        (low, high)
+    }
+
+    #[inline(always)]
+    fn store(self, value: Pair, to: &mut [f32; LANES]) {
+        // SAFETY: `self` proves NEON; the array holds the eight floats that are written.
+        unsafe {
+            vst1q_f32(to.as_mut_ptr(), value.0);
+            vst1q_f32(to.as_mut_ptr().add(4), value.1);
+        }
+    }
+
+    #[inline(always)]
+    fn store_f16(self, value: Pair, to: &mut [f16; LANES]) {
+        let mut floats = [0.0; LANES];
+        self.store(value, &mut floats);
+        to.convert_from_f32_slice(&floats);
+    }
+
+    #[inline(always)]
+    fn add(self, a: Pair, b: Pair) -> Pair {
+        // SAFETY: `self` proves NEON.
+        unsafe { (vaddq_f32(a.0, b.0), vaddq_f32(a.1, b.1)) }
+    }
+
+    #[inline(always)]
+    fn subtract(self, a: Pair, b: Pair) -> Pair {
+        // SAFETY: `self` proves NEON.
+        unsafe { (vsubq_f32(a.0, b.0), vsubq_f32(a.1, b.1)) }
+    }
+
+    #[inline(always)]
+    fn multiply(self, a: Pair, b: Pair) -> Pair {
+        // SAFETY: `self` proves NEON.
+        unsafe { (vmulq_f32(a.0, b.0), vmulq_f32(a.1, b.1)) }
+    }
+
+    #[inline(always)]
+    fn multiply_add(self, a: Pair, b: Pair, c: Pair) -> Pair {
+        // SAFETY: `self` proves NEON.
+        unsafe { (vfmaq_f32(c.0, a.0, b.0), vfmaq_f32(c.1, a.1, b.1)) }
+    }
+
+    #[inline(always)]
+    fn max(self, a: Pair, b: Pair) -> Pair {
+        // SAFETY: `self` proves NEON.
+        unsafe { (vmaxq_f32(a.0, b.0), vmaxq_f32(a.1, b.1)) }
+    }
+
+    #[inline(always)]
+    fn zero_below(self, value: Pair, test: Pair, limit: f32) -> Pair {
+        // SAFETY: `self` proves NEON.
+        unsafe {
+            let limit = vdupq_n_f32(limit);
+            let keep = |value, test| {
+                vreinterpretq_f32_u32(vbicq_u32(
+                    vreinterpretq_u32_f32(value),
+                    vcltq_f32(test, limit),
+                ))
+            };
+            (keep(value.0, test.0), keep(value.1, test.1))
+        }
+    }
+
+    #[inline(always)]
+    fn shift_exponent(self, value: Pair, exponent: Pair) -> Pair {
+        // SAFETY: `self` proves NEON.
+        unsafe {
+            let shift = |value, exponent| {
+                let shift = vshlq_n_u32::<23>(vreinterpretq_u32_f32(exponent));
+                vreinterpretq_f32_u32(vaddq_u32(vreinterpretq_u32_f32(value), shift))
+            };
+            (shift(value.0, exponent.0), shift(value.1, exponent.1))
+        }
+    }
+
+    #[inline(always)]
+    fn sum_lanes(self, values: [Pair; 4]) -> [f32; 4] {
+        let mut sums = [0.0; 4];
+        // SAFETY: `self` proves NEON; the array holds the four floats that are written.
+        unsafe {
+            let low = vpaddq_f32(
+                vpaddq_f32(values[0].0, values[1].0),
+                vpaddq_f32(values[2].0, values[3].0),
+            );
+            let high = vpaddq_f32(
+                vpaddq_f32(values[0].1, values[1].1),
+                vpaddq_f32(values[2].1, values[3].1),
+            );
+            vst1q_f32(sums.as_mut_ptr(), vaddq_f32(low, high));
+        }
+        sums
+    }
+}

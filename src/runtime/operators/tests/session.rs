@@ -1,0 +1,427 @@
+//! The operator in a session of ONNX Runtime: a model of one node.
+
+use std::path::Path;
+use std::sync::LazyLock;
+
+use half::f16;
+use ort::environment::Environment;
+use ort::session::{Session, SessionInputValue};
+use ort::value::{Tensor, TensorRefMut};
+use prost::Message;
+
+use super::super::{DOMAIN, domain};
+use super::*;
+
+static ENVIRONMENT: LazyLock<Environment> = LazyLock::new(|| {
+    let library =
+        Path::new(env!("CARGO_MANIFEST_DIR")).join(".cache/onnxruntime/libonnxruntime.so");
+    assert!(
+        library.exists(),
+        "{} is missing: run `make setup`",
+        library.display()
+    );
+    ort::init_from(library).unwrap().build().unwrap()
+});
+
+/// The few messages of `onnx/onnx.proto` that a model of one node needs.
+mod onnx {
+    #[derive(Clone, PartialEq, prost::Message)]
+    pub(super) struct Model {
+        #[prost(int64, tag = "1")]
+        pub(super) ir_version: i64,
+        #[prost(message, optional, tag = "7")]
+        pub(super) graph: Option<Graph>,
+        #[prost(message, repeated, tag = "8")]
+        pub(super) opset_import: Vec<OperatorSet>,
+    }
+
+    #[derive(Clone, PartialEq, prost::Message)]
+    pub(super) struct OperatorSet {
+        #[prost(string, tag = "1")]
+        pub(super) domain: String,
+        #[prost(int64, tag = "2")]
+        pub(super) version: i64,
+    }
+
+    #[derive(Clone, PartialEq, prost::Message)]
+    pub(super) struct Graph {
+        #[prost(message, repeated, tag = "1")]
+        pub(super) node: Vec<Node>,
+        #[prost(string, tag = "2")]
+        pub(super) name: String,
+        #[prost(message, repeated, tag = "11")]
+        pub(super) input: Vec<ValueInfo>,
+        #[prost(message, repeated, tag = "12")]
+        pub(super) output: Vec<ValueInfo>,
+    }
+
+    #[derive(Clone, PartialEq, prost::Message)]
+    pub(super) struct Node {
+        #[prost(string, repeated, tag = "1")]
+        pub(super) input: Vec<String>,
+        #[prost(string, repeated, tag = "2")]
+        pub(super) output: Vec<String>,
+        #[prost(string, tag = "4")]
+        pub(super) op_type: String,
+        #[prost(message, repeated, tag = "5")]
+        pub(super) attribute: Vec<Attribute>,
+        #[prost(string, tag = "7")]
+        pub(super) domain: String,
+    }
+
+    #[derive(Clone, PartialEq, prost::Message)]
+    pub(super) struct Attribute {
+        #[prost(string, tag = "1")]
+        pub(super) name: String,
+        #[prost(float, tag = "2")]
+        pub(super) float: f32,
+        #[prost(int64, tag = "3")]
+        pub(super) int: i64,
+        #[prost(bytes = "vec", tag = "4")]
+        pub(super) string: Vec<u8>,
+        #[prost(int32, tag = "20")]
+        pub(super) kind: i32,
+    }
+
+    #[derive(Clone, PartialEq, prost::Message)]
+    pub(super) struct ValueInfo {
+        #[prost(string, tag = "1")]
+        pub(super) name: String,
+        #[prost(message, optional, tag = "2")]
+        pub(super) kind: Option<Type>,
+    }
+
+    #[derive(Clone, PartialEq, prost::Message)]
+    pub(super) struct Type {
+        #[prost(message, optional, tag = "1")]
+        pub(super) tensor: Option<TensorType>,
+    }
+
+    #[derive(Clone, PartialEq, prost::Message)]
+    pub(super) struct TensorType {
+        #[prost(int32, tag = "1")]
+        pub(super) element: i32,
+    }
+}
+
+const F32: i32 = 1;
+const I32: i32 = 6;
+const F16: i32 = 10;
+
+enum AttributeValue {
+    Int(i64),
+    Float(f32),
+    Text(&'static str),
+}
+use AttributeValue::{Float, Int, Text};
+
+const INPUTS: [(&str, i32); 17] = [
+    ("query", F32),
+    ("key", F32),
+    ("value", F32),
+    ("key_cache", F16),
+    ("value_cache", F16),
+    ("cumulative_sequence_length", I32),
+    ("past_seqlens", I32),
+    ("block_table", I32),
+    ("cos_cache", F32),
+    ("sin_cache", F32),
+    ("slot_mapping", I32),
+    ("head_sink", F32),
+    ("q_norm_weight", F32),
+    ("k_norm_weight", F32),
+    ("k_scale", F32),
+    ("v_scale", F32),
+    ("attention_metadata", I32),
+];
+
+/// A session of the one node, which gets those inputs that are named, and the attributes of `small` and
+/// others.
+fn session(given: &[&str], others: &[(&str, AttributeValue)]) -> ort::Result<Session> {
+    let own = [
+        ("num_heads", Int(4)),
+        ("kv_num_heads", Int(2)),
+        ("do_rotary", Int(1)),
+    ];
+    let attribute = own.iter().chain(others).map(|(name, value)| {
+        let attribute = onnx::Attribute {
+            name: name.to_string(),
+            ..Default::default()
+        };
+        match *value {
+            Float(float) => onnx::Attribute {
+                float,
+                kind: 1,
+                ..attribute
+            },
+            Int(int) => onnx::Attribute {
+                int,
+                kind: 2,
+                ..attribute
+            },
+            Text(text) => onnx::Attribute {
+                string: text.into(),
+                kind: 3,
+                ..attribute
+            },
+        }
+    });
+    let info = |&(name, element): &(&str, i32)| onnx::ValueInfo {
+        name: name.to_string(),
+        kind: Some(onnx::Type {
+            tensor: Some(onnx::TensorType { element }),
+        }),
+    };
+    let node = onnx::Node {
+        input: INPUTS
+            .map(|(name, _)| {
+                if given.contains(&name) {
+                    name.to_string()
+                } else {
+                    String::new()
+                }
+            })
+            .into(),
+        output: vec!["output".into()],
+        op_type: "PagedAttention".into(),
+        attribute: attribute.collect(),
+        domain: DOMAIN.into(),
+    };
+    let graph = onnx::Graph {
+        node: vec![node],
+        name: "one node".into(),
+        input: INPUTS
+            .iter()
+            .filter(|(name, _)| given.contains(name))
+            .map(info)
+            .collect(),
+        output: vec![info(&("output", F32))],
+    };
+    let opset = |domain: &str, version| onnx::OperatorSet {
+        domain: domain.into(),
+        version,
+    };
+    let model = onnx::Model {
+        ir_version: 10,
+        graph: Some(graph),
+        opset_import: vec![opset("", 18), opset(DOMAIN, 1)],
+    };
+    Session::builder(&ENVIRONMENT)?
+        .with_operators(domain()?)?
+        .with_intra_threads(2)?
+        .commit_from_memory(&model.encode_to_vec())
+}
+
+/// Runs the step `small` in the session, on `memory`, with further inputs.
+fn run(
+    session: &mut Session,
+    memory: &mut Memory,
+    spoil: impl FnOnce(&mut Tensors),
+    further: &[&'static str],
+) -> ort::Result<Vec<f32>> {
+    let (node, chunks) = small();
+    let mut tensors = node.tensors(&chunks);
+    spoil(&mut tensors);
+    let shape = [4, 16, 2, 16_usize];
+    let names: Vec<String> = session
+        .inputs()
+        .iter()
+        .map(|input| input.name().to_string())
+        .collect();
+    let mut caches = [Some(&mut memory.keys[..]), Some(&mut memory.values[..])];
+    let mut feed: Vec<(String, SessionInputValue)> = Vec::new();
+    for name in names {
+        let floats = |row: usize, values: &[f32]| -> ort::Result<SessionInputValue> {
+            Ok(Tensor::from_array(([values.len() / row, row], values.to_vec()))?.into())
+        };
+        let ints = |values: &[i32]| -> ort::Result<SessionInputValue> {
+            Ok(Tensor::from_array(([values.len()], values.to_vec()))?.into())
+        };
+        let (key, value) = tensors.key_value.clone().unwrap();
+        let tensor: SessionInputValue = match &name[..] {
+            "query" => floats(64, &tensors.query)?,
+            "key" => floats(32, &key)?,
+            "value" => floats(32, &value)?,
+            "key_cache" => {
+                TensorRefMut::<f16>::from_array_view_mut((shape, caches[0].take().unwrap()))?.into()
+            }
+            "value_cache" => {
+                TensorRefMut::<f16>::from_array_view_mut((shape, caches[1].take().unwrap()))?.into()
+            }
+            "cumulative_sequence_length" => ints(&tensors.cumulative)?,
+            "past_seqlens" => ints(&tensors.past)?,
+            "block_table" => {
+                let rows = tensors.table.len() / tensors.blocks_per_sequence;
+                Tensor::from_array(([rows, tensors.blocks_per_sequence], tensors.table.clone()))?
+                    .into()
+            }
+            "cos_cache" => floats(8, &tensors.cosines)?,
+            "sin_cache" => floats(8, &tensors.sines)?,
+            "slot_mapping" => ints(tensors.slots.as_deref().unwrap())?,
+            "attention_metadata" => ints(&[1, 0])?,
+            other if further.contains(&other) => {
+                Tensor::from_array(([1_usize], vec![1.0_f32]))?.into()
+            }
+            other => panic!("no tensor for {other}"),
+        };
+        feed.push((name, tensor));
+    }
+    let outputs = session.run(feed)?;
+    let (shape, output) = outputs["output"].try_extract_tensor::<f32>()?;
+    assert_eq!(**shape, [4, 64]);
+    Ok(output.to_vec())
+}
+
+const USUAL: [&str; 11] = [
+    "query",
+    "key",
+    "value",
+    "key_cache",
+    "value_cache",
+    "cumulative_sequence_length",
+    "past_seqlens",
+    "block_table",
+    "cos_cache",
+    "sin_cache",
+    "slot_mapping",
+];
+
+#[test]
+fn a_session_computes_what_the_function_does() {
+    let (node, chunks) = small();
+    let mut expected_memory = node.memory(&chunks);
+    let expected = node.run(
+        &chunks,
+        &mut expected_memory,
+        Instructions::detect(),
+        &one_thread,
+    );
+
+    let with_hint = [&USUAL[..], &["attention_metadata"]].concat();
+    for given in [&USUAL[..], &USUAL[..10], &with_hint] {
+        let mut memory = node.memory(&chunks);
+        let others = [
+            ("kv_cache_layout", Text("SEPARATE")),
+            ("softcap", Float(0.0)),
+            ("k_cache_dtype", Text("float16")),
+        ];
+        let mut session = session(given, &others).unwrap();
+        let output = run(&mut session, &mut memory, |_| (), &[]).unwrap();
+        assert_eq!(bits(&output), bits(&expected));
+        assert_eq!(memory.bits(), expected_memory.bits());
+    }
+}
+
+fn check_attribute(attribute: (&'static str, AttributeValue), expected: &str) {
+    let message = session(&USUAL, &[attribute])
+        .expect_err("the attribute is refused")
+        .to_string();
+    assert!(message.contains(expected), "{message}");
+}
+
+#[test]
+fn attributes_are_refused_by_name_when_the_session_is_made() {
+    check_attribute(
+        ("softcap", Float(30.0)),
+        "softcap = 30.0 is not supported on CPU, only 0.0",
+    );
+    check_attribute(
+        ("local_window_size", Int(512)),
+        "local_window_size = 512 is not supported",
+    );
+    check_attribute(("is_causal", Int(0)), "is_causal = 0 is not supported");
+    check_attribute(
+        ("rotary_offset", Int(8)),
+        "rotary_offset = 8 is not supported",
+    );
+    check_attribute(("v_head_size", Int(8)), "v_head_size = 8 is not supported");
+    check_attribute(
+        ("kv_cache_layout", Text("LATENT")),
+        "kv_cache_layout = \"LATENT\" is not supported",
+    );
+    check_attribute(
+        ("k_quant_type", Text("PER_TENSOR")),
+        "k_quant_type = \"PER_TENSOR\" is not supported",
+    );
+    check_attribute(
+        ("v_cache_dtype", Text("int8")),
+        "v_cache_dtype = \"int8\" is not supported",
+    );
+    check_attribute(
+        ("rotary_interleaved", Int(2)),
+        "rotary_interleaved is 2, not 0 or 1",
+    );
+    check_attribute(("scale", Float(f32::NAN)), "scale is not finite");
+}
+
+fn check_run(
+    given: &[&str],
+    spoil: impl FnOnce(&mut Tensors),
+    further: &[&'static str],
+    expected: &str,
+) {
+    let (node, chunks) = small();
+    let mut memory = node.memory(&chunks);
+    let message = run(
+        &mut session(given, &[]).unwrap(),
+        &mut memory,
+        spoil,
+        further,
+    )
+    .unwrap_err()
+    .to_string();
+    assert!(message.contains(expected), "{message}");
+}
+
+#[test]
+fn inputs_are_refused_by_name_when_the_session_runs() {
+    for refused in [
+        "head_sink",
+        "q_norm_weight",
+        "k_norm_weight",
+        "k_scale",
+        "v_scale",
+    ] {
+        let given = [&USUAL[..], &[refused]].concat();
+        check_run(
+            &given,
+            |_| (),
+            &[refused],
+            &format!("PagedAttention: {refused}: is not supported on CPU"),
+        );
+    }
+    let without = |name: &str| {
+        USUAL
+            .into_iter()
+            .filter(|&given| given != name)
+            .collect::<Vec<_>>()
+    };
+    check_run(&without("key"), |_| (), &[], "key: is missing beside value");
+    check_run(
+        &without("value"),
+        |_| (),
+        &[],
+        "value: is missing beside key",
+    );
+    check_run(&without("sin_cache"), |_| (), &[], "sin_cache: is missing");
+    check_run(&without("cos_cache"), |_| (), &[], "cos_cache: is missing");
+    let unpacked = [&USUAL[..1], &USUAL[3..]].concat();
+    check_run(
+        &unpacked,
+        |_| (),
+        &[],
+        "query: has rows of 64 elements for 8 heads of 16",
+    );
+    check_run(
+        &USUAL,
+        |tensors| tensors.table[0] = 9,
+        &[],
+        "block_table: sequence 0 names block 9 of 4",
+    );
+    check_run(
+        &USUAL,
+        |tensors| tensors.sines.truncate(8),
+        &[],
+        "sin_cache: does not have the shape of cos_cache",
+    );
+}

@@ -1,0 +1,66 @@
+//! Making a session from a graph and its weights.
+
+use std::path::PathBuf;
+
+use ort::session::Session;
+use ort::session::builder::GraphOptimizationLevel;
+use ort::value::Tensor;
+
+use super::{RuntimeError, environment, operators};
+use crate::graph::DecoderGraph;
+use crate::graph::onnx::{Initializer, TensorValues};
+
+/// How a session computes.
+#[derive(Debug, Clone)]
+pub struct SessionOptions {
+    /// ONNX Runtime's shared library.
+    pub library: PathBuf,
+    /// Threads that share each step; `None` is one per physical core.
+    pub threads: Option<usize>,
+}
+
+/// A session for `graph`. `progress` hears the share that is done, from 0 to 1.
+pub(super) fn build(
+    graph: DecoderGraph,
+    options: &SessionOptions,
+    progress: &dyn Fn(f32),
+) -> anyhow::Result<Session> {
+    /// Handing the weights over is quick; packing them, within the last step, is most of the time.
+    const SHARE_OF_HANDING_OVER: f32 = 0.2;
+
+    let mut builder = Session::builder(&environment(&options.library)?)?
+        .with_optimization_level(GraphOptimizationLevel::All)
+        .map_err(RuntimeError::from)?
+        // Shapes change at every step: patterns remembered for each would grow without bound.
+        .with_memory_pattern(false)
+        .map_err(RuntimeError::from)?
+        .with_operators(operators::domain()?)
+        .map_err(RuntimeError::from)?
+        // Threads spin within a step, where they wait for microseconds, and sleep between steps.
+        .with_config_entry("session.force_spinning_stop", "1")
+        .map_err(RuntimeError::from)?;
+    if let Some(threads) = options.threads {
+        builder = builder
+            .with_intra_threads(threads)
+            .map_err(RuntimeError::from)?;
+    }
+    let count = graph.initializers.len() as f32;
+    for (index, initializer) in graph.initializers.into_iter().enumerate() {
+        let Initializer {
+            name,
+            shape,
+            values,
+        } = initializer;
+        let tensor = match values {
+            TensorValues::F32(values) => Tensor::from_array((shape, values))?.into_dyn(),
+            TensorValues::U8(values) => Tensor::from_array((shape, values))?.into_dyn(),
+        };
+        builder = builder
+            .with_external_initializer(name, tensor)
+            .map_err(RuntimeError::from)?;
+        progress(index as f32 / count * SHARE_OF_HANDING_OVER);
+    }
+    let session = builder.commit_from_memory(&graph.model)?;
+    progress(1.0);
+    Ok(session)
+}

@@ -1,0 +1,44 @@
+//! Where the tests find the real runtime and the real model.
+
+#![allow(dead_code, reason = "every test crate uses a part of it")]
+
+use std::path::PathBuf;
+
+/// The file in the folder that `make setup` fills.
+///
+/// # Panics
+/// If it is not there: nothing that needs it is skipped.
+fn fetched(name: &str) -> PathBuf {
+    let path = PathBuf::from(env!("CARGO_MANIFEST_DIR"))
+        .join(".cache")
+        .join(name);
+    assert!(
+        path.exists(),
+        "{} is missing: run `make setup`",
+        path.display()
+    );
+    path
+}
+
+/// ONNX Runtime's shared library.
+pub fn onnxruntime() -> PathBuf {
+    let name = match std::env::consts::OS {
+        "macos" => "onnxruntime/libonnxruntime.dylib",
+        _ => "onnxruntime/libonnxruntime.so",
+    };
+    fetched(name)
+}
+
+/// The default model.
+pub fn model() -> PathBuf {
+    fetched("models/SmolLM2-135M-Instruct.Q4_1.gguf")
+}
+
+/// The recorded answers of an independent implementation.
+pub fn golden() -> serde_json::Value {
+    let path = PathBuf::from(env!("CARGO_MANIFEST_DIR"))
+        .join("../shared/golden/smollm2-135m-instruct-q4_1.json");
+    let text = std::fs::read_to_string(&path)
+        .unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+    serde_json::from_str(&text).unwrap()
+}
