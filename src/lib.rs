@@ -17,6 +17,11 @@
 //! | [`token`] | the one shared word |
 
 pub mod cache;
+pub mod engine;
 pub mod gguf;
 pub mod graph;
+pub mod model;
+pub mod runtime;
+pub mod sampling;
+pub mod text;
 pub mod token;

@@ -6,9 +6,7 @@ use super::request::{
     FinishReason, GenerateError, GenerateEvent, GenerateRequest, Summary, Timings,
 };
 use super::slots::SlotRecords;
-use crate::engine::{
-    Durations, EndReason, Events, SequenceEvent, SequenceId, StopRule, Verdict,
-};
+use crate::engine::{Durations, EndReason, Events, SequenceEvent, SequenceId, StopRule, Verdict};
 use crate::text::TextStream;
 use crate::token::TokenId;
 
@@ -159,12 +157,8 @@ impl Generation {
             (EndReason::TokenLimit, _) => FinishReason::TokenLimit,
             (EndReason::ContextFull, _) => FinishReason::ContextFull,
         };
-        self.slots.finish(
-            self.slot,
-            self.task,
-            self.generated_tokens,
-            reason.clone(),
-        );
+        self.slots
+            .finish(self.slot, self.task, self.generated_tokens, reason.clone());
         self.text = Text::Over(Summary {
             reason,
             slot: self.slot,

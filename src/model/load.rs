@@ -183,7 +183,9 @@ impl Inspected {
 /// A key that is missing or of the wrong type.
 pub fn vocabulary(metadata: &Metadata) -> Result<Vocabulary, MetadataError> {
     let token = |key: &str| -> Result<Option<TokenId>, MetadataError> {
-        let number = metadata.count(&format!("tokenizer.ggml.{key}")).optional()?;
+        let number = metadata
+            .count(&format!("tokenizer.ggml.{key}"))
+            .optional()?;
         Ok(number
             .and_then(|number| u32::try_from(number).ok())
             .map(TokenId))

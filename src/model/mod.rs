@@ -98,7 +98,7 @@ impl LoadedModel {
             true => self.end_tokens.to_vec(),
             false => Vec::new(),
         };
-        let stream = || TextStream::new(Arc::clone(&self.tokenizer), request.stop.clone());
+        let stream = || TextStream::new(Arc::clone(&self.tokenizer), &request.stop);
         let job = Job {
             sampler: Sampler::new(request.sampling.clone(), seed, &prompt, never),
             prompt,

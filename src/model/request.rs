@@ -116,7 +116,9 @@ pub struct Timings {
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum GenerateError {
     /// Longer than a sequence may be.
-    #[error("the prompt has {prompt_tokens} tokens, more than the context of {context_tokens} has room for")]
+    #[error(
+        "the prompt has {prompt_tokens} tokens, more than the context of {context_tokens} has room for"
+    )]
     PromptTooLong {
         /// Tokens of the prompt.
         prompt_tokens: usize,

@@ -21,7 +21,7 @@ fn fetched(name: &str) -> PathBuf {
 }
 
 /// ONNX Runtime's shared library.
-pub fn onnxruntime() -> PathBuf {
+pub(crate) fn onnxruntime() -> PathBuf {
     let name = match std::env::consts::OS {
         "macos" => "onnxruntime/libonnxruntime.dylib",
         _ => "onnxruntime/libonnxruntime.so",
@@ -30,12 +30,12 @@ pub fn onnxruntime() -> PathBuf {
 }
 
 /// The default model.
-pub fn model() -> PathBuf {
+pub(crate) fn model() -> PathBuf {
     fetched("models/SmolLM2-135M-Instruct.Q4_1.gguf")
 }
 
 /// The recorded answers of an independent implementation.
-pub fn golden() -> serde_json::Value {
+pub(crate) fn golden() -> serde_json::Value {
     let path = PathBuf::from(env!("CARGO_MANIFEST_DIR"))
         .join("../shared/golden/smollm2-135m-instruct-q4_1.json");
     let text = std::fs::read_to_string(&path)

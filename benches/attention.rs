@@ -1,0 +1,167 @@
+//! The attention kernel alone, with SmolLM2's heads: decoding by rows and context, a chunk of a prompt by
+//! its past. Two threads are started anew for each call, some tens of microseconds that a session's pool
+//! does not take.
+
+use std::hint::black_box;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use criterion::{BenchmarkId, Criterion, criterion_group, criterion_main};
+use half::f16;
+use ortolan::runtime::operators::attention::{
+    AttentionCaches, AttentionError, AttentionInputs, AttentionShape, ParallelFor, attend,
+};
+use ortolan::runtime::operators::batch::BatchIndices;
+use ortolan::runtime::operators::rotary::{Pairing, Rotary};
+use ortolan::runtime::operators::simd::Instructions;
+
+/// Sequences that each want `tokens` new ones after `past`.
+#[derive(Clone, Copy)]
+struct Load {
+    sequences: usize,
+    past: usize,
+    tokens: usize,
+}
+
+fn one_thread(count: usize, call: &(dyn Fn(usize) + Sync)) -> Result<(), AttentionError> {
+    (0..count).for_each(call);
+    Ok(())
+}
+
+fn two_threads(count: usize, call: &(dyn Fn(usize) + Sync)) -> Result<(), AttentionError> {
+    let next = AtomicUsize::new(0);
+    let work = || {
+        let claim = || Some(next.fetch_add(1, Ordering::Relaxed)).filter(|&index| index < count);
+        std::iter::from_fn(claim).for_each(call);
+    };
+    std::thread::scope(|scope| {
+        scope.spawn(work);
+        work();
+    });
+    Ok(())
+}
+
+fn measure(
+    criterion: &mut Criterion,
+    group: &str,
+    name: &str,
+    load: Load,
+    instructions: Instructions,
+) {
+    let blocks_per_sequence = (load.past + load.tokens).div_ceil(32);
+    let shape = AttentionShape {
+        heads: 9,
+        kv_heads: 3,
+        head_size: 64,
+        blocks: blocks_per_sequence * load.sequences,
+        block_tokens: 32,
+    };
+    let tokens = load.sequences * load.tokens;
+    let wave = |index: usize| (index as f32 * 0.37).sin();
+    let query: Vec<f32> = (0..tokens * (9 + 6) * 64).map(wave).collect();
+    let elements = shape.blocks * 32 * 3 * 64;
+    let mut keys: Vec<f16> = (0..elements)
+        .map(|index| f16::from_f32(wave(index)))
+        .collect();
+    let mut values = keys.clone();
+    let cumulative: Vec<i32> = (0..=load.sequences)
+        .map(|index| (index * load.tokens) as i32)
+        .collect();
+    let past = vec![load.past as i32; load.sequences];
+    // Sequences' blocks lie between each other, as they do when they grow together.
+    let table: Vec<i32> = (0..load.sequences)
+        .flat_map(|sequence| {
+            (0..blocks_per_sequence).map(move |block| (block * load.sequences + sequence) as i32)
+        })
+        .collect();
+    let positions = load.past + load.tokens;
+    let cosines = vec![0.8; positions * 32];
+    let sines = vec![0.6; positions * 32];
+    let inputs = AttentionInputs {
+        query: &query,
+        key_value: None,
+        batch: BatchIndices {
+            cumulative_sequence_length: &cumulative,
+            past_seqlens: &past,
+            block_table: &table,
+            blocks_per_sequence,
+            slot_mapping: None,
+        },
+        rotary: Some(Rotary {
+            cosines: &cosines,
+            sines: &sines,
+            pairs: 32,
+            pairing: Pairing::Neighbours,
+        }),
+        scale: 0.125,
+    };
+    let mut output = vec![0.0; tokens * 9 * 64];
+    let mut group = criterion.benchmark_group(group);
+    for (threads, parallel) in [
+        ("1 thread", &one_thread as ParallelFor),
+        ("2 threads", &two_threads),
+    ] {
+        group.bench_function(BenchmarkId::new(name, threads), |bencher| {
+            bencher.iter(|| {
+                let caches = AttentionCaches {
+                    keys: &mut keys,
+                    values: &mut values,
+                };
+                attend(
+                    shape,
+                    black_box(&inputs),
+                    caches,
+                    &mut output,
+                    instructions,
+                    parallel,
+                )
+                .expect("the load is well-formed");
+            });
+        });
+    }
+}
+
+fn decode(criterion: &mut Criterion) {
+    for sequences in [1, 16] {
+        for context in [128, 1024, 4096] {
+            let load = Load {
+                sequences,
+                past: context - 1,
+                tokens: 1,
+            };
+            let name = format!("{sequences} rows, context {context}");
+            measure(criterion, "decode", &name, load, Instructions::detect());
+        }
+    }
+}
+
+fn prompt(criterion: &mut Criterion) {
+    for past in [0, 2048] {
+        let load = Load {
+            sequences: 1,
+            past,
+            tokens: 512,
+        };
+        measure(
+            criterion,
+            "prompt",
+            &format!("512 tokens, past {past}"),
+            load,
+            Instructions::detect(),
+        );
+    }
+    let load = Load {
+        sequences: 1,
+        past: 0,
+        tokens: 512,
+    };
+    measure(
+        criterion,
+        "prompt, portable",
+        "512 tokens, past 0",
+        load,
+        Instructions::portable(),
+    );
+}
+
+criterion_group!(benches, decode, prompt);
+criterion_main!(benches);

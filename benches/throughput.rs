@@ -1,0 +1,169 @@
+//! Tokens per second of the default model, through the engine: prompts and decoding with 1, 8 and 16
+//! sequences, sixteen together against one after another, and the share of the machine's memory
+//! bandwidth that a single stream reaches.
+//!
+//! `cargo bench --bench throughput` (or `make bench`). Absolute figures drift from hour to hour; compare
+//! only what one run prints.
+
+#[path = "../tests/common/mod.rs"]
+mod common;
+
+use std::time::{Duration, Instant};
+
+use futures_util::future::join_all;
+use ortolan::model::load::{LoadOptions, inspect};
+use ortolan::model::{GenerateEvent, GenerateRequest, LoadedModel, Prompt, PromptPiece, Summary};
+use ortolan::sampling::SamplingParameters;
+
+const ROUNDS: usize = 3;
+const PROMPT_TOKENS: usize = 512;
+const DECODED_TOKENS: usize = 48;
+
+fn main() -> anyhow::Result<()> {
+    let started = Instant::now();
+    let model = inspect(LoadOptions {
+        path: common::model(),
+        alias: None,
+        context_tokens: Some(1024),
+        parallel: 16,
+        queue: 16,
+        step_tokens: 512,
+        cache_tokens: None,
+        threads: None,
+        onnxruntime: common::onnxruntime(),
+        chat_template: None,
+    })?
+    .load(&|_| ())?;
+    println!("loaded in {:.2} s", started.elapsed().as_secs_f64());
+    let runtime = tokio::runtime::Builder::new_current_thread().build()?;
+    runtime.block_on(measure(&model));
+    Ok(())
+}
+
+async fn measure(model: &LoadedModel) {
+    let bandwidth = memory_bandwidth();
+    println!("memory read {:.1} GB/s", bandwidth / 1e9);
+    together(model, 2, 8, 8).await; // warm
+    for sequences in [1, 8, 16] {
+        let prompt = best(|| async {
+            let (elapsed, _) = together(model, sequences, PROMPT_TOKENS, 0).await;
+            (sequences * PROMPT_TOKENS) as f64 / elapsed.as_secs_f64()
+        })
+        .await;
+        let decode = best(|| async {
+            let (_, summaries) = together(model, sequences, 8, DECODED_TOKENS).await;
+            let slowest = summaries.iter().map(|summary| summary.timings.decode).max();
+            let tokens: usize = summaries
+                .iter()
+                .map(|summary| summary.generated_tokens - 1)
+                .sum();
+            tokens as f64 / slowest.unwrap_or_default().as_secs_f64()
+        })
+        .await;
+        print!("{sequences:>2} sequences: prompt {prompt:>6.0} tok/s, decode {decode:>6.1} tok/s");
+        match sequences {
+            1 => {
+                let share = decode * model.details().file_bytes as f64 / bandwidth;
+                println!(", {:.0} % of the memory bandwidth", 100.0 * share);
+            }
+            _ => println!(),
+        }
+    }
+    let mut ratios = Vec::new();
+    for _ in 0..ROUNDS {
+        let (at_once, _) = together(model, 16, 8, DECODED_TOKENS).await;
+        let mut in_turn = Duration::ZERO;
+        for number in 0..16 {
+            let start = Instant::now();
+            generate(model, number, 8, DECODED_TOKENS).await;
+            in_turn += start.elapsed();
+        }
+        ratios.push(at_once.as_secs_f64() / in_turn.as_secs_f64());
+    }
+    ratios.sort_by(f64::total_cmp);
+    println!(
+        "sixteen together take {:.2} of the time that they take in turn",
+        ratios[ROUNDS / 2]
+    );
+}
+
+/// The best of some rounds: what else runs on the machine only ever takes away.
+async fn best<F: Future<Output = f64>>(mut round: impl FnMut() -> F) -> f64 {
+    let mut best = 0.0f64;
+    for _ in 0..ROUNDS {
+        best = best.max(round().await);
+    }
+    best
+}
+
+async fn together(
+    model: &LoadedModel,
+    sequences: usize,
+    prompt: usize,
+    tokens: usize,
+) -> (Duration, Vec<Summary>) {
+    let start = Instant::now();
+    let summaries =
+        join_all((0..sequences).map(|number| generate(model, number, prompt, tokens))).await;
+    (start.elapsed(), summaries)
+}
+
+/// One generation of just so many tokens, of a prompt that no other one shares.
+async fn generate(
+    model: &LoadedModel,
+    number: usize,
+    prompt_tokens: usize,
+    max_tokens: usize,
+) -> Summary {
+    let prompt = (0..prompt_tokens)
+        .map(|place| {
+            PromptPiece::Token(ortolan::token::TokenId(
+                1000 + ((place * 31 + number * 977) % 20_000) as u32,
+            ))
+        })
+        .collect();
+    let mut generation = model
+        .generate(GenerateRequest {
+            prompt: Prompt::Pieces(prompt),
+            max_tokens: Some(max_tokens),
+            stop: Vec::new(),
+            ignore_end: true,
+            sampling: SamplingParameters {
+                temperature: 0.0,
+                ..SamplingParameters::openai()
+            },
+            slot: None,
+            stream: false,
+        })
+        .expect("the request is in order");
+    while let Some(event) = generation.next().await {
+        if let GenerateEvent::Finished(summary) = event.expect("the engine runs") {
+            return summary;
+        }
+    }
+    unreachable!("a generation ends with its summary")
+}
+
+/// Bytes per second that all cores together read from memory.
+fn memory_bandwidth() -> f64 {
+    const BYTES: usize = 256 << 20;
+    let words = vec![1u64; BYTES / size_of::<u64>()];
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    let mut best = 0.0f64;
+    for _ in 0..5 {
+        let start = Instant::now();
+        let sum: u64 = std::thread::scope(|scope| {
+            let readers: Vec<_> = words
+                .chunks(words.len().div_ceil(cores))
+                .map(|part| scope.spawn(move || part.iter().fold(0u64, |sum, word| sum ^ word)))
+                .collect();
+            readers
+                .into_iter()
+                .map(|reader| reader.join().expect("it only reads"))
+                .sum()
+        });
+        std::hint::black_box(sum);
+        best = best.max(BYTES as f64 / start.elapsed().as_secs_f64());
+    }
+    best
+}

@@ -1,0 +1,203 @@
+//! The default model's numbers against an independent implementation's (llama.cpp, recorded): the
+//! recorded tokens are fed as context, and at each position the distributions are compared.
+
+mod common;
+
+use ortolan::cache::BlockPool;
+use ortolan::engine::{Chunk, LogitRows, Logits, ModelRunner, SequenceId, StepPlan};
+use ortolan::gguf::Gguf;
+use ortolan::graph::ModelFile;
+use ortolan::model::load;
+use ortolan::runtime::{Decoder, SessionOptions};
+use ortolan::text::{SpecialTokens, Tokenizer};
+use ortolan::token::TokenId;
+
+const CONTEXT: usize = 512;
+const BLOCK_TOKENS: usize = 32;
+const BLOCKS: usize = 20;
+
+/// The real model, without engine or server.
+struct Bare {
+    decoder: Decoder,
+    tokenizer: Tokenizer,
+    pool: BlockPool,
+}
+
+impl Bare {
+    fn load() -> Self {
+        let path = common::model();
+        let file = ModelFile::new(path.clone(), Gguf::open(&path).unwrap()).unwrap();
+        let vocabulary = load::vocabulary(file.gguf.metadata()).unwrap();
+        let options = SessionOptions {
+            library: common::onnxruntime(),
+            threads: None,
+        };
+        Self {
+            decoder: Decoder::load(&file, &options, CONTEXT, BLOCKS, BLOCK_TOKENS, &|_| ())
+                .unwrap(),
+            tokenizer: Tokenizer::new(vocabulary).unwrap(),
+            pool: BlockPool::new(BLOCKS, BLOCK_TOKENS),
+        }
+    }
+
+    /// The logits after every token of a sequence, `[tokens][vocabulary]`, computed in chunks of
+    /// these sizes (the last one as often as needed).
+    fn logits(&mut self, tokens: &[TokenId], chunks: &[usize]) -> Vec<Vec<f32>> {
+        let blocks: Vec<_> = (0..tokens.len().div_ceil(BLOCK_TOKENS))
+            .map(|_| self.pool.take().unwrap())
+            .collect();
+        let mut sizes = chunks
+            .iter()
+            .chain(std::iter::repeat(chunks.last().unwrap()));
+        let mut rows = Vec::new();
+        while rows.len() < tokens.len() {
+            let past = rows.len();
+            let size = (*sizes.next().unwrap()).min(tokens.len() - past);
+            let plan = StepPlan {
+                chunks: vec![Chunk {
+                    sequence: SequenceId(0),
+                    tokens: tokens[past..past + size].to_vec(),
+                    past,
+                    blocks: blocks.clone(),
+                    logits: LogitRows::All,
+                }],
+            };
+            let mut logits = Logits::new(self.decoder.vocabulary());
+            self.decoder.run(&plan, &mut logits).unwrap();
+            rows.extend(logits.rows().map(<[f32]>::to_vec));
+        }
+        blocks
+            .into_iter()
+            .for_each(|block| self.pool.release(block));
+        rows
+    }
+}
+
+/// The most probable token, and every token's log-probability.
+fn distribution(logits: &[f32]) -> (usize, impl Fn(usize) -> f64) {
+    let (best, most) = logits
+        .iter()
+        .enumerate()
+        .max_by(|(_, left), (_, right)| left.total_cmp(right))
+        .unwrap();
+    let sum: f64 = logits
+        .iter()
+        .map(|logit| f64::from(logit - most).exp())
+        .sum();
+    let norm = f64::from(*most) + sum.ln();
+    (best, move |token| f64::from(logits[token]) - norm)
+}
+
+#[test]
+fn the_most_probable_tokens_are_those_of_an_independent_implementation() {
+    let mut model = Bare::load();
+    let golden = common::golden();
+    let (mut positions, mut agreements, mut difference) = (0, 0, 0.0);
+    let mut disagreements = Vec::new();
+    for entry in golden["greedy"].as_array().unwrap() {
+        let prompt = model
+            .tokenizer
+            .encode(entry["prompt"].as_str().unwrap(), SpecialTokens::Parse);
+        assert_eq!(
+            prompt.len() as u64,
+            entry["tokens_evaluated"].as_u64().unwrap()
+        );
+        let generated: Vec<TokenId> = serde_json::from_value(entry["tokens"].clone()).unwrap();
+        let tokens = [&prompt[..], &generated].concat();
+        let rows = model.logits(&tokens, &[CONTEXT]);
+        for (place, recorded) in entry["top_logprobs"].as_array().unwrap().iter().enumerate() {
+            let token = |rank: usize| recorded[rank]["id"].as_u64().unwrap() as usize;
+            let logprob = |rank: usize| recorded[rank]["logprob"].as_f64().unwrap();
+            let (best, of) = distribution(&rows[prompt.len() - 1 + place]);
+            let lead = logprob(0) - logprob(1);
+            positions += 1;
+            difference += (of(token(0)) - logprob(0)).abs();
+            if best == token(0) {
+                agreements += 1;
+            } else {
+                disagreements.push((entry["prompt"].as_str().unwrap().to_owned(), place, lead));
+            }
+        }
+    }
+    let share = f64::from(agreements) / f64::from(positions);
+    let mean = difference / f64::from(positions);
+    println!(
+        "{agreements} of {positions} agree ({share:.4}), mean difference {mean:.4} nats: {disagreements:?}"
+    );
+    assert!(positions > 200, "the recorded answers were read");
+    assert!(
+        disagreements.iter().all(|(_, _, lead)| *lead < 0.4),
+        "{disagreements:?}"
+    );
+    assert!(share >= 0.93, "{share}");
+    assert!(mean <= 0.05, "{mean}");
+}
+
+#[test]
+fn chunks_do_not_change_a_bit() {
+    let mut model = Bare::load();
+    let text =
+        "Once upon a time there was a songbird who lived in the north, and every spring it sang.";
+    let tokens = model.tokenizer.encode(text, SpecialTokens::Parse);
+    let whole = model.logits(&tokens, &[CONTEXT]);
+    for chunks in [&[1][..], &[2], &[3, 1, 7, 5], &[17, 1]] {
+        let cut = model.logits(&tokens, chunks);
+        for (row, (left, right)) in whole.iter().zip(&cut).enumerate() {
+            let same = left
+                .iter()
+                .zip(right)
+                .all(|(left, right)| left.to_bits() == right.to_bits());
+            assert!(same, "row {row} in chunks of {chunks:?}");
+        }
+    }
+}
+
+#[test]
+fn neighbours_do_not_change_a_bit() {
+    let mut model = Bare::load();
+    let tokens = model
+        .tokenizer
+        .encode("The capital of France is", SpecialTokens::Parse);
+    let (last, before) = tokens.split_last().unwrap();
+    let mut rows = Vec::new();
+    for neighbours in [0, 1, 16] {
+        let blocks: Vec<_> = (0..=neighbours)
+            .map(|_| model.pool.take().unwrap())
+            .collect();
+        let chunk = |number: usize, tokens: &[TokenId], past| Chunk {
+            sequence: SequenceId(number as u64),
+            tokens: tokens.to_vec(),
+            past,
+            blocks: vec![blocks[number]],
+            logits: LogitRows::Last,
+        };
+        let mut logits = Logits::new(model.decoder.vocabulary());
+        let prompt = StepPlan {
+            chunks: vec![chunk(0, before, 0)],
+        };
+        model.decoder.run(&prompt, &mut logits).unwrap();
+        // The last token in the middle of single tokens of other sequences.
+        let mut chunks: Vec<Chunk> = (1..=neighbours)
+            .map(|number| chunk(number, &[TokenId(500 + number as u32)], 0))
+            .collect();
+        let place = neighbours / 2;
+        chunks.insert(place, chunk(0, &[*last], before.len()));
+        model
+            .decoder
+            .run(&StepPlan { chunks }, &mut logits)
+            .unwrap();
+        let row: Vec<u32> = logits
+            .rows()
+            .nth(place)
+            .unwrap()
+            .iter()
+            .map(|logit| logit.to_bits())
+            .collect();
+        rows.push(row);
+        blocks
+            .into_iter()
+            .for_each(|block| model.pool.release(block));
+    }
+    assert!(rows[0] == rows[1], "one row and two");
+    assert!(rows[0] == rows[2], "one row and seventeen");
+}
