@@ -16,6 +16,7 @@
 //! | [`text`], [`cache`], [`sampling`], [`gguf`] | leaves: they know nothing of ours |
 //! | [`token`] | the one shared word |
 
+pub mod api;
 pub mod cache;
 pub mod engine;
 pub mod gguf;

@@ -1,0 +1,184 @@
+//! The document as OpenAPI 3.0, which is what progenitor reads, and without what only the validator holds.
+//!
+//! The types need no bounds and no defaults: bodies are validated against the document before they become types.
+//! Fields that are known only to be refused or reported (`x-ortolan-later`, `x-ortolan-effect`) are no part of them.
+
+use serde_json::{Map, Value, json};
+
+/// Keywords of a schema that bound a value or explain it.
+const HELD_BY_THE_VALIDATOR: [&str; 15] = [
+    "default",
+    "minLength",
+    "maxLength",
+    "pattern",
+    "minItems",
+    "maxItems",
+    "minProperties",
+    "maxProperties",
+    "minimum",
+    "maximum",
+    "exclusiveMinimum",
+    "exclusiveMaximum",
+    "example",
+    "examples",
+    "uniqueItems",
+];
+
+/// Lowers a 3.1 document; a streamed answer becomes an operation of its own, `…_stream` at the path `…#stream`
+/// (a fragment never reaches the server).
+pub(crate) fn lower(document: &Value) -> Result<Value, String> {
+    let mut paths = Map::new();
+    for (path, item) in members(document, "/paths")? {
+        let (whole, streamed) = split(item);
+        paths.insert(path.clone(), whole);
+        if let Some(streamed) = streamed {
+            paths.insert(format!("{path}#stream"), streamed);
+        }
+    }
+    let mut schemas = Map::new();
+    for (name, schema) in members(document, "/components/schemas")? {
+        schemas.insert(name.clone(), lower_schema(schema));
+    }
+    let mut paths = Value::Object(paths);
+    let mut responses = document
+        .pointer("/components/responses")
+        .cloned()
+        .unwrap_or(json!({}));
+    lower_schemas_within(&mut paths);
+    lower_schemas_within(&mut responses);
+    Ok(json!({
+        "openapi": "3.0.3",
+        "info": {
+            "title": document.pointer("/info/title"),
+            "version": document.pointer("/info/version"),
+        },
+        "paths": paths,
+        "components": { "schemas": schemas, "responses": responses },
+    }))
+}
+
+fn members<'a>(document: &'a Value, place: &str) -> Result<&'a Map<String, Value>, String> {
+    document
+        .pointer(place)
+        .and_then(Value::as_object)
+        .ok_or_else(|| format!("the document has no {place}"))
+}
+
+/// A path's operations with whole answers, and those of them that can stream, with only the streamed answer.
+fn split(item: &Value) -> (Value, Option<Value>) {
+    let mut whole = item.clone();
+    let mut streamed = Map::new();
+    for (method, operation) in whole.as_object_mut().into_iter().flatten() {
+        let mut twin = operation.clone();
+        let content = |operation: &mut Value, keeps: fn(&str) -> bool| {
+            let content = operation
+                .pointer_mut("/responses/200/content")
+                .and_then(Value::as_object_mut);
+            content.is_some_and(|content| {
+                let before = content.len();
+                content.retain(|media, _| keeps(media));
+                content.len() < before
+            })
+        };
+        let is_stream = |media: &str| media == "text/event-stream";
+        if content(operation, |media| media != "text/event-stream") {
+            content(&mut twin, is_stream);
+            if let Some(id) = operation.get("operationId").and_then(Value::as_str) {
+                twin["operationId"] = json!(format!("{id}_stream"));
+            }
+            streamed.insert(method.clone(), twin);
+        }
+    }
+    (
+        whole,
+        (!streamed.is_empty()).then_some(Value::Object(streamed)),
+    )
+}
+
+/// Lowers every `schema` of parameters, bodies and answers; drops examples and headers, which no type needs.
+fn lower_schemas_within(value: &mut Value) {
+    match value {
+        Value::Object(members) => {
+            members.retain(|key, _| {
+                !matches!(key.as_str(), "example" | "examples" | "headers" | "tags")
+            });
+            for (key, member) in members {
+                if key == "schema" {
+                    *member = lower_schema(member);
+                } else {
+                    lower_schemas_within(member);
+                }
+            }
+        }
+        Value::Array(items) => items.iter_mut().for_each(lower_schemas_within),
+        _ => {}
+    }
+}
+
+fn lower_schema(schema: &Value) -> Value {
+    let Value::Object(schema) = schema else {
+        return schema.clone();
+    };
+    let mut lowered = Map::new();
+    for (keyword, value) in schema {
+        if keyword.starts_with("x-ortolan-") || HELD_BY_THE_VALIDATOR.contains(&keyword.as_str()) {
+            continue;
+        }
+        let value = match (keyword.as_str(), value) {
+            ("properties", Value::Object(properties)) => lower_properties(properties),
+            ("oneOf" | "allOf", Value::Array(schemas)) => schemas
+                .iter()
+                .filter(|schema| !is_null(schema))
+                .map(lower_schema)
+                .collect(),
+            ("items" | "additionalProperties", value) => lower_schema(value),
+            ("type", Value::Array(types)) => {
+                // Several kinds beside null are left to the validator: to the types it is any value.
+                let mut kinds = types.iter().filter(|kind| *kind != "null");
+                match (kinds.next(), kinds.next()) {
+                    (Some(kind), None) => kind.clone(),
+                    _ => continue,
+                }
+            }
+            ("enum", Value::Array(values)) => {
+                if !values.iter().any(Value::is_string) {
+                    continue;
+                }
+                values
+                    .iter()
+                    .filter(|value| !value.is_null())
+                    .cloned()
+                    .collect()
+            }
+            (_, value) => value.clone(),
+        };
+        lowered.insert(keyword.clone(), value);
+    }
+    if is_nullable(schema) {
+        lowered.insert("nullable".to_owned(), json!(true));
+    }
+    Value::Object(lowered)
+}
+
+/// The properties that the types have.
+fn lower_properties(properties: &Map<String, Value>) -> Value {
+    properties
+        .iter()
+        .filter(|(_, schema)| {
+            schema.get("x-ortolan-later").is_none() && schema.get("x-ortolan-effect").is_none()
+        })
+        .map(|(name, schema)| (name.clone(), lower_schema(schema)))
+        .collect::<Map<_, _>>()
+        .into()
+}
+
+fn is_null(schema: &Value) -> bool {
+    schema.get("type").is_some_and(|kind| kind == "null")
+}
+
+fn is_nullable(schema: &Map<String, Value>) -> bool {
+    let among_types = matches!(schema.get("type"), Some(Value::Array(types)) if types.iter().any(|kind| kind == "null"));
+    let among_alternatives =
+        matches!(schema.get("oneOf"), Some(Value::Array(schemas)) if schemas.iter().any(is_null));
+    among_types || among_alternatives
+}

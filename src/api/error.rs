@@ -1,0 +1,197 @@
+//! What a request can fail with, as the client is told: statuses, kinds and the one shape of all errors.
+//! (`/health` tells its failures in a shape of its own.)
+
+use poem::http::{HeaderValue, StatusCode, header};
+use poem::{IntoResponse, Response};
+
+use super::types;
+use crate::model::GenerateError;
+
+/// Bytes of a message; what a client sent may be quoted in it.
+const MESSAGE_BYTES_MAX: usize = 500;
+
+/// How long a client should wait when the queue is full.
+const RETRY_AFTER_SECONDS: u32 = 1;
+
+/// Why a request is refused or fails.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum Error {
+    /// The body cannot be had or means nothing.
+    #[error("{message}")]
+    Invalid {
+        /// The dotted path of the field that is wrong.
+        param: Option<String>,
+        /// What to change.
+        message: String,
+    },
+    /// The Content-Type is another one.
+    #[error("send the body with Content-Type: application/json")]
+    NotJson,
+    /// The body is longer than is read.
+    #[error("the body is longer than {limit_bytes} bytes")]
+    BodyTooLarge {
+        /// Bytes that are read.
+        limit_bytes: usize,
+    },
+    /// Another model is asked for.
+    #[error("there is no model «{0}» here")]
+    NoSuchModel(String),
+    /// The operator does not want slots to be seen.
+    #[error("This server does not support slots endpoint.")]
+    SlotsDisabled,
+    /// The model is not there yet.
+    #[error("Loading model")]
+    Loading,
+    /// The model will not be there.
+    #[error("{0}")]
+    NoModel(String),
+    /// The model refused the request or failed.
+    #[error(transparent)]
+    Generate(#[from] GenerateError),
+    /// No route leads there.
+    #[error("there is nothing at {0}")]
+    NoSuchPath(String),
+    /// The path has other methods.
+    #[error("{method} is not allowed here: use {allowed}")]
+    MethodNotAllowed {
+        /// The method that was used.
+        method: String,
+        /// Those that can be used, separated by commas.
+        allowed: String,
+    },
+    /// The HTTP layer refused it.
+    #[error("{message}")]
+    Http {
+        /// Its status.
+        status: StatusCode,
+        /// Its reason.
+        message: String,
+    },
+}
+
+impl Error {
+    /// A field that is wrong, and why.
+    pub fn invalid(param: impl Into<String>, message: impl Into<String>) -> Self {
+        Self::Invalid {
+            param: Some(param.into()),
+            message: message.into(),
+        }
+    }
+
+    /// The HTTP status it is answered with.
+    pub fn status(&self) -> StatusCode {
+        match self {
+            Self::Invalid { .. } => StatusCode::BAD_REQUEST,
+            Self::NotJson => StatusCode::UNSUPPORTED_MEDIA_TYPE,
+            Self::BodyTooLarge { .. } => StatusCode::PAYLOAD_TOO_LARGE,
+            Self::NoSuchModel(_) | Self::NoSuchPath(_) => StatusCode::NOT_FOUND,
+            Self::SlotsDisabled => StatusCode::NOT_IMPLEMENTED,
+            Self::Loading | Self::NoModel(_) => StatusCode::SERVICE_UNAVAILABLE,
+            Self::MethodNotAllowed { .. } => StatusCode::METHOD_NOT_ALLOWED,
+            Self::Http { status, .. } => *status,
+            Self::Generate(error) => match error {
+                GenerateError::PromptTooLong { .. }
+                | GenerateError::EmptyPrompt
+                | GenerateError::UnknownToken { .. }
+                | GenerateError::UnknownSlot { .. }
+                | GenerateError::Template(_) => StatusCode::BAD_REQUEST,
+                GenerateError::QueueFull { .. } => StatusCode::TOO_MANY_REQUESTS,
+                GenerateError::Stopping => StatusCode::SERVICE_UNAVAILABLE,
+                GenerateError::Failed(_) => StatusCode::INTERNAL_SERVER_ERROR,
+            },
+        }
+    }
+
+    /// The body of the answer.
+    pub fn body(&self) -> types::Error {
+        let (prompt_tokens, context_tokens) = match self {
+            Self::Generate(GenerateError::PromptTooLong {
+                prompt_tokens,
+                context_tokens,
+            }) => (Some(*prompt_tokens as u64), Some(*context_tokens as u64)),
+            _ => (None, None),
+        };
+        types::Error {
+            error: types::ErrorDetail {
+                code: self.status().as_u16(),
+                message: shortened(self.to_string()),
+                type_: self.kind(),
+                param: self.param(),
+                n_prompt_tokens: prompt_tokens,
+                n_ctx: context_tokens,
+            },
+        }
+    }
+
+    fn kind(&self) -> types::ErrorDetailType {
+        use types::ErrorDetailType as Kind;
+        match self {
+            Self::Invalid { .. }
+            | Self::NotJson
+            | Self::BodyTooLarge { .. }
+            | Self::MethodNotAllowed { .. } => Kind::InvalidRequestError,
+            Self::NoSuchModel(_) | Self::NoSuchPath(_) => Kind::NotFoundError,
+            Self::SlotsDisabled => Kind::NotSupportedError,
+            Self::Loading | Self::NoModel(_) => Kind::UnavailableError,
+            Self::Http { status, .. } if status.is_client_error() => Kind::InvalidRequestError,
+            Self::Http { .. } => Kind::ServerError,
+            Self::Generate(error) => match error {
+                GenerateError::PromptTooLong { .. } => Kind::ExceedContextSizeError,
+                GenerateError::EmptyPrompt
+                | GenerateError::UnknownToken { .. }
+                | GenerateError::UnknownSlot { .. }
+                | GenerateError::Template(_) => Kind::InvalidRequestError,
+                GenerateError::QueueFull { .. } => Kind::RateLimitError,
+                GenerateError::Stopping => Kind::UnavailableError,
+                GenerateError::Failed(_) => Kind::ServerError,
+            },
+        }
+    }
+
+    fn param(&self) -> Option<String> {
+        match self {
+            Self::Invalid { param, .. } => param.clone(),
+            Self::NoSuchModel(_) => Some("model".to_owned()),
+            Self::Generate(GenerateError::UnknownSlot { .. }) => Some("id_slot".to_owned()),
+            Self::Generate(GenerateError::Template(_)) => Some("messages".to_owned()),
+            _ => None,
+        }
+    }
+}
+
+impl IntoResponse for Error {
+    fn into_response(self) -> Response {
+        let mut response = poem::web::Json(self.body())
+            .with_status(self.status())
+            .into_response();
+        match &self {
+            Self::Generate(GenerateError::QueueFull { .. }) => {
+                response
+                    .headers_mut()
+                    .insert(header::RETRY_AFTER, HeaderValue::from(RETRY_AFTER_SECONDS));
+            }
+            Self::MethodNotAllowed { allowed, .. } => {
+                if let Ok(allowed) = HeaderValue::from_str(allowed) {
+                    response.headers_mut().insert(header::ALLOW, allowed);
+                }
+            }
+            _ => {}
+        }
+        response
+    }
+}
+
+impl From<Error> for poem::Error {
+    fn from(error: Error) -> Self {
+        Self::from_response(error.into_response())
+    }
+}
+
+/// A message that is no longer than its limit.
+fn shortened(mut message: String) -> String {
+    if message.len() > MESSAGE_BYTES_MAX {
+        message.truncate(message.floor_char_boundary(MESSAGE_BYTES_MAX));
+        message.push('…');
+    }
+    message
+}

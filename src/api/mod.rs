@@ -1,0 +1,216 @@
+//! The API as the document defines it: the generated types, routes and client, and who answers each operation.
+//! How a surface translates requests and answers is in its folder; sockets are the server's.
+
+pub mod document;
+mod error;
+mod native;
+mod openai;
+mod options;
+mod payload;
+mod schema;
+mod stream;
+
+use std::sync::Arc;
+
+use poem::{Endpoint, EndpointExt, IntoResponse, Request, Response, Route};
+use poem_openapi::OpenApiService;
+use tokio::sync::watch;
+
+pub use error::Error;
+pub use payload::BODY_BYTES_MAX;
+pub use schema::check;
+
+use generated::{Api, Routes};
+use native::health::HealthQuestion;
+use native::{completion, health, props, slots, tokenize};
+use openai::{chat, models};
+use payload::WithStatus;
+use stream::WholeOrStream;
+
+use crate::model::{LoadedModel, ModelState};
+
+/// What the operator decides.
+#[derive(Clone)]
+pub struct ApiSettings {
+    /// The model, from the first moment on.
+    pub model: watch::Receiver<ModelState>,
+    /// Whether `/slots` and `include_slots` show what the slots do, prompts included.
+    pub slots_visible: bool,
+    /// Most tokens of a generation, whatever a request says.
+    pub max_tokens: Option<usize>,
+}
+
+/// All routes of the document. Every failure has the document's shape, those of the HTTP layer, too.
+pub fn routes(settings: ApiSettings) -> impl Endpoint<Output = Response> + 'static {
+    Route::new()
+        .nest("/", service(settings))
+        .around(|endpoint, request: Request| async move {
+            let (method, path) = (
+                request.method().to_string(),
+                request.uri().path().to_owned(),
+            );
+            Ok(endpoint
+                .call(request)
+                .await
+                .unwrap_or_else(|error| http_error(error, method, path)))
+        })
+}
+
+/// What poem-openapi says of the routes: it is compared with the document.
+pub fn routes_description() -> String {
+    let (_, model) = watch::channel(ModelState::Loading { done: 0.0 });
+    service(ApiSettings {
+        model,
+        slots_visible: true,
+        max_tokens: None,
+    })
+    .spec()
+}
+
+fn service(settings: ApiSettings) -> OpenApiService<Routes<Service>, ()> {
+    OpenApiService::new(
+        Routes(Service(settings)),
+        "ortolan",
+        env!("CARGO_PKG_VERSION"),
+    )
+}
+
+/// An answer to what never reached an operation.
+fn http_error(error: poem::Error, method: String, path: String) -> Response {
+    use poem::http::StatusCode;
+    if error.is_from_response() {
+        return error.into_response();
+    }
+    let error = match error.status() {
+        StatusCode::NOT_FOUND => Error::NoSuchPath(path),
+        StatusCode::METHOD_NOT_ALLOWED => Error::MethodNotAllowed {
+            method,
+            allowed: document::methods(&path).join(", "),
+        },
+        status => Error::Http {
+            status,
+            message: error.to_string(),
+        },
+    };
+    error.into_response()
+}
+
+/// Answers the operations.
+struct Service(ApiSettings);
+
+impl Service {
+    /// The model, if it is there and well.
+    fn loaded(&self) -> Result<Arc<LoadedModel>, Error> {
+        match &*self.0.model.borrow() {
+            ModelState::Loading { .. } => Err(Error::Loading),
+            ModelState::Failed(cause) => Err(Error::NoModel(format!(
+                "the model could not be loaded: {cause}"
+            ))),
+            ModelState::Ready(model) => match model.health() {
+                Ok(_) => Ok(Arc::clone(model)),
+                Err(cause) => Err(Error::NoModel(format!("the engine has stopped: {cause}"))),
+            },
+        }
+    }
+}
+
+impl Api for Service {
+    async fn health(
+        &self,
+        include_slots: Option<String>,
+        fail_on_no_slot: Option<String>,
+    ) -> Result<WithStatus<types::Health>, Error> {
+        let include_slots = include_slots.is_some() && self.0.slots_visible;
+        let question = HealthQuestion {
+            include_slots,
+            fail_on_no_slot: fail_on_no_slot.is_some(),
+        };
+        Ok(health::health(&self.0.model.borrow(), question))
+    }
+
+    async fn document_json(&self) -> Result<&'static str, Error> {
+        Ok(document::JSON)
+    }
+
+    async fn document_yaml(&self) -> Result<&'static str, Error> {
+        Ok(document::YAML)
+    }
+
+    async fn docs(&self) -> Result<&'static str, Error> {
+        Ok(document::page())
+    }
+
+    async fn completion(
+        &self,
+        body: types::CompletionRequest,
+    ) -> Result<WholeOrStream<types::Completion>, Error> {
+        completion::answer(&*self.loaded()?, body, self.0.max_tokens).await
+    }
+
+    async fn tokenize(&self, body: types::TokenizeRequest) -> Result<types::Tokens, Error> {
+        Ok(tokenize::tokenize(&*self.loaded()?, body))
+    }
+
+    async fn detokenize(
+        &self,
+        body: types::DetokenizeRequest,
+    ) -> Result<types::DetokenizedText, Error> {
+        tokenize::detokenize(&*self.loaded()?, body)
+    }
+
+    async fn props(&self) -> Result<types::Props, Error> {
+        Ok(props::props(self.loaded()?.details(), self.0.max_tokens))
+    }
+
+    async fn slots(&self) -> Result<types::Slots, Error> {
+        if !self.0.slots_visible {
+            return Err(Error::SlotsDisabled);
+        }
+        Ok(slots::slots(&*self.loaded()?))
+    }
+
+    async fn chat_completion(
+        &self,
+        body: types::ChatCompletionRequest,
+    ) -> Result<WholeOrStream<types::ChatCompletion>, Error> {
+        chat::answer(&*self.loaded()?, body, self.0.max_tokens).await
+    }
+
+    async fn models(&self) -> Result<types::ModelList, Error> {
+        Ok(models::models(self.loaded()?.details()))
+    }
+
+    async fn model(&self, model: String) -> Result<types::Model, Error> {
+        models::model(self.loaded()?.details(), model)
+    }
+}
+
+/// The document's schemas as types.
+#[expect(
+    missing_docs,
+    unused_qualifications,
+    clippy::large_enum_variant,
+    reason = "generated from the document"
+)]
+pub mod types {
+    include!(concat!(env!("OUT_DIR"), "/types.rs"));
+}
+
+/// The typed client of the document's operations.
+#[cfg(feature = "client")]
+#[expect(clippy::unwrap_used, reason = "generated from the document")]
+pub mod client {
+    use super::types;
+    include!(concat!(env!("OUT_DIR"), "/client.rs"));
+}
+
+mod generated {
+    use super::error::Error;
+    use super::payload::{Body, Reply, WithStatus};
+    use super::stream::WholeOrStream;
+    use super::types;
+    include!(concat!(env!("OUT_DIR"), "/routes.rs"));
+}
+
+#[cfg(test)]
+mod tests;

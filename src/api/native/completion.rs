@@ -1,0 +1,284 @@
+//! `POST /completion`: a prompt's continuation.
+
+use std::sync::Arc;
+
+use futures_util::StreamExt;
+
+use super::settings::settings;
+use crate::api::error::Error;
+use crate::api::options::{count, limit, single, unless_zero};
+use crate::api::stream::{EventStream, WholeOrStream, events, whole};
+use crate::api::types;
+use crate::model::{
+    FinishReason, GenerateEvent, GenerateRequest, LoadedModel, ModelDetails, Prompt, PromptPiece,
+    Summary, Timings,
+};
+use crate::sampling::SamplingParameters;
+use crate::token::TokenId;
+
+/// Continues the prompt. `max_tokens` is the server's own limit.
+pub(in crate::api) async fn answer(
+    model: &LoadedModel,
+    body: types::CompletionRequest,
+    max_tokens: Option<usize>,
+) -> Result<WholeOrStream<types::Completion>, Error> {
+    let prompt = body.prompt.clone();
+    let mut request = GenerateRequest::try_from(body)?;
+    request.max_tokens = [request.max_tokens, max_tokens].into_iter().flatten().min();
+    let generation = model.generate(request.clone())?;
+    let asked = Asked {
+        details: model.details().clone(),
+        request,
+        prompt,
+    };
+    if !asked.request.stream {
+        let (content, summary) = whole(events(generation)).await?;
+        return Ok(WholeOrStream::Whole(asked.completion(content, &summary)));
+    }
+    let asked = Arc::new(asked);
+    let values = events(generation).map(move |event| event.map(|event| asked.event(event)));
+    Ok(WholeOrStream::Stream(EventStream::new(values, None)))
+}
+
+impl TryFrom<types::CompletionRequest> for GenerateRequest {
+    type Error = Error;
+
+    fn try_from(body: types::CompletionRequest) -> Result<Self, Error> {
+        let mut sampling = SamplingParameters::native();
+        if let Some(seed) = body.seed {
+            sampling.seed = u32::try_from(seed).ok();
+        }
+        if let Some(temperature) = body.temperature {
+            sampling.temperature = single(temperature);
+        }
+        if let Some(top_k) = body.top_k {
+            sampling.top_k = unless_zero("top_k", top_k)?;
+        }
+        if let Some(top_p) = body.top_p {
+            sampling.top_p = single(top_p);
+        }
+        if let Some(min_p) = body.min_p {
+            sampling.min_p = single(min_p);
+        }
+        if let Some(min_keep) = body.min_keep {
+            sampling.min_keep = count("min_keep", min_keep)?;
+        }
+        if let Some(penalty) = body.repeat_penalty {
+            sampling.repetition.repeat_penalty = single(penalty);
+        }
+        if let Some(last_n) = body.repeat_last_n {
+            sampling.repetition.last_n = limit("repeat_last_n", last_n)?;
+        }
+        if let Some(penalty) = body.presence_penalty {
+            sampling.repetition.presence_penalty = single(penalty);
+        }
+        if let Some(penalty) = body.frequency_penalty {
+            sampling.repetition.frequency_penalty = single(penalty);
+        }
+        Ok(Self {
+            prompt: Prompt::Pieces(pieces(body.prompt)?),
+            max_tokens: limit("n_predict", body.n_predict.unwrap_or(-1))?,
+            stop: body
+                .stop
+                .into_iter()
+                .flatten()
+                .filter(|stop| !stop.is_empty())
+                .collect(),
+            ignore_end: body.ignore_eos.unwrap_or(false),
+            sampling,
+            slot: limit("id_slot", body.id_slot.unwrap_or(-1))?,
+            stream: body.stream.unwrap_or(false),
+        })
+    }
+}
+
+/// One prompt of texts and ids.
+fn pieces(prompt: types::Prompt) -> Result<Vec<PromptPiece>, Error> {
+    let pieces = match prompt {
+        types::Prompt::String(text) => vec![PromptPiece::Text(text)],
+        types::Prompt::Array(pieces) => pieces
+            .into_iter()
+            .map(|piece| match piece {
+                types::PromptPiece::String(text) => PromptPiece::Text(text),
+                types::PromptPiece::Uint32(token) => PromptPiece::Token(TokenId(token)),
+            })
+            .collect(),
+    };
+    let several = pieces.len() > 1
+        && pieces
+            .iter()
+            .all(|piece| matches!(piece, PromptPiece::Text(_)));
+    if several {
+        return Err(Error::invalid(
+            "prompt",
+            "prompt: an array of several texts is several prompts, which is not built yet; send one text",
+        ));
+    }
+    Ok(pieces)
+}
+
+/// What an answer repeats of its question.
+struct Asked {
+    details: ModelDetails,
+    request: GenerateRequest,
+    prompt: types::Prompt,
+}
+
+impl Asked {
+    /// A server-sent event; the last one is the whole answer but for the text, which was sent.
+    fn event(&self, event: GenerateEvent) -> types::CompletionEvent {
+        match event {
+            GenerateEvent::Text { text, .. } => types::CompletionChunk {
+                content: text,
+                stop: false,
+            }
+            .into(),
+            GenerateEvent::Finished(summary) => self.completion(String::new(), &summary).into(),
+        }
+    }
+
+    fn completion(&self, content: String, summary: &Summary) -> types::Completion {
+        let stopping_word = match &summary.reason {
+            FinishReason::StopString(word) => word.clone(),
+            FinishReason::EndOfText | FinishReason::TokenLimit | FinishReason::ContextFull => {
+                String::new()
+            }
+        };
+        types::Completion {
+            content,
+            stop: true,
+            id_slot: summary.slot as u64,
+            model: self.details.name.clone(),
+            prompt: self.prompt.clone(),
+            generation_settings: settings(&self.details, &self.request, Some(summary.seed)),
+            stopped_eos: summary.reason == FinishReason::EndOfText,
+            stopped_limit: matches!(
+                summary.reason,
+                FinishReason::TokenLimit | FinishReason::ContextFull
+            ),
+            stopped_word: matches!(summary.reason, FinishReason::StopString(_)),
+            stopping_word,
+            tokens_cached: summary.cached_tokens as u64,
+            tokens_evaluated: summary.prompt_tokens as u64,
+            tokens_predicted: summary.generated_tokens as u64,
+            truncated: summary.reason == FinishReason::ContextFull,
+            timings: timings(summary),
+        }
+    }
+}
+
+fn timings(summary: &Summary) -> types::Timings {
+    let Timings { prompt, decode, .. } = summary.timings;
+    let computed = summary.prompt_tokens.saturating_sub(summary.cached_tokens);
+    let (prompt_ms, predicted_ms) = (prompt.as_secs_f64() * 1000.0, decode.as_secs_f64() * 1000.0);
+    types::Timings {
+        prompt_n: computed as u64,
+        prompt_ms,
+        prompt_per_token_ms: ratio(prompt_ms, computed as f64),
+        prompt_per_second: ratio(computed as f64 * 1000.0, prompt_ms),
+        predicted_n: summary.generated_tokens as u64,
+        predicted_ms,
+        predicted_per_token_ms: ratio(predicted_ms, summary.generated_tokens as f64),
+        predicted_per_second: ratio(summary.generated_tokens as f64 * 1000.0, predicted_ms),
+    }
+}
+
+/// A quotient; over nothing it is 0, because JSON has no infinity.
+fn ratio(dividend: f64, divisor: f64) -> f64 {
+    if divisor > 0.0 {
+        dividend / divisor
+    } else {
+        0.0
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use serde_json::{Value, json};
+
+    use super::*;
+    use crate::api::tests::details;
+
+    fn request(body: Value) -> Result<GenerateRequest, Error> {
+        serde_json::from_value::<types::CompletionRequest>(body)
+            .unwrap()
+            .try_into()
+    }
+
+    #[test]
+    fn without_options_the_seeds_defaults_hold() {
+        let request = request(json!({"prompt": "a"})).unwrap();
+        assert_eq!(request.max_tokens, None);
+        assert_eq!(request.sampling.temperature, 0.8);
+        assert_eq!(request.sampling.top_k, Some(40));
+        assert_eq!(request.sampling.repetition.repeat_penalty, 1.1);
+        assert_eq!(request.sampling.repetition.last_n, Some(64));
+        assert_eq!(
+            (request.sampling.seed, request.slot, request.stream),
+            (None, None, false)
+        );
+    }
+
+    #[test]
+    fn words_for_absence_become_absence() {
+        let request = request(json!({
+            "prompt": "a", "n_predict": 0, "seed": -1, "top_k": 0, "repeat_last_n": -1, "id_slot": 2,
+            "stop": ["", "b"], "temperature": 1e300,
+        }))
+        .unwrap();
+        assert_eq!(request.max_tokens, Some(0));
+        assert_eq!(request.sampling.seed, None);
+        assert_eq!(request.sampling.top_k, None);
+        assert_eq!(request.sampling.repetition.last_n, None);
+        assert_eq!(request.sampling.temperature, f32::MAX);
+        assert_eq!(request.slot, Some(2));
+        assert_eq!(request.stop, ["b"]);
+    }
+
+    #[test]
+    fn a_prompt_is_a_text_or_texts_and_ids() {
+        let pieces = |prompt: Value| match request(json!({"prompt": prompt}))?.prompt {
+            Prompt::Pieces(pieces) => Ok::<_, Error>(pieces),
+            Prompt::Chat(_) => panic!("no conversation was sent"),
+        };
+        let text = |text: &str| PromptPiece::Text(text.to_owned());
+        assert_eq!(pieces(json!("a")).unwrap(), [text("a")]);
+        assert_eq!(pieces(json!(["a"])).unwrap(), [text("a")]);
+        assert_eq!(
+            pieces(json!(["a", 7])).unwrap(),
+            [text("a"), PromptPiece::Token(TokenId(7))]
+        );
+        let error = pieces(json!(["a", "b"])).unwrap_err();
+        assert!(error.to_string().contains("several prompts"), "{error}");
+    }
+
+    #[test]
+    fn an_answer_tells_why_it_ended_and_fits_the_document() {
+        let asked = Asked {
+            details: details(),
+            request: request(json!({"prompt": ["a", 7], "seed": -1})).unwrap(),
+            prompt: types::Prompt::String("a".to_owned()),
+        };
+        let summary = Summary {
+            reason: FinishReason::StopString("END".to_owned()),
+            slot: 0,
+            prompt_tokens: 4,
+            cached_tokens: 0,
+            generated_tokens: 2,
+            seed: 9,
+            timings: Timings {
+                prompt: Duration::from_millis(8),
+                ..Timings::default()
+            },
+        };
+        let answer = asked.completion("b".to_owned(), &summary);
+        assert!(answer.stopped_word && !answer.stopped_eos && !answer.stopped_limit);
+        assert_eq!(answer.stopping_word, "END");
+        assert_eq!(answer.generation_settings.seed, 9);
+        assert_eq!(answer.timings.prompt_per_second, 500.0);
+        assert_eq!(answer.timings.predicted_per_second, 0.0);
+        crate::api::check("Completion", &serde_json::to_value(&answer).unwrap()).unwrap();
+    }
+}

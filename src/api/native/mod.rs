@@ -1,0 +1,8 @@
+//! The native surface: the routes of the llama.cpp server of 2024.
+
+pub(super) mod completion;
+pub(super) mod health;
+pub(super) mod props;
+mod settings;
+pub(super) mod slots;
+pub(super) mod tokenize;

@@ -1,0 +1,152 @@
+//! `GET /slots`: what each slot does, or did last.
+
+use super::settings::{default_settings, settings};
+use crate::api::options::or_minus_one;
+use crate::api::types;
+use crate::model::{
+    FinishReason, GenerateRequest, LoadedModel, ModelDetails, Prompt, PromptPiece, Slot,
+};
+
+/// All slots.
+pub(in crate::api) fn slots(model: &LoadedModel) -> types::Slots {
+    let details = model.details();
+    let shown = model.slots().into_iter().map(|slot| {
+        let prompt = slot
+            .request
+            .as_deref()
+            .map(|request| prompt_text(model, request));
+        show(details, &slot, prompt.unwrap_or_default())
+    });
+    types::Slots(shown.collect())
+}
+
+/// The prompt as text; a conversation as its messages.
+fn prompt_text(model: &LoadedModel, request: &GenerateRequest) -> String {
+    match &request.prompt {
+        Prompt::Chat(messages) => messages
+            .iter()
+            .map(|message| format!("{}: {}\n", message.role, message.content))
+            .collect(),
+        Prompt::Pieces(pieces) => pieces
+            .iter()
+            .map(|piece| match piece {
+                PromptPiece::Text(text) => text.clone(),
+                PromptPiece::Token(token) => model.detokenize(&[*token]).unwrap_or_default(),
+            })
+            .collect(),
+    }
+}
+
+fn show(details: &ModelDetails, slot: &Slot, prompt: String) -> types::Slot {
+    let request = slot.request.as_deref();
+    let options = match request {
+        Some(request) => settings(details, request, None),
+        None => default_settings(details, None),
+    };
+    let left = request
+        .and_then(|request| request.max_tokens)
+        .map(|limit| limit.saturating_sub(slot.generated_tokens));
+    let stopping_word = match &slot.finish {
+        Some(FinishReason::StopString(word)) => word.clone(),
+        _ => String::new(),
+    };
+    types::Slot {
+        id: slot.id as u64,
+        state: u8::from(slot.processing),
+        task_id: slot
+            .task
+            .map_or(-1, |task| i64::try_from(task).unwrap_or(i64::MAX)),
+        prompt,
+        next_token: types::NextToken {
+            has_next_token: slot.processing,
+            n_remain: or_minus_one(left),
+            n_decoded: slot.generated_tokens as u64,
+            stopped_eos: slot.finish == Some(FinishReason::EndOfText),
+            stopped_limit: matches!(
+                slot.finish,
+                Some(FinishReason::TokenLimit | FinishReason::ContextFull)
+            ),
+            stopped_word: matches!(slot.finish, Some(FinishReason::StopString(_))),
+            stopping_word,
+        },
+        n_ctx: options.n_ctx,
+        model: options.model,
+        n_predict: options.n_predict,
+        n_keep: options.n_keep,
+        stream: options.stream,
+        stop: options.stop,
+        seed: options.seed,
+        temperature: options.temperature,
+        dynatemp_range: options.dynatemp_range,
+        dynatemp_exponent: options.dynatemp_exponent,
+        top_k: options.top_k,
+        top_p: options.top_p,
+        min_p: options.min_p,
+        min_keep: options.min_keep,
+        tfs_z: options.tfs_z,
+        typical_p: options.typical_p,
+        repeat_penalty: options.repeat_penalty,
+        repeat_last_n: options.repeat_last_n,
+        penalize_nl: options.penalize_nl,
+        presence_penalty: options.presence_penalty,
+        frequency_penalty: options.frequency_penalty,
+        penalty_prompt_tokens: options.penalty_prompt_tokens,
+        use_penalty_prompt_tokens: options.use_penalty_prompt_tokens,
+        mirostat: options.mirostat,
+        mirostat_tau: options.mirostat_tau,
+        mirostat_eta: options.mirostat_eta,
+        ignore_eos: options.ignore_eos,
+        logit_bias: options.logit_bias,
+        n_probs: options.n_probs,
+        grammar: options.grammar,
+        samplers: options.samplers,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::api::tests::details;
+
+    #[test]
+    fn a_slot_shows_its_request_and_fits_the_document() {
+        let request: types::CompletionRequest =
+            serde_json::from_str(r#"{"prompt": "a", "n_predict": 5, "seed": 3}"#).unwrap();
+        let mut slot = Slot {
+            id: 1,
+            processing: true,
+            task: Some(12),
+            request: Some(Arc::new(request.try_into().unwrap())),
+            prompt_tokens: 1,
+            generated_tokens: 2,
+            finish: None,
+        };
+        let shown = show(&details(), &slot, "a".to_owned());
+        assert_eq!(
+            (
+                shown.state,
+                shown.task_id,
+                shown.seed,
+                shown.next_token.n_remain
+            ),
+            (1, 12, 3, 3)
+        );
+        crate::api::check("Slot", &serde_json::to_value(&shown).unwrap()).unwrap();
+
+        slot.request = None;
+        slot.task = None;
+        slot.processing = false;
+        let shown = show(&details(), &slot, String::new());
+        assert_eq!(
+            (
+                shown.state,
+                shown.task_id,
+                shown.seed,
+                shown.next_token.n_remain
+            ),
+            (0, -1, -1, -1)
+        );
+    }
+}

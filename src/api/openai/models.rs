@@ -1,0 +1,53 @@
+//! `GET /v1/models` and `GET /v1/models/{model}`: the one model that is served.
+
+use super::unix_seconds;
+use crate::api::error::Error;
+use crate::api::types;
+use crate::model::ModelDetails;
+
+/// All models.
+pub(in crate::api) fn models(details: &ModelDetails) -> types::ModelList {
+    types::ModelList {
+        object: types::ModelListObject::List,
+        data: vec![show(details)],
+    }
+}
+
+/// The model of this name.
+pub(in crate::api) fn model(details: &ModelDetails, name: String) -> Result<types::Model, Error> {
+    if name == details.name {
+        Ok(show(details))
+    } else {
+        Err(Error::NoSuchModel(name))
+    }
+}
+
+fn show(details: &ModelDetails) -> types::Model {
+    types::Model {
+        id: details.name.clone(),
+        object: types::ModelObject::Model,
+        created: unix_seconds(details.loaded_at),
+        owned_by: "ortolan".to_owned(),
+        meta: types::ModelMeta {
+            architecture: details.architecture.clone(),
+            n_vocab: details.vocabulary_size as u64,
+            n_ctx: details.context_tokens as u64,
+            n_ctx_train: details.trained_context_tokens as u64,
+            n_params: details.parameters,
+            size: details.file_bytes,
+        },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::api::tests::details;
+
+    #[test]
+    fn a_model_is_found_by_its_name_alone() {
+        assert_eq!(model(&details(), "tiny".to_owned()).unwrap().id, "tiny");
+        let error = model(&details(), "gpt-5".to_owned()).unwrap_err();
+        assert_eq!(error.to_string(), "there is no model «gpt-5» here");
+    }
+}

@@ -1,0 +1,33 @@
+//! Numbers of a request as the floors below take them. Bounds were held by the document's schema.
+
+use super::error::Error;
+
+/// A number in single precision; one beyond its range becomes the largest.
+pub(super) fn single(number: f64) -> f32 {
+    (number as f32).clamp(f32::MIN, f32::MAX)
+}
+
+/// A count that may not be negative.
+pub(super) fn count(param: &str, number: i64) -> Result<usize, Error> {
+    usize::try_from(number)
+        .map_err(|_| Error::invalid(param, format!("{param}: {number} is no count")))
+}
+
+/// A count where −1 is «no limit».
+pub(super) fn limit(param: &str, number: i64) -> Result<Option<usize>, Error> {
+    if number == -1 {
+        Ok(None)
+    } else {
+        count(param, number).map(Some)
+    }
+}
+
+/// A count where 0 is «off».
+pub(super) fn unless_zero(param: &str, number: i64) -> Result<Option<usize>, Error> {
+    Ok(Some(count(param, number)?).filter(|count| *count > 0))
+}
+
+/// A count in an answer, where no limit is −1.
+pub(super) fn or_minus_one(limit: Option<usize>) -> i64 {
+    limit.map_or(-1, |limit| i64::try_from(limit).unwrap_or(i64::MAX))
+}

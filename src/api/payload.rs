@@ -1,0 +1,301 @@
+//! JSON in and JSON out, as poem-openapi's routes see it: the generated code says what each operation takes and
+//! answers, the types here do it. Checking a body against its schema is `schema`'s.
+
+use std::marker::PhantomData;
+
+use poem::error::ReadBodyError;
+use poem::http::{HeaderValue, StatusCode};
+use poem::{IntoResponse, Request, RequestBody, Response};
+use poem_openapi::registry::{
+    MetaMediaType, MetaRequest, MetaResponse, MetaResponses, MetaSchema, MetaSchemaRef, Registry,
+};
+use poem_openapi::{ApiExtractor, ApiExtractorType, ApiResponse, ExtractParamOptions};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use serde_json::Value;
+
+use super::error::Error;
+use super::schema;
+use super::stream::WholeOrStream;
+
+/// Bytes of a body that are read.
+pub const BODY_BYTES_MAX: usize = 8 << 20;
+
+/// Bytes of the header that lists fields without effect.
+const IGNORED_HEADER_BYTES_MAX: usize = 1024;
+
+/// From here on not every integer has a number in double precision.
+const EXACT_INTEGERS_END: f64 = (1_u64 << 53) as f64;
+
+/// The header that lists fields without effect.
+const IGNORED_HEADER: &str = "x-ortolan-ignored";
+
+/// What the document says of an operation's answers.
+pub(super) trait Operation: Send + Sync + 'static {
+    /// All of them.
+    const ANSWERS: &'static [Answer];
+}
+
+/// What the document says of an operation's body.
+pub(super) trait BodyOperation: Operation {
+    /// What a valid body becomes.
+    type Body: DeserializeOwned + Send;
+    /// The component that it must fit.
+    const SCHEMA: &'static str;
+    /// Whether another Content-Type than JSON is refused.
+    const JSON_ONLY: bool;
+}
+
+/// An answer that the document lists.
+pub(super) struct Answer {
+    /// The status.
+    pub status: u16,
+    /// Media types, each with the name of its component, empty for a schema without a name.
+    pub media: &'static [(&'static str, &'static str)],
+}
+
+/// The body of a request, checked.
+pub(super) struct Body<O: BodyOperation> {
+    /// The body.
+    pub value: O::Body,
+    /// Dotted paths of the fields that have no effect.
+    pub ignored: Vec<String>,
+}
+
+impl<'a, O: BodyOperation> ApiExtractor<'a> for Body<O> {
+    const TYPES: &'static [ApiExtractorType] = &[ApiExtractorType::RequestObject];
+    type ParamType = ();
+    type ParamRawType = ();
+
+    fn register(registry: &mut Registry) {
+        register_component(registry, O::SCHEMA);
+    }
+
+    fn request_meta() -> Option<MetaRequest> {
+        Some(MetaRequest {
+            description: None,
+            content: vec![media_type("application/json", O::SCHEMA)],
+            required: true,
+        })
+    }
+
+    async fn from_request(
+        request: &'a Request,
+        body: &mut RequestBody,
+        _: ExtractParamOptions<()>,
+    ) -> poem::Result<Self> {
+        if O::JSON_ONLY && !request.content_type().is_some_and(is_json) {
+            return Err(Error::NotJson.into());
+        }
+        let bytes = match body.take()?.into_bytes_limit(BODY_BYTES_MAX).await {
+            Ok(bytes) => bytes,
+            Err(ReadBodyError::PayloadTooLarge) => {
+                return Err(Error::BodyTooLarge {
+                    limit_bytes: BODY_BYTES_MAX,
+                }
+                .into());
+            }
+            Err(error) => return Err(not_a_body("the body could not be read", &error).into()),
+        };
+        let mut value: Value = serde_json::from_slice(&bytes)
+            .map_err(|error| not_a_body("the body is not valid JSON", &error))?;
+        write_integers_as_such(&mut value);
+        let ignored = schema::check(O::SCHEMA, &value)?;
+        let value = serde_json::from_value(value)
+            .map_err(|error| not_a_body("the body is not understood", &error))?;
+        Ok(Self { value, ignored })
+    }
+}
+
+fn not_a_body(what: &str, error: &dyn std::error::Error) -> Error {
+    Error::Invalid {
+        param: None,
+        message: format!("{what}: {error}"),
+    }
+}
+
+/// To JSON Schema `1.0` is an integer, to the types it is not.
+fn write_integers_as_such(value: &mut Value) {
+    match value {
+        Value::Number(number) if number.is_f64() => {
+            let whole = number
+                .as_f64()
+                .filter(|number| number.fract() == 0.0 && number.abs() < EXACT_INTEGERS_END);
+            if let Some(whole) = whole {
+                *value = Value::from(whole as i64);
+            }
+        }
+        Value::Array(values) => values.iter_mut().for_each(write_integers_as_such),
+        Value::Object(fields) => fields.values_mut().for_each(write_integers_as_such),
+        _ => {}
+    }
+}
+
+fn is_json(content_type: &str) -> bool {
+    let media_type = content_type.split(';').next().unwrap_or_default().trim();
+    media_type.eq_ignore_ascii_case("application/json")
+}
+
+/// A value with a status: for operations whose failures have the shape of their success.
+pub(super) struct WithStatus<T> {
+    /// The HTTP status.
+    pub status: StatusCode,
+    /// The body.
+    pub value: T,
+}
+
+/// The answer to an operation.
+pub(super) struct Reply<O> {
+    response: Response,
+    operation: PhantomData<fn() -> O>,
+}
+
+impl<O: Operation> Reply<O> {
+    /// A JSON body.
+    pub(super) fn json<T: Serialize + Send>(result: Result<T, Error>) -> Self {
+        Self::new(result, |value| json(StatusCode::OK, value))
+    }
+
+    /// A JSON body with a status.
+    pub(super) fn with_status<T: Serialize + Send>(result: Result<WithStatus<T>, Error>) -> Self {
+        Self::new(result, |WithStatus { status, value }| json(status, value))
+    }
+
+    /// A JSON body or server-sent events.
+    pub(super) fn whole_or_stream<T: Serialize + Send>(
+        result: Result<WholeOrStream<T>, Error>,
+    ) -> Self {
+        Self::new(result, |answer| match answer {
+            WholeOrStream::Whole(value) => json(StatusCode::OK, value),
+            WholeOrStream::Stream(events) => events.into_response(),
+        })
+    }
+
+    /// A text of the operation's own media type.
+    pub(super) fn text(result: Result<&'static str, Error>) -> Self {
+        Self::new(result, |text| {
+            let media = O::ANSWERS.first().and_then(|answer| answer.media.first());
+            let media = media.map_or("text/plain", |(media, _)| media);
+            Response::builder()
+                .content_type(format!("{media}; charset=utf-8"))
+                .body(text)
+        })
+    }
+
+    /// Tells the client which fields had no effect.
+    pub(super) fn ignoring(mut self, fields: &[String]) -> Self {
+        if let Some(value) = ignored_header(fields) {
+            self.response.headers_mut().insert(IGNORED_HEADER, value);
+        }
+        self
+    }
+
+    fn new<T>(result: Result<T, Error>, response: impl FnOnce(T) -> Response) -> Self {
+        let response = result.map_or_else(Error::into_response, response);
+        Self {
+            response,
+            operation: PhantomData,
+        }
+    }
+}
+
+fn json(status: StatusCode, value: impl Serialize + Send) -> Response {
+    poem::web::Json(value).with_status(status).into_response()
+}
+
+/// The paths that fit into the header, each percent-encoded, separated by commas.
+fn ignored_header(fields: &[String]) -> Option<HeaderValue> {
+    let mut header = String::new();
+    for field in fields {
+        let encoded: String = field
+            .bytes()
+            .map(|byte| match byte {
+                b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'.' | b'_' | b'-' | b'~' => {
+                    char::from(byte).to_string()
+                }
+                _ => format!("%{byte:02X}"),
+            })
+            .collect();
+        if header.len() + 1 + encoded.len() > IGNORED_HEADER_BYTES_MAX {
+            break;
+        }
+        if !header.is_empty() {
+            header.push(',');
+        }
+        header.push_str(&encoded);
+    }
+    (!header.is_empty())
+        .then(|| HeaderValue::from_str(&header).ok())
+        .flatten()
+}
+
+impl<O: Operation> IntoResponse for Reply<O> {
+    fn into_response(self) -> Response {
+        self.response
+    }
+}
+
+impl<O: Operation> ApiResponse for Reply<O> {
+    fn meta() -> MetaResponses {
+        let responses = O::ANSWERS.iter().map(|answer| MetaResponse {
+            description: "",
+            status: Some(answer.status),
+            status_range: None,
+            content: answer
+                .media
+                .iter()
+                .map(|(media, schema)| media_type(media, schema))
+                .collect(),
+            headers: Vec::new(),
+        });
+        MetaResponses {
+            responses: responses.collect(),
+        }
+    }
+
+    fn register(registry: &mut Registry) {
+        for (_, schema) in O::ANSWERS.iter().flat_map(|answer| answer.media) {
+            register_component(registry, schema);
+        }
+    }
+}
+
+fn media_type(media: &'static str, schema: &str) -> MetaMediaType {
+    let schema = match schema {
+        "" => MetaSchemaRef::Inline(Box::new(MetaSchema::ANY)),
+        name => MetaSchemaRef::Reference(name.to_owned()),
+    };
+    MetaMediaType {
+        content_type: media,
+        schema,
+    }
+}
+
+/// poem-openapi wants to know every name; what the name stands for is in the document.
+fn register_component(registry: &mut Registry, name: &str) {
+    if !name.is_empty() {
+        registry
+            .schemas
+            .entry(name.to_owned())
+            .or_insert(MetaSchema::ANY);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ignored_fields_are_encoded_and_cut_at_a_whole_path() {
+        let fields = ["a.b".to_owned(), "ö,\r\n".to_owned(), "x".repeat(2000)];
+        assert_eq!(ignored_header(&fields).unwrap(), "a.b,%C3%B6%2C%0D%0A");
+        assert_eq!(ignored_header(&[]), None);
+    }
+
+    #[test]
+    fn json_is_recognised_by_its_media_type() {
+        assert!(is_json("Application/JSON; charset=utf-8"));
+        assert!(!is_json("text/plain"));
+        assert!(!is_json("application/jsonlines"));
+    }
+}

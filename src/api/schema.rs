@@ -1,0 +1,394 @@
+//! Bodies against the document's schemas: what is wrong is told by place, what has no effect is listed.
+//! Nothing here knows a field by name; two marks in the document do: `x-ortolan-later` (only the values that ask
+//! for nothing are valid yet) and `x-ortolan-effect: none` (accepted, and reported).
+
+use std::collections::HashMap;
+use std::sync::LazyLock;
+
+use jsonschema::error::ValidationErrorKind;
+use jsonschema::paths::{Location, LocationSegment};
+use jsonschema::{ValidationError, Validator};
+use serde_json::{Map, Value, json};
+
+use super::document::DOCUMENT;
+use super::error::Error;
+
+/// Bytes of a value that are quoted in a message; longer ones are called «the value».
+const QUOTED_BYTES_MAX: usize = 120;
+
+/// Fields that are listed as ignored; the header has no room for more.
+const IGNORED_FIELDS_MAX: usize = 64;
+
+/// Alternatives within alternatives that are looked into for the best message.
+const ALTERNATIVES_DEPTH_MAX: usize = 8;
+
+/// One validator for each component, compiled once.
+static VALIDATORS: LazyLock<HashMap<&'static str, Validator>> = LazyLock::new(|| {
+    let components = DOCUMENT["components"]["schemas"]
+        .as_object()
+        .into_iter()
+        .flatten();
+    components
+        .map(|(name, _)| {
+            let schema = json!({
+                "$ref": format!("#/components/schemas/{name}"),
+                "components": DOCUMENT["components"],
+            });
+            let validator = jsonschema::draft202012::new(&schema)
+                .expect("the document's schemas are valid: a test holds it");
+            (name.as_str(), validator)
+        })
+        .collect()
+});
+
+/// Checks a value against a component of the document. Gives the dotted paths of the fields that are unknown or have
+/// no effect.
+pub fn check(component: &str, value: &Value) -> Result<Vec<String>, Error> {
+    let validator = VALIDATORS.get(component).ok_or_else(|| Error::Invalid {
+        param: None,
+        message: format!("the document has no schema «{component}»"),
+    })?;
+    let schema = &DOCUMENT["components"]["schemas"][component];
+    if let Err(error) = validator.validate(value) {
+        return Err(explain(schema, &error, 0));
+    }
+    let mut ignored = Vec::new();
+    list_ignored(&[schema], value, "", &mut ignored);
+    Ok(ignored)
+}
+
+/// A validation error in the words of the client: the field's path, and what would be right.
+fn explain(schema: &Value, error: &ValidationError<'_>, depth: usize) -> Error {
+    if let ValidationErrorKind::OneOfNotValid { context } = error.kind()
+        && depth < ALTERNATIVES_DEPTH_MAX
+        && let Some(closer) = closest(error, context)
+    {
+        return explain(schema, closer, depth + 1);
+    }
+    let mut place = dotted(error.instance_path());
+    if let Some((field, later)) = not_built(schema, error.instance_path()) {
+        let neutral = later.get("default").filter(|default| !default.is_null());
+        let or = neutral
+            .map(|value| format!(" or send {value}"))
+            .unwrap_or_default();
+        return Error::invalid(
+            &field,
+            format!("{field}: this value asks for what is not built yet; leave it out{or}"),
+        );
+    }
+    let quotes_much = error.instance().to_string().len() > QUOTED_BYTES_MAX;
+    let message = match error.kind() {
+        ValidationErrorKind::Required {
+            property: Value::String(property),
+        } => {
+            place = child(&place, property);
+            "it is required".to_owned()
+        }
+        _ if quotes_much => error.masked_with("the value").to_string(),
+        _ => error.to_string(),
+    };
+    if place.is_empty() {
+        return Error::Invalid {
+            param: None,
+            message,
+        };
+    }
+    Error::invalid(&place, format!("{place}: {message}"))
+}
+
+/// Of the errors of alternatives, that of the one alternative of the value's own kind, if there is just one.
+fn closest<'e>(
+    union: &ValidationError<'_>,
+    context: &'e [Vec<ValidationError<'static>>],
+) -> Option<&'e ValidationError<'static>> {
+    let is_other_kind = |error: &ValidationError<'_>| {
+        matches!(error.kind(), ValidationErrorKind::Type { .. })
+            && error.instance_path() == union.instance_path()
+    };
+    let mut candidates = context
+        .iter()
+        .filter(|errors| !errors.iter().any(is_other_kind));
+    match (candidates.next(), candidates.next()) {
+        (Some(errors), None) => errors.first(),
+        _ => None,
+    }
+}
+
+/// The field on the way to a place that is only known to be refused, with its schema.
+fn not_built<'s>(schema: &'s Value, place: &Location) -> Option<(String, &'s Value)> {
+    let mut schemas = vec![schema];
+    let mut path = String::new();
+    for segment in place.segments() {
+        path = child(&path, &segment.to_string());
+        schemas = match &segment {
+            LocationSegment::Property(name) => properties(&schemas, name),
+            LocationSegment::Index(_) => items(&schemas),
+        };
+        if let Some(later) = schemas
+            .iter()
+            .find(|schema| schema.get("x-ortolan-later").is_some())
+        {
+            return Some((path, later));
+        }
+    }
+    None
+}
+
+/// Walks a valid value along its schemas and lists the fields that none of them knows or that have no effect.
+fn list_ignored(schemas: &[&'static Value], value: &Value, path: &str, ignored: &mut Vec<String>) {
+    if ignored.len() >= IGNORED_FIELDS_MAX {
+        return;
+    }
+    match value {
+        Value::Object(fields) => {
+            if is_open(schemas) {
+                return;
+            }
+            for (name, value) in fields {
+                let path = child(path, name);
+                let known = properties(schemas, name);
+                let without_effect = known.iter().any(|schema| {
+                    schema.get("x-ortolan-effect").is_some()
+                        && !value.is_null()
+                        && schema.get("default") != Some(value)
+                });
+                if known.is_empty() || without_effect {
+                    ignored.push(path);
+                } else {
+                    list_ignored(&known, value, &path, ignored);
+                }
+            }
+        }
+        Value::Array(values) => {
+            let items = items(schemas);
+            for (index, value) in values
+                .iter()
+                .enumerate()
+                .filter(|(_, value)| value.is_object() || value.is_array())
+            {
+                list_ignored(&items, value, &child(path, &index.to_string()), ignored);
+            }
+        }
+        _ => {}
+    }
+}
+
+/// Whether objects may hold anything: no alternative names properties.
+fn is_open(schemas: &[&Value]) -> bool {
+    !alternatives(schemas)
+        .iter()
+        .any(|schema| schema.contains_key("properties"))
+}
+
+/// What the schemas say of a property.
+fn properties<'s>(schemas: &[&'s Value], name: &str) -> Vec<&'s Value> {
+    let named = alternatives(schemas)
+        .into_iter()
+        .filter_map(|schema| schema.get("properties")?.get(name));
+    named.collect()
+}
+
+/// What the schemas say of an array's items.
+fn items<'s>(schemas: &[&'s Value]) -> Vec<&'s Value> {
+    alternatives(schemas)
+        .into_iter()
+        .filter_map(|schema| schema.get("items"))
+        .collect()
+}
+
+/// The schemas with references followed and unions taken apart.
+fn alternatives<'s>(schemas: &[&'s Value]) -> Vec<&'s Map<String, Value>> {
+    let mut open: Vec<&Value> = schemas.to_vec();
+    let mut closed = Vec::new();
+    while let Some(schema) = open.pop() {
+        let Value::Object(schema) = schema else {
+            continue;
+        };
+        if let Some(Value::String(reference)) = schema.get("$ref") {
+            open.extend(
+                reference
+                    .strip_prefix('#')
+                    .and_then(|pointer| DOCUMENT.pointer(pointer)),
+            );
+        }
+        for union in ["oneOf", "allOf"] {
+            open.extend(
+                schema
+                    .get(union)
+                    .and_then(Value::as_array)
+                    .into_iter()
+                    .flatten(),
+            );
+        }
+        closed.push(schema);
+    }
+    closed
+}
+
+/// The dotted path of a place in a value.
+fn dotted(place: &Location) -> String {
+    place.segments().fold(String::new(), |path, segment| {
+        child(&path, &segment.to_string())
+    })
+}
+
+fn child(path: &str, name: &str) -> String {
+    if path.is_empty() {
+        name.to_owned()
+    } else {
+        format!("{path}.{name}")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Component, body, and either what is ignored or `param` and message of the refusal.
+    #[track_caller]
+    fn check(component: &str, body: Value, expected: Result<&[&str], (&str, &str)>) {
+        match (super::check(component, &body), expected) {
+            (Ok(ignored), Ok(expected)) => assert_eq!(ignored, expected),
+            (Err(Error::Invalid { param, message }), Err((expected_param, expected_message))) => {
+                assert_eq!(param.as_deref().unwrap_or(""), expected_param);
+                assert_eq!(message, expected_message);
+            }
+            (found, _) => panic!("{found:?}"),
+        }
+    }
+
+    #[test]
+    fn every_component_compiles() {
+        assert!(VALIDATORS.len() > 20);
+    }
+
+    #[test]
+    fn the_examples_of_the_document_are_valid_and_have_an_effect() {
+        for item in DOCUMENT["paths"].as_object().unwrap().values() {
+            for operation in item.as_object().unwrap().values() {
+                let Some(content) = operation.pointer("/requestBody/content/application~1json")
+                else {
+                    continue;
+                };
+                let component = content["schema"]["$ref"]
+                    .as_str()
+                    .unwrap()
+                    .rsplit('/')
+                    .next()
+                    .unwrap();
+                let named = content["examples"]
+                    .as_object()
+                    .into_iter()
+                    .flatten()
+                    .map(|(_, example)| &example["value"]);
+                for example in named.chain(content.get("example")) {
+                    check(component, example.clone(), Ok(&[]));
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_bound_is_told_with_its_place() {
+        check(
+            "ChatCompletionRequest",
+            json!({"messages": [{"role": "user", "content": "a"}], "temperature": 3}),
+            Err((
+                "temperature",
+                "temperature: 3 is greater than the maximum of 2",
+            )),
+        );
+        check(
+            "CompletionRequest",
+            json!({}),
+            Err(("prompt", "prompt: it is required")),
+        );
+        check(
+            "CompletionRequest",
+            json!([]),
+            Err(("", "[] is not of type \"object\"")),
+        );
+        check(
+            "ChatCompletionRequest",
+            json!({"messages": [{"role": "user"}, {"content": "a"}]}),
+            Err(("messages.1.role", "messages.1.role: it is required")),
+        );
+    }
+
+    #[test]
+    fn in_a_union_the_alternative_of_the_same_kind_explains() {
+        check(
+            "ChatCompletionRequest",
+            json!({"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "a"}, "text": ""}]}]}),
+            Err((
+                "messages.0.content.0.type",
+                "messages.0.content.0.type: \"image_url\" is not one of \"text\"",
+            )),
+        );
+        check(
+            "CompletionRequest",
+            json!({"prompt": []}),
+            Err(("prompt", "prompt: [] has less than 1 item")),
+        );
+        check(
+            "CompletionRequest",
+            json!({"prompt": ["a", -1]}),
+            Err(("prompt.1", "prompt.1: -1 is less than the minimum of 0")),
+        );
+    }
+
+    #[test]
+    fn what_is_not_built_is_refused_by_name_and_neutral_values_pass() {
+        check(
+            "CompletionRequest",
+            json!({"prompt": "a", "tfs_z": 0.5}),
+            Err((
+                "tfs_z",
+                "tfs_z: this value asks for what is not built yet; leave it out or send 1",
+            )),
+        );
+        check(
+            "ChatCompletionRequest",
+            json!({"messages": [{"role": "user", "content": "a"}], "response_format": {"type": "json_object"}}),
+            Err((
+                "response_format",
+                "response_format: this value asks for what is not built yet; leave it out",
+            )),
+        );
+        let neutral = json!({
+            "prompt": "a", "tfs_z": 1.0, "typical_p": null, "mirostat": 0, "mirostat_tau": 5, "grammar": "",
+            "logit_bias": [], "n_probs": 0, "image_data": [], "penalty_prompt": null, "penalize_nl": true,
+            "cache_prompt": false, "samplers": ["top_k", "tfs_z", "typical_p", "top_p", "min_p", "temperature"],
+        });
+        check("CompletionRequest", neutral, Ok(&[]));
+    }
+
+    #[test]
+    fn what_is_unknown_or_without_effect_is_listed() {
+        check(
+            "ChatCompletionRequest",
+            json!({
+                "messages": [{"role": "user", "name": "Ada", "content": [{"type": "text", "text": "a", "new": 1}]}],
+                "store": false, "user": "ada", "stream_options": {"speed": 2}, "metadata": {"a": "b"}, "nonsense": null,
+            }),
+            Ok(&[
+                "messages.0.name",
+                "messages.0.content.0.new",
+                "store",
+                "user",
+                "stream_options.speed",
+                "metadata",
+                "nonsense",
+            ]),
+        );
+    }
+
+    #[test]
+    fn long_values_are_not_quoted() {
+        check(
+            "TokenizeRequest",
+            json!({"content": vec![0; 1000]}),
+            Err(("content", "content: the value is not of type \"string\"")),
+        );
+    }
+}

@@ -1,0 +1,135 @@
+//! The events of a generation, gathered to one answer or sent as they come: server-sent events are frames of JSON,
+//! an error is the last frame, comments keep a quiet stream alive.
+
+use std::pin::pin;
+use std::time::Duration;
+
+use futures_util::stream::BoxStream;
+use futures_util::{Stream, StreamExt, stream};
+use poem::web::sse::{Event, SSE};
+use poem::{IntoResponse, Response};
+use serde::Serialize;
+
+use super::error::Error;
+use crate::model::{GenerateError, GenerateEvent, Generation, Summary};
+
+/// How long a stream is quiet before a comment is sent; it bounds how late a client's leaving is noticed.
+const KEEP_ALIVE: Duration = Duration::from_secs(5);
+
+/// An answer in one piece or as it comes.
+pub(super) enum WholeOrStream<T> {
+    /// One JSON body.
+    Whole(T),
+    /// Server-sent events.
+    Stream(EventStream),
+}
+
+/// A stream of server-sent events.
+pub(super) struct EventStream(BoxStream<'static, Event>);
+
+impl EventStream {
+    /// A frame `data: {json}` for each value. An error is the last frame, of the shape `{"error": …}`;
+    /// without one, `last` is (OpenAI's `[DONE]`).
+    pub(super) fn new<T: Serialize>(
+        values: impl Stream<Item = Result<T, Error>> + Send + 'static,
+        last: Option<&'static str>,
+    ) -> Self {
+        /// What is still to be sent.
+        enum Rest<S> {
+            Values(S),
+            Nothing,
+        }
+        let frames = stream::unfold(Rest::Values(Box::pin(values)), move |rest| async move {
+            let Rest::Values(mut values) = rest else {
+                return None;
+            };
+            match values.next().await {
+                Some(Ok(value)) => match serde_json::to_string(&value) {
+                    Ok(json) => Some((Event::message(json), Rest::Values(values))),
+                    Err(error) => {
+                        tracing::error!(%error, "an event could not be written as JSON");
+                        None
+                    }
+                },
+                Some(Err(error)) => {
+                    let json = serde_json::to_string(&error.body()).ok()?;
+                    Some((Event::message(json), Rest::Nothing))
+                }
+                None => last.map(|last| (Event::message(last), Rest::Nothing)),
+            }
+        });
+        Self(frames.boxed())
+    }
+}
+
+impl IntoResponse for EventStream {
+    fn into_response(self) -> Response {
+        SSE::new(self.0).keep_alive(KEEP_ALIVE).into_response()
+    }
+}
+
+/// The events of a generation; dropping the stream cancels it.
+pub(super) fn events(
+    generation: Generation,
+) -> impl Stream<Item = Result<GenerateEvent, Error>> + Send + 'static {
+    stream::unfold(generation, |mut generation| async move {
+        let event = generation.next().await?;
+        Some((event.map_err(Error::from), generation))
+    })
+}
+
+/// The whole text, and how it ended.
+pub(super) async fn whole(
+    events: impl Stream<Item = Result<GenerateEvent, Error>>,
+) -> Result<(String, Summary), Error> {
+    let mut events = pin!(events);
+    let mut content = String::new();
+    while let Some(event) = events.next().await {
+        match event? {
+            GenerateEvent::Text { text, .. } => content.push_str(&text),
+            GenerateEvent::Finished(summary) => return Ok((content, summary)),
+        }
+    }
+    Err(GenerateError::Failed("the generation ended without a result".to_owned()).into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    async fn check(
+        values: Vec<Result<&'static str, Error>>,
+        last: Option<&'static str>,
+        expected: &str,
+    ) {
+        let response = EventStream::new(stream::iter(values), last).into_response();
+        assert_eq!(response.content_type(), Some("text/event-stream"));
+        assert_eq!(response.into_body().into_string().await.unwrap(), expected);
+    }
+
+    #[tokio::test]
+    async fn a_frame_per_value_and_a_last_word() {
+        check(
+            vec![Ok("a"), Ok("b\n")],
+            None,
+            "data: \"a\"\n\ndata: \"b\\n\"\n\n",
+        )
+        .await;
+        check(
+            vec![Ok("a")],
+            Some("[DONE]"),
+            "data: \"a\"\n\ndata: [DONE]\n\n",
+        )
+        .await;
+    }
+
+    #[tokio::test]
+    async fn an_error_is_the_last_frame() {
+        check(
+            vec![Ok("a"), Err(Error::Loading), Ok("b")],
+            Some("[DONE]"),
+            "data: \"a\"\n\ndata: {\"error\":{\"code\":503,\"message\":\"Loading model\",\"param\":null,\"type\":\"unavailable_error\"}}\n\n",
+        )
+        .await;
+    }
+}

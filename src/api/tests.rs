@@ -1,0 +1,245 @@
+//! The routes as a client meets them, without a model: what is refused before one is needed, and in which shape.
+
+use std::time::SystemTime;
+
+use poem::http::{Method, StatusCode};
+use poem::{Body, Endpoint, Request};
+use serde_json::Value;
+use tokio::sync::watch;
+
+use super::*;
+use crate::model::ModelDetails;
+
+/// A model's details for the tests of the answers that tell them.
+pub(super) fn details() -> ModelDetails {
+    ModelDetails {
+        name: "tiny".to_owned(),
+        path: "models/tiny.gguf".into(),
+        architecture: "llama".to_owned(),
+        vocabulary_size: 32,
+        context_tokens: 128,
+        trained_context_tokens: 256,
+        parameters: 1000,
+        file_bytes: 4000,
+        chat_template: String::new(),
+        beginning_text: "<s>".to_owned(),
+        end_text: "</s>".to_owned(),
+        loaded_at: SystemTime::UNIX_EPOCH,
+        slots: 2,
+        device: "CPU".to_owned(),
+    }
+}
+
+fn endpoint(state: ModelState) -> impl Endpoint<Output = Response> {
+    let (_, model) = watch::channel(state);
+    routes(ApiSettings {
+        model,
+        slots_visible: false,
+        max_tokens: None,
+    })
+}
+
+/// Sends a request to a server whose model is still being loaded.
+async fn send(
+    method: Method,
+    path: &str,
+    content_type: &str,
+    body: impl Into<Body>,
+) -> (Response, String) {
+    let request = Request::builder()
+        .method(method)
+        .uri(path.parse().unwrap())
+        .content_type(content_type)
+        .body(body);
+    answer(ModelState::Loading { done: 0.5 }, request).await
+}
+
+async fn get(state: ModelState, path: &str) -> (Response, String) {
+    answer(
+        state,
+        Request::builder().uri(path.parse().unwrap()).finish(),
+    )
+    .await
+}
+
+async fn answer(state: ModelState, request: Request) -> (Response, String) {
+    let mut response = endpoint(state).call(request).await.unwrap();
+    let text = response.take_body().into_string().await.unwrap();
+    (response, text)
+}
+
+#[tokio::test]
+async fn every_failure_has_one_shape() {
+    let json = "application/json";
+    let long = "x".repeat(BODY_BYTES_MAX + 1);
+    let asked: [(&str, Method, &str, &str, &str); 13] = [
+        ("no such path", Method::GET, "/nothing", "", ""),
+        ("no such method", Method::GET, "/completion", "", ""),
+        (
+            "no such method of a template",
+            Method::DELETE,
+            "/v1/models/a",
+            "",
+            "",
+        ),
+        ("no body", Method::POST, "/completion", json, ""),
+        ("no JSON", Method::POST, "/completion", json, "{"),
+        ("no prompt", Method::POST, "/completion", json, "{}"),
+        (
+            "no such value",
+            Method::POST,
+            "/completion",
+            json,
+            r#"{"prompt": "a", "mirostat": 2}"#,
+        ),
+        ("too long", Method::POST, "/tokenize", json, &long),
+        (
+            "wrong type",
+            Method::POST,
+            "/tokenize",
+            json,
+            r#"{"content": 1}"#,
+        ),
+        (
+            "no integer",
+            Method::POST,
+            "/detokenize",
+            json,
+            r#"{"tokens": [1.5]}"#,
+        ),
+        (
+            "another Content-Type",
+            Method::POST,
+            "/v1/chat/completions",
+            "text/plain",
+            r#"{"messages": []}"#,
+        ),
+        (
+            "no messages",
+            Method::POST,
+            "/v1/chat/completions",
+            json,
+            r#"{"messages": []}"#,
+        ),
+        ("slots are disabled", Method::GET, "/slots", "", ""),
+    ];
+    let mut read = String::new();
+    for (name, method, path, content_type, body) in asked {
+        let (response, text) = send(method, path, content_type, body.to_owned()).await;
+        let status = response.status().as_u16();
+        let value: Value = serde_json::from_str(&text).unwrap();
+        check("Error", &value).unwrap();
+        assert_eq!(value["error"]["code"], status);
+        let allowed = response
+            .header("allow")
+            .map(|allowed| format!(" (Allow: {allowed})"))
+            .unwrap_or_default();
+        read.push_str(&format!(
+            "{name}: {}{allowed}\n  {}\n",
+            status, value["error"]
+        ));
+    }
+    let mut settings = insta::Settings::clone_current();
+    settings.set_snapshot_path("../../snapshots");
+    settings.set_prepend_module_to_snapshot(false);
+    settings.bind(|| insta::assert_snapshot!("errors", read));
+}
+
+#[tokio::test]
+async fn native_bodies_are_read_whatever_their_content_type() {
+    for content_type in ["application/x-www-form-urlencoded", "text/plain", ""] {
+        let (response, text) = send(
+            Method::POST,
+            "/completion",
+            content_type,
+            r#"{"prompt": "a"}"#,
+        )
+        .await;
+        // The body was understood: all that is missing is the model.
+        assert_eq!(response.status(), StatusCode::SERVICE_UNAVAILABLE, "{text}");
+        assert!(text.contains("Loading model"), "{text}");
+    }
+}
+
+#[tokio::test]
+async fn an_integer_may_be_written_with_a_point() {
+    let (response, text) = send(Method::POST, "/detokenize", "", r#"{"tokens": [1.0, 2e1]}"#).await;
+    assert_eq!(response.status(), StatusCode::SERVICE_UNAVAILABLE, "{text}");
+}
+
+#[tokio::test]
+async fn ignored_fields_are_reported_in_a_header() {
+    let body = r#"{"messages": [{"role": "user", "content": "a", "näme": 1}], "user": "ada"}"#;
+    let (response, _) = send(
+        Method::POST,
+        "/v1/chat/completions",
+        "application/json; charset=utf-8",
+        body,
+    )
+    .await;
+    assert_eq!(
+        response.header("x-ortolan-ignored"),
+        Some("messages.0.n%C3%A4me,user")
+    );
+}
+
+#[tokio::test]
+async fn a_model_that_failed_to_load_is_told_with_its_cause() {
+    let failed = || ModelState::Failed("no memory".to_owned());
+    let (response, text) = get(failed(), "/v1/models").await;
+    assert_eq!(response.status(), StatusCode::SERVICE_UNAVAILABLE);
+    assert!(
+        text.contains("the model could not be loaded: no memory"),
+        "{text}"
+    );
+    let (response, text) = get(failed(), "/health?fail_on_no_slot").await;
+    assert_eq!(
+        (response.status().as_u16(), text.as_str()),
+        (500, r#"{"status":"error"}"#)
+    );
+}
+
+#[tokio::test]
+async fn parameters_of_health_count_by_their_presence_however_they_are_written() {
+    for query in [
+        "include_slots",
+        "include_slots=&fail_on_no_slot=1",
+        "include_slots=1&include_slots=2",
+        "%FF=%FF",
+    ] {
+        let (response, text) = get(
+            ModelState::Loading { done: 0.0 },
+            &format!("/health?{query}"),
+        )
+        .await;
+        assert_eq!(
+            (response.status().as_u16(), text.as_str()),
+            (503, r#"{"status":"loading model"}"#),
+            "{query}"
+        );
+    }
+}
+
+#[tokio::test]
+async fn the_document_is_served() {
+    for (path, content_type, part) in [
+        (
+            "/openapi.json",
+            "application/json; charset=utf-8",
+            "\"openapi\": \"3.1",
+        ),
+        (
+            "/openapi.yaml",
+            "application/yaml; charset=utf-8",
+            "openapi: 3.1",
+        ),
+        ("/docs", "text/html; charset=utf-8", "SwaggerUIBundle"),
+    ] {
+        let (response, text) = get(ModelState::Loading { done: 0.0 }, path).await;
+        assert_eq!(
+            (response.status(), response.content_type()),
+            (StatusCode::OK, Some(content_type))
+        );
+        assert!(text.contains(part));
+    }
+}
