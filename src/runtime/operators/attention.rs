@@ -12,11 +12,11 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use half::f16;
 
 use super::batch::{BatchBounds, BatchIndices, RaggedBatch, SequenceChunk};
-use super::piece::{Group, MergeGroup, Piece, PieceContext, WriteTokens};
+use super::piece::{Group, MergeGroup, Piece, PieceContext, ROWS_WITHOUT_CONVERSION, WriteTokens};
 use super::rotary::Rotary;
 use super::shared::SharedSlice;
 use super::simd::{Instructions, LANES};
-use super::tile::{Peak, TILE_KEYS};
+use super::tile::Peak;
 
 /// The most query heads of a node.
 pub const MAX_HEADS: usize = 1024;
@@ -117,6 +117,9 @@ pub fn attend(
     let values = SharedSlice::new(values.as_chunks_mut::<LANES>().0);
 
     let tokens = batch.slots.len();
+    if tokens == 0 {
+        return Ok(());
+    }
     let write = |range: Range<usize>| {
         let (key, value) = (checked.key, checked.value);
         instructions.run(WriteTokens {
@@ -341,14 +344,26 @@ impl Plan {
             for first in (0..chunk.tokens).step_by(tokens_together) {
                 let tokens = tokens_together.min(chunk.tokens - first);
                 let keys = chunk.past + first + tokens;
-                groups.extend((0..shape.kv_heads).map(|kv_head| Group {
-                    sequence,
-                    first,
-                    tokens,
-                    kv_head,
-                    keys,
-                    partials: None,
-                }));
+                // Few rows are done as soon as the keys are there: then whole tokens are read, which lie
+                // together. Many rows of one KV head keep its part of a tile at hand.
+                let rows = tokens * heads_per_group;
+                let heads_together = if rows <= ROWS_WITHOUT_CONVERSION {
+                    shape.kv_heads
+                } else {
+                    1
+                };
+                groups.extend(
+                    (0..shape.kv_heads)
+                        .step_by(heads_together)
+                        .map(|kv_head| Group {
+                            sequence,
+                            first,
+                            tokens,
+                            kv_heads: kv_head..kv_head + heads_together,
+                            keys,
+                            partials: None,
+                        }),
+                );
             }
         }
         let pieces_of_each = PIECES_WANTED.div_ceil(groups.len().max(1));
@@ -359,7 +374,7 @@ impl Plan {
             let tiles_together = tiles.div_ceil(pieces_of_each);
             if tiles_together < tiles {
                 group.partials = Some(partial_rows);
-                partial_rows += tiles * group.tokens * heads_per_group;
+                partial_rows += tiles * group.kv_heads.len() * group.tokens * heads_per_group;
             }
             pieces.extend((0..tiles).step_by(tiles_together).map(|first| Piece {
                 group: index,
@@ -367,7 +382,8 @@ impl Plan {
             }));
         }
         pieces.sort_by_key(|piece| {
-            Reverse(groups[piece.group].tokens * piece.tiles.len() * TILE_KEYS)
+            let group = &groups[piece.group];
+            Reverse(group.kv_heads.len() * group.tokens * piece.tiles.len())
         });
         Plan {
             groups,

@@ -15,9 +15,13 @@ use super::tile::{
 };
 
 /// Up to so many query rows read keys and values as f16; with more it is worth converting a tile once.
-const ROWS_WITHOUT_CONVERSION: usize = 2 * ROWS_TOGETHER;
+pub(super) const ROWS_WITHOUT_CONVERSION: usize = 2 * ROWS_TOGETHER;
 
-/// Consecutive tokens of a sequence and one KV head, whose queries share every key that is loaded.
+/// Bytes that a prefetch brings.
+const CACHE_LINE: usize = 64;
+
+/// Consecutive tokens of a sequence and some KV heads. The queries of a KV head share every key of it that
+/// is loaded.
 #[derive(Debug)]
 pub(super) struct Group {
     /// Its place among the batch's sequences.
@@ -25,7 +29,7 @@ pub(super) struct Group {
     /// The first token's place among the sequence's new ones.
     pub(super) first: usize,
     pub(super) tokens: usize,
-    pub(super) kv_head: usize,
+    pub(super) kv_heads: Range<usize>,
     /// Keys that the last token sees.
     pub(super) keys: usize,
     /// Where the results of its tiles wait to be merged, if it is cut into pieces.
@@ -84,11 +88,16 @@ impl PieceContext<'_> {
         self.shape.heads / self.shape.kv_heads
     }
 
+    /// Rows go by KV head, then by token, then by query head.
     fn rows(&self, group: &Group) -> usize {
+        group.kv_heads.len() * self.rows_per_kv_head(group)
+    }
+
+    fn rows_per_kv_head(&self, group: &Group) -> usize {
         group.tokens * self.heads_per_group()
     }
 
-    /// Keys of the whole sequence that the row sees. Rows go token by token, each with its heads.
+    /// Keys of the whole sequence that a row of a KV head sees.
     fn visible(&self, group: &Group, row: usize) -> usize {
         group.keys - group.tokens + row / self.heads_per_group() + 1
     }
@@ -98,24 +107,25 @@ impl PieceContext<'_> {
     fn finish<S: Simd>(&self, simd: S, group: &Group, peaks: &[Peak], sums: &[[f32; LANES]]) {
         let (width, heads_per_group) = (self.width(), self.heads_per_group());
         let first_token = self.batch.sequences[group.sequence].first_token + group.first;
-        for token in 0..group.tokens {
-            let first_head =
-                (first_token + token) * self.shape.heads + group.kv_head * heads_per_group;
+        for (token_row, sums) in sums.chunks_exact(heads_per_group * width).enumerate() {
+            let (kv_head, token) = (token_row / group.tokens, token_row % group.tokens);
+            let first_head = (first_token + token) * self.shape.heads
+                + (group.kv_heads.start + kv_head) * heads_per_group;
             // SAFETY: these tokens' heads belong to this group alone, and one thread finishes a group.
             let output = unsafe {
                 self.output
                     .part_mut(first_head * width..(first_head + heads_per_group) * width)
             };
-            let sums = &sums[token * heads_per_group * width..];
-            for (index, output) in output.iter_mut().enumerate() {
-                let share = simd.splat(1.0 / peaks[token * heads_per_group + index / width].sum);
-                simd.store(simd.multiply(simd.load(&sums[index]), share), output);
+            let peaks = &peaks[token_row * heads_per_group..];
+            for (index, (sum, output)) in sums.iter().zip(output).enumerate() {
+                let share = simd.splat(1.0 / peaks[index / width].sum);
+                simd.store(simd.multiply(simd.load(sum), share), output);
             }
         }
     }
 }
 
-/// A thread's memory for a piece; at most some hundred kilobytes.
+/// A thread's memory for a piece: some hundred kilobytes with the usual heads.
 #[derive(Default)]
 struct Scratch {
     /// `[rows, width]`: rotated and scaled.
@@ -134,8 +144,10 @@ struct Scratch {
     values: Vec<[f32; LANES]>,
     /// Where the rows of `keys` and `values` start.
     starts: Vec<usize>,
-    /// Where the tile's rows start in the caches.
+    /// Where the tile's tokens start in the caches.
     cache_starts: Vec<usize>,
+    /// The same of the next tile.
+    next_starts: Vec<usize>,
 }
 
 struct AttendPiece<'a> {
@@ -162,7 +174,11 @@ impl Work for AttendPiece<'_> {
         scratch.sums.resize(rows * width, [0.0; LANES]);
         scratch.peaks.clear();
         scratch.peaks.resize(rows, Peak::NONE);
+        let mut last_tiles = tiles.clone();
+        find_tile(context, group, last_tiles.next(), &mut scratch.next_starts);
         for tile in tiles {
+            std::mem::swap(&mut scratch.cache_starts, &mut scratch.next_starts);
+            find_tile(context, group, last_tiles.next(), &mut scratch.next_starts);
             attend_tile(simd, context, group, tile, scratch);
             match group.partials {
                 None => {
@@ -207,8 +223,9 @@ fn load_queries(context: &PieceContext, group: &Group, queries: &mut Vec<[f32; L
     queries.resize(context.rows(group) * width, [0.0; LANES]);
     for (row, query) in queries.chunks_exact_mut(width).enumerate() {
         let query = query.as_flattened_mut();
-        let token = group.first + row / heads_per_group;
-        let head = group.kv_head * heads_per_group + row % heads_per_group;
+        let token = group.first + row / heads_per_group % group.tokens;
+        let kv_head = group.kv_heads.start + row / heads_per_group / group.tokens;
+        let head = kv_head * heads_per_group + row % heads_per_group;
         query.copy_from_slice(context.query.row(chunk.first_token + token, head));
         if let Some(rotary) = context.inputs.rotary {
             rotary.rotate(query, chunk.past + token);
@@ -217,6 +234,18 @@ fn load_queries(context: &PieceContext, group: &Group, queries: &mut Vec<[f32; L
             .iter_mut()
             .for_each(|element| *element *= context.inputs.scale);
     }
+}
+
+/// Where the tile's tokens start in the caches; of no tile, nothing.
+#[inline(always)]
+fn find_tile(context: &PieceContext, group: &Group, tile: Option<usize>, starts: &mut Vec<usize>) {
+    starts.clear();
+    let Some(tile) = tile else { return };
+    let positions = tile * TILE_KEYS..group.keys.min((tile + 1) * TILE_KEYS);
+    let chunk = &context.batch.sequences[group.sequence];
+    chunk.slots(positions, context.shape.block_tokens, |slot| {
+        starts.push(slot * context.shape.kv_heads * context.width());
+    });
 }
 
 /// Leaves the tile's result for every row in `scratch.tile_sums` and `scratch.tile_peaks`.
@@ -229,14 +258,6 @@ fn attend_tile<S: Simd>(
     scratch: &mut Scratch,
 ) {
     let (width, rows) = (context.width(), context.rows(group));
-    let chunk = &context.batch.sequences[group.sequence];
-    let positions = tile * TILE_KEYS..group.keys.min((tile + 1) * TILE_KEYS);
-    scratch.cache_starts.clear();
-    chunk.slots(positions, context.shape.block_tokens, |slot| {
-        scratch
-            .cache_starts
-            .push((slot * context.shape.kv_heads + group.kv_head) * width);
-    });
     scratch.tile_sums.clear();
     scratch.tile_sums.resize(rows * width, [0.0; LANES]);
     scratch.tile_peaks.clear();
@@ -251,58 +272,55 @@ fn attend_tile<S: Simd>(
             context.values.part(0..cache_elements),
         )
     };
-    let keys = TileRows {
-        elements: keys,
-        starts: &scratch.cache_starts,
-        width,
-    };
-    let values = TileRows {
-        elements: values,
-        starts: &scratch.cache_starts,
-        width,
-    };
-    let result = TileResult {
-        sums: &mut scratch.tile_sums,
-        peaks: &mut scratch.tile_peaks,
-    };
-    if rows <= ROWS_WITHOUT_CONVERSION {
-        attend_rows(
-            simd,
-            context,
-            group,
-            tile,
-            &scratch.queries,
-            &keys,
-            &values,
-            result,
-        );
-    } else {
-        scratch.starts.clear();
-        scratch
-            .starts
-            .extend((0..scratch.cache_starts.len()).map(|key| key * width));
-        convert(simd, &keys, &mut scratch.keys);
-        convert(simd, &values, &mut scratch.values);
+    let heads = group.kv_heads.start * width..group.kv_heads.end * width;
+    for &start in &scratch.next_starts {
+        for place in heads.clone().step_by(CACHE_LINE / LANES / size_of::<f16>()) {
+            simd.prefetch(&keys[start + place]);
+            simd.prefetch(&values[start + place]);
+        }
+    }
+
+    let rows_per_kv_head = context.rows_per_kv_head(group);
+    for (index, kv_head) in group.kv_heads.clone().enumerate() {
+        let starts = &scratch.cache_starts;
         let keys = TileRows {
-            elements: &scratch.keys[..],
-            starts: &scratch.starts,
+            elements: &keys[kv_head * width..],
+            starts,
             width,
         };
         let values = TileRows {
-            elements: &scratch.values[..],
-            starts: &scratch.starts,
+            elements: &values[kv_head * width..],
+            starts,
             width,
         };
-        attend_rows(
-            simd,
-            context,
-            group,
-            tile,
-            &scratch.queries,
-            &keys,
-            &values,
-            result,
-        );
+        let own = index * rows_per_kv_head..(index + 1) * rows_per_kv_head;
+        let queries = &scratch.queries[own.start * width..own.end * width];
+        let result = TileResult {
+            sums: &mut scratch.tile_sums[own.start * width..own.end * width],
+            peaks: &mut scratch.tile_peaks[own],
+        };
+        if rows_per_kv_head <= ROWS_WITHOUT_CONVERSION {
+            attend_rows(simd, context, group, tile, queries, &keys, &values, result);
+        } else {
+            scratch.starts.clear();
+            scratch
+                .starts
+                .extend((0..starts.len()).map(|key| key * width));
+            convert(simd, &keys, &mut scratch.keys);
+            convert(simd, &values, &mut scratch.values);
+            let starts = &scratch.starts;
+            let keys = TileRows {
+                elements: &scratch.keys[..],
+                starts,
+                width,
+            };
+            let values = TileRows {
+                elements: &scratch.values[..],
+                starts,
+                width,
+            };
+            attend_rows(simd, context, group, tile, queries, &keys, &values, result);
+        }
     }
 }
 
@@ -344,7 +362,7 @@ fn attend_rows<S: Simd, E: Element>(
         sums: all_sums,
         peaks,
     } = result;
-    let (width, rows) = (context.width(), context.rows(group));
+    let (width, rows) = (context.width(), peaks.len());
     let mut first = 0;
     while first < rows {
         let count = ROWS_TOGETHER.min(rows - first);

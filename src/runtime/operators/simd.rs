@@ -73,6 +73,8 @@ pub(super) trait Simd: Copy {
     /// Runs `work` in a function that is compiled for this instruction set.
     fn enter<W: Work>(self, work: W) -> W::Output;
 
+    /// Begins to bring the place, which will be read soon, into the second-level cache.
+    fn prefetch<T>(self, place: &T);
     fn splat(self, value: f32) -> Self::Vector;
     fn load(self, from: &[f32; LANES]) -> Self::Vector;
     fn load_f16(self, from: &[f16; LANES]) -> Self::Vector;
@@ -160,6 +162,9 @@ impl Simd for Portable {
     fn enter<W: Work>(self, work: W) -> W::Output {
         work.run(self)
     }
+
+    #[inline(always)]
+    fn prefetch<T>(self, _: &T) {}
 
     #[inline(always)]
     fn splat(self, value: f32) -> [f32; LANES] {

@@ -10,8 +10,8 @@ use super::simd::{Element, LANES, Simd, exp};
 /// Keys whose scores share one maximum. Tile `n` of a sequence holds the positions from `n · TILE_KEYS`.
 pub(super) const TILE_KEYS: usize = 64;
 
-/// Query rows that share a load of a key, and keys whose sums are under way at once: with AVX2 the twelve
-/// sums and four keys fill the sixteen registers.
+/// Query rows that share a load of a key, and keys whose sums are under way at once. Twelve sums, three
+/// rows and the key that meets them fill AVX2's sixteen registers; one more and sums go to memory.
 pub(super) const ROWS_TOGETHER: usize = 3;
 const KEYS_TOGETHER: usize = 4;
 
@@ -84,14 +84,14 @@ fn score_rows<S: Simd, E: Element, const ROWS: usize>(
             std::array::from_fn(|key| keys.row((first + key).min(count - 1)));
         let mut sums = [[simd.splat(0.0); KEYS_TOGETHER]; ROWS];
         for group in 0..width {
-            let mut loaded = [simd.splat(0.0); KEYS_TOGETHER];
-            for key in 0..KEYS_TOGETHER {
-                loaded[key] = E::load(simd, &rows[key][group]);
-            }
+            let mut loaded = [simd.splat(0.0); ROWS];
             for row in 0..ROWS {
-                let query = simd.load(&queries[row][group]);
-                for key in 0..KEYS_TOGETHER {
-                    sums[row][key] = simd.multiply_add(query, loaded[key], sums[row][key]);
+                loaded[row] = simd.load(&queries[row][group]);
+            }
+            for key in 0..KEYS_TOGETHER {
+                let element = E::load(simd, &rows[key][group]);
+                for row in 0..ROWS {
+                    sums[row][key] = simd.multiply_add(loaded[row], element, sums[row][key]);
                 }
             }
         }
@@ -197,14 +197,14 @@ fn accumulate_groups<S: Simd, E: Element, const ROWS: usize, const GROUPS: usize
     )]
     for key in keys.start..keys.end.min(TILE_KEYS) {
         let value = &values.row(key)[first..first + GROUPS];
-        let mut loaded = [simd.splat(0.0); GROUPS];
-        for group in 0..GROUPS {
-            loaded[group] = E::load(simd, &value[group]);
-        }
+        let mut weight = [simd.splat(0.0); ROWS];
         for row in 0..ROWS {
-            let weight = simd.splat(weights[row][key]);
-            for group in 0..GROUPS {
-                running[row][group] = simd.multiply_add(weight, loaded[group], running[row][group]);
+            weight[row] = simd.splat(weights[row][key]);
+        }
+        for group in 0..GROUPS {
+            let element = E::load(simd, &value[group]);
+            for row in 0..ROWS {
+                running[row][group] = simd.multiply_add(weight[row], element, running[row][group]);
             }
         }
     }

@@ -34,6 +34,15 @@ impl Simd for Neon {
     }
 
     #[inline(always)]
+    fn prefetch<T>(self, place: &T) {
+        let place = std::ptr::from_ref(place);
+        // SAFETY: prefetching neither faults nor changes memory.
+        unsafe {
+            std::arch::asm!("prfm pldl2keep, [{place}]", place = in(reg) place, options(readonly, nostack, preserves_flags));
+        }
+    }
+
+    #[inline(always)]
     fn splat(self, value: f32) -> Pair {
         // SAFETY: `self` proves NEON.
         unsafe { (vdupq_n_f32(value), vdupq_n_f32(value)) }
