@@ -12,11 +12,12 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use half::f16;
 
 use super::batch::{BatchBounds, BatchIndices, RaggedBatch, SequenceChunk};
-use super::piece::{Group, MergeGroup, Piece, PieceContext, ROWS_WITHOUT_CONVERSION, WriteTokens};
+use super::piece::{Group, MergeGroup, Piece, PieceContext, ROWS_WITHOUT_CONVERSION};
 use super::rotary::Rotary;
 use super::shared::SharedSlice;
 use super::simd::{Instructions, LANES};
 use super::tile::Peak;
+use super::write::WriteTokens;
 
 /// The most query heads of a node.
 pub const MAX_HEADS: usize = 1024;
@@ -136,10 +137,14 @@ pub fn attend(
     if tokens <= TOKENS_WRITTEN_TOGETHER {
         write(0..tokens);
     } else {
-        parallel(tokens.div_ceil(TOKENS_WRITTEN_TOGETHER), &|index| {
-            let first = index * TOKENS_WRITTEN_TOGETHER;
-            write(first..tokens.min(first + TOKENS_WRITTEN_TOGETHER));
-        })?;
+        once_each(
+            parallel,
+            tokens.div_ceil(TOKENS_WRITTEN_TOGETHER),
+            &|index| {
+                let first = index * TOKENS_WRITTEN_TOGETHER;
+                write(first..tokens.min(first + TOKENS_WRITTEN_TOGETHER));
+            },
+        )?;
     }
 
     let plan = Plan::new(shape, &batch.sequences);
@@ -157,14 +162,12 @@ pub fn attend(
         partial_sums: &SharedSlice::new(&mut partial_sums),
         partial_peaks: &SharedSlice::new(&mut partial_peaks),
     };
-    // Whoever is free takes the dearest piece left.
-    let next = AtomicUsize::new(0);
-    parallel(plan.pieces.len(), &|_| {
-        let piece = &plan.pieces[next.fetch_add(1, Ordering::Relaxed)];
+    once_each(parallel, plan.pieces.len(), &|index| {
+        let piece = &plan.pieces[index];
         context.attend(&plan.groups[piece.group], piece, instructions);
     })?;
     if plan.partial_rows > 0 {
-        parallel(plan.groups.len(), &|index| {
+        once_each(parallel, plan.groups.len(), &|index| {
             instructions.run(MergeGroup {
                 context: &context,
                 group: &plan.groups[index],
@@ -172,6 +175,22 @@ pub fn attend(
         })?;
     }
     Ok(())
+}
+
+/// Calls `call` once for each number below `count`, in order: whoever is free takes the next. That no number
+/// comes twice, on which the threads' shares of memory depend, is not left to `parallel`.
+fn once_each(
+    parallel: ParallelFor,
+    count: usize,
+    call: &(dyn Fn(usize) + Sync),
+) -> Result<(), AttentionError> {
+    let next = AtomicUsize::new(0);
+    parallel(count, &|_| {
+        let index = next.fetch_add(1, Ordering::Relaxed);
+        if index < count {
+            call(index);
+        }
+    })
 }
 
 /// A row for every token and head, somewhere in a tensor.

@@ -9,6 +9,7 @@ pub mod rotary;
 mod shared;
 pub mod simd;
 mod tile;
+mod write;
 
 #[cfg(test)]
 mod tests;

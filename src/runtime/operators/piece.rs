@@ -1,5 +1,4 @@
-//! One thread's share of an attention: the queries of a few tokens and one KV head against some of their
-//! keys. Who computes which piece is `attention`'s matter.
+//! One thread's share of an attention: the queries of a few tokens and KV heads against some of their keys. Who computes which piece is `attention`'s matter.
 
 use std::cell::RefCell;
 use std::ops::Range;
@@ -174,11 +173,11 @@ impl Work for AttendPiece<'_> {
         scratch.sums.resize(rows * width, [0.0; LANES]);
         scratch.peaks.clear();
         scratch.peaks.resize(rows, Peak::NONE);
-        let mut last_tiles = tiles.clone();
-        find_tile(context, group, last_tiles.next(), &mut scratch.next_starts);
+        let mut upcoming = tiles.clone();
+        find_tile(context, group, upcoming.next(), &mut scratch.next_starts);
         for tile in tiles {
             std::mem::swap(&mut scratch.cache_starts, &mut scratch.next_starts);
-            find_tile(context, group, last_tiles.next(), &mut scratch.next_starts);
+            find_tile(context, group, upcoming.next(), &mut scratch.next_starts);
             attend_tile(simd, context, group, tile, scratch);
             match group.partials {
                 None => {
@@ -263,13 +262,11 @@ fn attend_tile<S: Simd>(
     scratch.tile_peaks.clear();
     scratch.tile_peaks.resize(rows, Peak::NONE);
 
-    let cache_elements =
-        context.shape.blocks * context.shape.block_tokens * context.shape.kv_heads * width;
     // SAFETY: the caches are written only before any piece begins.
     let (keys, values) = unsafe {
         (
-            context.keys.part(0..cache_elements),
-            context.values.part(0..cache_elements),
+            context.keys.part(0..context.keys.len()),
+            context.values.part(0..context.values.len()),
         )
     };
     let heads = group.kv_heads.start * width..group.kv_heads.end * width;
@@ -436,67 +433,5 @@ impl Work for MergeGroup<'_> {
             }
         }
         context.finish(simd, group, &peaks, &sums);
-    }
-}
-
-/// Writes the keys and values of the tokens of `range` to their slots.
-pub(super) struct WriteTokens<'a> {
-    pub(super) shape: AttentionShape,
-    pub(super) key: TokenRows<'a>,
-    pub(super) value: TokenRows<'a>,
-    pub(super) inputs: &'a AttentionInputs<'a>,
-    pub(super) batch: &'a RaggedBatch<'a>,
-    pub(super) keys: &'a SharedSlice<'a, [f16; LANES]>,
-    pub(super) values: &'a SharedSlice<'a, [f16; LANES]>,
-    pub(super) range: Range<usize>,
-}
-
-impl Work for WriteTokens<'_> {
-    type Output = ();
-
-    #[inline(always)]
-    fn run<S: Simd>(self, simd: S) {
-        let kv_heads = self.shape.kv_heads;
-        let width = self.shape.head_size / LANES;
-        let mut key = vec![[0.0; LANES]; width];
-        for chunk in &self.batch.sequences {
-            let first = self.range.start.max(chunk.first_token);
-            let end = self.range.end.min(chunk.first_token + chunk.tokens);
-            for token in first..end {
-                let Some(slot) = self.batch.slots[token] else {
-                    continue;
-                };
-                let place = slot * kv_heads * width..(slot + 1) * kv_heads * width;
-                // SAFETY: no slot comes twice in a batch, each token is in one range, and nobody reads the
-                // caches before all are written.
-                let keys = unsafe { self.keys.part_mut(place.clone()) };
-                // SAFETY: as above.
-                let values = unsafe { self.values.part_mut(place) };
-                for head in 0..kv_heads {
-                    let place = head * width..(head + 1) * width;
-                    key.as_flattened_mut()
-                        .copy_from_slice(self.key.row(token, head));
-                    if let Some(rotary) = self.inputs.rotary {
-                        rotary.rotate(
-                            key.as_flattened_mut(),
-                            chunk.past + token - chunk.first_token,
-                        );
-                    }
-                    store_f16(simd, &key, &mut keys[place.clone()]);
-                    store_f16(
-                        simd,
-                        self.value.row(token, head).as_chunks().0,
-                        &mut values[place],
-                    );
-                }
-            }
-        }
-    }
-}
-
-#[inline(always)]
-fn store_f16<S: Simd>(simd: S, from: &[[f32; LANES]], to: &mut [[f16; LANES]]) {
-    for (from, to) in from.iter().zip(to) {
-        simd.store_f16(simd.load(from), to);
     }
 }

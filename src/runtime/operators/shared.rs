@@ -11,8 +11,9 @@ pub(super) struct SharedSlice<'a, T> {
 }
 
 // SAFETY: whoever borrows a part through a shared reference promises that it is nobody else's (`part`,
-// `parts_mut`); so this hands out what disjoint `&mut [T]` would, which may go to other threads if T may.
-unsafe impl<T: Send> Sync for SharedSlice<'_, T> {}
+// `part_mut`); so this hands out what disjoint `&mut [T]`, and then `&[T]`, would,
+// which may go to other threads if T may.
+unsafe impl<T: Send + Sync> Sync for SharedSlice<'_, T> {}
 
 impl<'a, T> SharedSlice<'a, T> {
     pub(super) fn new(slice: &'a mut [T]) -> Self {
@@ -21,6 +22,11 @@ impl<'a, T> SharedSlice<'a, T> {
             len: slice.len(),
             borrowed: PhantomData,
         }
+    }
+
+    /// Elements of the whole slice.
+    pub(super) fn len(&self) -> usize {
+        self.len
     }
 
     /// The elements of `range`, to be written.
