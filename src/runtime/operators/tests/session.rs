@@ -1,7 +1,6 @@
 //! The operator in a session of ONNX Runtime: a model of one node.
 
 use std::path::Path;
-use std::sync::LazyLock;
 
 use half::f16;
 use ort::environment::Environment;
@@ -12,7 +11,7 @@ use prost::Message;
 use super::super::{DOMAIN, domain};
 use super::*;
 
-static ENVIRONMENT: LazyLock<Environment> = LazyLock::new(|| {
+fn environment() -> Environment {
     let library =
         Path::new(env!("CARGO_MANIFEST_DIR")).join(".cache/onnxruntime/libonnxruntime.so");
     assert!(
@@ -20,10 +19,11 @@ static ENVIRONMENT: LazyLock<Environment> = LazyLock::new(|| {
         "{} is missing: run `make setup`",
         library.display()
     );
-    ort::init_from(library).unwrap().build().unwrap()
-});
+    crate::runtime::environment(&library).unwrap()
+}
 
-/// The few messages of `onnx/onnx.proto` that a model of one node needs.
+/// The few messages of `onnx/onnx.proto` that a model of one node needs, text attributes among them, which
+/// our own graphs do without.
 mod onnx {
     #[derive(Clone, PartialEq, prost::Message)]
     pub(super) struct Model {
@@ -206,7 +206,7 @@ fn session(given: &[&str], others: &[(&str, AttributeValue)]) -> ort::Result<Ses
         graph: Some(graph),
         opset_import: vec![opset("", 18), opset(DOMAIN, 1)],
     };
-    Session::builder(&ENVIRONMENT)?
+    Session::builder(&environment())?
         .with_operators(domain()?)?
         .with_intra_threads(2)?
         .commit_from_memory(&model.encode_to_vec())
