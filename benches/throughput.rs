@@ -5,6 +5,8 @@
 //! `cargo bench --bench throughput` (or `make bench`). Absolute figures drift from hour to hour; compare
 //! only what one run prints.
 
+#![expect(clippy::print_stdout, reason = "a bench is read on the terminal")]
+
 #[path = "../tests/common/mod.rs"]
 mod common;
 

@@ -18,11 +18,14 @@
 
 pub mod api;
 pub mod cache;
+pub mod cli;
+pub mod config;
 pub mod engine;
 pub mod gguf;
 pub mod graph;
 pub mod model;
 pub mod runtime;
 pub mod sampling;
+pub mod server;
 pub mod text;
 pub mod token;

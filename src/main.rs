@@ -1,2 +1,148 @@
-//! The binary.
-fn main() {}
+//! The program: reads the command line, listens, loads, serves, stops.
+
+use std::io::IsTerminal;
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use ortolan::api::{self, ApiSettings};
+use ortolan::cli::{Cli, LogFormat};
+use ortolan::config::Config;
+use ortolan::model::load::{self, Inspected};
+use ortolan::model::{ModelDetails, ModelState};
+use ortolan::server::Server;
+use tokio::sync::watch;
+
+fn main() -> ExitCode {
+    let cli = Cli::read(std::env::args()).unwrap_or_else(|error| error.exit());
+    start_logging(cli.log_format);
+    match run(cli) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+#[tokio::main]
+async fn run(cli: Cli) -> anyhow::Result<()> {
+    let config = Config::new(cli)?;
+    let inspected = load::inspect(config.load)?;
+    let details = inspected.details().clone();
+    let server = Server::bind(config.serve.clone()).await.map_err(|error| {
+        let (host, port) = (&config.serve.host, config.serve.port);
+        anyhow::anyhow!("cannot listen on {host}:{port}: {error}")
+    })?;
+    let (publish, model) = watch::channel(ModelState::Loading { done: 0.0 });
+    let address = server.address();
+    std::thread::spawn(move || {
+        load_and_tell(inspected, &details, &publish, &format!("http://{address}"))
+    });
+
+    let routes = api::routes(ApiSettings {
+        model: model.clone(),
+        slots_visible: config.slots_visible,
+        max_tokens: config.max_tokens,
+    });
+    let (cut, is_cut) = tokio::sync::oneshot::channel::<()>();
+    let stop = async {
+        stop_signal().await;
+        tracing::info!("stopping: running answers are finished; once more stops at once");
+        tokio::spawn(async {
+            stop_signal().await;
+            drop(cut);
+        });
+    };
+    server
+        .serve(routes, stop, async { drop(is_cut.await) })
+        .await;
+    if let ModelState::Ready(model) = &*model.borrow() {
+        model.stop();
+    }
+    Ok(())
+}
+
+/// Loads the model and publishes how far it is. What goes wrong is told to clients, too.
+fn load_and_tell(
+    inspected: Inspected,
+    details: &ModelDetails,
+    publish: &watch::Sender<ModelState>,
+    address: &str,
+) {
+    let bar = indicatif::ProgressBar::new(100)
+        .with_message(format!("loading {}", details.path.display()));
+    let style = indicatif::ProgressStyle::with_template("{msg} {wide_bar} {percent:>3} %");
+    bar.set_style(style.expect("the template is valid"));
+    if !std::io::stderr().is_terminal() {
+        bar.set_draw_target(indicatif::ProgressDrawTarget::hidden());
+    }
+    let loaded = inspected.load(&|done| {
+        bar.set_position((done * 100.0) as u64);
+        publish.send_replace(ModelState::Loading { done });
+    });
+    bar.finish_and_clear();
+    publish.send_replace(match loaded {
+        Ok(model) => {
+            greet(model.details(), address);
+            ModelState::Ready(Arc::new(model))
+        }
+        Err(error) => {
+            tracing::error!("the model cannot be loaded: {error:#}");
+            ModelState::Failed(format!("the model cannot be loaded: {error:#}"))
+        }
+    });
+}
+
+/// What a person wants to know first.
+#[expect(
+    clippy::print_stdout,
+    reason = "said to the person at the terminal, not to the log"
+)]
+fn greet(details: &ModelDetails, address: &str) {
+    let ModelDetails {
+        name,
+        architecture,
+        context_tokens,
+        slots,
+        device,
+        ..
+    } = details;
+    println!(
+        "{name}\n  {:.0} M weights ({architecture}) on {device}",
+        details.parameters as f64 / 1e6
+    );
+    println!("  {slots} at once, {context_tokens} tokens of context each");
+    println!("  serving at {address} — open {address}/docs in a browser");
+}
+
+/// Ctrl-C, or a polite kill.
+async fn stop_signal() {
+    #[cfg(unix)]
+    {
+        use tokio::signal::unix::{SignalKind, signal};
+        if let Ok(mut terminate) = signal(SignalKind::terminate()) {
+            tokio::select! {
+                _ = tokio::signal::ctrl_c() => {}
+                _ = terminate.recv() => {}
+            }
+            return;
+        }
+    }
+    if tokio::signal::ctrl_c().await.is_err() {
+        // Without signals the server runs until it is killed.
+        std::future::pending::<()>().await;
+    }
+}
+
+/// Log lines go to standard error; `RUST_LOG` chooses which.
+fn start_logging(format: LogFormat) {
+    use tracing_subscriber::EnvFilter;
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
+    let log = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr);
+    match format {
+        LogFormat::Json => log.json().flatten_event(true).init(),
+        LogFormat::Text => log.with_ansi(std::io::stderr().is_terminal()).init(),
+    }
+}

@@ -1,52 +1,36 @@
 //! Holds the table of floors in ARCHITECTURE.md: no module names one that its row does not allow.
 
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 
 /// A floor and the floors that it may name (itself and `token` aside).
 const FLOORS: &[(&str, &[&str])] = &[
-    (
-        "main",
-        &[
-            "cli", "config", "server", "api", "model", "runtime", "web", "metrics",
-        ],
-    ),
-    (
-        "cli",
-        &[
-            "config", "server", "api", "model", "runtime", "web", "metrics",
-        ],
-    ),
-    (
-        "config",
-        &["server", "api", "model", "runtime", "web", "metrics"],
-    ),
-    ("server", &["api", "model", "web", "metrics"]),
-    ("metrics", &["engine", "model"]),
-    ("api", &["model", "text", "sampling", "grammar", "metrics"]),
+    ("main", &["cli", "config", "server", "api", "model"]),
+    ("config", &["cli", "server", "api", "model"]),
+    ("cli", &[]),
+    ("server", &["api"]),
+    ("api", &["model", "text", "sampling"]),
     (
         "model",
-        &[
-            "text", "engine", "runtime", "graph", "gguf", "sampling", "grammar",
-        ],
+        &["text", "engine", "runtime", "graph", "gguf", "sampling"],
     ),
-    ("engine", &["cache", "sampling", "grammar"]),
+    ("engine", &["cache", "sampling"]),
     ("runtime", &["engine", "graph"]),
     ("graph", &["gguf"]),
     ("text", &[]),
     ("cache", &[]),
     ("sampling", &[]),
-    ("grammar", &[]),
     ("gguf", &[]),
-    ("web", &[]),
     ("token", &[]),
 ];
 
 /// Crates that only some floors may name.
 const GUESTS: &[(&str, &[&str])] = &[
     ("ort", &["runtime"]),
-    ("poem", &["server", "api", "web"]),
+    ("poem", &["server", "api"]),
     ("poem_openapi", &["api"]),
     ("hyper", &["server"]),
     ("hyper_util", &["server"]),
@@ -55,8 +39,8 @@ const GUESTS: &[(&str, &[&str])] = &[
     ("memmap2", &["gguf"]),
     ("prost", &["graph"]),
     ("jsonschema", &["api"]),
-    ("clap", &["cli", "main"]),
-    ("indicatif", &["cli", "main"]),
+    ("clap", &["cli"]),
+    ("indicatif", &["main"]),
 ];
 
 /// What is not there by design.
@@ -73,17 +57,17 @@ const ABSENT: &[(&str, &[&str], &str)] = &[
     ),
     (
         "engine",
-        &["Instant::now", "SystemTime", "rand::"],
+        &["Instant::now", "SystemTime::now", "rand::"],
         "clock and chance are passed in",
     ),
     (
         "sampling",
-        &["Instant::now", "SystemTime", "rand::random", "thread_rng"],
+        &["Instant::now", "SystemTime::now", "rand::random"],
         "clock and chance are passed in",
     ),
     (
         "text",
-        &["Instant::now", "SystemTime", "rand::"],
+        &["Instant::now", "SystemTime::now", "rand::"],
         "clock and chance are passed in",
     ),
 ];
@@ -206,9 +190,10 @@ fn sources() -> impl Iterator<Item = Source> {
         })
 }
 
-/// Tests in files of their own: `tests.rs`, or anything in a folder `tests`.
+/// Tests in files of their own: `…tests.rs`, or anything in a folder `tests`.
 fn is_test(path: &Path) -> bool {
-    path.ends_with("tests.rs") || path.components().any(|part| part.as_os_str() == "tests")
+    path.to_string_lossy().ends_with("tests.rs")
+        || path.components().any(|part| part.as_os_str() == "tests")
 }
 
 fn walk(folder: &Path, files: &mut Vec<PathBuf>) {

@@ -59,7 +59,7 @@ pub struct EngineHandle {
 
 /// What reaches the worker.
 pub(super) enum Message {
-    Submit(Submission),
+    Submit(Box<Submission>),
     Stop,
 }
 
@@ -148,7 +148,7 @@ impl EngineHandle {
             events,
         };
         self.messages
-            .send(Message::Submit(submission))
+            .send(Message::Submit(Box::new(submission)))
             .map_err(|_| SubmitError::Stopped)?;
         Ok((id, receiver))
     }

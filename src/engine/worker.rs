@@ -94,7 +94,7 @@ impl Worker {
                 false => self.inbox.try_recv(),
             };
             match message {
-                Ok(Message::Submit(submission)) => self.add(submission),
+                Ok(Message::Submit(submission)) => self.add(*submission),
                 Ok(Message::Stop) => return ControlFlow::Break(()),
                 Err(TryRecvError::Empty) => break,
                 // The last handle is gone: finish what runs, then end.

@@ -98,7 +98,7 @@ impl LoadedModel {
             true => self.end_tokens.to_vec(),
             false => Vec::new(),
         };
-        let stream = || TextStream::new(Arc::clone(&self.tokenizer), &request.stop);
+        let stream = || TextStream::new(Arc::clone(&self.tokenizer), request.stop.clone());
         let job = Job {
             sampler: Sampler::new(request.sampling.clone(), seed, &prompt, never),
             prompt,
@@ -184,7 +184,7 @@ impl LoadedModel {
             Prompt::Chat(messages) => {
                 let text = self
                     .template
-                    .render(messages)
+                    .render(messages, SystemTime::now())
                     .map_err(|error| GenerateError::Template(error.to_string()))?;
                 (self.tokenizer.encode(&text, SpecialTokens::Parse), true)
             }

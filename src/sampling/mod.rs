@@ -1,45 +1,45 @@
-//! From logits to the next token: penalties, then the stages that narrow the choice, then the draw.
-//! Each stage is a function of its own in [`stages`].
+//! Choosing the next token from the logits: the parameters, and the sampler that holds one sequence's
+//! history and random numbers. The stages themselves are in `stages`.
 
-pub mod stages;
+mod stages;
 
 use std::collections::{HashMap, VecDeque};
 
-use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
+use rand_chacha::rand_core::{Rng, SeedableRng};
 
 use crate::token::TokenId;
 use stages::Candidates;
 
-/// How tokens are chosen.
+/// How tokens are chosen. Any values are fine: what makes no sense counts as off.
 #[derive(Debug, Clone, PartialEq)]
 pub struct SamplingParameters {
-    /// The seed of the random choice; `None` draws one.
+    /// Where the random numbers begin; `None` wants another beginning each time.
     pub seed: Option<u32>,
-    /// Logits are divided by it; 0 or less takes the most probable token.
+    /// Divides the logits; 0 and less always choose the most probable token.
     pub temperature: f32,
-    /// Keep the k most probable tokens.
+    /// Keep this many of the most probable tokens; `None` is off.
     pub top_k: Option<usize>,
-    /// Keep the fewest tokens whose probabilities reach this sum; 1 keeps all.
+    /// Keep the most probable tokens that have this probability together; 1 is off.
     pub top_p: f32,
-    /// Keep tokens at least this probable, relative to the most probable one; 0 keeps all.
+    /// Keep tokens with at least this share of the highest probability; 0 is off.
     pub min_p: f32,
-    /// The fewest tokens that `top_p` and `min_p` leave.
+    /// Tokens that every stage has to leave.
     pub min_keep: usize,
-    /// What happens to tokens that came before.
+    /// What repeating costs.
     pub repetition: Repetition,
 }
 
-/// Penalties for tokens that came before.
+/// What it costs a token to have occurred.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Repetition {
-    /// Divides positive logits, multiplies negative ones; 1 does nothing.
+    /// Divides the logit (multiplies it below 0); 1 is off.
     pub repeat_penalty: f32,
-    /// Taken from the logit once; 0 does nothing.
+    /// Taken from the logit once.
     pub presence_penalty: f32,
-    /// Taken from the logit for each time the token came; 0 does nothing.
+    /// Taken from the logit for each occurrence.
     pub frequency_penalty: f32,
-    /// How many of the last tokens are looked at, prompt included; `None` is all.
+    /// The tokens looked back at, prompt and answer together; `None` is all of them.
     pub last_n: Option<usize>,
 }
 
@@ -62,7 +62,7 @@ impl SamplingParameters {
         }
     }
 
-    /// The defaults of OpenAI's routes: the model's own distribution.
+    /// The defaults of OpenAI's API: the model's own distribution.
     pub fn openai() -> Self {
         Self {
             seed: None,
@@ -81,56 +81,59 @@ impl SamplingParameters {
     }
 }
 
-/// Chooses the tokens of one sequence.
+/// Chooses the tokens of one sequence. Equal parameters, seed, prompt and logits give equal choices.
+#[derive(Debug)]
 pub struct Sampler {
     parameters: SamplingParameters,
-    history: History,
     never: Vec<TokenId>,
+    history: Option<History>,
     random: ChaCha8Rng,
+    /// Kept for its memory.
     candidates: Candidates,
 }
 
 impl Sampler {
-    /// A sampler for a sequence that begins with `prompt`. Tokens in `never` are not chosen.
+    /// `prompt` counts for the penalties; tokens of `never` are not chosen while there are others.
     pub fn new(
         parameters: SamplingParameters,
         seed: u32,
         prompt: &[TokenId],
         never: Vec<TokenId>,
-    ) -> Self {
-        Self {
+    ) -> Sampler {
+        let mut key = [0; 32];
+        key[..4].copy_from_slice(&seed.to_le_bytes());
+        Sampler {
             history: History::new(&parameters.repetition, prompt),
             parameters,
             never,
-            random: ChaCha8Rng::seed_from_u64(seed.into()),
+            random: ChaCha8Rng::from_seed(key),
             candidates: Candidates::default(),
         }
     }
 
-    /// Chooses the next token by its `logits` (`[vocabulary]`, at least one, overwritten) and remembers
-    /// it for the penalties. A logit that is no number counts as impossible.
+    /// Chooses a token and remembers it for the penalties. `logits`, one per token of the vocabulary,
+    /// at least one, are overwritten.
     pub fn sample(&mut self, logits: &mut [f32]) -> TokenId {
+        if let Some(history) = &self.history {
+            history.penalise(&self.parameters.repetition, logits);
+        }
         for token in &self.never {
             if let Some(logit) = logits.get_mut(token.row()) {
                 *logit = f32::NEG_INFINITY;
             }
         }
-        self.history.penalise(&self.parameters.repetition, logits);
-        let token = match self.parameters.temperature > 0.0 {
-            false => stages::most_probable(logits),
-            true => self.draw(logits),
+        let token = if self.parameters.temperature > 0.0 {
+            self.draw(logits)
+        } else {
+            stages::most_probable(logits)
         };
-        self.history.push(token);
+        if let Some(history) = &mut self.history {
+            history.push(token);
+        }
         token
     }
 
     fn draw(&mut self, logits: &[f32]) -> TokenId {
-        let Self {
-            parameters,
-            candidates,
-            random,
-            ..
-        } = self;
         let SamplingParameters {
             temperature,
             top_k,
@@ -138,85 +141,81 @@ impl Sampler {
             min_p,
             min_keep,
             ..
-        } = *parameters;
+        } = self.parameters;
+        let candidates = &mut self.candidates;
         candidates.fill(logits);
         if let Some(count) = top_k {
             stages::top_k(candidates, count.max(min_keep));
         }
-        if top_p < 1.0 {
-            stages::top_p(candidates, top_p, min_keep);
-        }
-        if min_p > 0.0 {
-            stages::min_p(candidates, min_p, min_keep);
-        }
+        stages::top_p(candidates, top_p, min_keep);
+        stages::min_p(candidates, min_p, min_keep);
         stages::temperature(candidates, temperature);
-        stages::choose(candidates, random.random::<f64>())
-            .unwrap_or_else(|| stages::most_probable(logits))
+        // The upper 53 bits are as many as an f64 between 0 and 1 can tell apart.
+        let uniform = (self.random.next_u64() >> 11) as f64 / (1_u64 << 53) as f64;
+        stages::draw(candidates, uniform)
     }
 }
 
-/// The tokens that the penalties look at, counted.
+/// The tokens that the penalties look back at, and how often each occurs among them.
+#[derive(Debug)]
 struct History {
-    /// The window, oldest first; kept only where it slides.
     window: VecDeque<TokenId>,
+    /// `None`: nothing ever leaves the window.
     last_n: Option<usize>,
-    counts: HashMap<TokenId, u32>,
+    occurrences: HashMap<TokenId, u32>,
 }
 
 impl History {
-    fn new(repetition: &Repetition, prompt: &[TokenId]) -> Self {
-        let active = repetition.repeat_penalty != 1.0
-            || repetition.presence_penalty != 0.0
-            || repetition.frequency_penalty != 0.0;
-        let mut history = Self {
+    /// `None` if nothing is to be penalised.
+    fn new(repetition: &Repetition, prompt: &[TokenId]) -> Option<History> {
+        let off = repetition.repeat_penalty == 1.0
+            && repetition.presence_penalty == 0.0
+            && repetition.frequency_penalty == 0.0;
+        if off || repetition.last_n == Some(0) {
+            return None;
+        }
+        let mut history = History {
             window: VecDeque::new(),
-            last_n: match active {
-                true => repetition.last_n,
-                false => Some(0),
-            },
-            counts: HashMap::new(),
+            last_n: repetition.last_n,
+            occurrences: HashMap::new(),
         };
-        let skipped = history
+        let seen = repetition
             .last_n
-            .map_or(0, |last_n| prompt.len().saturating_sub(last_n));
-        prompt[skipped..]
-            .iter()
-            .for_each(|token| history.push(*token));
-        history
+            .map_or(prompt.len(), |last_n| last_n.min(prompt.len()));
+        for &token in &prompt[prompt.len() - seen..] {
+            history.push(token);
+        }
+        Some(history)
     }
 
     fn push(&mut self, token: TokenId) {
-        match self.last_n {
-            Some(0) => return,
-            None => {}
-            Some(last_n) => {
-                if self.window.len() == last_n
-                    && let Some(oldest) = self.window.pop_front()
-                    && let Some(count) = self.counts.get_mut(&oldest)
-                {
-                    *count -= 1;
-                    if *count == 0 {
-                        self.counts.remove(&oldest);
-                    }
-                }
-                self.window.push_back(token);
+        *self.occurrences.entry(token).or_default() += 1;
+        let Some(last_n) = self.last_n else { return };
+        self.window.push_back(token);
+        if self.window.len() > last_n
+            && let Some(oldest) = self.window.pop_front()
+            && let Some(count) = self.occurrences.get_mut(&oldest)
+        {
+            *count -= 1;
+            if *count == 0 {
+                self.occurrences.remove(&oldest);
             }
         }
-        *self.counts.entry(token).or_insert(0) += 1;
     }
 
-    /// Source: Keskar et al., «CTRL» (2019), section 4.1, for `repeat_penalty`; OpenAI's API reference for
-    /// the other two.
+    /// As llama.cpp's `llama_sampler_penalties`; the repetition penalty is from Keskar et al., CTRL,
+    /// 2019, section 4.1, the other two are OpenAI's.
     fn penalise(&self, repetition: &Repetition, logits: &mut [f32]) {
-        for (token, count) in &self.counts {
+        for (token, &count) in &self.occurrences {
             let Some(logit) = logits.get_mut(token.row()) else {
                 continue;
             };
-            *logit = match *logit <= 0.0 {
-                true => *logit * repetition.repeat_penalty,
-                false => *logit / repetition.repeat_penalty,
-            };
-            *logit -= *count as f32 * repetition.frequency_penalty + repetition.presence_penalty;
+            if *logit <= 0.0 {
+                *logit *= repetition.repeat_penalty;
+            } else {
+                *logit /= repetition.repeat_penalty;
+            }
+            *logit -= count as f32 * repetition.frequency_penalty + repetition.presence_penalty;
         }
     }
 }

@@ -1,5 +1,5 @@
-//! Between text and token ids: the tokenizer, the chat template, and the way back from ids to whole
-//! characters. A leaf: it knows no file format, no engine and no HTTP.
+//! Text and token ids: the tokenizer of a vocabulary, the chat template, and the way from generated
+//! ids back to text. Nothing here reads a file or a clock; whoever loads a model hands both in.
 
 mod stream;
 mod template;

@@ -1,176 +1,180 @@
-//! From generated tokens to text that is decided: whole characters only, nothing that may still become
-//! a stop string. Linear in the text, whatever the stop strings are.
+//! Generated ids to text as it comes: whole characters only, and nothing that may yet turn out to be a
+//! stop string. The engine's thread uses it to know when to stop, the HTTP side for the text.
 
 use std::sync::Arc;
 
 use super::tokenizer::Tokenizer;
 use crate::token::TokenId;
 
-/// The text of one generation, as it comes.
+/// The text of one generation, token by token. Every byte is looked at once per stop string.
+#[derive(Debug)]
 pub struct TextStream {
     tokenizer: Arc<Tokenizer>,
-    stops: Vec<StopMatcher>,
-    /// Bytes of a character that is not whole: at most three.
+    /// The first bytes of a character whose others have not come.
     unfinished: Vec<u8>,
-    /// Text that may become a stop string.
+    /// Text that may be the beginning of a stop string.
     held: String,
-    stopped: bool,
+    stops: Vec<StopString>,
+    stopped_by: Option<usize>,
 }
 
-/// What one more token decided.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
+/// What a token has brought.
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Progress {
-    /// More text; often none.
+    /// Text that is decided; often empty.
     pub text: String,
-    /// The stop string that ended the text, as its place in the list.
+    /// The number of the stop string that has ended the text.
     pub stopped_by: Option<usize>,
 }
 
 impl TextStream {
-    /// A stream that ends at the first of the texts `stop` (empty ones never match). Of two that end at
-    /// the same character the longer one counts.
-    pub fn new(tokenizer: Arc<Tokenizer>, stop: &[String]) -> Self {
-        Self {
+    /// The text ends before the first stop string to be complete (of several that are complete with
+    /// the same character: before the longest). An empty one never is.
+    pub fn new(tokenizer: Arc<Tokenizer>, stop: Vec<String>) -> TextStream {
+        TextStream {
             tokenizer,
-            stops: stop.iter().map(|stop| StopMatcher::new(stop)).collect(),
             unfinished: Vec::new(),
             held: String::new(),
-            stopped: false,
+            stops: stop.into_iter().map(StopString::new).collect(),
+            stopped_by: None,
         }
     }
 
-    /// Takes a token. After a stop string nothing comes any more.
+    /// Takes the next token. Control tokens are no text; after a stop string nothing is.
     pub fn push(&mut self, token: TokenId) -> Progress {
-        if self.stopped || self.tokenizer.is_control(token) {
-            return Progress::default();
+        if self.stopped_by.is_none() && !self.tokenizer.is_control(token) {
+            let bytes = self.tokenizer.token_bytes(token).unwrap_or_default();
+            self.unfinished.extend_from_slice(bytes);
+            let characters = take_characters(&mut self.unfinished);
+            return self.decide(&characters);
         }
-        self.unfinished
-            .extend_from_slice(self.tokenizer.token_bytes(token).unwrap_or_default());
-        let text = take_whole_characters(&mut self.unfinished);
-        for character in text.chars() {
-            if let Some(stop) = self.advance(character) {
-                self.stopped = true;
-                let end = self.held.len() - self.stops[stop].len();
-                self.held.truncate(end);
+        Progress {
+            text: String::new(),
+            stopped_by: self.stopped_by,
+        }
+    }
+
+    /// Whether the bytes so far end inside a character.
+    pub fn mid_character(&self) -> bool {
+        !self.unfinished.is_empty()
+    }
+
+    /// The generation has ended: what was held back, U+FFFD for an unfinished character.
+    pub fn finish(mut self) -> String {
+        let mut text = String::new();
+        if self.stopped_by.is_none() && self.mid_character() {
+            text = self.decide("\u{FFFD}").text;
+        }
+        if self.stopped_by.is_none() {
+            text.push_str(&self.held);
+        }
+        text
+    }
+
+    /// Adds to the held text and lets go of what can no longer be the beginning of a stop string.
+    fn decide(&mut self, characters: &str) -> Progress {
+        let before = self.held.len();
+        self.held.push_str(characters);
+        for (offset, &byte) in characters.as_bytes().iter().enumerate() {
+            let complete = self
+                .stops
+                .iter_mut()
+                .enumerate()
+                .filter_map(|(number, stop)| stop.step(byte).then_some((stop.text.len(), number)))
+                .max_by_key(|&(length, number)| (length, std::cmp::Reverse(number)));
+            if let Some((length, number)) = complete {
+                let mut text = std::mem::take(&mut self.held);
+                text.truncate(before + offset + 1 - length);
+                self.unfinished.clear();
+                self.stopped_by = Some(number);
                 return Progress {
-                    text: std::mem::take(&mut self.held),
-                    stopped_by: Some(stop),
+                    text,
+                    stopped_by: self.stopped_by,
                 };
             }
         }
-        let undecided = self
+        let held = self
             .stops
             .iter()
             .map(|stop| stop.matched)
             .max()
             .unwrap_or(0);
-        let decided = self.held.len() - undecided;
+        let text = self.held.drain(..self.held.len() - held).collect();
         Progress {
-            text: self.held.drain(..decided).collect(),
+            text,
             stopped_by: None,
         }
     }
-
-    /// Whether the bytes so far end within a character.
-    pub fn mid_character(&self) -> bool {
-        !self.unfinished.is_empty()
-    }
-
-    /// What was held back and is text after all: nothing follows that could make it something else.
-    pub fn finish(self) -> String {
-        if self.stopped {
-            return String::new();
-        }
-        self.held + &String::from_utf8_lossy(&self.unfinished)
-    }
-
-    /// Adds a character to the held text. Answers the longest stop string that it completes.
-    fn advance(&mut self, character: char) -> Option<usize> {
-        self.held.push(character);
-        let mut bytes = [0; 4];
-        for byte in character.encode_utf8(&mut bytes).bytes() {
-            self.stops.iter_mut().for_each(|stop| stop.advance(byte));
-        }
-        let complete = self
-            .stops
-            .iter()
-            .enumerate()
-            .filter(|(_, stop)| stop.is_complete());
-        complete
-            .max_by_key(|(_, stop)| stop.len())
-            .map(|(index, _)| index)
-    }
 }
 
-/// Takes from `bytes` what is decided: whole characters, and U+FFFD for what cannot become one.
-fn take_whole_characters(bytes: &mut Vec<u8>) -> String {
-    let mut text = String::new();
-    let mut start = 0;
+/// Removes the whole characters from the front. Bytes that cannot become one are U+FFFD, as many as
+/// `String::from_utf8_lossy` makes of them; the beginning of one stays.
+fn take_characters(bytes: &mut Vec<u8>) -> String {
+    let mut text = String::with_capacity(bytes.len());
+    let mut taken = 0;
+    let mut kept = 0;
     for chunk in bytes.utf8_chunks() {
         text.push_str(chunk.valid());
-        start += chunk.valid().len();
         let invalid = chunk.invalid();
-        let may_go_on = start + invalid.len() == bytes.len() && is_unfinished(invalid);
-        if invalid.is_empty() || may_go_on {
-            break;
+        taken += chunk.valid().len() + invalid.len();
+        // Only at the end may what is too short still become a character.
+        let may_go_on =
+            std::str::from_utf8(invalid).is_err_and(|error| error.error_len().is_none());
+        if taken == bytes.len() && may_go_on {
+            kept = invalid.len();
+        } else if !invalid.is_empty() {
+            text.push('\u{FFFD}');
         }
-        text.push(char::REPLACEMENT_CHARACTER);
-        start += invalid.len();
     }
-    bytes.drain(..start);
+    bytes.drain(..bytes.len() - kept);
     text
 }
 
-/// Whether bytes at the end of a text are the beginning of a character.
-fn is_unfinished(bytes: &[u8]) -> bool {
-    matches!(std::str::from_utf8(bytes), Err(error) if error.error_len().is_none())
-}
-
-/// Knows how much of a stop string the text ends with.
-///
-/// Source: Knuth, Morris, Pratt, «Fast Pattern Matching in Strings» (1977).
-struct StopMatcher {
-    pattern: Box<[u8]>,
-    /// For each length of a match, the next shorter one that the same text ends with.
-    shorter: Box<[usize]>,
+/// One stop string and how much of it the text ends with (Knuth, Morris, Pratt: Fast Pattern Matching
+/// in Strings, 1977).
+#[derive(Debug)]
+struct StopString {
+    text: String,
+    /// For every length of a beginning: the longest shorter beginning that it ends with.
+    fallback: Vec<usize>,
+    /// Bytes of the beginning that the text ends with.
     matched: usize,
 }
 
-impl StopMatcher {
-    fn new(stop: &str) -> Self {
-        let pattern: Box<[u8]> = stop.as_bytes().into();
-        let mut shorter = vec![0; pattern.len() + 1];
-        let mut length = 0;
-        for end in 1..pattern.len() {
-            while length > 0 && pattern[end] != pattern[length] {
-                length = shorter[length];
+impl StopString {
+    fn new(text: String) -> StopString {
+        let bytes = text.as_bytes();
+        let mut fallback = vec![0; bytes.len()];
+        let mut matched = 0;
+        for index in 1..bytes.len() {
+            while matched > 0 && bytes[matched] != bytes[index] {
+                matched = fallback[matched - 1];
             }
-            if pattern[end] == pattern[length] {
-                length += 1;
-            }
-            shorter[end + 1] = length;
+            matched += usize::from(bytes[matched] == bytes[index]);
+            fallback[index] = matched;
         }
-        Self {
-            pattern,
-            shorter: shorter.into(),
+        StopString {
+            text,
+            fallback,
             matched: 0,
         }
     }
 
-    fn len(&self) -> usize {
-        self.pattern.len()
-    }
-
-    fn is_complete(&self) -> bool {
-        self.matched == self.len() && !self.pattern.is_empty()
-    }
-
-    fn advance(&mut self, byte: u8) {
-        while self.matched > 0 && self.pattern.get(self.matched) != Some(&byte) {
-            self.matched = self.shorter[self.matched];
+    /// Takes the text's next byte; whether the text now ends with the whole stop string. Nothing may
+    /// follow then.
+    fn step(&mut self, byte: u8) -> bool {
+        let bytes = self.text.as_bytes();
+        if bytes.is_empty() {
+            return false;
         }
-        if self.pattern.get(self.matched) == Some(&byte) {
-            self.matched += 1;
+        while self.matched > 0 && bytes[self.matched] != byte {
+            self.matched = self.fallback[self.matched - 1];
         }
+        self.matched += usize::from(bytes[self.matched] == byte);
+        self.matched == bytes.len()
     }
 }
+
+#[cfg(test)]
+#[path = "stream_tests.rs"]
+mod tests;

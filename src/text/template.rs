@@ -1,54 +1,53 @@
-//! The chat template: a conversation becomes the text that the model was trained to continue. Templates
-//! come with model files and are not trusted: fuel, sizes and recursion are bounded, and there is nothing
-//! in their reach but the messages.
-//!
-//! Source: the conventions of `transformers` (`apply_chat_template`).
+//! Chat templates: a conversation becomes the text that the model was trained to continue. Templates
+//! come with the model's file and are not trusted: time, memory and depth are bounded, and nothing of
+//! the machine can be reached.
 
+use std::error::Error as _;
 use std::io;
+use std::time::SystemTime;
 
 use minijinja::syntax::SyntaxConfig;
-use minijinja::value::{Kwargs, Serde, Value};
-use minijinja::{Environment, Error, ErrorKind, context};
+use minijinja::value::{Kwargs, Value};
+use minijinja::{AutoEscape, Environment, Error, ErrorKind, UndefinedBehavior, context};
 use serde::Serialize;
-use serde_json::ser::{Formatter, PrettyFormatter};
 
-/// Longest source of a template, in bytes: ten times the longest in use.
-const MAX_SOURCE_BYTES: usize = 256 << 10;
-/// Longest rendered text, in bytes: more than any context holds.
-const MAX_RENDERED_BYTES: usize = 64 << 20;
-/// Instructions of a rendering: thousands of messages through the longest template in use.
-const FUEL: u64 = 10_000_000;
-/// Most columns that `tojson` indents by.
-const MAX_INDENT: usize = 16;
+/// Most bytes a template may have; the largest known ones have some 20,000.
+const SOURCE_BYTES: usize = 512 * 1024;
+/// Most steps of one rendering. The library charges one for every 64 bytes it makes, too, so that this
+/// bounds the memory at 64 MiB.
+const FUEL: u64 = 1_000_000;
+/// The stack of a rendering. A template can nest values as deep as its fuel lasts, and printing or
+/// dropping them recurses; pages that are not touched cost nothing.
+const STACK_BYTES: usize = 512 * 1024 * 1024;
+/// Most bytes of a rendered conversation.
+const OUTPUT_BYTES: usize = 64 * 1024 * 1024;
+/// Deepest nesting of macros and blocks.
+const RECURSION: usize = 100;
 
-/// The format of models whose file names none (OpenAI's ChatML).
-const CHATML: &str = "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>' + '\n' }}{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}";
+const NAME: &str = "chat template";
+const CHATML: &str = "{% for message in messages %}<|im_start|>{{ message.role }}\n{{ message.content }}<|im_end|>\n{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}";
 
-/// A message as templates see it.
+/// One message of a conversation.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct ChatMessage {
-    /// `system`, `user`, `assistant`, or what else the template knows.
+    /// Who speaks: `system`, `user`, `assistant`, or what else the template knows.
     pub role: String,
-    /// The text.
+    /// What is said.
     pub content: String,
 }
 
 /// Why there is no text.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{0}")]
-pub struct TemplateError(String);
-
-impl From<Error> for TemplateError {
-    fn from(error: Error) -> Self {
-        // The cause is in the last of the chained errors, the place in the first.
-        let mut causes = vec![error.to_string()];
-        let mut source = std::error::Error::source(&error);
-        while let Some(cause) = source {
-            causes.push(cause.to_string());
-            source = cause.source();
-        }
-        Self(causes.join(": "))
-    }
+pub enum TemplateError {
+    /// It cannot be used at all.
+    #[error("the chat template is not valid: {0}")]
+    Invalid(String),
+    /// It says itself why these messages do not fit (`raise_exception`).
+    #[error("{0}")]
+    Refused(String),
+    /// It went wrong with these messages.
+    #[error("the chat template failed: {0}")]
+    Failed(String),
 }
 
 /// A compiled template.
@@ -60,139 +59,222 @@ pub struct ChatTemplate {
 }
 
 impl ChatTemplate {
-    /// Compiles `source`, ChatML if there is none. The texts are those of the model's tokens.
+    /// Compiles a Jinja template; `None` is ChatML. The texts are those of the beginning-of-text and
+    /// end-of-text tokens.
     pub fn new(
         source: Option<&str>,
         beginning_text: &str,
         end_text: &str,
-    ) -> Result<Self, TemplateError> {
-        let source = source.unwrap_or(CHATML).to_owned();
-        if source.len() > MAX_SOURCE_BYTES {
-            return Err(TemplateError(format!(
-                "it has {} bytes, more than {MAX_SOURCE_BYTES}",
+    ) -> Result<ChatTemplate, TemplateError> {
+        let source = source.unwrap_or(CHATML);
+        if source.len() > SOURCE_BYTES {
+            return Err(TemplateError::Invalid(format!(
+                "it has {} bytes; at most {SOURCE_BYTES} are read",
                 source.len()
             )));
         }
-        let mut environment = environment()?;
-        environment.add_template_owned(NAME, source.clone())?;
-        Ok(Self {
+        let invalid = |error: Error| TemplateError::Invalid(describe(&error));
+        let mut environment = Environment::new();
+        // As transformers sets up Jinja (`utils/chat_template_utils.py`).
+        environment.set_syntax(
+            SyntaxConfig::builder()
+                .trim_blocks(true)
+                .lstrip_blocks(true)
+                .build()
+                .map_err(invalid)?,
+        );
+        environment.set_auto_escape_callback(|_| AutoEscape::None);
+        environment.set_undefined_behavior(UndefinedBehavior::Lenient);
+        environment
+            .set_unknown_method_callback(minijinja_contrib::pycompat::unknown_method_callback);
+        environment.add_function("raise_exception", raise_exception);
+        environment.add_filter("tojson", to_json);
+        environment.set_fuel(Some(FUEL));
+        environment.set_recursion_limit(RECURSION);
+        environment
+            .add_template_owned(NAME, source.to_owned())
+            .map_err(invalid)?;
+        Ok(ChatTemplate {
             environment,
-            source,
+            source: source.to_owned(),
             beginning_text: beginning_text.to_owned(),
             end_text: end_text.to_owned(),
         })
     }
 
-    /// The source.
+    /// The template's text.
     pub fn source(&self) -> &str {
         &self.source
     }
 
-    /// The conversation as text, open for the assistant's answer.
-    ///
-    /// # Errors
-    /// What the template objects to, or which limit it passed.
-    pub fn render(&self, messages: &[ChatMessage]) -> Result<String, TemplateError> {
-        let mut rendered = Bounded(Vec::new());
-        let template = self.environment.get_template(NAME)?;
-        template.render_captured_to(
-            context! {
-                messages => Value::from(Serde(messages)),
-                add_generation_prompt => true,
-                bos_token => self.beginning_text.as_str(),
-                eos_token => self.end_text.as_str(),
-            },
-            &mut rendered,
-        )?;
-        String::from_utf8(rendered.0).map_err(|error| TemplateError(error.to_string()))
+    /// The prompt, open for the assistant's answer. `now` is what a template that asks for the date is
+    /// told (in UTC).
+    pub fn render(
+        &self,
+        messages: &[ChatMessage],
+        now: SystemTime,
+    ) -> Result<String, TemplateError> {
+        std::thread::scope(|scope| {
+            std::thread::Builder::new()
+                .name("chat template".to_owned())
+                .stack_size(STACK_BYTES)
+                .spawn_scoped(scope, || self.render_here(messages, now))
+                .map_err(|error| TemplateError::Failed(error.to_string()))?
+                .join()
+                .unwrap_or_else(|_| Err(TemplateError::Failed("it panicked".to_owned())))
+        })
+    }
+
+    fn render_here(
+        &self,
+        messages: &[ChatMessage],
+        now: SystemTime,
+    ) -> Result<String, TemplateError> {
+        let messages: Vec<Value> = messages
+            .iter()
+            .map(|message| context! { role => message.role.as_str(), content => message.content.as_str() })
+            .collect();
+        let context = context! {
+            messages,
+            add_generation_prompt => true,
+            bos_token => self.beginning_text.as_str(),
+            eos_token => self.end_text.as_str(),
+            tools => Value::from(()),
+            documents => Value::from(()),
+            strftime_now => Value::from_function(move |format: &str| strftime(now, format)),
+        };
+        let mut output = Bounded::default();
+        self.environment
+            .get_template(NAME)
+            .and_then(|template| template.render_captured_to(context, &mut output))
+            .map_err(|error| failure(&error))?;
+        String::from_utf8(output.bytes)
+            .map_err(|_| TemplateError::Failed("it wrote something that is no text".to_owned()))
     }
 }
 
-/// The template's name in its environment, as errors show it.
-const NAME: &str = "chat template";
-
-/// What `transformers` gives to templates.
-fn environment() -> Result<Environment<'static>, Error> {
-    let mut environment = Environment::new();
-    environment.set_syntax(
-        SyntaxConfig::builder()
-            .trim_blocks(true)
-            .lstrip_blocks(true)
-            .build()?,
-    );
-    environment.set_fuel(Some(FUEL));
-    environment.set_auto_escape_callback(|_| minijinja::AutoEscape::None);
-    environment.set_unknown_method_callback(minijinja_contrib::pycompat::unknown_method_callback);
-    environment.add_filter("tojson", to_json);
-    environment.add_function(
-        "raise_exception",
-        |message: String| -> Result<Value, Error> {
-            Err(Error::new(ErrorKind::InvalidOperation, message))
-        },
-    );
-    Ok(environment)
+impl std::fmt::Debug for ChatTemplate {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter
+            .debug_struct("ChatTemplate")
+            .field("source", &self.source)
+            .finish_non_exhaustive()
+    }
 }
 
-/// `tojson` as Python writes it: a space after `:` and `,`, nothing escaped for HTML.
-fn to_json(value: &Value, options: Kwargs) -> Result<Value, Error> {
+/// What a template said with `raise_exception`, carried through the library's error.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+struct Exception(String);
+
+fn raise_exception(message: &str) -> Result<Value, Error> {
+    Err(Error::new(ErrorKind::InvalidOperation, "raise_exception")
+        .with_source(Exception(message.to_owned())))
+}
+
+fn failure(error: &Error) -> TemplateError {
+    let mut cause = error.source();
+    while let Some(inner) = cause {
+        if let Some(Exception(message)) = inner.downcast_ref() {
+            return TemplateError::Refused(message.clone());
+        }
+        cause = inner.source();
+    }
+    TemplateError::Failed(describe(error))
+}
+
+/// The error and what caused it, in one line.
+fn describe(error: &Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(inner) = cause {
+        text.push_str(": ");
+        text.push_str(&inner.to_string());
+        cause = inner.source();
+    }
+    text
+}
+
+fn strftime(now: SystemTime, format: &str) -> Result<String, Error> {
+    let refuse = |error: jiff::Error| {
+        Error::new(ErrorKind::InvalidOperation, "strftime_now").with_source(error)
+    };
+    let now = jiff::Timestamp::try_from(now).map_err(refuse)?;
+    jiff::fmt::strtime::format(format, &now.to_zoned(jiff::tz::TimeZone::UTC)).map_err(refuse)
+}
+
+/// `json.dumps(value, ensure_ascii=False, indent=indent)`, which is what templates expect of this
+/// filter; Jinja's own escapes for HTML.
+#[expect(
+    clippy::needless_pass_by_value,
+    reason = "the library calls filters like this"
+)]
+fn to_json(value: &Value, options: Kwargs) -> Result<String, Error> {
     let indent: Option<usize> = options.get("indent")?;
-    // Others than `indent` change nothing that a model would notice (`ensure_ascii`, `sort_keys`, …).
-    let mut json = Vec::new();
+    let _: Option<bool> = options.get("ensure_ascii")?;
+    options.assert_all_used()?;
+    let mut output = Bounded::default();
     let written = match indent {
-        Some(columns) => {
-            let columns = " ".repeat(columns.min(MAX_INDENT));
-            let pretty = PrettyFormatter::with_indent(columns.as_bytes());
+        Some(width) => {
+            let indent = " ".repeat(width.min(16));
+            let formatter = serde_json::ser::PrettyFormatter::with_indent(indent.as_bytes());
             value.serialize(&mut serde_json::Serializer::with_formatter(
-                &mut json, pretty,
+                &mut output,
+                formatter,
             ))
         }
         None => value.serialize(&mut serde_json::Serializer::with_formatter(
-            &mut json, Python,
+            &mut output,
+            SpacedJson,
         )),
     };
-    let refused = |error: String| Error::new(ErrorKind::BadSerialization, error);
-    written.map_err(|error| refused(error.to_string()))?;
-    String::from_utf8(json)
-        .map(Value::from_safe_string)
-        .map_err(|error| refused(error.to_string()))
+    let refuse = |source: serde_json::Error| {
+        Error::new(ErrorKind::BadSerialization, "tojson").with_source(source)
+    };
+    written.map_err(refuse)?;
+    String::from_utf8(output.bytes)
+        .map_err(|error| Error::new(ErrorKind::BadSerialization, error.to_string()))
 }
 
-/// JSON with Python's separators.
-struct Python;
+/// JSON on one line with a space after `,` and `:`, as Python writes it.
+struct SpacedJson;
 
-impl Formatter for Python {
-    fn begin_array_value<W: io::Write + ?Sized>(
+impl serde_json::ser::Formatter for SpacedJson {
+    fn begin_array_value<W: ?Sized + io::Write>(
         &mut self,
-        out: &mut W,
+        writer: &mut W,
         first: bool,
     ) -> io::Result<()> {
-        if first { Ok(()) } else { out.write_all(b", ") }
+        writer.write_all(if first { b"" } else { b", " })
     }
 
-    fn begin_object_key<W: io::Write + ?Sized>(
+    fn begin_object_key<W: ?Sized + io::Write>(
         &mut self,
-        out: &mut W,
+        writer: &mut W,
         first: bool,
     ) -> io::Result<()> {
-        if first { Ok(()) } else { out.write_all(b", ") }
+        writer.write_all(if first { b"" } else { b", " })
     }
 
-    fn begin_object_value<W: io::Write + ?Sized>(&mut self, out: &mut W) -> io::Result<()> {
-        out.write_all(b": ")
+    fn begin_object_value<W: ?Sized + io::Write>(&mut self, writer: &mut W) -> io::Result<()> {
+        writer.write_all(b": ")
     }
 }
 
-/// A text that does not grow beyond [`MAX_RENDERED_BYTES`].
-struct Bounded(Vec<u8>);
+/// Collects at most [`OUTPUT_BYTES`].
+#[derive(Default)]
+struct Bounded {
+    bytes: Vec<u8>,
+}
 
 impl io::Write for Bounded {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        if self.0.len() + bytes.len() > MAX_RENDERED_BYTES {
+        if bytes.len() > OUTPUT_BYTES - self.bytes.len() {
             return Err(io::Error::other(format!(
-                "the text is longer than {MAX_RENDERED_BYTES} bytes"
+                "more than {OUTPUT_BYTES} bytes of output"
             )));
         }
-        self.0.extend_from_slice(bytes);
+        self.bytes.extend_from_slice(bytes);
         Ok(bytes.len())
     }
 
@@ -202,103 +284,5 @@ impl io::Write for Bounded {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn messages() -> Vec<ChatMessage> {
-        [
-            ("user", "Hi <b>"),
-            ("assistant", "Hello"),
-            ("user", "Bye\n"),
-        ]
-        .map(|(role, content)| ChatMessage {
-            role: role.to_owned(),
-            content: content.to_owned(),
-        })
-        .to_vec()
-    }
-
-    #[track_caller]
-    fn check(source: Option<&str>, wanted: Result<&str, &str>) {
-        let rendered = ChatTemplate::new(source, "<s>", "</s>")
-            .and_then(|template| template.render(&messages()));
-        match (rendered, wanted) {
-            (Ok(text), Ok(wanted)) => assert_eq!(text, wanted),
-            (Err(error), Err(wanted)) => assert!(error.0.contains(wanted), "{error}"),
-            (other, _) => panic!("{other:?}"),
-        }
-    }
-
-    #[test]
-    fn without_a_template_it_is_chatml() {
-        check(
-            None,
-            Ok(
-                "<|im_start|>user\nHi <b><|im_end|>\n<|im_start|>assistant\nHello<|im_end|>\n<|im_start|>user\nBye\n<|im_end|>\n<|im_start|>assistant\n",
-            ),
-        );
-    }
-
-    #[test]
-    fn templates_find_what_transformers_gives_them() {
-        check(
-            Some("{{ bos_token }}{{ messages | length }}{{ eos_token }}"),
-            Ok("<s>3</s>"),
-        );
-        check(
-            Some(
-                "{% for m in messages %}\n  {% if m.role == 'user' %}\n{{ m['content'].strip() }};\n  {% endif %}\n{% endfor %}",
-            ),
-            Ok("Hi <b>;\nBye;\n"),
-        );
-        check(
-            Some("{{ messages[0] | tojson }}"),
-            Ok(r#"{"role": "user", "content": "Hi <b>"}"#),
-        );
-        check(
-            Some("{{ [1, {'a': true}] | tojson(indent=2) }}"),
-            Ok("[\n  1,\n  {\n    \"a\": true\n  }\n]"),
-        );
-        check(
-            Some(
-                "{% for m in messages %}{% if loop.index0 == 1 %}{% break %}{% endif %}{{ m.role }}{% endfor %}",
-            ),
-            Ok("user"),
-        );
-        check(
-            Some("{{ tools is defined }}{{ strftime_now is defined }}"),
-            Ok("FalseFalse"),
-        );
-    }
-
-    #[test]
-    fn a_template_may_object() {
-        check(
-            Some("{{ raise_exception('roles must alternate') }}"),
-            Err("roles must alternate"),
-        );
-        check(Some("{% for %}"), Err("syntax error"));
-        check(Some("{{ nothing.at.all }}"), Err("undefined"));
-    }
-
-    #[test]
-    fn a_hostile_template_comes_to_an_end() {
-        check(
-            Some("{% for a in range(9999) %}{% for b in range(9999) %}{% endfor %}{% endfor %}"),
-            Err("fuel"),
-        );
-        check(
-            Some("{% macro again() %}{{ again() }}{% endmacro %}{{ again() }}"),
-            Err("recursion"),
-        );
-        check(
-            Some("{% for a in range(9999) %}{{ 'x' * 99999 }}{% endfor %}"),
-            Err("longer than"),
-        );
-        check(
-            Some("{% include '/etc/passwd' %}"),
-            Err("template not found"),
-        );
-        check(Some(&"x".repeat(MAX_SOURCE_BYTES + 1)), Err("more than"));
-    }
-}
+#[path = "template_tests.rs"]
+mod tests;

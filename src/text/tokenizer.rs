@@ -1,367 +1,428 @@
-//! Text to token ids and back, by a `tokenizers` pipeline that is made from the model file's own
-//! vocabulary.
-//!
-//! Source: Sennrich et al., «Neural Machine Translation of Rare Words with Subword Units» (2016);
-//! Radford et al., «Language Models are Unsupervised Multitask Learners» (2019) for the bytes; the rules
-//! that split text into words are named as in llama.cpp (`llama-vocab.cpp`).
+//! Text to token ids and ids to bytes, for byte-level BPE vocabularies. The algorithm is the crate
+//! `tokenizers`'; what text is cut into beforehand is what llama.cpp does (`llama-vocab.cpp`).
 
-use std::collections::{HashMap, HashSet};
+use std::collections::BTreeSet;
 
-use tokenizers::models::bpe::BPE;
-use tokenizers::pre_tokenizers::PreTokenizerWrapper;
+use aho_corasick::{AhoCorasick, MatchKind};
+use tokenizers::models::bpe::{BPE, Vocab};
 use tokenizers::pre_tokenizers::byte_level::ByteLevel;
 use tokenizers::pre_tokenizers::sequence::Sequence;
 use tokenizers::pre_tokenizers::split::{Split, SplitPattern};
-use tokenizers::{AddedToken, SplitDelimiterBehavior};
+use tokenizers::{
+    Model, OffsetType, PreTokenizedString, PreTokenizer, PreTokenizerWrapper,
+    SplitDelimiterBehavior,
+};
 
 use super::vocabulary::{TokenKind, Vocabulary};
 use crate::token::TokenId;
 
-/// Most tokens of a vocabulary: four times the largest in use.
-const MAX_TOKENS: usize = 1 << 20;
+/// Most bytes that are cut into words at once. The regular expressions' stack and steps grow with the
+/// longest word, so a text is parted before, at a place where every rule parts words anyway; only a
+/// longer run without such a place is parted where it happens to be.
+const PASSAGE_BYTES: usize = 64 * 1024;
 
-/// Names of tokens that end a generation, whatever the file says of their kind (llama.cpp's list).
-const END_NAMES: &[&str] = &[
+/// Names by which llama.cpp recognises that a token ends the generation, whatever the file says.
+const END_NAMES: [&str; 32] = [
     "<|eot_id|>",
     "<|im_end|>",
     "<|end|>",
     "<|return|>",
     "<|call|>",
-    "<|eom_id|>",
+    "<|flush|>",
+    "<|calls|>",
     "<end_of_turn>",
     "<|endoftext|>",
-    "<|end_of_text|>",
+    "</s>",
+    "<|eom_id|>",
     "<EOT>",
     "_<EOT>",
-    "<EOS>",
-    "</s>",
+    "[EOT]",
+    "[EOS]",
+    "<|end_of_text|>",
+    "<end_of_utterance>",
+    "<eos>",
+    "<turn|>",
+    "<|tool_response>",
+    "<｜end▁of▁sentence｜>",
+    "<|fim_pad|>",
+    "<fim-pad>",
+    "<fim_pad>",
+    "<PAD>",
+    "[PAD]",
+    "<|fim_repo|>",
+    "<|repo_name|>",
+    "<fim-repo>",
+    "<REPO>",
+    "<reponame>",
+    "<|file_sep|>",
 ];
 
-/// Words of Llama 3 and Qwen: contractions, a word with the sign before it, numbers, signs with the
-/// line breaks behind them, white space.
-const WORDS_OF_LLAMA_3: &str = r"(?:'[sS]|'[tT]|'[rR][eE]|'[vV][eE]|'[mM]|'[lL][lL]|'[dD])|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
-/// The same with each digit by itself.
-const WORDS_OF_QWEN_2: &str = r"(?:'[sS]|'[tT]|'[rR][eE]|'[vV][eE]|'[mM]|'[lL][lL]|'[dD])|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
-
-/// Whether the names of control tokens in a text stand for these tokens.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum SpecialTokens {
-    /// They do.
-    Parse,
-    /// They are text like any other.
-    Literal,
-}
-
-/// Why a vocabulary does not serve.
+/// Why a vocabulary cannot be used.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum TokenizerError {
-    /// Another kind of vocabulary.
-    #[error("vocabularies of the kind «{0}» are not supported; supported: gpt2")]
+    /// Another algorithm than byte-level BPE.
+    #[error("tokenizers of the kind «{0}» are not supported, only «gpt2» (byte-level BPE)")]
     UnsupportedModel(String),
-    /// A rule for words that we do not know: every text would get wrong tokens.
-    #[error("the pre-tokenizer «{found}» is not supported; supported: {supported}")]
-    UnsupportedPre {
-        /// What the file says.
-        found: String,
-        /// What it may say.
-        supported: String,
+    /// Words would be cut wrongly.
+    #[error("the pre-tokenizer «{0}» is not supported")]
+    UnsupportedPre(String),
+    /// None, or beyond all reason.
+    #[error("the vocabulary has {tokens} tokens; there have to be 1 to {most}")]
+    Size {
+        /// Tokens there are.
+        tokens: usize,
+        /// Most there may be.
+        most: usize,
     },
-    /// The parts do not fit together.
-    #[error("{0}")]
-    Inconsistent(String),
+    /// Two lists disagree.
+    #[error("the vocabulary has {tokens} tokens, but kinds for {kinds}")]
+    Kinds {
+        /// Tokens there are.
+        tokens: usize,
+        /// Kinds there are.
+        kinds: usize,
+    },
+    /// A named token that does not exist.
+    #[error("the {role} token is {}, the vocabulary has {size} tokens", token.0)]
+    OutOfRange {
+        /// What it is for.
+        role: &'static str,
+        /// The token.
+        token: TokenId,
+        /// Tokens there are.
+        size: usize,
+    },
+    /// One spelling for two ids.
+    #[error("the tokens {} and {} are both spelt «{text}»", first.0, second.0)]
+    DuplicateToken {
+        /// The spelling.
+        text: String,
+        /// Its first id.
+        first: TokenId,
+        /// Its second id.
+        second: TokenId,
+    },
+    /// A merge that cannot be applied.
+    #[error("the merge «{merge}» cannot be used: {reason}")]
+    Merge {
+        /// The pair as it stands in the file.
+        merge: String,
+        /// What is wrong with it.
+        reason: &'static str,
+    },
+    /// A library refused what was checked here.
+    #[error("the tokenizer cannot be built: {0}")]
+    Build(String),
 }
 
-/// An id without a token.
+/// An id beyond the vocabulary.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("token {} is not in the vocabulary", .0.0)]
 pub struct UnknownToken(pub TokenId);
 
-/// A model's tokenizer.
+/// What the names of control tokens in a text are. User-defined tokens are recognised in both cases.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum SpecialTokens {
+    /// The tokens themselves.
+    Parse,
+    /// Text like any other.
+    Literal,
+}
+
+/// Translates between text and a model's token ids. Shared by all threads.
 pub struct Tokenizer {
-    parsing: tokenizers::Tokenizer,
-    literal: tokenizers::Tokenizer,
-    pieces: Vec<Piece>,
+    bpe: BPE,
+    words: Sequence,
+    /// Every token that is recognised by its name.
+    named: NamedTokens,
+    /// Those of them that are text.
+    user_defined: NamedTokens,
+    kinds: Vec<TokenKind>,
+    spellings: Spellings,
     beginning: Option<TokenId>,
     adds_beginning: bool,
     end_of_generation: Vec<TokenId>,
 }
 
-/// What a token stands for.
-struct Piece {
-    bytes: Box<[u8]>,
-    is_control: bool,
-}
-
 impl Tokenizer {
-    /// Builds the pipeline.
-    pub fn new(vocabulary: Vocabulary) -> Result<Self, TokenizerError> {
-        check(&vocabulary)?;
-        let pieces = pieces(&vocabulary);
-        let end_of_generation = end_of_generation(&vocabulary);
-        let Vocabulary {
-            pre,
-            tokens,
-            kinds,
-            merges,
-            beginning,
-            adds_beginning,
-            ..
-        } = vocabulary;
+    /// Checks the vocabulary and builds all tables.
+    pub fn new(mut vocabulary: Vocabulary) -> Result<Tokenizer, TokenizerError> {
+        let checked = vocabulary.check()?;
+        let rule = WordRule::named(&vocabulary.pre)
+            .ok_or_else(|| TokenizerError::UnsupportedPre(vocabulary.pre.clone()))?;
 
-        let model = byte_level_bpe(&pre, &tokens, merges)?;
-        let mut parsing = tokenizers::Tokenizer::new(model);
-        parsing.with_pre_tokenizer(Some(pre_tokenizer(&pre)?));
-        let added = |wanted: TokenKind| -> Vec<AddedToken> {
-            tokens
-                .iter()
-                .zip(&kinds)
-                .filter(|(name, kind)| **kind == wanted && !name.is_empty())
-                .map(|(name, _)| {
-                    AddedToken::from(name.clone(), wanted == TokenKind::Control).normalized(false)
-                })
-                .collect()
+        let mut ends: BTreeSet<TokenId> = [vocabulary.end, vocabulary.end_of_turn]
+            .into_iter()
+            .flatten()
+            .collect();
+        for name in END_NAMES {
+            if let Some(&id) = checked.ids.get(name) {
+                // A file that calls it text is mistaken; llama.cpp overrides it too.
+                vocabulary.kinds[id as usize] = TokenKind::Control;
+                ends.insert(TokenId(id));
+            }
+        }
+        let named = |wanted: fn(TokenKind) -> bool| {
+            NamedTokens::new(
+                vocabulary
+                    .tokens
+                    .iter()
+                    .zip(&vocabulary.kinds)
+                    .zip(0_u32..)
+                    .filter(|((name, kind), _)| wanted(**kind) && !name.is_empty())
+                    .map(|((name, _), id)| (name.as_str(), TokenId(id))),
+            )
         };
-        let refused = |error: tokenizers::Error| TokenizerError::Inconsistent(error.to_string());
-        parsing
-            .add_tokens(added(TokenKind::UserDefined))
-            .map_err(refused)?;
-        let mut literal = parsing.clone();
-        parsing
-            .add_special_tokens(added(TokenKind::Control))
-            .map_err(refused)?;
-        literal.set_encode_special_tokens(true);
-        Ok(Self {
-            parsing,
-            literal,
-            pieces,
-            beginning,
-            adds_beginning,
-            end_of_generation,
+        Ok(Tokenizer {
+            named: named(|kind| kind.is_control() || kind == TokenKind::UserDefined)?,
+            user_defined: named(|kind| kind == TokenKind::UserDefined)?,
+            spellings: Spellings::new(&vocabulary),
+            words: rule.pre_tokenizer()?,
+            bpe: BPE::builder()
+                .vocab_and_merges(checked.ids.into_iter().collect::<Vocab>(), checked.merges)
+                .ignore_merges(rule.whole_words_first)
+                .build()
+                .map_err(|error| TokenizerError::Build(error.to_string()))?,
+            kinds: vocabulary.kinds,
+            beginning: vocabulary.beginning,
+            adds_beginning: vocabulary.adds_beginning,
+            end_of_generation: ends.into_iter().collect(),
         })
     }
 
-    /// The tokens of a text; a beginning-of-text token is never added.
+    /// The ids that spell the text. Never adds a beginning-of-text token. Bytes that the vocabulary
+    /// cannot spell are left out, as in llama.cpp.
     pub fn encode(&self, text: &str, special: SpecialTokens) -> Vec<TokenId> {
-        let pipeline = match special {
-            SpecialTokens::Parse => &self.parsing,
-            SpecialTokens::Literal => &self.literal,
+        let names = match special {
+            SpecialTokens::Parse => &self.named,
+            SpecialTokens::Literal => &self.user_defined,
         };
-        let encoding = pipeline
-            .encode_fast(text, false)
-            .expect("byte-level BPE passes over what has no token");
-        encoding.get_ids().iter().copied().map(TokenId).collect()
+        let mut ids = Vec::new();
+        let mut written = 0;
+        for found in names.automaton.find_iter(text) {
+            self.encode_words(&text[written..found.start()], &mut ids);
+            ids.push(names.ids[found.pattern().as_usize()]);
+            written = found.end();
+        }
+        self.encode_words(&text[written..], &mut ids);
+        ids
     }
 
-    /// The bytes that a token stands for in a text: a control token's are its name.
+    /// The bytes a token stands for in text, often a part of a character; of a control token, its name.
     pub fn token_bytes(&self, token: TokenId) -> Option<&[u8]> {
-        self.pieces.get(token.row()).map(|piece| &*piece.bytes)
+        self.spellings.get(token)
     }
 
-    /// The text of tokens, control tokens by their names; bytes that are no UTF-8 become U+FFFD.
+    /// The text that the tokens spell, control tokens by their names. What is no UTF-8 becomes U+FFFD.
     pub fn decode(&self, tokens: &[TokenId]) -> Result<String, UnknownToken> {
         let mut bytes = Vec::new();
-        for token in tokens {
-            bytes.extend_from_slice(self.token_bytes(*token).ok_or(UnknownToken(*token))?);
+        for &token in tokens {
+            bytes.extend_from_slice(self.token_bytes(token).ok_or(UnknownToken(token))?);
         }
         Ok(String::from_utf8_lossy(&bytes).into_owned())
     }
 
-    /// Tokens of the vocabulary.
+    /// Tokens there are.
     pub fn vocabulary_size(&self) -> usize {
-        self.pieces.len()
+        self.kinds.len()
     }
 
-    /// The beginning-of-text token.
+    /// The token that begins a text.
     pub fn beginning(&self) -> Option<TokenId> {
         self.beginning
     }
 
-    /// Whether a text is to begin with it.
+    /// Whether the model wants that token before every prompt.
     pub fn adds_beginning(&self) -> bool {
         self.adds_beginning
     }
 
-    /// All tokens that end a generation, sorted.
+    /// The tokens after which nothing is generated, in ascending order.
     pub fn end_of_generation(&self) -> &[TokenId] {
         &self.end_of_generation
     }
 
-    /// Whether a token is no text.
+    /// Whether the token steers the model and is no text.
     pub fn is_control(&self, token: TokenId) -> bool {
-        self.pieces
+        self.kinds
             .get(token.row())
-            .is_some_and(|piece| piece.is_control)
+            .is_some_and(|kind| kind.is_control())
+    }
+
+    fn encode_words(&self, text: &str, ids: &mut Vec<TokenId>) {
+        let mut rest = text;
+        while !rest.is_empty() {
+            let (passage, after) = rest.split_at(passage_end(rest));
+            let mut words = PreTokenizedString::from(passage);
+            let encoding = self
+                .words
+                .pre_tokenize(&mut words)
+                .and_then(|()| words.tokenize(|word| self.bpe.tokenize(word.get())))
+                .and_then(|()| words.into_encoding(None, 0, OffsetType::None))
+                .expect("without an unknown token and without dropout, BPE cannot fail");
+            ids.extend(encoding.get_ids().iter().map(|&id| TokenId(id)));
+            rest = after;
+        }
     }
 }
 
-/// The parts fit together: as many kinds as tokens, no name twice, ids in range.
-fn check(vocabulary: &Vocabulary) -> Result<(), TokenizerError> {
-    let Vocabulary { tokens, kinds, .. } = vocabulary;
-    if vocabulary.model != "gpt2" {
-        return Err(TokenizerError::UnsupportedModel(
-            vocabulary.model.chars().take(64).collect(),
-        ));
-    }
-    if tokens.is_empty() || tokens.len() > MAX_TOKENS {
-        return Err(TokenizerError::Inconsistent(format!(
-            "a vocabulary of {} tokens cannot be used",
-            tokens.len()
-        )));
-    }
-    if kinds.len() != tokens.len() {
-        return Err(TokenizerError::Inconsistent(format!(
-            "{} tokens have {} kinds",
-            tokens.len(),
-            kinds.len()
-        )));
-    }
-    let mut names = HashSet::with_capacity(tokens.len());
-    if let Some(twice) = tokens.iter().find(|name| !names.insert(name.as_str())) {
-        return Err(TokenizerError::Inconsistent(format!(
-            "two tokens have the name {twice:?}"
-        )));
-    }
-    let named = [vocabulary.beginning, vocabulary.end, vocabulary.end_of_turn];
-    match named
-        .into_iter()
-        .flatten()
-        .find(|token| token.row() >= tokens.len())
-    {
-        None => Ok(()),
-        Some(TokenId(id)) => Err(TokenizerError::Inconsistent(format!(
-            "the special token {id} is beyond the {} tokens of the vocabulary",
-            tokens.len()
-        ))),
+impl std::fmt::Debug for Tokenizer {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter
+            .debug_struct("Tokenizer")
+            .field("vocabulary_size", &self.vocabulary_size())
+            .finish_non_exhaustive()
     }
 }
 
-fn byte_level_bpe(
-    pre: &str,
-    tokens: &[String],
-    merges: Vec<String>,
-) -> Result<BPE, TokenizerError> {
-    let ids: HashMap<&str, u32> = tokens.iter().map(String::as_str).zip(0..).collect();
-    let merges = merges
-        .into_iter()
-        .map(|merge| {
-            let pair = merge.split_once(' ').filter(|(left, right)| {
-                let whole = format!("{left}{right}");
-                [*left, *right, &whole]
-                    .iter()
-                    .all(|name| ids.contains_key(name))
-            });
-            pair.map(|(left, right)| (left.to_owned(), right.to_owned()))
-                .ok_or_else(|| {
-                    TokenizerError::Inconsistent(format!(
-                        "the merge {merge:?} does not make a token of two tokens"
-                    ))
-                })
+/// Where the next passage ends: the text's end, or before a space that follows a word (no rule lets a
+/// word contain that place), or, for want of one, anywhere between two characters.
+fn passage_end(text: &str) -> usize {
+    if text.len() <= PASSAGE_BYTES {
+        return text.len();
+    }
+    let most = text.floor_char_boundary(PASSAGE_BYTES);
+    text[..most]
+        .rmatch_indices(' ')
+        .map(|(space, _)| space)
+        .find(|&space| text[..space].ends_with(|before: char| !before.is_whitespace()))
+        .unwrap_or(most)
+}
+
+/// How text is cut into words before the merges apply, which never cross a word's edge.
+struct WordRule {
+    /// Applied one after the other: each cuts the words that the one before has left.
+    expressions: &'static [&'static str],
+    /// Whether a word that is a token is taken as it is, without going through the merges.
+    whole_words_first: bool,
+}
+
+const GPT2_WORDS: &str = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)";
+
+impl WordRule {
+    /// The rule of that name (`llama-vocab.cpp`, `llm_tokenizer_bpe`).
+    fn named(pre: &str) -> Option<WordRule> {
+        let expressions: &[&str] = match pre {
+            "gpt-2" => &[GPT2_WORDS],
+            "smollm" => &[r"\p{N}", GPT2_WORDS],
+            "llama3" | "llama-v3" | "llama-bpe" => &[
+                r"(?:'[sS]|'[tT]|'[rR][eE]|'[vV][eE]|'[mM]|'[lL][lL]|'[dD])|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+",
+            ],
+            "qwen2" => &[
+                r"(?:'[sS]|'[tT]|'[rR][eE]|'[vV][eE]|'[mM]|'[lL][lL]|'[dD])|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+",
+            ],
+            "default" => &[
+                r"[\p{P}\$\+<=>\^~\|]+",
+                GPT2_WORDS,
+                r"\p{N}+",
+                "[0-9][0-9][0-9]",
+            ],
+            _ => return None,
+        };
+        Some(WordRule {
+            expressions,
+            whole_words_first: matches!(pre, "llama3" | "llama-v3" | "llama-bpe"),
         })
-        .collect::<Result<Vec<_>, _>>()?;
-    let vocabulary = tokens
-        .iter()
-        .cloned()
-        .zip(0..)
-        .collect::<Vec<(String, u32)>>();
-    BPE::builder()
-        .vocab_and_merges(
-            vocabulary.into_iter().collect::<ahash::AHashMap<_, _>>(),
-            merges,
-        )
-        // Llama 3's vocabulary has whole words that its merges do not reach.
-        .ignore_merges(pre == "llama-bpe")
-        .build()
-        .map_err(|error| TokenizerError::Inconsistent(error.to_string()))
+    }
+
+    fn pre_tokenizer(&self) -> Result<Sequence, TokenizerError> {
+        let mut steps = self
+            .expressions
+            .iter()
+            .map(|&expression| {
+                Split::new(
+                    SplitPattern::Regex(expression.to_owned()),
+                    SplitDelimiterBehavior::Isolated,
+                    false,
+                )
+                .map(PreTokenizerWrapper::from)
+                .map_err(|error| TokenizerError::Build(error.to_string()))
+            })
+            .collect::<Result<Vec<_>, _>>()?;
+        steps.push(ByteLevel::new(false, false, false).into());
+        Ok(Sequence::new(steps))
+    }
 }
 
-/// The rules for words that we know.
-const PRE_TOKENIZERS: &[&str] = &["smollm", "gpt-2", "llama-bpe", "qwen2", "default"];
-
-/// The rule with that name, and bytes as characters after it.
-fn pre_tokenizer(pre: &str) -> Result<PreTokenizerWrapper, TokenizerError> {
-    let split = |pattern: &str, behavior| {
-        Split::new(SplitPattern::Regex(pattern.to_owned()), behavior, false)
-            .map(PreTokenizerWrapper::Split)
-            .map_err(|error| TokenizerError::Inconsistent(error.to_string()))
-    };
-    let isolated = |pattern| split(pattern, SplitDelimiterBehavior::Isolated);
-    // With its own expression the byte level splits words as GPT-2 did.
-    let bytes =
-        |splits_words| PreTokenizerWrapper::ByteLevel(ByteLevel::new(false, false, splits_words));
-    let steps = match pre {
-        "gpt-2" => vec![bytes(true)],
-        "smollm" => vec![isolated(r"\p{N}")?, bytes(true)],
-        "llama-bpe" => vec![isolated(WORDS_OF_LLAMA_3)?, bytes(false)],
-        "qwen2" => vec![isolated(WORDS_OF_QWEN_2)?, bytes(false)],
-        "default" => vec![
-            isolated(r"[\p{P}\$\+<=>\^~\|]+")?,
-            isolated(
-                r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+",
-            )?,
-            isolated(r"\p{N}+")?,
-            isolated(r"[0-9][0-9][0-9]")?,
-            bytes(false),
-        ],
-        other => {
-            return Err(TokenizerError::UnsupportedPre {
-                found: other.chars().take(64).collect(),
-                supported: PRE_TOKENIZERS.join(", "),
-            });
-        }
-    };
-    Ok(PreTokenizerWrapper::Sequence(Sequence::new(steps)))
+/// Finds the names of tokens in a text: the leftmost first, of those at one place the longest.
+struct NamedTokens {
+    automaton: AhoCorasick,
+    /// The token of each pattern.
+    ids: Vec<TokenId>,
 }
 
-/// The character that stands for each byte in the names of a byte-level vocabulary: printable ones for
-/// themselves, the others from U+0100 on.
-fn byte_names() -> [char; 256] {
-    let mut next = 0x100u32;
-    std::array::from_fn(|byte| {
-        let byte = byte as u8;
-        match byte {
-            b'!'..=b'~' | 0xa1..=0xac | 0xae..=0xff => char::from(byte),
-            _ => {
-                next += 1;
-                char::from_u32(next - 1).expect("U+0100 to U+0143 are characters")
-            }
-        }
-    })
+impl NamedTokens {
+    fn new<'a>(
+        tokens: impl Iterator<Item = (&'a str, TokenId)>,
+    ) -> Result<NamedTokens, TokenizerError> {
+        let (names, ids): (Vec<_>, Vec<_>) = tokens.unzip();
+        let automaton = AhoCorasick::builder()
+            .match_kind(MatchKind::LeftmostLongest)
+            .build(names)
+            .map_err(|error| TokenizerError::Build(error.to_string()))?;
+        Ok(NamedTokens { automaton, ids })
+    }
 }
 
-fn pieces(vocabulary: &Vocabulary) -> Vec<Piece> {
-    let bytes_of: HashMap<char, u8> = byte_names().into_iter().zip(0..=255).collect();
-    vocabulary
-        .tokens
-        .iter()
-        .zip(&vocabulary.kinds)
-        .map(|(name, kind)| {
-            let in_bytes: Option<Vec<u8>> = match kind {
-                TokenKind::Normal | TokenKind::Byte | TokenKind::Unused => {
-                    name.chars().map(|c| bytes_of.get(&c).copied()).collect()
+/// The bytes of every token, one after the other.
+struct Spellings {
+    bytes: Vec<u8>,
+    /// Where each token's bytes end.
+    ends: Vec<usize>,
+}
+
+impl Spellings {
+    fn new(vocabulary: &Vocabulary) -> Spellings {
+        let byte_of = byte_level_alphabet();
+        let mut bytes = Vec::new();
+        let mut ends = Vec::with_capacity(vocabulary.tokens.len());
+        for (text, kind) in vocabulary.tokens.iter().zip(&vocabulary.kinds) {
+            match kind {
+                TokenKind::Normal => {
+                    for character in text.chars() {
+                        match byte_of.get(character as usize).copied().flatten() {
+                            Some(byte) => bytes.push(byte),
+                            // Not in the alphabet: the character can only mean itself.
+                            None => bytes
+                                .extend_from_slice(character.encode_utf8(&mut [0; 4]).as_bytes()),
+                        }
+                    }
                 }
-                TokenKind::Control | TokenKind::UserDefined | TokenKind::Unknown => None,
-            };
-            Piece {
-                bytes: in_bytes.unwrap_or_else(|| name.as_bytes().to_vec()).into(),
-                is_control: matches!(kind, TokenKind::Control | TokenKind::Unknown),
+                TokenKind::Control | TokenKind::Unknown | TokenKind::UserDefined => {
+                    bytes.extend_from_slice(text.as_bytes());
+                }
+                // In a byte-level vocabulary these stand for nothing.
+                TokenKind::Unused | TokenKind::Byte => {}
             }
-        })
-        .collect()
+            ends.push(bytes.len());
+        }
+        Spellings { bytes, ends }
+    }
+
+    fn get(&self, token: TokenId) -> Option<&[u8]> {
+        let row = token.row();
+        let end = *self.ends.get(row)?;
+        let start = row.checked_sub(1).map_or(0, |before| self.ends[before]);
+        Some(&self.bytes[start..end])
+    }
 }
 
-fn end_of_generation(vocabulary: &Vocabulary) -> Vec<TokenId> {
-    let named = vocabulary
-        .tokens
-        .iter()
-        .zip(0..)
-        .filter(|(name, _)| END_NAMES.contains(&name.as_str()))
-        .map(|(_, id)| TokenId(id));
-    let mut ends: Vec<TokenId> = [vocabulary.end, vocabulary.end_of_turn]
-        .into_iter()
-        .flatten()
-        .chain(named)
-        .collect();
-    ends.sort_unstable();
-    ends.dedup();
-    ends
+/// GPT-2's printable alphabet, from the character's number to the byte: bytes that print stand for
+/// themselves, the others follow from 256 on (`encoder.py`, `bytes_to_unicode`).
+fn byte_level_alphabet() -> [Option<u8>; 512] {
+    let mut byte_of = [None; 512];
+    let mut next = 256;
+    for byte in 0..=u8::MAX {
+        if matches!(byte, b'!'..=b'~' | 0xA1..=0xAC | 0xAE..=0xFF) {
+            byte_of[byte as usize] = Some(byte);
+        } else {
+            byte_of[next] = Some(byte);
+            next += 1;
+        }
+    }
+    byte_of
 }
+
+#[cfg(test)]
+#[path = "tokenizer_tests.rs"]
+pub(super) mod tests;

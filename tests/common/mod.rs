@@ -40,5 +40,5 @@ pub(crate) fn golden() -> serde_json::Value {
         .join("../shared/golden/smollm2-135m-instruct-q4_1.json");
     let text = std::fs::read_to_string(&path)
         .unwrap_or_else(|error| panic!("{}: {error}", path.display()));
-    serde_json::from_str(&text).unwrap()
+    serde_json::from_str(&text).expect("the recorded answers are JSON")
 }

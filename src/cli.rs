@@ -1,0 +1,292 @@
+//! The command line: the seed's names for what is built, today's spellings beside them.
+
+use std::path::PathBuf;
+
+use clap::{Parser, ValueEnum};
+
+/// The seed's default for `--ctx-size`.
+const DEFAULT_CONTEXT_TOKENS: usize = 512;
+
+/// Serve a language model over HTTP: the 2024 contract of llama.cpp's server and OpenAI's API, computed by
+/// ONNX Runtime, many requests in every step.
+#[derive(Debug, Clone, PartialEq, Parser)]
+#[command(
+    version,
+    max_term_width = 100,
+    after_help = "Documentation of the routes: http://HOST:PORT/docs while it runs."
+)]
+pub struct Cli {
+    /// The model, a GGUF file
+    #[arg(short, long, value_name = "FILE", help_heading = "Model")]
+    pub model: PathBuf,
+
+    /// The model's name in answers, instead of its path
+    #[arg(short, long, value_name = "NAME", help_heading = "Model")]
+    pub alias: Option<String>,
+
+    /// A Jinja chat template instead of the model's own
+    #[arg(long, value_name = "TEMPLATE", help_heading = "Model")]
+    pub chat_template: Option<String>,
+
+    /// Tokens a sequence may have, prompt and answer; 0 is what the model was trained with
+    #[arg(short, long, value_name = "N", default_value_t = DEFAULT_CONTEXT_TOKENS, help_heading = "Model")]
+    pub ctx_size: usize,
+
+    /// Sequences that run at once (slots); also -np
+    #[arg(long, value_name = "N", default_value_t = 1, help_heading = "Batching")]
+    pub parallel: usize,
+
+    /// Requests that may wait beside them; more are told to come back later [default: 4 × parallel + 64]
+    #[arg(long, value_name = "N", help_heading = "Batching")]
+    pub queue: Option<usize>,
+
+    /// Most tokens computed in one step; also -ub
+    #[arg(
+        long,
+        value_name = "N",
+        default_value_t = 512,
+        help_heading = "Batching"
+    )]
+    pub ubatch_size: usize,
+
+    /// Most tokens of a prompt under way; here every step is bounded by --ubatch-size
+    #[arg(short, long, value_name = "N", help_heading = "Batching")]
+    pub batch_size: Option<usize>,
+
+    /// Tokens of the key-value cache for all sequences together [default: room for all slots' contexts]
+    #[arg(long, value_name = "N", help_heading = "Batching")]
+    pub cache_tokens: Option<usize>,
+
+    /// Batch continuously; always on, accepted for the seed's sake; also -cb
+    #[arg(long, help_heading = "Batching")]
+    pub cont_batching: bool,
+
+    /// Most tokens a request may generate, whatever it says; -1 is no limit
+    #[arg(short, long, value_name = "N", default_value_t = -1, allow_negative_numbers = true, help_heading = "Batching")]
+    pub n_predict: i64,
+
+    /// Threads that compute [default: one per core]
+    #[arg(short, long, value_name = "N", help_heading = "Computing")]
+    pub threads: Option<usize>,
+
+    /// Where to compute
+    #[arg(long, value_enum, default_value_t = Device::Auto, help_heading = "Computing")]
+    pub device: Device,
+
+    /// Layers on a GPU; only 0 until GPUs are supported; also -ngl
+    #[arg(
+        long,
+        value_name = "N",
+        default_value_t = 0,
+        help_heading = "Computing"
+    )]
+    pub n_gpu_layers: usize,
+
+    /// ONNX Runtime's shared library [default: where `make setup` puts it, or beside this program]
+    #[arg(
+        long,
+        value_name = "PATH",
+        env = "ORT_DYLIB_PATH",
+        help_heading = "Computing"
+    )]
+    pub onnxruntime: Option<PathBuf>,
+
+    /// The name or address to listen on
+    #[arg(
+        long,
+        value_name = "HOST",
+        default_value = "127.0.0.1",
+        help_heading = "Serving"
+    )]
+    pub host: String,
+
+    /// The port to listen on; 0 takes any that is free
+    #[arg(
+        long,
+        value_name = "PORT",
+        default_value_t = 8080,
+        help_heading = "Serving"
+    )]
+    pub port: u16,
+
+    /// An origin whose web pages may ask, beside the server's own and localhost; repeatable, * is all
+    #[arg(long, value_name = "ORIGIN", help_heading = "Serving")]
+    pub cors_origin: Vec<String>,
+
+    /// Answer 501 to /slots, which shows users' prompts; also --no-slots
+    #[arg(long, alias = "no-slots", help_heading = "Serving")]
+    pub slots_endpoint_disable: bool,
+
+    /// Seconds that running answers may go on after Ctrl-C; a second Ctrl-C stops at once
+    #[arg(
+        long,
+        value_name = "SECONDS",
+        default_value_t = 30,
+        help_heading = "Serving"
+    )]
+    pub stop_timeout: u64,
+
+    /// How log lines are written
+    #[arg(long, value_enum, default_value_t = LogFormat::Json, help_heading = "Logging")]
+    pub log_format: LogFormat,
+
+    /// No log file; there is none, accepted for the seed's sake
+    #[arg(long, help_heading = "Logging")]
+    pub log_disable: bool,
+}
+
+/// Where to compute.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Device {
+    /// The best there is: today the CPU.
+    Auto,
+    /// The CPU.
+    Cpu,
+}
+
+/// How log lines are written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum LogFormat {
+    /// One JSON object a line.
+    Json,
+    /// For people.
+    Text,
+}
+
+/// The seed's short names of two letters and more, which clap would read as one-letter options in a row.
+const LONG_SHORT_NAMES: &[(&str, &str)] = &[
+    ("-np", "--parallel"),
+    ("-ub", "--ubatch-size"),
+    ("-cb", "--cont-batching"),
+    ("-ngl", "--n-gpu-layers"),
+];
+
+/// Options of the seed that are not built yet.
+const LATER: &[&str] = &[
+    "-tb",
+    "--threads-batch",
+    "--threads-http",
+    "-mu",
+    "--model-url",
+    "-hfr",
+    "--hf-repo",
+    "-hff",
+    "--hf-file",
+    "-mg",
+    "--main-gpu",
+    "-ts",
+    "--tensor-split",
+    "--mlock",
+    "--no-mmap",
+    "--numa",
+    "--lora",
+    "--lora-base",
+    "-to",
+    "--timeout",
+    "--path",
+    "--api-key",
+    "--api-key-file",
+    "--embedding",
+    "-spf",
+    "--system-prompt-file",
+    "--mmproj",
+    "--grp-attn-n",
+    "--grp-attn-w",
+    "--metrics",
+    "--ssl-key-file",
+    "--ssl-cert-file",
+];
+
+impl Cli {
+    /// Reads a command line, its first word being the program.
+    ///
+    /// # Errors
+    /// What is wrong with it, or the help that it asks for.
+    pub fn read(words: impl IntoIterator<Item = String>) -> Result<Self, clap::Error> {
+        let words: Vec<String> = words.into_iter().map(expanded).collect();
+        let name = |word: &String| word.split('=').next().unwrap_or_default().to_owned();
+        if let Some(later) = words
+            .iter()
+            .skip(1)
+            .map(name)
+            .find(|name| LATER.contains(&name.as_str()))
+        {
+            use clap::CommandFactory;
+            return Err(Self::command().error(
+                clap::error::ErrorKind::UnknownArgument,
+                format!("{later} is an option of the seed that is not built yet; leave it out"),
+            ));
+        }
+        Self::try_parse_from(words)
+    }
+}
+
+fn expanded(word: String) -> String {
+    let (name, value) = match word.split_once('=') {
+        Some((name, value)) => (name, Some(value)),
+        None => (word.as_str(), None),
+    };
+    match LONG_SHORT_NAMES.iter().find(|(short, _)| *short == name) {
+        None => word,
+        Some((_, long)) => match value {
+            Some(value) => format!("{long}={value}"),
+            None => (*long).to_owned(),
+        },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(line: &str) -> Result<Cli, String> {
+        let words = std::iter::once("ortolan").chain(line.split_whitespace());
+        Cli::read(words.map(str::to_owned)).map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn the_definition_is_sound() {
+        use clap::CommandFactory;
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn the_seeds_names_are_understood() {
+        let short =
+            read("-m a.gguf -c 128 -np 3 -ub 64 -b 256 -n -1 -ngl 0 -cb -t 2 -a name").unwrap();
+        let long = read(
+            "--model a.gguf --ctx-size 128 --parallel=3 --ubatch-size 64 --batch-size 256 --n-predict=-1 \
+             --n-gpu-layers 0 --cont-batching --threads 2 --alias name",
+        );
+        assert_eq!(Ok(short.clone()), long);
+        assert_eq!((short.parallel, short.ctx_size), (3, 128));
+    }
+
+    #[test]
+    fn defaults_are_the_seeds() {
+        let cli = read("-m a.gguf").unwrap();
+        assert_eq!((cli.ctx_size, cli.parallel, cli.n_predict), (512, 1, -1));
+        assert_eq!(
+            (cli.host.as_str(), cli.port, cli.log_format),
+            ("127.0.0.1", 8080, LogFormat::Json)
+        );
+    }
+
+    #[test]
+    fn what_is_not_built_yet_is_refused_by_name() {
+        for line in [
+            "-m a.gguf --api-key secret",
+            "-m a.gguf -tb 4",
+            "-m a.gguf --lora=x",
+        ] {
+            let error = read(line).unwrap_err();
+            assert!(error.contains("not built yet"), "{error}");
+        }
+        assert!(
+            read("-m a.gguf --nonsense")
+                .unwrap_err()
+                .contains("--nonsense")
+        );
+        assert!(read("").unwrap_err().contains("--model"));
+    }
+}

@@ -1,0 +1,152 @@
+//! From the command line to the options of each floor, and where to find what was not named.
+
+use std::env;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::{Context, ensure};
+
+use crate::cli::{Cli, Device};
+use crate::model::load::LoadOptions;
+use crate::server::ServeOptions;
+
+/// The whole configuration, each part defined where it is used.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// How to load the model.
+    pub load: LoadOptions,
+    /// Where to serve.
+    pub serve: ServeOptions,
+    /// Whether `/slots` is served.
+    pub slots_visible: bool,
+    /// Most tokens of a generation, whatever a request says.
+    pub max_tokens: Option<usize>,
+}
+
+impl Config {
+    /// Completes a command line.
+    ///
+    /// # Errors
+    /// Values that do not fit together, or no ONNX Runtime anywhere.
+    pub fn new(cli: Cli) -> anyhow::Result<Self> {
+        ensure!(
+            cli.n_gpu_layers == 0,
+            "--n-gpu-layers {}: GPUs are not supported yet, only 0",
+            cli.n_gpu_layers
+        );
+        ensure!(
+            cli.n_predict >= -1,
+            "--n-predict {}: at least -1",
+            cli.n_predict
+        );
+        ensure!(cli.threads != Some(0), "--threads 0: at least 1");
+        match cli.device {
+            Device::Auto | Device::Cpu => {}
+        }
+        if cli.cont_batching {
+            tracing::info!("--cont-batching: batching is always continuous");
+        }
+        if let Some(tokens) = cli.batch_size {
+            tracing::info!(
+                tokens,
+                "--batch-size: every step is bounded by --ubatch-size"
+            );
+        }
+        Ok(Self {
+            load: LoadOptions {
+                path: cli.model,
+                alias: cli.alias,
+                context_tokens: Some(cli.ctx_size).filter(|tokens| *tokens > 0),
+                parallel: cli.parallel,
+                queue: cli.queue.unwrap_or(4 * cli.parallel + 64),
+                step_tokens: cli.ubatch_size,
+                cache_tokens: cli.cache_tokens,
+                threads: cli.threads,
+                onnxruntime: match cli.onnxruntime {
+                    Some(path) => path,
+                    None => find_onnxruntime()?,
+                },
+                chat_template: cli.chat_template,
+            },
+            serve: ServeOptions {
+                host: cli.host,
+                port: cli.port,
+                origins: cli.cors_origin,
+                stop_deadline: Duration::from_secs(cli.stop_timeout),
+            },
+            slots_visible: !cli.slots_endpoint_disable,
+            max_tokens: usize::try_from(cli.n_predict).ok(),
+        })
+    }
+}
+
+/// The library's file name on this system.
+const LIBRARY: &str = if cfg!(target_os = "macos") {
+    "libonnxruntime.dylib"
+} else if cfg!(windows) {
+    "onnxruntime.dll"
+} else {
+    "libonnxruntime.so"
+};
+
+fn find_onnxruntime() -> anyhow::Result<PathBuf> {
+    let program = env::current_exe().context("where this program is cannot be found out")?;
+    let places = places(
+        &program,
+        env::var_os("XDG_CACHE_HOME").map(PathBuf::from),
+        env::home_dir(),
+    );
+    match places.iter().find(|path| path.is_file()) {
+        Some(path) => Ok(path.clone()),
+        None => {
+            let looked: Vec<String> = places
+                .iter()
+                .map(|path| format!("\n  {}", path.display()))
+                .collect();
+            anyhow::bail!(
+                "ONNX Runtime's shared library is not found. Run `make setup` in the repository, or name it by \
+                 --onnxruntime PATH or ORT_DYLIB_PATH. Looked at:{}",
+                looked.concat()
+            )
+        }
+    }
+}
+
+/// Where the library may lie: beside the program, in the repository it was built in or that is the
+/// working directory, in the user's cache.
+fn places(program: &Path, cache: Option<PathBuf>, home: Option<PathBuf>) -> Vec<PathBuf> {
+    let fetched = |root: &Path| root.join(".cache").join("onnxruntime").join(LIBRARY);
+    // target/release/ortolan
+    let repository = program.ancestors().nth(3);
+    let cache = cache.or_else(|| home.map(|home| home.join(".cache")));
+    [
+        program.parent().map(|folder| folder.join(LIBRARY)),
+        Some(fetched(Path::new("."))),
+        repository.map(fetched),
+        cache.map(|cache| cache.join("ortolan").join(LIBRARY)),
+    ]
+    .into_iter()
+    .flatten()
+    .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_library_is_looked_for_where_it_may_be() {
+        let places = places(
+            Path::new("/src/ortolan/target/release/ortolan"),
+            None,
+            Some(PathBuf::from("/home/ada")),
+        );
+        let wanted = [
+            "/src/ortolan/target/release",
+            "./.cache/onnxruntime",
+            "/src/ortolan/.cache/onnxruntime",
+            "/home/ada/.cache/ortolan",
+        ];
+        assert_eq!(places, wanted.map(|folder| Path::new(folder).join(LIBRARY)));
+    }
+}

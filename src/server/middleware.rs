@@ -1,0 +1,156 @@
+//! What happens to every request before and after it is answered: who may ask at all, a request id, a
+//! line in the access log.
+
+use std::net::SocketAddr;
+use std::time::Instant;
+
+use poem::http::header::{HOST, HeaderName, ORIGIN};
+use poem::http::{HeaderValue, StatusCode};
+use poem::middleware::Cors;
+use poem::{Endpoint, EndpointExt, IntoResponse, Request, Response};
+
+use crate::api::Error;
+
+/// Carries a request's id in both directions.
+const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+/// Longest id that is taken from a client.
+const MAX_REQUEST_ID_BYTES: usize = 128;
+
+/// Puts the rules around an endpoint.
+pub(super) fn apply(
+    endpoint: impl Endpoint<Output = Response> + 'static,
+    origins: Origins,
+) -> impl Endpoint<Output = Response> + 'static {
+    let allowed = origins.clone();
+    let cors = Cors::new()
+        .allow_origins_fn(move |origin| allowed.allow_origin(origin))
+        .expose_header(REQUEST_ID);
+    endpoint
+        .with(cors)
+        .around(move |endpoint, request| guard(endpoint, request, origins.clone()))
+        .around(log)
+        .map_to_response()
+}
+
+/// Refuses what a web page of somebody else's could send, before it does anything.
+async fn guard(
+    endpoint: std::sync::Arc<impl Endpoint<Output = Response>>,
+    request: Request,
+    origins: Origins,
+) -> poem::Result<Response> {
+    let text = |name| {
+        let value: Option<&HeaderValue> = request.headers().get(name);
+        value.map(|value| String::from_utf8_lossy(value.as_bytes()).into_owned())
+    };
+    let authority = request.uri().authority().map(ToString::to_string);
+    if let Some(host) = text(HOST).or(authority)
+        && !origins.allow_host(&host)
+    {
+        return Ok(forbidden(format!("the host «{host}» is not this server's")));
+    }
+    if let Some(origin) = text(ORIGIN)
+        && !origins.allow_origin(&origin)
+    {
+        return Ok(forbidden(format!("pages of «{origin}» may not ask here")));
+    }
+    endpoint.call(request).await
+}
+
+fn forbidden(message: String) -> Response {
+    let status = StatusCode::FORBIDDEN;
+    Error::Http { status, message }.into_response()
+}
+
+async fn log(
+    endpoint: std::sync::Arc<impl Endpoint<Output = Response>>,
+    request: Request,
+) -> poem::Result<Response> {
+    let started = Instant::now();
+    let given = request.headers().get(REQUEST_ID).filter(|id| {
+        id.len() <= MAX_REQUEST_ID_BYTES && id.as_bytes().iter().all(u8::is_ascii_graphic)
+    });
+    let id = given.cloned().unwrap_or_else(|| {
+        HeaderValue::from_str(&format!("{:032x}", rand::random::<u128>()))
+            .expect("hexadecimal digits make a header's value")
+    });
+    let (method, path) = (request.method().clone(), request.uri().path().to_owned());
+    let mut response = match endpoint.call(request).await {
+        Ok(response) => response,
+        Err(error) => error.into_response(),
+    };
+    let milliseconds = started.elapsed().as_secs_f64() * 1000.0;
+    tracing::info!(
+        %method,
+        path,
+        status = response.status().as_u16(),
+        milliseconds,
+        request_id = id.to_str().unwrap_or_default(),
+        "request"
+    );
+    response.headers_mut().insert(REQUEST_ID, id);
+    Ok(response)
+}
+
+/// Which hosts and origins are the server's own or were allowed.
+#[derive(Debug, Clone)]
+pub struct Origins {
+    /// The name the server was told to listen on.
+    name: String,
+    /// Only names of this machine are served.
+    local_only: bool,
+    allowed: Vec<String>,
+}
+
+impl Origins {
+    /// Those of a server that listens on `host`, at `address`. `allowed` are more origins, `*` is all.
+    pub fn new(host: &str, address: SocketAddr, allowed: &[String]) -> Self {
+        let bare = host.trim_start_matches('[').trim_end_matches(']');
+        let mut allowed = allowed.to_vec();
+        let written = match bare.contains(':') {
+            true => format!("[{bare}]"),
+            false => bare.to_owned(),
+        };
+        allowed.push(format!("http://{written}:{}", address.port()));
+        Self {
+            name: bare.to_ascii_lowercase(),
+            local_only: address.ip().is_loopback(),
+            allowed,
+        }
+    }
+
+    /// Whether a request with this `Host` may be answered. Bound to loopback, only one that names this
+    /// machine may: a page whose name was made to point here (DNS rebinding) names another.
+    pub fn allow_host(&self, host: &str) -> bool {
+        let name = host_name(host);
+        !self.local_only || is_local(&name) || name == self.name
+    }
+
+    /// Whether pages of this origin may ask.
+    pub fn allow_origin(&self, origin: &str) -> bool {
+        let local = origin
+            .split_once("://")
+            .is_some_and(|(_, host)| is_local(&host_name(host)));
+        local
+            || self
+                .allowed
+                .iter()
+                .any(|allowed| allowed == origin || allowed == "*")
+    }
+}
+
+/// The name in `name:port`, without the brackets of an IPv6 address.
+fn host_name(host: &str) -> String {
+    let name = match host.strip_prefix('[') {
+        Some(rest) => rest.split(']').next().unwrap_or(rest),
+        None => host.split(':').next().unwrap_or(host),
+    };
+    name.to_ascii_lowercase()
+}
+
+fn is_local(name: &str) -> bool {
+    name == "localhost"
+        || name.ends_with(".localhost")
+        || name
+            .parse::<std::net::IpAddr>()
+            .is_ok_and(|ip| ip.is_loopback())
+}

@@ -1,0 +1,222 @@
+use std::sync::Mutex;
+use std::time::Duration;
+
+use poem::Request;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio::sync::oneshot;
+
+use super::*;
+
+fn options() -> ServeOptions {
+    ServeOptions {
+        host: "127.0.0.1".to_owned(),
+        port: 0,
+        origins: vec!["https://app.example".to_owned()],
+        stop_deadline: Duration::from_secs(60),
+    }
+}
+
+/// Sends a request and reads the whole answer.
+async fn ask(address: SocketAddr, head: &str) -> String {
+    let mut socket = TcpStream::connect(address).await.unwrap();
+    socket
+        .write_all(format!("{head}connection: close\r\n\r\n").as_bytes())
+        .await
+        .unwrap();
+    let mut answer = String::new();
+    socket.read_to_string(&mut answer).await.unwrap();
+    answer
+}
+
+/// A server that answers with «hello», until the returned sender is dropped.
+async fn hello() -> (SocketAddr, oneshot::Sender<()>) {
+    let server = Server::bind(options()).await.unwrap();
+    let (address, (stop, stopped)) = (server.address(), oneshot::channel());
+    let endpoint = poem::endpoint::make_sync(|_| "hello").map_to_response();
+    tokio::spawn(server.serve(
+        endpoint,
+        async { drop(stopped.await) },
+        std::future::pending(),
+    ));
+    (address, stop)
+}
+
+#[tokio::test]
+async fn only_hosts_and_origins_of_this_machine_or_allowed_ones_are_answered() {
+    let (address, _stop) = hello().await;
+    for (head, status) in [
+        ("host: localhost:1\r\n", 200),
+        ("host: 127.0.0.1\r\n", 200),
+        ("host: [::1]:8080\r\n", 200),
+        ("host: rebound.example\r\n", 403),
+        ("host: localhost.example\r\n", 403),
+        ("host: localhost\r\norigin: http://localhost:3000\r\n", 200),
+        ("host: localhost\r\norigin: https://app.example\r\n", 200),
+        ("host: localhost\r\norigin: https://evil.example\r\n", 403),
+        ("host: localhost\r\norigin: null\r\n", 403),
+    ] {
+        let answer = ask(address, &format!("GET / HTTP/1.1\r\n{head}")).await;
+        assert!(
+            answer.starts_with(&format!("HTTP/1.1 {status} ")),
+            "{head} {answer}"
+        );
+    }
+}
+
+#[tokio::test]
+async fn an_allowed_origin_may_read_the_answer() {
+    let (address, _stop) = hello().await;
+    let head = "host: localhost\r\norigin: https://app.example\r\n";
+    let answer = ask(address, &format!("GET / HTTP/1.1\r\n{head}")).await;
+    assert!(
+        answer.contains("access-control-allow-origin: https://app.example\r\n"),
+        "{answer}"
+    );
+    let preflight = format!(
+        "OPTIONS / HTTP/1.1\r\n{head}access-control-request-method: POST\r\naccess-control-request-headers: content-type\r\n"
+    );
+    let answer = ask(address, &preflight).await;
+    assert!(answer.contains("access-control-allow-methods"), "{answer}");
+    assert!(
+        !answer.contains("hello"),
+        "a preflight does nothing: {answer}"
+    );
+}
+
+#[tokio::test]
+async fn every_answer_has_a_request_id() {
+    let (address, _stop) = hello().await;
+    let answer = ask(
+        address,
+        "GET / HTTP/1.1\r\nhost: localhost\r\nx-request-id: mine-7\r\n",
+    )
+    .await;
+    assert!(answer.contains("x-request-id: mine-7\r\n"), "{answer}");
+    let answer = ask(
+        address,
+        "GET / HTTP/1.1\r\nhost: localhost\r\nx-request-id: a b\r\n",
+    )
+    .await;
+    let id = answer
+        .split("x-request-id: ")
+        .nth(1)
+        .unwrap()
+        .split('\r')
+        .next()
+        .unwrap();
+    assert_eq!(id.len(), 32, "{answer}");
+}
+
+/// Tells when it is dropped.
+struct Dropped(Option<oneshot::Sender<()>>);
+
+impl Drop for Dropped {
+    fn drop(&mut self) {
+        let _ = self.0.take().unwrap().send(());
+    }
+}
+
+#[tokio::test]
+async fn a_handler_ends_when_its_client_leaves() {
+    let server = Server::bind(options()).await.unwrap();
+    let address = server.address();
+    let (began, begun) = oneshot::channel();
+    let (dropped, was_dropped) = oneshot::channel();
+    let signals = Mutex::new(Some((began, Dropped(Some(dropped)))));
+    let endpoint = poem::endpoint::make(move |_: Request| {
+        let signals = signals.lock().unwrap().take();
+        async move {
+            if let Some((began, _guard)) = signals {
+                began.send(()).unwrap();
+                std::future::pending::<()>().await;
+            }
+            "never"
+        }
+    });
+    tokio::spawn(server.serve(
+        endpoint.map_to_response(),
+        std::future::pending(),
+        std::future::pending(),
+    ));
+    let mut socket = TcpStream::connect(address).await.unwrap();
+    socket
+        .write_all(b"GET / HTTP/1.1\r\nhost: localhost\r\n\r\n")
+        .await
+        .unwrap();
+    begun.await.unwrap();
+    drop(socket);
+    was_dropped.await.unwrap();
+}
+
+#[tokio::test]
+async fn a_stop_lets_running_answers_end() {
+    let server = Server::bind(options()).await.unwrap();
+    let address = server.address();
+    let (began, begun) = oneshot::channel();
+    let (finish, finished) = oneshot::channel::<()>();
+    let signals = Mutex::new(Some((began, finished)));
+    let endpoint = poem::endpoint::make(move |_: Request| {
+        let signals = signals.lock().unwrap().take();
+        async move {
+            let (began, finished) = signals.unwrap();
+            began.send(()).unwrap();
+            finished.await.unwrap();
+            "done"
+        }
+    });
+    let (stop, stopped) = oneshot::channel::<()>();
+    let serving = tokio::spawn(server.serve(
+        endpoint.map_to_response(),
+        async { drop(stopped.await) },
+        std::future::pending(),
+    ));
+    let answer = tokio::spawn(ask(address, "GET / HTTP/1.1\r\nhost: localhost\r\n"));
+    begun.await.unwrap();
+    stop.send(()).unwrap();
+    // Nothing new is accepted once the listener is gone.
+    while TcpStream::connect(address).await.is_ok() {
+        tokio::task::yield_now().await;
+    }
+    finish.send(()).unwrap();
+    assert!(answer.await.unwrap().ends_with("done"));
+    serving.await.unwrap();
+}
+
+#[tokio::test]
+async fn a_cut_ends_what_runs() {
+    let server = Server::bind(options()).await.unwrap();
+    let address = server.address();
+    let (began, begun) = oneshot::channel();
+    let began = Mutex::new(Some(began));
+    let endpoint = poem::endpoint::make(move |_: Request| {
+        let began = began.lock().unwrap().take();
+        async move {
+            began.unwrap().send(()).unwrap();
+            std::future::pending::<&str>().await
+        }
+    });
+    let (stop, stopped) = oneshot::channel::<()>();
+    let (cut, is_cut) = oneshot::channel::<()>();
+    let serving = tokio::spawn(server.serve(
+        endpoint.map_to_response(),
+        async { drop(stopped.await) },
+        async { drop(is_cut.await) },
+    ));
+    let asking = tokio::spawn(async move {
+        let mut socket = TcpStream::connect(address).await.unwrap();
+        socket
+            .write_all(b"GET / HTTP/1.1\r\nhost: localhost\r\n\r\n")
+            .await
+            .unwrap();
+        let mut answer = Vec::new();
+        // The connection ends without an answer, orderly or not.
+        let _ = socket.read_to_end(&mut answer).await;
+        answer
+    });
+    begun.await.unwrap();
+    stop.send(()).unwrap();
+    cut.send(()).unwrap();
+    serving.await.unwrap();
+    assert_eq!(asking.await.unwrap(), b"");
+}

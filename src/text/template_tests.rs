@@ -1,0 +1,153 @@
+use std::time::Duration;
+
+use super::*;
+
+fn render(source: &str) -> Result<String, TemplateError> {
+    let messages =
+        [("system", "Be brief."), ("user", "Say <\"é\">.")].map(|(role, content)| ChatMessage {
+            role: role.to_owned(),
+            content: content.to_owned(),
+        });
+    let now = SystemTime::UNIX_EPOCH + Duration::from_secs(1_700_000_000);
+    ChatTemplate::new(Some(source), "<s>", "</s>")?.render(&messages, now)
+}
+
+#[track_caller]
+fn check(source: &str, expected: &str) {
+    assert_eq!(render(source).as_deref(), Ok(expected));
+}
+
+#[test]
+fn templates_see_what_transformers_shows_them() {
+    check(
+        "{{ bos_token }}{{ messages[1]['content'] }}{{ eos_token }}",
+        "<s>Say <\"é\">.</s>",
+    );
+    check(
+        "{% if add_generation_prompt and tools is none %}go{% endif %}",
+        "go",
+    );
+    check(
+        "{{ messages[0].tool_calls is defined }}|{{ messages | length }}",
+        "False|2",
+    );
+    check("{{ strftime_now('%d %b %Y') }}", "14 Nov 2023");
+}
+
+#[test]
+fn blocks_leave_no_white_space() {
+    check("a\n  {% if true %}\nb\n  {% endif %}\nc\n", "a\nb\nc");
+    check(
+        "{%- for m in messages %}{% if loop.first %}{% continue %}{% endif %}{{ m.role }}{% endfor %}",
+        "user",
+    );
+}
+
+#[test]
+fn python_methods_work() {
+    check("{{ messages[0].content.upper().strip('.') }}", "BE BRIEF");
+    check("{{ messages[0].role.startswith('sys') }}", "True");
+    check(
+        "{% for k, v in messages[0].items() %}{{ k }} {% endfor %}",
+        "role content ",
+    );
+    check(
+        "{% set ns = namespace(n=1) %}{% for m in messages %}{% set ns.n = ns.n + 1 %}{% endfor %}{{ ns.n }}",
+        "3",
+    );
+}
+
+#[test]
+fn json_is_as_python_writes_it() {
+    check(
+        "{{ messages[1] | tojson }}",
+        r#"{"role": "user", "content": "Say <\"é\">."}"#,
+    );
+    check(
+        "{{ [1, [], {'a': none}] | tojson }}",
+        r#"[1, [], {"a": null}]"#,
+    );
+    check(
+        "{{ {'a': [1, true]} | tojson(indent=2) }}",
+        "{\n  \"a\": [\n    1,\n    true\n  ]\n}",
+    );
+    assert!(matches!(
+        render("{{ 1 | tojson(separators=1) }}"),
+        Err(TemplateError::Failed(_))
+    ));
+}
+
+#[test]
+fn without_a_template_it_is_chatml() {
+    let template = ChatTemplate::new(None, "", "").unwrap();
+    let message = ChatMessage {
+        role: "user".to_owned(),
+        content: "Hi".to_owned(),
+    };
+    assert_eq!(
+        template.render(&[message], SystemTime::UNIX_EPOCH).unwrap(),
+        "<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\n"
+    );
+    assert!(template.source().contains("<|im_start|>"));
+}
+
+#[test]
+fn a_template_may_refuse() {
+    let refused = Err(TemplateError::Refused("roles must alternate".to_owned()));
+    assert_eq!(
+        render("{{ raise_exception('roles must alternate') }}"),
+        refused
+    );
+    let in_macro =
+        "{% macro no() %}{{ raise_exception('roles must alternate') }}{% endmacro %}{{ no() }}";
+    assert_eq!(render(in_macro), refused);
+}
+
+#[test]
+fn what_is_wrong_is_said_with_its_place() {
+    let invalid = render("a\n{% if %}").unwrap_err().to_string();
+    assert!(
+        invalid.starts_with("the chat template is not valid: "),
+        "{invalid}"
+    );
+    assert!(invalid.contains("chat template:2"), "{invalid}");
+    let failed = render("{{ messages[0].content.nonsense() }}")
+        .unwrap_err()
+        .to_string();
+    assert!(failed.contains("nonsense"), "{failed}");
+}
+
+#[test]
+fn hostile_templates_end_with_an_error() {
+    let endless = "{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}";
+    let doubling = "{% set ns = namespace(x='xx') %}{% for i in range(99) %}{% set ns.x = ns.x ~ ns.x %}{% endfor %}";
+    let nested = "{% set ns = namespace(x=1) %}{% for i in range(99999) %}{% set ns.x = [ns.x] %}{% endfor %}";
+    let shared = "{% set ns = namespace(x=1) %}{% for i in range(60) %}{% set ns.x = [ns.x, ns.x] %}{% endfor %}";
+    for source in [
+        endless.to_owned(),
+        doubling.to_owned(),
+        format!("{shared}{{{{ ns.x }}}}"),
+        format!("{shared}{{{{ ns.x | tojson }}}}"),
+        "{% macro m() %}{{ m() }}{% endmacro %}{{ m() }}".to_owned(),
+        "{{ 'x' * 99999999999 }}".to_owned(),
+        "{% include '/etc/hostname' %}".to_owned(),
+        "{% include 'chat template' %}".to_owned(),
+        format!(
+            "{}1{}",
+            "{{ ".to_owned() + &"(".repeat(99_999),
+            ")".repeat(99_999)
+        ),
+        "{% if 1 %}".repeat(50_000),
+        "x".repeat(SOURCE_BYTES + 1),
+    ] {
+        let start: String = source.chars().take(120).collect();
+        assert!(render(&source).is_err(), "{start}");
+    }
+    // Deep values are printed or refused; either way the stack holds.
+    for source in [
+        format!("{nested}{{{{ ns.x }}}}"),
+        format!("{nested}{{{{ ns.x | tojson }}}}"),
+    ] {
+        let _ = render(&source);
+    }
+}

@@ -1,0 +1,269 @@
+use proptest::prelude::*;
+
+use super::*;
+
+/// A vocabulary with one token per byte, then the given merges' results, then two named tokens.
+fn vocabulary(pre: &str, merges: &[&str]) -> Vocabulary {
+    let mut tokens: Vec<String> = (0..=u8::MAX).map(|byte| spelt(&[byte])).collect();
+    tokens.extend(merges.iter().map(|merge| merge.replace(' ', "")));
+    let mut kinds = vec![TokenKind::Normal; tokens.len()];
+    tokens.extend(["<|im_end|>".to_owned(), "<user>".to_owned()]);
+    kinds.extend([TokenKind::Control, TokenKind::UserDefined]);
+    Vocabulary {
+        model: "gpt2".to_owned(),
+        pre: pre.to_owned(),
+        tokens,
+        kinds,
+        merges: merges.iter().map(|&merge| merge.to_owned()).collect(),
+        beginning: None,
+        end: None,
+        end_of_turn: None,
+        adds_beginning: false,
+    }
+}
+
+/// Bytes in the byte-level alphabet.
+fn spelt(bytes: &[u8]) -> String {
+    let byte_of = byte_level_alphabet();
+    bytes
+        .iter()
+        .map(|&byte| {
+            let number = byte_of
+                .iter()
+                .position(|&found| found == Some(byte))
+                .unwrap();
+            char::from_u32(number as u32).unwrap()
+        })
+        .collect()
+}
+
+/// A tokenizer that has these tokens, and their ids.
+pub(in crate::text) fn tokenizer_of(tokens: &[&[u8]]) -> (Tokenizer, Vec<TokenId>) {
+    let mut vocabulary = vocabulary("gpt-2", &[]);
+    let ids = tokens
+        .iter()
+        .map(|bytes| {
+            let spelling = spelt(bytes);
+            let known = vocabulary
+                .tokens
+                .iter()
+                .position(|token| *token == spelling);
+            let row = known.unwrap_or_else(|| {
+                vocabulary.tokens.push(spelling);
+                vocabulary.kinds.push(TokenKind::Normal);
+                vocabulary.tokens.len() - 1
+            });
+            TokenId(row as u32)
+        })
+        .collect();
+    (Tokenizer::new(vocabulary).unwrap(), ids)
+}
+
+/// How a text is cut into words: with all two-byte merges missing, from the words themselves.
+#[track_caller]
+fn check_words(pre: &str, text: &str, expected: &[&str]) {
+    let sequence = WordRule::named(pre).unwrap().pre_tokenizer().unwrap();
+    let mut words = PreTokenizedString::from(text);
+    sequence.pre_tokenize(&mut words).unwrap();
+    let words: Vec<&str> = words
+        .get_splits(tokenizers::OffsetReferential::Original, OffsetType::Byte)
+        .into_iter()
+        .map(|(_, (start, end), _)| &text[start..end])
+        .collect();
+    assert_eq!(words, expected);
+}
+
+#[test]
+fn words_are_cut_as_the_rule_says() {
+    let text = "I'll DON'T  wait\n\n 12345 x!?\r\n";
+    check_words(
+        "gpt-2",
+        text,
+        &[
+            "I", "'ll", " DON", "'", "T", " ", " wait", "\n\n", " 12345", " x", "!?", "\r\n",
+        ],
+    );
+    check_words(
+        "smollm",
+        text,
+        &[
+            "I", "'ll", " DON", "'", "T", " ", " wait", "\n\n ", "1", "2", "3", "4", "5", " x",
+            "!?", "\r\n",
+        ],
+    );
+    check_words(
+        "llama-bpe",
+        text,
+        &[
+            "I", "'ll", " DON", "'T", " ", " wait", "\n\n", " ", "123", "45", " x", "!?\r\n",
+        ],
+    );
+    check_words(
+        "qwen2",
+        text,
+        &[
+            "I", "'ll", " DON", "'T", " ", " wait", "\n\n", " ", "1", "2", "3", "4", "5", " x",
+            "!?\r\n",
+        ],
+    );
+    check_words(
+        "default",
+        text,
+        &[
+            "I", "'", "ll", " DON", "'", "T", " ", " wait", "\n\n", " ", "123", "45", " x", "!?",
+            "\r\n",
+        ],
+    );
+}
+
+#[test]
+fn the_most_urgent_merge_comes_first() {
+    let tokenizer = Tokenizer::new(vocabulary("gpt-2", &["b c", "a b", "a bc"])).unwrap();
+    let texts: Vec<String> = tokenizer
+        .encode("abcab", SpecialTokens::Parse)
+        .iter()
+        .map(|&token| tokenizer.decode(&[token]).unwrap())
+        .collect();
+    assert_eq!(texts, ["abc", "ab"]);
+}
+
+#[test]
+fn names_are_tokens_only_if_they_are_parsed() {
+    let tokenizer = Tokenizer::new(vocabulary("gpt-2", &[])).unwrap();
+    let (end, user) = (TokenId(256), TokenId(257));
+    let text = "a<|im_end|><user>";
+    assert_eq!(
+        tokenizer.encode(text, SpecialTokens::Parse),
+        [TokenId(97), end, user]
+    );
+    let literal = tokenizer.encode(text, SpecialTokens::Literal);
+    assert_eq!(literal.last(), Some(&user));
+    assert!(!literal.contains(&end));
+    assert_eq!(tokenizer.decode(&literal).unwrap(), text);
+    assert_eq!(tokenizer.end_of_generation(), [end]);
+    assert!(tokenizer.is_control(end) && !tokenizer.is_control(user));
+}
+
+#[test]
+fn unknown_ids_are_refused() {
+    let tokenizer = Tokenizer::new(vocabulary("gpt-2", &[])).unwrap();
+    assert_eq!(tokenizer.vocabulary_size(), 258);
+    assert_eq!(tokenizer.token_bytes(TokenId(258)), None);
+    assert_eq!(
+        tokenizer.decode(&[TokenId(1), TokenId(258)]),
+        Err(UnknownToken(TokenId(258)))
+    );
+}
+
+#[test]
+fn a_vocabulary_that_cannot_be_used_says_why() {
+    #[track_caller]
+    fn check(change: impl FnOnce(&mut Vocabulary), expected: &str) {
+        let mut vocabulary = vocabulary("gpt-2", &["a b"]);
+        change(&mut vocabulary);
+        let error = Tokenizer::new(vocabulary).unwrap_err();
+        assert_eq!(error.to_string(), expected);
+    }
+    check(
+        |vocabulary| vocabulary.model = "llama".to_owned(),
+        "tokenizers of the kind «llama» are not supported, only «gpt2» (byte-level BPE)",
+    );
+    check(
+        |vocabulary| vocabulary.pre = "tekken".to_owned(),
+        "the pre-tokenizer «tekken» is not supported",
+    );
+    check(
+        |vocabulary| vocabulary.tokens.clear(),
+        "the vocabulary has 0 tokens; there have to be 1 to 2097152",
+    );
+    check(
+        |vocabulary| vocabulary.kinds.truncate(3),
+        "the vocabulary has 259 tokens, but kinds for 3",
+    );
+    check(
+        |vocabulary| vocabulary.end = Some(TokenId(259)),
+        "the end token is 259, the vocabulary has 259 tokens",
+    );
+    check(
+        |vocabulary| vocabulary.tokens[98] = "a".to_owned(),
+        "the tokens 97 and 98 are both spelt «a»",
+    );
+    check(
+        |vocabulary| vocabulary.merges = vec!["ab".to_owned()],
+        "the merge «ab» cannot be used: it is no pair",
+    );
+    check(
+        |vocabulary| vocabulary.merges = vec!["a c".to_owned()],
+        "the merge «a c» cannot be used: it names a piece that is no token",
+    );
+    check(
+        |vocabulary| vocabulary.merges.push("a b".to_owned()),
+        "the merge «a b» cannot be used: it occurs twice",
+    );
+}
+
+#[test]
+fn a_long_text_is_parted_where_words_part() {
+    let words = "many words, and some more.\n".repeat(PASSAGE_BYTES / 20);
+    let end = passage_end(&words);
+    assert!(end > PASSAGE_BYTES - 30 && end <= PASSAGE_BYTES);
+    assert!(words[end..].starts_with(' ') && !words[..end].ends_with(char::is_whitespace));
+    // A space at which a word may go on is not such a place.
+    let spaces = " ".repeat(PASSAGE_BYTES + 9);
+    assert_eq!(passage_end(&spaces), PASSAGE_BYTES);
+    let euros = "€".repeat(PASSAGE_BYTES);
+    assert_eq!(passage_end(&euros), PASSAGE_BYTES - PASSAGE_BYTES % 3);
+}
+
+#[test]
+fn one_endless_word_is_encoded_whatever_it_is_made_of() {
+    for pre in ["gpt-2", "smollm", "llama-bpe", "qwen2", "default"] {
+        let tokenizer = Tokenizer::new(vocabulary(pre, &["a a", "aa aa"])).unwrap();
+        for character in ["a", " ", "\n", "!", "7", "é"] {
+            let text = character.repeat(3 * PASSAGE_BYTES);
+            let tokens = tokenizer.encode(&text, SpecialTokens::Parse);
+            assert_eq!(tokenizer.decode(&tokens).unwrap(), text);
+        }
+    }
+}
+
+proptest! {
+    #[test]
+    fn decoding_gives_back_the_text(text in any::<String>(), pre in 0_usize..5) {
+        let pre = ["gpt-2", "smollm", "llama-bpe", "qwen2", "default"][pre];
+        let tokenizer = Tokenizer::new(vocabulary(pre, &["a b"])).unwrap();
+        for special in [SpecialTokens::Parse, SpecialTokens::Literal] {
+            prop_assert_eq!(tokenizer.decode(&tokenizer.encode(&text, special)).unwrap(), text.as_str());
+        }
+    }
+
+    #[test]
+    fn any_vocabulary_is_refused_or_works(
+        tokens in prop::collection::vec("[ab<>é ]{0,3}", 0..12),
+        kinds in prop::collection::vec(0_usize..6, 0..12),
+        merges in prop::collection::vec("[ab]{0,2}[ ]{0,2}[ab]{0,2}", 0..6),
+        end in any::<Option<u8>>(),
+        text in "[ab<>é ]{0,20}",
+    ) {
+        let all = [
+            TokenKind::Normal, TokenKind::Unknown, TokenKind::Control,
+            TokenKind::UserDefined, TokenKind::Unused, TokenKind::Byte,
+        ];
+        let kinds = (0..tokens.len()).map(|row| all[kinds.get(row).copied().unwrap_or(0)]).collect();
+        let built = Tokenizer::new(Vocabulary {
+            model: "gpt2".to_owned(),
+            pre: "llama-bpe".to_owned(),
+            tokens,
+            kinds,
+            merges,
+            beginning: None,
+            end: end.map(|id| TokenId(id.into())),
+            end_of_turn: None,
+            adds_beginning: false,
+        });
+        if let Ok(tokenizer) = built {
+            let ids = tokenizer.encode(&text, SpecialTokens::Parse);
+            prop_assert!(tokenizer.decode(&ids).is_ok());
+        }
+    }
+}

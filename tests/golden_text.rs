@@ -1,0 +1,85 @@
+//! Tokens, text and prompts of the default model, against what llama.cpp makes of the same file.
+
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+
+mod common;
+
+use std::time::SystemTime;
+
+use ortolan::gguf::Gguf;
+use ortolan::model::load;
+use ortolan::text::{ChatMessage, ChatTemplate, SpecialTokens, Tokenizer};
+use ortolan::token::TokenId;
+use serde_json::Value;
+
+fn model() -> Gguf {
+    Gguf::open(&common::model()).unwrap()
+}
+
+fn tokenizer(file: &Gguf) -> Tokenizer {
+    Tokenizer::new(load::vocabulary(file.metadata()).unwrap()).unwrap()
+}
+
+fn ids(value: &Value) -> Vec<TokenId> {
+    serde_json::from_value(value.clone()).unwrap()
+}
+
+#[test]
+fn every_text_has_the_golden_tokens() {
+    let tokenizer = tokenizer(&model());
+    let golden = common::golden();
+    let entries = golden["tokenize"].as_array().unwrap();
+    assert!(!entries.is_empty());
+    for entry in entries {
+        let text = entry["text"].as_str().unwrap();
+        for (special, key) in [
+            (SpecialTokens::Parse, "tokens"),
+            (SpecialTokens::Literal, "tokens_no_special_parsing"),
+        ] {
+            let expected = ids(&entry[key]);
+            assert_eq!(
+                tokenizer.encode(text, special),
+                expected,
+                "{key} of {text:?}"
+            );
+        }
+        let back = tokenizer.decode(&ids(&entry["tokens"])).unwrap();
+        assert_eq!(back, text);
+    }
+}
+
+#[test]
+fn generation_ends_at_the_tokens_that_llama_cpp_ends_at() {
+    let tokenizer = tokenizer(&model());
+    let names: Vec<String> = tokenizer
+        .end_of_generation()
+        .iter()
+        .map(|&token| tokenizer.decode(&[token]).unwrap())
+        .collect();
+    assert_eq!(names, ["<|endoftext|>", "<|im_end|>", "<reponame>"]);
+    assert!(tokenizer.is_control(TokenId(2)));
+    assert!(!tokenizer.is_control(TokenId(19556)));
+}
+
+#[test]
+fn every_conversation_has_the_golden_prompt() {
+    let file = model();
+    let source = file.metadata().string("tokenizer.chat_template").unwrap();
+    let template = ChatTemplate::new(Some(source), "<|im_start|>", "<|im_end|>").unwrap();
+    let golden = common::golden();
+    let entries = golden["chat_template"].as_array().unwrap();
+    assert!(!entries.is_empty());
+    for entry in entries {
+        let messages: Vec<ChatMessage> = entry["messages"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|message| ChatMessage {
+                role: message["role"].as_str().unwrap().to_owned(),
+                content: message["content"].as_str().unwrap().to_owned(),
+            })
+            .collect();
+        let prompt = template.render(&messages, SystemTime::UNIX_EPOCH).unwrap();
+        assert_eq!(prompt, entry["prompt"].as_str().unwrap());
+    }
+}
