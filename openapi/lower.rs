@@ -66,33 +66,23 @@ fn members<'a>(document: &'a Value, place: &str) -> Result<&'a Map<String, Value
 
 /// A path's operations with whole answers, and those of them that can stream, with only the streamed answer.
 fn split(item: &Value) -> (Value, Option<Value>) {
+    const EVENTS: &str = "text/event-stream";
     let mut whole = item.clone();
     let mut streamed = Map::new();
     for (method, operation) in whole.as_object_mut().into_iter().flatten() {
-        let mut twin = operation.clone();
-        let content = |operation: &mut Value, keeps: fn(&str) -> bool| {
-            let content = operation
-                .pointer_mut("/responses/200/content")
-                .and_then(Value::as_object_mut);
-            content.is_some_and(|content| {
-                let before = content.len();
-                content.retain(|media, _| keeps(media));
-                content.len() < before
-            })
+        let content = operation.pointer_mut("/responses/200/content");
+        let content = content.and_then(Value::as_object_mut);
+        let Some(events) = content.and_then(|content| content.shift_remove(EVENTS)) else {
+            continue;
         };
-        let is_stream = |media: &str| media == "text/event-stream";
-        if content(operation, |media| media != "text/event-stream") {
-            content(&mut twin, is_stream);
-            if let Some(id) = operation.get("operationId").and_then(Value::as_str) {
-                twin["operationId"] = json!(format!("{id}_stream"));
-            }
-            streamed.insert(method.clone(), twin);
-        }
+        let mut twin = operation.clone();
+        let id = operation["operationId"].as_str().unwrap_or_default();
+        twin["operationId"] = json!(format!("{id}_stream"));
+        twin["responses"]["200"]["content"] = json!({ EVENTS: events });
+        streamed.insert(method.clone(), twin);
     }
-    (
-        whole,
-        (!streamed.is_empty()).then_some(Value::Object(streamed)),
-    )
+    let streamed = (!streamed.is_empty()).then_some(Value::Object(streamed));
+    (whole, streamed)
 }
 
 /// Lowers every `schema` of parameters, bodies and answers; drops examples and headers, which no type needs.

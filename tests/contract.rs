@@ -1,10 +1,14 @@
 //! The routes as poem-openapi describes them are those of the document: paths, methods, parameters, bodies, answers.
+//! And the document is what was written: a build stops where merging would lose something.
 
 #![expect(clippy::unwrap_used, reason = "a test")]
 
 use std::collections::BTreeSet;
 
 use serde_json::Value;
+
+#[path = "../openapi/merge.rs"]
+mod merge;
 
 /// What both descriptions can tell of an operation, a line for each fact.
 fn facts(description: &Value) -> BTreeSet<String> {
@@ -66,12 +70,48 @@ fn the_routes_are_those_of_the_document() {
 
 #[test]
 fn the_served_yaml_is_the_served_json() {
-    // YAML's own reader belongs to the build; here it is enough that both hold every path.
     let json: Value = serde_json::from_str(ortolan::api::document::JSON).unwrap();
-    for path in json["paths"].as_object().unwrap().keys() {
-        assert!(
-            ortolan::api::document::YAML.contains(&format!("  {path}:")),
-            "{path}"
+    let yaml: Value = yaml_serde::from_str(ortolan::api::document::YAML).unwrap();
+    assert_eq!(json, yaml);
+}
+
+/// Merges files with these components and compares the outcome: the names, or the part of the error after the file.
+#[track_caller]
+fn check_merge(components: &[&str], expected: Result<&[&str], &str>) {
+    let folder = tempfile::tempdir().unwrap();
+    let mut sources = Vec::new();
+    for (index, schemas) in components.iter().enumerate() {
+        let path = folder.path().join(format!("{index}.yaml"));
+        let text = format!(
+            "openapi: 3.1.0\ninfo: {{title: a, version: '1'}}\npaths: {{}}\ncomponents: {{schemas: {schemas}}}"
         );
+        std::fs::write(&path, text).unwrap();
+        sources.push(path.to_str().unwrap().to_owned());
     }
+    let sources: Vec<_> = sources.iter().map(String::as_str).collect();
+    match (merge::merge(&sources), expected) {
+        (Ok(document), Ok(names)) => {
+            let schemas = document.components.unwrap().schemas;
+            assert!(schemas.keys().eq(names), "{:?}", schemas.keys());
+        }
+        (Err(error), Err(expected)) => assert!(error.ends_with(expected), "{error}"),
+        (Ok(_), Err(expected)) => panic!("it was merged, without: {expected}"),
+        (Err(error), Ok(_)) => panic!("{error}"),
+    }
+}
+
+#[test]
+fn a_build_stops_where_merging_would_lose_something() {
+    check_merge(
+        &["{A: {type: string}}", "{B: {type: integer}}"],
+        Ok(&["A", "B"]),
+    );
+    check_merge(
+        &["{A: {type: string}}", "{A: {type: integer}}"],
+        Err("1.yaml: /components/schemas: «A» is defined in another file, too"),
+    );
+    check_merge(
+        &["{A: {type: string, const: a}}"],
+        Err("utoipa's model does not keep /components/schemas/A/const: it is lost"),
+    );
 }

@@ -73,13 +73,9 @@ impl TryFrom<types::ChatCompletionRequest> for GenerateRequest {
         if let Some(last_n) = body.repeat_last_n {
             sampling.repetition.last_n = limit("repeat_last_n", last_n)?;
         }
-        let messages = body
-            .messages
-            .into_iter()
-            .enumerate()
-            .map(|(index, message)| chat_message(index, message));
+        let messages = body.messages.into_iter().map(chat_message).collect();
         Ok(Self {
-            prompt: Prompt::Chat(messages.collect::<Result<_, _>>()?),
+            prompt: Prompt::Chat(messages),
             max_tokens: body
                 .max_completion_tokens
                 .or(body.max_tokens)
@@ -98,33 +94,22 @@ impl TryFrom<types::ChatCompletionRequest> for GenerateRequest {
 }
 
 /// A message as templates know it: they have no `developer`, whose other name is `system`.
-fn chat_message(index: usize, message: types::ChatMessage) -> Result<ChatMessage, Error> {
+fn chat_message(message: types::ChatMessage) -> ChatMessage {
     use types::ChatMessageRole as Role;
-    let content = match message.content {
-        Some(types::MessageContent::String(text)) => text,
-        Some(types::MessageContent::Array(parts)) => {
-            parts.into_iter().map(|part| part.text).collect()
-        }
-        None if message.role == Role::Assistant => String::new(),
-        None => {
-            let param = format!("messages.{index}.content");
-            let message = format!(
-                "{param}: a message of the role {} needs a content",
-                message.role
-            );
-            return Err(Error::invalid(param, message));
-        }
-    };
     let role = match message.role {
         Role::System | Role::Developer => "system",
         Role::User => "user",
         Role::Assistant => "assistant",
         Role::Tool => "tool",
     };
-    Ok(ChatMessage {
+    let content = match message.content {
+        types::MessageContent::String(text) => text,
+        types::MessageContent::Array(parts) => parts.into_iter().map(|part| part.text).collect(),
+    };
+    ChatMessage {
         role: role.to_owned(),
         content,
-    })
+    }
 }
 
 /// What every part of an answer begins with.
@@ -288,7 +273,7 @@ mod tests {
             "messages": [
                 {"role": "developer", "content": "be brief"},
                 {"role": "user", "content": [{"type": "text", "text": "a"}, {"type": "text", "text": "b"}]},
-                {"role": "assistant", "content": null},
+                {"role": "assistant", "content": ""},
             ],
             "max_tokens": 9, "max_completion_tokens": 4, "stop": "x",
         }))
@@ -307,15 +292,6 @@ mod tests {
         assert_eq!(
             (request.max_tokens, request.stop),
             (Some(4), vec!["x".to_owned()])
-        );
-    }
-
-    #[test]
-    fn only_an_assistant_may_say_nothing() {
-        let error = request(json!({"messages": [{"role": "user"}]})).unwrap_err();
-        assert_eq!(
-            error.to_string(),
-            "messages.0.content: a message of the role user needs a content"
         );
     }
 
