@@ -2,7 +2,7 @@
 //! Nothing here knows a field by name; two marks in the document do: `x-ortolan-later` (only the values that ask
 //! for nothing are valid yet) and `x-ortolan-effect: none` (accepted, and reported).
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::LazyLock;
 
 use jsonschema::error::ValidationErrorKind;
@@ -19,20 +19,16 @@ const QUOTED_BYTES_MAX: usize = 120;
 /// Fields that are listed as ignored; the header has no room for more.
 const IGNORED_FIELDS_MAX: usize = 64;
 
-/// Alternatives within alternatives that are looked into for the best message.
-const ALTERNATIVES_DEPTH_MAX: usize = 8;
-
 /// One validator for each component, compiled once.
 static VALIDATORS: LazyLock<HashMap<&'static str, Validator>> = LazyLock::new(|| {
-    let components = DOCUMENT["components"]["schemas"]
-        .as_object()
-        .into_iter()
-        .flatten();
-    components
-        .map(|(name, _)| {
+    let schemas = &DOCUMENT["components"]["schemas"];
+    let components = json!({ "schemas": with_unions_by_kind(schemas) });
+    let names = schemas.as_object().into_iter().flat_map(Map::keys);
+    names
+        .map(|name| {
             let schema = json!({
                 "$ref": format!("#/components/schemas/{name}"),
-                "components": DOCUMENT["components"],
+                "components": components,
             });
             let validator = jsonschema::draft202012::new(&schema)
                 .expect("the document's schemas are valid: a test holds it");
@@ -40,6 +36,56 @@ static VALIDATORS: LazyLock<HashMap<&'static str, Validator>> = LazyLock::new(||
         })
         .collect()
 });
+
+/// The same schemas, but a `oneOf` whose alternatives are told apart by `type` decides by it: `if` the value is of
+/// that kind, `then` the alternative holds. A validator keeps every error of every alternative of a `oneOf`, which a
+/// long array of wrong values makes gigabytes; of a condition it tells the first one, and that at its place.
+fn with_unions_by_kind(schema: &Value) -> Value {
+    let fields = match schema {
+        Value::Object(fields) => fields,
+        Value::Array(schemas) => return schemas.iter().map(with_unions_by_kind).collect(),
+        _ => return schema.clone(),
+    };
+    let by_kind = |(name, schema): (&String, &Value)| (name.clone(), with_unions_by_kind(schema));
+    let mut rewritten: Map<_, _> = fields.iter().map(by_kind).collect();
+    let allowed = kinds(schema);
+    let is_told_apart = HashSet::<&str>::from_iter(allowed.iter().copied()).len() == allowed.len();
+    if let Some(Value::Array(alternatives)) = fields.get("oneOf")
+        && is_told_apart
+        && alternatives.iter().all(|schema| !kinds(schema).is_empty())
+    {
+        let conditions = alternatives.iter().map(|alternative| {
+            json!({
+                "if": { "type": kinds(alternative) },
+                "then": with_unions_by_kind(alternative),
+            })
+        });
+        rewritten.insert("allOf".to_owned(), conditions.collect());
+        rewritten.insert("type".to_owned(), json!(allowed));
+        rewritten.shift_remove("oneOf");
+    }
+    rewritten.into()
+}
+
+/// The kinds of value a schema allows, one that several alternatives allow several times; empty if it does not say.
+fn kinds(schema: &Value) -> Vec<&str> {
+    if let Some(kind) = schema.get("type") {
+        let several = kind.as_array().into_iter().flatten();
+        return kind
+            .as_str()
+            .into_iter()
+            .chain(several.filter_map(Value::as_str))
+            .collect();
+    }
+    if let Some(Value::String(reference)) = schema.get("$ref") {
+        let target = reference
+            .strip_prefix('#')
+            .and_then(|pointer| DOCUMENT.pointer(pointer));
+        return target.map(kinds).unwrap_or_default();
+    }
+    let alternatives = schema.get("oneOf").and_then(Value::as_array);
+    alternatives.into_iter().flatten().flat_map(kinds).collect()
+}
 
 /// Checks a value against a component of the document. Gives the dotted paths of the fields that are unknown or have
 /// no effect.
@@ -50,7 +96,7 @@ pub fn check(component: &str, value: &Value) -> Result<Vec<String>, Error> {
     })?;
     let schema = &DOCUMENT["components"]["schemas"][component];
     if let Err(error) = validator.validate(value) {
-        return Err(explain(schema, &error, 0));
+        return Err(explain(schema, &error));
     }
     let mut ignored = Vec::new();
     list_ignored(&[schema], value, "", &mut ignored);
@@ -58,13 +104,7 @@ pub fn check(component: &str, value: &Value) -> Result<Vec<String>, Error> {
 }
 
 /// A validation error in the words of the client: the field's path, and what would be right.
-fn explain(schema: &Value, error: &ValidationError<'_>, depth: usize) -> Error {
-    if let ValidationErrorKind::OneOfNotValid { context } = error.kind()
-        && depth < ALTERNATIVES_DEPTH_MAX
-        && let Some(closer) = closest(error, context)
-    {
-        return explain(schema, closer, depth + 1);
-    }
+fn explain(schema: &Value, error: &ValidationError<'_>) -> Error {
     let mut place = dotted(error.instance_path());
     if let Some((field, later)) = not_built(schema, error.instance_path()) {
         let neutral = later.get("default").filter(|default| !default.is_null());
@@ -94,24 +134,6 @@ fn explain(schema: &Value, error: &ValidationError<'_>, depth: usize) -> Error {
         };
     }
     Error::invalid(&place, format!("{place}: {message}"))
-}
-
-/// Of the errors of alternatives, that of the one alternative of the value's own kind, if there is just one.
-fn closest<'e>(
-    union: &ValidationError<'_>,
-    context: &'e [Vec<ValidationError<'static>>],
-) -> Option<&'e ValidationError<'static>> {
-    let is_other_kind = |error: &ValidationError<'_>| {
-        matches!(error.kind(), ValidationErrorKind::Type { .. })
-            && error.instance_path() == union.instance_path()
-    };
-    let mut candidates = context
-        .iter()
-        .filter(|errors| !errors.iter().any(is_other_kind));
-    match (candidates.next(), candidates.next()) {
-        (Some(errors), None) => errors.first(),
-        _ => None,
-    }
 }
 
 /// The field on the way to a place that is only known to be refused, with its schema.
@@ -145,6 +167,9 @@ fn list_ignored(schemas: &[&'static Value], value: &Value, path: &str, ignored: 
                 return;
             }
             for (name, value) in fields {
+                if ignored.len() >= IGNORED_FIELDS_MAX {
+                    return;
+                }
                 let path = child(path, name);
                 let known = properties(schemas, name);
                 let without_effect = known.iter().any(|schema| {
@@ -316,6 +341,31 @@ mod tests {
     }
 
     #[test]
+    fn unions_of_kinds_are_decided_by_kind() {
+        let left: Vec<_> = DOCUMENT["components"]["schemas"]
+            .as_object()
+            .unwrap()
+            .iter()
+            .filter(|(_, schema)| with_unions_by_kind(schema).to_string().contains("oneOf"))
+            .map(|(name, _)| name.as_str())
+            .collect();
+        // Their alternatives are all objects; only the server writes them.
+        assert_eq!(left, ["ChatCompletionEvent", "CompletionEvent"]);
+    }
+
+    #[test]
+    fn a_long_array_of_wrong_values_is_refused_at_its_first() {
+        check(
+            "CompletionRequest",
+            &json!({"prompt": vec![1.5; 1 << 20]}),
+            Err((
+                "prompt.0",
+                r#"prompt.0: 1.5 is not of types "integer", "string""#,
+            )),
+        );
+    }
+
+    #[test]
     fn in_a_union_the_alternative_of_the_same_kind_explains() {
         check(
             "ChatCompletionRequest",
@@ -381,6 +431,15 @@ mod tests {
                 "nonsense",
             ]),
         );
+    }
+
+    #[test]
+    fn only_so_many_ignored_fields_are_listed() {
+        let fields = (0..1000).map(|index| (format!("field{index}"), json!(1)));
+        let mut body = Map::from_iter(fields);
+        body.insert("content".to_owned(), json!("a"));
+        let ignored = super::check("TokenizeRequest", &body.into()).unwrap();
+        assert_eq!(ignored.len(), IGNORED_FIELDS_MAX);
     }
 
     #[test]
