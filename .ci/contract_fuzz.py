@@ -6,6 +6,7 @@ MINIMUM_ACCEPTED of an operation's requests reach a 2xx: then the document promi
 
 import collections
 import json
+import os
 import re
 import subprocess
 import sys
@@ -16,6 +17,8 @@ import urllib.error
 import urllib.request
 from pathlib import Path
 from urllib.parse import urlsplit
+
+import contract_hooks
 
 MOST_EXAMPLES = 500  # per operation
 MOST_TOKENS = 16  # per answer: it is the contract that is tested, not the model
@@ -31,13 +34,14 @@ CHECKS = [
 
 
 def main():
-    binary, model = sys.argv[1:]
-    command = [binary, "-m", model, "--port", "0", "-n", str(MOST_TOKENS), "--log-format", "json"]
-    server = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, encoding="utf-8")
+    binary, model = (str(Path(path).resolve()) for path in sys.argv[1:])
+    command = [binary, "-m", model, "--alias", contract_hooks.MODEL, "--port", "0", "-n", str(MOST_TOKENS)]
+    command += ["--ctx-size", "2048", "--parallel", "4", "--log-format", "json"]
+    server = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, encoding="utf-8")
     try:
         address = address_of(server)
         # The log is read on, or the server would wait for room in the pipe.
-        threading.Thread(target=collections.deque, args=(server.stdout, 0), daemon=True).start()
+        threading.Thread(target=collections.deque, args=(server.stderr, 0), daemon=True).start()
         wait_until_loaded(address)
         problems = fuzz(address)
         if server.poll() is not None:
@@ -52,10 +56,10 @@ def main():
 
 
 def address_of(server):
-    for line in server.stdout:
-        address = json.loads(line).get("address")
-        if address:
-            return address
+    for line in server.stderr:
+        print(line, end="", file=sys.stderr)
+        if line.startswith("{") and "address" in (event := json.loads(line)):
+            return event["address"]
     raise SystemExit(f"contract-fuzz: the server ended with exit code {server.wait()} before it listened")
 
 
@@ -76,13 +80,14 @@ def fuzz(address):
     schemathesis = Path(sys.executable).with_name("schemathesis")
     with tempfile.TemporaryDirectory() as folder:
         report = Path(folder) / "requests.har"
-        command = [schemathesis, "run", f"{address}/openapi.json", "--checks", ",".join(CHECKS)]
+        command = [str(schemathesis), "run", f"{address}/openapi.json", "--checks", ",".join(CHECKS)]
         command += ["--phases", "examples,fuzzing", "--max-examples", str(MOST_EXAMPLES)]
         command += ["--generation-deterministic", "--generation-database", "none"]
         command += ["--suppress-health-check", "all", "--continue-on-failure", "--no-color"]
         command += ["--report", "har", "--report-har-path", report]
         problems = []
-        if subprocess.run(command, check=False).returncode != 0:
+        environment = {**os.environ, "SCHEMATHESIS_HOOKS": contract_hooks.__name__}
+        if subprocess.run(command, check=False, cwd=Path(__file__).parent, env=environment).returncode != 0:
             problems.append("schemathesis found answers that break the contract: see above")
         entries = json.loads(report.read_text(encoding="utf-8"))["log"]["entries"]
     return problems + judge(document(address), entries)

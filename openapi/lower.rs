@@ -64,12 +64,33 @@ fn members<'a>(document: &'a Value, place: &str) -> Result<&'a Map<String, Value
         .ok_or_else(|| format!("the document has no {place}"))
 }
 
+/// progenitor knows one type of failure per operation. Where failures are answered in the operation's own shape
+/// (`/health`),
+/// those of the common shape are left to the client's «unexpected response».
+fn keep_one_kind_of_failure(operation: &mut Value) {
+    let schema = |answer: &Value| answer.pointer("/content/application~1json/schema").cloned();
+    let Some(answers) = operation
+        .get_mut("responses")
+        .and_then(Value::as_object_mut)
+    else {
+        return;
+    };
+    let own = answers.get("200").and_then(schema);
+    let own_failures = answers
+        .iter()
+        .any(|(status, answer)| status != "200" && own.is_some() && schema(answer) == own);
+    if own_failures {
+        answers.retain(|_, answer| schema(answer) == own);
+    }
+}
+
 /// A path's operations with whole answers, and those of them that can stream, with only the streamed answer.
 fn split(item: &Value) -> (Value, Option<Value>) {
     const EVENTS: &str = "text/event-stream";
     let mut whole = item.clone();
     let mut streamed = Map::new();
     for (method, operation) in whole.as_object_mut().into_iter().flatten() {
+        keep_one_kind_of_failure(operation);
         let content = operation.pointer_mut("/responses/200/content");
         let content = content.and_then(Value::as_object_mut);
         let Some(events) = content.and_then(|content| content.shift_remove(EVENTS)) else {

@@ -34,10 +34,9 @@ async fn run(cli: Cli) -> anyhow::Result<()> {
         anyhow::anyhow!("cannot listen on {host}:{port}: {error}")
     })?;
     let (publish, model) = watch::channel(ModelState::Loading { done: 0.0 });
-    let address = server.address();
-    std::thread::spawn(move || {
-        load_and_tell(inspected, &details, &publish, &format!("http://{address}"))
-    });
+    let address = format!("http://{}", server.address());
+    tracing::info!(address, model = %details.path.display(), "listening; the model is loading");
+    std::thread::spawn(move || load_and_tell(inspected, &details, &publish, &address));
 
     let routes = api::routes(ApiSettings {
         model: model.clone(),
