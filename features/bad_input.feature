@@ -1,0 +1,43 @@
+Feature: Bad input gets a clear error and nothing is lost
+
+  Scenario Outline: No JSON: <body>
+    When I post to "<path>" as "application/json":
+      """
+      <body>
+      """
+    Then the status is 400
+    And the error says "JSON"
+
+    Examples:
+      | path                 | body              |
+      | /completion          | {"prompt": "a     |
+      | /tokenize            | content           |
+      | /v1/chat/completions | {"messages": [}   |
+
+  Scenario: A prompt that is longer than the context
+    When I ask for a completion of a prompt of 600 words
+    Then the status is 400
+    And the answer's "error.type" is "exceed_context_size_error"
+    And the answer's "error.n_ctx" is 512
+
+  Scenario: A body of 10 MB
+    When I post 10 MB to "/completion"
+    Then the status is 413
+    When I post 10 MB to "/v1/chat/completions"
+    Then the status is 413
+
+  Scenario: Paths and methods that are not there
+    When I get "/nowhere"
+    Then the status is 404
+    And the answer's "error.type" is "not_found_error"
+    When I get "/completion"
+    Then the status is 405
+    And the header "allow" is "POST"
+
+  Scenario: A web page of somebody else's
+    When I get "/props" from the origin "https://elsewhere.example"
+    Then the status is 403
+
+  Scenario: A host name that was made to point here
+    When I get "/props" with the host "rebound.example"
+    Then the status is 403

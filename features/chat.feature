@@ -1,0 +1,90 @@
+Feature: Chat as with OpenAI's API
+
+  Scenario: The whole answer
+    When I chat:
+      """
+      {"messages": [{"role": "user", "content": "Name the capital of Italy."}], "max_tokens": 24, "temperature": 0}
+      """
+    Then the status is 200
+    And the answer's "object" is "chat.completion"
+    And the answer's "choices.0.message.role" is "assistant"
+    And the answer's "choices.0.message.content" contains "Rome"
+    And the answer's "usage.prompt_tokens" is 36
+    And the answer's tokens add up
+
+  Scenario: A stream, with the tokens used
+    When I stream a chat:
+      """
+      {"messages": [{"role": "user", "content": "Name the capital of Italy."}], "max_tokens": 24, "temperature": 0, "stream_options": {"include_usage": true}}
+      """
+    Then the status is 200
+    And the pieces' text contains "Rome"
+    And the first piece's "choices.0.delta.role" is "assistant"
+    And the last piece's "choices" is []
+    And the last piece's "usage.prompt_tokens" is 36
+    And the stream ends with [DONE]
+
+  Scenario: The limit of tokens is the reason to stop
+    When I chat:
+      """
+      {"messages": [{"role": "user", "content": "Tell a story."}], "max_completion_tokens": 3, "temperature": 0}
+      """
+    Then the answer's "choices.0.finish_reason" is "length"
+    And the answer's "usage.completion_tokens" is 3
+
+  Scenario: A stop string is the reason to stop
+    When I chat:
+      """
+      {"messages": [{"role": "user", "content": "Count: 1, 2, 3"}], "max_tokens": 60, "temperature": 0, "stop": " "}
+      """
+    Then the answer's "choices.0.finish_reason" is "stop"
+
+  Scenario: Content in parts, a system message
+    When I chat:
+      """
+      {"messages": [{"role": "system", "content": "You are terse."},
+                    {"role": "user", "content": [{"type": "text", "text": "Name the capital of Italy."}]}],
+       "max_tokens": 24, "temperature": 0}
+      """
+    Then the status is 200
+    And the answer's "choices.0.message.content" contains "Rome"
+
+  Scenario: The seed decides
+    When I chat:
+      """
+      {"messages": [{"role": "user", "content": "Tell a story."}], "max_tokens": 16, "seed": 5}
+      """
+    Then asking again gives the same text
+
+  Scenario: The body is to say that it is JSON
+    When I post to "/v1/chat/completions" as "text/plain":
+      """
+      {"messages": [{"role": "user", "content": "Hi"}]}
+      """
+    Then the status is 415
+
+  Scenario: What has no effect is reported
+    When I post to "/v1/chat/completions" as "application/json":
+      """
+      {"messages": [{"role": "user", "content": "Hi"}], "max_tokens": 1, "user": "ada", "nonsense": {"a": 1}}
+      """
+    Then the status is 200
+    And the header "x-ortolan-ignored" is "user,nonsense"
+
+  Scenario Outline: Bad input is told by its place: <body>
+    When I post to "/v1/chat/completions" as "application/json":
+      """
+      <body>
+      """
+    Then the status is 400
+    And the error's param is "<param>"
+
+    Examples:
+      | body                                                                                     | param              |
+      | {}                                                                                       | messages           |
+      | {"messages": []}                                                                         | messages           |
+      | {"messages": [{"role": "nobody", "content": "a"}]}                                       | messages.0.role    |
+      | {"messages": [{"role": "user", "content": "a"}], "temperature": 3}                       | temperature        |
+      | {"messages": [{"role": "user", "content": "a"}], "n": 2}                                 | n                  |
+      | {"messages": [{"role": "user", "content": "a"}], "response_format": {"type": "json_object"}} | response_format |
+      | {"messages": [{"role": "user", "content": "a"}], "logprobs": true}                       | logprobs           |

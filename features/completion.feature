@@ -1,0 +1,138 @@
+Feature: Continue a prompt
+  The native route of 2024.
+
+  Scenario: The whole continuation
+    When I ask for a completion:
+      """
+      {"prompt": "The capital of France is", "n_predict": 8, "temperature": 0}
+      """
+    Then the status is 200
+    And the answer's "content" contains "Paris"
+    And the answer's "stop" is true
+    And the answer's "stopped_limit" is true
+    And the answer's "tokens_predicted" is 8
+    And the answer's "tokens_evaluated" is 5
+    And the answer's "prompt" is "The capital of France is"
+    And the answer's "generation_settings.n_predict" is 8
+    And the answer's "generation_settings.top_k" is 40
+    And the answer's "generation_settings.repeat_penalty" is 1.1
+    And the answer's "generation_settings.n_ctx" is 512
+    And the answer's "truncated" is false
+
+  Scenario: A stream has the same text
+    When I stream a completion:
+      """
+      {"prompt": "The capital of France is", "n_predict": 8, "temperature": 0}
+      """
+    Then the status is 200
+    And the pieces' text contains "Paris"
+    And every piece but the last has only content and stop
+    And the last piece's "stopped_limit" is true
+    And the last piece's "tokens_predicted" is 8
+    And asking for the whole of it gives the same text
+
+  Scenario: The same seed gives the same text, another seed another one
+    When I ask for a completion:
+      """
+      {"prompt": "Once upon a time", "n_predict": 24, "seed": 7, "temperature": 1.5}
+      """
+    Then asking again gives the same text
+    And asking again with the seed 8 gives another text
+
+  Scenario: A stop string ends the text and is no part of it
+    When I ask for a completion:
+      """
+      {"prompt": "1, 2, 3, 4, 5,", "n_predict": 40, "temperature": 0, "repeat_penalty": 1, "stop": [", 9", "never"]}
+      """
+    Then the answer's "content" is " 6, 7, 8"
+    And the answer's "stopped_word" is true
+    And the answer's "stopping_word" is ", 9"
+    And asking for it as a stream gives the same text
+
+  Scenario: Nothing is generated, the prompt is evaluated
+    When I ask for a completion:
+      """
+      {"prompt": "The capital of France is", "n_predict": 0}
+      """
+    Then the status is 200
+    And the answer's "content" is ""
+    And the answer's "tokens_predicted" is 0
+    And the answer's "tokens_evaluated" is 5
+    And the answer's "stopped_limit" is true
+
+  Scenario: A prompt of text and ids
+    When I ask for a completion:
+      """
+      {"prompt": ["The capital of", 4649, " is"], "n_predict": 4, "temperature": 0}
+      """
+    Then the answer's "content" contains "Paris"
+    And the answer's "tokens_evaluated" is 5
+
+  Scenario: A model that ends its text itself
+    When I ask for a completion:
+      """
+      {"prompt": "<|im_start|>user\nSay hello.<|im_end|>\n<|im_start|>assistant\n", "n_predict": 200, "temperature": 0}
+      """
+    Then the answer's "stopped_eos" is true
+    And the answer's "stopped_limit" is false
+
+  Scenario: The end tokens can be ignored
+    When I ask for a completion:
+      """
+      {"prompt": "<|im_start|>user\nSay hello.<|im_end|>\n<|im_start|>assistant\n", "n_predict": 60, "temperature": 0, "ignore_eos": true}
+      """
+    Then the answer's "stopped_eos" is false
+    And the answer's "tokens_predicted" is 60
+
+  Scenario: The context ends before the limit
+    When I ask for a completion:
+      """
+      {"prompt": "The capital of France is", "n_predict": -1, "temperature": 0, "ignore_eos": true}
+      """
+    Then the answer's "stopped_limit" is true
+    And the answer's "tokens_predicted" is 507
+
+  Scenario: A slot can be insisted on
+    When I ask for a completion:
+      """
+      {"prompt": "Hello", "n_predict": 2, "id_slot": 3}
+      """
+    Then the answer's "id_slot" is 3
+
+  Scenario: Clients of 2024 do not say that they send JSON
+    When I post to "/completion" as "text/plain":
+      """
+      {"prompt": "Hello", "n_predict": 1}
+      """
+    Then the status is 200
+
+  Scenario: A field that nobody knows is reported
+    When I post to "/completion" as "application/json":
+      """
+      {"prompt": "Hello", "n_predict": 1, "n_pred": 2}
+      """
+    Then the status is 200
+    And the header "x-ortolan-ignored" is "n_pred"
+
+  Scenario Outline: Bad input is told by its place: <body>
+    When I post to "/completion" as "application/json":
+      """
+      <body>
+      """
+    Then the status is 400
+    And the error's param is "<param>"
+    And the error says "<message>"
+
+    Examples:
+      | body                                            | param       | message                      |
+      | {"n_predict": 1}                                | prompt      | required                     |
+      | {"prompt": "a", "n_predict": "many"}            | n_predict   | not of type                  |
+      | {"prompt": "a", "n_predict": -2}                | n_predict   | less than the minimum of -1  |
+      | {"prompt": "a", "top_p": 2}                     | top_p       | maximum of 1                 |
+      | {"prompt": "a", "tfs_z": 0.5}                   | tfs_z       | not built yet                |
+      | {"prompt": "a", "mirostat": 2}                  | mirostat    | not built yet                |
+      | {"prompt": "a", "grammar": "root ::= x"}        | grammar     | not built yet                |
+      | {"prompt": "a", "logit_bias": [[15043, 1.0]]}   | logit_bias  | not built yet                |
+      | {"prompt": ["a", "b"]}                          | prompt      | several prompts              |
+      | {"prompt": "a", "id_slot": 9}                   | id_slot     | there is no slot 9           |
+      | {"prompt": [1, 70000]}                          |             | token 70000                  |

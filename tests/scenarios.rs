@@ -1,0 +1,96 @@
+//! The scenarios of `features/`, over HTTP, through the generated client, against the real model; every
+//! answer in them is validated against the document on its way out (`scenarios/witness.rs`).
+//!
+//! `cargo test --test scenarios` runs all; `--list` and `--exact NAME` serve test runners that want a test
+//! per scenario.
+
+#![expect(clippy::unwrap_used, reason = "a scenario that cannot go on fails")]
+#![expect(
+    clippy::print_stdout,
+    reason = "a test harness is read on the terminal"
+)]
+
+mod common;
+#[path = "scenarios/servers.rs"]
+mod servers;
+#[path = "scenarios/steps.rs"]
+mod steps;
+#[path = "scenarios/witness.rs"]
+mod witness;
+#[path = "scenarios/world.rs"]
+mod world;
+
+use std::path::Path;
+use std::process::ExitCode;
+
+use cucumber::World as _;
+use cucumber::gherkin::{Feature, GherkinEnv};
+use cucumber::writer::Stats;
+use world::World;
+
+fn main() -> ExitCode {
+    let words: Vec<String> = std::env::args().skip(1).collect();
+    let has = |word: &str| words.iter().any(|given| given == word);
+    if has("--list") {
+        if !has("--ignored") {
+            names().iter().for_each(|name| println!("{name}: test"));
+        }
+        return ExitCode::SUCCESS;
+    }
+    let wanted: Vec<String> = match has("--exact") {
+        true => words
+            .iter()
+            .filter(|word| !word.starts_with('-'))
+            .cloned()
+            .collect(),
+        false => Vec::new(),
+    };
+    run(wanted)
+}
+
+/// Runs the scenarios of these names, all if there are none.
+#[tokio::main]
+async fn run(wanted: Vec<String>) -> ExitCode {
+    let all = wanted.is_empty();
+    let ran = World::cucumber()
+        .with_default_cli()
+        // They share one server, and some fill all of its slots.
+        .max_concurrent_scenarios(1)
+        .fail_on_skipped()
+        .filter_run(features(), move |feature, _, scenario| {
+            all || wanted.contains(&full_name(feature, &scenario.name))
+        })
+        .await;
+    let scenarios = ran.scenarios_stats();
+    let broken = witness::complaints();
+    broken
+        .iter()
+        .for_each(|complaint| println!("an answer breaks the document: {complaint}"));
+    let failed = scenarios.failed + scenarios.skipped + usize::from(!broken.is_empty());
+    println!("{} passed, {failed} failed", scenarios.passed);
+    let sound = scenarios.passed > 0 && !Stats::<World>::execution_has_failed(&ran);
+    match failed == 0 && sound {
+        true => ExitCode::SUCCESS,
+        false => ExitCode::FAILURE,
+    }
+}
+
+fn features() -> &'static Path {
+    Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/features"))
+}
+
+fn names() -> Vec<String> {
+    let mut names = Vec::new();
+    for entry in std::fs::read_dir(features()).unwrap() {
+        let feature = Feature::parse_path(entry.unwrap().path(), GherkinEnv::default()).unwrap();
+        for scenario in &feature.scenarios {
+            names.push(full_name(&feature, &scenario.name));
+        }
+    }
+    names.sort();
+    names
+}
+
+fn full_name(feature: &Feature, scenario: &str) -> String {
+    format!("{}: {scenario}", feature.name)
+}

@@ -1,0 +1,484 @@
+//! The sentences of the features.
+
+use cucumber::gherkin::Step;
+use cucumber::{given, then, when};
+use futures_util::StreamExt;
+use futures_util::future::join_all;
+use ortolan::api::types;
+use ortolan::model::ModelState;
+use serde_json::{Value, json};
+
+use crate::world::{Question, World, whole};
+use crate::{common, servers};
+
+fn text(step: &Step) -> String {
+    step.docstring.clone().unwrap().trim().to_owned()
+}
+
+fn json_of(step: &Step) -> Value {
+    serde_json::from_str(&text(step)).unwrap()
+}
+
+#[given("a server that is still loading its model")]
+async fn loading(world: &mut World) {
+    world.server = Some(servers::in_state(ModelState::Loading { done: 0.3 }).await);
+}
+
+#[given("a server whose model could not be loaded")]
+async fn not_loaded(world: &mut World) {
+    world.server = Some(servers::in_state(ModelState::Failed("out of memory".to_owned())).await);
+}
+
+#[given("a server that hides its slots")]
+async fn hides_slots(world: &mut World) {
+    world.server = Some(servers::hiding_slots().await);
+}
+
+#[when("I ask for the health")]
+async fn ask_health(world: &mut World) {
+    world.answer = whole(world.client().await.health(None, None).await).await;
+}
+
+#[when("I ask for the health with the slots")]
+async fn ask_health_with_slots(world: &mut World) {
+    world.answer = whole(world.client().await.health(None, Some("")).await).await;
+}
+
+#[when("I ask for the health and want a failure if no slot is free")]
+async fn ask_health_strictly(world: &mut World) {
+    world.answer = whole(world.client().await.health(Some(""), None).await).await;
+}
+
+#[when("I ask for the props")]
+async fn ask_props(world: &mut World) {
+    world.answer = whole(world.client().await.props().await).await;
+}
+
+#[when("I ask for the slots")]
+async fn ask_slots(world: &mut World) {
+    world.answer = whole(world.client().await.slots().await).await;
+}
+
+#[when("I ask for the models")]
+async fn ask_models(world: &mut World) {
+    world.answer = whole(world.client().await.models().await).await;
+}
+
+#[when(expr = "I ask for the model {string}")]
+async fn ask_model(world: &mut World, name: String) {
+    world.answer = whole(world.client().await.model(&name).await).await;
+}
+
+#[when("I ask for a completion:")]
+async fn ask_completion(world: &mut World, step: &Step) {
+    world.complete(json_of(step)).await;
+}
+
+#[when(expr = "I ask for a completion of a prompt of {int} words")]
+async fn ask_long_completion(world: &mut World, words: usize) {
+    world
+        .complete(json!({"prompt": "word ".repeat(words)}))
+        .await;
+}
+
+#[when("I stream a completion:")]
+async fn ask_stream(world: &mut World, step: &Step) {
+    world.stream_completion(json_of(step)).await;
+}
+
+#[when("I chat:")]
+async fn ask_chat(world: &mut World, step: &Step) {
+    world.chat(json_of(step)).await;
+}
+
+#[when("I stream a chat:")]
+async fn ask_chat_stream(world: &mut World, step: &Step) {
+    world.stream_chat(json_of(step)).await;
+}
+
+#[when("I tokenize:")]
+async fn ask_tokens(world: &mut World, step: &Step) {
+    let request: types::TokenizeRequest = serde_json::from_value(json_of(step)).unwrap();
+    world.answer = whole(world.client().await.tokenize(&request).await).await;
+}
+
+#[when("I detokenize:")]
+async fn ask_text(world: &mut World, step: &Step) {
+    let request: types::DetokenizeRequest = serde_json::from_value(json_of(step)).unwrap();
+    world.answer = whole(world.client().await.detokenize(&request).await).await;
+}
+
+#[when(expr = "I post to {string} as {string}:")]
+async fn post(world: &mut World, step: &Step, path: String, media: String) {
+    let address = world.address().await;
+    let request = reqwest::Client::new()
+        .post(format!("{address}{path}"))
+        .header("content-type", media)
+        .body(text(step));
+    world.raw(request).await;
+}
+
+#[when(expr = "I post 10 MB to {string}")]
+async fn post_much(world: &mut World, path: String) {
+    let address = world.address().await;
+    let request = reqwest::Client::new()
+        .post(format!("{address}{path}"))
+        .header("content-type", "application/json")
+        .body(format!("{{\"prompt\": \"{}\"}}", "x".repeat(10_000_000)));
+    world.raw(request).await;
+}
+
+#[when(expr = "I get {string}")]
+async fn get(world: &mut World, path: String) {
+    let address = world.address().await;
+    world
+        .raw(reqwest::Client::new().get(format!("{address}{path}")))
+        .await;
+}
+
+#[when(expr = "I get {string} from the origin {string}")]
+async fn get_from(world: &mut World, path: String, origin: String) {
+    let address = world.address().await;
+    world
+        .raw(
+            reqwest::Client::new()
+                .get(format!("{address}{path}"))
+                .header("origin", origin),
+        )
+        .await;
+}
+
+#[when(expr = "I get {string} with the host {string}")]
+async fn get_with_host(world: &mut World, path: String, host: String) {
+    let address = world.address().await;
+    world
+        .raw(
+            reqwest::Client::new()
+                .get(format!("{address}{path}"))
+                .header("host", host),
+        )
+        .await;
+}
+
+#[then(expr = "the status is {int}")]
+async fn status_is(world: &mut World, status: u16) {
+    assert_eq!(world.answer.status, status, "{}", world.answer.body);
+}
+
+#[then(regex = r#"^the answer's "([^"]+)" is (\[.*\]|".*"|[-\d.]+|true|false)$"#)]
+async fn value_is(world: &mut World, path: String, wanted: String) {
+    let wanted: Value = serde_json::from_str(&wanted).unwrap();
+    assert!(
+        same(world.answer.at(&path), &wanted),
+        "{path} is {}, not {wanted}",
+        world.answer.at(&path)
+    );
+}
+
+#[then(regex = r#"^the answer's "([^"]+)" is not (\[.*\])$"#)]
+async fn value_is_not(world: &mut World, path: String, unwanted: String) {
+    let unwanted: Value = serde_json::from_str(&unwanted).unwrap();
+    assert_ne!(world.answer.at(&path), &unwanted);
+}
+
+#[then(expr = "the answer's {string} contains {string}")]
+async fn value_contains(world: &mut World, path: String, part: String) {
+    let value = world.answer.at(&path).as_str().unwrap();
+    assert!(value.contains(&part), "{value}");
+}
+
+/// Numbers are equal however they are written.
+fn same(left: &Value, right: &Value) -> bool {
+    match (left.as_f64(), right.as_f64()) {
+        (Some(left), Some(right)) => (left - right).abs() < 1e-6,
+        _ => left == right,
+    }
+}
+
+#[then("the answer's tokens add up")]
+async fn tokens_add_up(world: &mut World) {
+    let count = |what: &str| world.answer.at(&format!("usage.{what}")).as_u64().unwrap();
+    assert_eq!(
+        count("total_tokens"),
+        count("prompt_tokens") + count("completion_tokens")
+    );
+    assert!(count("completion_tokens") > 0);
+}
+
+#[then(expr = "the error says {string}")]
+async fn error_says(world: &mut World, part: String) {
+    let message = world.answer.at("error.message").as_str().unwrap();
+    assert!(message.contains(&part), "{message}");
+}
+
+#[then(expr = "the error's param is {string}")]
+async fn error_param(world: &mut World, param: String) {
+    let wanted = Some(param)
+        .filter(|param| !param.is_empty())
+        .map_or(Value::Null, Value::String);
+    assert_eq!(
+        world.answer.at("error.param"),
+        &wanted,
+        "{}",
+        world.answer.body
+    );
+}
+
+#[then(expr = "the header {string} is {string}")]
+async fn header_is(world: &mut World, name: String, value: String) {
+    assert_eq!(
+        world.answer.headers.get(&name).unwrap().to_str().unwrap(),
+        value
+    );
+}
+
+#[then(expr = "the pieces' text contains {string}")]
+async fn pieces_contain(world: &mut World, part: String) {
+    assert!(world.answer.pieces.len() > 2, "{:?}", world.answer.pieces);
+    assert!(
+        world.answer.text().contains(&part),
+        "{}",
+        world.answer.text()
+    );
+}
+
+#[then("every piece but the last has only content and stop")]
+async fn pieces_are_small(world: &mut World) {
+    let (_, before) = world.answer.pieces.split_last().unwrap();
+    for piece in before {
+        let fields: Vec<&String> = piece.as_object().unwrap().keys().collect();
+        assert_eq!(fields, ["content", "stop"]);
+    }
+}
+
+#[then(regex = r#"^the (first|last) piece's "([^"]+)" is (.+)$"#)]
+async fn piece_is(world: &mut World, which: String, path: String, wanted: String) {
+    let pieces = &world.answer.pieces;
+    let piece = if which == "first" {
+        pieces.first()
+    } else {
+        pieces.last()
+    };
+    let pointer = format!("/{}", path.replace('.', "/"));
+    let wanted: Value = serde_json::from_str(&wanted).unwrap();
+    assert_eq!(piece.unwrap().pointer(&pointer), Some(&wanted), "{piece:?}");
+}
+
+#[then("the stream ends with [DONE]")]
+async fn stream_is_done(world: &mut World) {
+    assert!(world.answer.done);
+}
+
+#[then("asking for the whole of it gives the same text")]
+async fn whole_is_the_same(world: &mut World) {
+    let text = world.answer.text();
+    let Some(Question::Completion(mut body)) = world.asked.clone() else {
+        panic!("a completion was asked for")
+    };
+    body["stream"] = false.into();
+    world.complete(body).await;
+    assert_eq!(world.answer.text(), text);
+}
+
+#[then("asking for it as a stream gives the same text")]
+async fn stream_is_the_same(world: &mut World) {
+    let text = world.answer.text();
+    let Some(Question::Completion(body)) = world.asked.clone() else {
+        panic!("a completion was asked for")
+    };
+    world.stream_completion(body).await;
+    assert_eq!(world.answer.text(), text);
+}
+
+#[then("asking again gives the same text")]
+async fn again_is_the_same(world: &mut World) {
+    let text = world.answer.text();
+    match world.asked.clone().unwrap() {
+        Question::Completion(body) => world.complete(body).await,
+        Question::Chat(body) => world.chat(body).await,
+    }
+    assert!(!text.is_empty());
+    assert_eq!(world.answer.text(), text);
+}
+
+#[then(expr = "asking again with the seed {int} gives another text")]
+async fn another_seed_is_another(world: &mut World, seed: u32) {
+    let text = world.answer.text();
+    let Some(Question::Completion(mut body)) = world.asked.clone() else {
+        panic!("a completion was asked for")
+    };
+    body["seed"] = seed.into();
+    world.complete(body).await;
+    assert_ne!(world.answer.text(), text);
+}
+
+#[then("all recorded texts are tokenized and put together again as recorded")]
+async fn recorded_tokens(world: &mut World) {
+    let client = world.client().await;
+    let golden = common::golden();
+    let entries = golden["tokenize"].as_array().unwrap();
+    assert!(entries.len() > 50);
+    for entry in entries {
+        let text = entry["text"].as_str().unwrap();
+        for (parse_special, wanted) in [(true, "tokens"), (false, "tokens_no_special_parsing")] {
+            let request = json!({"content": text, "parse_special": parse_special});
+            let request: types::TokenizeRequest = serde_json::from_value(request).unwrap();
+            let answer = whole(client.tokenize(&request).await).await;
+            assert_eq!(answer.body["tokens"], entry[wanted], "{wanted} of {text:?}");
+        }
+        let request: types::DetokenizeRequest =
+            serde_json::from_value(json!({"tokens": entry["tokens"]})).unwrap();
+        let answer = whole(client.detokenize(&request).await).await;
+        assert_eq!(answer.body["content"], text);
+    }
+}
+
+#[given("sixteen prompts")]
+async fn sixteen_prompts(world: &mut World) {
+    let subjects = [
+        "The capital of France is",
+        "Once upon a time",
+        "def fibonacci(n):",
+        "Water boils at",
+        "1, 2, 3,",
+        "Roses are red,",
+        "My name is",
+        "In 1969, humans",
+        "The opposite of hot is",
+        "To bake bread you need",
+        "Dear Sir or Madam,",
+        "The sun is",
+        "A songbird",
+        "import numpy as",
+        "Q: What is 2+2?\nA:",
+        "The sea",
+    ];
+    world.prompts = subjects.map(str::to_owned).to_vec();
+}
+
+/// 48 greedy tokens.
+async fn continuation(world: &World, prompt: &str) -> String {
+    let request = json!({"prompt": prompt, "n_predict": 48, "temperature": 0, "ignore_eos": true});
+    let request: types::CompletionRequest = serde_json::from_value(request).unwrap();
+    let answer = whole(world.client().await.completion(&request).await).await;
+    assert_eq!(answer.status, 200, "{}", answer.body);
+    answer.text()
+}
+
+#[when("each is continued alone")]
+async fn each_alone(world: &mut World) {
+    for prompt in world.prompts.clone() {
+        let text = continuation(world, &prompt).await;
+        world.alone.push(text);
+    }
+}
+
+#[when("all are continued at once")]
+async fn all_at_once(world: &mut World) {
+    world.together = join_all(
+        world
+            .prompts
+            .iter()
+            .map(|prompt| continuation(world, prompt)),
+    )
+    .await;
+}
+
+#[then("the texts are the same")]
+async fn texts_are_the_same(world: &mut World) {
+    assert_eq!(world.alone.len(), 16);
+    assert_eq!(world.alone, world.together);
+}
+
+/// A body whose answer takes the whole context.
+fn endless(stream: bool) -> Value {
+    json!({"prompt": "Once upon a time", "ignore_eos": true, "temperature": 0, "stream": stream})
+}
+
+#[given("four endless streams")]
+async fn endless_streams(world: &mut World) {
+    for _ in 0..servers::SLOTS {
+        let request: types::CompletionRequest = serde_json::from_value(endless(true)).unwrap();
+        let client = world.client().await;
+        let (began, begun) = tokio::sync::oneshot::channel();
+        world.held.push(tokio::spawn(async move {
+            let mut stream = client
+                .completion_stream(&request)
+                .await
+                .unwrap()
+                .into_inner()
+                .into_inner();
+            stream.next().await.unwrap().unwrap();
+            began.send(()).unwrap();
+            while stream.next().await.is_some() {}
+        }));
+        begun.await.unwrap();
+    }
+}
+
+#[when("one request more than may wait arrives")]
+async fn one_more_than_may_wait(world: &mut World) {
+    let request: types::CompletionRequest = serde_json::from_value(endless(false)).unwrap();
+    let (refused, mut first) = tokio::sync::mpsc::unbounded_channel();
+    for _ in 0..=servers::QUEUE {
+        let (client, request, refused) = (world.client().await, request.clone(), refused.clone());
+        world.held.push(tokio::spawn(async move {
+            let answer = whole(client.completion(&request).await).await;
+            // Those that are answered after the scenario's end have nobody to tell.
+            let _ = refused.send(answer);
+        }));
+    }
+    // The streams go on for long: what is answered first was not let in.
+    world.answer = first.recv().await.unwrap();
+}
+
+#[given("a client that waits for an endless answer")]
+async fn waiting_client(world: &mut World) {
+    hold_whole_answer(world).await;
+    until(world, |health| health["slots_processing"] == 1).await;
+}
+
+/// Sends a request for an endless whole answer, and waits until the server has its first bytes.
+async fn hold_whole_answer(world: &mut World) {
+    use tokio::io::AsyncWriteExt;
+    let address = world.address().await;
+    let address = address.trim_start_matches("http://").to_owned();
+    let body = endless(false).to_string();
+    let mut socket = tokio::net::TcpStream::connect(&address).await.unwrap();
+    let head = format!(
+        "POST /completion HTTP/1.1\r\nhost: {address}\r\ncontent-length: {}\r\n\r\n",
+        body.len()
+    );
+    socket.write_all((head + &body).as_bytes()).await.unwrap();
+    world.held.push(tokio::spawn(async move {
+        let _socket = socket;
+        std::future::pending::<()>().await;
+    }));
+}
+
+#[when("all streams are left")]
+#[when("it leaves")]
+async fn all_leave(world: &mut World) {
+    for held in world.held.drain(..) {
+        held.abort();
+        // Aborted, or at its end already.
+        let _ = held.await;
+    }
+}
+
+#[then("all slots become idle")]
+async fn slots_become_idle(world: &mut World) {
+    until(world, |health| health["slots_idle"] == servers::SLOTS).await;
+}
+
+/// Asks for the health until it is as wanted; a test that never gets there is ended by its runner.
+async fn until(world: &World, wanted: impl Fn(&Value) -> bool) {
+    let client = world.client().await;
+    loop {
+        let answer = whole(client.health(None, None).await).await;
+        if wanted(&answer.body) {
+            return;
+        }
+        tokio::task::yield_now().await;
+    }
+}

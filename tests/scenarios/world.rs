@@ -1,0 +1,183 @@
+//! What a scenario knows: whom it speaks to, what was asked last, what came back.
+
+use std::net::SocketAddr;
+
+use futures_util::StreamExt;
+use ortolan::api::client::Client;
+use ortolan::api::types;
+use progenitor_client::{ByteStream, Error, ResponseValue};
+use serde::Serialize;
+use serde_json::Value;
+
+use crate::servers;
+
+#[derive(Debug, Default, cucumber::World)]
+pub(crate) struct World {
+    /// Another server than the shared one.
+    pub(crate) server: Option<SocketAddr>,
+    pub(crate) asked: Option<Question>,
+    pub(crate) answer: Answer,
+    pub(crate) prompts: Vec<String>,
+    pub(crate) alone: Vec<String>,
+    pub(crate) together: Vec<String>,
+    /// Connections that are held open.
+    pub(crate) held: Vec<tokio::task::JoinHandle<()>>,
+}
+
+/// What a scenario may ask again.
+#[derive(Debug, Clone)]
+pub(crate) enum Question {
+    Completion(Value),
+    Chat(Value),
+}
+
+#[derive(Debug, Default)]
+pub(crate) struct Answer {
+    pub(crate) status: u16,
+    pub(crate) headers: reqwest::header::HeaderMap,
+    pub(crate) body: Value,
+    /// The events of a stream, `[DONE]` aside.
+    pub(crate) pieces: Vec<Value>,
+    pub(crate) done: bool,
+}
+
+impl World {
+    pub(crate) async fn address(&self) -> String {
+        let address = match self.server {
+            Some(address) => address,
+            None => servers::shared().await,
+        };
+        format!("http://{address}")
+    }
+
+    pub(crate) async fn client(&self) -> Client {
+        // A whole context takes longer than the client's own patience, in an unoptimised build.
+        Client::new_with_client(&self.address().await, reqwest::Client::new())
+    }
+
+    pub(crate) async fn complete(&mut self, body: Value) {
+        let request: types::CompletionRequest = serde_json::from_value(body.clone()).unwrap();
+        self.answer = whole(self.client().await.completion(&request).await).await;
+        self.asked = Some(Question::Completion(body));
+    }
+
+    pub(crate) async fn chat(&mut self, body: Value) {
+        let request: types::ChatCompletionRequest = serde_json::from_value(body.clone()).unwrap();
+        self.answer = whole(self.client().await.chat_completion(&request).await).await;
+        self.asked = Some(Question::Chat(body));
+    }
+
+    pub(crate) async fn stream_completion(&mut self, mut body: Value) {
+        body["stream"] = true.into();
+        let request: types::CompletionRequest = serde_json::from_value(body.clone()).unwrap();
+        self.answer = streamed(self.client().await.completion_stream(&request).await).await;
+        self.asked = Some(Question::Completion(body));
+    }
+
+    pub(crate) async fn stream_chat(&mut self, mut body: Value) {
+        body["stream"] = true.into();
+        let request: types::ChatCompletionRequest = serde_json::from_value(body.clone()).unwrap();
+        self.answer = streamed(self.client().await.chat_completion_stream(&request).await).await;
+        self.asked = Some(Question::Chat(body));
+    }
+
+    /// Sends what no typed client would.
+    pub(crate) async fn raw(&mut self, request: reqwest::RequestBuilder) {
+        let response = request.send().await.unwrap();
+        let (status, headers) = (response.status().as_u16(), response.headers().clone());
+        let text = response.text().await.unwrap();
+        self.answer = Answer {
+            status,
+            headers,
+            body: serde_json::from_str(&text).unwrap_or(Value::String(text)),
+            ..Answer::default()
+        };
+    }
+}
+
+impl Answer {
+    /// The value at a dotted path of the body.
+    pub(crate) fn at(&self, path: &str) -> &Value {
+        let pointer = format!("/{}", path.replace('.', "/"));
+        self.body
+            .pointer(&pointer)
+            .unwrap_or_else(|| panic!("there is no {path} in {}", self.body))
+    }
+
+    /// The generated text, whole or in pieces, native or OpenAI's.
+    pub(crate) fn text(&self) -> String {
+        let places = [
+            "/content",
+            "/choices/0/message/content",
+            "/choices/0/delta/content",
+        ];
+        let text_of = |value: &Value| {
+            let found = places
+                .iter()
+                .find_map(|place| value.pointer(place)?.as_str());
+            found.unwrap_or_default().to_owned()
+        };
+        match self.pieces.is_empty() {
+            true => text_of(&self.body),
+            false => self.pieces.iter().map(text_of).collect(),
+        }
+    }
+}
+
+/// A whole answer of the generated client, good or bad.
+pub(crate) async fn whole<T: Serialize, E: Serialize + std::fmt::Debug>(
+    result: Result<ResponseValue<T>, Error<E>>,
+) -> Answer {
+    let told = |status: u16,
+                headers: &reqwest::header::HeaderMap,
+                body: serde_json::Result<Value>| Answer {
+        status,
+        headers: headers.clone(),
+        body: body.unwrap(),
+        ..Answer::default()
+    };
+    match result {
+        Ok(value) => told(
+            value.status().as_u16(),
+            value.headers(),
+            serde_json::to_value(&*value),
+        ),
+        Err(Error::ErrorResponse(value)) => told(
+            value.status().as_u16(),
+            value.headers(),
+            serde_json::to_value(&*value),
+        ),
+        Err(other) => panic!("{other:?}"),
+    }
+}
+
+async fn streamed<E: Serialize + std::fmt::Debug>(
+    result: Result<ResponseValue<ByteStream>, Error<E>>,
+) -> Answer {
+    let response = match result {
+        Ok(response) => response,
+        Err(error) => return whole::<(), E>(Err(error)).await,
+    };
+    let mut answer = Answer {
+        status: response.status().as_u16(),
+        headers: response.headers().clone(),
+        ..Answer::default()
+    };
+    let mut bytes = Vec::new();
+    let mut stream = response.into_inner().into_inner();
+    while let Some(part) = stream.next().await {
+        bytes.extend_from_slice(&part.unwrap());
+    }
+    for data in String::from_utf8(bytes)
+        .unwrap()
+        .lines()
+        .filter_map(|line| line.strip_prefix("data: "))
+    {
+        assert!(!answer.done, "nothing follows [DONE]");
+        match data {
+            "[DONE]" => answer.done = true,
+            json => answer.pieces.push(serde_json::from_str(json).unwrap()),
+        }
+    }
+    answer
+}
