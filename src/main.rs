@@ -1,6 +1,6 @@
 //! The program: reads the command line, listens, loads, serves, stops.
 
-use std::io::IsTerminal;
+use std::io::{IsTerminal, Write};
 use std::process::ExitCode;
 use std::sync::Arc;
 
@@ -92,11 +92,7 @@ fn load_and_tell(
     });
 }
 
-/// What a person wants to know first.
-#[expect(
-    clippy::print_stdout,
-    reason = "said to the person at the terminal, not to the log"
-)]
+/// What a person wants to know first: said at the terminal, not in the log.
 fn greet(details: &ModelDetails, address: &str) {
     let ModelDetails {
         name,
@@ -106,12 +102,14 @@ fn greet(details: &ModelDetails, address: &str) {
         device,
         ..
     } = details;
-    println!(
-        "{name}\n  {:.0} M weights ({architecture}) on {device}",
-        details.parameters as f64 / 1e6
+    let millions = details.parameters as f64 / 1e6;
+    // A terminal that is gone is no reason to stop.
+    let _ = writeln!(
+        std::io::stdout(),
+        "{name}\n  {millions:.0} M weights ({architecture}) on {device}\n  \
+         {slots} at once, {context_tokens} tokens of context each\n  \
+         serving at {address} — open {address}/docs in a browser"
     );
-    println!("  {slots} at once, {context_tokens} tokens of context each");
-    println!("  serving at {address} — open {address}/docs in a browser");
 }
 
 /// Ctrl-C, or a polite kill.
@@ -139,7 +137,9 @@ fn start_logging(format: LogFormat) {
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
     let log = tracing_subscriber::fmt()
         .with_env_filter(filter)
-        .with_writer(std::io::stderr);
+        .with_writer(std::io::stderr)
+        // It would say on standard error that standard error is closed.
+        .log_internal_errors(false);
     match format {
         LogFormat::Json => log.json().flatten_event(true).init(),
         LogFormat::Text => log.with_ansi(std::io::stderr().is_terminal()).init(),

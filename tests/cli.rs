@@ -1,0 +1,216 @@
+//! The program from outside: what it says and how it ends when a file or an option is wrong, and that a
+//! signal ends it in order.
+
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+
+mod common;
+
+use std::fs;
+use std::io::{BufRead, BufReader};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+
+fn ortolan() -> Command {
+    with_runtime(&common::onnxruntime())
+}
+
+fn with_runtime(library: &Path) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_ortolan"));
+    command.args(["--port", "0", "--onnxruntime"]).arg(library);
+    command
+}
+
+/// Runs the program until it ends, which it is to do before it listens.
+fn refused(mut command: Command) -> (Option<i32>, String) {
+    let mut process = command
+        .stderr(Stdio::piped())
+        .stdout(Stdio::null())
+        .spawn()
+        .unwrap();
+    let mut message = String::new();
+    for line in BufReader::new(process.stderr.take().unwrap()).lines() {
+        let line = line.unwrap();
+        if line.contains("listening") {
+            process.kill().unwrap();
+            process.wait().unwrap();
+            panic!("it was not refused: {line}");
+        }
+        message += &line;
+    }
+    (process.wait().unwrap().code(), message)
+}
+
+/// The program refuses the file: exit code 1, and a message with its path and this cause.
+#[track_caller]
+fn check(model: &Path, cause: &str) {
+    let mut command = ortolan();
+    command.arg("-m").arg(model);
+    let (code, message) = refused(command);
+    assert_eq!(code, Some(1), "{message}");
+    assert!(message.contains(&*model.to_string_lossy()), "{message}");
+    assert!(message.contains(cause), "{message}");
+    assert!(!message.contains("panicked"), "{message}");
+}
+
+/// The default model's first bytes, changed.
+fn changed(folder: &Path, change: impl FnOnce(&mut Vec<u8>)) -> PathBuf {
+    let mut bytes = fs::read(common::model()).unwrap();
+    change(&mut bytes);
+    let path = folder.join("model.gguf");
+    fs::write(&path, bytes).unwrap();
+    path
+}
+
+/// Puts `new` where `old` first stands.
+fn replace(bytes: &mut [u8], old: &[u8], new: &[u8]) {
+    assert_eq!(old.len(), new.len());
+    let place = bytes
+        .windows(old.len())
+        .position(|window| window == old)
+        .unwrap();
+    bytes[place..place + new.len()].copy_from_slice(new);
+}
+
+#[test]
+fn files_that_cannot_be_served_are_refused_with_path_and_cause() {
+    let folder = tempfile::tempdir().unwrap();
+    check(&folder.path().join("missing.gguf"), "No such file");
+    check(folder.path(), "directory");
+
+    let other = folder.path().join("other.gguf");
+    fs::write(&other, "no model at all").unwrap();
+    check(&other, "does not begin with «GGUF»");
+    fs::write(&other, "").unwrap();
+    check(&other, "the header ends at byte 0");
+
+    check(
+        &changed(folder.path(), |bytes| bytes.truncate(10_000_000)),
+        "is truncated",
+    );
+    check(
+        &changed(folder.path(), |bytes| bytes.truncate(1_000)),
+        "passes the file's end",
+    );
+    let architecture = |bytes: &mut Vec<u8>| replace(bytes, b"llama", b"mamba");
+    check(
+        &changed(folder.path(), architecture),
+        "the architecture «mamba» is not supported; supported: llama",
+    );
+    let pre = |bytes: &mut Vec<u8>| {
+        replace(
+            bytes,
+            b"tokenizer.ggml.pre\x08\0\0\0\x06\0\0\0\0\0\0\0smollm",
+            b"tokenizer.ggml.pre\x08\0\0\0\x06\0\0\0\0\0\0\0smollx",
+        )
+    };
+    check(&changed(folder.path(), pre), "smollx");
+    // Name, number of dimensions, sizes, then the type: Q4_1 (3) becomes Q4_K (12).
+    let kind = |bytes: &mut Vec<u8>| {
+        let place = bytes
+            .windows(17)
+            .position(|window| window == b"blk.0.attn_k.weig")
+            .unwrap();
+        let kind = place + "blk.0.attn_k.weight".len() + 4 + 2 * 8;
+        assert_eq!(bytes[kind], 3);
+        bytes[kind] = 12;
+    };
+    check(
+        &changed(folder.path(), kind),
+        "«blk.0.attn_k.weight» has the type Q4_K, which is not supported",
+    );
+}
+
+#[test]
+fn options_that_cannot_be_are_refused() {
+    for (options, code, cause) in [
+        (&["--nonsense"][..], 2, "--nonsense"),
+        (&["--api-key", "secret"], 2, "not built yet"),
+        (&["-c", "many"], 2, "many"),
+        (&["-np", "0"], 1, "at least one slot"),
+        (
+            &["-ub", "2", "-np", "3"],
+            1,
+            "no room for one token of each of 3 slots",
+        ),
+        (
+            &["--cache-tokens", "64"],
+            1,
+            "less than the 512 of one context",
+        ),
+        (&["-ngl", "99"], 1, "GPUs are not supported yet"),
+    ] {
+        let mut command = ortolan();
+        command.arg("-m").arg(common::model()).args(options);
+        let (found, message) = refused(command);
+        assert_eq!(found, Some(code), "{options:?}: {message}");
+        assert!(message.contains(cause), "{options:?}: {message}");
+    }
+}
+
+#[test]
+fn help_names_the_options() {
+    let output = ortolan().arg("--help").output().unwrap();
+    assert_eq!(output.status.code(), Some(0));
+    let help = String::from_utf8(output.stdout).unwrap();
+    for option in [
+        "--model",
+        "--ctx-size",
+        "--parallel",
+        "--port",
+        "Batching:",
+        "Serving:",
+    ] {
+        assert!(help.contains(option), "{help}");
+    }
+}
+
+/// Starts the program on a free port and reads its log until a line with `wanted`. Answers the process,
+/// that line and the rest of the log.
+fn start(mut command: Command, wanted: &str) -> (Child, String, impl Iterator<Item = String>) {
+    let mut process = command
+        .arg("-m")
+        .arg(common::model())
+        .stderr(Stdio::piped())
+        .stdout(Stdio::null())
+        .spawn()
+        .unwrap();
+    let mut log = BufReader::new(process.stderr.take().unwrap())
+        .lines()
+        .map(|line| line.unwrap());
+    let line = log.find(|line| line.contains(wanted)).unwrap();
+    (process, line, log)
+}
+
+#[cfg(unix)]
+#[test]
+fn a_signal_ends_it_in_order() {
+    for its_log_is_read in [true, false] {
+        let (mut process, line, log) = start(ortolan(), "listening");
+        let event: serde_json::Value = serde_json::from_str(&line).unwrap();
+        let address = event["address"].as_str().unwrap();
+        assert!(address.starts_with("http://127.0.0.1:"), "{address}");
+        let log = its_log_is_read.then_some(log);
+        // While it loads or after: either way it ends by itself.
+        let killed = Command::new("kill")
+            .args(["-TERM", &process.id().to_string()])
+            .status();
+        assert!(killed.unwrap().success());
+        assert_eq!(process.wait().unwrap().code(), Some(0));
+        drop(log);
+    }
+}
+
+#[test]
+fn a_runtime_that_is_none_leaves_it_listening_and_says_so() {
+    let folder = tempfile::tempdir().unwrap();
+    let library = folder.path().join("libonnxruntime.so");
+    fs::write(&library, "no library").unwrap();
+    let (mut process, line, _log) = start(with_runtime(&library), "cannot be loaded");
+    assert!(line.contains(library.to_str().unwrap()), "{line}");
+    assert!(
+        process.try_wait().unwrap().is_none(),
+        "it goes on listening"
+    );
+    process.kill().unwrap();
+    process.wait().unwrap();
+}
