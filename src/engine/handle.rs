@@ -3,15 +3,14 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::Sender;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Instant;
 
+use tokio::sync::Semaphore;
 use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::runner::ModelRunner;
 use super::sequence::{Clock, Job, SequenceEvent, SequenceId};
 use super::stats::Stats;
-use super::worker::Worker;
+use super::worker::{Message, Submission, Worker};
 use super::{EngineOptions, Logits};
 
 /// A sequence's events. Dropping it cancels the sequence within one step.
@@ -55,20 +54,6 @@ pub struct EngineHandle {
     next: Arc<AtomicU64>,
     options: Arc<EngineOptions>,
     clock: Clock,
-}
-
-/// What reaches the worker.
-pub(super) enum Message {
-    Submit(Box<Submission>),
-    Stop,
-}
-
-pub(super) struct Submission {
-    pub(super) id: SequenceId,
-    pub(super) job: Job,
-    pub(super) submitted: Instant,
-    pub(super) permit: OwnedSemaphorePermit,
-    pub(super) events: tokio::sync::mpsc::UnboundedSender<SequenceEvent>,
 }
 
 /// Starts the engine's thread.

@@ -4,14 +4,15 @@ use std::collections::HashMap;
 use std::ops::ControlFlow;
 use std::sync::mpsc::{Receiver, TryRecvError};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Instant;
 
+use tokio::sync::OwnedSemaphorePermit;
 use tokio::sync::mpsc::UnboundedSender;
 
 use super::EngineOptions;
-use super::handle::{Message, Submission};
 use super::runner::{Logits, ModelRunner};
 use super::scheduler::{Delivery, Scheduler};
-use super::sequence::{Clock, Sequence, SequenceEvent, SequenceId};
+use super::sequence::{Clock, Job, Sequence, SequenceEvent, SequenceId};
 use super::stats::Stats;
 use super::step::{LogitRows, StepPlan};
 use crate::cache::BlockPool;
@@ -19,6 +20,20 @@ use crate::token::TokenId;
 
 /// What is told to sequences that a stop cuts off.
 const STOPPING: &str = "the server is stopping";
+
+/// What reaches the worker.
+pub(super) enum Message {
+    Submit(Box<Submission>),
+    Stop,
+}
+
+pub(super) struct Submission {
+    pub(super) id: SequenceId,
+    pub(super) job: Job,
+    pub(super) submitted: Instant,
+    pub(super) permit: OwnedSemaphorePermit,
+    pub(super) events: UnboundedSender<SequenceEvent>,
+}
 
 pub(super) struct Worker {
     runner: Box<dyn ModelRunner>,
