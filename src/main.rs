@@ -1,6 +1,7 @@
 //! The program: reads the command line, listens, loads, serves, stops.
 
 use std::io::{IsTerminal, Write};
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::process::ExitCode;
 use std::sync::Arc;
 
@@ -75,10 +76,13 @@ fn load_and_tell(
     if !std::io::stderr().is_terminal() {
         bar.set_draw_target(indicatif::ProgressDrawTarget::hidden());
     }
-    let loaded = inspected.load(&|done| {
+    let tell = |done| {
         bar.set_position((done * 100.0) as u64);
         publish.send_replace(ModelState::Loading { done });
-    });
+    };
+    // A panic is told like any other failure; without that the server would load for ever.
+    let loaded = catch_unwind(AssertUnwindSafe(|| inspected.load(&tell)));
+    let loaded = loaded.unwrap_or_else(|_| Err(anyhow::anyhow!("loading it panicked")));
     bar.finish_and_clear();
     publish.send_replace(match loaded {
         Ok(model) => {
@@ -87,7 +91,7 @@ fn load_and_tell(
         }
         Err(error) => {
             tracing::error!("the model cannot be loaded: {error:#}");
-            ModelState::Failed(format!("the model cannot be loaded: {error:#}"))
+            ModelState::Failed(format!("{error:#}"))
         }
     });
 }

@@ -96,7 +96,9 @@ impl Error {
                 | GenerateError::UnknownSlot { .. }
                 | GenerateError::Template(_) => StatusCode::BAD_REQUEST,
                 GenerateError::QueueFull { .. } => StatusCode::TOO_MANY_REQUESTS,
-                GenerateError::Stopping => StatusCode::SERVICE_UNAVAILABLE,
+                GenerateError::EngineEnded(_) | GenerateError::Stopping => {
+                    StatusCode::SERVICE_UNAVAILABLE
+                }
                 GenerateError::Failed(_) => StatusCode::INTERNAL_SERVER_ERROR,
             },
         }
@@ -142,7 +144,7 @@ impl Error {
                 | GenerateError::UnknownSlot { .. }
                 | GenerateError::Template(_) => Kind::InvalidRequestError,
                 GenerateError::QueueFull { .. } => Kind::RateLimitError,
-                GenerateError::Stopping => Kind::UnavailableError,
+                GenerateError::EngineEnded(_) | GenerateError::Stopping => Kind::UnavailableError,
                 GenerateError::Failed(_) => Kind::ServerError,
             },
         }

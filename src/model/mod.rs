@@ -122,7 +122,7 @@ impl LoadedModel {
                 slots: self.details.slots,
             },
             SubmitError::Stopped => match self.engine.stats().dead {
-                Some(cause) => GenerateError::Failed(cause),
+                Some(cause) => GenerateError::EngineEnded(cause),
                 None => GenerateError::Stopping,
             },
         })?;

@@ -153,6 +153,9 @@ pub enum GenerateError {
         /// Requests that wait.
         waiting: usize,
     },
+    /// The engine ended, and why; nothing will be computed any more.
+    #[error("nothing can be computed any more: {0}")]
+    EngineEnded(String),
     /// The server is being stopped.
     #[error("the server is stopping")]
     Stopping,

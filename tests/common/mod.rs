@@ -37,7 +37,7 @@ pub(crate) fn model() -> PathBuf {
 /// The recorded answers of an independent implementation.
 pub(crate) fn golden() -> serde_json::Value {
     let path = PathBuf::from(env!("CARGO_MANIFEST_DIR"))
-        .join("../shared/golden/smollm2-135m-instruct-q4_1.json");
+        .join("tests/golden/smollm2-135m-instruct-q4_1.json");
     let text = std::fs::read_to_string(&path)
         .unwrap_or_else(|error| panic!("{}: {error}", path.display()));
     serde_json::from_str(&text).expect("the recorded answers are JSON")

@@ -20,7 +20,7 @@ pub(crate) fn complaints() -> Vec<String> {
         .clone()
 }
 
-fn complain(operation: &str, what: String) {
+fn complain(operation: &str, what: &str) {
     let complaint = format!("{operation}: {what}");
     COMPLAINTS
         .lock()
@@ -69,7 +69,7 @@ async fn judge(name: &str, operation: Option<&'static Value>, response: Response
         Some(operation) => match listed(operation, status, &media) {
             Ok(schema) => schema,
             Err(what) => {
-                complain(name, what);
+                complain(name, &what);
                 None
             }
         },
@@ -110,11 +110,11 @@ fn listed(operation: &'static Value, status: u16, media: &str) -> Result<Option<
 
 fn check(name: &str, schema: &str, bytes: &[u8]) {
     match serde_json::from_slice::<Value>(bytes) {
-        Err(error) => complain(name, format!("no JSON: {error}")),
+        Err(error) => complain(name, &format!("no JSON: {error}")),
         Ok(value) => match api::check(schema, &value) {
-            Err(error) => complain(name, format!("no {schema}: {error}")),
+            Err(error) => complain(name, &format!("no {schema}: {error}")),
             Ok(unknown) if !unknown.is_empty() => {
-                complain(name, format!("fields beyond {schema}: {unknown:?}"))
+                complain(name, &format!("fields beyond {schema}: {unknown:?}"))
             }
             Ok(_) => {}
         },
