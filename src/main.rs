@@ -10,7 +10,7 @@ use ortolan::cli::{Cli, LogFormat};
 use ortolan::config::Config;
 use ortolan::model::load::{self, Inspected};
 use ortolan::model::{ModelDetails, ModelState};
-use ortolan::server::Server;
+use ortolan::server::{Server, StopSignals};
 use tokio::sync::watch;
 
 fn main() -> ExitCode {
@@ -27,6 +27,7 @@ fn main() -> ExitCode {
 
 #[tokio::main]
 async fn run(cli: Cli) -> anyhow::Result<()> {
+    let mut signals = StopSignals::new()?;
     let config = Config::new(cli)?;
     let inspected = load::inspect(config.load)?;
     let details = inspected.details().clone();
@@ -34,32 +35,44 @@ async fn run(cli: Cli) -> anyhow::Result<()> {
         let (host, port) = (&config.serve.host, config.serve.port);
         anyhow::anyhow!("cannot listen on {host}:{port}: {error}")
     })?;
-    let (publish, model) = watch::channel(ModelState::Loading { done: 0.0 });
     let address = format!("http://{}", server.address());
     tracing::info!(address, model = %details.path.display(), "listening; the model is loading");
-    std::thread::spawn(move || load_and_tell(inspected, &details, &publish, &address));
+    let (publish, model) = watch::channel(ModelState::Loading { done: 0.0 });
+    let (loading, load_end) = watch::channel(());
+    std::thread::spawn(move || {
+        load_and_tell(inspected, &details, &publish, &address);
+        drop(loading);
+    });
 
     let routes = api::routes(ApiSettings {
         model: model.clone(),
         slots_visible: config.slots_visible,
         max_tokens: config.max_tokens,
     });
-    let (cut, is_cut) = tokio::sync::oneshot::channel::<()>();
-    let stop = async {
-        stop_signal().await;
+    let (cutting, cut) = watch::channel(());
+    let stop = async move {
+        signals.next().await;
         tracing::info!("stopping: running answers are finished; once more stops at once");
-        tokio::spawn(async {
-            stop_signal().await;
-            drop(cut);
+        tokio::spawn(async move {
+            signals.next().await;
+            drop(cutting);
         });
     };
-    server
-        .serve(routes, stop, async { drop(is_cut.await) })
-        .await;
+    server.serve(routes, stop, dropped(cut.clone())).await;
+    // Ending the process while ONNX Runtime makes a session would tear it down under its own threads.
+    tokio::select! {
+        () = dropped(load_end) => {}
+        () = dropped(cut) => {}
+    }
     if let ModelState::Ready(model) = &*model.borrow() {
         model.stop();
     }
     Ok(())
+}
+
+/// Waits until the sender is dropped.
+async fn dropped(mut receiver: watch::Receiver<()>) {
+    while receiver.changed().await.is_ok() {}
 }
 
 /// Loads the model and publishes how far it is. What goes wrong is told to clients, too.
@@ -114,25 +127,6 @@ fn greet(details: &ModelDetails, address: &str) {
          {slots} at once, {context_tokens} tokens of context each\n  \
          serving at {address} — open {address}/docs in a browser"
     );
-}
-
-/// Ctrl-C, or a polite kill.
-async fn stop_signal() {
-    #[cfg(unix)]
-    {
-        use tokio::signal::unix::{SignalKind, signal};
-        if let Ok(mut terminate) = signal(SignalKind::terminate()) {
-            tokio::select! {
-                _ = tokio::signal::ctrl_c() => {}
-                _ = terminate.recv() => {}
-            }
-            return;
-        }
-    }
-    if tokio::signal::ctrl_c().await.is_err() {
-        // Without signals the server runs until it is killed.
-        std::future::pending::<()>().await;
-    }
 }
 
 /// Log lines go to standard error; `RUST_LOG` chooses which.

@@ -3,6 +3,7 @@
 
 mod connection;
 mod middleware;
+mod signals;
 
 use std::io;
 use std::net::SocketAddr;
@@ -16,6 +17,7 @@ use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 
 pub use middleware::Origins;
+pub use signals::StopSignals;
 
 /// Most connections at once; more wait in the system's backlog.
 const MAX_CONNECTIONS: usize = 1024;
