@@ -86,8 +86,10 @@ def fuzz(address):
         command += ["--suppress-health-check", "all", "--continue-on-failure", "--no-color"]
         command += ["--report", "har", "--report-har-path", report]
         problems = []
+        # It leaves a cache where it runs, and finds the hooks where Python looks.
         environment = {**os.environ, "SCHEMATHESIS_HOOKS": contract_hooks.__name__}
-        if subprocess.run(command, check=False, cwd=Path(__file__).parent, env=environment).returncode != 0:
+        environment["PYTHONPATH"] = str(Path(__file__).resolve().parent)
+        if subprocess.run(command, check=False, cwd=folder, env=environment).returncode != 0:
             problems.append("schemathesis found answers that break the contract: see above")
         if not report.exists():
             return problems

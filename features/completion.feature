@@ -71,7 +71,7 @@ Feature: Continue a prompt
   Scenario: A model that ends its text itself
     When I ask for a completion:
       """
-      {"prompt": "<|im_start|>user\nSay hello.<|im_end|>\n<|im_start|>assistant\n", "n_predict": 200, "temperature": 0}
+      {"prompt": "<|im_start|>system\nYou are a helpful AI assistant named SmolLM, trained by Hugging Face<|im_end|>\n<|im_start|>user\nName the capital of Italy.<|im_end|>\n<|im_start|>assistant\n", "repeat_penalty": 1, "n_predict": 60, "temperature": 0}
       """
     Then the answer's "stopped_eos" is true
     And the answer's "stopped_limit" is false
@@ -79,7 +79,7 @@ Feature: Continue a prompt
   Scenario: The end tokens can be ignored
     When I ask for a completion:
       """
-      {"prompt": "<|im_start|>user\nSay hello.<|im_end|>\n<|im_start|>assistant\n", "n_predict": 60, "temperature": 0, "ignore_eos": true}
+      {"prompt": "<|im_start|>system\nYou are a helpful AI assistant named SmolLM, trained by Hugging Face<|im_end|>\n<|im_start|>user\nName the capital of Italy.<|im_end|>\n<|im_start|>assistant\n", "repeat_penalty": 1, "n_predict": 60, "temperature": 0, "ignore_eos": true}
       """
     Then the answer's "stopped_eos" is false
     And the answer's "tokens_predicted" is 60

@@ -1,10 +1,10 @@
-//! The command line: the seed's names for what is built, today's spellings beside them.
+//! The command line: the names of the 2024 contract for what is built, today's spellings beside them.
 
 use std::path::PathBuf;
 
 use clap::{Parser, ValueEnum};
 
-/// The seed's default for `--ctx-size`.
+/// The contract's default for `--ctx-size`.
 const DEFAULT_CONTEXT_TOKENS: usize = 512;
 
 /// Serve a language model over HTTP: the 2024 contract of llama.cpp's server and OpenAI's API, computed by
@@ -57,7 +57,7 @@ pub struct Cli {
     #[arg(long, value_name = "N", help_heading = "Batching")]
     pub cache_tokens: Option<usize>,
 
-    /// Batch continuously; always on, accepted for the seed's sake; also -cb
+    /// Batch continuously; always on, accepted as in 2024; also -cb
     #[arg(long, help_heading = "Batching")]
     pub cont_batching: bool,
 
@@ -130,7 +130,7 @@ pub struct Cli {
     #[arg(long, value_enum, default_value_t = LogFormat::Json, help_heading = "Logging")]
     pub log_format: LogFormat,
 
-    /// No log file; there is none, accepted for the seed's sake
+    /// No log file; there is none, accepted as in 2024
     #[arg(long, help_heading = "Logging")]
     pub log_disable: bool,
 }
@@ -153,7 +153,7 @@ pub enum LogFormat {
     Text,
 }
 
-/// The seed's short names of two letters and more, which clap would read as one-letter options in a row.
+/// The contract's short names of two letters and more, which clap would read as one-letter options in a row.
 const LONG_SHORT_NAMES: &[(&str, &str)] = &[
     ("-np", "--parallel"),
     ("-ub", "--ubatch-size"),
@@ -161,7 +161,7 @@ const LONG_SHORT_NAMES: &[(&str, &str)] = &[
     ("-ngl", "--n-gpu-layers"),
 ];
 
-/// Options of the seed that are not built yet.
+/// Options of the contract that are not built yet.
 const LATER: &[&str] = &[
     "-tb",
     "--threads-batch",
@@ -214,7 +214,7 @@ impl Cli {
             use clap::CommandFactory;
             return Err(Self::command().error(
                 clap::error::ErrorKind::UnknownArgument,
-                format!("{later} is an option of the seed that is not built yet; leave it out"),
+                format!("{later} is not built yet; leave it out"),
             ));
         }
         Self::try_parse_from(words)
@@ -251,7 +251,7 @@ mod tests {
     }
 
     #[test]
-    fn the_seeds_names_are_understood() {
+    fn the_contracts_names_are_understood() {
         let short =
             read("-m a.gguf -c 128 -np 3 -ub 64 -b 256 -n -1 -ngl 0 -cb -t 2 -a name").unwrap();
         let long = read(
@@ -263,7 +263,7 @@ mod tests {
     }
 
     #[test]
-    fn defaults_are_the_seeds() {
+    fn defaults_are_the_contracts() {
         let cli = read("-m a.gguf").unwrap();
         assert_eq!((cli.ctx_size, cli.parallel, cli.n_predict), (512, 1, -1));
         assert_eq!(

@@ -54,7 +54,11 @@ pub struct DecoderGraph {
     pub initializers: Vec<Initializer>,
 }
 
-pub(super) fn build(file: &ModelFile, context_tokens: usize) -> DecoderGraph {
+pub(super) fn build(
+    file: &ModelFile,
+    context_tokens: usize,
+    progress: &dyn Fn(f32),
+) -> DecoderGraph {
     let shape = file.architecture.shape();
     let mut decoder = Decoder::new(&file.gguf, shape, context_tokens);
     let mut residual = decoder.graph.input(
@@ -73,6 +77,7 @@ pub(super) fn build(file: &ModelFile, context_tokens: usize) -> DecoderGraph {
             next => families::block(next, "attn_norm"),
         };
         [normed, residual] = decoder.add_and_norm(&next, &residual, &fed);
+        progress((layer + 1) as f32 / shape.layers as f32);
     }
     decoder.logits(&normed);
     let (model, initializers) = decoder.graph.finish(file.architecture.name());

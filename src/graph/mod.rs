@@ -149,8 +149,9 @@ impl ModelFile {
         }
     }
 
-    /// The graph for sequences of up to `context_tokens` tokens.
-    pub fn decoder_graph(&self, context_tokens: usize) -> DecoderGraph {
-        decoder::build(self, context_tokens)
+    /// The graph for sequences of up to `context_tokens` tokens. `progress` hears the share that is done,
+    /// from 0 to 1.
+    pub fn decoder_graph(&self, context_tokens: usize, progress: &dyn Fn(f32)) -> DecoderGraph {
+        decoder::build(self, context_tokens, progress)
     }
 }

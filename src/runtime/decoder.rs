@@ -53,8 +53,7 @@ impl Decoder {
             shape.layers,
             [blocks + 1, block_tokens, shape.kv_heads, shape.head_size],
         )?;
-        let graph = file.decoder_graph(context_tokens);
-        progress(SHARE_OF_GRAPH);
+        let graph = file.decoder_graph(context_tokens, &|share| progress(share * SHARE_OF_GRAPH));
         let session = session::build(graph, options, &|share| {
             progress(SHARE_OF_GRAPH + share * (1.0 - SHARE_OF_GRAPH));
         })?;
