@@ -95,6 +95,12 @@ fn http_error(error: poem::Error, method: String, path: String) -> Response {
     error.into_response()
 }
 
+/// Does what may keep the processor for long (megabytes are tokenized) while the connections of this thread
+/// go on elsewhere.
+fn at_length<T>(work: impl FnOnce() -> T) -> T {
+    tokio::task::block_in_place(work)
+}
+
 /// Answers the operations.
 struct Service(ApiSettings);
 
@@ -148,14 +154,16 @@ impl Api for Service {
     }
 
     async fn tokenize(&self, body: types::TokenizeRequest) -> Result<types::Tokens, Error> {
-        Ok(tokenize::tokenize(&*self.loaded()?, body))
+        let model = self.loaded()?;
+        Ok(at_length(|| tokenize::tokenize(&model, body)))
     }
 
     async fn detokenize(
         &self,
         body: types::DetokenizeRequest,
     ) -> Result<types::DetokenizedText, Error> {
-        tokenize::detokenize(&*self.loaded()?, body)
+        let model = self.loaded()?;
+        at_length(|| tokenize::detokenize(&model, body))
     }
 
     async fn props(&self) -> Result<types::Props, Error> {

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use futures_util::StreamExt;
 
 use super::settings::settings;
+use crate::api::at_length;
 use crate::api::error::Error;
 use crate::api::options::{count, limit, single, unless_zero};
 use crate::api::stream::{EventStream, WholeOrStream, events, whole};
@@ -25,7 +26,7 @@ pub(in crate::api) async fn answer(
     let prompt = body.prompt.clone();
     let mut request = GenerateRequest::try_from(body)?;
     request.max_tokens = [request.max_tokens, max_tokens].into_iter().flatten().min();
-    let generation = model.generate(request.clone())?;
+    let generation = at_length(|| model.generate(request.clone()))?;
     let asked = Asked {
         details: model.details().clone(),
         request,

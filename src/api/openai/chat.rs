@@ -5,6 +5,7 @@ use std::time::SystemTime;
 use futures_util::{Stream, StreamExt, stream};
 
 use super::unix_seconds;
+use crate::api::at_length;
 use crate::api::error::Error;
 use crate::api::options::{limit, single, unless_zero};
 use crate::api::stream::{EventStream, WholeOrStream, events, whole};
@@ -33,7 +34,7 @@ pub(in crate::api) async fn answer(
     let mut request = GenerateRequest::try_from(body)?;
     request.max_tokens = [request.max_tokens, max_tokens].into_iter().flatten().min();
     let streamed = request.stream;
-    let generation = model.generate(request)?;
+    let generation = at_length(|| model.generate(request))?;
     let heading = Heading::new(&model.details().name);
     if streamed {
         let chunks = heading.chunks(events(generation), usage_wanted);
