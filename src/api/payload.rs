@@ -2,8 +2,10 @@
 //! answers, the types here do it. Checking a body against its schema is `schema`'s.
 
 use std::marker::PhantomData;
+use std::pin::pin;
 
-use poem::error::ReadBodyError;
+use bytes::{Bytes, BytesMut};
+use futures_util::StreamExt;
 use poem::http::{HeaderValue, StatusCode};
 use poem::{IntoResponse, Request, RequestBody, Response};
 use poem_openapi::registry::{
@@ -20,6 +22,9 @@ use super::stream::WholeOrStream;
 
 /// Bytes of a body that are read.
 pub const BODY_BYTES_MAX: usize = 8 << 20;
+
+/// Bytes beyond those that are read on, so that the client is still there to be told.
+const DROPPED_BYTES_MAX: usize = 64 << 20;
 
 /// Bytes of the header that lists fields without effect.
 const IGNORED_HEADER_BYTES_MAX: usize = 1024;
@@ -87,16 +92,7 @@ impl<'a, O: BodyOperation> ApiExtractor<'a> for Body<O> {
         if O::JSON_ONLY && !request.content_type().is_some_and(is_json) {
             return Err(Error::NotJson.into());
         }
-        let bytes = match body.take()?.into_bytes_limit(BODY_BYTES_MAX).await {
-            Ok(bytes) => bytes,
-            Err(ReadBodyError::PayloadTooLarge) => {
-                return Err(Error::BodyTooLarge {
-                    limit_bytes: BODY_BYTES_MAX,
-                }
-                .into());
-            }
-            Err(error) => return Err(not_a_body("the body could not be read", &error).into()),
-        };
+        let bytes = read(body.take()?).await?;
         let mut value: Value = serde_json::from_slice(&bytes)
             .map_err(|error| not_a_body("the body is not valid JSON", &error))?;
         write_integers_as_such(&mut value);
@@ -104,6 +100,29 @@ impl<'a, O: BodyOperation> ApiExtractor<'a> for Body<O> {
         let value = serde_json::from_value(value)
             .map_err(|error| not_a_body("the body is not understood", &error))?;
         Ok(Self { value, ignored })
+    }
+}
+
+/// The body's bytes. What is beyond the limit is read on and dropped, within bounds: a client that is cut off
+/// while it sends sees a broken connection and no answer.
+async fn read(body: poem::Body) -> Result<Bytes, Error> {
+    let mut parts = pin!(body.into_bytes_stream());
+    let mut bytes = BytesMut::new();
+    let mut length = 0;
+    while let Some(part) = parts.next().await {
+        let part = part.map_err(|error| not_a_body("the body could not be read", &error))?;
+        length += part.len();
+        match length {
+            0..=BODY_BYTES_MAX => bytes.extend_from_slice(&part),
+            _ if length > BODY_BYTES_MAX + DROPPED_BYTES_MAX => break,
+            _ => bytes = BytesMut::new(),
+        }
+    }
+    match length > BODY_BYTES_MAX {
+        true => Err(Error::BodyTooLarge {
+            limit_bytes: BODY_BYTES_MAX,
+        }),
+        false => Ok(bytes.freeze()),
     }
 }
 
