@@ -121,7 +121,9 @@ def judge(description, entries):
     for operation in sorted(operations):
         name, total, good = " ".join(operation), sent[operation], accepted[operation]
         print(f"contract-fuzz: {name}: {good} of {total} requests reached a 2xx")
-        if good < MINIMUM_ACCEPTED * total:
+        if name == "GET /openapi.json":
+            continue  # schemathesis reads it to know the others, and counts it among none
+        if good < MINIMUM_ACCEPTED * max(total, 1):
             problems.append(f"{name}: only {good} of {total} requests reached a 2xx")
     return problems
 

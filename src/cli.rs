@@ -1,8 +1,9 @@
 //! The command line: the names of the 2024 contract for what is built, today's spellings beside them.
 
+use std::ffi::OsString;
 use std::path::PathBuf;
 
-use clap::{Parser, ValueEnum};
+use clap::{CommandFactory, Parser, ValueEnum};
 
 /// The contract's default for `--ctx-size`.
 const DEFAULT_CONTEXT_TOKENS: usize = 512;
@@ -202,16 +203,13 @@ impl Cli {
     ///
     /// # Errors
     /// What is wrong with it, or the help that it asks for.
-    pub fn read(words: impl IntoIterator<Item = String>) -> Result<Self, clap::Error> {
-        let words: Vec<String> = words.into_iter().map(expanded).collect();
-        let name = |word: &String| word.split('=').next().unwrap_or_default().to_owned();
-        if let Some(later) = words
-            .iter()
-            .skip(1)
-            .map(name)
-            .find(|name| LATER.contains(&name.as_str()))
-        {
-            use clap::CommandFactory;
+    pub fn read(words: impl IntoIterator<Item = OsString>) -> Result<Self, clap::Error> {
+        let words: Vec<OsString> = words.into_iter().map(expanded).collect();
+        let later = words.iter().skip(1).filter_map(|word| {
+            let name = word.to_str()?.split('=').next()?;
+            LATER.contains(&name).then_some(name)
+        });
+        if let Some(later) = later.into_iter().next() {
             return Err(Self::command().error(
                 clap::error::ErrorKind::UnknownArgument,
                 format!("{later} is not built yet; leave it out"),
@@ -221,16 +219,20 @@ impl Cli {
     }
 }
 
-fn expanded(word: String) -> String {
-    let (name, value) = match word.split_once('=') {
+fn expanded(word: OsString) -> OsString {
+    // What is no UTF-8 is a path.
+    let Some(text) = word.to_str() else {
+        return word;
+    };
+    let (name, value) = match text.split_once('=') {
         Some((name, value)) => (name, Some(value)),
-        None => (word.as_str(), None),
+        None => (text, None),
     };
     match LONG_SHORT_NAMES.iter().find(|(short, _)| *short == name) {
         None => word,
         Some((_, long)) => match value {
-            Some(value) => format!("{long}={value}"),
-            None => (*long).to_owned(),
+            Some(value) => format!("{long}={value}").into(),
+            None => (*long).into(),
         },
     }
 }
@@ -241,12 +243,11 @@ mod tests {
 
     fn read(line: &str) -> Result<Cli, String> {
         let words = std::iter::once("ortolan").chain(line.split_whitespace());
-        Cli::read(words.map(str::to_owned)).map_err(|error| error.to_string())
+        Cli::read(words.map(OsString::from)).map_err(|error| error.to_string())
     }
 
     #[test]
     fn the_definition_is_sound() {
-        use clap::CommandFactory;
         Cli::command().debug_assert();
     }
 

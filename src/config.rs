@@ -10,6 +10,9 @@ use crate::cli::{Cli, Device};
 use crate::model::load::LoadOptions;
 use crate::server::ServeOptions;
 
+/// Most threads that compute: more than any machine has cores.
+const MAX_THREADS: usize = 1024;
+
 /// The whole configuration, each part defined where it is used.
 #[derive(Debug, Clone)]
 pub struct Config {
@@ -39,7 +42,12 @@ impl Config {
             "--n-predict {}: at least -1",
             cli.n_predict
         );
-        ensure!(cli.threads != Some(0), "--threads 0: at least 1");
+        if let Some(threads) = cli.threads {
+            ensure!(
+                (1..=MAX_THREADS).contains(&threads),
+                "--threads {threads}: from 1 to {MAX_THREADS}"
+            );
+        }
         match cli.device {
             Device::Auto | Device::Cpu => {}
         }
@@ -58,7 +66,9 @@ impl Config {
                 alias: cli.alias,
                 context_tokens: Some(cli.ctx_size).filter(|tokens| *tokens > 0),
                 parallel: cli.parallel,
-                queue: cli.queue.unwrap_or(4 * cli.parallel + 64),
+                queue: cli
+                    .queue
+                    .unwrap_or(cli.parallel.saturating_mul(4).saturating_add(64)),
                 step_tokens: cli.ubatch_size,
                 cache_tokens: cli.cache_tokens,
                 threads: cli.threads,

@@ -14,7 +14,7 @@ use ortolan::server::{Server, StopSignals};
 use tokio::sync::watch;
 
 fn main() -> ExitCode {
-    let cli = Cli::read(std::env::args()).unwrap_or_else(|error| error.exit());
+    let cli = Cli::read(std::env::args_os()).unwrap_or_else(|error| error.exit());
     start_logging(cli.log_format);
     match run(cli) {
         Ok(()) => ExitCode::SUCCESS,

@@ -127,6 +127,9 @@ fn options_that_cannot_be_are_refused() {
         (&["--api-key", "secret"], 2, "not built yet"),
         (&["-c", "many"], 2, "many"),
         (&["-np", "0"], 1, "at least one slot"),
+        (&["-t", "1025"], 1, "from 1 to 1024"),
+        (&["-ub", "65537"], 1, "more than 65536"),
+        (&["--queue", "1048576"], 1, "more than 1048576 sequences"),
         (
             &["-ub", "2", "-np", "3"],
             1,
@@ -145,6 +148,19 @@ fn options_that_cannot_be_are_refused() {
         assert_eq!(found, Some(code), "{options:?}: {message}");
         assert!(message.contains(cause), "{options:?}: {message}");
     }
+}
+
+#[cfg(unix)]
+#[test]
+fn a_path_need_not_be_text() {
+    use std::os::unix::ffi::OsStrExt;
+    let mut command = ortolan();
+    command
+        .arg("-m")
+        .arg(std::ffi::OsStr::from_bytes(b"/nowhere/\xff.gguf"));
+    let (code, message) = refused(command);
+    assert_eq!(code, Some(1), "{message}");
+    assert!(message.contains("cannot open /nowhere/"), "{message}");
 }
 
 #[test]

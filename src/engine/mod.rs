@@ -23,6 +23,11 @@ pub use step::{Chunk, LogitRows, StepPlan};
 
 pub use crate::cache::BlockId;
 
+/// Most tokens of a step: what it computes beside them takes memory for each.
+pub const MAX_STEP_TOKENS: usize = 1 << 16;
+/// Most sequences that run or wait.
+pub const MAX_SEQUENCES: usize = 1 << 20;
+
 /// The engine's limits.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct EngineOptions {
@@ -50,14 +55,24 @@ impl EngineOptions {
     pub fn check(&self) -> Result<(), String> {
         let Self {
             parallel,
+            queue,
             step_tokens,
             context_tokens,
             blocks,
             block_tokens,
-            ..
         } = *self;
         if parallel == 0 || context_tokens == 0 || block_tokens == 0 {
             return Err("there is to be at least one slot and one token of context".to_owned());
+        }
+        if step_tokens > MAX_STEP_TOKENS {
+            return Err(format!(
+                "a step of {step_tokens} tokens is more than {MAX_STEP_TOKENS}"
+            ));
+        }
+        if parallel.saturating_add(queue) > MAX_SEQUENCES {
+            return Err(format!(
+                "{parallel} slots and a queue of {queue} are more than {MAX_SEQUENCES} sequences"
+            ));
         }
         if step_tokens < parallel {
             return Err(format!(

@@ -2,10 +2,11 @@
 //! line in the access log.
 
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Instant;
 
-use poem::http::header::{HOST, HeaderName, ORIGIN};
-use poem::http::{HeaderValue, StatusCode};
+use poem::http::header::{HOST, HeaderName, ORIGIN, RETRY_AFTER};
+use poem::http::{HeaderValue, Method, StatusCode};
 use poem::middleware::Cors;
 use poem::{Endpoint, EndpointExt, IntoResponse, Request, Response};
 
@@ -13,6 +14,8 @@ use crate::api::Error;
 
 /// Carries a request's id in both directions.
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+/// Lists a body's fields without effect.
+const IGNORED: HeaderName = HeaderName::from_static("x-ortolan-ignored");
 /// Longest id that is taken from a client.
 const MAX_REQUEST_ID_BYTES: usize = 128;
 
@@ -24,7 +27,7 @@ pub(super) fn apply(
     let allowed = origins.clone();
     let cors = Cors::new()
         .allow_origins_fn(move |origin| allowed.allow_origin(origin))
-        .expose_header(REQUEST_ID);
+        .expose_headers([REQUEST_ID, IGNORED, RETRY_AFTER]);
     endpoint
         .with(cors)
         .around(move |endpoint, request| guard(endpoint, request, origins.clone()))
@@ -34,7 +37,7 @@ pub(super) fn apply(
 
 /// Refuses what a web page of somebody else's could send, before it does anything.
 async fn guard(
-    endpoint: std::sync::Arc<impl Endpoint<Output = Response>>,
+    endpoint: Arc<impl Endpoint<Output = Response>>,
     request: Request,
     origins: Origins,
 ) -> poem::Result<Response> {
@@ -62,10 +65,9 @@ fn forbidden(message: String) -> Response {
 }
 
 async fn log(
-    endpoint: std::sync::Arc<impl Endpoint<Output = Response>>,
+    endpoint: Arc<impl Endpoint<Output = Response>>,
     request: Request,
 ) -> poem::Result<Response> {
-    let started = Instant::now();
     let given = request.headers().get(REQUEST_ID).filter(|id| {
         id.len() <= MAX_REQUEST_ID_BYTES && id.as_bytes().iter().all(u8::is_ascii_graphic)
     });
@@ -73,22 +75,47 @@ async fn log(
         HeaderValue::from_str(&format!("{:032x}", rand::random::<u128>()))
             .expect("hexadecimal digits make a header's value")
     });
-    let (method, path) = (request.method().clone(), request.uri().path().to_owned());
-    let mut response = match endpoint.call(request).await {
-        Ok(response) => response,
-        Err(error) => error.into_response(),
+    let mut line = AccessLine {
+        started: Instant::now(),
+        method: request.method().clone(),
+        path: request.uri().path().to_owned(),
+        id: id.clone(),
+        status: None,
     };
-    let milliseconds = started.elapsed().as_secs_f64() * 1000.0;
-    tracing::info!(
-        %method,
-        path,
-        status = response.status().as_u16(),
-        milliseconds,
-        request_id = id.to_str().unwrap_or_default(),
-        "request"
-    );
+    let mut response = endpoint.get_response(request).await;
+    line.status = Some(response.status());
     response.headers_mut().insert(REQUEST_ID, id);
     Ok(response)
+}
+
+/// A request's line in the log, written when it is answered (a stream: when it begins) or dropped.
+struct AccessLine {
+    started: Instant,
+    method: Method,
+    path: String,
+    id: HeaderValue,
+    /// None yet: a client that leaves has no status.
+    status: Option<StatusCode>,
+}
+
+impl Drop for AccessLine {
+    fn drop(&mut self) {
+        let Self {
+            started,
+            method,
+            path,
+            id,
+            status,
+        } = self;
+        let milliseconds = started.elapsed().as_secs_f64() * 1000.0;
+        let request_id = id.to_str().unwrap_or_default();
+        match status.map(|status| status.as_u16()) {
+            Some(status) => {
+                tracing::info!(%method, path, status, milliseconds, request_id, "request");
+            }
+            None => tracing::info!(%method, path, milliseconds, request_id, "the client left"),
+        }
+    }
 }
 
 /// Which hosts and origins are the server's own or were allowed.
