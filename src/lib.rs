@@ -6,7 +6,7 @@
 //!
 //! | floor | deals in |
 //! | --- | --- |
-//! | [`cli`], [`config`] | flags and files |
+//! | [`cli`], [`config`], [`terminal`] | flags, files, people |
 //! | [`server`] | HTTP |
 //! | [`api`] | JSON |
 //! | [`model`] | text |
@@ -27,5 +27,6 @@ pub mod model;
 pub mod runtime;
 pub mod sampling;
 pub mod server;
+pub mod terminal;
 pub mod text;
 pub mod token;

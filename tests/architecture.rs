@@ -8,8 +8,12 @@ use std::path::{Path, PathBuf};
 
 /// A floor and the floors that it may name (itself and `token` aside).
 const FLOORS: &[(&str, &[&str])] = &[
-    ("main", &["cli", "config", "server", "api", "model"]),
+    (
+        "main",
+        &["cli", "config", "terminal", "server", "api", "model"],
+    ),
     ("config", &["cli", "server", "api", "model"]),
+    ("terminal", &["cli", "model"]),
     ("cli", &[]),
     ("server", &["api"]),
     ("api", &["model", "text", "sampling"]),
@@ -40,7 +44,7 @@ const GUESTS: &[(&str, &[&str])] = &[
     ("prost", &["graph"]),
     ("jsonschema", &["api"]),
     ("clap", &["cli"]),
-    ("indicatif", &["main"]),
+    ("indicatif", &["terminal"]),
 ];
 
 /// What is not there by design.
