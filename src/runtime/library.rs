@@ -1,7 +1,7 @@
 //! Loading ONNX Runtime's shared library, once in a process.
 
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use ort::environment::Environment;
 
@@ -34,4 +34,11 @@ pub fn environment(path: &Path) -> Result<Environment, LibraryError> {
     // Its own log repeats on the terminal what the errors say.
     loaded.set_log_level(ort::logging::LogLevel::Error);
     Ok(environment.insert(loaded).clone())
+}
+
+/// Held while a session with operators of ours is made: the runtime enters their domain into a table of the
+/// process, and two sessions that are made at once can both find it missing there.
+pub(super) fn one_session_at_a_time() -> MutexGuard<'static, ()> {
+    static MAKING: Mutex<()> = Mutex::new(());
+    MAKING.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -6,6 +6,7 @@ use ort::session::Session;
 use ort::session::builder::GraphOptimizationLevel;
 use ort::value::Tensor;
 
+use super::library::one_session_at_a_time;
 use super::{RuntimeError, environment, operators};
 use crate::graph::DecoderGraph;
 use crate::graph::onnx::{Initializer, TensorValues};
@@ -60,7 +61,10 @@ pub(super) fn build(
             .map_err(RuntimeError::from)?;
         progress(index as f32 / count * SHARE_OF_HANDING_OVER);
     }
-    let session = builder.commit_from_memory(&graph.model)?;
+    let session = {
+        let _alone = one_session_at_a_time();
+        builder.commit_from_memory(&graph.model)?
+    };
     progress(1.0);
     Ok(session)
 }

@@ -10,6 +10,7 @@ use prost::Message;
 
 use super::super::{DOMAIN, domain};
 use super::*;
+use crate::runtime::library::one_session_at_a_time;
 
 fn environment() -> Environment {
     let library =
@@ -206,6 +207,7 @@ fn session(given: &[&str], others: &[(&str, AttributeValue)]) -> ort::Result<Ses
         graph: Some(graph),
         opset_import: vec![opset("", 18), opset(DOMAIN, 1)],
     };
+    let _alone = one_session_at_a_time();
     Session::builder(&environment())?
         .with_operators(domain()?)?
         .with_intra_threads(2)?
