@@ -1,0 +1,115 @@
+//! What one generated token costs beside the model: choosing it from the logits, and turning it into
+//! text. Both happen once per token and sequence.
+
+use std::hint::black_box;
+use std::sync::Arc;
+
+use criterion::{BatchSize, BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
+use ortolan::sampling::{Sampler, SamplingParameters};
+use ortolan::text::{SpecialTokens, TextStream, TokenKind, Tokenizer, Vocabulary};
+use ortolan::token::TokenId;
+
+/// Tokens of the default model, and of Gemma 3.
+const VOCABULARIES: [usize; 2] = [49_152, 262_144];
+
+/// Bell-shaped logits, a few tokens far above the others, as language models give them.
+fn logits(count: usize) -> Vec<f32> {
+    let mut state = 1_u64;
+    let mut uniform = || {
+        // Knuth's MMIX generator; its upper bits are random enough here.
+        state = state
+            .wrapping_mul(6_364_136_223_846_793_005)
+            .wrapping_add(1_442_695_040_888_963_407);
+        (state >> 40) as f32 / (1_u64 << 24) as f32
+    };
+    let mut logits: Vec<f32> = (0..count)
+        .map(|_| 2.0 * ((0..12).map(|_| uniform()).sum::<f32>() - 6.0))
+        .collect();
+    for rank in 0..20 {
+        let row = (uniform() * count as f32) as usize;
+        logits[row.min(count - 1)] = 16.0 - rank as f32 / 2.0;
+    }
+    logits
+}
+
+fn sampling(criterion: &mut Criterion) {
+    let nucleus = SamplingParameters {
+        top_p: 0.95,
+        ..SamplingParameters::openai()
+    };
+    let greedy = SamplingParameters {
+        temperature: 0.0,
+        ..SamplingParameters::native()
+    };
+    let chains = [
+        ("native", SamplingParameters::native()),
+        ("openai", SamplingParameters::openai()),
+        ("top_p alone", nucleus),
+        ("greedy", greedy),
+    ];
+    let prompt: Vec<TokenId> = (0..64).map(TokenId).collect();
+    let mut group = criterion.benchmark_group("sample");
+    for count in VOCABULARIES {
+        let logits = logits(count);
+        for (name, parameters) in &chains {
+            let mut sampler = Sampler::new(parameters.clone(), 7, &prompt, Vec::new());
+            group.bench_function(BenchmarkId::new(*name, count), |bencher| {
+                bencher.iter_batched_ref(
+                    || logits.clone(),
+                    |logits| sampler.sample(black_box(logits)),
+                    BatchSize::LargeInput,
+                );
+            });
+        }
+    }
+    group.finish();
+}
+
+/// A tokenizer whose tokens are single bytes.
+fn tokenizer() -> Tokenizer {
+    let printable = (b'!'..=b'~').map(char::from);
+    let latin = ('\u{A1}'..='\u{FF}').filter(|&letter| letter != '\u{AD}');
+    let others = '\u{100}'..='\u{143}';
+    let tokens: Vec<String> = printable
+        .chain(latin)
+        .chain(others)
+        .map(String::from)
+        .collect();
+    Tokenizer::new(Vocabulary {
+        model: "gpt2".to_owned(),
+        pre: "gpt-2".to_owned(),
+        kinds: vec![TokenKind::Normal; tokens.len()],
+        tokens,
+        merges: Vec::new(),
+        beginning: None,
+        end: None,
+        end_of_turn: None,
+        adds_beginning: false,
+    })
+    .expect("every byte is a token once")
+}
+
+fn streaming(criterion: &mut Criterion) {
+    let tokenizer = Arc::new(tokenizer());
+    let text = "Der Ortolan ist ein kleiner Singvogel; er wiegt etwa 20 g – kaum mehr als 🙂. ";
+    let tokens = tokenizer.encode(&text.repeat(50), SpecialTokens::Literal);
+    let mut group = criterion.benchmark_group("stream");
+    group.throughput(Throughput::Elements(tokens.len() as u64));
+    for stops in [0, 1, 4, 16] {
+        let stop: Vec<String> = (0..stops).map(|number| format!("etwa {number}!")).collect();
+        group.bench_function(BenchmarkId::new("stop strings", stops), |bencher| {
+            bencher.iter(|| {
+                let mut stream = TextStream::new(Arc::clone(&tokenizer), stop.clone());
+                let bytes: usize = tokens
+                    .iter()
+                    .map(|&token| stream.push(token).text.len())
+                    .sum();
+                bytes + stream.finish().len()
+            });
+        });
+    }
+    group.finish();
+}
+
+criterion_group!(benches, sampling, streaming);
+criterion_main!(benches);
