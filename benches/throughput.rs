@@ -13,8 +13,11 @@ mod common;
 use std::time::{Duration, Instant};
 
 use futures_util::future::join_all;
-use ortolan::model::load::{LoadOptions, inspect};
-use ortolan::model::{GenerateEvent, GenerateRequest, LoadedModel, Prompt, PromptPiece, Summary};
+use ortolan::model::load::{CacheSize, LoadOptions, inspect};
+use ortolan::model::{
+    GenerateEvent, GenerateOptions, GenerateRequest, LoadedModel, Prompt, PromptPiece, Summary,
+    WhenFull,
+};
 use ortolan::sampling::SamplingParameters;
 
 const ROUNDS: usize = 3;
@@ -30,7 +33,9 @@ fn main() -> anyhow::Result<()> {
         parallel: 16,
         queue: 16,
         step_tokens: 512,
-        cache_tokens: None,
+        batch_tokens: 512,
+        step_duration: Duration::from_millis(100),
+        cache: CacheSize::AllContexts,
         threads: None,
         onnxruntime: common::onnxruntime(),
         chat_template: None,
@@ -127,15 +132,22 @@ async fn generate(
     let mut generation = model
         .generate(GenerateRequest {
             prompt: Prompt::Pieces(prompt),
-            max_tokens: Some(max_tokens),
-            stop: Vec::new(),
-            ignore_end: true,
-            sampling: SamplingParameters {
-                temperature: 0.0,
-                ..SamplingParameters::openai()
+            options: GenerateOptions {
+                max_tokens: Some(max_tokens),
+                stop: Vec::new(),
+                ignore_end: true,
+                sampling: SamplingParameters {
+                    temperature: 0.0,
+                    ..SamplingParameters::openai()
+                },
+                slot: None,
+                when_full: WhenFull::Stop,
+                read_cache: false,
+                cache_salt: None,
+                priority: 0,
+                timeout: None,
+                stream: false,
             },
-            slot: None,
-            stream: false,
         })
         .expect("the request is in order");
     while let Some(event) = generation.next().await {

@@ -14,12 +14,6 @@ Feature: Bad input gets a clear error and nothing is lost
       | /tokenize            | content           |
       | /v1/chat/completions | {"messages": [}   |
 
-  Scenario: A prompt that is longer than the context
-    When I ask for a completion of a prompt of 600 words
-    Then the status is 400
-    And the answer's "error.type" is "exceed_context_size_error"
-    And the answer's "error.n_ctx" is 512
-
   Scenario: A body of 10 MB
     When I post 10 MB to "/completion"
     Then the status is 413

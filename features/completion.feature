@@ -84,21 +84,6 @@ Feature: Continue a prompt
     Then the answer's "stopped_eos" is false
     And the answer's "tokens_predicted" is 60
 
-  Scenario: The context ends before the limit
-    When I ask for a completion:
-      """
-      {"prompt": "The capital of France is", "n_predict": -1, "temperature": 0, "ignore_eos": true}
-      """
-    Then the answer's "stopped_limit" is true
-    And the answer's "tokens_predicted" is 507
-
-  Scenario: A slot can be insisted on
-    When I ask for a completion:
-      """
-      {"prompt": "Hello", "n_predict": 2, "id_slot": 3}
-      """
-    Then the answer's "id_slot" is 3
-
   Scenario: Clients of 2024 do not say that they send JSON
     When I post to "/completion" as "text/plain":
       """
@@ -129,6 +114,10 @@ Feature: Continue a prompt
       | {"prompt": "a", "n_predict": "many"}            | n_predict   | not of type                  |
       | {"prompt": "a", "n_predict": -2}                | n_predict   | less than the minimum of -1  |
       | {"prompt": "a", "top_p": 2}                     | top_p       | maximum of 1                 |
+      | {"prompt": "a", "n_keep": -2}                   | n_keep      | less than the minimum of -1  |
+      | {"prompt": "a", "priority": 0.5}                | priority    | not of type                  |
+      | {"prompt": "a", "cache_prompt": "yes"}          | cache_prompt | not of type                 |
+      | {"prompt": "a", "request_timeout": 0}           | request_timeout | minimum of 0             |
       | {"prompt": "a", "tfs_z": 0.5}                   | tfs_z       | not built yet                |
       | {"prompt": "a", "mirostat": 2}                  | mirostat    | not built yet                |
       | {"prompt": "a", "grammar": "root ::= x"}        | grammar     | not built yet                |

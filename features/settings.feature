@@ -7,25 +7,9 @@ Feature: What the server is set to
     And the answer's "assistant_name" is ""
     And the answer's "default_generation_settings.temperature" is 0.8
     And the answer's "default_generation_settings.n_ctx" is 512
+    And the answer's "cache_tokens" is 2048
+    And the answer's "deterministic" is true
     And the answer's "chat_template" contains "<|im_start|>"
-
-  Scenario: The slots remember their last request
-    When I ask for a completion:
-      """
-      {"prompt": "Remember me", "n_predict": 2, "id_slot": 2, "temperature": 0.5}
-      """
-    And I ask for the slots
-    Then the status is 200
-    And the answer's "2.prompt" is "Remember me"
-    And the answer's "2.state" is 0
-    And the answer's "2.temperature" is 0.5
-    And the answer's "2.next_token.n_decoded" is 2
-
-  Scenario: The slots can be hidden
-    Given a server that hides its slots
-    When I ask for the slots
-    Then the status is 501
-    And the error says "This server does not support slots endpoint."
 
   Scenario: The models
     When I ask for the models

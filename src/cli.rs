@@ -3,6 +3,7 @@
 use std::ffi::OsString;
 use std::path::PathBuf;
 
+use bytesize::ByteSize;
 use clap::{CommandFactory, Parser, ValueEnum};
 
 /// The contract's default for `--ctx-size`.
@@ -50,13 +51,41 @@ pub struct Cli {
     )]
     pub ubatch_size: usize,
 
-    /// Most tokens of a prompt under way; here every step is bounded by --ubatch-size
-    #[arg(short, long, value_name = "N", help_heading = "Batching")]
-    pub batch_size: Option<usize>,
+    /// Most tokens of one request in a step
+    #[arg(
+        short,
+        long,
+        value_name = "N",
+        default_value_t = 2048,
+        help_heading = "Batching"
+    )]
+    pub batch_size: usize,
+
+    /// Milliseconds that a step may take while somebody waits for the next token: prompts are cut so
+    #[arg(
+        long,
+        value_name = "MS",
+        default_value_t = 100,
+        help_heading = "Batching"
+    )]
+    pub step_ms: u64,
 
     /// Tokens of the key-value cache for all sequences together [default: room for all slots' contexts]
     #[arg(long, value_name = "N", help_heading = "Batching")]
     pub cache_tokens: Option<usize>,
+
+    /// Memory of the key-value cache instead, as in 512MiB or 2GiB
+    #[arg(
+        long,
+        value_name = "SIZE",
+        conflicts_with = "cache_tokens",
+        help_heading = "Batching"
+    )]
+    pub memory_budget: Option<ByteSize>,
+
+    /// End a text where its context ends, instead of dropping its older half
+    #[arg(long, help_heading = "Batching")]
+    pub no_context_shift: bool,
 
     /// Batch continuously; always on, accepted as in 2024; also -cb
     #[arg(long, help_heading = "Batching")]
@@ -118,6 +147,19 @@ pub struct Cli {
     #[arg(long, alias = "no-slots", help_heading = "Serving")]
     pub slots_endpoint_disable: bool,
 
+    /// Seconds without a byte after which a client that sends or reads is given up; also -to
+    #[arg(
+        long,
+        value_name = "SECONDS",
+        default_value_t = 600,
+        help_heading = "Serving"
+    )]
+    pub timeout: u64,
+
+    /// Seconds that a request may take, waiting included [default: no limit]
+    #[arg(long, value_name = "SECONDS", help_heading = "Serving")]
+    pub request_timeout: Option<f64>,
+
     /// Seconds that running answers may go on after Ctrl-C; a second Ctrl-C stops at once
     #[arg(
         long,
@@ -160,6 +202,7 @@ const LONG_SHORT_NAMES: &[(&str, &str)] = &[
     ("-ub", "--ubatch-size"),
     ("-cb", "--cont-batching"),
     ("-ngl", "--n-gpu-layers"),
+    ("-to", "--timeout"),
 ];
 
 /// Options of the contract that are not built yet.
@@ -182,8 +225,6 @@ const LATER: &[&str] = &[
     "--numa",
     "--lora",
     "--lora-base",
-    "-to",
-    "--timeout",
     "--path",
     "--api-key",
     "--api-key-file",
@@ -254,10 +295,11 @@ mod tests {
     #[test]
     fn the_contracts_names_are_understood() {
         let short =
-            read("-m a.gguf -c 128 -np 3 -ub 64 -b 256 -n -1 -ngl 0 -cb -t 2 -a name").unwrap();
+            read("-m a.gguf -c 128 -np 3 -ub 64 -b 256 -n -1 -ngl 0 -cb -t 2 -a name -to 9")
+                .unwrap();
         let long = read(
             "--model a.gguf --ctx-size 128 --parallel=3 --ubatch-size 64 --batch-size 256 --n-predict=-1 \
-             --n-gpu-layers 0 --cont-batching --threads 2 --alias name",
+             --n-gpu-layers 0 --cont-batching --threads 2 --alias name --timeout 9",
         );
         assert_eq!(Ok(short.clone()), long);
         assert_eq!((short.parallel, short.ctx_size), (3, 128));
@@ -268,9 +310,23 @@ mod tests {
         let cli = read("-m a.gguf").unwrap();
         assert_eq!((cli.ctx_size, cli.parallel, cli.n_predict), (512, 1, -1));
         assert_eq!(
+            (cli.batch_size, cli.ubatch_size, cli.timeout),
+            (2048, 512, 600)
+        );
+        assert_eq!(
             (cli.host.as_str(), cli.port, cli.log_format),
             ("127.0.0.1", 8080, LogFormat::Json)
         );
+    }
+
+    #[test]
+    fn the_cache_has_one_size() {
+        let budget = read("-m a.gguf --memory-budget 2GiB")
+            .unwrap()
+            .memory_budget;
+        assert_eq!(budget, Some(ByteSize::gib(2)));
+        assert!(read("-m a.gguf --memory-budget 2GiB --cache-tokens 1").is_err());
+        assert!(read("-m a.gguf --memory-budget plenty").is_err());
     }
 
     #[test]

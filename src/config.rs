@@ -7,7 +7,8 @@ use std::time::Duration;
 use anyhow::{Context, ensure};
 
 use crate::cli::{Cli, Device};
-use crate::model::load::LoadOptions;
+use crate::model::GenerateLimits;
+use crate::model::load::{CacheSize, LoadOptions};
 use crate::server::ServeOptions;
 
 /// Most threads that compute: more than any machine has cores.
@@ -22,8 +23,10 @@ pub struct Config {
     pub serve: ServeOptions,
     /// Whether `/slots` is served.
     pub slots_visible: bool,
-    /// Most tokens of a generation, whatever a request says.
-    pub max_tokens: Option<usize>,
+    /// What generations may take, whatever a request says.
+    pub limits: GenerateLimits,
+    /// How long a client may be silent while it sends a body.
+    pub body_idle: Duration,
 }
 
 impl Config {
@@ -54,12 +57,20 @@ impl Config {
         if cli.cont_batching {
             tracing::info!("--cont-batching: batching is always continuous");
         }
-        if let Some(tokens) = cli.batch_size {
-            tracing::info!(
-                tokens,
-                "--batch-size: every step is bounded by --ubatch-size"
-            );
-        }
+        ensure!(cli.timeout > 0, "--timeout 0: at least a second");
+        let request_timeout = match cli.request_timeout {
+            Some(seconds) => {
+                let timeout = Duration::try_from_secs_f64(seconds).ok();
+                let timeout = timeout.filter(|timeout| !timeout.is_zero());
+                ensure!(
+                    timeout.is_some(),
+                    "--request-timeout {seconds}: more than 0 seconds"
+                );
+                timeout
+            }
+            None => None,
+        };
+        let idle = Duration::from_secs(cli.timeout);
         Ok(Self {
             load: LoadOptions {
                 path: cli.model,
@@ -70,7 +81,13 @@ impl Config {
                     .queue
                     .unwrap_or(cli.parallel.saturating_mul(4).saturating_add(64)),
                 step_tokens: cli.ubatch_size,
-                cache_tokens: cli.cache_tokens,
+                batch_tokens: cli.batch_size,
+                step_duration: Duration::from_millis(cli.step_ms),
+                cache: match (cli.cache_tokens, cli.memory_budget) {
+                    (Some(tokens), _) => CacheSize::Tokens(tokens),
+                    (None, Some(budget)) => CacheSize::Bytes(budget.as_u64()),
+                    (None, None) => CacheSize::AllContexts,
+                },
                 threads: cli.threads,
                 onnxruntime: match cli.onnxruntime {
                     Some(path) => path,
@@ -82,10 +99,16 @@ impl Config {
                 host: cli.host,
                 port: cli.port,
                 origins: cli.cors_origin,
+                idle,
                 stop_deadline: Duration::from_secs(cli.stop_timeout),
             },
             slots_visible: !cli.slots_endpoint_disable,
-            max_tokens: usize::try_from(cli.n_predict).ok(),
+            limits: GenerateLimits {
+                max_tokens: usize::try_from(cli.n_predict).ok(),
+                timeout: request_timeout,
+                context_shift: !cli.no_context_shift,
+            },
+            body_idle: idle,
         })
     }
 }

@@ -48,7 +48,8 @@ async fn run(cli: Cli) -> anyhow::Result<()> {
     let routes = api::routes(ApiSettings {
         model: model.clone(),
         slots_visible: config.slots_visible,
-        max_tokens: config.max_tokens,
+        limits: config.limits,
+        body_idle: config.body_idle,
     });
     let (cutting, cut) = watch::channel(());
     let stop = async move {

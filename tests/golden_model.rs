@@ -56,6 +56,7 @@ impl Bare {
             let past = rows.len();
             let size = (*sizes.next().unwrap()).min(tokens.len() - past);
             let plan = StepPlan {
+                copies: Vec::new(),
                 chunks: vec![Chunk {
                     sequence: SequenceId(0),
                     tokens: tokens[past..past + size].to_vec(),
@@ -175,6 +176,7 @@ fn neighbours_do_not_change_a_bit() {
         };
         let mut logits = Logits::new(model.decoder.vocabulary());
         let prompt = StepPlan {
+            copies: Vec::new(),
             chunks: vec![chunk(0, before, 0)],
         };
         model.decoder.run(&prompt, &mut logits).unwrap();
@@ -186,7 +188,13 @@ fn neighbours_do_not_change_a_bit() {
         chunks.insert(place, chunk(0, &[*last], before.len()));
         model
             .decoder
-            .run(&StepPlan { chunks }, &mut logits)
+            .run(
+                &StepPlan {
+                    copies: Vec::new(),
+                    chunks,
+                },
+                &mut logits,
+            )
             .unwrap();
         let row: Vec<u32> = logits
             .rows()

@@ -11,6 +11,8 @@
 )]
 
 mod common;
+#[path = "scenarios/crowd.rs"]
+mod crowd;
 #[path = "scenarios/servers.rs"]
 mod servers;
 #[path = "scenarios/steps.rs"]

@@ -1,6 +1,8 @@
 //! What a request can fail with, as the client is told: statuses, kinds and the one shape of all errors.
 //! (`/health` tells its failures in a shape of its own.)
 
+use std::time::Duration;
+
 use poem::http::{HeaderValue, StatusCode, header};
 use poem::{IntoResponse, Response};
 
@@ -27,6 +29,12 @@ pub enum Error {
     /// The Content-Type is another one.
     #[error("send the body with Content-Type: application/json")]
     NotJson,
+    /// The client stopped sending its body.
+    #[error("nothing more of the body came for {} seconds", idle.as_secs())]
+    BodyTooSlow {
+        /// How long was waited.
+        idle: Duration,
+    },
     /// The body is longer than is read.
     #[error("the body is longer than {limit_bytes} bytes")]
     BodyTooLarge {
@@ -83,6 +91,7 @@ impl Error {
         match self {
             Self::Invalid { .. } => StatusCode::BAD_REQUEST,
             Self::NotJson => StatusCode::UNSUPPORTED_MEDIA_TYPE,
+            Self::BodyTooSlow { .. } => StatusCode::REQUEST_TIMEOUT,
             Self::BodyTooLarge { .. } => StatusCode::PAYLOAD_TOO_LARGE,
             Self::NoSuchModel(_) | Self::NoSuchPath(_) => StatusCode::NOT_FOUND,
             Self::SlotsDisabled => StatusCode::NOT_IMPLEMENTED,
@@ -99,6 +108,7 @@ impl Error {
                 GenerateError::EngineEnded(_) | GenerateError::Stopping => {
                     StatusCode::SERVICE_UNAVAILABLE
                 }
+                GenerateError::DeadlinePassed { .. } => StatusCode::GATEWAY_TIMEOUT,
                 GenerateError::Failed(_) => StatusCode::INTERNAL_SERVER_ERROR,
             },
         }
@@ -132,6 +142,7 @@ impl Error {
             | Self::NotJson
             | Self::BodyTooLarge { .. }
             | Self::MethodNotAllowed { .. } => Kind::InvalidRequestError,
+            Self::BodyTooSlow { .. } => Kind::TimeoutError,
             Self::NoSuchModel(_) | Self::NoSuchPath(_) => Kind::NotFoundError,
             Self::SlotsDisabled => Kind::NotSupportedError,
             Self::Loading | Self::NoModel(_) => Kind::UnavailableError,
@@ -145,6 +156,7 @@ impl Error {
                 | GenerateError::Template(_) => Kind::InvalidRequestError,
                 GenerateError::QueueFull { .. } => Kind::RateLimitError,
                 GenerateError::EngineEnded(_) | GenerateError::Stopping => Kind::UnavailableError,
+                GenerateError::DeadlinePassed { .. } => Kind::TimeoutError,
                 GenerateError::Failed(_) => Kind::ServerError,
             },
         }

@@ -11,6 +11,7 @@ mod schema;
 mod stream;
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use poem::{Endpoint, EndpointExt, IntoResponse, Request, Response, Route};
 use poem_openapi::OpenApiService;
@@ -24,10 +25,10 @@ use generated::{Api, Routes};
 use native::health::HealthQuestion;
 use native::{completion, health, props, slots, tokenize};
 use openai::{chat, models};
-use payload::WithStatus;
+use payload::{BodyIdle, WithStatus};
 use stream::WholeOrStream;
 
-use crate::model::{LoadedModel, ModelState};
+use crate::model::{GenerateLimits, LoadedModel, ModelState};
 
 /// What the operator decides.
 #[derive(Clone)]
@@ -36,14 +37,18 @@ pub struct ApiSettings {
     pub model: watch::Receiver<ModelState>,
     /// Whether `/slots` and `include_slots` show what the slots do, prompts included.
     pub slots_visible: bool,
-    /// Most tokens of a generation, whatever a request says.
-    pub max_tokens: Option<usize>,
+    /// What generations may take, whatever a request says.
+    pub limits: GenerateLimits,
+    /// How long a client may be silent while it sends a body.
+    pub body_idle: Duration,
 }
 
 /// All routes of the document. Every failure has the document's shape, those of the HTTP layer, too.
 pub fn routes(settings: ApiSettings) -> impl Endpoint<Output = Response> + 'static {
+    let body_idle = BodyIdle(settings.body_idle);
     Route::new()
         .nest("/", service(settings))
+        .data(body_idle)
         .around(|endpoint, request: Request| async move {
             let (method, path) = (
                 request.method().to_string(),
@@ -62,7 +67,8 @@ pub fn routes_description() -> String {
     service(ApiSettings {
         model,
         slots_visible: true,
-        max_tokens: None,
+        limits: GenerateLimits::NONE,
+        body_idle: Duration::MAX,
     })
     .spec()
 }
@@ -150,7 +156,7 @@ impl Api for Service {
         &self,
         body: types::CompletionRequest,
     ) -> Result<WholeOrStream<types::Completion>, Error> {
-        completion::answer(&*self.loaded()?, body, self.0.max_tokens).await
+        completion::answer(&*self.loaded()?, body, &self.0.limits).await
     }
 
     async fn tokenize(&self, body: types::TokenizeRequest) -> Result<types::Tokens, Error> {
@@ -167,7 +173,10 @@ impl Api for Service {
     }
 
     async fn props(&self) -> Result<types::Props, Error> {
-        Ok(props::props(self.loaded()?.details(), self.0.max_tokens))
+        Ok(props::props(
+            self.loaded()?.details(),
+            self.0.limits.max_tokens,
+        ))
     }
 
     async fn slots(&self) -> Result<types::Slots, Error> {
@@ -181,7 +190,7 @@ impl Api for Service {
         &self,
         body: types::ChatCompletionRequest,
     ) -> Result<WholeOrStream<types::ChatCompletion>, Error> {
-        chat::answer(&*self.loaded()?, body, self.0.max_tokens).await
+        chat::answer(&*self.loaded()?, body, &self.0.limits).await
     }
 
     async fn models(&self) -> Result<types::ModelList, Error> {

@@ -1,10 +1,17 @@
 //! Numbers of a request as the floors below take them. Bounds were held by the document's schema.
 
+use std::time::Duration;
+
 use super::error::Error;
 
 /// A number in single precision; one beyond its range becomes the largest.
 pub(super) fn single(number: f64) -> f32 {
     (number as f32).clamp(f32::MIN, f32::MAX)
+}
+
+/// A duration; what is longer than any is the longest.
+pub(super) fn seconds(number: f64) -> Duration {
+    Duration::try_from_secs_f64(number).unwrap_or(Duration::MAX)
 }
 
 /// A count that may not be negative.

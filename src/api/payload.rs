@@ -3,6 +3,7 @@
 
 use std::marker::PhantomData;
 use std::pin::pin;
+use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use futures_util::StreamExt;
@@ -59,6 +60,10 @@ pub(super) struct Answer {
     pub media: &'static [(&'static str, &'static str)],
 }
 
+/// How long a client may be silent while it sends a body; it goes with every request.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct BodyIdle(pub Duration);
+
 /// The body of a request, checked.
 pub(super) struct Body<O: BodyOperation> {
     /// The body.
@@ -92,7 +97,10 @@ impl<'a, O: BodyOperation> ApiExtractor<'a> for Body<O> {
         if O::JSON_ONLY && !request.content_type().is_some_and(is_json) {
             return Err(Error::NotJson.into());
         }
-        let bytes = read(body.take()?).await?;
+        let idle = request
+            .data::<BodyIdle>()
+            .map_or(Duration::MAX, |idle| idle.0);
+        let bytes = read(body.take()?, idle).await?;
         let mut value: Value = serde_json::from_slice(&bytes)
             .map_err(|error| not_a_body("the body is not valid JSON", &error))?;
         write_integers_as_such(&mut value);
@@ -105,11 +113,15 @@ impl<'a, O: BodyOperation> ApiExtractor<'a> for Body<O> {
 
 /// The body's bytes. What is beyond the limit is read on and dropped, within bounds: a client that is cut off
 /// while it sends sees a broken connection and no answer.
-async fn read(body: poem::Body) -> Result<Bytes, Error> {
+async fn read(body: poem::Body, idle: Duration) -> Result<Bytes, Error> {
     let mut parts = pin!(body.into_bytes_stream());
     let mut bytes = BytesMut::new();
     let mut length = 0;
-    while let Some(part) = parts.next().await {
+    loop {
+        let part = tokio::time::timeout(idle, parts.next()).await;
+        let Some(part) = part.map_err(|_| Error::BodyTooSlow { idle })? else {
+            break;
+        };
         let part = part.map_err(|error| not_a_body("the body could not be read", &error))?;
         length += part.len();
         match length {

@@ -26,7 +26,9 @@ pub(super) fn details() -> ModelDetails {
         end_text: "</s>".to_owned(),
         loaded_at: SystemTime::UNIX_EPOCH,
         slots: 2,
+        cache_tokens: 256,
         device: "CPU".to_owned(),
+        deterministic: true,
     }
 }
 
@@ -35,7 +37,8 @@ fn endpoint(state: ModelState) -> impl Endpoint<Output = Response> {
     routes(ApiSettings {
         model,
         slots_visible: false,
-        max_tokens: None,
+        limits: GenerateLimits::NONE,
+        body_idle: Duration::from_secs(60),
     })
 }
 

@@ -1,8 +1,10 @@
-//! Which blocks of the key-value cache belong to whom. Block numbers only: the memory behind them is
-//! [`crate::runtime`]'s, and what the tokens are is [`crate::engine`]'s.
+//! Which blocks of the key-value cache belong to whom, and what is in them. Block numbers and token ids
+//! only: the memory behind them is [`crate::runtime`]'s, and who needs what is [`crate::engine`]'s.
 
 mod pool;
+mod prefix;
 mod table;
 
 pub use pool::{BlockId, BlockPool};
-pub use table::BlockTable;
+pub use prefix::PrefixRoot;
+pub use table::{BlockCopy, BlockTable, Reuse};

@@ -9,7 +9,7 @@ use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 
 use super::runner::ModelRunner;
 use super::sequence::{Clock, Job, SequenceEvent, SequenceId};
-use super::stats::Stats;
+use super::stats::{BlockStats, Stats};
 use super::worker::{Message, Submission, Worker};
 use super::{EngineOptions, Logits};
 
@@ -70,7 +70,10 @@ pub fn start(
     let (messages, inbox) = std::sync::mpsc::channel();
     let stats = Arc::new(Mutex::new(Stats {
         slots: vec![None; options.parallel],
-        blocks_free: options.blocks,
+        blocks: BlockStats {
+            total: options.blocks,
+            ..BlockStats::default()
+        },
         ..Stats::default()
     }));
     let worker = Worker::new(
@@ -106,9 +109,7 @@ impl EngineHandle {
         if job.prompt.is_empty() {
             return Err(SubmitError::Empty);
         }
-        // One token of room, if one is to be generated.
-        let most = context_tokens - usize::from(job.max_tokens > 0);
-        if job.prompt.len() > most {
+        if !job.fits(context_tokens) {
             return Err(SubmitError::TooLong {
                 prompt_tokens: job.prompt.len(),
                 context_tokens,

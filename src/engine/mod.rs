@@ -5,6 +5,8 @@
 //! here, no text and no tensor; the model is behind the trait [`ModelRunner`], so the engine runs and
 //! is tested without one.
 
+mod budget;
+mod context;
 mod handle;
 mod runner;
 mod scheduler;
@@ -13,15 +15,18 @@ mod stats;
 mod step;
 mod worker;
 
+use std::time::Duration;
+
 pub use handle::{EngineHandle, Events, SubmitError, start};
 pub use runner::{Logits, ModelRunner, RunError};
 pub use sequence::{
-    Clock, Durations, EndReason, Job, SequenceEvent, SequenceId, StopRule, Verdict,
+    Clock, EndReason, Job, PrefixUse, SequenceEvent, SequenceId, SequenceReport, StopRule, Verdict,
+    WhenFull,
 };
-pub use stats::{SlotStats, Stats};
+pub use stats::{BlockStats, Counters, Histogram, SlotStats, Stats};
 pub use step::{Chunk, LogitRows, StepPlan};
 
-pub use crate::cache::BlockId;
+pub use crate::cache::{BlockCopy, BlockId, PrefixRoot};
 
 /// Most tokens of a step: what it computes beside them takes memory for each.
 pub const MAX_STEP_TOKENS: usize = 1 << 16;
@@ -37,6 +42,10 @@ pub struct EngineOptions {
     pub queue: usize,
     /// Most tokens of a step.
     pub step_tokens: usize,
+    /// Most tokens that one sequence has in a step.
+    pub batch_tokens: usize,
+    /// How long a step may take while a sequence waits for its next token: prompts beside it are cut so.
+    pub step_duration: Duration,
     /// Most tokens of a sequence, prompt and continuation.
     pub context_tokens: usize,
     /// Blocks of the cache.
@@ -57,12 +66,19 @@ impl EngineOptions {
             parallel,
             queue,
             step_tokens,
+            batch_tokens,
+            step_duration,
             context_tokens,
             blocks,
             block_tokens,
         } = *self;
         if parallel == 0 || context_tokens == 0 || block_tokens == 0 {
             return Err("there is to be at least one slot and one token of context".to_owned());
+        }
+        if batch_tokens == 0 || step_duration.is_zero() {
+            return Err(
+                "a sequence is to have at least one token and some time in a step".to_owned(),
+            );
         }
         if step_tokens > MAX_STEP_TOKENS {
             return Err(format!(

@@ -2,27 +2,33 @@
 //!
 //! A sequence has tokens wanted and tokens computed; a step closes the gap within a budget of tokens.
 //! There is no prefill and no decode: a sequence that generates wants one token, a new one its whole
-//! prompt. Those that want least come first, so a long prompt never holds up a running stream.
+//! prompt. Who ranks first is admitted first and keeps its blocks longest; who ranks last yields them when
+//! there are too few, waits, and is computed anew.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, HashMap};
+use std::ops::Bound;
 use std::time::Instant;
 
 use super::EngineOptions;
+use super::budget::{Pace, share};
 use super::runner::RunError;
-use super::sequence::{EndReason, Sequence, SequenceEvent, SequenceId};
-use super::stats::SlotStats;
+use super::sequence::{EndReason, Rank, Sequence, SequenceEvent, SequenceId};
+use super::stats::{Counters, SlotStats};
 use super::step::{Chunk, LogitRows, StepPlan};
-use crate::cache::BlockPool;
+use crate::cache::{BlockCopy, BlockPool, Reuse};
 use crate::sampling::Sampler;
 use crate::token::TokenId;
 
 /// The waiting and the running sequences.
 pub(super) struct Scheduler {
     options: EngineOptions,
-    waiting: VecDeque<Sequence>,
+    waiting: BTreeMap<Rank, Sequence>,
     slots: Vec<Option<Sequence>>,
-    /// The slots that run, in the order in which they were filled.
-    order: Vec<usize>,
+    /// The slots that run.
+    running: HashMap<SequenceId, usize>,
+    pace: Pace,
+    planned: Option<Instant>,
+    counters: Counters,
 }
 
 /// An event and whose it is.
@@ -32,69 +38,70 @@ impl Scheduler {
     pub(super) fn new(options: EngineOptions) -> Self {
         Self {
             slots: (0..options.parallel).map(|_| None).collect(),
-            waiting: VecDeque::new(),
-            order: Vec::new(),
+            waiting: BTreeMap::new(),
+            running: HashMap::new(),
+            pace: Pace::new(options.step_duration),
+            planned: None,
+            counters: Counters::default(),
             options,
         }
     }
 
     /// Queues a sequence.
     pub(super) fn add(&mut self, sequence: Sequence) {
-        self.waiting.push_back(sequence);
+        self.waiting.insert(sequence.rank(), sequence);
     }
 
-    /// Forgets a sequence, wherever it is, and frees its blocks.
+    /// Forgets a sequence whose client left, wherever it is, and frees its blocks.
     pub(super) fn cancel(&mut self, id: SequenceId, blocks: &mut BlockPool) {
-        self.waiting.retain(|sequence| sequence.id != id);
-        if let Some(slot) = self.slot_of(id) {
-            self.vacate(slot, blocks);
+        if self.remove(id, blocks).is_some() {
+            self.counters.cancelled += 1;
         }
     }
 
-    /// Fills free slots, then plans the next step. `None` if there is nothing to compute. The events
-    /// tell which sequences started.
+    /// Ends what is past its deadline, fills free slots, then plans the next step. `None` if there is
+    /// nothing to compute. The events tell which sequences ended and which started.
     pub(super) fn plan(
         &mut self,
         blocks: &mut BlockPool,
         now: Instant,
     ) -> (Option<StepPlan>, Vec<Delivery>) {
-        let events = self.admit(blocks, now);
-        let mut budget = self.options.step_tokens;
-        let mut turns: Vec<usize> = self.order.clone();
-        // Stable: first come, first served among those that want the same.
-        turns.sort_by_key(|slot| self.running(*slot).wanted() > 1);
-        let mut chunks = Vec::with_capacity(turns.len());
-        for slot in turns {
-            if budget == 0 {
+        let mut events = self.expire(blocks, now);
+        let copies = self.admit(blocks);
+        let mut slots = self.running_slots();
+        let wanted: Vec<usize> = slots
+            .iter()
+            .map(|slot| self.running(*slot).wanted().min(self.options.batch_tokens))
+            .collect();
+        let shares = share(&wanted, self.budget(&slots));
+        let mut chunks = Vec::with_capacity(slots.len());
+        for (place, share) in shares.into_iter().enumerate() {
+            if place >= slots.len() {
                 break;
             }
-            let sequence = self.slots[slot].as_mut().expect("slots in order are taken");
-            let count = sequence.wanted().min(budget);
-            let (past, end) = (sequence.computed, sequence.computed + count);
-            assert!(
-                sequence.table.grow(end, blocks),
-                "admission reserved the blocks of every running sequence"
-            );
-            budget -= count;
-            chunks.push(Chunk {
-                sequence: sequence.id,
-                tokens: sequence.tokens[past..end].to_vec(),
-                past,
-                blocks: sequence.table.blocks().to_vec(),
-                logits: match end == sequence.tokens.len() && sequence.job.max_tokens > 0 {
-                    true => LogitRows::Last,
-                    false => LogitRows::None,
-                },
-            });
+            let slot = slots[place];
+            let mut count = self.make_room(slot, share, blocks);
+            while count == 0 && place < slots.len() {
+                // The last one yields, in the end this one itself.
+                let last = slots.pop().expect("this one is among them");
+                self.preempt(last, blocks);
+                if last != slot {
+                    count = self.make_room(slot, share, blocks);
+                }
+            }
+            if count > 0 {
+                events.extend(self.join(slot, now));
+                chunks.push(self.chunk(slot, count));
+            }
         }
-        ((!chunks.is_empty()).then_some(StepPlan { chunks }), events)
+        self.planned = Some(now);
+        let plan = (!chunks.is_empty()).then_some(StepPlan { copies, chunks });
+        (plan, events)
     }
 
     /// The sampler of a sequence in the plan.
     pub(super) fn sampler(&mut self, id: SequenceId) -> &mut Sampler {
-        let slot = self.slot_of(id).expect("planned sequences run");
-        let sequence = self.slots[slot].as_mut().expect("the slot was found by it");
-        &mut sequence.job.sampler
+        &mut self.planned_sequence(id).job.sampler
     }
 
     /// Enters what a step computed: `sampled` has a token for every chunk that wanted logits.
@@ -105,31 +112,36 @@ impl Scheduler {
         blocks: &mut BlockPool,
         now: Instant,
     ) -> Vec<Delivery> {
+        self.measure(&plan, now);
+        let context_tokens = self.options.context_tokens;
         let mut sampled = sampled.into_iter();
         let mut events = Vec::new();
         for chunk in plan.chunks {
-            let slot = self.slot_of(chunk.sequence).expect("planned sequences run");
-            let sequence = self.slots[slot].as_mut().expect("the slot was found by it");
-            sequence.computed += chunk.tokens.len();
-            let end = match chunk.logits {
+            let id = chunk.sequence;
+            let slot = self.running[&id];
+            let sequence = self.slots[slot].as_mut().expect("the slot runs");
+            sequence.advance(chunk.tokens.len(), blocks);
+            let (end, first_token) = match chunk.logits {
                 LogitRows::None if sequence.wanted() > 0 => continue,
-                LogitRows::None => {
-                    sequence.prompt_ends(now);
-                    Some(EndReason::TokenLimit)
-                }
+                LogitRows::None => (Some(EndReason::TokenLimit), sequence.prompt_ends(now)),
                 LogitRows::Last | LogitRows::All => {
                     let token = sampled.next().expect("every chunk's token was chosen");
-                    sequence.prompt_ends(now);
-                    let (delivered, end) = sequence.push(token, self.options.context_tokens);
-                    events
-                        .extend(delivered.map(|token| (sequence.id, SequenceEvent::Token(token))));
-                    end
+                    let first_token = sequence.prompt_ends(now);
+                    let (delivered, end) = sequence.push(token, context_tokens);
+                    self.counters.generated_tokens += u64::from(delivered.is_some());
+                    events.extend(delivered.map(|token| (id, SequenceEvent::Token(token))));
+                    if end.is_none() && sequence.tokens.len() >= context_tokens {
+                        sequence.shift(blocks);
+                        self.counters.context_shifts += 1;
+                    }
+                    (end, first_token)
                 }
             };
+            if let Some(duration) = first_token {
+                self.counters.first_token_seconds.add_duration(duration);
+            }
             if let Some(reason) = end {
-                let durations = sequence.durations(now);
-                events.push((sequence.id, SequenceEvent::Ended { reason, durations }));
-                self.vacate(slot, blocks);
+                events.extend(self.end(id, reason, blocks, now));
             }
         }
         events
@@ -142,22 +154,28 @@ impl Scheduler {
         error: &RunError,
         blocks: &mut BlockPool,
     ) -> Vec<Delivery> {
-        plan.chunks
-            .into_iter()
-            .map(|chunk| {
-                self.cancel(chunk.sequence, blocks);
-                (chunk.sequence, SequenceEvent::Failed(error.to_string()))
-            })
-            .collect()
+        let mut events = Vec::new();
+        for chunk in plan.chunks {
+            self.planned_sequence(chunk.sequence).abandon(blocks);
+            self.remove(chunk.sequence, blocks);
+            self.counters.failed += 1;
+            let event = SequenceEvent::Failed(error.to_string());
+            events.push((chunk.sequence, event));
+        }
+        events
     }
 
     /// Whether nothing runs or waits.
     pub(super) fn is_idle(&self) -> bool {
-        self.order.is_empty() && self.waiting.is_empty()
+        self.running.is_empty() && self.waiting.is_empty()
     }
 
     pub(super) fn waiting(&self) -> usize {
         self.waiting.len()
+    }
+
+    pub(super) fn counters(&self) -> &Counters {
+        &self.counters
     }
 
     /// What each slot does; `None` for a free one.
@@ -171,58 +189,221 @@ impl Scheduler {
         })
     }
 
-    /// First come, first served; only one that insists on a taken slot is passed over. The first that
-    /// finds too few blocks makes all behind it wait: otherwise small ones would starve it.
-    fn admit(&mut self, blocks: &BlockPool, now: Instant) -> Vec<Delivery> {
-        let mut events = Vec::new();
-        let mut next = 0;
-        while next < self.waiting.len() && self.order.len() < self.slots.len() {
-            let slot = match self.waiting[next].job.slot {
-                Some(slot) => Some(slot).filter(|slot| self.slots[*slot].is_none()),
-                None => self.slots.iter().position(Option::is_none),
-            };
-            let Some(slot) = slot else {
-                next += 1;
-                continue;
-            };
-            let needed = self.reservation(&self.waiting[next], blocks);
-            let reserved: usize = self
-                .order
-                .iter()
-                .map(|slot| self.reservation(self.running(*slot), blocks))
-                .sum();
-            if reserved + needed > blocks.blocks() {
-                break;
-            }
-            let mut sequence = self.waiting.remove(next).expect("next is within the queue");
-            sequence.start(now);
-            events.push((sequence.id, SequenceEvent::Started { slot }));
-            self.slots[slot] = Some(sequence);
-            self.order.push(slot);
-        }
-        events
+    fn expire(&mut self, blocks: &mut BlockPool, now: Instant) -> Vec<Delivery> {
+        let running = self.slots.iter().flatten();
+        let expired: Vec<SequenceId> = running
+            .chain(self.waiting.values())
+            .filter(|sequence| sequence.has_expired(now))
+            .map(|sequence| sequence.id)
+            .collect();
+        expired
+            .into_iter()
+            .filter_map(|id| self.end(id, EndReason::DeadlinePassed, blocks, now))
+            .collect()
     }
 
-    /// Blocks that a sequence may come to need.
-    fn reservation(&self, sequence: &Sequence, blocks: &BlockPool) -> usize {
-        blocks.blocks_for(sequence.most_tokens(self.options.context_tokens))
+    /// Fills free slots with those that rank first. The first that finds too few blocks makes all behind it
+    /// wait: otherwise small ones would starve it. Passed over are one that insists on a taken slot, and
+    /// one whose prompt another one is computing: it has its slot for certain, and waits for what it will
+    /// find. Answers what is to be copied, in this order.
+    fn admit(&mut self, blocks: &mut BlockPool) -> Vec<BlockCopy> {
+        let mut copies = Vec::new();
+        let mut promised = 0;
+        let mut after = Bound::Unbounded;
+        while self.running.len() + promised < self.slots.len() {
+            let rest = (after, Bound::Unbounded);
+            let Some((rank, sequence)) = self.waiting.range(rest).next() else {
+                break;
+            };
+            let rank = *rank;
+            after = Bound::Excluded(rank);
+            let Some(slot) = self.free_slot(sequence.job.slot) else {
+                continue;
+            };
+            let reuse = Reuse::find(sequence.table.root(), sequence.findable(), blocks);
+            if self.is_under_way(sequence, reuse.tokens(blocks.block_tokens())) {
+                promised += 1;
+                continue;
+            }
+            let tokens = (sequence.tokens.len() + 1).min(self.options.context_tokens);
+            // Those that run will need another block each before long.
+            let needed = reuse.blocks_taken(tokens, blocks) + self.running.len();
+            if needed > blocks.available() {
+                break;
+            }
+            let mut sequence = self.waiting.remove(&rank).expect("it was just found");
+            copies.extend(sequence.begin(reuse, blocks));
+            self.running.insert(sequence.id, slot);
+            self.slots[slot] = Some(sequence);
+        }
+        copies
+    }
+
+    fn free_slot(&self, wanted: Option<usize>) -> Option<usize> {
+        match wanted {
+            Some(slot) => Some(slot).filter(|slot| self.slots[*slot].is_none()),
+            None => self.slots.iter().position(Option::is_none),
+        }
+    }
+
+    /// Whether a running sequence is computing full blocks that this one will find, beyond the `found`
+    /// tokens that it finds already.
+    fn is_under_way(&self, sequence: &Sequence, found: usize) -> bool {
+        let block_tokens = self.options.block_tokens;
+        let findable = sequence.findable();
+        self.slots.iter().flatten().any(|other| {
+            // What is found already need not be compared.
+            let same_root = other.table.root() == sequence.table.root();
+            if !same_root || other.tokens.len() <= found || findable.len() <= found {
+                return false;
+            }
+            let shared = findable
+                .iter()
+                .zip(&other.tokens)
+                .take_while(|(left, right)| left == right)
+                .count();
+            let shared = shared / block_tokens * block_tokens;
+            shared > found && other.computed < shared
+        })
+    }
+
+    /// The running slots, those that rank first first.
+    fn running_slots(&self) -> Vec<usize> {
+        let mut slots: Vec<usize> = self.running.values().copied().collect();
+        slots.sort_by_key(|slot| self.running(*slot).rank());
+        slots
+    }
+
+    /// Tokens of the next step: fewer while somebody waits for its next token.
+    fn budget(&self, slots: &[usize]) -> usize {
+        let most = self.options.step_tokens;
+        let hurry = slots.iter().any(|slot| self.running(*slot).is_decoding());
+        match hurry {
+            true => self.pace.tokens().clamp(slots.len(), most),
+            false => most,
+        }
+    }
+
+    /// Takes blocks for up to `share` more tokens of a sequence. Answers for how many there is room.
+    fn make_room(&mut self, slot: usize, share: usize, blocks: &mut BlockPool) -> usize {
+        let sequence = self.slots[slot].as_mut().expect("the slot runs");
+        let room = sequence.table.grow(sequence.computed + share, blocks);
+        share.min(room - sequence.computed)
+    }
+
+    /// Sends a sequence back to the queue. It will be computed anew; its client only sees it pause.
+    fn preempt(&mut self, slot: usize, blocks: &mut BlockPool) {
+        let mut sequence = self.slots[slot].take().expect("the slot runs");
+        self.running.remove(&sequence.id);
+        match sequence.has_joined() {
+            true => sequence.release(blocks),
+            // What is to be copied for it is not there yet.
+            false => sequence.abandon(blocks),
+        }
+        self.counters.preemptions += 1;
+        self.waiting.insert(sequence.rank(), sequence);
+    }
+
+    fn join(&mut self, slot: usize, now: Instant) -> Option<Delivery> {
+        let sequence = self.slots[slot].as_mut().expect("the slot runs");
+        if sequence.has_joined() {
+            return None;
+        }
+        if let Some((queue_wait, cached_tokens)) = sequence.join(now) {
+            self.counters.queue_wait_seconds.add_duration(queue_wait);
+            self.counters.cached_tokens += cached_tokens as u64;
+        }
+        Some((sequence.id, SequenceEvent::Started { slot }))
+    }
+
+    fn chunk(&self, slot: usize, count: usize) -> Chunk {
+        let sequence = self.running(slot);
+        let (past, end) = (sequence.computed, sequence.computed + count);
+        Chunk {
+            sequence: sequence.id,
+            tokens: sequence.tokens[past..end].to_vec(),
+            past,
+            blocks: sequence.table.blocks().to_vec(),
+            logits: match end == sequence.tokens.len() && sequence.job.max_tokens > 0 {
+                true => LogitRows::Last,
+                false => LogitRows::None,
+            },
+        }
+    }
+
+    /// Counts what a step computed, before it is entered.
+    fn measure(&mut self, plan: &StepPlan, now: Instant) {
+        let tokens = plan.tokens();
+        let mut only_next_tokens = true;
+        for chunk in &plan.chunks {
+            let sequence = self.running(self.running[&chunk.sequence]);
+            let (count, decoding) = (chunk.tokens.len() as u64, sequence.is_decoding());
+            let in_prompt = sequence.generated() == 0;
+            only_next_tokens &= decoding;
+            match in_prompt {
+                true => self.counters.prompt_tokens += count,
+                false if decoding => {}
+                false => self.counters.recomputed_tokens += count,
+            }
+        }
+        self.counters.step_tokens.add(tokens as f64);
+        if let Some(planned) = self.planned {
+            let elapsed = now.saturating_duration_since(planned);
+            self.counters.step_seconds.add_duration(elapsed);
+            if !only_next_tokens {
+                self.pace.observe(tokens, elapsed);
+            }
+        }
+    }
+
+    /// Ends a sequence, wherever it is.
+    fn end(
+        &mut self,
+        id: SequenceId,
+        reason: EndReason,
+        blocks: &mut BlockPool,
+        now: Instant,
+    ) -> Option<Delivery> {
+        let sequence = self.remove(id, blocks)?;
+        let report = sequence.report(now);
+        let counters = &mut self.counters;
+        match reason {
+            EndReason::DeadlinePassed => counters.expired += 1,
+            EndReason::EndToken
+            | EndReason::StopRule
+            | EndReason::TokenLimit
+            | EndReason::ContextFull => counters.completed += 1,
+        }
+        counters.prompt_seconds += report.prompt.as_secs_f64();
+        counters.decode_seconds += report.decode.as_secs_f64();
+        counters
+            .sequence_seconds
+            .add_duration(report.queue_wait + report.prompt + report.decode);
+        let intervals = sequence.generated().saturating_sub(1);
+        if intervals > 0 {
+            let mean = report.decode.as_secs_f64() / intervals as f64;
+            counters.token_interval_seconds.add(mean);
+        }
+        Some((id, SequenceEvent::Ended { reason, report }))
+    }
+
+    /// Takes a sequence out, wherever it is; its blocks are given back.
+    fn remove(&mut self, id: SequenceId, blocks: &mut BlockPool) -> Option<Sequence> {
+        let Some(slot) = self.running.remove(&id) else {
+            let rank = self.waiting.values().find(|sequence| sequence.id == id)?;
+            return self.waiting.remove(&rank.rank());
+        };
+        let mut sequence = self.slots[slot].take()?;
+        sequence.release(blocks);
+        Some(sequence)
     }
 
     fn running(&self, slot: usize) -> &Sequence {
-        self.slots[slot].as_ref().expect("slots in order are taken")
+        self.slots[slot].as_ref().expect("the slot runs")
     }
 
-    fn slot_of(&self, id: SequenceId) -> Option<usize> {
-        self.order
-            .iter()
-            .copied()
-            .find(|slot| self.running(*slot).id == id)
-    }
-
-    fn vacate(&mut self, slot: usize, blocks: &mut BlockPool) {
-        self.order.retain(|running| *running != slot);
-        if let Some(mut sequence) = self.slots[slot].take() {
-            sequence.table.release(blocks);
-        }
+    fn planned_sequence(&mut self, id: SequenceId) -> &mut Sequence {
+        let slot = self.running[&id];
+        self.slots[slot].as_mut().expect("planned sequences run")
     }
 }

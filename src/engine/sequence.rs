@@ -1,10 +1,12 @@
 //! One sequence: the tokens wanted, the tokens computed, and when it ends.
 
+use std::cmp::Reverse;
 use std::time::{Duration, Instant};
 
 use tokio::sync::OwnedSemaphorePermit;
 
-use crate::cache::BlockTable;
+use super::context;
+use crate::cache::{BlockCopy, BlockPool, BlockTable, PrefixRoot, Reuse};
 use crate::sampling::Sampler;
 use crate::token::TokenId;
 
@@ -38,7 +40,7 @@ pub enum Verdict {
 
 /// A request for one continuation, in ids.
 pub struct Job {
-    /// At least one token, fewer than the context has room for.
+    /// At least one token, and no more than the context has room for if nothing may be dropped.
     pub prompt: Vec<TokenId>,
     /// Most tokens to generate; 0 evaluates the prompt only.
     pub max_tokens: usize,
@@ -50,9 +52,39 @@ pub struct Job {
     pub stop: Box<dyn StopRule>,
     /// The only slot that will do.
     pub slot: Option<usize>,
+    /// What it may find in the cache.
+    pub prefix: PrefixUse,
+    /// What happens when prompt or continuation outgrow the context.
+    pub when_full: WhenFull,
+    /// Those of a higher one are admitted first, and yield their blocks last.
+    pub priority: i32,
+    /// How long it may take from submission to the end.
+    pub timeout: Option<Duration>,
 }
 
-/// What happens to a sequence, in this order: `Started`, tokens, one of the last two.
+/// How a sequence uses what others computed. What it computes itself is there for others in any case.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct PrefixUse {
+    /// Whether it reads.
+    pub read: bool,
+    /// Only sequences of the same root find each other's blocks.
+    pub root: PrefixRoot,
+}
+
+/// What happens when a text outgrows its context.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum WhenFull {
+    /// A longer prompt is refused, a longer continuation ends.
+    Stop,
+    /// The older half of the text goes, but for its beginning.
+    Shift {
+        /// Tokens of the prompt that stay; `None` is all.
+        keep: Option<usize>,
+    },
+}
+
+/// What happens to a sequence, in this order: `Started`, tokens, `Ended` or `Failed`. After a preemption it
+/// is `Started` once more, and goes on.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum SequenceEvent {
     /// It got a slot; its first chunk is in this step.
@@ -66,8 +98,8 @@ pub enum SequenceEvent {
     Ended {
         /// Why.
         reason: EndReason,
-        /// How long it took.
-        durations: Durations,
+        /// What it was.
+        report: SequenceReport,
     },
     /// A step failed, or the engine stops.
     Failed(String),
@@ -84,11 +116,19 @@ pub enum EndReason {
     TokenLimit,
     /// The context is full.
     ContextFull,
+    /// `timeout` has passed.
+    DeadlinePassed,
 }
 
-/// The parts of a sequence's life.
+/// A sequence's life in numbers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct Durations {
+pub struct SequenceReport {
+    /// Tokens of the prompt, without what was cut from it.
+    pub prompt_tokens: usize,
+    /// Of these, the ones that the cache held when it started.
+    pub cached_tokens: usize,
+    /// Whether a part of prompt or continuation was dropped.
+    pub truncated: bool,
     /// From submission to the first step.
     pub queue_wait: Duration,
     /// From there to the first token, or to the end of the prompt if there is none.
@@ -97,42 +137,77 @@ pub struct Durations {
     pub decode: Duration,
 }
 
+/// Who comes first: the higher priority, then the earlier arrival.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Rank {
+    priority: Reverse<i32>,
+    arrival: SequenceId,
+}
+
 /// A sequence in the scheduler's care.
 pub(super) struct Sequence {
     pub(super) id: SequenceId,
     pub(super) job: Job,
-    /// The prompt, then what was generated: the tokens wanted.
+    /// The prompt, then what was generated, but for what was dropped: the tokens wanted.
     pub(super) tokens: Vec<TokenId>,
     /// How many of `tokens` are in the cache: the tokens computed.
     pub(super) computed: usize,
     pub(super) table: BlockTable,
     prompt_tokens: usize,
+    generated: usize,
+    /// Tokens that stay when the context is full; `None` if nothing may be dropped.
+    keep: Option<usize>,
+    truncated: bool,
     submitted: Instant,
-    started: Option<Instant>,
+    /// When it started, and how many tokens of its prompt the cache held.
+    started: Option<(Instant, usize)>,
+    /// Whether it has been in a step since it was last admitted.
+    joined: bool,
     prompt_done: Option<Instant>,
     /// Held until the sequence ends: its place among those that may run or wait.
     _permit: OwnedSemaphorePermit,
 }
 
 impl Sequence {
+    /// A sequence for a job, its prompt cut if it is too long and may be.
     pub(super) fn new(
         id: SequenceId,
         mut job: Job,
+        context_tokens: usize,
         submitted: Instant,
         permit: OwnedSemaphorePermit,
     ) -> Self {
-        let tokens = std::mem::take(&mut job.prompt);
+        let mut tokens = std::mem::take(&mut job.prompt);
+        let whole = tokens.len();
+        let keep = match job.when_full {
+            WhenFull::Stop => None,
+            WhenFull::Shift { keep } => Some(context::kept(keep, whole, context_tokens)),
+        };
+        if let Some(keep) = keep.filter(|_| whole > job.most_prompt_tokens(context_tokens)) {
+            context::cut(&mut tokens, keep, context_tokens);
+        }
         Self {
             id,
+            table: BlockTable::new(job.prefix.root),
             job,
             prompt_tokens: tokens.len(),
+            truncated: tokens.len() < whole,
             tokens,
             computed: 0,
-            table: BlockTable::default(),
+            generated: 0,
+            keep,
             submitted,
             started: None,
+            joined: false,
             prompt_done: None,
             _permit: permit,
+        }
+    }
+
+    pub(super) fn rank(&self) -> Rank {
+        Rank {
+            priority: Reverse(self.job.priority),
+            arrival: self.id,
         }
     }
 
@@ -141,30 +216,71 @@ impl Sequence {
         self.tokens.len() - self.computed
     }
 
+    /// Whether its prompt is through and it only waits for its next token.
+    pub(super) fn is_decoding(&self) -> bool {
+        self.prompt_done.is_some() && self.wanted() == 1
+    }
+
+    /// Whether it has been in a step since it was last admitted.
+    pub(super) fn has_joined(&self) -> bool {
+        self.joined
+    }
+
     pub(super) fn prompt_tokens(&self) -> usize {
         self.prompt_tokens
     }
 
     pub(super) fn generated(&self) -> usize {
-        self.tokens.len() - self.prompt_tokens
+        self.generated
     }
 
-    /// The most tokens it will ever have.
-    pub(super) fn most_tokens(&self, context_tokens: usize) -> usize {
-        let most = match self.job.max_tokens {
-            0 => 0,
-            some => some.saturating_add(FINISHING_TOKENS),
-        };
-        self.prompt_tokens.saturating_add(most).min(context_tokens)
+    pub(super) fn has_expired(&self, now: Instant) -> bool {
+        let age = now.saturating_duration_since(self.submitted);
+        self.job.timeout.is_some_and(|timeout| age >= timeout)
     }
 
-    pub(super) fn start(&mut self, now: Instant) {
-        self.started.get_or_insert(now);
+    /// The tokens that it may find in the cache: all but the last, whose logits are wanted. One that
+    /// does not read finds its own again after a preemption.
+    pub(super) fn findable(&self) -> &[TokenId] {
+        match self.job.prefix.read || self.started.is_some() {
+            true => &self.tokens[..self.tokens.len() - 1],
+            false => &[],
+        }
     }
 
-    /// Marks the prompt's end: the first token, or the end of a prompt that is only evaluated.
-    pub(super) fn prompt_ends(&mut self, now: Instant) {
-        self.prompt_done.get_or_insert(now);
+    /// Takes what was found in the cache. Answers what is to be copied first.
+    pub(super) fn begin(&mut self, reuse: Reuse, pool: &mut BlockPool) -> Option<BlockCopy> {
+        let (computed, copy) = self.table.begin(reuse, pool);
+        self.computed = computed;
+        self.joined = false;
+        copy
+    }
+
+    /// Its first chunk since it was admitted is in this step. Answers how long it waited and what the
+    /// cache held, the first time.
+    pub(super) fn join(&mut self, now: Instant) -> Option<(Duration, usize)> {
+        self.joined = true;
+        if self.started.is_some() {
+            return None;
+        }
+        self.started = Some((now, self.computed));
+        Some((now.saturating_duration_since(self.submitted), self.computed))
+    }
+
+    /// Marks the prompt's end: the first token, or the end of a prompt that is only evaluated. Answers how
+    /// long it took since submission, the first time.
+    pub(super) fn prompt_ends(&mut self, now: Instant) -> Option<Duration> {
+        if self.prompt_done.is_some() {
+            return None;
+        }
+        self.prompt_done = Some(now);
+        Some(now.saturating_duration_since(self.submitted))
+    }
+
+    /// So many more tokens are in the cache.
+    pub(super) fn advance(&mut self, tokens: usize, pool: &mut BlockPool) {
+        self.computed += tokens;
+        self.table.make_known(&self.tokens[..self.computed], pool);
     }
 
     /// Takes the chosen token. Answers what to deliver, and why the sequence ends if it does.
@@ -177,29 +293,71 @@ impl Sequence {
             return (None, Some(EndReason::EndToken));
         }
         self.tokens.push(token);
-        let end = match self.job.stop.after(token) {
-            Verdict::Stop => Some(EndReason::StopRule),
-            _ if self.tokens.len() >= context_tokens => Some(EndReason::ContextFull),
-            Verdict::Continue if self.generated() >= self.job.max_tokens => {
-                Some(EndReason::TokenLimit)
+        self.generated += 1;
+        let limit = match self.job.stop.after(token) {
+            Verdict::Stop => return (Some(token), Some(EndReason::StopRule)),
+            Verdict::Continue => self.job.max_tokens,
+            Verdict::MidCharacter => self.job.max_tokens.saturating_add(FINISHING_TOKENS),
+        };
+        let end = match self.tokens.len() >= context_tokens {
+            _ if self.generated >= limit => Some(EndReason::TokenLimit),
+            true if self.keep.is_none() => {
+                self.truncated = true;
+                Some(EndReason::ContextFull)
             }
-            Verdict::MidCharacter
-                if self.generated() >= self.job.max_tokens.saturating_add(FINISHING_TOKENS) =>
-            {
-                Some(EndReason::TokenLimit)
-            }
-            Verdict::Continue | Verdict::MidCharacter => None,
+            _ => None,
         };
         (Some(token), end)
     }
 
-    pub(super) fn durations(&self, now: Instant) -> Durations {
-        let started = self.started.unwrap_or(now);
+    /// Drops the older half of the text, but for its beginning; the rest is to be computed anew.
+    pub(super) fn shift(&mut self, pool: &mut BlockPool) {
+        let Some(keep) = self.keep else { return };
+        self.computed = self.table.shorten(keep, pool);
+        context::shift(&mut self.tokens, keep);
+        self.truncated = true;
+    }
+
+    /// Gives its blocks back; what is in them can be found by others, and by itself when it comes back.
+    pub(super) fn release(&mut self, pool: &mut BlockPool) {
+        self.table
+            .release_known(&self.tokens[..self.computed], pool);
+        self.computed = 0;
+    }
+
+    /// Gives its blocks back, of which only those can be found that could be before: a step was to write
+    /// into them and did not.
+    pub(super) fn abandon(&mut self, pool: &mut BlockPool) {
+        self.table.release(pool);
+        self.computed = 0;
+    }
+
+    pub(super) fn report(&self, now: Instant) -> SequenceReport {
+        let (started, cached_tokens) = self.started.unwrap_or((now, 0));
         let prompt_done = self.prompt_done.unwrap_or(now);
-        Durations {
+        SequenceReport {
+            prompt_tokens: self.prompt_tokens,
+            cached_tokens,
+            truncated: self.truncated,
             queue_wait: started.saturating_duration_since(self.submitted),
             prompt: prompt_done.saturating_duration_since(started),
             decode: now.saturating_duration_since(prompt_done),
+        }
+    }
+}
+
+impl Job {
+    /// The longest prompt that fits: there is room for one token, if one is to be generated.
+    pub(super) fn most_prompt_tokens(&self, context_tokens: usize) -> usize {
+        context_tokens - usize::from(self.max_tokens > 0)
+    }
+
+    /// Whether its prompt fits, or may be cut until it does.
+    pub(super) fn fits(&self, context_tokens: usize) -> bool {
+        let most = self.most_prompt_tokens(context_tokens);
+        match self.when_full {
+            WhenFull::Shift { .. } if most > 0 => true,
+            WhenFull::Shift { .. } | WhenFull::Stop => self.prompt.len() <= most,
         }
     }
 }

@@ -2,7 +2,7 @@
 //! `commit` or `fail`.
 
 use super::sequence::SequenceId;
-use crate::cache::BlockId;
+use crate::cache::{BlockCopy, BlockId};
 use crate::token::TokenId;
 
 /// A ragged list of chunks, run as one call.
@@ -13,6 +13,8 @@ use crate::token::TokenId;
 /// ```
 #[derive(Debug, PartialEq, Eq)]
 pub struct StepPlan {
+    /// Blocks to be copied, in this order, before anything is computed.
+    pub copies: Vec<BlockCopy>,
     /// At least one; no sequence twice.
     pub chunks: Vec<Chunk>,
 }

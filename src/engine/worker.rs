@@ -13,7 +13,7 @@ use super::EngineOptions;
 use super::runner::{Logits, ModelRunner};
 use super::scheduler::{Delivery, Scheduler};
 use super::sequence::{Clock, Job, Sequence, SequenceEvent, SequenceId};
-use super::stats::Stats;
+use super::stats::{BlockStats, Stats};
 use super::step::{LogitRows, StepPlan};
 use crate::cache::BlockPool;
 use crate::token::TokenId;
@@ -40,6 +40,7 @@ pub(super) struct Worker {
     logits: Logits,
     scheduler: Scheduler,
     blocks: BlockPool,
+    context_tokens: usize,
     inbox: Receiver<Message>,
     listeners: HashMap<SequenceId, UnboundedSender<SequenceEvent>>,
     stats: Arc<Mutex<Stats>>,
@@ -59,6 +60,7 @@ impl Worker {
             runner,
             logits,
             blocks: BlockPool::new(options.blocks, options.block_tokens),
+            context_tokens: options.context_tokens,
             scheduler: Scheduler::new(options),
             inbox,
             listeners: HashMap::new(),
@@ -81,11 +83,11 @@ impl Worker {
     }
 
     fn step(&mut self) {
-        let (plan, started) = self.scheduler.plan(&mut self.blocks, (self.clock)());
-        self.deliver(started);
+        let (plan, events) = self.scheduler.plan(&mut self.blocks, (self.clock)());
+        self.report();
+        self.deliver(events);
         let Some(plan) = plan else { return };
         let tokens = plan.tokens();
-        self.report(0);
         let events = match self.runner.run(&plan, &mut self.logits) {
             Ok(()) => {
                 let sampled = self.sample(&plan);
@@ -97,7 +99,7 @@ impl Worker {
                 self.scheduler.fail(plan, &error, &mut self.blocks)
             }
         };
-        self.report(tokens);
+        self.report();
         self.deliver(events);
     }
 
@@ -105,7 +107,10 @@ impl Worker {
     fn receive(&mut self) -> ControlFlow<()> {
         loop {
             let message = match self.scheduler.is_idle() {
-                true => self.inbox.recv().map_err(|_| TryRecvError::Disconnected),
+                true => {
+                    self.check_the_blocks();
+                    self.inbox.recv().map_err(|_| TryRecvError::Disconnected)
+                }
                 false => self.inbox.try_recv(),
             };
             match message {
@@ -132,8 +137,19 @@ impl Worker {
             events,
         } = submission;
         self.listeners.insert(id, events);
-        self.scheduler
-            .add(Sequence::new(id, job, submitted, permit));
+        let sequence = Sequence::new(id, job, self.context_tokens, submitted, permit);
+        self.scheduler.add(sequence);
+    }
+
+    /// Nobody holds a block now, or one was lost.
+    fn check_the_blocks(&self) {
+        if let Err(error) = self.blocks.check_at_rest() {
+            tracing::error!(
+                error,
+                "the cache's blocks do not add up; this is a defect of the program"
+            );
+            debug_assert!(false, "{error}");
+        }
     }
 
     fn forget_the_departed(&mut self) {
@@ -150,7 +166,7 @@ impl Worker {
             self.listeners.remove(&id);
             self.scheduler.cancel(id, &mut self.blocks);
         }
-        self.report(0);
+        self.report();
     }
 
     fn sample(&mut self, plan: &StepPlan) -> Vec<TokenId> {
@@ -179,16 +195,18 @@ impl Worker {
         }
     }
 
-    fn report(&mut self, tokens: usize) {
+    fn report(&mut self) {
         let mut stats = self.stats.lock().unwrap_or_else(PoisonError::into_inner);
         stats.slots.clear();
         stats.slots.extend(self.scheduler.slots());
         stats.waiting = self.scheduler.waiting();
-        stats.blocks_free = self.blocks.free();
-        if tokens > 0 {
-            stats.steps += 1;
-            stats.step_tokens += tokens as u64;
-        }
+        stats.blocks = BlockStats {
+            total: self.blocks.blocks(),
+            held: self.blocks.blocks() - self.blocks.available(),
+            idle: self.blocks.idle(),
+            evictions: self.blocks.evictions(),
+        };
+        stats.counters.clone_from(self.scheduler.counters());
     }
 }
 

@@ -2,11 +2,9 @@
 
 use std::sync::Arc;
 
-use super::request::{
-    FinishReason, GenerateError, GenerateEvent, GenerateRequest, Summary, Timings,
-};
-use super::slots::SlotRecords;
-use crate::engine::{Durations, EndReason, Events, SequenceEvent, SequenceId, StopRule, Verdict};
+use super::request::{FinishReason, GenerateError, GenerateEvent, Summary, Timings};
+use super::slots::{SlotRecord, SlotRecords};
+use crate::engine::{EndReason, Events, SequenceEvent, SequenceReport, StopRule, Verdict};
 use crate::text::TextStream;
 use crate::token::TokenId;
 
@@ -31,10 +29,8 @@ impl StopRule for TextStop {
 
 /// The events of one generation. Dropping it cancels the generation.
 pub struct Generation {
-    task: SequenceId,
     events: Events,
-    request: Arc<GenerateRequest>,
-    prompt_tokens: usize,
+    record: SlotRecord,
     seed: u32,
     slots: Arc<SlotRecords>,
     slot: usize,
@@ -57,19 +53,15 @@ enum Text {
 
 impl Generation {
     pub(super) fn new(
-        task: SequenceId,
         events: Events,
         stream: TextStream,
-        request: Arc<GenerateRequest>,
-        prompt_tokens: usize,
+        record: SlotRecord,
         seed: u32,
         slots: Arc<SlotRecords>,
     ) -> Self {
         Self {
-            task,
             events,
-            request,
-            prompt_tokens,
+            record,
             seed,
             slots,
             slot: 0,
@@ -78,16 +70,6 @@ impl Generation {
             stopped_by: None,
             text: Text::Flowing(stream),
         }
-    }
-
-    /// Tokens of the prompt.
-    pub fn prompt_tokens(&self) -> usize {
-        self.prompt_tokens
-    }
-
-    /// The seed that is used.
-    pub fn seed(&self) -> u32 {
-        self.seed
     }
 
     /// The next event; `None` after the last. May be dropped and called again: nothing is lost.
@@ -106,8 +88,7 @@ impl Generation {
             match event {
                 Some(SequenceEvent::Started { slot }) => {
                     self.slot = slot;
-                    self.slots
-                        .start(slot, self.task, &self.request, self.prompt_tokens);
+                    self.slots.start(slot, &self.record);
                 }
                 Some(SequenceEvent::Token(token)) => {
                     self.generated_tokens += 1;
@@ -118,15 +99,19 @@ impl Generation {
                         return Some(Ok(self.deliver(progress.text)));
                     }
                 }
-                Some(SequenceEvent::Ended { reason, durations }) => {
-                    if let Some(text) = self.end(reason, durations) {
-                        return Some(Ok(self.deliver(text)));
-                    }
+                Some(SequenceEvent::Ended { reason, report }) => match self.end(reason, report) {
+                    Ok(text) if text.is_empty() => {}
+                    Ok(text) => return Some(Ok(self.deliver(text))),
+                    Err(error) => return Some(Err(error)),
+                },
+                Some(SequenceEvent::Failed(cause)) => {
+                    self.text = Text::Silent;
+                    return Some(Err(GenerateError::Failed(cause)));
                 }
-                Some(SequenceEvent::Failed(cause)) => return Some(Err(self.fail(cause))),
                 None => {
+                    self.text = Text::Silent;
                     let cause = "the engine ended without a word".to_owned();
-                    return Some(Err(self.fail(cause)));
+                    return Some(Err(GenerateError::Failed(cause)));
                 }
             }
         }
@@ -139,39 +124,44 @@ impl Generation {
         }
     }
 
-    fn fail(&mut self, cause: String) -> GenerateError {
-        self.text = Text::Silent;
-        GenerateError::Failed(cause)
-    }
-
     /// Sums up. Answers the text that was held back and is text after all.
-    fn end(&mut self, reason: EndReason, durations: Durations) -> Option<String> {
+    fn end(&mut self, reason: EndReason, report: SequenceReport) -> Result<String, GenerateError> {
         let Text::Flowing(stream) = std::mem::replace(&mut self.text, Text::Silent) else {
-            return None;
+            return Ok(String::new());
         };
+        let options = &self.record.options;
         let reason = match (reason, self.stopped_by) {
             (EndReason::StopRule, Some(stop)) => {
-                FinishReason::StopString(self.request.stop[stop].clone())
+                FinishReason::StopString(options.stop[stop].clone())
             }
             (EndReason::EndToken | EndReason::StopRule, _) => FinishReason::EndOfText,
             (EndReason::TokenLimit, _) => FinishReason::TokenLimit,
             (EndReason::ContextFull, _) => FinishReason::ContextFull,
+            (EndReason::DeadlinePassed, _) => {
+                let timeout = options.timeout.unwrap_or_default();
+                return Err(GenerateError::DeadlinePassed { timeout });
+            }
         };
-        self.slots
-            .finish(self.slot, self.task, self.generated_tokens, reason.clone());
+        self.slots.finish(
+            self.slot,
+            &self.record,
+            self.generated_tokens,
+            reason.clone(),
+        );
         self.text = Text::Over(Summary {
             reason,
             slot: self.slot,
-            prompt_tokens: self.prompt_tokens,
-            cached_tokens: 0,
+            prompt_tokens: report.prompt_tokens,
+            cached_tokens: report.cached_tokens,
             generated_tokens: self.generated_tokens,
+            truncated: report.truncated,
             seed: self.seed,
             timings: Timings {
-                queue_wait: durations.queue_wait,
-                prompt: durations.prompt,
-                decode: durations.decode,
+                queue_wait: report.queue_wait,
+                prompt: report.prompt,
+                decode: report.decode,
             },
         });
-        Some(stream.finish()).filter(|text| !text.is_empty())
+        Ok(stream.finish())
     }
 }

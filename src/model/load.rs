@@ -1,17 +1,20 @@
 //! From a path to a loaded model: first what a look at the header shows, then the slow part.
 
+use std::hash::RandomState;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::{Instant, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
-use anyhow::Context;
+use anyhow::{Context, ensure};
+use bytesize::ByteSize;
+use sysinfo::{MemoryRefreshKind, RefreshKind, System};
 
 use super::slots::SlotRecords;
 use super::{LoadedModel, ModelDetails};
 use crate::engine::{self, EngineOptions};
 use crate::gguf::{Gguf, Metadata, MetadataError, Optional};
 use crate::graph::ModelFile;
-use crate::runtime::{Decoder, SessionOptions};
+use crate::runtime::{Decoder, KvCache, SessionOptions};
 use crate::text::{ChatTemplate, TokenKind, Tokenizer, Vocabulary};
 use crate::token::TokenId;
 
@@ -36,14 +39,29 @@ pub struct LoadOptions {
     pub queue: usize,
     /// Most tokens of a step.
     pub step_tokens: usize,
-    /// Tokens of the key-value cache; `None` lets every slot fill its context.
-    pub cache_tokens: Option<usize>,
+    /// Most tokens that one sequence has in a step.
+    pub batch_tokens: usize,
+    /// How long a step may take while a sequence waits for its next token.
+    pub step_duration: Duration,
+    /// How large the key-value cache is.
+    pub cache: CacheSize,
     /// Threads that share each step; `None` is one per core.
     pub threads: Option<usize>,
     /// ONNX Runtime's shared library.
     pub onnxruntime: PathBuf,
     /// A template instead of the file's.
     pub chat_template: Option<String>,
+}
+
+/// How large the key-value cache is to be.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum CacheSize {
+    /// Every slot can fill its context.
+    AllContexts,
+    /// So many tokens.
+    Tokens(usize),
+    /// As many tokens as fit into so many bytes.
+    Bytes(u64),
 }
 
 /// A model whose header was found to be in order.
@@ -86,7 +104,7 @@ pub fn inspect(options: LoadOptions) -> anyhow::Result<Inspected> {
 
     let shape = file.architecture.shape();
     let context_tokens = options.context_tokens.unwrap_or(shape.trained_context);
-    anyhow::ensure!(
+    ensure!(
         context_tokens <= MAX_CONTEXT_TOKENS,
         "a context of {context_tokens} tokens is more than {MAX_CONTEXT_TOKENS}"
     );
@@ -102,10 +120,14 @@ pub fn inspect(options: LoadOptions) -> anyhow::Result<Inspected> {
         queue: options.queue,
         step_tokens: options.step_tokens,
         context_tokens,
-        blocks: match options.cache_tokens {
-            Some(tokens) => tokens / BLOCK_TOKENS,
-            None => EngineOptions::blocks_for_all(options.parallel, context_tokens, BLOCK_TOKENS),
-        },
+        batch_tokens: options.batch_tokens,
+        step_duration: options.step_duration,
+        blocks: blocks(
+            &options,
+            context_tokens,
+            KvCache::bytes_per_token(shape),
+            file.gguf.file_bytes(),
+        )?,
         block_tokens: BLOCK_TOKENS,
     };
     engine.check().map_err(anyhow::Error::msg)?;
@@ -124,7 +146,10 @@ pub fn inspect(options: LoadOptions) -> anyhow::Result<Inspected> {
             end_text,
             loaded_at: SystemTime::now(),
             slots: options.parallel,
+            cache_tokens: engine.blocks * BLOCK_TOKENS,
             device: "cpu".to_owned(),
+            // `tests/golden_model.rs` holds it.
+            deterministic: true,
         },
         session: SessionOptions {
             library: options.onnxruntime,
@@ -135,6 +160,56 @@ pub fn inspect(options: LoadOptions) -> anyhow::Result<Inspected> {
         template,
         engine,
     })
+}
+
+/// The blocks of the cache, if they fit into the machine beside the weights, and a context into them.
+fn blocks(
+    options: &LoadOptions,
+    context_tokens: usize,
+    token_bytes: u64,
+    weight_bytes: u64,
+) -> anyhow::Result<usize> {
+    let block_bytes = token_bytes * BLOCK_TOKENS as u64;
+    let blocks = match options.cache {
+        CacheSize::AllContexts => {
+            EngineOptions::blocks_for_all(options.parallel, context_tokens, BLOCK_TOKENS)
+        }
+        CacheSize::Tokens(tokens) => tokens / BLOCK_TOKENS,
+        CacheSize::Bytes(bytes) => {
+            let blocks = bytes / block_bytes;
+            let context_bytes = token_bytes * context_tokens as u64;
+            ensure!(
+                blocks >= context_tokens.div_ceil(BLOCK_TOKENS) as u64,
+                "a cache of {} has no room for one context of {context_tokens} tokens, which takes {}",
+                ByteSize(bytes).display().iec(),
+                ByteSize(context_bytes).display().iec(),
+            );
+            blocks as usize
+        }
+    };
+    let cache_bytes = (blocks as u64).saturating_mul(block_bytes);
+    let available = available_memory();
+    ensure!(
+        cache_bytes.saturating_add(weight_bytes) <= available,
+        "a key-value cache of {} tokens takes {} and the weights at least {}, but {} of memory are available: \
+         make the context smaller, run fewer sequences at once, or share a smaller cache among them",
+        blocks.saturating_mul(BLOCK_TOKENS),
+        ByteSize(cache_bytes).display().iec(),
+        ByteSize(weight_bytes).display().iec(),
+        ByteSize(available).display().iec(),
+    );
+    Ok(blocks)
+}
+
+/// Bytes that this process may still take: the machine's, or its control group's. No limit, where the system
+/// does not tell.
+fn available_memory() -> u64 {
+    let memory = RefreshKind::nothing().with_memory(MemoryRefreshKind::nothing().with_ram());
+    let Ok(system) = System::new_with_specifics(memory) else {
+        return u64::MAX;
+    };
+    let group = system.cgroup_limits().map(|limits| limits.free_memory);
+    system.available_memory().min(group.unwrap_or(u64::MAX))
 }
 
 impl Inspected {
@@ -173,6 +248,7 @@ impl Inspected {
             template,
             engine,
             slots: Arc::new(SlotRecords::new(slots)),
+            salts: [RandomState::new(), RandomState::new()],
         })
     }
 }

@@ -6,21 +6,22 @@ pub mod load;
 pub mod request;
 mod slots;
 
+use std::hash::{BuildHasher, RandomState};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::SystemTime;
 
 pub use generation::Generation;
 pub use request::{
-    FinishReason, GenerateError, GenerateEvent, GenerateRequest, Prompt, PromptPiece, Summary,
-    Timings, TokenizeRequest,
+    FinishReason, GenerateError, GenerateEvent, GenerateLimits, GenerateOptions, GenerateRequest,
+    Prompt, PromptPiece, Summary, Timings, TokenizeRequest, WhenFull,
 };
 pub use slots::{Slot, SlotCounts};
 
 use generation::TextStop;
-use slots::SlotRecords;
+use slots::{SlotRecord, SlotRecords};
 
-use crate::engine::{EngineHandle, Job, SubmitError};
+use crate::engine::{EngineHandle, Job, PrefixRoot, PrefixUse, Stats, SubmitError};
 use crate::sampling::Sampler;
 use crate::text::{ChatTemplate, SpecialTokens, TextStream, Tokenizer};
 use crate::token::TokenId;
@@ -68,8 +69,12 @@ pub struct ModelDetails {
     pub loaded_at: SystemTime,
     /// Sequences that run at once.
     pub slots: usize,
+    /// Tokens of the key-value cache.
+    pub cache_tokens: usize,
     /// What computes.
     pub device: String,
+    /// Whether a request's text depends on nothing but the request and its seed.
+    pub deterministic: bool,
 }
 
 /// A model that is ready.
@@ -80,6 +85,7 @@ pub struct LoadedModel {
     engine: EngineHandle,
     end_tokens: Arc<[TokenId]>,
     slots: Arc<SlotRecords>,
+    salts: [RandomState; 2],
 }
 
 impl LoadedModel {
@@ -90,24 +96,53 @@ impl LoadedModel {
 
     /// Starts a generation. The prompt is rendered and tokenized here and now; nothing is waited for.
     pub fn generate(&self, request: GenerateRequest) -> Result<Generation, GenerateError> {
-        let prompt = self.prompt_tokens(&request.prompt)?;
-        let prompt_tokens = prompt.len();
-        let context_tokens = self.details.context_tokens;
-        let seed = request.sampling.seed.unwrap_or_else(rand::random);
-        let never = match request.ignore_end {
+        let GenerateRequest { prompt, options } = request;
+        let (prompt, beginning_added) = self.prompt_tokens(&prompt)?;
+        let seed = options.sampling.seed.unwrap_or_else(rand::random);
+        let never = match options.ignore_end {
             true => self.end_tokens.to_vec(),
             false => Vec::new(),
         };
-        let stream = || TextStream::new(Arc::clone(&self.tokenizer), request.stop.clone());
+        let stream = || TextStream::new(Arc::clone(&self.tokenizer), options.stop.clone());
         let job = Job {
-            sampler: Sampler::new(request.sampling.clone(), seed, &prompt, never),
-            prompt,
-            max_tokens: request.max_tokens.unwrap_or(context_tokens),
+            sampler: Sampler::new(options.sampling.clone(), seed, &prompt, never),
+            prompt: prompt.clone(),
+            max_tokens: options
+                .max_tokens
+                .unwrap_or(self.details.trained_context_tokens),
             end_tokens: Arc::clone(&self.end_tokens),
             stop: Box::new(TextStop::new(stream())),
-            slot: request.slot,
+            slot: options.slot,
+            prefix: PrefixUse {
+                read: options.read_cache,
+                root: self.prefix_root(options.cache_salt.as_deref()),
+            },
+            when_full: match options.when_full {
+                WhenFull::Shift { keep: Some(keep) } => WhenFull::Shift {
+                    keep: Some(keep.saturating_add(usize::from(beginning_added))),
+                },
+                other => other,
+            },
+            priority: options.priority,
+            timeout: options.timeout,
         };
-        let (task, events) = self.engine.submit(job).map_err(|error| match error {
+        let (task, events) = self
+            .engine
+            .submit(job)
+            .map_err(|error| self.refusal(&error))?;
+        let stream = stream();
+        let record = SlotRecord::new(task, Arc::new(options), prompt);
+        Ok(Generation::new(
+            events,
+            stream,
+            record,
+            seed,
+            Arc::clone(&self.slots),
+        ))
+    }
+
+    fn refusal(&self, error: &SubmitError) -> GenerateError {
+        match *error {
             SubmitError::QueueFull { waiting } => GenerateError::QueueFull { waiting },
             SubmitError::TooLong {
                 prompt_tokens,
@@ -125,17 +160,19 @@ impl LoadedModel {
                 Some(cause) => GenerateError::EngineEnded(cause),
                 None => GenerateError::Stopping,
             },
-        })?;
-        let stream = stream();
-        Ok(Generation::new(
-            task,
-            events,
-            stream,
-            Arc::new(request),
-            prompt_tokens,
-            seed,
-            Arc::clone(&self.slots),
-        ))
+        }
+    }
+
+    /// Where the chains of a salt begin. The hash has a key of this process: nobody outside can make two
+    /// salts meet.
+    fn prefix_root(&self, salt: Option<&str>) -> PrefixRoot {
+        match salt {
+            None => PrefixRoot::default(),
+            Some(salt) => {
+                let [high, low] = self.salts.each_ref().map(|key| key.hash_one(salt));
+                PrefixRoot(u128::from(high) << 64 | u128::from(low))
+            }
+        }
     }
 
     /// The tokens of a text, without a beginning-of-text token.
@@ -153,6 +190,11 @@ impl LoadedModel {
     /// What each slot does, or did last.
     pub fn slots(&self) -> Vec<Slot> {
         self.slots.join(&self.engine.stats())
+    }
+
+    /// The engine's numbers.
+    pub fn stats(&self) -> Stats {
+        self.engine.stats()
     }
 
     /// How many slots are free and how many run; why there is nothing to hope for, if the engine is dead.
@@ -175,7 +217,8 @@ impl LoadedModel {
         self.engine.stop();
     }
 
-    fn prompt_tokens(&self, prompt: &Prompt) -> Result<Vec<TokenId>, GenerateError> {
+    /// The prompt's tokens, and whether a beginning-of-text token was put before them.
+    fn prompt_tokens(&self, prompt: &Prompt) -> Result<(Vec<TokenId>, bool), GenerateError> {
         let (mut tokens, begins_with_text) = match prompt {
             Prompt::Pieces(pieces) => (
                 self.piece_tokens(pieces)?,
@@ -195,9 +238,10 @@ impl LoadedModel {
             let present = tokens.first() == Some(&beginning);
             if (asked_for && !present) || tokens.is_empty() {
                 tokens.insert(0, beginning);
+                return Ok((tokens, true));
             }
         }
-        Ok(tokens)
+        Ok((tokens, false))
     }
 
     fn piece_tokens(&self, pieces: &[PromptPiece]) -> Result<Vec<TokenId>, GenerateError> {

@@ -3,6 +3,7 @@
 
 use std::time::Duration;
 
+pub use crate::engine::WhenFull;
 use crate::sampling::SamplingParameters;
 use crate::text::{ChatMessage, SpecialTokens};
 use crate::token::TokenId;
@@ -12,8 +13,15 @@ use crate::token::TokenId;
 pub struct GenerateRequest {
     /// What is to be continued.
     pub prompt: Prompt,
-    /// Most tokens to generate; `None` is «until the context ends», 0 evaluates the prompt only. It is exceeded
-    /// to finish a character whose bytes span tokens.
+    /// How.
+    pub options: GenerateOptions,
+}
+
+/// How a prompt is to be continued.
+#[derive(Debug, Clone)]
+pub struct GenerateOptions {
+    /// Most tokens to generate; `None` is as many as the model's trained context has, 0 evaluates the prompt
+    /// only. It is exceeded to finish a character whose bytes span tokens.
     pub max_tokens: Option<usize>,
     /// Texts that end the generation; they are not part of the answer. None is empty.
     pub stop: Vec<String>,
@@ -23,8 +31,56 @@ pub struct GenerateRequest {
     pub sampling: SamplingParameters,
     /// The slot the request insists on: it waits until that one is free.
     pub slot: Option<usize>,
+    /// What happens when prompt or continuation outgrow the context.
+    pub when_full: WhenFull,
+    /// Whether what earlier requests computed is used.
+    pub read_cache: bool,
+    /// Only requests of the same salt use each other's computations.
+    pub cache_salt: Option<String>,
+    /// Waiting requests of a higher one are begun first.
+    pub priority: i32,
+    /// How long it may take, waiting included.
+    pub timeout: Option<Duration>,
     /// Whether the client reads the answer as it comes (shown by `/slots`).
     pub stream: bool,
+}
+
+/// What the operator allows, whatever a request says.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct GenerateLimits {
+    /// Most tokens of a generation.
+    pub max_tokens: Option<usize>,
+    /// How long a request may take.
+    pub timeout: Option<Duration>,
+    /// Whether a part of a text may be dropped when the context is full.
+    pub context_shift: bool,
+}
+
+impl GenerateLimits {
+    /// Everything is allowed.
+    pub const NONE: Self = Self {
+        max_tokens: None,
+        timeout: None,
+        context_shift: true,
+    };
+}
+
+impl GenerateRequest {
+    /// The request as the operator allows it.
+    pub fn within(mut self, limits: &GenerateLimits) -> Self {
+        let options = &mut self.options;
+        options.max_tokens = least(options.max_tokens, limits.max_tokens);
+        options.timeout = least(options.timeout, limits.timeout);
+        if !limits.context_shift {
+            options.when_full = WhenFull::Stop;
+        }
+        self
+    }
+}
+
+/// The smaller of two limits.
+fn least<T: Ord>(asked: Option<T>, allowed: Option<T>) -> Option<T> {
+    [asked, allowed].into_iter().flatten().min()
 }
 
 /// The text or the tokens before the continuation.
@@ -82,6 +138,8 @@ pub struct Summary {
     pub cached_tokens: usize,
     /// Tokens generated, an end-of-generation token not included.
     pub generated_tokens: usize,
+    /// Whether the context was too small: a part of the text was dropped, or the text ended there.
+    pub truncated: bool,
     /// The seed that was used: the given one, or the one that was drawn.
     pub seed: u32,
     /// Durations.
@@ -152,6 +210,12 @@ pub enum GenerateError {
     QueueFull {
         /// Requests that wait.
         waiting: usize,
+    },
+    /// It took longer than it may.
+    #[error("the request took longer than {} seconds", timeout.as_secs_f64())]
+    DeadlinePassed {
+        /// What it may take.
+        timeout: Duration,
     },
     /// The engine ended, and why; nothing will be computed any more.
     #[error("nothing can be computed any more: {0}")]

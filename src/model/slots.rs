@@ -1,9 +1,11 @@
-//! What the slots are doing: the engine knows sequences, the requests behind them are remembered here.
+//! What the slots are doing: the engine knows sequences, the requests behind them are remembered here. A
+//! slot owns no part of the cache; it remembers the tokens of its last sequence, and how they were asked for.
 
 use std::sync::{Arc, Mutex, PoisonError};
 
-use super::request::{FinishReason, GenerateRequest};
+use super::request::{FinishReason, GenerateOptions};
 use crate::engine::{SequenceId, Stats};
+use crate::token::TokenId;
 
 /// How many slots do what.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -14,7 +16,7 @@ pub struct SlotCounts {
     pub processing: usize,
 }
 
-/// A slot with the request that it runs, or ran last.
+/// A slot with the sequence that it runs, or ran last.
 #[derive(Debug, Clone)]
 pub struct Slot {
     /// Its number, from 0.
@@ -23,27 +25,44 @@ pub struct Slot {
     pub processing: bool,
     /// The number of the running or last sequence.
     pub task: Option<u64>,
-    /// Its request.
-    pub request: Option<Arc<GenerateRequest>>,
-    /// Tokens of its prompt.
-    pub prompt_tokens: usize,
+    /// How it was asked for.
+    pub options: Option<Arc<GenerateOptions>>,
+    /// Its prompt.
+    pub prompt: Arc<[TokenId]>,
     /// Tokens it generated so far.
     pub generated_tokens: usize,
     /// Why it ended, if it did.
     pub finish: Option<FinishReason>,
 }
 
-/// The last request of each slot.
+/// The last sequence of each slot.
 #[derive(Debug)]
-pub(super) struct SlotRecords(Mutex<Vec<Option<Record>>>);
+pub(super) struct SlotRecords(Mutex<Vec<Option<SlotRecord>>>);
 
+/// A sequence as its slot remembers it.
 #[derive(Debug, Clone)]
-struct Record {
+pub(super) struct SlotRecord {
     task: SequenceId,
-    request: Arc<GenerateRequest>,
-    prompt_tokens: usize,
+    pub(super) options: Arc<GenerateOptions>,
+    prompt: Arc<[TokenId]>,
     generated_tokens: usize,
     finish: Option<FinishReason>,
+}
+
+impl SlotRecord {
+    pub(super) fn new(
+        task: SequenceId,
+        options: Arc<GenerateOptions>,
+        prompt: Vec<TokenId>,
+    ) -> Self {
+        Self {
+            task,
+            options,
+            prompt: prompt.into(),
+            generated_tokens: 0,
+            finish: None,
+        }
+    }
 }
 
 impl SlotRecords {
@@ -51,34 +70,20 @@ impl SlotRecords {
         Self(Mutex::new(vec![None; slots]))
     }
 
-    pub(super) fn start(
-        &self,
-        slot: usize,
-        task: SequenceId,
-        request: &Arc<GenerateRequest>,
-        prompt_tokens: usize,
-    ) {
-        self.with(slot, |record| {
-            *record = Some(Record {
-                task,
-                request: Arc::clone(request),
-                prompt_tokens,
-                generated_tokens: 0,
-                finish: None,
-            });
-        });
+    pub(super) fn start(&self, slot: usize, record: &SlotRecord) {
+        self.with(slot, |last| *last = Some(record.clone()));
     }
 
     pub(super) fn finish(
         &self,
         slot: usize,
-        task: SequenceId,
+        ended: &SlotRecord,
         generated_tokens: usize,
         reason: FinishReason,
     ) {
-        self.with(slot, |record| {
+        self.with(slot, |last| {
             // A listener that reads slowly may tell of a slot that runs another sequence by now.
-            if let Some(record) = record.as_mut().filter(|record| record.task == task) {
+            if let Some(record) = last.as_mut().filter(|record| record.task == ended.task) {
                 record.generated_tokens = generated_tokens;
                 record.finish = Some(reason);
             }
@@ -103,11 +108,8 @@ impl SlotRecords {
                     task: running
                         .map(|running| running.sequence.0)
                         .or(record.map(|record| record.task.0)),
-                    request: record.map(|record| Arc::clone(&record.request)),
-                    prompt_tokens: running
-                        .map(|running| running.prompt_tokens)
-                        .or(record.map(|record| record.prompt_tokens))
-                        .unwrap_or(0),
+                    options: record.map(|record| Arc::clone(&record.options)),
+                    prompt: record.map_or_else(Arc::default, |record| Arc::clone(&record.prompt)),
                     generated_tokens: running
                         .map(|running| running.generated_tokens)
                         .or(record.map(|record| record.generated_tokens))
@@ -120,7 +122,7 @@ impl SlotRecords {
             .collect()
     }
 
-    fn with(&self, slot: usize, change: impl FnOnce(&mut Option<Record>)) {
+    fn with(&self, slot: usize, change: impl FnOnce(&mut Option<SlotRecord>)) {
         let mut records = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(record) = records.get_mut(slot) {
             change(record);

@@ -7,7 +7,7 @@ use ort::value::TensorRef;
 
 use super::session::{self, SessionOptions};
 use super::{KvCache, RuntimeError};
-use crate::engine::{BlockId, Logits, ModelRunner, RunError, StepPlan};
+use crate::engine::{BlockCopy, BlockId, Logits, ModelRunner, RunError, StepPlan};
 use crate::graph::{DecoderShape, Embeddings, LeastRows, ModelFile, names};
 
 /// A decoder in a session, with its cache.
@@ -87,6 +87,9 @@ impl ModelRunner for Decoder {
         let wanted = self
             .batch
             .fill(plan, &self.embeddings, self.spare_block, self.least_rows)?;
+        for BlockCopy { from, to } in &plan.copies {
+            self.cache.copy(from.index(), to.index());
+        }
         self.compute(wanted, logits)
             .map_err(|error| RunError(error.to_string()))
     }

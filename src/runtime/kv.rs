@@ -9,6 +9,7 @@ use ort::memory::{AllocationDevice, AllocatorType, MemoryInfo, MemoryType};
 use ort::value::{Shape, TensorRefMut};
 
 use super::RuntimeError;
+use crate::graph::DecoderShape;
 
 /// Alignment of each tensor: a cache line, and the widest vector.
 const ALIGNMENT: usize = 64;
@@ -38,9 +39,31 @@ impl KvCache {
         Ok(Self { shape, tensors })
     }
 
+    /// Bytes of a token's keys and values in all layers.
+    pub fn bytes_per_token(shape: &DecoderShape) -> u64 {
+        let numbers = 2 * shape.layers * shape.kv_heads * shape.head_size;
+        (numbers * size_of::<f16>()) as u64
+    }
+
     /// Bytes of all layers.
     pub fn bytes(&self) -> usize {
         self.tensors.iter().map(|region| region.layout.size()).sum()
+    }
+
+    /// Copies a block's keys and values of all layers over another one's.
+    ///
+    /// # Panics
+    /// If there is no such block.
+    pub(super) fn copy(&mut self, from: usize, to: usize) {
+        let [blocks, sizes @ ..] = self.shape;
+        assert!(from < blocks && to < blocks, "a block of the cache");
+        let bytes = sizes.iter().product::<usize>() * size_of::<f16>();
+        for region in &self.tensors {
+            let start = region.start.as_ptr();
+            // SAFETY: both blocks lie within the region, which nobody else reaches while `self` is
+            // borrowed mutably; they may be the same one.
+            unsafe { std::ptr::copy(start.add(from * bytes), start.add(to * bytes), bytes) };
+        }
     }
 
     /// The tensors of each layer: keys, values.

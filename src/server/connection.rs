@@ -15,6 +15,7 @@ use poem::http::uri::Scheme;
 use poem::web::{LocalAddr, RemoteAddr};
 use poem::{Addr, Endpoint, Request, Response};
 use tokio::net::TcpStream;
+use tokio_io_timeout::TimeoutStream;
 
 /// How long a client may take to send a request's header.
 const HEADER_DEADLINE: Duration = Duration::from_secs(30);
@@ -23,12 +24,14 @@ const MAX_HEADER_BYTES: usize = 64 << 10;
 /// Most header fields of a request.
 const MAX_HEADERS: usize = 128;
 
-/// Answers the requests of a connection until it ends, or until it is asked to by `graceful`.
+/// Answers the requests of a connection until it ends, or until it is asked to by `graceful`, or until the
+/// client takes nothing for `idle`.
 pub(super) fn serve(
     socket: TcpStream,
     peer: SocketAddr,
     local: SocketAddr,
     endpoint: Arc<BoxEndpoint<'static, Response>>,
+    idle: Duration,
     graceful: &GracefulShutdown,
 ) -> impl Future<Output = ()> + Send + use<> {
     // Tokens are small and wanted at once.
@@ -47,15 +50,18 @@ pub(super) fn serve(
     builder
         .http1()
         .timer(TokioTimer::new())
-        .header_read_timeout(HEADER_DEADLINE)
+        .header_read_timeout(HEADER_DEADLINE.min(idle))
         .max_buf_size(MAX_HEADER_BYTES)
         .max_headers(MAX_HEADERS);
     builder
         .http2()
         .timer(TokioTimer::new())
         .max_header_list_size(MAX_HEADER_BYTES as u32);
+    // Reading is not limited here: while an answer is computed, a client has nothing to say.
+    let mut socket = TimeoutStream::new(socket);
+    socket.set_write_timeout(Some(idle));
     let connection = builder
-        .serve_connection(TokioIo::new(socket), answer)
+        .serve_connection(TokioIo::new(Box::pin(socket)), answer)
         .into_owned();
     let connection = graceful.watch(connection);
     async move {

@@ -34,6 +34,8 @@ pub struct ServeOptions {
     pub port: u16,
     /// Origins of web pages that may ask, beside the server's own and localhost's.
     pub origins: Vec<String>,
+    /// How long a client may take nothing of an answer before it is given up.
+    pub idle: Duration,
     /// How long running answers may go on after a stop is asked for.
     pub stop_deadline: Duration,
 }
@@ -96,6 +98,7 @@ impl Server {
                         peer,
                         self.address,
                         Arc::clone(&endpoint),
+                        self.options.idle,
                         &graceful,
                     );
                     connections.spawn(async move {

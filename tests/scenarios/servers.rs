@@ -1,13 +1,13 @@
-//! The servers that the scenarios speak to, in this process: one with the real model, shared by all, and
-//! some in states that the real one leaves at once.
+//! The servers that the scenarios speak to, in this process: some with the real model, shared by all, and
+//! some in states that a real one leaves at once.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use ortolan::api::{self, ApiSettings};
-use ortolan::model::ModelState;
-use ortolan::model::load::{LoadOptions, inspect};
+use ortolan::model::load::{CacheSize, LoadOptions, inspect};
+use ortolan::model::{GenerateLimits, LoadedModel, ModelState};
 use ortolan::server::{ServeOptions, Server};
 use tokio::sync::{OnceCell, watch};
 
@@ -15,49 +15,128 @@ use crate::{common, witness};
 
 pub(crate) const SLOTS: usize = 4;
 pub(crate) const QUEUE: usize = 16;
-const CONTEXT_TOKENS: usize = 512;
+/// How long a client may be silent.
+const IDLE: Duration = Duration::from_secs(3);
 
-/// The server with the real model.
-pub(crate) async fn shared() -> SocketAddr {
-    static SHARED: OnceCell<(SocketAddr, ModelState)> = OnceCell::const_new();
-    SHARED.get_or_init(real).await.0
+/// A server with the real model.
+#[derive(Clone)]
+pub(crate) struct RealServer {
+    pub(crate) address: SocketAddr,
+    pub(crate) model: Arc<LoadedModel>,
 }
 
-/// A server of the same model that hides its slots.
+impl std::fmt::Debug for RealServer {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(formatter, "the server at {}", self.address)
+    }
+}
+
+/// Its size.
+#[derive(Clone, Copy)]
+struct Size {
+    parallel: usize,
+    context_tokens: usize,
+    cache: CacheSize,
+}
+
+/// The one that scenarios speak to if they name no other.
+pub(crate) async fn usual() -> RealServer {
+    static SERVER: OnceCell<RealServer> = OnceCell::const_new();
+    let size = Size {
+        parallel: SLOTS,
+        context_tokens: 512,
+        cache: CacheSize::AllContexts,
+    };
+    shared(&SERVER, size).await
+}
+
+/// Eight slots that share a cache in which one context has room.
+pub(crate) async fn crowded() -> RealServer {
+    static SERVER: OnceCell<RealServer> = OnceCell::const_new();
+    let size = Size {
+        parallel: 8,
+        context_tokens: 512,
+        cache: CacheSize::Tokens(512),
+    };
+    shared(&SERVER, size).await
+}
+
+/// Eight slots with long contexts.
+pub(crate) async fn long() -> RealServer {
+    static SERVER: OnceCell<RealServer> = OnceCell::const_new();
+    let size = Size {
+        parallel: 8,
+        context_tokens: 2048,
+        cache: CacheSize::Tokens(8192),
+    };
+    shared(&SERVER, size).await
+}
+
+/// Contexts of 64 tokens.
+pub(crate) async fn short() -> RealServer {
+    static SERVER: OnceCell<RealServer> = OnceCell::const_new();
+    let size = Size {
+        parallel: 2,
+        context_tokens: 64,
+        cache: CacheSize::AllContexts,
+    };
+    shared(&SERVER, size).await
+}
+
+/// The same model, not to be seen in its slots.
 pub(crate) async fn hiding_slots() -> SocketAddr {
-    serve(ModelState::Loading { done: 0.5 }, false).await
+    serve(
+        ModelState::Loading { done: 0.5 },
+        false,
+        GenerateLimits::NONE,
+    )
+    .await
+}
+
+/// The model of another server, with limits.
+pub(crate) async fn limited(server: RealServer, limits: GenerateLimits) -> RealServer {
+    let address = serve(ModelState::Ready(Arc::clone(&server.model)), true, limits).await;
+    RealServer { address, ..server }
 }
 
 /// A server whose model never changes its state.
 pub(crate) async fn in_state(state: ModelState) -> SocketAddr {
-    serve(state, true).await
+    serve(state, true, GenerateLimits::NONE).await
 }
 
-async fn real() -> (SocketAddr, ModelState) {
-    let loaded = tokio::task::spawn_blocking(|| {
-        let inspected = inspect(LoadOptions {
-            path: common::model(),
-            alias: Some("smollm2".to_owned()),
-            context_tokens: Some(CONTEXT_TOKENS),
-            parallel: SLOTS,
-            queue: QUEUE,
-            step_tokens: 256,
-            cache_tokens: None,
-            threads: None,
-            onnxruntime: common::onnxruntime(),
-            chat_template: None,
+async fn shared(cell: &OnceCell<RealServer>, size: Size) -> RealServer {
+    let server = cell.get_or_init(async || {
+        let loaded = tokio::task::spawn_blocking(move || {
+            let inspected = inspect(LoadOptions {
+                path: common::model(),
+                alias: Some("smollm2".to_owned()),
+                context_tokens: Some(size.context_tokens),
+                parallel: size.parallel,
+                queue: QUEUE,
+                step_tokens: 256,
+                batch_tokens: 256,
+                step_duration: Duration::from_millis(100),
+                cache: size.cache,
+                threads: None,
+                onnxruntime: common::onnxruntime(),
+                chat_template: None,
+            });
+            inspected.unwrap().load(&|_| ()).unwrap()
         });
-        inspected.unwrap().load(&|_| ()).unwrap()
+        let model = Arc::new(loaded.await.unwrap());
+        let state = ModelState::Ready(Arc::clone(&model));
+        let address = serve(state, true, GenerateLimits::NONE).await;
+        RealServer { address, model }
     });
-    let state = ModelState::Ready(Arc::new(loaded.await.unwrap()));
-    (serve(state.clone(), true).await, state)
+    server.await.clone()
 }
 
-async fn serve(state: ModelState, slots_visible: bool) -> SocketAddr {
+async fn serve(state: ModelState, slots_visible: bool, limits: GenerateLimits) -> SocketAddr {
     let server = Server::bind(ServeOptions {
         host: "127.0.0.1".to_owned(),
         port: 0,
         origins: Vec::new(),
+        idle: IDLE,
         stop_deadline: Duration::from_secs(1),
     });
     let server = server.await.unwrap();
@@ -66,7 +145,8 @@ async fn serve(state: ModelState, slots_visible: bool) -> SocketAddr {
     let routes = api::routes(ApiSettings {
         model,
         slots_visible,
-        max_tokens: None,
+        limits,
+        body_idle: IDLE,
     });
     tokio::spawn(server.serve(
         witness::watch(routes),

@@ -1,11 +1,11 @@
 //! The sentences of the features.
 
+use std::time::Duration;
+
 use cucumber::gherkin::Step;
 use cucumber::{given, then, when};
-use futures_util::StreamExt;
-use futures_util::future::join_all;
 use ortolan::api::types;
-use ortolan::model::ModelState;
+use ortolan::model::{GenerateLimits, ModelState};
 use serde_json::{Value, json};
 
 use crate::world::{Question, World, whole};
@@ -32,6 +32,39 @@ async fn not_loaded(world: &mut World) {
 #[given("a server that hides its slots")]
 async fn hides_slots(world: &mut World) {
     world.server = Some(servers::hiding_slots().await);
+}
+
+#[given("a server whose cache has room for one context")]
+async fn crowded(world: &mut World) {
+    world.speak_to(servers::crowded().await);
+}
+
+#[given("a server with long contexts")]
+async fn long(world: &mut World) {
+    world.speak_to(servers::long().await);
+}
+
+#[given(expr = "a server with contexts of 64 tokens")]
+async fn short(world: &mut World) {
+    world.speak_to(servers::short().await);
+}
+
+#[given("a server that shifts no context")]
+async fn shifts_nothing(world: &mut World) {
+    let limits = GenerateLimits {
+        context_shift: false,
+        ..GenerateLimits::NONE
+    };
+    world.speak_to(servers::limited(servers::short().await, limits).await);
+}
+
+#[given(expr = "a server on which a request may take {float} seconds")]
+async fn in_a_hurry(world: &mut World, seconds: f64) {
+    let limits = GenerateLimits {
+        timeout: Some(Duration::from_secs_f64(seconds)),
+        ..GenerateLimits::NONE
+    };
+    world.speak_to(servers::limited(servers::usual().await, limits).await);
 }
 
 #[when("I ask for the health")]
@@ -89,6 +122,38 @@ async fn ask_stream(world: &mut World, step: &Step) {
 #[when("I chat:")]
 async fn ask_chat(world: &mut World, step: &Step) {
     world.chat(json_of(step)).await;
+}
+
+#[when(expr = "I chat about {int} words")]
+async fn ask_long_chat(world: &mut World, words: usize) {
+    let message = json!({"role": "user", "content": "word ".repeat(words)});
+    world.chat(json!({"messages": [message]})).await;
+}
+
+#[when(expr = "I go on with the chat: {string}")]
+async fn go_on(world: &mut World, text: String) {
+    let Some(Question::Chat(mut body)) = world.asked.clone() else {
+        panic!("a chat was begun")
+    };
+    let answer = world.answer.at("choices.0.message").clone();
+    let messages = body["messages"].as_array_mut().unwrap();
+    messages.push(json!({"role": "assistant", "content": answer["content"]}));
+    messages.push(json!({"role": "user", "content": text}));
+    world.before = Some(std::mem::take(&mut world.answer));
+    world.chat(body).await;
+}
+
+#[then("nearly all of the conversation before came from the cache")]
+async fn conversation_was_cached(world: &mut World) {
+    let before = world.before.take().unwrap();
+    let known = before.at("usage.total_tokens").as_u64().unwrap();
+    let cached = world
+        .answer
+        .at("usage.prompt_tokens_details.cached_tokens")
+        .as_u64()
+        .unwrap();
+    // The last token that was generated was not fed to the model.
+    assert!((known - 2..=known).contains(&cached), "{cached} of {known}");
 }
 
 #[when("I stream a chat:")]
@@ -290,6 +355,30 @@ async fn stream_is_the_same(world: &mut World) {
     assert_eq!(world.answer.text(), text);
 }
 
+#[then("asking again from the cache gives the same text")]
+async fn cached_is_the_same(world: &mut World) {
+    let text = world.answer.text();
+    let Some(Question::Completion(mut body)) = world.asked.clone() else {
+        panic!("a completion was asked for")
+    };
+    body["stream"] = false.into();
+    body["cache_prompt"] = true.into();
+    world.complete(body).await;
+    assert!(world.answer.at("tokens_cached").as_u64() > Some(0));
+    assert_eq!(world.answer.text(), text);
+}
+
+#[then("keeping the whole prompt gives another text")]
+async fn keeping_is_another(world: &mut World) {
+    let text = world.answer.text();
+    let Some(Question::Completion(mut body)) = world.asked.clone() else {
+        panic!("a completion was asked for")
+    };
+    body["n_keep"] = (-1).into();
+    world.complete(body).await;
+    assert_ne!(world.answer.text(), text);
+}
+
 #[then("asking again gives the same text")]
 async fn again_is_the_same(world: &mut World) {
     let text = world.answer.text();
@@ -330,155 +419,5 @@ async fn recorded_tokens(world: &mut World) {
             serde_json::from_value(json!({"tokens": entry["tokens"]})).unwrap();
         let answer = whole(client.detokenize(&request).await).await;
         assert_eq!(answer.body["content"], text);
-    }
-}
-
-#[given("sixteen prompts")]
-async fn sixteen_prompts(world: &mut World) {
-    let subjects = [
-        "The capital of France is",
-        "Once upon a time",
-        "def fibonacci(n):",
-        "Water boils at",
-        "1, 2, 3,",
-        "Roses are red,",
-        "My name is",
-        "In 1969, humans",
-        "The opposite of hot is",
-        "To bake bread you need",
-        "Dear Sir or Madam,",
-        "The sun is",
-        "A songbird",
-        "import numpy as",
-        "Q: What is 2+2?\nA:",
-        "The sea",
-    ];
-    world.prompts = subjects.map(str::to_owned).to_vec();
-}
-
-/// 48 greedy tokens.
-async fn continuation(world: &World, prompt: &str) -> String {
-    let request = json!({"prompt": prompt, "n_predict": 48, "temperature": 0, "ignore_eos": true});
-    let request: types::CompletionRequest = serde_json::from_value(request).unwrap();
-    let answer = whole(world.client().await.completion(&request).await).await;
-    assert_eq!(answer.status, 200, "{}", answer.body);
-    answer.text()
-}
-
-#[when("each is continued alone")]
-async fn each_alone(world: &mut World) {
-    for prompt in world.prompts.clone() {
-        let text = continuation(world, &prompt).await;
-        world.alone.push(text);
-    }
-}
-
-#[when("all are continued at once")]
-async fn all_at_once(world: &mut World) {
-    world.together = join_all(
-        world
-            .prompts
-            .iter()
-            .map(|prompt| continuation(world, prompt)),
-    )
-    .await;
-}
-
-#[then("the texts are the same")]
-async fn texts_are_the_same(world: &mut World) {
-    assert_eq!(world.alone.len(), 16);
-    assert_eq!(world.alone, world.together);
-}
-
-/// A body whose answer takes the whole context.
-fn endless(stream: bool) -> Value {
-    json!({"prompt": "Once upon a time", "ignore_eos": true, "temperature": 0, "stream": stream})
-}
-
-#[given("four endless streams")]
-async fn endless_streams(world: &mut World) {
-    for _ in 0..servers::SLOTS {
-        let request: types::CompletionRequest = serde_json::from_value(endless(true)).unwrap();
-        let client = world.client().await;
-        let (began, begun) = tokio::sync::oneshot::channel();
-        world.held.push(tokio::spawn(async move {
-            let mut stream = client
-                .completion_stream(&request)
-                .await
-                .unwrap()
-                .into_inner()
-                .into_inner();
-            stream.next().await.unwrap().unwrap();
-            began.send(()).unwrap();
-            while stream.next().await.is_some() {}
-        }));
-        begun.await.unwrap();
-    }
-}
-
-#[when("one request more than may wait arrives")]
-async fn one_more_than_may_wait(world: &mut World) {
-    let request: types::CompletionRequest = serde_json::from_value(endless(false)).unwrap();
-    let (refused, mut first) = tokio::sync::mpsc::unbounded_channel();
-    for _ in 0..=servers::QUEUE {
-        let (client, request, refused) = (world.client().await, request.clone(), refused.clone());
-        world.held.push(tokio::spawn(async move {
-            let answer = whole(client.completion(&request).await).await;
-            // Those that are answered after the scenario's end have nobody to tell.
-            let _ = refused.send(answer);
-        }));
-    }
-    // The streams go on for long: what is answered first was not let in.
-    world.answer = first.recv().await.unwrap();
-}
-
-#[given("a client that waits for an endless answer")]
-async fn waiting_client(world: &mut World) {
-    hold_whole_answer(world).await;
-    until(world, |health| health["slots_processing"] == 1).await;
-}
-
-/// Sends a request for an endless whole answer, and waits until the server has its first bytes.
-async fn hold_whole_answer(world: &mut World) {
-    use tokio::io::AsyncWriteExt;
-    let address = world.address().await;
-    let address = address.trim_start_matches("http://").to_owned();
-    let body = endless(false).to_string();
-    let mut socket = tokio::net::TcpStream::connect(&address).await.unwrap();
-    let head = format!(
-        "POST /completion HTTP/1.1\r\nhost: {address}\r\ncontent-length: {}\r\n\r\n",
-        body.len()
-    );
-    socket.write_all((head + &body).as_bytes()).await.unwrap();
-    world.held.push(tokio::spawn(async move {
-        let _socket = socket;
-        std::future::pending::<()>().await;
-    }));
-}
-
-#[when("all streams are left")]
-#[when("it leaves")]
-async fn all_leave(world: &mut World) {
-    for held in world.held.drain(..) {
-        held.abort();
-        // Aborted, or at its end already.
-        let _ = held.await;
-    }
-}
-
-#[then("all slots become idle")]
-async fn slots_become_idle(world: &mut World) {
-    until(world, |health| health["slots_idle"] == servers::SLOTS).await;
-}
-
-/// Asks for the health until it is as wanted; a test that never gets there is ended by its runner.
-async fn until(world: &World, wanted: impl Fn(&Value) -> bool) {
-    let client = world.client().await;
-    loop {
-        let answer = whole(client.health(None, None).await).await;
-        if wanted(&answer.body) {
-            return;
-        }
-        tokio::task::yield_now().await;
     }
 }

@@ -5,23 +5,25 @@ use std::net::SocketAddr;
 use futures_util::StreamExt;
 use ortolan::api::client::Client;
 use ortolan::api::types;
+use ortolan::engine::Stats;
 use progenitor_client::{ByteStream, Error, ResponseValue};
 use serde::Serialize;
 use serde_json::Value;
 
-use crate::servers;
+use crate::crowd::Crowd;
+use crate::servers::{self, RealServer};
 
 #[derive(Debug, Default, cucumber::World)]
 pub(crate) struct World {
-    /// Another server than the shared one.
+    /// Another server than the usual one.
     pub(crate) server: Option<SocketAddr>,
+    /// The real one, if it is another than the usual one.
+    pub(crate) real: Option<RealServer>,
     pub(crate) asked: Option<Question>,
     pub(crate) answer: Answer,
-    pub(crate) prompts: Vec<String>,
-    pub(crate) alone: Vec<String>,
-    pub(crate) together: Vec<String>,
-    /// Connections that are held open.
-    pub(crate) held: Vec<tokio::task::JoinHandle<()>>,
+    /// The answer before.
+    pub(crate) before: Option<Answer>,
+    pub(crate) crowd: Crowd,
 }
 
 /// What a scenario may ask again.
@@ -45,9 +47,26 @@ impl World {
     pub(crate) async fn address(&self) -> String {
         let address = match self.server {
             Some(address) => address,
-            None => servers::shared().await,
+            None => self.real_server().await.address,
         };
         format!("http://{address}")
+    }
+
+    pub(crate) fn speak_to(&mut self, server: RealServer) {
+        self.server = Some(server.address);
+        self.real = Some(server);
+    }
+
+    pub(crate) async fn real_server(&self) -> RealServer {
+        match &self.real {
+            Some(server) => server.clone(),
+            None => servers::usual().await,
+        }
+    }
+
+    /// What the engine says of itself.
+    pub(crate) async fn stats(&self) -> Stats {
+        self.real_server().await.model.stats()
     }
 
     pub(crate) async fn client(&self) -> Client {

@@ -7,32 +7,32 @@ use futures_util::StreamExt;
 use super::settings::settings;
 use crate::api::at_length;
 use crate::api::error::Error;
-use crate::api::options::{count, limit, single, unless_zero};
+use crate::api::options::{count, limit, seconds, single, unless_zero};
 use crate::api::stream::{EventStream, WholeOrStream, events, whole};
 use crate::api::types;
 use crate::model::{
-    FinishReason, GenerateEvent, GenerateRequest, LoadedModel, ModelDetails, Prompt, PromptPiece,
-    Summary, Timings,
+    FinishReason, GenerateEvent, GenerateLimits, GenerateOptions, GenerateRequest, LoadedModel,
+    ModelDetails, Prompt, PromptPiece, Summary, Timings, WhenFull,
 };
 use crate::sampling::SamplingParameters;
 use crate::token::TokenId;
 
-/// Continues the prompt. `max_tokens` is the server's own limit.
+/// Continues the prompt.
 pub(in crate::api) async fn answer(
     model: &LoadedModel,
     body: types::CompletionRequest,
-    max_tokens: Option<usize>,
+    limits: &GenerateLimits,
 ) -> Result<WholeOrStream<types::Completion>, Error> {
     let prompt = body.prompt.clone();
-    let mut request = GenerateRequest::try_from(body)?;
-    request.max_tokens = [request.max_tokens, max_tokens].into_iter().flatten().min();
-    let generation = at_length(|| model.generate(request.clone()))?;
+    let request = GenerateRequest::try_from(body)?.within(limits);
+    let options = request.options.clone();
+    let generation = at_length(|| model.generate(request))?;
     let asked = Asked {
         details: model.details().clone(),
-        request,
+        options,
         prompt,
     };
-    if !asked.request.stream {
+    if !asked.options.stream {
         let (content, summary) = whole(events(generation)).await?;
         return Ok(WholeOrStream::Whole(asked.completion(content, &summary)));
     }
@@ -78,17 +78,26 @@ impl TryFrom<types::CompletionRequest> for GenerateRequest {
         }
         Ok(Self {
             prompt: Prompt::Pieces(pieces(body.prompt)?),
-            max_tokens: limit("n_predict", body.n_predict.unwrap_or(-1))?,
-            stop: body
-                .stop
-                .into_iter()
-                .flatten()
-                .filter(|stop| !stop.is_empty())
-                .collect(),
-            ignore_end: body.ignore_eos.unwrap_or(false),
-            sampling,
-            slot: limit("id_slot", body.id_slot.unwrap_or(-1))?,
-            stream: body.stream.unwrap_or(false),
+            options: GenerateOptions {
+                max_tokens: limit("n_predict", body.n_predict.unwrap_or(-1))?,
+                stop: body
+                    .stop
+                    .into_iter()
+                    .flatten()
+                    .filter(|stop| !stop.is_empty())
+                    .collect(),
+                ignore_end: body.ignore_eos.unwrap_or(false),
+                sampling,
+                slot: limit("id_slot", body.id_slot.unwrap_or(-1))?,
+                when_full: WhenFull::Shift {
+                    keep: limit("n_keep", body.n_keep.unwrap_or(0))?,
+                },
+                read_cache: body.cache_prompt.unwrap_or(false),
+                cache_salt: body.cache_salt,
+                priority: body.priority.unwrap_or(0),
+                timeout: body.request_timeout.map(seconds),
+                stream: body.stream.unwrap_or(false),
+            },
         })
     }
 }
@@ -121,7 +130,7 @@ fn pieces(prompt: types::Prompt) -> Result<Vec<PromptPiece>, Error> {
 /// What an answer repeats of its question.
 struct Asked {
     details: ModelDetails,
-    request: GenerateRequest,
+    options: GenerateOptions,
     prompt: types::Prompt,
 }
 
@@ -151,7 +160,7 @@ impl Asked {
             id_slot: summary.slot as u64,
             model: self.details.name.clone(),
             prompt: self.prompt.clone(),
-            generation_settings: settings(&self.details, &self.request, Some(summary.seed)),
+            generation_settings: settings(&self.details, &self.options, Some(summary.seed)),
             stopped_eos: summary.reason == FinishReason::EndOfText,
             stopped_limit: matches!(
                 summary.reason,
@@ -162,7 +171,7 @@ impl Asked {
             tokens_cached: summary.cached_tokens as u64,
             tokens_evaluated: summary.prompt_tokens as u64,
             tokens_predicted: summary.generated_tokens as u64,
-            truncated: summary.reason == FinishReason::ContextFull,
+            truncated: summary.truncated,
             timings: timings(summary),
         }
     }
@@ -211,13 +220,17 @@ mod tests {
     #[test]
     fn without_options_the_seeds_defaults_hold() {
         let request = request(json!({"prompt": "a"})).unwrap();
-        assert_eq!(request.max_tokens, None);
-        assert_eq!(request.sampling.temperature, 0.8);
-        assert_eq!(request.sampling.top_k, Some(40));
-        assert_eq!(request.sampling.repetition.repeat_penalty, 1.1);
-        assert_eq!(request.sampling.repetition.last_n, Some(64));
+        assert_eq!(request.options.max_tokens, None);
+        assert_eq!(request.options.sampling.temperature, 0.8);
+        assert_eq!(request.options.sampling.top_k, Some(40));
+        assert_eq!(request.options.sampling.repetition.repeat_penalty, 1.1);
+        assert_eq!(request.options.sampling.repetition.last_n, Some(64));
         assert_eq!(
-            (request.sampling.seed, request.slot, request.stream),
+            (
+                request.options.sampling.seed,
+                request.options.slot,
+                request.options.stream
+            ),
             (None, None, false)
         );
     }
@@ -229,13 +242,13 @@ mod tests {
             "stop": ["", "b"], "temperature": 1e300,
         }))
         .unwrap();
-        assert_eq!(request.max_tokens, Some(0));
-        assert_eq!(request.sampling.seed, None);
-        assert_eq!(request.sampling.top_k, None);
-        assert_eq!(request.sampling.repetition.last_n, None);
-        assert_eq!(request.sampling.temperature, f32::MAX);
-        assert_eq!(request.slot, Some(2));
-        assert_eq!(request.stop, ["b"]);
+        assert_eq!(request.options.max_tokens, Some(0));
+        assert_eq!(request.options.sampling.seed, None);
+        assert_eq!(request.options.sampling.top_k, None);
+        assert_eq!(request.options.sampling.repetition.last_n, None);
+        assert_eq!(request.options.sampling.temperature, f32::MAX);
+        assert_eq!(request.options.slot, Some(2));
+        assert_eq!(request.options.stop, ["b"]);
     }
 
     #[test]
@@ -259,7 +272,9 @@ mod tests {
     fn an_answer_tells_why_it_ended_and_fits_the_document() {
         let asked = Asked {
             details: details(),
-            request: request(json!({"prompt": ["a", 7], "seed": -1})).unwrap(),
+            options: request(json!({"prompt": ["a", 7], "seed": -1}))
+                .unwrap()
+                .options,
             prompt: types::Prompt::String("a".to_owned()),
         };
         let summary = Summary {
@@ -268,6 +283,7 @@ mod tests {
             prompt_tokens: 4,
             cached_tokens: 0,
             generated_tokens: 2,
+            truncated: false,
             seed: 9,
             timings: Timings {
                 prompt: Duration::from_millis(8),

@@ -16,6 +16,8 @@ pub(in crate::api) fn props(details: &ModelDetails, max_tokens: Option<usize>) -
         model_path: details.path.display().to_string(),
         n_ctx: details.context_tokens as u64,
         build_info: concat!("ortolan ", env!("CARGO_PKG_VERSION")).to_owned(),
+        cache_tokens: details.cache_tokens as u64,
         device: details.device.clone(),
+        deterministic: details.deterministic,
     }
 }

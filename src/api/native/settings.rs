@@ -2,7 +2,7 @@
 
 use crate::api::options::or_minus_one;
 use crate::api::types;
-use crate::model::{GenerateRequest, ModelDetails, Prompt};
+use crate::model::{GenerateOptions, ModelDetails, WhenFull};
 use crate::sampling::SamplingParameters;
 
 /// The stages of the sampler, in the order in which they are applied.
@@ -18,7 +18,7 @@ const SAMPLERS: [&str; 6] = [
 /// The settings of a request. The seed is the one that was drawn, if the request left it open.
 pub(super) fn settings(
     details: &ModelDetails,
-    request: &GenerateRequest,
+    options: &GenerateOptions,
     seed: Option<u32>,
 ) -> types::GenerationSettings {
     let SamplingParameters {
@@ -29,14 +29,17 @@ pub(super) fn settings(
         min_p,
         min_keep,
         ref repetition,
-    } = request.sampling;
+    } = options.sampling;
     types::GenerationSettings {
         n_ctx: details.context_tokens as u64,
         model: details.name.clone(),
-        n_predict: or_minus_one(request.max_tokens),
-        n_keep: 0,
-        stream: request.stream,
-        stop: request.stop.clone(),
+        n_predict: or_minus_one(options.max_tokens),
+        n_keep: match options.when_full {
+            WhenFull::Shift { keep } => or_minus_one(keep),
+            WhenFull::Stop => 0,
+        },
+        stream: options.stream,
+        stop: options.stop.clone(),
         seed: seed.or(given).map_or(-1, i64::from),
         temperature,
         dynatemp_range: 0.0,
@@ -57,7 +60,7 @@ pub(super) fn settings(
         mirostat: 0,
         mirostat_tau: 5.0,
         mirostat_eta: 0.1,
-        ignore_eos: request.ignore_end,
+        ignore_eos: options.ignore_end,
         logit_bias: Vec::new(),
         n_probs: 0,
         grammar: String::new(),
@@ -70,14 +73,18 @@ pub(super) fn default_settings(
     details: &ModelDetails,
     max_tokens: Option<usize>,
 ) -> types::GenerationSettings {
-    let request = GenerateRequest {
-        prompt: Prompt::Pieces(Vec::new()),
+    let options = GenerateOptions {
         max_tokens,
         stop: Vec::new(),
         ignore_end: false,
         sampling: SamplingParameters::native(),
         slot: None,
+        when_full: WhenFull::Shift { keep: Some(0) },
+        read_cache: false,
+        cache_salt: None,
+        priority: 0,
+        timeout: None,
         stream: false,
     };
-    settings(details, &request, None)
+    settings(details, &options, None)
 }

@@ -3,48 +3,25 @@
 use super::settings::{default_settings, settings};
 use crate::api::options::or_minus_one;
 use crate::api::types;
-use crate::model::{
-    FinishReason, GenerateRequest, LoadedModel, ModelDetails, Prompt, PromptPiece, Slot,
-};
+use crate::model::{FinishReason, LoadedModel, ModelDetails, Slot};
 
 /// All slots.
 pub(in crate::api) fn slots(model: &LoadedModel) -> types::Slots {
-    let details = model.details();
     let shown = model.slots().into_iter().map(|slot| {
-        let prompt = slot
-            .request
-            .as_deref()
-            .map(|request| prompt_text(model, request));
-        show(details, &slot, prompt.unwrap_or_default())
+        let prompt = model.detokenize(&slot.prompt).unwrap_or_default();
+        show(model.details(), &slot, prompt)
     });
     types::Slots(shown.collect())
 }
 
-/// The prompt as text; a conversation as its messages.
-fn prompt_text(model: &LoadedModel, request: &GenerateRequest) -> String {
-    match &request.prompt {
-        Prompt::Chat(messages) => messages
-            .iter()
-            .map(|message| format!("{}: {}\n", message.role, message.content))
-            .collect(),
-        Prompt::Pieces(pieces) => pieces
-            .iter()
-            .map(|piece| match piece {
-                PromptPiece::Text(text) => text.clone(),
-                PromptPiece::Token(token) => model.detokenize(&[*token]).unwrap_or_default(),
-            })
-            .collect(),
-    }
-}
-
 fn show(details: &ModelDetails, slot: &Slot, prompt: String) -> types::Slot {
-    let request = slot.request.as_deref();
-    let options = match request {
-        Some(request) => settings(details, request, None),
+    let asked = slot.options.as_deref();
+    let options = match asked {
+        Some(options) => settings(details, options, None),
         None => default_settings(details, None),
     };
-    let left = request
-        .and_then(|request| request.max_tokens)
+    let left = asked
+        .and_then(|options| options.max_tokens)
         .map(|limit| limit.saturating_sub(slot.generated_tokens));
     let stopping_word = match &slot.finish {
         Some(FinishReason::StopString(word)) => word.clone(),
@@ -109,6 +86,8 @@ mod tests {
 
     use super::*;
     use crate::api::tests::details;
+    use crate::model::GenerateRequest;
+    use crate::token::TokenId;
 
     #[test]
     fn a_slot_shows_its_request_and_fits_the_document() {
@@ -118,8 +97,10 @@ mod tests {
             id: 1,
             processing: true,
             task: Some(12),
-            request: Some(Arc::new(request.try_into().unwrap())),
-            prompt_tokens: 1,
+            options: Some(Arc::new(
+                GenerateRequest::try_from(request).unwrap().options,
+            )),
+            prompt: [TokenId(7)].into(),
             generated_tokens: 2,
             finish: None,
         };
@@ -135,7 +116,7 @@ mod tests {
         );
         crate::api::check("Slot", &serde_json::to_value(&shown).unwrap()).unwrap();
 
-        slot.request = None;
+        slot.options = None;
         slot.task = None;
         slot.processing = false;
         let shown = show(&details(), &slot, String::new());

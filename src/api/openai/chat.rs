@@ -7,10 +7,13 @@ use futures_util::{Stream, StreamExt, stream};
 use super::unix_seconds;
 use crate::api::at_length;
 use crate::api::error::Error;
-use crate::api::options::{limit, single, unless_zero};
+use crate::api::options::{limit, seconds, single, unless_zero};
 use crate::api::stream::{EventStream, WholeOrStream, events, whole};
 use crate::api::types;
-use crate::model::{FinishReason, GenerateEvent, GenerateRequest, LoadedModel, Prompt, Summary};
+use crate::model::{
+    FinishReason, GenerateEvent, GenerateLimits, GenerateOptions, GenerateRequest, LoadedModel,
+    Prompt, Summary, WhenFull,
+};
 use crate::sampling::SamplingParameters;
 use crate::text::ChatMessage;
 
@@ -20,20 +23,19 @@ const DONE: &str = "[DONE]";
 /// Which program answered.
 const FINGERPRINT: &str = concat!("ortolan-", env!("CARGO_PKG_VERSION"));
 
-/// Writes the next message. `max_tokens` is the server's own limit.
+/// Writes the next message.
 pub(in crate::api) async fn answer(
     model: &LoadedModel,
     body: types::ChatCompletionRequest,
-    max_tokens: Option<usize>,
+    limits: &GenerateLimits,
 ) -> Result<WholeOrStream<types::ChatCompletion>, Error> {
     let usage_wanted = body
         .stream_options
         .as_ref()
         .and_then(|options| options.include_usage)
         .unwrap_or(false);
-    let mut request = GenerateRequest::try_from(body)?;
-    request.max_tokens = [request.max_tokens, max_tokens].into_iter().flatten().min();
-    let streamed = request.stream;
+    let request = GenerateRequest::try_from(body)?.within(limits);
+    let streamed = request.options.stream;
     let generation = at_length(|| model.generate(request))?;
     let heading = Heading::new(&model.details().name);
     if streamed {
@@ -77,19 +79,26 @@ impl TryFrom<types::ChatCompletionRequest> for GenerateRequest {
         let messages = body.messages.into_iter().map(chat_message).collect();
         Ok(Self {
             prompt: Prompt::Chat(messages),
-            max_tokens: body
-                .max_completion_tokens
-                .or(body.max_tokens)
-                .map(|tokens| tokens as usize),
-            stop: match body.stop {
-                None => Vec::new(),
-                Some(types::StopTexts::String(stop)) => vec![stop],
-                Some(types::StopTexts::Array(stops)) => stops,
+            options: GenerateOptions {
+                max_tokens: body
+                    .max_completion_tokens
+                    .or(body.max_tokens)
+                    .map(|tokens| tokens as usize),
+                stop: match body.stop {
+                    None => Vec::new(),
+                    Some(types::StopTexts::String(stop)) => vec![stop],
+                    Some(types::StopTexts::Array(stops)) => stops,
+                },
+                ignore_end: body.ignore_eos.unwrap_or(false),
+                sampling,
+                slot: None,
+                when_full: WhenFull::Stop,
+                read_cache: body.cache_prompt.unwrap_or(true),
+                cache_salt: body.cache_salt,
+                priority: body.priority.unwrap_or(0),
+                timeout: body.request_timeout.map(seconds),
+                stream: body.stream.unwrap_or(false),
             },
-            ignore_end: body.ignore_eos.unwrap_or(false),
-            sampling,
-            slot: None,
-            stream: body.stream.unwrap_or(false),
         })
     }
 }
@@ -246,6 +255,7 @@ mod tests {
             prompt_tokens: 5,
             cached_tokens: 1,
             generated_tokens: 2,
+            truncated: false,
             seed: 0,
             timings: Timings::default(),
         }
@@ -255,17 +265,20 @@ mod tests {
     fn without_options_openais_defaults_hold() {
         let request =
             request(json!({"messages": [{"role": "user", "content": "a"}], "stop": null})).unwrap();
-        assert_eq!(request.sampling.temperature, 1.0);
+        assert_eq!(request.options.sampling.temperature, 1.0);
         assert_eq!(
             (
-                request.sampling.top_k,
-                request.sampling.top_p,
-                request.sampling.min_p
+                request.options.sampling.top_k,
+                request.options.sampling.top_p,
+                request.options.sampling.min_p
             ),
             (None, 1.0, 0.0)
         );
-        assert_eq!(request.sampling.repetition.repeat_penalty, 1.0);
-        assert_eq!((request.max_tokens, request.stop.len()), (None, 0));
+        assert_eq!(request.options.sampling.repetition.repeat_penalty, 1.0);
+        assert_eq!(
+            (request.options.max_tokens, request.options.stop.len()),
+            (None, 0)
+        );
     }
 
     #[test]
@@ -291,7 +304,7 @@ mod tests {
             [("system", "be brief"), ("user", "ab"), ("assistant", "")]
         );
         assert_eq!(
-            (request.max_tokens, request.stop),
+            (request.options.max_tokens, request.options.stop),
             (Some(4), vec!["x".to_owned()])
         );
     }
