@@ -6,7 +6,9 @@
 mod common;
 
 use ortolan::cache::BlockPool;
-use ortolan::engine::{Chunk, LogitRows, Logits, ModelRunner, SequenceId, StepPlan};
+use ortolan::engine::{
+    BlockCopy, BlockId, Chunk, LogitRows, Logits, ModelRunner, SequenceId, StepPlan,
+};
 use ortolan::gguf::Gguf;
 use ortolan::graph::ModelFile;
 use ortolan::model::load;
@@ -136,78 +138,104 @@ fn the_most_probable_tokens_are_those_of_an_independent_implementation() {
     assert!(mean <= 0.05, "{mean}");
 }
 
+/// Some text of so many tokens.
+fn long_text(tokens: usize) -> Vec<TokenId> {
+    (0..tokens as u32)
+        .map(|place| TokenId(1000 + place * 7919 % 40_000))
+        .collect()
+}
+
+fn bits(logits: &[f32]) -> Vec<u32> {
+    logits.iter().map(|logit| logit.to_bits()).collect()
+}
+
 #[test]
 fn chunks_do_not_change_a_bit() {
     let mut model = Bare::load();
-    let text =
-        "Once upon a time there was a songbird who lived in the north, and every spring it sang.";
-    let tokens = model.tokenizer.encode(text, SpecialTokens::Parse);
+    let tokens = long_text(300);
     let whole = model.logits(&tokens, &[CONTEXT]);
-    for chunks in [&[1][..], &[2], &[3, 1, 7, 5], &[17, 1]] {
+    let cuts: [&[usize]; 7] = [
+        &[1],
+        &[2],
+        &[3, 1, 7, 5],
+        &[17, 1],
+        &[31, 64, 33],
+        &[255, 1],
+        &[299, 1],
+    ];
+    for chunks in cuts {
         let cut = model.logits(&tokens, chunks);
         for (row, (left, right)) in whole.iter().zip(&cut).enumerate() {
-            let same = left
-                .iter()
-                .zip(right)
-                .all(|(left, right)| left.to_bits() == right.to_bits());
-            assert!(same, "row {row} in chunks of {chunks:?}");
+            assert!(bits(left) == bits(right), "row {row} in chunks of {chunks:?}");
         }
+    }
+}
+
+/// A step of these sequences' chunks.
+fn step(model: &mut Bare, copies: Vec<BlockCopy>, chunks: Vec<Chunk>) -> Vec<Vec<u32>> {
+    let mut logits = Logits::new(model.decoder.vocabulary());
+    let plan = StepPlan { copies, chunks };
+    model.decoder.run(&plan, &mut logits).unwrap();
+    logits.rows().map(bits).collect()
+}
+
+fn chunk(number: usize, tokens: &[TokenId], past: usize, blocks: &[BlockId]) -> Chunk {
+    Chunk {
+        sequence: SequenceId(number as u64),
+        tokens: tokens.to_vec(),
+        past,
+        blocks: blocks.to_vec(),
+        logits: LogitRows::Last,
     }
 }
 
 #[test]
 fn neighbours_do_not_change_a_bit() {
     let mut model = Bare::load();
-    let tokens = model
-        .tokenizer
-        .encode("The capital of France is", SpecialTokens::Parse);
+    let tokens = long_text(90);
     let (last, before) = tokens.split_last().unwrap();
     let mut rows = Vec::new();
-    for neighbours in [0, 1, 16] {
-        let blocks: Vec<_> = (0..=neighbours)
-            .map(|_| model.pool.take().unwrap())
-            .collect();
-        let chunk = |number: usize, tokens: &[TokenId], past| Chunk {
-            sequence: SequenceId(number as u64),
-            tokens: tokens.to_vec(),
-            past,
-            blocks: vec![blocks[number]],
-            logits: LogitRows::Last,
+    // Alone, beside another one, beside sixteen, beside a long prompt.
+    for neighbours in [&[][..], &[1], &[1; 16], &[200, 1, 3]] {
+        let mut take = |tokens: usize| -> Vec<BlockId> {
+            let blocks = 0..tokens.div_ceil(BLOCK_TOKENS);
+            blocks.map(|_| model.pool.take().unwrap()).collect()
         };
-        let mut logits = Logits::new(model.decoder.vocabulary());
-        let prompt = StepPlan {
-            copies: Vec::new(),
-            chunks: vec![chunk(0, before, 0)],
-        };
-        model.decoder.run(&prompt, &mut logits).unwrap();
-        // The last token in the middle of single tokens of other sequences.
-        let mut chunks: Vec<Chunk> = (1..=neighbours)
-            .map(|number| chunk(number, &[TokenId(500 + number as u32)], 0))
-            .collect();
-        let place = neighbours / 2;
-        chunks.insert(place, chunk(0, &[*last], before.len()));
-        model
-            .decoder
-            .run(
-                &StepPlan {
-                    copies: Vec::new(),
-                    chunks,
-                },
-                &mut logits,
-            )
-            .unwrap();
-        let row: Vec<u32> = logits
-            .rows()
-            .nth(place)
-            .unwrap()
+        let own = take(tokens.len());
+        let others: Vec<Vec<BlockId>> = neighbours.iter().map(|tokens| take(*tokens)).collect();
+        step(&mut model, Vec::new(), vec![chunk(0, before, 0, &own)]);
+        let mut chunks: Vec<Chunk> = neighbours
             .iter()
-            .map(|logit| logit.to_bits())
+            .zip(&others)
+            .enumerate()
+            .map(|(number, (tokens, blocks))| chunk(number + 1, &long_text(*tokens), 0, blocks))
             .collect();
-        rows.push(row);
-        blocks
-            .into_iter()
-            .for_each(|block| model.pool.release(block));
+        let place = neighbours.len() / 2;
+        chunks.insert(place, chunk(0, &[*last], before.len(), &own));
+        rows.push(step(&mut model, Vec::new(), chunks).swap_remove(place));
+        for block in own.into_iter().chain(others.into_iter().flatten()) {
+            model.pool.release(block);
+        }
     }
-    assert!(rows[0] == rows[1], "one row and two");
-    assert!(rows[0] == rows[2], "one row and seventeen");
+    for (number, row) in rows.iter().enumerate() {
+        assert!(*row == rows[0], "neighbours {number}");
+    }
+}
+
+#[test]
+fn a_copied_block_is_as_good_as_a_computed_one() {
+    let mut model = Bare::load();
+    let tokens = long_text(50);
+    let blocks: Vec<BlockId> = (0..4).map(|_| model.pool.take().unwrap()).collect();
+    let whole = chunk(0, &tokens, 0, &blocks[..2]);
+    let computed = step(&mut model, Vec::new(), vec![whole]);
+    // The second block's first 17 tokens are copied to a third one, the last is computed there.
+    let copies = vec![BlockCopy {
+        from: blocks[1],
+        to: blocks[2],
+    }];
+    let last = chunk(1, &tokens[49..], 49, &[blocks[0], blocks[2]]);
+    assert!(step(&mut model, copies, vec![last]) == computed);
+    let last = chunk(2, &tokens[49..], 49, &[blocks[0], blocks[3]]);
+    assert!(step(&mut model, Vec::new(), vec![last]) != computed);
 }
