@@ -7,7 +7,7 @@ BINARY := target/release/ortolan
 SCHEMATHESIS := .cache/schemathesis
 
 .DEFAULT_GOAL := help
-.PHONY: help setup build serve lint test test-all contract-fuzz bench
+.PHONY: help setup build serve lint test test-all contract-fuzz bench soak
 
 help: ## list the commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-14s %s\n", $$1, $$2}' Makefile
@@ -37,7 +37,10 @@ contract-fuzz: setup build $(SCHEMATHESIS)/installed ## send generated requests 
 	$(SCHEMATHESIS)/bin/python .ci/contract_fuzz.py $(BINARY) $(MODEL)
 
 bench: setup ## measure prompt and decode speed (no pass, no fail)
-	$(CARGO) bench --locked
+	$(CARGO) bench --locked --bench attention --bench sampling --bench throughput --bench serving
+
+soak: setup ## ten minutes of mixed load with clients that leave: memory must not grow
+	$(CARGO) bench --locked --bench soak
 
 # The mark is made last, so that an installation that broke off is begun anew.
 $(SCHEMATHESIS)/installed: .ci/schemathesis.txt | setup

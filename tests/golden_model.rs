@@ -166,7 +166,10 @@ fn chunks_do_not_change_a_bit() {
     for chunks in cuts {
         let cut = model.logits(&tokens, chunks);
         for (row, (left, right)) in whole.iter().zip(&cut).enumerate() {
-            assert!(bits(left) == bits(right), "row {row} in chunks of {chunks:?}");
+            assert!(
+                bits(left) == bits(right),
+                "row {row} in chunks of {chunks:?}"
+            );
         }
     }
 }

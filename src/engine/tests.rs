@@ -30,6 +30,9 @@ struct ScriptedRunner {
     cache: Vec<Option<u32>>,
     /// Fails every step in which this token is computed.
     poison: Option<TokenId>,
+    /// Fails every so many steps.
+    fails_every: Option<usize>,
+    steps: usize,
 }
 
 impl ScriptedRunner {
@@ -38,7 +41,37 @@ impl ScriptedRunner {
             cache: vec![None; options.blocks * options.block_tokens],
             options: options.clone(),
             poison: None,
+            fails_every: None,
+            steps: 0,
         }
+    }
+
+    /// Whether the step fails. Then nothing was copied, and what it was to write is spoilt.
+    fn fails(&mut self, plan: &StepPlan) -> bool {
+        self.steps += 1;
+        let computes = |token| {
+            plan.chunks
+                .iter()
+                .any(|chunk| chunk.tokens.contains(&token))
+        };
+        let fails = self.poison.is_some_and(computes)
+            || self
+                .fails_every
+                .is_some_and(|every| self.steps % every == 0);
+        if fails {
+            for chunk in &plan.chunks {
+                for position in chunk.past..chunk.past + chunk.tokens.len() {
+                    let place = self.place(chunk, position);
+                    self.cache[place] = None;
+                }
+            }
+        }
+        fails
+    }
+
+    fn place(&self, chunk: &Chunk, position: usize) -> usize {
+        let block_tokens = self.options.block_tokens;
+        chunk.blocks[position / block_tokens].index() * block_tokens + position % block_tokens
     }
 }
 
@@ -57,6 +90,9 @@ impl ModelRunner for ScriptedRunner {
             "the step is within its budget"
         );
         assert!((1..=parallel).contains(&plan.chunks.len()));
+        if self.fails(plan) {
+            return Err(RunError("poisoned".to_owned()));
+        }
         for BlockCopy { from, to } in &plan.copies {
             let start = |block: &BlockId| block.index() * block_tokens;
             let from = start(from)..start(from) + block_tokens;
@@ -70,23 +106,16 @@ impl ModelRunner for ScriptedRunner {
                     .all(|other| other.sequence != chunk.sequence)
             );
             assert!((1..=batch_tokens).contains(&chunk.tokens.len()));
-            if self
-                .poison
-                .is_some_and(|poison| chunk.tokens.contains(&poison))
-            {
-                return Err(RunError("poisoned".to_owned()));
-            }
             let end = chunk.past + chunk.tokens.len();
             assert!(end <= context_tokens);
-            let place = |position: usize| {
-                chunk.blocks[position / block_tokens].index() * block_tokens
-                    + position % block_tokens
-            };
             for (offset, token) in chunk.tokens.iter().enumerate() {
-                self.cache[place(chunk.past + offset)] = Some(token.0);
+                let place = self.place(chunk, chunk.past + offset);
+                self.cache[place] = Some(token.0);
             }
             let read: Vec<u32> = (0..end)
-                .map(|position| self.cache[place(position)].expect("what is read was written"))
+                .map(|position| {
+                    self.cache[self.place(chunk, position)].expect("what is read was written")
+                })
                 .collect();
             if chunk.logits == LogitRows::Last {
                 rows.push(next_token(&read));
@@ -566,10 +595,65 @@ fn a_deadline_ends_who_runs_and_who_waits() {
     assert_eq!(engine.stats().counters.expired, 5);
 }
 
-/// A machine on which a step takes a millisecond and two for each token, by a clock that only it moves.
+/// A machine whose every step waits for a word, after it has told whose chunks it is about to compute.
+struct Gated {
+    runner: ScriptedRunner,
+    begins: std::sync::mpsc::Sender<Vec<SequenceId>>,
+    gate: std::sync::mpsc::Receiver<()>,
+}
+
+impl ModelRunner for Gated {
+    fn run(&mut self, plan: &StepPlan, logits: &mut Logits) -> Result<(), RunError> {
+        let sequences = plan.chunks.iter().map(|chunk| chunk.sequence).collect();
+        // At the end of the test nobody listens, and the gate stays open.
+        let _ = self.begins.send(sequences);
+        let _ = self.gate.recv();
+        self.runner.run(plan, logits)
+    }
+}
+
+#[test]
+fn who_leaves_is_gone_in_the_next_step() {
+    let options = options();
+    let (begins, began) = std::sync::mpsc::channel();
+    let (go, gate) = std::sync::mpsc::channel();
+    let runner = Gated {
+        runner: ScriptedRunner::new(&options),
+        begins,
+        gate,
+    };
+    let engine = start(Box::new(runner), VOCABULARY, options, Instant::now).unwrap();
+    let neighbour_prompt = prompt(1, 3);
+    let (neighbour, neighbour_events) = engine.submit(job(&neighbour_prompt, 12)).unwrap();
+    let (decoding, decoding_events) = engine.submit(endless()).unwrap();
+    let (in_prompt, in_prompt_events) = engine.submit(job(&prompt(2, 39), 1)).unwrap();
+    let (_, waiting_events) = engine.submit(job(&prompt(3, 3), 1)).unwrap();
+    // All three slots run, the second one has a token, the third one is in its prompt.
+    while began.recv().unwrap() != [neighbour, decoding, in_prompt] || engine.stats().waiting != 1 {
+        go.send(()).unwrap();
+    }
+    drop((decoding_events, in_prompt_events, waiting_events));
+    go.send(()).unwrap();
+    assert_eq!(began.recv().unwrap(), [neighbour]);
+    let stats = engine.stats();
+    assert_eq!((stats.counters.cancelled, stats.waiting), (3, 0));
+    let left = stats.slots[0].unwrap();
+    assert_eq!(left.sequence, neighbour);
+    let tokens = left.prompt_tokens + left.generated_tokens;
+    assert_eq!(stats.blocks.held, tokens.div_ceil(4));
+    drop((go, began));
+    check(
+        neighbour_events,
+        oracle(&neighbour_prompt, 12, None, WhenFull::Stop),
+    );
+}
+
+/// A machine on which a step takes a millisecond and two for each token, by a clock that only it moves. Its
+/// first step begins when the gate is opened.
 struct Timed {
     runner: ScriptedRunner,
     steps: Steps,
+    gate: Option<std::sync::mpsc::Receiver<()>>,
 }
 
 /// Of each step: its milliseconds, and whose chunks of how many tokens it had.
@@ -587,6 +671,10 @@ fn machine_time() -> Instant {
 
 impl ModelRunner for Timed {
     fn run(&mut self, plan: &StepPlan, logits: &mut Logits) -> Result<(), RunError> {
+        if let Some(gate) = self.gate.take() {
+            // It is opened by being dropped.
+            let _ = gate.recv();
+        }
         let milliseconds = 1 + 2 * plan.tokens() as u64;
         PASSED.set(PASSED.get() + Duration::from_millis(milliseconds));
         let chunks = plan
@@ -599,14 +687,16 @@ impl ModelRunner for Timed {
     }
 }
 
-fn timed_engine(options: EngineOptions) -> (EngineHandle, Steps) {
+fn timed_engine(options: EngineOptions) -> (EngineHandle, Steps, std::sync::mpsc::Sender<()>) {
     let steps = Steps::default();
+    let (closed, gate) = std::sync::mpsc::channel();
     let runner = Timed {
         runner: ScriptedRunner::new(&options),
         steps: Arc::clone(&steps),
+        gate: Some(gate),
     };
     let engine = start(Box::new(runner), VOCABULARY, options, machine_time).unwrap();
-    (engine, steps)
+    (engine, steps, closed)
 }
 
 /// A job that only its client's leaving ends.
@@ -620,7 +710,7 @@ fn endless() -> Job {
 
 #[test]
 fn who_waits_for_a_token_waits_one_short_step() {
-    let (engine, steps) = timed_engine(EngineOptions {
+    let (engine, steps, gate) = timed_engine(EngineOptions {
         step_tokens: 600,
         batch_tokens: 600,
         step_duration: Duration::from_millis(100),
@@ -636,6 +726,7 @@ fn who_waits_for_a_token_waits_one_short_step() {
     let submitted: Vec<Events> = (0..2)
         .map(|seed| engine.submit(job(&prompt(seed, 1500), 1)).unwrap().1)
         .collect();
+    drop(gate);
     for events in submitted {
         listen(events);
     }
@@ -658,7 +749,7 @@ fn who_waits_for_a_token_waits_one_short_step() {
 
 #[test]
 fn the_higher_priority_is_admitted_first() {
-    let (engine, steps) = timed_engine(EngineOptions {
+    let (engine, steps, gate) = timed_engine(EngineOptions {
         parallel: 1,
         ..options()
     });
@@ -675,10 +766,8 @@ fn the_higher_priority_is_admitted_first() {
             engine.submit(ranked).unwrap()
         })
         .collect();
-    while engine.stats().waiting < submitted.len() {
-        std::thread::yield_now();
-    }
     drop(events);
+    drop(gate);
     let ids: Vec<SequenceId> = submitted.iter().map(|(id, _)| *id).collect();
     for (_, events) in submitted {
         listen(events);
@@ -772,6 +861,7 @@ proptest! {
         spare_tokens in 0usize..10,
         batch_tokens in 1usize..10,
         spare_blocks in 0usize..20,
+        fails_every in prop::option::weighted(0.3, 2usize..30),
     ) {
         let options = EngineOptions {
             parallel,
@@ -780,36 +870,45 @@ proptest! {
             blocks: 10 + spare_blocks,
             ..options()
         };
-        let engine = engine(options);
+        let mut runner = ScriptedRunner::new(&options);
+        runner.fails_every = fails_every;
+        let engine = start(Box::new(runner), VOCABULARY, options, Instant::now).unwrap();
         let submitted: Vec<Events> = arrivals
             .iter()
             .map(|arrival| engine.submit(arrival.job()).unwrap().1)
             .collect();
-        let mut left = 0;
         for (arrival, mut events) in arrivals.iter().zip(submitted) {
-            match arrival.leaves_after {
-                Some(tokens) => {
-                    left += 1;
+            match (arrival.leaves_after, fails_every) {
+                (Some(tokens), _) => {
                     for _ in 0..=tokens {
                         if events.blocking_recv().is_none() {
                             break;
                         }
                     }
                 }
-                None => check(events, arrival.expected()),
+                (None, None) => check(events, arrival.expected()),
+                (None, Some(_)) => {
+                    let (heard, end) = listen(events);
+                    let (expected, reason) = arrival.expected();
+                    match end {
+                        SequenceEvent::Failed(_) => prop_assert!(expected.starts_with(&heard)),
+                        SequenceEvent::Ended { reason: found, .. } => {
+                            prop_assert_eq!((heard, found), (expected, reason));
+                        }
+                        other => prop_assert!(false, "{:?} is no end", other),
+                    }
+                }
             }
         }
-        // By the time a last one is through, those that left were forgotten, and the pool was checked.
-        let (_, events) = engine.submit(job(&[2], 1)).unwrap();
-        check(events, oracle(&[2], 1, None, WhenFull::Stop));
-        let (_, events) = engine.submit(job(&[2], 1)).unwrap();
-        check(events, oracle(&[2], 1, None, WhenFull::Stop));
+        // By the time two more are through, those that left were forgotten, and the pool was checked.
+        for _ in 0..2 {
+            listen(engine.submit(job(&[2], 1)).unwrap().1);
+        }
         let stats = engine.stats();
         prop_assert_eq!(stats.blocks.held, 0);
         prop_assert_eq!(stats.dead, None);
         let counters = stats.counters;
-        let stayed = (arrivals.len() - left + 2) as u64;
-        prop_assert!(counters.completed >= stayed);
-        prop_assert_eq!(counters.completed + counters.cancelled, stayed + left as u64);
+        let ends = counters.completed + counters.cancelled + counters.failed;
+        prop_assert_eq!(ends, arrivals.len() as u64 + 2);
     }
 }

@@ -1,0 +1,98 @@
+//! The program as a process of its own, for what is measured from outside: time, memory, answers.
+
+use std::io::{BufRead, BufReader};
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+
+use anyhow::{Context, ensure};
+use futures_util::StreamExt;
+use ortolan::api::client::Client;
+use serde_json::Value;
+
+/// A server of the default model; it ends with this value.
+pub(crate) struct Program {
+    process: Child,
+    /// `http://host:port`
+    pub(crate) address: String,
+}
+
+impl Program {
+    /// Starts it on any port and waits until the model is loaded.
+    pub(crate) async fn start(model: &Path, options: &[&str]) -> anyhow::Result<Self> {
+        let mut process = Command::new(env!("CARGO_BIN_EXE_ortolan"))
+            .arg("-m")
+            .arg(model)
+            .args(["--port", "0"])
+            .args(options)
+            .stdout(Stdio::null())
+            .stderr(Stdio::piped())
+            .spawn()?;
+        let stderr = process.stderr.take().context("its log is piped")?;
+        let mut lines = BufReader::new(stderr).lines();
+        let address = lines
+            .by_ref()
+            .map_while(Result::ok)
+            .find_map(|line| {
+                let line: Value = serde_json::from_str(&line).ok()?;
+                line["address"].as_str().map(str::to_owned)
+            })
+            .context("it ended before it listened")?;
+        // A log that nobody reads would stop it.
+        std::thread::spawn(move || lines.map_while(Result::ok).for_each(drop));
+        let program = Self { process, address };
+        while !program
+            .client()
+            .health(None, None)
+            .await
+            .is_ok_and(|health| health.status() == 200)
+        {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        Ok(program)
+    }
+
+    /// A client without a deadline of its own.
+    pub(crate) fn client(&self) -> Client {
+        Client::new_with_client(&self.address, reqwest::Client::new())
+    }
+
+    /// Its process's number.
+    pub(crate) fn id(&self) -> u32 {
+        self.process.id()
+    }
+
+    /// Bytes of memory that it has resident.
+    pub(crate) fn resident_bytes(&self) -> anyhow::Result<u64> {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.id()))?;
+        let line = status.lines().find(|line| line.starts_with("VmRSS:"));
+        let kilobytes = line.and_then(|line| line.split_whitespace().nth(1));
+        Ok(kilobytes.context("it runs")?.parse::<u64>()? * 1024)
+    }
+}
+
+impl Drop for Program {
+    fn drop(&mut self) {
+        // It may have ended by itself; either way it is gone afterwards.
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+}
+
+/// Reads a stream's events up to the `events`-th, or to its end; dropping it earlier leaves it.
+pub(crate) async fn read_events(
+    client: &Client,
+    body: &Value,
+    events: usize,
+) -> anyhow::Result<()> {
+    let request = serde_json::from_value(body.clone())?;
+    let answer = client.completion_stream(&request).await?;
+    ensure!(answer.status() == 200, "the stream began");
+    let mut stream = answer.into_inner().into_inner();
+    for _ in 0..events {
+        if stream.next().await.transpose()?.is_none() {
+            break;
+        }
+    }
+    Ok(())
+}

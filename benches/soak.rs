@@ -1,0 +1,169 @@
+//! Minutes of mixed load with clients that leave at random: whether the program's memory grows, and whether it
+//! answers as before afterwards.
+//!
+//! `make soak`, or `cargo bench --bench soak -- MINUTES` (ten if it is not said), Linux only. It fails if
+//! resident memory grows by a hundredth after the second minute.
+
+#![expect(clippy::print_stdout, reason = "a bench is read on the terminal")]
+
+#[path = "../tests/common/mod.rs"]
+mod common;
+mod server;
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use anyhow::ensure;
+use ortolan::api::client::Client;
+use rand::rngs::StdRng;
+use rand::{RngExt, SeedableRng};
+use serde_json::{Value, json};
+use server::{Program, read_events};
+
+const CLIENTS: u64 = 12;
+const SETTLED_AFTER: Duration = Duration::from_secs(120);
+const MOST_GROWTH: f64 = 0.01;
+/// What a refusal asks for.
+const RETRY_AFTER: Duration = Duration::from_secs(1);
+
+#[tokio::main]
+async fn main() -> anyhow::Result<()> {
+    let minutes: f64 = std::env::args()
+        .filter(|word| word != "--bench")
+        .nth(1)
+        .map_or(Ok(10.0), |minutes| minutes.parse())?;
+    let length = Duration::from_secs_f64(60.0 * minutes);
+    // The cache has room for a third of what eight may want.
+    let options = [
+        "--ctx-size",
+        "1024",
+        "--parallel",
+        "8",
+        "--cache-tokens",
+        "2752",
+        "--queue",
+        "2",
+    ];
+    let program = Program::start(&common::model(), &options).await?;
+    let asked = json!({"prompt": "The capital of France is", "n_predict": 20, "temperature": 0});
+    let before = text(&program.client(), &asked).await?;
+
+    let counts = Arc::new(Counts::default());
+    let start = Instant::now();
+    let clients: Vec<_> = (0..CLIENTS)
+        .map(|number| {
+            let (client, counts) = (program.client(), Arc::clone(&counts));
+            tokio::spawn(ask_until(client, number, start + length, counts))
+        })
+        .collect();
+    let mut settled = None;
+    while start.elapsed() < length {
+        tokio::time::sleep(Duration::from_secs(10).min(length)).await;
+        let resident = program.resident_bytes()?;
+        if start.elapsed() >= SETTLED_AFTER {
+            settled.get_or_insert(resident);
+        }
+        println!(
+            "{:>4.0} s: {:>7.1} MiB resident; {counts}",
+            start.elapsed().as_secs_f64(),
+            resident as f64 / f64::from(1 << 20)
+        );
+    }
+    for client in clients {
+        client.await??;
+    }
+    ensure!(
+        text(&program.client(), &asked).await? == before,
+        "the same question has the same answer"
+    );
+    if let Some(settled) = settled {
+        let growth = program.resident_bytes()? as f64 / settled as f64 - 1.0;
+        println!(
+            "resident memory grew by {:.2} % after the second minute",
+            100.0 * growth
+        );
+        ensure!(growth < MOST_GROWTH, "it grows");
+    }
+    Ok(())
+}
+
+/// What clients met.
+#[derive(Default)]
+struct Counts {
+    answered: AtomicU64,
+    left: AtomicU64,
+    refused: AtomicU64,
+}
+
+impl std::fmt::Display for Counts {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let count = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        write!(
+            formatter,
+            "{} answered, {} left, {} refused",
+            count(&self.answered),
+            count(&self.left),
+            count(&self.refused)
+        )
+    }
+}
+
+/// One client: short and long prompts, some that begin alike, streams and whole answers, bad requests, and
+/// sometimes it leaves.
+async fn ask_until(
+    client: Client,
+    number: u64,
+    end: Instant,
+    counts: Arc<Counts>,
+) -> anyhow::Result<()> {
+    let mut random = StdRng::seed_from_u64(number);
+    while Instant::now() < end {
+        let shared = random.random_range(0..3u32) * 200;
+        let own = random.random_range(1..200u32);
+        let other = random.random_range(0..1000u32);
+        let prompt: Value = (0..shared)
+            .chain(other..other + own)
+            .map(|place| 1000 + place * 31 % 20_000)
+            .collect();
+        let body = json!({
+            "prompt": prompt, "n_predict": random.random_range(0..150), "stream": random.random_bool(0.5),
+            "cache_prompt": random.random_bool(0.7), "seed": number,
+        });
+        let patience = Duration::from_millis(random.random_range(1..4000));
+        let asked = async {
+            match body["stream"] == true {
+                true => read_events(&client, &body, usize::MAX).await,
+                false => text(&client, &body).await.map(drop),
+            }
+        };
+        let counter = match random.random_bool(0.4) {
+            true => match tokio::time::timeout(patience, asked).await {
+                Err(_) => &counts.left,
+                Ok(answer) => counts.of(answer)?,
+            },
+            false => counts.of(asked.await)?,
+        };
+        counter.fetch_add(1, Ordering::Relaxed);
+        if std::ptr::eq(counter, &counts.refused) {
+            tokio::time::sleep(RETRY_AFTER).await;
+        }
+    }
+    Ok(())
+}
+
+impl Counts {
+    /// What an answer counts as: only a full queue is an excuse.
+    fn of(&self, answer: anyhow::Result<()>) -> anyhow::Result<&AtomicU64> {
+        match answer {
+            Ok(()) => Ok(&self.answered),
+            Err(error) if error.to_string().contains("429") => Ok(&self.refused),
+            Err(error) => Err(error),
+        }
+    }
+}
+
+async fn text(client: &Client, body: &Value) -> anyhow::Result<String> {
+    let request = serde_json::from_value(body.clone())?;
+    Ok(client.completion(&request).await?.into_inner().content)
+}
