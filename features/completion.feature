@@ -117,7 +117,7 @@ Feature: Continue a prompt
       | {"prompt": "a", "n_keep": -2}                   | n_keep      | less than the minimum of -1  |
       | {"prompt": "a", "priority": 0.5}                | priority    | not of type                  |
       | {"prompt": "a", "cache_prompt": "yes"}          | cache_prompt | not of type                 |
-      | {"prompt": "a", "request_timeout": 0}           | request_timeout | minimum of 0             |
+      | {"prompt": "a", "request_timeout": 0}           | request_timeout | minimum of 0.001           |
       | {"prompt": "a", "tfs_z": 0.5}                   | tfs_z       | not built yet                |
       | {"prompt": "a", "mirostat": 2}                  | mirostat    | not built yet                |
       | {"prompt": "a", "grammar": "root ::= x"}        | grammar     | not built yet                |

@@ -21,7 +21,7 @@ Feature: More than fits
       """
       {"prompt": "Once upon a time", "ignore_eos": true, "request_timeout": 0.2}
       """
-    Then the status is 504
+    Then the status is 408
     And the answer's "error.type" is "timeout_error"
     And the error says "0.2 seconds"
     And all slots become idle
@@ -32,7 +32,7 @@ Feature: More than fits
       {"prompt": "Once upon a time", "ignore_eos": true, "request_timeout": 0.5}
       """
     Then the status is 200
-    And the last piece's "error.code" is 504
+    And the last piece's "error.code" is 408
 
   Scenario: The operator says how long a request may take
     Given a server on which a request may take 0.2 seconds
@@ -40,5 +40,5 @@ Feature: More than fits
       """
       {"messages": [{"role": "user", "content": "Tell a story."}], "ignore_eos": true, "request_timeout": 100}
       """
-    Then the status is 504
+    Then the status is 408
     And the error says "0.2 seconds"

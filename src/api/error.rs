@@ -108,7 +108,7 @@ impl Error {
                 GenerateError::EngineEnded(_) | GenerateError::Stopping => {
                     StatusCode::SERVICE_UNAVAILABLE
                 }
-                GenerateError::DeadlinePassed { .. } => StatusCode::GATEWAY_TIMEOUT,
+                GenerateError::DeadlinePassed { .. } => StatusCode::REQUEST_TIMEOUT,
                 GenerateError::Failed(_) => StatusCode::INTERNAL_SERVER_ERROR,
             },
         }

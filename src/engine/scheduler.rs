@@ -75,23 +75,18 @@ impl Scheduler {
             .collect();
         let shares = share(&wanted, self.budget(&slots));
         let mut chunks = Vec::with_capacity(slots.len());
-        for (place, share) in shares.into_iter().enumerate() {
-            if place >= slots.len() {
-                break;
-            }
+        let mut place = 0;
+        while place < slots.len() {
             let slot = slots[place];
-            let mut count = self.make_room(slot, share, blocks);
-            while count == 0 && place < slots.len() {
-                // The last one yields, in the end this one itself.
-                let last = slots.pop().expect("this one is among them");
-                self.preempt(last, blocks);
-                if last != slot {
-                    count = self.make_room(slot, share, blocks);
-                }
-            }
+            let count = self.make_room(slot, shares[place], blocks);
             if count > 0 {
                 events.extend(self.join(slot, now));
                 chunks.push(self.chunk(slot, count));
+                place += 1;
+            } else {
+                // The last one yields, in the end this one itself.
+                let last = slots.pop().expect("this one is among them");
+                self.preempt(last, blocks);
             }
         }
         self.planned = Some(now);

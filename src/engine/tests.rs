@@ -57,7 +57,7 @@ impl ScriptedRunner {
         let fails = self.poison.is_some_and(computes)
             || self
                 .fails_every
-                .is_some_and(|every| self.steps % every == 0);
+                .is_some_and(|every| self.steps.is_multiple_of(every));
         if fails {
             for chunk in &plan.chunks {
                 for position in chunk.past..chunk.past + chunk.tokens.len() {
