@@ -5,7 +5,7 @@ use std::hint::black_box;
 use std::sync::Arc;
 
 use criterion::{BatchSize, BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
-use ortolan::sampling::{Sampler, SamplingParameters};
+use ortolan::sampling::{Sampler, SamplerTokens, SamplingParameters};
 use ortolan::text::{SpecialTokens, TextStream, TokenKind, Tokenizer, Vocabulary};
 use ortolan::token::TokenId;
 
@@ -47,12 +47,15 @@ fn sampling(criterion: &mut Criterion) {
         ("top_p alone", nucleus),
         ("greedy", greedy),
     ];
-    let prompt: Vec<TokenId> = (0..64).map(TokenId).collect();
+    let tokens = SamplerTokens {
+        before: (0..64).map(TokenId).collect(),
+        ..SamplerTokens::default()
+    };
     let mut group = criterion.benchmark_group("sample");
     for count in VOCABULARIES {
         let logits = logits(count);
         for (name, parameters) in &chains {
-            let mut sampler = Sampler::new(parameters.clone(), 7, &prompt, Vec::new());
+            let mut sampler = Sampler::new(parameters.clone(), 7, tokens.clone());
             group.bench_function(BenchmarkId::new(*name, count), |bencher| {
                 bencher.iter_batched_ref(
                     || logits.clone(),

@@ -140,6 +140,8 @@ async fn generate(
                     temperature: 0.0,
                     ..SamplingParameters::openai()
                 },
+                logit_bias: Vec::new(),
+                penalty_prompt: None,
                 slot: None,
                 when_full: WhenFull::Stop,
                 read_cache: false,

@@ -118,10 +118,7 @@ Feature: Continue a prompt
       | {"prompt": "a", "priority": 0.5}                | priority    | not of type                  |
       | {"prompt": "a", "cache_prompt": "yes"}          | cache_prompt | not of type                 |
       | {"prompt": "a", "request_timeout": 0}           | request_timeout | minimum of 0.001           |
-      | {"prompt": "a", "tfs_z": 0.5}                   | tfs_z       | not built yet                |
-      | {"prompt": "a", "mirostat": 2}                  | mirostat    | not built yet                |
       | {"prompt": "a", "grammar": "root ::= x"}        | grammar     | not built yet                |
-      | {"prompt": "a", "logit_bias": [[15043, 1.0]]}   | logit_bias  | not built yet                |
       | {"prompt": ["a", "b"]}                          | prompt      | several prompts              |
       | {"prompt": "a", "id_slot": 9}                   | id_slot     | there is no slot 9           |
       | {"prompt": [1, 70000]}                          |             | token 70000                  |

@@ -391,10 +391,10 @@ mod tests {
     fn what_is_not_built_is_refused_by_name_and_neutral_values_pass() {
         check(
             "CompletionRequest",
-            &json!({"prompt": "a", "tfs_z": 0.5}),
+            &json!({"prompt": "a", "n_probs": 5}),
             Err((
-                "tfs_z",
-                "tfs_z: this value asks for what is not built yet; leave it out or send 1",
+                "n_probs",
+                "n_probs: this value asks for what is not built yet; leave it out or send 0",
             )),
         );
         check(
@@ -406,9 +406,7 @@ mod tests {
             )),
         );
         let neutral = json!({
-            "prompt": "a", "tfs_z": 1.0, "typical_p": null, "mirostat": 0, "mirostat_tau": 5, "grammar": "",
-            "logit_bias": [], "n_probs": 0, "image_data": [], "penalty_prompt": null, "penalize_nl": true,
-            "cache_prompt": false, "samplers": ["top_k", "tfs_z", "typical_p", "top_p", "min_p", "temperature"],
+            "prompt": "a", "grammar": "", "n_probs": 0, "image_data": [], "json_schema": null, "system_prompt": null,
         });
         check("CompletionRequest", &neutral, Ok(&[]));
     }

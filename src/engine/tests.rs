@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use proptest::prelude::*;
 
 use super::*;
-use crate::sampling::{Sampler, SamplingParameters};
+use crate::sampling::{Sampler, SamplerTokens, SamplingParameters};
 use crate::token::TokenId;
 
 const VOCABULARY: usize = 97;
@@ -168,7 +168,7 @@ fn job(prompt: &[u32], max_tokens: usize) -> Job {
         ..SamplingParameters::openai()
     };
     Job {
-        sampler: Sampler::new(greedy, 0, &prompt, Vec::new()),
+        sampler: Sampler::new(greedy, 0, SamplerTokens::default()),
         prompt,
         max_tokens,
         end_tokens: [END].into(),

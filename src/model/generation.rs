@@ -2,7 +2,9 @@
 
 use std::sync::Arc;
 
-use super::request::{FinishReason, GenerateError, GenerateEvent, Summary, Timings};
+use super::request::{
+    FinishReason, GenerateError, GenerateEvent, GenerateOptions, Summary, Timings,
+};
 use super::slots::{SlotRecord, SlotRecords};
 use crate::engine::{EndReason, Events, SequenceEvent, SequenceReport, StopRule, Verdict};
 use crate::text::TextStream;
@@ -70,6 +72,11 @@ impl Generation {
             stopped_by: None,
             text: Text::Flowing(stream),
         }
+    }
+
+    /// How it goes on, with texts among the options as their tokens.
+    pub fn options(&self) -> &Arc<GenerateOptions> {
+        &self.record.options
     }
 
     /// The next event; `None` after the last. May be dropped and called again: nothing is lost.

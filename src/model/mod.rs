@@ -22,7 +22,7 @@ use generation::TextStop;
 use slots::{SlotRecord, SlotRecords};
 
 use crate::engine::{EngineHandle, Job, PrefixRoot, PrefixUse, Stats, SubmitError};
-use crate::sampling::Sampler;
+use crate::sampling::{Sampler, SamplerTokens, SequenceBreakers};
 use crate::text::{ChatTemplate, SpecialTokens, TextStream, Tokenizer};
 use crate::token::TokenId;
 
@@ -96,16 +96,16 @@ impl LoadedModel {
 
     /// Starts a generation. The prompt is rendered and tokenized here and now; nothing is waited for.
     pub fn generate(&self, request: GenerateRequest) -> Result<Generation, GenerateError> {
-        let GenerateRequest { prompt, options } = request;
+        let GenerateRequest {
+            prompt,
+            mut options,
+        } = request;
         let (prompt, beginning_added) = self.prompt_tokens(&prompt)?;
         let seed = options.sampling.seed.unwrap_or_else(rand::random);
-        let never = match options.ignore_end {
-            true => self.end_tokens.to_vec(),
-            false => Vec::new(),
-        };
+        let tokens = self.sampler_tokens(&mut options, &prompt)?;
         let stream = || TextStream::new(Arc::clone(&self.tokenizer), options.stop.clone());
         let job = Job {
-            sampler: Sampler::new(options.sampling.clone(), seed, &prompt, never),
+            sampler: Sampler::new(options.sampling.clone(), seed, tokens),
             prompt: prompt.clone(),
             max_tokens: options
                 .max_tokens
@@ -139,6 +139,62 @@ impl LoadedModel {
             seed,
             Arc::clone(&self.slots),
         ))
+    }
+
+    /// What the sampler is told in ids. Texts among the options become their tokens.
+    fn sampler_tokens(
+        &self,
+        options: &mut GenerateOptions,
+        prompt: &[TokenId],
+    ) -> Result<SamplerTokens, GenerateError> {
+        let mut bias = Vec::new();
+        for (piece, amount) in &options.logit_bias {
+            let tokens = self.piece_tokens(std::slice::from_ref(piece))?;
+            bias.extend(tokens.into_iter().map(|token| (token, *amount)));
+        }
+        let shown = |(token, amount): &(TokenId, f32)| (PromptPiece::Token(*token), *amount);
+        options.logit_bias = bias.iter().map(shown).collect();
+        if options.ignore_end {
+            let never = |token: &TokenId| (*token, f32::NEG_INFINITY);
+            bias.extend(self.end_tokens.iter().map(never));
+        }
+        let before = match &mut options.penalty_prompt {
+            None => prompt.to_vec(),
+            Some(pieces) => {
+                let tokens = self.piece_tokens(pieces)?;
+                *pieces = tokens.iter().copied().map(PromptPiece::Token).collect();
+                tokens
+            }
+        };
+        let newline = self.tokenizer.encode("\n", SpecialTokens::Literal);
+        let dry = &options.sampling.dry;
+        Ok(SamplerTokens {
+            before,
+            bias,
+            newline: newline.last().copied(),
+            breakers: match dry.multiplier > 0.0 {
+                true => self.sequence_breakers(&dry.breakers),
+                false => SequenceBreakers::default(),
+            },
+        })
+    }
+
+    fn sequence_breakers(&self, texts: &[String]) -> SequenceBreakers {
+        let breaks = |token: &TokenId| {
+            let bytes = self.tokenizer.token_bytes(*token).unwrap_or_default();
+            let has = |text: &String| memchr::memmem::find(bytes, text.as_bytes()).is_some();
+            texts.iter().any(has)
+        };
+        let sequences = texts
+            .iter()
+            .map(|text| self.tokenizer.encode(text, SpecialTokens::Literal));
+        SequenceBreakers {
+            tokens: (0..self.details.vocabulary_size as u32)
+                .map(TokenId)
+                .filter(breaks)
+                .collect(),
+            sequences: sequences.filter(|tokens| tokens.len() > 1).collect(),
+        }
     }
 
     fn refusal(&self, error: &SubmitError) -> GenerateError {

@@ -29,6 +29,10 @@ pub struct GenerateOptions {
     pub ignore_end: bool,
     /// How a token is chosen.
     pub sampling: SamplingParameters,
+    /// What is added to the logits of tokens, of every token where it is a text; minus infinity is «never».
+    pub logit_bias: Vec<(PromptPiece, f32)>,
+    /// What the penalties look at instead of the prompt.
+    pub penalty_prompt: Option<Vec<PromptPiece>>,
     /// The slot the request insists on: it waits until that one is free.
     pub slot: Option<usize>,
     /// What happens when prompt or continuation outgrow the context.

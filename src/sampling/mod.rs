@@ -1,111 +1,70 @@
-//! Choosing the next token from the logits: the parameters, and the sampler that holds one sequence's
-//! history and random numbers. The stages themselves are in `stages`.
+//! Choosing the next token from the logits: the sampler of one sequence, with its history and its random
+//! numbers. What shapes the choice is in [`parameters`]; the stages themselves are in `stages`.
 
+mod mirostat;
+pub mod parameters;
+mod penalties;
 mod stages;
-
-use std::collections::{HashMap, VecDeque};
 
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::{Rng, SeedableRng};
 
+pub use parameters::{
+    Dry, Exclusion, Mirostat, MirostatVersion, Repetition, SamplingParameters, Stage,
+};
+pub use penalties::SequenceBreakers;
+
 use crate::token::TokenId;
+use mirostat::Surprise;
+use penalties::{History, Repeats};
 use stages::Candidates;
 
-/// How tokens are chosen. Any values are fine: what makes no sense counts as off.
-#[derive(Debug, Clone, PartialEq)]
-pub struct SamplingParameters {
-    /// Where the random numbers begin; `None` wants another beginning each time.
-    pub seed: Option<u32>,
-    /// Divides the logits; 0 and less always choose the most probable token.
-    pub temperature: f32,
-    /// Keep this many of the most probable tokens; `None` is off.
-    pub top_k: Option<usize>,
-    /// Keep the most probable tokens that have this probability together; 1 is off.
-    pub top_p: f32,
-    /// Keep tokens with at least this share of the highest probability; 0 is off.
-    pub min_p: f32,
-    /// Tokens that every stage has to leave.
-    pub min_keep: usize,
-    /// What repeating costs.
-    pub repetition: Repetition,
+/// What a sampler is told in token ids.
+#[derive(Debug, Clone, Default)]
+pub struct SamplerTokens {
+    /// The tokens before the first choice, as far as penalties count them.
+    pub before: Vec<TokenId>,
+    /// What is added to the logits of tokens; minus infinity: never chosen while there are others.
+    pub bias: Vec<(TokenId, f32)>,
+    /// The line break.
+    pub newline: Option<TokenId>,
+    /// Over what no repeated sequence goes.
+    pub breakers: SequenceBreakers,
 }
 
-/// What it costs a token to have occurred.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Repetition {
-    /// Divides the logit (multiplies it below 0); 1 is off.
-    pub repeat_penalty: f32,
-    /// Taken from the logit once.
-    pub presence_penalty: f32,
-    /// Taken from the logit for each occurrence.
-    pub frequency_penalty: f32,
-    /// The tokens looked back at, prompt and answer together; `None` is all of them.
-    pub last_n: Option<usize>,
-}
-
-impl SamplingParameters {
-    /// The defaults of the native routes.
-    pub fn native() -> Self {
-        Self {
-            seed: None,
-            temperature: 0.8,
-            top_k: Some(40),
-            top_p: 0.95,
-            min_p: 0.05,
-            min_keep: 0,
-            repetition: Repetition {
-                repeat_penalty: 1.1,
-                presence_penalty: 0.0,
-                frequency_penalty: 0.0,
-                last_n: Some(64),
-            },
-        }
-    }
-
-    /// The defaults of OpenAI's API: the model's own distribution.
-    pub fn openai() -> Self {
-        Self {
-            seed: None,
-            temperature: 1.0,
-            top_k: None,
-            top_p: 1.0,
-            min_p: 0.0,
-            min_keep: 0,
-            repetition: Repetition {
-                repeat_penalty: 1.0,
-                presence_penalty: 0.0,
-                frequency_penalty: 0.0,
-                last_n: None,
-            },
-        }
-    }
-}
-
-/// Chooses the tokens of one sequence. Equal parameters, seed, prompt and logits give equal choices.
+/// Chooses the tokens of one sequence. Equal parameters, seed, tokens and logits give equal choices.
 #[derive(Debug)]
 pub struct Sampler {
     parameters: SamplingParameters,
-    never: Vec<TokenId>,
+    bias: Vec<(TokenId, f32)>,
+    /// The token that no penalty touches.
+    spared: Option<TokenId>,
     history: Option<History>,
+    repeats: Option<Repeats>,
+    surprise: Option<Surprise>,
     random: ChaCha8Rng,
     /// Kept for its memory.
     candidates: Candidates,
 }
 
 impl Sampler {
-    /// `prompt` counts for the penalties; tokens of `never` are not chosen while there are others.
-    pub fn new(
-        parameters: SamplingParameters,
-        seed: u32,
-        prompt: &[TokenId],
-        never: Vec<TokenId>,
-    ) -> Sampler {
+    /// A sampler before its first choice.
+    pub fn new(parameters: SamplingParameters, seed: u32, tokens: SamplerTokens) -> Sampler {
         let mut key = [0; 32];
         key[..4].copy_from_slice(&seed.to_le_bytes());
+        let SamplerTokens {
+            before,
+            bias,
+            newline,
+            breakers,
+        } = tokens;
         Sampler {
-            history: History::new(&parameters.repetition, prompt),
+            history: History::new(&parameters.repetition, &before),
+            repeats: Repeats::new(&parameters.dry, &before, breakers),
+            surprise: parameters.mirostat.map(Surprise::new),
+            spared: newline.filter(|_| !parameters.repetition.penalize_newline),
             parameters,
-            never,
+            bias,
             random: ChaCha8Rng::from_seed(key),
             candidates: Candidates::default(),
         }
@@ -114,13 +73,16 @@ impl Sampler {
     /// Chooses a token and remembers it for the penalties. `logits`, one per token of the vocabulary,
     /// at least one, are overwritten.
     pub fn sample(&mut self, logits: &mut [f32]) -> TokenId {
-        if let Some(history) = &self.history {
-            history.penalise(&self.parameters.repetition, logits);
-        }
-        for token in &self.never {
+        for (token, amount) in &self.bias {
             if let Some(logit) = logits.get_mut(token.row()) {
-                *logit = f32::NEG_INFINITY;
+                *logit += amount;
             }
+        }
+        if let Some(history) = &self.history {
+            history.penalise(&self.parameters.repetition, self.spared, logits);
+        }
+        if let Some(repeats) = &mut self.repeats {
+            repeats.penalise(&self.parameters.dry, logits);
         }
         let token = if self.parameters.temperature > 0.0 {
             self.draw(logits)
@@ -130,93 +92,73 @@ impl Sampler {
         if let Some(history) = &mut self.history {
             history.push(token);
         }
+        if let Some(repeats) = &mut self.repeats {
+            repeats.push(token);
+        }
         token
     }
 
     fn draw(&mut self, logits: &[f32]) -> TokenId {
-        let SamplingParameters {
-            temperature,
-            top_k,
-            top_p,
-            min_p,
-            min_keep,
-            ..
-        } = self.parameters;
+        self.candidates.fill(logits);
+        if self.surprise.is_some() {
+            self.apply(Stage::Temperature);
+            let uniform = self.uniform();
+            if let Some(surprise) = &mut self.surprise {
+                return surprise.choose(&mut self.candidates, logits.len(), uniform);
+            }
+        }
+        for stage in 0..self.parameters.chain.len() {
+            self.apply(self.parameters.chain[stage]);
+        }
+        let uniform = self.uniform();
+        stages::draw(&mut self.candidates, uniform)
+    }
+
+    fn apply(&mut self, stage: Stage) {
+        // Others see a random number only if this stage is on: it changes no text that does not use it.
+        let excludes = stage == Stage::Exclusion
+            && self.parameters.exclusion.probability > 0.0
+            && self.uniform() < f64::from(self.parameters.exclusion.probability);
         let candidates = &mut self.candidates;
-        candidates.fill(logits);
-        if let Some(count) = top_k {
-            stages::top_k(candidates, count.max(min_keep));
-        }
-        stages::top_p(candidates, top_p, min_keep);
-        stages::min_p(candidates, min_p, min_keep);
-        stages::temperature(candidates, temperature);
-        // The upper 53 bits are as many as an f64 between 0 and 1 can tell apart.
-        let uniform = (self.random.next_u64() >> 11) as f64 / (1_u64 << 53) as f64;
-        stages::draw(candidates, uniform)
-    }
-}
-
-/// The tokens that the penalties look back at, and how often each occurs among them.
-#[derive(Debug)]
-struct History {
-    window: VecDeque<TokenId>,
-    /// `None`: nothing ever leaves the window.
-    last_n: Option<usize>,
-    occurrences: HashMap<TokenId, u32>,
-}
-
-impl History {
-    /// `None` if nothing is to be penalised.
-    fn new(repetition: &Repetition, prompt: &[TokenId]) -> Option<History> {
-        let off = repetition.repeat_penalty == 1.0
-            && repetition.presence_penalty == 0.0
-            && repetition.frequency_penalty == 0.0;
-        if off || repetition.last_n == Some(0) {
-            return None;
-        }
-        let mut history = History {
-            window: VecDeque::new(),
-            last_n: repetition.last_n,
-            occurrences: HashMap::new(),
-        };
-        let seen = repetition
-            .last_n
-            .map_or(prompt.len(), |last_n| last_n.min(prompt.len()));
-        for &token in &prompt[prompt.len() - seen..] {
-            history.push(token);
-        }
-        Some(history)
-    }
-
-    fn push(&mut self, token: TokenId) {
-        *self.occurrences.entry(token).or_default() += 1;
-        let Some(last_n) = self.last_n else { return };
-        self.window.push_back(token);
-        if self.window.len() > last_n
-            && let Some(oldest) = self.window.pop_front()
-            && let Some(count) = self.occurrences.get_mut(&oldest)
-        {
-            *count -= 1;
-            if *count == 0 {
-                self.occurrences.remove(&oldest);
+        let parameters = &self.parameters;
+        let min_keep = parameters.min_keep;
+        match stage {
+            Stage::TopNSigma => {
+                stages::top_n_sigma(candidates, parameters.top_n_sigma, min_keep);
+            }
+            Stage::TopK => {
+                if let Some(count) = parameters.top_k {
+                    stages::top_k(candidates, count.max(min_keep));
+                }
+            }
+            Stage::TailFree => stages::tail_free(candidates, parameters.tail_free_z, min_keep),
+            Stage::Typical => stages::typical(candidates, parameters.typical_p, min_keep),
+            Stage::TopP => stages::top_p(candidates, parameters.top_p, min_keep),
+            Stage::MinP => stages::min_p(candidates, parameters.min_p, min_keep),
+            Stage::Exclusion => {
+                if excludes {
+                    stages::exclude_top(candidates, parameters.exclusion.threshold, min_keep);
+                }
+            }
+            Stage::Temperature => {
+                let (middle, range) = (parameters.temperature, parameters.temperature_range);
+                let temperature = match range > 0.0 {
+                    true => stages::dynamic_temperature(
+                        candidates,
+                        (middle - range).max(0.0),
+                        middle + range,
+                        parameters.temperature_exponent,
+                    ),
+                    false => middle,
+                };
+                stages::temperature(candidates, temperature);
             }
         }
     }
 
-    /// As llama.cpp's `llama_sampler_penalties`; the repetition penalty is from Keskar et al., CTRL,
-    /// 2019, section 4.1, the other two are OpenAI's.
-    fn penalise(&self, repetition: &Repetition, logits: &mut [f32]) {
-        for (token, &count) in &self.occurrences {
-            let Some(logit) = logits.get_mut(token.row()) else {
-                continue;
-            };
-            if *logit <= 0.0 {
-                *logit *= repetition.repeat_penalty;
-            } else {
-                *logit /= repetition.repeat_penalty;
-            }
-            *logit -= count as f32 * repetition.frequency_penalty + repetition.presence_penalty;
-        }
+    /// A number in 0..1: the upper 53 bits are as many as an f64 between 0 and 1 can tell apart.
+    fn uniform(&mut self) -> f64 {
+        (self.random.next_u64() >> 11) as f64 / (1_u64 << 53) as f64
     }
 }
 

@@ -171,15 +171,182 @@ pub(super) fn min_p(candidates: &mut Candidates, share: f32, min_keep: usize) {
     }
     // Compared as logits; above a share of 1 not even the first would stay.
     let least = candidates.highest() + share.min(1.0).ln();
+    keep_where(candidates, min_keep, |entry| entry.logit >= least);
+}
+
+/// Keeps the tokens within `count` standard deviations of the highest logit
+/// (Tang et al., Top-nσ: Not All Logits Are You Need, 2024). 0 and less are off.
+pub(super) fn top_n_sigma(candidates: &mut Candidates, count: f32, min_keep: usize) {
+    if count.is_nan() || count <= 0.0 {
+        return;
+    }
+    // Tokens that cannot be chosen say nothing about the others.
+    let logits = || {
+        let entries = candidates.entries.iter();
+        entries
+            .map(|entry| f64::from(entry.logit))
+            .filter(|logit| *logit > f64::NEG_INFINITY)
+    };
+    let number = logits().count().max(1) as f64;
+    let mean = logits().sum::<f64>() / number;
+    let variance = logits().map(|logit| (logit - mean).powi(2)).sum::<f64>() / number;
+    let least = f64::from(candidates.highest()) - f64::from(count) * variance.sqrt();
+    keep_where(candidates, min_keep, |entry| {
+        f64::from(entry.logit) >= least
+    });
+}
+
+/// Cuts the tail where the curve of the probabilities has bent by the share `z` of all that it bends, at
+/// least `min_keep` tokens (Phénix and Egan, Tail Free Sampling, 2019). 1 is off.
+pub(super) fn tail_free(candidates: &mut Candidates, z: f32, min_keep: usize) {
+    if z.is_nan() || z >= 1.0 || candidates.entries.len() <= 2 {
+        return;
+    }
+    candidates.keep_first(candidates.entries.len());
+    let probabilities = probabilities(candidates);
+    let slopes: Vec<f64> = probabilities
+        .windows(2)
+        .map(|pair| pair[0] - pair[1])
+        .collect();
+    let bends: Vec<f64> = slopes
+        .windows(2)
+        .map(|pair| (pair[0] - pair[1]).abs())
+        .collect();
+    let whole: f64 = bends.iter().sum();
+    // A curve that hardly bends has no tail: every place counts alike.
+    let share = |bend: f64| match whole > 1e-6 {
+        true => bend / whole,
+        false => 1.0 / bends.len() as f64,
+    };
+    let mut sum = 0.0;
+    let cut = bends.iter().position(|bend| {
+        sum += share(*bend);
+        sum > f64::from(z)
+    });
+    if let Some(cut) = cut {
+        candidates.keep_first(cut.max(min_keep).max(1));
+    }
+}
+
+/// Keeps the tokens whose surprise is nearest to the expected one, until they have the probability `share`
+/// together, at least `min_keep` (Meister et al., Locally Typical Sampling, 2023). 1 is off.
+pub(super) fn typical(candidates: &mut Candidates, share: f32, min_keep: usize) {
+    if share.is_nan() || share >= 1.0 {
+        return;
+    }
+    let probabilities = probabilities(candidates);
+    let surprise = |probability: f64| match probability > 0.0 {
+        true => -probability.ln(),
+        false => f64::INFINITY,
+    };
+    let expected: f64 = probabilities
+        .iter()
+        .filter(|probability| **probability > 0.0)
+        .map(|probability| probability * surprise(*probability))
+        .sum();
+    let mut by_distance: Vec<(f64, f64, Candidate)> = probabilities
+        .iter()
+        .zip(&candidates.entries)
+        .map(|(probability, entry)| {
+            let distance = (surprise(*probability) - expected).abs();
+            (distance, *probability, *entry)
+        })
+        .collect();
+    by_distance
+        .sort_unstable_by(|left, right| left.0.total_cmp(&right.0).then(left.2.order(&right.2)));
+    let mut sum = 0.0;
+    let cut = by_distance.iter().position(|(_, probability, _)| {
+        sum += probability;
+        sum > f64::from(share)
+    });
+    let count = cut.map_or(by_distance.len(), |cut| (cut + 1).max(min_keep));
+    let kept = by_distance.iter().take(count).map(|(_, _, entry)| *entry);
+    candidates.entries.clear();
+    candidates.entries.extend(kept);
+    candidates.ordered = false;
+    candidates.keep_first(count);
+}
+
+/// If at least two tokens have the probability `threshold`, leaves out all of them but the least probable, as
+/// long as `min_keep` stay (p-e-w, XTC, text-generation-webui pull request 6335, 2024).
+pub(super) fn exclude_top(candidates: &mut Candidates, threshold: f32, min_keep: usize) {
+    if threshold.is_nan() || threshold > 0.5 {
+        return;
+    }
+    candidates.keep_first(candidates.entries.len());
+    let probabilities = probabilities(candidates);
+    let probable = probabilities
+        .iter()
+        .take_while(|probability| **probability >= f64::from(threshold))
+        .count();
+    let left_out = probable.saturating_sub(1);
+    if candidates.entries.len() - left_out >= min_keep {
+        candidates.entries.drain(..left_out);
+    }
+}
+
+/// Keeps the tokens of at least this probability, at least one.
+pub(super) fn keep_probable(candidates: &mut Candidates, least: f64) {
+    candidates.keep_first(candidates.entries.len());
+    let probabilities = probabilities(candidates);
+    let count = probabilities
+        .iter()
+        .take_while(|probability| **probability >= least)
+        .count();
+    candidates.keep_first(count.max(1));
+}
+
+/// Keeps the tokens that are as wanted, or the `min_keep` most probable if these are more.
+fn keep_where(candidates: &mut Candidates, min_keep: usize, wanted: impl Fn(&Candidate) -> bool) {
     let stay = candidates
         .entries
         .iter()
-        .filter(|entry| entry.logit >= least)
+        .filter(|entry| wanted(entry))
         .count();
-    if stay < min_keep {
-        return candidates.keep_first(min_keep);
+    if stay < min_keep.max(1) {
+        return candidates.keep_first(min_keep.max(1));
     }
-    candidates.entries.retain(|entry| entry.logit >= least);
+    candidates.entries.retain(|entry| wanted(entry));
+}
+
+/// The temperature that fits how sure the model is: `least` where it knows the token, `most` where all are
+/// alike (Zhang et al., EDT: Improving Large Language Models' Generation by Entropy-based Dynamic Temperature
+/// Sampling, 2024, in the form of koboldcpp).
+pub(super) fn dynamic_temperature(
+    candidates: &Candidates,
+    least: f32,
+    most: f32,
+    exponent: f32,
+) -> f32 {
+    if candidates.entries.len() <= 1 {
+        return most;
+    }
+    let probabilities = probabilities(candidates);
+    let entropy: f64 = probabilities
+        .iter()
+        .filter(|probability| **probability > 0.0)
+        .map(|probability| -probability * probability.ln())
+        .sum();
+    let share = entropy / (candidates.entries.len() as f64).ln();
+    least + (most - least) * (share as f32).powf(exponent)
+}
+
+/// The candidates' probabilities, in their order.
+pub(super) fn probabilities(candidates: &Candidates) -> Vec<f64> {
+    let highest = candidates.highest();
+    let weights = candidates.entries.iter();
+    let mut weights: Vec<f64> = weights
+        .map(|entry| f64::from(weight(entry.logit - highest)))
+        .collect();
+    let sum: f64 = weights.iter().sum();
+    weights.iter_mut().for_each(|weight| *weight /= sum);
+    weights
+}
+
+/// A token's place among the candidates; the first, if it is none of them.
+pub(super) fn place_of(candidates: &Candidates, token: TokenId) -> usize {
+    let mut entries = candidates.entries.iter();
+    entries.position(|entry| entry.token == token).unwrap_or(0)
 }
 
 /// Divides the logits: below 1 what is probable becomes more so (Ackley et al., A Learning Algorithm

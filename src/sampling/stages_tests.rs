@@ -57,6 +57,107 @@ fn top_k_keeps_the_first_in_order() {
 }
 
 #[test]
+fn top_n_sigma_keeps_what_is_near_the_highest_logit() {
+    let mut candidates = Candidates::default();
+    // Their mean is 2, their standard deviation √((4+1+1+4)/5) = √2; what is impossible does not count.
+    candidates.fill(&[0.0, 1.0, 3.0, 4.0, 2.0, f32::NEG_INFINITY]);
+    top_n_sigma(&mut candidates, 1.0, 0);
+    assert_eq!(left(&candidates), [2, 3]);
+    let mut candidates = Candidates::default();
+    candidates.fill(&[0.0, 1.0, 3.0, 4.0, 2.0]);
+    top_n_sigma(&mut candidates, 0.0, 0);
+    assert_eq!(candidates.entries.len(), 5);
+    top_n_sigma(&mut candidates, 0.1, 3);
+    assert_eq!(left(&candidates), [2, 3, 4]);
+}
+
+#[test]
+fn tail_free_cuts_where_the_curve_has_bent() {
+    // Slopes 0.1, 0.2, 0.05, 0.05: bends 0.1, 0.15, 0, of which the first has 0.4, both all.
+    let shares = [0.4, 0.3, 0.1, 0.05, 0.0001];
+    let sum: f32 = shares.iter().sum();
+    let whole = shares.map(|share| share / sum);
+    check(&whole, |all| tail_free(all, 1.0, 0), &by_rank(&whole, 5));
+    check(&whole, |all| tail_free(all, 0.5, 0), &by_rank(&whole, 1));
+    check(&whole, |all| tail_free(all, 0.5, 3), &by_rank(&whole, 3));
+    check(&whole, |all| tail_free(all, 0.0, 0), &by_rank(&whole, 1));
+    // A straight line bends nowhere.
+    check(
+        &[0.25; 4],
+        |all| tail_free(all, 0.4, 0),
+        &by_rank(&[0.25; 4], 1),
+    );
+}
+
+/// The first `count` of shares that fall, as they are after the others are gone.
+fn by_rank(shares: &[f32], count: usize) -> Vec<(u32, f64)> {
+    let sum: f64 = shares[..count].iter().map(|share| f64::from(*share)).sum();
+    (0..)
+        .zip(&shares[..count])
+        .map(|(id, share)| (id, f64::from(*share) / sum))
+        .collect()
+}
+
+#[test]
+fn typical_keeps_the_expected_surprise() {
+    // Entropy 1.943 bits. Surprises 1, 2.32, 2.74, 3.06 bits: the nearest is the second, then the third, then
+    // the first.
+    let shares = [0.5, 0.2, 0.15, 0.12, 0.03];
+    let of = |ids: &[u32]| -> Vec<(u32, f64)> {
+        let sum: f64 = ids.iter().map(|id| f64::from(shares[*id as usize])).sum();
+        ids.iter()
+            .map(|id| (*id, f64::from(shares[*id as usize]) / sum))
+            .collect()
+    };
+    check(&shares, |all| typical(all, 0.1, 0), &of(&[1]));
+    check(&shares, |all| typical(all, 0.3, 0), &of(&[1, 2]));
+    check(&shares, |all| typical(all, 0.4, 0), &of(&[0, 1, 2]));
+    check(&shares, |all| typical(all, 0.1, 4), &of(&[0, 1, 2, 3]));
+    check(
+        &[0.25, 0.75],
+        |all| typical(all, 1.0, 0),
+        &[(0, 0.25), (1, 0.75)],
+    );
+}
+
+#[test]
+fn the_least_probable_of_the_top_choices_stays() {
+    let shares = [0.4, 0.3, 0.2, 0.1];
+    check(
+        &shares,
+        |all| exclude_top(all, 0.15, 0),
+        &[(2, 2.0 / 3.0), (3, 1.0 / 3.0)],
+    );
+    // One alone is no choice; nor may too few be left.
+    check(
+        &shares,
+        |all| exclude_top(all, 0.35, 0),
+        &by_rank(&shares, 4),
+    );
+    check(
+        &shares,
+        |all| exclude_top(all, 0.6, 0),
+        &by_rank(&shares, 4),
+    );
+    check(
+        &shares,
+        |all| exclude_top(all, 0.15, 3),
+        &by_rank(&shares, 4),
+    );
+}
+
+#[test]
+fn the_temperature_follows_how_sure_the_model_is() {
+    let temperature =
+        |shares: &[f32], exponent| dynamic_temperature(&filled(shares), 0.5, 1.5, exponent);
+    assert!((temperature(&[0.25; 4], 1.0) - 1.5).abs() < 1e-6);
+    assert!((temperature(&[1.0, 0.0, 0.0, 0.0], 1.0) - 0.5).abs() < 1e-6);
+    // Half of the entropy that four could have, and a quarter of the way with the exponent 2.
+    assert!((temperature(&[0.5, 0.5, 0.0, 0.0], 1.0) - 1.0).abs() < 1e-6);
+    assert!((temperature(&[0.5, 0.5, 0.0, 0.0], 2.0) - 0.75).abs() < 1e-6);
+}
+
+#[test]
 fn top_p_keeps_the_token_that_crosses_the_line() {
     let shares = [0.1, 0.4, 0.2, 0.3];
     check(

@@ -12,13 +12,12 @@ fn greedy() -> SamplingParameters {
 /// The logits after the penalties for a prompt.
 #[track_caller]
 fn check(repetition: Repetition, prompt: &[u32], before: &[f32], after: &[f32]) {
-    let prompt: Vec<TokenId> = prompt.iter().copied().map(TokenId).collect();
     let parameters = SamplingParameters {
         repetition,
         ..greedy()
     };
     let mut logits = before.to_vec();
-    Sampler::new(parameters, 0, &prompt, Vec::new()).sample(&mut logits);
+    Sampler::new(parameters, 0, after_prompt(prompt)).sample(&mut logits);
     assert_eq!(logits, after);
 }
 
@@ -28,6 +27,14 @@ fn repetition(repeat: f32, presence: f32, frequency: f32, last_n: Option<usize>)
         presence_penalty: presence,
         frequency_penalty: frequency,
         last_n,
+        penalize_newline: true,
+    }
+}
+
+fn after_prompt(prompt: &[u32]) -> SamplerTokens {
+    SamplerTokens {
+        before: prompt.iter().copied().map(TokenId).collect(),
+        ..SamplerTokens::default()
     }
 }
 
@@ -80,7 +87,7 @@ fn what_was_chosen_counts_until_it_leaves_the_window() {
         repetition: repetition(1.0, 2.0, 0.0, Some(2)),
         ..greedy()
     };
-    let mut sampler = Sampler::new(parameters, 0, &[], Vec::new());
+    let mut sampler = Sampler::new(parameters, 0, SamplerTokens::default());
     let chosen: Vec<u32> = (0..6)
         .map(|_| sampler.sample(&mut [5.0, 4.0, 3.5]).0)
         .collect();
@@ -89,30 +96,117 @@ fn what_was_chosen_counts_until_it_leaves_the_window() {
 
 #[test]
 fn a_token_that_is_never_chosen_is_not() {
-    let mut sampler = Sampler::new(greedy(), 0, &[], vec![TokenId(1), TokenId(9)]);
+    let mut sampler = Sampler::new(
+        greedy(),
+        0,
+        SamplerTokens {
+            bias: vec![
+                (TokenId(1), f32::NEG_INFINITY),
+                (TokenId(9), f32::NEG_INFINITY),
+            ],
+            ..SamplerTokens::default()
+        },
+    );
     assert_eq!(sampler.sample(&mut [1.0, 5.0, 2.0]), TokenId(2));
 }
 
 #[test]
-fn the_defaults_are_the_contracts() {
-    let native = SamplingParameters::native();
-    assert_eq!((native.temperature, native.top_k), (0.8, Some(40)));
+fn a_bias_is_added_before_anything_else() {
+    let tokens = SamplerTokens {
+        bias: vec![
+            (TokenId(0), 3.0),
+            (TokenId(1), f32::NEG_INFINITY),
+            (TokenId(9), 1.0),
+        ],
+        ..after_prompt(&[0])
+    };
+    let parameters = SamplingParameters {
+        repetition: repetition(2.0, 0.0, 0.0, None),
+        ..greedy()
+    };
+    let mut logits = [1.0, 5.0, 1.5];
     assert_eq!(
-        (native.top_p, native.min_p, native.min_keep),
-        (0.95, 0.05, 0)
+        Sampler::new(parameters, 0, tokens).sample(&mut logits),
+        TokenId(0)
     );
-    assert_eq!(native.repetition, repetition(1.1, 0.0, 0.0, Some(64)));
-    let openai = SamplingParameters::openai();
-    assert_eq!((openai.temperature, openai.top_k), (1.0, None));
-    assert_eq!((openai.top_p, openai.min_p), (1.0, 0.0));
-    assert!(History::new(&openai.repetition, &[TokenId(1)]).is_none());
+    assert_eq!(logits, [2.0, f32::NEG_INFINITY, 1.5]);
+}
+
+#[test]
+fn line_breaks_can_be_spared() {
+    let mut parameters = SamplingParameters {
+        repetition: repetition(2.0, 1.0, 1.0, None),
+        ..greedy()
+    };
+    parameters.repetition.penalize_newline = false;
+    let tokens = SamplerTokens {
+        newline: Some(TokenId(1)),
+        ..after_prompt(&[0, 1])
+    };
+    let mut logits = [8.0, 8.0];
+    Sampler::new(parameters, 0, tokens).sample(&mut logits);
+    assert_eq!(logits, [2.0, 8.0]);
+}
+
+#[test]
+fn the_chain_has_the_order_and_the_stages_that_were_asked_for() {
+    // With top_k first two tokens share 0.9; with top_p first only one is left.
+    let logits = [0.5_f32, 0.4, 0.1].map(f32::ln);
+    let possible = |chain: &[Stage]| {
+        let parameters = SamplingParameters {
+            chain: chain.to_vec(),
+            top_k: Some(2),
+            top_p: 0.52,
+            temperature: 5.0,
+            ..SamplingParameters::openai()
+        };
+        let mut sampler = Sampler::new(parameters, 3, SamplerTokens::default());
+        let mut seen = [0; 3];
+        for _ in 0..300 {
+            seen[sampler.sample(&mut logits.clone()).row()] += 1;
+        }
+        seen.map(|count| count > 0)
+    };
+    assert_eq!(possible(&[Stage::TopK, Stage::TopP]), [true, false, false]);
+    assert_eq!(possible(&[Stage::TopP, Stage::TopK]), [true, true, false]);
+    assert_eq!(possible(&[Stage::TopK]), [true, true, false]);
+    assert_eq!(possible(&[]), [true, true, true]);
+    // A temperature that comes first makes them alike, so more are needed to reach the share.
+    assert_eq!(
+        possible(&[Stage::Temperature, Stage::TopP]),
+        [true, true, false]
+    );
+    // Twice is twice: a third of 25 brings all nearer still.
+    assert_eq!(
+        possible(&[Stage::Temperature, Stage::Temperature]),
+        [true, true, true]
+    );
+}
+
+#[test]
+fn top_choices_are_left_out_as_often_as_asked_for() {
+    let parameters = SamplingParameters {
+        chain: vec![Stage::Exclusion],
+        exclusion: Exclusion {
+            probability: 0.5,
+            threshold: 0.1,
+        },
+        ..SamplingParameters::openai()
+    };
+    let mut sampler = Sampler::new(parameters, 5, SamplerTokens::default());
+    let logits = [0.98_f32, 0.15, 0.001].map(f32::ln);
+    let mut first = 0;
+    for _ in 0..2000 {
+        first += usize::from(sampler.sample(&mut logits.clone()) == TokenId(0));
+    }
+    assert!((800..960).contains(&first), "{first}");
 }
 
 #[test]
 fn draws_follow_the_distribution() {
     const DRAWS: usize = 20_000;
     let shares = [0.05_f64, 0.1, 0.15, 0.3, 0.4];
-    let mut sampler = Sampler::new(SamplingParameters::openai(), 7, &[], Vec::new());
+    let mut sampler = Sampler::new(SamplingParameters::openai(), 7, SamplerTokens::default());
     let mut counts = [0_usize; 5];
     for _ in 0..DRAWS {
         let mut logits = shares.map(|share| share.ln() as f32);
@@ -132,27 +226,132 @@ fn draws_follow_the_distribution() {
 
 #[test]
 fn a_seed_is_the_same_choice_for_ever() {
-    let mut sampler = Sampler::new(SamplingParameters::openai(), 42, &[], Vec::new());
+    let mut sampler = Sampler::new(SamplingParameters::openai(), 42, SamplerTokens::default());
     let chosen: Vec<u32> = (0..8).map(|_| sampler.sample(&mut [0.0; 1000]).0).collect();
     assert_eq!(chosen, [348, 285, 493, 367, 825, 67, 489, 266]);
+}
+
+fn any_parameters() -> impl Strategy<Value = SamplingParameters> {
+    let stage = (0..8usize).prop_map(|number| {
+        [
+            Stage::TopNSigma,
+            Stage::TopK,
+            Stage::TailFree,
+            Stage::Typical,
+            Stage::TopP,
+            Stage::MinP,
+            Stage::Exclusion,
+            Stage::Temperature,
+        ][number]
+    });
+    let mirostat =
+        (any::<bool>(), any::<f32>(), any::<f32>()).prop_map(|(one, tau, eta)| Mirostat {
+            version: match one {
+                true => MirostatVersion::One,
+                false => MirostatVersion::Two,
+            },
+            tau,
+            eta,
+        });
+    let dry = (
+        any::<f32>(),
+        any::<f32>(),
+        0..5usize,
+        any::<Option<usize>>(),
+    );
+    (
+        prop::collection::vec(stage, 0..9),
+        any::<[f32; 3]>(),
+        (any::<Option<usize>>(), any::<usize>()),
+        any::<[f32; 7]>(),
+        prop::option::weighted(0.3, mirostat),
+        (any::<[f32; 3]>(), any::<Option<usize>>(), any::<bool>()),
+        dry,
+    )
+        .prop_map(
+            |(chain, temperature, counts, shares, mirostat, repeat, dry)| SamplingParameters {
+                seed: None,
+                chain,
+                temperature: temperature[0],
+                temperature_range: temperature[1],
+                temperature_exponent: temperature[2],
+                top_k: counts.0,
+                min_keep: counts.1,
+                top_p: shares[0],
+                min_p: shares[1],
+                tail_free_z: shares[2],
+                typical_p: shares[3],
+                top_n_sigma: shares[4],
+                exclusion: Exclusion {
+                    probability: shares[5],
+                    threshold: shares[6],
+                },
+                mirostat,
+                repetition: Repetition {
+                    penalize_newline: repeat.2,
+                    ..repetition(repeat.0[0], repeat.0[1], repeat.0[2], repeat.1)
+                },
+                dry: Dry {
+                    multiplier: dry.0,
+                    base: dry.1,
+                    allowed_length: dry.2,
+                    last_n: dry.3,
+                    breakers: Vec::new(),
+                },
+            },
+        )
+}
+
+/// Parameters as people set them.
+fn sensible_parameters() -> impl Strategy<Value = SamplingParameters> {
+    let shares = prop::collection::vec(0.01f32..1.0, 5);
+    (any_parameters(), shares, 0.1f32..3.0, 0usize..20).prop_map(
+        |(any, shares, temperature, count)| SamplingParameters {
+            temperature,
+            temperature_range: shares[0],
+            temperature_exponent: 1.0,
+            top_k: Some(count),
+            min_keep: 0,
+            top_p: shares[1],
+            min_p: shares[2],
+            tail_free_z: shares[3],
+            typical_p: shares[4],
+            top_n_sigma: 10.0 * shares[0],
+            exclusion: Exclusion {
+                probability: shares[1],
+                threshold: shares[2] / 2.0,
+            },
+            mirostat: any.mirostat.map(|mirostat| Mirostat {
+                tau: 10.0 * shares[0],
+                eta: 0.1,
+                ..mirostat
+            }),
+            repetition: repetition(1.0 + shares[3], shares[4], shares[0], None),
+            dry: Dry {
+                multiplier: shares[2],
+                base: 1.75,
+                ..any.dry
+            },
+            ..any
+        },
+    )
 }
 
 proptest! {
     #[test]
     fn any_numbers_give_the_same_token_for_the_same_seed(
         logits in prop::collection::vec(any::<f32>(), 1..500),
-        (seed, temperature, top_k) in (any::<u32>(), any::<f32>(), any::<Option<usize>>()),
-        (top_p, min_p, min_keep) in (any::<f32>(), any::<f32>(), any::<usize>()),
-        (repeat, presence, frequency, last_n) in (any::<f32>(), any::<f32>(), any::<f32>(), any::<Option<usize>>()),
+        seed in any::<u32>(),
+        parameters in any_parameters(),
         prompt in prop::collection::vec(0_u32..600, 0..20),
     ) {
-        let parameters = SamplingParameters {
-            seed: None, temperature, top_k, top_p, min_p, min_keep,
-            repetition: repetition(repeat, presence, frequency, last_n),
-        };
-        let prompt: Vec<TokenId> = prompt.into_iter().map(TokenId).collect();
         let choose = || {
-            let mut sampler = Sampler::new(parameters.clone(), seed, &prompt, vec![TokenId(0)]);
+            let tokens = SamplerTokens {
+                bias: vec![(TokenId(0), f32::NEG_INFINITY)],
+                newline: Some(TokenId(1)),
+                ..after_prompt(&prompt)
+            };
+            let mut sampler = Sampler::new(parameters.clone(), seed, tokens);
             [sampler.sample(&mut logits.clone()), sampler.sample(&mut logits.clone())]
         };
         let chosen = choose();
@@ -160,11 +359,33 @@ proptest! {
         prop_assert!(chosen.iter().all(|token| token.row() < logits.len()));
     }
 
+    /// Whatever the chain does, what may not be chosen is not, and the draw is from what is left.
+    #[test]
+    fn a_token_that_is_forbidden_is_never_chosen(
+        logits in prop::collection::vec(-9.0_f32..9.0, 2..200),
+        forbidden in prop::collection::vec(0..200u32, 1..150),
+        seed in any::<u32>(),
+        parameters in sensible_parameters(),
+    ) {
+        let forbidden: Vec<TokenId> = forbidden.into_iter().map(TokenId).collect();
+        let all = (0..logits.len() as u32).all(|token| forbidden.contains(&TokenId(token)));
+        prop_assume!(!all);
+        let tokens = SamplerTokens {
+            bias: forbidden.iter().map(|token| (*token, f32::NEG_INFINITY)).collect(),
+            ..SamplerTokens::default()
+        };
+        let mut sampler = Sampler::new(parameters, seed, tokens);
+        for _ in 0..5 {
+            let token = sampler.sample(&mut logits.clone());
+            prop_assert!(!forbidden.contains(&token), "{:?}", token);
+        }
+    }
+
     #[test]
     fn without_heat_the_choice_is_the_most_probable(
         logits in prop::collection::vec(-9.0_f32..9.0, 1..500), seed in any::<u32>(),
     ) {
-        let token = Sampler::new(greedy(), seed, &[], Vec::new()).sample(&mut logits.clone());
+        let token = Sampler::new(greedy(), seed, SamplerTokens::default()).sample(&mut logits.clone());
         prop_assert!(logits.iter().all(|logit| *logit <= logits[token.row()]));
     }
 }

@@ -252,6 +252,20 @@ async fn value_contains(world: &mut World, path: String, part: String) {
     assert!(value.contains(&part), "{value}");
 }
 
+#[then(expr = "the answer's {string} does not contain {string}")]
+async fn value_does_not_contain(world: &mut World, path: String, part: String) {
+    let value = world.answer.at(&path).as_str().unwrap();
+    assert!(!value.contains(&part), "{value}");
+}
+
+#[then("the answer's settings are:")]
+async fn settings_are(world: &mut World, step: &Step) {
+    for (name, wanted) in json_of(step).as_object().unwrap() {
+        let found = world.answer.at(&format!("generation_settings.{name}"));
+        assert!(same(found, wanted), "{name} is {found}, not {wanted}");
+    }
+}
+
 /// Numbers are equal however they are written.
 fn same(left: &Value, right: &Value) -> bool {
     match (left.as_f64(), right.as_f64()) {
@@ -377,6 +391,31 @@ async fn keeping_is_another(world: &mut World) {
     body["n_keep"] = (-1).into();
     world.complete(body).await;
     assert_ne!(world.answer.text(), text);
+}
+
+#[then(regex = r"^the same with (\{.*\}) gives (the same|another) text$")]
+async fn changed(world: &mut World, options: String, which: String) {
+    let text = world.answer.text();
+    let Some(Question::Completion(asked)) = world.asked.clone() else {
+        panic!("a completion was asked for")
+    };
+    let mut body = asked.clone();
+    let options: Value = serde_json::from_str(&options).unwrap();
+    for (name, value) in options.as_object().unwrap() {
+        body[name] = value.clone();
+    }
+    let before = std::mem::take(&mut world.answer);
+    world.complete(body).await;
+    assert_eq!(world.answer.status, 200, "{}", world.answer.body);
+    let changed = world.answer.text();
+    match which.as_str() {
+        // What comes next is asked of the question that was.
+        "the same" => {
+            assert_eq!(changed, text);
+            (world.answer, world.asked) = (before, Some(Question::Completion(asked)));
+        }
+        _ => assert_ne!(changed, text),
+    }
 }
 
 #[then("asking again gives the same text")]

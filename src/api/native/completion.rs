@@ -4,17 +4,17 @@ use std::sync::Arc;
 
 use futures_util::StreamExt;
 
+use super::sampling;
 use super::settings::settings;
 use crate::api::at_length;
 use crate::api::error::Error;
-use crate::api::options::{count, limit, seconds, single, unless_zero};
+use crate::api::options::{limit, seconds};
 use crate::api::stream::{EventStream, WholeOrStream, events, whole};
 use crate::api::types;
 use crate::model::{
     FinishReason, GenerateEvent, GenerateLimits, GenerateOptions, GenerateRequest, LoadedModel,
     ModelDetails, Prompt, PromptPiece, Summary, Timings, WhenFull,
 };
-use crate::sampling::SamplingParameters;
 use crate::token::TokenId;
 
 /// Continues the prompt.
@@ -25,11 +25,10 @@ pub(in crate::api) async fn answer(
 ) -> Result<WholeOrStream<types::Completion>, Error> {
     let prompt = body.prompt.clone();
     let request = GenerateRequest::try_from(body)?.within(limits);
-    let options = request.options.clone();
     let generation = at_length(|| model.generate(request))?;
     let asked = Asked {
         details: model.details().clone(),
-        options,
+        options: Arc::clone(generation.options()),
         prompt,
     };
     if !asked.options.stream {
@@ -45,37 +44,7 @@ impl TryFrom<types::CompletionRequest> for GenerateRequest {
     type Error = Error;
 
     fn try_from(body: types::CompletionRequest) -> Result<Self, Error> {
-        let mut sampling = SamplingParameters::native();
-        if let Some(seed) = body.seed {
-            sampling.seed = u32::try_from(seed).ok();
-        }
-        if let Some(temperature) = body.temperature {
-            sampling.temperature = single(temperature);
-        }
-        if let Some(top_k) = body.top_k {
-            sampling.top_k = unless_zero("top_k", top_k)?;
-        }
-        if let Some(top_p) = body.top_p {
-            sampling.top_p = single(top_p);
-        }
-        if let Some(min_p) = body.min_p {
-            sampling.min_p = single(min_p);
-        }
-        if let Some(min_keep) = body.min_keep {
-            sampling.min_keep = count("min_keep", min_keep)?;
-        }
-        if let Some(penalty) = body.repeat_penalty {
-            sampling.repetition.repeat_penalty = single(penalty);
-        }
-        if let Some(last_n) = body.repeat_last_n {
-            sampling.repetition.last_n = limit("repeat_last_n", last_n)?;
-        }
-        if let Some(penalty) = body.presence_penalty {
-            sampling.repetition.presence_penalty = single(penalty);
-        }
-        if let Some(penalty) = body.frequency_penalty {
-            sampling.repetition.frequency_penalty = single(penalty);
-        }
+        let sampling = sampling::parameters(&body)?;
         Ok(Self {
             prompt: Prompt::Pieces(pieces(body.prompt)?),
             options: GenerateOptions {
@@ -88,6 +57,8 @@ impl TryFrom<types::CompletionRequest> for GenerateRequest {
                     .collect(),
                 ignore_end: body.ignore_eos.unwrap_or(false),
                 sampling,
+                logit_bias: sampling::logit_bias(body.logit_bias)?,
+                penalty_prompt: body.penalty_prompt.map(pieces).transpose()?,
                 slot: limit("id_slot", body.id_slot.unwrap_or(-1))?,
                 when_full: WhenFull::Shift {
                     keep: limit("n_keep", body.n_keep.unwrap_or(0))?,
@@ -130,7 +101,7 @@ fn pieces(prompt: types::Prompt) -> Result<Vec<PromptPiece>, Error> {
 /// What an answer repeats of its question.
 struct Asked {
     details: ModelDetails,
-    options: GenerateOptions,
+    options: Arc<GenerateOptions>,
     prompt: types::Prompt,
 }
 
@@ -272,9 +243,11 @@ mod tests {
     fn an_answer_tells_why_it_ended_and_fits_the_document() {
         let asked = Asked {
             details: details(),
-            options: request(json!({"prompt": ["a", 7], "seed": -1}))
-                .unwrap()
-                .options,
+            options: Arc::new(
+                request(json!({"prompt": ["a", 7], "seed": -1}))
+                    .unwrap()
+                    .options,
+            ),
             prompt: types::Prompt::String("a".to_owned()),
         };
         let summary = Summary {

@@ -3,6 +3,7 @@
 pub(super) mod completion;
 pub(super) mod health;
 pub(super) mod props;
+mod sampling;
 mod settings;
 pub(super) mod slots;
 pub(super) mod tokenize;

@@ -1,19 +1,10 @@
 //! `generation_settings`: every option as it is used. Options that are not built yet show what they do: nothing.
 
+use super::sampling::{MIROSTAT_ETA, MIROSTAT_TAU, shown_bias};
 use crate::api::options::or_minus_one;
 use crate::api::types;
-use crate::model::{GenerateOptions, ModelDetails, WhenFull};
-use crate::sampling::SamplingParameters;
-
-/// The stages of the sampler, in the order in which they are applied.
-const SAMPLERS: [&str; 6] = [
-    "top_k",
-    "tfs_z",
-    "typical_p",
-    "top_p",
-    "min_p",
-    "temperature",
-];
+use crate::model::{GenerateOptions, ModelDetails, PromptPiece, WhenFull};
+use crate::sampling::{MirostatVersion, SamplingParameters};
 
 /// The settings of a request. The seed is the one that was drawn, if the request left it open.
 pub(super) fn settings(
@@ -23,13 +14,27 @@ pub(super) fn settings(
 ) -> types::GenerationSettings {
     let SamplingParameters {
         seed: given,
+        ref chain,
         temperature,
+        temperature_range,
+        temperature_exponent,
         top_k,
         top_p,
         min_p,
+        tail_free_z,
+        typical_p,
+        top_n_sigma,
+        exclusion,
         min_keep,
+        mirostat,
         ref repetition,
+        ref dry,
     } = options.sampling;
+    let penalty_prompt = options.penalty_prompt.iter().flatten();
+    let token = |piece: &PromptPiece| match piece {
+        PromptPiece::Token(token) => Some(token.0),
+        PromptPiece::Text(_) => None,
+    };
     types::GenerationSettings {
         n_ctx: details.context_tokens as u64,
         model: details.name.clone(),
@@ -42,29 +47,40 @@ pub(super) fn settings(
         stop: options.stop.clone(),
         seed: seed.or(given).map_or(-1, i64::from),
         temperature,
-        dynatemp_range: 0.0,
-        dynatemp_exponent: 1.0,
+        dynatemp_range: temperature_range,
+        dynatemp_exponent: temperature_exponent,
         top_k: or_minus_one(top_k).max(0),
         top_p,
         min_p,
         min_keep: or_minus_one(Some(min_keep)),
-        tfs_z: 1.0,
-        typical_p: 1.0,
+        tfs_z: tail_free_z,
+        typical_p,
         repeat_penalty: repetition.repeat_penalty,
         repeat_last_n: or_minus_one(repetition.last_n),
-        penalize_nl: true,
+        penalize_nl: repetition.penalize_newline,
         presence_penalty: repetition.presence_penalty,
         frequency_penalty: repetition.frequency_penalty,
-        penalty_prompt_tokens: Vec::new(),
-        use_penalty_prompt_tokens: false,
-        mirostat: 0,
-        mirostat_tau: 5.0,
-        mirostat_eta: 0.1,
+        penalty_prompt_tokens: penalty_prompt.filter_map(token).collect(),
+        use_penalty_prompt_tokens: options.penalty_prompt.is_some(),
+        mirostat: mirostat.map_or(0, |mirostat| match mirostat.version {
+            MirostatVersion::One => 1,
+            MirostatVersion::Two => 2,
+        }),
+        mirostat_tau: mirostat.map_or(MIROSTAT_TAU, |mirostat| mirostat.tau),
+        mirostat_eta: mirostat.map_or(MIROSTAT_ETA, |mirostat| mirostat.eta),
+        xtc_probability: exclusion.probability,
+        xtc_threshold: exclusion.threshold,
+        top_n_sigma,
+        dry_multiplier: dry.multiplier,
+        dry_base: dry.base,
+        dry_allowed_length: or_minus_one(Some(dry.allowed_length)),
+        dry_penalty_last_n: or_minus_one(dry.last_n),
+        dry_sequence_breakers: dry.breakers.clone(),
         ignore_eos: options.ignore_end,
-        logit_bias: Vec::new(),
+        logit_bias: options.logit_bias.iter().map(shown_bias).collect(),
         n_probs: 0,
         grammar: String::new(),
-        samplers: SAMPLERS.map(str::to_owned).to_vec(),
+        samplers: chain.iter().map(|stage| stage.name().to_owned()).collect(),
     }
 }
 
@@ -78,6 +94,8 @@ pub(super) fn default_settings(
         stop: Vec::new(),
         ignore_end: false,
         sampling: SamplingParameters::native(),
+        logit_bias: Vec::new(),
+        penalty_prompt: None,
         slot: None,
         when_full: WhenFull::Shift { keep: Some(0) },
         read_cache: false,

@@ -91,6 +91,8 @@ impl TryFrom<types::ChatCompletionRequest> for GenerateRequest {
                 },
                 ignore_end: body.ignore_eos.unwrap_or(false),
                 sampling,
+                logit_bias: Vec::new(),
+                penalty_prompt: None,
                 slot: None,
                 when_full: WhenFull::Stop,
                 read_cache: body.cache_prompt.unwrap_or(true),
