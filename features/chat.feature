@@ -88,4 +88,3 @@ Feature: Chat as with OpenAI's API
       | {"messages": [{"role": "user", "content": "a"}], "temperature": 3}                       | temperature        |
       | {"messages": [{"role": "user", "content": "a"}], "n": 2}                                 | n                  |
       | {"messages": [{"role": "user", "content": "a"}], "response_format": {"type": "json_object"}} | response_format |
-      | {"messages": [{"role": "user", "content": "a"}], "logprobs": true}                       | logprobs           |

@@ -11,7 +11,7 @@ use poem::{IntoResponse, Response};
 use serde::Serialize;
 
 use super::error::Error;
-use crate::model::{GenerateError, GenerateEvent, Generation, Summary};
+use crate::model::{AnswerToken, GenerateError, GenerateEvent, Generation, Summary};
 
 /// How long a stream is quiet before a comment is sent; it bounds how late a client's leaving is noticed.
 const KEEP_ALIVE: Duration = Duration::from_secs(5);
@@ -78,16 +78,35 @@ pub(super) fn events(
     })
 }
 
-/// The whole text, and how it ended.
+/// A generation from its first token to its end.
+pub(super) struct WholeAnswer {
+    /// The text.
+    pub content: String,
+    /// Its tokens.
+    pub tokens: Vec<AnswerToken>,
+    /// How it ended.
+    pub summary: Summary,
+}
+
+/// Waits for the end.
 pub(super) async fn whole(
     events: impl Stream<Item = Result<GenerateEvent, Error>>,
-) -> Result<(String, Summary), Error> {
+) -> Result<WholeAnswer, Error> {
     let mut events = pin!(events);
-    let mut content = String::new();
+    let (mut content, mut tokens) = (String::new(), Vec::new());
     while let Some(event) = events.next().await {
         match event? {
-            GenerateEvent::Text { text, .. } => content.push_str(&text),
-            GenerateEvent::Finished(summary) => return Ok((content, summary)),
+            GenerateEvent::Text { text, tokens: own } => {
+                content.push_str(&text);
+                tokens.extend(own);
+            }
+            GenerateEvent::Finished(summary) => {
+                return Ok(WholeAnswer {
+                    content,
+                    tokens,
+                    summary,
+                });
+            }
         }
     }
     Err(GenerateError::Failed("the generation ended without a result".to_owned()).into())

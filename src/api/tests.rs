@@ -93,7 +93,7 @@ async fn every_failure_has_one_shape() {
             Method::POST,
             "/completion",
             json,
-            r#"{"prompt": "a", "n_probs": 2}"#,
+            r#"{"prompt": "a", "grammar": "root ::= a"}"#,
         ),
         ("too long", Method::POST, "/tokenize", json, &long),
         (

@@ -16,8 +16,7 @@ use super::sequence::{EndReason, Rank, Sequence, SequenceEvent, SequenceId};
 use super::stats::{Counters, SlotStats};
 use super::step::{Chunk, LogitRows, StepPlan};
 use crate::cache::{BlockCopy, BlockPool, Reuse};
-use crate::sampling::Sampler;
-use crate::token::TokenId;
+use crate::sampling::{Choice, Sampler};
 
 /// The waiting and the running sequences.
 pub(super) struct Scheduler {
@@ -103,7 +102,7 @@ impl Scheduler {
     pub(super) fn commit(
         &mut self,
         plan: StepPlan,
-        sampled: Vec<TokenId>,
+        sampled: Vec<Choice>,
         blocks: &mut BlockPool,
         now: Instant,
     ) -> Vec<Delivery> {
@@ -120,11 +119,11 @@ impl Scheduler {
                 LogitRows::None if sequence.wanted() > 0 => continue,
                 LogitRows::None => (Some(EndReason::TokenLimit), sequence.prompt_ends(now)),
                 LogitRows::Last | LogitRows::All => {
-                    let token = sampled.next().expect("every chunk's token was chosen");
+                    let choice = sampled.next().expect("every chunk's token was chosen");
                     let first_token = sequence.prompt_ends(now);
-                    let (delivered, end) = sequence.push(token, context_tokens);
+                    let (delivered, end) = sequence.push(choice, context_tokens);
                     self.counters.generated_tokens += u64::from(delivered.is_some());
-                    events.extend(delivered.map(|token| (id, SequenceEvent::Token(token))));
+                    events.extend(delivered.map(|choice| (id, SequenceEvent::Token(choice))));
                     if end.is_none() && sequence.tokens.len() >= context_tokens {
                         sequence.shift(blocks);
                         self.counters.context_shifts += 1;

@@ -7,7 +7,7 @@ use tokio::sync::OwnedSemaphorePermit;
 
 use super::context;
 use crate::cache::{BlockCopy, BlockPool, BlockTable, PrefixRoot, Reuse};
-use crate::sampling::Sampler;
+use crate::sampling::{Choice, Sampler};
 use crate::token::TokenId;
 
 /// The number of a sequence, never used twice.
@@ -85,7 +85,7 @@ pub enum WhenFull {
 
 /// What happens to a sequence, in this order: `Started`, tokens, `Ended` or `Failed`. After a preemption it
 /// is `Started` once more, and goes on.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub enum SequenceEvent {
     /// It got a slot; its first chunk is in this step.
     Started {
@@ -93,7 +93,7 @@ pub enum SequenceEvent {
         slot: usize,
     },
     /// A token was generated.
-    Token(TokenId),
+    Token(Choice),
     /// The end.
     Ended {
         /// Why.
@@ -286,16 +286,17 @@ impl Sequence {
     /// Takes the chosen token. Answers what to deliver, and why the sequence ends if it does.
     pub(super) fn push(
         &mut self,
-        token: TokenId,
+        choice: Choice,
         context_tokens: usize,
-    ) -> (Option<TokenId>, Option<EndReason>) {
+    ) -> (Option<Choice>, Option<EndReason>) {
+        let token = choice.token;
         if self.job.end_tokens.binary_search(&token).is_ok() {
             return (None, Some(EndReason::EndToken));
         }
         self.tokens.push(token);
         self.generated += 1;
         let limit = match self.job.stop.after(token) {
-            Verdict::Stop => return (Some(token), Some(EndReason::StopRule)),
+            Verdict::Stop => return (Some(choice), Some(EndReason::StopRule)),
             Verdict::Continue => self.job.max_tokens,
             Verdict::MidCharacter => self.job.max_tokens.saturating_add(FINISHING_TOKENS),
         };
@@ -307,7 +308,7 @@ impl Sequence {
             }
             _ => None,
         };
-        (Some(token), end)
+        (Some(choice), end)
     }
 
     /// Drops the older half of the text, but for its beginning; the rest is to be computed anew.

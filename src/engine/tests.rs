@@ -241,7 +241,7 @@ fn listen(mut events: Events) -> (Vec<u32>, SequenceEvent) {
             .expect("a sequence's last event is its end")
         {
             SequenceEvent::Started { .. } => {}
-            SequenceEvent::Token(token) => tokens.push(token.0),
+            SequenceEvent::Token(choice) => tokens.push(choice.token.0),
             end => {
                 assert!(events.blocking_recv().is_none(), "nothing follows the end");
                 return (tokens, end);

@@ -16,7 +16,7 @@ use super::sequence::{Clock, Job, Sequence, SequenceEvent, SequenceId};
 use super::stats::{BlockStats, Stats};
 use super::step::{LogitRows, StepPlan};
 use crate::cache::BlockPool;
-use crate::token::TokenId;
+use crate::sampling::Choice;
 
 /// What is told to sequences that a stop cuts off.
 const STOPPING: &str = "the server is stopping";
@@ -169,12 +169,12 @@ impl Worker {
         self.report();
     }
 
-    fn sample(&mut self, plan: &StepPlan) -> Vec<TokenId> {
+    fn sample(&mut self, plan: &StepPlan) -> Vec<Choice> {
         plan.chunks
             .iter()
             .filter(|chunk| chunk.logits == LogitRows::Last)
             .zip(self.logits.rows_mut())
-            .map(|(chunk, row)| self.scheduler.sampler(chunk.sequence).sample(row))
+            .map(|(chunk, row)| self.scheduler.sampler(chunk.sequence).choose(row))
             .collect()
     }
 

@@ -3,11 +3,13 @@
 use std::sync::Arc;
 
 use super::request::{
-    FinishReason, GenerateError, GenerateEvent, GenerateOptions, Summary, Timings,
+    AnswerToken, FinishReason, GenerateError, GenerateEvent, GenerateOptions, Summary, Timings,
+    TokenLogprob,
 };
 use super::slots::{SlotRecord, SlotRecords};
 use crate::engine::{EndReason, Events, SequenceEvent, SequenceReport, StopRule, Verdict};
-use crate::text::TextStream;
+use crate::sampling::Choice;
+use crate::text::{TextStream, Tokenizer};
 use crate::token::TokenId;
 
 /// The engine's part of a stop: the same text that the client gets, seen token by token.
@@ -32,16 +34,32 @@ impl StopRule for TextStop {
 /// The events of one generation. Dropping it cancels the generation.
 pub struct Generation {
     events: Events,
+    tokenizer: Arc<Tokenizer>,
     record: SlotRecord,
     seed: u32,
     slots: Arc<SlotRecords>,
     slot: usize,
     generated_tokens: usize,
     /// Tokens since the last event: their text is not decided, or they have none.
-    undelivered: Vec<TokenId>,
+    undelivered: Vec<AnswerToken>,
     /// The stop string that was found.
     stopped_by: Option<usize>,
     text: Text,
+}
+
+/// The choice with what its tokens spell.
+fn answer_token(tokenizer: &Tokenizer, choice: Choice) -> AnswerToken {
+    let spelt = |(token, logprob): (TokenId, f64)| TokenLogprob {
+        token,
+        bytes: tokenizer.token_bytes(token).unwrap_or_default().to_vec(),
+        logprob,
+    };
+    let Choice { token, logprobs } = choice;
+    let logprobs = logprobs.map(|logprobs| {
+        let top = logprobs.top.into_iter().map(spelt).collect();
+        (spelt((token, logprobs.chosen)), top)
+    });
+    AnswerToken { token, logprobs }
 }
 
 /// How far the text is.
@@ -56,6 +74,7 @@ enum Text {
 impl Generation {
     pub(super) fn new(
         events: Events,
+        tokenizer: Arc<Tokenizer>,
         stream: TextStream,
         record: SlotRecord,
         seed: u32,
@@ -63,6 +82,7 @@ impl Generation {
     ) -> Self {
         Self {
             events,
+            tokenizer,
             record,
             seed,
             slots,
@@ -97,10 +117,10 @@ impl Generation {
                     self.slot = slot;
                     self.slots.start(slot, &self.record);
                 }
-                Some(SequenceEvent::Token(token)) => {
+                Some(SequenceEvent::Token(choice)) => {
                     self.generated_tokens += 1;
-                    self.undelivered.push(token);
-                    let progress = stream.push(token);
+                    let progress = stream.push(choice.token);
+                    self.undelivered.push(answer_token(&self.tokenizer, choice));
                     self.stopped_by = self.stopped_by.or(progress.stopped_by);
                     if !progress.text.is_empty() {
                         return Some(Ok(self.deliver(progress.text)));

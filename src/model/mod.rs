@@ -13,8 +13,9 @@ use std::time::SystemTime;
 
 pub use generation::Generation;
 pub use request::{
-    FinishReason, GenerateError, GenerateEvent, GenerateLimits, GenerateOptions, GenerateRequest,
-    Prompt, PromptPiece, Summary, Timings, TokenizeRequest, WhenFull,
+    AnswerToken, FinishReason, GenerateError, GenerateEvent, GenerateLimits, GenerateOptions,
+    GenerateRequest, Prompt, PromptPiece, Summary, Timings, TokenLogprob, TokenizeRequest,
+    WhenFull,
 };
 pub use slots::{Slot, SlotCounts};
 
@@ -134,6 +135,7 @@ impl LoadedModel {
         let record = SlotRecord::new(task, Arc::new(options), prompt);
         Ok(Generation::new(
             events,
+            Arc::clone(&self.tokenizer),
             stream,
             record,
             seed,

@@ -115,6 +115,26 @@ pub struct TokenizeRequest {
     pub special: SpecialTokens,
 }
 
+/// A token of the answer.
+#[derive(Debug, Clone, PartialEq)]
+pub struct AnswerToken {
+    /// Which.
+    pub token: TokenId,
+    /// How probable it was, and which were the most probable, if that was asked for.
+    pub logprobs: Option<(TokenLogprob, Vec<TokenLogprob>)>,
+}
+
+/// How probable a token was.
+#[derive(Debug, Clone, PartialEq)]
+pub struct TokenLogprob {
+    /// Which.
+    pub token: TokenId,
+    /// What it spells: perhaps a part of a character.
+    pub bytes: Vec<u8>,
+    /// The natural logarithm of its probability; minus infinity if it had none.
+    pub logprob: f64,
+}
+
 /// What a running generation tells, in this order: any number of `Text`, one `Finished`.
 #[derive(Debug, Clone)]
 pub enum GenerateEvent {
@@ -123,7 +143,7 @@ pub enum GenerateEvent {
         /// Never empty.
         text: String,
         /// The tokens generated since the last event. A character or a held-back word may span several.
-        tokens: Vec<TokenId>,
+        tokens: Vec<AnswerToken>,
     },
     /// The end; nothing follows.
     Finished(Summary),

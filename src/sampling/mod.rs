@@ -1,6 +1,7 @@
 //! Choosing the next token from the logits: the sampler of one sequence, with its history and its random
 //! numbers. What shapes the choice is in [`parameters`]; the stages themselves are in `stages`.
 
+mod logprobs;
 mod mirostat;
 pub mod parameters;
 mod penalties;
@@ -9,6 +10,7 @@ mod stages;
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::{Rng, SeedableRng};
 
+pub use logprobs::{Distribution, Logprobs, LogprobsWanted};
 pub use parameters::{
     Dry, Exclusion, Mirostat, MirostatVersion, Repetition, SamplingParameters, Stage,
 };
@@ -32,6 +34,15 @@ pub struct SamplerTokens {
     pub breakers: SequenceBreakers,
 }
 
+/// A chosen token.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Choice {
+    /// Which.
+    pub token: TokenId,
+    /// How probable it was, if that was asked for.
+    pub logprobs: Option<Logprobs>,
+}
+
 /// Chooses the tokens of one sequence. Equal parameters, seed, tokens and logits give equal choices.
 #[derive(Debug)]
 pub struct Sampler {
@@ -45,6 +56,8 @@ pub struct Sampler {
     random: ChaCha8Rng,
     /// Kept for its memory.
     candidates: Candidates,
+    /// The model's logits, where they are needed after the choice; kept for its memory.
+    unchanged: Vec<f32>,
 }
 
 impl Sampler {
@@ -67,7 +80,28 @@ impl Sampler {
             bias,
             random: ChaCha8Rng::from_seed(key),
             candidates: Candidates::default(),
+            unchanged: Vec::new(),
         }
+    }
+
+    /// Chooses a token, remembers it for the penalties, and tells how probable it was if that is wanted.
+    /// `logits`, one per token of the vocabulary, at least one, are overwritten.
+    pub fn choose(&mut self, logits: &mut [f32]) -> Choice {
+        let wanted = self.parameters.logprobs;
+        if wanted.is_some_and(|wanted| wanted.of == Distribution::Model) {
+            self.unchanged.clear();
+            self.unchanged.extend_from_slice(logits);
+        }
+        let token = self.sample(logits);
+        let candidates = &mut self.candidates;
+        let logprobs = wanted.map(|LogprobsWanted { top, of }| match of {
+            Distribution::Model => Logprobs::of_model(&self.unchanged, token, top, candidates),
+            Distribution::Chain if self.parameters.temperature > 0.0 => {
+                Logprobs::of_chain(candidates, token, top)
+            }
+            Distribution::Chain => Logprobs::certain(token, top),
+        });
+        Choice { token, logprobs }
     }
 
     /// Chooses a token and remembers it for the penalties. `logits`, one per token of the vocabulary,

@@ -1,5 +1,7 @@
 //! How tokens are chosen: the numbers, and their defaults.
 
+use super::logprobs::LogprobsWanted;
+
 /// How tokens are chosen. Any values are fine: what makes no sense counts as off.
 #[derive(Debug, Clone, PartialEq)]
 pub struct SamplingParameters {
@@ -35,6 +37,8 @@ pub struct SamplingParameters {
     pub repetition: Repetition,
     /// What repeating sequences costs.
     pub dry: Dry,
+    /// What is told about each token's probability.
+    pub logprobs: Option<LogprobsWanted>,
 }
 
 /// A stage of the chain.
@@ -189,6 +193,7 @@ impl SamplingParameters {
                 last_n: None,
                 breakers: ["\n", ":", "\"", "*"].map(str::to_owned).to_vec(),
             },
+            logprobs: None,
         }
     }
 

@@ -49,6 +49,26 @@ impl Candidates {
             }));
     }
 
+    /// The logarithm of the sum of all exponentials, in double precision.
+    pub(super) fn log_sum(&self) -> f64 {
+        let highest = f64::from(self.highest());
+        let weights = self.entries.iter();
+        let weights = weights.map(|entry| (f64::from(entry.logit) - highest).exp());
+        highest + weights.sum::<f64>().ln()
+    }
+
+    /// The logit of a token that is still in the race.
+    pub(super) fn logit(&self, token: TokenId) -> Option<f32> {
+        let entry = self.entries.iter().find(|entry| entry.token == token);
+        entry.map(|entry| entry.logit)
+    }
+
+    /// The first `count` of those that were put in order.
+    pub(super) fn first(&self, count: usize) -> impl Iterator<Item = (TokenId, f32)> {
+        let entries = self.entries.iter().take(count);
+        entries.map(|entry| (entry.token, entry.logit))
+    }
+
     fn highest(&self) -> f32 {
         if self.ordered {
             return self

@@ -298,6 +298,7 @@ fn any_parameters() -> impl Strategy<Value = SamplingParameters> {
                     last_n: dry.3,
                     breakers: Vec::new(),
                 },
+                logprobs: None,
             },
         )
 }

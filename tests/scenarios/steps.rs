@@ -8,7 +8,7 @@ use ortolan::api::types;
 use ortolan::model::{GenerateLimits, ModelState};
 use serde_json::{Value, json};
 
-use crate::world::{Question, World, whole};
+use crate::world::{Answer, Question, World, whole};
 use crate::{common, servers};
 
 fn text(step: &Step) -> String {
@@ -230,7 +230,7 @@ async fn status_is(world: &mut World, status: u16) {
     assert_eq!(world.answer.status, status, "{}", world.answer.body);
 }
 
-#[then(regex = r#"^the answer's "([^"]+)" is (\[.*\]|".*"|[-\d.]+|true|false)$"#)]
+#[then(regex = r#"^the answer's "([^"]+)" is (\[.*\]|".*"|[-\d.]+|true|false|null)$"#)]
 async fn value_is(world: &mut World, path: String, wanted: String) {
     let wanted: Value = serde_json::from_str(&wanted).unwrap();
     assert!(
@@ -263,6 +263,76 @@ async fn settings_are(world: &mut World, step: &Step) {
     for (name, wanted) in json_of(step).as_object().unwrap() {
         let found = world.answer.at(&format!("generation_settings.{name}"));
         assert!(same(found, wanted), "{name} is {found}, not {wanted}");
+    }
+}
+
+#[then(expr = "the answer's {string} has {int} entries")]
+async fn has_entries(world: &mut World, path: String, count: usize) {
+    assert_eq!(world.answer.at(&path).as_array().unwrap().len(), count);
+}
+
+#[then(expr = "the answer has no {string}")]
+async fn has_no(world: &mut World, name: String) {
+    assert_eq!(world.answer.body.get(&name), None);
+}
+
+#[then(expr = "the last piece has {int} {string}")]
+async fn last_piece_has(world: &mut World, count: usize, name: String) {
+    let last = world.answer.pieces.last().unwrap();
+    assert_eq!(last[&name].as_array().unwrap().len(), count);
+}
+
+#[then(expr = "every token has {int} probabilities, the highest first")]
+async fn probabilities_in_order(world: &mut World, count: usize) {
+    let tokens = world.answer.at("completion_probabilities");
+    for token in tokens.as_array().unwrap() {
+        let probs = token["probs"].as_array().unwrap();
+        let probs: Vec<f64> = probs
+            .iter()
+            .map(|prob| prob["prob"].as_f64().unwrap())
+            .collect();
+        assert_eq!(probs.len(), count);
+        assert!(probs.is_sorted_by(|left, right| left >= right), "{probs:?}");
+        assert!((0.0..=1.0 + 1e-9).contains(&probs.iter().sum::<f64>()));
+    }
+}
+
+/// The log-probabilities of all tokens, whole or in pieces.
+fn logprobs(answer: &Answer) -> Vec<Value> {
+    let bodies = match answer.pieces.is_empty() {
+        true => std::slice::from_ref(&answer.body),
+        false => &answer.pieces,
+    };
+    let contents = bodies
+        .iter()
+        .filter_map(|body| body.pointer("/choices/0/logprobs/content")?.as_array());
+    contents.flatten().cloned().collect()
+}
+
+#[then("the tokens of the log-probabilities spell the text")]
+async fn logprobs_spell(world: &mut World) {
+    let tokens = logprobs(&world.answer);
+    let bytes = tokens
+        .iter()
+        .flat_map(|token| token["bytes"].as_array().unwrap());
+    let bytes: Vec<u8> = bytes.map(|byte| byte.as_u64().unwrap() as u8).collect();
+    assert!(tokens.len() > 2);
+    assert_eq!(String::from_utf8(bytes).unwrap(), world.answer.text());
+}
+
+#[then(expr = "each has {int} alternatives, the most probable first")]
+async fn alternatives_in_order(world: &mut World, count: usize) {
+    for token in logprobs(&world.answer) {
+        let top = token["top_logprobs"].as_array().unwrap();
+        assert_eq!(top.len(), count);
+        // Without heat the most probable is the one.
+        let most = top
+            .first()
+            .map_or(&token["logprob"], |first| &first["logprob"]);
+        assert_eq!(most, &token["logprob"]);
+        assert!(
+            top.is_sorted_by(|left, right| left["logprob"].as_f64() >= right["logprob"].as_f64())
+        );
     }
 }
 

@@ -9,11 +9,11 @@ use super::settings::settings;
 use crate::api::at_length;
 use crate::api::error::Error;
 use crate::api::options::{limit, seconds};
-use crate::api::stream::{EventStream, WholeOrStream, events, whole};
+use crate::api::stream::{EventStream, WholeAnswer, WholeOrStream, events, whole};
 use crate::api::types;
 use crate::model::{
-    FinishReason, GenerateEvent, GenerateLimits, GenerateOptions, GenerateRequest, LoadedModel,
-    ModelDetails, Prompt, PromptPiece, Summary, Timings, WhenFull,
+    AnswerToken, FinishReason, GenerateEvent, GenerateLimits, GenerateOptions, GenerateRequest,
+    LoadedModel, ModelDetails, Prompt, PromptPiece, Summary, Timings, TokenLogprob, WhenFull,
 };
 use crate::token::TokenId;
 
@@ -32,11 +32,12 @@ pub(in crate::api) async fn answer(
         prompt,
     };
     if !asked.options.stream {
-        let (content, summary) = whole(events(generation)).await?;
-        return Ok(WholeOrStream::Whole(asked.completion(content, &summary)));
+        let answer = whole(events(generation)).await?;
+        return Ok(WholeOrStream::Whole(asked.completion(&answer)));
     }
-    let asked = Arc::new(asked);
-    let values = events(generation).map(move |event| event.map(|event| asked.event(event)));
+    let mut tokens = Vec::new();
+    let values =
+        events(generation).map(move |event| event.map(|event| asked.event(event, &mut tokens)));
     Ok(WholeOrStream::Stream(EventStream::new(values, None)))
 }
 
@@ -46,7 +47,7 @@ impl TryFrom<types::CompletionRequest> for GenerateRequest {
     fn try_from(body: types::CompletionRequest) -> Result<Self, Error> {
         let sampling = sampling::parameters(&body)?;
         Ok(Self {
-            prompt: Prompt::Pieces(pieces(body.prompt)?),
+            prompt: Prompt::Pieces(pieces("prompt", body.prompt)?),
             options: GenerateOptions {
                 max_tokens: limit("n_predict", body.n_predict.unwrap_or(-1))?,
                 stop: body
@@ -58,7 +59,10 @@ impl TryFrom<types::CompletionRequest> for GenerateRequest {
                 ignore_end: body.ignore_eos.unwrap_or(false),
                 sampling,
                 logit_bias: sampling::logit_bias(body.logit_bias)?,
-                penalty_prompt: body.penalty_prompt.map(pieces).transpose()?,
+                penalty_prompt: body
+                    .penalty_prompt
+                    .map(|prompt| pieces("penalty_prompt", prompt))
+                    .transpose()?,
                 slot: limit("id_slot", body.id_slot.unwrap_or(-1))?,
                 when_full: WhenFull::Shift {
                     keep: limit("n_keep", body.n_keep.unwrap_or(0))?,
@@ -74,7 +78,7 @@ impl TryFrom<types::CompletionRequest> for GenerateRequest {
 }
 
 /// One prompt of texts and ids.
-fn pieces(prompt: types::Prompt) -> Result<Vec<PromptPiece>, Error> {
+fn pieces(param: &str, prompt: types::Prompt) -> Result<Vec<PromptPiece>, Error> {
     let pieces = match prompt {
         types::Prompt::String(text) => vec![PromptPiece::Text(text)],
         types::Prompt::Array(pieces) => pieces
@@ -91,8 +95,10 @@ fn pieces(prompt: types::Prompt) -> Result<Vec<PromptPiece>, Error> {
             .all(|piece| matches!(piece, PromptPiece::Text(_)));
     if several {
         return Err(Error::invalid(
-            "prompt",
-            "prompt: an array of several texts is several prompts, which is not built yet; send one text",
+            param,
+            format!(
+                "{param}: an array of several texts is several prompts, which is not built yet; send one text"
+            ),
         ));
     }
     Ok(pieces)
@@ -107,26 +113,48 @@ struct Asked {
 
 impl Asked {
     /// A server-sent event; the last one is the whole answer but for the text, which was sent.
-    fn event(&self, event: GenerateEvent) -> types::CompletionEvent {
+    /// `tokens` are those of the events before.
+    fn event(&self, event: GenerateEvent, tokens: &mut Vec<AnswerToken>) -> types::CompletionEvent {
         match event {
-            GenerateEvent::Text { text, .. } => types::CompletionChunk {
-                content: text,
-                stop: false,
+            GenerateEvent::Text { text, tokens: own } => {
+                if self.options.sampling.logprobs.is_some() {
+                    tokens.extend(own);
+                }
+                types::CompletionChunk {
+                    content: text,
+                    stop: false,
+                }
+                .into()
             }
-            .into(),
-            GenerateEvent::Finished(summary) => self.completion(String::new(), &summary).into(),
+            GenerateEvent::Finished(summary) => self
+                .completion(&WholeAnswer {
+                    content: String::new(),
+                    tokens: std::mem::take(tokens),
+                    summary,
+                })
+                .into(),
         }
     }
 
-    fn completion(&self, content: String, summary: &Summary) -> types::Completion {
+    fn completion(&self, answer: &WholeAnswer) -> types::Completion {
+        let WholeAnswer {
+            content,
+            tokens,
+            summary,
+        } = answer;
         let stopping_word = match &summary.reason {
             FinishReason::StopString(word) => word.clone(),
             FinishReason::EndOfText | FinishReason::TokenLimit | FinishReason::ContextFull => {
                 String::new()
             }
         };
+        let probabilities = tokens
+            .iter()
+            .filter_map(|token| token.logprobs.as_ref())
+            .map(token_probabilities);
         types::Completion {
-            content,
+            content: content.clone(),
+            completion_probabilities: probabilities.collect(),
             stop: true,
             id_slot: summary.slot as u64,
             model: self.details.name.clone(),
@@ -145,6 +173,27 @@ impl Asked {
             truncated: summary.truncated,
             timings: timings(summary),
         }
+    }
+}
+
+fn token_probabilities(
+    (chosen, top): &(TokenLogprob, Vec<TokenLogprob>),
+) -> types::TokenProbabilities {
+    let probs = top.iter().map(|token| types::TokenProbability {
+        prob: token.logprob.exp().min(1.0),
+        tok_str: token_text(&token.bytes),
+    });
+    types::TokenProbabilities {
+        content: token_text(&chosen.bytes),
+        probs: probs.collect(),
+    }
+}
+
+/// What a token spells; a lone byte of a character by its number, as in 2024.
+fn token_text(bytes: &[u8]) -> String {
+    match bytes {
+        [byte] if !byte.is_ascii() => format!("byte:\\x{byte:02x}"),
+        bytes => String::from_utf8_lossy(bytes).into_owned(),
     }
 }
 
@@ -263,7 +312,22 @@ mod tests {
                 ..Timings::default()
             },
         };
-        let answer = asked.completion("b".to_owned(), &summary);
+        let token = |bytes: &[u8], logprob| TokenLogprob {
+            token: TokenId(1),
+            bytes: bytes.to_vec(),
+            logprob,
+        };
+        let answer = asked.completion(&WholeAnswer {
+            content: "b".to_owned(),
+            tokens: vec![AnswerToken {
+                token: TokenId(1),
+                logprobs: Some((token(b"b", -0.5), vec![token(b"\xe2", 0.0)])),
+            }],
+            summary,
+        });
+        assert_eq!(answer.completion_probabilities[0].content, "b");
+        let first = &answer.completion_probabilities[0].probs[0];
+        assert_eq!((first.prob, &*first.tok_str), (1.0, "byte:\\xe2"));
         assert!(answer.stopped_word && !answer.stopped_eos && !answer.stopped_limit);
         assert_eq!(answer.stopping_word, "END");
         assert_eq!(answer.generation_settings.seed, 9);

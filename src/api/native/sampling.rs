@@ -5,7 +5,8 @@ use crate::api::options::{count, limit, single, unless_zero};
 use crate::api::types;
 use crate::model::PromptPiece;
 use crate::sampling::{
-    Dry, Exclusion, Mirostat, MirostatVersion, Repetition, SamplingParameters, Stage,
+    Distribution, Dry, Exclusion, LogprobsWanted, Mirostat, MirostatVersion, Repetition,
+    SamplingParameters, Stage,
 };
 use crate::token::TokenId;
 
@@ -73,6 +74,16 @@ pub(super) fn parameters(body: &types::CompletionRequest) -> Result<SamplingPara
                 .dry_sequence_breakers
                 .clone()
                 .unwrap_or(native.dry.breakers),
+        },
+        logprobs: match count("n_probs", body.n_probs.unwrap_or(0))? {
+            0 => None,
+            top => Some(LogprobsWanted {
+                top,
+                of: match body.post_sampling_probs.unwrap_or(false) {
+                    true => Distribution::Chain,
+                    false => Distribution::Model,
+                },
+            }),
         },
     })
 }

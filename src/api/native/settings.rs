@@ -4,7 +4,7 @@ use super::sampling::{MIROSTAT_ETA, MIROSTAT_TAU, shown_bias};
 use crate::api::options::or_minus_one;
 use crate::api::types;
 use crate::model::{GenerateOptions, ModelDetails, PromptPiece, WhenFull};
-use crate::sampling::{MirostatVersion, SamplingParameters};
+use crate::sampling::{Distribution, MirostatVersion, SamplingParameters};
 
 /// The settings of a request. The seed is the one that was drawn, if the request left it open.
 pub(super) fn settings(
@@ -29,6 +29,7 @@ pub(super) fn settings(
         mirostat,
         ref repetition,
         ref dry,
+        logprobs,
     } = options.sampling;
     let penalty_prompt = options.penalty_prompt.iter().flatten();
     let token = |piece: &PromptPiece| match piece {
@@ -78,7 +79,8 @@ pub(super) fn settings(
         dry_sequence_breakers: dry.breakers.clone(),
         ignore_eos: options.ignore_end,
         logit_bias: options.logit_bias.iter().map(shown_bias).collect(),
-        n_probs: 0,
+        n_probs: or_minus_one(Some(logprobs.map_or(0, |wanted| wanted.top))),
+        post_sampling_probs: logprobs.is_some_and(|wanted| wanted.of == Distribution::Chain),
         grammar: String::new(),
         samplers: chain.iter().map(|stage| stage.name().to_owned()).collect(),
     }

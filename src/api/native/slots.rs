@@ -83,6 +83,7 @@ fn show(details: &ModelDetails, slot: &Slot, prompt: String) -> types::Slot {
         ignore_eos: options.ignore_eos,
         logit_bias: options.logit_bias,
         n_probs: options.n_probs,
+        post_sampling_probs: options.post_sampling_probs,
         grammar: options.grammar,
         samplers: options.samplers,
     }

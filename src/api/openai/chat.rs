@@ -7,14 +7,14 @@ use futures_util::{Stream, StreamExt, stream};
 use super::unix_seconds;
 use crate::api::at_length;
 use crate::api::error::Error;
-use crate::api::options::{limit, seconds, single, unless_zero};
-use crate::api::stream::{EventStream, WholeOrStream, events, whole};
+use crate::api::options::{count, limit, seconds, single, unless_zero};
+use crate::api::stream::{EventStream, WholeAnswer, WholeOrStream, events, whole};
 use crate::api::types;
 use crate::model::{
-    FinishReason, GenerateEvent, GenerateLimits, GenerateOptions, GenerateRequest, LoadedModel,
-    Prompt, Summary, WhenFull,
+    AnswerToken, FinishReason, GenerateEvent, GenerateLimits, GenerateOptions, GenerateRequest,
+    LoadedModel, Prompt, Summary, TokenLogprob, WhenFull,
 };
-use crate::sampling::SamplingParameters;
+use crate::sampling::{Distribution, LogprobsWanted, SamplingParameters};
 use crate::text::ChatMessage;
 
 /// The word after the last event of a stream.
@@ -42,8 +42,8 @@ pub(in crate::api) async fn answer(
         let chunks = heading.chunks(events(generation), usage_wanted);
         return Ok(WholeOrStream::Stream(EventStream::new(chunks, Some(DONE))));
     }
-    let (content, summary) = whole(events(generation)).await?;
-    Ok(WholeOrStream::Whole(heading.completion(content, &summary)))
+    let answer = whole(events(generation)).await?;
+    Ok(WholeOrStream::Whole(heading.completion(answer)))
 }
 
 impl TryFrom<types::ChatCompletionRequest> for GenerateRequest {
@@ -76,6 +76,18 @@ impl TryFrom<types::ChatCompletionRequest> for GenerateRequest {
         if let Some(last_n) = body.repeat_last_n {
             sampling.repetition.last_n = limit("repeat_last_n", last_n)?;
         }
+        let top = count("top_logprobs", body.top_logprobs.unwrap_or(0))?;
+        sampling.logprobs = match (body.logprobs.unwrap_or(false), top) {
+            (true, top) => Some(LogprobsWanted {
+                top,
+                of: Distribution::Model,
+            }),
+            (false, 0) => None,
+            (false, _) => {
+                let message = "top_logprobs: it needs \"logprobs\": true";
+                return Err(Error::invalid("top_logprobs", message));
+            }
+        };
         let messages = body.messages.into_iter().map(chat_message).collect();
         Ok(Self {
             prompt: Prompt::Chat(messages),
@@ -141,7 +153,12 @@ impl Heading {
         }
     }
 
-    fn completion(self, content: String, summary: &Summary) -> types::ChatCompletion {
+    fn completion(self, answer: WholeAnswer) -> types::ChatCompletion {
+        let WholeAnswer {
+            content,
+            tokens,
+            summary,
+        } = answer;
         types::ChatCompletion {
             id: self.id,
             object: types::ChatCompletionObject::ChatCompletion,
@@ -155,10 +172,10 @@ impl Heading {
                     content,
                     refusal: None,
                 },
-                logprobs: None,
+                logprobs: logprobs(&tokens),
                 finish_reason: finish_reason(&summary.reason),
             }],
-            usage: usage(summary),
+            usage: usage(&summary),
         }
     }
 
@@ -176,12 +193,16 @@ impl Heading {
         let rest = events.flat_map(move |event| {
             let chunks = match event {
                 Err(error) => vec![Err(error)],
-                Ok(GenerateEvent::Text { text, .. }) => {
+                Ok(GenerateEvent::Text { text, tokens }) => {
                     let delta = types::Delta {
                         role: None,
                         content: Some(text),
                     };
-                    vec![Ok(self.chunk(Some((delta, None)), None))]
+                    let mut chunk = self.chunk(Some((delta, None)), None);
+                    for choice in &mut chunk.choices {
+                        choice.logprobs = logprobs(&tokens);
+                    }
+                    vec![Ok(chunk)]
                 }
                 Ok(GenerateEvent::Finished(summary)) => {
                     let reason = finish_reason(&summary.reason);
@@ -216,6 +237,35 @@ impl Heading {
             usage,
         }
     }
+}
+
+/// The tokens' log-probabilities, if they were asked for.
+fn logprobs(tokens: &[AnswerToken]) -> Option<types::ChoiceLogprobs> {
+    /// JSON has no infinity: what was impossible is as good as that.
+    const IMPOSSIBLE: f64 = -9999.0;
+    let text = |token: &TokenLogprob| String::from_utf8_lossy(&token.bytes).into_owned();
+    let logprob = |token: &TokenLogprob| token.logprob.clamp(IMPOSSIBLE, 0.0);
+    let content: Vec<types::TokenLogprob> = tokens
+        .iter()
+        .filter_map(|token| token.logprobs.as_ref())
+        .map(|(chosen, top)| {
+            let top = top.iter().map(|token| types::TopLogprob {
+                token: text(token),
+                logprob: logprob(token),
+                bytes: token.bytes.clone(),
+            });
+            types::TokenLogprob {
+                token: text(chosen),
+                logprob: logprob(chosen),
+                bytes: chosen.bytes.clone(),
+                top_logprobs: top.collect(),
+            }
+        })
+        .collect();
+    (!content.is_empty()).then_some(types::ChoiceLogprobs {
+        content,
+        refusal: None,
+    })
 }
 
 fn finish_reason(reason: &FinishReason) -> types::FinishReason {
@@ -345,7 +395,11 @@ mod tests {
 
     #[test]
     fn a_whole_answer_fits_the_document() {
-        let answer = Heading::new("tiny").completion("Hi".to_owned(), &summary());
+        let answer = Heading::new("tiny").completion(WholeAnswer {
+            content: "Hi".to_owned(),
+            tokens: Vec::new(),
+            summary: summary(),
+        });
         crate::api::check("ChatCompletion", &serde_json::to_value(&answer).unwrap()).unwrap();
         assert_eq!(answer.usage.prompt_tokens_details.cached_tokens, 1);
     }
