@@ -93,9 +93,17 @@ impl Scheduler {
         (plan, events)
     }
 
-    /// The sampler of a sequence in the plan.
-    pub(super) fn sampler(&mut self, id: SequenceId) -> &mut Sampler {
-        &mut self.planned_sequence(id).job.sampler
+    /// The samplers of the plan's chunks whose logits are wanted, in their order.
+    pub(super) fn samplers(&mut self, plan: &StepPlan) -> Vec<&mut Sampler> {
+        let running = self.slots.iter_mut().flatten();
+        let mut samplers: HashMap<SequenceId, &mut Sampler> = running
+            .map(|sequence| (sequence.id, &mut sequence.job.sampler))
+            .collect();
+        let wanted = plan.chunks.iter();
+        wanted
+            .filter(|chunk| chunk.logits == LogitRows::Last)
+            .filter_map(|chunk| samplers.remove(&chunk.sequence))
+            .collect()
     }
 
     /// Enters what a step computed: `sampled` has a token for every chunk that wanted logits.

@@ -6,6 +6,7 @@ use std::sync::mpsc::{Receiver, TryRecvError};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
+use rayon::prelude::*;
 use tokio::sync::OwnedSemaphorePermit;
 use tokio::sync::mpsc::UnboundedSender;
 
@@ -14,7 +15,7 @@ use super::runner::{Logits, ModelRunner};
 use super::scheduler::{Delivery, Scheduler};
 use super::sequence::{Clock, Job, Sequence, SequenceEvent, SequenceId};
 use super::stats::{BlockStats, Stats};
-use super::step::{LogitRows, StepPlan};
+use super::step::StepPlan;
 use crate::cache::BlockPool;
 use crate::sampling::Choice;
 
@@ -169,13 +170,19 @@ impl Worker {
         self.report();
     }
 
+    /// Chooses the next token of each sequence, several at once on the machine's cores.
     fn sample(&mut self, plan: &StepPlan) -> Vec<Choice> {
-        plan.chunks
-            .iter()
-            .filter(|chunk| chunk.logits == LogitRows::Last)
-            .zip(self.logits.rows_mut())
-            .map(|(chunk, row)| self.scheduler.sampler(chunk.sequence).choose(row))
-            .collect()
+        let mut samplers = self.scheduler.samplers(plan);
+        let mut rows: Vec<&mut [f32]> = self.logits.rows_mut().collect();
+        match (&mut samplers[..], &mut rows[..]) {
+            // Not worth waking anybody.
+            ([sampler], [row]) => vec![sampler.choose(row)],
+            _ => samplers
+                .into_par_iter()
+                .zip(rows)
+                .map(|(sampler, row)| sampler.choose(row))
+                .collect(),
+        }
     }
 
     fn deliver(&mut self, events: Vec<Delivery>) {
