@@ -1,10 +1,16 @@
 //! What one generated token costs beside the model: choosing it from the logits, and turning it into
 //! text. Both happen once per token and sequence.
 
+#[path = "../tests/common/mod.rs"]
+mod common;
+
 use std::hint::black_box;
 use std::sync::Arc;
 
 use criterion::{BatchSize, BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
+use ortolan::gguf::Gguf;
+use ortolan::grammar::GrammarCompiler;
+use ortolan::model::load;
 use ortolan::sampling::{Sampler, SamplerTokens, SamplingParameters};
 use ortolan::text::{SpecialTokens, TextStream, TokenKind, Tokenizer, Vocabulary};
 use ortolan::token::TokenId;
@@ -114,5 +120,61 @@ fn streaming(criterion: &mut Criterion) {
     group.finish();
 }
 
-criterion_group!(benches, sampling, streaming);
+/// The default model's tokenizer.
+fn default_tokenizer() -> anyhow::Result<Tokenizer> {
+    let gguf = Gguf::open(&common::model())?;
+    Ok(Tokenizer::new(load::vocabulary(gguf.metadata())?)?)
+}
+
+fn grammars(criterion: &mut Criterion) {
+    const JSON: &str = r#"
+root   ::= object
+value  ::= object | array | string | number | "true" | "false" | "null"
+object ::= "{" ( string ":" value ("," string ":" value)* )? "}"
+array  ::= "[" ( value ("," value)* )? "]"
+string ::= "\"" ( [^"\\\x7F\x00-\x1F] | "\\" (["\\bfnrt] | "u" [0-9a-fA-F]{4}) )* "\""
+number ::= "-"? ("0" | [1-9] [0-9]*) ("." [0-9]+)?
+"#;
+    const DATE: &str = r#"root ::= [0-9]{4} "-" [0-9]{2} "-" [0-9]{2} " " .*"#;
+
+    let tokenizer = default_tokenizer().expect("the model is fetched");
+    let compiler = || {
+        let tokens = (0..tokenizer.vocabulary_size() as u32).map(TokenId);
+        let spellings = tokens.map(|token| match tokenizer.is_control(token) {
+            true => None,
+            false => tokenizer.token_bytes(token),
+        });
+        GrammarCompiler::new(spellings, tokenizer.end_of_generation()).expect("it can be walked")
+    };
+    let mut group = criterion.benchmark_group("grammar");
+    group.sample_size(20);
+    group.bench_function("compiler of a vocabulary", |bencher| {
+        bencher.iter(|| black_box(compiler()));
+    });
+    let compiler = compiler();
+    let mut logits = vec![0.0; tokenizer.vocabulary_size()];
+    for (name, grammar, texts) in [
+        ("json", JSON, ["", "{\"a bird", "{\"a\": [1, "]),
+        ("date", DATE, ["", "2026-", "2026-11-24 anything"]),
+    ] {
+        group.bench_function(BenchmarkId::new("compile", name), |bencher| {
+            bencher.iter(|| compiler.gbnf(black_box(grammar)).is_ok());
+        });
+        for text in texts {
+            let mut constraint = compiler.gbnf(grammar).expect("it is a grammar");
+            for token in tokenizer.encode(&text.replace(": [", ":["), SpecialTokens::Literal) {
+                if constraint.accept(token).is_err() {
+                    break;
+                }
+            }
+            let id = BenchmarkId::new(format!("mask {name}"), format!("after {text:?}"));
+            group.bench_function(id, |bencher| {
+                bencher.iter(|| constraint.mask(black_box(&mut logits)).is_ok());
+            });
+        }
+    }
+    group.finish();
+}
+
+criterion_group!(benches, sampling, streaming, grammars);
 criterion_main!(benches);

@@ -141,6 +141,7 @@ async fn generate(
                     ..SamplingParameters::openai()
                 },
                 logit_bias: Vec::new(),
+                grammar: None,
                 penalty_prompt: None,
                 slot: None,
                 when_full: WhenFull::Stop,

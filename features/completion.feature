@@ -118,7 +118,6 @@ Feature: Continue a prompt
       | {"prompt": "a", "priority": 0.5}                | priority    | not of type                  |
       | {"prompt": "a", "cache_prompt": "yes"}          | cache_prompt | not of type                 |
       | {"prompt": "a", "request_timeout": 0}           | request_timeout | minimum of 0.001           |
-      | {"prompt": "a", "grammar": "root ::= x"}        | grammar     | not built yet                |
       | {"prompt": ["a", "b"]}                          | prompt      | several prompts              |
       | {"prompt": "a", "id_slot": 9}                   | id_slot     | there is no slot 9           |
       | {"prompt": [1, 70000]}                          |             | token 70000                  |

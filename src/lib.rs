@@ -13,7 +13,7 @@
 //! | [`engine`] | token ids |
 //! | [`runtime`] | tensors |
 //! | [`graph`] | the ONNX graph of a file |
-//! | [`text`], [`cache`], [`sampling`], [`gguf`] | leaves: they know nothing of ours |
+//! | [`text`], [`cache`], [`sampling`], [`grammar`], [`gguf`] | leaves: they know nothing of ours |
 //! | [`token`] | the one shared word |
 
 pub mod api;
@@ -22,6 +22,7 @@ pub mod cli;
 pub mod config;
 pub mod engine;
 pub mod gguf;
+pub mod grammar;
 pub mod graph;
 pub mod model;
 pub mod runtime;

@@ -19,14 +19,17 @@ const FLOORS: &[(&str, &[&str])] = &[
     ("api", &["model", "text", "sampling"]),
     (
         "model",
-        &["text", "engine", "runtime", "graph", "gguf", "sampling"],
+        &[
+            "text", "engine", "runtime", "graph", "gguf", "sampling", "grammar",
+        ],
     ),
-    ("engine", &["cache", "sampling"]),
+    ("engine", &["cache", "sampling", "grammar"]),
     ("runtime", &["engine", "graph"]),
     ("graph", &["gguf"]),
     ("text", &[]),
     ("cache", &[]),
     ("sampling", &[]),
+    ("grammar", &[]),
     ("gguf", &[]),
     ("token", &[]),
 ];
@@ -40,6 +43,7 @@ const GUESTS: &[(&str, &[&str])] = &[
     ("hyper_util", &["server"]),
     ("tokenizers", &["text"]),
     ("minijinja", &["text"]),
+    ("llguidance", &["grammar"]),
     ("memmap2", &["gguf"]),
     ("prost", &["graph"]),
     ("jsonschema", &["api"]),

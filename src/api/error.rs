@@ -103,7 +103,8 @@ impl Error {
                 | GenerateError::EmptyPrompt
                 | GenerateError::UnknownToken { .. }
                 | GenerateError::UnknownSlot { .. }
-                | GenerateError::Template(_) => StatusCode::BAD_REQUEST,
+                | GenerateError::Template(_)
+                | GenerateError::Grammar(_) => StatusCode::BAD_REQUEST,
                 GenerateError::QueueFull { .. } => StatusCode::TOO_MANY_REQUESTS,
                 GenerateError::EngineEnded(_) | GenerateError::Stopping => {
                     StatusCode::SERVICE_UNAVAILABLE
@@ -153,7 +154,8 @@ impl Error {
                 GenerateError::EmptyPrompt
                 | GenerateError::UnknownToken { .. }
                 | GenerateError::UnknownSlot { .. }
-                | GenerateError::Template(_) => Kind::InvalidRequestError,
+                | GenerateError::Template(_)
+                | GenerateError::Grammar(_) => Kind::InvalidRequestError,
                 GenerateError::QueueFull { .. } => Kind::RateLimitError,
                 GenerateError::EngineEnded(_) | GenerateError::Stopping => Kind::UnavailableError,
                 GenerateError::DeadlinePassed { .. } => Kind::TimeoutError,
@@ -167,6 +169,7 @@ impl Error {
             Self::Invalid { param, .. } => param.clone(),
             Self::NoSuchModel(_) => Some("model".to_owned()),
             Self::Generate(GenerateError::UnknownSlot { .. }) => Some("id_slot".to_owned()),
+            Self::Generate(GenerateError::Grammar(_)) => Some("grammar".to_owned()),
             Self::Generate(GenerateError::Template(_)) => Some("messages".to_owned()),
             _ => None,
         }

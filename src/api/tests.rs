@@ -93,7 +93,7 @@ async fn every_failure_has_one_shape() {
             Method::POST,
             "/completion",
             json,
-            r#"{"prompt": "a", "grammar": "root ::= a"}"#,
+            r#"{"prompt": "a", "system_prompt": {}}"#,
         ),
         ("too long", Method::POST, "/tokenize", json, &long),
         (

@@ -12,11 +12,11 @@ use std::time::Instant;
 use super::EngineOptions;
 use super::budget::{Pace, share};
 use super::runner::RunError;
-use super::sequence::{EndReason, Rank, Sequence, SequenceEvent, SequenceId};
+use super::sequence::{Chooser, Chosen, EndReason, Rank, Sequence, SequenceEvent, SequenceId};
 use super::stats::{Counters, SlotStats};
 use super::step::{Chunk, LogitRows, StepPlan};
 use crate::cache::{BlockCopy, BlockPool, Reuse};
-use crate::sampling::{Choice, Sampler};
+use crate::grammar::GrammarError;
 
 /// The waiting and the running sequences.
 pub(super) struct Scheduler {
@@ -93,24 +93,25 @@ impl Scheduler {
         (plan, events)
     }
 
-    /// The samplers of the plan's chunks whose logits are wanted, in their order.
-    pub(super) fn samplers(&mut self, plan: &StepPlan) -> Vec<&mut Sampler> {
+    /// What chooses for the plan's chunks whose logits are wanted, in their order.
+    pub(super) fn choosers(&mut self, plan: &StepPlan) -> Vec<Chooser<'_>> {
         let running = self.slots.iter_mut().flatten();
-        let mut samplers: HashMap<SequenceId, &mut Sampler> = running
-            .map(|sequence| (sequence.id, &mut sequence.job.sampler))
+        let mut choosers: HashMap<SequenceId, Chooser<'_>> = running
+            .map(|sequence| (sequence.id, sequence.chooser()))
             .collect();
         let wanted = plan.chunks.iter();
         wanted
             .filter(|chunk| chunk.logits == LogitRows::Last)
-            .filter_map(|chunk| samplers.remove(&chunk.sequence))
+            .filter_map(|chunk| choosers.remove(&chunk.sequence))
             .collect()
     }
 
-    /// Enters what a step computed: `sampled` has a token for every chunk that wanted logits.
+    /// Enters what a step computed: `sampled` has a token for every chunk that wanted logits, or why there
+    /// can be none.
     pub(super) fn commit(
         &mut self,
         plan: StepPlan,
-        sampled: Vec<Choice>,
+        sampled: Vec<Result<Chosen, GrammarError>>,
         blocks: &mut BlockPool,
         now: Instant,
     ) -> Vec<Delivery> {
@@ -127,9 +128,17 @@ impl Scheduler {
                 LogitRows::None if sequence.wanted() > 0 => continue,
                 LogitRows::None => (Some(EndReason::TokenLimit), sequence.prompt_ends(now)),
                 LogitRows::Last | LogitRows::All => {
-                    let choice = sampled.next().expect("every chunk's token was chosen");
+                    let chosen = match sampled.next().expect("every chunk's token was chosen") {
+                        Ok(chosen) => chosen,
+                        Err(error) => {
+                            self.remove(id, blocks);
+                            self.counters.failed += 1;
+                            events.push((id, SequenceEvent::Unfollowable(error)));
+                            continue;
+                        }
+                    };
                     let first_token = sequence.prompt_ends(now);
-                    let (delivered, end) = sequence.push(choice, context_tokens);
+                    let (delivered, end) = sequence.push(chosen, context_tokens);
                     self.counters.generated_tokens += u64::from(delivered.is_some());
                     events.extend(delivered.map(|choice| (id, SequenceEvent::Token(choice))));
                     if end.is_none() && sequence.tokens.len() >= context_tokens {
@@ -374,6 +383,7 @@ impl Scheduler {
             EndReason::EndToken
             | EndReason::StopRule
             | EndReason::TokenLimit
+            | EndReason::Complete
             | EndReason::ContextFull => counters.completed += 1,
         }
         counters.prompt_seconds += report.prompt.as_secs_f64();

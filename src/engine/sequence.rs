@@ -7,6 +7,7 @@ use tokio::sync::OwnedSemaphorePermit;
 
 use super::context;
 use crate::cache::{BlockCopy, BlockPool, BlockTable, PrefixRoot, Reuse};
+use crate::grammar::{Constraint, GrammarError};
 use crate::sampling::{Choice, Sampler};
 use crate::token::TokenId;
 
@@ -48,6 +49,8 @@ pub struct Job {
     pub end_tokens: std::sync::Arc<[TokenId]>,
     /// Chooses.
     pub sampler: Sampler,
+    /// What the continuation must follow.
+    pub constraint: Option<Constraint>,
     /// Ends.
     pub stop: Box<dyn StopRule>,
     /// The only slot that will do.
@@ -83,7 +86,7 @@ pub enum WhenFull {
     },
 }
 
-/// What happens to a sequence, in this order: `Started`, tokens, `Ended` or `Failed`. After a preemption it
+/// What happens to a sequence, in this order: `Started`, tokens, one of the last three. After a preemption it
 /// is `Started` once more, and goes on.
 #[derive(Debug, Clone, PartialEq)]
 pub enum SequenceEvent {
@@ -103,6 +106,8 @@ pub enum SequenceEvent {
     },
     /// A step failed, or the engine stops.
     Failed(String),
+    /// No token follows that the constraint and the other options allow, or finding it takes too much.
+    Unfollowable(GrammarError),
 }
 
 /// Why a sequence ended.
@@ -114,6 +119,8 @@ pub enum EndReason {
     StopRule,
     /// `max_tokens`.
     TokenLimit,
+    /// The constraint allows nothing more.
+    Complete,
     /// The context is full.
     ContextFull,
     /// `timeout` has passed.
@@ -135,6 +142,42 @@ pub struct SequenceReport {
     pub prompt: Duration,
     /// From the first token to the end.
     pub decode: Duration,
+}
+
+/// What chooses a sequence's next token.
+pub(super) struct Chooser<'a> {
+    sampler: &'a mut Sampler,
+    constraint: Option<&'a mut Constraint>,
+}
+
+/// The next token.
+pub(super) struct Chosen {
+    choice: Choice,
+    /// Whether the constraint allows nothing after it.
+    complete: bool,
+}
+
+impl Chooser<'_> {
+    /// Chooses by the logits of one row, which are overwritten.
+    pub(super) fn choose(self, logits: &mut [f32]) -> Result<Chosen, GrammarError> {
+        let Some(constraint) = self.constraint else {
+            return Ok(Chosen {
+                choice: self.sampler.choose(logits, |_| ()),
+                complete: false,
+            });
+        };
+        let mut masked = Ok(());
+        let choice = self.sampler.choose(logits, |logits| {
+            masked = constraint.mask(logits);
+            if logits.iter().all(|logit| *logit == f32::NEG_INFINITY) && masked.is_ok() {
+                let problem = "every token that could follow is forbidden by other options";
+                masked = Err(GrammarError::Stuck(problem.to_owned()));
+            }
+        });
+        masked?;
+        let complete = constraint.accept(choice.token)?;
+        Ok(Chosen { choice, complete })
+    }
 }
 
 /// Who comes first: the higher priority, then the earlier arrival.
@@ -208,6 +251,14 @@ impl Sequence {
         Rank {
             priority: Reverse(self.job.priority),
             arrival: self.id,
+        }
+    }
+
+    /// What chooses its next token.
+    pub(super) fn chooser(&mut self) -> Chooser<'_> {
+        Chooser {
+            sampler: &mut self.job.sampler,
+            constraint: self.job.constraint.as_mut(),
         }
     }
 
@@ -286,7 +337,7 @@ impl Sequence {
     /// Takes the chosen token. Answers what to deliver, and why the sequence ends if it does.
     pub(super) fn push(
         &mut self,
-        choice: Choice,
+        Chosen { choice, complete }: Chosen,
         context_tokens: usize,
     ) -> (Option<Choice>, Option<EndReason>) {
         let token = choice.token;
@@ -301,6 +352,7 @@ impl Sequence {
             Verdict::MidCharacter => self.job.max_tokens.saturating_add(FINISHING_TOKENS),
         };
         let end = match self.tokens.len() >= context_tokens {
+            _ if complete => Some(EndReason::Complete),
             _ if self.generated >= limit => Some(EndReason::TokenLimit),
             true if self.keep.is_none() => {
                 self.truncated = true;

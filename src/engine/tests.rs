@@ -172,6 +172,7 @@ fn job(prompt: &[u32], max_tokens: usize) -> Job {
         prompt,
         max_tokens,
         end_tokens: [END].into(),
+        constraint: None,
         stop: Box::new(StopAt(None)),
         slot: None,
         prefix: PrefixUse {

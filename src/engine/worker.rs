@@ -13,11 +13,11 @@ use tokio::sync::mpsc::UnboundedSender;
 use super::EngineOptions;
 use super::runner::{Logits, ModelRunner};
 use super::scheduler::{Delivery, Scheduler};
-use super::sequence::{Clock, Job, Sequence, SequenceEvent, SequenceId};
+use super::sequence::{Chooser, Chosen, Clock, Job, Sequence, SequenceEvent, SequenceId};
 use super::stats::{BlockStats, Stats};
 use super::step::StepPlan;
 use crate::cache::BlockPool;
-use crate::sampling::Choice;
+use crate::grammar::GrammarError;
 
 /// What is told to sequences that a stop cuts off.
 const STOPPING: &str = "the server is stopping";
@@ -171,17 +171,15 @@ impl Worker {
     }
 
     /// Chooses the next token of each sequence, several at once on the machine's cores.
-    fn sample(&mut self, plan: &StepPlan) -> Vec<Choice> {
-        let mut samplers = self.scheduler.samplers(plan);
-        let mut rows: Vec<&mut [f32]> = self.logits.rows_mut().collect();
-        match (&mut samplers[..], &mut rows[..]) {
+    fn sample(&mut self, plan: &StepPlan) -> Vec<Result<Chosen, GrammarError>> {
+        let choosers = self.scheduler.choosers(plan);
+        let choosers = choosers.into_iter().zip(self.logits.rows_mut());
+        let choosers: Vec<(Chooser<'_>, &mut [f32])> = choosers.collect();
+        let choose = |(chooser, row): (Chooser<'_>, &mut [f32])| chooser.choose(row);
+        match choosers.len() {
             // Not worth waking anybody.
-            ([sampler], [row]) => vec![sampler.choose(row)],
-            _ => samplers
-                .into_par_iter()
-                .zip(rows)
-                .map(|(sampler, row)| sampler.choose(row))
-                .collect(),
+            1 => choosers.into_iter().map(choose).collect(),
+            _ => choosers.into_par_iter().map(choose).collect(),
         }
     }
 
@@ -189,7 +187,9 @@ impl Worker {
         for (id, event) in events {
             let ended = matches!(
                 event,
-                SequenceEvent::Ended { .. } | SequenceEvent::Failed(_)
+                SequenceEvent::Ended { .. }
+                    | SequenceEvent::Failed(_)
+                    | SequenceEvent::Unfollowable(_)
             );
             let listener = match ended {
                 true => self.listeners.remove(&id),

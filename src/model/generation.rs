@@ -131,6 +131,10 @@ impl Generation {
                     Ok(text) => return Some(Ok(self.deliver(text))),
                     Err(error) => return Some(Err(error)),
                 },
+                Some(SequenceEvent::Unfollowable(error)) => {
+                    self.text = Text::Silent;
+                    return Some(Err(GenerateError::Grammar(error)));
+                }
                 Some(SequenceEvent::Failed(cause)) => {
                     self.text = Text::Silent;
                     return Some(Err(GenerateError::Failed(cause)));
@@ -161,7 +165,9 @@ impl Generation {
             (EndReason::StopRule, Some(stop)) => {
                 FinishReason::StopString(options.stop[stop].clone())
             }
-            (EndReason::EndToken | EndReason::StopRule, _) => FinishReason::EndOfText,
+            (EndReason::EndToken | EndReason::StopRule | EndReason::Complete, _) => {
+                FinishReason::EndOfText
+            }
             (EndReason::TokenLimit, _) => FinishReason::TokenLimit,
             (EndReason::ContextFull, _) => FinishReason::ContextFull,
             (EndReason::DeadlinePassed, _) => {

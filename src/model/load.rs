@@ -2,7 +2,7 @@
 
 use std::hash::RandomState;
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant, SystemTime};
 
 use anyhow::{Context, ensure};
@@ -248,6 +248,7 @@ impl Inspected {
             template,
             engine,
             slots: Arc::new(SlotRecords::new(slots)),
+            grammars: OnceLock::new(),
             salts: [RandomState::new(), RandomState::new()],
         })
     }

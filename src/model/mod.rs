@@ -8,14 +8,14 @@ mod slots;
 
 use std::hash::{BuildHasher, RandomState};
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::SystemTime;
 
 pub use generation::Generation;
 pub use request::{
     AnswerToken, FinishReason, GenerateError, GenerateEvent, GenerateLimits, GenerateOptions,
-    GenerateRequest, Prompt, PromptPiece, Summary, Timings, TokenLogprob, TokenizeRequest,
-    WhenFull,
+    GenerateRequest, GrammarError, Prompt, PromptPiece, Summary, Timings, TokenLogprob,
+    TokenizeRequest, WhenFull,
 };
 pub use slots::{Slot, SlotCounts};
 
@@ -23,6 +23,7 @@ use generation::TextStop;
 use slots::{SlotRecord, SlotRecords};
 
 use crate::engine::{EngineHandle, Job, PrefixRoot, PrefixUse, Stats, SubmitError};
+use crate::grammar::GrammarCompiler;
 use crate::sampling::{Sampler, SamplerTokens, SequenceBreakers};
 use crate::text::{ChatTemplate, SpecialTokens, TextStream, Tokenizer};
 use crate::token::TokenId;
@@ -87,6 +88,8 @@ pub struct LoadedModel {
     end_tokens: Arc<[TokenId]>,
     slots: Arc<SlotRecords>,
     salts: [RandomState; 2],
+    /// Made when the first grammar comes: it walks the whole vocabulary.
+    grammars: OnceLock<Result<GrammarCompiler, GrammarError>>,
 }
 
 impl LoadedModel {
@@ -112,6 +115,10 @@ impl LoadedModel {
                 .max_tokens
                 .unwrap_or(self.details.trained_context_tokens),
             end_tokens: Arc::clone(&self.end_tokens),
+            constraint: match &options.grammar {
+                Some(grammar) => Some(self.grammars()?.gbnf(grammar)?),
+                None => None,
+            },
             stop: Box::new(TextStop::new(stream())),
             slot: options.slot,
             prefix: PrefixUse {
@@ -179,6 +186,18 @@ impl LoadedModel {
                 false => SequenceBreakers::default(),
             },
         })
+    }
+
+    fn grammars(&self) -> Result<&GrammarCompiler, GrammarError> {
+        let compiler = self.grammars.get_or_init(|| {
+            let tokens = (0..self.tokenizer.vocabulary_size() as u32).map(TokenId);
+            let spellings = tokens.map(|token| match self.tokenizer.is_control(token) {
+                true => None,
+                false => self.tokenizer.token_bytes(token),
+            });
+            GrammarCompiler::new(spellings, &self.end_tokens)
+        });
+        compiler.as_ref().map_err(Clone::clone)
     }
 
     fn sequence_breakers(&self, texts: &[String]) -> SequenceBreakers {

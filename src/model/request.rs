@@ -4,6 +4,7 @@
 use std::time::Duration;
 
 pub use crate::engine::WhenFull;
+pub use crate::grammar::GrammarError;
 use crate::sampling::SamplingParameters;
 use crate::text::{ChatMessage, SpecialTokens};
 use crate::token::TokenId;
@@ -31,6 +32,8 @@ pub struct GenerateOptions {
     pub sampling: SamplingParameters,
     /// What is added to the logits of tokens, of every token where it is a text; minus infinity is «never».
     pub logit_bias: Vec<(PromptPiece, f32)>,
+    /// The grammar that the text must follow, in llama.cpp's notation.
+    pub grammar: Option<String>,
     /// What the penalties look at instead of the prompt.
     pub penalty_prompt: Option<Vec<PromptPiece>>,
     /// The slot the request insists on: it waits until that one is free.
@@ -229,6 +232,9 @@ pub enum GenerateError {
     /// The chat template refused the messages.
     #[error("the model's chat template refuses these messages: {0}")]
     Template(String),
+    /// The grammar is none, or too large.
+    #[error("Failed to parse grammar: {0}")]
+    Grammar(#[from] GrammarError),
     /// As many requests wait as may.
     #[error("{waiting} requests wait already: try again later")]
     QueueFull {

@@ -93,7 +93,7 @@ mod tests {
             ..SamplerTokens::default()
         };
         let mut sampler = Sampler::new(parameters, 1, tokens);
-        let choice = sampler.choose(&mut logits.to_vec());
+        let choice = sampler.choose(&mut logits.to_vec(), |_| ());
         (choice.token, choice.logprobs.unwrap())
     }
 

@@ -85,14 +85,15 @@ impl Sampler {
     }
 
     /// Chooses a token, remembers it for the penalties, and tells how probable it was if that is wanted.
-    /// `logits`, one per token of the vocabulary, at least one, are overwritten.
-    pub fn choose(&mut self, logits: &mut [f32]) -> Choice {
+    /// `logits`, one per token of the vocabulary, at least one, are overwritten. `mask` may take tokens out
+    /// of the race, after bias and penalties.
+    pub fn choose(&mut self, logits: &mut [f32], mask: impl FnOnce(&mut [f32])) -> Choice {
         let wanted = self.parameters.logprobs;
         if wanted.is_some_and(|wanted| wanted.of == Distribution::Model) {
             self.unchanged.clear();
             self.unchanged.extend_from_slice(logits);
         }
-        let token = self.sample(logits);
+        let token = self.sample_masked(logits, mask);
         let candidates = &mut self.candidates;
         let logprobs = wanted.map(|LogprobsWanted { top, of }| match of {
             Distribution::Model => Logprobs::of_model(&self.unchanged, token, top, candidates),
@@ -107,6 +108,10 @@ impl Sampler {
     /// Chooses a token and remembers it for the penalties. `logits`, one per token of the vocabulary,
     /// at least one, are overwritten.
     pub fn sample(&mut self, logits: &mut [f32]) -> TokenId {
+        self.sample_masked(logits, |_| ())
+    }
+
+    fn sample_masked(&mut self, logits: &mut [f32], mask: impl FnOnce(&mut [f32])) -> TokenId {
         for (token, amount) in &self.bias {
             if let Some(logit) = logits.get_mut(token.row()) {
                 *logit += amount;
@@ -118,6 +123,7 @@ impl Sampler {
         if let Some(repeats) = &mut self.repeats {
             repeats.penalise(&self.parameters.dry, logits);
         }
+        mask(logits);
         let token = if self.parameters.temperature > 0.0 {
             self.draw(logits)
         } else {

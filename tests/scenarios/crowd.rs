@@ -371,3 +371,47 @@ async fn half_a_body(world: &mut World) {
         ..Answer::default()
     };
 }
+
+/// JSON, as in llama.cpp's `grammars/json.gbnf`, but for blanks, of which there are few.
+const JSON_GRAMMAR: &str = r#"
+root   ::= object
+value  ::= object | array | string | number | "true" | "false" | "null"
+object ::= "{" ( string ": " value (", " string ": " value)* )? "}"
+array  ::= "[" ( value (", " value)* )? "]"
+string ::= "\"" ( [^"\\\x7F\x00-\x1F] | "\\" (["\\bfnrt] | "u" [0-9a-fA-F]{4}) ){0,12} "\""
+number ::= "-"? ("0" | [1-9] [0-9]{0,5}) ("." [0-9]{1,3})?
+"#;
+
+#[when(
+    expr = "I ask for {int} continuations at a temperature of 1.5 by the grammar of JSON objects"
+)]
+async fn wild_objects(world: &mut World, count: u32) {
+    // As many at once as run and wait.
+    let at_once = (servers::SLOTS + servers::QUEUE) as u32;
+    for first in (0..count).step_by(at_once as usize) {
+        let asked = (first..count.min(first + at_once)).map(|seed| {
+            let request = completion(json!({
+                "prompt": "A bird as JSON:", "n_predict": 40, "temperature": 1.5, "top_k": 0, "top_p": 1, "min_p": 0,
+                "seed": seed, "grammar": JSON_GRAMMAR,
+            }));
+            let world = &*world;
+            async move { whole(world.client().await.completion(&request).await).await }
+        });
+        for answer in join_all(asked).await {
+            assert_eq!(answer.status, 200, "{}", answer.body);
+            if answer.at("stopped_eos") == &json!(true) {
+                world.crowd.together.push(answer.text());
+            }
+        }
+    }
+}
+
+#[then("all that are complete are JSON objects")]
+async fn objects(world: &mut World) {
+    let complete = &world.crowd.together;
+    assert!(complete.len() > 20, "{}", complete.len());
+    for text in complete {
+        let value: Value = serde_json::from_str(text).unwrap();
+        assert!(value.is_object(), "{text}");
+    }
+}

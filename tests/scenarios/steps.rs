@@ -336,6 +336,19 @@ async fn alternatives_in_order(world: &mut World, count: usize) {
     }
 }
 
+#[then(expr = "the answer's {string} is one of {string} or {string}")]
+async fn value_is_one_of(world: &mut World, path: String, one: String, other: String) {
+    let value = world.answer.at(&path).as_str().unwrap();
+    assert!(value == one || value == other, "{value:?}");
+}
+
+#[then(expr = "the answer's {string} follows {string}")]
+async fn value_follows(world: &mut World, path: String, expression: String) {
+    let value = world.answer.at(&path).as_str().unwrap();
+    let schema = json!({"type": "string", "pattern": format!("^(?:{expression})$")});
+    assert!(jsonschema::is_valid(&schema, &json!(value)), "{value:?}");
+}
+
 /// Numbers are equal however they are written.
 fn same(left: &Value, right: &Value) -> bool {
     match (left.as_f64(), right.as_f64()) {

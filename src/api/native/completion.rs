@@ -59,6 +59,7 @@ impl TryFrom<types::CompletionRequest> for GenerateRequest {
                 ignore_end: body.ignore_eos.unwrap_or(false),
                 sampling,
                 logit_bias: sampling::logit_bias(body.logit_bias)?,
+                grammar: body.grammar.filter(|grammar| !grammar.is_empty()),
                 penalty_prompt: body
                     .penalty_prompt
                     .map(|prompt| pieces("penalty_prompt", prompt))

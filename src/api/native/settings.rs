@@ -81,7 +81,7 @@ pub(super) fn settings(
         logit_bias: options.logit_bias.iter().map(shown_bias).collect(),
         n_probs: or_minus_one(Some(logprobs.map_or(0, |wanted| wanted.top))),
         post_sampling_probs: logprobs.is_some_and(|wanted| wanted.of == Distribution::Chain),
-        grammar: String::new(),
+        grammar: options.grammar.clone().unwrap_or_default(),
         samplers: chain.iter().map(|stage| stage.name().to_owned()).collect(),
     }
 }
@@ -97,6 +97,7 @@ pub(super) fn default_settings(
         ignore_end: false,
         sampling: SamplingParameters::native(),
         logit_bias: Vec::new(),
+        grammar: None,
         penalty_prompt: None,
         slot: None,
         when_full: WhenFull::Shift { keep: Some(0) },

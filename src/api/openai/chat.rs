@@ -104,6 +104,7 @@ impl TryFrom<types::ChatCompletionRequest> for GenerateRequest {
                 ignore_end: body.ignore_eos.unwrap_or(false),
                 sampling,
                 logit_bias: Vec::new(),
+                grammar: None,
                 penalty_prompt: None,
                 slot: None,
                 when_full: WhenFull::Stop,

@@ -1,0 +1,395 @@
+//! Grammars against a plain matcher: what it takes the constraint takes, in tokens of one byte and of several.
+
+use std::collections::BTreeSet;
+
+use super::gbnf::{Class, Expression, Grammar};
+use super::*;
+
+/// The 256 bytes, some longer tokens, and an end.
+const LONGER: [&str; 12] = [
+    "en", "end", "ab", "abc", "bc", "the", " the", "\": ", "{\"", "é", "日本", "12",
+];
+const END: TokenId = TokenId(256 + LONGER.len() as u32);
+
+fn words() -> Vec<Vec<u8>> {
+    let bytes = (0..=255u8).map(|byte| vec![byte]);
+    let longer = LONGER.iter().map(|word| word.as_bytes().to_vec());
+    bytes.chain(longer).collect()
+}
+
+fn compiler() -> GrammarCompiler {
+    let words = words();
+    let spellings = words.iter().map(|word| Some(word.as_slice()));
+    GrammarCompiler::new(spellings.chain([None]), &[END]).unwrap()
+}
+
+/// Whether the text follows the grammar and may end, token by token, each allowed by the mask before it.
+fn follows(compiler: &GrammarCompiler, grammar: &str, tokens: &[u32]) -> bool {
+    let mut constraint = compiler
+        .gbnf(grammar)
+        .unwrap_or_else(|error| panic!("{grammar}: {error}"));
+    for token in tokens {
+        let mut logits = vec![0.0; END.row() + 1];
+        constraint.mask(&mut logits).unwrap();
+        if logits[*token as usize] != 0.0 {
+            return false;
+        }
+        constraint.accept(TokenId(*token)).unwrap();
+    }
+    let mut logits = vec![0.0; END.row() + 1];
+    constraint.mask(&mut logits).unwrap();
+    assert_eq!(logits[END.row()] == 0.0, constraint.may_end());
+    constraint.may_end()
+}
+
+fn bytes(text: &str) -> Vec<u32> {
+    text.bytes().map(u32::from).collect()
+}
+
+/// The text in the longest tokens that fit.
+fn long_tokens(text: &str) -> Vec<u32> {
+    let words = words();
+    let mut rest = text.as_bytes();
+    let mut tokens = Vec::new();
+    while !rest.is_empty() {
+        let longest = (0..words.len())
+            .filter(|word| rest.starts_with(&words[*word]))
+            .max_by_key(|word| words[*word].len())
+            .unwrap();
+        rest = &rest[words[longest].len()..];
+        tokens.push(longest as u32);
+    }
+    tokens
+}
+
+/// Where an expression may end that begins at `start`: the plain matcher.
+fn ends(
+    grammar: &Grammar,
+    expression: &Expression,
+    text: &[char],
+    start: usize,
+    depth: usize,
+) -> BTreeSet<usize> {
+    if depth > 300 {
+        return BTreeSet::new();
+    }
+    let of = |inner: &Expression, start| ends(grammar, inner, text, start, depth + 1);
+    match expression {
+        Expression::Character(Class { ranges, negated }) => text
+            .get(start)
+            .filter(|character| {
+                let within = |(first, last): &(char, char)| (first..=last).contains(character);
+                ranges.iter().any(within) != *negated
+            })
+            .map(|_| start + 1)
+            .into_iter()
+            .collect(),
+        Expression::Rule(rule) => of(&grammar.rules[*rule], start),
+        Expression::Sequence(parts) => parts.iter().fold([start].into(), |starts, part| {
+            starts
+                .iter()
+                .flat_map(|start: &usize| of(part, *start))
+                .collect()
+        }),
+        Expression::Choice(choices) => choices
+            .iter()
+            .flat_map(|choice| of(choice, start))
+            .collect(),
+        Expression::Repeat {
+            of: inner,
+            least,
+            most,
+        } => {
+            let mut reached: BTreeSet<usize> = [start].into();
+            let mut all = BTreeSet::new();
+            let mut count = 0;
+            loop {
+                if count >= *least {
+                    let before = all.len();
+                    all.extend(reached.iter().copied());
+                    if count > *least && all.len() == before {
+                        return all;
+                    }
+                }
+                if Some(count) == *most || reached.is_empty() {
+                    return all;
+                }
+                reached = reached.iter().flat_map(|start| of(inner, *start)).collect();
+                count += 1;
+            }
+        }
+    }
+}
+
+fn oracle(grammar: &str, text: &str) -> bool {
+    let grammar = gbnf::read(grammar).unwrap();
+    let characters: Vec<char> = text.chars().collect();
+    let root = &grammar.rules[grammar.root];
+    ends(&grammar, root, &characters, 0, 0).contains(&characters.len())
+}
+
+/// The grammar takes the former and not the latter, in every way.
+#[track_caller]
+fn check(compiler: &GrammarCompiler, grammar: &str, taken: &[&str], refused: &[&str]) {
+    for (texts, wanted) in [(taken, true), (refused, false)] {
+        for text in texts {
+            assert_eq!(
+                oracle(grammar, text),
+                wanted,
+                "the matcher: {grammar}: {text:?}"
+            );
+            for tokens in [bytes(text), long_tokens(text)] {
+                assert_eq!(
+                    follows(compiler, grammar, &tokens),
+                    wanted,
+                    "{grammar}: {text:?} as {tokens:?}"
+                );
+            }
+        }
+    }
+}
+
+const JSON: &str = r#"
+root   ::= object
+value  ::= object | array | string | number | ("true" | "false" | "null") ws
+object ::= "{" ws ( string ":" ws value ("," ws string ":" ws value)* )? "}" ws
+array  ::= "[" ws ( value ("," ws value)* )? "]" ws
+string ::= "\"" ( [^"\\\x7F\x00-\x1F] | "\\" (["\\bfnrt] | "u" [0-9a-fA-F]{4}) )* "\"" ws
+number ::= ("-"? ([0-9] | [1-9] [0-9]{0,15})) ("." [0-9]+)? ([eE] [-+]? [0-9] [1-9]{0,15})? ws
+ws ::= | " " | "\n" [ \t]{0,20}
+"#;
+
+const ARITHMETIC: &str = r#"
+root  ::= (expr "=" ws term "\n")+
+expr  ::= term ([-+*/] term)*
+term  ::= ident | num | "(" ws expr ")" ws
+ident ::= [a-z] [a-z0-9_]* ws
+num   ::= [0-9]+ ws
+ws    ::= [ \t\n]*
+"#;
+
+#[test]
+fn grammars_take_what_a_plain_matcher_takes() {
+    let all = compiler();
+    let check =
+        |grammar: &str, taken: &[&str], refused: &[&str]| check(&all, grammar, taken, refused);
+    check(
+        r#"root ::= "yes" | "no""#,
+        &["yes", "no"],
+        &["", "y", "yesno", "Yes"],
+    );
+    check(
+        r#"root ::= [a-z]* "end""#,
+        &["end", "enend", "endend"],
+        &["en", "endx", ""],
+    );
+    check(
+        r#"root ::= ("ab"|"a") "bc""#,
+        &["abc", "abbc"],
+        &["ab", "bc", "abcc"],
+    );
+    check(
+        r#"root ::= ("a"|"ab") ("c"|"bcd")"#,
+        &["ac", "abc", "abcd"],
+        &["abbcd_", "a"],
+    );
+    check(r#"root ::= [^0-9]+"#, &["abc", "é日"], &["", "a1"]);
+    check(
+        r#"root ::= [^\n]{2,3}"#,
+        &["ab", "abc"],
+        &["a", "abcd", "a\nb"],
+    );
+    check(r#"root ::= "a"{3}"#, &["aaa"], &["aa", "aaaa"]);
+    check(r#"root ::= "a"{2,}"#, &["aa", "aaaaa"], &["a", ""]);
+    check(
+        r#"root ::= "a"{0,2} "b""#,
+        &["b", "ab", "aab"],
+        &["aaab", "a"],
+    );
+    check(r#"root ::= "a"{,2}"#, &["", "a", "aa"], &["aaa"]);
+    check(r#"root ::= "a"*"#, &["", "a", "aaaa"], &["b"]);
+    check(r#"root ::= "a"+"#, &["a", "aaaa"], &["", "ab"]);
+    check(r#"root ::= "a"? "b"?"#, &["", "a", "b", "ab"], &["ba"]);
+    check(
+        r#"root ::= ("a" | "b" "c")+"#,
+        &["a", "bc", "abca"],
+        &["b", "c"],
+    );
+    check(r#"root ::= ("ab"*)*"#, &["", "ab", "abab"], &["a"]);
+    check(r#"root ::= ("a"{2}){2}"#, &["aaaa"], &["aa", "aaa"]);
+    check(r#"root ::= "a"*?"#, &["", "aa"], &["b"]);
+    check(r#"root ::= "#, &[""], &["a"]);
+    check(r#"root ::= "" | "a""#, &["", "a"], &["b"]);
+    check(
+        "root ::= a b\na ::= \"x\"\nb ::= \"y\"",
+        &["xy"],
+        &["x", "yx"],
+    );
+    check(
+        "root ::= a\n\n# a comment\na ::= \"x\" # another\n",
+        &["x"],
+        &["x "],
+    );
+    check("root ::= (\"x\" |\n  \"y\"\n)", &["x", "y"], &["xy"]);
+    check("root ::= \"x\" |\n  \"y\"", &["x", "y"], &[""]);
+    check("a ::= \"x\"\nroot ::= a a", &["xx"], &["x"]);
+    check(r#"root ::= "\n\t\r\\\"""#, &["\n\t\r\\\""], &["n"]);
+    check(r#"root ::= "\x41\u00e9\U0001F426""#, &["Aé🐦"], &["A"]);
+    check(r#"root ::= [\u3040-\u309f]+"#, &["ひらがな"], &["a", "カ"]);
+    check(r#"root ::= [日-本]"#, &["日", "本"], &["a", "中"]);
+    check(r#"root ::= [a\-z]+"#, &["a-z"], &["b"]);
+    check(r#"root ::= [az-]+"#, &["a-z"], &["b"]);
+    check(r#"root ::= [\]\[]+"#, &["[]"], &["a"]);
+    check(r#"root ::= "é"+"#, &["éé"], &["e"]);
+    check(r#"root ::= .{2}"#, &["ab", "日\n"], &["a", "abc"]);
+    check(
+        r#"root ::= "(" root ")" | "x""#,
+        &["x", "((x))"],
+        &["(x", "x)", "()"],
+    );
+    check(
+        r#"root ::= "a" root "b" | """#,
+        &["", "ab", "aabb"],
+        &["aab", "ba"],
+    );
+    check(r#"root ::= "a" root | "a""#, &["a", "aaa"], &["", "b"]);
+    check(
+        "root ::= item (\", \" item)*\nitem ::= [a-z]+ | \"(\" root \")\"",
+        &["a", "ab, c", "(a, b), c"],
+        &["", "a,", "(a"],
+    );
+    check(
+        "root ::= \"- \" [^\\n]+ \"\\n\" root?",
+        &["- a\n", "- a\n- the end\n"],
+        &["- a", "-a\n"],
+    );
+    check(
+        JSON,
+        &[
+            r#"{}"#,
+            r#"{"a": 12}"#,
+            r#"{"a":[1,{"b":null}],"é":"\u00e9\n"}"#,
+            "{\"a\":-1.5e+9}",
+        ],
+        &["", "{", r#"{"a"}"#, r#"{"a":01}"#, r#"{"a":"x}"#],
+    );
+    check(
+        ARITHMETIC,
+        &["a=1\n", "a+b*(c-12)=d\n", "1=2\n3=4\n"],
+        &["a=", "a+=1\n", "=1\n"],
+    );
+    check(
+        "root ::= move+\nmove ::= [0-9]+ \". \" [a-h] [1-8] \" \"",
+        &["1. e4 ", "1. e4 2. d5 "],
+        &["1. i4 ", "e4"],
+    );
+    check(
+        "root ::= ([0-9]{1,3} \".\"){3} [0-9]{1,3}",
+        &["127.0.0.1"],
+        &["127.0.0", "1.2.3.4.5", "1234.0.0.1"],
+    );
+    check(
+        "root ::= year \"-\" month\nyear ::= [0-9]{4}\nmonth ::= \"0\" [1-9] | \"1\" [0-2]",
+        &["2026-11"],
+        &["2026-13", "26-01"],
+    );
+    check(
+        "root ::= s\ns ::= s-a | s-b\ns-a ::= \"a\" s?\ns-b ::= \"b\" s?",
+        &["a", "abba"],
+        &["", "c"],
+    );
+}
+
+#[test]
+fn what_is_no_grammar_is_told_by_its_place() {
+    let all = compiler();
+    #[track_caller]
+    fn check(all: &GrammarCompiler, grammar: &str, message: &str) {
+        let error = all.gbnf(grammar).err().unwrap().to_string();
+        assert!(
+            error.contains(message),
+            "{error:?} does not say {message:?}"
+        );
+    }
+    check(&all, "", "there is no rule named root");
+    check(&all, "a ::= \"x\"", "there is no rule named root");
+    check(
+        &all,
+        "root ::= x",
+        "line 1, column 10: there is no rule named x",
+    );
+    check(
+        &all,
+        "root ::= \"a\"\nb = \"c\"",
+        "line 2, column 3: ::= follows",
+    );
+    check(
+        &all,
+        "root ::= \"a",
+        "line 1, column 10: this literal does not end",
+    );
+    check(&all, "root ::= [a", "this class does not end");
+    check(&all, "root ::= []", "no character is in this class");
+    check(&all, "root ::= [z-a]", "a range ends before it begins");
+    check(
+        &all,
+        "root ::= (\"a\"",
+        "line 1, column 10: there is no ) for this (",
+    );
+    check(&all, "root ::= \"a\")", "there is no ( for this )");
+    check(
+        &all,
+        "root ::= \"a\" %",
+        "column 14: a rule ends with its line",
+    );
+    check(&all, "root ::= \"\\q\"", "no such escape");
+    check(&all, "root ::= \"\\xz0\"", "2 hexadecimal digits");
+    check(&all, "root ::= \"\\ud800\"", "U+D800 is no character");
+    check(&all, "root ::= \"a\"{2,1}", "not more than 2");
+    check(&all, "root ::= \"a\"{x}", "a number is expected");
+    check(&all, "root ::= \"a\"{3", "} is expected");
+    check(&all, "root ::= \"a\"{99999}", "more than 2000 repetitions");
+    check(
+        &all,
+        "root ::= \"a\"\nroot ::= \"b\"",
+        "line 2, column 1: there are two rules named root",
+    );
+    check(&all, "::= \"a\"", "a rule begins with its name");
+    check(
+        &all,
+        &format!("root ::= {}", "(".repeat(100)),
+        "nested deeper than 64",
+    );
+    check(&all, &"#".repeat(70_000), "longer than 65536");
+}
+
+/// Small texts that would be large if they were taken at their word: they are followed for a while, and when
+/// that takes more than is allowed, it ends.
+#[test]
+fn what_would_be_large_is_followed_within_limits() {
+    let all = compiler();
+    let grammars = [
+        r#"root ::= ((("a"{2000}){2000}){2000}){2000}"#.to_owned(),
+        format!(
+            "root ::= {}",
+            "(".repeat(60) + "[ab]*" + &"){2000}".repeat(60)
+        ),
+        (0..400)
+            .map(|number| format!("r{number} ::= r{next} r{next}\n", next = number + 1))
+            .collect::<String>()
+            + "r400 ::= \"a\" root?\nroot ::= r0",
+    ];
+    for grammar in grammars {
+        let mut constraint = all.gbnf(&grammar).unwrap();
+        let mut follow = || {
+            constraint.mask(&mut vec![0.0; END.row() + 1])?;
+            constraint.accept(TokenId(u32::from(b'a')))
+        };
+        assert_eq!(follow(), Ok(false));
+        let end = (0..40).find_map(|_| follow().err());
+        assert!(
+            matches!(end, None | Some(GrammarError::Stuck(_))),
+            "{end:?}"
+        );
+    }
+}
