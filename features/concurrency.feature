@@ -7,6 +7,17 @@ Feature: Many at once
     And all are continued at once
     Then the texts are the same
 
+  Scenario: The same seed, the same text: alone, together, from the cache, streamed
+    Given sixteen prompts
+    And each with a seed and a way to choose of its own
+    When each is continued alone
+    And all are continued at once
+    Then the texts are the same
+    When all are continued at once, from the cache
+    Then the texts are the same
+    When all are streamed at once
+    Then the texts are the same
+
   Scenario: Eight who want three times the cache
     Given a server whose cache has room for one context
     And eight prompts, each of a third of the cache with its answer

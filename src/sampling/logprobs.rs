@@ -31,7 +31,7 @@ pub struct Logprobs {
 }
 
 impl Logprobs {
-    /// Of a token by the model's logits, one per token of the vocabulary. Sums in double precision.
+    /// Of a token by the model's logits, one per token of the vocabulary.
     pub(super) fn of_model(
         logits: &[f32],
         chosen: TokenId,
@@ -39,37 +39,21 @@ impl Logprobs {
         candidates: &mut Candidates,
     ) -> Self {
         candidates.fill(logits);
-        let norm = candidates.log_sum();
-        let of = |logit: f32| f64::from(logit) - norm;
-        let chosen = logits.get(chosen.row());
-        let chosen = chosen.map_or(f64::NEG_INFINITY, |logit| of(*logit));
-        if top > 0 {
-            stages::top_k(candidates, top);
-        }
-        Self {
-            chosen,
-            top: candidates
-                .first(top)
-                .map(|(token, logit)| (token, of(logit)))
-                .collect(),
-        }
+        Self::of_candidates(candidates, chosen, top)
     }
 
-    /// Of a token by the candidates that it was drawn from.
-    pub(super) fn of_chain(candidates: &mut Candidates, chosen: TokenId, top: usize) -> Self {
+    /// Of a token by the candidates that it was drawn from. Sums in double precision.
+    pub(super) fn of_candidates(candidates: &mut Candidates, chosen: TokenId, top: usize) -> Self {
         let norm = candidates.log_sum();
         let of = |logit: f32| f64::from(logit) - norm;
-        let drawn = candidates.logit(chosen);
-        let chosen = drawn.map_or(f64::NEG_INFINITY, of);
+        let chosen = candidates.logit(chosen).map_or(f64::NEG_INFINITY, of);
         if top > 0 {
             stages::top_k(candidates, top);
         }
+        let first = candidates.first(top);
         Self {
             chosen,
-            top: candidates
-                .first(top)
-                .map(|(token, logit)| (token, of(logit)))
-                .collect(),
+            top: first.map(|(token, logit)| (token, of(logit))).collect(),
         }
     }
 

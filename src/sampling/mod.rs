@@ -98,7 +98,7 @@ impl Sampler {
         let logprobs = wanted.map(|LogprobsWanted { top, of }| match of {
             Distribution::Model => Logprobs::of_model(&self.unchanged, token, top, candidates),
             Distribution::Chain if self.parameters.temperature > 0.0 => {
-                Logprobs::of_chain(candidates, token, top)
+                Logprobs::of_candidates(candidates, token, top)
             }
             Distribution::Chain => Logprobs::certain(token, top),
         });

@@ -202,26 +202,70 @@ fn top_choices_are_left_out_as_often_as_asked_for() {
     assert!((800..960).contains(&first), "{first}");
 }
 
+/// Draws 20,000 times from logits of these shares and compares with what is expected. `beyond` is what the
+/// sum of squares exceeds once in a thousand times.
+#[track_caller]
+fn check_draws(parameters: SamplingParameters, shares: &[f64], expected: &[f64], beyond: f64) {
+    const DRAWS: usize = 20_000;
+    let logits: Vec<f32> = shares.iter().map(|share| share.ln() as f32).collect();
+    let mut sampler = Sampler::new(parameters, 7, SamplerTokens::default());
+    let mut counts = vec![0_usize; shares.len()];
+    for _ in 0..DRAWS {
+        counts[sampler.sample(&mut logits.clone()).row()] += 1;
+    }
+    let mut chi_square = 0.0;
+    for (count, share) in counts.iter().zip(expected) {
+        let wanted = share * DRAWS as f64;
+        match wanted > 0.0 {
+            true => chi_square += (*count as f64 - wanted).powi(2) / wanted,
+            false => assert_eq!(*count, 0, "{counts:?}"),
+        }
+    }
+    assert!(chi_square < beyond, "{counts:?}");
+}
+
 #[test]
 fn draws_follow_the_distribution() {
-    const DRAWS: usize = 20_000;
-    let shares = [0.05_f64, 0.1, 0.15, 0.3, 0.4];
-    let mut sampler = Sampler::new(SamplingParameters::openai(), 7, SamplerTokens::default());
-    let mut counts = [0_usize; 5];
-    for _ in 0..DRAWS {
-        let mut logits = shares.map(|share| share.ln() as f32);
-        counts[sampler.sample(&mut logits).row()] += 1;
-    }
-    let chi_square: f64 = counts
-        .iter()
+    // A chain of nothing is plain softmax sampling. Four degrees of freedom.
+    let shares = [0.05, 0.1, 0.15, 0.3, 0.4];
+    let nothing = SamplingParameters {
+        chain: Vec::new(),
+        ..SamplingParameters::openai()
+    };
+    check_draws(nothing, &shares, &shares, 18.5);
+    check_draws(SamplingParameters::openai(), &shares, &shares, 18.5);
+    // Three stay, and a temperature of a half squares them. Two degrees of freedom.
+    let chain = SamplingParameters {
+        top_k: Some(3),
+        temperature: 0.5,
+        ..SamplingParameters::openai()
+    };
+    let squares = 0.15 * 0.15 + 0.3 * 0.3 + 0.4 * 0.4;
+    let expected = [
+        0.0,
+        0.0,
+        0.15 * 0.15 / squares,
+        0.3 * 0.3 / squares,
+        0.4 * 0.4 / squares,
+    ];
+    check_draws(chain, &shares, &expected, 13.8);
+    // Half of the time the two most probable of three are left out: then the third and the others stay.
+    let exclusion = SamplingParameters {
+        chain: vec![Stage::Exclusion],
+        exclusion: Exclusion {
+            probability: 0.5,
+            threshold: 0.15,
+        },
+        ..SamplingParameters::openai()
+    };
+    let left = 0.05 + 0.1 + 0.15;
+    let expected: Vec<f64> = (0..)
         .zip(shares)
-        .map(|(&count, share)| {
-            let expected = share * DRAWS as f64;
-            (count as f64 - expected).powi(2) / expected
-        })
-        .sum();
-    // Four degrees of freedom: beyond 18.5 is one in a thousand.
-    assert!(chi_square < 18.5, "{counts:?}");
+        .map(|(place, share)| share / 2.0 + if place < 3 { share / left / 2.0 } else { 0.0 })
+        .collect();
+    // The third is at the threshold to the bit of a float or not: a little above it is within.
+    let shares = [0.05, 0.1, 0.150_01, 0.3, 0.399_99];
+    check_draws(exclusion, &shares, &expected, 18.5);
 }
 
 #[test]

@@ -9,13 +9,15 @@ use serde_json::{Value, json};
 use tokio::task::JoinHandle;
 
 use crate::servers;
-use crate::world::{Answer, World, whole};
+use crate::world::{Answer, World, streamed, whole};
 
 /// Many clients, and what they were told.
 #[derive(Debug, Default)]
 pub(crate) struct Crowd {
     prompts: Vec<Value>,
     tokens: usize,
+    /// How each is continued; greedily, if there is none.
+    ways: Vec<Value>,
     alone: Vec<String>,
     together: Vec<String>,
     /// Statuses of refusals.
@@ -76,12 +78,43 @@ async fn prompts_that_begin_alike(world: &mut World) {
     world.crowd.tokens = 12;
 }
 
-/// Greedy tokens, just so many.
-async fn continuation(world: &World, prompt: &Value, from_cache: bool) -> String {
-    let request = completion(json!({
-        "prompt": prompt, "n_predict": world.crowd.tokens, "temperature": 0, "ignore_eos": true,
+#[given("each with a seed and a way to choose of its own")]
+async fn ways_to_choose(world: &mut World) {
+    let ways = [
+        json!({"temperature": 1.3}),
+        json!({"mirostat": 2, "mirostat_tau": 4}),
+        json!({"mirostat": 1, "mirostat_tau": 3}),
+        json!({"typical_p": 0.5, "tfs_z": 0.9}),
+        json!({"xtc_probability": 0.5, "xtc_threshold": 0.05}),
+        json!({"dry_multiplier": 1, "repeat_penalty": 1.3, "dynatemp_range": 0.5}),
+        json!({"grammar": "root ::= [a-z ,.]+", "temperature": 1.5}),
+        json!({"samplers": ["temperature", "top_p"], "top_p": 0.8, "n_probs": 2}),
+    ];
+    world.crowd.ways = (0..world.crowd.prompts.len())
+        .map(|number| {
+            let mut way = ways[number % ways.len()].clone();
+            way["seed"] = number.into();
+            way
+        })
+        .collect();
+}
+
+/// Just so many tokens after the prompt of that number.
+fn continuation(crowd: &Crowd, number: usize, from_cache: bool) -> types::CompletionRequest {
+    let mut body = json!({
+        "prompt": crowd.prompts[number], "n_predict": crowd.tokens, "ignore_eos": true,
         "cache_prompt": from_cache,
-    }));
+    });
+    let greedy = json!({"temperature": 0});
+    let way = crowd.ways.get(number).unwrap_or(&greedy);
+    for (name, value) in way.as_object().unwrap() {
+        body[name] = value.clone();
+    }
+    completion(body)
+}
+
+async fn continued(world: &World, number: usize, from_cache: bool) -> String {
+    let request = continuation(&world.crowd, number, from_cache);
     let answer = whole(world.client().await.completion(&request).await).await;
     assert_eq!(answer.status, 200, "{}", answer.body);
     answer.text()
@@ -89,15 +122,14 @@ async fn continuation(world: &World, prompt: &Value, from_cache: bool) -> String
 
 async fn continue_all(world: &mut World, from_cache: bool) {
     world.crowd.before = Some(world.stats().await);
-    let prompts = world.crowd.prompts.iter();
-    let texts = prompts.map(|prompt| continuation(world, prompt, from_cache));
+    let texts = (0..world.crowd.prompts.len()).map(|number| continued(world, number, from_cache));
     world.crowd.together = join_all(texts).await;
 }
 
 #[when("each is continued alone")]
 async fn each_alone(world: &mut World) {
-    for prompt in world.crowd.prompts.clone() {
-        let text = continuation(world, &prompt, false).await;
+    for number in 0..world.crowd.prompts.len() {
+        let text = continued(world, number, false).await;
         world.crowd.alone.push(text);
     }
 }
@@ -110,6 +142,22 @@ async fn all_at_once(world: &mut World) {
 #[when("all are continued at once, from the cache")]
 async fn all_at_once_cached(world: &mut World) {
     continue_all(world, true).await;
+}
+
+#[when("all are streamed at once")]
+async fn all_streamed(world: &mut World) {
+    let texts = (0..world.crowd.prompts.len()).map(|number| {
+        let world = &*world;
+        async move {
+            let mut request = continuation(&world.crowd, number, false);
+            request.stream = Some(true);
+            let client = world.client().await;
+            streamed(client.completion_stream(&request).await)
+                .await
+                .text()
+        }
+    });
+    world.crowd.together = join_all(texts).await;
 }
 
 #[then("the texts are the same")]

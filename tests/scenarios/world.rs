@@ -170,7 +170,8 @@ pub(crate) async fn whole<T: Serialize, E: Serialize + std::fmt::Debug>(
     }
 }
 
-async fn streamed<E: Serialize + std::fmt::Debug>(
+/// All events of a stream of the generated client.
+pub(crate) async fn streamed<E: Serialize + std::fmt::Debug>(
     result: Result<ResponseValue<ByteStream>, Error<E>>,
 ) -> Answer {
     let response = match result {
