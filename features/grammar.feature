@@ -45,7 +45,7 @@ Feature: Texts that follow a grammar
       """
     Then the status is 400
     And the error's param is "grammar"
-    And the error says "forbidden by other options"
+    And the error says "the grammar cannot be followed any further: every token that could follow is forbidden by other options"
 
   Scenario: The limit of tokens may cut it
     When I ask for a completion:

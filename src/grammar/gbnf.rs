@@ -49,6 +49,12 @@ pub(super) struct Class {
 
 /// Reads a grammar.
 pub(super) fn read(text: &str) -> Result<Grammar, GrammarError> {
+    if text.len() > MAX_GRAMMAR_BYTES {
+        return Err(GrammarError::TooLarge(format!(
+            "a grammar of {} bytes is longer than {MAX_GRAMMAR_BYTES}",
+            text.len()
+        )));
+    }
     let mut reader = Reader {
         text: text.chars().collect(),
         at: 0,
@@ -56,12 +62,6 @@ pub(super) fn read(text: &str) -> Result<Grammar, GrammarError> {
         names: HashMap::new(),
         rules: Vec::new(),
     };
-    if text.len() > MAX_GRAMMAR_BYTES {
-        return Err(GrammarError::TooLarge(format!(
-            "a grammar of {} bytes is longer than {MAX_GRAMMAR_BYTES}",
-            text.len()
-        )));
-    }
     reader.space(Newlines::Passed);
     while reader.peek().is_some() {
         reader.rule()?;

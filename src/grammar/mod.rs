@@ -139,11 +139,6 @@ impl Constraint {
             .map_err(|error| GrammarError::Stuck(error.to_string()))?;
         Ok(self.0.is_stopped())
     }
-
-    /// Whether the text may end here.
-    pub fn may_end(&mut self) -> bool {
-        self.0.is_stopped() || self.0.is_accepting().unwrap_or(false)
-    }
 }
 
 #[cfg(test)]

@@ -133,7 +133,7 @@ impl Generation {
                 },
                 Some(SequenceEvent::Unfollowable(error)) => {
                     self.text = Text::Silent;
-                    return Some(Err(GenerateError::Grammar(error)));
+                    return Some(Err(GenerateError::Unfollowable(error)));
                 }
                 Some(SequenceEvent::Failed(cause)) => {
                     self.text = Text::Silent;

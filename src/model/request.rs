@@ -235,6 +235,9 @@ pub enum GenerateError {
     /// The grammar is none, or too large.
     #[error("Failed to parse grammar: {0}")]
     Grammar(#[from] GrammarError),
+    /// The text cannot follow its grammar any further.
+    #[error(transparent)]
+    Unfollowable(GrammarError),
     /// As many requests wait as may.
     #[error("{waiting} requests wait already: try again later")]
     QueueFull {

@@ -221,3 +221,36 @@ async fn a_cut_ends_what_runs() {
     serving.await.unwrap();
     assert_eq!(asking.await.unwrap(), b"");
 }
+
+#[tokio::test]
+async fn a_client_that_reads_nothing_is_given_up() {
+    let server = Server::bind(ServeOptions {
+        idle: Duration::from_millis(50),
+        ..options()
+    });
+    let server = server.await.unwrap();
+    let address = server.address();
+    let (answering, given_up) = oneshot::channel::<()>();
+    let answering = Mutex::new(Some(answering));
+    // An answer without an end; the channel closes when it is dropped.
+    let endpoint = poem::endpoint::make_sync(move |_| {
+        let answering = answering.lock().unwrap().take();
+        let parts = futures_util::stream::repeat_with(move || {
+            let _held = &answering;
+            Ok::<_, io::Error>(bytes::Bytes::from_static(&[0; 1 << 16]))
+        });
+        poem::Body::from_bytes_stream(parts)
+    });
+    tokio::spawn(server.serve(
+        endpoint.map_to_response(),
+        std::future::pending(),
+        std::future::pending(),
+    ));
+    let mut socket = TcpStream::connect(address).await.unwrap();
+    socket
+        .write_all(b"GET / HTTP/1.1\r\nhost: localhost\r\n\r\n")
+        .await
+        .unwrap();
+    assert!(given_up.await.is_err(), "nothing is sent on it");
+    drop(socket);
+}

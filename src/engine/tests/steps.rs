@@ -1,0 +1,191 @@
+//! What is in each step: machines that wait for a word, or on which only steps take time.
+
+use std::cell::Cell;
+use std::sync::{Arc, Mutex};
+
+use super::*;
+
+/// A machine whose every step waits for a word, after it has told whose chunks it is about to compute.
+struct Gated {
+    runner: ScriptedRunner,
+    begins: std::sync::mpsc::Sender<Vec<SequenceId>>,
+    gate: std::sync::mpsc::Receiver<()>,
+}
+
+impl ModelRunner for Gated {
+    fn run(&mut self, plan: &StepPlan, logits: &mut Logits) -> Result<(), RunError> {
+        let sequences = plan.chunks.iter().map(|chunk| chunk.sequence).collect();
+        // At the end of the test nobody listens, and the gate stays open.
+        let _ = self.begins.send(sequences);
+        let _ = self.gate.recv();
+        self.runner.run(plan, logits)
+    }
+}
+
+#[test]
+fn who_leaves_is_gone_in_the_next_step() {
+    let options = options();
+    let (begins, began) = std::sync::mpsc::channel();
+    let (go, gate) = std::sync::mpsc::channel();
+    let runner = Gated {
+        runner: ScriptedRunner::new(&options),
+        begins,
+        gate,
+    };
+    let engine = start(Box::new(runner), VOCABULARY, options, Instant::now).unwrap();
+    let neighbour_prompt = prompt(1, 3);
+    let (neighbour, neighbour_events) = engine.submit(job(&neighbour_prompt, 12)).unwrap();
+    let (decoding, decoding_events) = engine.submit(endless()).unwrap();
+    let (in_prompt, in_prompt_events) = engine.submit(job(&prompt(2, 39), 1)).unwrap();
+    let (_, waiting_events) = engine.submit(job(&prompt(3, 3), 1)).unwrap();
+    // All three slots run, the second one has a token, the third one is in its prompt.
+    while began.recv().unwrap() != [neighbour, decoding, in_prompt] || engine.stats().waiting != 1 {
+        go.send(()).unwrap();
+    }
+    drop((decoding_events, in_prompt_events, waiting_events));
+    go.send(()).unwrap();
+    assert_eq!(began.recv().unwrap(), [neighbour]);
+    let stats = engine.stats();
+    assert_eq!((stats.counters.cancelled, stats.waiting), (3, 0));
+    let left = stats.slots[0].unwrap();
+    assert_eq!(left.sequence, neighbour);
+    let tokens = left.prompt_tokens + left.generated_tokens;
+    assert_eq!(stats.blocks.held, tokens.div_ceil(4));
+    drop((go, began));
+    check(
+        neighbour_events,
+        oracle(&neighbour_prompt, 12, None, WhenFull::Stop),
+    );
+}
+
+/// A machine on which a step takes a millisecond and two for each token, by a clock that only it moves. Its
+/// first step begins when the gate is opened.
+struct Timed {
+    runner: ScriptedRunner,
+    steps: Steps,
+    gate: Option<std::sync::mpsc::Receiver<()>>,
+}
+
+/// Of each step: its milliseconds, and whose chunks of how many tokens it had.
+type Steps = Arc<Mutex<Vec<(u64, Vec<(SequenceId, usize)>)>>>;
+
+thread_local! {
+    static PASSED: Cell<Duration> = const { Cell::new(Duration::ZERO) };
+}
+
+/// The engine's thread sees the time pass, others see it stand.
+fn machine_time() -> Instant {
+    static START: std::sync::OnceLock<Instant> = std::sync::OnceLock::new();
+    *START.get_or_init(Instant::now) + PASSED.get()
+}
+
+impl ModelRunner for Timed {
+    fn run(&mut self, plan: &StepPlan, logits: &mut Logits) -> Result<(), RunError> {
+        if let Some(gate) = self.gate.take() {
+            // It is opened by being dropped.
+            let _ = gate.recv();
+        }
+        let milliseconds = 1 + 2 * plan.tokens() as u64;
+        PASSED.set(PASSED.get() + Duration::from_millis(milliseconds));
+        let chunks = plan
+            .chunks
+            .iter()
+            .map(|chunk| (chunk.sequence, chunk.tokens.len()));
+        let mut steps = self.steps.lock().unwrap();
+        steps.push((milliseconds, chunks.collect()));
+        self.runner.run(plan, logits)
+    }
+}
+
+fn timed_engine(options: EngineOptions) -> (EngineHandle, Steps, std::sync::mpsc::Sender<()>) {
+    let steps = Steps::default();
+    let (closed, gate) = std::sync::mpsc::channel();
+    let runner = Timed {
+        runner: ScriptedRunner::new(&options),
+        steps: Arc::clone(&steps),
+        gate: Some(gate),
+    };
+    let engine = start(Box::new(runner), VOCABULARY, options, machine_time).unwrap();
+    (engine, steps, closed)
+}
+
+/// A job that only its client's leaving ends.
+fn endless() -> Job {
+    Job {
+        end_tokens: [].into(),
+        when_full: WhenFull::Shift { keep: Some(0) },
+        ..job(&[5, 6, 7], usize::MAX)
+    }
+}
+
+#[test]
+fn who_waits_for_a_token_waits_one_short_step() {
+    let (engine, steps, gate) = timed_engine(EngineOptions {
+        step_tokens: 600,
+        batch_tokens: 600,
+        step_duration: Duration::from_millis(100),
+        context_tokens: 2000,
+        blocks: 3000,
+        ..options()
+    });
+    let (_, mut decoding) = engine.submit(endless()).unwrap();
+    assert!(matches!(
+        decoding.blocking_recv(),
+        Some(SequenceEvent::Started { .. })
+    ));
+    let submitted: Vec<Events> = (0..2)
+        .map(|seed| engine.submit(job(&prompt(seed, 1500), 1)).unwrap().1)
+        .collect();
+    drop(gate);
+    for events in submitted {
+        listen(events);
+    }
+    drop(decoding);
+    let steps = steps.lock().unwrap();
+    let beside: Vec<_> = steps
+        .iter()
+        .filter(|(_, chunks)| chunks.len() > 1)
+        .collect();
+    assert!(beside.len() > 20, "two long prompts take many steps");
+    assert!(beside.iter().all(|(milliseconds, _)| *milliseconds <= 101));
+    let quick = beside.iter().filter(|(milliseconds, _)| *milliseconds < 90);
+    assert!(quick.count() < 5, "the budget is used");
+    let both = beside
+        .iter()
+        .filter(|(_, chunks)| chunks.len() == 3)
+        .count();
+    assert!(both > beside.len() / 2, "no prompt stands still");
+}
+
+#[test]
+fn the_higher_priority_is_admitted_first() {
+    let (engine, steps, gate) = timed_engine(EngineOptions {
+        parallel: 1,
+        ..options()
+    });
+    let (busy, mut events) = engine.submit(endless()).unwrap();
+    // It has the slot.
+    events.blocking_recv();
+    let submitted: Vec<(SequenceId, Events)> = [0, 5, 5, -1, 9]
+        .into_iter()
+        .map(|priority| {
+            let ranked = Job {
+                priority,
+                ..job(&prompt(3, 5), 2)
+            };
+            engine.submit(ranked).unwrap()
+        })
+        .collect();
+    drop(events);
+    drop(gate);
+    let ids: Vec<SequenceId> = submitted.iter().map(|(id, _)| *id).collect();
+    for (_, events) in submitted {
+        listen(events);
+    }
+    let mut order: Vec<SequenceId> = Vec::new();
+    for (_, chunks) in steps.lock().unwrap().iter() {
+        order.extend(chunks.iter().map(|(sequence, _)| *sequence));
+    }
+    order.dedup();
+    assert_eq!(order, [busy, ids[4], ids[1], ids[2], ids[0], ids[3]]);
+}
