@@ -5,12 +5,17 @@ import schemathesis
 
 MODEL = "default"
 VOCABULARY = 49152
-GRAMMARS = ['root ::= [a-z ]+', 'root ::= " yes" | " no"', 'root ::= "(" root* ")"', '']
+CONSTRAINTS = {
+    "grammar": ['root ::= [a-z ]+', 'root ::= " yes" | " no"', 'root ::= "(" root* ")"', ''],
+    "regex": ['[a-z ]+', ' [0-9]{3}', '(ab|c)*', ''],
+    "lark": ['start: "a" word\nword: /[a-z]+/', 'start: ("yes" | "no")', ''],
+    "json_schema": [{}, {"type": "object"}, {"type": "array", "items": {"enum": [1, None]}}, None],
+}
 
 
 @schemathesis.hook
 def map_body(context, body):
-    """Ids become ids of the vocabulary, and most grammars become some; the rest stays as it was generated."""
+    """Ids become ids of the vocabulary, and most of what a text must follow becomes what one can; the rest stays as it was generated."""
     if isinstance(body, dict):
         for field in ("tokens", "prompt", "penalty_prompt"):
             if isinstance(body.get(field), list):
@@ -19,10 +24,21 @@ def map_body(context, body):
         for bias in biases if isinstance(biases, list) else []:
             if isinstance(bias, list) and bias:
                 bias[0] = in_vocabulary(bias[0])
-        grammar = body.get("grammar")
-        if isinstance(grammar, str) and sum(map(ord, grammar)) % 8:
-            body["grammar"] = GRAMMARS[sum(map(ord, grammar)) % len(GRAMMARS)]
+        constrain(body)
     return body
+
+
+def constrain(body):
+    """Of the fields that say what a text must follow mostly one stays, and mostly says something that is one."""
+    given = [field for field in CONSTRAINTS if field in body]
+    chance = sum(map(ord, repr([body[field] for field in given])))
+    if chance % 8 == 0:
+        return
+    for field in given:
+        del body[field]
+    if given:
+        field = given[chance % len(given)]
+        body[field] = CONSTRAINTS[field][chance % len(CONSTRAINTS[field])]
 
 
 def in_vocabulary(value):

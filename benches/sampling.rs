@@ -9,8 +9,8 @@ use std::sync::Arc;
 
 use criterion::{BatchSize, BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use ortolan::gguf::Gguf;
-use ortolan::grammar::GrammarCompiler;
-use ortolan::model::load;
+use ortolan::grammar::{Constraint, Cutting, GrammarCompiler, GrammarSource};
+use ortolan::model::{GrammarWords, load};
 use ortolan::sampling::{Sampler, SamplerTokens, SamplingParameters};
 use ortolan::text::{SpecialTokens, TextStream, TokenKind, Tokenizer, Vocabulary};
 use ortolan::token::TokenId;
@@ -135,16 +135,24 @@ array  ::= "[" ( value ("," value)* )? "]"
 string ::= "\"" ( [^"\\\x7F\x00-\x1F] | "\\" (["\\bfnrt] | "u" [0-9a-fA-F]{4}) )* "\""
 number ::= "-"? ("0" | [1-9] [0-9]*) ("." [0-9]+)?
 "#;
+    const NESTED: &str = r#"{"birds":[{"name":"ortolan","weight":24.5,"sings":true,"range":{"from":"Spain","to":[1,2,[3,4,{"a":null}]]}},{"name":"Ammer é","weight":0,"sings":false,"range":{}}],"more":[[[[]]],"x","yy","zzz",-12.75]}"#;
     const DATE: &str = r#"root ::= [0-9]{4} "-" [0-9]{2} "-" [0-9]{2} " " .*"#;
 
-    let tokenizer = default_tokenizer().expect("the model is fetched");
+    let schema = serde_json::json!({
+        "type": "object",
+        "properties": {
+            "name": {"type": "string"},
+            "born": {"type": "string", "format": "date"},
+            "sings": {"type": "boolean"},
+            "eggs": {"type": "array", "items": {"type": "integer", "minimum": 0, "maximum": 500}},
+        },
+        "required": ["name", "born", "sings", "eggs"],
+        "additionalProperties": false,
+    });
+    let tokenizer = Arc::new(default_tokenizer().expect("the model is fetched"));
     let compiler = || {
-        let tokens = (0..tokenizer.vocabulary_size() as u32).map(TokenId);
-        let spellings = tokens.map(|token| match tokenizer.is_control(token) {
-            true => None,
-            false => tokenizer.token_bytes(token),
-        });
-        GrammarCompiler::new(spellings, tokenizer.end_of_generation()).expect("it can be walked")
+        GrammarCompiler::new(Arc::new(GrammarWords(Arc::clone(&tokenizer))))
+            .expect("it can be walked")
     };
     let mut group = criterion.benchmark_group("grammar");
     group.sample_size(20);
@@ -153,27 +161,58 @@ number ::= "-"? ("0" | [1-9] [0-9]*) ("." [0-9]+)?
     });
     let compiler = compiler();
     let mut logits = vec![0.0; tokenizer.vocabulary_size()];
-    for (name, grammar, texts) in [
-        ("json", JSON, ["", "{\"a bird", "{\"a\": [1, "]),
-        ("date", DATE, ["", "2026-", "2026-11-24 anything"]),
+    for (name, grammar, text) in [
+        (
+            "json",
+            GrammarSource::Gbnf(JSON.to_owned()),
+            NESTED.to_owned(),
+        ),
+        (
+            "date",
+            GrammarSource::Gbnf(DATE.to_owned()),
+            "2026-11-24 is a day like any other in the north".to_owned(),
+        ),
+        ("schema", GrammarSource::JsonSchema(schema), bird()),
     ] {
+        let constraint = || {
+            compiler
+                .compile(&grammar, Cutting::Free)
+                .expect("it is a grammar")
+        };
         group.bench_function(BenchmarkId::new("compile", name), |bencher| {
-            bencher.iter(|| compiler.gbnf(black_box(grammar)).is_ok());
+            bencher.iter(|| black_box(constraint()));
         });
-        for text in texts {
-            let mut constraint = compiler.gbnf(grammar).expect("it is a grammar");
-            for token in tokenizer.encode(&text.replace(": [", ":["), SpecialTokens::Literal) {
-                if constraint.accept(token).is_err() {
-                    break;
+        // Every mask of a text from its beginning, with nothing known of it from an earlier one.
+        let tokens = tokenizer.encode(&text, SpecialTokens::Literal);
+        group.throughput(Throughput::Elements(tokens.len() as u64));
+        group.bench_function(BenchmarkId::new("mask and accept", name), |bencher| {
+            let follow = |mut constraint: Constraint| {
+                for token in &tokens {
+                    constraint
+                        .mask(black_box(&mut logits))
+                        .expect("it can be followed");
+                    constraint.accept(*token).expect("it follows");
                 }
-            }
-            let id = BenchmarkId::new(format!("mask {name}"), format!("after {text:?}"));
-            group.bench_function(id, |bencher| {
-                bencher.iter(|| constraint.mask(black_box(&mut logits)).is_ok());
-            });
-        }
+                constraint
+            };
+            bencher.iter_batched(constraint, follow, BatchSize::PerIteration);
+        });
     }
     group.finish();
+}
+
+/// A text that follows the schema, and whose states are never the same.
+fn bird() -> String {
+    let eggs: Vec<String> = (0..60)
+        .map(|number| (number * 37 % 500).to_string())
+        .collect();
+    let name: String = (0..40)
+        .map(|number| format!("{} ortolan of {number}, ", number * number))
+        .collect();
+    format!(
+        r#"{{"name": "{name}", "born": "2026-11-24", "sings": true, "eggs": [{}]}}"#,
+        eggs.join(", ")
+    )
 }
 
 criterion_group!(benches, sampling, streaming, grammars);

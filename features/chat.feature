@@ -87,4 +87,3 @@ Feature: Chat as with OpenAI's API
       | {"messages": [{"role": "nobody", "content": "a"}]}                                       | messages.0.role    |
       | {"messages": [{"role": "user", "content": "a"}], "temperature": 3}                       | temperature        |
       | {"messages": [{"role": "user", "content": "a"}], "n": 2}                                 | n                  |
-      | {"messages": [{"role": "user", "content": "a"}], "response_format": {"type": "json_object"}} | response_format |

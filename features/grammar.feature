@@ -29,7 +29,7 @@ Feature: Texts that follow a grammar
 
   Scenario: Two hundred objects, however wild the choice
     When I ask for 200 continuations at a temperature of 1.5 by the grammar of JSON objects
-    Then all that are complete are JSON objects
+    Then all that are complete are valid
 
   Scenario: Grammar, bias and penalties together
     When I ask for a completion:
@@ -46,6 +46,14 @@ Feature: Texts that follow a grammar
     Then the status is 400
     And the error's param is "grammar"
     And the error says "the grammar cannot be followed any further: every token that could follow is forbidden by other options"
+
+  Scenario: Tokens by their numbers and names
+    When I ask for a completion:
+      """
+      {"prompt": "Once", "n_predict": 10, "temperature": 1.5, "seed": 3, "grammar": "root ::= <[253]> !<|im_end|> \"!\""}
+      """
+    Then the status is 200
+    And the answer's "content" follows " .*!"
 
   Scenario: The limit of tokens may cut it
     When I ask for a completion:

@@ -11,6 +11,8 @@
 )]
 
 mod common;
+#[path = "scenarios/constrained.rs"]
+mod constrained;
 #[path = "scenarios/crowd.rs"]
 mod crowd;
 #[path = "scenarios/servers.rs"]

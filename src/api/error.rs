@@ -104,8 +104,8 @@ impl Error {
                 | GenerateError::UnknownToken { .. }
                 | GenerateError::UnknownSlot { .. }
                 | GenerateError::Template(_)
-                | GenerateError::Grammar(_)
-                | GenerateError::Unfollowable(_) => StatusCode::BAD_REQUEST,
+                | GenerateError::Grammar { .. }
+                | GenerateError::Unfollowable { .. } => StatusCode::BAD_REQUEST,
                 GenerateError::QueueFull { .. } => StatusCode::TOO_MANY_REQUESTS,
                 GenerateError::EngineEnded(_) | GenerateError::Stopping => {
                     StatusCode::SERVICE_UNAVAILABLE
@@ -156,8 +156,8 @@ impl Error {
                 | GenerateError::UnknownToken { .. }
                 | GenerateError::UnknownSlot { .. }
                 | GenerateError::Template(_)
-                | GenerateError::Grammar(_)
-                | GenerateError::Unfollowable(_) => Kind::InvalidRequestError,
+                | GenerateError::Grammar { .. }
+                | GenerateError::Unfollowable { .. } => Kind::InvalidRequestError,
                 GenerateError::QueueFull { .. } => Kind::RateLimitError,
                 GenerateError::EngineEnded(_) | GenerateError::Stopping => Kind::UnavailableError,
                 GenerateError::DeadlinePassed { .. } => Kind::TimeoutError,
@@ -171,9 +171,9 @@ impl Error {
             Self::Invalid { param, .. } => param.clone(),
             Self::NoSuchModel(_) => Some("model".to_owned()),
             Self::Generate(GenerateError::UnknownSlot { .. }) => Some("id_slot".to_owned()),
-            Self::Generate(GenerateError::Grammar(_) | GenerateError::Unfollowable(_)) => {
-                Some("grammar".to_owned())
-            }
+            Self::Generate(
+                GenerateError::Grammar { kind, .. } | GenerateError::Unfollowable { kind, .. },
+            ) => Some(kind.to_string()),
             Self::Generate(GenerateError::Template(_)) => Some("messages".to_owned()),
             _ => None,
         }

@@ -1,8 +1,9 @@
-//! Numbers of a request as the floors below take them. Bounds were held by the document's schema.
+//! Values of a request as the floors below take them. Bounds were held by the document's schema.
 
 use std::time::Duration;
 
 use super::error::Error;
+use crate::model::GrammarSource;
 
 /// A number in single precision; one beyond its range becomes the largest.
 pub(super) fn single(number: f64) -> f32 {
@@ -37,4 +38,27 @@ pub(super) fn unless_zero(param: &str, number: i64) -> Result<Option<usize>, Err
 /// A count in an answer, where no limit is −1.
 pub(super) fn or_minus_one(limit: Option<usize>) -> i64 {
     limit.map_or(-1, |limit| i64::try_from(limit).unwrap_or(i64::MAX))
+}
+
+/// The grammar that a text is, if it is one.
+pub(super) fn unless_empty(
+    text: Option<String>,
+    grammar: fn(String) -> GrammarSource,
+) -> Option<GrammarSource> {
+    text.filter(|text| !text.is_empty()).map(grammar)
+}
+
+/// The one grammar of several that may be given.
+pub(super) fn one_grammar<const N: usize>(
+    given: [Option<GrammarSource>; N],
+) -> Result<Option<GrammarSource>, Error> {
+    let mut given = given.into_iter().flatten();
+    match (given.next(), given.next()) {
+        (Some(first), Some(second)) => {
+            let (first, second) = (first.kind(), second.kind());
+            let message = format!("{second}: a text cannot follow both {first} and {second}");
+            Err(Error::invalid(second.to_string(), message))
+        }
+        (first, _) => Ok(first),
+    }
 }

@@ -138,14 +138,12 @@ impl Scheduler {
                         }
                     };
                     let first_token = sequence.prompt_ends(now);
-                    let (delivered, end) = sequence.push(chosen, context_tokens);
-                    self.counters.generated_tokens += u64::from(delivered.is_some());
-                    events.extend(delivered.map(|choice| (id, SequenceEvent::Token(choice))));
-                    if end.is_none() && sequence.tokens.len() >= context_tokens {
-                        sequence.shift(blocks);
-                        self.counters.context_shifts += 1;
-                    }
-                    (end, first_token)
+                    let pushed = sequence.push(chosen, context_tokens, blocks);
+                    self.counters.generated_tokens += pushed.delivered.len() as u64;
+                    self.counters.context_shifts += pushed.shifts;
+                    let token = |choice| (id, SequenceEvent::Token(choice));
+                    events.extend(pushed.delivered.into_iter().map(token));
+                    (pushed.end, first_token)
                 }
             };
             if let Some(duration) = first_token {

@@ -1,6 +1,7 @@
 //! One sequence: the tokens wanted, the tokens computed, and when it ends.
 
 use std::cmp::Reverse;
+use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
 use tokio::sync::OwnedSemaphorePermit;
@@ -148,21 +149,40 @@ pub struct SequenceReport {
 pub(super) struct Chooser<'a> {
     sampler: &'a mut Sampler,
     constraint: Option<&'a mut Constraint>,
+    /// Tokens that are certain: the constraint has followed them.
+    foreseen: &'a mut VecDeque<TokenId>,
 }
 
-/// The next token.
+/// The next token, and those after it that can only be these.
 pub(super) struct Chosen {
     choice: Choice,
-    /// Whether the constraint allows nothing after it.
+    /// What the constraint leaves no choice about.
+    certain: Vec<TokenId>,
+    /// Whether the constraint allows nothing after them.
     complete: bool,
+}
+
+/// What came of a [`Chosen`].
+pub(super) struct Pushed {
+    /// What is to be delivered.
+    pub(super) delivered: Vec<Choice>,
+    /// How often the older half of the text was dropped.
+    pub(super) shifts: u64,
+    /// Why the sequence ends, if it does.
+    pub(super) end: Option<EndReason>,
 }
 
 impl Chooser<'_> {
     /// Chooses by the logits of one row, which are overwritten.
-    pub(super) fn choose(self, logits: &mut [f32]) -> Result<Chosen, GrammarError> {
-        let Some(constraint) = self.constraint else {
+    pub(super) fn choose(mut self, logits: &mut [f32]) -> Result<Chosen, GrammarError> {
+        if let Some(token) = self.foreseen.pop_front() {
+            let choice = self.sampler.take(token, logits);
+            return Ok(self.with_foreseen(choice));
+        }
+        let Some(constraint) = &mut self.constraint else {
             return Ok(Chosen {
                 choice: self.sampler.choose(logits, |_| ()),
+                certain: Vec::new(),
                 complete: false,
             });
         };
@@ -175,8 +195,24 @@ impl Chooser<'_> {
             }
         });
         masked?;
-        let complete = constraint.accept(choice.token)?;
-        Ok(Chosen { choice, complete })
+        constraint.accept(choice.token)?;
+        self.foreseen.extend(constraint.take_forced()?);
+        Ok(self.with_foreseen(choice))
+    }
+
+    /// The choice with what is certain after it; token by token for those who want to know how probable each was.
+    fn with_foreseen(self, choice: Choice) -> Chosen {
+        let certain = match self.sampler.wants_logprobs() {
+            true => Vec::new(),
+            false => self.foreseen.drain(..).collect(),
+        };
+        self.sampler.follow(&certain);
+        let constraint = self.constraint.as_deref();
+        Chosen {
+            choice,
+            certain,
+            complete: self.foreseen.is_empty() && constraint.is_some_and(Constraint::is_complete),
+        }
     }
 }
 
@@ -198,6 +234,10 @@ pub(super) struct Sequence {
     pub(super) table: BlockTable,
     prompt_tokens: usize,
     generated: usize,
+    /// Tokens that are certain to come next.
+    foreseen: VecDeque<TokenId>,
+    /// Tokens of the last choice: until they are computed, the sequence only waits for its next token.
+    uncomputed_choices: usize,
     /// Tokens that stay when the context is full; `None` if nothing may be dropped.
     keep: Option<usize>,
     truncated: bool,
@@ -238,6 +278,8 @@ impl Sequence {
             tokens,
             computed: 0,
             generated: 0,
+            foreseen: VecDeque::new(),
+            uncomputed_choices: 0,
             keep,
             submitted,
             started: None,
@@ -259,6 +301,7 @@ impl Sequence {
         Chooser {
             sampler: &mut self.job.sampler,
             constraint: self.job.constraint.as_mut(),
+            foreseen: &mut self.foreseen,
         }
     }
 
@@ -269,7 +312,7 @@ impl Sequence {
 
     /// Whether its prompt is through and it only waits for its next token.
     pub(super) fn is_decoding(&self) -> bool {
-        self.prompt_done.is_some() && self.wanted() == 1
+        self.prompt_done.is_some() && self.wanted() <= self.uncomputed_choices
     }
 
     /// Whether it has been in a step since it was last admitted.
@@ -334,37 +377,73 @@ impl Sequence {
         self.table.make_known(&self.tokens[..self.computed], pool);
     }
 
-    /// Takes the chosen token. Answers what to deliver, and why the sequence ends if it does.
+    /// Takes the chosen tokens, up to one that ends the sequence.
     pub(super) fn push(
         &mut self,
-        Chosen { choice, complete }: Chosen,
+        chosen: Chosen,
         context_tokens: usize,
-    ) -> (Option<Choice>, Option<EndReason>) {
-        let token = choice.token;
-        if self.job.end_tokens.binary_search(&token).is_ok() {
-            return (None, Some(EndReason::EndToken));
+        pool: &mut BlockPool,
+    ) -> Pushed {
+        let Chosen {
+            choice,
+            certain,
+            complete,
+        } = chosen;
+        let mut pushed = Pushed {
+            delivered: Vec::with_capacity(1 + certain.len()),
+            shifts: 0,
+            end: None,
+        };
+        self.uncomputed_choices = 0;
+        let certain = certain.into_iter().map(|token| Choice {
+            token,
+            logprobs: None,
+        });
+        let mut choices = std::iter::once(choice).chain(certain).peekable();
+        while let (Some(choice), None) = (choices.next(), pushed.end) {
+            if self.job.end_tokens.binary_search(&choice.token).is_ok() {
+                pushed.end = Some(EndReason::EndToken);
+                break;
+            }
+            let last = complete && choices.peek().is_none();
+            pushed.end = self.push_token(choice.token, last, context_tokens);
+            pushed.delivered.push(choice);
+            if pushed.end.is_none() && self.tokens.len() >= context_tokens {
+                self.shift(pool);
+                pushed.shifts += 1;
+            }
         }
+        pushed
+    }
+
+    /// Takes one token. Answers why the sequence ends with it, if it does.
+    fn push_token(
+        &mut self,
+        token: TokenId,
+        last: bool,
+        context_tokens: usize,
+    ) -> Option<EndReason> {
         self.tokens.push(token);
         self.generated += 1;
+        self.uncomputed_choices += 1;
         let limit = match self.job.stop.after(token) {
-            Verdict::Stop => return (Some(choice), Some(EndReason::StopRule)),
+            Verdict::Stop => return Some(EndReason::StopRule),
             Verdict::Continue => self.job.max_tokens,
             Verdict::MidCharacter => self.job.max_tokens.saturating_add(FINISHING_TOKENS),
         };
-        let end = match self.tokens.len() >= context_tokens {
-            _ if complete => Some(EndReason::Complete),
+        match self.tokens.len() >= context_tokens {
+            _ if last => Some(EndReason::Complete),
             _ if self.generated >= limit => Some(EndReason::TokenLimit),
             true if self.keep.is_none() => {
                 self.truncated = true;
                 Some(EndReason::ContextFull)
             }
             _ => None,
-        };
-        (Some(choice), end)
+        }
     }
 
     /// Drops the older half of the text, but for its beginning; the rest is to be computed anew.
-    pub(super) fn shift(&mut self, pool: &mut BlockPool) {
+    fn shift(&mut self, pool: &mut BlockPool) {
         let Some(keep) = self.keep else { return };
         self.computed = self.table.shorten(keep, pool);
         context::shift(&mut self.tokens, keep);

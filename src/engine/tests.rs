@@ -2,6 +2,7 @@
 //! block that is given away, mixed up or cut short changes the text. Here are the script, what it says to a
 //! sequence alone, and the life of single sequences.
 
+mod forced;
 mod properties;
 mod sharing;
 mod steps;

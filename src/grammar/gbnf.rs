@@ -1,9 +1,10 @@
 //! llama.cpp's notation for grammars (its `grammars/README.md`): rules `name ::= …` with literals, character
-//! classes, groups, alternatives, repetition and comments. The rule `root` is the text.
+//! classes, groups, alternatives, repetition, tokens and comments. The rule `root` is the text.
 
 use std::collections::HashMap;
 
-use super::GrammarError;
+use super::{GrammarError, GrammarVocabulary};
+use crate::token::TokenId;
 
 /// Longest text of a grammar.
 pub const MAX_GRAMMAR_BYTES: usize = 1 << 16;
@@ -25,6 +26,12 @@ pub(super) struct Grammar {
 pub(super) enum Expression {
     /// One character of a class.
     Character(Class),
+    /// One token, whatever it spells.
+    Token {
+        token: TokenId,
+        /// Any but this one.
+        negated: bool,
+    },
     /// What the rule at this place is.
     Rule(usize),
     /// One after the other; none is the empty text.
@@ -47,8 +54,11 @@ pub(super) struct Class {
     pub(super) negated: bool,
 }
 
-/// Reads a grammar.
-pub(super) fn read(text: &str) -> Result<Grammar, GrammarError> {
+/// Reads a grammar for a vocabulary.
+pub(super) fn read(
+    text: &str,
+    vocabulary: &dyn GrammarVocabulary,
+) -> Result<Grammar, GrammarError> {
     if text.len() > MAX_GRAMMAR_BYTES {
         return Err(GrammarError::TooLarge(format!(
             "a grammar of {} bytes is longer than {MAX_GRAMMAR_BYTES}",
@@ -59,6 +69,7 @@ pub(super) fn read(text: &str) -> Result<Grammar, GrammarError> {
         text: text.chars().collect(),
         at: 0,
         nesting: 0,
+        vocabulary,
         names: HashMap::new(),
         rules: Vec::new(),
     };
@@ -92,10 +103,11 @@ enum Rule {
     },
 }
 
-struct Reader {
+struct Reader<'a> {
     text: Vec<char>,
     at: usize,
     nesting: usize,
+    vocabulary: &'a dyn GrammarVocabulary,
     names: HashMap<String, usize>,
     rules: Vec<Rule>,
 }
@@ -107,7 +119,7 @@ enum Newlines {
     End,
 }
 
-impl Reader {
+impl Reader<'_> {
     fn rule(&mut self) -> Result<(), GrammarError> {
         let at = self.at;
         let name = self
@@ -172,6 +184,11 @@ impl Reader {
                     })
                 }
                 Some('(') => self.group()?,
+                Some('<') => self.token(false)?,
+                Some('!') if self.text.get(self.at + 1) == Some(&'<') => {
+                    self.at += 1;
+                    self.token(true)?
+                }
                 Some(first) if is_name(first) => {
                     let at = self.at;
                     let name = self.name().unwrap_or_default();
@@ -206,6 +223,30 @@ impl Reader {
         }
         self.nesting -= 1;
         Ok(inner)
+    }
+
+    /// `<[id]>` or `<name>`.
+    fn token(&mut self, negated: bool) -> Result<Expression, GrammarError> {
+        let at = self.at;
+        let rest = self.text[at..].iter();
+        let length = rest
+            .take_while(|character| !matches!(character, '>' | '\n'))
+            .count();
+        let name: String = self.text[at..at + length].iter().chain(&['>']).collect();
+        self.at += length;
+        if !self.eat(">") {
+            return Err(self.error_at(at, "this token's name does not end"));
+        }
+        let number = name
+            .strip_prefix("<[")
+            .and_then(|rest| rest.strip_suffix("]>"));
+        let token = match number {
+            Some(number) => number.parse().ok().map(TokenId),
+            None => self.vocabulary.named(&name),
+        };
+        let token = token.filter(|token| token.row() < self.vocabulary.size());
+        let token = token.ok_or_else(|| self.error_at(at, format!("{name} is no token")))?;
+        Ok(Expression::Token { token, negated })
     }
 
     /// The part with the operators that follow it.

@@ -44,6 +44,8 @@ fn write_expression(
     }
     match expression {
         Expression::Character(class) => write_class(class, text),
+        // A regular expression is of characters.
+        Expression::Token { .. } => return None,
         Expression::Rule(rule) => {
             text.push_str("(?:");
             write_rule(*rule, text)?;
@@ -114,6 +116,10 @@ fn write_rule_body(expression: &Expression, text: &mut String) {
             text.push('/');
             write_class(class, text);
             text.push('/');
+        }
+        Expression::Token { token, negated } => {
+            let but = if *negated { "^" } else { "" };
+            let _ = write!(text, "<[{but}{}]>", token.0);
         }
         Expression::Rule(rule) => {
             let _ = write!(text, "r{rule}");

@@ -1,19 +1,28 @@
-//! Grammars that a text must follow: compiled before a request is admitted, then a mask over the vocabulary
-//! at every token. The notation of llama.cpp is read by [`gbnf`] and handed to llguidance, which walks it
-//! together with the vocabulary's bytes.
+//! What a text must follow: compiled before a request is admitted, then a mask over the vocabulary at every
+//! token. llguidance walks it together with the vocabulary's bytes; the rooms here read what it does not:
+//! [`gbnf`] llama.cpp's notation, written for it by [`lark`], and [`schema`] JSON Schema, of which it passes
+//! over what it does not know.
 
+mod disjoint;
 mod gbnf;
 mod lark;
+mod schema;
+mod vocabulary;
 
+use std::fmt;
 use std::sync::Arc;
 
 use llguidance::api::{ParserLimits, TopLevelGrammar};
-use llguidance::toktrie::{ApproximateTokEnv, InferenceCapabilities, TokEnv, TokRxInfo, TokTrie};
+use llguidance::toktrie::{InferenceCapabilities, TokEnv};
 use llguidance::{Matcher, ParserFactory};
+use serde_json::Value;
 
 use crate::token::TokenId;
 
 pub use gbnf::MAX_GRAMMAR_BYTES;
+pub use vocabulary::{Cutting, GrammarVocabulary, Spelling};
+
+use vocabulary::Environment;
 
 /// Fuel for building the lexer's expressions: some tens of milliseconds.
 const MOST_LEXER_FUEL: u64 = 1_000_000;
@@ -21,6 +30,63 @@ const MOST_LEXER_FUEL: u64 = 1_000_000;
 const MOST_GRAMMAR_SYMBOLS: usize = 100_000;
 /// Memory of the lexer: a kilobyte or two for each.
 const MOST_LEXER_STATES: usize = 50_000;
+
+/// The stack of a compilation, which recurses into what is within what, once for each property and reference;
+/// pages that are not touched cost nothing.
+const STACK_BYTES: usize = 512 * 1024 * 1024;
+/// Most brackets within each other in a grammar in Lark.
+const MAX_LARK_NESTING: usize = 128;
+/// Most `&` in a grammar in Lark: it is not for certain that llguidance ends with sixteen patterns at once.
+const MOST_LARK_INTERSECTIONS: usize = 8;
+
+/// What a text must follow, as it was asked for.
+#[derive(Debug, Clone, PartialEq)]
+pub enum GrammarSource {
+    /// Rules in llama.cpp's notation.
+    Gbnf(String),
+    /// A JSON Schema.
+    JsonSchema(Value),
+    /// A regular expression for the whole text.
+    Regex(String),
+    /// Rules in llguidance's kind of Lark.
+    Lark(String),
+}
+
+/// The kinds of [`GrammarSource`], by the names that they have in requests.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum GrammarKind {
+    /// `grammar`.
+    Gbnf,
+    /// `json_schema`.
+    JsonSchema,
+    /// `regex`.
+    Regex,
+    /// `lark`.
+    Lark,
+}
+
+impl GrammarSource {
+    /// Which it is.
+    pub fn kind(&self) -> GrammarKind {
+        match self {
+            Self::Gbnf(_) => GrammarKind::Gbnf,
+            Self::JsonSchema(_) => GrammarKind::JsonSchema,
+            Self::Regex(_) => GrammarKind::Regex,
+            Self::Lark(_) => GrammarKind::Lark,
+        }
+    }
+}
+
+impl fmt::Display for GrammarKind {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str(match self {
+            Self::Gbnf => "grammar",
+            Self::JsonSchema => "json_schema",
+            Self::Regex => "regex",
+            Self::Lark => "lark",
+        })
+    }
+}
 
 /// Why there is no constraint.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -35,6 +101,17 @@ pub enum GrammarError {
         /// What is wrong there.
         problem: String,
     },
+    /// The schema asks for something that is none, or that cannot be held.
+    #[error("{}: {problem}", if .place.is_empty() { "the schema" } else { .place })]
+    Schema {
+        /// A JSON pointer (RFC 6901) into the schema.
+        place: String,
+        /// What is wrong there.
+        problem: String,
+    },
+    /// llguidance does not take it.
+    #[error("{0}")]
+    Refused(String),
     /// It is one, and more than is taken.
     #[error("{0}")]
     TooLarge(String),
@@ -44,64 +121,159 @@ pub enum GrammarError {
 }
 
 /// Makes constraints for one vocabulary.
-pub struct GrammarCompiler(ParserFactory);
+pub struct GrammarCompiler {
+    vocabulary: Arc<dyn GrammarVocabulary>,
+    canonical: ParserFactory,
+    free: ParserFactory,
+}
 
 impl GrammarCompiler {
-    /// For a vocabulary: what each token spells, `None` for a token that is no text (control tokens), and
-    /// the tokens that end a text.
+    /// For a vocabulary.
     ///
     /// # Errors
     /// If the vocabulary cannot be walked.
-    pub fn new<'a>(
-        spellings: impl Iterator<Item = Option<&'a [u8]>>,
-        ends: &[TokenId],
-    ) -> Result<Self, GrammarError> {
-        let words: Vec<Vec<u8>> = spellings
-            .enumerate()
-            .map(|(id, spelling)| match spelling {
-                Some(bytes) => bytes.to_vec(),
-                None => {
-                    let name = format!("<control {id}>");
-                    [&[TokTrie::SPECIAL_TOKEN_MARKER], name.as_bytes()].concat()
-                }
-            })
-            .collect();
-        let ends: Vec<u32> = ends.iter().map(|end| end.0).collect();
-        let first = ends.first().copied().unwrap_or(u32::MAX);
-        let info = TokRxInfo::new(words.len() as u32, first);
-        let trie = TokTrie::from(&info, &words).with_eos_tokens(&ends);
-        let environment: TokEnv = Arc::new(ApproximateTokEnv::new(trie));
-        let mut factory = ParserFactory::new(&environment, InferenceCapabilities::default(), &[])
-            .map_err(|error| GrammarError::TooLarge(error.to_string()))?;
-        factory.quiet();
-        *factory.limits_mut() = ParserLimits {
-            initial_lexer_fuel: MOST_LEXER_FUEL,
-            max_grammar_size: MOST_GRAMMAR_SYMBOLS,
-            max_lexer_states: MOST_LEXER_STATES,
-            verbose_errors: false,
-            ..ParserLimits::default()
-        };
-        Ok(Self(factory))
+    pub fn new(vocabulary: Arc<dyn GrammarVocabulary>) -> Result<Self, GrammarError> {
+        let [canonical, free] = Environment::both(&vocabulary);
+        Ok(Self {
+            vocabulary,
+            canonical: factory(canonical)?,
+            free: factory(free)?,
+        })
     }
 
-    /// A constraint for a grammar in llama.cpp's notation.
-    pub fn gbnf(&self, text: &str) -> Result<Constraint, GrammarError> {
-        let grammar = gbnf::read(text)?;
-        let written = match lark::as_regex(&grammar) {
-            Some(regex) => TopLevelGrammar::from_regex(&regex),
-            None => TopLevelGrammar::from_lark(lark::as_rules(&grammar)),
-        };
-        let mut matcher = Matcher::new(self.0.create_parser(written));
-        match matcher.get_error() {
-            Some(error) => Err(GrammarError::TooLarge(error)),
-            None => {
-                // A grammar that nothing can follow shows at its first token.
-                matcher
-                    .compute_mask_or_eos()
-                    .map_err(|error| GrammarError::TooLarge(error.to_string()))?;
-                Ok(Constraint(matcher))
+    /// A constraint.
+    ///
+    /// # Errors
+    /// If the source is no grammar, asks for what cannot be held, or for more than the limits allow.
+    pub fn compile(
+        &self,
+        source: &GrammarSource,
+        cutting: Cutting,
+    ) -> Result<Constraint, GrammarError> {
+        std::thread::scope(|scope| {
+            std::thread::Builder::new()
+                .name("grammar".to_owned())
+                .stack_size(STACK_BYTES)
+                .spawn_scoped(scope, || self.compile_here(source, cutting))
+                .map_err(|error| GrammarError::TooLarge(error.to_string()))?
+                .join()
+                .unwrap_or_else(|_| Err(GrammarError::TooLarge("reading it panicked".to_owned())))
+        })
+    }
+
+    fn compile_here(
+        &self,
+        source: &GrammarSource,
+        cutting: Cutting,
+    ) -> Result<Constraint, GrammarError> {
+        match source {
+            GrammarSource::Gbnf(text) => {
+                let grammar = gbnf::read(text, &*self.vocabulary)?;
+                let written = match lark::as_regex(&grammar) {
+                    Some(regex) => TopLevelGrammar::from_regex(&regex),
+                    None => TopLevelGrammar::from_lark(lark::as_rules(&grammar)),
+                };
+                self.constraint(written, cutting)
+                    .map_err(GrammarError::TooLarge)
+            }
+            GrammarSource::JsonSchema(schema) => {
+                let written = schema::read(schema)?;
+                let compile =
+                    |written| self.constraint(TopLevelGrammar::from_json_schema(written), cutting);
+                compile(written)
+                    .map_err(|problem| schema::locate(schema, problem, |part| compile(part).err()))
+            }
+            GrammarSource::Regex(text) => {
+                within(text)?;
+                self.constraint(TopLevelGrammar::from_regex(text), cutting)
+                    .map_err(GrammarError::Refused)
+            }
+            GrammarSource::Lark(text) => {
+                check_lark(text)?;
+                self.constraint(TopLevelGrammar::from_lark(text.clone()), cutting)
+                    .map_err(GrammarError::Refused)
             }
         }
+    }
+
+    /// A constraint, or in llguidance's words why there is none.
+    fn constraint(&self, written: TopLevelGrammar, cutting: Cutting) -> Result<Constraint, String> {
+        let factory = match cutting {
+            Cutting::Canonical => &self.canonical,
+            Cutting::Free => &self.free,
+        };
+        let mut matcher = Matcher::new(factory.create_parser(written));
+        if matcher.get_error().is_none() {
+            // A grammar that nothing can follow shows at its first token.
+            let _ = matcher.compute_mask_or_eos();
+        }
+        match matcher.get_error() {
+            Some(error) => Err(plain(&error)),
+            None => Ok(Constraint(matcher)),
+        }
+    }
+}
+
+/// What llguidance says, in one line and without what is for its developers.
+fn plain(error: &str) -> String {
+    let end = error.find("\n<").unwrap_or(error.len());
+    let words: Vec<&str> = error[..end].split_whitespace().collect();
+    match words.as_slice() {
+        ["NoExtensionBias"] => "no text can follow it".to_owned(),
+        words => words.join(" "),
+    }
+}
+
+fn factory(environment: Environment) -> Result<ParserFactory, GrammarError> {
+    let environment: TokEnv = Arc::new(environment);
+    let mut factory = ParserFactory::new(&environment, InferenceCapabilities::default(), &[])
+        .map_err(|error| GrammarError::TooLarge(error.to_string()))?;
+    factory.quiet();
+    *factory.limits_mut() = ParserLimits {
+        initial_lexer_fuel: MOST_LEXER_FUEL,
+        max_grammar_size: MOST_GRAMMAR_SYMBOLS,
+        max_lexer_states: MOST_LEXER_STATES,
+        verbose_errors: false,
+        ..ParserLimits::default()
+    };
+    Ok(factory)
+}
+
+fn within(text: &str) -> Result<(), GrammarError> {
+    match text.len() > MAX_GRAMMAR_BYTES {
+        true => Err(GrammarError::TooLarge(format!(
+            "{} bytes are more than {MAX_GRAMMAR_BYTES}",
+            text.len()
+        ))),
+        false => Ok(()),
+    }
+}
+
+/// What a grammar in Lark may not be, however it is meant: signs count in literals, too.
+fn check_lark(text: &str) -> Result<(), GrammarError> {
+    within(text)?;
+    let (mut depth, mut deepest) = (0_usize, 0);
+    for character in text.bytes() {
+        match character {
+            b'(' | b'[' | b'{' => depth += 1,
+            b')' | b']' | b'}' => depth = depth.saturating_sub(1),
+            _ => {}
+        }
+        deepest = deepest.max(depth);
+    }
+    if deepest > MAX_LARK_NESTING {
+        let problem = format!("brackets are nested deeper than {MAX_LARK_NESTING}");
+        return Err(GrammarError::TooLarge(problem));
+    }
+    if text.matches('&').count() > MOST_LARK_INTERSECTIONS {
+        let problem = format!("more than {MOST_LARK_INTERSECTIONS} times «&»");
+        return Err(GrammarError::TooLarge(problem));
+    }
+    match text.contains("%json") {
+        true => Err(GrammarError::Refused(
+            "%json is not taken: send the schema as json_schema".to_owned(),
+        )),
+        false => Ok(()),
     }
 }
 
@@ -117,7 +289,7 @@ impl Constraint {
         let allowed = self
             .0
             .compute_mask_or_eos()
-            .map_err(|error| GrammarError::Stuck(error.to_string()))?;
+            .map_err(|error| GrammarError::Stuck(plain(&error.to_string())))?;
         allowed.iter_unset_entries(|token| {
             if let Some(logit) = logits.get_mut(token) {
                 *logit = f32::NEG_INFINITY;
@@ -128,18 +300,37 @@ impl Constraint {
         Ok(())
     }
 
-    /// Follows the grammar by a token that the mask allowed. Answers whether the text is complete: nothing
-    /// may come after it.
+    /// Follows the grammar by a token that the mask allowed.
     ///
     /// # Errors
     /// If the token cannot come here.
-    pub fn accept(&mut self, token: TokenId) -> Result<bool, GrammarError> {
+    pub fn accept(&mut self, token: TokenId) -> Result<(), GrammarError> {
         self.0
             .consume_token(token.0)
-            .map_err(|error| GrammarError::Stuck(error.to_string()))?;
-        Ok(self.0.is_stopped())
+            .map_err(|error| GrammarError::Stuck(plain(&error.to_string())))
+    }
+
+    /// Follows the grammar as far as only one text can come next, and tells the tokens. With
+    /// [`Cutting::Canonical`] they are the only ones that the mask would allow, one by one; with
+    /// [`Cutting::Free`] there are none.
+    ///
+    /// # Errors
+    /// If following the grammar takes more than is allowed.
+    pub fn take_forced(&mut self) -> Result<Vec<TokenId>, GrammarError> {
+        let tokens = self.0.consume_ff_tokens();
+        match self.0.get_error() {
+            Some(error) => Err(GrammarError::Stuck(plain(&error))),
+            None => Ok(tokens.into_iter().map(TokenId).collect()),
+        }
+    }
+
+    /// Whether the text is complete: nothing may come after it.
+    pub fn is_complete(&self) -> bool {
+        self.0.is_stopped()
     }
 }
 
+#[cfg(test)]
+mod schema_tests;
 #[cfg(test)]
 mod tests;

@@ -17,17 +17,39 @@ fn words() -> Vec<Vec<u8>> {
     bytes.chain(longer).collect()
 }
 
-fn compiler() -> GrammarCompiler {
-    let words = words();
-    let spellings = words.iter().map(|word| Some(word.as_slice()));
-    GrammarCompiler::new(spellings.chain([None]), &[END]).unwrap()
+/// These words, with a tokenizer that always takes the longest.
+struct Words(Vec<Vec<u8>>);
+
+impl GrammarVocabulary for Words {
+    fn size(&self) -> usize {
+        END.row() + 1
+    }
+
+    fn spelling(&self, token: TokenId) -> Spelling<'_> {
+        match self.0.get(token.row()) {
+            Some(word) => Spelling::Text(word),
+            None => Spelling::Control("<end>"),
+        }
+    }
+
+    fn ends(&self) -> &[TokenId] {
+        &[END]
+    }
+
+    fn tokens(&self, text: &str) -> Vec<TokenId> {
+        long_tokens(text).into_iter().map(TokenId).collect()
+    }
+}
+
+pub(super) fn compiler() -> GrammarCompiler {
+    GrammarCompiler::new(Arc::new(Words(words()))).unwrap()
 }
 
 /// Whether the text follows the grammar and may end, token by token, each allowed by the mask before it.
-fn follows(compiler: &GrammarCompiler, grammar: &str, tokens: &[u32]) -> bool {
+pub(super) fn follows(compiler: &GrammarCompiler, grammar: &GrammarSource, tokens: &[u32]) -> bool {
     let mut constraint = compiler
-        .gbnf(grammar)
-        .unwrap_or_else(|error| panic!("{grammar}: {error}"));
+        .compile(grammar, Cutting::Free)
+        .unwrap_or_else(|error| panic!("{grammar:?}: {error}"));
     for token in tokens {
         let mut logits = vec![0.0; END.row() + 1];
         constraint.mask(&mut logits).unwrap();
@@ -41,12 +63,12 @@ fn follows(compiler: &GrammarCompiler, grammar: &str, tokens: &[u32]) -> bool {
     logits[END.row()] == 0.0
 }
 
-fn bytes(text: &str) -> Vec<u32> {
+pub(super) fn bytes(text: &str) -> Vec<u32> {
     text.bytes().map(u32::from).collect()
 }
 
 /// The text in the longest tokens that fit.
-fn long_tokens(text: &str) -> Vec<u32> {
+pub(super) fn long_tokens(text: &str) -> Vec<u32> {
     let words = words();
     let mut rest = text.as_bytes();
     let mut tokens = Vec::new();
@@ -83,6 +105,7 @@ fn ends(
             .map(|_| start + 1)
             .into_iter()
             .collect(),
+        Expression::Token { .. } => panic!("a text says nothing of its tokens"),
         Expression::Rule(rule) => of(&grammar.rules[*rule], start),
         Expression::Sequence(parts) => parts.iter().fold([start].into(), |starts, part| {
             starts
@@ -120,8 +143,12 @@ fn ends(
     }
 }
 
+fn gbnf(text: &str) -> GrammarSource {
+    GrammarSource::Gbnf(text.to_owned())
+}
+
 fn oracle(grammar: &str, text: &str) -> bool {
-    let grammar = gbnf::read(grammar).unwrap();
+    let grammar = gbnf::read(grammar, &Words(words())).unwrap();
     let characters: Vec<char> = text.chars().collect();
     let root = &grammar.rules[grammar.root];
     ends(&grammar, root, &characters, 0, 0).contains(&characters.len())
@@ -139,7 +166,7 @@ fn check(compiler: &GrammarCompiler, grammar: &str, taken: &[&str], refused: &[&
             );
             for tokens in [bytes(text), long_tokens(text)] {
                 assert_eq!(
-                    follows(compiler, grammar, &tokens),
+                    follows(compiler, &gbnf(grammar), &tokens),
                     wanted,
                     "{grammar}: {text:?} as {tokens:?}"
                 );
@@ -304,7 +331,11 @@ fn what_is_no_grammar_is_told_by_its_place() {
     let all = compiler();
     #[track_caller]
     fn check(all: &GrammarCompiler, grammar: &str, message: &str) {
-        let error = all.gbnf(grammar).err().unwrap().to_string();
+        let error = all
+            .compile(&gbnf(grammar), Cutting::Free)
+            .err()
+            .unwrap()
+            .to_string();
         assert!(
             error.contains(message),
             "{error:?} does not say {message:?}"
@@ -362,6 +393,111 @@ fn what_is_no_grammar_is_told_by_its_place() {
     check(&all, &"#".repeat(70_000), "longer than 65536");
 }
 
+#[test]
+fn tokens_are_taken_by_number_and_by_name() {
+    let all = compiler();
+    let check = |grammar: &str, tokens: &[u32], wanted: bool| {
+        let followed = follows(&all, &gbnf(grammar), tokens);
+        assert_eq!(followed, wanted, "{grammar}: {tokens:?}");
+    };
+    let [a, b, abc] = [u32::from(b'a'), u32::from(b'b'), 259];
+    check(r#"root ::= <[97]> "b""#, &[a, b], true);
+    check(r#"root ::= <[259]> "b"?"#, &[abc, b], true);
+    check(r#"root ::= <[259]>"#, &bytes("abc"), false);
+    check(r#"root ::= !<[259]> "b""#, &[a, b], true);
+    check(r#"root ::= !<[259]> "b""#, &[abc, b], false);
+    check(r#"root ::= (!<[98]>)* <[98]>"#, &[a, abc, a, b], true);
+    check(r#"root ::= (!<[98]>)* <[98]>"#, &[a, b, a], false);
+    for (grammar, problem) in [
+        ("root ::= <[999]>", "line 1, column 10: <[999]> is no token"),
+        (
+            "root ::= \"a\" <thought>",
+            "line 1, column 14: <thought> is no token",
+        ),
+        ("root ::= <[1", "this token's name does not end"),
+    ] {
+        let error = all.compile(&gbnf(grammar), Cutting::Free).err().unwrap();
+        assert!(error.to_string().contains(problem), "{error}");
+    }
+}
+
+/// What can only be one text is told at once, in the tokens of the tokenizer; nothing else is allowed there.
+#[test]
+fn what_is_certain_is_told_in_advance() {
+    let all = compiler();
+    let grammar = gbnf(r#"root ::= [xy] "the end: " [01] "abc""#);
+    let mut constraint = all.compile(&grammar, Cutting::Canonical).unwrap();
+    constraint.accept(TokenId(u32::from(b'x'))).unwrap();
+    let text = |tokens: Vec<TokenId>| {
+        let words = words();
+        let spelt: Vec<u8> = tokens
+            .iter()
+            .flat_map(|token| words[token.row()].clone())
+            .collect();
+        (tokens.len(), String::from_utf8(spelt).unwrap())
+    };
+    let forced = constraint.take_forced().unwrap();
+    assert_eq!(text(forced), (5, "the end: ".to_owned()));
+    assert!(constraint.take_forced().unwrap().is_empty());
+    constraint.accept(TokenId(u32::from(b'1'))).unwrap();
+    assert!(!constraint.is_complete());
+    assert_eq!(
+        text(constraint.take_forced().unwrap()),
+        (1, "abc".to_owned())
+    );
+    assert!(constraint.is_complete());
+
+    let mut constraint = all.compile(&grammar, Cutting::Free).unwrap();
+    constraint.accept(TokenId(u32::from(b'x'))).unwrap();
+    assert!(constraint.take_forced().unwrap().is_empty());
+    let mut logits = vec![0.0; END.row() + 1];
+    constraint.mask(&mut logits).unwrap();
+    let allowed = logits.iter().filter(|logit| **logit == 0.0).count();
+    assert_eq!(allowed, 2, "t and the");
+}
+
+#[test]
+fn regular_expressions_and_lark_are_taken() {
+    let all = compiler();
+    let regex = GrammarSource::Regex(r"(ab|a)bc\d{2}".to_owned());
+    for (text, wanted) in [
+        ("abc12", true),
+        ("abbc12", true),
+        ("abc1", false),
+        ("abc123", false),
+    ] {
+        assert_eq!(follows(&all, &regex, &bytes(text)), wanted, "{text}");
+    }
+    let lark = GrammarSource::Lark("start: \"a\" word\nword: /[xyz]+/ \"!\"".to_owned());
+    for (text, wanted) in [("axy!", true), ("a!", false)] {
+        assert_eq!(follows(&all, &lark, &bytes(text)), wanted, "{text}");
+    }
+    for wrong in [
+        GrammarSource::Regex("a(b".to_owned()),
+        GrammarSource::Regex("a(?=b)".to_owned()),
+        GrammarSource::Lark("begin: \"a\"".to_owned()),
+        GrammarSource::Lark("start: other".to_owned()),
+        GrammarSource::Lark("start: %json {\"not\": {}}".to_owned()),
+    ] {
+        let error = all.compile(&wrong, Cutting::Free).err().unwrap();
+        assert!(
+            matches!(error, GrammarError::Refused(_)),
+            "{wrong:?}: {error:?}"
+        );
+    }
+    let deep = format!("start: {}\"a\"{}", "(".repeat(200), ")?".repeat(200));
+    let many = format!("start: A\nA: {}", ["/a*/"; 10].join(" & "));
+    for large in [deep, many] {
+        let error = all
+            .compile(&GrammarSource::Lark(large), Cutting::Free)
+            .err();
+        assert!(matches!(error, Some(GrammarError::TooLarge(_))));
+    }
+    let long = GrammarSource::Regex("a".repeat(MAX_GRAMMAR_BYTES + 1));
+    let error = all.compile(&long, Cutting::Free).err().unwrap();
+    assert!(matches!(error, GrammarError::TooLarge(_)));
+}
+
 /// Small texts that would be large if they were taken at their word: they are followed for a while, and when
 /// that takes more than is allowed, it ends.
 #[test]
@@ -379,12 +515,12 @@ fn what_would_be_large_is_followed_within_limits() {
             + "r400 ::= \"a\" root?\nroot ::= r0",
     ];
     for grammar in grammars {
-        let mut constraint = all.gbnf(&grammar).unwrap();
+        let mut constraint = all.compile(&gbnf(&grammar), Cutting::Free).unwrap();
         let mut follow = || {
             constraint.mask(&mut vec![0.0; END.row() + 1])?;
             constraint.accept(TokenId(u32::from(b'a')))
         };
-        assert_eq!(follow(), Ok(false));
+        assert_eq!(follow(), Ok(()));
         let end = (0..40).find_map(|_| follow().err());
         assert!(
             matches!(end, None | Some(GrammarError::Stuck(_))),

@@ -3,8 +3,8 @@
 use std::sync::Arc;
 
 use super::request::{
-    AnswerToken, FinishReason, GenerateError, GenerateEvent, GenerateOptions, Summary, Timings,
-    TokenLogprob,
+    AnswerToken, FinishReason, GenerateError, GenerateEvent, GenerateOptions, GrammarKind,
+    GrammarSource, Summary, Timings, TokenLogprob,
 };
 use super::slots::{SlotRecord, SlotRecords};
 use crate::engine::{EndReason, Events, SequenceEvent, SequenceReport, StopRule, Verdict};
@@ -133,7 +133,9 @@ impl Generation {
                 },
                 Some(SequenceEvent::Unfollowable(error)) => {
                     self.text = Text::Silent;
-                    return Some(Err(GenerateError::Unfollowable(error)));
+                    let grammar = self.record.options.grammar.as_ref();
+                    let kind = grammar.map_or(GrammarKind::Gbnf, GrammarSource::kind);
+                    return Some(Err(GenerateError::Unfollowable { kind, error }));
                 }
                 Some(SequenceEvent::Failed(cause)) => {
                     self.text = Text::Silent;

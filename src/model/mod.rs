@@ -2,6 +2,7 @@
 //! in [`request`]; how a path becomes a model is in [`load`]. HTTP is somebody else's.
 
 mod generation;
+mod grammar_words;
 pub mod load;
 pub mod request;
 mod slots;
@@ -12,10 +13,11 @@ use std::sync::{Arc, OnceLock};
 use std::time::SystemTime;
 
 pub use generation::Generation;
+pub use grammar_words::GrammarWords;
 pub use request::{
     AnswerToken, FinishReason, GenerateError, GenerateEvent, GenerateLimits, GenerateOptions,
-    GenerateRequest, GrammarError, Prompt, PromptPiece, Summary, Timings, TokenLogprob,
-    TokenizeRequest, WhenFull,
+    GenerateRequest, GrammarError, GrammarKind, GrammarSource, Prompt, PromptPiece, Summary,
+    Timings, TokenLogprob, TokenizeRequest, WhenFull,
 };
 pub use slots::{Slot, SlotCounts};
 
@@ -23,7 +25,7 @@ use generation::TextStop;
 use slots::{SlotRecord, SlotRecords};
 
 use crate::engine::{EngineHandle, Job, PrefixRoot, PrefixUse, Stats, SubmitError};
-use crate::grammar::GrammarCompiler;
+use crate::grammar::{Constraint, Cutting, GrammarCompiler};
 use crate::sampling::{Sampler, SamplerTokens, SequenceBreakers};
 use crate::text::{ChatTemplate, SpecialTokens, TextStream, Tokenizer};
 use crate::token::TokenId;
@@ -108,6 +110,8 @@ impl LoadedModel {
         let seed = options.sampling.seed.unwrap_or_else(rand::random);
         let tokens = self.sampler_tokens(&mut options, &prompt)?;
         let stream = || TextStream::new(Arc::clone(&self.tokenizer), options.stop.clone());
+        let constraint = options.grammar.as_ref();
+        let constraint = constraint.map(|grammar| self.constraint(grammar, &tokens));
         let job = Job {
             sampler: Sampler::new(options.sampling.clone(), seed, tokens),
             prompt: prompt.clone(),
@@ -115,10 +119,7 @@ impl LoadedModel {
                 .max_tokens
                 .unwrap_or(self.details.trained_context_tokens),
             end_tokens: Arc::clone(&self.end_tokens),
-            constraint: match &options.grammar {
-                Some(grammar) => Some(self.grammars()?.gbnf(grammar)?),
-                None => None,
-            },
+            constraint: constraint.transpose()?,
             stop: Box::new(TextStop::new(stream())),
             slot: options.slot,
             prefix: PrefixUse {
@@ -188,16 +189,31 @@ impl LoadedModel {
         })
     }
 
-    fn grammars(&self) -> Result<&GrammarCompiler, GrammarError> {
+    /// What the continuation must follow. Where tokens are forbidden, the text is not held to the tokenizer's way
+    /// of cutting it: it may have another.
+    fn constraint(
+        &self,
+        grammar: &GrammarSource,
+        tokens: &SamplerTokens,
+    ) -> Result<Constraint, GenerateError> {
+        let never = |(token, amount): &(TokenId, f32)| {
+            *amount == f32::NEG_INFINITY && !self.end_tokens.contains(token)
+        };
+        let cutting = match tokens.bias.iter().any(never) {
+            true => Cutting::Free,
+            false => Cutting::Canonical,
+        };
         let compiler = self.grammars.get_or_init(|| {
-            let tokens = (0..self.tokenizer.vocabulary_size() as u32).map(TokenId);
-            let spellings = tokens.map(|token| match self.tokenizer.is_control(token) {
-                true => None,
-                false => self.tokenizer.token_bytes(token),
-            });
-            GrammarCompiler::new(spellings, &self.end_tokens)
+            GrammarCompiler::new(Arc::new(GrammarWords(Arc::clone(&self.tokenizer))))
         });
-        compiler.as_ref().map_err(Clone::clone)
+        let compiled = match compiler {
+            Ok(compiler) => compiler.compile(grammar, cutting),
+            Err(error) => Err(error.clone()),
+        };
+        compiled.map_err(|error| GenerateError::Grammar {
+            kind: grammar.kind(),
+            error,
+        })
     }
 
     fn sequence_breakers(&self, texts: &[String]) -> SequenceBreakers {

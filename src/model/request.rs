@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 pub use crate::engine::WhenFull;
-pub use crate::grammar::GrammarError;
+pub use crate::grammar::{GrammarError, GrammarKind, GrammarSource};
 use crate::sampling::SamplingParameters;
 use crate::text::{ChatMessage, SpecialTokens};
 use crate::token::TokenId;
@@ -32,8 +32,8 @@ pub struct GenerateOptions {
     pub sampling: SamplingParameters,
     /// What is added to the logits of tokens, of every token where it is a text; minus infinity is «never».
     pub logit_bias: Vec<(PromptPiece, f32)>,
-    /// The grammar that the text must follow, in llama.cpp's notation.
-    pub grammar: Option<String>,
+    /// What the text must follow.
+    pub grammar: Option<GrammarSource>,
     /// What the penalties look at instead of the prompt.
     pub penalty_prompt: Option<Vec<PromptPiece>>,
     /// The slot the request insists on: it waits until that one is free.
@@ -233,11 +233,21 @@ pub enum GenerateError {
     #[error("the model's chat template refuses these messages: {0}")]
     Template(String),
     /// The grammar is none, or too large.
-    #[error("Failed to parse grammar: {0}")]
-    Grammar(#[from] GrammarError),
+    #[error("Failed to parse {kind}: {error}")]
+    Grammar {
+        /// Which one.
+        kind: GrammarKind,
+        /// Why.
+        error: GrammarError,
+    },
     /// The text cannot follow its grammar any further.
-    #[error(transparent)]
-    Unfollowable(GrammarError),
+    #[error("{error}")]
+    Unfollowable {
+        /// Which one.
+        kind: GrammarKind,
+        /// Why.
+        error: GrammarError,
+    },
     /// As many requests wait as may.
     #[error("{waiting} requests wait already: try again later")]
     QueueFull {

@@ -111,6 +111,34 @@ impl Sampler {
         self.sample_masked(logits, |_| ())
     }
 
+    /// Whether choices tell how probable they were.
+    pub fn wants_logprobs(&self) -> bool {
+        self.parameters.logprobs.is_some()
+    }
+
+    /// Takes a token that is certain, as [`Self::choose`] takes the one that it chooses.
+    pub fn take(&mut self, token: TokenId, logits: &[f32]) -> Choice {
+        self.follow(&[token]);
+        let logprobs = self.parameters.logprobs;
+        let logprobs = logprobs.map(|LogprobsWanted { top, of }| match of {
+            Distribution::Model => Logprobs::of_model(logits, token, top, &mut self.candidates),
+            Distribution::Chain => Logprobs::certain(token, top),
+        });
+        Choice { token, logprobs }
+    }
+
+    /// Remembers tokens that were not chosen here but follow in the text.
+    pub fn follow(&mut self, tokens: &[TokenId]) {
+        for token in tokens {
+            if let Some(history) = &mut self.history {
+                history.push(*token);
+            }
+            if let Some(repeats) = &mut self.repeats {
+                repeats.push(*token);
+            }
+        }
+    }
+
     fn sample_masked(&mut self, logits: &mut [f32], mask: impl FnOnce(&mut [f32])) -> TokenId {
         for (token, amount) in &self.bias {
             if let Some(logit) = logits.get_mut(token.row()) {
@@ -129,12 +157,7 @@ impl Sampler {
         } else {
             stages::most_probable(logits)
         };
-        if let Some(history) = &mut self.history {
-            history.push(token);
-        }
-        if let Some(repeats) = &mut self.repeats {
-            repeats.push(token);
-        }
+        self.follow(&[token]);
         token
     }
 

@@ -88,6 +88,7 @@ async fn ways_to_choose(world: &mut World) {
         json!({"xtc_probability": 0.5, "xtc_threshold": 0.05}),
         json!({"dry_multiplier": 1, "repeat_penalty": 1.3, "dynatemp_range": 0.5}),
         json!({"grammar": "root ::= [a-z ,.]+", "temperature": 1.5}),
+        json!({"json_schema": {"type": "object", "properties": {"the_name_of_a_bird": {"type": "string", "minLength": 60}}, "required": ["the_name_of_a_bird"]}, "temperature": 1.2}),
         json!({"samplers": ["temperature", "top_p"], "top_p": 0.8, "n_probs": 2}),
     ];
     world.crowd.ways = (0..world.crowd.prompts.len())
@@ -418,48 +419,4 @@ async fn half_a_body(world: &mut World) {
         body: serde_json::from_str(body).unwrap(),
         ..Answer::default()
     };
-}
-
-/// JSON, as in llama.cpp's `grammars/json.gbnf`, but for blanks, of which there are few.
-const JSON_GRAMMAR: &str = r#"
-root   ::= object
-value  ::= object | array | string | number | "true" | "false" | "null"
-object ::= "{" ( string ": " value (", " string ": " value)* )? "}"
-array  ::= "[" ( value (", " value)* )? "]"
-string ::= "\"" ( [^"\\\x7F\x00-\x1F] | "\\" (["\\bfnrt] | "u" [0-9a-fA-F]{4}) ){0,12} "\""
-number ::= "-"? ("0" | [1-9] [0-9]{0,5}) ("." [0-9]{1,3})?
-"#;
-
-#[when(
-    expr = "I ask for {int} continuations at a temperature of 1.5 by the grammar of JSON objects"
-)]
-async fn wild_objects(world: &mut World, count: u32) {
-    // As many at once as run and wait.
-    let at_once = (servers::SLOTS + servers::QUEUE) as u32;
-    for first in (0..count).step_by(at_once as usize) {
-        let asked = (first..count.min(first + at_once)).map(|seed| {
-            let request = completion(json!({
-                "prompt": "A bird as JSON:", "n_predict": 40, "temperature": 1.5, "top_k": 0, "top_p": 1, "min_p": 0,
-                "seed": seed, "grammar": JSON_GRAMMAR,
-            }));
-            let world = &*world;
-            async move { whole(world.client().await.completion(&request).await).await }
-        });
-        for answer in join_all(asked).await {
-            assert_eq!(answer.status, 200, "{}", answer.body);
-            if answer.at("stopped_eos") == &json!(true) {
-                world.crowd.together.push(answer.text());
-            }
-        }
-    }
-}
-
-#[then("all that are complete are JSON objects")]
-async fn objects(world: &mut World) {
-    let complete = &world.crowd.together;
-    assert!(complete.len() > 20, "{}", complete.len());
-    for text in complete {
-        let value: Value = serde_json::from_str(text).unwrap();
-        assert!(value.is_object(), "{text}");
-    }
 }

@@ -24,6 +24,8 @@ pub(crate) struct World {
     /// The answer before.
     pub(crate) before: Option<Answer>,
     pub(crate) crowd: Crowd,
+    /// Texts that ended by themselves, and the schema that each must be valid for.
+    pub(crate) complete: Vec<(Value, String)>,
 }
 
 /// What a scenario may ask again.

@@ -8,12 +8,13 @@ use super::sampling;
 use super::settings::settings;
 use crate::api::at_length;
 use crate::api::error::Error;
-use crate::api::options::{limit, seconds};
+use crate::api::options::{limit, one_grammar, seconds, unless_empty};
 use crate::api::stream::{EventStream, WholeAnswer, WholeOrStream, events, whole};
 use crate::api::types;
 use crate::model::{
     AnswerToken, FinishReason, GenerateEvent, GenerateLimits, GenerateOptions, GenerateRequest,
-    LoadedModel, ModelDetails, Prompt, PromptPiece, Summary, Timings, TokenLogprob, WhenFull,
+    GrammarSource, LoadedModel, ModelDetails, Prompt, PromptPiece, Summary, Timings, TokenLogprob,
+    WhenFull,
 };
 use crate::token::TokenId;
 
@@ -59,7 +60,13 @@ impl TryFrom<types::CompletionRequest> for GenerateRequest {
                 ignore_end: body.ignore_eos.unwrap_or(false),
                 sampling,
                 logit_bias: sampling::logit_bias(body.logit_bias)?,
-                grammar: body.grammar.filter(|grammar| !grammar.is_empty()),
+                grammar: one_grammar([
+                    unless_empty(body.grammar, GrammarSource::Gbnf),
+                    body.json_schema
+                        .map(|schema| GrammarSource::JsonSchema(schema.into())),
+                    unless_empty(body.regex, GrammarSource::Regex),
+                    unless_empty(body.lark, GrammarSource::Lark),
+                ])?,
                 penalty_prompt: body
                     .penalty_prompt
                     .map(|prompt| pieces("penalty_prompt", prompt))

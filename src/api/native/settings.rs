@@ -3,8 +3,9 @@
 use super::sampling::{MIROSTAT_ETA, MIROSTAT_TAU, shown_bias};
 use crate::api::options::or_minus_one;
 use crate::api::types;
-use crate::model::{GenerateOptions, ModelDetails, PromptPiece, WhenFull};
+use crate::model::{GenerateOptions, GrammarSource, ModelDetails, PromptPiece, WhenFull};
 use crate::sampling::{Distribution, MirostatVersion, SamplingParameters};
+use serde_json::Value;
 
 /// The settings of a request. The seed is the one that was drawn, if the request left it open.
 pub(super) fn settings(
@@ -36,6 +37,16 @@ pub(super) fn settings(
         PromptPiece::Token(token) => Some(token.0),
         PromptPiece::Text(_) => None,
     };
+    let (mut grammar, mut regex, mut lark) = Default::default();
+    let mut json_schema = None;
+    match options.grammar.clone() {
+        None => {}
+        Some(GrammarSource::Gbnf(text)) => grammar = text,
+        Some(GrammarSource::JsonSchema(Value::Object(schema))) => json_schema = Some(schema),
+        Some(GrammarSource::JsonSchema(_)) => {}
+        Some(GrammarSource::Regex(text)) => regex = text,
+        Some(GrammarSource::Lark(text)) => lark = text,
+    }
     types::GenerationSettings {
         n_ctx: details.context_tokens as u64,
         model: details.name.clone(),
@@ -81,7 +92,10 @@ pub(super) fn settings(
         logit_bias: options.logit_bias.iter().map(shown_bias).collect(),
         n_probs: or_minus_one(Some(logprobs.map_or(0, |wanted| wanted.top))),
         post_sampling_probs: logprobs.is_some_and(|wanted| wanted.of == Distribution::Chain),
-        grammar: options.grammar.clone().unwrap_or_default(),
+        grammar,
+        json_schema,
+        regex,
+        lark,
         samplers: chain.iter().map(|stage| stage.name().to_owned()).collect(),
     }
 }

@@ -85,6 +85,9 @@ fn show(details: &ModelDetails, slot: &Slot, prompt: String) -> types::Slot {
         n_probs: options.n_probs,
         post_sampling_probs: options.post_sampling_probs,
         grammar: options.grammar,
+        json_schema: options.json_schema,
+        regex: options.regex,
+        lark: options.lark,
         samplers: options.samplers,
     }
 }

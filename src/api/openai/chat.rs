@@ -3,16 +3,18 @@
 use std::time::SystemTime;
 
 use futures_util::{Stream, StreamExt, stream};
+use serde_json::json;
 
 use super::unix_seconds;
 use crate::api::at_length;
 use crate::api::error::Error;
-use crate::api::options::{count, limit, seconds, single, unless_zero};
+use crate::api::options::{count, limit, one_grammar, seconds, single, unless_empty, unless_zero};
 use crate::api::stream::{EventStream, WholeAnswer, WholeOrStream, events, whole};
 use crate::api::types;
 use crate::model::{
-    AnswerToken, FinishReason, GenerateEvent, GenerateLimits, GenerateOptions, GenerateRequest,
-    LoadedModel, Prompt, Summary, TokenLogprob, WhenFull,
+    AnswerToken, FinishReason, GenerateError, GenerateEvent, GenerateLimits, GenerateOptions,
+    GenerateRequest, GrammarKind, GrammarSource, LoadedModel, Prompt, Summary, TokenLogprob,
+    WhenFull,
 };
 use crate::sampling::{Distribution, LogprobsWanted, SamplingParameters};
 use crate::text::ChatMessage;
@@ -36,7 +38,7 @@ pub(in crate::api) async fn answer(
         .unwrap_or(false);
     let request = GenerateRequest::try_from(body)?.within(limits);
     let streamed = request.options.stream;
-    let generation = at_length(|| model.generate(request))?;
+    let generation = at_length(|| model.generate(request)).map_err(in_openais_words)?;
     let heading = Heading::new(&model.details().name);
     if streamed {
         let chunks = heading.chunks(events(generation), usage_wanted);
@@ -104,7 +106,15 @@ impl TryFrom<types::ChatCompletionRequest> for GenerateRequest {
                 ignore_end: body.ignore_eos.unwrap_or(false),
                 sampling,
                 logit_bias: Vec::new(),
-                grammar: None,
+                grammar: one_grammar([
+                    body.response_format
+                        .map(required_form)
+                        .transpose()?
+                        .flatten(),
+                    unless_empty(body.grammar, GrammarSource::Gbnf),
+                    unless_empty(body.regex, GrammarSource::Regex),
+                    unless_empty(body.lark, GrammarSource::Lark),
+                ])?,
                 penalty_prompt: None,
                 slot: None,
                 when_full: WhenFull::Stop,
@@ -115,6 +125,35 @@ impl TryFrom<types::ChatCompletionRequest> for GenerateRequest {
                 stream: body.stream.unwrap_or(false),
             },
         })
+    }
+}
+
+/// What the text must follow to have a form.
+fn required_form(form: types::ResponseFormat) -> Result<Option<GrammarSource>, Error> {
+    use types::ResponseFormatType as Type;
+    let schema = match (form.type_, form.json_schema) {
+        (Type::Text, _) => return Ok(None),
+        (Type::JsonObject, _) => json!({ "type": "object" }),
+        (Type::JsonSchema, Some(named)) => named.schema.unwrap_or_default().into(),
+        (Type::JsonSchema, None) => {
+            let message = "response_format.json_schema: it is missing";
+            return Err(Error::invalid("response_format.json_schema", message));
+        }
+    };
+    Ok(Some(GrammarSource::JsonSchema(schema)))
+}
+
+/// A schema comes by another name here.
+fn in_openais_words(error: GenerateError) -> Error {
+    match error {
+        GenerateError::Grammar {
+            kind: GrammarKind::JsonSchema,
+            error,
+        } => Error::invalid(
+            "response_format",
+            format!("Invalid schema for response_format: {error}"),
+        ),
+        other => other.into(),
     }
 }
 

@@ -1,0 +1,138 @@
+Feature: Answers of a given form
+  By a JSON Schema, a regular expression or a grammar in Lark; what does not follow it cannot be chosen.
+
+  Scenario: A schema of the native route
+    When I ask for a completion:
+      """
+      {"prompt": "A bird as JSON: ", "n_predict": 100, "seed": 1, "temperature": 1.2, "json_schema": {"type": "object", "properties": {"name": {"type": "string", "maxLength": 10}, "eggs": {"type": "integer", "minimum": 1, "maximum": 12}}, "required": ["name", "eggs"], "additionalProperties": false}}
+      """
+    Then the status is 200
+    And the answer's "stopped_eos" is true
+    And the answer's "content" is JSON that is valid for:
+      """
+      {"type": "object", "properties": {"name": {"maxLength": 10}, "eggs": {"minimum": 1, "maximum": 12}}, "required": ["name", "eggs"], "additionalProperties": false}
+      """
+    And the answer's "generation_settings.json_schema.type" is "object"
+    And the same with {"n_probs": 2} gives the same text
+    And asking for it as a stream gives the same text
+
+  Scenario: Any JSON object of a chat
+    When I chat:
+      """
+      {"messages": [{"role": "user", "content": "Describe Rome as a JSON object."}], "max_tokens": 200, "seed": 3, "response_format": {"type": "json_object"}, "stop": null}
+      """
+    Then the status is 200
+    And the answer's "choices.0.message.content" is JSON that is valid for:
+      """
+      {"type": "object"}
+      """
+
+  Scenario: A schema of a chat
+    When I chat:
+      """
+      {"messages": [{"role": "user", "content": "Which city is the capital of Italy?"}], "max_tokens": 100, "temperature": 0, "response_format": {"type": "json_schema", "json_schema": {"name": "city", "strict": true, "schema": {"type": "object", "properties": {"city": {"enum": ["Berlin", "Rome", "Paris"]}, "sure": {"type": "boolean"}}, "required": ["city", "sure"], "additionalProperties": false}}}}
+      """
+    Then the status is 200
+    And the answer's "choices.0.finish_reason" is "stop"
+    And the answer's "choices.0.message.content" contains "Rome"
+    And the answer's "choices.0.message.content" is JSON that is valid for:
+      """
+      {"type": "object", "properties": {"city": {"enum": ["Berlin", "Rome", "Paris"]}, "sure": {"type": "boolean"}}, "required": ["city", "sure"], "additionalProperties": false}
+      """
+
+  Scenario: Plain text asked for by name
+    When I chat:
+      """
+      {"messages": [{"role": "user", "content": "Name the capital of Italy."}], "max_tokens": 24, "temperature": 0, "response_format": {"type": "text"}}
+      """
+    Then the answer's "choices.0.message.content" contains "Rome"
+
+  Scenario: Two hundred values of ten schemas, however wild the choice
+    When I ask for 200 continuations at a temperature of 1.5 by ten JSON schemas
+    Then all that are complete are valid
+
+  Scenario Outline: A schema that cannot be held is refused with a pointer: <schema>
+    When I post to "/completion" as "application/json":
+      """
+      {"prompt": "a", "json_schema": <schema>}
+      """
+    Then the status is 400
+    And the error's param is "json_schema"
+    And the error says "Failed to parse json_schema: <place>: <problem>"
+
+    Examples:
+      | schema                                                              | place                  | problem                        |
+      | {"type": "array", "uniqueItems": true}                              | /uniqueItems           | this keyword is not supported  |
+      | {"properties": {"a": {"not": {}}}}                                  | /properties/a/not      | this keyword is not supported  |
+      | {"items": {"type": "strin"}}                                        | /items/type            |                                |
+      | {"items": {"type": "string", "format": "iri"}}                      | /items/format          | the formats that can be held   |
+      | {"anyOf": [{"$ref": "#/nowhere"}]}                                  | /anyOf/0/$ref          | there is no schema at          |
+      | {"oneOf": [{"type": "integer"}, {"type": "number"}]}                | /oneOf                 | a value may follow both 0 and 1 |
+      | {"items": {"type": "string", "pattern": "a(?=b)"}}                  | /items                 | regex parse error              |
+      | {"allOf": [{"type": "string"}, {"type": "null"}]}                   | the schema             | Unsatisfiable schema           |
+
+  Scenario: A schema of a chat that cannot be held
+    When I post to "/v1/chat/completions" as "application/json":
+      """
+      {"messages": [{"role": "user", "content": "a"}], "response_format": {"type": "json_schema", "json_schema": {"name": "a", "schema": {"properties": {"b": {"minContains": 1}}}}}}
+      """
+    Then the status is 400
+    And the error's param is "response_format"
+    And the error says "Invalid schema for response_format: /properties/b/minContains: this keyword is not supported"
+
+  Scenario Outline: A form that is none is refused: <form>
+    When I post to "/v1/chat/completions" as "application/json":
+      """
+      {"messages": [{"role": "user", "content": "a"}], "response_format": <form>}
+      """
+    Then the status is 400
+    And the error's param is "<param>"
+
+    Examples:
+      | form                                                          | param                             |
+      | {}                                                            | response_format.type              |
+      | {"type": "xml"}                                               | response_format.type              |
+      | {"type": "json_schema"}                                       | response_format.json_schema       |
+      | {"type": "json_schema", "json_schema": {"schema": {}}}        | response_format.json_schema.name  |
+      | {"type": "json_schema", "json_schema": {"name": "a", "schema": []}} | response_format.json_schema.schema |
+
+  Scenario: A regular expression
+    When I ask for a completion:
+      """
+      {"prompt": "My phone number is", "n_predict": 40, "seed": 4, "temperature": 1.5, "regex": " [0-9]{3}-[0-9]{4}"}
+      """
+    Then the answer's "content" follows " [0-9]{3}-[0-9]{4}"
+    And the answer's "stopped_eos" is true
+    And the answer's "generation_settings.regex" contains "[0-9]"
+
+  Scenario: A grammar in Lark
+    When I ask for a completion:
+      """
+      {"prompt": "My favourite numbers:", "n_predict": 40, "seed": 4, "temperature": 1.5, "lark": "start: number \",\" number\nnumber: / [1-9][0-9]?/"}
+      """
+    Then the answer's "content" follows " [1-9][0-9]?, [1-9][0-9]?"
+
+  Scenario: A chat by a grammar
+    When I chat:
+      """
+      {"messages": [{"role": "user", "content": "Is water wet?"}], "max_tokens": 10, "grammar": "root ::= \"yes\" | \"no\""}
+      """
+    Then the answer's "choices.0.message.content" is one of "yes" or "no"
+
+  Scenario Outline: What is no grammar is refused by its name: <name>
+    When I post to "/completion" as "application/json":
+      """
+      {"prompt": "a", <field>}
+      """
+    Then the status is 400
+    And the error's param is "<name>"
+    And the error says "<problem>"
+
+    Examples:
+      | name        | field                                        | problem                                                  |
+      | regex       | "regex": "a(b"                               | Failed to parse regex: at 1(8): invalid regex                |
+      | lark        | "lark": "begin: /a/"                         | Failed to parse lark:                                    |
+      | regex       | "regex": 7                                   | regex                                                    |
+      | json_schema | "json_schema": "object"                      | json_schema                                              |
+      | json_schema | "grammar": "root ::= [a]", "json_schema": {} | a text cannot follow both grammar and json_schema        |
+      | lark        | "regex": "a", "lark": "start: /a/"           | a text cannot follow both regex and lark                 |

@@ -1,0 +1,792 @@
+//! Schemas against a validator: what a text may be, in tokens of one byte and of several, is what `jsonschema`
+//! takes, in the order in which the schema names properties.
+
+use serde_json::{Value, json};
+
+use super::tests::{bytes, compiler, follows, long_tokens};
+use super::*;
+
+/// The schema takes the former and not the latter; the validator says the same of those that are JSON.
+#[track_caller]
+fn check(compiler: &GrammarCompiler, schema: &Value, taken: &[&str], refused: &[&str]) {
+    let validator = jsonschema::options()
+        .should_validate_formats(true)
+        .build(schema)
+        .unwrap();
+    let source = GrammarSource::JsonSchema(schema.clone());
+    for (texts, wanted) in [(taken, true), (refused, false)] {
+        for text in texts {
+            if let Ok(value) = serde_json::from_str(text) {
+                assert_eq!(validator.is_valid(&value), wanted, "{schema}: {text}");
+            } else {
+                assert!(!wanted, "{text} is no JSON");
+            }
+            for tokens in [bytes(text), long_tokens(text)] {
+                assert_eq!(
+                    follows(compiler, &source, &tokens),
+                    wanted,
+                    "{schema}: {text:?} as {tokens:?}"
+                );
+            }
+        }
+    }
+    let mut random = generator(1);
+    for _ in 0..20 {
+        let constraint = compiler.compile(&source, Cutting::Free).unwrap();
+        let Some(text) = wander(constraint, &mut random) else {
+            continue;
+        };
+        // Numbers that no machine can hold are no matter of the schema.
+        if text
+            .split(|character: char| !character.is_ascii_digit())
+            .any(|digits| digits.len() > 2)
+        {
+            continue;
+        }
+        let value =
+            serde_json::from_str(&text).unwrap_or_else(|error| panic!("{schema}: {text}: {error}"));
+        assert!(validator.is_valid(&value), "{schema} lets through {text}");
+    }
+}
+
+/// Follows a constraint by bytes that a generator chooses among those allowed, to a text that may end.
+fn wander(mut constraint: Constraint, random: &mut impl FnMut(usize) -> usize) -> Option<String> {
+    let mut text = Vec::new();
+    for _ in 0..300 {
+        let mut logits = vec![0.0; 269];
+        constraint.mask(&mut logits).ok()?;
+        let allowed: Vec<usize> = (0..256).filter(|byte| logits[*byte] == 0.0).collect();
+        let may_end = logits[268] == 0.0;
+        if may_end && (allowed.is_empty() || random(3) == 0) {
+            return String::from_utf8(text).ok();
+        }
+        let byte = allowed[random(allowed.len())];
+        text.push(byte as u8);
+        constraint.accept(TokenId(byte as u32)).ok()?;
+    }
+    None
+}
+
+fn generator(seed: u64) -> impl FnMut(usize) -> usize {
+    let mut state = seed;
+    move |below| {
+        state = state
+            .wrapping_mul(6_364_136_223_846_793_005)
+            .wrapping_add(1_442_695_040_888_963_407);
+        (state >> 33) as usize % below
+    }
+}
+
+#[test]
+fn values_of_one_kind() {
+    let all = compiler();
+    let check =
+        |schema: Value, taken: &[&str], refused: &[&str]| check(&all, &schema, taken, refused);
+    check(json!({"type": "null"}), &["null"], &["true", "0", "nul"]);
+    check(
+        json!({"type": "boolean"}),
+        &["true", "false"],
+        &["null", "1"],
+    );
+    check(json!({"const": true}), &["true"], &["false"]);
+    check(
+        json!({"type": "integer"}),
+        &["0", "-17", "123456"],
+        &["1.5", "01", "\"1\"", "-"],
+    );
+    check(
+        json!({"type": "integer", "minimum": 3, "maximum": 12}),
+        &["3", "12"],
+        &["2", "13", "-3"],
+    );
+    check(
+        json!({"type": "integer", "exclusiveMinimum": -2, "exclusiveMaximum": 2}),
+        &["-1", "1"],
+        &["-2", "2"],
+    );
+    check(
+        json!({"type": "integer", "multipleOf": 5}),
+        &["0", "15", "-20"],
+        &["7", "51"],
+    );
+    check(
+        json!({"type": "number", "multipleOf": 0.25}),
+        &["0.50", "-1.25", "3.00", "0"],
+        &["0.3", "1.1"],
+    );
+    check(
+        json!({"type": "integer", "allOf": [{"multipleOf": 4}, {"multipleOf": 6}]}),
+        &["12", "0"],
+        &["4", "6"],
+    );
+    check(
+        json!({"type": "number"}),
+        &["0", "1.5", "-2e10", "1E-3"],
+        &["+1", ".5", "1.", "NaN"],
+    );
+    check(
+        json!({"type": "number", "minimum": 0.5, "maximum": 2}),
+        &["0.5", "1.75", "2"],
+        &["0.4", "2.1"],
+    );
+    check(
+        json!({"type": "number", "exclusiveMinimum": 0}),
+        &["0.1", "7"],
+        &["0", "-1"],
+    );
+    check(
+        json!({"type": "string"}),
+        &["\"\"", "\"é日本\"", r#""\"\\\n\u0007""#],
+        &["\"a", "a", "\"a\nb\""],
+    );
+    check(
+        json!({"type": "string", "minLength": 2, "maxLength": 3}),
+        &["\"ab\"", "\"日本語\""],
+        &["\"a\"", "\"abcd\""],
+    );
+    check(
+        json!({"type": "string", "pattern": "^[a-c]+$"}),
+        &["\"abc\""],
+        &["\"abd\"", "\"\""],
+    );
+    check(
+        json!({"type": "string", "pattern": "b"}),
+        &["\"abc\"", "\"b\""],
+        &["\"ac\""],
+    );
+    check(
+        json!({"type": "string", "pattern": "^\\d{3}-\\d{4}$"}),
+        &["\"123-4567\""],
+        &["\"1234567\""],
+    );
+    check(
+        json!({"pattern": "^a$"}),
+        &["\"a\"", "12", "null"],
+        &["\"b\""],
+    );
+    check(
+        json!({"type": "string", "pattern": "^a", "minLength": 3}),
+        &["\"abc\""],
+        &["\"ab\"", "\"bcd\""],
+    );
+    check(
+        json!({"enum": ["red", "green", 3, null]}),
+        &["\"red\"", "3", "null"],
+        &["\"blue\"", "4"],
+    );
+    check(
+        json!({"enum": ["a", "ab", "abc"]}),
+        &["\"a\"", "\"ab\"", "\"abc\""],
+        &["\"abcd\"", "\"b\""],
+    );
+    check(
+        json!({"const": {"a": [1, "x"]}}),
+        &[r#"{"a":[1,"x"]}"#],
+        &[r#"{"a":[1]}"#, "{}"],
+    );
+    check(
+        json!({"type": ["string", "null"]}),
+        &["\"a\"", "null"],
+        &["1", "true"],
+    );
+    check(
+        json!({"type": ["integer", "string"], "minimum": 5, "maxLength": 1}),
+        &["5", "\"a\""],
+        &["4", "\"ab\""],
+    );
+    check(json!(true), &["1", "{\"a\":[null]}"], &["", "{"]);
+    check(json!({}), &["1", "[{}]"], &["]"]);
+}
+
+#[test]
+fn formats() {
+    let all = compiler();
+    let check = |format: &str, taken: &[&str], refused: &[&str]| {
+        let quoted = |texts: &[&str]| {
+            texts
+                .iter()
+                .map(|text| format!("{text:?}"))
+                .collect::<Vec<_>>()
+        };
+        let (taken, refused) = (quoted(taken), quoted(refused));
+        let taken: Vec<&str> = taken.iter().map(String::as_str).collect();
+        let refused: Vec<&str> = refused.iter().map(String::as_str).collect();
+        check(
+            &all,
+            &json!({"type": "string", "format": format}),
+            &taken,
+            &refused,
+        );
+    };
+    check(
+        "date",
+        &["2026-11-24", "2024-02-29", "2000-02-29", "1999-02-28"],
+        &[
+            "2023-02-29",
+            "1900-02-29",
+            "2026-13-01",
+            "2026-11-31",
+            "24.11.2026",
+        ],
+    );
+    check(
+        "time",
+        &["12:00:00Z", "23:59:59.5+01:00"],
+        &["25:00:00Z", "12:00", "12:00:60Z"],
+    );
+    check(
+        "date-time",
+        &["2026-11-24T12:00:00Z", "2024-02-29t23:59:59.123-08:00"],
+        &["2026-11-24", "2026-11-24 12:00", "2023-02-29T12:00:00Z"],
+    );
+    check("duration", &["P1DT2H", "P3W"], &["1D", "P"]);
+    check("email", &["a.b@example.org"], &["a.b", "@example.org"]);
+    check(
+        "hostname",
+        &["example.org", "a", "a-b.c1"],
+        &["-a.org", "a..b"],
+    );
+    check("ipv4", &["127.0.0.1"], &["256.0.0.1", "1.2.3"]);
+    check("ipv6", &["::1", "2001:db8::ff"], &["12345::", "1:2"]);
+    check(
+        "uuid",
+        &["123e4567-e89b-12d3-a456-426614174000"],
+        &["123e4567"],
+    );
+    check("uri", &["https://example.org/a?b#c"], &["example", "://a"]);
+}
+
+#[test]
+fn whatever_a_format_lets_through_is_of_it() {
+    let all = compiler();
+    for format in schema::FORMATS {
+        let schema = json!({"type": "string", "format": format});
+        let validator = jsonschema::options()
+            .should_validate_formats(true)
+            .build(&schema)
+            .unwrap();
+        let source = GrammarSource::JsonSchema(schema);
+        let mut random = generator(7);
+        let mut complete = 0;
+        let mut wrong = Vec::new();
+        for _ in 0..400 {
+            let constraint = all.compile(&source, Cutting::Free).unwrap();
+            let Some(text) = wander(constraint, &mut random) else {
+                continue;
+            };
+            let value: Value = serde_json::from_str(&text).unwrap();
+            complete += 1;
+            if !validator.is_valid(&value) {
+                wrong.push(text);
+            }
+        }
+        assert!(complete > 150, "{format}: {complete}");
+        assert!(wrong.is_empty(), "{format}: {wrong:?}");
+    }
+}
+
+#[test]
+fn arrays_and_objects() {
+    let all = compiler();
+    let check =
+        |schema: Value, taken: &[&str], refused: &[&str]| check(&all, &schema, taken, refused);
+    check(
+        json!({"type": "array"}),
+        &["[]", "[1, \"a\", null]"],
+        &["[1,]", "{}"],
+    );
+    check(
+        json!({"type": "array", "items": {"type": "integer"}}),
+        &["[]", "[1,2]"],
+        &["[1,\"a\"]"],
+    );
+    check(
+        json!({"type": "array", "items": {"type": "boolean"}, "minItems": 1, "maxItems": 2}),
+        &["[true]", "[true,false]"],
+        &["[]", "[true,true,true]"],
+    );
+    check(
+        json!({"type": "array", "prefixItems": [{"type": "integer"}, {"type": "string"}], "items": false, "minItems": 2}),
+        &["[1,\"a\"]"],
+        &["[1]", "[1,\"a\",2]", "[\"a\",1]"],
+    );
+    check(
+        json!({"type": "array", "prefixItems": [{"const": 1}], "items": {"const": 2}}),
+        &["[]", "[1]", "[1,2,2]"],
+        &["[2]", "[1,1]"],
+    );
+    check(
+        json!({"$schema": "http://json-schema.org/draft-07/schema#", "type": "array", "items": [{"const": 1}], "additionalItems": {"const": 2}}),
+        &["[1,2]"],
+        &["[1,1]"],
+    );
+    check(
+        json!({"$schema": "http://json-schema.org/draft-07/schema#", "type": "array", "items": {"const": 1}, "additionalItems": false}),
+        &["[1,1]"],
+        &["[2]"],
+    );
+    check(
+        json!({"type": "array", "items": {"type": "integer"}, "uniqueItems": false}),
+        &["[1,1]"],
+        &["[null]"],
+    );
+    check(
+        json!({"type": "object"}),
+        &["{}", r#"{"a": 1, "b": {"c": []}}"#],
+        &["[]", r#"{"a"}"#, r#"{"a":1,}"#],
+    );
+    check(
+        json!({"type": "object", "properties": {"a": {"type": "integer"}, "b": {"type": "string"}}, "required": ["a"], "additionalProperties": false}),
+        &[
+            r#"{"a":1}"#,
+            r#"{"a":1,"b":"x"}"#,
+            "{\"a\": 1,\n  \"b\": \"x\"}",
+        ],
+        &["{}", r#"{"b":"x"}"#, r#"{"a":"x"}"#, r#"{"a":1,"c":2}"#],
+    );
+    check(
+        json!({"type": "object", "properties": {"a": {"type": "integer"}}}),
+        &["{}", r#"{"a":1}"#, r#"{"a":1,"z":null}"#, r#"{"z":null}"#],
+        &[r#"{"a":null}"#],
+    );
+    check(
+        json!({"type": "object", "properties": {"a": true}, "additionalProperties": {"type": "integer"}}),
+        &[r#"{"a":"x","b":1}"#],
+        &[r#"{"a":"x","b":"y"}"#],
+    );
+    check(
+        json!({"type": "object", "patternProperties": {"^x": {"type": "integer"}}, "additionalProperties": false}),
+        &["{}", r#"{"x1":1,"xy":2}"#],
+        &[r#"{"x1":"a"}"#, r#"{"y":1}"#],
+    );
+    check(
+        json!({"type": "object", "properties": {"xa": {"minimum": 5}}, "patternProperties": {"^x": {"type": "integer"}}}),
+        &[r#"{"xa":7,"xb":1}"#],
+        &[r#"{"xa":1}"#, r#"{"xb":"c"}"#],
+    );
+    check(
+        json!({"type": "object", "properties": {"a": {"const": 1}}, "required": ["a", "b"]}),
+        &[r#"{"a":1,"b":2}"#],
+        &[r#"{"a":1}"#],
+    );
+    check(
+        json!({"type": "object", "minProperties": 1, "maxProperties": 2, "additionalProperties": {"type": "null"}}),
+        &[r#"{"a":null}"#, r#"{"a":null,"b":null}"#],
+        &["{}", r#"{"a":null,"b":null,"c":null}"#],
+    );
+    check(
+        json!({"type": "object", "properties": {"a": true, "b": true}, "required": ["a", "b"], "maxProperties": 2}),
+        &[r#"{"a":1,"b":2}"#],
+        &[r#"{"a":1,"b":2,"c":3}"#],
+    );
+    check(
+        json!({"type": "object", "properties": {"a/b": {"type": "integer"}, "": {"type": "null"}, "\"": {"const": 0}}, "additionalProperties": false}),
+        &[r#"{"a/b":1,"":null,"\"":0}"#],
+        &[r#"{"a/b":null}"#],
+    );
+    check(
+        json!({"type": "object", "properties": {"a": false, "b": {"const": 1}}}),
+        &[r#"{"b":1}"#],
+        &[r#"{"a":1}"#],
+    );
+    check(json!({"required": ["a"]}), &["1", r#"{"a":1}"#], &["{}"]);
+    check(
+        json!({"type": "object", "properties": {"a": {"type": "object", "properties": {"b": {"type": "array", "items": {"type": "object", "properties": {"c": {"enum": [1, 2]}}, "required": ["c"]}}}, "required": ["b"]}}, "required": ["a"]}),
+        &[r#"{"a":{"b":[{"c":1},{"c":2}]}}"#],
+        &[r#"{"a":{"b":[{}]}}"#, r#"{"a":{}}"#],
+    );
+}
+
+#[test]
+fn schemas_put_together() {
+    let all = compiler();
+    let check =
+        |schema: Value, taken: &[&str], refused: &[&str]| check(&all, &schema, taken, refused);
+    check(
+        json!({"anyOf": [{"type": "integer"}, {"type": "string", "maxLength": 1}]}),
+        &["1", "\"a\""],
+        &["\"ab\"", "null"],
+    );
+    check(
+        json!({"anyOf": [{"minimum": 5}, {"type": "string"}], "type": ["integer", "string"]}),
+        &["5", "\"a\""],
+        &["4", "null"],
+    );
+    check(
+        json!({"allOf": [{"type": "integer", "minimum": 3}, {"maximum": 5}]}),
+        &["3", "5"],
+        &["2", "6", "\"a\""],
+    );
+    check(
+        json!({"allOf": [{"type": "object", "properties": {"a": {"type": "integer"}}, "required": ["a"]}, {"properties": {"b": {"type": "string"}}, "required": ["b"]}]}),
+        &[r#"{"a":1,"b":"x"}"#],
+        &[r#"{"a":1}"#, r#"{"b":"x"}"#],
+    );
+    check(
+        json!({"$ref": "#/$defs/p", "$defs": {"p": {"type": "integer", "minimum": 1}}}),
+        &["1"],
+        &["0"],
+    );
+    check(
+        json!({"$ref": "#/$defs/p", "maximum": 3, "$defs": {"p": {"type": "integer", "minimum": 1}}}),
+        &["1", "3"],
+        &["0", "4"],
+    );
+    check(
+        json!({"$ref": "#/definitions/a~1b%20c", "definitions": {"a/b c": {"const": 7}}}),
+        &["7"],
+        &["8"],
+    );
+    check(
+        json!({"$schema": "http://json-schema.org/draft-07/schema#", "$ref": "#/definitions/p", "minimum": 9, "definitions": {"p": {"type": "integer", "maximum": 3}}}),
+        &["1"],
+        &["4"],
+    );
+    check(
+        json!({"type": "object", "properties": {"v": {"type": "integer"}, "next": {"anyOf": [{"$ref": "#"}, {"type": "null"}]}}, "required": ["v", "next"], "additionalProperties": false}),
+        &[
+            r#"{"v":1,"next":null}"#,
+            r#"{"v":1,"next":{"v":2,"next":null}}"#,
+        ],
+        &[r#"{"v":1,"next":{}}"#, r#"{"v":1}"#],
+    );
+    check(
+        json!({"$defs": {"tree": {"type": "array", "items": {"$ref": "#/$defs/tree"}}}, "$ref": "#/$defs/tree"}),
+        &["[]", "[[],[[]]]"],
+        &["[1]", "[[]"],
+    );
+    check(
+        json!({"properties": {"a": {"type": "integer"}, "b": {"$ref": "#/properties/a"}}, "type": "object", "required": ["a", "b"]}),
+        &[r#"{"a":1,"b":2}"#],
+        &[r#"{"a":1,"b":"c"}"#],
+    );
+    check(
+        json!({"oneOf": [{"type": "integer"}, {"type": "string"}]}),
+        &["1", "\"a\""],
+        &["null", "1.5"],
+    );
+    check(
+        json!({"oneOf": [{"const": "a"}, {"enum": ["b", "c"]}, {"type": "array"}]}),
+        &["\"a\"", "\"c\"", "[]"],
+        &["\"d\""],
+    );
+    check(
+        json!({"oneOf": [{"type": "number", "maximum": 1}, {"type": "number", "exclusiveMinimum": 1}]}),
+        &["1", "1.5"],
+        &["\"a\""],
+    );
+    check(
+        json!({"oneOf": [{"$ref": "#/$defs/cat"}, {"$ref": "#/$defs/dog"}], "discriminator": {"propertyName": "kind"}, "$defs": {"cat": {"type": "object", "properties": {"kind": {"const": "cat"}, "lives": {"type": "integer"}}, "required": ["kind", "lives"]}, "dog": {"type": "object", "properties": {"kind": {"const": "dog"}}, "required": ["kind"]}}}),
+        &[r#"{"kind":"cat","lives":9}"#, r#"{"kind":"dog"}"#],
+        &[r#"{"kind":"cat"}"#, r#"{"kind":"cow"}"#],
+    );
+    check(
+        json!({"oneOf": [{"type": "object", "properties": {"a": {}}, "required": ["a"], "additionalProperties": false}, {"type": "object", "properties": {"b": {}}, "required": ["b"], "additionalProperties": false}]}),
+        &[r#"{"a":1}"#, r#"{"b":1}"#],
+        &["{}", r#"{"a":1,"b":1}"#],
+    );
+    check(
+        json!({"oneOf": [{"anyOf": [{"type": "null"}, {"type": "boolean"}]}, {"allOf": [{"type": "array"}, {"maxItems": 1}]}]}),
+        &["null", "[1]"],
+        &["[1,2]", "3"],
+    );
+    check(
+        json!({"title": "t", "description": "d", "default": 1, "examples": [1], "deprecated": true, "readOnly": false, "$comment": "c", "x-order": 3, "type": "integer"}),
+        &["1"],
+        &["\"a\""],
+    );
+}
+
+#[track_caller]
+fn check_refused(compiler: &GrammarCompiler, schema: &Value, place: &str, problem: &str) {
+    let source = GrammarSource::JsonSchema(schema.clone());
+    match compiler.compile(&source, Cutting::Free).err() {
+        Some(GrammarError::Schema {
+            place: found,
+            problem: said,
+        }) => {
+            assert_eq!(found, place, "{schema}: {said}");
+            assert!(said.contains(problem), "{schema}: {said}");
+        }
+        other => panic!("{schema}: {other:?}"),
+    }
+}
+
+#[test]
+fn what_cannot_be_held_is_refused_with_its_place() {
+    let all = compiler();
+    let check =
+        |schema: Value, place: &str, problem: &str| check_refused(&all, &schema, place, problem);
+    for keyword in [
+        "uniqueItems",
+        "contains",
+        "minContains",
+        "maxContains",
+        "propertyNames",
+        "dependentRequired",
+        "dependentSchemas",
+        "dependencies",
+        "not",
+        "if",
+        "then",
+        "else",
+        "unevaluatedProperties",
+        "unevaluatedItems",
+        "$dynamicRef",
+        "$recursiveRef",
+        "contentSchema",
+        "nullable",
+        "unheardOf",
+        "id",
+        "$vocabulary",
+    ] {
+        let value = match keyword {
+            "uniqueItems" | "nullable" => json!(true),
+            "minContains" | "maxContains" => json!(1),
+            "$dynamicRef" | "$recursiveRef" | "id" => json!("#"),
+            _ => json!({}),
+        };
+        let schema =
+            json!({"type": "object", "properties": {"a~/b": {"type": "array", keyword: value}}});
+        check(
+            schema,
+            &format!("/properties/a~0~1b/{keyword}"),
+            "this keyword is not supported",
+        );
+    }
+    check(
+        json!({"additionalItems": false}),
+        "/additionalItems",
+        "not supported",
+    );
+    check(
+        json!({"$schema": "https://json-schema.org/draft/2019-09/schema", "prefixItems": []}),
+        "/prefixItems",
+        "not supported",
+    );
+    check(
+        json!({"$schema": "http://json-schema.org/draft-04/schema#"}),
+        "/$schema",
+        "drafts 6, 7",
+    );
+    check(
+        json!({"items": {"format": "iri"}}),
+        "/items/format",
+        "the formats that can be held are date-time",
+    );
+    check(json!({"type": "text"}), "/type", "");
+    check(
+        json!({"properties": {"a": {"minimum": "1"}}}),
+        "/properties/a/minimum",
+        "number",
+    );
+    check(
+        json!({"anyOf": [{"type": "string", "pattern": "("}]}),
+        "/anyOf/0",
+        "",
+    );
+    check(
+        json!({"properties": {"a": {"type": "string", "pattern": "a(?=b)"}}}),
+        "/properties/a",
+        "look-around",
+    );
+    check(
+        json!({"anyOf": [{"$ref": "http://example.org/a"}]}),
+        "/anyOf/0/$ref",
+        "only references within",
+    );
+    check(
+        json!({"anyOf": [{"$ref": "#name"}]}),
+        "/anyOf/0/$ref",
+        "only references within",
+    );
+    check(
+        json!({"$ref": "#/$defs/a"}),
+        "/$ref",
+        "there is no schema at #/$defs/a",
+    );
+    check(
+        json!({"$ref": "#/$defs/a", "$defs": {"a": {"not": {}}}}),
+        "/$defs/a/not",
+        "not supported",
+    );
+    check(
+        json!({"type": "object", "properties": {"a": {}, "b": {}}, "minProperties": 1}),
+        "",
+        "min/maxProperties only supported",
+    );
+    check(
+        json!({"items": {"patternProperties": {"a": {}, "b": {}}}}),
+        "/items",
+        "not disjoint",
+    );
+    check(
+        json!({"type": "string", "minLength": 3, "maxLength": 2}),
+        "",
+        "minLength (3) is greater",
+    );
+    check(
+        json!({"type": "object", "required": ["a"], "properties": {"a": false}}),
+        "",
+        "required property 'a' is unsatisfiable",
+    );
+    check(
+        json!({"allOf": [{"type": "string"}, {"type": "integer"}]}),
+        "",
+        "incompatible types",
+    );
+    check(json!(false), "", "false");
+    check(json!({"$ref": "#"}), "", "");
+    let five: Vec<Value> = ["a", "b", "c", "d", "e"]
+        .map(|pattern| json!({"pattern": pattern}))
+        .into();
+    check(
+        json!({"items": {"type": "string", "allOf": five}}),
+        "/items",
+        "more than 4 patterns",
+    );
+    check(
+        json!({"$ref": "#/$defs/d", "pattern": "a", "format": "uri", "$defs": {"d": {"anyOf": [{"pattern": "b", "format": "email"}, {"allOf": [{"pattern": "c"}, {"pattern": "d"}, {"$ref": "#/$defs/e"}]}]}, "e": {"pattern": "e", "minLength": 1}}}),
+        "",
+        "more than 4 patterns",
+    );
+    let optional: Value = (0..201)
+        .map(|number| (format!("p{number}"), json!({})))
+        .collect::<serde_json::Map<_, _>>()
+        .into();
+    check(
+        json!({"type": "object", "properties": optional}),
+        "/properties",
+        "more than 200 properties that are not required",
+    );
+    for multiples in [
+        vec![70_000.0],
+        vec![0.001, 1000.0],
+        vec![7919.0, 104_729.0],
+        vec![1e-300],
+        vec![0.1, 0.7, 1e17],
+    ] {
+        let parts: Vec<Value> = multiples
+            .iter()
+            .map(|multiple| json!({"multipleOf": multiple}))
+            .collect();
+        let last = format!("/allOf/{}/multipleOf", parts.len() - 1);
+        check(
+            json!({"type": "integer", "allOf": parts}),
+            &last,
+            "the common multiple",
+        );
+    }
+    for (left, right) in [
+        (json!({"type": "integer"}), json!({"type": "number"})),
+        (json!({"const": 1}), json!({"enum": [2, 1.0]})),
+        (
+            json!({"type": "string", "pattern": "a"}),
+            json!({"type": "string", "pattern": "b"}),
+        ),
+        (
+            json!({"type": "object", "properties": {"a": {"const": 1}}}),
+            json!({"type": "object", "properties": {"a": {"const": 2}}}),
+        ),
+        (
+            json!({"required": ["a"], "properties": {"a": {"const": 1}}}),
+            json!({"required": ["a"], "properties": {"a": {"const": 2}}}),
+        ),
+        (json!({"maximum": 1}), json!({"minimum": 2})),
+        (
+            json!({"anyOf": [{"type": "null"}, {"type": "string"}]}),
+            json!({"type": "string"}),
+        ),
+        (
+            json!({"type": "integer", "maximum": 1}),
+            json!({"type": "integer", "minimum": 1}),
+        ),
+    ] {
+        check(
+            json!({"items": {"oneOf": [left, right]}}),
+            "/items/oneOf",
+            "follow both 0 and 1",
+        );
+    }
+}
+
+/// Schemas that would be large, deep or endless end with an error or are followed; the time is a few seconds at
+/// most, of which a test that hangs is the sign.
+#[test]
+fn hostile_schemas_end() {
+    let all = compiler();
+    let deep = (0..100).fold(
+        json!({}),
+        |inner, _| json!({"items": inner, "type": "array"}),
+    );
+    let wide: Value = (0..2_000)
+        .map(|number| (format!("p{number}"), json!({"type": "integer"})))
+        .collect::<serde_json::Map<_, _>>()
+        .into();
+    let names: Vec<String> = (0..2_000).map(|number| format!("p{number}")).collect();
+    let product = json!({"anyOf": (0..60).map(|number| json!({"required": [format!("a{number}")]})).collect::<Vec<_>>()});
+    let chain: Value = (0..9_000)
+        .map(|number| {
+            let next = json!({"$ref": format!("#/$defs/d{}", number + 1)});
+            (
+                format!("d{number}"),
+                json!({"type": "array", "items": next}),
+            )
+        })
+        .chain([("d9000".to_owned(), json!({}))])
+        .collect::<serde_json::Map<_, _>>()
+        .into();
+    let patterns: Vec<Value> = (0..500)
+        .map(|number| json!({"pattern": format!("a{{{number},}}")}))
+        .collect();
+    let alternatives: Vec<Value> = (0..200)
+        .map(|number| json!({"type": "array", "prefixItems": [{"const": number}]}))
+        .collect();
+    let schemas = [
+        deep,
+        json!({"$ref": "#/$defs/d0", "$defs": chain}),
+        json!({"type": "string", "allOf": patterns}),
+        json!({"oneOf": alternatives}),
+        json!({"type": "object", "properties": wide}),
+        json!({"type": "object", "properties": wide, "required": names}),
+        json!({"type": "object", "allOf": [product, product, product, product]}),
+        json!({"$defs": {"a": {"allOf": [{"$ref": "#/$defs/a"}]}}, "$ref": "#/$defs/a"}),
+        json!({"$defs": {"a": {"anyOf": [{"$ref": "#/$defs/b"}, {"$ref": "#/$defs/a"}]}, "b": {"anyOf": [{"$ref": "#/$defs/a"}, {"type": "null"}]}}, "oneOf": [{"$ref": "#/$defs/a"}, {"$ref": "#/$defs/b"}]}),
+        json!({"type": "string", "pattern": "((((a{1000}){1000}){1000}){1000})"}),
+        json!({"type": "string", "minLength": 1_000_000_000_u64}),
+        json!({"type": "array", "minItems": 1_000_000_000_u64}),
+        json!({"type": "array", "maxItems": 4_000_000_000_u64, "items": {"type": "null"}}),
+        json!({"type": "integer", "multipleOf": 1e-300}),
+        json!({"type": "number", "minimum": 1e308, "maximum": 1e308}),
+        json!({"allOf": [{"multipleOf": 251, "type": "integer"}, {"multipleOf": 241}]}),
+        json!({"enum": (0..20_000).map(|number| format!("value {number}")).collect::<Vec<_>>()}),
+        json!({"type": "object", "patternProperties": (0..60).map(|number| (format!("^(a|b)*{number}"), json!({}))).collect::<serde_json::Map<_, _>>()}),
+        json!({"x-guidance": {"lenient": true}, "not": {}}),
+    ];
+    for schema in schemas {
+        let constraint = all.compile(
+            &GrammarSource::JsonSchema(schema.clone()),
+            Cutting::Canonical,
+        );
+        let Ok(mut constraint) = constraint else {
+            continue;
+        };
+        let mut random = 1_u64;
+        for _ in 0..200 {
+            let mut logits = vec![0.0; 300];
+            if constraint.mask(&mut logits).is_err() {
+                break;
+            }
+            let allowed: Vec<u32> = (0..300)
+                .filter(|token| logits[*token as usize] == 0.0)
+                .collect();
+            random = random
+                .wrapping_mul(6_364_136_223_846_793_005)
+                .wrapping_add(1);
+            let token = TokenId(allowed[(random >> 33) as usize % allowed.len()]);
+            if constraint.accept(token).is_err() || constraint.is_complete() {
+                break;
+            }
+        }
+    }
+}
