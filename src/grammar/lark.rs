@@ -1,79 +1,89 @@
-//! Writes a grammar in the words of llguidance. Its lexer is greedy: a lexeme takes as much as it can, and a
-//! grammar in which a shorter one would have done is not followed. So either the whole grammar is one regular
-//! expression, which it follows exactly; or every lexeme is a single character, which is never too much.
+//! Writes a grammar in the words of llguidance: as one regular expression, which it follows exactly, or as rules
+//! over the lexemes into which `lexemes` cuts it.
 
 use std::fmt::Write;
 
 use super::gbnf::{Class, Expression, Grammar};
+use super::lexemes::{Lexed, Piece};
 
-/// Longest regular expression; a grammar that would be longer is written as rules.
+/// Longest regular expression of a whole grammar; one that would be longer is written as rules.
 const MAX_REGEX_BYTES: usize = 1 << 16;
 
 /// The grammar as one regular expression, if no rule comes back to itself and it is not too long.
 pub(super) fn as_regex(grammar: &Grammar) -> Option<String> {
-    let mut regex = String::new();
-    let mut open = vec![false; grammar.rules.len()];
-    write_regex(grammar, grammar.root, &mut open, &mut regex)?;
-    Some(regex)
+    write_regex(grammar, &Expression::Rule(grammar.root), MAX_REGEX_BYTES)
 }
 
-fn write_regex(
+/// A part of the grammar as a regular expression, if it is one and not longer than that.
+pub(super) fn write_regex(
     grammar: &Grammar,
-    rule: usize,
-    open: &mut [bool],
-    regex: &mut String,
-) -> Option<()> {
-    if std::mem::replace(&mut open[rule], true) {
-        return None;
-    }
-    write_expression(&grammar.rules[rule], regex, &mut |rule, regex| {
-        write_regex(grammar, rule, open, regex)
-    })?;
-    open[rule] = false;
-    Some(())
+    part: &Expression,
+    most_bytes: usize,
+) -> Option<String> {
+    let mut writer = RegexWriter {
+        grammar,
+        most_bytes,
+        open: vec![false; grammar.rules.len()],
+        regex: String::new(),
+    };
+    writer.part(part)?;
+    Some(writer.regex)
 }
 
-/// Writes an expression that both notations have in common; rules by `write_rule`.
-fn write_expression(
-    expression: &Expression,
-    text: &mut String,
-    write_rule: &mut dyn FnMut(usize, &mut String) -> Option<()>,
-) -> Option<()> {
-    if text.len() > MAX_REGEX_BYTES {
-        return None;
-    }
-    match expression {
-        Expression::Character(class) => write_class(class, text),
-        // A regular expression is of characters.
-        Expression::Token { .. } => return None,
-        Expression::Rule(rule) => {
-            text.push_str("(?:");
-            write_rule(*rule, text)?;
-            text.push(')');
+struct RegexWriter<'a> {
+    grammar: &'a Grammar,
+    most_bytes: usize,
+    /// The rules that are being written.
+    open: Vec<bool>,
+    regex: String,
+}
+
+impl RegexWriter<'_> {
+    fn part(&mut self, part: &Expression) -> Option<()> {
+        if self.regex.len() > self.most_bytes {
+            return None;
         }
-        Expression::Sequence(parts) => {
-            for part in parts {
-                write_expression(part, text, write_rule)?;
-            }
-        }
-        Expression::Choice(choices) => {
-            text.push_str("(?:");
-            for (number, choice) in choices.iter().enumerate() {
-                if number > 0 {
-                    text.push('|');
+        match part {
+            Expression::Character(class) => write_class(class, &mut self.regex),
+            // A regular expression is of characters.
+            Expression::Token { .. } => return None,
+            Expression::Rule(rule) => {
+                if std::mem::replace(&mut self.open[*rule], true) {
+                    return None;
                 }
-                write_expression(choice, text, write_rule)?;
+                let grammar = self.grammar;
+                self.group(&grammar.rules[*rule])?;
+                self.open[*rule] = false;
             }
-            text.push(')');
+            Expression::Sequence(parts) => {
+                for part in parts {
+                    self.part(part)?;
+                }
+            }
+            Expression::Choice(choices) => {
+                self.regex.push_str("(?:");
+                for (number, choice) in choices.iter().enumerate() {
+                    if number > 0 {
+                        self.regex.push('|');
+                    }
+                    self.part(choice)?;
+                }
+                self.regex.push(')');
+            }
+            Expression::Repeat { of, least, most } => {
+                self.group(of)?;
+                write_bounds(*least, *most, &mut self.regex);
+            }
         }
-        Expression::Repeat { of, least, most } => {
-            text.push_str("(?:");
-            write_expression(of, text, write_rule)?;
-            text.push(')');
-            write_bounds(*least, *most, text);
-        }
+        Some(())
     }
-    Some(())
+
+    fn group(&mut self, part: &Expression) -> Option<()> {
+        self.regex.push_str("(?:");
+        self.part(part)?;
+        self.regex.push(')');
+        Some(())
+    }
 }
 
 fn write_class(class: &Class, text: &mut String) {
@@ -99,53 +109,64 @@ fn write_bounds(least: u32, most: Option<u32>, text: &mut String) {
     };
 }
 
-/// The grammar as rules, each lexeme a character.
-pub(super) fn as_rules(grammar: &Grammar) -> String {
-    let mut text = format!("start: r{}\n", grammar.root);
-    for (number, rule) in grammar.rules.iter().enumerate() {
+/// The grammar as rules over its lexemes.
+pub(super) fn as_rules(root: usize, lexed: &Lexed) -> String {
+    let mut text = format!("start: r{root}\n");
+    for (number, rule) in lexed.rules.iter().enumerate() {
+        // Writing to a string does not fail.
         let _ = write!(text, "r{number}: ");
-        write_rule_body(rule, &mut text);
+        write_piece(lexed, rule, &mut text);
         text.push('\n');
+    }
+    for (number, lexeme) in lexed.lexemes.iter().enumerate() {
+        // No lexeme is empty; one that may be is left out instead.
+        let some = if lexeme.nullable { " & /(?s:.+)/" } else { "" };
+        let _ = writeln!(text, "T{number}: /{}/{some}", lexeme.regex);
     }
     text
 }
 
-fn write_rule_body(expression: &Expression, text: &mut String) {
-    match expression {
-        Expression::Character(class) => {
-            text.push('/');
-            write_class(class, text);
-            text.push('/');
+fn write_piece(lexed: &Lexed, piece: &Piece, text: &mut String) {
+    match piece {
+        Piece::Lexeme(number) => {
+            let optional = if lexed.lexemes[*number].nullable {
+                "?"
+            } else {
+                ""
+            };
+            let _ = write!(text, "T{number}{optional}");
         }
-        Expression::Token { token, negated } => {
+        Piece::Token { token, negated } => {
             let but = if *negated { "^" } else { "" };
             let _ = write!(text, "<[{but}{}]>", token.0);
         }
-        Expression::Rule(rule) => {
+        Piece::Rule(rule) => {
             let _ = write!(text, "r{rule}");
         }
-        Expression::Sequence(parts) if parts.is_empty() => text.push_str("\"\""),
-        Expression::Sequence(parts) => {
+        Piece::Sequence(parts) | Piece::Choice(parts) if parts.is_empty() => {
+            text.push_str("\"\"");
+        }
+        Piece::Sequence(parts) => {
             for (number, part) in parts.iter().enumerate() {
                 if number > 0 {
                     text.push(' ');
                 }
-                write_rule_body(part, text);
+                write_piece(lexed, part, text);
             }
         }
-        Expression::Choice(choices) => {
+        Piece::Choice(choices) => {
             text.push('(');
             for (number, choice) in choices.iter().enumerate() {
                 if number > 0 {
                     text.push_str(" | ");
                 }
-                write_rule_body(choice, text);
+                write_piece(lexed, choice, text);
             }
             text.push(')');
         }
-        Expression::Repeat { of, least, most } => {
+        Piece::Repeat { of, least, most } => {
             text.push('(');
-            write_rule_body(of, text);
+            write_piece(lexed, of, text);
             text.push(')');
             match (least, most) {
                 (0, None) => text.push('*'),

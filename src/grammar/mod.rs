@@ -1,11 +1,13 @@
 //! What a text must follow: compiled before a request is admitted, then a mask over the vocabulary at every
 //! token. llguidance walks it together with the vocabulary's bytes; the rooms here read what it does not:
-//! [`gbnf`] llama.cpp's notation, written for it by [`lark`], and [`schema`] JSON Schema, of which it passes
+//! [`gbnf`] llama.cpp's notation, cut by [`lexemes`] and written for it by [`lark`], and [`schema`] JSON Schema, of which it passes
 //! over what it does not know.
 
+mod characters;
 mod disjoint;
 mod gbnf;
 mod lark;
+mod lexemes;
 mod schema;
 mod vocabulary;
 
@@ -171,7 +173,10 @@ impl GrammarCompiler {
                 let grammar = gbnf::read(text, &*self.vocabulary)?;
                 let written = match lark::as_regex(&grammar) {
                     Some(regex) => TopLevelGrammar::from_regex(&regex),
-                    None => TopLevelGrammar::from_lark(lark::as_rules(&grammar)),
+                    None => {
+                        let rules = lark::as_rules(grammar.root, &lexemes::cut(&grammar));
+                        TopLevelGrammar::from_lark(rules)
+                    }
                 };
                 self.constraint(written, cutting)
                     .map_err(GrammarError::TooLarge)
@@ -278,6 +283,7 @@ fn check_lark(text: &str) -> Result<(), GrammarError> {
 }
 
 /// How far a text has followed its grammar.
+#[derive(Clone)]
 pub struct Constraint(Matcher);
 
 impl Constraint {

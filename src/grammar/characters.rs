@@ -1,0 +1,87 @@
+//! Sets of characters.
+
+use std::fmt::Write;
+
+use super::gbnf::Class;
+
+/// Characters by ranges of their numbers, in order and with gaps between them. Surrogates, which are no
+/// characters, may be within a range.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub(super) struct Characters(Vec<(u32, u32)>);
+
+const LAST: u32 = char::MAX as u32;
+
+impl Characters {
+    pub(super) fn all() -> Self {
+        Self(vec![(0, LAST)])
+    }
+
+    pub(super) fn of(class: &Class) -> Self {
+        let ranges = class.ranges.iter();
+        let ranges = Self::from_ranges(
+            ranges
+                .map(|(first, last)| (*first as u32, *last as u32))
+                .collect(),
+        );
+        match class.negated {
+            true => ranges.complement(),
+            false => ranges,
+        }
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// Adds the other's. Answers whether there were any new ones.
+    pub(super) fn add(&mut self, other: &Self) -> bool {
+        let all = self.0.iter().chain(&other.0).copied().collect();
+        let sum = Self::from_ranges(all);
+        let more = sum != *self;
+        *self = sum;
+        more
+    }
+
+    /// As a class of a regular expression; not for the empty set.
+    pub(super) fn write(&self, regex: &mut String) {
+        regex.push('[');
+        for (first, last) in &self.0 {
+            // Surrogates cannot be named; a range's ends move past them.
+            let first = char::from_u32(*first).unwrap_or('\u{e000}');
+            let last = char::from_u32(*last).unwrap_or('\u{d7ff}');
+            if first <= last {
+                let (first, last) = (first as u32, last as u32);
+                // Writing to a string does not fail.
+                let _ = write!(regex, "\\x{{{first:x}}}-\\x{{{last:x}}}");
+            }
+        }
+        regex.push(']');
+    }
+
+    fn from_ranges(mut ranges: Vec<(u32, u32)>) -> Self {
+        ranges.sort_unstable();
+        let mut joined: Vec<(u32, u32)> = Vec::with_capacity(ranges.len());
+        for (first, last) in ranges {
+            match joined.last_mut() {
+                Some((_, end)) if first <= end.saturating_add(1) => *end = last.max(*end),
+                _ => joined.push((first, last)),
+            }
+        }
+        Self(joined)
+    }
+
+    fn complement(&self) -> Self {
+        let mut rest = Vec::with_capacity(self.0.len() + 1);
+        let mut next = 0;
+        for (first, last) in &self.0 {
+            if next < *first {
+                rest.push((next, first - 1));
+            }
+            next = last + 1;
+        }
+        if next <= LAST {
+            rest.push((next, LAST));
+        }
+        Self(rest)
+    }
+}
