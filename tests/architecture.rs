@@ -46,7 +46,7 @@ const GUESTS: &[(&str, &[&str])] = &[
     ("llguidance", &["grammar"]),
     ("memmap2", &["gguf"]),
     ("prost", &["graph"]),
-    ("jsonschema", &["api"]),
+    ("jsonschema", &["api", "grammar"]),
     ("clap", &["cli"]),
     ("indicatif", &["terminal"]),
 ];

@@ -120,7 +120,11 @@ pub(super) fn as_rules(root: usize, lexed: &Lexed) -> String {
     }
     for (number, lexeme) in lexed.lexemes.iter().enumerate() {
         // No lexeme is empty; one that may be is left out instead.
-        let some = if lexeme.nullable { " & /(?s:.+)/" } else { "" };
+        let some = if lexeme.first.nullable {
+            " & /(?s:.+)/"
+        } else {
+            ""
+        };
         let _ = writeln!(text, "T{number}: /{}/{some}", lexeme.regex);
     }
     text
@@ -129,7 +133,7 @@ pub(super) fn as_rules(root: usize, lexed: &Lexed) -> String {
 fn write_piece(lexed: &Lexed, piece: &Piece, text: &mut String) {
     match piece {
         Piece::Lexeme(number) => {
-            let optional = if lexed.lexemes[*number].nullable {
+            let optional = if lexed.lexemes[*number].first.nullable {
                 "?"
             } else {
                 ""

@@ -9,6 +9,7 @@ use std::collections::{HashMap, HashSet};
 use llguidance::derivre::{ExprRef, RegexAst, RegexBuilder};
 
 use super::characters::Characters;
+use super::follow::{First, following};
 use super::gbnf::{Expression, Grammar};
 use super::lark::write_regex;
 use crate::token::TokenId;
@@ -32,9 +33,8 @@ pub(super) struct Lexed {
 /// A regular part.
 pub(super) struct Lexeme {
     pub(super) regex: String,
-    first: Characters,
-    /// Whether it may be the empty text.
-    pub(super) nullable: bool,
+    /// What it may begin with.
+    pub(super) first: First,
     /// Whether it is always one character.
     is_character: bool,
 }
@@ -198,52 +198,27 @@ impl Cutter<'_> {
             cutting.lexemes[number].is_character |= is_character;
             return Some(number);
         }
-        let (first, nullable) = self.first(expression);
         let number = cutting.lexemes.len();
         cutting.numbers.insert(regex.clone(), number);
         cutting.lexemes.push(Lexeme {
             regex,
-            first,
-            nullable,
+            first: self.first(expression),
             is_character,
         });
         Some(number)
     }
 
-    /// What a regular part may begin with, and whether it may be empty.
-    fn first(&self, expression: &Expression) -> (Characters, bool) {
+    /// What a regular part may begin with.
+    fn first(&self, expression: &Expression) -> First {
         match expression {
-            Expression::Character(class) => (Characters::of(class), false),
-            Expression::Token { .. } => (Characters::all(), false),
+            Expression::Character(class) => First::of(Characters::of(class)),
+            Expression::Token { .. } => First::of(Characters::all()),
             Expression::Rule(rule) => self.first(&self.grammar.rules[*rule]),
             Expression::Sequence(parts) => {
-                let mut first = Characters::default();
-                for part in parts {
-                    let (own, nullable) = self.first(part);
-                    first.add(&own);
-                    if !nullable {
-                        return (first, false);
-                    }
-                }
-                (first, true)
+                First::sequence(parts.iter().map(|part| self.first(part)))
             }
-            Expression::Choice(parts) => {
-                let mut first = Characters::default();
-                let mut any_nullable = false;
-                for part in parts {
-                    let (own, nullable) = self.first(part);
-                    first.add(&own);
-                    any_nullable |= nullable;
-                }
-                (first, any_nullable)
-            }
-            Expression::Repeat { of, least, most } => match most {
-                Some(0) => (Characters::default(), true),
-                _ => {
-                    let (first, nullable) = self.first(of);
-                    (first, nullable || *least == 0)
-                }
-            },
+            Expression::Choice(parts) => First::choice(parts.iter().map(|part| self.first(part))),
+            Expression::Repeat { of, least, .. } => self.first(of).repeated(*least),
         }
     }
 
@@ -267,7 +242,7 @@ impl Cutter<'_> {
 
 /// Texts of lexemes, a character that may follow there, and anything.
 fn went_on(lexed: &Lexed) -> RegexAst {
-    let ends = lexed.lexemes.iter().zip(Follow::of(lexed).lexemes);
+    let ends = lexed.lexemes.iter().zip(following(lexed));
     let went_on = ends
         .filter(|(_, follow)| !follow.is_empty())
         .map(|(lexeme, follow)| {
@@ -283,7 +258,7 @@ fn went_on(lexed: &Lexed) -> RegexAst {
 /// The lexeme's texts but for the empty one, which is never one.
 fn not_empty(lexeme: &Lexeme) -> RegexAst {
     let all = RegexAst::Regex(lexeme.regex.clone());
-    match lexeme.nullable {
+    match lexeme.first.nullable {
         true => RegexAst::And(vec![all, RegexAst::Regex("(?s:.+)".to_owned())]),
         false => all,
     }
@@ -297,104 +272,4 @@ fn may_meet(builder: &mut RegexBuilder, lexeme: &Lexeme, others: ExprRef) -> boo
     });
     let both = both.and_then(|both| builder.to_regex_limited(both, COMPARISON_FUEL));
     both.map_or(true, |mut both| !both.always_empty())
-}
-
-/// The characters that may come after rules and lexemes.
-struct Follow<'a> {
-    lexed: &'a Lexed,
-    /// What each rule may begin with, and whether it may be empty.
-    first: Vec<(Characters, bool)>,
-    rules: Vec<Characters>,
-    lexemes: Vec<Characters>,
-    changed: bool,
-}
-
-impl<'a> Follow<'a> {
-    fn of(lexed: &'a Lexed) -> Self {
-        let mut follow = Self {
-            lexed,
-            first: vec![(Characters::default(), false); lexed.rules.len()],
-            rules: vec![Characters::default(); lexed.rules.len()],
-            lexemes: vec![Characters::default(); lexed.lexemes.len()],
-            changed: true,
-        };
-        while std::mem::take(&mut follow.changed) {
-            for (rule, piece) in lexed.rules.iter().enumerate() {
-                let (first, nullable) = follow.first(piece);
-                let more = follow.first[rule].0.add(&first);
-                follow.changed |= more || nullable != follow.first[rule].1;
-                follow.first[rule].1 |= nullable;
-            }
-        }
-        follow.changed = true;
-        while std::mem::take(&mut follow.changed) {
-            for (rule, piece) in lexed.rules.iter().enumerate() {
-                let after = follow.rules[rule].clone();
-                follow.walk(piece, &after);
-            }
-        }
-        follow
-    }
-
-    fn first(&self, piece: &Piece) -> (Characters, bool) {
-        match piece {
-            Piece::Lexeme(number) => {
-                let lexeme = &self.lexed.lexemes[*number];
-                (lexeme.first.clone(), lexeme.nullable)
-            }
-            Piece::Token { .. } => (Characters::all(), false),
-            Piece::Rule(rule) => self.first[*rule].clone(),
-            Piece::Sequence(parts) => {
-                let mut first = Characters::default();
-                for part in parts {
-                    let (own, nullable) = self.first(part);
-                    first.add(&own);
-                    if !nullable {
-                        return (first, false);
-                    }
-                }
-                (first, true)
-            }
-            Piece::Choice(parts) => {
-                let mut first = Characters::default();
-                let mut any_nullable = false;
-                for part in parts {
-                    let (own, nullable) = self.first(part);
-                    first.add(&own);
-                    any_nullable |= nullable;
-                }
-                (first, any_nullable)
-            }
-            Piece::Repeat { of, least, .. } => {
-                let (first, nullable) = self.first(of);
-                (first, nullable || *least == 0)
-            }
-        }
-    }
-
-    /// Enters what may come after each part, if `after` may come after the whole.
-    fn walk(&mut self, piece: &Piece, after: &Characters) {
-        match piece {
-            Piece::Lexeme(number) => self.changed |= self.lexemes[*number].add(after),
-            Piece::Token { .. } => {}
-            Piece::Rule(rule) => self.changed |= self.rules[*rule].add(after),
-            Piece::Sequence(parts) => {
-                let mut after = after.clone();
-                for part in parts.iter().rev() {
-                    self.walk(part, &after);
-                    let (mut first, nullable) = self.first(part);
-                    if nullable {
-                        first.add(&after);
-                    }
-                    after = first;
-                }
-            }
-            Piece::Choice(parts) => parts.iter().for_each(|part| self.walk(part, after)),
-            Piece::Repeat { of, .. } => {
-                let mut after = after.clone();
-                after.add(&self.first(of).0);
-                self.walk(of, &after);
-            }
-        }
-    }
 }

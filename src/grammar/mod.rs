@@ -5,6 +5,7 @@
 
 mod characters;
 mod disjoint;
+mod follow;
 mod gbnf;
 mod lark;
 mod lexemes;
