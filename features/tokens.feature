@@ -37,3 +37,35 @@ Feature: Text to tokens and back
       """
     Then the status is 400
     And the error says "token 999999"
+
+  Scenario: Tokens with their texts
+    When I tokenize:
+      """
+      {"content": "Hello 🐦", "with_pieces": true}
+      """
+    Then the answer's "tokens.0.id" is 19556
+    And the answer's "tokens.0.piece" is "Hello"
+    And the answer's "tokens.1.piece" is [32, 240, 159]
+
+  Scenario: The token that begins a text is added on request, if the model wants one
+    When I tokenize:
+      """
+      {"content": "Hello", "add_special": true}
+      """
+    Then the answer's "tokens" is [19556]
+
+  Scenario: A conversation as the template writes it
+    When I post to "/apply-template" as "text/plain":
+      """
+      {"messages": [{"role": "system", "content": "Be brief."}, {"role": "user", "content": [{"type": "text", "text": "Hel"}, {"type": "text", "text": "lo"}]}]}
+      """
+    Then the status is 200
+    And the answer's "prompt" is "<|im_start|>system\nBe brief.<|im_end|>\n<|im_start|>user\nHello<|im_end|>\n<|im_start|>assistant\n"
+
+  Scenario: A conversation of nothing
+    When I post to "/apply-template" as "application/json":
+      """
+      {"messages": []}
+      """
+    Then the status is 400
+    And the error's param is "messages"

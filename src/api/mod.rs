@@ -3,6 +3,7 @@
 
 pub mod document;
 mod error;
+mod messages;
 mod native;
 mod openai;
 mod options;
@@ -162,6 +163,14 @@ impl Api for Service {
     async fn tokenize(&self, body: types::TokenizeRequest) -> Result<types::Tokens, Error> {
         let model = self.loaded()?;
         Ok(at_length(|| tokenize::tokenize(&model, body)))
+    }
+
+    async fn apply_template(
+        &self,
+        body: types::TemplateRequest,
+    ) -> Result<types::RenderedPrompt, Error> {
+        let model = self.loaded()?;
+        at_length(|| tokenize::apply_template(&model, body))
     }
 
     async fn detokenize(

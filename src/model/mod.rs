@@ -27,7 +27,7 @@ use slots::{SlotRecord, SlotRecords};
 use crate::engine::{EngineHandle, Job, PrefixRoot, PrefixUse, Stats, SubmitError};
 use crate::grammar::{Constraint, Cutting, GrammarCompiler};
 use crate::sampling::{Sampler, SamplerTokens, SequenceBreakers};
-use crate::text::{ChatTemplate, SpecialTokens, TextStream, Tokenizer};
+use crate::text::{ChatMessage, ChatTemplate, SpecialTokens, TextStream, Tokenizer};
 use crate::token::TokenId;
 
 /// What a server has of its model, from the first moment on.
@@ -268,9 +268,24 @@ impl LoadedModel {
         }
     }
 
-    /// The tokens of a text, without a beginning-of-text token.
+    /// The tokens of a text.
     pub fn tokenize(&self, request: &TokenizeRequest) -> Vec<TokenId> {
-        self.tokenizer.encode(&request.content, request.special)
+        let tokens = self.tokenizer.encode(&request.content, request.special);
+        let wanted = request.add_beginning && self.tokenizer.adds_beginning();
+        let beginning = self.tokenizer.beginning().filter(|_| wanted);
+        beginning.into_iter().chain(tokens).collect()
+    }
+
+    /// What a token spells, perhaps a part of a character; nothing if it is not in the vocabulary.
+    pub fn token_bytes(&self, token: TokenId) -> &[u8] {
+        self.tokenizer.token_bytes(token).unwrap_or_default()
+    }
+
+    /// A conversation as the model's chat template writes it, open for the assistant's answer.
+    pub fn render(&self, messages: &[ChatMessage]) -> Result<String, GenerateError> {
+        self.template
+            .render(messages, SystemTime::now())
+            .map_err(|error| GenerateError::Template(error.to_string()))
     }
 
     /// The text of tokens.
@@ -318,10 +333,7 @@ impl LoadedModel {
                 matches!(pieces.first(), Some(PromptPiece::Text(_)) | None),
             ),
             Prompt::Chat(messages) => {
-                let text = self
-                    .template
-                    .render(messages, SystemTime::now())
-                    .map_err(|error| GenerateError::Template(error.to_string()))?;
+                let text = self.render(messages)?;
                 (self.tokenizer.encode(&text, SpecialTokens::Parse), true)
             }
         };

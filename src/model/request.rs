@@ -116,6 +116,8 @@ pub struct TokenizeRequest {
     pub content: String,
     /// Whether the names of special tokens in the text stand for these tokens.
     pub special: SpecialTokens,
+    /// Whether the beginning-of-text token comes first, if the model wants one before a prompt.
+    pub add_beginning: bool,
 }
 
 /// A token of the answer.

@@ -1,6 +1,7 @@
-//! `POST /tokenize` and `POST /detokenize`.
+//! `POST /tokenize`, `POST /detokenize` and `POST /apply-template`: what becomes of texts before they are prompts.
 
 use crate::api::error::Error;
+use crate::api::messages::chat_message;
 use crate::api::types;
 use crate::model::{LoadedModel, TokenizeRequest};
 use crate::text::SpecialTokens;
@@ -15,10 +16,36 @@ pub(in crate::api) fn tokenize(model: &LoadedModel, body: types::TokenizeRequest
     let tokens = model.tokenize(&TokenizeRequest {
         content: body.content,
         special,
+        add_beginning: body.add_special.unwrap_or(false),
     });
+    let shown = |token: TokenId| match body.with_pieces {
+        Some(true) => types::TokenOrPiece::TokenPiece(types::TokenPiece {
+            id: token.0,
+            piece: piece(model.token_bytes(token)),
+        }),
+        _ => types::TokenOrPiece::Uint32(token.0),
+    };
     types::Tokens {
-        tokens: tokens.into_iter().map(|token| token.0).collect(),
+        tokens: tokens.into_iter().map(shown).collect(),
     }
+}
+
+fn piece(bytes: &[u8]) -> types::Piece {
+    match std::str::from_utf8(bytes) {
+        Ok(text) => types::Piece::String(text.to_owned()),
+        Err(_) => types::Piece::Array(bytes.to_vec()),
+    }
+}
+
+/// A conversation as text.
+pub(in crate::api) fn apply_template(
+    model: &LoadedModel,
+    body: types::TemplateRequest,
+) -> Result<types::RenderedPrompt, Error> {
+    let messages: Vec<_> = body.messages.into_iter().map(chat_message).collect();
+    Ok(types::RenderedPrompt {
+        prompt: model.render(&messages)?,
+    })
 }
 
 /// The text of tokens.

@@ -8,6 +8,7 @@ use serde_json::json;
 use super::unix_seconds;
 use crate::api::at_length;
 use crate::api::error::Error;
+use crate::api::messages::chat_message;
 use crate::api::options::{count, limit, one_grammar, seconds, single, unless_empty, unless_zero};
 use crate::api::stream::{EventStream, WholeAnswer, WholeOrStream, events, whole};
 use crate::api::types;
@@ -17,7 +18,6 @@ use crate::model::{
     WhenFull,
 };
 use crate::sampling::{Distribution, LogprobsWanted, SamplingParameters};
-use crate::text::ChatMessage;
 
 /// The word after the last event of a stream.
 const DONE: &str = "[DONE]";
@@ -154,25 +154,6 @@ fn in_openais_words(error: GenerateError) -> Error {
             format!("Invalid schema for response_format: {error}"),
         ),
         other => other.into(),
-    }
-}
-
-/// A message as templates know it: they have no `developer`, whose other name is `system`.
-fn chat_message(message: types::ChatMessage) -> ChatMessage {
-    use types::ChatMessageRole as Role;
-    let role = match message.role {
-        Role::System | Role::Developer => "system",
-        Role::User => "user",
-        Role::Assistant => "assistant",
-        Role::Tool => "tool",
-    };
-    let content = match message.content {
-        types::MessageContent::String(text) => text,
-        types::MessageContent::Array(parts) => parts.into_iter().map(|part| part.text).collect(),
-    };
-    ChatMessage {
-        role: role.to_owned(),
-        content,
     }
 }
 
