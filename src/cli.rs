@@ -1,9 +1,11 @@
-//! The command line: the names of the 2024 contract for what is built, today's spellings beside them.
+//! The command line and the environment: the names of the 2024 contract for what is built, today's spellings
+//! beside them.
 
 use std::ffi::OsString;
 use std::path::PathBuf;
 
 use bytesize::ByteSize;
+use clap::builder::FalseyValueParser;
 use clap::{CommandFactory, Parser, ValueEnum};
 
 /// The contract's default for `--ctx-size`.
@@ -15,31 +17,60 @@ const DEFAULT_CONTEXT_TOKENS: usize = 512;
 #[command(
     version,
     max_term_width = 100,
-    after_help = "Documentation of the routes: http://HOST:PORT/docs while it runs."
+    after_help = "A flag counts before its environment variable. Documentation of the routes: \
+                  http://HOST:PORT/docs while it runs."
 )]
 pub struct Cli {
     /// The model, a GGUF file
-    #[arg(short, long, value_name = "FILE", help_heading = "Model")]
+    #[arg(
+        short,
+        long,
+        value_name = "FILE",
+        help_heading = "Model",
+        env = "LLAMA_ARG_MODEL"
+    )]
     pub model: PathBuf,
 
     /// The model's name in answers, instead of its path
-    #[arg(short, long, value_name = "NAME", help_heading = "Model")]
+    #[arg(
+        short,
+        long,
+        value_name = "NAME",
+        help_heading = "Model",
+        env = "LLAMA_ARG_ALIAS"
+    )]
     pub alias: Option<String>,
 
     /// A Jinja chat template instead of the model's own
-    #[arg(long, value_name = "TEMPLATE", help_heading = "Model")]
+    #[arg(
+        long,
+        value_name = "TEMPLATE",
+        help_heading = "Model",
+        env = "LLAMA_ARG_CHAT_TEMPLATE"
+    )]
     pub chat_template: Option<String>,
 
     /// Tokens a sequence may have, prompt and answer; 0 is what the model was trained with
-    #[arg(short, long, value_name = "N", default_value_t = DEFAULT_CONTEXT_TOKENS, help_heading = "Model")]
+    #[arg(short, long, value_name = "N", default_value_t = DEFAULT_CONTEXT_TOKENS, help_heading = "Model", env = "LLAMA_ARG_CTX_SIZE")]
     pub ctx_size: usize,
 
     /// Sequences that run at once (slots); also -np
-    #[arg(long, value_name = "N", default_value_t = 1, help_heading = "Batching")]
+    #[arg(
+        long,
+        value_name = "N",
+        default_value_t = 1,
+        help_heading = "Batching",
+        env = "LLAMA_ARG_N_PARALLEL"
+    )]
     pub parallel: usize,
 
     /// Requests that may wait beside them; more are told to come back later [default: 4 × parallel + 64]
-    #[arg(long, value_name = "N", help_heading = "Batching")]
+    #[arg(
+        long,
+        value_name = "N",
+        help_heading = "Batching",
+        env = "ORTOLAN_QUEUE"
+    )]
     pub queue: Option<usize>,
 
     /// Most tokens computed in one step; also -ub
@@ -47,7 +78,8 @@ pub struct Cli {
         long,
         value_name = "N",
         default_value_t = 512,
-        help_heading = "Batching"
+        help_heading = "Batching",
+        env = "LLAMA_ARG_UBATCH"
     )]
     pub ubatch_size: usize,
 
@@ -57,7 +89,8 @@ pub struct Cli {
         long,
         value_name = "N",
         default_value_t = 2048,
-        help_heading = "Batching"
+        help_heading = "Batching",
+        env = "LLAMA_ARG_BATCH"
     )]
     pub batch_size: usize,
 
@@ -66,12 +99,18 @@ pub struct Cli {
         long,
         value_name = "MS",
         default_value_t = 100,
-        help_heading = "Batching"
+        help_heading = "Batching",
+        env = "ORTOLAN_STEP_MS"
     )]
     pub step_ms: u64,
 
     /// Tokens of the key-value cache for all sequences together [default: room for all slots' contexts]
-    #[arg(long, value_name = "N", help_heading = "Batching")]
+    #[arg(
+        long,
+        value_name = "N",
+        help_heading = "Batching",
+        env = "ORTOLAN_CACHE_TOKENS"
+    )]
     pub cache_tokens: Option<usize>,
 
     /// Memory of the key-value cache instead, as in 512MiB or 2GiB
@@ -79,28 +118,35 @@ pub struct Cli {
         long,
         value_name = "SIZE",
         conflicts_with = "cache_tokens",
-        help_heading = "Batching"
+        help_heading = "Batching",
+        env = "ORTOLAN_MEMORY_BUDGET"
     )]
     pub memory_budget: Option<ByteSize>,
 
     /// End a text where its context ends, instead of dropping its older half
-    #[arg(long, help_heading = "Batching")]
+    #[arg(long, help_heading = "Batching", env = "LLAMA_ARG_NO_CONTEXT_SHIFT", value_parser = FalseyValueParser::new())]
     pub no_context_shift: bool,
 
     /// Batch continuously; always on, accepted as in 2024; also -cb
-    #[arg(long, help_heading = "Batching")]
+    #[arg(long, help_heading = "Batching", env = "LLAMA_ARG_CONT_BATCHING", value_parser = FalseyValueParser::new())]
     pub cont_batching: bool,
 
     /// Most tokens a request may generate, whatever it says; -1 is no limit
-    #[arg(short, long, value_name = "N", default_value_t = -1, allow_negative_numbers = true, help_heading = "Batching")]
+    #[arg(short, long, value_name = "N", default_value_t = -1, allow_negative_numbers = true, help_heading = "Batching", env = "LLAMA_ARG_N_PREDICT", visible_alias = "predict")]
     pub n_predict: i64,
 
     /// Threads that compute [default: one per core]
-    #[arg(short, long, value_name = "N", help_heading = "Computing")]
+    #[arg(
+        short,
+        long,
+        value_name = "N",
+        help_heading = "Computing",
+        env = "LLAMA_ARG_THREADS"
+    )]
     pub threads: Option<usize>,
 
     /// Where to compute
-    #[arg(long, value_enum, default_value_t = Device::Auto, help_heading = "Computing")]
+    #[arg(long, value_enum, default_value_t = Device::Auto, help_heading = "Computing", env = "LLAMA_ARG_DEVICE")]
     pub device: Device,
 
     /// Layers on a GPU; only 0 until GPUs are supported; also -ngl
@@ -108,7 +154,9 @@ pub struct Cli {
         long,
         value_name = "N",
         default_value_t = 0,
-        help_heading = "Computing"
+        help_heading = "Computing",
+        env = "LLAMA_ARG_N_GPU_LAYERS",
+        visible_alias = "gpu-layers"
     )]
     pub n_gpu_layers: usize,
 
@@ -126,7 +174,8 @@ pub struct Cli {
         long,
         value_name = "HOST",
         default_value = "127.0.0.1",
-        help_heading = "Serving"
+        help_heading = "Serving",
+        env = "LLAMA_ARG_HOST"
     )]
     pub host: String,
 
@@ -135,16 +184,23 @@ pub struct Cli {
         long,
         value_name = "PORT",
         default_value_t = 8080,
-        help_heading = "Serving"
+        help_heading = "Serving",
+        env = "LLAMA_ARG_PORT"
     )]
     pub port: u16,
 
     /// An origin whose web pages may ask, beside the server's own and localhost; repeatable, * is all
-    #[arg(long, value_name = "ORIGIN", help_heading = "Serving")]
+    #[arg(
+        long,
+        value_name = "ORIGIN",
+        help_heading = "Serving",
+        env = "ORTOLAN_CORS_ORIGIN",
+        value_delimiter = ','
+    )]
     pub cors_origin: Vec<String>,
 
     /// Answer 501 to /slots, which shows users' prompts; also --no-slots
-    #[arg(long, alias = "no-slots", help_heading = "Serving")]
+    #[arg(long, alias = "no-slots", help_heading = "Serving", env = "LLAMA_ARG_NO_ENDPOINT_SLOTS", value_parser = FalseyValueParser::new())]
     pub slots_endpoint_disable: bool,
 
     /// Seconds without a byte after which a client that sends or reads is given up; also -to
@@ -152,12 +208,18 @@ pub struct Cli {
         long,
         value_name = "SECONDS",
         default_value_t = 600,
-        help_heading = "Serving"
+        help_heading = "Serving",
+        env = "LLAMA_ARG_TIMEOUT"
     )]
     pub timeout: u64,
 
     /// Seconds that a request may take, waiting included [default: no limit]
-    #[arg(long, value_name = "SECONDS", help_heading = "Serving")]
+    #[arg(
+        long,
+        value_name = "SECONDS",
+        help_heading = "Serving",
+        env = "ORTOLAN_REQUEST_TIMEOUT"
+    )]
     pub request_timeout: Option<f64>,
 
     /// Seconds that running answers may go on after Ctrl-C; a second Ctrl-C stops at once
@@ -165,12 +227,13 @@ pub struct Cli {
         long,
         value_name = "SECONDS",
         default_value_t = 30,
-        help_heading = "Serving"
+        help_heading = "Serving",
+        env = "ORTOLAN_STOP_TIMEOUT"
     )]
     pub stop_timeout: u64,
 
     /// How log lines are written
-    #[arg(long, value_enum, default_value_t = LogFormat::Json, help_heading = "Logging")]
+    #[arg(long, value_enum, default_value_t = LogFormat::Json, help_heading = "Logging", env = "ORTOLAN_LOG_FORMAT")]
     pub log_format: LogFormat,
 
     /// No log file; there is none, accepted as in 2024

@@ -230,3 +230,46 @@ fn a_runtime_that_is_none_leaves_it_listening_and_says_so() {
     process.kill().unwrap();
     process.wait().unwrap();
 }
+
+/// The environment counts where no flag does, under llama.cpp's names.
+#[test]
+fn the_environment_gives_what_flags_leave_open() {
+    let folder = tempfile::tempdir().unwrap();
+    let nowhere = folder.path().join("from-the-environment.gguf");
+    let elsewhere = folder.path().join("from-the-flag.gguf");
+    let mut command = ortolan();
+    command.env("LLAMA_ARG_MODEL", &nowhere);
+    let (code, message) = refused(command);
+    assert_eq!(code, Some(1), "{message}");
+    assert!(message.contains("from-the-environment.gguf"), "{message}");
+
+    let mut command = ortolan();
+    command
+        .env("LLAMA_ARG_MODEL", &nowhere)
+        .arg("-m")
+        .arg(&elsewhere);
+    let (_, message) = refused(command);
+    assert!(message.contains("from-the-flag.gguf"), "{message}");
+
+    let mut command = ortolan();
+    command
+        .env("LLAMA_ARG_CTX_SIZE", "many")
+        .arg("-m")
+        .arg(&elsewhere);
+    let (code, message) = refused(command);
+    assert_eq!(code, Some(2), "{message}");
+    assert!(
+        message.contains("--ctx-size") && message.contains("many"),
+        "{message}"
+    );
+
+    let mut command = ortolan();
+    command
+        .env("LLAMA_ARG_CONT_BATCHING", "0")
+        .env("LLAMA_ARG_NO_ENDPOINT_SLOTS", "1")
+        .env("LLAMA_ARG_N_GPU_LAYERS", "99")
+        .arg("-m")
+        .arg(&elsewhere);
+    let (_, message) = refused(command);
+    assert!(message.contains("GPU"), "{message}");
+}
