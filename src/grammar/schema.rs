@@ -2,7 +2,7 @@
 //! does not know, and then a text would follow less than was asked for. What is written for it holds nothing
 //! but keywords that it follows, in the words of draft 2020-12, with every `$ref` to a numbered definition.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use jsonschema::ValidationError;
 use serde_json::{Map, Value, json};
@@ -10,6 +10,8 @@ use serde_json::{Map, Value, json};
 use super::GrammarError;
 use super::disjoint::{Comparison, Definitions};
 
+/// Longest text of a schema.
+pub(super) const MAX_SCHEMA_BYTES: usize = 1 << 19;
 /// Most schemas within a schema, itself included.
 const MOST_SCHEMAS: usize = 10_000;
 /// Most alternatives of one `oneOf`: each is held against each.
@@ -88,6 +90,12 @@ const ANNOTATIONS: [&str; 16] = [
 
 /// Reads a schema and writes what llguidance takes.
 pub(super) fn read(schema: &Value) -> Result<Value, GrammarError> {
+    let bytes = schema.to_string().len();
+    if bytes > MAX_SCHEMA_BYTES {
+        return Err(GrammarError::TooLarge(format!(
+            "a schema of {bytes} bytes is longer than {MAX_SCHEMA_BYTES}"
+        )));
+    }
     let dialect = Dialect::of(schema)?;
     dialect.check(schema)?;
     let mut reader = Reader::new(schema, dialect);
@@ -98,26 +106,30 @@ pub(super) fn read(schema: &Value) -> Result<Value, GrammarError> {
     Ok(written)
 }
 
-/// Says where the fault is for which llguidance refuses a schema that was read: in the first part, in the order
-/// of what is within what, that it refuses on its own.
+/// Says where the fault is for which llguidance refuses a schema that was read: in the first part that it refuses
+/// on its own, what is named before what names it, what is within before what it is in.
 pub(super) fn locate(
     schema: &Value,
     problem: String,
     refusal: impl Fn(Value) -> Option<String>,
 ) -> GrammarError {
-    let places = || -> Result<Vec<String>, GrammarError> {
-        let mut reader = Reader::new(schema, Dialect::of(schema)?);
-        reader.whole("")?;
-        Ok(reader.places)
-    };
+    let reader = || Some(Reader::new(schema, Dialect::of(schema).ok()?));
     let fault = |place: &String| {
-        let part = schema.pointer(place).filter(|part| part.is_object())?;
-        let mut reader = Reader::new(schema, Dialect::of(part).ok()?);
-        reader.dialect = Dialect::of(schema).ok()?;
-        Some((place.clone(), refusal(reader.whole(place).ok()?)?))
+        schema.pointer(place).filter(|part| part.is_object())?;
+        let problem = refusal(reader()?.whole(place).ok()?)?;
+        Some((place.clone(), problem))
     };
-    let places = places().unwrap_or_default();
-    let fault = places.iter().take(MOST_TRIALS).find_map(fault);
+    let fault = reader().and_then(|mut reader| {
+        reader.whole("").ok()?;
+        let definitions = reader
+            .starts
+            .iter()
+            .rev()
+            .scan(reader.places.len(), |end, start| {
+                Some(&reader.places[*start..std::mem::replace(end, *start)])
+            });
+        definitions.flatten().take(MOST_TRIALS).find_map(fault)
+    });
     let (place, problem) = fault.unwrap_or((String::new(), problem));
     refused(place, problem)
 }
@@ -190,6 +202,8 @@ struct Reader<'a> {
     multiples: Vec<(String, f64)>,
     /// Every schema that was read, what is within another one before it.
     places: Vec<String>,
+    /// Where in `places` each definition starts.
+    starts: Vec<usize>,
 }
 
 impl<'a> Reader<'a> {
@@ -204,6 +218,7 @@ impl<'a> Reader<'a> {
             joints: Vec::new(),
             multiples: Vec::new(),
             places: Vec::new(),
+            starts: Vec::new(),
         }
     }
 
@@ -212,6 +227,7 @@ impl<'a> Reader<'a> {
         let first = self.number(place);
         while let Some(place) = self.definitions.get(self.written.len()).cloned() {
             let schema = self.root.pointer(&place).unwrap_or(&Value::Null);
+            self.starts.push(self.places.len());
             let written = self.schema(&place, schema)?;
             self.written.push(written);
         }
@@ -268,7 +284,8 @@ impl<'a> Reader<'a> {
             };
             let (multiple, decimals) = decimal(*multiple).ok_or_else(problem)?;
             let both = decimals.max(common_decimals);
-            let scaled = |number: u64, decimals| number.checked_mul(10_u64.pow(both - decimals));
+            let scaled =
+                |number: u64, decimals| number.checked_mul(10_u64.checked_pow(both - decimals)?);
             let (left, right) = (scaled(common, common_decimals), scaled(multiple, decimals));
             let (left, right) = left.zip(right).ok_or_else(problem)?;
             common = left / greatest_divisor(left, right) * right;
@@ -434,12 +451,19 @@ impl<'a> Reader<'a> {
 }
 
 fn check_optional(place: &str, keywords: &Map<String, Value>) -> Result<(), GrammarError> {
-    let length = |keyword: &str| match keywords.get(keyword) {
-        Some(Value::Object(named)) => named.len(),
-        Some(Value::Array(listed)) => listed.len(),
-        _ => 0,
-    };
-    match length("properties").saturating_sub(length("required")) > MOST_OPTIONAL {
+    let required = keywords.get("required").and_then(Value::as_array);
+    let required: HashSet<&str> = required
+        .into_iter()
+        .flatten()
+        .filter_map(Value::as_str)
+        .collect();
+    let properties = keywords.get("properties").and_then(Value::as_object);
+    let names = properties
+        .into_iter()
+        .flatten()
+        .map(|(name, _)| name.as_str());
+    let optional = names.filter(|name| !required.contains(name)).count();
+    match optional > MOST_OPTIONAL {
         true => Err(refused(
             format!("{place}/properties"),
             format!("more than {MOST_OPTIONAL} properties that are not required"),

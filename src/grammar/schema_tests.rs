@@ -664,6 +664,7 @@ fn what_cannot_be_held_is_refused_with_its_place() {
         vec![0.001, 1000.0],
         vec![7919.0, 104_729.0],
         vec![1e-300],
+        vec![3.0, 1e-22],
         vec![0.1, 0.7, 1e17],
     ] {
         let parts: Vec<Value> = multiples
@@ -708,6 +709,22 @@ fn what_cannot_be_held_is_refused_with_its_place() {
             "follow both 0 and 1",
         );
     }
+}
+
+#[test]
+fn what_is_named_is_blamed_before_what_names_it() {
+    let all = compiler();
+    let schema = json!({
+        "type": "object",
+        "properties": {"a": {"$ref": "#/$defs/list"}},
+        "$defs": {"list": {"type": "array", "items": {"type": "string", "pattern": "("}}},
+    });
+    check_refused(&all, &schema, "/$defs/list/items", "unclosed group");
+    let long = json!({"const": "a".repeat(schema::MAX_SCHEMA_BYTES)});
+    let error = all
+        .compile(&GrammarSource::JsonSchema(long), Cutting::Free)
+        .err();
+    assert!(matches!(error, Some(GrammarError::TooLarge(_))));
 }
 
 /// Schemas that would be large, deep or endless end with an error or are followed; the time is a few seconds at
