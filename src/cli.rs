@@ -199,6 +199,26 @@ pub struct Cli {
     )]
     pub cors_origin: Vec<String>,
 
+    /// A key that lets requests in, sent as `Authorization: Bearer KEY` or `X-Api-Key: KEY`; repeatable
+    #[arg(
+        long,
+        value_name = "KEY",
+        value_delimiter = ',',
+        env = "LLAMA_API_KEY",
+        hide_env_values = true,
+        help_heading = "Serving"
+    )]
+    pub api_key: Vec<String>,
+
+    /// A file with a key in each line, # before remarks; it is read anew when it changes
+    #[arg(
+        long,
+        value_name = "FILE",
+        env = "LLAMA_ARG_API_KEY_FILE",
+        help_heading = "Serving"
+    )]
+    pub api_key_file: Option<PathBuf>,
+
     /// Answer 501 to /slots, which shows users' prompts; also --no-slots
     #[arg(long, alias = "no-slots", help_heading = "Serving", env = "LLAMA_ARG_NO_ENDPOINT_SLOTS", value_parser = FalseyValueParser::new())]
     pub slots_endpoint_disable: bool,
@@ -289,8 +309,6 @@ const LATER: &[&str] = &[
     "--lora",
     "--lora-base",
     "--path",
-    "--api-key",
-    "--api-key-file",
     "--embedding",
     "-spf",
     "--system-prompt-file",
@@ -395,7 +413,7 @@ mod tests {
     #[test]
     fn what_is_not_built_yet_is_refused_by_name() {
         for line in [
-            "-m a.gguf --api-key secret",
+            "-m a.gguf --mmproj secret",
             "-m a.gguf -tb 4",
             "-m a.gguf --lora=x",
         ] {

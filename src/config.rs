@@ -2,6 +2,7 @@
 
 use std::env;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, ensure};
@@ -9,7 +10,7 @@ use anyhow::{Context, ensure};
 use crate::cli::{Cli, Device};
 use crate::model::GenerateLimits;
 use crate::model::load::{CacheSize, LoadOptions};
-use crate::server::ServeOptions;
+use crate::server::{Keys, ServeOptions};
 
 /// Most threads that compute: more than any machine has cores.
 const MAX_THREADS: usize = 1024;
@@ -99,6 +100,7 @@ impl Config {
                 host: cli.host,
                 port: cli.port,
                 origins: cli.cors_origin,
+                keys: Arc::new(Keys::new(cli.api_key, cli.api_key_file)?),
                 idle,
                 stop_deadline: Duration::from_secs(cli.stop_timeout),
             },

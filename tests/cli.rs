@@ -124,7 +124,7 @@ fn files_that_cannot_be_served_are_refused_with_path_and_cause() {
 fn options_that_cannot_be_are_refused() {
     for (options, code, cause) in [
         (&["--nonsense"][..], 2, "--nonsense"),
-        (&["--api-key", "secret"], 2, "not built yet"),
+        (&["--mmproj", "x"], 2, "not built yet"),
         (&["-c", "many"], 2, "many"),
         (&["-np", "0"], 1, "at least one slot"),
         (&["-t", "1025"], 1, "from 1 to 1024"),

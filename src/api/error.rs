@@ -26,6 +26,9 @@ pub enum Error {
         /// What to change.
         message: String,
     },
+    /// The request came without a key that the server knows.
+    #[error("Invalid API Key")]
+    Unauthorized,
     /// The Content-Type is another one.
     #[error("send the body with Content-Type: application/json")]
     NotJson,
@@ -90,6 +93,7 @@ impl Error {
     pub fn status(&self) -> StatusCode {
         match self {
             Self::Invalid { .. } => StatusCode::BAD_REQUEST,
+            Self::Unauthorized => StatusCode::UNAUTHORIZED,
             Self::NotJson => StatusCode::UNSUPPORTED_MEDIA_TYPE,
             Self::BodyTooSlow { .. } => StatusCode::REQUEST_TIMEOUT,
             Self::BodyTooLarge { .. } => StatusCode::PAYLOAD_TOO_LARGE,
@@ -144,6 +148,7 @@ impl Error {
             | Self::NotJson
             | Self::BodyTooLarge { .. }
             | Self::MethodNotAllowed { .. } => Kind::InvalidRequestError,
+            Self::Unauthorized => Kind::AuthenticationError,
             Self::BodyTooSlow { .. } => Kind::TimeoutError,
             Self::NoSuchModel(_) | Self::NoSuchPath(_) => Kind::NotFoundError,
             Self::SlotsDisabled => Kind::NotSupportedError,
@@ -190,6 +195,12 @@ impl IntoResponse for Error {
                 response
                     .headers_mut()
                     .insert(header::RETRY_AFTER, HeaderValue::from(RETRY_AFTER_SECONDS));
+            }
+            Self::Unauthorized => {
+                let bearer = HeaderValue::from_static("Bearer");
+                response
+                    .headers_mut()
+                    .insert(header::WWW_AUTHENTICATE, bearer);
             }
             Self::MethodNotAllowed { allowed, .. } => {
                 if let Ok(allowed) = HeaderValue::from_str(allowed) {

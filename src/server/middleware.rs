@@ -1,5 +1,5 @@
-//! What happens to every request before and after it is answered: who may ask at all, a request id, a
-//! line in the access log.
+//! What happens to every request before and after it is answered: who may ask at all and who has a key, a
+//! request id, a line in the access log.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -10,12 +10,15 @@ use poem::http::{HeaderValue, Method, StatusCode};
 use poem::middleware::Cors;
 use poem::{Endpoint, EndpointExt, IntoResponse, Request, Response};
 
+use super::keys::Keys;
 use crate::api::Error;
 
 /// Carries a request's id in both directions.
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 /// Lists a body's fields without effect.
 const IGNORED: HeaderName = HeaderName::from_static("x-ortolan-ignored");
+/// What needs no key.
+const OPEN_PATHS: [&str; 4] = ["/health", "/docs", "/openapi.json", "/openapi.yaml"];
 /// Longest id that is taken from a client.
 const MAX_REQUEST_ID_BYTES: usize = 128;
 
@@ -23,12 +26,15 @@ const MAX_REQUEST_ID_BYTES: usize = 128;
 pub(super) fn apply(
     endpoint: impl Endpoint<Output = Response> + 'static,
     origins: Origins,
+    keys: Arc<Keys>,
 ) -> impl Endpoint<Output = Response> + 'static {
     let allowed = origins.clone();
     let cors = Cors::new()
         .allow_origins_fn(move |origin| allowed.allow_origin(origin))
         .expose_headers([REQUEST_ID, IGNORED, RETRY_AFTER]);
     endpoint
+        .around(move |endpoint, request| check_key(endpoint, request, Arc::clone(&keys)))
+        // Around the check, so that a page can read why it was refused, and ask first without a key.
         .with(cors)
         .around(move |endpoint, request| guard(endpoint, request, origins.clone()))
         .around(log)
@@ -57,6 +63,20 @@ async fn guard(
         return Ok(forbidden(format!("pages of «{origin}» may not ask here")));
     }
     endpoint.call(request).await
+}
+
+/// Refuses whoever has no key, but for what tells of the server only.
+async fn check_key(
+    endpoint: Arc<impl Endpoint<Output = Response>>,
+    request: Request,
+    keys: Arc<Keys>,
+) -> poem::Result<Response> {
+    let path = request.uri().path();
+    let open = OPEN_PATHS.contains(&path) || path.starts_with("/docs/");
+    match open || keys.allow(request.headers()) {
+        true => endpoint.call(request).await,
+        false => Ok(Error::Unauthorized.into_response()),
+    }
 }
 
 fn forbidden(message: String) -> Response {

@@ -2,6 +2,7 @@
 //! anything is answered, and what is logged, is in [`middleware`].
 
 mod connection;
+mod keys;
 mod middleware;
 mod signals;
 
@@ -16,6 +17,7 @@ use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 
+pub use keys::Keys;
 pub use middleware::Origins;
 pub use signals::StopSignals;
 
@@ -34,6 +36,8 @@ pub struct ServeOptions {
     pub port: u16,
     /// Origins of web pages that may ask, beside the server's own and localhost's.
     pub origins: Vec<String>,
+    /// Who may ask.
+    pub keys: Arc<Keys>,
     /// How long a client may take nothing of an answer before it is given up.
     pub idle: Duration,
     /// How long running answers may go on after a stop is asked for.
@@ -75,7 +79,7 @@ impl Server {
         cut: impl Future<Output = ()>,
     ) {
         let origins = Origins::new(&self.options.host, self.address, &self.options.origins);
-        let endpoint = Arc::new(middleware::apply(endpoint, origins).boxed());
+        let endpoint = Arc::new(middleware::apply(endpoint, origins, self.options.keys).boxed());
         let places = Arc::new(Semaphore::new(MAX_CONNECTIONS));
         let graceful = GracefulShutdown::new();
         let mut connections = JoinSet::new();

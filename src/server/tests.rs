@@ -13,6 +13,7 @@ fn options() -> ServeOptions {
         host: "127.0.0.1".to_owned(),
         port: 0,
         origins: vec!["https://app.example".to_owned()],
+        keys: Arc::default(),
         idle: Duration::from_secs(60),
         stop_deadline: Duration::from_secs(60),
     }

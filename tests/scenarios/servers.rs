@@ -8,7 +8,7 @@ use std::time::Duration;
 use ortolan::api::{self, ApiSettings};
 use ortolan::model::load::{CacheSize, LoadOptions, inspect};
 use ortolan::model::{GenerateLimits, LoadedModel, ModelState};
-use ortolan::server::{ServeOptions, Server};
+use ortolan::server::{Keys, ServeOptions, Server};
 use tokio::sync::{OnceCell, watch};
 
 use crate::{common, witness};
@@ -131,11 +131,28 @@ async fn shared(cell: &OnceCell<RealServer>, size: Size) -> RealServer {
     server.await.clone()
 }
 
+/// The model of another server, for those who have one of these keys.
+pub(crate) async fn locked(server: RealServer, keys: Keys) -> RealServer {
+    let state = ModelState::Ready(Arc::clone(&server.model));
+    let address = serve_to(keys, state, true, GenerateLimits::NONE).await;
+    RealServer { address, ..server }
+}
+
 async fn serve(state: ModelState, slots_visible: bool, limits: GenerateLimits) -> SocketAddr {
+    serve_to(Keys::default(), state, slots_visible, limits).await
+}
+
+async fn serve_to(
+    keys: Keys,
+    state: ModelState,
+    slots_visible: bool,
+    limits: GenerateLimits,
+) -> SocketAddr {
     let server = Server::bind(ServeOptions {
         host: "127.0.0.1".to_owned(),
         port: 0,
         origins: Vec::new(),
+        keys: Arc::new(keys),
         idle: IDLE,
         stop_deadline: Duration::from_secs(1),
     });

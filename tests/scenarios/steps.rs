@@ -6,6 +6,7 @@ use cucumber::gherkin::Step;
 use cucumber::{given, then, when};
 use ortolan::api::types;
 use ortolan::model::{GenerateLimits, ModelState};
+use ortolan::server::Keys;
 use serde_json::{Value, json};
 
 use crate::world::{Answer, Question, World, whole};
@@ -65,6 +66,12 @@ async fn in_a_hurry(world: &mut World, seconds: f64) {
         ..GenerateLimits::NONE
     };
     world.speak_to(servers::limited(servers::usual().await, limits).await);
+}
+
+#[given(expr = "a server with the keys {string} and {string}")]
+async fn locked(world: &mut World, one: String, other: String) {
+    let keys = Keys::new(vec![one, other], None).unwrap();
+    world.speak_to(servers::locked(servers::usual().await, keys).await);
 }
 
 #[when("I ask for the health")]
@@ -209,6 +216,18 @@ async fn get_from(world: &mut World, path: String, origin: String) {
             reqwest::Client::new()
                 .get(format!("{address}{path}"))
                 .header("origin", origin),
+        )
+        .await;
+}
+
+#[when(expr = "I get {string} with {string} as {string}")]
+async fn get_with_header(world: &mut World, path: String, value: String, name: String) {
+    let address = world.address().await;
+    world
+        .raw(
+            reqwest::Client::new()
+                .get(format!("{address}{path}"))
+                .header(name, value),
         )
         .await;
 }

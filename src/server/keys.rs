@@ -1,0 +1,191 @@
+//! The keys that let a request in: from the command line, and from a file that is read anew when it changes.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
+use std::time::SystemTime;
+
+use poem::http::HeaderMap;
+use poem::http::header::{AUTHORIZATION, HeaderName};
+use subtle::{Choice, ConstantTimeEq};
+
+/// Carries a key beside `Authorization`.
+const API_KEY: HeaderName = HeaderName::from_static("x-api-key");
+/// Largest file of keys.
+const MAX_FILE_BYTES: u64 = 1 << 20;
+
+/// Why there are no keys.
+#[derive(Debug, thiserror::Error)]
+pub enum KeysError {
+    /// One of those given has no characters.
+    #[error("--api-key: a key of nothing")]
+    Empty,
+    /// A file has none.
+    #[error("--api-key-file {}: {cause}", path.display())]
+    File {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        cause: String,
+    },
+}
+
+/// Who may ask: everybody, if there are no keys.
+#[derive(Debug, Default)]
+pub struct Keys {
+    given: Vec<String>,
+    file: Option<KeyFile>,
+}
+
+#[derive(Debug)]
+struct KeyFile {
+    path: PathBuf,
+    read: Mutex<(Stamp, Vec<String>)>,
+}
+
+/// What tells that a file has changed: its time and its length.
+type Stamp = Option<(SystemTime, u64)>;
+
+impl Keys {
+    /// Those given, and those of a file: one in each line; empty lines and those that begin with `#` are passed
+    /// over.
+    ///
+    /// # Errors
+    /// A key of nothing, or a file that cannot be read or has no key.
+    pub fn new(given: Vec<String>, file: Option<PathBuf>) -> Result<Self, KeysError> {
+        if given.iter().any(String::is_empty) {
+            return Err(KeysError::Empty);
+        }
+        let file = file.map(|path| match (stamp(&path), read(&path)) {
+            (stamp, Ok(keys)) => Ok(KeyFile {
+                path,
+                read: Mutex::new((stamp, keys)),
+            }),
+            (_, Err(cause)) => Err(KeysError::File { path, cause }),
+        });
+        Ok(Self {
+            given,
+            file: file.transpose()?,
+        })
+    }
+
+    /// Whether a request with these headers may be answered. How long it takes tells nothing of the keys but
+    /// their lengths.
+    pub fn allow(&self, headers: &HeaderMap) -> bool {
+        if self.given.is_empty() && self.file.is_none() {
+            return true;
+        }
+        let bearer = headers.get(AUTHORIZATION).and_then(|value| {
+            let (scheme, key) = value.to_str().ok()?.split_once(' ')?;
+            scheme.eq_ignore_ascii_case("bearer").then_some(key.trim())
+        });
+        let plain = headers.get(API_KEY).and_then(|value| value.to_str().ok());
+        let mut known = Choice::from(0);
+        for sent in [bearer, plain].into_iter().flatten() {
+            for key in &self.given {
+                known |= sent.as_bytes().ct_eq(key.as_bytes());
+            }
+            if let Some(file) = &self.file {
+                known |= file.knows(sent);
+            }
+        }
+        known.into()
+    }
+}
+
+impl KeyFile {
+    fn knows(&self, sent: &str) -> Choice {
+        let mut read_before = self.read.lock().unwrap_or_else(PoisonError::into_inner);
+        let now = stamp(&self.path);
+        if read_before.0 != now {
+            read_before.0 = now;
+            match read(&self.path) {
+                Ok(keys) => read_before.1 = keys,
+                Err(error) => {
+                    let path = self.path.display();
+                    tracing::warn!(%path, error, "the keys stay as they were");
+                }
+            }
+        }
+        let keys = read_before.1.iter();
+        keys.fold(Choice::from(0), |known, key| {
+            known | sent.as_bytes().ct_eq(key.as_bytes())
+        })
+    }
+}
+
+fn stamp(path: &Path) -> Stamp {
+    let data = fs::metadata(path).ok()?;
+    Some((data.modified().ok()?, data.len()))
+}
+
+fn read(path: &Path) -> Result<Vec<String>, String> {
+    let bytes = fs::metadata(path).map_err(|error| error.to_string())?.len();
+    if bytes > MAX_FILE_BYTES {
+        return Err(format!("{bytes} bytes are more than {MAX_FILE_BYTES}"));
+    }
+    let text = fs::read_to_string(path).map_err(|error| error.to_string())?;
+    let lines = text.lines().map(str::trim);
+    let keys: Vec<String> = lines
+        .filter(|line| !line.is_empty() && !line.starts_with('#'))
+        .map(str::to_owned)
+        .collect();
+    match keys.is_empty() {
+        true => Err("there is no key in it".to_owned()),
+        false => Ok(keys),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn allow(keys: &Keys, name: &'static str, value: &str) -> bool {
+        let mut headers = HeaderMap::new();
+        headers.insert(name, value.parse().unwrap());
+        keys.allow(&headers)
+    }
+
+    #[test]
+    fn without_keys_everybody_may_ask() {
+        assert!(Keys::default().allow(&HeaderMap::new()));
+    }
+
+    #[test]
+    fn a_key_comes_in_either_header() {
+        let keys = Keys::new(vec!["one".to_owned(), "two".to_owned()], None).unwrap();
+        assert!(!keys.allow(&HeaderMap::new()));
+        for (name, value, allowed) in [
+            ("authorization", "Bearer one", true),
+            ("authorization", "bearer two", true),
+            ("authorization", "Basic one", false),
+            ("authorization", "one", false),
+            ("authorization", "Bearer on", false),
+            ("authorization", "Bearer onee", false),
+            ("authorization", "Bearer ", false),
+            ("x-api-key", "two", true),
+            ("x-api-key", "three", false),
+        ] {
+            assert_eq!(allow(&keys, name, value), allowed, "{name}: {value}");
+        }
+        assert!(Keys::new(vec![String::new()], None).is_err());
+    }
+
+    #[test]
+    fn a_file_is_read_anew_when_it_changes() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("keys");
+        assert!(Keys::new(Vec::new(), Some(path.clone())).is_err());
+        fs::write(&path, "# none\n\n").unwrap();
+        assert!(Keys::new(Vec::new(), Some(path.clone())).is_err());
+        fs::write(&path, "# of Ada\n  one \n").unwrap();
+        let keys = Keys::new(vec!["two".to_owned()], Some(path.clone())).unwrap();
+        assert!(allow(&keys, "x-api-key", "one") && allow(&keys, "x-api-key", "two"));
+        fs::write(&path, "another one\n").unwrap();
+        assert!(allow(&keys, "x-api-key", "another one") && !allow(&keys, "x-api-key", "one"));
+        // One that is gone, or empty, changes nothing.
+        fs::remove_file(&path).unwrap();
+        assert!(allow(&keys, "x-api-key", "another one"));
+        assert!(!allow(&keys, "x-api-key", "# of Ada"));
+    }
+}
