@@ -108,9 +108,9 @@ struct Cutter<'a> {
     comparisons: usize,
 }
 
-/// A grammar that is being cut.
+/// What was found of a grammar so far.
 #[derive(Default)]
-struct Cutting {
+struct Found {
     lexemes: Vec<Lexeme>,
     numbers: HashMap<String, usize>,
     /// Rules that were named.
@@ -119,26 +119,26 @@ struct Cutting {
 
 impl Cutter<'_> {
     fn cut(&self) -> Lexed {
-        let mut cutting = Cutting {
+        let mut found = Found {
             named: vec![self.grammar.root],
-            ..Cutting::default()
+            ..Found::default()
         };
         let nothing = || Piece::Choice(Vec::new());
         let mut rules: Vec<Piece> = self.grammar.rules.iter().map(|_| nothing()).collect();
         let mut next = 0;
-        while let Some(&rule) = cutting.named.get(next) {
-            rules[rule] = self.piece(&self.grammar.rules[rule], &mut cutting);
+        while let Some(&rule) = found.named.get(next) {
+            rules[rule] = self.piece(&self.grammar.rules[rule], &mut found);
             next += 1;
         }
         Lexed {
             rules,
-            lexemes: cutting.lexemes,
+            lexemes: found.lexemes,
         }
     }
 
-    fn piece(&self, expression: &Expression, cutting: &mut Cutting) -> Piece {
+    fn piece(&self, expression: &Expression, found: &mut Found) -> Piece {
         if is_regular(expression, &self.regular)
-            && let Some(lexeme) = self.lexeme(expression, cutting)
+            && let Some(lexeme) = self.lexeme(expression, found)
         {
             return Piece::Lexeme(lexeme);
         }
@@ -150,18 +150,18 @@ impl Cutter<'_> {
                 negated: *negated,
             },
             Expression::Rule(rule) => {
-                if !cutting.named.contains(rule) {
-                    cutting.named.push(*rule);
+                if !found.named.contains(rule) {
+                    found.named.push(*rule);
                 }
                 Piece::Rule(*rule)
             }
-            Expression::Sequence(parts) => Piece::Sequence(self.sequence(parts, cutting)),
+            Expression::Sequence(parts) => Piece::Sequence(self.sequence(parts, found)),
             Expression::Choice(parts) => {
-                let parts = parts.iter().map(|part| self.piece(part, cutting));
+                let parts = parts.iter().map(|part| self.piece(part, found));
                 Piece::Choice(parts.collect())
             }
             Expression::Repeat { of, least, most } => Piece::Repeat {
-                of: Box::new(self.piece(of, cutting)),
+                of: Box::new(self.piece(of, found)),
                 least: *least,
                 most: *most,
             },
@@ -169,23 +169,23 @@ impl Cutter<'_> {
     }
 
     /// Neighbours that are regular become one lexeme, if they may.
-    fn sequence(&self, parts: &[Expression], cutting: &mut Cutting) -> Vec<Piece> {
+    fn sequence(&self, parts: &[Expression], found: &mut Found) -> Vec<Piece> {
         let mut pieces = Vec::new();
         for run in parts.chunk_by(|left, right| {
             is_regular(left, &self.regular) && is_regular(right, &self.regular)
         }) {
             let whole = (run.len() > 1 && run.len() < parts.len())
-                .then(|| self.lexeme(&Expression::Sequence(run.to_vec()), cutting));
+                .then(|| self.lexeme(&Expression::Sequence(run.to_vec()), found));
             match whole.flatten() {
                 Some(lexeme) => pieces.push(Piece::Lexeme(lexeme)),
-                None => pieces.extend(run.iter().map(|part| self.piece(part, cutting))),
+                None => pieces.extend(run.iter().map(|part| self.piece(part, found))),
             }
         }
         pieces
     }
 
     /// The number of a regular part, if it may be a lexeme.
-    fn lexeme(&self, expression: &Expression, cutting: &mut Cutting) -> Option<usize> {
+    fn lexeme(&self, expression: &Expression, found: &mut Found) -> Option<usize> {
         let is_character = matches!(expression, Expression::Character(_));
         if self.only_characters && !is_character {
             return None;
@@ -194,13 +194,13 @@ impl Cutter<'_> {
         if regex.is_empty() || (!is_character && self.broken.contains(&regex)) {
             return None;
         }
-        if let Some(&number) = cutting.numbers.get(&regex) {
-            cutting.lexemes[number].is_character |= is_character;
+        if let Some(&number) = found.numbers.get(&regex) {
+            found.lexemes[number].is_character |= is_character;
             return Some(number);
         }
-        let number = cutting.lexemes.len();
-        cutting.numbers.insert(regex.clone(), number);
-        cutting.lexemes.push(Lexeme {
+        let number = found.lexemes.len();
+        found.numbers.insert(regex.clone(), number);
+        found.lexemes.push(Lexeme {
             regex,
             first: self.first(expression),
             is_character,

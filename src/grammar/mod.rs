@@ -1,7 +1,7 @@
 //! What a text must follow: compiled before a request is admitted, then a mask over the vocabulary at every
 //! token. llguidance walks it together with the vocabulary's bytes; the rooms here read what it does not:
-//! [`gbnf`] llama.cpp's notation, cut by [`lexemes`] and written for it by [`lark`], and [`schema`] JSON Schema, of which it passes
-//! over what it does not know.
+//! [`gbnf`] llama.cpp's notation, cut by [`lexemes`] and written for it by [`lark`], and [`schema`] JSON Schema, of
+//! which it passes over what it does not know.
 
 mod characters;
 mod disjoint;

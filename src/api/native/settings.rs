@@ -1,11 +1,12 @@
 //! `generation_settings`: every option as it is used. Options that are not built yet show what they do: nothing.
 
+use serde_json::Value;
+
 use super::sampling::{MIROSTAT_ETA, MIROSTAT_TAU, shown_bias};
 use crate::api::options::or_minus_one;
 use crate::api::types;
 use crate::model::{GenerateOptions, GrammarSource, ModelDetails, PromptPiece, WhenFull};
 use crate::sampling::{Distribution, MirostatVersion, SamplingParameters};
-use serde_json::Value;
 
 /// The settings of a request. The seed is the one that was drawn, if the request left it open.
 pub(super) fn settings(
