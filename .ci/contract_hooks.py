@@ -42,6 +42,8 @@ def constrain(body):
 
 
 def in_vocabulary(value):
+    if isinstance(value, list):
+        return [in_vocabulary(part) for part in value]
     is_id = isinstance(value, int) and not isinstance(value, bool) and value >= 0
     return value % VOCABULARY if is_id else value
 

@@ -16,6 +16,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::ensure;
 use ortolan::api::client::Client;
+use ortolan::api::types;
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 use serde_json::{Value, json};
@@ -165,5 +166,8 @@ impl Counts {
 
 async fn text(client: &Client, body: &Value) -> anyhow::Result<String> {
     let request = serde_json::from_value(body.clone())?;
-    Ok(client.completion(&request).await?.into_inner().content)
+    match client.completion(&request).await?.into_inner() {
+        types::CompletionAnswer::Completion(answer) => Ok(answer.content),
+        types::CompletionAnswer::Array(_) => anyhow::bail!("one prompt has one answer"),
+    }
 }

@@ -68,6 +68,59 @@ Feature: Continue a prompt
     Then the answer's "content" contains "Paris"
     And the answer's "tokens_evaluated" is 5
 
+  Scenario: Several prompts have an answer each, each its own
+    When I ask for a completion:
+      """
+      {"prompt": ["The capital of France is", [504, 3575, 282, 4649, 314], ["1, 2, 3, 4, 5,"]], "n_predict": 5, "temperature": 0}
+      """
+    Then the status is 200
+    And the answer has 3 entries
+    And the answer's "0.content" contains "Paris"
+    And the answer's "0.prompt" is "The capital of France is"
+    And the answer's "0.index" is 0
+    And the answer's "1.prompt" is [504, 3575, 282, 4649, 314]
+    And the answer's "1.content" is that of "0"
+    And the answer's "2.content" contains "6, 7"
+    And the answer's "2.index" is 2
+    And asking for it as a stream gives the same texts
+
+  Scenario: Several prompts of which one cannot be
+    When I ask for a completion:
+      """
+      {"prompt": ["Hello", [70000]], "n_predict": 5}
+      """
+    Then the status is 400
+    And the error says "token 70000"
+
+  Scenario: An array of one prompt is one prompt
+    When I ask for a completion:
+      """
+      {"prompt": ["The capital of France is"], "n_predict": 4, "temperature": 0}
+      """
+    Then the answer's "content" contains "Paris"
+    And the answer has no "index"
+
+  Scenario Outline: The path <path> is another name
+    When I post to "<path>" as "application/json":
+      """
+      <body>
+      """
+    Then the status is 200
+    And the answer's "<value>" is <is>
+
+    Examples:
+      | path              | body                                                                   | value                   | is |
+      | /completions      | {"prompt": "Hello", "n_predict": 3}                                    | tokens_predicted        | 3  |
+      | /chat/completions | {"messages": [{"role": "user", "content": "Hello"}], "max_tokens": 3}  | usage.completion_tokens | 3  |
+
+  Scenario: Another name is as strict
+    When I post to "/completions" as "application/json":
+      """
+      {"prompt": "a", "n_predict": -2}
+      """
+    Then the status is 400
+    And the error's param is "n_predict"
+
   Scenario: A model that ends its text itself
     When I ask for a completion:
       """
@@ -118,6 +171,8 @@ Feature: Continue a prompt
       | {"prompt": "a", "priority": 0.5}                | priority    | not of type                  |
       | {"prompt": "a", "cache_prompt": "yes"}          | cache_prompt | not of type                 |
       | {"prompt": "a", "request_timeout": 0}           | request_timeout | minimum of 0.001           |
-      | {"prompt": ["a", "b"]}                          | prompt      | several prompts              |
+      | {"prompt": ["a", 7, [8]]}                       | prompt      | has no prompts in it         |
+      | {"prompt": []}                                  | prompt      | less than 1 item             |
+      | {"prompt": ["a", "b", "c", "d", "e", "f", "g", "h", "i", "j", "k", "l", "m", "n", "o", "p", "q", "r", "s", "t", "u"]} | prompt | 21 prompts are more than the 20 |
       | {"prompt": "a", "id_slot": 9}                   | id_slot     | there is no slot 9           |
       | {"prompt": [1, 70000]}                          |             | token 70000                  |

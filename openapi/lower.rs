@@ -29,6 +29,9 @@ const HELD_BY_THE_VALIDATOR: [&str; 15] = [
 pub(crate) fn lower(document: &Value) -> Result<Value, String> {
     let mut paths = Map::new();
     for (path, item) in members(document, "/paths")? {
+        if is_alias(item) {
+            continue;
+        }
         let (whole, streamed) = split(item);
         paths.insert(path.clone(), whole);
         if let Some(streamed) = streamed {
@@ -62,6 +65,12 @@ fn members<'a>(document: &'a Value, place: &str) -> Result<&'a Map<String, Value
         .pointer(place)
         .and_then(Value::as_object)
         .ok_or_else(|| format!("the document has no {place}"))
+}
+
+/// Whether all operations of a path are another path's: the client needs no second name for them.
+fn is_alias(item: &Value) -> bool {
+    let mut operations = item.as_object().into_iter().flatten();
+    operations.all(|(_, operation)| operation.get("x-ortolan-alias-of").is_some())
 }
 
 /// progenitor knows one type of failure per operation. Where failures are answered in the operation's own shape

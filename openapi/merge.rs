@@ -2,7 +2,7 @@
 
 use std::fs;
 
-use serde_json::Value;
+use serde_json::{Map, Value};
 use utoipa::openapi::OpenApi;
 
 /// Reads the files and merges them; the first one gives title, version and description.
@@ -29,8 +29,9 @@ pub(crate) fn merge(sources: &[&str]) -> Result<OpenApi, String> {
 /// A file as utoipa understands it and as it was written; these must be the same.
 fn read(source: &str) -> Result<(OpenApi, Value), String> {
     let text = fs::read_to_string(source).map_err(|error| format!("{source}: {error}"))?;
-    let written: Value =
+    let mut written: Value =
         yaml_serde::from_str(&text).map_err(|error| format!("{source}: {error}"))?;
+    write_aliases_out(&mut written).map_err(|error| format!("{source}: {error}"))?;
     let model: OpenApi = serde_json::from_value(written.clone())
         .map_err(|error| format!("{source}: not OpenAPI 3.1: {error}"))?;
     let kept = serde_json::to_value(&model).map_err(|error| format!("{source}: {error}"))?;
@@ -40,6 +41,39 @@ fn read(source: &str) -> Result<(OpenApi, Value), String> {
             "{source}: utoipa's model does not keep {difference}"
         )),
     }
+}
+
+/// Says of a path, and of each of its operations, that it is another name of a path in the same file.
+const ALIAS_OF: &str = "x-ortolan-alias-of";
+
+/// An alias becomes a path with the operations of the path that it names.
+fn write_aliases_out(document: &mut Value) -> Result<(), String> {
+    let Some(paths) = document.get_mut("paths").and_then(Value::as_object_mut) else {
+        return Ok(());
+    };
+    let named = paths.clone();
+    for (path, item) in paths {
+        let Some(target) = item.get(ALIAS_OF).and_then(Value::as_str) else {
+            continue;
+        };
+        let mut operations = named
+            .get(target)
+            .filter(|operations| operations.get(ALIAS_OF).is_none())
+            .cloned()
+            .ok_or_else(|| format!("{path} is an alias of {target}, which is no path"))?;
+        for operation in operations
+            .as_object_mut()
+            .into_iter()
+            .flat_map(Map::values_mut)
+        {
+            let id = operation["operationId"].clone();
+            operation["operationId"] = format!("{}_alias", id.as_str().unwrap_or_default()).into();
+            operation["summary"] = format!("The same as `{target}`").into();
+            operation[ALIAS_OF] = id;
+        }
+        *item = operations;
+    }
+    Ok(())
 }
 
 /// The place of the first difference between what was written and what was kept.

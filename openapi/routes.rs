@@ -19,8 +19,10 @@ pub(crate) fn routes(document: &Value) -> Result<String, String> {
         for (method, operation) in item.as_object().into_iter().flatten() {
             let operation = Operation::read(document, path, method, operation)
                 .map_err(|error| format!("paths/{path}/{method}: {error}"))?;
-            markers.extend(operation.marker());
-            methods.extend(operation.trait_method());
+            if operation.alias_of.is_none() {
+                markers.extend(operation.marker());
+                methods.extend(operation.trait_method());
+            }
             calls.extend(operation.route());
         }
     }
@@ -50,6 +52,9 @@ struct Operation<'a> {
     path: &'a str,
     method: &'a str,
     id: &'a str,
+    /// The operation that it is another path to.
+    alias_of: Option<&'a str>,
+    /// The method that answers it.
     name: Ident,
     marker: Ident,
     summary: &'a str,
@@ -125,13 +130,16 @@ impl<'a> Operation<'a> {
                 json_only: responses.contains_key("415"),
             }),
         };
+        let alias_of = operation.get("x-ortolan-alias-of").and_then(Value::as_str);
+        let answered_as = alias_of.unwrap_or(id);
         Ok(Self {
             kind: AnswerKind::of(&answers)?,
             path,
             method,
             id,
-            name: format_ident!("{id}"),
-            marker: format_ident!("{}", camel_case(id)),
+            alias_of,
+            name: format_ident!("{answered_as}"),
+            marker: format_ident!("{}", camel_case(answered_as)),
             summary: text("summary")?,
             parameters,
             body,
@@ -229,6 +237,7 @@ impl<'a> Operation<'a> {
             AnswerKind::WithStatus(_) => quote! { with_status },
             AnswerKind::WholeOrStream(_) => quote! { whole_or_stream },
         };
+        let route = format_ident!("{id}");
         let reporting = self
             .body
             .as_ref()
@@ -236,7 +245,7 @@ impl<'a> Operation<'a> {
         quote! {
             #[doc = #summary]
             #[oai(path = #path, method = #method, operation_id = #id)]
-            async fn #name(&self, #(#arguments),*) -> Reply<operations::#marker> {
+            async fn #route(&self, #(#arguments),*) -> Reply<operations::#marker> {
                 Reply::#constructor(self.0.#name(#(#values),*).await) #reporting
             }
         }

@@ -156,7 +156,7 @@ impl Api for Service {
     async fn completion(
         &self,
         body: types::CompletionRequest,
-    ) -> Result<WholeOrStream<types::Completion>, Error> {
+    ) -> Result<WholeOrStream<types::CompletionAnswer>, Error> {
         completion::answer(&*self.loaded()?, body, &self.0.limits).await
     }
 

@@ -364,7 +364,7 @@ mod tests {
             &json!({"prompt": vec![1.5; 1 << 20]}),
             Err((
                 "prompt.0",
-                r#"prompt.0: 1.5 is not of types "integer", "string""#,
+                r#"prompt.0: 1.5 is not of types "integer", "string", "array""#,
             )),
         );
     }

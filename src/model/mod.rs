@@ -151,6 +151,12 @@ impl LoadedModel {
         ))
     }
 
+    /// How many generations may run or wait at once.
+    pub fn places(&self) -> usize {
+        let options = self.engine.options();
+        options.parallel + options.queue
+    }
+
     /// What the sampler is told in ids. Texts among the options become their tokens.
     fn sampler_tokens(
         &self,

@@ -290,6 +290,41 @@ async fn has_entries(world: &mut World, path: String, count: usize) {
     assert_eq!(world.answer.at(&path).as_array().unwrap().len(), count);
 }
 
+#[then(expr = "the answer has {int} entries")]
+async fn has_so_many(world: &mut World, count: usize) {
+    let entries = world.answer.body.as_array();
+    assert_eq!(entries.map(Vec::len), Some(count), "{}", world.answer.body);
+}
+
+#[then(expr = "the answer's {string} is that of {string}")]
+async fn value_is_anothers(world: &mut World, path: String, other: String) {
+    let (_, name) = path.rsplit_once('.').unwrap();
+    let wanted = world.answer.at(&format!("{other}.{name}"));
+    assert_eq!(world.answer.at(&path), wanted);
+}
+
+#[then("asking for it as a stream gives the same texts")]
+async fn streamed_texts_are_the_same(world: &mut World) {
+    let Some(Question::Completion(body)) = world.asked.clone() else {
+        panic!("a completion was asked for")
+    };
+    let whole = std::mem::take(&mut world.answer);
+    world.stream_completion(body).await;
+    for (index, wanted) in whole.body.as_array().unwrap().iter().enumerate() {
+        let own = |piece: &&Value| piece["index"] == index;
+        let own: Vec<&Value> = world.answer.pieces.iter().filter(own).collect();
+        let text: String = own
+            .iter()
+            .map(|piece| piece["content"].as_str().unwrap())
+            .collect();
+        assert_eq!(wanted["content"], text);
+        assert_eq!(
+            own.last().unwrap()["tokens_predicted"],
+            wanted["tokens_predicted"]
+        );
+    }
+}
+
 #[then(expr = "the answer has no {string}")]
 async fn has_no(world: &mut World, name: String) {
     assert_eq!(world.answer.body.get(&name), None);

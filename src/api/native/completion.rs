@@ -1,9 +1,12 @@
-//! `POST /completion`: a prompt's continuation.
+//! `POST /completion`: the continuation of one prompt, or of several.
 
 use std::sync::Arc;
 
-use futures_util::StreamExt;
+use futures_util::future::try_join_all;
+use futures_util::stream::select_all;
+use futures_util::{Stream, StreamExt, TryStreamExt};
 
+use super::prompts::{Prompts, pieces};
 use super::sampling;
 use super::settings::settings;
 use crate::api::at_length;
@@ -13,113 +16,151 @@ use crate::api::stream::{EventStream, WholeAnswer, WholeOrStream, events, whole}
 use crate::api::types;
 use crate::model::{
     AnswerToken, FinishReason, GenerateEvent, GenerateLimits, GenerateOptions, GenerateRequest,
-    GrammarSource, LoadedModel, ModelDetails, Prompt, PromptPiece, Summary, Timings, TokenLogprob,
+    Generation, GrammarSource, LoadedModel, ModelDetails, Prompt, Summary, Timings, TokenLogprob,
     WhenFull,
 };
-use crate::token::TokenId;
-
-/// Continues the prompt.
+/// Continues the prompts.
 pub(in crate::api) async fn answer(
     model: &LoadedModel,
-    body: types::CompletionRequest,
+    mut body: types::CompletionRequest,
     limits: &GenerateLimits,
-) -> Result<WholeOrStream<types::Completion>, Error> {
-    let prompt = body.prompt.clone();
-    let request = GenerateRequest::try_from(body)?.within(limits);
-    let generation = at_length(|| model.generate(request))?;
-    let asked = Asked {
-        details: model.details().clone(),
-        options: Arc::clone(generation.options()),
-        prompt,
-    };
-    if !asked.options.stream {
-        let answer = whole(events(generation)).await?;
-        return Ok(WholeOrStream::Whole(asked.completion(&answer)));
+) -> Result<WholeOrStream<types::CompletionAnswer>, Error> {
+    let prompts = std::mem::replace(&mut body.prompt, types::Prompts::Array(Vec::new()));
+    let prompts = Prompts::try_from(prompts)?;
+    let options = GenerateOptions::try_from(body)?;
+    let stream = options.stream;
+    let asked = at_length(|| ask(model, prompts, &options, limits))?;
+    if stream {
+        return Ok(WholeOrStream::Stream(EventStream::new(
+            asked.events(),
+            None,
+        )));
     }
-    let mut tokens = Vec::new();
-    let values =
-        events(generation).map(move |event| event.map(|event| asked.event(event, &mut tokens)));
-    Ok(WholeOrStream::Stream(EventStream::new(values, None)))
+    Ok(WholeOrStream::Whole(asked.whole().await?))
 }
 
-impl TryFrom<types::CompletionRequest> for GenerateRequest {
+impl TryFrom<types::CompletionRequest> for GenerateOptions {
     type Error = Error;
 
+    /// How the prompts are to be continued.
     fn try_from(body: types::CompletionRequest) -> Result<Self, Error> {
         let sampling = sampling::parameters(&body)?;
         Ok(Self {
-            prompt: Prompt::Pieces(pieces("prompt", body.prompt)?),
-            options: GenerateOptions {
-                max_tokens: limit("n_predict", body.n_predict.unwrap_or(-1))?,
-                stop: body
-                    .stop
-                    .into_iter()
-                    .flatten()
-                    .filter(|stop| !stop.is_empty())
-                    .collect(),
-                ignore_end: body.ignore_eos.unwrap_or(false),
-                sampling,
-                logit_bias: sampling::logit_bias(body.logit_bias)?,
-                grammar: one_grammar([
-                    unless_empty(body.grammar, GrammarSource::Gbnf),
-                    body.json_schema
-                        .map(|schema| GrammarSource::JsonSchema(schema.into())),
-                    unless_empty(body.regex, GrammarSource::Regex),
-                    unless_empty(body.lark, GrammarSource::Lark),
-                ])?,
-                penalty_prompt: body
-                    .penalty_prompt
-                    .map(|prompt| pieces("penalty_prompt", prompt))
-                    .transpose()?,
-                slot: limit("id_slot", body.id_slot.unwrap_or(-1))?,
-                when_full: WhenFull::Shift {
-                    keep: limit("n_keep", body.n_keep.unwrap_or(0))?,
-                },
-                read_cache: body.cache_prompt.unwrap_or(false),
-                cache_salt: body.cache_salt,
-                priority: body.priority.unwrap_or(0),
-                timeout: body.request_timeout.map(seconds),
-                stream: body.stream.unwrap_or(false),
+            max_tokens: limit("n_predict", body.n_predict.unwrap_or(-1))?,
+            stop: body
+                .stop
+                .into_iter()
+                .flatten()
+                .filter(|stop| !stop.is_empty())
+                .collect(),
+            ignore_end: body.ignore_eos.unwrap_or(false),
+            sampling,
+            logit_bias: sampling::logit_bias(body.logit_bias)?,
+            grammar: one_grammar([
+                unless_empty(body.grammar, GrammarSource::Gbnf),
+                body.json_schema
+                    .map(|schema| GrammarSource::JsonSchema(schema.into())),
+                unless_empty(body.regex, GrammarSource::Regex),
+                unless_empty(body.lark, GrammarSource::Lark),
+            ])?,
+            penalty_prompt: body.penalty_prompt.map(pieces),
+            slot: limit("id_slot", body.id_slot.unwrap_or(-1))?,
+            when_full: WhenFull::Shift {
+                keep: limit("n_keep", body.n_keep.unwrap_or(0))?,
             },
+            read_cache: body.cache_prompt.unwrap_or(false),
+            cache_salt: body.cache_salt,
+            priority: body.priority.unwrap_or(0),
+            timeout: body.request_timeout.map(seconds),
+            stream: body.stream.unwrap_or(false),
         })
     }
 }
 
-/// One prompt of texts and ids.
-fn pieces(param: &str, prompt: types::Prompt) -> Result<Vec<PromptPiece>, Error> {
-    let pieces = match prompt {
-        types::Prompt::String(text) => vec![PromptPiece::Text(text)],
-        types::Prompt::Array(pieces) => pieces
-            .into_iter()
-            .map(|piece| match piece {
-                types::PromptPiece::String(text) => PromptPiece::Text(text),
-                types::PromptPiece::Uint32(token) => PromptPiece::Token(TokenId(token)),
-            })
-            .collect(),
+/// Begins a generation for each prompt, or none.
+fn ask(
+    model: &LoadedModel,
+    prompts: Prompts,
+    options: &GenerateOptions,
+    limits: &GenerateLimits,
+) -> Result<Asked, Error> {
+    let begin = |prompt: types::Prompt, index| {
+        let request = GenerateRequest {
+            prompt: Prompt::Pieces(pieces(prompt.clone())),
+            options: options.clone(),
+        };
+        let generation = model.generate(request.within(limits))?;
+        let question = Question {
+            details: model.details().clone(),
+            options: Arc::clone(generation.options()),
+            prompt,
+            index,
+        };
+        Ok((question, generation))
     };
-    let several = pieces.len() > 1
-        && pieces
-            .iter()
-            .all(|piece| matches!(piece, PromptPiece::Text(_)));
-    if several {
-        return Err(Error::invalid(
-            param,
-            format!(
-                "{param}: an array of several texts is several prompts, which is not built yet; send one text"
-            ),
-        ));
+    match prompts {
+        Prompts::One(prompt) => Ok(Asked::One(Box::new(begin(prompt, None)?))),
+        Prompts::Several(prompts) => {
+            let places = model.places();
+            if prompts.len() > places {
+                let count = prompts.len();
+                let problem = format!(
+                    "prompt: {count} prompts are more than the {places} requests that may run or wait"
+                );
+                return Err(Error::invalid("prompt", problem));
+            }
+            let begun = (0..)
+                .zip(prompts)
+                .map(|(index, prompt)| begin(prompt, Some(index)));
+            begun.collect::<Result<_, Error>>().map(Asked::Several)
+        }
     }
-    Ok(pieces)
 }
 
-/// What an answer repeats of its question.
-struct Asked {
-    details: ModelDetails,
-    options: Arc<GenerateOptions>,
-    prompt: types::Prompt,
+/// What was asked, and what answers it.
+enum Asked {
+    One(Box<(Question, Generation)>),
+    Several(Vec<(Question, Generation)>),
 }
 
 impl Asked {
+    /// The answers when all are there.
+    async fn whole(self) -> Result<types::CompletionAnswer, Error> {
+        let one = async |(question, generation): (Question, Generation)| {
+            Ok::<_, Error>(question.completion(&whole(events(generation)).await?))
+        };
+        Ok(match self {
+            Self::One(asked) => types::CompletionAnswer::Completion(one(*asked).await?),
+            Self::Several(asked) => {
+                types::CompletionAnswer::Array(try_join_all(asked.into_iter().map(one)).await?)
+            }
+        })
+    }
+
+    /// The events of all as they come.
+    fn events(self) -> impl Stream<Item = Result<types::CompletionEvent, Error>> + Send + 'static {
+        let asked = match self {
+            Self::One(asked) => vec![*asked],
+            Self::Several(asked) => asked,
+        };
+        select_all(asked.into_iter().map(|(question, generation)| {
+            let mut tokens = Vec::new();
+            let event = move |event| question.event(event, &mut tokens);
+            events(generation).map_ok(event).boxed()
+        }))
+    }
+}
+
+/// What an answer repeats of its question.
+struct Question {
+    details: ModelDetails,
+    options: Arc<GenerateOptions>,
+    prompt: types::Prompt,
+    /// Which of several.
+    index: Option<u64>,
+}
+
+impl Question {
     /// A server-sent event; the last one is the whole answer but for the text, which was sent.
     /// `tokens` are those of the events before.
     fn event(&self, event: GenerateEvent, tokens: &mut Vec<AnswerToken>) -> types::CompletionEvent {
@@ -131,6 +172,7 @@ impl Asked {
                 types::CompletionChunk {
                     content: text,
                     stop: false,
+                    index: self.index,
                 }
                 .into()
             }
@@ -164,6 +206,7 @@ impl Asked {
             content: content.clone(),
             completion_probabilities: probabilities.collect(),
             stop: true,
+            index: self.index,
             id_slot: summary.slot as u64,
             model: self.details.name.clone(),
             prompt: self.prompt.clone(),
@@ -238,8 +281,9 @@ mod tests {
 
     use super::*;
     use crate::api::tests::details;
+    use crate::token::TokenId;
 
-    fn request(body: Value) -> Result<GenerateRequest, Error> {
+    fn options(body: Value) -> Result<GenerateOptions, Error> {
         serde_json::from_value::<types::CompletionRequest>(body)
             .unwrap()
             .try_into()
@@ -247,65 +291,41 @@ mod tests {
 
     #[test]
     fn without_options_the_seeds_defaults_hold() {
-        let request = request(json!({"prompt": "a"})).unwrap();
-        assert_eq!(request.options.max_tokens, None);
-        assert_eq!(request.options.sampling.temperature, 0.8);
-        assert_eq!(request.options.sampling.top_k, Some(40));
-        assert_eq!(request.options.sampling.repetition.repeat_penalty, 1.1);
-        assert_eq!(request.options.sampling.repetition.last_n, Some(64));
+        let options = options(json!({"prompt": "a"})).unwrap();
+        assert_eq!(options.max_tokens, None);
+        assert_eq!(options.sampling.temperature, 0.8);
+        assert_eq!(options.sampling.top_k, Some(40));
+        assert_eq!(options.sampling.repetition.repeat_penalty, 1.1);
+        assert_eq!(options.sampling.repetition.last_n, Some(64));
         assert_eq!(
-            (
-                request.options.sampling.seed,
-                request.options.slot,
-                request.options.stream
-            ),
+            (options.sampling.seed, options.slot, options.stream),
             (None, None, false)
         );
     }
 
     #[test]
     fn words_for_absence_become_absence() {
-        let request = request(json!({
+        let options = options(json!({
             "prompt": "a", "n_predict": 0, "seed": -1, "top_k": 0, "repeat_last_n": -1, "id_slot": 2,
             "stop": ["", "b"], "temperature": 1e300,
         }))
         .unwrap();
-        assert_eq!(request.options.max_tokens, Some(0));
-        assert_eq!(request.options.sampling.seed, None);
-        assert_eq!(request.options.sampling.top_k, None);
-        assert_eq!(request.options.sampling.repetition.last_n, None);
-        assert_eq!(request.options.sampling.temperature, f32::MAX);
-        assert_eq!(request.options.slot, Some(2));
-        assert_eq!(request.options.stop, ["b"]);
-    }
-
-    #[test]
-    fn a_prompt_is_a_text_or_texts_and_ids() {
-        let pieces = |prompt: Value| match request(json!({"prompt": prompt}))?.prompt {
-            Prompt::Pieces(pieces) => Ok::<_, Error>(pieces),
-            Prompt::Chat(_) => panic!("no conversation was sent"),
-        };
-        let text = |text: &str| PromptPiece::Text(text.to_owned());
-        assert_eq!(pieces(json!("a")).unwrap(), [text("a")]);
-        assert_eq!(pieces(json!(["a"])).unwrap(), [text("a")]);
-        assert_eq!(
-            pieces(json!(["a", 7])).unwrap(),
-            [text("a"), PromptPiece::Token(TokenId(7))]
-        );
-        let error = pieces(json!(["a", "b"])).unwrap_err();
-        assert!(error.to_string().contains("several prompts"), "{error}");
+        assert_eq!(options.max_tokens, Some(0));
+        assert_eq!(options.sampling.seed, None);
+        assert_eq!(options.sampling.top_k, None);
+        assert_eq!(options.sampling.repetition.last_n, None);
+        assert_eq!(options.sampling.temperature, f32::MAX);
+        assert_eq!(options.slot, Some(2));
+        assert_eq!(options.stop, ["b"]);
     }
 
     #[test]
     fn an_answer_tells_why_it_ended_and_fits_the_document() {
-        let asked = Asked {
+        let question = Question {
             details: details(),
-            options: Arc::new(
-                request(json!({"prompt": ["a", 7], "seed": -1}))
-                    .unwrap()
-                    .options,
-            ),
+            options: Arc::new(options(json!({"prompt": ["a", 7], "seed": -1})).unwrap()),
             prompt: types::Prompt::String("a".to_owned()),
+            index: None,
         };
         let summary = Summary {
             reason: FinishReason::StopString("END".to_owned()),
@@ -325,7 +345,7 @@ mod tests {
             bytes: bytes.to_vec(),
             logprob,
         };
-        let answer = asked.completion(&WholeAnswer {
+        let answer = question.completion(&WholeAnswer {
             content: "b".to_owned(),
             tokens: vec![AnswerToken {
                 token: TokenId(1),

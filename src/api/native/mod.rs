@@ -2,6 +2,7 @@
 
 pub(super) mod completion;
 pub(super) mod health;
+mod prompts;
 pub(super) mod props;
 mod sampling;
 mod settings;

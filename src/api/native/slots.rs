@@ -98,7 +98,7 @@ mod tests {
 
     use super::*;
     use crate::api::tests::details;
-    use crate::model::GenerateRequest;
+    use crate::model::GenerateOptions;
     use crate::token::TokenId;
 
     #[test]
@@ -109,9 +109,7 @@ mod tests {
             id: 1,
             processing: true,
             task: Some(12),
-            options: Some(Arc::new(
-                GenerateRequest::try_from(request).unwrap().options,
-            )),
+            options: Some(Arc::new(GenerateOptions::try_from(request).unwrap())),
             prompt: [TokenId(7)].into(),
             generated_tokens: 2,
             finish: None,
