@@ -12,7 +12,9 @@ use ortolan::gguf::Gguf;
 use ortolan::grammar::{Constraint, Cutting, GrammarCompiler, GrammarSource};
 use ortolan::model::{GrammarWords, load};
 use ortolan::sampling::{Sampler, SamplerTokens, SamplingParameters};
-use ortolan::text::{SpecialTokens, TextStream, TokenKind, Tokenizer, Vocabulary};
+use ortolan::text::{
+    NamedInfillTokens, SpecialTokens, TextStream, TokenKind, Tokenizer, Vocabulary,
+};
 use ortolan::token::TokenId;
 
 /// Tokens of the default model, and of Gemma 3.
@@ -94,6 +96,7 @@ fn tokenizer() -> Tokenizer {
         end: None,
         end_of_turn: None,
         adds_beginning: false,
+        infill: NamedInfillTokens::default(),
     })
     .expect("every byte is a token once")
 }

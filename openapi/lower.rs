@@ -33,7 +33,12 @@ pub(crate) fn lower(document: &Value) -> Result<Value, String> {
             continue;
         }
         let (whole, streamed) = split(item);
-        paths.insert(path.clone(), whole);
+        if whole
+            .as_object()
+            .is_some_and(|operations| !operations.is_empty())
+        {
+            paths.insert(path.clone(), whole);
+        }
         if let Some(streamed) = streamed {
             paths.insert(format!("{path}#stream"), streamed);
         }
@@ -93,7 +98,7 @@ fn keep_one_kind_of_failure(operation: &mut Value) {
     }
 }
 
-/// A path's operations with whole answers, and those of them that can stream, with only the streamed answer.
+/// A path's operations that have whole answers, with only those, and those that can stream, with only the streamed answer.
 fn split(item: &Value) -> (Value, Option<Value>) {
     const EVENTS: &str = "text/event-stream";
     let mut whole = item.clone();
@@ -110,6 +115,12 @@ fn split(item: &Value) -> (Value, Option<Value>) {
         twin["operationId"] = json!(format!("{id}_stream"));
         twin["responses"]["200"]["content"] = json!({ EVENTS: events });
         streamed.insert(method.clone(), twin);
+    }
+    if let Some(operations) = whole.as_object_mut() {
+        operations.retain(|_, operation| {
+            let content = operation.pointer("/responses/200/content");
+            content != Some(&json!({}))
+        });
     }
     let streamed = (!streamed.is_empty()).then_some(Value::Object(streamed));
     (whole, streamed)

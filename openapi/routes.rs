@@ -89,6 +89,8 @@ enum AnswerKind {
     WithStatus(Ident),
     /// A value of this type or a stream of events.
     WholeOrStream(Ident),
+    /// A stream of events.
+    Stream,
 }
 
 impl<'a> Operation<'a> {
@@ -195,6 +197,7 @@ impl<'a> Operation<'a> {
             AnswerKind::Json(ty) => quote! { types::#ty },
             AnswerKind::WithStatus(ty) => quote! { WithStatus<types::#ty> },
             AnswerKind::WholeOrStream(ty) => quote! { WholeOrStream<types::#ty> },
+            AnswerKind::Stream => quote! { EventStream },
         };
         quote! {
             #[doc = #summary]
@@ -236,6 +239,7 @@ impl<'a> Operation<'a> {
             AnswerKind::Json(_) => quote! { json },
             AnswerKind::WithStatus(_) => quote! { with_status },
             AnswerKind::WholeOrStream(_) => quote! { whole_or_stream },
+            AnswerKind::Stream => quote! { stream },
         };
         let route = format_ident!("{id}");
         let reporting = self
@@ -324,10 +328,10 @@ impl AnswerKind {
             .find(|answer| answer.status == 200)
             .ok_or("it has no answer 200")?;
         let Some(schema) = success.json_schema() else {
-            return if success.media.len() == 1 {
-                Ok(Self::Text)
-            } else {
-                Err("its answer 200 is too varied".to_owned())
+            return match success.media.as_slice() {
+                [("text/event-stream", _)] => Ok(Self::Stream),
+                [_] => Ok(Self::Text),
+                _ => Err("its answer 200 is too varied".to_owned()),
             };
         };
         let ty = format_ident!("{schema}");

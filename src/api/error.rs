@@ -110,6 +110,7 @@ impl Error {
                 | GenerateError::Template(_)
                 | GenerateError::Grammar { .. }
                 | GenerateError::Unfollowable { .. } => StatusCode::BAD_REQUEST,
+                GenerateError::NoInfill => StatusCode::NOT_IMPLEMENTED,
                 GenerateError::QueueFull { .. } => StatusCode::TOO_MANY_REQUESTS,
                 GenerateError::EngineEnded(_) | GenerateError::Stopping => {
                     StatusCode::SERVICE_UNAVAILABLE
@@ -163,6 +164,7 @@ impl Error {
                 | GenerateError::Template(_)
                 | GenerateError::Grammar { .. }
                 | GenerateError::Unfollowable { .. } => Kind::InvalidRequestError,
+                GenerateError::NoInfill => Kind::NotSupportedError,
                 GenerateError::QueueFull { .. } => Kind::RateLimitError,
                 GenerateError::EngineEnded(_) | GenerateError::Stopping => Kind::UnavailableError,
                 GenerateError::DeadlinePassed { .. } => Kind::TimeoutError,

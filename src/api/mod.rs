@@ -24,10 +24,10 @@ pub use schema::check;
 
 use generated::{Api, Routes};
 use native::health::HealthQuestion;
-use native::{completion, health, props, slots, tokenize};
+use native::{completion, health, infill, props, slots, tokenize};
 use openai::{chat, models};
 use payload::{BodyIdle, WithStatus};
-use stream::WholeOrStream;
+use stream::{EventStream, WholeOrStream};
 
 use crate::model::{GenerateLimits, LoadedModel, ModelState};
 
@@ -160,6 +160,11 @@ impl Api for Service {
         completion::answer(&*self.loaded()?, body, &self.0.limits).await
     }
 
+    async fn infill(&self, body: types::InfillRequest) -> Result<EventStream, Error> {
+        let model = self.loaded()?;
+        at_length(|| infill::answer(&model, body, &self.0.limits))
+    }
+
     async fn tokenize(&self, body: types::TokenizeRequest) -> Result<types::Tokens, Error> {
         let model = self.loaded()?;
         Ok(at_length(|| tokenize::tokenize(&model, body)))
@@ -233,7 +238,7 @@ pub mod client {
 mod generated {
     use super::error::Error;
     use super::payload::{Body, Reply, WithStatus};
-    use super::stream::WholeOrStream;
+    use super::stream::{EventStream, WholeOrStream};
     use super::types;
     include!(concat!(env!("OUT_DIR"), "/routes.rs"));
 }

@@ -19,7 +19,7 @@ use serde_json::Value;
 
 use super::error::Error;
 use super::schema;
-use super::stream::WholeOrStream;
+use super::stream::{EventStream, WholeOrStream};
 
 /// Bytes of a body that are read.
 pub const BODY_BYTES_MAX: usize = 8 << 20;
@@ -200,6 +200,11 @@ impl<O: Operation> Reply<O> {
             WholeOrStream::Whole(value) => json(StatusCode::OK, value),
             WholeOrStream::Stream(events) => events.into_response(),
         })
+    }
+
+    /// Server-sent events.
+    pub(super) fn stream(result: Result<EventStream, Error>) -> Self {
+        Self::new(result, IntoResponse::into_response)
     }
 
     /// A text of the operation's own media type.

@@ -332,7 +332,7 @@ impl<'a> Decoder<'a> {
             Product::Blocks(blocks) => blocks,
             Product::Dense(values) => {
                 let matrix = self.graph.initializer(Initializer {
-                    name: weight.to_owned(),
+                    name: format!("{weight}.matrix"),
                     shape: vec![columns, rows],
                     values: TensorValues::F32(values),
                 });

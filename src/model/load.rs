@@ -15,7 +15,7 @@ use crate::engine::{self, EngineOptions};
 use crate::gguf::{Gguf, Metadata, MetadataError, Optional};
 use crate::graph::ModelFile;
 use crate::runtime::{Decoder, KvCache, SessionOptions};
-use crate::text::{ChatTemplate, TokenKind, Tokenizer, Vocabulary};
+use crate::text::{ChatTemplate, NamedInfillTokens, TokenKind, Tokenizer, Vocabulary};
 use crate::token::TokenId;
 
 /// Tokens of a cache block: a power of two that wastes half a block per sequence on average.
@@ -267,6 +267,8 @@ pub fn vocabulary(metadata: &Metadata) -> Result<Vocabulary, MetadataError> {
             .and_then(|number| u32::try_from(number).ok())
             .map(TokenId))
     };
+    // The second name is the older one.
+    let either = |key: &str, older: &str| Ok::<_, MetadataError>(token(key)?.or(token(older)?));
     let tokens = metadata.strings("tokenizer.ggml.tokens")?.to_vec();
     let kinds = match metadata.integers("tokenizer.ggml.token_type").optional()? {
         Some(numbers) => numbers.into_iter().map(token_kind).collect(),
@@ -293,6 +295,11 @@ pub fn vocabulary(metadata: &Metadata) -> Result<Vocabulary, MetadataError> {
             .flag("tokenizer.ggml.add_bos_token")
             .optional()?
             .unwrap_or(false),
+        infill: NamedInfillTokens {
+            prefix: either("fim_pre_token_id", "prefix_token_id")?,
+            suffix: either("fim_suf_token_id", "suffix_token_id")?,
+            middle: either("fim_mid_token_id", "middle_token_id")?,
+        },
     })
 }
 

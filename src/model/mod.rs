@@ -274,6 +274,15 @@ impl LoadedModel {
         }
     }
 
+    /// The prompt whose continuation fills the gap between two texts.
+    pub fn infill_prompt(&self, prefix: &str, suffix: &str) -> Result<Vec<TokenId>, GenerateError> {
+        let tokens = self.tokenizer.infill(prefix, suffix);
+        let tokens = tokens.ok_or(GenerateError::NoInfill)?;
+        let beginning = self.tokenizer.beginning();
+        let beginning = beginning.filter(|_| self.tokenizer.adds_beginning());
+        Ok(beginning.into_iter().chain(tokens).collect())
+    }
+
     /// The tokens of a text.
     pub fn tokenize(&self, request: &TokenizeRequest) -> Vec<TokenId> {
         let tokens = self.tokenizer.encode(&request.content, request.special);

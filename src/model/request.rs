@@ -231,6 +231,9 @@ pub enum GenerateError {
         /// Slots there are.
         slots: usize,
     },
+    /// The vocabulary has no tokens for it.
+    #[error("this model has no fill-in-the-middle tokens: it cannot fill a gap")]
+    NoInfill,
     /// The chat template refused the messages.
     #[error("the model's chat template refuses these messages: {0}")]
     Template(String),

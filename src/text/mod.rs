@@ -1,11 +1,13 @@
 //! Text and token ids: the tokenizer of a vocabulary, the chat template, and the way from generated
 //! ids back to text. Nothing here reads a file or a clock; whoever loads a model hands both in.
 
+mod infill;
 mod stream;
 mod template;
 mod tokenizer;
 mod vocabulary;
 
+pub use infill::NamedInfillTokens;
 pub use stream::{Progress, TextStream};
 pub use template::{ChatMessage, ChatTemplate, TemplateError};
 pub use tokenizer::{SpecialTokens, Tokenizer, TokenizerError, UnknownToken};

@@ -13,6 +13,7 @@ use tokenizers::{
     SplitDelimiterBehavior,
 };
 
+use super::infill::InfillTokens;
 use super::vocabulary::{TokenKind, Vocabulary};
 use crate::token::TokenId;
 
@@ -142,6 +143,7 @@ pub struct Tokenizer {
     beginning: Option<TokenId>,
     adds_beginning: bool,
     end_of_generation: Vec<TokenId>,
+    infill: Option<InfillTokens>,
 }
 
 impl Tokenizer {
@@ -174,6 +176,7 @@ impl Tokenizer {
             )
         };
         Ok(Tokenizer {
+            infill: InfillTokens::find(&vocabulary, &checked.ids),
             named: named(|kind| kind.is_control() || kind == TokenKind::UserDefined)?,
             user_defined: named(|kind| kind == TokenKind::UserDefined)?,
             spellings: Spellings::new(&vocabulary),
@@ -220,6 +223,14 @@ impl Tokenizer {
             bytes.extend_from_slice(self.token_bytes(token).ok_or(UnknownToken(token))?);
         }
         Ok(String::from_utf8_lossy(&bytes).into_owned())
+    }
+
+    /// The prompt whose continuation fills the gap between two texts, in which nothing is a special token.
+    /// `None` if the model does not know how.
+    pub fn infill(&self, prefix: &str, suffix: &str) -> Option<Vec<TokenId>> {
+        let tokens = self.infill?;
+        let encode = |text| self.encode(text, SpecialTokens::Literal);
+        Some(tokens.prompt(&encode(prefix), &encode(suffix)))
     }
 
     /// Tokens there are.

@@ -1,5 +1,6 @@
 use proptest::prelude::*;
 
+use super::super::NamedInfillTokens;
 use super::*;
 
 /// A vocabulary with one token per byte, then the given merges' results, then two named tokens.
@@ -19,6 +20,7 @@ fn vocabulary(pre: &str, merges: &[&str]) -> Vocabulary {
         end: None,
         end_of_turn: None,
         adds_beginning: false,
+        infill: NamedInfillTokens::default(),
     }
 }
 
@@ -260,6 +262,7 @@ proptest! {
             end: end.map(|id| TokenId(id.into())),
             end_of_turn: None,
             adds_beginning: false,
+        infill: NamedInfillTokens::default(),
         });
         if let Ok(tokenizer) = built {
             let ids = tokenizer.encode(&text, SpecialTokens::Parse);

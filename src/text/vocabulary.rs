@@ -2,6 +2,7 @@
 
 use std::collections::{HashMap, HashSet};
 
+use super::infill::NamedInfillTokens;
 use super::tokenizer::TokenizerError;
 use crate::token::TokenId;
 
@@ -29,6 +30,8 @@ pub struct Vocabulary {
     pub end_of_turn: Option<TokenId>,
     /// Whether the model wants `beginning` before every prompt.
     pub adds_beginning: bool,
+    /// Stand around a gap that is to be filled.
+    pub infill: NamedInfillTokens,
 }
 
 /// What a token is for (GGUF's `tokenizer.ggml.token_type`).
@@ -86,6 +89,9 @@ impl Vocabulary {
             ("beginning", self.beginning),
             ("end", self.end),
             ("end-of-turn", self.end_of_turn),
+            ("infill prefix", self.infill.prefix),
+            ("infill suffix", self.infill.suffix),
+            ("infill middle", self.infill.middle),
         ] {
             if let Some(token) = token.filter(|token| token.row() >= size) {
                 return Err(TokenizerError::OutOfRange { role, token, size });

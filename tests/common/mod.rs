@@ -2,6 +2,8 @@
 
 #![allow(dead_code, reason = "every test crate uses a part of it")]
 
+pub(crate) mod tiny;
+
 use std::path::PathBuf;
 
 /// The file in the folder that `make setup` fills.

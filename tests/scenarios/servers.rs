@@ -2,6 +2,7 @@
 //! some in states that a real one leaves at once.
 
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -104,11 +105,28 @@ pub(crate) async fn in_state(state: ModelState) -> SocketAddr {
     serve(state, true, GenerateLimits::NONE).await
 }
 
+/// A model of the tests' own with the tokens of an infill.
+pub(crate) async fn tiny() -> RealServer {
+    static SERVER: OnceCell<RealServer> = OnceCell::const_new();
+    let size = Size {
+        parallel: 2,
+        context_tokens: 256,
+        cache: CacheSize::AllContexts,
+    };
+    let folder = tempfile::tempdir().unwrap();
+    let model = common::tiny::model(folder.path(), &[]);
+    of_model(&SERVER, model, size).await
+}
+
 async fn shared(cell: &OnceCell<RealServer>, size: Size) -> RealServer {
+    of_model(cell, common::model(), size).await
+}
+
+async fn of_model(cell: &OnceCell<RealServer>, model: PathBuf, size: Size) -> RealServer {
     let server = cell.get_or_init(async || {
         let loaded = tokio::task::spawn_blocking(move || {
             let inspected = inspect(LoadOptions {
-                path: common::model(),
+                path: model,
                 alias: Some("smollm2".to_owned()),
                 context_tokens: Some(size.context_tokens),
                 parallel: size.parallel,

@@ -50,6 +50,11 @@ async fn short(world: &mut World) {
     world.speak_to(servers::short().await);
 }
 
+#[given("a server whose model fills gaps")]
+async fn fills_gaps(world: &mut World) {
+    world.speak_to(servers::tiny().await);
+}
+
 #[given("a server that shifts no context")]
 async fn shifts_nothing(world: &mut World) {
     let limits = GenerateLimits {
@@ -124,6 +129,41 @@ async fn ask_long_completion(world: &mut World, words: usize) {
 #[when("I stream a completion:")]
 async fn ask_stream(world: &mut World, step: &Step) {
     world.stream_completion(json_of(step)).await;
+}
+
+#[when("I stream an infill:")]
+async fn ask_infill(world: &mut World, step: &Step) {
+    world.stream_infill(json_of(step)).await;
+}
+
+#[when(expr = "I stream an infill of {int} characters before the gap")]
+async fn ask_long_infill(world: &mut World, characters: usize) {
+    world
+        .stream_infill(json!({"input_prefix": "x".repeat(characters), "input_suffix": "y"}))
+        .await;
+}
+
+#[then("a completion of the last piece's prompt gives the same text")]
+async fn completion_is_the_same(world: &mut World) {
+    let text = world.answer.text();
+    let last = world.answer.pieces.last().unwrap().clone();
+    let request = json!({"prompt": last["prompt"], "n_predict": 12, "temperature": 0});
+    assert!(!text.is_empty());
+    let infill = std::mem::take(&mut world.answer);
+    world.complete(request).await;
+    assert_eq!(world.answer.text(), text);
+    world.answer = infill;
+}
+
+#[then(
+    expr = "that prompt has {int} tokens that no text spells, the first in front and the last at the end"
+)]
+async fn prompt_has_special_tokens(world: &mut World, count: usize) {
+    let last = world.answer.pieces.last().unwrap();
+    let prompt: Vec<u64> = serde_json::from_value(last["prompt"].clone()).unwrap();
+    let special = prompt.iter().filter(|token| **token >= 256);
+    assert_eq!(special.count(), count, "{prompt:?}");
+    assert!(prompt[0] >= 256 && *prompt.last().unwrap() >= 256);
 }
 
 #[when("I chat:")]

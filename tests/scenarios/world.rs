@@ -95,6 +95,11 @@ impl World {
         self.asked = Some(Question::Completion(body));
     }
 
+    pub(crate) async fn stream_infill(&mut self, body: Value) {
+        let request: types::InfillRequest = serde_json::from_value(body.clone()).unwrap();
+        self.answer = streamed(self.client().await.infill_stream(&request).await).await;
+    }
+
     pub(crate) async fn stream_chat(&mut self, mut body: Value) {
         body["stream"] = true.into();
         let request: types::ChatCompletionRequest = serde_json::from_value(body.clone()).unwrap();

@@ -1,7 +1,9 @@
 //! The native surface: the routes of the llama.cpp server of 2024.
 
 pub(super) mod completion;
+mod continuation;
 pub(super) mod health;
+pub(super) mod infill;
 mod prompts;
 pub(super) mod props;
 mod sampling;

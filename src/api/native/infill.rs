@@ -1,0 +1,42 @@
+//! `POST /infill`: what stands between two texts.
+
+use serde_json::json;
+
+use super::continuation;
+use super::prompts::Prompts;
+use crate::api::error::Error;
+use crate::api::stream::EventStream;
+use crate::api::types;
+use crate::model::{GenerateLimits, GenerateOptions, LoadedModel, WhenFull};
+
+/// Fills the gap. A prompt that does not fit is refused: cut, it would have no gap.
+pub(in crate::api) fn answer(
+    model: &LoadedModel,
+    body: types::InfillRequest,
+    limits: &GenerateLimits,
+) -> Result<EventStream, Error> {
+    let prompt = model.infill_prompt(&body.input_prefix, &body.input_suffix)?;
+    let prompt = prompt
+        .into_iter()
+        .map(|token| types::PromptPiece::Uint32(token.0));
+    let prompt = types::Prompt::Array(prompt.collect());
+    let options = GenerateOptions {
+        when_full: WhenFull::Stop,
+        ..GenerateOptions::try_from(as_completion(body)?)?
+    };
+    let asked = continuation::begin(model, Prompts::One(prompt), &options, limits)?;
+    Ok(EventStream::new(asked.events(), None))
+}
+
+/// The options that it has in common with `/completion`: in the document they are the same.
+fn as_completion(body: types::InfillRequest) -> Result<types::CompletionRequest, Error> {
+    let options = serde_json::to_value(body).and_then(|mut options| {
+        options["prompt"] = json!("");
+        options["stream"] = json!(true);
+        serde_json::from_value(options)
+    });
+    options.map_err(|error| Error::Invalid {
+        param: None,
+        message: format!("the body is not understood: {error}"),
+    })
+}
