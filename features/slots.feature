@@ -47,7 +47,7 @@ Feature: The slots
     Then all slots become idle
 
   Scenario: The slots can be hidden
-    Given a server that hides its slots
+    Given a server that answers nothing that can be switched off
     When I ask for the slots
     Then the status is 501
     And the error says "This server does not support slots endpoint."

@@ -193,7 +193,7 @@ impl<'a> Operation<'a> {
         });
         let arguments = parameters.chain(body);
         let answer = match &self.kind {
-            AnswerKind::Text => quote! { &'static str },
+            AnswerKind::Text => quote! { Cow<'static, str> },
             AnswerKind::Json(ty) => quote! { types::#ty },
             AnswerKind::WithStatus(ty) => quote! { WithStatus<types::#ty> },
             AnswerKind::WholeOrStream(ty) => quote! { WholeOrStream<types::#ty> },

@@ -223,6 +223,10 @@ pub struct Cli {
     #[arg(long, alias = "no-slots", help_heading = "Serving", env = "LLAMA_ARG_NO_ENDPOINT_SLOTS", value_parser = FalseyValueParser::new())]
     pub slots_endpoint_disable: bool,
 
+    /// Answer /metrics, for Prometheus
+    #[arg(long, help_heading = "Serving", env = "LLAMA_ARG_ENDPOINT_METRICS", value_parser = FalseyValueParser::new())]
+    pub metrics: bool,
+
     /// Seconds without a byte after which a client that sends or reads is given up; also -to
     #[arg(
         long,
@@ -315,7 +319,6 @@ const LATER: &[&str] = &[
     "--mmproj",
     "--grp-attn-n",
     "--grp-attn-w",
-    "--metrics",
     "--ssl-key-file",
     "--ssl-cert-file",
 ];

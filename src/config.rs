@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use anyhow::{Context, ensure};
 
+use crate::api::Endpoints;
 use crate::cli::{Cli, Device};
 use crate::model::GenerateLimits;
 use crate::model::load::{CacheSize, LoadOptions};
@@ -22,8 +23,8 @@ pub struct Config {
     pub load: LoadOptions,
     /// Where to serve.
     pub serve: ServeOptions,
-    /// Whether `/slots` is served.
-    pub slots_visible: bool,
+    /// What is answered of what not every server answers.
+    pub endpoints: Endpoints,
     /// What generations may take, whatever a request says.
     pub limits: GenerateLimits,
     /// How long a client may be silent while it sends a body.
@@ -104,7 +105,10 @@ impl Config {
                 idle,
                 stop_deadline: Duration::from_secs(cli.stop_timeout),
             },
-            slots_visible: !cli.slots_endpoint_disable,
+            endpoints: Endpoints {
+                slots: !cli.slots_endpoint_disable,
+                metrics: cli.metrics,
+            },
             limits: GenerateLimits {
                 max_tokens: usize::try_from(cli.n_predict).ok(),
                 timeout: request_timeout,

@@ -9,6 +9,7 @@
 //! | [`cli`], [`config`], [`terminal`] | flags, files, people |
 //! | [`server`] | HTTP |
 //! | [`api`] | JSON |
+//! | [`metrics`] | numbers for a scrape |
 //! | [`model`] | text |
 //! | [`engine`] | token ids |
 //! | [`runtime`] | tensors |
@@ -24,6 +25,7 @@ pub mod engine;
 pub mod gguf;
 pub mod grammar;
 pub mod graph;
+pub mod metrics;
 pub mod model;
 pub mod runtime;
 pub mod sampling;

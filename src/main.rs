@@ -47,7 +47,7 @@ async fn run(cli: Cli) -> anyhow::Result<()> {
 
     let routes = api::routes(ApiSettings {
         model: model.clone(),
-        slots_visible: config.slots_visible,
+        endpoints: config.endpoints,
         limits: config.limits,
         body_idle: config.body_idle,
     });

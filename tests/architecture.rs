@@ -16,7 +16,8 @@ const FLOORS: &[(&str, &[&str])] = &[
     ("terminal", &["cli", "model"]),
     ("cli", &[]),
     ("server", &["api"]),
-    ("api", &["model", "text", "sampling"]),
+    ("api", &["model", "text", "sampling", "metrics"]),
+    ("metrics", &["engine"]),
     (
         "model",
         &[
@@ -46,6 +47,7 @@ const GUESTS: &[(&str, &[&str])] = &[
     ("llguidance", &["grammar"]),
     ("memmap2", &["gguf"]),
     ("prost", &["graph"]),
+    ("prometheus", &["metrics"]),
     ("jsonschema", &["api", "grammar"]),
     ("clap", &["cli"]),
     ("indicatif", &["terminal"]),

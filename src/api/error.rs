@@ -47,9 +47,9 @@ pub enum Error {
     /// Another model is asked for.
     #[error("there is no model «{0}» here")]
     NoSuchModel(String),
-    /// The operator does not want slots to be seen.
-    #[error("This server does not support slots endpoint.")]
-    SlotsDisabled,
+    /// The operator did not switch it on, or switched it off.
+    #[error("This server does not support {0}")]
+    NotSupported(&'static str),
     /// The model is not there yet.
     #[error("Loading model")]
     Loading,
@@ -98,7 +98,7 @@ impl Error {
             Self::BodyTooSlow { .. } => StatusCode::REQUEST_TIMEOUT,
             Self::BodyTooLarge { .. } => StatusCode::PAYLOAD_TOO_LARGE,
             Self::NoSuchModel(_) | Self::NoSuchPath(_) => StatusCode::NOT_FOUND,
-            Self::SlotsDisabled => StatusCode::NOT_IMPLEMENTED,
+            Self::NotSupported(_) => StatusCode::NOT_IMPLEMENTED,
             Self::Loading | Self::NoModel(_) => StatusCode::SERVICE_UNAVAILABLE,
             Self::MethodNotAllowed { .. } => StatusCode::METHOD_NOT_ALLOWED,
             Self::Http { status, .. } => *status,
@@ -152,7 +152,7 @@ impl Error {
             Self::Unauthorized => Kind::AuthenticationError,
             Self::BodyTooSlow { .. } => Kind::TimeoutError,
             Self::NoSuchModel(_) | Self::NoSuchPath(_) => Kind::NotFoundError,
-            Self::SlotsDisabled => Kind::NotSupportedError,
+            Self::NotSupported(_) => Kind::NotSupportedError,
             Self::Loading | Self::NoModel(_) => Kind::UnavailableError,
             Self::Http { status, .. } if status.is_client_error() => Kind::InvalidRequestError,
             Self::Http { .. } => Kind::ServerError,

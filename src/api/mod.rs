@@ -11,6 +11,7 @@ mod payload;
 mod schema;
 mod stream;
 
+use std::borrow::Cow;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -24,7 +25,7 @@ pub use schema::check;
 
 use generated::{Api, Routes};
 use native::health::HealthQuestion;
-use native::{completion, health, infill, props, slots, tokenize};
+use native::{completion, health, infill, metrics, props, slots, tokenize};
 use openai::{chat, models};
 use payload::{BodyIdle, WithStatus};
 use stream::{EventStream, WholeOrStream};
@@ -36,12 +37,21 @@ use crate::model::{GenerateLimits, LoadedModel, ModelState};
 pub struct ApiSettings {
     /// The model, from the first moment on.
     pub model: watch::Receiver<ModelState>,
-    /// Whether `/slots` and `include_slots` show what the slots do, prompts included.
-    pub slots_visible: bool,
+    /// What is answered of what not every server answers.
+    pub endpoints: Endpoints,
     /// What generations may take, whatever a request says.
     pub limits: GenerateLimits,
     /// How long a client may be silent while it sends a body.
     pub body_idle: Duration,
+}
+
+/// What is answered with 501 where it is switched off.
+#[derive(Debug, Clone, Copy)]
+pub struct Endpoints {
+    /// `/slots` and `include_slots`, which show what the slots do, prompts included.
+    pub slots: bool,
+    /// `/metrics`.
+    pub metrics: bool,
 }
 
 /// All routes of the document. Every failure has the document's shape, those of the HTTP layer, too.
@@ -67,7 +77,10 @@ pub fn routes_description() -> String {
     let (_, model) = watch::channel(ModelState::Loading { done: 0.0 });
     service(ApiSettings {
         model,
-        slots_visible: true,
+        endpoints: Endpoints {
+            slots: true,
+            metrics: true,
+        },
         limits: GenerateLimits::NONE,
         body_idle: Duration::MAX,
     })
@@ -133,7 +146,7 @@ impl Api for Service {
         include_slots: Option<String>,
         fail_on_no_slot: Option<String>,
     ) -> Result<WithStatus<types::Health>, Error> {
-        let include_slots = include_slots.is_some() && self.0.slots_visible;
+        let include_slots = include_slots.is_some() && self.0.endpoints.slots;
         let question = HealthQuestion {
             include_slots,
             fail_on_no_slot: fail_on_no_slot.is_some(),
@@ -141,16 +154,23 @@ impl Api for Service {
         Ok(health::health(&self.0.model.borrow(), question))
     }
 
-    async fn document_json(&self) -> Result<&'static str, Error> {
-        Ok(document::JSON)
+    async fn document_json(&self) -> Result<Cow<'static, str>, Error> {
+        Ok(document::JSON.into())
     }
 
-    async fn document_yaml(&self) -> Result<&'static str, Error> {
-        Ok(document::YAML)
+    async fn document_yaml(&self) -> Result<Cow<'static, str>, Error> {
+        Ok(document::YAML.into())
     }
 
-    async fn docs(&self) -> Result<&'static str, Error> {
-        Ok(document::page())
+    async fn docs(&self) -> Result<Cow<'static, str>, Error> {
+        Ok(document::page().into())
+    }
+
+    async fn metrics(&self) -> Result<Cow<'static, str>, Error> {
+        if !self.0.endpoints.metrics {
+            return Err(Error::NotSupported("metrics endpoint."));
+        }
+        metrics::metrics(&*self.loaded()?).map(Cow::Owned)
     }
 
     async fn completion(
@@ -194,8 +214,8 @@ impl Api for Service {
     }
 
     async fn slots(&self) -> Result<types::Slots, Error> {
-        if !self.0.slots_visible {
-            return Err(Error::SlotsDisabled);
+        if !self.0.endpoints.slots {
+            return Err(Error::NotSupported("slots endpoint."));
         }
         Ok(slots::slots(&*self.loaded()?))
     }
@@ -236,6 +256,8 @@ pub mod client {
 }
 
 mod generated {
+    use std::borrow::Cow;
+
     use super::error::Error;
     use super::payload::{Body, Reply, WithStatus};
     use super::stream::{EventStream, WholeOrStream};

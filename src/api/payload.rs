@@ -1,6 +1,7 @@
 //! JSON in and JSON out, as poem-openapi's routes see it: the generated code says what each operation takes and
 //! answers, the types here do it. Checking a body against its schema is `schema`'s.
 
+use std::borrow::Cow;
 use std::marker::PhantomData;
 use std::pin::pin;
 use std::time::Duration;
@@ -208,13 +209,13 @@ impl<O: Operation> Reply<O> {
     }
 
     /// A text of the operation's own media type.
-    pub(super) fn text(result: Result<&'static str, Error>) -> Self {
+    pub(super) fn text(result: Result<Cow<'static, str>, Error>) -> Self {
         Self::new(result, |text| {
             let media = O::ANSWERS.first().and_then(|answer| answer.media.first());
             let media = media.map_or("text/plain", |(media, _)| media);
             Response::builder()
                 .content_type(format!("{media}; charset=utf-8"))
-                .body(text)
+                .body(text.into_owned())
         })
     }
 

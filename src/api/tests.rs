@@ -36,7 +36,10 @@ fn endpoint(state: ModelState) -> impl Endpoint<Output = Response> {
     let (_, model) = watch::channel(state);
     routes(ApiSettings {
         model,
-        slots_visible: false,
+        endpoints: Endpoints {
+            slots: false,
+            metrics: false,
+        },
         limits: GenerateLimits::NONE,
         body_idle: Duration::from_secs(60),
     })

@@ -320,6 +320,7 @@ impl Scheduler {
         }
         if let Some((queue_wait, cached_tokens)) = sequence.join(now) {
             self.counters.queue_wait_seconds.add_duration(queue_wait);
+            self.counters.prefix_hits += u64::from(cached_tokens > 0);
             self.counters.cached_tokens += cached_tokens as u64;
         }
         Some((sequence.id, SequenceEvent::Started { slot }))
@@ -390,6 +391,9 @@ impl Scheduler {
             .sequence_seconds
             .add_duration(report.queue_wait + report.prompt + report.decode);
         let intervals = sequence.generated().saturating_sub(1);
+        let computed = report.prompt_tokens.saturating_sub(report.cached_tokens);
+        counters.ended_prompt_tokens += computed as u64;
+        counters.ended_generated_tokens += intervals as u64;
         if intervals > 0 {
             let mean = report.decode.as_secs_f64() / intervals as f64;
             counters.token_interval_seconds.add(mean);

@@ -67,15 +67,21 @@ pub struct Counters {
     pub context_shifts: u64,
     /// Prompt tokens that were computed.
     pub prompt_tokens: u64,
+    /// Sequences of whose prompt the cache held a part.
+    pub prefix_hits: u64,
     /// Prompt tokens that the cache held.
     pub cached_tokens: u64,
     /// Tokens computed once more, after a preemption or a context shift.
     pub recomputed_tokens: u64,
     /// Tokens generated.
     pub generated_tokens: u64,
-    /// Seconds that prompts took, summed over sequences.
+    /// Prompt tokens that ended sequences had computed.
+    pub ended_prompt_tokens: u64,
+    /// Tokens that ended sequences generated after their first.
+    pub ended_generated_tokens: u64,
+    /// Seconds that prompts took, summed over ended sequences.
     pub prompt_seconds: f64,
-    /// Seconds from the first token to the last, summed over sequences.
+    /// Seconds from the first token to the last, summed over ended sequences.
     pub decode_seconds: f64,
     /// Tokens of each step.
     pub step_tokens: Histogram,
@@ -101,9 +107,12 @@ impl Default for Counters {
             preemptions: 0,
             context_shifts: 0,
             prompt_tokens: 0,
+            prefix_hits: 0,
             cached_tokens: 0,
             recomputed_tokens: 0,
             generated_tokens: 0,
+            ended_prompt_tokens: 0,
+            ended_generated_tokens: 0,
             prompt_seconds: 0.0,
             decode_seconds: 0.0,
             step_tokens: Histogram::new(&TOKEN_BOUNDS),

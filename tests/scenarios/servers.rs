@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use ortolan::api::{self, ApiSettings};
+use ortolan::api::{self, ApiSettings, Endpoints};
 use ortolan::model::load::{CacheSize, LoadOptions, inspect};
 use ortolan::model::{GenerateLimits, LoadedModel, ModelState};
 use ortolan::server::{Keys, ServeOptions, Server};
@@ -18,6 +18,11 @@ pub(crate) const SLOTS: usize = 4;
 pub(crate) const QUEUE: usize = 16;
 /// How long a client may be silent.
 const IDLE: Duration = Duration::from_secs(3);
+
+const ALL_ENDPOINTS: Endpoints = Endpoints {
+    slots: true,
+    metrics: true,
+};
 
 /// A server with the real model.
 #[derive(Clone)]
@@ -84,11 +89,16 @@ pub(crate) async fn short() -> RealServer {
     shared(&SERVER, size).await
 }
 
-/// The same model, not to be seen in its slots.
-pub(crate) async fn hiding_slots() -> SocketAddr {
-    serve(
+/// One that answers nothing that can be switched off.
+pub(crate) async fn answering_little() -> SocketAddr {
+    let none = Endpoints {
+        slots: false,
+        metrics: false,
+    };
+    serve_to(
+        Keys::default(),
         ModelState::Loading { done: 0.5 },
-        false,
+        none,
         GenerateLimits::NONE,
     )
     .await
@@ -96,13 +106,13 @@ pub(crate) async fn hiding_slots() -> SocketAddr {
 
 /// The model of another server, with limits.
 pub(crate) async fn limited(server: RealServer, limits: GenerateLimits) -> RealServer {
-    let address = serve(ModelState::Ready(Arc::clone(&server.model)), true, limits).await;
+    let address = serve(ModelState::Ready(Arc::clone(&server.model)), limits).await;
     RealServer { address, ..server }
 }
 
 /// A server whose model never changes its state.
 pub(crate) async fn in_state(state: ModelState) -> SocketAddr {
-    serve(state, true, GenerateLimits::NONE).await
+    serve(state, GenerateLimits::NONE).await
 }
 
 /// A model of the tests' own with the tokens of an infill.
@@ -143,7 +153,7 @@ async fn of_model(cell: &OnceCell<RealServer>, model: PathBuf, size: Size) -> Re
         });
         let model = Arc::new(loaded.await.unwrap());
         let state = ModelState::Ready(Arc::clone(&model));
-        let address = serve(state, true, GenerateLimits::NONE).await;
+        let address = serve(state, GenerateLimits::NONE).await;
         RealServer { address, model }
     });
     server.await.clone()
@@ -152,18 +162,18 @@ async fn of_model(cell: &OnceCell<RealServer>, model: PathBuf, size: Size) -> Re
 /// The model of another server, for those who have one of these keys.
 pub(crate) async fn locked(server: RealServer, keys: Keys) -> RealServer {
     let state = ModelState::Ready(Arc::clone(&server.model));
-    let address = serve_to(keys, state, true, GenerateLimits::NONE).await;
+    let address = serve_to(keys, state, ALL_ENDPOINTS, GenerateLimits::NONE).await;
     RealServer { address, ..server }
 }
 
-async fn serve(state: ModelState, slots_visible: bool, limits: GenerateLimits) -> SocketAddr {
-    serve_to(Keys::default(), state, slots_visible, limits).await
+async fn serve(state: ModelState, limits: GenerateLimits) -> SocketAddr {
+    serve_to(Keys::default(), state, ALL_ENDPOINTS, limits).await
 }
 
 async fn serve_to(
     keys: Keys,
     state: ModelState,
-    slots_visible: bool,
+    endpoints: Endpoints,
     limits: GenerateLimits,
 ) -> SocketAddr {
     let server = Server::bind(ServeOptions {
@@ -179,7 +189,7 @@ async fn serve_to(
     let (_, model) = watch::channel(state);
     let routes = api::routes(ApiSettings {
         model,
-        slots_visible,
+        endpoints,
         limits,
         body_idle: IDLE,
     });

@@ -30,9 +30,9 @@ async fn not_loaded(world: &mut World) {
     world.server = Some(servers::in_state(ModelState::Failed("out of memory".to_owned())).await);
 }
 
-#[given("a server that hides its slots")]
-async fn hides_slots(world: &mut World) {
-    world.server = Some(servers::hiding_slots().await);
+#[given("a server that answers nothing that can be switched off")]
+async fn answers_little(world: &mut World) {
+    world.server = Some(servers::answering_little().await);
 }
 
 #[given("a server whose cache has room for one context")]
@@ -282,6 +282,26 @@ async fn get_with_host(world: &mut World, path: String, host: String) {
                 .header("host", host),
         )
         .await;
+}
+
+#[then(regex = r#"^the metric "(.+)" is ([\d.]+)$"#)]
+async fn metric_is(world: &mut World, name: String, wanted: f64) {
+    assert_eq!(metric(&world.answer, &name), wanted);
+}
+
+#[then(regex = r#"^the metric "(.+)" is at least ([\d.]+)$"#)]
+async fn metric_is_at_least(world: &mut World, name: String, least: f64) {
+    let value = metric(&world.answer, &name);
+    assert!(value >= least, "{name} is {value}");
+}
+
+/// The value of a line of Prometheus' text format.
+fn metric(answer: &Answer, name: &str) -> f64 {
+    let text = answer.body.as_str().unwrap();
+    let mut lines = text.lines().filter_map(|line| line.rsplit_once(' '));
+    let found = lines.find(|(found, _)| *found == name);
+    let (_, value) = found.unwrap_or_else(|| panic!("there is no {name} in {text}"));
+    value.parse().unwrap()
 }
 
 #[then(expr = "the status is {int}")]

@@ -4,6 +4,7 @@ pub(super) mod completion;
 mod continuation;
 pub(super) mod health;
 pub(super) mod infill;
+pub(super) mod metrics;
 mod prompts;
 pub(super) mod props;
 mod sampling;
