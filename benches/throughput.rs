@@ -39,6 +39,7 @@ fn main() -> anyhow::Result<()> {
         threads: None,
         onnxruntime: common::onnxruntime(),
         chat_template: None,
+        pooling: None,
     })?
     .load(&|_| ())?;
     println!("loaded in {:.2} s", started.elapsed().as_secs_f64());

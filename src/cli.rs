@@ -50,6 +50,16 @@ pub struct Cli {
     )]
     pub chat_template: Option<String>,
 
+    /// How a text's hidden states become its embedding [default: as the model says, else last]
+    #[arg(
+        long,
+        value_enum,
+        value_name = "TYPE",
+        help_heading = "Model",
+        env = "LLAMA_ARG_POOLING"
+    )]
+    pub pooling: Option<Pooling>,
+
     /// Tokens a sequence may have, prompt and answer; 0 is what the model was trained with
     #[arg(short, long, value_name = "N", default_value_t = DEFAULT_CONTEXT_TOKENS, help_heading = "Model", env = "LLAMA_ARG_CTX_SIZE")]
     pub ctx_size: usize,
@@ -223,6 +233,10 @@ pub struct Cli {
     #[arg(long, alias = "no-slots", help_heading = "Serving", env = "LLAMA_ARG_NO_ENDPOINT_SLOTS", value_parser = FalseyValueParser::new())]
     pub slots_endpoint_disable: bool,
 
+    /// Answer /embedding; also --embeddings
+    #[arg(long, alias = "embeddings", help_heading = "Serving", env = "LLAMA_ARG_EMBEDDINGS", value_parser = FalseyValueParser::new())]
+    pub embedding: bool,
+
     /// Answer /metrics, for Prometheus
     #[arg(long, help_heading = "Serving", env = "LLAMA_ARG_ENDPOINT_METRICS", value_parser = FalseyValueParser::new())]
     pub metrics: bool,
@@ -274,6 +288,17 @@ pub enum Device {
     Cpu,
 }
 
+/// Which hidden states become an embedding.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Pooling {
+    /// The mean of all tokens'.
+    Mean,
+    /// The first token's.
+    Cls,
+    /// The last token's.
+    Last,
+}
+
 /// How log lines are written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum LogFormat {
@@ -313,7 +338,6 @@ const LATER: &[&str] = &[
     "--lora",
     "--lora-base",
     "--path",
-    "--embedding",
     "-spf",
     "--system-prompt-file",
     "--mmproj",

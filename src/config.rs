@@ -8,9 +8,9 @@ use std::time::Duration;
 use anyhow::{Context, ensure};
 
 use crate::api::Endpoints;
-use crate::cli::{Cli, Device};
-use crate::model::GenerateLimits;
+use crate::cli::{self, Cli, Device};
 use crate::model::load::{CacheSize, LoadOptions};
+use crate::model::{self, GenerateLimits};
 use crate::server::{Keys, ServeOptions};
 
 /// Most threads that compute: more than any machine has cores.
@@ -96,6 +96,11 @@ impl Config {
                     None => find_onnxruntime()?,
                 },
                 chat_template: cli.chat_template,
+                pooling: cli.pooling.map(|pooling| match pooling {
+                    cli::Pooling::Mean => model::Pooling::Mean,
+                    cli::Pooling::Cls => model::Pooling::First,
+                    cli::Pooling::Last => model::Pooling::Last,
+                }),
             },
             serve: ServeOptions {
                 host: cli.host,
@@ -108,6 +113,7 @@ impl Config {
             endpoints: Endpoints {
                 slots: !cli.slots_endpoint_disable,
                 metrics: cli.metrics,
+                embedding: cli.embedding,
             },
             limits: GenerateLimits {
                 max_tokens: usize::try_from(cli.n_predict).ok(),

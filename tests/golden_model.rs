@@ -6,9 +6,7 @@
 mod common;
 
 use ortolan::cache::BlockPool;
-use ortolan::engine::{
-    BlockCopy, BlockId, Chunk, LogitRows, Logits, ModelRunner, SequenceId, StepPlan,
-};
+use ortolan::engine::{BlockCopy, BlockId, Chunk, ModelRunner, SequenceId, StepPlan, WantedRows};
 use ortolan::gguf::Gguf;
 use ortolan::graph::ModelFile;
 use ortolan::model::load;
@@ -64,12 +62,13 @@ impl Bare {
                     tokens: tokens[past..past + size].to_vec(),
                     past,
                     blocks: blocks.clone(),
-                    logits: LogitRows::All,
+                    logits: WantedRows::All,
+                    hidden: WantedRows::None,
                 }],
             };
-            let mut logits = Logits::new(self.decoder.vocabulary());
-            self.decoder.run(&plan, &mut logits).unwrap();
-            rows.extend(logits.rows().map(<[f32]>::to_vec));
+            let mut outputs = self.decoder.outputs();
+            self.decoder.run(&plan, &mut outputs).unwrap();
+            rows.extend(outputs.logits.rows().map(<[f32]>::to_vec));
         }
         blocks
             .into_iter()
@@ -176,10 +175,10 @@ fn chunks_do_not_change_a_bit() {
 
 /// A step of these sequences' chunks.
 fn step(model: &mut Bare, copies: Vec<BlockCopy>, chunks: Vec<Chunk>) -> Vec<Vec<u32>> {
-    let mut logits = Logits::new(model.decoder.vocabulary());
+    let mut outputs = model.decoder.outputs();
     let plan = StepPlan { copies, chunks };
-    model.decoder.run(&plan, &mut logits).unwrap();
-    logits.rows().map(bits).collect()
+    model.decoder.run(&plan, &mut outputs).unwrap();
+    outputs.logits.rows().map(bits).collect()
 }
 
 fn chunk(number: usize, tokens: &[TokenId], past: usize, blocks: &[BlockId]) -> Chunk {
@@ -188,7 +187,8 @@ fn chunk(number: usize, tokens: &[TokenId], past: usize, blocks: &[BlockId]) -> 
         tokens: tokens.to_vec(),
         past,
         blocks: blocks.to_vec(),
-        logits: LogitRows::Last,
+        logits: WantedRows::Last,
+        hidden: WantedRows::None,
     }
 }
 

@@ -25,7 +25,7 @@ pub use schema::check;
 
 use generated::{Api, Routes};
 use native::health::HealthQuestion;
-use native::{completion, health, infill, metrics, props, slots, tokenize};
+use native::{completion, embedding, health, infill, metrics, props, slots, tokenize};
 use openai::{chat, models};
 use payload::{BodyIdle, WithStatus};
 use stream::{EventStream, WholeOrStream};
@@ -52,6 +52,8 @@ pub struct Endpoints {
     pub slots: bool,
     /// `/metrics`.
     pub metrics: bool,
+    /// `/embedding`.
+    pub embedding: bool,
 }
 
 /// All routes of the document. Every failure has the document's shape, those of the HTTP layer, too.
@@ -80,6 +82,7 @@ pub fn routes_description() -> String {
         endpoints: Endpoints {
             slots: true,
             metrics: true,
+            embedding: true,
         },
         limits: GenerateLimits::NONE,
         body_idle: Duration::MAX,
@@ -183,6 +186,16 @@ impl Api for Service {
     async fn infill(&self, body: types::InfillRequest) -> Result<EventStream, Error> {
         let model = self.loaded()?;
         at_length(|| infill::answer(&model, body, &self.0.limits))
+    }
+
+    async fn embedding(
+        &self,
+        body: types::EmbeddingRequest,
+    ) -> Result<types::EmbeddingAnswer, Error> {
+        if !self.0.endpoints.embedding {
+            return Err(Error::NotSupported("embeddings: start it with --embedding"));
+        }
+        embedding::answer(&*self.loaded()?, body, &self.0.limits).await
     }
 
     async fn tokenize(&self, body: types::TokenizeRequest) -> Result<types::Tokens, Error> {

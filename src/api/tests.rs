@@ -24,6 +24,7 @@ pub(super) fn details() -> ModelDetails {
         chat_template: String::new(),
         beginning_text: "<s>".to_owned(),
         end_text: "</s>".to_owned(),
+        pooling: crate::model::Pooling::Last,
         loaded_at: SystemTime::UNIX_EPOCH,
         slots: 2,
         cache_tokens: 256,
@@ -39,6 +40,7 @@ fn endpoint(state: ModelState) -> impl Endpoint<Output = Response> {
         endpoints: Endpoints {
             slots: false,
             metrics: false,
+            embedding: false,
         },
         limits: GenerateLimits::NONE,
         body_idle: Duration::from_secs(60),

@@ -11,7 +11,7 @@ use super::runner::ModelRunner;
 use super::sequence::{Clock, Job, SequenceEvent, SequenceId};
 use super::stats::{BlockStats, Stats};
 use super::worker::{Message, Submission, Worker};
-use super::{EngineOptions, Logits};
+use super::{EngineOptions, Outputs};
 
 /// A sequence's events. Dropping it cancels the sequence within one step.
 pub type Events = UnboundedReceiver<SequenceEvent>;
@@ -62,7 +62,7 @@ pub struct EngineHandle {
 /// If the options do not fit together ([`EngineOptions::check`]) or the system has no thread to give.
 pub fn start(
     runner: Box<dyn ModelRunner>,
-    vocabulary: usize,
+    outputs: Outputs,
     options: EngineOptions,
     clock: Clock,
 ) -> Result<EngineHandle, String> {
@@ -78,7 +78,7 @@ pub fn start(
     }));
     let worker = Worker::new(
         runner,
-        Logits::new(vocabulary),
+        outputs,
         options.clone(),
         inbox,
         Arc::clone(&stats),

@@ -8,6 +8,7 @@
 mod budget;
 mod context;
 mod handle;
+mod pooling;
 mod runner;
 mod scheduler;
 mod sequence;
@@ -18,13 +19,14 @@ mod worker;
 use std::time::Duration;
 
 pub use handle::{EngineHandle, Events, SubmitError, start};
-pub use runner::{Logits, ModelRunner, RunError};
+pub use pooling::Pooling;
+pub use runner::{ModelRunner, Outputs, Rows, RunError};
 pub use sequence::{
     Clock, EndReason, Job, PrefixUse, SequenceEvent, SequenceId, SequenceReport, StopRule, Verdict,
     WhenFull,
 };
 pub use stats::{BlockStats, Counters, Histogram, SlotStats, Stats};
-pub use step::{Chunk, LogitRows, StepPlan};
+pub use step::{Chunk, StepPlan, WantedRows};
 
 pub use crate::cache::{BlockCopy, BlockId, PrefixRoot};
 

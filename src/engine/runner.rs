@@ -4,11 +4,11 @@ use super::step::StepPlan;
 
 /// Computes steps. Keys and values of past tokens stay with it, in the blocks that the plans name.
 pub trait ModelRunner: Send {
-    /// Runs the plan and writes one row of logits per wanted row, in order.
+    /// Runs the plan and writes one row per wanted row, of logits and of hidden states, in order.
     ///
     /// # Errors
     /// What went wrong; the plan's sequences have lost what this step would have added.
-    fn run(&mut self, plan: &StepPlan, logits: &mut Logits) -> Result<(), RunError>;
+    fn run(&mut self, plan: &StepPlan, outputs: &mut Outputs) -> Result<(), RunError>;
 }
 
 /// A step failed, in words for the log and the client.
@@ -16,39 +16,57 @@ pub trait ModelRunner: Send {
 #[error("{0}")]
 pub struct RunError(pub String);
 
-/// The logits of a step, `[rows, vocabulary]`, in memory that is used again at every step.
+/// What a step computes, in memory that is used again at every step.
 #[derive(Debug)]
-pub struct Logits {
-    vocabulary: usize,
+pub struct Outputs {
+    /// `[rows, vocabulary]`.
+    pub logits: Rows,
+    /// `[rows, hidden]`, after the last norm.
+    pub hidden: Rows,
+}
+
+impl Outputs {
+    /// No rows yet, of `vocabulary` logits and `hidden` values each.
+    ///
+    /// # Panics
+    /// If one of them is 0.
+    pub fn new(vocabulary: usize, hidden: usize) -> Self {
+        Self {
+            logits: Rows::new(vocabulary),
+            hidden: Rows::new(hidden),
+        }
+    }
+}
+
+/// Rows of numbers.
+#[derive(Debug)]
+pub struct Rows {
+    width: usize,
     values: Vec<f32>,
 }
 
-impl Logits {
-    /// No rows yet, of `vocabulary` logits each.
-    ///
-    /// # Panics
-    /// If `vocabulary` is 0.
-    pub fn new(vocabulary: usize) -> Self {
-        assert!(vocabulary > 0, "a vocabulary has tokens");
+impl Rows {
+    fn new(width: usize) -> Self {
+        assert!(width > 0, "a row has numbers");
         Self {
-            vocabulary,
+            width,
             values: Vec::new(),
         }
     }
 
     /// Makes room for `rows` rows and lends them.
     pub fn resize(&mut self, rows: usize) -> &mut [f32] {
-        self.values.resize(rows * self.vocabulary, 0.0);
+        self.values.resize(rows * self.width, 0.0);
         &mut self.values
     }
 
     /// The rows.
     pub fn rows(&self) -> impl ExactSizeIterator<Item = &[f32]> {
-        self.values.chunks_exact(self.vocabulary)
+        self.values.chunks_exact(self.width)
     }
 
     /// The rows, to be overwritten while sampling.
     pub fn rows_mut(&mut self) -> impl ExactSizeIterator<Item = &mut [f32]> {
-        self.values.chunks_exact_mut(self.vocabulary)
+        self.values.chunks_exact_mut(self.width)
     }
 }

@@ -11,10 +11,10 @@ use std::time::Instant;
 
 use super::EngineOptions;
 use super::budget::{Pace, share};
-use super::runner::RunError;
+use super::runner::{Rows, RunError};
 use super::sequence::{Chooser, Chosen, EndReason, Rank, Sequence, SequenceEvent, SequenceId};
 use super::stats::{Counters, SlotStats};
-use super::step::{Chunk, LogitRows, StepPlan};
+use super::step::{Chunk, StepPlan, WantedRows};
 use crate::cache::{BlockCopy, BlockPool, Reuse};
 use crate::grammar::GrammarError;
 
@@ -28,6 +28,14 @@ pub(super) struct Scheduler {
     pace: Pace,
     planned: Option<Instant>,
     counters: Counters,
+}
+
+/// What a step computed.
+pub(super) struct Computed<'a> {
+    /// A token for every chunk that wanted logits, or why there can be none.
+    pub(super) sampled: Vec<Result<Chosen, GrammarError>>,
+    /// The hidden states that chunks wanted.
+    pub(super) hidden: &'a Rows,
 }
 
 /// An event and whose it is.
@@ -101,33 +109,39 @@ impl Scheduler {
             .collect();
         let wanted = plan.chunks.iter();
         wanted
-            .filter(|chunk| chunk.logits == LogitRows::Last)
+            .filter(|chunk| chunk.logits == WantedRows::Last)
             .filter_map(|chunk| choosers.remove(&chunk.sequence))
             .collect()
     }
 
-    /// Enters what a step computed: `sampled` has a token for every chunk that wanted logits, or why there
-    /// can be none.
+    /// Enters what a step computed.
     pub(super) fn commit(
         &mut self,
         plan: StepPlan,
-        sampled: Vec<Result<Chosen, GrammarError>>,
+        computed: Computed<'_>,
         blocks: &mut BlockPool,
         now: Instant,
     ) -> Vec<Delivery> {
         self.measure(&plan, now);
         let context_tokens = self.options.context_tokens;
-        let mut sampled = sampled.into_iter();
+        let mut sampled = computed.sampled.into_iter();
+        let mut hidden = computed.hidden.rows();
         let mut events = Vec::new();
         for chunk in plan.chunks {
             let id = chunk.sequence;
             let slot = self.running[&id];
             let sequence = self.slots[slot].as_mut().expect("the slot runs");
             sequence.advance(chunk.tokens.len(), blocks);
+            let rows = chunk.hidden.count(chunk.tokens.len());
+            sequence.pool(hidden.by_ref().take(rows));
             let (end, first_token) = match chunk.logits {
-                LogitRows::None if sequence.wanted() > 0 => continue,
-                LogitRows::None => (Some(EndReason::TokenLimit), sequence.prompt_ends(now)),
-                LogitRows::Last | LogitRows::All => {
+                WantedRows::None if sequence.wanted() > 0 => continue,
+                WantedRows::None => {
+                    let embedding = sequence.embedding();
+                    events.extend(embedding.map(|values| (id, SequenceEvent::Embedding(values))));
+                    (Some(EndReason::TokenLimit), sequence.prompt_ends(now))
+                }
+                WantedRows::Last | WantedRows::All => {
                     let chosen = match sampled.next().expect("every chunk's token was chosen") {
                         Ok(chosen) => chosen,
                         Err(error) => {
@@ -329,15 +343,17 @@ impl Scheduler {
     fn chunk(&self, slot: usize, count: usize) -> Chunk {
         let sequence = self.running(slot);
         let (past, end) = (sequence.computed, sequence.computed + count);
+        let last = end == sequence.tokens.len();
         Chunk {
             sequence: sequence.id,
             tokens: sequence.tokens[past..end].to_vec(),
             past,
             blocks: sequence.table.blocks().to_vec(),
-            logits: match end == sequence.tokens.len() && sequence.job.max_tokens > 0 {
-                true => LogitRows::Last,
-                false => LogitRows::None,
+            logits: match last && sequence.job.max_tokens > 0 {
+                true => WantedRows::Last,
+                false => WantedRows::None,
             },
+            hidden: sequence.hidden_wanted(last),
         }
     }
 

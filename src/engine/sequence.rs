@@ -7,6 +7,8 @@ use std::time::{Duration, Instant};
 use tokio::sync::OwnedSemaphorePermit;
 
 use super::context;
+use super::pooling::{Pool, Pooling};
+use super::step::WantedRows;
 use crate::cache::{BlockCopy, BlockPool, BlockTable, PrefixRoot, Reuse};
 use crate::grammar::{Constraint, GrammarError};
 use crate::sampling::{Choice, Sampler};
@@ -64,6 +66,8 @@ pub struct Job {
     pub priority: i32,
     /// How long it may take from submission to the end.
     pub timeout: Option<Duration>,
+    /// How the prompt's hidden states become an embedding, if that is what is wanted.
+    pub embed: Option<Pooling>,
 }
 
 /// How a sequence uses what others computed. What it computes itself is there for others in any case.
@@ -98,6 +102,8 @@ pub enum SequenceEvent {
     },
     /// A token was generated.
     Token(Choice),
+    /// The prompt's embedding, `[hidden]`.
+    Embedding(Vec<f32>),
     /// The end.
     Ended {
         /// Why.
@@ -240,6 +246,7 @@ pub(super) struct Sequence {
     uncomputed_choices: usize,
     /// Tokens that stay when the context is full; `None` if nothing may be dropped.
     keep: Option<usize>,
+    pool: Option<Pool>,
     truncated: bool,
     submitted: Instant,
     /// When it started, and how many tokens of its prompt the cache held.
@@ -261,6 +268,7 @@ impl Sequence {
         permit: OwnedSemaphorePermit,
     ) -> Self {
         let mut tokens = std::mem::take(&mut job.prompt);
+        let pool = job.embed.map(Pool::new);
         let whole = tokens.len();
         let keep = match job.when_full {
             WhenFull::Stop => None,
@@ -281,6 +289,7 @@ impl Sequence {
             foreseen: VecDeque::new(),
             uncomputed_choices: 0,
             keep,
+            pool,
             submitted,
             started: None,
             joined: false,
@@ -336,10 +345,30 @@ impl Sequence {
     /// The tokens that it may find in the cache: all but the last, whose logits are wanted. One that
     /// does not read finds its own again after a preemption.
     pub(super) fn findable(&self) -> &[TokenId] {
-        match self.job.prefix.read || self.started.is_some() {
+        let reads = self.job.prefix.read || self.started.is_some();
+        let needs_all = self.pool.as_ref().is_some_and(Pool::needs_all);
+        match reads && !needs_all {
             true => &self.tokens[..self.tokens.len() - 1],
             false => &[],
         }
+    }
+
+    /// Which hidden states of its next chunk are wanted.
+    pub(super) fn hidden_wanted(&self, chunk_is_last: bool) -> WantedRows {
+        let pool = self.pool.as_ref();
+        pool.map_or(WantedRows::None, |pool| pool.wanted(chunk_is_last))
+    }
+
+    /// Takes the hidden states of the chunk that was computed.
+    pub(super) fn pool<'a>(&mut self, rows: impl Iterator<Item = &'a [f32]>) {
+        if let Some(pool) = &mut self.pool {
+            pool.add(rows);
+        }
+    }
+
+    /// The prompt's embedding, if that is what is wanted.
+    pub(super) fn embedding(&self) -> Option<Vec<f32>> {
+        self.pool.as_ref().map(Pool::finish)
     }
 
     /// Takes what was found in the cache. Answers what is to be copied first.
@@ -347,6 +376,9 @@ impl Sequence {
         let (computed, copy) = self.table.begin(reuse, pool);
         self.computed = computed;
         self.joined = false;
+        if let Some(pool) = &mut self.pool {
+            pool.clear();
+        }
         copy
     }
 

@@ -31,18 +31,31 @@ pub struct Chunk {
     /// The sequence's blocks, with room for `past + tokens.len()` tokens.
     pub blocks: Vec<BlockId>,
     /// Which logits are wanted.
-    pub logits: LogitRows,
+    pub logits: WantedRows,
+    /// Which hidden states are wanted.
+    pub hidden: WantedRows,
 }
 
-/// The rows of a chunk whose logits are wanted.
+/// The rows of a chunk of which something is wanted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum LogitRows {
-    /// None: the prompt goes on, or nothing is to be generated.
+pub enum WantedRows {
+    /// None.
     None,
-    /// The last token's: the next one is to be chosen.
+    /// The last token's.
     Last,
-    /// Every token's (scoring).
+    /// Every token's.
     All,
+}
+
+impl WantedRows {
+    /// How many rows of a chunk of so many tokens; they are its last.
+    pub fn count(self, tokens: usize) -> usize {
+        match self {
+            Self::None => 0,
+            Self::Last => 1,
+            Self::All => tokens,
+        }
+    }
 }
 
 impl StepPlan {
@@ -53,15 +66,21 @@ impl StepPlan {
 
     /// The rows whose logits are wanted, in order.
     pub fn logit_rows(&self) -> Vec<usize> {
+        self.rows(|chunk| chunk.logits)
+    }
+
+    /// The rows whose hidden states are wanted, in order.
+    pub fn hidden_rows(&self) -> Vec<usize> {
+        self.rows(|chunk| chunk.hidden)
+    }
+
+    fn rows(&self, wanted: impl Fn(&Chunk) -> WantedRows) -> Vec<usize> {
         let mut rows = Vec::new();
         let mut start = 0;
         for chunk in &self.chunks {
             let end = start + chunk.tokens.len();
-            match chunk.logits {
-                LogitRows::None => {}
-                LogitRows::Last => rows.push(end - 1),
-                LogitRows::All => rows.extend(start..end),
-            }
+            let count = wanted(chunk).count(chunk.tokens.len());
+            rows.extend(end - count..end);
             start = end;
         }
         rows

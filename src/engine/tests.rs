@@ -78,7 +78,7 @@ impl ScriptedRunner {
 }
 
 impl ModelRunner for ScriptedRunner {
-    fn run(&mut self, plan: &StepPlan, logits: &mut Logits) -> Result<(), RunError> {
+    fn run(&mut self, plan: &StepPlan, outputs: &mut Outputs) -> Result<(), RunError> {
         let EngineOptions {
             step_tokens,
             batch_tokens,
@@ -101,6 +101,7 @@ impl ModelRunner for ScriptedRunner {
             self.cache.copy_within(from, start(to));
         }
         let mut rows = Vec::new();
+        let mut hidden = Vec::new();
         for (index, chunk) in plan.chunks.iter().enumerate() {
             assert!(
                 plan.chunks[..index]
@@ -119,11 +120,18 @@ impl ModelRunner for ScriptedRunner {
                     self.cache[self.place(chunk, position)].expect("what is read was written")
                 })
                 .collect();
-            if chunk.logits == LogitRows::Last {
+            let wanted = chunk.hidden.count(chunk.tokens.len());
+            let last = read.iter().enumerate().skip(end - wanted);
+            hidden.extend(last.flat_map(|(position, token)| [*token as f32, position as f32]));
+            if chunk.logits == WantedRows::Last {
                 rows.push(next_token(&read));
             }
         }
-        let values = logits.resize(rows.len());
+        outputs
+            .hidden
+            .resize(hidden.len() / 2)
+            .copy_from_slice(&hidden);
+        let values = outputs.logits.resize(rows.len());
         values.fill(0.0);
         for (row, token) in rows.into_iter().enumerate() {
             values[row * VOCABULARY + token as usize] = 10.0;
@@ -158,9 +166,14 @@ fn options() -> EngineOptions {
     }
 }
 
+/// A hidden state is the token and its position.
+fn outputs() -> Outputs {
+    Outputs::new(VOCABULARY, 2)
+}
+
 fn engine(options: EngineOptions) -> EngineHandle {
     let runner = Box::new(ScriptedRunner::new(&options));
-    start(runner, VOCABULARY, options, Instant::now).unwrap()
+    start(runner, outputs(), options, Instant::now).unwrap()
 }
 
 fn job(prompt: &[u32], max_tokens: usize) -> Job {
@@ -184,6 +197,7 @@ fn job(prompt: &[u32], max_tokens: usize) -> Job {
         when_full: WhenFull::Stop,
         priority: 0,
         timeout: None,
+        embed: None,
     }
 }
 
@@ -328,7 +342,7 @@ fn jobs_that_cannot_be_are_refused() {
     // Nor can a text of one token go on in a context of one.
     let tiny = start(
         Box::new(ScriptedRunner::new(&options())),
-        VOCABULARY,
+        outputs(),
         EngineOptions {
             context_tokens: 1,
             ..options()
@@ -372,7 +386,7 @@ fn a_failed_step_ends_its_sequences_and_no_others() {
     let options = options();
     let mut runner = ScriptedRunner::new(&options);
     runner.poison = Some(TokenId(96));
-    let engine = start(Box::new(runner), VOCABULARY, options, Instant::now).unwrap();
+    let engine = start(Box::new(runner), outputs(), options, Instant::now).unwrap();
     let (_, events) = engine.submit(job(&[96], 5)).unwrap();
     assert_eq!(
         listen(events).1,
@@ -420,11 +434,11 @@ fn a_stop_tells_everybody() {
 fn a_runner_that_panics_is_reported() {
     struct Panics;
     impl ModelRunner for Panics {
-        fn run(&mut self, _: &StepPlan, _: &mut Logits) -> Result<(), RunError> {
+        fn run(&mut self, _: &StepPlan, _: &mut Outputs) -> Result<(), RunError> {
             panic!("on purpose")
         }
     }
-    let engine = start(Box::new(Panics), VOCABULARY, options(), Instant::now).unwrap();
+    let engine = start(Box::new(Panics), outputs(), options(), Instant::now).unwrap();
     let (_, mut events) = engine.submit(job(&[5], 3)).unwrap();
     while events.blocking_recv().is_some() {}
     // The channel closes while the thread unwinds; the report is made before it ends.

@@ -11,8 +11,8 @@ use tokio::sync::OwnedSemaphorePermit;
 use tokio::sync::mpsc::UnboundedSender;
 
 use super::EngineOptions;
-use super::runner::{Logits, ModelRunner};
-use super::scheduler::{Delivery, Scheduler};
+use super::runner::{ModelRunner, Outputs};
+use super::scheduler::{Computed, Delivery, Scheduler};
 use super::sequence::{Chooser, Chosen, Clock, Job, Sequence, SequenceEvent, SequenceId};
 use super::stats::{BlockStats, Stats};
 use super::step::StepPlan;
@@ -38,7 +38,7 @@ pub(super) struct Submission {
 
 pub(super) struct Worker {
     runner: Box<dyn ModelRunner>,
-    logits: Logits,
+    outputs: Outputs,
     scheduler: Scheduler,
     blocks: BlockPool,
     context_tokens: usize,
@@ -51,7 +51,7 @@ pub(super) struct Worker {
 impl Worker {
     pub(super) fn new(
         runner: Box<dyn ModelRunner>,
-        logits: Logits,
+        outputs: Outputs,
         options: EngineOptions,
         inbox: Receiver<Message>,
         stats: Arc<Mutex<Stats>>,
@@ -59,7 +59,7 @@ impl Worker {
     ) -> Self {
         Self {
             runner,
-            logits,
+            outputs,
             blocks: BlockPool::new(options.blocks, options.block_tokens),
             context_tokens: options.context_tokens,
             scheduler: Scheduler::new(options),
@@ -89,11 +89,15 @@ impl Worker {
         self.deliver(events);
         let Some(plan) = plan else { return };
         let tokens = plan.tokens();
-        let events = match self.runner.run(&plan, &mut self.logits) {
+        let events = match self.runner.run(&plan, &mut self.outputs) {
             Ok(()) => {
                 let sampled = self.sample(&plan);
                 let now = (self.clock)();
-                self.scheduler.commit(plan, sampled, &mut self.blocks, now)
+                let computed = Computed {
+                    sampled,
+                    hidden: &self.outputs.hidden,
+                };
+                self.scheduler.commit(plan, computed, &mut self.blocks, now)
             }
             Err(error) => {
                 tracing::error!(%error, tokens, "a step failed; its sequences end");
@@ -173,7 +177,7 @@ impl Worker {
     /// Chooses the next token of each sequence, several at once on the machine's cores.
     fn sample(&mut self, plan: &StepPlan) -> Vec<Result<Chosen, GrammarError>> {
         let choosers = self.scheduler.choosers(plan);
-        let choosers = choosers.into_iter().zip(self.logits.rows_mut());
+        let choosers = choosers.into_iter().zip(self.outputs.logits.rows_mut());
         let choosers: Vec<(Chooser<'_>, &mut [f32])> = choosers.collect();
         let choose = |(chooser, row): (Chooser<'_>, &mut [f32])| chooser.choose(row);
         match choosers.len() {

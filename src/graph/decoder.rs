@@ -5,7 +5,8 @@
 //! inputs_embeds [tokens, hidden]
 //!   └─ per layer: norm → Q·K·V (one product) → PagedAttention → output product ─┐ + residual
 //!                 norm → gate·up (one product) → SiLU(gate) · up → down product ─┘ + residual
-//!   └─ rows of logit_rows → norm → output product → logits [rows, vocabulary]
+//!   └─ norm ─┬─ rows of logit_rows → output product → logits [rows, vocabulary]
+//!            └─ rows of hidden_rows → hidden [hidden rows, hidden]
 //! ```
 
 use super::families::{self, DecoderShape};
@@ -33,6 +34,10 @@ pub mod names {
     pub const LOGIT_ROWS: &str = "logit_rows";
     /// `f32 [rows, vocabulary]`.
     pub const LOGITS: &str = "logits";
+    /// `i64 [hidden rows]`: the tokens whose hidden states are wanted.
+    pub const HIDDEN_ROWS: &str = "hidden_rows";
+    /// `f32 [hidden rows, hidden]`: after the last norm.
+    pub const HIDDEN: &str = "hidden";
 
     /// `f16 [blocks, block tokens, kv heads, head size]`: a layer's keys, written in place.
     pub fn key_cache(layer: usize) -> String {
@@ -80,6 +85,7 @@ pub(super) fn build(
         progress((layer + 1) as f32 / shape.layers as f32);
     }
     decoder.logits(&normed);
+    decoder.hidden(&normed);
     let (model, initializers) = decoder.graph.finish(file.architecture.name());
     DecoderGraph {
         model,
@@ -291,6 +297,22 @@ impl<'a> Decoder<'a> {
             ElementType::F32,
             &[Named("rows"), Fixed(self.shape.vocabulary)],
         );
+    }
+
+    fn hidden(&mut self, normed: &Edge) {
+        let rows = [Named("hidden_rows")];
+        let rows = self
+            .graph
+            .input(names::HIDDEN_ROWS, ElementType::I64, &rows);
+        let [wanted] = self.graph.node(
+            "",
+            "Gather",
+            &[Some(normed), Some(&rows)],
+            [names::HIDDEN],
+            &[("axis", Int(0))],
+        );
+        let shape = [Named("hidden_rows"), Fixed(self.shape.hidden)];
+        self.graph.output(&wanted, ElementType::F32, &shape);
     }
 
     /// `x · Wᵀ` with the rows of the tensors `parts` stacked to `W`. The result's name is `name`, or

@@ -126,6 +126,8 @@ impl Generation {
                         return Some(Ok(self.deliver(progress.text)));
                     }
                 }
+                // Nobody asked for one.
+                Some(SequenceEvent::Embedding(_)) => {}
                 Some(SequenceEvent::Ended { reason, report }) => match self.end(reason, report) {
                     Ok(text) if text.is_empty() => {}
                     Ok(text) => return Some(Ok(self.deliver(text))),

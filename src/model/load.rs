@@ -10,7 +10,7 @@ use bytesize::ByteSize;
 use sysinfo::{MemoryRefreshKind, RefreshKind, System};
 
 use super::slots::SlotRecords;
-use super::{LoadedModel, ModelDetails};
+use super::{LoadedModel, ModelDetails, Pooling};
 use crate::engine::{self, EngineOptions};
 use crate::gguf::{Gguf, Metadata, MetadataError, Optional};
 use crate::graph::ModelFile;
@@ -51,6 +51,8 @@ pub struct LoadOptions {
     pub onnxruntime: PathBuf,
     /// A template instead of the file's.
     pub chat_template: Option<String>,
+    /// How embeddings are made instead of how the file says.
+    pub pooling: Option<Pooling>,
 }
 
 /// How large the key-value cache is to be.
@@ -103,6 +105,10 @@ pub fn inspect(options: LoadOptions) -> anyhow::Result<Inspected> {
         .with_context(|| format!("{}: the chat template cannot be used", path.display()))?;
 
     let shape = file.architecture.shape();
+    let pooling = match options.pooling {
+        Some(pooling) => pooling,
+        None => pooling(metadata, file.architecture.name()).with_context(named)?,
+    };
     let context_tokens = options.context_tokens.unwrap_or(shape.trained_context);
     ensure!(
         context_tokens <= MAX_CONTEXT_TOKENS,
@@ -144,6 +150,7 @@ pub fn inspect(options: LoadOptions) -> anyhow::Result<Inspected> {
             chat_template: template.source().to_owned(),
             beginning_text,
             end_text,
+            pooling,
             loaded_at: SystemTime::now(),
             slots: options.parallel,
             cache_tokens: engine.blocks * BLOCK_TOKENS,
@@ -237,8 +244,8 @@ impl Inspected {
             progress,
         )?;
         let slots = options.parallel;
-        let vocabulary = decoder.vocabulary();
-        let engine = engine::start(Box::new(decoder), vocabulary, options, Instant::now)
+        let outputs = decoder.outputs();
+        let engine = engine::start(Box::new(decoder), outputs, options, Instant::now)
             .map_err(anyhow::Error::msg)?;
         details.loaded_at = SystemTime::now();
         Ok(LoadedModel {
@@ -251,6 +258,18 @@ impl Inspected {
             grammars: OnceLock::new(),
             salts: [RandomState::new(), RandomState::new()],
         })
+    }
+}
+
+/// How the file says that embeddings are made; of the last token where it says nothing.
+fn pooling(metadata: &Metadata, architecture: &str) -> anyhow::Result<Pooling> {
+    let key = format!("{architecture}.pooling_type");
+    // ggml's numbers (`llama_pooling_type`); 0 is that nothing is pooled.
+    match metadata.count(&key).optional()? {
+        None | Some(0 | 3) => Ok(Pooling::Last),
+        Some(1) => Ok(Pooling::Mean),
+        Some(2) => Ok(Pooling::First),
+        Some(other) => anyhow::bail!("{key} = {other} is not supported"),
     }
 }
 

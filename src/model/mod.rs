@@ -1,6 +1,7 @@
 //! A loaded model, in the words of text: generate, tokenize, detokenize. What is asked and answered is
 //! in [`request`]; how a path becomes a model is in [`load`]. HTTP is somebody else's.
 
+mod embedding;
 mod generation;
 mod grammar_words;
 pub mod load;
@@ -12,6 +13,7 @@ use std::path::PathBuf;
 use std::sync::{Arc, OnceLock};
 use std::time::SystemTime;
 
+pub use embedding::{Embedding, PendingEmbedding};
 pub use generation::Generation;
 pub use grammar_words::GrammarWords;
 pub use request::{
@@ -24,6 +26,7 @@ pub use slots::{Slot, SlotCounts};
 use generation::TextStop;
 use slots::{SlotRecord, SlotRecords};
 
+pub use crate::engine::Pooling;
 use crate::engine::{EngineHandle, Job, PrefixRoot, PrefixUse, Stats, SubmitError};
 use crate::grammar::{Constraint, Cutting, GrammarCompiler};
 use crate::sampling::{Sampler, SamplerTokens, SequenceBreakers};
@@ -69,6 +72,8 @@ pub struct ModelDetails {
     pub beginning_text: String,
     /// The end-of-text token, as text; empty if there is none.
     pub end_text: String,
+    /// How a prompt's hidden states become its embedding.
+    pub pooling: Pooling,
     /// When it was loaded.
     pub loaded_at: SystemTime,
     /// Sequences that run at once.
@@ -134,6 +139,7 @@ impl LoadedModel {
             },
             priority: options.priority,
             timeout: options.timeout,
+            embed: None,
         };
         let (task, events) = self
             .engine

@@ -7,7 +7,7 @@ use ort::value::TensorRef;
 
 use super::session::{self, SessionOptions};
 use super::{KvCache, RuntimeError};
-use crate::engine::{BlockCopy, BlockId, Logits, ModelRunner, RunError, StepPlan};
+use crate::engine::{BlockCopy, BlockId, ModelRunner, Outputs, RunError, StepPlan};
 use crate::graph::{DecoderShape, Embeddings, LeastRows, ModelFile, names};
 
 /// A decoder in a session, with its cache.
@@ -32,6 +32,7 @@ struct Batch {
     block_table: Vec<i32>,
     blocks_of_a_sequence: usize,
     logit_rows: Vec<i64>,
+    hidden_rows: Vec<i64>,
 }
 
 impl Decoder {
@@ -71,9 +72,9 @@ impl Decoder {
         })
     }
 
-    /// Logits of a row.
-    pub fn vocabulary(&self) -> usize {
-        self.vocabulary
+    /// Room for what a step computes.
+    pub fn outputs(&self) -> Outputs {
+        Outputs::new(self.vocabulary, self.embeddings.columns())
     }
 
     /// Bytes of the key-value cache.
@@ -83,21 +84,21 @@ impl Decoder {
 }
 
 impl ModelRunner for Decoder {
-    fn run(&mut self, plan: &StepPlan, logits: &mut Logits) -> Result<(), RunError> {
+    fn run(&mut self, plan: &StepPlan, outputs: &mut Outputs) -> Result<(), RunError> {
         let wanted = self
             .batch
             .fill(plan, &self.embeddings, self.spare_block, self.least_rows)?;
         for BlockCopy { from, to } in &plan.copies {
             self.cache.copy(from.index(), to.index());
         }
-        self.compute(wanted, logits)
+        self.compute(wanted, outputs)
             .map_err(|error| RunError(error.to_string()))
     }
 }
 
 impl Decoder {
     /// Runs the session on the batch; the first `wanted` rows of its logits are the plan's.
-    fn compute(&mut self, wanted: usize, logits: &mut Logits) -> Result<(), RuntimeError> {
+    fn compute(&mut self, wanted: usize, outputs: &mut Outputs) -> Result<(), RuntimeError> {
         let batch = &self.batch;
         let rows = batch.embeds.len() / self.embeddings.columns();
         let sequences = batch.past_seqlens.len();
@@ -139,15 +140,23 @@ impl Decoder {
                 .into(),
             ),
         ];
+        inputs.push((
+            names::HIDDEN_ROWS.into(),
+            TensorRef::from_array_view(([batch.hidden_rows.len()], batch.hidden_rows.as_slice()))?
+                .into(),
+        ));
         let caches = self.cache.layers()?;
         for ([key_name, value_name], [keys, values]) in self.cache_names.iter().zip(caches) {
             inputs.push((key_name.as_str().into(), keys.into()));
             inputs.push((value_name.as_str().into(), values.into()));
         }
-        let outputs = self.session.run(inputs)?;
-        let (_, computed) = outputs[names::LOGITS].try_extract_tensor::<f32>()?;
-        let rows = logits.resize(wanted);
-        rows.copy_from_slice(&computed[..rows.len()]);
+        let computed = self.session.run(inputs)?;
+        let (_, logits) = computed[names::LOGITS].try_extract_tensor::<f32>()?;
+        let rows = outputs.logits.resize(wanted);
+        rows.copy_from_slice(&logits[..rows.len()]);
+        let (_, hidden) = computed[names::HIDDEN].try_extract_tensor::<f32>()?;
+        let rows = outputs.hidden.resize(batch.hidden_rows.len());
+        rows.copy_from_slice(hidden);
         Ok(())
     }
 }
@@ -202,6 +211,10 @@ impl Batch {
             // Row 0 exists in every step.
             self.logit_rows.resize(rows.len().max(least.logits), 0);
         }
+        let hidden = plan.hidden_rows();
+        self.hidden_rows.clear();
+        self.hidden_rows
+            .extend(hidden.iter().map(|row| *row as i64));
         Ok(rows.len())
     }
 

@@ -12,6 +12,7 @@ use ortolan::model::{GenerateLimits, LoadedModel, ModelState};
 use ortolan::server::{Keys, ServeOptions, Server};
 use tokio::sync::{OnceCell, watch};
 
+use crate::common::tiny::Value;
 use crate::{common, witness};
 
 pub(crate) const SLOTS: usize = 4;
@@ -22,6 +23,7 @@ const IDLE: Duration = Duration::from_secs(3);
 const ALL_ENDPOINTS: Endpoints = Endpoints {
     slots: true,
     metrics: true,
+    embedding: true,
 };
 
 /// A server with the real model.
@@ -94,6 +96,7 @@ pub(crate) async fn answering_little() -> SocketAddr {
     let none = Endpoints {
         slots: false,
         metrics: false,
+        embedding: false,
     };
     serve_to(
         Keys::default(),
@@ -118,14 +121,24 @@ pub(crate) async fn in_state(state: ModelState) -> SocketAddr {
 /// A model of the tests' own with the tokens of an infill.
 pub(crate) async fn tiny() -> RealServer {
     static SERVER: OnceCell<RealServer> = OnceCell::const_new();
+    of_tiny_model(&SERVER, &[]).await
+}
+
+/// The same, with a file that wants the mean of all hidden states.
+pub(crate) async fn tiny_of_means() -> RealServer {
+    static SERVER: OnceCell<RealServer> = OnceCell::const_new();
+    of_tiny_model(&SERVER, &[("llama.pooling_type", Value::U32(1))]).await
+}
+
+async fn of_tiny_model(cell: &OnceCell<RealServer>, more: &[(&str, Value<'_>)]) -> RealServer {
     let size = Size {
         parallel: 2,
         context_tokens: 256,
         cache: CacheSize::AllContexts,
     };
     let folder = tempfile::tempdir().unwrap();
-    let model = common::tiny::model(folder.path(), &[]);
-    of_model(&SERVER, model, size).await
+    let model = common::tiny::model(folder.path(), more);
+    of_model(cell, model, size).await
 }
 
 async fn shared(cell: &OnceCell<RealServer>, size: Size) -> RealServer {
@@ -148,6 +161,7 @@ async fn of_model(cell: &OnceCell<RealServer>, model: PathBuf, size: Size) -> Re
                 threads: None,
                 onnxruntime: common::onnxruntime(),
                 chat_template: None,
+                pooling: None,
             });
             inspected.unwrap().load(&|_| ()).unwrap()
         });

@@ -55,6 +55,11 @@ async fn fills_gaps(world: &mut World) {
     world.speak_to(servers::tiny().await);
 }
 
+#[given("a server whose model takes the mean of all tokens")]
+async fn takes_the_mean(world: &mut World) {
+    world.speak_to(servers::tiny_of_means().await);
+}
+
 #[given("a server that shifts no context")]
 async fn shifts_nothing(world: &mut World) {
     let limits = GenerateLimits {
@@ -206,6 +211,57 @@ async fn conversation_was_cached(world: &mut World) {
 #[when("I stream a chat:")]
 async fn ask_chat_stream(world: &mut World, step: &Step) {
     world.stream_chat(json_of(step)).await;
+}
+
+#[when("I embed:")]
+async fn ask_embedding(world: &mut World, step: &Step) {
+    world.embed(json_of(step)).await;
+}
+
+#[when(expr = "I embed {int} words")]
+async fn ask_long_embedding(world: &mut World, words: usize) {
+    world.embed(json!({"content": "word ".repeat(words)})).await;
+}
+
+/// The embedding of one of several texts, or of the only one.
+fn embedding(answer: &Answer, index: usize) -> Vec<f64> {
+    let one = answer.body.get(index).unwrap_or(&answer.body);
+    serde_json::from_value(one["embedding"].clone()).unwrap()
+}
+
+fn product(left: &[f64], right: &[f64]) -> f64 {
+    left.iter()
+        .zip(right)
+        .map(|(left, right)| left * right)
+        .sum()
+}
+
+#[then("its length is 1")]
+async fn has_length_1(world: &mut World) {
+    let values = embedding(&world.answer, 0);
+    assert!((product(&values, &values) - 1.0).abs() < 1e-4);
+}
+
+#[then(expr = "the embedding {int} is nearer to {int} than to {int}")]
+async fn is_nearer(world: &mut World, one: usize, near: usize, far: usize) {
+    let [one, near, far] = [one, near, far].map(|index| embedding(&world.answer, index));
+    let (near, far) = (product(&one, &near), product(&one, &far));
+    assert!(near > far, "{near} and {far}");
+}
+
+#[then(expr = "the embeddings {int} and {int} are the same")]
+async fn embeddings_are_the_same(world: &mut World, one: usize, other: usize) {
+    assert_eq!(
+        embedding(&world.answer, one),
+        embedding(&world.answer, other)
+    );
+}
+
+#[then(expr = "embedding {string} alone gives the same as {int}")]
+async fn alone_is_the_same(world: &mut World, text: String, index: usize) {
+    let among_others = embedding(&world.answer, index);
+    world.embed(json!({"content": text})).await;
+    assert_eq!(embedding(&world.answer, 0), among_others);
 }
 
 #[when("I tokenize:")]

@@ -95,8 +95,13 @@ impl World {
         self.asked = Some(Question::Completion(body));
     }
 
+    pub(crate) async fn embed(&mut self, body: Value) {
+        let request: types::EmbeddingRequest = serde_json::from_value(body).unwrap();
+        self.answer = whole(self.client().await.embedding(&request).await).await;
+    }
+
     pub(crate) async fn stream_infill(&mut self, body: Value) {
-        let request: types::InfillRequest = serde_json::from_value(body.clone()).unwrap();
+        let request: types::InfillRequest = serde_json::from_value(body).unwrap();
         self.answer = streamed(self.client().await.infill_stream(&request).await).await;
     }
 

@@ -17,7 +17,7 @@ pub(in crate::api) async fn answer(
     limits: &GenerateLimits,
 ) -> Result<WholeOrStream<types::CompletionAnswer>, Error> {
     let prompts = std::mem::replace(&mut body.prompt, types::Prompts::Array(Vec::new()));
-    let prompts = Prompts::try_from(prompts)?;
+    let prompts = Prompts::read("prompt", prompts)?;
     let options = GenerateOptions::try_from(body)?;
     let stream = options.stream;
     let asked = at_length(|| continuation::begin(model, prompts, &options, limits))?;

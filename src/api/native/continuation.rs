@@ -40,14 +40,7 @@ pub(super) fn begin(
     match prompts {
         Prompts::One(prompt) => Ok(Asked::One(Box::new(one(prompt, None)?))),
         Prompts::Several(prompts) => {
-            let places = model.places();
-            if prompts.len() > places {
-                let count = prompts.len();
-                let problem = format!(
-                    "prompt: {count} prompts are more than the {places} requests that may run or wait"
-                );
-                return Err(Error::invalid("prompt", problem));
-            }
+            Prompts::check_count("prompt", prompts.len(), model.places())?;
             let begun = (0..)
                 .zip(prompts)
                 .map(|(index, prompt)| one(prompt, Some(index)));

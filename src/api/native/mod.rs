@@ -2,6 +2,7 @@
 
 pub(super) mod completion;
 mod continuation;
+pub(super) mod embedding;
 pub(super) mod health;
 pub(super) mod infill;
 pub(super) mod metrics;

@@ -13,10 +13,9 @@ pub(super) enum Prompts {
     Several(Vec<types::Prompt>),
 }
 
-impl TryFrom<types::Prompts> for Prompts {
-    type Error = Error;
-
-    fn try_from(prompts: types::Prompts) -> Result<Self, Error> {
+impl Prompts {
+    /// Reads the field `param`.
+    pub(super) fn read(param: &str, prompts: types::Prompts) -> Result<Self, Error> {
         use types::{Prompt, PromptItem, PromptPiece};
         let items = match prompts {
             types::Prompts::String(text) => return Ok(Self::One(Prompt::String(text))),
@@ -32,9 +31,8 @@ impl TryFrom<types::Prompts> for Prompts {
                 PromptItem::Uint32(token) => Ok(vec![PromptPiece::Uint32(token)]),
                 PromptItem::Array(pieces) if alone => Ok(pieces),
                 PromptItem::Array(_) => {
-                    let problem =
-                        "prompt: an array with token ids is one prompt, and has no prompts in it";
-                    Err(Error::invalid("prompt", problem))
+                    let problem = "an array with token ids is one prompt, and has no prompts in it";
+                    Err(Error::invalid(param, format!("{param}: {problem}")))
                 }
             });
             let pieces: Vec<Vec<PromptPiece>> = pieces.collect::<Result<_, _>>()?;
@@ -46,6 +44,19 @@ impl TryFrom<types::Prompts> for Prompts {
             PromptItem::Array(pieces) => Prompt::Array(pieces),
         });
         Ok(Self::Several(prompts.collect()))
+    }
+
+    /// Refuses more prompts than there are places: they could never run beside each other.
+    pub(super) fn check_count(param: &str, count: usize, places: usize) -> Result<(), Error> {
+        match count > places {
+            false => Ok(()),
+            true => Err(Error::invalid(
+                param,
+                format!(
+                    "{param}: {count} prompts are more than the {places} requests that may run or wait"
+                ),
+            )),
+        }
     }
 }
 
@@ -73,7 +84,7 @@ mod tests {
     #[track_caller]
     fn check(prompt: Value, expected: Result<&[Value], &str>) {
         let prompts = serde_json::from_value::<types::Prompts>(prompt).unwrap();
-        let found = match Prompts::try_from(prompts) {
+        let found = match Prompts::read("prompt", prompts) {
             Ok(Prompts::One(prompt)) => Ok(vec![prompt]),
             Ok(Prompts::Several(prompts)) => Ok(prompts),
             Err(error) => Err(error.to_string()),

@@ -13,12 +13,12 @@ struct Gated {
 }
 
 impl ModelRunner for Gated {
-    fn run(&mut self, plan: &StepPlan, logits: &mut Logits) -> Result<(), RunError> {
+    fn run(&mut self, plan: &StepPlan, outputs: &mut Outputs) -> Result<(), RunError> {
         let sequences = plan.chunks.iter().map(|chunk| chunk.sequence).collect();
         // At the end of the test nobody listens, and the gate stays open.
         let _ = self.begins.send(sequences);
         let _ = self.gate.recv();
-        self.runner.run(plan, logits)
+        self.runner.run(plan, outputs)
     }
 }
 
@@ -32,7 +32,7 @@ fn who_leaves_is_gone_in_the_next_step() {
         begins,
         gate,
     };
-    let engine = start(Box::new(runner), VOCABULARY, options, Instant::now).unwrap();
+    let engine = start(Box::new(runner), outputs(), options, Instant::now).unwrap();
     let neighbour_prompt = prompt(1, 3);
     let (neighbour, neighbour_events) = engine.submit(job(&neighbour_prompt, 12)).unwrap();
     let (decoding, decoding_events) = engine.submit(endless()).unwrap();
@@ -80,7 +80,7 @@ fn machine_time() -> Instant {
 }
 
 impl ModelRunner for Timed {
-    fn run(&mut self, plan: &StepPlan, logits: &mut Logits) -> Result<(), RunError> {
+    fn run(&mut self, plan: &StepPlan, outputs: &mut Outputs) -> Result<(), RunError> {
         if let Some(gate) = self.gate.take() {
             // It is opened by being dropped.
             let _ = gate.recv();
@@ -93,7 +93,7 @@ impl ModelRunner for Timed {
             .map(|chunk| (chunk.sequence, chunk.tokens.len()));
         let mut steps = self.steps.lock().unwrap();
         steps.push((milliseconds, chunks.collect()));
-        self.runner.run(plan, logits)
+        self.runner.run(plan, outputs)
     }
 }
 
@@ -105,7 +105,7 @@ fn timed_engine(options: EngineOptions) -> (EngineHandle, Steps, std::sync::mpsc
         steps: Arc::clone(&steps),
         gate: Some(gate),
     };
-    let engine = start(Box::new(runner), VOCABULARY, options, machine_time).unwrap();
+    let engine = start(Box::new(runner), outputs(), options, machine_time).unwrap();
     (engine, steps, closed)
 }
 
@@ -188,4 +188,48 @@ fn the_higher_priority_is_admitted_first() {
     }
     order.dedup();
     assert_eq!(order, [busy, ids[4], ids[1], ids[2], ids[0], ids[3]]);
+}
+
+/// The embedding of a prompt beside others, by each kind of pooling.
+#[test]
+fn hidden_states_become_one_embedding_whatever_the_chunks_and_the_cache() {
+    let tight = EngineOptions {
+        blocks: 12,
+        ..options()
+    };
+    let engine = engine(tight);
+    let text = prompt(5, 30);
+    let mean = |values: &[f32]| values.iter().sum::<f32>() / values.len() as f32;
+    let tokens: Vec<f32> = text.iter().map(|token| *token as f32).collect();
+    let positions: Vec<f32> = (0..30).map(|position| position as f32).collect();
+    let expected = [
+        (Pooling::Mean, [mean(&tokens), mean(&positions)]),
+        (Pooling::First, [tokens[0], 0.0]),
+        (Pooling::Last, [tokens[29], 29.0]),
+    ];
+    // The second time the cache holds the prompt; beside them others want the same blocks.
+    for _ in 0..2 {
+        let submitted = expected.map(|(pooling, expected)| {
+            let job = Job {
+                embed: Some(pooling),
+                ..job(&text, 0)
+            };
+            (engine.submit(job).unwrap().1, expected)
+        });
+        for (mut events, expected) in submitted {
+            let mut embedding = None;
+            while let Some(event) = events.blocking_recv() {
+                match event {
+                    SequenceEvent::Embedding(values) => embedding = Some(values),
+                    SequenceEvent::Ended { reason, .. } => {
+                        assert_eq!(reason, EndReason::TokenLimit)
+                    }
+                    SequenceEvent::Started { .. } => {}
+                    other => panic!("{other:?}"),
+                }
+            }
+            assert_eq!(embedding.unwrap(), expected);
+        }
+    }
+    assert!(engine.stats().counters.prefix_hits > 0);
 }

@@ -1,0 +1,123 @@
+//! A prompt's embedding: the engine computes the prompt and gathers its hidden states.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::request::{GenerateError, Prompt};
+use super::{LoadedModel, WhenFull};
+use crate::engine::{
+    EndReason, Events, Job, PrefixRoot, PrefixUse, SequenceEvent, StopRule, Verdict,
+};
+use crate::sampling::{Sampler, SamplerTokens, SamplingParameters};
+use crate::token::TokenId;
+
+/// What a prompt is to the model.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Embedding {
+    /// `[hidden]`, of length 1; all 0 if the model gave nothing.
+    pub values: Vec<f32>,
+    /// Tokens of the prompt.
+    pub prompt_tokens: usize,
+}
+
+/// An embedding that is being computed. Dropping it cancels it.
+pub struct PendingEmbedding {
+    events: Events,
+    timeout: Option<Duration>,
+}
+
+impl LoadedModel {
+    /// Begins an embedding. The prompt is tokenized here and now; nothing is waited for.
+    pub fn embed(
+        &self,
+        prompt: &Prompt,
+        timeout: Option<Duration>,
+    ) -> Result<PendingEmbedding, GenerateError> {
+        let (prompt, _) = self.prompt_tokens(prompt)?;
+        let job = Job {
+            prompt,
+            max_tokens: 0,
+            end_tokens: Arc::clone(&self.end_tokens),
+            sampler: Sampler::new(SamplingParameters::openai(), 0, SamplerTokens::default()),
+            constraint: None,
+            stop: Box::new(NeverStops),
+            slot: None,
+            prefix: PrefixUse {
+                read: true,
+                root: PrefixRoot::default(),
+            },
+            when_full: WhenFull::Stop,
+            priority: 0,
+            timeout,
+            embed: Some(self.details.pooling),
+        };
+        let submitted = self.engine.submit(job);
+        let (_, events) = submitted.map_err(|error| self.refusal(&error))?;
+        Ok(PendingEmbedding { events, timeout })
+    }
+}
+
+impl PendingEmbedding {
+    /// Waits until it is there.
+    pub async fn finish(mut self) -> Result<Embedding, GenerateError> {
+        let mut values = Vec::new();
+        while let Some(event) = self.events.recv().await {
+            match event {
+                SequenceEvent::Started { .. } | SequenceEvent::Token(_) => {}
+                SequenceEvent::Embedding(gathered) => values = gathered,
+                SequenceEvent::Ended {
+                    reason: EndReason::DeadlinePassed,
+                    ..
+                } => {
+                    let timeout = self.timeout.unwrap_or_default();
+                    return Err(GenerateError::DeadlinePassed { timeout });
+                }
+                SequenceEvent::Ended { report, .. } => {
+                    return Ok(Embedding {
+                        values: normalised(values),
+                        prompt_tokens: report.prompt_tokens,
+                    });
+                }
+                SequenceEvent::Failed(cause) => return Err(GenerateError::Failed(cause)),
+                SequenceEvent::Unfollowable(error) => {
+                    return Err(GenerateError::Failed(error.to_string()));
+                }
+            }
+        }
+        Err(GenerateError::Failed(
+            "the engine ended without a word".to_owned(),
+        ))
+    }
+}
+
+/// Nothing is generated that could end.
+struct NeverStops;
+
+impl StopRule for NeverStops {
+    fn after(&mut self, _: TokenId) -> Verdict {
+        Verdict::Continue
+    }
+}
+
+/// The vector of the same direction with the length 1.
+fn normalised(mut values: Vec<f32>) -> Vec<f32> {
+    let squares = values.iter().map(|value| f64::from(*value).powi(2));
+    let length = squares.sum::<f64>().sqrt();
+    if length > 0.0 {
+        values
+            .iter_mut()
+            .for_each(|value| *value = (f64::from(*value) / length) as f32);
+    }
+    values
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_embedding_has_the_length_1() {
+        assert_eq!(normalised(vec![3.0, -4.0]), [0.6, -0.8]);
+        assert_eq!(normalised(vec![0.0, 0.0]), [0.0, 0.0]);
+    }
+}
