@@ -7,7 +7,7 @@ BINARY := target/release/ortolan
 SCHEMATHESIS := .cache/schemathesis
 
 .DEFAULT_GOAL := help
-.PHONY: help setup build serve lint test test-all contract-fuzz bench soak
+.PHONY: help setup build serve lint test test-tools test-all contract-fuzz bench soak
 
 help: ## list the commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-14s %s\n", $$1, $$2}' Makefile
@@ -29,9 +29,12 @@ lint: ## check the format and run clippy, warnings denied
 	$(CARGO) clippy --locked --all-targets --all-features -- -D warnings
 
 test: setup lint ## everything that must hold: lint, then all tests with the real runtime and model
-	$(CARGO) test --locked --all-features --no-fail-fast
+	$(CARGO) test --locked --features client --no-fail-fast
 
-test-all: test contract-fuzz ## `make test`, and what needs tools of its own (it installs them)
+test-tools: setup ## the page in a browser and the sample clients: Chromium and chromedriver, Node, curl, jq, promtool
+	$(CARGO) test --locked --features client,tools --no-fail-fast --test page
+
+test-all: test test-tools contract-fuzz ## `make test`, and what needs tools of its own
 
 contract-fuzz: setup build $(SCHEMATHESIS)/installed ## send generated requests and hold every answer against the document
 	$(SCHEMATHESIS)/bin/python .ci/contract_fuzz.py $(BINARY) $(MODEL)

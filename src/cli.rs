@@ -199,6 +199,15 @@ pub struct Cli {
     )]
     pub port: u16,
 
+    /// A folder whose files are served in the place of the page at the root; they need no key
+    #[arg(
+        long,
+        value_name = "DIR",
+        help_heading = "Serving",
+        env = "LLAMA_ARG_STATIC_PATH"
+    )]
+    pub path: Option<PathBuf>,
+
     /// An origin whose web pages may ask, beside the server's own and localhost; repeatable, * is all
     #[arg(
         long,
@@ -337,7 +346,6 @@ const LATER: &[&str] = &[
     "--numa",
     "--lora",
     "--lora-base",
-    "--path",
     "-spf",
     "--system-prompt-file",
     "--mmproj",

@@ -12,6 +12,7 @@ use crate::cli::{self, Cli, Device};
 use crate::model::load::{CacheSize, LoadOptions};
 use crate::model::{self, GenerateLimits};
 use crate::server::{Keys, ServeOptions};
+use crate::web::Pages;
 
 /// Most threads that compute: more than any machine has cores.
 const MAX_THREADS: usize = 1024;
@@ -29,6 +30,8 @@ pub struct Config {
     pub limits: GenerateLimits,
     /// How long a client may be silent while it sends a body.
     pub body_idle: Duration,
+    /// Where the page comes from.
+    pub pages: Pages,
 }
 
 impl Config {
@@ -121,6 +124,17 @@ impl Config {
                 context_shift: !cli.no_context_shift,
             },
             body_idle: idle,
+            pages: match cli.path {
+                Some(folder) => {
+                    ensure!(
+                        folder.is_dir(),
+                        "--path {}: it is no folder",
+                        folder.display()
+                    );
+                    Pages::Folder(folder)
+                }
+                None => Pages::Own,
+            },
         })
     }
 }

@@ -9,6 +9,7 @@
 //! | [`cli`], [`config`], [`terminal`] | flags, files, people |
 //! | [`server`] | HTTP |
 //! | [`api`] | JSON |
+//! | [`web`] | the page |
 //! | [`metrics`] | numbers for a scrape |
 //! | [`model`] | text |
 //! | [`engine`] | token ids |
@@ -33,3 +34,4 @@ pub mod server;
 pub mod terminal;
 pub mod text;
 pub mod token;
+pub mod web;

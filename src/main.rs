@@ -9,6 +9,7 @@ use ortolan::model::ModelState;
 use ortolan::model::load;
 use ortolan::server::{Server, StopSignals};
 use ortolan::terminal;
+use ortolan::web;
 use tokio::sync::watch;
 
 fn main() -> ExitCode {
@@ -51,6 +52,7 @@ async fn run(cli: Cli) -> anyhow::Result<()> {
         limits: config.limits,
         body_idle: config.body_idle,
     });
+    let routes = web::beside(routes, api::document::has, &config.pages);
     let (cutting, cut) = watch::channel(());
     let stop = async move {
         signals.next().await;

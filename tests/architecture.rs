@@ -10,14 +10,15 @@ use std::path::{Path, PathBuf};
 const FLOORS: &[(&str, &[&str])] = &[
     (
         "main",
-        &["cli", "config", "terminal", "server", "api", "model"],
+        &["cli", "config", "terminal", "server", "api", "web", "model"],
     ),
-    ("config", &["cli", "server", "api", "model"]),
+    ("config", &["cli", "server", "api", "web", "model"]),
     ("terminal", &["cli", "model"]),
     ("cli", &[]),
     ("server", &["api"]),
     ("api", &["model", "text", "sampling", "metrics"]),
     ("metrics", &["engine"]),
+    ("web", &[]),
     (
         "model",
         &[
@@ -38,7 +39,7 @@ const FLOORS: &[(&str, &[&str])] = &[
 /// Crates that only some floors may name.
 const GUESTS: &[(&str, &[&str])] = &[
     ("ort", &["runtime"]),
-    ("poem", &["server", "api"]),
+    ("poem", &["server", "api", "web"]),
     ("poem_openapi", &["api"]),
     ("hyper", &["server"]),
     ("hyper_util", &["server"]),

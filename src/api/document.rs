@@ -30,6 +30,11 @@ pub fn page() -> &'static str {
     &PAGE
 }
 
+/// Whether the document has a request's path.
+pub fn has(path: &str) -> bool {
+    !methods(path).is_empty()
+}
+
 /// The methods of a request's path in capital letters; empty if the document has no such path.
 pub fn methods(path: &str) -> Vec<String> {
     let paths = DOCUMENT["paths"].as_object().into_iter().flatten();

@@ -11,13 +11,13 @@ use poem::middleware::Cors;
 use poem::{Endpoint, EndpointExt, IntoResponse, Request, Response};
 
 use super::keys::Keys;
-use crate::api::Error;
+use crate::api::{Error, document};
 
 /// Carries a request's id in both directions.
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 /// Lists a body's fields without effect.
 const IGNORED: HeaderName = HeaderName::from_static("x-ortolan-ignored");
-/// What needs no key.
+/// What of the document needs no key.
 const OPEN_PATHS: [&str; 4] = ["/health", "/docs", "/openapi.json", "/openapi.yaml"];
 /// Longest id that is taken from a client.
 const MAX_REQUEST_ID_BYTES: usize = 128;
@@ -72,7 +72,9 @@ async fn check_key(
     keys: Arc<Keys>,
 ) -> poem::Result<Response> {
     let path = request.uri().path();
-    let open = OPEN_PATHS.contains(&path) || path.starts_with("/docs/");
+    // What is not in the document is a file of the page, or nothing.
+    let reads = [Method::GET, Method::HEAD].contains(request.method());
+    let open = OPEN_PATHS.contains(&path) || (reads && !document::has(path));
     match open || keys.allow(request.headers()) {
         true => endpoint.call(request).await,
         false => Ok(Error::Unauthorized.into_response()),

@@ -10,6 +10,7 @@ use ortolan::api::{self, ApiSettings, Endpoints};
 use ortolan::model::load::{CacheSize, LoadOptions, inspect};
 use ortolan::model::{GenerateLimits, LoadedModel, ModelState};
 use ortolan::server::{Keys, ServeOptions, Server};
+use ortolan::web::{self, Pages};
 use tokio::sync::{OnceCell, watch};
 
 use crate::common::tiny::Value;
@@ -208,7 +209,7 @@ async fn serve_to(
         body_idle: IDLE,
     });
     tokio::spawn(server.serve(
-        witness::watch(routes),
+        web::beside(witness::watch(routes), api::document::has, &Pages::Own),
         std::future::pending(),
         std::future::pending(),
     ));

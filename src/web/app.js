@@ -1,0 +1,420 @@
+// The chat page: what is shown of a conversation, and what its buttons and keys do.
+import { ask, serverEvents } from './completion.js';
+import { element, render } from './markdown.js';
+import { followState } from './server.js';
+import { followForm, requestFields, showDefaults, systemPrompt } from './settings.js';
+import * as store from './store.js';
+
+const byId = (id) => document.getElementById(id);
+const NEAR_END_PX = 48;
+const SAVE_EVERY_MS = 1000;
+const TOAST_MS = 8000;
+
+const runs = new Map(); // conversation id → the answer that is on its way
+const problems = new Map(); // conversation id → why it has no answer
+let conversations = store.conversations();
+let current = conversations.find(({ id }) => `#${id}` === location.hash) ?? conversations[0] ?? store.newConversation();
+let state = { name: 'connecting' };
+let context = null; // tokens
+let follows = true;
+
+/* Asking */
+
+async function answer(conversation) {
+  const run = { conversation, controller: new AbortController(), began: performance.now(), tokens: 0, saved: 0 };
+  const message = { role: 'assistant', content: '', note: {} };
+  runs.set(conversation.id, run);
+  problems.delete(conversation.id);
+  byId('toast').hidePopover(); // what it offers to undo has passed
+  if (conversation === current) {
+    follows = true;
+    paint();
+  }
+  try {
+    const said = conversation.messages.map(({ role, content }) => ({ role, content }));
+    const system = systemPrompt();
+    const body = {
+      messages: system ? [{ role: 'system', content: system }, ...said] : said,
+      stream: true,
+      stream_options: { include_usage: true },
+      ...requestFields(),
+    };
+    const response = await ask('v1/chat/completions', body, { key: store.read('key'), signal: run.controller.signal });
+    for await (const event of serverEvents(response)) {
+      const [choice] = event.choices;
+      if (choice?.delta.content) grow(conversation, run, message, choice.delta.content);
+      if (choice?.finish_reason) message.note.finish = choice.finish_reason;
+      if (event.usage) message.note.usage = event.usage;
+    }
+    if (!message.note.finish) throw new Error('The connection ended before the answer did.');
+  } catch (error) {
+    const wasStopped = run.controller.signal.aborted;
+    message.note.finish = wasStopped ? 'stopped' : 'broken off';
+    if (!wasStopped) failed(conversation, run, error);
+  }
+  runs.delete(conversation.id);
+  if (run.discarded) return;
+  // No words are an answer, too, if the model ended it.
+  if (run.tokens === 0 && message.note.usage) conversation.messages.push(message);
+  Object.assign(message.note, measured(run));
+  saved(conversation);
+  if (conversation === current) {
+    paint();
+    if (!problems.has(conversation.id)) byId('announcer').textContent = `Answer: ${message.content}`;
+  }
+}
+
+/** Text has come: the first makes the message, every one is painted with the next frame. */
+function grow(conversation, run, message, text) {
+  const now = performance.now();
+  run.first ??= now;
+  run.last = now;
+  run.tokens += 1;
+  message.content += text;
+  if (run.tokens === 1) {
+    conversation.messages.push(message);
+    if (conversation === current) paint();
+  }
+  if (now - run.saved > SAVE_EVERY_MS) {
+    run.saved = now;
+    saved(conversation);
+  }
+  run.frame ??= requestAnimationFrame(() => {
+    run.frame = null;
+    if (conversation !== current || runs.get(conversation.id) !== run) return;
+    const item = byId('thread').lastElementChild;
+    render(item.querySelector('.text'), message.content);
+    item.querySelector('.note').textContent = described({ ...message.note, ...measured(run) });
+    scrollOn();
+  });
+}
+
+/** What a run's clock says: an event is a token, and the first one's wait is the prompt's. */
+function measured({ began, first, last, tokens }) {
+  if (!first) return {};
+  const seconds = (last - first) / 1000;
+  return { tokens, first: (first - began) / 1000, rate: seconds > 0 ? (tokens - 1) / seconds : null };
+}
+
+function described({ finish, usage, tokens, first, rate }) {
+  const count = usage?.completion_tokens ?? tokens;
+  const parts = [];
+  if (finish === 'length') parts.push('cut off at the limit');
+  else if (finish && finish !== 'stop') parts.push(finish);
+  if (count !== undefined) parts.push(`${count} ${count === 1 ? 'token' : 'tokens'}`);
+  if (rate) parts.push(`${rate.toFixed(1)} per second`);
+  if (first !== undefined) parts.push(`first after ${first.toFixed(first < 10 ? 2 : 0)} s`);
+  if (usage) parts.push(`context ${usage.total_tokens}${context ? ` of ${context}` : ''}`);
+  return parts.map((part) => part.replaceAll(' ', '\u00a0')).join(' · ');
+}
+
+function failed(conversation, run, error) {
+  const unreachable = error instanceof TypeError; // that is how fetch says it
+  const inWords = run.first ? 'The connection to the server broke.' : 'The server cannot be reached.';
+  problems.set(conversation.id, unreachable ? inWords : error.message);
+  if (unreachable || error.status === 401 || error.status === 503) check();
+}
+
+function stopAnswer() {
+  runs.get(current.id)?.controller.abort();
+}
+
+/* Keeping */
+
+function saved(conversation) {
+  if (!store.save(conversation)) toast('The browser has no room to keep this conversation.');
+  refresh();
+}
+
+/** Reads the list anew. What another tab changed is taken over, unless it is at work here. */
+function refresh(byAnotherTab = false) {
+  conversations = store.conversations().map((kept) => {
+    if (runs.has(kept.id)) return runs.get(kept.id).conversation;
+    if (kept.id !== current.id) return kept;
+    if (byAnotherTab && JSON.stringify(kept.messages) !== JSON.stringify(current.messages)) {
+      current.messages = kept.messages;
+      paint();
+    }
+    return current;
+  });
+  paintList();
+}
+
+function open(conversation) {
+  current = conversation;
+  follows = true;
+  history.replaceState(null, '', conversation.messages.length > 0 ? `#${conversation.id}` : location.pathname);
+  if (byId('conversations').matches(':popover-open')) byId('conversations').hidePopover();
+  paint();
+  paintList();
+  scrollOn();
+}
+
+function discard(conversation) {
+  forget(conversation);
+  refresh();
+  if (conversation === current) open(conversations[0] ?? store.newConversation());
+  toast(`“${title(conversation)}” is deleted.`, () => {
+    saved(conversation);
+    open(conversations.find(({ id }) => id === conversation.id));
+  });
+}
+
+function forget(conversation) {
+  const run = runs.get(conversation.id);
+  if (run) {
+    run.discarded = true;
+    run.controller.abort();
+  }
+  store.remove(conversation);
+}
+
+/** Takes the last question and its answer away; `text` goes before what is being written. */
+function takeBack(text) {
+  const conversation = current;
+  const draft = byId('message').value;
+  const from = conversation.messages.findLastIndex(({ role }) => role === 'user');
+  const turn = conversation.messages.splice(from);
+  problems.delete(conversation.id);
+  saved(conversation);
+  paint();
+  write([text, draft].filter(Boolean).join('\n'));
+  toast(text ? 'The last turn is taken back to be edited.' : 'The last turn is deleted.', () => {
+    conversation.messages.splice(from, Infinity, ...turn);
+    saved(conversation);
+    open(conversation);
+    write(draft);
+  });
+}
+
+function answerAnew() {
+  if (current.messages.at(-1)?.role === 'assistant') current.messages.pop();
+  answer(current);
+}
+
+/* Painting */
+
+const title = ({ messages }) => messages[0]?.content.trim().split('\n')[0].slice(0, 80) || 'New conversation';
+const button = (textContent, onclick, label) =>
+  element('button', { type: 'button', className: 'quiet', textContent, onclick, ariaLabel: label ?? null });
+
+function paint() {
+  const running = runs.has(current.id);
+  const last = current.messages.length - 1;
+  const lastQuestion = current.messages.findLastIndex(({ role }) => role === 'user');
+  byId('thread').replaceChildren(
+    ...current.messages.map((message, place) =>
+      message.role === 'user'
+        ? question(message, place === lastQuestion && !running)
+        : reply(message, place === last, running)),
+    ...(running && last === lastQuestion ? [waiting()] : []),
+  );
+  byId('welcome').hidden = last >= 0;
+  paintProblem(running, last >= 0 && last === lastQuestion);
+  paintControls();
+  document.title = last >= 0 ? `${title(current)} – ortolan` : 'ortolan';
+  scrollOn();
+}
+
+function question(message, isLast) {
+  const item = element('li', { className: 'user' });
+  const text = element('div', { className: 'text', textContent: message.content });
+  const actions = element('div', { className: 'actions' }, button('Copy', (event) => copy(event.target, message.content)));
+  if (isLast) actions.append(button('Edit', () => takeBack(message.content)), button('Delete', () => takeBack('')));
+  item.append(element('h3', { className: 'unseen', textContent: 'You' }), text, actions);
+  return item;
+}
+
+function reply(message, isLast, running) {
+  const text = element('div', { className: 'text' });
+  render(text, message.content);
+  const note = element('span', { className: 'note', textContent: running && isLast ? '' : described({ finish: 'broken off', ...message.note }) });
+  const actions = element('div', { className: 'actions' });
+  if (!(isLast && running)) actions.append(button('Copy', (event) => copy(event.target, message.content)));
+  if (isLast && !running) actions.append(button('Regenerate', answerAnew));
+  actions.append(note);
+  const item = element('li', { className: 'assistant' });
+  item.classList.toggle('growing', isLast && running);
+  item.append(element('h3', { className: 'unseen', textContent: 'Answer' }), text, actions);
+  return item;
+}
+
+function waiting() {
+  return element('li', { className: 'assistant waiting', ariaLabel: 'Waiting for the answer' }, ...['', '', ''].map(() => element('i')));
+}
+
+function paintProblem(running, isUnanswered) {
+  const problem = running ? null : problems.get(current.id) ?? (isUnanswered ? 'This message has no answer.' : null);
+  byId('problem').replaceChildren(...(problem ? [element('p', { textContent: problem }), button('Try again', answerAnew)] : []));
+  byId('problem').classList.toggle('calm', !problems.has(current.id));
+}
+
+function paintControls() {
+  const running = runs.has(current.id);
+  const stopHadFocus = document.activeElement === byId('stop');
+  byId('send').hidden = running;
+  byId('stop').hidden = !running;
+  byId('send').disabled = state.name !== 'ready' || byId('message').value.trim() === '';
+  if (stopHadFocus && !running) byId('message').focus();
+}
+
+function paintList() {
+  const shown = JSON.stringify([current.id, conversations.map((conversation) => [conversation.id, title(conversation)])]);
+  if (shown === byId('list').shown) return; // it keeps the keyboard's place
+  byId('list').shown = shown;
+  byId('list').replaceChildren(...conversations.map((conversation) => {
+    const name = title(conversation);
+    const choose = element('button', { type: 'button', className: 'choose', textContent: name, title: name, onclick: () => open(conversation) });
+    if (conversation === current) choose.ariaCurrent = 'true';
+    return element('li', {}, choose, button('×', () => discard(conversation), `Delete “${name}”`));
+  }));
+}
+
+function paintState(found) {
+  state = found;
+  byId('state').dataset.state = found.name;
+  byId('state-text').textContent = found.text;
+  byId('state').title = found.props?.model ?? '';
+  byId('progress').hidden = found.name !== 'loading' || found.progress === undefined;
+  if (found.progress !== undefined) byId('progress').value = found.progress;
+  if (found.props) {
+    const known = context;
+    context = found.props.n_ctx;
+    if (context !== known) paint(); // notes tell how full it is
+    showDefaults(found.props.default_generation_settings);
+    showKeyProblem('');
+  }
+  if (found.name === 'locked') askForKey(found.problem);
+  paintControls();
+}
+
+/* Small things */
+
+function write(text) {
+  byId('message').value = text;
+  fitMessage();
+  byId('message').focus();
+}
+
+function fitMessage() {
+  const { style } = byId('message');
+  style.height = 'auto';
+  style.height = `${byId('message').scrollHeight + 2}px`;
+  paintControls();
+}
+
+function scrollOn() {
+  if (follows) byId('scroll').scrollTop = byId('scroll').scrollHeight;
+  byId('latest').hidden = follows;
+}
+
+async function copy(source, text) {
+  try {
+    await navigator.clipboard.writeText(text);
+  } catch {
+    // Over plain HTTP from another machine there is no clipboard but the old one.
+    const area = element('textarea', { value: text, className: 'unseen' });
+    document.body.append(area);
+    area.select();
+    document.execCommand('copy');
+    area.remove();
+  }
+  source.textContent = 'Copied';
+  setTimeout(() => { source.textContent = 'Copy'; }, 1500);
+}
+
+let toastTimer = null;
+function toast(text, undo) {
+  byId('toast-text').textContent = text;
+  byId('undo').hidden = !undo;
+  byId('undo').onclick = () => {
+    byId('toast').hidePopover();
+    undo();
+  };
+  byId('toast').showPopover();
+  clearTimeout(toastTimer);
+  toastTimer = setTimeout(() => byId('toast').hidePopover(), TOAST_MS);
+}
+
+function askForKey(message) {
+  const had = Boolean(store.read('key'));
+  showKeyProblem(had ? `The server refused this key: ${message}.` : 'This server answers only those who have a key.');
+  if (!byId('settings').open) byId('settings').showModal();
+  keyInput.focus();
+}
+
+function showKeyProblem(text) {
+  byId('key-problem').textContent = text;
+  byId('key-problem').hidden = text === '';
+}
+
+const keyInput = document.querySelector('[name=key]');
+
+/* What people do */
+
+byId('composer').addEventListener('submit', (event) => {
+  event.preventDefault();
+  const text = byId('message').value.trim();
+  if (text === '' || state.name !== 'ready' || runs.has(current.id)) return;
+  write('');
+  current.messages.push({ role: 'user', content: text });
+  saved(current);
+  history.replaceState(null, '', `#${current.id}`);
+  answer(current);
+});
+byId('message').addEventListener('keydown', (event) => {
+  if (event.key !== 'Enter' || event.shiftKey || event.isComposing) return;
+  event.preventDefault();
+  byId('composer').requestSubmit();
+});
+byId('message').addEventListener('input', fitMessage);
+byId('stop').addEventListener('click', stopAnswer);
+document.addEventListener('keydown', (event) => {
+  if (event.key === 'Escape' && !document.querySelector('dialog[open], nav:popover-open')) stopAnswer();
+});
+byId('ideas').addEventListener('click', ({ target }) => {
+  if (target.localName !== 'button') return;
+  write(target.textContent);
+});
+byId('thread').addEventListener('click', ({ target }) => {
+  if (target.classList.contains('copy-code')) copy(target, target.closest('figure').querySelector('code').textContent);
+});
+byId('scroll').addEventListener('scroll', () => {
+  const { scrollHeight, scrollTop, clientHeight } = byId('scroll');
+  follows = scrollHeight - scrollTop - clientHeight < NEAR_END_PX;
+  byId('latest').hidden = follows;
+});
+byId('latest').addEventListener('click', () => {
+  follows = true;
+  scrollOn();
+});
+byId('new').addEventListener('click', () => {
+  open(store.newConversation());
+  byId('message').focus();
+});
+byId('open-settings').addEventListener('click', () => byId('settings').showModal());
+byId('settings').addEventListener('click', (event) => {
+  if (event.target === byId('settings')) byId('settings').close();
+});
+byId('clear').addEventListener('click', () => {
+  if (!confirm('Delete all conversations that this browser keeps?')) return;
+  conversations.forEach(forget);
+  refresh();
+  open(store.newConversation());
+  byId('settings').close();
+});
+keyInput.value = store.read('key', '');
+keyInput.addEventListener('change', () => {
+  store.keep('key', keyInput.value.trim());
+  check();
+});
+addEventListener('storage', () => refresh(true));
+addEventListener('pagehide', () => conversations.filter(({ id }) => runs.has(id)).forEach(store.save));
+document.addEventListener('visibilitychange', () => {
+  if (!document.hidden && runs.size === 0) check();
+});
+
+const check = followState(() => store.read('key'), paintState);
+followForm((anyChanged) => byId('open-settings').classList.toggle('changed', anyChanged));
+check();
+open(current);

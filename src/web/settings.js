@@ -1,0 +1,73 @@
+// The settings: the form, what of it is kept, and which fields of a request come of it.
+import { keep, read } from './store.js';
+
+const form = document.querySelector('#settings form');
+const inputs = [...form.elements].filter((input) => input.name && input.name !== 'key');
+
+// What /props and the chat route call alike.
+const SAMPLING = [
+  'temperature', 'top_k', 'top_p', 'min_p', 'repeat_penalty', 'repeat_last_n', 'presence_penalty', 'frequency_penalty',
+];
+
+let changed = read('settings', {});
+let defaults = {};
+
+/** Fills the form, keeps what is changed in it, and tells `onChange` whether anything is. */
+export function followForm(onChange) {
+  const tell = () => onChange(Object.keys(changed).length > 0);
+  const fill = () => inputs.forEach((input) => { input.value = changed[input.name] ?? ''; });
+  form.addEventListener('input', ({ target }) => {
+    if (!inputs.includes(target)) return;
+    if (target.value === '') delete changed[target.name];
+    else changed[target.name] = target.value;
+    keep('settings', changed);
+    tell();
+  });
+  form.querySelector('#defaults').addEventListener('click', () => {
+    changed = {};
+    keep('settings', changed);
+    fill();
+    tell();
+  });
+  fill();
+  tell();
+}
+
+/** Shows the server's defaults (`default_generation_settings`) where a field is empty. */
+export function showDefaults(settings) {
+  defaults = settings;
+  for (const name of SAMPLING) form.elements[name].placeholder = settings[name] ?? '';
+  form.elements.seed.placeholder = settings.seed >= 0 ? settings.seed : 'random';
+  form.elements.max_tokens.placeholder = settings.n_predict >= 0 ? settings.n_predict : 'no limit';
+}
+
+export function systemPrompt() {
+  return changed.system?.trim() ?? '';
+}
+
+/** Fields for /v1/chat/completions; throws an Error in words where a field cannot be read. */
+export function requestFields() {
+  const fields = {};
+  // The chat route has OpenAI's defaults, not those of /props: what the form shows has to be sent to be true.
+  for (const name of SAMPLING) {
+    if (changed[name] !== undefined) fields[name] = Number(changed[name]);
+    else if (typeof defaults[name] === 'number') fields[name] = defaults[name];
+  }
+  if (changed.seed) fields.seed = Number(changed.seed);
+  if (changed.max_tokens) fields.max_tokens = Number(changed.max_tokens);
+  const stop = (changed.stop ?? '').split('\n').filter((text) => text !== '');
+  if (stop.length > 0) fields.stop = stop;
+  if (changed.grammar?.trim()) fields.grammar = changed.grammar;
+  if (changed.json_schema?.trim()) {
+    fields.response_format = { type: 'json_schema', json_schema: { name: 'answer', schema: parsedSchema() } };
+  }
+  return fields;
+}
+
+function parsedSchema() {
+  try {
+    return JSON.parse(changed.json_schema);
+  } catch (error) {
+    throw new Error(`The schema in the settings is no JSON: ${error.message}`);
+  }
+}
