@@ -72,6 +72,7 @@ struct Parameter<'a> {
 struct Body<'a> {
     schema: &'a str,
     json_only: bool,
+    required: bool,
 }
 
 struct Answer<'a> {
@@ -130,6 +131,7 @@ impl<'a> Operation<'a> {
                     .and_then(component)
                     .ok_or("its body's schema is no reference to a component")?,
                 json_only: responses.contains_key("415"),
+                required: body.get("required") == Some(&Value::Bool(true)),
             }),
         };
         let alias_of = operation.get("x-ortolan-alias-of").and_then(Value::as_str);
@@ -160,16 +162,23 @@ impl<'a> Operation<'a> {
                 .map(|(media, schema)| quote! { (#media, #schema) });
             quote! { Answer { status: #status, media: &[#(#media),*] } }
         });
-        let body = self.body.as_ref().map(|Body { schema, json_only }| {
-            let ty = format_ident!("{schema}");
-            quote! {
-                impl BodyOperation for #marker {
-                    type Body = types::#ty;
-                    const SCHEMA: &'static str = #schema;
-                    const JSON_ONLY: bool = #json_only;
+        let body = self.body.as_ref().map(
+            |Body {
+                 schema,
+                 json_only,
+                 required,
+             }| {
+                let ty = format_ident!("{schema}");
+                quote! {
+                    impl BodyOperation for #marker {
+                        type Body = types::#ty;
+                        const SCHEMA: &'static str = #schema;
+                        const JSON_ONLY: bool = #json_only;
+                        const REQUIRED: bool = #required;
+                    }
                 }
-            }
-        });
+            },
+        );
         quote! {
             #[doc = #summary]
             pub(in crate::api) struct #marker;

@@ -242,6 +242,15 @@ pub struct Cli {
     #[arg(long, alias = "no-slots", help_heading = "Serving", env = "LLAMA_ARG_NO_ENDPOINT_SLOTS", value_parser = FalseyValueParser::new())]
     pub slots_endpoint_disable: bool,
 
+    /// The folder in which clients may save what their slots have computed
+    #[arg(
+        long,
+        value_name = "DIR",
+        help_heading = "Serving",
+        env = "LLAMA_ARG_SLOT_SAVE_PATH"
+    )]
+    pub slot_save_path: Option<PathBuf>,
+
     /// Answer /embedding; also --embeddings
     #[arg(long, alias = "embeddings", help_heading = "Serving", env = "LLAMA_ARG_EMBEDDINGS", value_parser = FalseyValueParser::new())]
     pub embedding: bool,

@@ -62,6 +62,13 @@ impl Config {
         if cli.cont_batching {
             tracing::info!("--cont-batching: batching is always continuous");
         }
+        if let Some(folder) = &cli.slot_save_path {
+            ensure!(
+                folder.is_dir(),
+                "--slot-save-path {}: it is no folder",
+                folder.display()
+            );
+        }
         ensure!(cli.timeout > 0, "--timeout 0: at least a second");
         let request_timeout = match cli.request_timeout {
             Some(seconds) => {
@@ -117,6 +124,7 @@ impl Config {
                 slots: !cli.slots_endpoint_disable,
                 metrics: cli.metrics,
                 embedding: cli.embedding,
+                slot_files: cli.slot_save_path,
             },
             limits: GenerateLimits {
                 max_tokens: usize::try_from(cli.n_predict).ok(),

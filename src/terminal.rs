@@ -45,6 +45,7 @@ pub fn load(inspected: Inspected, publish: &watch::Sender<ModelState>, address: 
     bar.finish_and_clear();
     publish.send_replace(match loaded {
         Ok(model) => {
+            tracing::info!(model = model.details().name, "the model is ready");
             greet(model.details(), address);
             ModelState::Ready(Arc::new(model))
         }
@@ -71,6 +72,6 @@ fn greet(details: &ModelDetails, address: &str) {
         std::io::stdout(),
         "{name}\n  {millions:.0} M weights ({architecture}) on {device}\n  \
          {slots} at once, {context_tokens} tokens of context each\n  \
-         serving at {address} — open {address}/docs in a browser"
+         chat at {address}, all routes at {address}/docs"
     );
 }

@@ -273,3 +273,71 @@ fn the_environment_gives_what_flags_leave_open() {
     let (_, message) = refused(command);
     assert!(message.contains("GPU"), "{message}");
 }
+
+/// Sends a body to a running program. Answers the JSON.
+async fn post(address: &str, path: &str, body: serde_json::Value) -> serde_json::Value {
+    let request = reqwest::Client::new().post(format!("{address}{path}"));
+    let answer = request.json(&body).send().await.unwrap();
+    assert!(answer.status().is_success(), "{answer:?}");
+    answer.json().await.unwrap()
+}
+
+/// Starts the program and waits until it is ready. Answers its process and address.
+fn ready(mut command: Command) -> (Child, String) {
+    command.args(["--ctx-size", "1024", "--parallel", "2"]);
+    let (process, line, mut log) = start(command, "listening");
+    let event: serde_json::Value = serde_json::from_str(&line).unwrap();
+    log.find(|line| line.contains("the model is ready"))
+        .unwrap();
+    std::thread::spawn(move || log.for_each(drop));
+    (process, event["address"].as_str().unwrap().to_owned())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_saved_slot_outlives_a_server_that_is_killed() {
+    use serde_json::json;
+
+    let folder = tempfile::tempdir().unwrap();
+    let command = || {
+        let mut command = ortolan();
+        command.arg("--slot-save-path").arg(folder.path());
+        command
+    };
+    let story =
+        "Once upon a time there was a bird that lived in a very small house near the river. ";
+    let request = json!({"prompt": story.repeat(4), "n_predict": 16, "temperature": 0, "id_slot": 1, "cache_prompt": true});
+    let (mut process, address) = ready(command());
+    let first = post(&address, "/completion", request.clone()).await;
+    let saved = post(
+        &address,
+        "/slots/1?action=save",
+        json!({"filename": "story"}),
+    )
+    .await;
+    // It is killed while it streams.
+    let mut endless = request.clone();
+    endless["stream"] = true.into();
+    endless["n_predict"] = json!(-1);
+    let streaming = reqwest::Client::new()
+        .post(format!("{address}/completion"))
+        .json(&endless);
+    let mut streaming = streaming.send().await.unwrap();
+    assert!(streaming.chunk().await.unwrap().is_some());
+    process.kill().unwrap();
+    process.wait().unwrap();
+
+    let (mut process, address) = ready(command());
+    let restored = post(
+        &address,
+        "/slots/0?action=restore",
+        json!({"filename": "story"}),
+    )
+    .await;
+    assert_eq!(restored["n_restored"], saved["n_saved"]);
+    let second = post(&address, "/completion", request).await;
+    process.kill().unwrap();
+    process.wait().unwrap();
+    assert_eq!(second["content"], first["content"]);
+    let evaluated = first["tokens_evaluated"].as_u64().unwrap();
+    assert_eq!(second["tokens_cached"], evaluated - 1);
+}

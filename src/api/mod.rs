@@ -12,6 +12,7 @@ mod schema;
 mod stream;
 
 use std::borrow::Cow;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -25,7 +26,9 @@ pub use schema::check;
 
 use generated::{Api, Routes};
 use native::health::HealthQuestion;
-use native::{completion, embedding, health, infill, metrics, props, slots, tokenize};
+use native::{
+    completion, embedding, health, infill, metrics, props, slot_actions, slots, tokenize,
+};
 use openai::{chat, models};
 use payload::{BodyIdle, WithStatus};
 use stream::{EventStream, WholeOrStream};
@@ -46,7 +49,7 @@ pub struct ApiSettings {
 }
 
 /// What is answered with 501 where it is switched off.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub struct Endpoints {
     /// `/slots` and `include_slots`, which show what the slots do, prompts included.
     pub slots: bool,
@@ -54,6 +57,8 @@ pub struct Endpoints {
     pub metrics: bool,
     /// `/embedding`.
     pub embedding: bool,
+    /// `POST /slots/{id_slot}`, with the folder of its files.
+    pub slot_files: Option<PathBuf>,
 }
 
 /// All routes of the document. Every failure has the document's shape, those of the HTTP layer, too.
@@ -83,6 +88,7 @@ pub fn routes_description() -> String {
             slots: true,
             metrics: true,
             embedding: true,
+            slot_files: None,
         },
         limits: GenerateLimits::NONE,
         body_idle: Duration::MAX,
@@ -231,6 +237,20 @@ impl Api for Service {
             return Err(Error::NotSupported("slots endpoint."));
         }
         Ok(slots::slots(&*self.loaded()?))
+    }
+
+    async fn slot_action(
+        &self,
+        id_slot: String,
+        action: Option<String>,
+        body: types::SlotActionRequest,
+    ) -> Result<types::SlotAction, Error> {
+        let Some(folder) = &self.0.endpoints.slot_files else {
+            let problem = "slots action. Start it with `--slot-save-path`";
+            return Err(Error::NotSupported(problem));
+        };
+        let model = self.loaded()?;
+        slot_actions::answer(&model, folder, &id_slot, action.as_deref(), body).await
     }
 
     async fn chat_completion(

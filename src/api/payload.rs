@@ -51,6 +51,8 @@ pub(super) trait BodyOperation: Operation {
     const SCHEMA: &'static str;
     /// Whether another Content-Type than JSON is refused.
     const JSON_ONLY: bool;
+    /// Whether it may not be left out; where it may, no body is one without fields.
+    const REQUIRED: bool;
 }
 
 /// An answer that the document lists.
@@ -86,7 +88,7 @@ impl<'a, O: BodyOperation> ApiExtractor<'a> for Body<O> {
         Some(MetaRequest {
             description: None,
             content: vec![media_type("application/json", O::SCHEMA)],
-            required: true,
+            required: O::REQUIRED,
         })
     }
 
@@ -102,8 +104,11 @@ impl<'a, O: BodyOperation> ApiExtractor<'a> for Body<O> {
             .data::<BodyIdle>()
             .map_or(Duration::MAX, |idle| idle.0);
         let bytes = read(body.take()?, idle).await?;
-        let mut value: Value = serde_json::from_slice(&bytes)
-            .map_err(|error| not_a_body("the body is not valid JSON", &error))?;
+        let mut value = match bytes.is_empty() && !O::REQUIRED {
+            true => Value::Object(serde_json::Map::new()),
+            false => serde_json::from_slice(&bytes)
+                .map_err(|error| not_a_body("the body is not valid JSON", &error))?,
+        };
         write_integers_as_such(&mut value);
         let ignored = schema::check(O::SCHEMA, &value)?;
         let value = serde_json::from_value(value)

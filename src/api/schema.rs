@@ -354,7 +354,10 @@ mod tests {
             .map(|(name, _)| name.as_str())
             .collect();
         // Their alternatives are all objects; only the server writes them.
-        assert_eq!(left, ["ChatCompletionEvent", "CompletionEvent"]);
+        assert_eq!(
+            left,
+            ["ChatCompletionEvent", "CompletionEvent", "SlotAction"]
+        );
     }
 
     #[test]

@@ -41,6 +41,7 @@ fn endpoint(state: ModelState) -> impl Endpoint<Output = Response> {
             slots: false,
             metrics: false,
             embedding: false,
+            slot_files: None,
         },
         limits: GenerateLimits::NONE,
         body_idle: Duration::from_secs(60),

@@ -153,6 +153,22 @@ impl BlockPool {
         self.tree.enter(block, before, tokens);
     }
 
+    /// Forgets what is in a block that nobody holds and that nothing comes after. Answers whether it is such a block.
+    pub fn forget(&mut self, block: BlockId) -> bool {
+        let state = &mut self.states[block.index()];
+        let State::Idle { since } = *state else {
+            return false;
+        };
+        if self.tree.has_followers(block) {
+            return false;
+        }
+        self.idle.remove(&since);
+        self.tree.forget(block);
+        *state = State::Free;
+        self.free.push(block);
+        true
+    }
+
     /// Blocks that can be taken: free ones, and idle ones.
     pub fn available(&self) -> usize {
         self.free.len() + self.idle.len()

@@ -82,9 +82,14 @@ impl PrefixTree {
         self.contents.contains_key(&block)
     }
 
+    /// Whether a content comes after the block's.
+    pub(super) fn has_followers(&self, block: BlockId) -> bool {
+        self.after.contains_key(&Before::Block(block))
+    }
+
     /// Forgets a block's content. Nothing may come after it.
     pub(super) fn forget(&mut self, block: BlockId) {
-        debug_assert!(!self.after.contains_key(&Before::Block(block)));
+        debug_assert!(!self.has_followers(block));
         let Some(Content { before, tokens }) = self.contents.remove(&block) else {
             return;
         };

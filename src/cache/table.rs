@@ -65,6 +65,12 @@ impl Reuse {
         self.blocks.len() * block_tokens + self.begun.map_or(0, |(_, tokens)| tokens)
     }
 
+    /// The blocks that hold them, in order.
+    pub fn blocks(&self) -> impl Iterator<Item = BlockId> {
+        let begun = self.begun.map(|(block, _)| block);
+        self.blocks.iter().copied().chain(begun)
+    }
+
     /// Blocks to be taken from the pool for a sequence of `tokens` tokens that begins with this: those that
     /// are not shared, and those that are idle and will be no longer.
     pub fn blocks_taken(&self, tokens: usize, pool: &BlockPool) -> usize {

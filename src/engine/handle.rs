@@ -4,11 +4,12 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::Sender;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use tokio::sync::Semaphore;
 use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
+use tokio::sync::{Semaphore, oneshot};
 
-use super::runner::ModelRunner;
+use super::runner::{ModelRunner, RunError};
 use super::sequence::{Clock, Job, SequenceEvent, SequenceId};
+use super::slot_orders::{SavedSequence, SlotOrder, SlotTask};
 use super::stats::{BlockStats, Stats};
 use super::worker::{Message, Submission, Worker};
 use super::{EngineOptions, Outputs};
@@ -39,6 +40,20 @@ pub enum SubmitError {
     /// There is no such slot.
     #[error("there is no slot {0}")]
     UnknownSlot(usize),
+    /// The engine stops, or has failed.
+    #[error("the engine does not run")]
+    Stopped,
+}
+
+/// Why something could not be done with a slot.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum SlotError {
+    /// There is no such slot.
+    #[error("there is no slot {0}")]
+    Unknown(usize),
+    /// The runner could not.
+    #[error(transparent)]
+    Run(#[from] RunError),
     /// The engine stops, or has failed.
     #[error("the engine does not run")]
     Stopped,
@@ -137,6 +152,44 @@ impl EngineHandle {
             .send(Message::Submit(Box::new(submission)))
             .map_err(|_| SubmitError::Stopped)?;
         Ok((id, receiver))
+    }
+
+    /// What the cache holds of the sequence that a slot ran last. Waits until the slot runs nothing.
+    pub async fn save_slot(&self, slot: usize) -> Result<Option<SavedSequence>, SlotError> {
+        let saved = self.order(slot, SlotTask::Save).await?;
+        Ok(saved?)
+    }
+
+    /// Puts a saved sequence into the cache as the one that a slot ran last. Waits until the slot runs nothing.
+    /// Answers how many of its tokens there was room for.
+    pub async fn restore_slot(
+        &self,
+        slot: usize,
+        saved: SavedSequence,
+    ) -> Result<usize, SlotError> {
+        let restored = self.order(slot, |waiting| SlotTask::Restore(saved, waiting));
+        Ok(restored.await??)
+    }
+
+    /// Forgets what of the cache only the sequence reaches that a slot ran last. Waits until the slot runs nothing.
+    /// Answers how many tokens that were.
+    pub async fn erase_slot(&self, slot: usize) -> Result<usize, SlotError> {
+        self.order(slot, SlotTask::Erase).await
+    }
+
+    async fn order<T>(
+        &self,
+        slot: usize,
+        task: impl FnOnce(oneshot::Sender<T>) -> SlotTask,
+    ) -> Result<T, SlotError> {
+        if slot >= self.options.parallel {
+            return Err(SlotError::Unknown(slot));
+        }
+        let (waiting, done) = oneshot::channel();
+        let task = task(waiting);
+        let order = Message::Slot(SlotOrder { slot, task });
+        self.messages.send(order).map_err(|_| SlotError::Stopped)?;
+        done.await.map_err(|_| SlotError::Stopped)
     }
 
     /// The numbers after the last step.

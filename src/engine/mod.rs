@@ -12,19 +12,21 @@ mod pooling;
 mod runner;
 mod scheduler;
 mod sequence;
+mod slot_orders;
 mod stats;
 mod step;
 mod worker;
 
 use std::time::Duration;
 
-pub use handle::{EngineHandle, Events, SubmitError, start};
+pub use handle::{EngineHandle, Events, SlotError, SubmitError, start};
 pub use pooling::Pooling;
 pub use runner::{ModelRunner, Outputs, Rows, RunError};
 pub use sequence::{
     Clock, EndReason, Job, PrefixUse, SequenceEvent, SequenceId, SequenceReport, StopRule, Verdict,
     WhenFull,
 };
+pub use slot_orders::SavedSequence;
 pub use stats::{BlockStats, Counters, Histogram, SlotStats, Stats};
 pub use step::{Chunk, StepPlan, WantedRows};
 

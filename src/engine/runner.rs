@@ -1,6 +1,7 @@
 //! What the engine needs of a model.
 
 use super::step::StepPlan;
+use crate::cache::BlockId;
 
 /// Computes steps. Keys and values of past tokens stay with it, in the blocks that the plans name.
 pub trait ModelRunner: Send {
@@ -9,6 +10,18 @@ pub trait ModelRunner: Send {
     /// # Errors
     /// What went wrong; the plan's sequences have lost what this step would have added.
     fn run(&mut self, plan: &StepPlan, outputs: &mut Outputs) -> Result<(), RunError>;
+
+    /// The keys and values of a block, as bytes that [`Self::write_block`] takes.
+    ///
+    /// # Errors
+    /// They cannot be had.
+    fn read_block(&self, block: BlockId) -> Result<Vec<u8>, RunError>;
+
+    /// Writes a block's keys and values.
+    ///
+    /// # Errors
+    /// They are not such bytes.
+    fn write_block(&mut self, block: BlockId, bytes: &[u8]) -> Result<(), RunError>;
 }
 
 /// A step failed, in words for the log and the client.

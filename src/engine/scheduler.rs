@@ -13,6 +13,7 @@ use super::EngineOptions;
 use super::budget::{Pace, share};
 use super::runner::{Rows, RunError};
 use super::sequence::{Chooser, Chosen, EndReason, Rank, Sequence, SequenceEvent, SequenceId};
+use super::slot_orders::LastSequence;
 use super::stats::{Counters, SlotStats};
 use super::step::{Chunk, StepPlan, WantedRows};
 use crate::cache::{BlockCopy, BlockPool, Reuse};
@@ -25,6 +26,8 @@ pub(super) struct Scheduler {
     slots: Vec<Option<Sequence>>,
     /// The slots that run.
     running: HashMap<SequenceId, usize>,
+    /// What each slot ran last.
+    last: Vec<Option<LastSequence>>,
     pace: Pace,
     planned: Option<Instant>,
     counters: Counters,
@@ -45,6 +48,7 @@ impl Scheduler {
     pub(super) fn new(options: EngineOptions) -> Self {
         Self {
             slots: (0..options.parallel).map(|_| None).collect(),
+            last: vec![None; options.parallel],
             waiting: BTreeMap::new(),
             running: HashMap::new(),
             pace: Pace::new(options.step_duration),
@@ -186,6 +190,19 @@ impl Scheduler {
             events.push((chunk.sequence, event));
         }
         events
+    }
+
+    /// What a slot ran last; nothing while it runs something.
+    pub(super) fn last(&mut self, slot: usize) -> Option<&mut Option<LastSequence>> {
+        match self.slots[slot] {
+            Some(_) => None,
+            None => Some(&mut self.last[slot]),
+        }
+    }
+
+    /// What the slots ran last.
+    pub(super) fn all_last(&self) -> impl Iterator<Item = &LastSequence> {
+        self.last.iter().flatten()
     }
 
     /// Whether nothing runs or waits.
@@ -424,6 +441,11 @@ impl Scheduler {
             return self.waiting.remove(&rank.rank());
         };
         let mut sequence = self.slots[slot].take()?;
+        self.last[slot] = Some(LastSequence {
+            id: Some(sequence.id),
+            root: sequence.table.root(),
+            tokens: sequence.tokens[..sequence.computed].to_vec(),
+        });
         sequence.release(blocks);
         Some(sequence)
     }

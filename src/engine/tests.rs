@@ -5,6 +5,7 @@
 mod forced;
 mod properties;
 mod sharing;
+mod slots;
 mod steps;
 
 use std::time::{Duration, Instant};
@@ -136,6 +137,29 @@ impl ModelRunner for ScriptedRunner {
         for (row, token) in rows.into_iter().enumerate() {
             values[row * VOCABULARY + token as usize] = 10.0;
         }
+        Ok(())
+    }
+
+    /// Each token, or 255.
+    fn read_block(&self, block: BlockId) -> Result<Vec<u8>, RunError> {
+        let size = self.options.block_tokens;
+        let tokens = &self.cache[block.index() * size..][..size];
+        Ok(tokens
+            .iter()
+            .map(|token| token.map_or(255, |token| token as u8))
+            .collect())
+    }
+
+    fn write_block(&mut self, block: BlockId, bytes: &[u8]) -> Result<(), RunError> {
+        let size = self.options.block_tokens;
+        let tokens = &mut self.cache[block.index() * size..][..size];
+        let written = bytes
+            .iter()
+            .map(|byte| (*byte != 255).then_some(u32::from(*byte)));
+        tokens
+            .iter_mut()
+            .zip(written)
+            .for_each(|(token, written)| *token = written);
         Ok(())
     }
 }
@@ -435,6 +459,14 @@ fn a_runner_that_panics_is_reported() {
     struct Panics;
     impl ModelRunner for Panics {
         fn run(&mut self, _: &StepPlan, _: &mut Outputs) -> Result<(), RunError> {
+            panic!("on purpose")
+        }
+
+        fn read_block(&self, _: BlockId) -> Result<Vec<u8>, RunError> {
+            panic!("on purpose")
+        }
+
+        fn write_block(&mut self, _: BlockId, _: &[u8]) -> Result<(), RunError> {
             panic!("on purpose")
         }
     }

@@ -14,6 +14,7 @@ use super::EngineOptions;
 use super::runner::{ModelRunner, Outputs};
 use super::scheduler::{Computed, Delivery, Scheduler};
 use super::sequence::{Chooser, Chosen, Clock, Job, Sequence, SequenceEvent, SequenceId};
+use super::slot_orders::{self, SlotOrder, SlotTask};
 use super::stats::{BlockStats, Stats};
 use super::step::StepPlan;
 use crate::cache::BlockPool;
@@ -25,6 +26,7 @@ const STOPPING: &str = "the server is stopping";
 /// What reaches the worker.
 pub(super) enum Message {
     Submit(Box<Submission>),
+    Slot(SlotOrder),
     Stop,
 }
 
@@ -43,6 +45,8 @@ pub(super) struct Worker {
     blocks: BlockPool,
     context_tokens: usize,
     inbox: Receiver<Message>,
+    /// Those whose slots run something.
+    orders: Vec<SlotOrder>,
     listeners: HashMap<SequenceId, UnboundedSender<SequenceEvent>>,
     stats: Arc<Mutex<Stats>>,
     clock: Clock,
@@ -64,6 +68,7 @@ impl Worker {
             context_tokens: options.context_tokens,
             scheduler: Scheduler::new(options),
             inbox,
+            orders: Vec::new(),
             listeners: HashMap::new(),
             stats,
             clock,
@@ -120,6 +125,10 @@ impl Worker {
             };
             match message {
                 Ok(Message::Submit(submission)) => self.add(*submission),
+                Ok(Message::Slot(order)) => {
+                    self.orders.push(order);
+                    self.follow_orders();
+                }
                 Ok(Message::Stop) => return ControlFlow::Break(()),
                 Err(TryRecvError::Empty) => break,
                 // The last handle is gone: finish what runs, then end.
@@ -130,6 +139,7 @@ impl Worker {
             }
         }
         self.forget_the_departed();
+        self.follow_orders();
         ControlFlow::Continue(())
     }
 
@@ -144,6 +154,45 @@ impl Worker {
         self.listeners.insert(id, events);
         let sequence = Sequence::new(id, job, self.context_tokens, submitted, permit);
         self.scheduler.add(sequence);
+    }
+
+    /// Does what is to be done with slots that run nothing.
+    fn follow_orders(&mut self) {
+        let free = |order: &mut SlotOrder| self.scheduler.last(order.slot).is_some();
+        let orders: Vec<SlotOrder> = self.orders.extract_if(.., free).collect();
+        if orders.is_empty() {
+            return;
+        }
+        orders.into_iter().for_each(|order| self.follow(order));
+        self.report();
+    }
+
+    /// Who gave the order may have left: then nobody is told.
+    fn follow(&mut self, SlotOrder { slot, task }: SlotOrder) {
+        let Some(place) = self.scheduler.last(slot) else {
+            return;
+        };
+        let (runner, blocks) = (&mut *self.runner, &mut self.blocks);
+        match task {
+            SlotTask::Save(waiting) => {
+                let saved = place.as_ref();
+                let saved = saved.map(|last| slot_orders::save(last, runner, blocks));
+                let _ = waiting.send(saved.transpose());
+            }
+            SlotTask::Restore(saved, waiting) => {
+                let restored = slot_orders::restore(saved, runner, blocks);
+                let count = restored.as_ref().map(|last| last.tokens.len());
+                let _ = waiting.send(count.map_err(Clone::clone));
+                *place = restored.ok();
+            }
+            SlotTask::Erase(waiting) => {
+                let erased = place.take().map(|last| {
+                    let others = self.scheduler.all_last();
+                    slot_orders::erase(&last, others, blocks)
+                });
+                let _ = waiting.send(erased.unwrap_or(0));
+            }
+        }
     }
 
     /// Nobody holds a block now, or one was lost.

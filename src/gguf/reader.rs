@@ -117,6 +117,11 @@ impl Gguf {
         Ok(Self { bytes, header })
     }
 
+    /// The file's bytes.
+    pub fn contents(&self) -> impl Iterator<Item = &[u8]> {
+        std::iter::once(&*self.bytes)
+    }
+
     /// The header's pairs.
     pub fn metadata(&self) -> &Metadata {
         &self.header.metadata

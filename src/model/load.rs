@@ -255,6 +255,8 @@ impl Inspected {
             template,
             engine,
             slots: Arc::new(SlotRecords::new(slots)),
+            file: file.gguf,
+            identity: OnceLock::new(),
             grammars: OnceLock::new(),
             salts: [RandomState::new(), RandomState::new()],
         })

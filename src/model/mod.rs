@@ -6,6 +6,7 @@ mod generation;
 mod grammar_words;
 pub mod load;
 pub mod request;
+mod saved_slots;
 mod slots;
 
 use std::hash::{BuildHasher, RandomState};
@@ -21,13 +22,15 @@ pub use request::{
     GenerateRequest, GrammarError, GrammarKind, GrammarSource, Prompt, PromptPiece, Summary,
     Timings, TokenLogprob, TokenizeRequest, WhenFull,
 };
+pub use saved_slots::{SavedSlotError, SlotReport};
 pub use slots::{Slot, SlotCounts};
 
 use generation::TextStop;
 use slots::{SlotRecord, SlotRecords};
 
-pub use crate::engine::Pooling;
 use crate::engine::{EngineHandle, Job, PrefixRoot, PrefixUse, Stats, SubmitError};
+pub use crate::engine::{Pooling, SlotError};
+use crate::gguf::Gguf;
 use crate::grammar::{Constraint, Cutting, GrammarCompiler};
 use crate::sampling::{Sampler, SamplerTokens, SequenceBreakers};
 use crate::text::{ChatMessage, ChatTemplate, SpecialTokens, TextStream, Tokenizer};
@@ -94,6 +97,9 @@ pub struct LoadedModel {
     engine: EngineHandle,
     end_tokens: Arc<[TokenId]>,
     slots: Arc<SlotRecords>,
+    file: Arc<Gguf>,
+    /// Made when it is first asked for: it reads the whole file.
+    identity: OnceLock<String>,
     salts: [RandomState; 2],
     /// Made when the first grammar comes: it walks the whole vocabulary.
     grammars: OnceLock<Result<GrammarCompiler, GrammarError>>,

@@ -37,7 +37,16 @@ pub struct Slot {
 
 /// The last sequence of each slot.
 #[derive(Debug)]
-pub(super) struct SlotRecords(Mutex<Vec<Option<SlotRecord>>>);
+pub(super) struct SlotRecords(Mutex<Vec<Last>>);
+
+/// What a slot did last.
+#[derive(Debug, Clone, Default)]
+struct Last {
+    /// A sequence that was asked for.
+    record: Option<SlotRecord>,
+    /// The salt of one that was restored since.
+    restored_salt: Option<String>,
+}
 
 /// A sequence as its slot remembers it.
 #[derive(Debug, Clone)]
@@ -67,11 +76,45 @@ impl SlotRecord {
 
 impl SlotRecords {
     pub(super) fn new(slots: usize) -> Self {
-        Self(Mutex::new(vec![None; slots]))
+        Self(Mutex::new(vec![Last::default(); slots]))
     }
 
     pub(super) fn start(&self, slot: usize, record: &SlotRecord) {
-        self.with(slot, |last| *last = Some(record.clone()));
+        self.with(slot, |last| {
+            *last = Last {
+                record: Some(record.clone()),
+                restored_salt: None,
+            };
+        });
+    }
+
+    /// A sequence was restored, whose request is not known.
+    pub(super) fn restored(&self, slot: usize, salt: Option<String>) {
+        self.with(slot, |last| {
+            *last = Last {
+                record: None,
+                restored_salt: salt,
+            };
+        });
+    }
+
+    /// What the slot did is to be forgotten.
+    pub(super) fn forget(&self, slot: usize) {
+        self.with(slot, |last| *last = Last::default());
+    }
+
+    /// The salt of the slot's last sequence: that of this number, or the restored one.
+    pub(super) fn salt(&self, slot: usize, task: Option<SequenceId>) -> Option<String> {
+        let last = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let last = last.get(slot)?;
+        match task {
+            None => last.restored_salt.clone(),
+            Some(task) => {
+                let record = last.record.as_ref();
+                let record = record.filter(|record| record.task == task)?;
+                record.options.cache_salt.clone()
+            }
+        }
     }
 
     pub(super) fn finish(
@@ -83,7 +126,11 @@ impl SlotRecords {
     ) {
         self.with(slot, |last| {
             // A listener that reads slowly may tell of a slot that runs another sequence by now.
-            if let Some(record) = last.as_mut().filter(|record| record.task == ended.task) {
+            if let Some(record) = last
+                .record
+                .as_mut()
+                .filter(|record| record.task == ended.task)
+            {
                 record.generated_tokens = generated_tokens;
                 record.finish = Some(reason);
             }
@@ -98,8 +145,9 @@ impl SlotRecords {
             .iter()
             .zip(records.iter())
             .enumerate()
-            .map(|(id, (running, record))| {
-                let record = record
+            .map(|(id, (running, last))| {
+                let record = last
+                    .record
                     .as_ref()
                     .filter(|record| running.is_none_or(|running| running.sequence == record.task));
                 Slot {
@@ -122,7 +170,7 @@ impl SlotRecords {
             .collect()
     }
 
-    fn with(&self, slot: usize, change: impl FnOnce(&mut Option<SlotRecord>)) {
+    fn with(&self, slot: usize, change: impl FnOnce(&mut Last)) {
         let mut records = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(record) = records.get_mut(slot) {
             change(record);

@@ -94,6 +94,22 @@ impl ModelRunner for Decoder {
         self.compute(wanted, outputs)
             .map_err(|error| RunError(error.to_string()))
     }
+
+    fn read_block(&self, block: BlockId) -> Result<Vec<u8>, RunError> {
+        Ok(self.cache.read(block.index()))
+    }
+
+    fn write_block(&mut self, block: BlockId, bytes: &[u8]) -> Result<(), RunError> {
+        let wanted = self.cache.block_bytes();
+        if bytes.len() != wanted {
+            let found = bytes.len();
+            return Err(RunError(format!(
+                "a block has {wanted} bytes here, not {found}"
+            )));
+        }
+        self.cache.write(block.index(), bytes);
+        Ok(())
+    }
 }
 
 impl Decoder {

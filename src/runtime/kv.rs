@@ -50,14 +50,61 @@ impl KvCache {
         self.tensors.iter().map(|region| region.layout.size()).sum()
     }
 
+    /// Bytes of a block's keys and values in all layers.
+    pub(super) fn block_bytes(&self) -> usize {
+        self.tensors.len() * self.layer_block_bytes()
+    }
+
+    /// Bytes of a block in one tensor.
+    fn layer_block_bytes(&self) -> usize {
+        let [_, sizes @ ..] = self.shape;
+        sizes.iter().product::<usize>() * size_of::<f16>()
+    }
+
+    /// A block's keys and values of all layers, tensor by tensor.
+    ///
+    /// # Panics
+    /// If there is no such block.
+    pub(super) fn read(&self, block: usize) -> Vec<u8> {
+        assert!(block < self.shape[0], "a block of the cache");
+        let bytes = self.layer_block_bytes();
+        let mut read = Vec::with_capacity(self.block_bytes());
+        for region in &self.tensors {
+            // SAFETY: the block lies within the region, and nobody writes to it while `self` is borrowed.
+            let part = unsafe {
+                std::slice::from_raw_parts(region.start.as_ptr().add(block * bytes), bytes)
+            };
+            read.extend_from_slice(part);
+        }
+        read
+    }
+
+    /// Writes what [`Self::read`] read.
+    ///
+    /// # Panics
+    /// If there is no such block, or the bytes are not as many as a block has.
+    pub(super) fn write(&mut self, block: usize, read: &[u8]) {
+        assert!(block < self.shape[0], "a block of the cache");
+        assert_eq!(read.len(), self.block_bytes(), "the bytes of a block");
+        let bytes = self.layer_block_bytes();
+        for (region, part) in self.tensors.iter().zip(read.chunks_exact(bytes)) {
+            // SAFETY: the block lies within the region, which nobody else reaches while `self` is borrowed
+            // mutably; `part` has as many bytes as the block.
+            unsafe {
+                let start = region.start.as_ptr().add(block * bytes);
+                std::ptr::copy_nonoverlapping(part.as_ptr(), start, bytes);
+            }
+        }
+    }
+
     /// Copies a block's keys and values of all layers over another one's.
     ///
     /// # Panics
     /// If there is no such block.
     pub(super) fn copy(&mut self, from: usize, to: usize) {
-        let [blocks, sizes @ ..] = self.shape;
+        let blocks = self.shape[0];
         assert!(from < blocks && to < blocks, "a block of the cache");
-        let bytes = sizes.iter().product::<usize>() * size_of::<f16>();
+        let bytes = self.layer_block_bytes();
         for region in &self.tensors {
             let start = region.start.as_ptr();
             // SAFETY: both blocks lie within the region, which nobody else reaches while `self` is

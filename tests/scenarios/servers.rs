@@ -2,8 +2,8 @@
 //! some in states that a real one leaves at once.
 
 use std::net::SocketAddr;
-use std::path::PathBuf;
-use std::sync::Arc;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
 use ortolan::api::{self, ApiSettings, Endpoints};
@@ -11,6 +11,7 @@ use ortolan::model::load::{CacheSize, LoadOptions, inspect};
 use ortolan::model::{GenerateLimits, LoadedModel, ModelState};
 use ortolan::server::{Keys, ServeOptions, Server};
 use ortolan::web::{self, Pages};
+use tempfile::TempDir;
 use tokio::sync::{OnceCell, watch};
 
 use crate::common::tiny::Value;
@@ -21,11 +22,20 @@ pub(crate) const QUEUE: usize = 16;
 /// How long a client may be silent.
 const IDLE: Duration = Duration::from_secs(3);
 
-const ALL_ENDPOINTS: Endpoints = Endpoints {
-    slots: true,
-    metrics: true,
-    embedding: true,
-};
+/// Where slots are saved, of all servers.
+pub(crate) fn slot_files() -> &'static Path {
+    static FOLDER: LazyLock<TempDir> = LazyLock::new(|| tempfile::tempdir().unwrap());
+    FOLDER.path()
+}
+
+fn all_endpoints() -> Endpoints {
+    Endpoints {
+        slots: true,
+        metrics: true,
+        embedding: true,
+        slot_files: Some(slot_files().to_owned()),
+    }
+}
 
 /// A server with the real model.
 #[derive(Clone)]
@@ -98,6 +108,7 @@ pub(crate) async fn answering_little() -> SocketAddr {
         slots: false,
         metrics: false,
         embedding: false,
+        slot_files: None,
     };
     serve_to(
         Keys::default(),
@@ -177,12 +188,12 @@ async fn of_model(cell: &OnceCell<RealServer>, model: PathBuf, size: Size) -> Re
 /// The model of another server, for those who have one of these keys.
 pub(crate) async fn locked(server: RealServer, keys: Keys) -> RealServer {
     let state = ModelState::Ready(Arc::clone(&server.model));
-    let address = serve_to(keys, state, ALL_ENDPOINTS, GenerateLimits::NONE).await;
+    let address = serve_to(keys, state, all_endpoints(), GenerateLimits::NONE).await;
     RealServer { address, ..server }
 }
 
 async fn serve(state: ModelState, limits: GenerateLimits) -> SocketAddr {
-    serve_to(Keys::default(), state, ALL_ENDPOINTS, limits).await
+    serve_to(Keys::default(), state, all_endpoints(), limits).await
 }
 
 async fn serve_to(

@@ -213,6 +213,21 @@ async fn ask_chat_stream(world: &mut World, step: &Step) {
     world.stream_chat(json_of(step)).await;
 }
 
+#[when(expr = "I {word} the slot {int} as {string}")]
+async fn act_on_slot(world: &mut World, action: String, slot: usize, filename: String) {
+    world.act_on_slot(slot, &action, Some(filename)).await;
+}
+
+#[when(expr = "I erase the slot {int}")]
+async fn erase_slot(world: &mut World, slot: usize) {
+    world.act_on_slot(slot, "erase", None).await;
+}
+
+#[given(expr = "a file {string} that is no saved slot")]
+async fn no_saved_slot(_: &mut World, name: String) {
+    std::fs::write(servers::slot_files().join(name), "no saved slot").unwrap();
+}
+
 #[when("I embed:")]
 async fn ask_embedding(world: &mut World, step: &Step) {
     world.embed(json_of(step)).await;

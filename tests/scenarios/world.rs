@@ -95,6 +95,19 @@ impl World {
         self.asked = Some(Question::Completion(body));
     }
 
+    pub(crate) async fn act_on_slot(
+        &mut self,
+        slot: usize,
+        action: &str,
+        filename: Option<String>,
+    ) {
+        let client = self.client().await;
+        let request = types::SlotActionRequest { filename };
+        let slot = slot.to_string();
+        let answered = client.slot_action(&slot, Some(action), &request);
+        self.answer = whole(answered.await).await;
+    }
+
     pub(crate) async fn embed(&mut self, body: Value) {
         let request: types::EmbeddingRequest = serde_json::from_value(body).unwrap();
         self.answer = whole(self.client().await.embedding(&request).await).await;

@@ -10,5 +10,6 @@ mod prompts;
 pub(super) mod props;
 mod sampling;
 mod settings;
+pub(super) mod slot_actions;
 pub(super) mod slots;
 pub(super) mod tokenize;

@@ -44,6 +44,14 @@ impl ModelRunner for Told {
         self.steps.lock().unwrap().push(plan.tokens());
         self.runner.run(plan, outputs)
     }
+
+    fn read_block(&self, block: BlockId) -> Result<Vec<u8>, RunError> {
+        self.runner.read_block(block)
+    }
+
+    fn write_block(&mut self, block: BlockId, bytes: &[u8]) -> Result<(), RunError> {
+        self.runner.write_block(block, bytes)
+    }
 }
 
 fn constraint(grammar: &str, cutting: Cutting) -> Constraint {

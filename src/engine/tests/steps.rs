@@ -20,6 +20,14 @@ impl ModelRunner for Gated {
         let _ = self.gate.recv();
         self.runner.run(plan, outputs)
     }
+
+    fn read_block(&self, block: BlockId) -> Result<Vec<u8>, RunError> {
+        self.runner.read_block(block)
+    }
+
+    fn write_block(&mut self, block: BlockId, bytes: &[u8]) -> Result<(), RunError> {
+        self.runner.write_block(block, bytes)
+    }
 }
 
 #[test]
@@ -94,6 +102,14 @@ impl ModelRunner for Timed {
         let mut steps = self.steps.lock().unwrap();
         steps.push((milliseconds, chunks.collect()));
         self.runner.run(plan, outputs)
+    }
+
+    fn read_block(&self, block: BlockId) -> Result<Vec<u8>, RunError> {
+        self.runner.read_block(block)
+    }
+
+    fn write_block(&mut self, block: BlockId, bytes: &[u8]) -> Result<(), RunError> {
+        self.runner.write_block(block, bytes)
     }
 }
 
