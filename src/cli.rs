@@ -238,6 +238,26 @@ pub struct Cli {
     )]
     pub api_key_file: Option<PathBuf>,
 
+    /// The certificate to serve HTTPS with, PEM, its chain behind it; it is read anew when it changes
+    #[arg(
+        long,
+        value_name = "FILE",
+        requires = "ssl_key_file",
+        env = "LLAMA_ARG_SSL_CERT_FILE",
+        help_heading = "Serving"
+    )]
+    pub ssl_cert_file: Option<PathBuf>,
+
+    /// The certificate's private key, PEM
+    #[arg(
+        long,
+        value_name = "FILE",
+        requires = "ssl_cert_file",
+        env = "LLAMA_ARG_SSL_KEY_FILE",
+        help_heading = "Serving"
+    )]
+    pub ssl_key_file: Option<PathBuf>,
+
     /// Answer 501 to /slots, which shows users' prompts; also --no-slots
     #[arg(long, alias = "no-slots", help_heading = "Serving", env = "LLAMA_ARG_NO_ENDPOINT_SLOTS", value_parser = FalseyValueParser::new())]
     pub slots_endpoint_disable: bool,
@@ -360,8 +380,6 @@ const LATER: &[&str] = &[
     "--mmproj",
     "--grp-attn-n",
     "--grp-attn-w",
-    "--ssl-key-file",
-    "--ssl-cert-file",
 ];
 
 impl Cli {

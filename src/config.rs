@@ -11,7 +11,7 @@ use crate::api::Endpoints;
 use crate::cli::{self, Cli, Device};
 use crate::model::load::{CacheSize, LoadOptions};
 use crate::model::{self, GenerateLimits};
-use crate::server::{Keys, ServeOptions};
+use crate::server::{Keys, ServeOptions, Tls};
 use crate::web::Pages;
 
 /// Most threads that compute: more than any machine has cores.
@@ -82,6 +82,11 @@ impl Config {
             }
             None => None,
         };
+        let tls = match (cli.ssl_cert_file, cli.ssl_key_file) {
+            (Some(certificate), Some(key)) => Some(Arc::new(Tls::new(certificate, key)?)),
+            // Neither: the command line has both or none.
+            _ => None,
+        };
         let idle = Duration::from_secs(cli.timeout);
         Ok(Self {
             load: LoadOptions {
@@ -117,6 +122,7 @@ impl Config {
                 port: cli.port,
                 origins: cli.cors_origin,
                 keys: Arc::new(Keys::new(cli.api_key, cli.api_key_file)?),
+                tls,
                 idle,
                 stop_deadline: Duration::from_secs(cli.stop_timeout),
             },

@@ -33,7 +33,7 @@ async fn run(cli: Cli) -> anyhow::Result<()> {
         let (host, port) = (&config.serve.host, config.serve.port);
         anyhow::anyhow!("cannot listen on {host}:{port}: {error}")
     })?;
-    let address = format!("http://{}", server.address());
+    let address = server.url();
     tracing::info!(
         address,
         model = inspected.details().name,

@@ -43,6 +43,7 @@ const GUESTS: &[(&str, &[&str])] = &[
     ("poem_openapi", &["api"]),
     ("hyper", &["server"]),
     ("hyper_util", &["server"]),
+    ("tokio_rustls", &["server"]),
     ("tokenizers", &["text"]),
     ("minijinja", &["text"]),
     ("llguidance", &["grammar"]),

@@ -141,6 +141,18 @@ fn options_that_cannot_be_are_refused() {
             "less than the 512 of one context",
         ),
         (&["-ngl", "99"], 1, "GPUs are not supported yet"),
+        (&["--ssl-cert-file", "here"], 2, "--ssl-key-file"),
+        (&["--ssl-key-file", "here"], 2, "--ssl-cert-file"),
+        (
+            &[
+                "--ssl-cert-file",
+                "/nowhere/c",
+                "--ssl-key-file",
+                "/nowhere/k",
+            ],
+            1,
+            "--ssl-cert-file /nowhere/c: No such file",
+        ),
     ] {
         let mut command = ortolan();
         command.arg("-m").arg(common::model()).args(options);
@@ -214,6 +226,24 @@ fn a_signal_ends_it_in_order() {
         assert_eq!(process.wait().unwrap().code(), Some(0));
         drop(log);
     }
+}
+
+#[test]
+fn with_a_certificate_it_serves_https() {
+    let folder = tempfile::tempdir().unwrap();
+    let made = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
+    let (certificate, key) = (folder.path().join("certificate"), folder.path().join("key"));
+    fs::write(&certificate, made.cert.pem()).unwrap();
+    fs::write(&key, made.signing_key.serialize_pem()).unwrap();
+    let mut command = ortolan();
+    command.arg("--ssl-cert-file").arg(certificate);
+    command.env("LLAMA_ARG_SSL_KEY_FILE", key);
+    let (mut process, line, _log) = start(command, "listening");
+    let event: serde_json::Value = serde_json::from_str(&line).unwrap();
+    let address = event["address"].as_str().unwrap();
+    assert!(address.starts_with("https://127.0.0.1:"), "{address}");
+    process.kill().unwrap();
+    process.wait().unwrap();
 }
 
 #[test]

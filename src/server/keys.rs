@@ -1,18 +1,15 @@
 //! The keys that let a request in: from the command line, and from a file that is read anew when it changes.
 
-use std::fs;
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, PoisonError};
-use std::time::SystemTime;
 
 use poem::http::HeaderMap;
 use poem::http::header::{AUTHORIZATION, HeaderName};
 use subtle::{Choice, ConstantTimeEq};
 
+use super::reloaded::{Reloaded, Source, bytes_of};
+
 /// Carries a key beside `Authorization`.
 const API_KEY: HeaderName = HeaderName::from_static("x-api-key");
-/// Largest file of keys.
-const MAX_FILE_BYTES: u64 = 1 << 20;
 
 /// Why there are no keys.
 #[derive(Debug, thiserror::Error)]
@@ -34,17 +31,11 @@ pub enum KeysError {
 #[derive(Debug, Default)]
 pub struct Keys {
     given: Vec<String>,
-    file: Option<KeyFile>,
+    file: Option<Reloaded<KeyFile>>,
 }
 
 #[derive(Debug)]
-struct KeyFile {
-    path: PathBuf,
-    read: Mutex<(Stamp, Vec<String>)>,
-}
-
-/// What tells that a file has changed: its time and its length.
-type Stamp = Option<(SystemTime, u64)>;
+struct KeyFile(PathBuf);
 
 impl Keys {
     /// Those given, and those of a file: one in each line; empty lines and those that begin with `#` are passed
@@ -56,13 +47,7 @@ impl Keys {
         if given.iter().any(String::is_empty) {
             return Err(KeysError::Empty);
         }
-        let file = file.map(|path| match (stamp(&path), read(&path)) {
-            (stamp, Ok(keys)) => Ok(KeyFile {
-                path,
-                read: Mutex::new((stamp, keys)),
-            }),
-            (_, Err(cause)) => Err(KeysError::File { path, cause }),
-        });
+        let file = file.map(|path| Reloaded::new(KeyFile(path)));
         Ok(Self {
             given,
             file: file.transpose()?,
@@ -80,64 +65,49 @@ impl Keys {
             scheme.eq_ignore_ascii_case("bearer").then_some(key.trim())
         });
         let plain = headers.get(API_KEY).and_then(|value| value.to_str().ok());
+        let filed = self.file.as_ref().map(Reloaded::now);
         let mut known = Choice::from(0);
         for sent in [bearer, plain].into_iter().flatten() {
-            for key in &self.given {
+            let filed = filed.iter().flat_map(|keys| keys.iter());
+            for key in self.given.iter().chain(filed) {
                 known |= sent.as_bytes().ct_eq(key.as_bytes());
-            }
-            if let Some(file) = &self.file {
-                known |= file.knows(sent);
             }
         }
         known.into()
     }
 }
 
-impl KeyFile {
-    fn knows(&self, sent: &str) -> Choice {
-        let mut read_before = self.read.lock().unwrap_or_else(PoisonError::into_inner);
-        let now = stamp(&self.path);
-        if read_before.0 != now {
-            read_before.0 = now;
-            match read(&self.path) {
-                Ok(keys) => read_before.1 = keys,
-                Err(error) => {
-                    let path = self.path.display();
-                    tracing::warn!(%path, error, "the keys stay as they were");
-                }
-            }
+impl Source for KeyFile {
+    type Value = Vec<String>;
+    type Error = KeysError;
+
+    fn files(&self) -> Vec<&Path> {
+        vec![&self.0]
+    }
+
+    fn read(&self) -> Result<Vec<String>, KeysError> {
+        let failed = |cause| KeysError::File {
+            path: self.0.clone(),
+            cause,
+        };
+        let text = String::from_utf8(bytes_of(&self.0).map_err(failed)?);
+        let text = text.map_err(|error| failed(error.to_string()))?;
+        let lines = text.lines().map(str::trim);
+        let keys: Vec<String> = lines
+            .filter(|line| !line.is_empty() && !line.starts_with('#'))
+            .map(str::to_owned)
+            .collect();
+        match keys.is_empty() {
+            true => Err(failed("there is no key in it".to_owned())),
+            false => Ok(keys),
         }
-        let keys = read_before.1.iter();
-        keys.fold(Choice::from(0), |known, key| {
-            known | sent.as_bytes().ct_eq(key.as_bytes())
-        })
-    }
-}
-
-fn stamp(path: &Path) -> Stamp {
-    let data = fs::metadata(path).ok()?;
-    Some((data.modified().ok()?, data.len()))
-}
-
-fn read(path: &Path) -> Result<Vec<String>, String> {
-    let bytes = fs::metadata(path).map_err(|error| error.to_string())?.len();
-    if bytes > MAX_FILE_BYTES {
-        return Err(format!("{bytes} bytes are more than {MAX_FILE_BYTES}"));
-    }
-    let text = fs::read_to_string(path).map_err(|error| error.to_string())?;
-    let lines = text.lines().map(str::trim);
-    let keys: Vec<String> = lines
-        .filter(|line| !line.is_empty() && !line.starts_with('#'))
-        .map(str::to_owned)
-        .collect();
-    match keys.is_empty() {
-        true => Err("there is no key in it".to_owned()),
-        false => Ok(keys),
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use super::*;
 
     fn allow(keys: &Keys, name: &'static str, value: &str) -> bool {

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use poem::http::header::{HOST, HeaderName, ORIGIN, RETRY_AFTER};
+use poem::http::uri::Scheme;
 use poem::http::{HeaderValue, Method, StatusCode};
 use poem::middleware::Cors;
 use poem::{Endpoint, EndpointExt, IntoResponse, Request, Response};
@@ -152,14 +153,18 @@ pub struct Origins {
 
 impl Origins {
     /// Those of a server that listens on `host`, at `address`. `allowed` are more origins, `*` is all.
-    pub fn new(host: &str, address: SocketAddr, allowed: &[String]) -> Self {
+    pub fn new(scheme: &Scheme, host: &str, address: SocketAddr, allowed: &[String]) -> Self {
         let bare = host.trim_start_matches('[').trim_end_matches(']');
         let mut allowed = allowed.to_vec();
         let written = match bare.contains(':') {
             true => format!("[{bare}]"),
             false => bare.to_owned(),
         };
-        allowed.push(format!("http://{written}:{}", address.port()));
+        allowed.push(format!("{scheme}://{written}:{}", address.port()));
+        // Browsers leave out the port that the scheme stands for.
+        if address.port() == if *scheme == Scheme::HTTPS { 443 } else { 80 } {
+            allowed.push(format!("{scheme}://{written}"));
+        }
         Self {
             name: bare.to_ascii_lowercase(),
             local_only: address.ip().is_loopback(),

@@ -4,7 +4,9 @@
 mod connection;
 mod keys;
 mod middleware;
+mod reloaded;
 mod signals;
+mod tls;
 
 use std::io;
 use std::net::SocketAddr;
@@ -12,14 +14,17 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use hyper_util::server::graceful::GracefulShutdown;
+use poem::http::uri::Scheme;
 use poem::{Endpoint, EndpointExt, Response};
 use tokio::net::TcpListener;
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinSet;
 
+use connection::Connections;
 pub use keys::Keys;
 pub use middleware::Origins;
 pub use signals::StopSignals;
+pub use tls::{Tls, TlsError};
 
 /// Most connections at once; more wait in the system's backlog.
 const MAX_CONNECTIONS: usize = 1024;
@@ -38,6 +43,8 @@ pub struct ServeOptions {
     pub origins: Vec<String>,
     /// Who may ask.
     pub keys: Arc<Keys>,
+    /// What connections are encrypted with; not at all, if there is none.
+    pub tls: Option<Arc<Tls>>,
     /// How long a client may take nothing of an answer before it is given up.
     pub idle: Duration,
     /// How long running answers may go on after a stop is asked for.
@@ -70,6 +77,18 @@ impl Server {
         self.address
     }
 
+    /// Where a browser finds it.
+    pub fn url(&self) -> String {
+        format!("{}://{}", self.scheme(), self.address)
+    }
+
+    fn scheme(&self) -> Scheme {
+        match self.options.tls {
+            Some(_) => Scheme::HTTPS,
+            None => Scheme::HTTP,
+        }
+    }
+
     /// Answers until `stop` is ready. Then nothing new is accepted, and what runs may go on until the
     /// deadline, or until `cut` is ready.
     pub async fn serve(
@@ -78,10 +97,17 @@ impl Server {
         stop: impl Future<Output = ()>,
         cut: impl Future<Output = ()>,
     ) {
-        let origins = Origins::new(&self.options.host, self.address, &self.options.origins);
-        let endpoint = Arc::new(middleware::apply(endpoint, origins, self.options.keys).boxed());
+        let (host, scheme) = (&self.options.host, self.scheme());
+        let origins = Origins::new(&scheme, host, self.address, &self.options.origins);
+        let common = Arc::new(Connections {
+            endpoint: middleware::apply(endpoint, origins, self.options.keys).boxed(),
+            local: self.address,
+            tls: self.options.tls,
+            idle: self.options.idle,
+        });
         let places = Arc::new(Semaphore::new(MAX_CONNECTIONS));
         let graceful = GracefulShutdown::new();
+        let (accepting, stopped) = watch::channel(());
         let mut connections = JoinSet::new();
         tokio::pin!(stop);
         loop {
@@ -97,16 +123,11 @@ impl Server {
             };
             match accepted {
                 Ok((socket, peer)) => {
-                    let answered = connection::serve(
-                        socket,
-                        peer,
-                        self.address,
-                        Arc::clone(&endpoint),
-                        self.options.idle,
-                        &graceful,
-                    );
+                    let common = Arc::clone(&common);
+                    let (watcher, mut stopped) = (graceful.watcher(), stopped.clone());
                     connections.spawn(async move {
-                        answered.await;
+                        let stop = async { drop(stopped.changed().await) };
+                        common.serve(socket, peer, watcher, stop).await;
                         drop(place);
                     });
                 }
@@ -116,7 +137,7 @@ impl Server {
                 }
             }
         }
-        drop(self.listener);
+        drop((self.listener, accepting));
         tokio::select! {
             () = graceful.shutdown() => {}
             () = cut => tracing::warn!("stopping at once"),

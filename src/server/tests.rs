@@ -8,12 +8,13 @@ use tokio::sync::oneshot;
 
 use super::*;
 
-fn options() -> ServeOptions {
+pub(super) fn options() -> ServeOptions {
     ServeOptions {
         host: "127.0.0.1".to_owned(),
         port: 0,
         origins: vec!["https://app.example".to_owned()],
         keys: Arc::default(),
+        tls: None,
         idle: Duration::from_secs(60),
         stop_deadline: Duration::from_secs(60),
     }
@@ -66,6 +67,29 @@ async fn only_hosts_and_origins_of_this_machine_or_allowed_ones_are_answered() {
     }
 }
 
+#[test]
+fn the_own_origin_is_written_as_browsers_write_it() {
+    let (http, https) = (&Scheme::HTTP, &Scheme::HTTPS);
+    for (scheme, port, origin, own) in [
+        (http, 8080, "http://birds.example:8080", true),
+        (http, 8080, "https://birds.example:8080", false),
+        (https, 8443, "https://birds.example:8443", true),
+        (https, 8443, "http://birds.example:8443", false),
+        (https, 8443, "https://birds.example", false),
+        (https, 443, "https://birds.example", true),
+        (http, 80, "http://birds.example", true),
+        (http, 443, "http://birds.example", false),
+    ] {
+        let address = SocketAddr::from(([10, 0, 0, 1], port));
+        let origins = Origins::new(scheme, "birds.example", address, &[]);
+        assert_eq!(
+            origins.allow_origin(origin),
+            own,
+            "{scheme} {port} {origin}"
+        );
+    }
+}
+
 #[tokio::test]
 async fn an_allowed_origin_may_read_the_answer() {
     let (address, _stop) = hello().await;
@@ -111,7 +135,7 @@ async fn every_answer_has_a_request_id() {
 }
 
 /// Tells when it is dropped.
-struct Dropped(Option<oneshot::Sender<()>>);
+pub(super) struct Dropped(pub(super) Option<oneshot::Sender<()>>);
 
 impl Drop for Dropped {
     fn drop(&mut self) {

@@ -207,6 +207,7 @@ async fn serve_to(
         port: 0,
         origins: Vec::new(),
         keys: Arc::new(keys),
+        tls: None,
         idle: IDLE,
         stop_deadline: Duration::from_secs(1),
     });
