@@ -26,8 +26,7 @@ const DECODED_TOKENS: usize = 48;
 
 fn main() -> anyhow::Result<()> {
     let started = Instant::now();
-    let model = inspect(LoadOptions {
-        path: common::model(),
+    let options = LoadOptions {
         alias: None,
         context_tokens: Some(1024),
         parallel: 16,
@@ -40,8 +39,8 @@ fn main() -> anyhow::Result<()> {
         onnxruntime: common::onnxruntime(),
         chat_template: None,
         pooling: None,
-    })?
-    .load(&|_| ())?;
+    };
+    let model = inspect(&common::model(), options)?.load(&|_| ())?;
     println!("loaded in {:.2} s", started.elapsed().as_secs_f64());
     let runtime = tokio::runtime::Builder::new_current_thread().build()?;
     runtime.block_on(measure(&model));

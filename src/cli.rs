@@ -21,15 +21,79 @@ const DEFAULT_CONTEXT_TOKENS: usize = 512;
                   http://HOST:PORT/docs while it runs."
 )]
 pub struct Cli {
-    /// The model, a GGUF file
+    /// The model, a GGUF file; with --model-url or --hf-repo, where to store it
     #[arg(
         short,
         long,
         value_name = "FILE",
+        required_unless_present_any = ["model_url", "hf_repo"],
         help_heading = "Model",
         env = "LLAMA_ARG_MODEL"
     )]
-    pub model: PathBuf,
+    pub model: Option<PathBuf>,
+
+    /// Fetch the model from this address, unless it is here already; also -mu
+    #[arg(
+        long,
+        value_name = "URL",
+        conflicts_with = "hf_repo",
+        help_heading = "Model",
+        env = "LLAMA_ARG_MODEL_URL"
+    )]
+    pub model_url: Option<String>,
+
+    /// Fetch the model from this repository of the hub, unless it is here already: of the files that end with
+    /// QUANT, or Q4_K_M, or Q4_0, or of all, the first; also -hf, -hfr
+    #[arg(
+        long,
+        value_name = "USER/REPO[:QUANT]",
+        help_heading = "Model",
+        env = "LLAMA_ARG_HF_REPO"
+    )]
+    pub hf_repo: Option<String>,
+
+    /// The file of that repository; also -hff
+    #[arg(
+        long,
+        value_name = "FILE",
+        requires = "hf_repo",
+        help_heading = "Model",
+        env = "LLAMA_ARG_HF_FILE"
+    )]
+    pub hf_file: Option<String>,
+
+    /// The token that the hub is shown, and nobody else; also -hft
+    #[arg(
+        long,
+        value_name = "TOKEN",
+        help_heading = "Model",
+        env = "HF_TOKEN",
+        hide_env_values = true
+    )]
+    pub hf_token: Option<String>,
+
+    /// Another hub
+    #[arg(
+        long,
+        value_name = "URL",
+        default_value = "https://huggingface.co",
+        help_heading = "Model",
+        env = "HF_ENDPOINT"
+    )]
+    pub hf_endpoint: String,
+
+    /// Where fetched models are kept [default: ~/.cache/ortolan/models]
+    #[arg(
+        long,
+        value_name = "FOLDER",
+        help_heading = "Model",
+        env = "LLAMA_CACHE"
+    )]
+    pub model_cache: Option<PathBuf>,
+
+    /// Ask nobody for a model: what is here is served, or nothing
+    #[arg(long, help_heading = "Model", env = "LLAMA_ARG_OFFLINE", value_parser = FalseyValueParser::new())]
+    pub offline: bool,
 
     /// The model's name in answers, instead of its path
     #[arg(
@@ -353,6 +417,11 @@ const LONG_SHORT_NAMES: &[(&str, &str)] = &[
     ("-cb", "--cont-batching"),
     ("-ngl", "--n-gpu-layers"),
     ("-to", "--timeout"),
+    ("-mu", "--model-url"),
+    ("-hf", "--hf-repo"),
+    ("-hfr", "--hf-repo"),
+    ("-hff", "--hf-file"),
+    ("-hft", "--hf-token"),
 ];
 
 /// Options of the contract that are not built yet.
@@ -360,12 +429,6 @@ const LATER: &[&str] = &[
     "-tb",
     "--threads-batch",
     "--threads-http",
-    "-mu",
-    "--model-url",
-    "-hfr",
-    "--hf-repo",
-    "-hff",
-    "--hf-file",
     "-mg",
     "--main-gpu",
     "-ts",
@@ -470,6 +533,21 @@ mod tests {
         assert_eq!(budget, Some(ByteSize::gib(2)));
         assert!(read("-m a.gguf --memory-budget 2GiB --cache-tokens 1").is_err());
         assert!(read("-m a.gguf --memory-budget plenty").is_err());
+    }
+
+    #[test]
+    fn the_model_comes_from_one_place() {
+        for line in [
+            "-mu http://a/b.gguf -m b.gguf",
+            "-hfr a/b -hff c.gguf",
+            "-hf a/b:Q8_0",
+            "--hf-repo=a/b --offline",
+        ] {
+            read(line).unwrap();
+        }
+        for line in ["-hf a/b -mu http://a/b.gguf", "-m a.gguf -hff c.gguf"] {
+            assert!(read(line).is_err(), "{line}");
+        }
     }
 
     #[test]

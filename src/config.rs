@@ -9,6 +9,7 @@ use anyhow::{Context, ensure};
 
 use crate::api::Endpoints;
 use crate::cli::{self, Cli, Device};
+use crate::hub::{self, Download, HubOptions, Wanted};
 use crate::model::load::{CacheSize, LoadOptions};
 use crate::model::{self, GenerateLimits};
 use crate::server::{Keys, ServeOptions, Tls};
@@ -17,10 +18,15 @@ use crate::web::Pages;
 /// Most threads that compute: more than any machine has cores.
 const MAX_THREADS: usize = 1024;
 
+/// How long to wait before a download is tried again.
+const FETCH_PAUSE: Duration = Duration::from_secs(1);
+
 /// The whole configuration, each part defined where it is used.
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 pub struct Config {
-    /// How to load the model.
+    /// Where the model is.
+    pub model: ModelSource,
+    /// How to load it.
     pub load: LoadOptions,
     /// Where to serve.
     pub serve: ServeOptions,
@@ -32,6 +38,15 @@ pub struct Config {
     pub body_idle: Duration,
     /// Where the page comes from.
     pub pages: Pages,
+}
+
+/// Where the model is.
+#[derive(Debug)]
+pub enum ModelSource {
+    /// Here.
+    File(PathBuf),
+    /// Elsewhere, or some of it.
+    Download(Box<Download>),
 }
 
 impl Config {
@@ -69,6 +84,7 @@ impl Config {
                 folder.display()
             );
         }
+        let model = model_source(&cli)?;
         ensure!(cli.timeout > 0, "--timeout 0: at least a second");
         let request_timeout = match cli.request_timeout {
             Some(seconds) => {
@@ -89,8 +105,8 @@ impl Config {
         };
         let idle = Duration::from_secs(cli.timeout);
         Ok(Self {
+            model,
             load: LoadOptions {
-                path: cli.model,
                 alias: cli.alias,
                 context_tokens: Some(cli.ctx_size).filter(|tokens| *tokens > 0),
                 parallel: cli.parallel,
@@ -153,6 +169,46 @@ impl Config {
     }
 }
 
+fn model_source(cli: &Cli) -> anyhow::Result<ModelSource> {
+    let endpoint = hub::web_address(&cli.hf_endpoint).map_err(anyhow::Error::msg);
+    let folder = cli.model_cache.clone();
+    let folder = folder.or_else(|| Some(cache_folder()?.join("ortolan").join("models")));
+    let options = HubOptions {
+        endpoint: endpoint.context("--hf-endpoint")?,
+        token: cli.hf_token.clone().filter(|token| !token.is_empty()),
+        folder: folder.context("--model-cache: there is no home folder to have one in")?,
+        offline: cli.offline,
+        pause: FETCH_PAUSE,
+    };
+    let store = cli.model.clone();
+    let download = match (&cli.model_url, &cli.hf_repo, store) {
+        (Some(url), _, store) => Download::of_url(url, store, options).context("--model-url")?,
+        (None, Some(name), store) => {
+            let (name, quant) = match name.split_once(':') {
+                Some((name, quant)) => (name, Some(quant.to_owned())),
+                None => (name.as_str(), None),
+            };
+            let wanted = match (cli.hf_file.clone(), quant) {
+                (Some(file), None) => Wanted::File(file),
+                (None, Some(quant)) => Wanted::Quant(quant),
+                (None, None) => Wanted::Usual,
+                (Some(file), Some(quant)) => {
+                    anyhow::bail!("--hf-file {file}: --hf-repo says «{quant}» already")
+                }
+            };
+            Download::of_repository(name, wanted, store, options).context("--hf-repo")?
+        }
+        (None, None, Some(file)) => return Ok(ModelSource::File(file)),
+        (None, None, None) => {
+            anyhow::bail!("--model FILE, --model-url or --hf-repo says what to serve")
+        }
+    };
+    Ok(match download.found()? {
+        Some(file) => ModelSource::File(file),
+        None => ModelSource::Download(Box::new(download)),
+    })
+}
+
 /// The library's file name on this system.
 const LIBRARY: &str = if cfg!(target_os = "macos") {
     "libonnxruntime.dylib"
@@ -164,11 +220,7 @@ const LIBRARY: &str = if cfg!(target_os = "macos") {
 
 fn find_onnxruntime() -> anyhow::Result<PathBuf> {
     let program = env::current_exe().context("where this program is cannot be found out")?;
-    let places = places(
-        &program,
-        env::var_os("XDG_CACHE_HOME").map(PathBuf::from),
-        env::home_dir(),
-    );
+    let places = places(&program, cache_folder());
     match places.iter().find(|path| path.is_file()) {
         Some(path) => Ok(path.clone()),
         None => {
@@ -185,13 +237,19 @@ fn find_onnxruntime() -> anyhow::Result<PathBuf> {
     }
 }
 
+/// The user's cache.
+fn cache_folder() -> Option<PathBuf> {
+    let named = env::var_os("XDG_CACHE_HOME").filter(|folder| !folder.is_empty());
+    let usual = || Some(env::home_dir()?.join(".cache"));
+    named.map(PathBuf::from).or_else(usual)
+}
+
 /// Where the library may lie: beside the program, in the repository it was built in or that is the
 /// working directory, in the user's cache.
-fn places(program: &Path, cache: Option<PathBuf>, home: Option<PathBuf>) -> Vec<PathBuf> {
+fn places(program: &Path, cache: Option<PathBuf>) -> Vec<PathBuf> {
     let fetched = |root: &Path| root.join(".cache").join("onnxruntime").join(LIBRARY);
     // target/release/ortolan
     let repository = program.ancestors().nth(3);
-    let cache = cache.or_else(|| home.map(|home| home.join(".cache")));
     [
         program.parent().map(|folder| folder.join(LIBRARY)),
         Some(fetched(Path::new("."))),
@@ -211,8 +269,7 @@ mod tests {
     fn the_library_is_looked_for_where_it_may_be() {
         let places = places(
             Path::new("/src/ortolan/target/release/ortolan"),
-            None,
-            Some(PathBuf::from("/home/ada")),
+            Some(PathBuf::from("/home/ada/.cache")),
         );
         let wanted = [
             "/src/ortolan/target/release",

@@ -15,7 +15,7 @@
 //! | [`engine`] | token ids |
 //! | [`runtime`] | tensors |
 //! | [`graph`] | the ONNX graph of a file |
-//! | [`text`], [`cache`], [`sampling`], [`grammar`], [`gguf`] | leaves: they know nothing of ours |
+//! | [`text`], [`cache`], [`sampling`], [`grammar`], [`gguf`], [`hub`] | leaves: they know nothing of ours |
 //! | [`token`] | the one shared word |
 
 pub mod api;
@@ -26,6 +26,7 @@ pub mod engine;
 pub mod gguf;
 pub mod grammar;
 pub mod graph;
+pub mod hub;
 pub mod metrics;
 pub mod model;
 pub mod runtime;

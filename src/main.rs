@@ -4,12 +4,13 @@ use std::process::ExitCode;
 
 use ortolan::api::{self, ApiSettings};
 use ortolan::cli::Cli;
-use ortolan::config::Config;
+use ortolan::config::{Config, ModelSource};
 use ortolan::model::ModelState;
 use ortolan::model::load;
 use ortolan::server::{Server, StopSignals};
-use ortolan::terminal;
+use ortolan::terminal::{self, Pending};
 use ortolan::web;
+use tokio::runtime::Handle;
 use tokio::sync::watch;
 
 fn main() -> ExitCode {
@@ -28,7 +29,13 @@ fn main() -> ExitCode {
 async fn run(cli: Cli) -> anyhow::Result<()> {
     let mut signals = StopSignals::new()?;
     let config = Config::new(cli)?;
-    let inspected = load::inspect(config.load)?;
+    let pending = match config.model {
+        ModelSource::File(path) => Pending::Here(Box::new(load::inspect(&path, config.load)?)),
+        ModelSource::Download(download) => {
+            config.load.check()?;
+            Pending::Elsewhere(download, config.load)
+        }
+    };
     let server = Server::bind(config.serve.clone()).await.map_err(|error| {
         let (host, port) = (&config.serve.host, config.serve.port);
         anyhow::anyhow!("cannot listen on {host}:{port}: {error}")
@@ -36,13 +43,15 @@ async fn run(cli: Cli) -> anyhow::Result<()> {
     let address = server.url();
     tracing::info!(
         address,
-        model = inspected.details().name,
+        model = pending.name(),
         "listening; the model is loading"
     );
     let (publish, model) = watch::channel(ModelState::Loading { done: 0.0 });
     let (loading, load_end) = watch::channel(());
+    let (serving, served) = watch::channel(());
+    let runtime = Handle::current();
     std::thread::spawn(move || {
-        terminal::load(inspected, &publish, &address);
+        terminal::load(pending, &publish, &address, &runtime, dropped(served));
         drop(loading);
     });
 
@@ -63,6 +72,7 @@ async fn run(cli: Cli) -> anyhow::Result<()> {
         });
     };
     server.serve(routes, stop, dropped(cut.clone())).await;
+    drop(serving);
     // Ending the process while ONNX Runtime makes a session would tear it down under its own threads.
     tokio::select! {
         () = dropped(load_end) => {}

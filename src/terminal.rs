@@ -2,12 +2,16 @@
 
 use std::io::{IsTerminal, Write};
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::PathBuf;
 use std::sync::Arc;
 
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use tokio::runtime::Handle;
 use tokio::sync::watch;
 
 use crate::cli::LogFormat;
-use crate::model::load::Inspected;
+use crate::hub::{Download, Progress};
+use crate::model::load::{self, Inspected, LoadOptions};
 use crate::model::{ModelDetails, ModelState};
 
 /// Log lines go to standard error; `RUST_LOG` chooses which.
@@ -25,26 +29,76 @@ pub fn start_logging(format: LogFormat) {
     }
 }
 
-/// Loads the model with a progress bar and publishes how far it is; greets when it is there. What goes wrong
-/// is logged and published. `address` is where the server listens.
-pub fn load(inspected: Inspected, publish: &watch::Sender<ModelState>, address: &str) {
-    let bar = indicatif::ProgressBar::new(100)
-        .with_message(format!("loading {}", inspected.details().path.display()));
-    let style = indicatif::ProgressStyle::with_template("{msg} {wide_bar} {percent:>3} %");
-    bar.set_style(style.expect("the template is valid"));
-    if !std::io::stderr().is_terminal() {
-        bar.set_draw_target(indicatif::ProgressDrawTarget::hidden());
+/// A model that is to be loaded.
+pub enum Pending {
+    /// Its file was looked at.
+    Here(Box<Inspected>),
+    /// Its file is to be fetched first.
+    Elsewhere(Box<Download>, LoadOptions),
+}
+
+impl Pending {
+    /// What it is called until it is loaded.
+    pub fn name(&self) -> String {
+        match self {
+            Self::Here(inspected) => inspected.details().name.clone(),
+            Self::Elsewhere(download, options) => options
+                .alias
+                .clone()
+                .unwrap_or_else(|| download.to_string()),
+        }
     }
-    let tell = |done| {
-        bar.set_position((done * 100.0) as u64);
-        publish.send_replace(ModelState::Loading { done });
-    };
+}
+
+/// The share of the way that fetching is.
+const FETCHED: f32 = 0.9;
+
+/// Loads the model, fetching it if it is elsewhere, with a progress bar, and publishes how far it is; greets when
+/// it is there. What goes wrong is logged and published. `address` is where the server listens; when it stops, what
+/// is not fetched yet is not waited for.
+pub fn load(
+    pending: Pending,
+    publish: &watch::Sender<ModelState>,
+    address: &str,
+    runtime: &Handle,
+    stop: impl Future<Output = ()>,
+) {
     // A panic is told like any other failure; without that the server would load for ever.
-    let loaded = catch_unwind(AssertUnwindSafe(|| inspected.load(&tell)));
+    let loaded = catch_unwind(AssertUnwindSafe(|| {
+        let (inspected, begin) = match pending {
+            Pending::Here(inspected) => (inspected, 0.0),
+            Pending::Elsewhere(download, options) => {
+                let tell = |share| {
+                    let done = share * FETCHED;
+                    publish.send_replace(ModelState::Loading { done });
+                };
+                let fetched = async {
+                    tokio::select! {
+                        fetched = fetch(&download, tell) => fetched.map(Some),
+                        () = stop => Ok(None),
+                    }
+                };
+                let Some(path) = runtime.block_on(fetched)? else {
+                    return Ok(None);
+                };
+                (Box::new(load::inspect(&path, options)?), FETCHED)
+            }
+        };
+        let message = format!("loading {}", inspected.details().path.display());
+        let bar = bar(message, "{msg} {wide_bar} {percent:>3} %");
+        bar.set_length(100);
+        let loaded = inspected.load(&|share| {
+            bar.set_position((share * 100.0) as u64);
+            let done = begin + share * (1.0 - begin);
+            publish.send_replace(ModelState::Loading { done });
+        });
+        bar.finish_and_clear();
+        loaded.map(Some)
+    }));
     let loaded = loaded.unwrap_or_else(|_| Err(anyhow::anyhow!("loading it panicked")));
-    bar.finish_and_clear();
     publish.send_replace(match loaded {
-        Ok(model) => {
+        Ok(None) => return,
+        Ok(Some(model)) => {
             tracing::info!(model = model.details().name, "the model is ready");
             greet(model.details(), address);
             ModelState::Ready(Arc::new(model))
@@ -54,6 +108,39 @@ pub fn load(inspected: Inspected, publish: &watch::Sender<ModelState>, address: 
             ModelState::Failed(format!("{error:#}"))
         }
     });
+}
+
+/// Fetches a model: with a bar on a terminal, with a line in the log for each tenth elsewhere.
+async fn fetch(download: &Download, tell: impl Fn(f32)) -> anyhow::Result<PathBuf> {
+    let line = "{msg} {wide_bar} {bytes} of {total_bytes} {bytes_per_sec} {eta}";
+    let bar = bar(format!("fetching {download}"), line);
+    let mut tenths = 0;
+    let mut hear = |progress: Progress| {
+        bar.set_length(progress.bytes.unwrap_or(progress.bytes_done));
+        bar.set_position(progress.bytes_done);
+        let share = progress.share();
+        tell(share);
+        let now = (share * 10.0) as u32;
+        if bar.is_hidden() && now > tenths {
+            tenths = now;
+            tracing::info!(percent = now * 10, "fetching the model");
+        }
+    };
+    tracing::info!(from = %download, "fetching the model");
+    let path = download.run(&mut hear).await?;
+    bar.finish_and_clear();
+    tracing::info!(path = %path.display(), "the model is fetched");
+    Ok(path)
+}
+
+/// A progress bar, if somebody sees it.
+fn bar(message: String, line: &str) -> ProgressBar {
+    let bar = match std::io::stderr().is_terminal() {
+        true => ProgressBar::no_length(),
+        false => ProgressBar::with_draw_target(None, ProgressDrawTarget::hidden()),
+    };
+    let style = ProgressStyle::with_template(line).expect("the template is valid");
+    bar.with_style(style).with_message(message)
 }
 
 /// What a person wants to know first: said at the terminal, not in the log.

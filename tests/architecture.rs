@@ -10,10 +10,12 @@ use std::path::{Path, PathBuf};
 const FLOORS: &[(&str, &[&str])] = &[
     (
         "main",
-        &["cli", "config", "terminal", "server", "api", "web", "model"],
+        &[
+            "cli", "config", "terminal", "server", "api", "web", "model", "hub",
+        ],
     ),
-    ("config", &["cli", "server", "api", "web", "model"]),
-    ("terminal", &["cli", "model"]),
+    ("config", &["cli", "server", "api", "web", "model", "hub"]),
+    ("terminal", &["cli", "model", "hub"]),
     ("cli", &[]),
     ("server", &["api"]),
     ("api", &["model", "text", "sampling", "metrics"]),
@@ -33,6 +35,7 @@ const FLOORS: &[(&str, &[&str])] = &[
     ("sampling", &[]),
     ("grammar", &[]),
     ("gguf", &[]),
+    ("hub", &[]),
     ("token", &[]),
 ];
 
@@ -41,9 +44,9 @@ const GUESTS: &[(&str, &[&str])] = &[
     ("ort", &["runtime"]),
     ("poem", &["server", "api", "web"]),
     ("poem_openapi", &["api"]),
-    ("hyper", &["server"]),
-    ("hyper_util", &["server"]),
-    ("tokio_rustls", &["server"]),
+    ("hyper", &["server", "hub"]),
+    ("hyper_util", &["server", "hub"]),
+    ("tokio_rustls", &["server", "hub"]),
     ("tokenizers", &["text"]),
     ("minijinja", &["text"]),
     ("llguidance", &["grammar"]),

@@ -1,7 +1,7 @@
 //! From a path to a loaded model: first what a look at the header shows, then the slow part.
 
 use std::hash::RandomState;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant, SystemTime};
 
@@ -27,8 +27,6 @@ pub const MAX_CONTEXT_TOKENS: usize = 1 << 20;
 /// How a model is to be loaded.
 #[derive(Debug, Clone)]
 pub struct LoadOptions {
-    /// The GGUF file.
-    pub path: PathBuf,
     /// The name in answers, instead of the path.
     pub alias: Option<String>,
     /// Tokens a sequence may have; `None` is what the model was trained with.
@@ -76,15 +74,47 @@ pub struct Inspected {
     session: SessionOptions,
 }
 
-/// Opens the file and checks everything that can be known without computing.
+impl LoadOptions {
+    /// Checks what can be known before the file is here.
+    ///
+    /// # Errors
+    /// What is wrong.
+    pub fn check(&self) -> anyhow::Result<()> {
+        if let Some(source) = &self.chat_template {
+            ChatTemplate::new(Some(source), "", "")?;
+        }
+        let context_tokens = self.context_tokens.unwrap_or(1);
+        let blocks = match self.cache {
+            CacheSize::Tokens(tokens) => tokens / BLOCK_TOKENS,
+            // How much they take depends on the model.
+            CacheSize::AllContexts | CacheSize::Bytes(_) => context_tokens.div_ceil(BLOCK_TOKENS),
+        };
+        let engine = self.engine(context_tokens, blocks);
+        engine.check().map_err(anyhow::Error::msg)
+    }
+
+    fn engine(&self, context_tokens: usize, blocks: usize) -> EngineOptions {
+        EngineOptions {
+            parallel: self.parallel,
+            queue: self.queue,
+            step_tokens: self.step_tokens,
+            context_tokens,
+            batch_tokens: self.batch_tokens,
+            step_duration: self.step_duration,
+            blocks,
+            block_tokens: BLOCK_TOKENS,
+        }
+    }
+}
+
+/// Opens the GGUF file at `path` and checks everything that can be known without computing.
 ///
 /// # Errors
 /// What is wrong, with the file's path.
-pub fn inspect(options: LoadOptions) -> anyhow::Result<Inspected> {
-    let path = &options.path;
+pub fn inspect(path: &Path, options: LoadOptions) -> anyhow::Result<Inspected> {
     let gguf = Gguf::open(path)?;
     let named = || path.display().to_string();
-    let file = ModelFile::new(path.clone(), gguf).with_context(named)?;
+    let file = ModelFile::new(path.to_owned(), gguf).with_context(named)?;
     let metadata = file.gguf.metadata();
     let vocabulary = vocabulary(metadata).with_context(named)?;
     let end = vocabulary.end;
@@ -121,26 +151,18 @@ pub fn inspect(options: LoadOptions) -> anyhow::Result<Inspected> {
             "the context is longer than the model was trained for: expect worse text at its end"
         );
     }
-    let engine = EngineOptions {
-        parallel: options.parallel,
-        queue: options.queue,
-        step_tokens: options.step_tokens,
+    let blocks = blocks(
+        &options,
         context_tokens,
-        batch_tokens: options.batch_tokens,
-        step_duration: options.step_duration,
-        blocks: blocks(
-            &options,
-            context_tokens,
-            KvCache::bytes_per_token(shape),
-            file.gguf.file_bytes(),
-        )?,
-        block_tokens: BLOCK_TOKENS,
-    };
+        KvCache::bytes_per_token(shape),
+        file.gguf.file_bytes(),
+    )?;
+    let engine = options.engine(context_tokens, blocks);
     engine.check().map_err(anyhow::Error::msg)?;
     Ok(Inspected {
         details: ModelDetails {
             name: options.alias.unwrap_or_else(named),
-            path: path.clone(),
+            path: path.to_owned(),
             architecture: file.architecture.name().to_owned(),
             vocabulary_size: shape.vocabulary,
             context_tokens,

@@ -160,8 +160,7 @@ async fn shared(cell: &OnceCell<RealServer>, size: Size) -> RealServer {
 async fn of_model(cell: &OnceCell<RealServer>, model: PathBuf, size: Size) -> RealServer {
     let server = cell.get_or_init(async || {
         let loaded = tokio::task::spawn_blocking(move || {
-            let inspected = inspect(LoadOptions {
-                path: model,
+            let options = LoadOptions {
                 alias: Some("smollm2".to_owned()),
                 context_tokens: Some(size.context_tokens),
                 parallel: size.parallel,
@@ -174,7 +173,8 @@ async fn of_model(cell: &OnceCell<RealServer>, model: PathBuf, size: Size) -> Re
                 onnxruntime: common::onnxruntime(),
                 chat_template: None,
                 pooling: None,
-            });
+            };
+            let inspected = inspect(&model, options);
             inspected.unwrap().load(&|_| ()).unwrap()
         });
         let model = Arc::new(loaded.await.unwrap());
