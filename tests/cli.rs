@@ -4,6 +4,8 @@
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
 mod common;
+#[path = "common/split.rs"]
+mod split;
 
 use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
@@ -88,6 +90,18 @@ fn files_that_cannot_be_served_are_refused_with_path_and_cause() {
     check(&other, "does not begin with «GGUF»");
     fs::write(&other, "").unwrap();
     check(&other, "the header ends at byte 0");
+
+    let set = split::split(&common::model(), folder.path(), 3);
+    check(&set[1], "it is number 2 of 3 files");
+    fs::remove_file(&set[1]).unwrap();
+    let mut command = ortolan();
+    command.arg("-m").arg(&set[0]);
+    let (code, message) = refused(command);
+    assert_eq!(code, Some(1), "{message}");
+    assert!(
+        message.contains("cannot open") && message.contains("m-00002-of-00003.gguf"),
+        "{message}"
+    );
 
     check(
         &changed(folder.path(), |bytes| bytes.truncate(10_000_000)),

@@ -4,6 +4,10 @@
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
 mod common;
+#[path = "common/split.rs"]
+mod split;
+
+use std::path::Path;
 
 use ortolan::cache::BlockPool;
 use ortolan::engine::{BlockCopy, BlockId, Chunk, ModelRunner, SequenceId, StepPlan, WantedRows};
@@ -27,8 +31,11 @@ struct Bare {
 
 impl Bare {
     fn load() -> Self {
-        let path = common::model();
-        let file = ModelFile::new(path.clone(), Gguf::open(&path).unwrap()).unwrap();
+        Self::load_from(&common::model())
+    }
+
+    fn load_from(path: &Path) -> Self {
+        let file = ModelFile::new(path.to_owned(), Gguf::open(path).unwrap()).unwrap();
         let vocabulary = load::vocabulary(file.gguf.metadata()).unwrap();
         let options = SessionOptions {
             library: common::onnxruntime(),
@@ -241,4 +248,30 @@ fn a_copied_block_is_as_good_as_a_computed_one() {
     assert!(step(&mut model, copies, vec![last]) == computed);
     let last = chunk(2, &tokens[49..], 49, &[blocks[0], blocks[3]]);
     assert!(step(&mut model, Vec::new(), vec![last]) != computed);
+}
+
+/// The same weights, wherever they lie.
+#[test]
+fn a_model_in_three_files_computes_the_same() {
+    let folder = tempfile::tempdir().unwrap();
+    let files = split::split(&common::model(), folder.path(), 3);
+    let (whole, set) = (
+        Gguf::open(&common::model()).unwrap(),
+        Gguf::open(&files[0]).unwrap(),
+    );
+    assert_eq!(set.tensors().count(), whole.tensors().count());
+    for (name, tensor) in whole.tensors() {
+        let other = set.tensor(name).unwrap();
+        assert!(whole.bytes(tensor) == set.bytes(other), "{name}");
+    }
+    let (mut whole, mut set) = (Bare::load(), Bare::load_from(&files[0]));
+    let tokens = whole
+        .tokenizer
+        .encode("The wren is a small bird", SpecialTokens::Parse);
+    assert_eq!(
+        tokens,
+        set.tokenizer
+            .encode("The wren is a small bird", SpecialTokens::Parse)
+    );
+    assert!(whole.logits(&tokens, &[CONTEXT]) == set.logits(&tokens, &[CONTEXT]));
 }

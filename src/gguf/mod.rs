@@ -6,7 +6,9 @@
 mod metadata;
 pub mod quant;
 mod reader;
+mod set;
 
 pub use metadata::{Metadata, MetadataError, Optional, Value};
 pub use quant::TensorType;
-pub use reader::{Gguf, GgufError, Tensor};
+pub use reader::{GgufError, Tensor};
+pub use set::Gguf;

@@ -19,12 +19,9 @@ const MAX_ARRAY_DEPTH: usize = 4;
 /// Where tensors begin if the file does not say (`general.alignment`).
 const DEFAULT_ALIGNMENT: usize = 32;
 
-/// An open file: its header read and checked, its tensors mapped.
+/// An open file, its tensors mapped.
 #[derive(Debug)]
-pub struct Gguf {
-    bytes: Mmap,
-    header: Header,
-}
+pub(super) struct GgufFile(Mmap);
 
 /// Where a tensor's blocks lie and how to read them.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -33,6 +30,8 @@ pub struct Tensor {
     pub kind: TensorType,
     /// Values along each dimension, the contiguous one first: a matrix is `[columns, rows]`.
     pub shape: Vec<usize>,
+    /// Which of the model's files it is in, from 0.
+    pub(super) file: usize,
     start: usize,
     bytes: usize,
 }
@@ -85,6 +84,14 @@ pub enum GgufError {
         /// Where the file ends.
         length: u64,
     },
+    /// It is cut into several files, and they do not fit together.
+    #[error("{path} is not a file of a set in order: {reason}")]
+    Set {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        reason: String,
+    },
     /// A tensor's type is not one of [`TensorType`].
     #[error("{path}: tensor «{tensor}» has the type {kind}, which is not supported")]
     UnsupportedType {
@@ -97,9 +104,9 @@ pub enum GgufError {
     },
 }
 
-impl Gguf {
+impl GgufFile {
     /// Maps the file at `path` and reads its header.
-    pub fn open(path: &Path) -> Result<Self, GgufError> {
+    pub(super) fn open(path: &Path) -> Result<(Self, Header), GgufError> {
         let failed = |cause| GgufError::Open {
             path: path.to_owned(),
             cause,
@@ -114,48 +121,30 @@ impl Gguf {
         // mapped cannot be enforced on any system; a model file that is replaced gets a new inode.
         let bytes = unsafe { Mmap::map(&file) }.map_err(failed)?;
         let header = Header::parse(&bytes).map_err(|error| error.at(path))?;
-        Ok(Self { bytes, header })
+        Ok((Self(bytes), header))
     }
 
-    /// The file's bytes.
-    pub fn contents(&self) -> impl Iterator<Item = &[u8]> {
-        std::iter::once(&*self.bytes)
+    /// All of its bytes.
+    pub(super) fn contents(&self) -> &[u8] {
+        &self.0
     }
 
-    /// The header's pairs.
-    pub fn metadata(&self) -> &Metadata {
-        &self.header.metadata
-    }
-
-    /// The tensor of that name.
-    pub fn tensor(&self, name: &str) -> Option<&Tensor> {
-        self.header.tensors.get(name)
-    }
-
-    /// All tensors, in no order.
-    pub fn tensors(&self) -> impl Iterator<Item = (&str, &Tensor)> {
-        self.header
-            .tensors
-            .iter()
-            .map(|(name, tensor)| (name.as_str(), tensor))
-    }
-
-    /// The tensor's blocks.
-    pub fn bytes(&self, tensor: &Tensor) -> &[u8] {
-        &self.bytes[tensor.start..tensor.start + tensor.bytes]
+    /// The blocks of one of its tensors.
+    pub(super) fn bytes(&self, tensor: &Tensor) -> &[u8] {
+        &self.0[tensor.start..tensor.start + tensor.bytes]
     }
 
     /// The file's size in bytes.
-    pub fn file_bytes(&self) -> u64 {
-        self.bytes.len() as u64
+    pub(super) fn length(&self) -> u64 {
+        self.0.len() as u64
     }
 }
 
 /// What the header says.
 #[derive(Debug, PartialEq)]
-struct Header {
-    metadata: Metadata,
-    tensors: HashMap<String, Tensor>,
+pub(super) struct Header {
+    pub(super) metadata: Metadata,
+    pub(super) tensors: HashMap<String, Tensor>,
 }
 
 /// An error before the path is known.
@@ -439,6 +428,7 @@ impl<'a> Cursor<'a> {
             (Some(bytes), Ok(start)) => Ok(Tensor {
                 kind,
                 shape,
+                file: 0,
                 start,
                 bytes,
             }),

@@ -6,8 +6,8 @@ use std::io::{self, BufRead, BufReader, BufWriter, Read, Write};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
+use ring::digest::{Context, SHA256};
 use serde::{Deserialize, Serialize};
-use sha2::{Digest, Sha256};
 
 use super::LoadedModel;
 use crate::engine::{PrefixRoot, SavedSequence, SlotError};
@@ -138,13 +138,13 @@ impl LoadedModel {
     /// What has to be the same for saved keys and values to be of use.
     fn identity(&self) -> String {
         let identity = self.identity.get_or_init(|| {
-            let mut digest = Sha256::new();
-            digest.update(env!("CARGO_PKG_VERSION"));
-            digest.update([0]);
-            digest.update(&self.details.device);
-            digest.update([0]);
+            let mut digest = Context::new(&SHA256);
+            for word in [env!("CARGO_PKG_VERSION"), &self.details.device] {
+                digest.update(word.as_bytes());
+                digest.update(&[0]);
+            }
             self.file.contents().for_each(|part| digest.update(part));
-            hexadecimal(&digest.finalize())
+            hexadecimal(digest.finish().as_ref())
         });
         identity.clone()
     }
@@ -168,7 +168,7 @@ fn write(path: &Path, header: &Header, blocks: &[Vec<u8>]) -> io::Result<u64> {
 
 fn write_whole(path: &Path, header: &Header, blocks: &[Vec<u8>]) -> io::Result<u64> {
     let mut file = BufWriter::new(File::create_new(path)?);
-    let mut digest = Sha256::new();
+    let mut digest = Context::new(&SHA256);
     let mut length = 0;
     let mut put = |bytes: &[u8]| {
         digest.update(bytes);
@@ -181,12 +181,12 @@ fn write_whole(path: &Path, header: &Header, blocks: &[Vec<u8>]) -> io::Result<u
     for block in blocks {
         put(block)?;
     }
-    let digest = digest.finalize();
-    file.write_all(&digest)?;
+    let digest = digest.finish();
+    file.write_all(digest.as_ref())?;
     file.into_inner()
         .map_err(io::IntoInnerError::into_error)?
         .sync_all()?;
-    Ok(length + digest.len() as u64)
+    Ok(length + digest.as_ref().len() as u64)
 }
 
 fn read(path: &Path, model: &str) -> Result<(Header, Vec<Vec<u8>>, u64), SavedSlotError> {
@@ -213,8 +213,8 @@ fn read(path: &Path, model: &str) -> Result<(Header, Vec<Vec<u8>>, u64), SavedSl
     if header.block_bytes > MAX_BLOCK_BYTES || wanted != Some(length) {
         return Err(SavedSlotError::NoSlot("it is not as long as it says"));
     }
-    let mut digest = Sha256::new();
-    digest.update(magic);
+    let mut digest = Context::new(&SHA256);
+    digest.update(&magic);
     digest.update(&line);
     let mut blocks = Vec::with_capacity(header.blocks);
     for _ in 0..header.blocks {
@@ -225,7 +225,7 @@ fn read(path: &Path, model: &str) -> Result<(Header, Vec<Vec<u8>>, u64), SavedSl
     }
     let mut told = [0; 32];
     file.read_exact(&mut told)?;
-    match digest.finalize().as_slice() == told {
+    match digest.finish().as_ref() == told {
         true => Ok((header, blocks, length)),
         false => Err(SavedSlotError::NoSlot("it was damaged")),
     }
