@@ -170,20 +170,10 @@ impl Config {
 }
 
 fn model_source(cli: &Cli) -> anyhow::Result<ModelSource> {
-    let endpoint = hub::web_address(&cli.hf_endpoint).map_err(anyhow::Error::msg);
-    let folder = cli.model_cache.clone();
-    let folder = folder.or_else(|| Some(cache_folder()?.join("ortolan").join("models")));
-    let options = HubOptions {
-        endpoint: endpoint.context("--hf-endpoint")?,
-        token: cli.hf_token.clone().filter(|token| !token.is_empty()),
-        folder: folder.context("--model-cache: there is no home folder to have one in")?,
-        offline: cli.offline,
-        pause: FETCH_PAUSE,
-    };
     let store = cli.model.clone();
-    let download = match (&cli.model_url, &cli.hf_repo, store) {
-        (Some(url), _, store) => Download::of_url(url, store, options).context("--model-url")?,
-        (None, Some(name), store) => {
+    let download = match (&cli.model_url, &cli.hf_repo) {
+        (Some(url), _) => Download::of_url(url, store, hub_options(cli)?).context("--model-url")?,
+        (None, Some(name)) => {
             let (name, quant) = match name.split_once(':') {
                 Some((name, quant)) => (name, Some(quant.to_owned())),
                 None => (name.as_str(), None),
@@ -196,16 +186,30 @@ fn model_source(cli: &Cli) -> anyhow::Result<ModelSource> {
                     anyhow::bail!("--hf-file {file}: --hf-repo says «{quant}» already")
                 }
             };
+            let options = hub_options(cli)?;
             Download::of_repository(name, wanted, store, options).context("--hf-repo")?
         }
-        (None, None, Some(file)) => return Ok(ModelSource::File(file)),
-        (None, None, None) => {
-            anyhow::bail!("--model FILE, --model-url or --hf-repo says what to serve")
+        (None, None) => {
+            let missing = "--model, --model-url or --hf-repo says what to serve";
+            return Ok(ModelSource::File(store.context(missing)?));
         }
     };
     Ok(match download.found()? {
         Some(file) => ModelSource::File(file),
         None => ModelSource::Download(Box::new(download)),
+    })
+}
+
+fn hub_options(cli: &Cli) -> anyhow::Result<HubOptions> {
+    let endpoint = hub::web_address(&cli.hf_endpoint).map_err(anyhow::Error::msg);
+    let folder = cli.model_cache.clone();
+    let folder = folder.or_else(|| Some(cache_folder()?.join("ortolan").join("models")));
+    Ok(HubOptions {
+        endpoint: endpoint.context("--hf-endpoint")?,
+        token: cli.hf_token.clone().filter(|token| !token.is_empty()),
+        folder: folder.context("--model-cache: there is no home folder to have one in")?,
+        offline: cli.offline,
+        pause: FETCH_PAUSE,
     })
 }
 

@@ -451,6 +451,15 @@ fn the_environment_gives_what_flags_leave_open() {
     let (_, message) = refused(command);
     assert!(message.contains("from-the-flag.gguf"), "{message}");
 
+    // A model that is here needs no hub.
+    let mut command = ortolan();
+    command
+        .env("HF_ENDPOINT", "nowhere")
+        .arg("-m")
+        .arg(&elsewhere);
+    let (_, message) = refused(command);
+    assert!(message.contains("from-the-flag.gguf"), "{message}");
+
     let mut command = ortolan();
     command
         .env("LLAMA_ARG_CTX_SIZE", "many")
