@@ -105,7 +105,7 @@ pub struct Cli {
     )]
     pub alias: Option<String>,
 
-    /// A Jinja chat template instead of the model's own
+    /// A chat template instead of the model's own: Jinja, or a name that llama.cpp's server knows, as chatml
     #[arg(
         long,
         value_name = "TEMPLATE",
@@ -123,6 +123,20 @@ pub struct Cli {
         env = "LLAMA_ARG_POOLING"
     )]
     pub pooling: Option<Pooling>,
+
+    /// The file of a Jinja chat template instead
+    #[arg(
+        long,
+        value_name = "FILE",
+        conflicts_with = "chat_template",
+        help_heading = "Model",
+        env = "LLAMA_ARG_CHAT_TEMPLATE_FILE"
+    )]
+    pub chat_template_file: Option<PathBuf>,
+
+    /// Read chat templates as Jinja; always on, accepted as in llama.cpp's server
+    #[arg(long, help_heading = "Model", env = "LLAMA_ARG_JINJA", value_parser = FalseyValueParser::new())]
+    pub jinja: bool,
 
     /// Tokens a sequence may have, prompt and answer; 0 is what the model was trained with
     #[arg(short, long, value_name = "N", default_value_t = DEFAULT_CONTEXT_TOKENS, help_heading = "Model", env = "LLAMA_ARG_CTX_SIZE")]

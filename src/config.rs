@@ -1,6 +1,7 @@
 //! From the command line to the options of each floor, and where to find what was not named.
 
 use std::env;
+use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -10,7 +11,7 @@ use anyhow::{Context, ensure};
 use crate::api::Endpoints;
 use crate::cli::{self, Cli, Device};
 use crate::hub::{self, Download, HubOptions, Wanted};
-use crate::model::load::{CacheSize, LoadOptions};
+use crate::model::load::{self, CacheSize, LoadOptions};
 use crate::model::{self, GenerateLimits};
 use crate::server::{Keys, ServeOptions, Tls};
 use crate::web::Pages;
@@ -85,6 +86,14 @@ impl Config {
             );
         }
         let model = model_source(&cli)?;
+        let chat_template = match (cli.chat_template, cli.chat_template_file) {
+            (Some(text), _) => Some(load::chat_template(text).context("--chat-template")?),
+            (None, Some(path)) => Some(
+                fs::read_to_string(&path)
+                    .with_context(|| format!("--chat-template-file {}", path.display()))?,
+            ),
+            (None, None) => None,
+        };
         ensure!(cli.timeout > 0, "--timeout 0: at least a second");
         let request_timeout = match cli.request_timeout {
             Some(seconds) => {
@@ -126,7 +135,7 @@ impl Config {
                     Some(path) => path,
                     None => find_onnxruntime()?,
                 },
-                chat_template: cli.chat_template,
+                chat_template,
                 pooling: cli.pooling.map(|pooling| match pooling {
                     cli::Pooling::Mean => model::Pooling::Mean,
                     cli::Pooling::Cls => model::Pooling::First,

@@ -161,6 +161,37 @@ fn options_that_cannot_be_are_refused() {
             "less than the 512 of one context",
         ),
         (&["-ngl", "99"], 1, "GPUs are not supported yet"),
+        (
+            &["--chat-template", "wren"],
+            1,
+            "«wren» is no Jinja template and the name of none; names: chatglm3, ",
+        ),
+        (
+            &["--chat-template", "llama3", "-np", "0"],
+            1,
+            "at least one slot",
+        ),
+        (
+            &["--chat-template", "{{"],
+            1,
+            "the chat template is not valid",
+        ),
+        (
+            &["--chat-template-file", "/nowhere/wren"],
+            1,
+            "--chat-template-file /nowhere/wren: No such file",
+        ),
+        (
+            &[
+                "--jinja",
+                "--chat-template-file",
+                "a",
+                "--chat-template",
+                "b",
+            ],
+            2,
+            "cannot be used with",
+        ),
         (&["--ssl-cert-file", "here"], 2, "--ssl-key-file"),
         (&["--ssl-key-file", "here"], 2, "--ssl-cert-file"),
         (

@@ -15,7 +15,9 @@ use crate::engine::{self, EngineOptions};
 use crate::gguf::{Gguf, Metadata, MetadataError, Optional};
 use crate::graph::ModelFile;
 use crate::runtime::{Decoder, KvCache, SessionOptions};
-use crate::text::{ChatTemplate, NamedInfillTokens, TokenKind, Tokenizer, Vocabulary};
+use crate::text::{
+    ChatTemplate, NamedInfillTokens, TokenKind, Tokenizer, Vocabulary, predefined, predefined_names,
+};
 use crate::token::TokenId;
 
 /// Tokens of a cache block: a power of two that wastes half a block per sequence on average.
@@ -103,6 +105,23 @@ impl LoadOptions {
             step_duration: self.step_duration,
             blocks,
             block_tokens: BLOCK_TOKENS,
+        }
+    }
+}
+
+/// The Jinja template that a text means: itself, or the one of which it is the name.
+///
+/// # Errors
+/// It is neither; all names are told.
+pub fn chat_template(text: String) -> anyhow::Result<String> {
+    if text.contains('{') {
+        return Ok(text);
+    }
+    match predefined(&text) {
+        Some(template) => Ok(template.to_owned()),
+        None => {
+            let names = predefined_names().collect::<Vec<_>>().join(", ");
+            anyhow::bail!("«{text}» is no Jinja template and the name of none; names: {names}")
         }
     }
 }

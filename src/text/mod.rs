@@ -2,12 +2,14 @@
 //! ids back to text. Nothing here reads a file or a clock; whoever loads a model hands both in.
 
 mod infill;
+mod predefined;
 mod stream;
 mod template;
 mod tokenizer;
 mod vocabulary;
 
 pub use infill::NamedInfillTokens;
+pub use predefined::{predefined, predefined_names};
 pub use stream::{Progress, TextStream};
 pub use template::{ChatMessage, ChatTemplate, TemplateError};
 pub use tokenizer::{SpecialTokens, Tokenizer, TokenizerError, UnknownToken};

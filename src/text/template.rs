@@ -11,6 +11,8 @@ use minijinja::value::{Kwargs, Value};
 use minijinja::{AutoEscape, Environment, Error, ErrorKind, UndefinedBehavior, context};
 use serde::Serialize;
 
+use super::predefined::CHATML;
+
 /// Most bytes a template may have; the largest known ones have some 20,000.
 const SOURCE_BYTES: usize = 512 * 1024;
 /// Most steps of one rendering. The library charges one for every 64 bytes it makes, too, so that this
@@ -25,7 +27,6 @@ const OUTPUT_BYTES: usize = 64 * 1024 * 1024;
 const RECURSION: usize = 100;
 
 const NAME: &str = "chat template";
-const CHATML: &str = "{% for message in messages %}<|im_start|>{{ message.role }}\n{{ message.content }}<|im_end|>\n{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}";
 
 /// One message of a conversation.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
