@@ -290,9 +290,10 @@ fn next(from: &Url, headers: &HeaderMap) -> Result<Url, String> {
     }
 }
 
-/// An address without what may be signed in it.
+/// An address without what is secret in it: a name and a password, or a signature.
 pub(super) fn shown(url: &Url) -> String {
-    url[..Position::AfterPath].to_owned()
+    let place = &url[Position::BeforeHost..Position::AfterPath];
+    format!("{}://{place}", url.scheme())
 }
 
 pub(super) fn unreachable(url: &Url, cause: impl Into<String>) -> HubError {

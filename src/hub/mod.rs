@@ -62,6 +62,9 @@ pub enum HubError {
         /// Whether a token was sent.
         token: bool,
     },
+    /// It is there to be read by people.
+    #[error("{0} is a web page, not a file")]
+    Page(String),
     /// An answer that is no file.
     #[error("{url} answers {status}")]
     Status {
@@ -341,7 +344,7 @@ impl Download {
 impl std::fmt::Display for Download {
     fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match &self.source {
-            Source::Url(url) => write!(formatter, "{url}"),
+            Source::Url(url) => formatter.write_str(&http::shown(url)),
             Source::Repository(repository, wanted) => write!(formatter, "{repository}: {wanted}"),
         }
     }

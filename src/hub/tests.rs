@@ -384,6 +384,36 @@ async fn refusals_say_what_to_do() {
 }
 
 #[tokio::test]
+async fn a_page_is_no_file() {
+    let hub = Imitation::new(|_, _| {
+        Reply::new(200, b"<html>").with("content-type", "text/html; charset=utf-8")
+    });
+    let hub = hub.await;
+    let user = User::of(&hub);
+    let message = user.fetch().await.unwrap_err().to_string();
+    assert!(message.ends_with("is a web page, not a file"), "{message}");
+    assert_eq!(user.files(), ["wren-Q8_0.gguf.lock"]);
+}
+
+#[tokio::test]
+async fn secrets_of_an_address_are_not_shown() {
+    let hub = Imitation::new(|_, _| Reply::new(404, b"")).await;
+    let mut url = hub.url.join("wren.gguf?signature=secret").unwrap();
+    url.set_username("ada").unwrap();
+    url.set_password(Some("secret")).unwrap();
+    let options = User::of(&hub).options;
+    let download = Download::of_url(url.as_str(), None, options).unwrap();
+    let refused = download.run(&mut |_| ()).await.unwrap_err();
+    for shown in [download.to_string(), refused.to_string()] {
+        assert!(
+            shown.contains("/wren.gguf") && !shown.contains("secret"),
+            "{shown}"
+        );
+    }
+    assert_eq!(hub.asked()[0].path, "/wren.gguf?signature=secret");
+}
+
+#[tokio::test]
 async fn what_may_pass_is_tried_again() {
     let hub = Imitation::new(|before, asked| match before {
         0..4 => Reply::new(503, b""),

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use hyper::StatusCode;
-use hyper::header::{CONTENT_LENGTH, CONTENT_RANGE};
+use hyper::header::{CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, HeaderValue};
 use ring::digest::{Context, SHA256};
 use url::Url;
 
@@ -110,6 +110,10 @@ impl Part {
             path: self.path.clone(),
             cause,
         };
+        let kind = answer.headers.get(CONTENT_TYPE).map(HeaderValue::as_bytes);
+        if kind.is_some_and(|kind| kind.starts_with(b"text/html")) {
+            return Err(HubError::Page(shown(&answer.url)));
+        }
         let begun = self.begun();
         let follows = |bytes: Option<u64>, etag: Option<&str>| {
             let begun = begun.as_ref();
