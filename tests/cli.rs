@@ -4,49 +4,16 @@
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
 mod common;
+#[path = "common/program.rs"]
+mod program;
 #[path = "common/split.rs"]
 mod split;
 
 use std::fs;
-use std::io::{BufRead, BufReader, Read, Write};
-use std::net::{TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
-use std::sync::{Arc, mpsc};
+use std::process::{Child, Command};
 
-use tokio_rustls::rustls::crypto::ring;
-use tokio_rustls::rustls::pki_types::PrivateKeyDer;
-use tokio_rustls::rustls::{ServerConfig, ServerConnection, StreamOwned};
-
-fn ortolan() -> Command {
-    with_runtime(&common::onnxruntime())
-}
-
-fn with_runtime(library: &Path) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_ortolan"));
-    command.args(["--port", "0", "--onnxruntime"]).arg(library);
-    command
-}
-
-/// Runs the program until it ends, which it is to do before it listens.
-fn refused(mut command: Command) -> (Option<i32>, String) {
-    let mut process = command
-        .stderr(Stdio::piped())
-        .stdout(Stdio::null())
-        .spawn()
-        .unwrap();
-    let mut message = String::new();
-    for line in BufReader::new(process.stderr.take().unwrap()).lines() {
-        let line = line.unwrap();
-        if line.contains("listening") {
-            process.kill().unwrap();
-            process.wait().unwrap();
-            panic!("it was not refused: {line}");
-        }
-        message += &line;
-    }
-    (process.wait().unwrap().code(), message)
-}
+use program::{ortolan, refused, start_with, with_runtime};
 
 /// The program refuses the file: exit code 1, and a message with its path and this cause.
 #[track_caller]
@@ -213,152 +180,6 @@ fn options_that_cannot_be_are_refused() {
     }
 }
 
-#[test]
-fn a_model_that_cannot_be_fetched_is_refused_before_anybody_is_asked() {
-    let nowhere = "http://127.0.0.1:1/wren.gguf";
-    for (options, code, cause) in [
-        (&[][..], 2, "--model <FILE>"),
-        (&["-hff", "wren.gguf"], 2, "--hf-repo"),
-        (&["-mu", nowhere, "-hf", "ada/birds"], 2, "--hf-repo"),
-        (&["-mu", "wren.gguf"], 1, "wren.gguf is no address"),
-        (&["-hf", "birds"], 1, "«birds» is no repository"),
-        (
-            &["-hf", "ada/birds:Q8_0", "-hff", "wren.gguf"],
-            1,
-            "says «Q8_0» already",
-        ),
-        (&["-mu", nowhere, "--offline"], 1, "--offline asks nobody"),
-        (&["-mu", nowhere, "-np", "0"], 1, "at least one slot"),
-        (
-            &["-mu", nowhere, "--chat-template", "{{"],
-            1,
-            "the chat template is not valid",
-        ),
-    ] {
-        let folder = tempfile::tempdir().unwrap();
-        let mut command = ortolan();
-        command.env("LLAMA_CACHE", folder.path()).args(options);
-        let (found, message) = refused(command);
-        assert_eq!(found, Some(code), "{options:?}: {message}");
-        assert!(message.contains(cause), "{options:?}: {message}");
-    }
-}
-
-/// Answers one question for a file over TLS: the first half, and when `go_on` is heard, the other.
-fn give_file(
-    listener: &TcpListener,
-    made: &rcgen::CertifiedKey<rcgen::KeyPair>,
-    go_on: &mpsc::Receiver<()>,
-) {
-    let key = PrivateKeyDer::try_from(made.signing_key.serialize_der()).unwrap();
-    let config = ServerConfig::builder_with_provider(Arc::new(ring::default_provider()))
-        .with_safe_default_protocol_versions()
-        .unwrap()
-        .with_no_client_auth()
-        .with_single_cert(vec![made.cert.der().clone()], key);
-    let connection = ServerConnection::new(Arc::new(config.unwrap())).unwrap();
-    let mut stream = StreamOwned::new(connection, listener.accept().unwrap().0);
-    let mut head = Vec::new();
-    while !head.ends_with(b"\r\n\r\n") {
-        let mut byte = [0];
-        stream.read_exact(&mut byte).unwrap();
-        head.extend(byte);
-    }
-    let file = fs::read(common::model()).unwrap();
-    write!(
-        stream,
-        "HTTP/1.1 200 OK\r\ncontent-length: {}\r\n\r\n",
-        file.len()
-    )
-    .unwrap();
-    let (half, other) = file.split_at(file.len() / 2);
-    stream.write_all(half).unwrap();
-    go_on.recv().unwrap();
-    stream.write_all(other).unwrap();
-    stream.flush().unwrap();
-}
-
-#[test]
-fn a_model_is_fetched_while_it_listens() {
-    let folder = tempfile::tempdir().unwrap();
-    let made = rcgen::generate_simple_self_signed(["127.0.0.1".to_owned()]).unwrap();
-    let trusted = folder.path().join("trusted");
-    fs::write(&trusted, made.cert.pem()).unwrap();
-    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    let url = format!("https://{}/wren.gguf", listener.local_addr().unwrap());
-    let (go_on, gone_on) = mpsc::channel();
-    let giving = std::thread::spawn(move || give_file(&listener, &made, &gone_on));
-    let program = |options: &[&str]| {
-        let mut command = ortolan();
-        command.args(["--model-url", &url]).args(options);
-        command
-            .env("SSL_CERT_FILE", &trusted)
-            .env("LLAMA_CACHE", folder.path());
-        start_with(command, "listening")
-    };
-
-    let (mut process, line, log) = program(&[]);
-    let event: serde_json::Value = serde_json::from_str(&line).unwrap();
-    let address = event["address"]
-        .as_str()
-        .unwrap()
-        .strip_prefix("http://")
-        .unwrap();
-    let mut socket = TcpStream::connect(address).unwrap();
-    socket
-        .write_all(b"GET /health HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n")
-        .unwrap();
-    let mut health = String::new();
-    socket.read_to_string(&mut health).unwrap();
-    assert!(
-        health.starts_with("HTTP/1.1 503 ") && health.contains("loading model"),
-        "{health}"
-    );
-    go_on.send(()).unwrap();
-    giving.join().unwrap();
-    let said: Vec<String> = BufReader::new(process.stdout.take().unwrap())
-        .lines()
-        .map(|line| line.unwrap())
-        .take_while(|line| !line.contains("serving at"))
-        .collect();
-    assert!(said[0].ends_with("url/127.0.0.1/wren.gguf"), "{said:?}");
-    process.kill().unwrap();
-    process.wait().unwrap();
-    assert!(
-        log.into_iter()
-            .any(|line| line.contains("the model is fetched"))
-    );
-
-    // Nobody is there to be asked any more.
-    for options in [&[][..], &["--offline"]] {
-        let (mut process, line, _log) = program(options);
-        assert!(line.contains("url/127.0.0.1/wren.gguf"), "{line}");
-        process.kill().unwrap();
-        process.wait().unwrap();
-    }
-}
-
-#[cfg(unix)]
-#[test]
-fn a_stop_does_not_wait_for_a_model() {
-    let folder = tempfile::tempdir().unwrap();
-    // It listens and never answers.
-    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    let mut command = ortolan();
-    command.args([
-        "-mu",
-        &format!("http://{}/wren.gguf", listener.local_addr().unwrap()),
-    ]);
-    command.env("LLAMA_CACHE", folder.path());
-    let (mut process, _, _log) = start_with(command, "fetching the model");
-    let _asked = listener.accept().unwrap();
-    let killed = Command::new("kill")
-        .args(["-TERM", &process.id().to_string()])
-        .status();
-    assert!(killed.unwrap().success());
-    assert_eq!(process.wait().unwrap().code(), Some(0));
-}
-
 #[cfg(unix)]
 #[test]
 fn a_path_need_not_be_text() {
@@ -393,21 +214,6 @@ fn help_names_the_options() {
 fn start(mut command: Command, wanted: &str) -> (Child, String, impl Iterator<Item = String>) {
     command.arg("-m").arg(common::model());
     start_with(command, wanted)
-}
-
-/// Starts the program on a free port and reads its log until a line with `wanted`. Answers the process,
-/// that line and the rest of the log.
-fn start_with(mut command: Command, wanted: &str) -> (Child, String, impl Iterator<Item = String>) {
-    let mut process = command
-        .stderr(Stdio::piped())
-        .stdout(Stdio::piped())
-        .spawn()
-        .unwrap();
-    let mut log = BufReader::new(process.stderr.take().unwrap())
-        .lines()
-        .map(|line| line.unwrap());
-    let line = log.find(|line| line.contains(wanted)).unwrap();
-    (process, line, log)
 }
 
 #[cfg(unix)]
