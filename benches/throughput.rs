@@ -39,6 +39,7 @@ fn main() -> anyhow::Result<()> {
         onnxruntime: common::onnxruntime(),
         chat_template: None,
         pooling: None,
+        system_prompt: ortolan::model::SystemPrompt::default(),
     };
     let model = inspect(&common::model(), options)?.load(&|_| ())?;
     println!("loaded in {:.2} s", started.elapsed().as_secs_f64());

@@ -114,6 +114,16 @@ pub struct Cli {
     )]
     pub chat_template: Option<String>,
 
+    /// A file with what comes before every prompt: JSON with `prompt`, `anti_prompt` and `assistant_name`, or a text;
+    /// also -spf
+    #[arg(
+        long,
+        value_name = "FILE",
+        help_heading = "Model",
+        env = "LLAMA_ARG_SYSTEM_PROMPT_FILE"
+    )]
+    pub system_prompt_file: Option<PathBuf>,
+
     /// How a text's hidden states become its embedding [default: as the model says, else last]
     #[arg(
         long,
@@ -353,6 +363,10 @@ pub struct Cli {
     #[arg(long, alias = "embeddings", help_heading = "Serving", env = "LLAMA_ARG_EMBEDDINGS", value_parser = FalseyValueParser::new())]
     pub embedding: bool,
 
+    /// Let clients change the system prompt by POST /props
+    #[arg(long, help_heading = "Serving", env = "LLAMA_ARG_ENDPOINT_PROPS", value_parser = FalseyValueParser::new())]
+    pub props: bool,
+
     /// Answer /metrics, for Prometheus
     #[arg(long, help_heading = "Serving", env = "LLAMA_ARG_ENDPOINT_METRICS", value_parser = FalseyValueParser::new())]
     pub metrics: bool,
@@ -427,6 +441,7 @@ pub enum LogFormat {
 /// The contract's short names of two letters and more, which clap would read as one-letter options in a row.
 const LONG_SHORT_NAMES: &[(&str, &str)] = &[
     ("-np", "--parallel"),
+    ("-spf", "--system-prompt-file"),
     ("-ub", "--ubatch-size"),
     ("-cb", "--cont-batching"),
     ("-ngl", "--n-gpu-layers"),
@@ -452,8 +467,6 @@ const LATER: &[&str] = &[
     "--numa",
     "--lora",
     "--lora-base",
-    "-spf",
-    "--system-prompt-file",
     "--mmproj",
     "--grp-attn-n",
     "--grp-attn-w",

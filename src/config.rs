@@ -12,7 +12,7 @@ use crate::api::Endpoints;
 use crate::cli::{self, Cli, Device};
 use crate::hub::{self, Download, HubOptions, Wanted};
 use crate::model::load::{self, CacheSize, LoadOptions};
-use crate::model::{self, GenerateLimits};
+use crate::model::{self, GenerateLimits, SystemPrompt};
 use crate::server::{Keys, ServeOptions, Tls};
 use crate::web::Pages;
 
@@ -136,6 +136,11 @@ impl Config {
                     None => find_onnxruntime()?,
                 },
                 chat_template,
+                system_prompt: match cli.system_prompt_file {
+                    Some(path) => system_prompt(&path)
+                        .with_context(|| format!("--system-prompt-file {}", path.display()))?,
+                    None => SystemPrompt::default(),
+                },
                 pooling: cli.pooling.map(|pooling| match pooling {
                     cli::Pooling::Mean => model::Pooling::Mean,
                     cli::Pooling::Cls => model::Pooling::First,
@@ -155,6 +160,7 @@ impl Config {
                 slots: !cli.slots_endpoint_disable,
                 metrics: cli.metrics,
                 embedding: cli.embedding,
+                change_props: cli.props,
                 slot_files: cli.slot_save_path,
             },
             limits: GenerateLimits {
@@ -219,6 +225,36 @@ fn hub_options(cli: &Cli) -> anyhow::Result<HubOptions> {
         folder: folder.context("--model-cache: there is no home folder to have one in")?,
         offline: cli.offline,
         pause: FETCH_PAUSE,
+    })
+}
+
+/// The system prompt of a file: what a request would send as `system_prompt`, with or without that name around it, or a
+/// text.
+fn system_prompt(path: &Path) -> anyhow::Result<SystemPrompt> {
+    let text = fs::read_to_string(path)?;
+    if !text.trim_start().starts_with('{') {
+        return Ok(SystemPrompt {
+            prompt: text,
+            ..SystemPrompt::default()
+        });
+    }
+    /// The file's form.
+    #[derive(serde::Deserialize)]
+    #[serde(deny_unknown_fields)]
+    struct Words {
+        prompt: String,
+        #[serde(default)]
+        anti_prompt: String,
+        #[serde(default)]
+        assistant_name: String,
+    }
+    let mut json: serde_json::Value = serde_json::from_str(&text)?;
+    let within = json.get_mut("system_prompt").map(serde_json::Value::take);
+    let words: Words = serde_json::from_value(within.unwrap_or(json))?;
+    Ok(SystemPrompt {
+        prompt: words.prompt,
+        user_name: words.anti_prompt,
+        assistant_name: words.assistant_name,
     })
 }
 

@@ -33,7 +33,7 @@ async fn run(cli: Cli) -> anyhow::Result<()> {
         ModelSource::File(path) => Pending::Here(Box::new(load::inspect(&path, config.load)?)),
         ModelSource::Download(download) => {
             config.load.check()?;
-            Pending::Elsewhere(download, config.load)
+            Pending::Elsewhere(download, Box::new(config.load))
         }
     };
     let server = Server::bind(config.serve.clone()).await.map_err(|error| {

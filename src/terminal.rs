@@ -34,7 +34,7 @@ pub enum Pending {
     /// Its file was looked at.
     Here(Box<Inspected>),
     /// Its file is to be fetched first.
-    Elsewhere(Box<Download>, LoadOptions),
+    Elsewhere(Box<Download>, Box<LoadOptions>),
 }
 
 impl Pending {
@@ -81,7 +81,7 @@ pub fn load(
                 let Some(path) = runtime.block_on(fetched)? else {
                     return Ok(None);
                 };
-                (Box::new(load::inspect(&path, options)?), FETCHED)
+                (Box::new(load::inspect(&path, *options)?), FETCHED)
             }
         };
         let message = format!("loading {}", inspected.details().path.display());

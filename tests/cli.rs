@@ -387,3 +387,51 @@ async fn a_saved_slot_outlives_a_server_that_is_killed() {
     let evaluated = first["tokens_evaluated"].as_u64().unwrap();
     assert_eq!(second["tokens_cached"], evaluated - 1);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_system_prompt_can_lie_in_a_file() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("system.json");
+    let named = r#"{"system_prompt": {"prompt": "Q: The capital of Italy? A:", "anti_prompt": "Q:", "assistant_name": "A:"}}"#;
+    fs::write(&file, named).unwrap();
+    let mut command = ortolan();
+    command.arg("-spf").arg(&file);
+    let (mut process, address) = ready(command);
+    let props = reqwest::get(format!("{address}/props")).await.unwrap();
+    let props: serde_json::Value = props.json().await.unwrap();
+    process.kill().unwrap();
+    process.wait().unwrap();
+    assert_eq!(props["user_name"], "Q:", "{props}");
+    assert_eq!(props["assistant_name"], "A:");
+    assert_eq!(props["system_prompt"], "Q: The capital of Italy? A:");
+
+    for (content, cause) in [
+        (r#"{"prompt": 1}"#, "expected a string"),
+        (r#"{"prompt": "#, "EOF"),
+        (r#"{"prompt": "a", "name": "b"}"#, "unknown field `name`"),
+    ] {
+        fs::write(&file, content).unwrap();
+        let mut command = ortolan();
+        command
+            .args(["--ctx-size", "64", "-m"])
+            .arg(common::model());
+        command.arg("--system-prompt-file").arg(&file);
+        let (code, message) = refused(command);
+        assert_eq!(code, Some(1), "{message}");
+        assert!(
+            message.contains("system.json") && message.contains(cause),
+            "{message}"
+        );
+    }
+    fs::write(&file, "word ".repeat(80)).unwrap();
+    let mut command = ortolan();
+    command
+        .args(["--ctx-size", "64", "-m"])
+        .arg(common::model());
+    command.arg("--system-prompt-file").arg(&file);
+    let (_, message) = refused(command);
+    assert!(
+        message.contains("leaves no room in the context of 64"),
+        "{message}"
+    );
+}

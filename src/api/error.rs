@@ -104,6 +104,7 @@ impl Error {
             Self::Http { status, .. } => *status,
             Self::Generate(error) => match error {
                 GenerateError::PromptTooLong { .. }
+                | GenerateError::SystemPromptTooLong { .. }
                 | GenerateError::EmptyPrompt
                 | GenerateError::UnknownToken { .. }
                 | GenerateError::UnknownSlot { .. }
@@ -159,6 +160,7 @@ impl Error {
             Self::Generate(error) => match error {
                 GenerateError::PromptTooLong { .. } => Kind::ExceedContextSizeError,
                 GenerateError::EmptyPrompt
+                | GenerateError::SystemPromptTooLong { .. }
                 | GenerateError::UnknownToken { .. }
                 | GenerateError::UnknownSlot { .. }
                 | GenerateError::Template(_)
@@ -181,6 +183,9 @@ impl Error {
             Self::Generate(
                 GenerateError::Grammar { kind, .. } | GenerateError::Unfollowable { kind, .. },
             ) => Some(kind.to_string()),
+            Self::Generate(GenerateError::SystemPromptTooLong { .. }) => {
+                Some("system_prompt".to_owned())
+            }
             Self::Generate(GenerateError::Template(_)) => Some("messages".to_owned()),
             _ => None,
         }

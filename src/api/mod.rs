@@ -57,6 +57,8 @@ pub struct Endpoints {
     pub metrics: bool,
     /// `/embedding`.
     pub embedding: bool,
+    /// `POST /props`.
+    pub change_props: bool,
     /// `POST /slots/{id_slot}`, with the folder of its files.
     pub slot_files: Option<PathBuf>,
 }
@@ -88,6 +90,7 @@ pub fn routes_description() -> String {
             slots: true,
             metrics: true,
             embedding: true,
+            change_props: true,
             slot_files: None,
         },
         limits: GenerateLimits::NONE,
@@ -226,10 +229,16 @@ impl Api for Service {
     }
 
     async fn props(&self) -> Result<types::Props, Error> {
-        Ok(props::props(
-            self.loaded()?.details(),
-            self.0.limits.max_tokens,
-        ))
+        Ok(props::props(&*self.loaded()?, self.0.limits.max_tokens))
+    }
+
+    async fn change_props(&self, body: types::PropsChange) -> Result<types::PropsChanged, Error> {
+        if !self.0.endpoints.change_props {
+            let problem = "changing its properties. Start it with `--props`";
+            return Err(Error::NotSupported(problem));
+        }
+        let model = self.loaded()?;
+        at_length(|| props::change(&model, body))
     }
 
     async fn slots(&self) -> Result<types::Slots, Error> {

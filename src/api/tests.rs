@@ -41,6 +41,7 @@ fn endpoint(state: ModelState) -> impl Endpoint<Output = Response> {
             slots: false,
             metrics: false,
             embedding: false,
+            change_props: false,
             slot_files: None,
         },
         limits: GenerateLimits::NONE,

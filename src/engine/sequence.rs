@@ -73,8 +73,8 @@ pub struct Job {
 /// How a sequence uses what others computed. What it computes itself is there for others in any case.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct PrefixUse {
-    /// Whether it reads.
-    pub read: bool,
+    /// How many tokens of its beginning it may find there.
+    pub readable: usize,
     /// Only sequences of the same root find each other's blocks.
     pub root: PrefixRoot,
 }
@@ -343,14 +343,14 @@ impl Sequence {
     }
 
     /// The tokens that it may find in the cache: all but the last, whose logits are wanted. One that
-    /// does not read finds its own again after a preemption.
+    /// may read little finds its own again after a preemption.
     pub(super) fn findable(&self) -> &[TokenId] {
-        let reads = self.job.prefix.read || self.started.is_some();
-        let needs_all = self.pool.as_ref().is_some_and(Pool::needs_all);
-        match reads && !needs_all {
-            true => &self.tokens[..self.tokens.len() - 1],
-            false => &[],
-        }
+        let readable = match (&self.pool, self.started) {
+            (Some(pool), _) if pool.needs_all() => 0,
+            (_, Some(_)) => usize::MAX,
+            (_, None) => self.job.prefix.readable,
+        };
+        &self.tokens[..readable.min(self.tokens.len() - 1)]
     }
 
     /// Which hidden states of its next chunk are wanted.

@@ -215,7 +215,7 @@ fn job(prompt: &[u32], max_tokens: usize) -> Job {
         stop: Box::new(StopAt(None)),
         slot: None,
         prefix: PrefixUse {
-            read: true,
+            readable: usize::MAX,
             root: PrefixRoot(0),
         },
         when_full: WhenFull::Stop,

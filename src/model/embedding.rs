@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::request::{GenerateError, Prompt};
+use super::system_prompt::SystemTokens;
 use super::{LoadedModel, WhenFull};
 use crate::engine::{
     EndReason, Events, Job, PrefixRoot, PrefixUse, SequenceEvent, StopRule, Verdict,
@@ -33,7 +34,8 @@ impl LoadedModel {
         prompt: &Prompt,
         timeout: Option<Duration>,
     ) -> Result<PendingEmbedding, GenerateError> {
-        let (prompt, _) = self.prompt_tokens(prompt)?;
+        // A text's embedding is that of the text.
+        let (prompt, _) = self.prompt_tokens(prompt, &SystemTokens::default())?;
         let job = Job {
             prompt,
             max_tokens: 0,
@@ -43,7 +45,7 @@ impl LoadedModel {
             stop: Box::new(NeverStops),
             slot: None,
             prefix: PrefixUse {
-                read: true,
+                readable: usize::MAX,
                 root: PrefixRoot::default(),
             },
             when_full: WhenFull::Stop,

@@ -2,7 +2,7 @@
 
 use std::hash::RandomState;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, OnceLock, RwLock};
 use std::time::{Duration, Instant, SystemTime};
 
 use anyhow::{Context, ensure};
@@ -10,7 +10,8 @@ use bytesize::ByteSize;
 use sysinfo::{MemoryRefreshKind, RefreshKind, System};
 
 use super::slots::SlotRecords;
-use super::{LoadedModel, ModelDetails, Pooling};
+use super::system_prompt::SystemTokens;
+use super::{LoadedModel, ModelDetails, Pooling, SystemPrompt};
 use crate::engine::{self, EngineOptions};
 use crate::gguf::{Gguf, Metadata, MetadataError, Optional};
 use crate::graph::ModelFile;
@@ -51,6 +52,8 @@ pub struct LoadOptions {
     pub onnxruntime: PathBuf,
     /// A template instead of the file's.
     pub chat_template: Option<String>,
+    /// What comes before every prompt.
+    pub system_prompt: SystemPrompt,
     /// How embeddings are made instead of how the file says.
     pub pooling: Option<Pooling>,
 }
@@ -72,6 +75,7 @@ pub struct Inspected {
     details: ModelDetails,
     tokenizer: Tokenizer,
     template: ChatTemplate,
+    system: SystemTokens,
     engine: EngineOptions,
     session: SessionOptions,
 }
@@ -170,6 +174,7 @@ pub fn inspect(path: &Path, options: LoadOptions) -> anyhow::Result<Inspected> {
             "the context is longer than the model was trained for: expect worse text at its end"
         );
     }
+    let system = SystemTokens::new(options.system_prompt.clone(), &tokenizer, context_tokens)?;
     let blocks = blocks(
         &options,
         context_tokens,
@@ -206,6 +211,7 @@ pub fn inspect(path: &Path, options: LoadOptions) -> anyhow::Result<Inspected> {
         file,
         tokenizer,
         template,
+        system,
         engine,
     })
 }
@@ -273,6 +279,7 @@ impl Inspected {
             mut details,
             tokenizer,
             template,
+            system,
             engine: options,
             session,
         } = self;
@@ -295,6 +302,7 @@ impl Inspected {
             tokenizer: Arc::new(tokenizer),
             template,
             engine,
+            system: RwLock::new(Arc::new(system)),
             slots: Arc::new(SlotRecords::new(slots)),
             file: file.gguf,
             identity: OnceLock::new(),

@@ -5,13 +5,15 @@ mod embedding;
 mod generation;
 mod grammar_words;
 pub mod load;
+mod prompts;
 pub mod request;
 mod saved_slots;
 mod slots;
+mod system_prompt;
 
 use std::hash::{BuildHasher, RandomState};
 use std::path::PathBuf;
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, OnceLock, RwLock};
 use std::time::SystemTime;
 
 pub use embedding::{Embedding, PendingEmbedding};
@@ -25,8 +27,11 @@ pub use request::{
 pub use saved_slots::{SavedSlotError, SlotReport};
 pub use slots::{Slot, SlotCounts};
 
+pub use system_prompt::SystemPrompt;
+
 use generation::TextStop;
 use slots::{SlotRecord, SlotRecords};
+use system_prompt::SystemTokens;
 
 use crate::engine::{EngineHandle, Job, PrefixRoot, PrefixUse, Stats, SubmitError};
 pub use crate::engine::{Pooling, SlotError};
@@ -97,6 +102,7 @@ pub struct LoadedModel {
     engine: EngineHandle,
     end_tokens: Arc<[TokenId]>,
     slots: Arc<SlotRecords>,
+    system: RwLock<Arc<SystemTokens>>,
     file: Arc<Gguf>,
     /// Made when it is first asked for: it reads the whole file.
     identity: OnceLock<String>,
@@ -117,7 +123,8 @@ impl LoadedModel {
             prompt,
             mut options,
         } = request;
-        let (prompt, beginning_added) = self.prompt_tokens(&prompt)?;
+        let system = self.system_prompt();
+        let (prompt, before) = self.prompt_tokens(&prompt, &system)?;
         let seed = options.sampling.seed.unwrap_or_else(rand::random);
         let tokens = self.sampler_tokens(&mut options, &prompt)?;
         let stream = || TextStream::new(Arc::clone(&self.tokenizer), options.stop.clone());
@@ -134,12 +141,15 @@ impl LoadedModel {
             stop: Box::new(TextStop::new(stream())),
             slot: options.slot,
             prefix: PrefixUse {
-                read: options.read_cache,
+                readable: match options.read_cache {
+                    true => usize::MAX,
+                    false => system.tokens.len(),
+                },
                 root: self.prefix_root(options.cache_salt.as_deref()),
             },
             when_full: match options.when_full {
                 WhenFull::Shift { keep: Some(keep) } => WhenFull::Shift {
-                    keep: Some(keep.saturating_add(usize::from(beginning_added))),
+                    keep: Some(keep.saturating_add(before)),
                 },
                 other => other,
             },
@@ -286,15 +296,6 @@ impl LoadedModel {
         }
     }
 
-    /// The prompt whose continuation fills the gap between two texts.
-    pub fn infill_prompt(&self, prefix: &str, suffix: &str) -> Result<Vec<TokenId>, GenerateError> {
-        let tokens = self.tokenizer.infill(prefix, suffix);
-        let tokens = tokens.ok_or(GenerateError::NoInfill)?;
-        let beginning = self.tokenizer.beginning();
-        let beginning = beginning.filter(|_| self.tokenizer.adds_beginning());
-        Ok(beginning.into_iter().chain(tokens).collect())
-    }
-
     /// The tokens of a text.
     pub fn tokenize(&self, request: &TokenizeRequest) -> Vec<TokenId> {
         let tokens = self.tokenizer.encode(&request.content, request.special);
@@ -350,52 +351,5 @@ impl LoadedModel {
     /// Ends all generations after the step that runs.
     pub fn stop(&self) {
         self.engine.stop();
-    }
-
-    /// The prompt's tokens, and whether a beginning-of-text token was put before them.
-    fn prompt_tokens(&self, prompt: &Prompt) -> Result<(Vec<TokenId>, bool), GenerateError> {
-        let (mut tokens, begins_with_text) = match prompt {
-            Prompt::Pieces(pieces) => (
-                self.piece_tokens(pieces)?,
-                matches!(pieces.first(), Some(PromptPiece::Text(_)) | None),
-            ),
-            Prompt::Chat(messages) => {
-                let text = self.render(messages)?;
-                (self.tokenizer.encode(&text, SpecialTokens::Parse), true)
-            }
-        };
-        if let Some(beginning) = self.tokenizer.beginning() {
-            let asked_for = self.tokenizer.adds_beginning() && begins_with_text;
-            // A template writes it itself; a prompt of nothing needs a token to begin with.
-            let present = tokens.first() == Some(&beginning);
-            if (asked_for && !present) || tokens.is_empty() {
-                tokens.insert(0, beginning);
-                return Ok((tokens, true));
-            }
-        }
-        Ok((tokens, false))
-    }
-
-    fn piece_tokens(&self, pieces: &[PromptPiece]) -> Result<Vec<TokenId>, GenerateError> {
-        let mut tokens = Vec::new();
-        for piece in pieces {
-            match piece {
-                PromptPiece::Text(text) => {
-                    tokens.extend(self.tokenizer.encode(text, SpecialTokens::Parse));
-                }
-                PromptPiece::Token(token) if token.row() < self.details.vocabulary_size => {
-                    tokens.push(*token);
-                }
-                PromptPiece::Token(token) => return Err(self.unknown_token(*token)),
-            }
-        }
-        Ok(tokens)
-    }
-
-    fn unknown_token(&self, token: TokenId) -> GenerateError {
-        GenerateError::UnknownToken {
-            token,
-            vocabulary_size: self.details.vocabulary_size,
-        }
     }
 }

@@ -212,6 +212,16 @@ pub enum GenerateError {
         /// Tokens a sequence may have.
         context_tokens: usize,
     },
+    /// The system prompt leaves no room for others.
+    #[error(
+        "the system prompt has {prompt_tokens} tokens, which leaves no room in the context of {context_tokens}"
+    )]
+    SystemPromptTooLong {
+        /// Its tokens.
+        prompt_tokens: usize,
+        /// Tokens a sequence may have.
+        context_tokens: usize,
+    },
     /// Nothing to continue, and the model has no beginning-of-text token to begin with.
     #[error("the prompt is empty: it needs at least one token")]
     EmptyPrompt,

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use ortolan::api::{self, ApiSettings, Endpoints};
 use ortolan::model::load::{CacheSize, LoadOptions, inspect};
-use ortolan::model::{GenerateLimits, LoadedModel, ModelState};
+use ortolan::model::{GenerateLimits, LoadedModel, ModelState, SystemPrompt};
 use ortolan::server::{Keys, ServeOptions, Server};
 use ortolan::web::{self, Pages};
 use tempfile::TempDir;
@@ -33,6 +33,7 @@ fn all_endpoints() -> Endpoints {
         slots: true,
         metrics: true,
         embedding: true,
+        change_props: true,
         slot_files: Some(slot_files().to_owned()),
     }
 }
@@ -91,6 +92,17 @@ pub(crate) async fn long() -> RealServer {
     shared(&SERVER, size).await
 }
 
+/// Contexts of 64 tokens, and nobody else asks it.
+pub(crate) async fn private() -> RealServer {
+    static SERVER: OnceCell<RealServer> = OnceCell::const_new();
+    let size = Size {
+        parallel: 1,
+        context_tokens: 64,
+        cache: CacheSize::AllContexts,
+    };
+    shared(&SERVER, size).await
+}
+
 /// Contexts of 64 tokens.
 pub(crate) async fn short() -> RealServer {
     static SERVER: OnceCell<RealServer> = OnceCell::const_new();
@@ -108,6 +120,7 @@ pub(crate) async fn answering_little() -> SocketAddr {
         slots: false,
         metrics: false,
         embedding: false,
+        change_props: false,
         slot_files: None,
     };
     serve_to(
@@ -173,6 +186,7 @@ async fn of_model(cell: &OnceCell<RealServer>, model: PathBuf, size: Size) -> Re
                 onnxruntime: common::onnxruntime(),
                 chat_template: None,
                 pooling: None,
+                system_prompt: SystemPrompt::default(),
             };
             let inspected = inspect(&model, options);
             inspected.unwrap().load(&|_| ()).unwrap()

@@ -5,7 +5,7 @@ use std::time::Duration;
 use cucumber::gherkin::Step;
 use cucumber::{given, then, when};
 use ortolan::api::types;
-use ortolan::model::{GenerateLimits, ModelState};
+use ortolan::model::{GenerateLimits, ModelState, SystemPrompt};
 use ortolan::server::Keys;
 use serde_json::{Value, json};
 
@@ -226,6 +226,28 @@ async fn erase_slot(world: &mut World, slot: usize) {
 #[given(expr = "a file {string} that is no saved slot")]
 async fn no_saved_slot(_: &mut World, name: String) {
     std::fs::write(servers::slot_files().join(name), "no saved slot").unwrap();
+}
+
+#[given("a server of its own")]
+async fn of_its_own(world: &mut World) {
+    let server = servers::private().await;
+    server
+        .model
+        .set_system_prompt(SystemPrompt::default())
+        .unwrap();
+    world.speak_to(server);
+}
+
+#[when("I change the props:")]
+async fn change_props(world: &mut World, step: &Step) {
+    world.change_props(json_of(step)).await;
+}
+
+#[when(expr = "I set a system prompt of {int} words")]
+async fn set_long_system_prompt(world: &mut World, words: usize) {
+    world
+        .change_props(json!({"system_prompt": "word ".repeat(words)}))
+        .await;
 }
 
 #[when("I embed:")]

@@ -108,6 +108,11 @@ impl World {
         self.answer = whole(answered.await).await;
     }
 
+    pub(crate) async fn change_props(&mut self, body: Value) {
+        let request: types::PropsChange = serde_json::from_value(body).unwrap();
+        self.answer = whole(self.client().await.change_props(&request).await).await;
+    }
+
     pub(crate) async fn embed(&mut self, body: Value) {
         let request: types::EmbeddingRequest = serde_json::from_value(body).unwrap();
         self.answer = whole(self.client().await.embedding(&request).await).await;

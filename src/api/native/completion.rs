@@ -2,6 +2,7 @@
 
 use super::continuation;
 use super::prompts::{Prompts, pieces};
+use super::props::words;
 use super::sampling;
 use crate::api::at_length;
 use crate::api::error::Error;
@@ -18,9 +19,15 @@ pub(in crate::api) async fn answer(
 ) -> Result<WholeOrStream<types::CompletionAnswer>, Error> {
     let prompts = std::mem::replace(&mut body.prompt, types::Prompts::Array(Vec::new()));
     let prompts = Prompts::read("prompt", prompts)?;
+    let system_prompt = body.system_prompt.take();
     let options = GenerateOptions::try_from(body)?;
     let stream = options.stream;
-    let asked = at_length(|| continuation::begin(model, prompts, &options, limits))?;
+    let asked = at_length(|| {
+        if let Some(system_prompt) = system_prompt {
+            model.set_system_prompt(words(system_prompt))?;
+        }
+        continuation::begin(model, prompts, &options, limits)
+    })?;
     if stream {
         return Ok(WholeOrStream::Stream(EventStream::new(
             asked.events(),

@@ -4,6 +4,7 @@ use serde_json::json;
 
 use super::continuation;
 use super::prompts::Prompts;
+use super::props::words;
 use crate::api::error::Error;
 use crate::api::stream::EventStream;
 use crate::api::types;
@@ -12,9 +13,12 @@ use crate::model::{GenerateLimits, GenerateOptions, LoadedModel, WhenFull};
 /// Fills the gap. A prompt that does not fit is refused: cut, it would have no gap.
 pub(in crate::api) fn answer(
     model: &LoadedModel,
-    body: types::InfillRequest,
+    mut body: types::InfillRequest,
     limits: &GenerateLimits,
 ) -> Result<EventStream, Error> {
+    if let Some(system_prompt) = body.system_prompt.take() {
+        model.set_system_prompt(words(system_prompt))?;
+    }
     let prompt = model.infill_prompt(&body.input_prefix, &body.input_suffix)?;
     let prompt = prompt
         .into_iter()

@@ -1,14 +1,22 @@
-//! `GET /props`: what the server is set to.
+//! `GET /props` and `POST /props`: what the server is set to.
 
 use super::settings::default_settings;
+use crate::api::error::Error;
 use crate::api::types;
-use crate::model::ModelDetails;
+use crate::model::{LoadedModel, SystemPrompt};
 
 /// The settings of the server. `max_tokens` is its own limit of a generation.
-pub(in crate::api) fn props(details: &ModelDetails, max_tokens: Option<usize>) -> types::Props {
+pub(in crate::api) fn props(model: &LoadedModel, max_tokens: Option<usize>) -> types::Props {
+    let details = model.details();
+    let SystemPrompt {
+        prompt,
+        user_name,
+        assistant_name,
+    } = model.system_words();
     types::Props {
-        assistant_name: String::new(),
-        user_name: String::new(),
+        assistant_name,
+        user_name,
+        system_prompt: prompt,
         default_generation_settings: default_settings(details, max_tokens),
         total_slots: details.slots as u64,
         chat_template: details.chat_template.clone(),
@@ -19,5 +27,31 @@ pub(in crate::api) fn props(details: &ModelDetails, max_tokens: Option<usize>) -
         cache_tokens: details.cache_tokens as u64,
         device: details.device.clone(),
         deterministic: details.deterministic,
+    }
+}
+
+/// Changes them.
+pub(in crate::api) fn change(
+    model: &LoadedModel,
+    body: types::PropsChange,
+) -> Result<types::PropsChanged, Error> {
+    if let Some(system_prompt) = body.system_prompt {
+        model.set_system_prompt(words(system_prompt))?;
+    }
+    Ok(types::PropsChanged { success: true })
+}
+
+/// A system prompt as it was sent.
+pub(super) fn words(sent: types::SystemPrompt) -> SystemPrompt {
+    match sent {
+        types::SystemPrompt::String(prompt) => SystemPrompt {
+            prompt,
+            ..SystemPrompt::default()
+        },
+        types::SystemPrompt::NamedSystemPrompt(named) => SystemPrompt {
+            prompt: named.prompt.unwrap_or_default(),
+            user_name: named.anti_prompt.unwrap_or_default(),
+            assistant_name: named.assistant_name.unwrap_or_default(),
+        },
     }
 }

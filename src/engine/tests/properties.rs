@@ -13,7 +13,7 @@ struct Arrival {
     max_tokens: usize,
     /// Leaves after so many tokens.
     leaves_after: Option<usize>,
-    read: bool,
+    readable: usize,
     priority: i32,
     when_full: WhenFull,
 }
@@ -28,7 +28,7 @@ impl Arrival {
         let plain = job(&self.prompt(), self.max_tokens);
         Job {
             prefix: PrefixUse {
-                read: self.read,
+                readable: self.readable,
                 ..plain.prefix
             },
             priority: self.priority,
@@ -55,20 +55,22 @@ fn arrival() -> impl Strategy<Value = Arrival> {
         prop::collection::vec(2u32..97, 1..12),
         prop_oneof![0usize..12, 0usize..60],
         prop::option::weighted(0.3, 0usize..6),
-        any::<bool>(),
+        prop_oneof![Just(0), 1usize..30, Just(usize::MAX)],
         -1..2i32,
         when_full(),
     )
         .prop_map(
-            |((shared, text), own, max_tokens, leaves_after, read, priority, when_full)| Arrival {
-                shared,
-                text,
-                own,
-                max_tokens,
-                leaves_after,
-                read,
-                priority,
-                when_full,
+            |((shared, text), own, max_tokens, leaves_after, readable, priority, when_full)| {
+                Arrival {
+                    shared,
+                    text,
+                    own,
+                    max_tokens,
+                    leaves_after,
+                    readable,
+                    priority,
+                    when_full,
+                }
             },
         )
 }

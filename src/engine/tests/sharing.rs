@@ -21,7 +21,7 @@ fn what_was_computed_is_not_computed_again() {
     };
     let unread = |job: Job| Job {
         prefix: PrefixUse {
-            read: false,
+            readable: 0,
             ..job.prefix
         },
         ..job

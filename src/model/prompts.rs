@@ -1,0 +1,78 @@
+//! A prompt as token ids: the system prompt of all, then what was asked.
+
+use super::LoadedModel;
+use super::request::{GenerateError, Prompt, PromptPiece};
+use super::system_prompt::SystemTokens;
+use crate::text::SpecialTokens;
+use crate::token::TokenId;
+
+impl LoadedModel {
+    /// The prompt's tokens after those of `system`, and how many come before its own: those, or a beginning-of-text
+    /// token.
+    pub(super) fn prompt_tokens(
+        &self,
+        prompt: &Prompt,
+        system: &SystemTokens,
+    ) -> Result<(Vec<TokenId>, usize), GenerateError> {
+        let (own, begins_with_text) = match prompt {
+            Prompt::Pieces(pieces) => (
+                self.piece_tokens(pieces)?,
+                matches!(pieces.first(), Some(PromptPiece::Text(_)) | None),
+            ),
+            Prompt::Chat(messages) => {
+                let text = self.render(messages)?;
+                (self.tokenizer.encode(&text, SpecialTokens::Parse), true)
+            }
+        };
+        let before = match self.tokenizer.beginning() {
+            _ if !system.tokens.is_empty() => system.tokens.clone(),
+            // A template writes it itself; a prompt of nothing needs a token to begin with.
+            Some(beginning) if own.first() != Some(&beginning) => {
+                let asked_for = self.tokenizer.adds_beginning() && begins_with_text;
+                match asked_for || own.is_empty() {
+                    true => vec![beginning],
+                    false => Vec::new(),
+                }
+            }
+            _ => Vec::new(),
+        };
+        let count = before.len();
+        Ok(([before, own].concat(), count))
+    }
+
+    /// The prompt whose continuation fills the gap between two texts.
+    pub fn infill_prompt(&self, prefix: &str, suffix: &str) -> Result<Vec<TokenId>, GenerateError> {
+        let tokens = self.tokenizer.infill(prefix, suffix);
+        let tokens = tokens.ok_or(GenerateError::NoInfill)?;
+        let alone = self.system_prompt().tokens.is_empty();
+        let beginning = self.tokenizer.beginning();
+        let beginning = beginning.filter(|_| alone && self.tokenizer.adds_beginning());
+        Ok(beginning.into_iter().chain(tokens).collect())
+    }
+
+    pub(super) fn piece_tokens(
+        &self,
+        pieces: &[PromptPiece],
+    ) -> Result<Vec<TokenId>, GenerateError> {
+        let mut tokens = Vec::new();
+        for piece in pieces {
+            match piece {
+                PromptPiece::Text(text) => {
+                    tokens.extend(self.tokenizer.encode(text, SpecialTokens::Parse));
+                }
+                PromptPiece::Token(token) if token.row() < self.details.vocabulary_size => {
+                    tokens.push(*token);
+                }
+                PromptPiece::Token(token) => return Err(self.unknown_token(*token)),
+            }
+        }
+        Ok(tokens)
+    }
+
+    pub(super) fn unknown_token(&self, token: TokenId) -> GenerateError {
+        GenerateError::UnknownToken {
+            token,
+            vocabulary_size: self.details.vocabulary_size,
+        }
+    }
+}
