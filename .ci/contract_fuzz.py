@@ -20,10 +20,14 @@ from urllib.parse import urlsplit
 
 import contract_hooks
 
-MOST_EXAMPLES = 500  # per operation
+MOST_EXAMPLES = int(os.environ.get("EXAMPLES", "200"))  # per operation
+KEY = "sk-fuzz"
 MOST_TOKENS = 16  # per answer: it is the contract that is tested, not the model
 MINIMUM_ACCEPTED = 0.3
 START_SECONDS = 120
+# The default model has no fill-in-the-middle tokens: all that is well formed is answered with 501, which counts as
+# a server's error here. The scenarios ask a model that has them.
+CANNOT = "/infill"
 CHECKS = [
     "not_a_server_error",
     "status_code_conformance",
@@ -36,7 +40,13 @@ CHECKS = [
 def main():
     binary, model = (str(Path(path).resolve()) for path in sys.argv[1:])
     command = [binary, "-m", model, "--alias", contract_hooks.MODEL, "--port", "0", "-n", str(MOST_TOKENS)]
-    command += ["--ctx-size", "2048", "--parallel", "4", "--log-format", "json"]
+    command += ["--ctx-size", "2048", "--parallel", "4", "--log-format", "json", "--api-key", KEY]
+    command += ["--metrics", "--embedding", "--props"]
+    with tempfile.TemporaryDirectory() as slots:
+        return run(command + ["--slot-save-path", slots])
+
+
+def run(command):
     server = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, encoding="utf-8")
     try:
         address = address_of(server)
@@ -82,7 +92,8 @@ def fuzz(address):
         report = Path(folder) / "requests.har"
         command = [str(schemathesis), "run", f"{address}/openapi.json", "--checks", ",".join(CHECKS)]
         command += ["--phases", "examples,fuzzing", "--max-examples", str(MOST_EXAMPLES)]
-        command += ["--generation-deterministic"]
+        command += ["--exclude-path", CANNOT]
+        command += ["--generation-deterministic", "--header", f"Authorization: Bearer {KEY}"]
         command += ["--suppress-health-check", "all", "--continue-on-failure", "--no-color"]
         command += ["--report", "har", "--report-har-path", report]
         problems = []
@@ -121,6 +132,8 @@ def judge(description, entries):
     for operation in sorted(operations):
         name, total, good = " ".join(operation), sent[operation], accepted[operation]
         print(f"contract-fuzz: {name}: {good} of {total} requests reached a 2xx")
+        if operation[1] == CANNOT:
+            continue
         if name == "GET /openapi.json":
             continue  # schemathesis reads it to know the others, and counts it among none
         if good < MINIMUM_ACCEPTED * max(total, 1):

@@ -4,6 +4,7 @@ grammar is."""
 import schemathesis
 
 MODEL = "default"
+FILE = "slot.bin"
 VOCABULARY = 49152
 CONSTRAINTS = {
     "grammar": ['root ::= [a-z ]+', 'root ::= " yes" | " no"', 'root ::= "(" root* ")"', ''],
@@ -17,7 +18,7 @@ CONSTRAINTS = {
 def map_body(context, body):
     """Ids become ids of the vocabulary, and most of what a text must follow becomes what one can; the rest stays as it was generated."""
     if isinstance(body, dict):
-        for field in ("tokens", "prompt", "penalty_prompt"):
+        for field in ("tokens", "prompt", "penalty_prompt", "content"):
             if isinstance(body.get(field), list):
                 body[field] = [in_vocabulary(value) for value in body[field]]
         biases = body.get("logit_bias")
@@ -25,7 +26,19 @@ def map_body(context, body):
             if isinstance(bias, list) and bias:
                 bias[0] = in_vocabulary(bias[0])
         constrain(body)
+        shorten(body)
+        if isinstance(body.get("filename"), str) and len(body["filename"]) % 4:
+            body["filename"] = FILE
     return body
+
+
+def shorten(body):
+    """A system prompt stays for all requests: a long one would leave no room for them."""
+    system = body.get("system_prompt")
+    if isinstance(system, str):
+        body["system_prompt"] = system[:8]
+    elif isinstance(system, dict) and isinstance(system.get("prompt"), str):
+        system["prompt"] = system["prompt"][:8]
 
 
 def constrain(body):
@@ -49,9 +62,20 @@ def in_vocabulary(value):
 
 
 @schemathesis.hook
+def map_query(context, query):
+    """Most actions are actions."""
+    if query and isinstance(query.get("action"), str) and len(query["action"]) % 4:
+        query["action"] = ["save", "restore", "erase"][len(query["action"]) % 3]
+    return query
+
+
+@schemathesis.hook
 def map_path_parameters(context, path_parameters):
-    """Every other name is that of the model that is served."""
-    name = (path_parameters or {}).get("model")
+    """Every other name is that of the model that is served, most slots are slots."""
+    parameters = path_parameters or {}
+    name, slot = parameters.get("model"), parameters.get("id_slot")
     if isinstance(name, str) and len(name) % 2:
-        path_parameters["model"] = MODEL
+        parameters["model"] = MODEL
+    if isinstance(slot, str) and len(slot) % 4:
+        parameters["id_slot"] = str(len(slot) % 4)
     return path_parameters

@@ -100,7 +100,7 @@ async fn every_failure_has_one_shape() {
             Method::POST,
             "/completion",
             json,
-            r#"{"prompt": "a", "system_prompt": {}}"#,
+            r#"{"prompt": "a", "image_data": [{}]}"#,
         ),
         ("too long", Method::POST, "/tokenize", json, &long),
         (
