@@ -123,7 +123,7 @@ fn a_model_is_fetched_while_it_listens() {
     let said: Vec<String> = BufReader::new(process.stdout.take().unwrap())
         .lines()
         .map(|line| line.unwrap())
-        .take_while(|line| !line.contains("serving at"))
+        .take_while(|line| !line.contains("chat at"))
         .collect();
     assert!(said[0].ends_with("url/127.0.0.1/wren.gguf"), "{said:?}");
     process.kill().unwrap();
