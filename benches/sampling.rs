@@ -8,7 +8,7 @@ use std::hint::black_box;
 use std::sync::Arc;
 
 use criterion::{BatchSize, BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
-use ortolan::gguf::Gguf;
+use ortolan::gguf::{FileAccess, Gguf};
 use ortolan::grammar::{Constraint, Cutting, GrammarCompiler, GrammarSource};
 use ortolan::model::{GrammarWords, load};
 use ortolan::sampling::{Sampler, SamplerTokens, SamplingParameters};
@@ -125,7 +125,7 @@ fn streaming(criterion: &mut Criterion) {
 
 /// The default model's tokenizer.
 fn default_tokenizer() -> anyhow::Result<Tokenizer> {
-    let gguf = Gguf::open(&common::model())?;
+    let gguf = Gguf::open(&common::model(), FileAccess::Map)?;
     Ok(Tokenizer::new(load::vocabulary(gguf.metadata())?)?)
 }
 

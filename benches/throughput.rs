@@ -13,7 +13,7 @@ mod common;
 use std::time::{Duration, Instant};
 
 use futures_util::future::join_all;
-use ortolan::model::load::{CacheSize, LoadOptions, inspect};
+use ortolan::model::load::{CacheSize, FileAccess, LoadOptions, SessionOptions, inspect};
 use ortolan::model::{
     GenerateEvent, GenerateOptions, GenerateRequest, LoadedModel, Prompt, PromptPiece, Summary,
     WhenFull,
@@ -35,8 +35,9 @@ fn main() -> anyhow::Result<()> {
         batch_tokens: 512,
         step_duration: Duration::from_millis(100),
         cache: CacheSize::AllContexts,
-        threads: None,
-        onnxruntime: common::onnxruntime(),
+        access: FileAccess::Map,
+        lock_memory: false,
+        session: SessionOptions::new(common::onnxruntime()),
         chat_template: None,
         pooling: None,
         system_prompt: ortolan::model::SystemPrompt::default(),

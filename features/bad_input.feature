@@ -32,6 +32,22 @@ Feature: Bad input gets a clear error and nothing is lost
     When I get "/props" from the origin "https://elsewhere.example"
     Then the status is 403
 
+  Scenario: A web page of somebody else's that sends what needs no permission
+    When I post to "/completion" from the origin "https://elsewhere.example":
+      """
+      {"prompt": "Hello", "n_predict": 1}
+      """
+    Then the status is 403
+    And the error says "pages of «https://elsewhere.example» may not ask here"
+
+  Scenario: A web page of this machine
+    When I post to "/completion" from the origin "http://localhost:3000":
+      """
+      {"prompt": "Hello", "n_predict": 1}
+      """
+    Then the status is 200
+    And the header "access-control-allow-origin" is "http://localhost:3000"
+
   Scenario: A host name that was made to point here
     When I get "/props" with the host "rebound.example"
     Then the status is 403

@@ -87,3 +87,8 @@ Feature: Chat as with OpenAI's API
       | {"messages": [{"role": "nobody", "content": "a"}]}                                       | messages.0.role    |
       | {"messages": [{"role": "user", "content": "a"}], "temperature": 3}                       | temperature        |
       | {"messages": [{"role": "user", "content": "a"}], "n": 2}                                 | n                  |
+      | {"messages": [{"role": "user", "content": "a"}], "max_tokens": 0}                        | max_tokens         |
+      | {"messages": [{"role": "user", "content": "a"}], "stop": ["a", "b", "c", "d", "e"]}      | stop               |
+      | {"messages": [{"role": "user", "content": "a"}], "stream": "yes"}                        | stream             |
+      | {"messages": [{"role": "user", "content": "a"}], "presence_penalty": 3}                  | presence_penalty   |
+      | {"messages": [{"role": "user", "content": 1}]}                                           | messages.0.content |

@@ -18,6 +18,14 @@ Feature: Continue a prompt
     And the answer's "generation_settings.repeat_penalty" is 1.1
     And the answer's "generation_settings.n_ctx" is 512
     And the answer's "truncated" is false
+    And the answer's "model" is "smollm2"
+    And the answer's "generation_settings.model" is "smollm2"
+    And the answer's "stopped_eos" is false
+    And the answer's "stopped_word" is false
+    And the answer's "stopping_word" is ""
+    And the answer's "tokens_cached" is 0
+    And the answer's "timings.prompt_n" is 5
+    And the answer's "timings.predicted_n" is 8
 
   Scenario: A stream has the same text
     When I stream a completion:
@@ -59,6 +67,38 @@ Feature: Continue a prompt
     And the answer's "tokens_predicted" is 0
     And the answer's "tokens_evaluated" is 5
     And the answer's "stopped_limit" is true
+
+  Scenario: A character that has begun is finished
+    When I ask for a completion:
+      """
+      {"prompt": "Thumbs up: ", "n_predict": 1, "temperature": 0, "grammar": "root ::= \"👍\" [a-z]+"}
+      """
+    Then the answer's "content" is "👍"
+    And the answer's "stopped_limit" is true
+    And asking for it as a stream gives the same text
+
+  Scenario: The operator limits what a request may generate
+    Given a server that generates at most 3 tokens
+    When I ask for a completion:
+      """
+      {"prompt": "Once upon a time", "n_predict": 10, "ignore_eos": true}
+      """
+    Then the answer's "tokens_predicted" is 3
+    And the answer's "stopped_limit" is true
+    And the answer's "generation_settings.n_predict" is 3
+    When I ask for a completion:
+      """
+      {"prompt": "Once upon a time", "n_predict": 2, "ignore_eos": true}
+      """
+    Then the answer's "tokens_predicted" is 2
+    When I chat:
+      """
+      {"messages": [{"role": "user", "content": "Tell a story."}], "max_tokens": 10, "ignore_eos": true}
+      """
+    Then the answer's "choices.0.finish_reason" is "length"
+    And the answer's "usage.completion_tokens" is 3
+    When I ask for the props
+    Then the answer's "default_generation_settings.n_predict" is 3
 
   Scenario: A prompt of text and ids
     When I ask for a completion:
@@ -176,3 +216,10 @@ Feature: Continue a prompt
       | {"prompt": ["a", "b", "c", "d", "e", "f", "g", "h", "i", "j", "k", "l", "m", "n", "o", "p", "q", "r", "s", "t", "u"]} | prompt | 21 prompts are more than the 20 |
       | {"prompt": "a", "id_slot": 9}                   | id_slot     | there is no slot 9           |
       | {"prompt": [1, 70000]}                          |             | token 70000                  |
+      | {"prompt": {"text": "a"}}                       | prompt      | not of type                  |
+      | {"prompt": "a", "stop": "b"}                    | stop        | not of type                  |
+      | {"prompt": "a", "stop": ["b", 1]}               | stop.1      | not of type                  |
+      | {"prompt": "a", "stream": "yes"}                | stream      | not of type                  |
+      | {"prompt": "a", "ignore_eos": 1}                | ignore_eos  | not of type                  |
+      | {"prompt": "a", "image_data": [{"data": "", "id": 12}]} | image_data | not built yet         |
+      | {"prompt": [1.5]}                               | prompt.0    | not of type                  |

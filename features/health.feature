@@ -13,6 +13,13 @@ Feature: Whether the server can take requests
     Then the status is 200
     And the answer's "slots.3.id" is 3
 
+  Scenario: Slots that are hidden are not told
+    Given a server that does not show its slots
+    When I ask for the health with the slots
+    Then the status is 200
+    And the answer's "slots_idle" is 4
+    And the answer has no "slots"
+
   Scenario: The model is still loading
     Given a server that is still loading its model
     When I ask for the health
@@ -43,5 +50,13 @@ Feature: Whether the server can take requests
     When I ask for the health and want a failure if no slot is free
     Then the status is 503
     And the answer's "status" is "no slot available"
+    When all streams are left
+    Then all slots become idle
+
+  Scenario: A parameter counts by its presence
+    Given four endless streams
+    When I get "/health?fail_on_no_slot=0&include_slots=false"
+    Then the status is 503
+    And the answer's "slots.0.state" is 1
     When all streams are left
     Then all slots become idle

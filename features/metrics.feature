@@ -45,3 +45,14 @@ Feature: Numbers for a monitor
     Then the status is 501
     And the answer's "error.type" is "not_supported_error"
     And the answer's "error.message" is "This server does not support metrics endpoint."
+
+  Scenario: What runs and what waits
+    Given four endless streams
+    And a client that waits for the slot 0, and then a more urgent one
+    When I get "/metrics"
+    Then the metric "llamacpp:requests_processing" is 4
+    And the metric "llamacpp:requests_deferred" is 2
+    And the metric "llamacpp:kv_cache_tokens" is at least 128
+    When all streams are left
+    Then the more urgent one is answered first
+    And all slots become idle

@@ -98,6 +98,32 @@ Feature: How the next token is chosen
     And the answer's "generation_settings.use_penalty_prompt_tokens" is true
     And the answer's "generation_settings.penalty_prompt_tokens.0" is 198
 
+  Scenario: So many tokens are left at least
+    When I ask for a completion:
+      """
+      {"prompt": "Once upon a time", "n_predict": 4, "top_p": 0, "min_p": 1, "typical_p": 0, "min_keep": 3, "n_probs": 5, "post_sampling_probs": true}
+      """
+    Then every token has 3 probabilities, the highest first
+    And the answer's "generation_settings.min_keep" is 3
+
+  Scenario: How far back repetitions are looked for
+    When I ask for a completion:
+      """
+      {"prompt": "one two three four five. one two three four five. one two three", "n_predict": 2, "temperature": 0, "repeat_penalty": 1}
+      """
+    Then the answer's "content" is " four five"
+    And the same with {"repeat_penalty": 10000, "repeat_last_n": 0} gives the same text
+    And the same with {"repeat_penalty": 10000, "repeat_last_n": 3} gives the same text
+    And the same with {"repeat_penalty": 10000, "repeat_last_n": -1} gives another text
+
+  Scenario: A stage that is named twice is applied twice, one that is not named not at all
+    When I ask for a completion:
+      """
+      {"prompt": "Once upon a time, there was a", "n_predict": 20, "seed": 4, "temperature": 4, "samplers": ["top_k", "temperature"]}
+      """
+    Then the same with {"temperature": 2, "samplers": ["top_k", "temperature", "temperature"]} gives the same text
+    And the same with {"samplers": ["top_k"]} gives another text
+
   Scenario: What repeats itself becomes dear
     When I ask for a completion:
       """
@@ -149,3 +175,8 @@ Feature: How the next token is chosen
       | "logit_bias": [[1, true]]         | logit_bias.0.1          |                        |
       | "logit_bias": [[1, "a"]]          | logit_bias.0            | a number or false      |
       | "logit_bias": [[70000, 1]]        |                         | token 70000            |
+      | "temperature": "hot"              | temperature             | not of type            |
+      | "frequency_penalty": "x"          | frequency_penalty       | not of type            |
+      | "presence_penalty": 10001         | presence_penalty        | maximum of 10000       |
+      | "mirostat_eta": -1                | mirostat_eta            | minimum of 0           |
+      | "penalty_prompt": [1, -1]         | penalty_prompt.1        | minimum of 0           |

@@ -10,6 +10,15 @@ Feature: What the server is set to
     And the answer's "cache_tokens" is 2048
     And the answer's "deterministic" is true
     And the answer's "chat_template" contains "<|im_start|>"
+    And the answer's "user_name" is ""
+    And the answer's "default_generation_settings.n_predict" is -1
+    And the answer's "default_generation_settings.n_keep" is 0
+    And the answer's "default_generation_settings.n_probs" is 0
+    And the answer's "default_generation_settings.seed" is -1
+    And the answer's "default_generation_settings.stop" is []
+    And the answer's "default_generation_settings.stream" is false
+    And the answer's "default_generation_settings.grammar" is ""
+    And the answer's "default_generation_settings.model" is "smollm2"
 
   Scenario: The models
     When I ask for the models

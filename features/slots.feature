@@ -20,6 +20,37 @@ Feature: The slots
     And the answer's "2.temperature" is 0.5
     And the answer's "2.next_token.n_decoded" is 2
 
+  Scenario: A slot shows all of its request's options
+    When I ask for a completion:
+      """
+      {"prompt": "Say hello to llama.cpp", "n_predict": 4, "id_slot": 0, "seed": 42, "temperature": 0, "stop": ["\n"]}
+      """
+    And I ask for the slots
+    Then the slot 0 shows:
+      """
+      {"id": 0, "state": 0, "prompt": "Say hello to llama.cpp", "model": "smollm2", "n_ctx": 512, "n_keep": 0, "n_predict": 4,
+       "n_probs": 0, "seed": 42, "stop": ["\n"], "stream": false, "temperature": 0, "dynatemp_exponent": 1,
+       "dynatemp_range": 0, "frequency_penalty": 0, "presence_penalty": 0, "repeat_last_n": 64, "repeat_penalty": 1.1,
+       "penalize_nl": true, "penalty_prompt_tokens": [], "use_penalty_prompt_tokens": false, "grammar": "",
+       "ignore_eos": false, "logit_bias": [], "min_p": 0.05, "mirostat": 0, "mirostat_eta": 0.1, "mirostat_tau": 5,
+       "samplers": ["top_k", "tfs_z", "typical_p", "top_p", "min_p", "temperature"], "tfs_z": 1, "top_k": 40,
+       "top_p": 0.95, "typical_p": 1}
+      """
+
+  Scenario: A slot tells how its last request ended
+    When I ask for a completion:
+      """
+      {"prompt": "1, 2, 3, 4, 5,", "n_predict": 40, "id_slot": 0, "temperature": 0, "repeat_penalty": 1, "stop": [", 9"], "penalty_prompt": "Hello"}
+      """
+    And I ask for the slots
+    Then the answer's "0.next_token.has_next_token" is false
+    And the answer's "0.next_token.stopped_word" is true
+    And the answer's "0.next_token.stopping_word" is ", 9"
+    And the answer's "0.next_token.stopped_limit" is false
+    And the answer's "0.next_token.stopped_eos" is false
+    And the answer's "0.use_penalty_prompt_tokens" is true
+    And the answer's "0.penalty_prompt_tokens" is [19556]
+
   Scenario: A slot shows what it is doing
     Given a client that reads an endless stream in the slot 1
     When I ask for the slots

@@ -69,3 +69,68 @@ Feature: Text to tokens and back
       """
     Then the status is 400
     And the error's param is "messages"
+
+  Scenario Outline: Bad input is told by its place: <body> to <path>
+    When I post to "<path>" as "application/json":
+      """
+      <body>
+      """
+    Then the status is 400
+    And the error's param is "<param>"
+    And the error says "<message>"
+
+    Examples:
+      | path        | body                                   | param         | message      |
+      | /tokenize   | {}                                     | content       | required     |
+      | /tokenize   | {"content": 1}                         | content       | not of type  |
+      | /tokenize   | {"content": "a", "parse_special": "a"} | parse_special | not of type  |
+      | /tokenize   | {"content": "a", "add_special": 1}     | add_special   | not of type  |
+      | /tokenize   | {"content": "a", "with_pieces": 1}     | with_pieces   | not of type  |
+      | /detokenize | {}                                     | tokens        | required     |
+      | /detokenize | {"tokens": "a"}                        | tokens        | not of type  |
+      | /detokenize | {"tokens": [1, 1.5]}                   | tokens.1      | not of type  |
+      | /detokenize | {"tokens": [-1]}                       | tokens.0      | minimum of 0 |
+
+  Scenario Outline: <prompt> and the token that begins a text
+    Given a server whose model wants a token before each text
+    When I ask for a completion:
+      """
+      {"prompt": <prompt>, "n_predict": 0}
+      """
+    Then the answer's "tokens_evaluated" is <tokens>
+
+    Examples:
+      | prompt         | tokens |
+      | "abc"          | 4      |
+      | ["a", 98, "c"] | 4      |
+      | [97, "bc"]     | 3      |
+      | [97, 98, 99]   | 3      |
+
+  Scenario: One that is there already is not put there twice
+    Given a server whose model wants a token before each text
+    When I ask for a completion:
+      """
+      {"prompt": "<s>abc", "n_predict": 0}
+      """
+    Then the answer's "tokens_evaluated" is 4
+
+  Scenario: Behind a system prompt no text begins
+    Given a server whose model wants a token before each text
+    When I ask for a completion:
+      """
+      {"prompt": "abc", "n_predict": 0, "system_prompt": "xy"}
+      """
+    Then the answer's "tokens_evaluated" is 6
+
+  Scenario: It is none of a text's tokens, but on request
+    Given a server whose model wants a token before each text
+    When I tokenize:
+      """
+      {"content": "abc"}
+      """
+    Then the answer's "tokens" is [97, 98, 99]
+    When I tokenize:
+      """
+      {"content": "abc", "add_special": true}
+      """
+    Then the answer's "tokens" is [260, 97, 98, 99]

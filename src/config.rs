@@ -2,16 +2,21 @@
 
 use std::env;
 use std::fs;
+use std::num::NonZero;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::thread;
 use std::time::Duration;
 
 use anyhow::{Context, ensure};
 
-use crate::api::Endpoints;
-use crate::cli::{self, Cli, Device};
+use crate::api::{Defaults, Endpoints};
+use crate::cli::{
+    self, BatchingArgs, Cli, ComputingArgs, Device, LoadMode, ModelArgs, Numa, ServingArgs,
+};
 use crate::hub::{self, Download, HubOptions, Wanted};
-use crate::model::load::{self, CacheSize, LoadOptions};
+use crate::machine::{Placement, Strategy};
+use crate::model::load::{self, CacheSize, FileAccess, LoadOptions, SessionOptions};
 use crate::model::{self, GenerateLimits, SystemPrompt};
 use crate::server::{Keys, ServeOptions, Tls};
 use crate::web::Pages;
@@ -39,6 +44,12 @@ pub struct Config {
     pub body_idle: Duration,
     /// Where the page comes from.
     pub pages: Pages,
+    /// What requests ask for that name nothing.
+    pub defaults: Defaults,
+    /// Threads that read requests and write answers.
+    pub http_threads: usize,
+    /// On which cores the program is, if that was asked for.
+    pub placement: Option<Placement>,
 }
 
 /// Where the model is.
@@ -56,135 +67,271 @@ impl Config {
     /// # Errors
     /// Values that do not fit together, or no ONNX Runtime anywhere.
     pub fn new(cli: Cli) -> anyhow::Result<Self> {
+        let Cli {
+            config: _,
+            model,
+            batching,
+            computing,
+            serving,
+            logging: _,
+        } = cli;
         ensure!(
-            cli.n_gpu_layers == 0,
-            "--n-gpu-layers {}: GPUs are not supported yet, only 0",
-            cli.n_gpu_layers
-        );
-        ensure!(
-            cli.n_predict >= -1,
+            batching.n_predict >= -1,
             "--n-predict {}: at least -1",
-            cli.n_predict
+            batching.n_predict
         );
-        if let Some(threads) = cli.threads {
-            ensure!(
-                (1..=MAX_THREADS).contains(&threads),
-                "--threads {threads}: from 1 to {MAX_THREADS}"
-            );
-        }
-        match cli.device {
-            Device::Auto | Device::Cpu => {}
-        }
-        if cli.cont_batching {
+        if batching.cont_batching {
             tracing::info!("--cont-batching: batching is always continuous");
         }
-        if let Some(folder) = &cli.slot_save_path {
-            ensure!(
-                folder.is_dir(),
-                "--slot-save-path {}: it is no folder",
-                folder.display()
-            );
+        check_devices(&computing)?;
+        let placement = computing
+            .numa
+            .map(|numa| placement(numa, computing.threads));
+        let max_tokens = usize::try_from(batching.n_predict).ok();
+        let context_shift = !batching.no_context_shift;
+        let defaults = defaults(&batching)?;
+        let http_threads = threads("--threads-http", serving.threads_http)?;
+        let http_threads = http_threads.unwrap_or_else(|| usual_http_threads(batching.parallel));
+        let (endpoints, pages) = (endpoints(&serving)?, pages(serving.path.as_deref())?);
+        let timeout = request_timeout(serving.request_timeout)?;
+        let serve = serve_options(serving)?;
+        Ok(Self {
+            http_threads,
+            model: model_source(&model)?,
+            load: load_options(model, &batching, computing, placement.as_ref())?,
+            placement,
+            endpoints,
+            limits: GenerateLimits {
+                max_tokens,
+                timeout,
+                context_shift,
+            },
+            defaults,
+            body_idle: serve.idle,
+            serve,
+            pages,
+        })
+    }
+}
+
+/// Says what becomes of the options for several devices, of which there is one.
+fn check_devices(computing: &ComputingArgs) -> anyhow::Result<()> {
+    let ComputingArgs {
+        device,
+        n_gpu_layers,
+        main_gpu,
+        tensor_split,
+        ..
+    } = computing;
+    match device {
+        Device::Auto | Device::Cpu => {}
+    }
+    ensure!(
+        *n_gpu_layers == 0,
+        "--n-gpu-layers {n_gpu_layers}: GPUs are not supported yet, only 0"
+    );
+    match main_gpu {
+        None => {}
+        Some(0) => tracing::info!("--main-gpu 0: everything is computed on the CPU"),
+        Some(number) => anyhow::bail!("--main-gpu {number}: there is no such device, only 0"),
+    }
+    let wrong = tensor_split
+        .iter()
+        .find(|share| !(share.is_finite() && **share >= 0.0));
+    if let Some(share) = wrong {
+        anyhow::bail!("--tensor-split {share}: a share is a number from 0 on");
+    }
+    match tensor_split.iter().filter(|share| **share > 0.0).count() {
+        0 if tensor_split.is_empty() => {}
+        0 => anyhow::bail!("--tensor-split: nobody has a share"),
+        1 => tracing::info!("--tensor-split: everything is computed on the CPU"),
+        _ => anyhow::bail!("--tensor-split: several devices are not built yet; leave it out"),
+    }
+    Ok(())
+}
+
+fn placement(numa: Numa, threads: Option<usize>) -> Placement {
+    let strategy = match numa {
+        Numa::Distribute => Strategy::Distribute,
+        Numa::Isolate => Strategy::Isolate,
+        Numa::Numactl => Strategy::Inherit,
+    };
+    let placement = Placement::new(strategy, threads);
+    let (cores, nodes) = (placement.cores.0.len(), placement.turns.len().max(1));
+    tracing::info!(
+        threads = placement.threads,
+        cores,
+        nodes,
+        "--numa: this many threads compute, on these cores"
+    );
+    placement
+}
+
+/// A number of threads that can be.
+fn threads(option: &str, threads: Option<usize>) -> anyhow::Result<Option<usize>> {
+    if let Some(threads) = threads {
+        ensure!(
+            (1..=MAX_THREADS).contains(&threads),
+            "{option} {threads}: from 1 to {MAX_THREADS}"
+        );
+    }
+    Ok(threads)
+}
+
+/// The contract's default for `--threads-http`.
+fn usual_http_threads(parallel: usize) -> usize {
+    let cores = thread::available_parallelism().map_or(1, NonZero::get);
+    (cores - 1).max(parallel.saturating_add(2)).min(MAX_THREADS)
+}
+
+/// What requests ask for that name nothing.
+fn defaults(batching: &BatchingArgs) -> anyhow::Result<Defaults> {
+    let temperature = batching.temperature.map(f64::from);
+    if let Some(temperature) = temperature {
+        ensure!(
+            temperature.is_finite(),
+            "--temperature {temperature}: it is no number"
+        );
+    }
+    let seed = match batching.seed {
+        -1 => None,
+        seed => {
+            let seed = u32::try_from(seed);
+            Some(
+                seed.with_context(|| format!("--seed {}: from -1 to {}", batching.seed, u32::MAX))?,
+            )
         }
-        let model = model_source(&cli)?;
-        let chat_template = match (cli.chat_template, cli.chat_template_file) {
+    };
+    Ok(Defaults { temperature, seed })
+}
+
+fn load_options(
+    model: ModelArgs,
+    batching: &BatchingArgs,
+    computing: ComputingArgs,
+    placement: Option<&Placement>,
+) -> anyhow::Result<LoadOptions> {
+    let (maps, lock_memory) = match model.load_mode {
+        None => (!model.no_mmap, model.mlock),
+        Some(LoadMode::Auto | LoadMode::Mmap) => (true, false),
+        Some(LoadMode::None) => (false, false),
+        Some(LoadMode::Mlock) => (false, true),
+        Some(LoadMode::MmapMlock) => (true, true),
+    };
+    let compute_threads = threads("--threads", computing.threads)?;
+    Ok(LoadOptions {
+        alias: model.alias,
+        context_tokens: Some(model.ctx_size).filter(|tokens| *tokens > 0),
+        parallel: batching.parallel,
+        queue: batching
+            .queue
+            .unwrap_or(batching.parallel.saturating_mul(4).saturating_add(64)),
+        step_tokens: batching.ubatch_size,
+        batch_tokens: batching.batch_size,
+        step_duration: Duration::from_millis(batching.step_ms),
+        cache: match (batching.cache_tokens, batching.memory_budget) {
+            (Some(tokens), _) => CacheSize::Tokens(tokens),
+            (None, Some(budget)) => CacheSize::Bytes(budget.as_u64()),
+            (None, None) => CacheSize::AllContexts,
+        },
+        access: match maps {
+            true => FileAccess::Map,
+            false => FileAccess::Read,
+        },
+        lock_memory,
+        session: SessionOptions {
+            library: match computing.onnxruntime {
+                Some(path) => path,
+                None => find_onnxruntime()?,
+            },
+            threads: compute_threads.or(placement.map(|placement| placement.threads)),
+            batch_threads: threads("--threads-batch", computing.threads_batch)?,
+            thread_cores: placement.map_or_else(Vec::new, |placement| placement.turns.clone()),
+        },
+        chat_template: match (model.chat_template, model.chat_template_file) {
             (Some(text), _) => Some(load::chat_template(text).context("--chat-template")?),
             (None, Some(path)) => Some(
                 fs::read_to_string(&path)
                     .with_context(|| format!("--chat-template-file {}", path.display()))?,
             ),
             (None, None) => None,
-        };
-        ensure!(cli.timeout > 0, "--timeout 0: at least a second");
-        let request_timeout = match cli.request_timeout {
-            Some(seconds) => {
-                let timeout = Duration::try_from_secs_f64(seconds).ok();
-                let timeout = timeout.filter(|timeout| !timeout.is_zero());
-                ensure!(
-                    timeout.is_some(),
-                    "--request-timeout {seconds}: more than 0 seconds"
-                );
-                timeout
-            }
-            None => None,
-        };
-        let tls = match (cli.ssl_cert_file, cli.ssl_key_file) {
-            (Some(certificate), Some(key)) => Some(Arc::new(Tls::new(certificate, key)?)),
-            // Neither: the command line has both or none.
-            _ => None,
-        };
-        let idle = Duration::from_secs(cli.timeout);
-        Ok(Self {
-            model,
-            load: LoadOptions {
-                alias: cli.alias,
-                context_tokens: Some(cli.ctx_size).filter(|tokens| *tokens > 0),
-                parallel: cli.parallel,
-                queue: cli
-                    .queue
-                    .unwrap_or(cli.parallel.saturating_mul(4).saturating_add(64)),
-                step_tokens: cli.ubatch_size,
-                batch_tokens: cli.batch_size,
-                step_duration: Duration::from_millis(cli.step_ms),
-                cache: match (cli.cache_tokens, cli.memory_budget) {
-                    (Some(tokens), _) => CacheSize::Tokens(tokens),
-                    (None, Some(budget)) => CacheSize::Bytes(budget.as_u64()),
-                    (None, None) => CacheSize::AllContexts,
-                },
-                threads: cli.threads,
-                onnxruntime: match cli.onnxruntime {
-                    Some(path) => path,
-                    None => find_onnxruntime()?,
-                },
-                chat_template,
-                system_prompt: match cli.system_prompt_file {
-                    Some(path) => system_prompt(&path)
-                        .with_context(|| format!("--system-prompt-file {}", path.display()))?,
-                    None => SystemPrompt::default(),
-                },
-                pooling: cli.pooling.map(|pooling| match pooling {
-                    cli::Pooling::Mean => model::Pooling::Mean,
-                    cli::Pooling::Cls => model::Pooling::First,
-                    cli::Pooling::Last => model::Pooling::Last,
-                }),
-            },
-            serve: ServeOptions {
-                host: cli.host,
-                port: cli.port,
-                origins: cli.cors_origin,
-                keys: Arc::new(Keys::new(cli.api_key, cli.api_key_file)?),
-                tls,
-                idle,
-                stop_deadline: Duration::from_secs(cli.stop_timeout),
-            },
-            endpoints: Endpoints {
-                slots: !cli.slots_endpoint_disable,
-                metrics: cli.metrics,
-                embedding: cli.embedding,
-                change_props: cli.props,
-                slot_files: cli.slot_save_path,
-            },
-            limits: GenerateLimits {
-                max_tokens: usize::try_from(cli.n_predict).ok(),
-                timeout: request_timeout,
-                context_shift: !cli.no_context_shift,
-            },
-            body_idle: idle,
-            pages: match cli.path {
-                Some(folder) => {
-                    ensure!(
-                        folder.is_dir(),
-                        "--path {}: it is no folder",
-                        folder.display()
-                    );
-                    Pages::Folder(folder)
-                }
-                None => Pages::Own,
-            },
-        })
-    }
+        },
+        system_prompt: match model.system_prompt_file {
+            Some(path) => system_prompt(&path)
+                .with_context(|| format!("--system-prompt-file {}", path.display()))?,
+            None => SystemPrompt::default(),
+        },
+        pooling: model.pooling.map(|pooling| match pooling {
+            cli::Pooling::Mean => model::Pooling::Mean,
+            cli::Pooling::Cls => model::Pooling::First,
+            cli::Pooling::Last => model::Pooling::Last,
+        }),
+    })
 }
 
-fn model_source(cli: &Cli) -> anyhow::Result<ModelSource> {
+fn serve_options(serving: ServingArgs) -> anyhow::Result<ServeOptions> {
+    ensure!(serving.timeout > 0, "--timeout 0: at least a second");
+    let tls = match (serving.ssl_cert_file, serving.ssl_key_file) {
+        (Some(certificate), Some(key)) => Some(Arc::new(Tls::new(certificate, key)?)),
+        // Neither: the command line has both or none.
+        _ => None,
+    };
+    Ok(ServeOptions {
+        host: serving.host,
+        port: serving.port,
+        origins: serving.cors_origin,
+        keys: Arc::new(Keys::new(serving.api_key, serving.api_key_file)?),
+        tls,
+        idle: Duration::from_secs(serving.timeout),
+        stop_deadline: Duration::from_secs(serving.stop_timeout),
+    })
+}
+
+fn endpoints(serving: &ServingArgs) -> anyhow::Result<Endpoints> {
+    let slot_files = serving.slot_save_path.clone();
+    if let Some(folder) = &slot_files {
+        check_folder("--slot-save-path", folder)?;
+    }
+    Ok(Endpoints {
+        slots: !serving.slots_endpoint_disable,
+        metrics: serving.metrics,
+        embedding: serving.embedding,
+        change_props: serving.props,
+        slot_files,
+    })
+}
+
+fn pages(folder: Option<&Path>) -> anyhow::Result<Pages> {
+    let Some(folder) = folder else {
+        return Ok(Pages::Own);
+    };
+    check_folder("--path", folder)?;
+    Ok(Pages::Folder(folder.to_owned()))
+}
+
+fn check_folder(option: &str, folder: &Path) -> anyhow::Result<()> {
+    ensure!(
+        folder.is_dir(),
+        "{option} {}: it is no folder",
+        folder.display()
+    );
+    Ok(())
+}
+
+fn request_timeout(seconds: Option<f64>) -> anyhow::Result<Option<Duration>> {
+    let Some(seconds) = seconds else {
+        return Ok(None);
+    };
+    let timeout = Duration::try_from_secs_f64(seconds).ok();
+    let timeout = timeout.filter(|timeout| !timeout.is_zero());
+    ensure!(
+        timeout.is_some(),
+        "--request-timeout {seconds}: more than 0 seconds"
+    );
+    Ok(timeout)
+}
+
+fn model_source(cli: &ModelArgs) -> anyhow::Result<ModelSource> {
     let store = cli.model.clone();
     let download = match (&cli.model_url, &cli.hf_repo) {
         (Some(url), _) => Download::of_url(url, store, hub_options(cli)?).context("--model-url")?,
@@ -215,7 +362,7 @@ fn model_source(cli: &Cli) -> anyhow::Result<ModelSource> {
     })
 }
 
-fn hub_options(cli: &Cli) -> anyhow::Result<HubOptions> {
+fn hub_options(cli: &ModelArgs) -> anyhow::Result<HubOptions> {
     let endpoint = hub::web_address(&cli.hf_endpoint).map_err(anyhow::Error::msg);
     let folder = cli.model_cache.clone();
     let folder = folder.or_else(|| Some(cache_folder()?.join("ortolan").join("models")));

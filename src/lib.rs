@@ -15,7 +15,7 @@
 //! | [`engine`] | token ids |
 //! | [`runtime`] | tensors |
 //! | [`graph`] | the ONNX graph of a file |
-//! | [`text`], [`cache`], [`sampling`], [`grammar`], [`gguf`], [`hub`] | leaves: they know nothing of ours |
+//! | [`text`], [`cache`], [`sampling`], [`grammar`], [`gguf`], [`hub`], [`machine`] | leaves: they know nothing of ours |
 //! | [`token`] | the one shared word |
 
 pub mod api;
@@ -27,6 +27,7 @@ pub mod gguf;
 pub mod grammar;
 pub mod graph;
 pub mod hub;
+pub mod machine;
 pub mod metrics;
 pub mod model;
 pub mod runtime;

@@ -2,6 +2,7 @@
 
 use std::process::ExitCode;
 
+use anyhow::Context;
 use ortolan::api::{self, ApiSettings};
 use ortolan::cli::Cli;
 use ortolan::config::{Config, ModelSource};
@@ -15,8 +16,8 @@ use tokio::sync::watch;
 
 fn main() -> ExitCode {
     let cli = Cli::read(std::env::args_os()).unwrap_or_else(|error| error.exit());
-    terminal::start_logging(cli.log_format);
-    match run(cli) {
+    terminal::start_logging(cli.logging.log_format);
+    match start(cli) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("error: {error:#}");
@@ -25,10 +26,21 @@ fn main() -> ExitCode {
     }
 }
 
-#[tokio::main]
-async fn run(cli: Cli) -> anyhow::Result<()> {
-    let mut signals = StopSignals::new()?;
+fn start(cli: Cli) -> anyhow::Result<()> {
     let config = Config::new(cli)?;
+    if let Some(placement) = &config.placement {
+        placement.confine().context("--numa")?;
+    }
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(config.http_threads)
+        .thread_name("http")
+        .enable_all()
+        .build()?;
+    runtime.block_on(run(config))
+}
+
+async fn run(config: Config) -> anyhow::Result<()> {
+    let mut signals = StopSignals::new()?;
     let pending = match config.model {
         ModelSource::File(path) => Pending::Here(Box::new(load::inspect(&path, config.load)?)),
         ModelSource::Download(download) => {
@@ -59,6 +71,7 @@ async fn run(cli: Cli) -> anyhow::Result<()> {
         model: model.clone(),
         endpoints: config.endpoints,
         limits: config.limits,
+        defaults: config.defaults,
         body_idle: config.body_idle,
     });
     let routes = web::beside(routes, api::document::has, &config.pages);

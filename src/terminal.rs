@@ -96,18 +96,19 @@ pub fn load(
         loaded.map(Some)
     }));
     let loaded = loaded.unwrap_or_else(|_| Err(anyhow::anyhow!("loading it panicked")));
-    publish.send_replace(match loaded {
-        Ok(None) => return,
+    match loaded {
+        Ok(None) => {}
         Ok(Some(model)) => {
+            let model = Arc::new(model);
+            publish.send_replace(ModelState::Ready(Arc::clone(&model)));
             tracing::info!(model = model.details().name, "the model is ready");
             greet(model.details(), address);
-            ModelState::Ready(Arc::new(model))
         }
         Err(error) => {
+            publish.send_replace(ModelState::Failed(format!("{error:#}")));
             tracing::error!("the model cannot be loaded: {error:#}");
-            ModelState::Failed(format!("{error:#}"))
         }
-    });
+    }
 }
 
 /// Fetches a model: with a bar on a terminal, with a line in the log for each tenth elsewhere.

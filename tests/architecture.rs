@@ -11,10 +11,13 @@ const FLOORS: &[(&str, &[&str])] = &[
     (
         "main",
         &[
-            "cli", "config", "terminal", "server", "api", "web", "model", "hub",
+            "cli", "config", "terminal", "server", "api", "web", "model", "hub", "machine",
         ],
     ),
-    ("config", &["cli", "server", "api", "web", "model", "hub"]),
+    (
+        "config",
+        &["cli", "server", "api", "web", "model", "hub", "machine"],
+    ),
     ("terminal", &["cli", "model", "hub"]),
     ("cli", &[]),
     ("server", &["api"]),
@@ -24,11 +27,11 @@ const FLOORS: &[(&str, &[&str])] = &[
     (
         "model",
         &[
-            "text", "engine", "runtime", "graph", "gguf", "sampling", "grammar",
+            "text", "engine", "runtime", "graph", "gguf", "sampling", "grammar", "machine",
         ],
     ),
     ("engine", &["cache", "sampling", "grammar"]),
-    ("runtime", &["engine", "graph"]),
+    ("runtime", &["engine", "graph", "machine"]),
     ("graph", &["gguf"]),
     ("text", &[]),
     ("cache", &[]),
@@ -36,6 +39,7 @@ const FLOORS: &[(&str, &[&str])] = &[
     ("grammar", &[]),
     ("gguf", &[]),
     ("hub", &[]),
+    ("machine", &[]),
     ("token", &[]),
 ];
 
@@ -55,6 +59,8 @@ const GUESTS: &[(&str, &[&str])] = &[
     ("prometheus", &["metrics"]),
     ("jsonschema", &["api", "grammar"]),
     ("clap", &["cli"]),
+    ("toml", &["cli"]),
+    ("rustix", &["machine"]),
     ("indicatif", &["terminal"]),
 ];
 

@@ -11,9 +11,9 @@ mod split;
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command};
+use std::process::Command;
 
-use program::{ortolan, refused, start_with, with_runtime};
+use program::{ortolan, post, ready, refused, start, with_runtime};
 
 /// The program refuses the file: exit code 1, and a message with its path and this cause.
 #[track_caller]
@@ -128,6 +128,48 @@ fn options_that_cannot_be_are_refused() {
             "less than the 512 of one context",
         ),
         (&["-ngl", "99"], 1, "GPUs are not supported yet"),
+        (&["-n", "-2"], 1, "--n-predict -2: at least -1"),
+        (&["-c", "1048577"], 1, "more than 1048576"),
+        (&["-b", "0"], 1, "at least one token"),
+        (&["-to", "0"], 1, "--timeout 0: at least a second"),
+        (&["--request-timeout", "0"], 1, "more than 0 seconds"),
+        (
+            &["--memory-budget", "1KiB"],
+            1,
+            "has no room for one context",
+        ),
+        (&["--host", "192.0.2.1"], 1, "cannot listen on 192.0.2.1:0"),
+        (
+            &["--path", "/nowhere/wren"],
+            1,
+            "--path /nowhere/wren: it is no folder",
+        ),
+        (&["--slot-save-path", "/nowhere/wren"], 1, "it is no folder"),
+        (
+            &["--api-key-file", "/nowhere/wren"],
+            1,
+            "--api-key-file /nowhere/wren",
+        ),
+        (&["--api-key", ""], 1, "--api-key: a key of nothing"),
+        (&["--pooling", "max"], 2, "max"),
+        (&["--log-format", "yaml"], 2, "yaml"),
+        (&["-mg", "1"], 1, "--main-gpu 1: there is no such device"),
+        (&["-ts", "3,1"], 1, "several devices are not built yet"),
+        (&["-ts", "0,0"], 1, "nobody has a share"),
+        (&["-ts", "1,-1"], 1, "--tensor-split -1"),
+        (&["-tb", "0"], 1, "--threads-batch 0: from 1 to 1024"),
+        (
+            &["--threads-http", "0"],
+            1,
+            "--threads-http 0: from 1 to 1024",
+        ),
+        (&["--temp", "nan"], 1, "it is no number"),
+        (&["--seed", "-2"], 1, "--seed -2: from -1 to 4294967295"),
+        (
+            &["--config", "/nowhere/wren"],
+            2,
+            "--config /nowhere/wren: No such file",
+        ),
         (
             &["--chat-template", "wren"],
             1,
@@ -208,12 +250,6 @@ fn help_names_the_options() {
     ] {
         assert!(help.contains(option), "{help}");
     }
-}
-
-/// Starts the program with the default model.
-fn start(mut command: Command, wanted: &str) -> (Child, String, impl Iterator<Item = String>) {
-    command.arg("-m").arg(common::model());
-    start_with(command, wanted)
 }
 
 #[cfg(unix)]
@@ -320,25 +356,6 @@ fn the_environment_gives_what_flags_leave_open() {
     assert!(message.contains("GPU"), "{message}");
 }
 
-/// Sends a body to a running program. Answers the JSON.
-async fn post(address: &str, path: &str, body: serde_json::Value) -> serde_json::Value {
-    let request = reqwest::Client::new().post(format!("{address}{path}"));
-    let answer = request.json(&body).send().await.unwrap();
-    assert!(answer.status().is_success(), "{answer:?}");
-    answer.json().await.unwrap()
-}
-
-/// Starts the program and waits until it is ready. Answers its process and address.
-fn ready(mut command: Command) -> (Child, String) {
-    command.args(["--ctx-size", "1024", "--parallel", "2"]);
-    let (process, line, mut log) = start(command, "listening");
-    let event: serde_json::Value = serde_json::from_str(&line).unwrap();
-    log.find(|line| line.contains("the model is ready"))
-        .unwrap();
-    std::thread::spawn(move || log.for_each(drop));
-    (process, event["address"].as_str().unwrap().to_owned())
-}
-
 #[tokio::test(flavor = "multi_thread")]
 async fn a_saved_slot_outlives_a_server_that_is_killed() {
     use serde_json::json;
@@ -434,4 +451,46 @@ async fn a_system_prompt_can_lie_in_a_file() {
         message.contains("leaves no room in the context of 64"),
         "{message}"
     );
+}
+
+/// Asks a running program with a key. Answers the status and the text.
+async fn get_with(key: &str, url: String) -> (u16, String) {
+    let request = reqwest::Client::new().get(url).bearer_auth(key);
+    let answer = request.send().await.unwrap();
+    (answer.status().as_u16(), answer.text().await.unwrap())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_switched_on_is_answered_to_those_with_a_key() {
+    let folder = tempfile::tempdir().unwrap();
+    let keys = folder.path().join("keys");
+    fs::write(&keys, "two\n").unwrap();
+    fs::write(folder.path().join("index.html"), "mine").unwrap();
+    let mut command = ortolan();
+    command.args([
+        "-a",
+        "wren",
+        "-n",
+        "7",
+        "--metrics",
+        "--slots-endpoint-disable",
+    ]);
+    command
+        .args(["--api-key", "one", "--api-key-file"])
+        .arg(&keys);
+    command.arg("--path").arg(folder.path());
+    let (mut process, address) = ready(command);
+    let (status, props) = get_with("one", format!("{address}/props")).await;
+    let props: serde_json::Value = serde_json::from_str(&props).unwrap();
+    let metrics = get_with("two", format!("{address}/metrics")).await;
+    let (slots, _) = get_with("two", format!("{address}/slots")).await;
+    let (locked, _) = get_with("three", format!("{address}/props")).await;
+    let page = get_with("three", format!("{address}/")).await;
+    process.kill().unwrap();
+    process.wait().unwrap();
+    assert_eq!((status, &props["model"]), (200, &"wren".into()));
+    assert_eq!(props["default_generation_settings"]["n_predict"], 7);
+    assert_eq!((metrics.0, slots, locked), (200, 501, 401));
+    assert!(metrics.1.contains("llamacpp:prompt_tokens_total"));
+    assert_eq!(page, (200, "mine".to_owned()));
 }

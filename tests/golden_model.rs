@@ -11,7 +11,7 @@ use std::path::Path;
 
 use ortolan::cache::BlockPool;
 use ortolan::engine::{BlockCopy, BlockId, Chunk, ModelRunner, SequenceId, StepPlan, WantedRows};
-use ortolan::gguf::Gguf;
+use ortolan::gguf::{FileAccess, Gguf};
 use ortolan::graph::ModelFile;
 use ortolan::model::load;
 use ortolan::runtime::{Decoder, SessionOptions};
@@ -35,12 +35,10 @@ impl Bare {
     }
 
     fn load_from(path: &Path) -> Self {
-        let file = ModelFile::new(path.to_owned(), Gguf::open(path).unwrap()).unwrap();
+        let file =
+            ModelFile::new(path.to_owned(), Gguf::open(path, FileAccess::Map).unwrap()).unwrap();
         let vocabulary = load::vocabulary(file.gguf.metadata()).unwrap();
-        let options = SessionOptions {
-            library: common::onnxruntime(),
-            threads: None,
-        };
+        let options = SessionOptions::new(common::onnxruntime());
         Self {
             decoder: Decoder::load(&file, &options, CONTEXT, BLOCKS, BLOCK_TOKENS, &|_| ())
                 .unwrap(),
@@ -256,8 +254,8 @@ fn a_model_in_three_files_computes_the_same() {
     let folder = tempfile::tempdir().unwrap();
     let files = split::split(&common::model(), folder.path(), 3);
     let (whole, set) = (
-        Gguf::open(&common::model()).unwrap(),
-        Gguf::open(&files[0]).unwrap(),
+        Gguf::open(&common::model(), FileAccess::Map).unwrap(),
+        Gguf::open(&files[0], FileAccess::Map).unwrap(),
     );
     assert_eq!(set.tensors().count(), whole.tensors().count());
     for (name, tensor) in whole.tensors() {

@@ -6,14 +6,14 @@ mod common;
 
 use std::time::SystemTime;
 
-use ortolan::gguf::Gguf;
+use ortolan::gguf::{FileAccess, Gguf};
 use ortolan::model::load;
 use ortolan::text::{ChatMessage, ChatTemplate, SpecialTokens, Tokenizer};
 use ortolan::token::TokenId;
 use serde_json::Value;
 
 fn model() -> Gguf {
-    Gguf::open(&common::model()).unwrap()
+    Gguf::open(&common::model(), FileAccess::Map).unwrap()
 }
 
 fn tokenizer(file: &Gguf) -> Tokenizer {

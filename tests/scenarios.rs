@@ -5,10 +5,7 @@
 //! per scenario.
 
 #![expect(clippy::unwrap_used, reason = "a scenario that cannot go on fails")]
-#![expect(
-    clippy::print_stdout,
-    reason = "a test harness is read on the terminal"
-)]
+#![expect(clippy::print_stdout, reason = "a test harness is read on the terminal")]
 
 mod common;
 #[path = "scenarios/constrained.rs"]

@@ -21,6 +21,7 @@ use poem_openapi::OpenApiService;
 use tokio::sync::watch;
 
 pub use error::Error;
+pub use options::Defaults;
 pub use payload::BODY_BYTES_MAX;
 pub use schema::check;
 
@@ -44,6 +45,8 @@ pub struct ApiSettings {
     pub endpoints: Endpoints,
     /// What generations may take, whatever a request says.
     pub limits: GenerateLimits,
+    /// What they ask for where they name nothing.
+    pub defaults: Defaults,
     /// How long a client may be silent while it sends a body.
     pub body_idle: Duration,
 }
@@ -94,6 +97,7 @@ pub fn routes_description() -> String {
             slot_files: None,
         },
         limits: GenerateLimits::NONE,
+        defaults: Defaults::default(),
         body_idle: Duration::MAX,
     })
     .spec()
@@ -163,7 +167,11 @@ impl Api for Service {
             include_slots,
             fail_on_no_slot: fail_on_no_slot.is_some(),
         };
-        Ok(health::health(&self.0.model.borrow(), question))
+        Ok(health::health(
+            &self.0.model.borrow(),
+            &self.0.defaults,
+            question,
+        ))
     }
 
     async fn document_json(&self) -> Result<Cow<'static, str>, Error> {
@@ -187,12 +195,14 @@ impl Api for Service {
 
     async fn completion(
         &self,
-        body: types::CompletionRequest,
+        mut body: types::CompletionRequest,
     ) -> Result<WholeOrStream<types::CompletionAnswer>, Error> {
+        self.0.defaults.fill(&mut body.temperature, &mut body.seed);
         completion::answer(&*self.loaded()?, body, &self.0.limits).await
     }
 
-    async fn infill(&self, body: types::InfillRequest) -> Result<EventStream, Error> {
+    async fn infill(&self, mut body: types::InfillRequest) -> Result<EventStream, Error> {
+        self.0.defaults.fill(&mut body.temperature, &mut body.seed);
         let model = self.loaded()?;
         at_length(|| infill::answer(&model, body, &self.0.limits))
     }
@@ -229,7 +239,11 @@ impl Api for Service {
     }
 
     async fn props(&self) -> Result<types::Props, Error> {
-        Ok(props::props(&*self.loaded()?, self.0.limits.max_tokens))
+        Ok(props::props(
+            &*self.loaded()?,
+            self.0.limits.max_tokens,
+            &self.0.defaults,
+        ))
     }
 
     async fn change_props(&self, body: types::PropsChange) -> Result<types::PropsChanged, Error> {
@@ -245,7 +259,7 @@ impl Api for Service {
         if !self.0.endpoints.slots {
             return Err(Error::NotSupported("slots endpoint."));
         }
-        Ok(slots::slots(&*self.loaded()?))
+        Ok(slots::slots(&*self.loaded()?, &self.0.defaults))
     }
 
     async fn slot_action(
@@ -264,8 +278,9 @@ impl Api for Service {
 
     async fn chat_completion(
         &self,
-        body: types::ChatCompletionRequest,
+        mut body: types::ChatCompletionRequest,
     ) -> Result<WholeOrStream<types::ChatCompletion>, Error> {
+        self.0.defaults.fill(&mut body.temperature, &mut body.seed);
         chat::answer(&*self.loaded()?, body, &self.0.limits).await
     }
 

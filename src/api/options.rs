@@ -5,6 +5,25 @@ use std::time::Duration;
 use super::error::Error;
 use crate::model::GrammarSource;
 
+/// What requests ask for where they name nothing, if it is not the contract's default.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+pub struct Defaults {
+    /// How evenly tokens are chosen.
+    pub temperature: Option<f64>,
+    /// Where chance begins.
+    pub seed: Option<u32>,
+}
+
+impl Defaults {
+    /// Names what a request does not.
+    pub(super) fn fill<S: From<u32>>(&self, temperature: &mut Option<f64>, seed: &mut Option<S>) {
+        *temperature = temperature.or(self.temperature);
+        if seed.is_none() {
+            *seed = self.seed.map(S::from);
+        }
+    }
+}
+
 /// A number in single precision; one beyond its range becomes the largest.
 pub(super) fn single(number: f64) -> f32 {
     (number as f32).clamp(f32::MIN, f32::MAX)

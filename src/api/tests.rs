@@ -45,6 +45,7 @@ fn endpoint(state: ModelState) -> impl Endpoint<Output = Response> {
             slot_files: None,
         },
         limits: GenerateLimits::NONE,
+        defaults: Defaults::default(),
         body_idle: Duration::from_secs(60),
     })
 }

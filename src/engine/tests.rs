@@ -8,6 +8,7 @@ mod sharing;
 mod slots;
 mod steps;
 
+use std::sync::mpsc::{Receiver, Sender, channel};
 use std::time::{Duration, Instant};
 
 use super::*;
@@ -35,6 +36,8 @@ struct ScriptedRunner {
     poison: Option<TokenId>,
     /// Fails every so many steps.
     fails_every: Option<usize>,
+    /// Every step waits for a word, if there is somebody to give it.
+    gate: Option<Receiver<()>>,
     steps: usize,
 }
 
@@ -45,6 +48,7 @@ impl ScriptedRunner {
             options: options.clone(),
             poison: None,
             fails_every: None,
+            gate: None,
             steps: 0,
         }
     }
@@ -93,6 +97,10 @@ impl ModelRunner for ScriptedRunner {
             "the step is within its budget"
         );
         assert!((1..=parallel).contains(&plan.chunks.len()));
+        if let Some(gate) = &self.gate {
+            // Nobody is left to give the word: go on.
+            let _ = gate.recv();
+        }
         if self.fails(plan) {
             return Err(RunError("poisoned".to_owned()));
         }
@@ -193,6 +201,15 @@ fn options() -> EngineOptions {
 /// A hidden state is the token and its position.
 fn outputs() -> Outputs {
     Outputs::new(VOCABULARY, 2)
+}
+
+/// An engine whose steps wait for a word each, and who gives it.
+fn engine_in_steps(options: EngineOptions) -> (EngineHandle, Sender<()>) {
+    let (word, gate) = channel();
+    let mut runner = Box::new(ScriptedRunner::new(&options));
+    runner.gate = Some(gate);
+    let engine = start(runner, outputs(), options, Instant::now).unwrap();
+    (engine, word)
 }
 
 fn engine(options: EngineOptions) -> EngineHandle {

@@ -115,6 +115,8 @@ impl Worker {
 
     /// Takes what has arrived, then forgets whose listener left. Waits only if there is nothing to do.
     fn receive(&mut self) -> ControlFlow<()> {
+        // The last step may have made their slots free.
+        self.follow_orders();
         loop {
             let message = match self.scheduler.is_idle() {
                 true => {
@@ -139,7 +141,6 @@ impl Worker {
             }
         }
         self.forget_the_departed();
-        self.follow_orders();
         ControlFlow::Continue(())
     }
 

@@ -3,6 +3,8 @@
 
 use std::collections::HashMap;
 use std::fs::File;
+use std::io::Read;
+use std::ops::Deref;
 use std::path::{Path, PathBuf};
 
 use memmap2::Mmap;
@@ -19,9 +21,35 @@ const MAX_ARRAY_DEPTH: usize = 4;
 /// Where tensors begin if the file does not say (`general.alignment`).
 const DEFAULT_ALIGNMENT: usize = 32;
 
-/// An open file, its tensors mapped.
+/// How a file comes into memory.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum FileAccess {
+    /// Mapped: what is used of it, when it is used.
+    Map,
+    /// Read, all of it.
+    Read,
+}
+
+/// An open file.
 #[derive(Debug)]
-pub(super) struct GgufFile(Mmap);
+pub(super) struct GgufFile(Contents);
+
+#[derive(Debug)]
+enum Contents {
+    Mapped(Mmap),
+    Read(Vec<u8>),
+}
+
+impl Deref for Contents {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        match self {
+            Self::Mapped(bytes) => bytes,
+            Self::Read(bytes) => bytes,
+        }
+    }
+}
 
 /// Where a tensor's blocks lie and how to read them.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -105,21 +133,28 @@ pub enum GgufError {
 }
 
 impl GgufFile {
-    /// Maps the file at `path` and reads its header.
-    pub(super) fn open(path: &Path) -> Result<(Self, Header), GgufError> {
+    /// Maps or reads the file at `path` and parses its header.
+    pub(super) fn open(path: &Path, access: FileAccess) -> Result<(Self, Header), GgufError> {
         let failed = |cause| GgufError::Open {
             path: path.to_owned(),
             cause,
         };
-        let file = File::open(path).map_err(failed)?;
+        let mut file = File::open(path).map_err(failed)?;
         if file.metadata().map_err(failed)?.is_dir() {
             return Err(failed(std::io::Error::from(
                 std::io::ErrorKind::IsADirectory,
             )));
         }
-        // SAFETY: the mapping is private and read-only. That nobody shortens the file while it is
-        // mapped cannot be enforced on any system; a model file that is replaced gets a new inode.
-        let bytes = unsafe { Mmap::map(&file) }.map_err(failed)?;
+        let bytes = match access {
+            // SAFETY: the mapping is private and read-only. That nobody shortens the file while it is
+            // mapped cannot be enforced on any system; a model file that is replaced gets a new inode.
+            FileAccess::Map => Contents::Mapped(unsafe { Mmap::map(&file) }.map_err(failed)?),
+            FileAccess::Read => {
+                let mut bytes = Vec::new();
+                file.read_to_end(&mut bytes).map_err(failed)?;
+                Contents::Read(bytes)
+            }
+        };
         let header = Header::parse(&bytes).map_err(|error| error.at(path))?;
         Ok((Self(bytes), header))
     }

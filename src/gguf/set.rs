@@ -6,12 +6,12 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 
 use super::metadata::{Metadata, MetadataError, Optional};
-use super::reader::{GgufError, GgufFile, Tensor};
+use super::reader::{FileAccess, GgufError, GgufFile, Tensor};
 
 /// Most files of a set.
 const MAX_FILES: usize = 1000;
 
-/// A model's files, open: their headers read and checked, their tensors mapped.
+/// A model's files, open: their headers read and checked.
 #[derive(Debug)]
 pub struct Gguf {
     files: Vec<GgufFile>,
@@ -20,9 +20,9 @@ pub struct Gguf {
 }
 
 impl Gguf {
-    /// Maps the file at `path`, and if it is the first of a set, the others beside it; reads their headers.
-    pub fn open(path: &Path) -> Result<Self, GgufError> {
-        let (first, header) = GgufFile::open(path)?;
+    /// Maps or reads the file at `path`, and if it is the first of a set, the others beside it; parses their headers.
+    pub fn open(path: &Path, access: FileAccess) -> Result<Self, GgufError> {
+        let (first, header) = GgufFile::open(path, access)?;
         let place = Place::of(&header.metadata).map_err(|reason| not_in_order(path, reason))?;
         let mut model = Self {
             files: vec![first],
@@ -37,7 +37,7 @@ impl Gguf {
         }
         for number in 1..place.count {
             let other = sibling(path, number, place.count)?;
-            model.add(&other, Place { number, ..place })?;
+            model.add(&other, access, Place { number, ..place })?;
         }
         match model.tensors.len() {
             found if found == place.tensors => Ok(model),
@@ -50,8 +50,8 @@ impl Gguf {
     }
 
     /// Adds the file at `path`, which is to be that one of the set.
-    fn add(&mut self, path: &Path, wanted: Place) -> Result<(), GgufError> {
-        let (file, header) = GgufFile::open(path)?;
+    fn add(&mut self, path: &Path, access: FileAccess, wanted: Place) -> Result<(), GgufError> {
+        let (file, header) = GgufFile::open(path, access)?;
         let wrong = |reason| not_in_order(path, reason);
         match Place::of(&header.metadata).map_err(wrong)? {
             Some(found) if found == wanted => {}

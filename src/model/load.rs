@@ -1,7 +1,7 @@
 //! From a path to a loaded model: first what a look at the header shows, then the slow part.
 
 use std::hash::RandomState;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::{Arc, OnceLock, RwLock};
 use std::time::{Duration, Instant, SystemTime};
 
@@ -13,9 +13,12 @@ use super::slots::SlotRecords;
 use super::system_prompt::SystemTokens;
 use super::{LoadedModel, ModelDetails, Pooling, SystemPrompt};
 use crate::engine::{self, EngineOptions};
+pub use crate::gguf::FileAccess;
 use crate::gguf::{Gguf, Metadata, MetadataError, Optional};
 use crate::graph::ModelFile;
-use crate::runtime::{Decoder, KvCache, SessionOptions};
+use crate::machine;
+pub use crate::runtime::SessionOptions;
+use crate::runtime::{Decoder, KvCache};
 use crate::text::{
     ChatTemplate, NamedInfillTokens, TokenKind, Tokenizer, Vocabulary, predefined, predefined_names,
 };
@@ -46,10 +49,12 @@ pub struct LoadOptions {
     pub step_duration: Duration,
     /// How large the key-value cache is.
     pub cache: CacheSize,
-    /// Threads that share each step; `None` is one per core.
-    pub threads: Option<usize>,
-    /// ONNX Runtime's shared library.
-    pub onnxruntime: PathBuf,
+    /// How the file comes into memory.
+    pub access: FileAccess,
+    /// Whether nothing is swapped out once it is loaded.
+    pub lock_memory: bool,
+    /// Who computes.
+    pub session: SessionOptions,
     /// A template instead of the file's.
     pub chat_template: Option<String>,
     /// What comes before every prompt.
@@ -78,6 +83,7 @@ pub struct Inspected {
     system: SystemTokens,
     engine: EngineOptions,
     session: SessionOptions,
+    lock_memory: bool,
 }
 
 impl LoadOptions {
@@ -135,7 +141,7 @@ pub fn chat_template(text: String) -> anyhow::Result<String> {
 /// # Errors
 /// What is wrong, with the file's path.
 pub fn inspect(path: &Path, options: LoadOptions) -> anyhow::Result<Inspected> {
-    let gguf = Gguf::open(path)?;
+    let gguf = Gguf::open(path, options.access)?;
     let named = || path.display().to_string();
     let file = ModelFile::new(path.to_owned(), gguf).with_context(named)?;
     let metadata = file.gguf.metadata();
@@ -204,10 +210,8 @@ pub fn inspect(path: &Path, options: LoadOptions) -> anyhow::Result<Inspected> {
             // `tests/golden_model.rs` holds it.
             deterministic: true,
         },
-        session: SessionOptions {
-            library: options.onnxruntime,
-            threads: options.threads,
-        },
+        session: options.session,
+        lock_memory: options.lock_memory,
         file,
         tokenizer,
         template,
@@ -282,6 +286,7 @@ impl Inspected {
             system,
             engine: options,
             session,
+            lock_memory,
         } = self;
         let decoder = Decoder::load(
             &file,
@@ -291,6 +296,12 @@ impl Inspected {
             options.block_tokens,
             progress,
         )?;
+        if lock_memory {
+            match machine::lock_memory() {
+                Ok(()) => tracing::info!("the program's memory stays: nothing is swapped out"),
+                Err(error) => tracing::warn!(%error, "the program's memory cannot be locked"),
+            }
+        }
         let slots = options.parallel;
         let outputs = decoder.outputs();
         let engine = engine::start(Box::new(decoder), outputs, options, Instant::now)

@@ -13,6 +13,8 @@ use crate::graph::{DecoderShape, Embeddings, LeastRows, ModelFile, names};
 /// A decoder in a session, with its cache.
 pub struct Decoder {
     session: Session,
+    /// For steps with a part of a prompt, if other threads compute them.
+    batch_session: Option<Session>,
     cache: KvCache,
     cache_names: Vec<[String; 2]>,
     embeddings: Embeddings,
@@ -54,12 +56,24 @@ impl Decoder {
             shape.layers,
             [blocks + 1, block_tokens, shape.kv_heads, shape.head_size],
         )?;
-        let graph = file.decoder_graph(context_tokens, &|share| progress(share * SHARE_OF_GRAPH));
-        let session = session::build(graph, options, &|share| {
-            progress(SHARE_OF_GRAPH + share * (1.0 - SHARE_OF_GRAPH));
-        })?;
+        let build = |threads, progress: &dyn Fn(f32)| {
+            let graph =
+                file.decoder_graph(context_tokens, &|share| progress(share * SHARE_OF_GRAPH));
+            session::build(graph, options, threads, &|share| {
+                progress(SHARE_OF_GRAPH + share * (1.0 - SHARE_OF_GRAPH));
+            })
+        };
+        let batch_threads = options
+            .batch_threads
+            .filter(|_| options.batch_threads != options.threads);
+        let sessions = 1.0 + batch_threads.iter().len() as f32;
+        let session = build(options.threads, &|share| progress(share / sessions))?;
+        let batch_session = batch_threads
+            .map(|threads| build(Some(threads), &|share| progress((1.0 + share) / sessions)))
+            .transpose()?;
         Ok(Self {
             session,
+            batch_session,
             cache,
             cache_names: (0..shape.layers)
                 .map(|layer| [names::key_cache(layer), names::value_cache(layer)])
@@ -91,7 +105,8 @@ impl ModelRunner for Decoder {
         for BlockCopy { from, to } in &plan.copies {
             self.cache.copy(from.index(), to.index());
         }
-        self.compute(wanted, outputs)
+        let decodes = plan.chunks.iter().all(|chunk| chunk.tokens.len() == 1);
+        self.compute(wanted, decodes, outputs)
             .map_err(|error| RunError(error.to_string()))
     }
 
@@ -113,8 +128,13 @@ impl ModelRunner for Decoder {
 }
 
 impl Decoder {
-    /// Runs the session on the batch; the first `wanted` rows of its logits are the plan's.
-    fn compute(&mut self, wanted: usize, outputs: &mut Outputs) -> Result<(), RuntimeError> {
+    /// Runs a session on the batch, which of them depends on whether the step only `decodes`; the first `wanted` rows of its logits are the plan's.
+    fn compute(
+        &mut self,
+        wanted: usize,
+        decodes: bool,
+        outputs: &mut Outputs,
+    ) -> Result<(), RuntimeError> {
         let batch = &self.batch;
         let rows = batch.embeds.len() / self.embeddings.columns();
         let sequences = batch.past_seqlens.len();
@@ -166,7 +186,11 @@ impl Decoder {
             inputs.push((key_name.as_str().into(), keys.into()));
             inputs.push((value_name.as_str().into(), values.into()));
         }
-        let computed = self.session.run(inputs)?;
+        let session = match &mut self.batch_session {
+            Some(session) if !decodes => session,
+            _ => &mut self.session,
+        };
+        let computed = session.run(inputs)?;
         let (_, logits) = computed[names::LOGITS].try_extract_tensor::<f32>()?;
         let rows = outputs.logits.resize(wanted);
         rows.copy_from_slice(&logits[..rows.len()]);

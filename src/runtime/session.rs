@@ -10,6 +10,7 @@ use super::library::one_session_at_a_time;
 use super::{RuntimeError, environment, operators};
 use crate::graph::DecoderGraph;
 use crate::graph::onnx::{Initializer, TensorValues};
+use crate::machine::Cores;
 
 /// How a session computes.
 #[derive(Debug, Clone)]
@@ -18,12 +19,29 @@ pub struct SessionOptions {
     pub library: PathBuf,
     /// Threads that share each step; `None` is one per physical core.
     pub threads: Option<usize>,
+    /// Threads that share the steps with a part of a prompt, in a session of their own; `None` is as the others.
+    pub batch_threads: Option<usize>,
+    /// Where the threads are from the second on, in turn. Empty: the system decides.
+    pub thread_cores: Vec<Cores>,
 }
 
-/// A session for `graph`. `progress` hears the share that is done, from 0 to 1.
+impl SessionOptions {
+    /// One thread for each physical core, anywhere.
+    pub fn new(library: PathBuf) -> Self {
+        Self {
+            library,
+            threads: None,
+            batch_threads: None,
+            thread_cores: Vec::new(),
+        }
+    }
+}
+
+/// A session for `graph` with so many threads. `progress` hears the share that is done, from 0 to 1.
 pub(super) fn build(
     graph: DecoderGraph,
     options: &SessionOptions,
+    threads: Option<usize>,
     progress: &dyn Fn(f32),
 ) -> anyhow::Result<Session> {
     /// Handing the weights over is quick; packing them, within the last step, is most of the time.
@@ -40,10 +58,16 @@ pub(super) fn build(
         // Threads spin within a step, where they wait for microseconds, and sleep between steps.
         .with_config_entry("session.force_spinning_stop", "1")
         .map_err(RuntimeError::from)?;
-    if let Some(threads) = options.threads {
+    if let Some(threads) = threads {
         builder = builder
             .with_intra_threads(threads)
             .map_err(RuntimeError::from)?;
+        if threads > 1 && !options.thread_cores.is_empty() {
+            let places = affinities(&options.thread_cores, threads);
+            builder = builder
+                .with_config_entry("session.intra_op_thread_affinities", places)
+                .map_err(RuntimeError::from)?;
+        }
     }
     let count = graph.initializers.len() as f32;
     for (index, initializer) in graph.initializers.into_iter().enumerate() {
@@ -67,4 +91,25 @@ pub(super) fn build(
     };
     progress(1.0);
     Ok(session)
+}
+
+/// Where each thread from the second on is, as ONNX Runtime reads it: cores from 1.
+fn affinities(turns: &[Cores], threads: usize) -> String {
+    let place = |cores: &Cores| {
+        let numbers: Vec<String> = cores.0.iter().map(|core| (core + 1).to_string()).collect();
+        numbers.join(",")
+    };
+    let places: Vec<String> = turns.iter().cycle().take(threads - 1).map(place).collect();
+    places.join(";")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn threads_take_the_places_in_turn() {
+        let turns = [[2, 3], [0, 1]].map(|cores| Cores(cores.into()));
+        assert_eq!(affinities(&turns, 4), "3,4;1,2;3,4");
+    }
 }

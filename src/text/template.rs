@@ -206,10 +206,7 @@ fn strftime(now: SystemTime, format: &str) -> Result<String, Error> {
 
 /// `json.dumps(value, ensure_ascii=False, indent=indent)`, which is what templates expect of this
 /// filter; Jinja's own escapes for HTML.
-#[expect(
-    clippy::needless_pass_by_value,
-    reason = "the library calls filters like this"
-)]
+#[expect(clippy::needless_pass_by_value, reason = "the library calls filters like this")]
 fn to_json(value: &Value, options: Kwargs) -> Result<String, Error> {
     let indent: Option<usize> = options.get("indent")?;
     let _: Option<bool> = options.get("ensure_ascii")?;

@@ -57,3 +57,31 @@ pub(crate) fn start_with(
     let line = log.find(|line| line.contains(wanted)).unwrap();
     (process, line, log)
 }
+
+/// Starts the program with the default model.
+pub(crate) fn start(
+    mut command: Command,
+    wanted: &str,
+) -> (Child, String, impl Iterator<Item = String>) {
+    command.arg("-m").arg(common::model());
+    start_with(command, wanted)
+}
+
+/// Sends a body to a running program. Answers the JSON.
+pub(crate) async fn post(address: &str, path: &str, body: serde_json::Value) -> serde_json::Value {
+    let request = reqwest::Client::new().post(format!("{address}{path}"));
+    let answer = request.json(&body).send().await.unwrap();
+    assert!(answer.status().is_success(), "{answer:?}");
+    answer.json().await.unwrap()
+}
+
+/// Starts the program and waits until it is ready. Answers its process and address.
+pub(crate) fn ready(mut command: Command) -> (Child, String) {
+    command.args(["--ctx-size", "1024", "--parallel", "2"]);
+    let (process, line, mut log) = start(command, "listening");
+    let event: serde_json::Value = serde_json::from_str(&line).unwrap();
+    log.find(|line| line.contains("the model is ready"))
+        .unwrap();
+    std::thread::spawn(move || log.for_each(drop));
+    (process, event["address"].as_str().unwrap().to_owned())
+}

@@ -4,7 +4,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use memchr::memmem;
-use ortolan::gguf::Gguf;
+use ortolan::gguf::{FileAccess, Gguf};
 
 /// Where a tensor's data begin: the default of GGUF.
 const ALIGNMENT: usize = 32;
@@ -12,7 +12,7 @@ const ALIGNMENT: usize = 32;
 /// Writes the set and answers its files, the first one first.
 pub(crate) fn split(model: &Path, folder: &Path, count: usize) -> Vec<PathBuf> {
     let whole = fs::read(model).unwrap();
-    let gguf = Gguf::open(model).unwrap();
+    let gguf = Gguf::open(model, FileAccess::Map).unwrap();
     // A tensor's line in the header: its name, its shape, its type, and where its data begin.
     let mut tensors: Vec<(usize, &[u8], &[u8])> = gguf
         .tensors()

@@ -20,7 +20,8 @@ pub(crate) enum Value<'a> {
     I32s(Vec<i32>),
 }
 
-/// Writes a model that is trained for 256 tokens into `folder`; `more` is added to its header.
+/// Writes a model that is trained for 256 tokens into `folder`; `more` is added to its header, in the place of what it
+/// has of the same name.
 pub(crate) fn model(folder: &std::path::Path, more: &[(&str, Value<'_>)]) -> PathBuf {
     let tokens: Vec<String> = byte_level_names()
         .into_iter()
@@ -49,6 +50,7 @@ pub(crate) fn model(folder: &std::path::Path, more: &[(&str, Value<'_>)]) -> Pat
         ("tokenizer.ggml.bos_token_id", Value::U32(260)),
         ("tokenizer.ggml.add_bos_token", Value::Bool(false)),
     ];
+    header.retain(|(key, _)| more.iter().all(|(other, _)| other != key));
     let kv = head_size * u64::from(KV_HEADS);
     let mut tensors = vec![
         ("token_embd.weight".to_owned(), vec![HIDDEN, vocabulary]),

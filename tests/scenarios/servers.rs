@@ -6,8 +6,8 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
-use ortolan::api::{self, ApiSettings, Endpoints};
-use ortolan::model::load::{CacheSize, LoadOptions, inspect};
+use ortolan::api::{self, ApiSettings, Defaults, Endpoints};
+use ortolan::model::load::{CacheSize, FileAccess, LoadOptions, SessionOptions, inspect};
 use ortolan::model::{GenerateLimits, LoadedModel, ModelState, SystemPrompt};
 use ortolan::server::{Keys, ServeOptions, Server};
 use ortolan::web::{self, Pages};
@@ -155,6 +155,13 @@ pub(crate) async fn tiny_of_means() -> RealServer {
     of_tiny_model(&SERVER, &[("llama.pooling_type", Value::U32(1))]).await
 }
 
+/// The same, with a file that wants a token before each text.
+pub(crate) async fn tiny_with_beginnings() -> RealServer {
+    static SERVER: OnceCell<RealServer> = OnceCell::const_new();
+    let wanted = ("tokenizer.ggml.add_bos_token", Value::Bool(true));
+    of_tiny_model(&SERVER, &[wanted]).await
+}
+
 async fn of_tiny_model(cell: &OnceCell<RealServer>, more: &[(&str, Value<'_>)]) -> RealServer {
     let size = Size {
         parallel: 2,
@@ -182,8 +189,9 @@ async fn of_model(cell: &OnceCell<RealServer>, model: PathBuf, size: Size) -> Re
                 batch_tokens: 256,
                 step_duration: Duration::from_millis(100),
                 cache: size.cache,
-                threads: None,
-                onnxruntime: common::onnxruntime(),
+                access: FileAccess::Map,
+                lock_memory: false,
+                session: SessionOptions::new(common::onnxruntime()),
                 chat_template: None,
                 pooling: None,
                 system_prompt: SystemPrompt::default(),
@@ -203,6 +211,17 @@ async fn of_model(cell: &OnceCell<RealServer>, model: PathBuf, size: Size) -> Re
 pub(crate) async fn locked(server: RealServer, keys: Keys) -> RealServer {
     let state = ModelState::Ready(Arc::clone(&server.model));
     let address = serve_to(keys, state, all_endpoints(), GenerateLimits::NONE).await;
+    RealServer { address, ..server }
+}
+
+/// The model of another server, which does not show its slots.
+pub(crate) async fn hiding_slots(server: RealServer) -> RealServer {
+    let state = ModelState::Ready(Arc::clone(&server.model));
+    let endpoints = Endpoints {
+        slots: false,
+        ..all_endpoints()
+    };
+    let address = serve_to(Keys::default(), state, endpoints, GenerateLimits::NONE).await;
     RealServer { address, ..server }
 }
 
@@ -232,6 +251,7 @@ async fn serve_to(
         model,
         endpoints,
         limits,
+        defaults: Defaults::default(),
         body_idle: IDLE,
     });
     tokio::spawn(server.serve(

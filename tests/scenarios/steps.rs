@@ -35,6 +35,11 @@ async fn answers_little(world: &mut World) {
     world.server = Some(servers::answering_little().await);
 }
 
+#[given("a server that does not show its slots")]
+async fn hides_slots(world: &mut World) {
+    world.speak_to(servers::hiding_slots(servers::usual().await).await);
+}
+
 #[given("a server whose cache has room for one context")]
 async fn crowded(world: &mut World) {
     world.speak_to(servers::crowded().await);
@@ -60,6 +65,16 @@ async fn takes_the_mean(world: &mut World) {
     world.speak_to(servers::tiny_of_means().await);
 }
 
+#[given("a server whose model wants a token before each text")]
+async fn wants_a_beginning(world: &mut World) {
+    let server = servers::tiny_with_beginnings().await;
+    server
+        .model
+        .set_system_prompt(SystemPrompt::default())
+        .unwrap();
+    world.speak_to(server);
+}
+
 #[given("a server that shifts no context")]
 async fn shifts_nothing(world: &mut World) {
     let limits = GenerateLimits {
@@ -73,6 +88,15 @@ async fn shifts_nothing(world: &mut World) {
 async fn in_a_hurry(world: &mut World, seconds: f64) {
     let limits = GenerateLimits {
         timeout: Some(Duration::from_secs_f64(seconds)),
+        ..GenerateLimits::NONE
+    };
+    world.speak_to(servers::limited(servers::usual().await, limits).await);
+}
+
+#[given(expr = "a server that generates at most {int} tokens")]
+async fn generates_little(world: &mut World, tokens: usize) {
+    let limits = GenerateLimits {
+        max_tokens: Some(tokens),
         ..GenerateLimits::NONE
     };
     world.speak_to(servers::limited(servers::usual().await, limits).await);
@@ -323,6 +347,17 @@ async fn post(world: &mut World, step: &Step, path: String, media: String) {
     world.raw(request).await;
 }
 
+#[when(expr = "I post to {string} from the origin {string}:")]
+async fn post_from(world: &mut World, step: &Step, path: String, origin: String) {
+    let address = world.address().await;
+    let request = reqwest::Client::new()
+        .post(format!("{address}{path}"))
+        .header("content-type", "text/plain")
+        .header("origin", origin)
+        .body(text(step));
+    world.raw(request).await;
+}
+
 #[when(expr = "I post 10 MB to {string}")]
 async fn post_much(world: &mut World, path: String) {
     let address = world.address().await;
@@ -434,6 +469,14 @@ async fn value_does_not_contain(world: &mut World, path: String, part: String) {
 async fn settings_are(world: &mut World, step: &Step) {
     for (name, wanted) in json_of(step).as_object().unwrap() {
         let found = world.answer.at(&format!("generation_settings.{name}"));
+        assert!(same(found, wanted), "{name} is {found}, not {wanted}");
+    }
+}
+
+#[then(expr = "the slot {int} shows:")]
+async fn slot_shows(world: &mut World, step: &Step, slot: usize) {
+    for (name, wanted) in json_of(step).as_object().unwrap() {
+        let found = world.answer.at(&format!("{slot}.{name}"));
         assert!(same(found, wanted), "{name} is {found}, not {wanted}");
     }
 }

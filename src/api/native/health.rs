@@ -3,6 +3,7 @@
 use poem::http::StatusCode;
 
 use super::slots::slots;
+use crate::api::options::Defaults;
 use crate::api::payload::WithStatus;
 use crate::api::types::{Health, HealthStatus};
 use crate::model::{ModelState, SlotCounts};
@@ -17,7 +18,11 @@ pub(in crate::api) struct HealthQuestion {
 }
 
 /// The state of the server.
-pub(in crate::api) fn health(state: &ModelState, question: HealthQuestion) -> WithStatus<Health> {
+pub(in crate::api) fn health(
+    state: &ModelState,
+    defaults: &Defaults,
+    question: HealthQuestion,
+) -> WithStatus<Health> {
     let model = match state {
         ModelState::Loading { .. } => {
             return without_slots(StatusCode::SERVICE_UNAVAILABLE, HealthStatus::LoadingModel);
@@ -32,7 +37,7 @@ pub(in crate::api) fn health(state: &ModelState, question: HealthQuestion) -> Wi
     };
     let mut health = ready(&counts, question.fail_on_no_slot);
     if question.include_slots {
-        health.value.slots = slots(model).0;
+        health.value.slots = slots(model, defaults).0;
     }
     health
 }
@@ -74,14 +79,17 @@ mod tests {
 
     #[test]
     fn five_states() {
-        let question = HealthQuestion::default();
+        let health = |state| {
+            let question = HealthQuestion::default();
+            health(&state, &Defaults::default(), question)
+        };
         check(
-            &health(&ModelState::Loading { done: 0.5 }, question),
+            &health(ModelState::Loading { done: 0.5 }),
             503,
             r#"{"status":"loading model"}"#,
         );
         check(
-            &health(&ModelState::Failed("cause".to_owned()), question),
+            &health(ModelState::Failed("cause".to_owned())),
             500,
             r#"{"status":"error"}"#,
         );

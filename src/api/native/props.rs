@@ -2,11 +2,16 @@
 
 use super::settings::default_settings;
 use crate::api::error::Error;
+use crate::api::options::Defaults;
 use crate::api::types;
 use crate::model::{LoadedModel, SystemPrompt};
 
 /// The settings of the server. `max_tokens` is its own limit of a generation.
-pub(in crate::api) fn props(model: &LoadedModel, max_tokens: Option<usize>) -> types::Props {
+pub(in crate::api) fn props(
+    model: &LoadedModel,
+    max_tokens: Option<usize>,
+    defaults: &Defaults,
+) -> types::Props {
     let details = model.details();
     let SystemPrompt {
         prompt,
@@ -17,7 +22,7 @@ pub(in crate::api) fn props(model: &LoadedModel, max_tokens: Option<usize>) -> t
         assistant_name,
         user_name,
         system_prompt: prompt,
-        default_generation_settings: default_settings(details, max_tokens),
+        default_generation_settings: default_settings(details, max_tokens, defaults),
         total_slots: details.slots as u64,
         chat_template: details.chat_template.clone(),
         model: details.name.clone(),

@@ -3,7 +3,7 @@
 use serde_json::Value;
 
 use super::sampling::{MIROSTAT_ETA, MIROSTAT_TAU, shown_bias};
-use crate::api::options::or_minus_one;
+use crate::api::options::{Defaults, or_minus_one, single};
 use crate::api::types;
 use crate::model::{GenerateOptions, GrammarSource, ModelDetails, PromptPiece, WhenFull};
 use crate::sampling::{Distribution, MirostatVersion, SamplingParameters};
@@ -105,12 +105,18 @@ pub(super) fn settings(
 pub(super) fn default_settings(
     details: &ModelDetails,
     max_tokens: Option<usize>,
+    defaults: &Defaults,
 ) -> types::GenerationSettings {
+    let native = SamplingParameters::native();
     let options = GenerateOptions {
         max_tokens,
         stop: Vec::new(),
         ignore_end: false,
-        sampling: SamplingParameters::native(),
+        sampling: SamplingParameters {
+            temperature: defaults.temperature.map_or(native.temperature, single),
+            seed: defaults.seed,
+            ..native
+        },
         logit_bias: Vec::new(),
         grammar: None,
         penalty_prompt: None,

@@ -1,24 +1,24 @@
 //! `GET /slots`: what each slot does, or did last.
 
 use super::settings::{default_settings, settings};
-use crate::api::options::or_minus_one;
+use crate::api::options::{Defaults, or_minus_one};
 use crate::api::types;
 use crate::model::{FinishReason, LoadedModel, ModelDetails, Slot};
 
 /// All slots.
-pub(in crate::api) fn slots(model: &LoadedModel) -> types::Slots {
+pub(in crate::api) fn slots(model: &LoadedModel, defaults: &Defaults) -> types::Slots {
     let shown = model.slots().into_iter().map(|slot| {
         let prompt = model.detokenize(&slot.prompt).unwrap_or_default();
-        show(model.details(), &slot, prompt)
+        show(model.details(), defaults, &slot, prompt)
     });
     types::Slots(shown.collect())
 }
 
-fn show(details: &ModelDetails, slot: &Slot, prompt: String) -> types::Slot {
+fn show(details: &ModelDetails, defaults: &Defaults, slot: &Slot, prompt: String) -> types::Slot {
     let asked = slot.options.as_deref();
     let options = match asked {
         Some(options) => settings(details, options, None),
-        None => default_settings(details, None),
+        None => default_settings(details, None, defaults),
     };
     let left = asked
         .and_then(|options| options.max_tokens)
@@ -114,7 +114,7 @@ mod tests {
             generated_tokens: 2,
             finish: None,
         };
-        let shown = show(&details(), &slot, "a".to_owned());
+        let shown = show(&details(), &Defaults::default(), &slot, "a".to_owned());
         assert_eq!(
             (
                 shown.state,
@@ -129,7 +129,7 @@ mod tests {
         slot.options = None;
         slot.task = None;
         slot.processing = false;
-        let shown = show(&details(), &slot, String::new());
+        let shown = show(&details(), &Defaults::default(), &slot, String::new());
         assert_eq!(
             (
                 shown.state,

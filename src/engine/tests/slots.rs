@@ -68,7 +68,7 @@ async fn erased_is_what_no_other_slot_reaches() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_order_waits_until_the_slot_is_free() {
-    let engine = engine(options());
+    let (engine, word) = engine_in_steps(options());
     let (_, mut events) = engine
         .submit(Job {
             slot: Some(0),
@@ -77,11 +77,15 @@ async fn an_order_waits_until_the_slot_is_free() {
         .unwrap();
     let started = events.recv().await;
     assert_eq!(started, Some(SequenceEvent::Started { slot: 0 }));
-    let (erased, end) = tokio::join!(engine.erase_slot(0), async move {
+    let mut order = std::pin::pin!(engine.erase_slot(0));
+    let early = tokio::time::timeout(Duration::from_millis(50), &mut order);
+    assert!(early.await.is_err(), "the slot is not free yet");
+    drop(word);
+    let (erased, (_, end)) = tokio::join!(order, async move {
         tokio::task::spawn_blocking(|| listen(events))
             .await
             .unwrap()
     });
-    assert!(matches!(end.1, SequenceEvent::Ended { .. }));
+    assert!(matches!(end, SequenceEvent::Ended { .. }));
     assert!(erased.unwrap() >= 9);
 }

@@ -8,8 +8,8 @@ use super::*;
 /// A machine whose every step waits for a word, after it has told whose chunks it is about to compute.
 struct Gated {
     runner: ScriptedRunner,
-    begins: std::sync::mpsc::Sender<Vec<SequenceId>>,
-    gate: std::sync::mpsc::Receiver<()>,
+    begins: Sender<Vec<SequenceId>>,
+    gate: Receiver<()>,
 }
 
 impl ModelRunner for Gated {
@@ -33,8 +33,8 @@ impl ModelRunner for Gated {
 #[test]
 fn who_leaves_is_gone_in_the_next_step() {
     let options = options();
-    let (begins, began) = std::sync::mpsc::channel();
-    let (go, gate) = std::sync::mpsc::channel();
+    let (begins, began) = channel();
+    let (go, gate) = channel();
     let runner = Gated {
         runner: ScriptedRunner::new(&options),
         begins,
@@ -71,7 +71,7 @@ fn who_leaves_is_gone_in_the_next_step() {
 struct Timed {
     runner: ScriptedRunner,
     steps: Steps,
-    gate: Option<std::sync::mpsc::Receiver<()>>,
+    gate: Option<Receiver<()>>,
 }
 
 /// Of each step: its milliseconds, and whose chunks of how many tokens it had.
@@ -113,9 +113,9 @@ impl ModelRunner for Timed {
     }
 }
 
-fn timed_engine(options: EngineOptions) -> (EngineHandle, Steps, std::sync::mpsc::Sender<()>) {
+fn timed_engine(options: EngineOptions) -> (EngineHandle, Steps, Sender<()>) {
     let steps = Steps::default();
-    let (closed, gate) = std::sync::mpsc::channel();
+    let (closed, gate) = channel();
     let runner = Timed {
         runner: ScriptedRunner::new(&options),
         steps: Arc::clone(&steps),

@@ -83,13 +83,13 @@ fn refusals_say_what_is_wrong() {
 
 #[test]
 fn a_missing_file_is_named() {
-    let error = GgufFile::open(Path::new("/nowhere/m.gguf")).unwrap_err();
+    let error = GgufFile::open(Path::new("/nowhere/m.gguf"), FileAccess::Map).unwrap_err();
     assert!(
         error
             .to_string()
             .starts_with("cannot open /nowhere/m.gguf: ")
     );
-    let error = GgufFile::open(Path::new("/")).unwrap_err();
+    let error = GgufFile::open(Path::new("/"), FileAccess::Read).unwrap_err();
     assert!(error.to_string().contains("directory"), "{error}");
 }
 

@@ -55,7 +55,7 @@ fn write(folder: &TempDir, number: usize, bytes: &[u8]) {
 #[test]
 fn a_set_is_one_model() {
     let folder = set();
-    let model = Gguf::open(&path(&folder, 1)).unwrap();
+    let model = Gguf::open(&path(&folder, 1), FileAccess::Map).unwrap();
     assert_eq!(model.metadata().count("number"), Ok(0));
     for (name, value) in [("a", 1), ("b", 2), ("c", 3), ("d", 4)] {
         assert_eq!(model.bytes(model.tensor(name).unwrap()), [value; 32]);
@@ -70,7 +70,13 @@ fn a_set_of_one_is_a_file() {
     let folder = tempfile::tempdir().unwrap();
     let alone = folder.path().join("m.gguf");
     fs::write(&alone, file([0, 1, 1], &[("a", 1)])).unwrap();
-    assert_eq!(Gguf::open(&alone).unwrap().tensors().count(), 1);
+    assert_eq!(
+        Gguf::open(&alone, FileAccess::Map)
+            .unwrap()
+            .tensors()
+            .count(),
+        1
+    );
 }
 
 #[test]
@@ -78,7 +84,9 @@ fn what_is_no_set_is_told_with_the_file() {
     let check = |change: fn(&TempDir), number: usize, cause: &str| {
         let folder = set();
         change(&folder);
-        let message = Gguf::open(&path(&folder, 1)).unwrap_err().to_string();
+        let message = Gguf::open(&path(&folder, 1), FileAccess::Map)
+            .unwrap_err()
+            .to_string();
         let named = path(&folder, number);
         assert!(message.contains(named.to_str().unwrap()), "{message}");
         assert!(message.contains(cause), "{message}");
@@ -126,7 +134,9 @@ fn the_first_file_shows_where_the_others_are() {
     let folder = set();
     let renamed = folder.path().join("m.gguf");
     fs::rename(path(&folder, 1), &renamed).unwrap();
-    let message = Gguf::open(&renamed).unwrap_err().to_string();
+    let message = Gguf::open(&renamed, FileAccess::Map)
+        .unwrap_err()
+        .to_string();
     assert!(
         message.contains("does not end with -00001-of-00003.gguf"),
         "{message}"

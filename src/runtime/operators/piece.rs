@@ -341,10 +341,7 @@ struct TileResult<'a> {
 }
 
 #[inline(always)]
-#[expect(
-    clippy::too_many_arguments,
-    reason = "the same for both kinds of elements"
-)]
+#[expect(clippy::too_many_arguments, reason = "the same for both kinds of elements")]
 fn attend_rows<S: Simd, E: Element>(
     simd: S,
     context: &PieceContext,

@@ -33,10 +33,7 @@ impl<'a, T> SharedSlice<'a, T> {
     ///
     /// # Safety
     /// While the answer lives, nobody else borrows an element of `range`.
-    #[expect(
-        clippy::mut_from_ref,
-        reason = "that the parts are disjoint is the caller's promise"
-    )]
+    #[expect(clippy::mut_from_ref, reason = "that the parts are disjoint is the caller's promise")]
     pub(super) unsafe fn part_mut(&self, range: Range<usize>) -> &mut [T] {
         assert!(
             range.start <= range.end && range.end <= self.len,

@@ -191,10 +191,7 @@ fn accumulate_groups<S: Simd, E: Element, const ROWS: usize, const GROUPS: usize
             running[row][group] = simd.load(&sums[row * width + first + group]);
         }
     }
-    #[expect(
-        clippy::needless_range_loop,
-        reason = "the second index of `weights` is meant"
-    )]
+    #[expect(clippy::needless_range_loop, reason = "the second index of `weights` is meant")]
     for key in keys.start..keys.end.min(TILE_KEYS) {
         let value = &values.row(key)[first..first + GROUPS];
         let mut weight = [simd.splat(0.0); ROWS];

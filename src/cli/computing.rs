@@ -1,0 +1,155 @@
+//! Options of what runs at once, and on what.
+
+use std::path::PathBuf;
+
+use bytesize::ByteSize;
+use clap::builder::FalseyValueParser;
+use clap::{Args, ValueEnum};
+
+/// How many sequences share the steps, and how.
+#[derive(Debug, Clone, PartialEq, Args)]
+pub struct BatchingArgs {
+    /// Sequences that run at once (slots); also -np
+    #[arg(long, value_name = "N", default_value_t = 1, env = "LLAMA_ARG_N_PARALLEL")]
+    pub parallel: usize,
+
+    /// Requests that may wait beside them; more are told to come back later [default: 4 × parallel + 64]
+    #[arg(long, value_name = "N", env = "ORTOLAN_QUEUE")]
+    pub queue: Option<usize>,
+
+    /// Most tokens computed in one step; also -ub
+    #[arg(long, value_name = "N", default_value_t = 512, env = "LLAMA_ARG_UBATCH")]
+    pub ubatch_size: usize,
+
+    /// Most tokens of one request in a step
+    #[arg(short, long, value_name = "N", default_value_t = 2048, env = "LLAMA_ARG_BATCH")]
+    pub batch_size: usize,
+
+    /// Milliseconds that a step may take while somebody waits for the next token: prompts are cut so
+    #[arg(long, value_name = "MS", default_value_t = 100, env = "ORTOLAN_STEP_MS")]
+    pub step_ms: u64,
+
+    /// Tokens of the key-value cache for all sequences together [default: room for all slots' contexts]
+    #[arg(long, value_name = "N", env = "ORTOLAN_CACHE_TOKENS")]
+    pub cache_tokens: Option<usize>,
+
+    /// Memory of the key-value cache instead, as in 512MiB or 2GiB
+    #[arg(
+        long,
+        value_name = "SIZE",
+        conflicts_with = "cache_tokens",
+        env = "ORTOLAN_MEMORY_BUDGET"
+    )]
+    pub memory_budget: Option<ByteSize>,
+
+    /// End a text where its context ends, instead of dropping its older half
+    #[arg(long, env = "LLAMA_ARG_NO_CONTEXT_SHIFT", value_parser = FalseyValueParser::new())]
+    pub no_context_shift: bool,
+
+    /// Batch continuously; always on, accepted as in 2024; also -cb
+    #[arg(long, env = "LLAMA_ARG_CONT_BATCHING", value_parser = FalseyValueParser::new())]
+    pub cont_batching: bool,
+
+    /// Most tokens a request may generate, whatever it says; -1 is no limit
+    #[arg(
+        short,
+        long,
+        value_name = "N",
+        default_value_t = -1,
+        allow_negative_numbers = true,
+        env = "LLAMA_ARG_N_PREDICT",
+        visible_alias = "predict"
+    )]
+    pub n_predict: i64,
+
+    /// The temperature of a request that names none [default: 0.8, on /v1 1.0]
+    #[arg(
+        long,
+        value_name = "T",
+        allow_negative_numbers = true,
+        env = "LLAMA_ARG_TEMP",
+        visible_alias = "temp"
+    )]
+    pub temperature: Option<f32>,
+
+    /// The seed of a request that names none; -1 is another for each
+    #[arg(
+        short,
+        long,
+        value_name = "N",
+        default_value_t = -1,
+        allow_negative_numbers = true,
+        env = "LLAMA_ARG_SEED"
+    )]
+    pub seed: i64,
+}
+
+/// Where a step is computed, and by how many.
+#[derive(Debug, Clone, PartialEq, Args)]
+pub struct ComputingArgs {
+    /// Threads that compute [default: one per core]
+    #[arg(short, long, value_name = "N", env = "LLAMA_ARG_THREADS")]
+    pub threads: Option<usize>,
+
+    /// Threads that compute steps with a part of a prompt [default: as --threads]; another number takes the memory
+    /// of the weights once more; also -tb
+    #[arg(long, value_name = "N", env = "LLAMA_ARG_THREADS_BATCH")]
+    pub threads_batch: Option<usize>,
+
+    /// What is done about memory that some cores reach sooner than others; without a word, distribute
+    #[arg(
+        long,
+        value_enum,
+        value_name = "STRATEGY",
+        num_args = 0..=1,
+        default_missing_value = "distribute",
+        env = "LLAMA_ARG_NUMA"
+    )]
+    pub numa: Option<Numa>,
+
+    /// Where to compute
+    #[arg(long, value_enum, default_value_t = Device::Auto, env = "LLAMA_ARG_DEVICE")]
+    pub device: Device,
+
+    /// Layers on a GPU; only 0 until GPUs are supported; also -ngl
+    #[arg(
+        long,
+        value_name = "N",
+        default_value_t = 0,
+        env = "LLAMA_ARG_N_GPU_LAYERS",
+        visible_alias = "gpu-layers"
+    )]
+    pub n_gpu_layers: usize,
+
+    /// The device of what is not divided, of several; only 0; also -mg
+    #[arg(long, value_name = "N", env = "LLAMA_ARG_MAIN_GPU")]
+    pub main_gpu: Option<usize>,
+
+    /// Each device's share of the model, as in 3,2; only one until several are supported; also -ts
+    #[arg(long, value_name = "SHARES", value_delimiter = ',', env = "LLAMA_ARG_TENSOR_SPLIT")]
+    pub tensor_split: Vec<f32>,
+
+    /// ONNX Runtime's shared library [default: where `make setup` puts it, or beside this program]
+    #[arg(long, value_name = "PATH", env = "ORT_DYLIB_PATH")]
+    pub onnxruntime: Option<PathBuf>,
+}
+
+/// What is done where some cores reach some memory sooner than others.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Numa {
+    /// Threads on all nodes in turn.
+    Distribute,
+    /// Threads only on the cores of the node where the program started.
+    Isolate,
+    /// As many threads as `numactl` left cores.
+    Numactl,
+}
+
+/// Where to compute.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Device {
+    /// The best there is: today the CPU.
+    Auto,
+    /// The CPU.
+    Cpu,
+}

@@ -1,0 +1,99 @@
+//! Options of the server: where it listens, whom it answers, and what.
+
+use std::path::PathBuf;
+
+use clap::Args;
+use clap::builder::FalseyValueParser;
+
+/// How to serve.
+#[derive(Debug, Clone, PartialEq, Args)]
+pub struct ServingArgs {
+    /// The name or address to listen on
+    #[arg(long, value_name = "HOST", default_value = "127.0.0.1", env = "LLAMA_ARG_HOST")]
+    pub host: String,
+
+    /// The port to listen on; 0 takes any that is free
+    #[arg(long, value_name = "PORT", default_value_t = 8080, env = "LLAMA_ARG_PORT")]
+    pub port: u16,
+
+    /// Threads that read requests and write answers [default: one per core but one, or --parallel + 2]
+    #[arg(long, value_name = "N", env = "LLAMA_ARG_THREADS_HTTP")]
+    pub threads_http: Option<usize>,
+
+    /// A folder whose files are served in the place of the page at the root; they need no key
+    #[arg(long, value_name = "DIR", env = "LLAMA_ARG_STATIC_PATH")]
+    pub path: Option<PathBuf>,
+
+    /// An origin whose web pages may ask, beside the server's own and localhost; repeatable, * is all
+    #[arg(long, value_name = "ORIGIN", env = "ORTOLAN_CORS_ORIGIN", value_delimiter = ',')]
+    pub cors_origin: Vec<String>,
+
+    /// A key that lets requests in, sent as `Authorization: Bearer KEY` or `X-Api-Key: KEY`; repeatable
+    #[arg(
+        long,
+        value_name = "KEY",
+        value_delimiter = ',',
+        env = "LLAMA_API_KEY",
+        hide_env_values = true
+    )]
+    pub api_key: Vec<String>,
+
+    /// A file with a key in each line, # before remarks; it is read anew when it changes
+    #[arg(long, value_name = "FILE", env = "LLAMA_ARG_API_KEY_FILE")]
+    pub api_key_file: Option<PathBuf>,
+
+    /// The certificate to serve HTTPS with, PEM, its chain behind it; it is read anew when it changes
+    #[arg(long, value_name = "FILE", requires = "ssl_key_file", env = "LLAMA_ARG_SSL_CERT_FILE")]
+    pub ssl_cert_file: Option<PathBuf>,
+
+    /// The certificate's private key, PEM
+    #[arg(long, value_name = "FILE", requires = "ssl_cert_file", env = "LLAMA_ARG_SSL_KEY_FILE")]
+    pub ssl_key_file: Option<PathBuf>,
+
+    /// Answer /slots, which shows users' prompts; on, unless it is disabled
+    #[arg(long, env = "LLAMA_ARG_ENDPOINT_SLOTS", value_parser = FalseyValueParser::new())]
+    pub slots: bool,
+
+    /// Answer 501 to /slots; also --no-slots
+    #[arg(
+        long,
+        alias = "no-slots",
+        conflicts_with = "slots",
+        env = "LLAMA_ARG_NO_ENDPOINT_SLOTS",
+        value_parser = FalseyValueParser::new()
+    )]
+    pub slots_endpoint_disable: bool,
+
+    /// The folder in which clients may save what their slots have computed
+    #[arg(long, value_name = "DIR", env = "LLAMA_ARG_SLOT_SAVE_PATH")]
+    pub slot_save_path: Option<PathBuf>,
+
+    /// Answer /embedding; also --embeddings
+    #[arg(
+        long,
+        alias = "embeddings",
+        env = "LLAMA_ARG_EMBEDDINGS",
+        value_parser = FalseyValueParser::new()
+    )]
+    pub embedding: bool,
+
+    /// Let clients change the system prompt by POST /props
+    #[arg(long, env = "LLAMA_ARG_ENDPOINT_PROPS", value_parser = FalseyValueParser::new())]
+    pub props: bool,
+
+    /// Answer /metrics, for Prometheus
+    #[arg(long, env = "LLAMA_ARG_ENDPOINT_METRICS", value_parser = FalseyValueParser::new())]
+    pub metrics: bool,
+
+    /// Seconds without a byte after which a client that sends or reads is given up; also -to
+    #[arg(long, value_name = "SECONDS", default_value_t = 600, env = "LLAMA_ARG_TIMEOUT")]
+    pub timeout: u64,
+
+    /// Seconds that a request may take, waiting included [default: no limit]
+    #[arg(long, value_name = "SECONDS", env = "ORTOLAN_REQUEST_TIMEOUT")]
+    pub request_timeout: Option<f64>,
+
+    /// Seconds that running answers may go on after Ctrl-C; a second Ctrl-C stops at once
+    #[arg(long, value_name = "SECONDS", default_value_t = 30, env = "ORTOLAN_STOP_TIMEOUT")]
+    pub stop_timeout: u64,
+}

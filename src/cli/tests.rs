@@ -1,0 +1,197 @@
+//! What a command line means.
+
+use std::fs;
+
+use bytesize::ByteSize;
+
+use super::*;
+
+fn read(line: &str) -> Result<Cli, String> {
+    let words = std::iter::once("ortolan").chain(line.split_whitespace());
+    Cli::read(words.map(OsString::from)).map_err(|error| error.to_string())
+}
+
+#[test]
+fn the_definition_is_sound() {
+    Cli::command().debug_assert();
+}
+
+#[test]
+fn the_contracts_names_are_understood() {
+    let short =
+        read("-m a.gguf -c 128 -np 3 -ub 64 -b 256 -n -1 -ngl 0 -cb -t 2 -a name -to 9").unwrap();
+    let long = read(
+        "--model a.gguf --ctx-size 128 --parallel=3 --ubatch-size 64 --batch-size 256 --n-predict=-1 \
+         --n-gpu-layers 0 --cont-batching --threads 2 --alias name --timeout 9",
+    );
+    assert_eq!(Ok(short.clone()), long);
+    assert_eq!((short.batching.parallel, short.model.ctx_size), (3, 128));
+    let line = "-m a.gguf --log-disable --embeddings --no-slots --log-format text --predict 5";
+    let switches = read(line).unwrap();
+    assert!(switches.logging.log_disable && switches.serving.embedding);
+    assert!(switches.serving.slots_endpoint_disable);
+    assert_eq!(switches.logging.log_format, LogFormat::Text);
+    assert_eq!(switches.batching.n_predict, 5);
+}
+
+#[test]
+fn defaults_are_the_contracts() {
+    let Cli {
+        model,
+        batching,
+        serving,
+        logging,
+        ..
+    } = read("-m a.gguf").unwrap();
+    assert_eq!((model.ctx_size, batching.parallel), (512, 1));
+    assert_eq!((batching.n_predict, batching.seed), (-1, -1));
+    assert_eq!((batching.batch_size, batching.ubatch_size), (2048, 512));
+    assert_eq!((serving.host.as_str(), serving.port), ("127.0.0.1", 8080));
+    assert_eq!(
+        (serving.timeout, logging.log_format),
+        (600, LogFormat::Json)
+    );
+}
+
+#[test]
+fn the_cache_has_one_size() {
+    let cli = read("-m a.gguf --memory-budget 2GiB").unwrap();
+    assert_eq!(cli.batching.memory_budget, Some(ByteSize::gib(2)));
+    assert!(read("-m a.gguf --memory-budget 2GiB --cache-tokens 1").is_err());
+    assert!(read("-m a.gguf --memory-budget plenty").is_err());
+}
+
+#[test]
+fn the_model_comes_from_one_place() {
+    for line in [
+        "-mu http://a/b.gguf -m b.gguf",
+        "-hfr a/b -hff c.gguf",
+        "-hf a/b:Q8_0",
+        "--hf-repo=a/b --offline",
+    ] {
+        read(line).unwrap();
+    }
+    for line in ["-hf a/b -mu http://a/b.gguf", "-m a.gguf -hff c.gguf"] {
+        assert!(read(line).is_err(), "{line}");
+    }
+}
+
+#[test]
+fn what_is_not_built_yet_is_refused_by_name() {
+    for line in [
+        "-m a.gguf --mmproj secret",
+        "-m a.gguf --grp-attn-n=4",
+        "-m a.gguf --lora=x",
+    ] {
+        let error = read(line).unwrap_err();
+        assert!(error.contains("not built yet"), "{error}");
+    }
+    assert!(
+        read("-m a.gguf --nonsense")
+            .unwrap_err()
+            .contains("--nonsense")
+    );
+    assert!(read("").unwrap_err().contains("--model"));
+}
+
+#[test]
+fn todays_spellings_are_understood() {
+    let cli = read(
+        "-m a.gguf -tb 4 -mg 0 -ts 3,1 --temp -1 -s 7 --slots --log-jsonl --load-mode mmap+mlock",
+    );
+    let cli = cli.unwrap();
+    assert_eq!(
+        (cli.computing.threads_batch, cli.computing.main_gpu),
+        (Some(4), Some(0))
+    );
+    assert_eq!(cli.computing.tensor_split, [3.0, 1.0]);
+    assert_eq!(
+        (cli.batching.temperature, cli.batching.seed),
+        (Some(-1.0), 7)
+    );
+    assert_eq!(cli.model.load_mode, Some(LoadMode::MmapMlock));
+    assert_eq!(cli.logging.log_format, LogFormat::Json);
+    for line in [
+        "--slots --no-slots",
+        "--log-jsonl --log-format text",
+        "--load-mode none --mlock",
+        "--load-mode nonsense",
+        "--temp warm",
+    ] {
+        assert!(read(&format!("-m a.gguf {line}")).is_err(), "{line}");
+    }
+}
+
+#[test]
+fn numa_needs_no_word() {
+    let numa = |line| read(line).unwrap().computing.numa;
+    assert_eq!(numa("--numa -m a.gguf"), Some(Numa::Distribute));
+    assert_eq!(numa("-m a.gguf --numa isolate"), Some(Numa::Isolate));
+    assert_eq!(numa("-m a.gguf --numa=numactl"), Some(Numa::Numactl));
+    assert!(read("-m a.gguf --numa nearby").is_err());
+}
+
+/// What a line says whose file is this; `{}` in it stands for the file's name.
+fn read_with(file: &str, line: &str) -> Result<Cli, String> {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("options.toml");
+    fs::write(&path, file).unwrap();
+    read(&line.replace("{}", path.to_str().unwrap()))
+}
+
+#[test]
+fn a_file_says_what_the_line_does_not() {
+    let file = r#"
+        model = "a.gguf"
+        ctx-size = 4096
+        temp = 0.5
+        metrics = true
+        mlock = false
+        api-key = ["one", "two"]
+        "#;
+    let mut cli = read_with(file, "--config {} -c 128").unwrap();
+    assert!(cli.config.take().is_some());
+    let line = "-m a.gguf -c 128 --temp 0.5 --metrics --api-key one --api-key two";
+    assert_eq!(Ok(cli), read(line));
+}
+
+#[test]
+fn what_excludes_an_option_of_the_file_counts_before_it() {
+    let file = "model = 'a.gguf'\ncache-tokens = 4096\nlog-format = 'text'";
+    let cli = read_with(file, "--memory-budget 2GiB --config={} --log-jsonl").unwrap();
+    assert_eq!(cli.batching.cache_tokens, None);
+    assert_eq!(cli.logging.log_format, LogFormat::Json);
+}
+
+#[test]
+fn a_file_that_cannot_be_followed_says_why() {
+    for (file, cause) in [
+        ("ctx-size 4096", "options.toml: TOML parse error at line 1"),
+        (
+            "ctx_size = 4096",
+            "options.toml: ctx_size: there is no such option",
+        ),
+        ("ctx-size = 'many'", "'many' for '--ctx-size <N>'"),
+        ("ctx-size = true", "ctx-size: it is no flag"),
+        ("ctx-size = [1, 2]", "ctx-size: it takes one value"),
+        ("ctx-size = {}", "ctx-size: it is a number or a text"),
+        ("metrics = 1", "metrics: it is true or false"),
+        (
+            "config = 'other.toml'",
+            "config: a file cannot name another",
+        ),
+        ("lora = 'x'", "--lora is not built yet"),
+        (
+            "cache-tokens = 1\nmemory-budget = '1GiB'",
+            "cannot be used with",
+        ),
+    ] {
+        let error = read_with(file, "-m a.gguf --config {}").unwrap_err();
+        assert!(error.contains(cause), "{file}: {error}");
+    }
+    let error = read("-m a.gguf --config /nowhere/a.toml").unwrap_err();
+    assert!(
+        error.contains("--config /nowhere/a.toml: No such file"),
+        "{error}"
+    );
+}
