@@ -5,6 +5,7 @@ PYTHON ?= python3
 MODEL := .cache/models/SmolLM2-135M-Instruct.Q4_1.gguf
 BINARY := target/release/ortolan
 SCHEMATHESIS := .cache/schemathesis
+OPENAI := .cache/openai
 
 .DEFAULT_GOAL := help
 .PHONY: help setup build serve lint test test-tools test-all contract-fuzz bench soak
@@ -31,8 +32,8 @@ lint: ## check the format and run clippy, warnings denied
 test: setup lint ## everything that must hold: lint, then all tests with the real runtime and model
 	$(CARGO) test --locked --features client --no-fail-fast
 
-test-tools: setup ## the page in a browser and the sample clients: Chromium and chromedriver, Node, curl, jq, promtool
-	$(CARGO) test --locked --features client,tools --no-fail-fast --test page
+test-tools: setup $(OPENAI)/installed ## the page in a browser and the sample clients: Chromium and chromedriver, Node, curl, jq, promtool
+	$(CARGO) test --locked --features client,tools --no-fail-fast --test page --test clients
 
 test-all: test test-tools contract-fuzz ## `make test`, and what needs tools of its own
 
@@ -45,9 +46,10 @@ bench: setup ## measure prompt and decode speed (no pass, no fail)
 soak: setup ## ten minutes of mixed load with clients that leave: memory must not grow
 	$(CARGO) bench --locked --bench soak
 
-# The mark is made last, so that an installation that broke off is begun anew.
-$(SCHEMATHESIS)/installed: .ci/schemathesis.txt | setup
-	rm -rf $(SCHEMATHESIS)
-	$(PYTHON) -m venv $(SCHEMATHESIS)
-	$(SCHEMATHESIS)/bin/python -m pip install --quiet --disable-pip-version-check -r .ci/schemathesis.txt
+# A Python environment with what the file of its name in .ci/ lists. The mark is made last, so that an installation
+# that broke off is begun anew.
+$(SCHEMATHESIS)/installed $(OPENAI)/installed: .cache/%/installed: .ci/%.txt | setup
+	rm -rf $(@D)
+	$(PYTHON) -m venv $(@D)
+	$(@D)/bin/python -m pip install --quiet --disable-pip-version-check -r $<
 	touch $@

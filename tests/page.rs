@@ -1,19 +1,20 @@
 //! The page at the root, in a real browser: a conversation that grows, is stopped and stays, settings that are
-//! sent, and errors in words. It needs Chromium and chromedriver.
+//! sent, and errors in words.
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
+#[path = "common/browser.rs"]
+mod browser;
 mod common;
+#[path = "common/program.rs"]
+mod program;
+#[path = "common/running.rs"]
+mod running;
 
-use std::io::{BufRead, BufReader, Read};
-use std::process::{Child, Command, Stdio};
-use std::time::Duration;
-
+use browser::{ALL_IDLE, Page, browse};
+use running::serve;
 use serde_json::{Value, json};
 use thirtyfour::prelude::*;
-
-/// The longest that something may take to show on the page.
-const PATIENCE: Duration = Duration::from_secs(60);
 
 const TEXT_OF_LAST_ANSWER: &str =
     "[...document.querySelectorAll('#thread .assistant .text')].at(-1)?.textContent";
@@ -26,120 +27,7 @@ const PROBLEM: &str = "document.querySelector('#problem p')?.textContent";
 /// A text that no model ends.
 const ENDLESS: &str = "root ::= [a-z ] root";
 
-/// A process that ends with the test.
-struct Running(Child);
-
-impl Drop for Running {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
-}
-
-/// Starts a program and answers it with the first thing that `find` finds in its lines. What it says later is read
-/// and dropped, so that it never waits for a reader.
-fn start<R: Read + Send + 'static>(
-    command: &mut Command,
-    output: fn(&mut Child) -> R,
-    find: fn(&str) -> Option<String>,
-) -> (Running, String) {
-    let mut process = command
-        .spawn()
-        .unwrap_or_else(|error| panic!("{:?} does not start: {error}", command.get_program()));
-    let mut lines = BufReader::new(output(&mut process)).lines();
-    let running = Running(process);
-    let found = lines.find_map(|line| find(&line.unwrap())).unwrap();
-    std::thread::spawn(move || lines.for_each(drop));
-    (running, found)
-}
-
-/// The program with the default model, and its address.
-fn serve(options: &[&str]) -> (Running, String) {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_ortolan"));
-    command
-        .args(["--port", "0", "--ctx-size", "4096", "--parallel", "2", "-m"])
-        .arg(common::model())
-        .arg("--onnxruntime")
-        .arg(common::onnxruntime())
-        .args(options)
-        .stdout(Stdio::null())
-        .stderr(Stdio::piped());
-    start(
-        &mut command,
-        |process| process.stderr.take().unwrap(),
-        |line| {
-            let event: Value = serde_json::from_str(line).ok()?;
-            Some(event["address"].as_str()?.to_owned())
-        },
-    )
-}
-
-/// chromedriver on a free port, and its address.
-fn chromedriver() -> (Running, String) {
-    let mut command = Command::new("chromedriver");
-    command
-        .arg("--port=0")
-        .stdout(Stdio::piped())
-        .stderr(Stdio::null());
-    start(
-        &mut command,
-        |process| process.stdout.take().unwrap(),
-        |line| {
-            let port = line.split("successfully on port ").nth(1)?;
-            Some(format!("http://127.0.0.1:{}", port.trim_end_matches('.')))
-        },
-    )
-}
-
-/// Opens a page in a browser of its own, does what the test does with it, and closes the browser in any case.
-async fn browse(address: &str, test: impl AsyncFnOnce(Page) -> WebDriverResult<()>) {
-    let (_chromedriver, driver_address) = chromedriver();
-    let mut capabilities = DesiredCapabilities::chrome();
-    for argument in [
-        "--headless=new",
-        "--window-size=1280,800",
-        // Chromium's own sandbox does not work for root, and small containers have little shared memory.
-        "--no-sandbox",
-        "--disable-dev-shm-usage",
-    ] {
-        capabilities.add_arg(argument).unwrap();
-    }
-    let driver = WebDriver::new(driver_address, capabilities).await.unwrap();
-    driver
-        .run_and_quit(|driver| async move {
-            driver.set_script_timeout(PATIENCE).await?;
-            driver.goto(address).await?;
-            test(Page(driver)).await
-        })
-        .await
-        .unwrap();
-}
-
-/// The page, as somebody uses it.
-struct Page(WebDriver);
-
 impl Page {
-    /// Waits until a JavaScript expression is true, or something that counts as true, and answers it.
-    async fn until(&self, expression: &str) -> WebDriverResult<Value> {
-        let script = format!(
-            "const [done] = arguments;
-             const look = () => {{
-               const found = {expression};
-               if (found) done(found); else setTimeout(look, 20);
-             }};
-             look();"
-        );
-        let found = self.0.execute_async(script, Vec::new()).await;
-        Ok(found
-            .unwrap_or_else(|error| panic!("it never came to {expression}: {error}"))
-            .json()
-            .clone())
-    }
-
-    async fn until_text(&self, expression: &str) -> WebDriverResult<String> {
-        Ok(self.until(expression).await?.as_str().unwrap().to_owned())
-    }
-
     async fn click(&self, id: &str) -> WebDriverResult<()> {
         self.0.find(By::Id(id)).await?.click().await
     }
@@ -232,9 +120,7 @@ async fn a_conversation_grows_is_stopped_and_stays() {
         page.until(IS_DONE).await?;
         let note = page.until_text(NOTE_OF_LAST_ANSWER).await?;
         assert!(note.starts_with("stopped"), "{note}");
-        let all_idle = "window.slots?.every((slot) => slot.state === 0) || void fetch('slots')
-            .then((answer) => answer.json()).then((slots) => { window.slots = slots; })";
-        page.until(all_idle).await?;
+        page.until(ALL_IDLE).await?;
 
         page.0.refresh().await?;
         page.until("document.querySelectorAll('#thread > li').length === 4")
