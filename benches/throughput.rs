@@ -134,6 +134,7 @@ async fn generate(
     let mut generation = model
         .generate(GenerateRequest {
             prompt: Prompt::Pieces(prompt),
+            system_prompt: None,
             options: GenerateOptions {
                 max_tokens: Some(max_tokens),
                 stop: Vec::new(),
@@ -147,6 +148,7 @@ async fn generate(
                 penalty_prompt: None,
                 slot: None,
                 when_full: WhenFull::Stop,
+                whole_prompt: true,
                 read_cache: false,
                 cache_salt: None,
                 priority: 0,

@@ -33,7 +33,7 @@ Feature: A text that outgrows its context
   Scenario: What is kept decides the text
     When I ask for a completion:
       """
-      {"prompt": "A list of birds:\n1. Robin\n2. Ortolan\n3. Wren\n4.", "n_predict": 120, "temperature": 0, "ignore_eos": true, "n_keep": 0}
+      {"prompt": "A list of birds:\n1. Robin\n2. Ortolan\n3. Wren\n4.", "n_predict": 120, "temperature": 1.5, "seed": 7, "ignore_eos": true, "n_keep": 0}
       """
     Then keeping the whole prompt gives another text
 

@@ -49,6 +49,17 @@ Feature: Fill the gap between two texts
     Then the status is 501
     And the error says "no fill-in-the-middle tokens"
 
+  Scenario: A filling that outgrows the context goes on
+    Given a server whose model fills gaps
+    When I stream an infill:
+      """
+      {"input_prefix": "a", "input_suffix": "b", "n_predict": 300, "ignore_eos": true, "n_keep": -1}
+      """
+    Then the status is 200
+    And the last piece's "truncated" is true
+    And the last piece's "tokens_predicted" is 300
+    And the last piece's "generation_settings.n_keep" is -1
+
   Scenario: What does not fit has no gap
     Given a server whose model fills gaps
     When I stream an infill of 300 characters before the gap

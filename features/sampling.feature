@@ -106,6 +106,15 @@ Feature: How the next token is chosen
     Then every token has 3 probabilities, the highest first
     And the answer's "generation_settings.min_keep" is 3
 
+  Scenario: The penalties may look at nothing of the prompt
+    When I ask for a completion:
+      """
+      {"prompt": "Hello", "n_predict": 1, "penalty_prompt": []}
+      """
+    Then the status is 200
+    And the answer's "generation_settings.use_penalty_prompt_tokens" is true
+    And the answer's "generation_settings.penalty_prompt_tokens" is []
+
   Scenario: How far back repetitions are looked for
     When I ask for a completion:
       """

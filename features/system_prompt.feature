@@ -83,6 +83,21 @@ Feature: A prompt before all prompts
       | /props      | {"system_prompt": {"prompt": 1}}                                       | system_prompt.prompt | not of type |
       | /completion | {"prompt": "a", "system_prompt": "b", "top_p": 2}                      | top_p                | maximum     |
       | /completion | {"prompt": "a", "system_prompt": "b", "stop": ["a"], "n_keep": -2}     | n_keep               | minimum     |
+      | /completion | {"prompt": [70000], "system_prompt": "b"}                              |                      | token 70000 |
+      | /completion | {"prompt": ["a", [70000]], "system_prompt": "b"}                       |                      | token 70000 |
+      | /completion | {"prompt": "a", "system_prompt": "b", "id_slot": 9}                    | id_slot              | no slot 9   |
+      | /completion | {"prompt": "a", "system_prompt": "b", "grammar": "root"}               | grammar              | Failed to parse grammar |
+
+  Scenario: It can be all that is sent
+    When I ask for a completion:
+      """
+      {"system_prompt": {"prompt": "one two three four", "anti_prompt": "User:", "assistant_name": "Bird:"}}
+      """
+    Then the status is 200
+    And the answer's "content" is ""
+    And the answer's "tokens_evaluated" is 4
+    When I ask for the props
+    Then the answer's "system_prompt" is "one two three four"
 
   Scenario: One that leaves no room is refused
     When I set a system prompt of 70 words

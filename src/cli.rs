@@ -68,6 +68,10 @@ pub struct LoggingArgs {
     )]
     pub log_jsonl: bool,
 
+    /// A collector of traces that takes OTLP over HTTP, as http://127.0.0.1:4318 [default: none]
+    #[arg(long, value_name = "URL", env = "OTEL_EXPORTER_OTLP_ENDPOINT")]
+    pub otlp_endpoint: Option<String>,
+
     /// No log file; there is none, accepted as in 2024
     #[arg(long)]
     pub log_disable: bool,

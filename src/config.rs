@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use anyhow::{Context, ensure};
 
-use crate::api::{Defaults, Endpoints};
+use crate::api::{BodyRules, Defaults, Endpoints};
 use crate::cli::{
     self, BatchingArgs, Cli, ComputingArgs, Device, LoadMode, ModelArgs, Numa, ServingArgs,
 };
@@ -40,8 +40,8 @@ pub struct Config {
     pub endpoints: Endpoints,
     /// What generations may take, whatever a request says.
     pub limits: GenerateLimits,
-    /// How long a client may be silent while it sends a body.
-    pub body_idle: Duration,
+    /// What a body may be.
+    pub bodies: BodyRules,
     /// Where the page comes from.
     pub pages: Pages,
     /// What requests ask for that name nothing.
@@ -94,6 +94,7 @@ impl Config {
         let http_threads = http_threads.unwrap_or_else(|| usual_http_threads(batching.parallel));
         let (endpoints, pages) = (endpoints(&serving)?, pages(serving.path.as_deref())?);
         let timeout = request_timeout(serving.request_timeout)?;
+        let strict = serving.strict;
         let serve = serve_options(serving)?;
         Ok(Self {
             http_threads,
@@ -107,7 +108,10 @@ impl Config {
                 context_shift,
             },
             defaults,
-            body_idle: serve.idle,
+            bodies: BodyRules {
+                idle: serve.idle,
+                strict,
+            },
             serve,
             pages,
         })
@@ -126,10 +130,11 @@ fn check_devices(computing: &ComputingArgs) -> anyhow::Result<()> {
     match device {
         Device::Auto | Device::Cpu => {}
     }
-    ensure!(
-        *n_gpu_layers == 0,
-        "--n-gpu-layers {n_gpu_layers}: GPUs are not supported yet, only 0"
-    );
+    if *n_gpu_layers > 0 {
+        tracing::warn!(
+            "--n-gpu-layers {n_gpu_layers}: GPUs are not supported yet, all are on the CPU"
+        );
+    }
     match main_gpu {
         None => {}
         Some(0) => tracing::info!("--main-gpu 0: everything is computed on the CPU"),

@@ -6,7 +6,7 @@
 //!
 //! | floor | deals in |
 //! | --- | --- |
-//! | [`cli`], [`config`], [`terminal`] | flags, files, people |
+//! | [`cli`], [`config`], [`terminal`], [`logging`] | flags, files, people |
 //! | [`server`] | HTTP |
 //! | [`api`] | JSON |
 //! | [`web`] | the page |
@@ -27,6 +27,7 @@ pub mod gguf;
 pub mod grammar;
 pub mod graph;
 pub mod hub;
+pub mod logging;
 pub mod machine;
 pub mod metrics;
 pub mod model;

@@ -6,6 +6,7 @@ use anyhow::Context;
 use ortolan::api::{self, ApiSettings};
 use ortolan::cli::Cli;
 use ortolan::config::{Config, ModelSource};
+use ortolan::logging::Logging;
 use ortolan::model::ModelState;
 use ortolan::model::load;
 use ortolan::server::{Server, StopSignals};
@@ -16,7 +17,6 @@ use tokio::sync::watch;
 
 fn main() -> ExitCode {
     let cli = Cli::read(std::env::args_os()).unwrap_or_else(|error| error.exit());
-    terminal::start_logging(cli.logging.log_format);
     match start(cli) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
@@ -27,6 +27,7 @@ fn main() -> ExitCode {
 }
 
 fn start(cli: Cli) -> anyhow::Result<()> {
+    let _logging = Logging::start(cli.logging.log_format, cli.logging.otlp_endpoint.as_deref())?;
     let config = Config::new(cli)?;
     if let Some(placement) = &config.placement {
         placement.confine().context("--numa")?;
@@ -72,7 +73,7 @@ async fn run(config: Config) -> anyhow::Result<()> {
         endpoints: config.endpoints,
         limits: config.limits,
         defaults: config.defaults,
-        body_idle: config.body_idle,
+        bodies: config.bodies,
     });
     let routes = web::beside(routes, api::document::has, &config.pages);
     let (cutting, cut) = watch::channel(());

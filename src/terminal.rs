@@ -1,4 +1,4 @@
-//! What the program says to people: its log, the progress bar while the model loads, the greeting.
+//! What the program says to people: the progress bar while the model loads, the greeting.
 
 use std::io::{IsTerminal, Write};
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -9,25 +9,9 @@ use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use tokio::runtime::Handle;
 use tokio::sync::watch;
 
-use crate::cli::LogFormat;
 use crate::hub::{Download, Progress};
 use crate::model::load::{self, Inspected, LoadOptions};
 use crate::model::{ModelDetails, ModelState};
-
-/// Log lines go to standard error; `RUST_LOG` chooses which.
-pub fn start_logging(format: LogFormat) {
-    use tracing_subscriber::EnvFilter;
-    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
-    let log = tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_writer(std::io::stderr)
-        // It would say on standard error that standard error is closed.
-        .log_internal_errors(false);
-    match format {
-        LogFormat::Json => log.json().flatten_event(true).init(),
-        LogFormat::Text => log.with_ansi(std::io::stderr().is_terminal()).init(),
-    }
-}
 
 /// A model that is to be loaded.
 pub enum Pending {

@@ -12,13 +12,15 @@ const FLOORS: &[(&str, &[&str])] = &[
         "main",
         &[
             "cli", "config", "terminal", "server", "api", "web", "model", "hub", "machine",
+            "logging",
         ],
     ),
     (
         "config",
         &["cli", "server", "api", "web", "model", "hub", "machine"],
     ),
-    ("terminal", &["cli", "model", "hub"]),
+    ("terminal", &["model", "hub"]),
+    ("logging", &["cli"]),
     ("cli", &[]),
     ("server", &["api"]),
     ("api", &["model", "text", "sampling", "metrics"]),
@@ -62,6 +64,8 @@ const GUESTS: &[(&str, &[&str])] = &[
     ("toml", &["cli"]),
     ("rustix", &["machine"]),
     ("indicatif", &["terminal"]),
+    ("opentelemetry", &["logging", "server"]),
+    ("tracing_opentelemetry", &["logging", "server"]),
 ];
 
 /// What is not there by design.

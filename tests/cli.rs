@@ -127,7 +127,6 @@ fn options_that_cannot_be_are_refused() {
             1,
             "less than the 512 of one context",
         ),
-        (&["-ngl", "99"], 1, "GPUs are not supported yet"),
         (&["-n", "-2"], 1, "--n-predict -2: at least -1"),
         (&["-c", "1048577"], 1, "more than 1048576"),
         (&["-b", "0"], 1, "at least one token"),
@@ -350,10 +349,15 @@ fn the_environment_gives_what_flags_leave_open() {
         .env("LLAMA_ARG_CONT_BATCHING", "0")
         .env("LLAMA_ARG_NO_ENDPOINT_SLOTS", "1")
         .env("LLAMA_ARG_N_GPU_LAYERS", "99")
+        .env("LLAMA_ARG_MAIN_GPU", "1")
         .arg("-m")
         .arg(&elsewhere);
     let (_, message) = refused(command);
-    assert!(message.contains("GPU"), "{message}");
+    assert!(
+        message.contains("--n-gpu-layers 99: GPUs are not supported yet"),
+        "{message}"
+    );
+    assert!(message.contains("--main-gpu 1"), "{message}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

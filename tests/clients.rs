@@ -18,7 +18,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use browser::{ALL_IDLE, browse};
-use running::{PATIENCE, Running, serve};
+use running::{PATIENCE, Running, ready};
 use serde_json::{Value, json};
 
 /// Where the server of 2024 listened.
@@ -29,16 +29,6 @@ const SHORT: [&str; 2] = ["-n", "48"];
 /// A file of the repository.
 fn file(path: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join(path)
-}
-
-/// A server that has loaded its model.
-fn ready(options: &[&str]) -> (Running, String) {
-    let (mut server, address) = serve(options);
-    let line = server
-        .errors
-        .find(|line| line.contains("the model is ready"));
-    assert!(line.is_some(), "the server ended before it was ready");
-    (server, address)
 }
 
 /// Runs an example as it stands, but for the port, and answers what it printed.

@@ -6,77 +6,51 @@
 mod common;
 #[path = "common/program.rs"]
 mod program;
+#[path = "common/running.rs"]
+mod running;
 
 use std::fs;
-use std::process::{Child, Command};
+use std::process::Command;
 
-use program::{ortolan, post, ready, start, start_with};
+use program::{ortolan, post};
+use running::{Running, ready, serve};
 use serde_json::{Value, json};
 
-/// Ends with the test.
-struct Running(Child);
-
-impl Drop for Running {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
+/// A file of the kernel about a program.
+fn told(program: &Running, file: &str) -> String {
+    fs::read_to_string(format!("/proc/{}/{file}", program.id())).unwrap()
 }
 
-impl Running {
-    /// A file of the kernel about it.
-    fn told(&self, file: &str) -> String {
-        fs::read_to_string(format!("/proc/{}/{file}", self.0.id())).unwrap()
-    }
-
-    /// A line of `/proc/PID/status`.
-    fn status(&self, name: &str) -> String {
-        let status = self.told("status");
-        let line = status.lines().find_map(|line| line.strip_prefix(name));
-        line.unwrap().trim_start_matches(':').trim().to_owned()
-    }
-
-    /// The names of its threads.
-    fn threads(&self) -> Vec<String> {
-        let tasks = fs::read_dir(format!("/proc/{}/task", self.0.id())).unwrap();
-        // One that ends meanwhile has no name any more.
-        tasks
-            .filter_map(|task| fs::read_to_string(task.unwrap().path().join("comm")).ok())
-            .map(|name| name.trim().to_owned())
-            .collect()
-    }
-
-    /// How many of its threads have that name.
-    fn named(&self, name: &str) -> usize {
-        self.threads()
-            .iter()
-            .filter(|thread| *thread == name)
-            .count()
-    }
+/// A line of `/proc/PID/status`.
+fn status(program: &Running, name: &str) -> String {
+    let status = told(program, "status");
+    let line = status.lines().find_map(|line| line.strip_prefix(name));
+    line.unwrap().trim_start_matches(':').trim().to_owned()
 }
 
-/// The program with the default model, ready, and its address.
-fn with(options: &[&str]) -> (Running, String) {
-    let mut command = ortolan();
-    command.args(options);
-    let (process, address) = ready(command);
-    (Running(process), address)
+/// How many threads it has to serve, and how many others.
+fn threads(program: &Running) -> (usize, usize) {
+    let tasks = fs::read_dir(format!("/proc/{}/task", program.id())).unwrap();
+    // One that ends meanwhile has no name any more.
+    let names: Vec<String> = tasks
+        .filter_map(|task| fs::read_to_string(task.unwrap().path().join("comm")).ok())
+        .collect();
+    let http = names.iter().filter(|name| name.trim() == "http").count();
+    (http, names.len() - http)
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn there_are_as_many_threads_as_were_asked_for() {
     let question = json!({"prompt": "The capital of France is", "n_predict": 12, "temperature": 0});
-    let (alone, address) = with(&["-t", "1", "--threads-http", "2"]);
-    let http = alone.named("http");
-    let others = alone.threads().len() - http;
+    let (alone, address) = ready(&["-t", "1", "--threads-http", "2"]);
+    let (http, others) = threads(&alone);
     assert_eq!(http, 2);
     let answer = post(&address, "/completion", question.clone()).await;
     drop(alone);
 
     // A thread of each pool is the one that asks.
-    let (several, address) = with(&["-t", "2", "-tb", "4", "--threads-http", "5"]);
-    let http = several.named("http");
-    assert_eq!((http, several.threads().len() - http), (5, others + 1 + 3));
+    let (several, address) = ready(&["-t", "2", "-tb", "4", "--threads-http", "5"]);
+    assert_eq!(threads(&several), (5, others + 1 + 3));
     let same = post(&address, "/completion", question).await;
     assert_eq!(same["content"], answer["content"]);
 }
@@ -91,9 +65,9 @@ fn a_file_is_mapped_or_read() {
         (&["--load-mode", "none"], false),
         (&["--load-mode", "auto"], true),
     ] {
-        let (program, _) = with(options);
+        let (program, _) = ready(options);
         assert_eq!(
-            program.told("maps").contains(model),
+            told(&program, "maps").contains(model),
             is_mapped,
             "{options:?}"
         );
@@ -102,11 +76,11 @@ fn a_file_is_mapped_or_read() {
 
 #[test]
 fn memory_is_locked_or_the_log_says_why_not() {
-    let mut command = ortolan();
-    command.arg("--mlock");
-    let (process, line, _log) = start(command, "the program's memory");
-    let program = Running(process);
-    let locked = program.status("VmLck");
+    let (mut program, _) = serve(&["--mlock"]);
+    let line = program
+        .errors
+        .find(|line| line.contains("the program's memory"));
+    let (line, locked) = (line.unwrap(), status(&program, "VmLck"));
     match line.contains("stays") {
         true => {
             let kilobytes: u64 = locked.strip_suffix(" kB").unwrap().parse().unwrap();
@@ -121,14 +95,16 @@ fn memory_is_locked_or_the_log_says_why_not() {
 
 #[test]
 fn threads_are_where_they_were_asked_for() {
-    let threads = |line: &str| -> u64 {
-        let event: Value = serde_json::from_str(line).unwrap();
-        event["threads"].as_u64().unwrap()
+    let numa = |command: &mut Command| {
+        let mut program = Running::start(command);
+        let line = program.errors.find(|line| line.contains("--numa")).unwrap();
+        let event: Value = serde_json::from_str(&line).unwrap();
+        (program, event["threads"].as_u64().unwrap())
     };
     // The first node, which has cores on every machine.
     let node = fs::read_to_string("/sys/devices/system/node/node0/cpulist").unwrap();
     let first_core = node.trim().split(['-', ',']).next().unwrap();
-    let placed = |strategy: &str| {
+    for strategy in ["numactl", "isolate", "distribute"] {
         let alone = ortolan();
         let mut command = Command::new("taskset");
         command
@@ -138,19 +114,18 @@ fn threads_are_where_they_were_asked_for() {
             .args(alone.get_args())
             .args(["--numa", strategy, "-m"])
             .arg(common::model());
-        let (process, line, _log) = start_with(command, "--numa");
-        (Running(process), threads(&line))
-    };
-    for strategy in ["numactl", "isolate", "distribute"] {
-        let (program, threads) = placed(strategy);
+        let (mut program, threads) = numa(&mut command);
         assert_eq!(threads, 1, "{strategy}");
-        assert_eq!(program.status("Cpus_allowed_list"), first_core);
+        assert!(program.errors.any(|line| line.contains("listening")));
+        assert_eq!(status(&program, "Cpus_allowed_list"), first_core);
     }
     let mut command = ortolan();
-    command.args(["--numa", "isolate", "-t", "3"]);
-    let (process, line, _log) = start(command, "--numa");
-    let program = Running(process);
-    assert_eq!(threads(&line), 3);
-    let allowed = program.status("Cpus_allowed_list");
+    command
+        .args(["--numa", "isolate", "-t", "3", "-m"])
+        .arg(common::model());
+    let (mut program, threads) = numa(&mut command);
+    assert_eq!(threads, 3);
+    assert!(program.errors.any(|line| line.contains("listening")));
+    let allowed = status(&program, "Cpus_allowed_list");
     assert!(allowed.len() <= node.trim().len(), "{allowed} of {node}");
 }

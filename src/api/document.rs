@@ -32,19 +32,26 @@ pub fn page() -> &'static str {
 
 /// Whether the document has a request's path.
 pub fn has(path: &str) -> bool {
-    !methods(path).is_empty()
+    template(path).is_some()
+}
+
+/// The path as the document writes it, as `/v1/models/{model}`.
+pub fn template(path: &str) -> Option<&'static str> {
+    item(path).map(|(template, _)| template.as_str())
 }
 
 /// The methods of a request's path in capital letters; empty if the document has no such path.
 pub fn methods(path: &str) -> Vec<String> {
-    let paths = DOCUMENT["paths"].as_object().into_iter().flatten();
-    let item = paths
-        .filter(|(template, _)| matches(template, path))
-        .find_map(|(_, item)| item.as_object());
+    let item = item(path).and_then(|(_, item)| item.as_object());
     item.into_iter()
         .flatten()
         .map(|(method, _)| method.to_uppercase())
         .collect()
+}
+
+fn item(path: &str) -> Option<(&'static String, &'static Value)> {
+    let mut paths = DOCUMENT["paths"].as_object().into_iter().flatten();
+    paths.find(|(template, _)| matches(template, path))
 }
 
 fn matches(template: &str, path: &str) -> bool {
@@ -71,6 +78,8 @@ mod tests {
         assert_eq!(methods("/completion"), ["POST"]);
         assert_eq!(methods("/v1/models/some%2Fmodel"), ["GET"]);
         assert!(methods("/v1/models/some/model").is_empty());
+        assert_eq!(template("/v1/models/a"), Some("/v1/models/{model}"));
+        assert_eq!(template("/v1/models/a/b"), None);
     }
 
     #[test]

@@ -22,7 +22,7 @@ use tokio::sync::watch;
 
 pub use error::Error;
 pub use options::Defaults;
-pub use payload::BODY_BYTES_MAX;
+pub use payload::{BODY_BYTES_MAX, BodyRules};
 pub use schema::check;
 
 use generated::{Api, Routes};
@@ -31,7 +31,7 @@ use native::{
     completion, embedding, health, infill, metrics, props, slot_actions, slots, tokenize,
 };
 use openai::{chat, models};
-use payload::{BodyIdle, WithStatus};
+use payload::WithStatus;
 use stream::{EventStream, WholeOrStream};
 
 use crate::model::{GenerateLimits, LoadedModel, ModelState};
@@ -47,8 +47,8 @@ pub struct ApiSettings {
     pub limits: GenerateLimits,
     /// What they ask for where they name nothing.
     pub defaults: Defaults,
-    /// How long a client may be silent while it sends a body.
-    pub body_idle: Duration,
+    /// What a body may be.
+    pub bodies: BodyRules,
 }
 
 /// What is answered with 501 where it is switched off.
@@ -68,10 +68,10 @@ pub struct Endpoints {
 
 /// All routes of the document. Every failure has the document's shape, those of the HTTP layer, too.
 pub fn routes(settings: ApiSettings) -> impl Endpoint<Output = Response> + 'static {
-    let body_idle = BodyIdle(settings.body_idle);
+    let bodies = settings.bodies;
     Route::new()
         .nest("/", service(settings))
-        .data(body_idle)
+        .data(bodies)
         .around(|endpoint, request: Request| async move {
             let (method, path) = (
                 request.method().to_string(),
@@ -98,7 +98,10 @@ pub fn routes_description() -> String {
         },
         limits: GenerateLimits::NONE,
         defaults: Defaults::default(),
-        body_idle: Duration::MAX,
+        bodies: BodyRules {
+            idle: Duration::MAX,
+            strict: false,
+        },
     })
     .spec()
 }

@@ -63,9 +63,14 @@ pub(super) struct Answer {
     pub media: &'static [(&'static str, &'static str)],
 }
 
-/// How long a client may be silent while it sends a body; it goes with every request.
+/// What a body may be; it goes with every request.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct BodyIdle(pub Duration);
+pub struct BodyRules {
+    /// How long a client may be silent while it sends one.
+    pub idle: Duration,
+    /// Whether fields without effect are refused, not only named in a header.
+    pub strict: bool,
+}
 
 /// The body of a request, checked.
 pub(super) struct Body<O: BodyOperation> {
@@ -100,9 +105,8 @@ impl<'a, O: BodyOperation> ApiExtractor<'a> for Body<O> {
         if O::JSON_ONLY && !request.content_type().is_some_and(is_json) {
             return Err(Error::NotJson.into());
         }
-        let idle = request
-            .data::<BodyIdle>()
-            .map_or(Duration::MAX, |idle| idle.0);
+        let rules = request.data::<BodyRules>();
+        let idle = rules.map_or(Duration::MAX, |rules| rules.idle);
         let bytes = read(body.take()?, idle).await?;
         let mut value = match bytes.is_empty() && !O::REQUIRED {
             true => Value::Object(serde_json::Map::new()),
@@ -111,6 +115,13 @@ impl<'a, O: BodyOperation> ApiExtractor<'a> for Body<O> {
         };
         write_integers_as_such(&mut value);
         let ignored = schema::check(O::SCHEMA, &value)?;
+        if let Some(field) = ignored
+            .first()
+            .filter(|_| rules.is_some_and(|rules| rules.strict))
+        {
+            let message = format!("{field}: this field has no effect here; leave it out");
+            return Err(Error::invalid(field, message).into());
+        }
         let value = serde_json::from_value(value)
             .map_err(|error| not_a_body("the body is not understood", &error))?;
         Ok(Self { value, ignored })

@@ -324,9 +324,9 @@ mod tests {
             )),
         );
         check(
-            "CompletionRequest",
+            "TokenizeRequest",
             &json!({}),
-            Err(("prompt", "prompt: it is required")),
+            Err(("content", "content: it is required")),
         );
         check(
             "CompletionRequest",

@@ -33,7 +33,7 @@ pub(super) fn details() -> ModelDetails {
     }
 }
 
-fn endpoint(state: ModelState) -> impl Endpoint<Output = Response> {
+fn endpoint(state: ModelState, strict: bool) -> impl Endpoint<Output = Response> {
     let (_, model) = watch::channel(state);
     routes(ApiSettings {
         model,
@@ -46,7 +46,10 @@ fn endpoint(state: ModelState) -> impl Endpoint<Output = Response> {
         },
         limits: GenerateLimits::NONE,
         defaults: Defaults::default(),
-        body_idle: Duration::from_secs(60),
+        bodies: BodyRules {
+            idle: Duration::from_secs(60),
+            strict,
+        },
     })
 }
 
@@ -74,7 +77,7 @@ async fn get(state: ModelState, path: &str) -> (Response, String) {
 }
 
 async fn answer(state: ModelState, request: Request) -> (Response, String) {
-    let mut response = endpoint(state).call(request).await.unwrap();
+    let mut response = endpoint(state, false).call(request).await.unwrap();
     let text = response.take_body().into_string().await.unwrap();
     (response, text)
 }
@@ -95,7 +98,13 @@ async fn every_failure_has_one_shape() {
         ),
         ("no body", Method::POST, "/completion", json, ""),
         ("no JSON", Method::POST, "/completion", json, "{"),
-        ("no prompt", Method::POST, "/completion", json, "{}"),
+        (
+            "no messages",
+            Method::POST,
+            "/v1/chat/completions",
+            json,
+            "{}",
+        ),
         (
             "no such value",
             Method::POST,
@@ -176,6 +185,24 @@ async fn native_bodies_are_read_whatever_their_content_type() {
 async fn an_integer_may_be_written_with_a_point() {
     let (response, text) = send(Method::POST, "/detokenize", "", r#"{"tokens": [1.0, 2e1]}"#).await;
     assert_eq!(response.status(), StatusCode::SERVICE_UNAVAILABLE, "{text}");
+}
+
+#[tokio::test]
+async fn a_strict_server_refuses_fields_without_effect() {
+    let request = Request::builder().method(Method::POST);
+    let request = request
+        .uri("/completion".parse().unwrap())
+        .body(r#"{"prompt": "a", "n_pred": 1}"#);
+    let response = endpoint(ModelState::Loading { done: 0.5 }, true)
+        .get_response(request)
+        .await;
+    assert_eq!(response.status(), StatusCode::BAD_REQUEST);
+    let text = response.into_body().into_string().await.unwrap();
+    assert!(
+        text.contains("n_pred: this field has no effect here"),
+        "{text}"
+    );
+    assert!(text.contains(r#""param":"n_pred""#), "{text}");
 }
 
 #[tokio::test]

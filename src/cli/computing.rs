@@ -111,7 +111,7 @@ pub struct ComputingArgs {
     #[arg(long, value_enum, default_value_t = Device::Auto, env = "LLAMA_ARG_DEVICE")]
     pub device: Device,
 
-    /// Layers on a GPU; only 0 until GPUs are supported; also -ngl
+    /// Layers on a GPU; all are on the CPU until GPUs are supported; also -ngl
     #[arg(
         long,
         value_name = "N",

@@ -89,6 +89,10 @@ pub struct ServingArgs {
     #[arg(long, value_name = "SECONDS", default_value_t = 600, env = "LLAMA_ARG_TIMEOUT")]
     pub timeout: u64,
 
+    /// Refuse bodies with fields that have no effect, instead of naming these in the header x-ortolan-ignored
+    #[arg(long, env = "ORTOLAN_STRICT", value_parser = FalseyValueParser::new())]
+    pub strict: bool,
+
     /// Seconds that a request may take, waiting included [default: no limit]
     #[arg(long, value_name = "SECONDS", env = "ORTOLAN_REQUEST_TIMEOUT")]
     pub request_timeout: Option<f64>,

@@ -1,6 +1,9 @@
 //! A running generation: the engine's ids in, whole characters out.
 
 use std::sync::Arc;
+use std::time::Duration;
+
+use tracing::{Span, field};
 
 use super::request::{
     AnswerToken, FinishReason, GenerateError, GenerateEvent, GenerateOptions, GrammarKind,
@@ -45,6 +48,7 @@ pub struct Generation {
     /// The stop string that was found.
     stopped_by: Option<usize>,
     text: Text,
+    span: Span,
 }
 
 /// The choice with what its tokens spell.
@@ -91,6 +95,7 @@ impl Generation {
             undelivered: Vec::new(),
             stopped_by: None,
             text: Text::Flowing(stream),
+            span: span(),
         }
     }
 
@@ -179,6 +184,7 @@ impl Generation {
                 return Err(GenerateError::DeadlinePassed { timeout });
             }
         };
+        self.record_in_span(&report);
         self.slots.finish(
             self.slot,
             &self.record,
@@ -201,4 +207,30 @@ impl Generation {
         });
         Ok(stream.finish())
     }
+
+    fn record_in_span(&self, report: &SequenceReport) {
+        let milliseconds = |time: Duration| time.as_secs_f64() * 1000.0;
+        // A collector takes no unsigned numbers.
+        let count = |tokens: usize| i64::try_from(tokens).unwrap_or(i64::MAX);
+        self.span
+            .record("gen_ai.usage.input_tokens", count(report.prompt_tokens))
+            .record("gen_ai.usage.output_tokens", count(self.generated_tokens))
+            .record("cached_tokens", count(report.cached_tokens))
+            .record("queue_wait_ms", milliseconds(report.queue_wait))
+            .record("prompt_ms", milliseconds(report.prompt))
+            .record("decode_ms", milliseconds(report.decode));
+    }
+}
+
+/// A generation within its request, for traces: OpenTelemetry's names where it has some.
+fn span() -> Span {
+    tracing::info_span!(
+        "generation",
+        gen_ai.usage.input_tokens = field::Empty,
+        gen_ai.usage.output_tokens = field::Empty,
+        cached_tokens = field::Empty,
+        queue_wait_ms = field::Empty,
+        prompt_ms = field::Empty,
+        decode_ms = field::Empty,
+    )
 }

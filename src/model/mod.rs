@@ -121,11 +121,21 @@ impl LoadedModel {
     pub fn generate(&self, request: GenerateRequest) -> Result<Generation, GenerateError> {
         let GenerateRequest {
             prompt,
+            system_prompt,
             mut options,
         } = request;
-        let system = self.system_prompt();
+        let system = match system_prompt {
+            Some(words) => Arc::new(self.system_tokens(words)?),
+            None => self.system_prompt(),
+        };
         let (prompt, before) = self.prompt_tokens(&prompt, &system)?;
-        let seed = options.sampling.seed.unwrap_or_else(rand::random);
+        if options.whole_prompt && prompt.len() >= self.details.context_tokens {
+            return Err(GenerateError::PromptTooLong {
+                prompt_tokens: prompt.len(),
+                context_tokens: self.details.context_tokens,
+            });
+        }
+        let seed = *options.sampling.seed.get_or_insert_with(rand::random);
         let tokens = self.sampler_tokens(&mut options, &prompt)?;
         let stream = || TextStream::new(Arc::clone(&self.tokenizer), options.stop.clone());
         let constraint = options.grammar.as_ref();

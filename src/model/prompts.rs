@@ -1,8 +1,8 @@
 //! A prompt as token ids: the system prompt of all, then what was asked.
 
-use super::LoadedModel;
 use super::request::{GenerateError, Prompt, PromptPiece};
 use super::system_prompt::SystemTokens;
+use super::{LoadedModel, SystemPrompt};
 use crate::text::SpecialTokens;
 use crate::token::TokenId;
 
@@ -40,11 +40,19 @@ impl LoadedModel {
         Ok(([before, own].concat(), count))
     }
 
-    /// The prompt whose continuation fills the gap between two texts.
-    pub fn infill_prompt(&self, prefix: &str, suffix: &str) -> Result<Vec<TokenId>, GenerateError> {
+    /// The prompt whose continuation fills the gap between two texts, behind a system prompt of its own or that of all.
+    pub fn infill_prompt(
+        &self,
+        prefix: &str,
+        suffix: &str,
+        system_prompt: Option<&SystemPrompt>,
+    ) -> Result<Vec<TokenId>, GenerateError> {
         let tokens = self.tokenizer.infill(prefix, suffix);
         let tokens = tokens.ok_or(GenerateError::NoInfill)?;
-        let alone = self.system_prompt().tokens.is_empty();
+        let alone = match system_prompt {
+            Some(words) => words.prompt.is_empty(),
+            None => self.system_prompt().tokens.is_empty(),
+        };
         let beginning = self.tokenizer.beginning();
         let beginning = beginning.filter(|_| alone && self.tokenizer.adds_beginning());
         Ok(beginning.into_iter().chain(tokens).collect())

@@ -3,6 +3,7 @@
 
 use std::time::Duration;
 
+use super::SystemPrompt;
 pub use crate::engine::WhenFull;
 pub use crate::grammar::{GrammarError, GrammarKind, GrammarSource};
 use crate::sampling::SamplingParameters;
@@ -14,6 +15,8 @@ use crate::token::TokenId;
 pub struct GenerateRequest {
     /// What is to be continued.
     pub prompt: Prompt,
+    /// What comes before it, instead of what comes before the prompts of all.
+    pub system_prompt: Option<SystemPrompt>,
     /// How.
     pub options: GenerateOptions,
 }
@@ -40,6 +43,8 @@ pub struct GenerateOptions {
     pub slot: Option<usize>,
     /// What happens when prompt or continuation outgrow the context.
     pub when_full: WhenFull,
+    /// Whether a prompt that does not fit is refused even if a part of the text may be dropped.
+    pub whole_prompt: bool,
     /// Whether what earlier requests computed is used.
     pub read_cache: bool,
     /// Only requests of the same salt use each other's computations.

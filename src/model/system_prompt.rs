@@ -59,7 +59,7 @@ impl SystemTokens {
 impl LoadedModel {
     /// Puts another system prompt before all prompts from now on.
     pub fn set_system_prompt(&self, words: SystemPrompt) -> Result<(), GenerateError> {
-        let system = SystemTokens::new(words, &self.tokenizer, self.details.context_tokens)?;
+        let system = self.system_tokens(words)?;
         let mut place = self.system.write().unwrap_or_else(PoisonError::into_inner);
         *place = Arc::new(system);
         Ok(())
@@ -68,6 +68,10 @@ impl LoadedModel {
     /// The system prompt as it was set.
     pub fn system_words(&self) -> SystemPrompt {
         self.system_prompt().words.clone()
+    }
+
+    pub(super) fn system_tokens(&self, words: SystemPrompt) -> Result<SystemTokens, GenerateError> {
+        SystemTokens::new(words, &self.tokenizer, self.details.context_tokens)
     }
 
     pub(super) fn system_prompt(&self) -> Arc<SystemTokens> {

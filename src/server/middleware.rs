@@ -1,5 +1,5 @@
 //! What happens to every request before and after it is answered: who may ask at all and who has a key, a
-//! request id, a line in the access log.
+//! request id, a line in the access log, a span ([`span`]).
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -10,8 +10,10 @@ use poem::http::uri::Scheme;
 use poem::http::{HeaderValue, Method, StatusCode};
 use poem::middleware::Cors;
 use poem::{Endpoint, EndpointExt, IntoResponse, Request, Response};
+use tracing::Instrument;
 
 use super::keys::Keys;
+use super::span;
 use crate::api::{Error, document};
 
 /// Carries a request's id in both directions.
@@ -105,10 +107,12 @@ async fn log(
         id: id.clone(),
         status: None,
     };
-    let mut response = endpoint.get_response(request).await;
+    let span = span::of(&request, id.to_str().unwrap_or_default());
+    let response = endpoint.get_response(request);
+    let mut response = response.instrument(span.clone()).await;
     line.status = Some(response.status());
     response.headers_mut().insert(REQUEST_ID, id);
-    Ok(response)
+    Ok(span::around(span, response))
 }
 
 /// A request's line in the log, written when it is answered (a stream: when it begins) or dropped.

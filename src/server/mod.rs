@@ -6,6 +6,7 @@ mod keys;
 mod middleware;
 mod reloaded;
 mod signals;
+mod span;
 mod tls;
 
 use std::io;

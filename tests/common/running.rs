@@ -47,6 +47,11 @@ impl Running {
         }
     }
 
+    /// The system's number of it.
+    pub(crate) fn id(&self) -> u32 {
+        self.process.id()
+    }
+
     /// Writes to its standard input.
     pub(crate) fn say(&mut self, text: &str) {
         let input = self.process.stdin.as_mut().unwrap();
@@ -134,5 +139,15 @@ pub(crate) fn serve(options: &[&str]) -> (Running, String) {
         Some(event["address"].as_str()?.to_owned())
     });
     let address = address.expect("the server ended before it listened");
+    (server, address)
+}
+
+/// The same, with its model loaded.
+pub(crate) fn ready(options: &[&str]) -> (Running, String) {
+    let (mut server, address) = serve(options);
+    let line = server
+        .errors
+        .find(|line| line.contains("the model is ready"));
+    assert!(line.is_some(), "the server ended before it was ready");
     (server, address)
 }

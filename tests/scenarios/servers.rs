@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
-use ortolan::api::{self, ApiSettings, Defaults, Endpoints};
+use ortolan::api::{self, ApiSettings, BodyRules, Defaults, Endpoints};
 use ortolan::model::load::{CacheSize, FileAccess, LoadOptions, SessionOptions, inspect};
 use ortolan::model::{GenerateLimits, LoadedModel, ModelState, SystemPrompt};
 use ortolan::server::{Keys, ServeOptions, Server};
@@ -252,7 +252,10 @@ async fn serve_to(
         endpoints,
         limits,
         defaults: Defaults::default(),
-        body_idle: IDLE,
+        bodies: BodyRules {
+            idle: IDLE,
+            strict: false,
+        },
     });
     tokio::spawn(server.serve(
         web::beside(witness::watch(routes), api::document::has, &Pages::Own),

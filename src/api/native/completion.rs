@@ -17,17 +17,19 @@ pub(in crate::api) async fn answer(
     mut body: types::CompletionRequest,
     limits: &GenerateLimits,
 ) -> Result<WholeOrStream<types::CompletionAnswer>, Error> {
-    let prompts = std::mem::replace(&mut body.prompt, types::Prompts::Array(Vec::new()));
-    let prompts = Prompts::read("prompt", prompts)?;
-    let system_prompt = body.system_prompt.take();
+    let system_prompt = body.system_prompt.take().map(words);
+    let prompts = match (body.prompt.take(), &system_prompt) {
+        (Some(prompts), _) => Prompts::read("prompt", prompts)?,
+        // It is set, and computed for those who come.
+        (None, Some(_)) => {
+            body.n_predict = Some(0);
+            Prompts::One(types::Prompt::String(String::new()))
+        }
+        (None, None) => return Err(Error::invalid("prompt", "prompt: it is required")),
+    };
     let options = GenerateOptions::try_from(body)?;
     let stream = options.stream;
-    let asked = at_length(|| {
-        if let Some(system_prompt) = system_prompt {
-            model.set_system_prompt(words(system_prompt))?;
-        }
-        continuation::begin(model, prompts, &options, limits)
-    })?;
+    let asked = at_length(|| continuation::begin(model, prompts, system_prompt, &options, limits))?;
     if stream {
         return Ok(WholeOrStream::Stream(EventStream::new(
             asked.events(),
@@ -66,6 +68,7 @@ impl TryFrom<types::CompletionRequest> for GenerateOptions {
             when_full: WhenFull::Shift {
                 keep: limit("n_keep", body.n_keep.unwrap_or(0))?,
             },
+            whole_prompt: false,
             read_cache: body.cache_prompt.unwrap_or(false),
             cache_salt: body.cache_salt,
             priority: body.priority.unwrap_or(0),

@@ -13,19 +13,22 @@ use crate::api::stream::{WholeAnswer, events, whole};
 use crate::api::types;
 use crate::model::{
     AnswerToken, FinishReason, GenerateEvent, GenerateLimits, GenerateOptions, GenerateRequest,
-    Generation, LoadedModel, ModelDetails, Prompt, Summary, Timings, TokenLogprob,
+    Generation, LoadedModel, ModelDetails, Prompt, Summary, SystemPrompt, Timings, TokenLogprob,
 };
 
-/// Begins a generation for each prompt, or none.
+/// Begins a generation for each prompt, or none. A system prompt comes before them, and from then on before those of
+/// all.
 pub(super) fn begin(
     model: &LoadedModel,
     prompts: Prompts,
+    system_prompt: Option<SystemPrompt>,
     options: &GenerateOptions,
     limits: &GenerateLimits,
 ) -> Result<Asked, Error> {
     let one = |prompt: types::Prompt, index| {
         let request = GenerateRequest {
             prompt: Prompt::Pieces(pieces(prompt.clone())),
+            system_prompt: system_prompt.clone(),
             options: options.clone(),
         };
         let generation = model.generate(request.within(limits))?;
@@ -37,16 +40,20 @@ pub(super) fn begin(
         };
         Ok((question, generation))
     };
-    match prompts {
-        Prompts::One(prompt) => Ok(Asked::One(Box::new(one(prompt, None)?))),
+    let asked = match prompts {
+        Prompts::One(prompt) => Asked::One(Box::new(one(prompt, None)?)),
         Prompts::Several(prompts) => {
             Prompts::check_count("prompt", prompts.len(), model.places())?;
             let begun = (0..)
                 .zip(prompts)
                 .map(|(index, prompt)| one(prompt, Some(index)));
-            begun.collect::<Result<_, Error>>().map(Asked::Several)
+            Asked::Several(begun.collect::<Result<_, Error>>()?)
         }
+    };
+    if let Some(words) = system_prompt {
+        model.set_system_prompt(words)?;
     }
+    Ok(asked)
 }
 
 /// What was asked, and what answers it.

@@ -8,7 +8,7 @@ use super::props::words;
 use crate::api::error::Error;
 use crate::api::stream::EventStream;
 use crate::api::types;
-use crate::model::{GenerateLimits, GenerateOptions, LoadedModel, WhenFull};
+use crate::model::{GenerateLimits, GenerateOptions, LoadedModel};
 
 /// Fills the gap. A prompt that does not fit is refused: cut, it would have no gap.
 pub(in crate::api) fn answer(
@@ -16,19 +16,18 @@ pub(in crate::api) fn answer(
     mut body: types::InfillRequest,
     limits: &GenerateLimits,
 ) -> Result<EventStream, Error> {
-    if let Some(system_prompt) = body.system_prompt.take() {
-        model.set_system_prompt(words(system_prompt))?;
-    }
-    let prompt = model.infill_prompt(&body.input_prefix, &body.input_suffix)?;
+    let system_prompt = body.system_prompt.take().map(words);
+    let (prefix, suffix) = (&body.input_prefix, &body.input_suffix);
+    let prompt = model.infill_prompt(prefix, suffix, system_prompt.as_ref())?;
     let prompt = prompt
         .into_iter()
         .map(|token| types::PromptPiece::Uint32(token.0));
     let prompt = types::Prompt::Array(prompt.collect());
     let options = GenerateOptions {
-        when_full: WhenFull::Stop,
+        whole_prompt: true,
         ..GenerateOptions::try_from(as_completion(body)?)?
     };
-    let asked = continuation::begin(model, Prompts::One(prompt), &options, limits)?;
+    let asked = continuation::begin(model, Prompts::One(prompt), system_prompt, &options, limits)?;
     Ok(EventStream::new(asked.events(), None))
 }
 

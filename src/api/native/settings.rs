@@ -122,6 +122,7 @@ pub(super) fn default_settings(
         penalty_prompt: None,
         slot: None,
         when_full: WhenFull::Shift { keep: Some(0) },
+        whole_prompt: false,
         read_cache: false,
         cache_salt: None,
         priority: 0,

@@ -93,6 +93,7 @@ impl TryFrom<types::ChatCompletionRequest> for GenerateRequest {
         let messages = body.messages.into_iter().map(chat_message).collect();
         Ok(Self {
             prompt: Prompt::Chat(messages),
+            system_prompt: None,
             options: GenerateOptions {
                 max_tokens: body
                     .max_completion_tokens
@@ -118,6 +119,7 @@ impl TryFrom<types::ChatCompletionRequest> for GenerateRequest {
                 penalty_prompt: None,
                 slot: None,
                 when_full: WhenFull::Stop,
+                whole_prompt: true,
                 read_cache: body.cache_prompt.unwrap_or(true),
                 cache_salt: body.cache_salt,
                 priority: body.priority.unwrap_or(0),

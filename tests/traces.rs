@@ -1,0 +1,155 @@
+//! A collector of traces is told of every request, to the last byte of its answer, and of the generation in it.
+
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+
+mod common;
+#[path = "common/program.rs"]
+mod program;
+
+use std::io::Cursor;
+use std::process::Command;
+use std::time::Duration;
+
+use opentelemetry_proto::tonic::collector::trace::v1::ExportTraceServiceRequest;
+use opentelemetry_proto::tonic::common::v1::KeyValue;
+use opentelemetry_proto::tonic::common::v1::any_value::Value;
+use opentelemetry_proto::tonic::trace::v1::{Span, span::SpanKind};
+use poem::listener::{Acceptor, Listener, TcpListener};
+use poem::{EndpointExt, Route, Server, handler, web::Data};
+use program::{ortolan, ready, refused};
+use prost::Message;
+use serde_json::json;
+use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
+
+/// The longest that something may take.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+#[handler]
+fn collect(body: Vec<u8>, Data(heard): Data<&UnboundedSender<ExportTraceServiceRequest>>) {
+    // A test that is over needs no more of them.
+    let _ = heard.send(ExportTraceServiceRequest::decode(Cursor::new(body)).unwrap());
+}
+
+/// A collector, its address and what it hears.
+async fn collector() -> (String, UnboundedReceiver<ExportTraceServiceRequest>) {
+    let (hear, heard) = unbounded_channel();
+    let acceptor = TcpListener::bind("127.0.0.1:0")
+        .into_acceptor()
+        .await
+        .unwrap();
+    let address = acceptor.local_addr()[0]
+        .as_socket_addr()
+        .unwrap()
+        .to_string();
+    let routes = Route::new()
+        .at("/v1/traces", poem::post(collect))
+        .data(hear);
+    tokio::spawn(Server::new_with_acceptor(acceptor).run(routes));
+    (address, heard)
+}
+
+fn value<'a>(attributes: &'a [KeyValue], name: &str) -> &'a Value {
+    let attribute = attributes.iter().find(|attribute| attribute.key == name);
+    let attribute = attribute.unwrap_or_else(|| panic!("no {name} in {attributes:?}"));
+    attribute.value.as_ref().unwrap().value.as_ref().unwrap()
+}
+
+#[cfg(unix)]
+#[tokio::test(flavor = "multi_thread")]
+async fn a_streams_span_lasts_to_its_end_and_holds_the_generation() {
+    let (address, mut heard) = collector().await;
+    let mut command = ortolan();
+    command.arg(format!("--otlp-endpoint=http://{address}"));
+    let (mut process, server) = ready(command);
+    let trace = "0af7651916cd43dd8448eb211c80319c";
+    let request = reqwest::Client::new()
+        .post(format!("{server}/completion"))
+        .header("traceparent", format!("00-{trace}-b7ad6b7169203331-01"))
+        .header("x-request-id", "wren")
+        .json(&json!({"prompt": "Once upon a time", "n_predict": 6, "ignore_eos": true, "stream": true}));
+    let answer = request.send().await.unwrap();
+    assert_eq!(answer.status(), 200);
+    assert!(answer.text().await.unwrap().contains("\"stop\":true"));
+    // What was not sent yet is sent before the program ends.
+    let killed = Command::new("kill")
+        .args(["-TERM", &process.id().to_string()])
+        .status();
+    assert!(killed.unwrap().success());
+    let spans = async {
+        let mut spans: Vec<Span> = Vec::new();
+        while spans.len() < 2 {
+            let export = heard.recv().await.unwrap();
+            for resource in export.resource_spans {
+                let attributes = &resource.resource.unwrap().attributes;
+                let service = Value::StringValue("ortolan".to_owned());
+                assert_eq!(value(attributes, "service.name"), &service);
+                let scopes = resource.scope_spans.into_iter();
+                spans.extend(scopes.flat_map(|scope| scope.spans));
+            }
+        }
+        spans
+    };
+    let spans = tokio::time::timeout(PATIENCE, spans).await.unwrap();
+    assert_eq!(process.wait().unwrap().code(), Some(0));
+
+    let named = |name| spans.iter().find(|span| span.name == name).unwrap();
+    let (request, generation) = (named("POST /completion"), named("generation"));
+    assert_eq!(request.kind(), SpanKind::Server);
+    assert_eq!(
+        request.trace_id,
+        u128::from_str_radix(trace, 16).unwrap().to_be_bytes()
+    );
+    assert_eq!(
+        request.parent_span_id,
+        0xb7ad_6b71_6920_3331_u64.to_be_bytes()
+    );
+    let text = |text: &str| Value::StringValue(text.to_owned());
+    for (name, wanted) in [
+        ("http.request.method", text("POST")),
+        ("http.route", text("/completion")),
+        ("url.path", text("/completion")),
+        ("http.response.status_code", Value::IntValue(200)),
+        ("request_id", text("wren")),
+    ] {
+        assert_eq!(value(&request.attributes, name), &wanted, "{name}");
+    }
+    assert_eq!(generation.parent_span_id, request.span_id);
+    for (name, count) in [
+        ("gen_ai.usage.input_tokens", 4),
+        ("gen_ai.usage.output_tokens", 6),
+    ] {
+        assert_eq!(
+            value(&generation.attributes, name),
+            &Value::IntValue(count),
+            "{name}"
+        );
+    }
+    let Value::DoubleValue(decode_ms) = value(&generation.attributes, "decode_ms") else {
+        panic!("{generation:?}");
+    };
+    assert!(*decode_ms > 0.0);
+    let lasts = (request.end_time_unix_nano - request.start_time_unix_nano) as f64 / 1e6;
+    assert!(
+        lasts >= *decode_ms,
+        "{lasts} ms, of which {decode_ms} after the first token"
+    );
+}
+
+#[test]
+fn an_address_that_is_none_is_refused() {
+    for (address, cause) in [
+        ("nowhere", "relative URL without a base"),
+        ("https://127.0.0.1:4318", "as http://127.0.0.1:4318"),
+    ] {
+        let mut command = ortolan();
+        command
+            .args(["--otlp-endpoint", address, "-m"])
+            .arg(common::model());
+        let (code, message) = refused(command);
+        assert_eq!(code, Some(1), "{message}");
+        assert!(
+            message.contains("--otlp-endpoint") && message.contains(cause),
+            "{message}"
+        );
+    }
+}
