@@ -6,14 +6,19 @@
 mod common;
 #[path = "common/program.rs"]
 mod program;
+#[path = "common/running.rs"]
+mod running;
 #[path = "common/split.rs"]
 mod split;
 
 use std::fs;
+use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, Stdio};
 
-use program::{ortolan, post, ready, refused, start, with_runtime};
+use program::{listening, ortolan, post, ready, refused, with_model, with_runtime};
+use running::PATIENCE;
+use wait_timeout::ChildExt;
 
 /// The program refuses the file: exit code 1, and a message with its path and this cause.
 #[track_caller]
@@ -254,20 +259,30 @@ fn help_names_the_options() {
 #[cfg(unix)]
 #[test]
 fn a_signal_ends_it_in_order() {
-    for its_log_is_read in [true, false] {
-        let (mut process, line, log) = start(ortolan(), "listening");
-        let event: serde_json::Value = serde_json::from_str(&line).unwrap();
-        let address = event["address"].as_str().unwrap();
-        assert!(address.starts_with("http://127.0.0.1:"), "{address}");
-        let log = its_log_is_read.then_some(log);
-        // While it loads or after: either way it ends by itself.
-        let killed = Command::new("kill")
-            .args(["-TERM", &process.id().to_string()])
-            .status();
-        assert!(killed.unwrap().success());
-        assert_eq!(process.wait().unwrap().code(), Some(0));
-        drop(log);
-    }
+    let (program, address) = listening(with_model(ortolan()));
+    assert!(address.starts_with("http://127.0.0.1:"), "{address}");
+    // While it loads or after: either way it ends by itself.
+    assert_eq!(program.stop().code, Some(0));
+}
+
+#[cfg(unix)]
+#[test]
+fn it_ends_in_order_where_nobody_reads_its_log() {
+    let mut command = with_model(ortolan());
+    let mut process = command
+        .stderr(Stdio::piped())
+        .stdout(Stdio::null())
+        .spawn()
+        .unwrap();
+    let mut log = BufReader::new(process.stderr.take().unwrap()).lines();
+    assert!(log.any(|line| line.unwrap().contains("listening")));
+    drop(log);
+    let asked = Command::new("kill")
+        .args(["-TERM", &process.id().to_string()])
+        .status();
+    assert!(asked.unwrap().success());
+    let ended = process.wait_timeout(PATIENCE).unwrap();
+    assert_eq!(ended.expect("it does not end").code(), Some(0));
 }
 
 #[test]
@@ -280,12 +295,8 @@ fn with_a_certificate_it_serves_https() {
     let mut command = ortolan();
     command.arg("--ssl-cert-file").arg(certificate);
     command.env("LLAMA_ARG_SSL_KEY_FILE", key);
-    let (mut process, line, _log) = start(command, "listening");
-    let event: serde_json::Value = serde_json::from_str(&line).unwrap();
-    let address = event["address"].as_str().unwrap();
+    let (_program, address) = listening(with_model(command));
     assert!(address.starts_with("https://127.0.0.1:"), "{address}");
-    process.kill().unwrap();
-    process.wait().unwrap();
 }
 
 #[test]
@@ -293,14 +304,10 @@ fn a_runtime_that_is_none_leaves_it_listening_and_says_so() {
     let folder = tempfile::tempdir().unwrap();
     let library = folder.path().join("libonnxruntime.so");
     fs::write(&library, "no library").unwrap();
-    let (mut process, line, _log) = start(with_runtime(&library), "cannot be loaded");
+    let (mut program, _) = listening(with_model(with_runtime(&library)));
+    let line = program.says("cannot be loaded");
     assert!(line.contains(library.to_str().unwrap()), "{line}");
-    assert!(
-        process.try_wait().unwrap().is_none(),
-        "it goes on listening"
-    );
-    process.kill().unwrap();
-    process.wait().unwrap();
+    assert!(program.runs(), "it goes on listening");
 }
 
 /// The environment counts where no flag does, under llama.cpp's names.
@@ -373,7 +380,7 @@ async fn a_saved_slot_outlives_a_server_that_is_killed() {
     let story =
         "Once upon a time there was a bird that lived in a very small house near the river. ";
     let request = json!({"prompt": story.repeat(4), "n_predict": 16, "temperature": 0, "id_slot": 1, "cache_prompt": true});
-    let (mut process, address) = ready(command());
+    let (program, address) = ready(command());
     let first = post(&address, "/completion", request.clone()).await;
     let saved = post(
         &address,
@@ -390,10 +397,9 @@ async fn a_saved_slot_outlives_a_server_that_is_killed() {
         .json(&endless);
     let mut streaming = streaming.send().await.unwrap();
     assert!(streaming.chunk().await.unwrap().is_some());
-    process.kill().unwrap();
-    process.wait().unwrap();
+    drop(program);
 
-    let (mut process, address) = ready(command());
+    let (program, address) = ready(command());
     let restored = post(
         &address,
         "/slots/0?action=restore",
@@ -402,8 +408,7 @@ async fn a_saved_slot_outlives_a_server_that_is_killed() {
     .await;
     assert_eq!(restored["n_restored"], saved["n_saved"]);
     let second = post(&address, "/completion", request).await;
-    process.kill().unwrap();
-    process.wait().unwrap();
+    drop(program);
     assert_eq!(second["content"], first["content"]);
     let evaluated = first["tokens_evaluated"].as_u64().unwrap();
     assert_eq!(second["tokens_cached"], evaluated - 1);
@@ -417,11 +422,10 @@ async fn a_system_prompt_can_lie_in_a_file() {
     fs::write(&file, named).unwrap();
     let mut command = ortolan();
     command.arg("-spf").arg(&file);
-    let (mut process, address) = ready(command);
+    let (program, address) = ready(command);
     let props = reqwest::get(format!("{address}/props")).await.unwrap();
     let props: serde_json::Value = props.json().await.unwrap();
-    process.kill().unwrap();
-    process.wait().unwrap();
+    drop(program);
     assert_eq!(props["user_name"], "Q:", "{props}");
     assert_eq!(props["assistant_name"], "A:");
     assert_eq!(props["system_prompt"], "Q: The capital of Italy? A:");
@@ -483,15 +487,14 @@ async fn what_is_switched_on_is_answered_to_those_with_a_key() {
         .args(["--api-key", "one", "--api-key-file"])
         .arg(&keys);
     command.arg("--path").arg(folder.path());
-    let (mut process, address) = ready(command);
+    let (program, address) = ready(command);
     let (status, props) = get_with("one", format!("{address}/props")).await;
     let props: serde_json::Value = serde_json::from_str(&props).unwrap();
     let metrics = get_with("two", format!("{address}/metrics")).await;
     let (slots, _) = get_with("two", format!("{address}/slots")).await;
     let (locked, _) = get_with("three", format!("{address}/props")).await;
     let page = get_with("three", format!("{address}/")).await;
-    process.kill().unwrap();
-    process.wait().unwrap();
+    drop(program);
     assert_eq!((status, &props["model"]), (200, &"wren".into()));
     assert_eq!(props["default_generation_settings"]["n_predict"], 7);
     assert_eq!((metrics.0, slots, locked), (200, 501, 401));

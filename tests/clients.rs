@@ -18,7 +18,8 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use browser::{ALL_IDLE, browse};
-use running::{PATIENCE, Running, ready};
+use program::ready_with;
+use running::{PATIENCE, Running};
 use serde_json::{Value, json};
 
 /// Where the server of 2024 listened.
@@ -63,7 +64,7 @@ async fn ask_json(url: String, body: Option<Value>) -> Value {
 /// «Testing with CURL».
 #[test]
 fn curl_asks_for_a_completion() {
-    let (_server, address) = ready(&[]);
+    let (_server, address) = ready_with(&[]);
     let printed = run("bash", "completion.sh", &address);
     let answer: Value = serde_json::from_str(&printed).unwrap();
     assert_ne!(answer["content"].as_str().unwrap(), "", "{answer}");
@@ -88,7 +89,7 @@ fn curl_asks_for_a_completion() {
 /// «Node JS Test»: it does not say that its body is JSON.
 #[test]
 fn node_asks_for_a_completion() {
-    let (_server, address) = ready(&SHORT);
+    let (_server, address) = ready_with(&SHORT);
     let printed = run("node", "index.js", &address);
     assert!(!printed.trim().is_empty());
     assert_ne!(printed, "undefined\n");
@@ -97,7 +98,7 @@ fn node_asks_for_a_completion() {
 /// The requests of `POST /v1/chat/completions`.
 #[test]
 fn python_and_curl_chat() {
-    let (_server, address) = ready(&SHORT);
+    let (_server, address) = ready_with(&SHORT);
     let python = file(".cache/openai/bin/python");
     assert!(python.exists(), "run `make test-tools`");
     let printed = run(python, "chat_completion.py", &address);
@@ -125,7 +126,8 @@ fn python_and_curl_chat() {
 #[tokio::test]
 async fn a_page_imports_completion_js() {
     let folder = file("tests/clients");
-    let (_server, address) = ready(&[&["--path", folder.to_str().unwrap()], &SHORT[..]].concat());
+    let (_server, address) =
+        ready_with(&[&["--path", folder.to_str().unwrap()], &SHORT[..]].concat());
     browse(&address, async |page| {
         // The first thing that the example writes replaces all that was in the page.
         let written = "!document.documentElement?.outerHTML.includes('completion.js')
@@ -149,7 +151,7 @@ async fn the_example_of_a_system_prompt_is_everybodys() {
     with_system_prompt["system_prompt"] = example["system_prompt"].clone();
     let at_start = ["-spf", path.to_str().unwrap()];
     for (options, first) in [(&[][..], with_system_prompt), (&at_start, question.clone())] {
-        let (_server, address) = ready(&[options, &SHORT[..]].concat());
+        let (_server, address) = ready_with(&[options, &SHORT[..]].concat());
         let answer = ask_json(format!("{address}/completion"), Some(first)).await;
         let evaluated = answer["tokens_evaluated"].as_u64().unwrap();
         assert!(evaluated > 200, "{answer}");
@@ -166,7 +168,7 @@ async fn the_example_of_a_system_prompt_is_everybodys() {
 
 /// A conversation of two lines: each is answered, and the second line is sent with what was answered to the first.
 async fn converse(program: &str, example: &str) {
-    let (_server, address) = ready(&SHORT);
+    let (_server, address) = ready_with(&SHORT);
     let mut command = Command::new(program);
     command.arg(file(example)).arg(&address);
     let mut chat = Running::start(command.env("NO_PROXY", "*"));
@@ -209,7 +211,7 @@ async fn a_conversation_with_bash_curl_and_jq() {
 /// It would have no colon in a name, but the eight names of 2024 have one.
 #[tokio::test]
 async fn promtool_finds_nothing_wrong_with_the_metrics() {
-    let (_server, address) = ready(&["--metrics"]);
+    let (_server, address) = ready_with(&["--metrics"]);
     let body = json!({"prompt": "A songbird", "n_predict": 8});
     ask(format!("{address}/completion"), Some(body)).await;
     let metrics = ask(format!("{address}/metrics"), None).await;

@@ -5,14 +5,16 @@
 mod common;
 #[path = "common/program.rs"]
 mod program;
+#[path = "common/running.rs"]
+mod running;
 
 use std::fs;
-use std::io::{BufRead, BufReader, Read, Write};
+use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
-use std::process::Command;
 use std::sync::{Arc, mpsc};
 
-use program::{ortolan, refused, start_with};
+use program::{listening, ortolan, refused};
+use running::Running;
 use tokio_rustls::rustls::crypto::ring;
 use tokio_rustls::rustls::pki_types::PrivateKeyDer;
 use tokio_rustls::rustls::{ServerConfig, ServerConnection, StreamOwned};
@@ -98,16 +100,11 @@ fn a_model_is_fetched_while_it_listens() {
         command
             .env("SSL_CERT_FILE", &trusted)
             .env("LLAMA_CACHE", folder.path());
-        start_with(command, "listening")
+        listening(command)
     };
 
-    let (mut process, line, log) = program(&[]);
-    let event: serde_json::Value = serde_json::from_str(&line).unwrap();
-    let address = event["address"]
-        .as_str()
-        .unwrap()
-        .strip_prefix("http://")
-        .unwrap();
+    let (mut fetching, address) = program(&[]);
+    let address = address.strip_prefix("http://").unwrap();
     let mut socket = TcpStream::connect(address).unwrap();
     socket
         .write_all(b"GET /health HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n")
@@ -120,25 +117,24 @@ fn a_model_is_fetched_while_it_listens() {
     );
     go_on.send(()).unwrap();
     giving.join().unwrap();
-    let said: Vec<String> = BufReader::new(process.stdout.take().unwrap())
-        .lines()
-        .map(|line| line.unwrap())
+    fetching.says("the model is fetched");
+    fetching.says("the model is ready");
+    let said: Vec<String> = fetching
+        .output
+        .by_ref()
         .take_while(|line| !line.contains("chat at"))
         .collect();
-    assert!(said[0].ends_with("url/127.0.0.1/wren.gguf"), "{said:?}");
-    process.kill().unwrap();
-    process.wait().unwrap();
     assert!(
-        log.into_iter()
-            .any(|line| line.contains("the model is fetched"))
+        said[0].trim_end().ends_with("url/127.0.0.1/wren.gguf"),
+        "{said:?}"
     );
+    drop(fetching);
 
     // Nobody is there to be asked any more.
     for options in [&[][..], &["--offline"]] {
-        let (mut process, line, _log) = program(options);
+        let (mut program, _) = program(options);
+        let line = program.says("the model is ready");
         assert!(line.contains("url/127.0.0.1/wren.gguf"), "{line}");
-        process.kill().unwrap();
-        process.wait().unwrap();
     }
 }
 
@@ -154,11 +150,8 @@ fn a_stop_does_not_wait_for_a_model() {
         &format!("http://{}/wren.gguf", listener.local_addr().unwrap()),
     ]);
     command.env("LLAMA_CACHE", folder.path());
-    let (mut process, _, _log) = start_with(command, "fetching the model");
+    let mut program = Running::start(&mut command);
+    program.says("fetching the model");
     let _asked = listener.accept().unwrap();
-    let killed = Command::new("kill")
-        .args(["-TERM", &process.id().to_string()])
-        .status();
-    assert!(killed.unwrap().success());
-    assert_eq!(process.wait().unwrap().code(), Some(0));
+    assert_eq!(program.stop().code, Some(0));
 }

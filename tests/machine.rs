@@ -12,8 +12,8 @@ mod running;
 use std::fs;
 use std::process::Command;
 
-use program::{ortolan, post};
-use running::{Running, ready, serve};
+use program::{listening, ortolan, post, ready_with, with_model};
+use running::Running;
 use serde_json::{Value, json};
 
 /// A file of the kernel about a program.
@@ -42,14 +42,14 @@ fn threads(program: &Running) -> (usize, usize) {
 #[tokio::test(flavor = "multi_thread")]
 async fn there_are_as_many_threads_as_were_asked_for() {
     let question = json!({"prompt": "The capital of France is", "n_predict": 12, "temperature": 0});
-    let (alone, address) = ready(&["-t", "1", "--threads-http", "2"]);
+    let (alone, address) = ready_with(&["-t", "1", "--threads-http", "2"]);
     let (http, others) = threads(&alone);
     assert_eq!(http, 2);
     let answer = post(&address, "/completion", question.clone()).await;
     drop(alone);
 
     // A thread of each pool is the one that asks.
-    let (several, address) = ready(&["-t", "2", "-tb", "4", "--threads-http", "5"]);
+    let (several, address) = ready_with(&["-t", "2", "-tb", "4", "--threads-http", "5"]);
     assert_eq!(threads(&several), (5, others + 1 + 3));
     let same = post(&address, "/completion", question).await;
     assert_eq!(same["content"], answer["content"]);
@@ -65,7 +65,7 @@ fn a_file_is_mapped_or_read() {
         (&["--load-mode", "none"], false),
         (&["--load-mode", "auto"], true),
     ] {
-        let (program, _) = ready(options);
+        let (program, _) = ready_with(options);
         assert_eq!(
             told(&program, "maps").contains(model),
             is_mapped,
@@ -76,11 +76,11 @@ fn a_file_is_mapped_or_read() {
 
 #[test]
 fn memory_is_locked_or_the_log_says_why_not() {
-    let (mut program, _) = serve(&["--mlock"]);
-    let line = program
-        .errors
-        .find(|line| line.contains("the program's memory"));
-    let (line, locked) = (line.unwrap(), status(&program, "VmLck"));
+    let mut command = ortolan();
+    command.arg("--mlock");
+    let (mut program, _) = listening(with_model(command));
+    let line = program.says("the program's memory");
+    let locked = status(&program, "VmLck");
     match line.contains("stays") {
         true => {
             let kilobytes: u64 = locked.strip_suffix(" kB").unwrap().parse().unwrap();
@@ -97,8 +97,8 @@ fn memory_is_locked_or_the_log_says_why_not() {
 fn threads_are_where_they_were_asked_for() {
     let numa = |command: &mut Command| {
         let mut program = Running::start(command);
-        let line = program.errors.find(|line| line.contains("--numa")).unwrap();
-        let event: Value = serde_json::from_str(&line).unwrap();
+        let event: Value = serde_json::from_str(&program.says("--numa")).unwrap();
+        program.says("listening");
         (program, event["threads"].as_u64().unwrap())
     };
     // The first node, which has cores on every machine.
@@ -114,18 +114,16 @@ fn threads_are_where_they_were_asked_for() {
             .args(alone.get_args())
             .args(["--numa", strategy, "-m"])
             .arg(common::model());
-        let (mut program, threads) = numa(&mut command);
+        let (program, threads) = numa(&mut command);
         assert_eq!(threads, 1, "{strategy}");
-        assert!(program.errors.any(|line| line.contains("listening")));
         assert_eq!(status(&program, "Cpus_allowed_list"), first_core);
     }
     let mut command = ortolan();
     command
         .args(["--numa", "isolate", "-t", "3", "-m"])
         .arg(common::model());
-    let (mut program, threads) = numa(&mut command);
+    let (program, threads) = numa(&mut command);
     assert_eq!(threads, 3);
-    assert!(program.errors.any(|line| line.contains("listening")));
     let allowed = status(&program, "Cpus_allowed_list");
     assert!(allowed.len() <= node.trim().len(), "{allowed} of {node}");
 }

@@ -12,7 +12,7 @@ mod program;
 mod running;
 
 use browser::{ALL_IDLE, Page, browse};
-use running::serve;
+use program::ready_with;
 use serde_json::{Value, json};
 use thirtyfour::prelude::*;
 
@@ -68,7 +68,7 @@ impl Page {
 
 #[tokio::test]
 async fn a_conversation_grows_is_stopped_and_stays() {
-    let (_server, address) = serve(&[]);
+    let (_server, address) = ready_with(&[]);
     browse(&address, async |page| {
         page.until(IS_READY).await?;
         let state = page
@@ -132,7 +132,7 @@ async fn a_conversation_grows_is_stopped_and_stays() {
 
 #[tokio::test]
 async fn errors_are_shown_in_words() {
-    let (server, address) = serve(&["--api-key", "right"]);
+    let (server, address) = ready_with(&["--api-key", "right"]);
     browse(&address, async |page| {
         let key_problem = "document.querySelector('#settings').open
             && document.querySelector('#key-problem').textContent";

@@ -5,9 +5,10 @@
 mod common;
 #[path = "common/program.rs"]
 mod program;
+#[path = "common/running.rs"]
+mod running;
 
 use std::io::Cursor;
-use std::process::Command;
 use std::time::Duration;
 
 use opentelemetry_proto::tonic::collector::trace::v1::ExportTraceServiceRequest;
@@ -60,7 +61,7 @@ async fn a_streams_span_lasts_to_its_end_and_holds_the_generation() {
     let (address, mut heard) = collector().await;
     let mut command = ortolan();
     command.arg(format!("--otlp-endpoint=http://{address}"));
-    let (mut process, server) = ready(command);
+    let (program, server) = ready(command);
     let trace = "0af7651916cd43dd8448eb211c80319c";
     let request = reqwest::Client::new()
         .post(format!("{server}/completion"))
@@ -71,10 +72,7 @@ async fn a_streams_span_lasts_to_its_end_and_holds_the_generation() {
     assert_eq!(answer.status(), 200);
     assert!(answer.text().await.unwrap().contains("\"stop\":true"));
     // What was not sent yet is sent before the program ends.
-    let killed = Command::new("kill")
-        .args(["-TERM", &process.id().to_string()])
-        .status();
-    assert!(killed.unwrap().success());
+    assert_eq!(program.stop().code, Some(0));
     let spans = async {
         let mut spans: Vec<Span> = Vec::new();
         while spans.len() < 2 {
@@ -90,7 +88,6 @@ async fn a_streams_span_lasts_to_its_end_and_holds_the_generation() {
         spans
     };
     let spans = tokio::time::timeout(PATIENCE, spans).await.unwrap();
-    assert_eq!(process.wait().unwrap().code(), Some(0));
 
     let named = |name| spans.iter().find(|span| span.name == name).unwrap();
     let (request, generation) = (named("POST /completion"), named("generation"));

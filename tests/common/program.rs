@@ -1,12 +1,14 @@
-//! Runs the program and reads what it says.
+//! Runs the program: refused, listening, or ready.
 
 #![allow(dead_code, reason = "every test crate uses a part of it")]
 
-use std::io::{BufRead, BufReader};
 use std::path::Path;
-use std::process::{Child, Command, Stdio};
+use std::process::Command;
+
+use serde_json::Value;
 
 use crate::common;
+use crate::running::Running;
 
 /// The program with the real runtime, on a free port.
 pub(crate) fn ortolan() -> Command {
@@ -20,68 +22,50 @@ pub(crate) fn with_runtime(library: &Path) -> Command {
     command
 }
 
+/// The same with the default model.
+pub(crate) fn with_model(mut command: Command) -> Command {
+    command.arg("-m").arg(common::model());
+    command
+}
+
 /// Runs the program until it ends, which it is to do before it listens.
 pub(crate) fn refused(mut command: Command) -> (Option<i32>, String) {
-    let mut process = command
-        .stderr(Stdio::piped())
-        .stdout(Stdio::null())
-        .spawn()
-        .unwrap();
+    let mut program = Running::start(&mut command);
     let mut message = String::new();
-    for line in BufReader::new(process.stderr.take().unwrap()).lines() {
-        let line = line.unwrap();
-        if line.contains("listening") {
-            process.kill().unwrap();
-            process.wait().unwrap();
-            panic!("it was not refused: {line}");
-        }
+    for line in program.errors.by_ref() {
+        assert!(!line.contains("listening"), "it was not refused: {line}");
         message += &line;
     }
-    (process.wait().unwrap().code(), message)
+    (program.end().code, message)
 }
 
-/// Starts the program on a free port and reads its log until a line with `wanted`. Answers the process,
-/// that line and the rest of the log.
-pub(crate) fn start_with(
-    mut command: Command,
-    wanted: &str,
-) -> (Child, String, impl Iterator<Item = String>) {
-    let mut process = command
-        .stderr(Stdio::piped())
-        .stdout(Stdio::piped())
-        .spawn()
-        .unwrap();
-    let mut log = BufReader::new(process.stderr.take().unwrap())
-        .lines()
-        .map(|line| line.unwrap());
-    let line = log.find(|line| line.contains(wanted)).unwrap();
-    (process, line, log)
+/// Starts the program and waits until it listens. Answers its address, too.
+pub(crate) fn listening(mut command: Command) -> (Running, String) {
+    let mut program = Running::start(&mut command);
+    let event: Value = serde_json::from_str(&program.says("listening")).unwrap();
+    let address = event["address"].as_str().unwrap().to_owned();
+    (program, address)
 }
 
-/// Starts the program with the default model.
-pub(crate) fn start(
-    mut command: Command,
-    wanted: &str,
-) -> (Child, String, impl Iterator<Item = String>) {
-    command.arg("-m").arg(common::model());
-    start_with(command, wanted)
+/// The same, and waits until it has loaded the default model.
+pub(crate) fn ready(mut command: Command) -> (Running, String) {
+    command.args(["--ctx-size", "4096", "--parallel", "2"]);
+    let (mut program, address) = listening(with_model(command));
+    program.says("the model is ready");
+    (program, address)
+}
+
+/// The same with options.
+pub(crate) fn ready_with(options: &[&str]) -> (Running, String) {
+    let mut command = ortolan();
+    command.args(options);
+    ready(command)
 }
 
 /// Sends a body to a running program. Answers the JSON.
-pub(crate) async fn post(address: &str, path: &str, body: serde_json::Value) -> serde_json::Value {
+pub(crate) async fn post(address: &str, path: &str, body: Value) -> Value {
     let request = reqwest::Client::new().post(format!("{address}{path}"));
     let answer = request.json(&body).send().await.unwrap();
     assert!(answer.status().is_success(), "{answer:?}");
     answer.json().await.unwrap()
-}
-
-/// Starts the program and waits until it is ready. Answers its process and address.
-pub(crate) fn ready(mut command: Command) -> (Child, String) {
-    command.args(["--ctx-size", "1024", "--parallel", "2"]);
-    let (process, line, mut log) = start(command, "listening");
-    let event: serde_json::Value = serde_json::from_str(&line).unwrap();
-    log.find(|line| line.contains("the model is ready"))
-        .unwrap();
-    std::thread::spawn(move || log.for_each(drop));
-    (process, event["address"].as_str().unwrap().to_owned())
 }

@@ -7,11 +7,7 @@ use std::process::{Child, Command, Stdio};
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError};
 use std::time::{Duration, Instant};
 
-use serde_json::Value;
 use wait_timeout::ChildExt;
-
-use crate::common;
-use crate::program::ortolan;
 
 /// The longest that a test waits for anything.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(300);
@@ -50,6 +46,29 @@ impl Running {
     /// The system's number of it.
     pub(crate) fn id(&self) -> u32 {
         self.process.id()
+    }
+
+    /// Waits for a line of its log.
+    ///
+    /// # Panics
+    /// If it ends without it.
+    pub(crate) fn says(&mut self, words: &str) -> String {
+        let line = self.errors.find(|line| line.contains(words));
+        line.unwrap_or_else(|| panic!("it ended and did not say «{words}»"))
+    }
+
+    /// Whether it goes on.
+    pub(crate) fn runs(&mut self) -> bool {
+        self.process.try_wait().unwrap().is_none()
+    }
+
+    /// Asks it to end, as Ctrl-C does, and waits until it has.
+    pub(crate) fn stop(self) -> Ended {
+        let asked = Command::new("kill")
+            .args(["-TERM", &self.id().to_string()])
+            .status();
+        assert!(asked.unwrap().success());
+        self.end()
     }
 
     /// Writes to its standard input.
@@ -124,30 +143,4 @@ impl Iterator for Lines {
             Err(RecvTimeoutError::Timeout) => panic!("it printed nothing more in {PATIENCE:?}"),
         }
     }
-}
-
-/// The program with the default model, listening, and its address.
-pub(crate) fn serve(options: &[&str]) -> (Running, String) {
-    let mut command = ortolan();
-    command
-        .args(["--ctx-size", "4096", "--parallel", "2", "-m"])
-        .arg(common::model())
-        .args(options);
-    let mut server = Running::start(&mut command);
-    let address = server.errors.find_map(|line| {
-        let event: Value = serde_json::from_str(&line).ok()?;
-        Some(event["address"].as_str()?.to_owned())
-    });
-    let address = address.expect("the server ended before it listened");
-    (server, address)
-}
-
-/// The same, with its model loaded.
-pub(crate) fn ready(options: &[&str]) -> (Running, String) {
-    let (mut server, address) = serve(options);
-    let line = server
-        .errors
-        .find(|line| line.contains("the model is ready"));
-    assert!(line.is_some(), "the server ended before it was ready");
-    (server, address)
 }
