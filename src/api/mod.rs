@@ -8,6 +8,7 @@ mod native;
 mod openai;
 mod options;
 mod payload;
+mod sampling;
 mod schema;
 mod stream;
 

@@ -406,10 +406,10 @@ mod tests {
         );
         check(
             "ChatCompletionRequest",
-            &json!({"messages": [{"role": "user", "content": "a"}], "n": 2}),
+            &json!({"messages": [{"role": "user", "content": "a"}], "tools": [{}]}),
             Err((
-                "n",
-                "n: this value asks for what is not built yet; leave it out or send 1",
+                "tools",
+                "tools: this value asks for what is not built yet; leave it out",
             )),
         );
         let neutral = json!({

@@ -94,6 +94,9 @@ pub struct ModelDetails {
     pub deterministic: bool,
 }
 
+/// The role whose messages the model writes.
+const ASSISTANT: &str = "assistant";
+
 /// A model that is ready.
 pub struct LoadedModel {
     details: ModelDetails,
@@ -319,11 +322,16 @@ impl LoadedModel {
         self.tokenizer.token_bytes(token).unwrap_or_default()
     }
 
-    /// A conversation as the model's chat template writes it, open for the assistant's answer.
+    /// A conversation as the model's chat template writes it, open for the assistant's answer; if its last message is the
+    /// assistant's, open for the rest of that.
     pub fn render(&self, messages: &[ChatMessage]) -> Result<String, GenerateError> {
-        self.template
-            .render(messages, SystemTime::now())
-            .map_err(|error| GenerateError::Template(error.to_string()))
+        let (messages, begun) = match messages {
+            [before @ .., last] if last.role == ASSISTANT => (before, &*last.content),
+            all => (all, ""),
+        };
+        let text = self.template.render(messages, SystemTime::now());
+        let text = text.map_err(|error| GenerateError::Template(error.to_string()))?;
+        Ok(text + begun)
     }
 
     /// The text of tokens.

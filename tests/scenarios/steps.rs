@@ -729,25 +729,67 @@ async fn keeping_is_another(world: &mut World) {
 #[then(regex = r"^the same with (\{.*\}) gives (the same|another) text$")]
 async fn changed(world: &mut World, options: String, which: String) {
     let text = world.answer.text();
-    let Some(Question::Completion(asked)) = world.asked.clone() else {
-        panic!("a completion was asked for")
-    };
-    let mut body = asked.clone();
+    let asked = world.asked.clone().unwrap();
     let options: Value = serde_json::from_str(&options).unwrap();
-    for (name, value) in options.as_object().unwrap() {
-        body[name] = value.clone();
-    }
+    let with_options = |body: &Value| {
+        let mut body = body.clone();
+        for (name, value) in options.as_object().unwrap() {
+            body[name] = value.clone();
+        }
+        body
+    };
     let before = std::mem::take(&mut world.answer);
-    world.complete(body).await;
+    match &asked {
+        Question::Completion(body) => world.complete(with_options(body)).await,
+        Question::Chat(body) => world.chat(with_options(body)).await,
+    }
     assert_eq!(world.answer.status, 200, "{}", world.answer.body);
     let changed = world.answer.text();
     match which.as_str() {
         // What comes next is asked of the question that was.
         "the same" => {
             assert_eq!(changed, text);
-            (world.answer, world.asked) = (before, Some(Question::Completion(asked)));
+            (world.answer, world.asked) = (before, Some(asked));
         }
         _ => assert_ne!(changed, text),
+    }
+}
+
+#[then(expr = "its choice {int} is what the seed {int} chooses alone")]
+async fn choice_alone(world: &mut World, choice: usize, seed: u32) {
+    let chosen = world
+        .answer
+        .at(&format!("choices.{choice}.message.content"))
+        .clone();
+    let Some(Question::Chat(mut body)) = world.asked.clone() else {
+        panic!("a chat was asked for")
+    };
+    body["n"] = 1.into();
+    body["seed"] = seed.into();
+    world.chat(body).await;
+    assert_eq!(world.answer.at("choices.0.message.content"), &chosen);
+}
+
+#[then(expr = "each of {int} choices has a role, {int} tokens' text and an end")]
+async fn choices_in_pieces(world: &mut World, count: u64, tokens: u64) {
+    let choices = world
+        .answer
+        .pieces
+        .iter()
+        .filter_map(|piece| piece["choices"].get(0));
+    let choices: Vec<&Value> = choices.collect();
+    for index in 0..count {
+        let own: Vec<&&Value> = choices
+            .iter()
+            .filter(|choice| choice["index"] == index)
+            .collect();
+        assert_eq!(own[0]["delta"]["role"], "assistant");
+        assert!((1..=tokens as usize).contains(&(own.len() - 2)), "{own:?}");
+        let ends = own
+            .iter()
+            .filter(|choice| !choice["finish_reason"].is_null());
+        assert_eq!(ends.count(), 1);
+        assert_eq!(own.last().unwrap()["finish_reason"], "length");
     }
 }
 

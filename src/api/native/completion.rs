@@ -1,15 +1,16 @@
 //! `POST /completion`: the continuation of one prompt, or of several.
 
-use super::continuation;
-use super::prompts::{Prompts, pieces};
+use super::prompts::Prompts;
 use super::props::words;
-use super::sampling;
+use super::{bias, continuation};
 use crate::api::at_length;
 use crate::api::error::Error;
-use crate::api::options::{limit, one_grammar, seconds, unless_empty};
+use crate::api::options::{limit, one_grammar, pieces, seconds, unless_empty};
+use crate::api::sampling;
 use crate::api::stream::{EventStream, WholeOrStream};
 use crate::api::types;
 use crate::model::{GenerateLimits, GenerateOptions, GrammarSource, LoadedModel, WhenFull};
+use crate::sampling::SamplingParameters;
 
 /// Continues the prompts.
 pub(in crate::api) async fn answer(
@@ -44,7 +45,7 @@ impl TryFrom<types::CompletionRequest> for GenerateOptions {
 
     /// How the prompts are to be continued.
     fn try_from(body: types::CompletionRequest) -> Result<Self, Error> {
-        let sampling = sampling::parameters(&body)?;
+        let sampling = sampling::parameters(&body, SamplingParameters::native())?;
         Ok(Self {
             max_tokens: limit("n_predict", body.n_predict.unwrap_or(-1))?,
             stop: body
@@ -55,7 +56,7 @@ impl TryFrom<types::CompletionRequest> for GenerateOptions {
                 .collect(),
             ignore_end: body.ignore_eos.unwrap_or(false),
             sampling,
-            logit_bias: sampling::logit_bias(body.logit_bias)?,
+            logit_bias: bias::logit_bias(body.logit_bias)?,
             grammar: one_grammar([
                 unless_empty(body.grammar, GrammarSource::Gbnf),
                 body.json_schema

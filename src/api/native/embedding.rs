@@ -2,9 +2,10 @@
 
 use futures_util::future::try_join_all;
 
-use super::prompts::{Prompts, pieces};
+use super::prompts::Prompts;
 use crate::api::at_length;
 use crate::api::error::Error;
+use crate::api::options::pieces;
 use crate::api::types;
 use crate::model::{GenerateLimits, LoadedModel, PendingEmbedding, Prompt};
 

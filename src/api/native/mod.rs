@@ -1,5 +1,6 @@
 //! The native surface: the routes of the llama.cpp server of 2024.
 
+mod bias;
 pub(super) mod completion;
 mod continuation;
 pub(super) mod embedding;
@@ -8,7 +9,6 @@ pub(super) mod infill;
 pub(super) mod metrics;
 mod prompts;
 pub(super) mod props;
-mod sampling;
 mod settings;
 pub(super) mod slot_actions;
 pub(super) mod slots;

@@ -2,8 +2,6 @@
 
 use crate::api::error::Error;
 use crate::api::types;
-use crate::model::PromptPiece;
-use crate::token::TokenId;
 
 /// What is to be continued: one prompt, or several beside each other.
 pub(super) enum Prompts {
@@ -57,20 +55,6 @@ impl Prompts {
                 ),
             )),
         }
-    }
-}
-
-/// A prompt's texts and ids.
-pub(super) fn pieces(prompt: types::Prompt) -> Vec<PromptPiece> {
-    match prompt {
-        types::Prompt::String(text) => vec![PromptPiece::Text(text)],
-        types::Prompt::Array(pieces) => pieces
-            .into_iter()
-            .map(|piece| match piece {
-                types::PromptPiece::String(text) => PromptPiece::Text(text),
-                types::PromptPiece::Uint32(token) => PromptPiece::Token(TokenId(token)),
-            })
-            .collect(),
     }
 }
 

@@ -2,8 +2,9 @@
 
 use serde_json::Value;
 
-use super::sampling::{MIROSTAT_ETA, MIROSTAT_TAU, shown_bias};
+use super::bias::shown_bias;
 use crate::api::options::{Defaults, or_minus_one, single};
+use crate::api::sampling::{MIROSTAT_ETA, MIROSTAT_TAU};
 use crate::api::types;
 use crate::model::{GenerateOptions, GrammarSource, ModelDetails, PromptPiece, WhenFull};
 use crate::sampling::{Distribution, MirostatVersion, SamplingParameters};

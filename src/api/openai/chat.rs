@@ -1,23 +1,28 @@
 //! `POST /v1/chat/completions`: the assistant's next message.
 
+use std::collections::HashMap;
 use std::time::SystemTime;
 
+use futures_util::future::try_join_all;
+use futures_util::stream::select_all;
 use futures_util::{Stream, StreamExt, stream};
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::unix_seconds;
 use crate::api::at_length;
 use crate::api::error::Error;
 use crate::api::messages::chat_message;
-use crate::api::options::{count, limit, one_grammar, seconds, single, unless_empty, unless_zero};
+use crate::api::options::{count, one_grammar, pieces, seconds, single, unless_empty};
+use crate::api::sampling;
 use crate::api::stream::{EventStream, WholeAnswer, WholeOrStream, events, whole};
 use crate::api::types;
 use crate::model::{
     AnswerToken, FinishReason, GenerateError, GenerateEvent, GenerateLimits, GenerateOptions,
-    GenerateRequest, GrammarKind, GrammarSource, LoadedModel, Prompt, Summary, TokenLogprob,
-    WhenFull,
+    GenerateRequest, GrammarKind, GrammarSource, LoadedModel, Prompt, PromptPiece, Summary,
+    TokenLogprob, WhenFull,
 };
 use crate::sampling::{Distribution, LogprobsWanted, SamplingParameters};
+use crate::token::TokenId;
 
 /// The word after the last event of a stream.
 const DONE: &str = "[DONE]";
@@ -36,48 +41,43 @@ pub(in crate::api) async fn answer(
         .as_ref()
         .and_then(|options| options.include_usage)
         .unwrap_or(false);
+    let choices = body.n.unwrap_or(1);
+    let places = model.places();
+    if choices as usize > places {
+        let problem =
+            format!("{choices} messages are more than the {places} requests that may run or wait");
+        return Err(Error::invalid("n", format!("n: {problem}")));
+    }
     let request = GenerateRequest::try_from(body)?.within(limits);
     let streamed = request.options.stream;
-    let generation = at_length(|| model.generate(request)).map_err(in_openais_words)?;
+    let begin = |choice: u32| {
+        let mut request = request.clone();
+        let seed = &mut request.options.sampling.seed;
+        *seed = seed.map(|seed| seed.wrapping_add(choice));
+        model
+            .generate(request)
+            .map(events)
+            .map_err(in_openais_words)
+    };
+    let begun = at_length(|| (0..choices).map(begin).collect::<Result<Vec<_>, Error>>())?;
     let heading = Heading::new(&model.details().name);
     if streamed {
-        let chunks = heading.chunks(events(generation), usage_wanted);
+        let chunks = heading.chunks(begun, usage_wanted);
         return Ok(WholeOrStream::Stream(EventStream::new(chunks, Some(DONE))));
     }
-    let answer = whole(events(generation)).await?;
-    Ok(WholeOrStream::Whole(heading.completion(answer)))
+    let answers = try_join_all(begun.into_iter().map(whole)).await?;
+    Ok(WholeOrStream::Whole(heading.completion(answers)))
 }
 
 impl TryFrom<types::ChatCompletionRequest> for GenerateRequest {
     type Error = Error;
 
-    fn try_from(body: types::ChatCompletionRequest) -> Result<Self, Error> {
-        let mut sampling = SamplingParameters::openai();
-        sampling.seed = body.seed;
-        if let Some(temperature) = body.temperature {
-            sampling.temperature = single(temperature);
-        }
-        if let Some(top_p) = body.top_p {
-            sampling.top_p = single(top_p);
-        }
-        if let Some(top_k) = body.top_k {
-            sampling.top_k = unless_zero("top_k", top_k)?;
-        }
-        if let Some(min_p) = body.min_p {
-            sampling.min_p = single(min_p);
-        }
-        if let Some(penalty) = body.presence_penalty {
-            sampling.repetition.presence_penalty = single(penalty);
-        }
-        if let Some(penalty) = body.frequency_penalty {
-            sampling.repetition.frequency_penalty = single(penalty);
-        }
-        if let Some(penalty) = body.repeat_penalty {
-            sampling.repetition.repeat_penalty = single(penalty);
-        }
-        if let Some(last_n) = body.repeat_last_n {
-            sampling.repetition.last_n = limit("repeat_last_n", last_n)?;
-        }
+    fn try_from(mut body: types::ChatCompletionRequest) -> Result<Self, Error> {
+        let messages = std::mem::take(&mut body.messages);
+        let logit_bias = logit_bias(std::mem::take(&mut body.logit_bias))?;
+        let mut sampling =
+            sampling::parameters(&as_completion(&body)?, SamplingParameters::openai())?;
+        sampling.seed = body.seed.and_then(seed);
         let top = count("top_logprobs", body.top_logprobs.unwrap_or(0))?;
         sampling.logprobs = match (body.logprobs.unwrap_or(false), top) {
             (true, top) => Some(LogprobsWanted {
@@ -90,7 +90,7 @@ impl TryFrom<types::ChatCompletionRequest> for GenerateRequest {
                 return Err(Error::invalid("top_logprobs", message));
             }
         };
-        let messages = body.messages.into_iter().map(chat_message).collect();
+        let messages = messages.into_iter().map(chat_message).collect();
         Ok(Self {
             prompt: Prompt::Chat(messages),
             system_prompt: None,
@@ -106,7 +106,7 @@ impl TryFrom<types::ChatCompletionRequest> for GenerateRequest {
                 },
                 ignore_end: body.ignore_eos.unwrap_or(false),
                 sampling,
-                logit_bias: Vec::new(),
+                logit_bias,
                 grammar: one_grammar([
                     body.response_format
                         .map(required_form)
@@ -116,7 +116,7 @@ impl TryFrom<types::ChatCompletionRequest> for GenerateRequest {
                     unless_empty(body.regex, GrammarSource::Regex),
                     unless_empty(body.lark, GrammarSource::Lark),
                 ])?,
-                penalty_prompt: None,
+                penalty_prompt: body.penalty_prompt.map(pieces),
                 slot: None,
                 when_full: WhenFull::Stop,
                 whole_prompt: true,
@@ -128,6 +128,46 @@ impl TryFrom<types::ChatCompletionRequest> for GenerateRequest {
             },
         })
     }
+}
+
+/// The options of the choice of tokens, as the native surface has them: their names are the same.
+fn as_completion(body: &types::ChatCompletionRequest) -> Result<types::CompletionRequest, Error> {
+    /// What is called the same and is something else.
+    const OTHERS: [&str; 3] = ["stop", "logit_bias", "seed"];
+    let options = serde_json::to_value(body).and_then(|mut options| {
+        for other in OTHERS {
+            options[other] = Value::Null;
+        }
+        serde_json::from_value(options)
+    });
+    options.map_err(|error| Error::Invalid {
+        param: None,
+        message: format!("the body is not understood: {error}"),
+    })
+}
+
+/// A seed of 64 bits as one of 32; -1 draws one, as on the native surface.
+fn seed(seed: i64) -> Option<u32> {
+    match (seed, u32::try_from(seed)) {
+        (-1, _) => None,
+        (_, Ok(seed)) => Some(seed),
+        // Both halves count.
+        (seed, Err(_)) => Some((seed ^ (seed >> 32)) as u32),
+    }
+}
+
+fn logit_bias(biases: Option<HashMap<String, f64>>) -> Result<Vec<(PromptPiece, f32)>, Error> {
+    let bias = |(token, amount): (String, f64)| match token.parse() {
+        Ok(id) => Ok((PromptPiece::Token(TokenId(id)), single(amount))),
+        Err(_) => {
+            let place = format!("logit_bias.{token}");
+            Err(Error::invalid(
+                &*place,
+                format!("{place}: it is no token id"),
+            ))
+        }
+    };
+    biases.into_iter().flatten().map(bias).collect()
 }
 
 /// What the text must follow to have a form.
@@ -176,44 +216,50 @@ impl Heading {
         }
     }
 
-    fn completion(self, answer: WholeAnswer) -> types::ChatCompletion {
-        let WholeAnswer {
-            content,
-            tokens,
-            summary,
-        } = answer;
+    fn completion(self, answers: Vec<WholeAnswer>) -> types::ChatCompletion {
+        let summaries: Vec<Summary> = answers
+            .iter()
+            .map(|answer| answer.summary.clone())
+            .collect();
+        let choices = (0..).zip(answers).map(|(index, answer)| types::ChatChoice {
+            index,
+            message: types::AssistantMessage {
+                role: types::AssistantMessageRole::Assistant,
+                content: answer.content,
+                refusal: None,
+            },
+            logprobs: logprobs(&answer.tokens),
+            finish_reason: finish_reason(&answer.summary.reason),
+        });
         types::ChatCompletion {
             id: self.id,
             object: types::ChatCompletionObject::ChatCompletion,
             created: self.created,
             model: self.model,
             system_fingerprint: FINGERPRINT.to_owned(),
-            choices: vec![types::ChatChoice {
-                index: 0,
-                message: types::AssistantMessage {
-                    role: types::AssistantMessageRole::Assistant,
-                    content,
-                    refusal: None,
-                },
-                logprobs: logprobs(&tokens),
-                finish_reason: finish_reason(&summary.reason),
-            }],
-            usage: usage(&summary),
+            choices: choices.collect(),
+            usage: usage(&summaries),
         }
     }
 
-    /// The role, the text as it comes, the reason of the end, and the usage if it is wanted.
+    /// The roles, the texts as they come, the reasons of the ends, and the usage if it is wanted.
     fn chunks(
         self,
-        events: impl Stream<Item = Result<GenerateEvent, Error>> + Send + 'static,
+        choices: Vec<impl Stream<Item = Result<GenerateEvent, Error>> + Send + 'static>,
         usage_wanted: bool,
     ) -> impl Stream<Item = Result<types::ChatCompletionChunk, Error>> + Send + 'static {
+        let count = choices.len();
         let role = types::Delta {
             role: Some(types::DeltaRole::Assistant),
             content: Some(String::new()),
         };
-        let first = self.chunk(Some((role, None)), None);
-        let rest = events.flat_map(move |event| {
+        let roles: Vec<_> = (0..count as u32)
+            .map(|index| Ok(self.chunk(Some(chunk_choice(index, role.clone())), None)))
+            .collect();
+        let choices = (0..).zip(choices);
+        let events = choices.map(|(index, events)| events.map(move |event| (index, event)).boxed());
+        let mut summaries = Vec::new();
+        let rest = select_all(events).flat_map(move |(index, event)| {
             let chunks = match event {
                 Err(error) => vec![Err(error)],
                 Ok(GenerateEvent::Text { text, tokens }) => {
@@ -221,35 +267,34 @@ impl Heading {
                         role: None,
                         content: Some(text),
                     };
-                    let mut chunk = self.chunk(Some((delta, None)), None);
-                    for choice in &mut chunk.choices {
-                        choice.logprobs = logprobs(&tokens);
-                    }
-                    vec![Ok(chunk)]
+                    let choice = types::ChunkChoice {
+                        logprobs: logprobs(&tokens),
+                        ..chunk_choice(index, delta)
+                    };
+                    vec![Ok(self.chunk(Some(choice), None))]
                 }
                 Ok(GenerateEvent::Finished(summary)) => {
-                    let reason = finish_reason(&summary.reason);
-                    let last = self.chunk(Some((types::Delta::default(), Some(reason))), None);
-                    let usage = usage_wanted.then(|| self.chunk(None, Some(usage(&summary))));
+                    let choice = types::ChunkChoice {
+                        finish_reason: Some(finish_reason(&summary.reason)),
+                        ..chunk_choice(index, types::Delta::default())
+                    };
+                    summaries.push(summary);
+                    let all = usage_wanted && summaries.len() == count;
+                    let usage = all.then(|| self.chunk(None, Some(usage(&summaries))));
+                    let last = self.chunk(Some(choice), None);
                     [last].into_iter().chain(usage).map(Ok).collect()
                 }
             };
             stream::iter(chunks)
         });
-        stream::once(async { Ok(first) }).chain(rest)
+        stream::iter(roles).chain(rest)
     }
 
     fn chunk(
         &self,
-        choice: Option<(types::Delta, Option<types::FinishReason>)>,
+        choice: Option<types::ChunkChoice>,
         usage: Option<types::Usage>,
     ) -> types::ChatCompletionChunk {
-        let choice = choice.map(|(delta, finish_reason)| types::ChunkChoice {
-            index: 0,
-            delta,
-            logprobs: None,
-            finish_reason,
-        });
         types::ChatCompletionChunk {
             id: self.id.clone(),
             object: types::ChatCompletionChunkObject::ChatCompletionChunk,
@@ -259,6 +304,15 @@ impl Heading {
             choices: choice.into_iter().collect(),
             usage,
         }
+    }
+}
+
+fn chunk_choice(index: u32, delta: types::Delta) -> types::ChunkChoice {
+    types::ChunkChoice {
+        index,
+        delta,
+        logprobs: None,
+        finish_reason: None,
     }
 }
 
@@ -298,13 +352,20 @@ fn finish_reason(reason: &FinishReason) -> types::FinishReason {
     }
 }
 
-fn usage(summary: &Summary) -> types::Usage {
+/// What all choices took together. They have one prompt, which the one computed that found the least of it in the cache.
+fn usage(summaries: &[Summary]) -> types::Usage {
+    let prompt_tokens = summaries.first().map_or(0, |summary| summary.prompt_tokens);
+    let cached_tokens = summaries.iter().map(|summary| summary.cached_tokens).min();
+    let completion_tokens: usize = summaries
+        .iter()
+        .map(|summary| summary.generated_tokens)
+        .sum();
     types::Usage {
-        prompt_tokens: summary.prompt_tokens as u64,
-        completion_tokens: summary.generated_tokens as u64,
-        total_tokens: (summary.prompt_tokens + summary.generated_tokens) as u64,
+        prompt_tokens: prompt_tokens as u64,
+        completion_tokens: completion_tokens as u64,
+        total_tokens: (prompt_tokens + completion_tokens) as u64,
         prompt_tokens_details: types::PromptTokensDetails {
-            cached_tokens: summary.cached_tokens as u64,
+            cached_tokens: cached_tokens.unwrap_or(0) as u64,
         },
     }
 }
@@ -392,7 +453,7 @@ mod tests {
         };
         let events = stream::iter([Ok(text), Ok(GenerateEvent::Finished(summary()))]);
         let chunks: Vec<_> = Heading::new("tiny")
-            .chunks(events, true)
+            .chunks(vec![events], true)
             .map(Result::unwrap)
             .collect()
             .await;
@@ -418,11 +479,11 @@ mod tests {
 
     #[test]
     fn a_whole_answer_fits_the_document() {
-        let answer = Heading::new("tiny").completion(WholeAnswer {
+        let answer = Heading::new("tiny").completion(vec![WholeAnswer {
             content: "Hi".to_owned(),
             tokens: Vec::new(),
             summary: summary(),
-        });
+        }]);
         crate::api::check("ChatCompletion", &serde_json::to_value(&answer).unwrap()).unwrap();
         assert_eq!(answer.usage.prompt_tokens_details.cached_tokens, 1);
     }
