@@ -6,6 +6,8 @@ import schemathesis
 MODEL = "default"
 FILE = "slot.bin"
 VOCABULARY = 49152
+PLACES = 4
+WIDTH = 576
 CONSTRAINTS = {
     "grammar": ['root ::= [a-z ]+', 'root ::= " yes" | " no"', 'root ::= "(" root* ")"', ''],
     "regex": ['[a-z ]+', ' [0-9]{3}', '(ab|c)*', ''],
@@ -18,13 +20,20 @@ CONSTRAINTS = {
 def map_body(context, body):
     """Ids become ids of the vocabulary, and most of what a text must follow becomes what one can; the rest stays as it was generated."""
     if isinstance(body, dict):
-        for field in ("tokens", "prompt", "penalty_prompt", "content"):
+        for field in ("tokens", "prompt", "penalty_prompt", "content", "input"):
             if isinstance(body.get(field), list):
                 body[field] = [in_vocabulary(value) for value in body[field]]
         biases = body.get("logit_bias")
+        if isinstance(biases, dict):
+            ids = {str(int(key) % VOCABULARY) if key.isdecimal() else key: bias for key, bias in biases.items()}
+            body["logit_bias"] = ids
         for bias in biases if isinstance(biases, list) else []:
             if isinstance(bias, list) and bias:
                 bias[0] = in_vocabulary(bias[0])
+        for field, most in (("n", PLACES), ("dimensions", 1)):
+            value = body.get(field)
+            if is_count(value) and value > most:
+                body[field] = WIDTH if field == "dimensions" else value % most + 1
         constrain(body)
         shorten(body)
         if isinstance(body.get("filename"), str) and len(body["filename"]) % 4:
@@ -57,8 +66,11 @@ def constrain(body):
 def in_vocabulary(value):
     if isinstance(value, list):
         return [in_vocabulary(part) for part in value]
-    is_id = isinstance(value, int) and not isinstance(value, bool) and value >= 0
-    return value % VOCABULARY if is_id else value
+    return value % VOCABULARY if is_count(value) else value
+
+
+def is_count(value):
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 0
 
 
 @schemathesis.hook

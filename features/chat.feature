@@ -165,7 +165,7 @@ Feature: Chat as with OpenAI's API
       | {"messages": [{"role": "user", "content": "a"}], "n": 0}                                 | n                  |
       | {"messages": [{"role": "user", "content": "a"}], "n": 100}                               | n                  |
       | {"messages": [{"role": "user", "content": "a"}], "logit_bias": {"1": 101}}               | logit_bias.1       |
-      | {"messages": [{"role": "user", "content": "a"}], "logit_bias": {"one": 1}}               | logit_bias.one     |
+      | {"messages": [{"role": "user", "content": "a"}], "logit_bias": {"one": 1}}               | logit_bias         |
       | {"messages": [{"role": "user", "content": "a"}], "logit_bias": {"70000": 1}}             |                    |
       | {"messages": [{"role": "user", "content": "a"}], "mirostat": 3}                          | mirostat           |
       | {"messages": [{"role": "user", "content": "a"}], "store": true}                          | store              |

@@ -47,6 +47,45 @@ Feature: What a text is to the model
     And the answer's "embedding" has 576 entries
     And the header "x-ortolan-ignored" is "user"
 
+  Scenario: As with OpenAI's API
+    When I post to "/v1/embeddings" as "application/json":
+      """
+      {"input": ["hello", "world"], "model": "GPT-4", "encoding_format": "float", "dimensions": 576}
+      """
+    Then the status is 200
+    And the answer's "object" is "list"
+    And the answer's "data.1.object" is "embedding"
+    And the answer's "data.1.index" is 1
+    And the answer's "data.1.embedding" has 576 entries
+    And the answer's "model" is "smollm2"
+    And the answer's "usage.prompt_tokens" is 2
+    And the answer's "usage.total_tokens" is 2
+
+  Scenario: One text with OpenAI's API is a list of one, in Base64 on request
+    When I post to "/v1/embeddings" as "application/json":
+      """
+      {"input": "hello", "encoding_format": "base64"}
+      """
+    Then the status is 200
+    And the answer has no "data.1"
+    And the answer's "data.0.embedding" is the Base64 of what "hello" is natively
+
+  Scenario Outline: Bad input with OpenAI's API: <body>
+    When I post to "/v1/embeddings" as "application/json":
+      """
+      <body>
+      """
+    Then the status is 400
+    And the error's param is "<param>"
+    And the error says "<message>"
+
+    Examples:
+      | body                                           | param           | message                             |
+      | {}                                             | input           | required                            |
+      | {"input": []}                                  | input           | less than 1 item                    |
+      | {"input": "a", "dimensions": 64}               | dimensions      | 64 is not what this model gives: 576 |
+      | {"input": "a", "encoding_format": "int8"}      | encoding_format | int8                                |
+
   Scenario: It is switched on
     Given a server that answers nothing that can be switched off
     When I post to "/embedding" as "application/json":

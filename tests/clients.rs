@@ -122,6 +122,24 @@ fn python_and_curl_chat() {
     );
 }
 
+/// The requests of `POST /v1/embeddings`.
+#[test]
+fn curl_embeds() {
+    let (_server, address) = ready_with(&["--embedding"]);
+    for (example, count) in [("embeddings.sh", 1), ("embeddings_of_several.sh", 2)] {
+        let printed = run("bash", example, &address);
+        let answer: Value = serde_json::from_str(&printed).unwrap();
+        let data = answer["data"].as_array().unwrap();
+        assert_eq!(data.len(), count, "{answer}");
+        let wide = |item: &Value| {
+            item["embedding"]
+                .as_array()
+                .is_some_and(|row| row.len() == 576)
+        };
+        assert!(data.iter().all(wide), "{answer}");
+    }
+}
+
 /// «Extending or building alternative Web Front End»: its page takes the place of ours.
 #[tokio::test]
 async fn a_page_imports_completion_js() {

@@ -2,12 +2,14 @@
 //! How a surface translates requests and answers is in its folder; sockets are the server's.
 
 pub mod document;
+mod embeddings;
 mod error;
 mod messages;
 mod native;
 mod openai;
 mod options;
 mod payload;
+mod prompts;
 mod sampling;
 mod schema;
 mod stream;
@@ -286,6 +288,13 @@ impl Api for Service {
     ) -> Result<WholeOrStream<types::ChatCompletion>, Error> {
         self.0.defaults.fill(&mut body.temperature, &mut body.seed);
         chat::answer(&*self.loaded()?, body, &self.0.limits).await
+    }
+
+    async fn embeddings(&self, body: types::EmbeddingsRequest) -> Result<types::Embeddings, Error> {
+        if !self.0.endpoints.embedding {
+            return Err(Error::NotSupported("embeddings: start it with --embedding"));
+        }
+        openai::embeddings::answer(&*self.loaded()?, body, &self.0.limits).await
     }
 
     async fn models(&self) -> Result<types::ModelList, Error> {

@@ -3,9 +3,7 @@
 use std::time::Duration;
 
 use super::error::Error;
-use super::types;
-use crate::model::{GrammarSource, PromptPiece};
-use crate::token::TokenId;
+use crate::model::GrammarSource;
 
 /// What requests ask for where they name nothing, if it is not the contract's default.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
@@ -81,19 +79,5 @@ pub(super) fn one_grammar<const N: usize>(
             Err(Error::invalid(second.to_string(), message))
         }
         (first, _) => Ok(first),
-    }
-}
-
-/// A prompt's texts and ids.
-pub(super) fn pieces(prompt: types::Prompt) -> Vec<PromptPiece> {
-    match prompt {
-        types::Prompt::String(text) => vec![PromptPiece::Text(text)],
-        types::Prompt::Array(pieces) => pieces
-            .into_iter()
-            .map(|piece| match piece {
-                types::PromptPiece::String(text) => PromptPiece::Text(text),
-                types::PromptPiece::Uint32(token) => PromptPiece::Token(TokenId(token)),
-            })
-            .collect(),
     }
 }

@@ -17,6 +17,7 @@ pub(super) fn details() -> ModelDetails {
         path: "models/tiny.gguf".into(),
         architecture: "llama".to_owned(),
         vocabulary_size: 32,
+        hidden_size: 8,
         context_tokens: 128,
         trained_context_tokens: 256,
         parameters: 1000,

@@ -195,6 +195,7 @@ pub fn inspect(path: &Path, options: LoadOptions) -> anyhow::Result<Inspected> {
             path: path.to_owned(),
             architecture: file.architecture.name().to_owned(),
             vocabulary_size: shape.vocabulary,
+            hidden_size: shape.hidden,
             context_tokens,
             trained_context_tokens: shape.trained_context,
             parameters: file.parameters(),

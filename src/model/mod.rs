@@ -66,6 +66,8 @@ pub struct ModelDetails {
     pub architecture: String,
     /// Tokens of the vocabulary.
     pub vocabulary_size: usize,
+    /// Numbers of a hidden state, and of an embedding.
+    pub hidden_size: usize,
     /// Tokens a sequence may have.
     pub context_tokens: usize,
     /// Tokens of context the model was trained with.

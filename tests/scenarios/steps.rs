@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
 use cucumber::gherkin::Step;
 use cucumber::{given, then, when};
 use ortolan::api::types;
@@ -791,6 +793,18 @@ async fn choices_in_pieces(world: &mut World, count: u64, tokens: u64) {
         assert_eq!(ends.count(), 1);
         assert_eq!(own.last().unwrap()["finish_reason"], "length");
     }
+}
+
+#[then(expr = "the answer's {string} is the Base64 of what {string} is natively")]
+async fn base64_of(world: &mut World, path: String, text: String) {
+    let written = world.answer.at(&path).as_str().unwrap();
+    let bytes = STANDARD.decode(written).unwrap();
+    let (numbers, rest) = bytes.as_chunks();
+    assert!(rest.is_empty());
+    let numbers: Vec<f32> = numbers.iter().copied().map(f32::from_le_bytes).collect();
+    world.embed(json!({ "content": text })).await;
+    let native: Vec<f32> = serde_json::from_value(world.answer.at("embedding").clone()).unwrap();
+    assert_eq!(numbers, native);
 }
 
 #[then("asking again gives the same text")]

@@ -1,11 +1,11 @@
 //! `POST /completion`: the continuation of one prompt, or of several.
 
-use super::prompts::Prompts;
 use super::props::words;
 use super::{bias, continuation};
 use crate::api::at_length;
 use crate::api::error::Error;
-use crate::api::options::{limit, one_grammar, pieces, seconds, unless_empty};
+use crate::api::options::{limit, one_grammar, seconds, unless_empty};
+use crate::api::prompts::{Prompts, pieces};
 use crate::api::sampling;
 use crate::api::stream::{EventStream, WholeOrStream};
 use crate::api::types;

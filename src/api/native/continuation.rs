@@ -6,10 +6,9 @@ use futures_util::future::try_join_all;
 use futures_util::stream::select_all;
 use futures_util::{Stream, StreamExt, TryStreamExt};
 
-use super::prompts::Prompts;
 use super::settings::settings;
 use crate::api::error::Error;
-use crate::api::options::pieces;
+use crate::api::prompts::{Prompts, pieces};
 use crate::api::stream::{WholeAnswer, events, whole};
 use crate::api::types;
 use crate::model::{

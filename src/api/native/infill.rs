@@ -3,9 +3,9 @@
 use serde_json::json;
 
 use super::continuation;
-use super::prompts::Prompts;
 use super::props::words;
 use crate::api::error::Error;
+use crate::api::prompts::Prompts;
 use crate::api::stream::EventStream;
 use crate::api::types;
 use crate::model::{GenerateLimits, GenerateOptions, LoadedModel};

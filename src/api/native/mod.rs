@@ -7,7 +7,6 @@ pub(super) mod embedding;
 pub(super) mod health;
 pub(super) mod infill;
 pub(super) mod metrics;
-mod prompts;
 pub(super) mod props;
 mod settings;
 pub(super) mod slot_actions;

@@ -3,6 +3,7 @@
 use std::time::{SystemTime, UNIX_EPOCH};
 
 pub(super) mod chat;
+pub(super) mod embeddings;
 pub(super) mod models;
 
 /// Seconds since 1970.

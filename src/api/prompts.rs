@@ -1,7 +1,9 @@
 //! The prompts of a body: one or several, each of texts and ids.
 
-use crate::api::error::Error;
-use crate::api::types;
+use super::error::Error;
+use super::types;
+use crate::model::PromptPiece;
+use crate::token::TokenId;
 
 /// What is to be continued: one prompt, or several beside each other.
 pub(super) enum Prompts {
@@ -44,6 +46,14 @@ impl Prompts {
         Ok(Self::Several(prompts.collect()))
     }
 
+    /// All of them.
+    pub(super) fn all(self) -> Vec<types::Prompt> {
+        match self {
+            Self::One(prompt) => vec![prompt],
+            Self::Several(prompts) => prompts,
+        }
+    }
+
     /// Refuses more prompts than there are places: they could never run beside each other.
     pub(super) fn check_count(param: &str, count: usize, places: usize) -> Result<(), Error> {
         match count > places {
@@ -55,6 +65,20 @@ impl Prompts {
                 ),
             )),
         }
+    }
+}
+
+/// A prompt's texts and ids.
+pub(super) fn pieces(prompt: types::Prompt) -> Vec<PromptPiece> {
+    match prompt {
+        types::Prompt::String(text) => vec![PromptPiece::Text(text)],
+        types::Prompt::Array(pieces) => pieces
+            .into_iter()
+            .map(|piece| match piece {
+                types::PromptPiece::String(text) => PromptPiece::Text(text),
+                types::PromptPiece::Uint32(token) => PromptPiece::Token(TokenId(token)),
+            })
+            .collect(),
     }
 }
 
