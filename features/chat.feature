@@ -60,7 +60,7 @@ Feature: Chat as with OpenAI's API
   Scenario: Several messages to choose from
     When I chat:
       """
-      {"messages": [{"role": "user", "content": "Tell a story."}], "max_tokens": 8, "seed": 5, "n": 3}
+      {"messages": [{"role": "user", "content": "Tell a story."}], "max_tokens": 8, "seed": 5, "n": 3, "regex": "[a-z ]{400}"}
       """
     Then the status is 200
     And the answer's "choices.0.index" is 0
@@ -73,7 +73,7 @@ Feature: Chat as with OpenAI's API
   Scenario: Several messages as they come
     When I stream a chat:
       """
-      {"messages": [{"role": "user", "content": "Tell a story."}], "max_tokens": 8, "seed": 5, "n": 2, "stream_options": {"include_usage": true}}
+      {"messages": [{"role": "user", "content": "Tell a story."}], "max_tokens": 8, "seed": 5, "n": 2, "regex": "[a-z ]{400}", "stream_options": {"include_usage": true}}
       """
     Then the status is 200
     And the first piece's "choices.0.delta.role" is "assistant"

@@ -81,19 +81,19 @@ Feature: Continue a prompt
     Given a server that generates at most 3 tokens
     When I ask for a completion:
       """
-      {"prompt": "Once upon a time", "n_predict": 10, "ignore_eos": true}
+      {"prompt": "Once upon a time", "n_predict": 10, "temperature": 0, "ignore_eos": true}
       """
     Then the answer's "tokens_predicted" is 3
     And the answer's "stopped_limit" is true
     And the answer's "generation_settings.n_predict" is 3
     When I ask for a completion:
       """
-      {"prompt": "Once upon a time", "n_predict": 2, "ignore_eos": true}
+      {"prompt": "Once upon a time", "n_predict": 2, "temperature": 0, "ignore_eos": true}
       """
     Then the answer's "tokens_predicted" is 2
     When I chat:
       """
-      {"messages": [{"role": "user", "content": "Tell a story."}], "max_tokens": 10, "ignore_eos": true}
+      {"messages": [{"role": "user", "content": "Tell a story."}], "max_tokens": 10, "temperature": 0, "ignore_eos": true}
       """
     Then the answer's "choices.0.finish_reason" is "length"
     And the answer's "usage.completion_tokens" is 3

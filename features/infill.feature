@@ -53,7 +53,7 @@ Feature: Fill the gap between two texts
     Given a server whose model fills gaps
     When I stream an infill:
       """
-      {"input_prefix": "a", "input_suffix": "b", "n_predict": 300, "ignore_eos": true, "n_keep": -1}
+      {"input_prefix": "a", "input_suffix": "b", "n_predict": 300, "n_keep": -1, "grammar": "root ::= [a-z] root"}
       """
     Then the status is 200
     And the last piece's "truncated" is true

@@ -7,15 +7,23 @@
 #![expect(clippy::unwrap_used, reason = "a scenario that cannot go on fails")]
 #![expect(clippy::print_stdout, reason = "a test harness is read on the terminal")]
 
+#[path = "scenarios/again.rs"]
+mod again;
+#[path = "scenarios/answers.rs"]
+mod answers;
+#[path = "scenarios/asking.rs"]
+mod asking;
 mod common;
 #[path = "scenarios/constrained.rs"]
 mod constrained;
 #[path = "scenarios/crowd.rs"]
 mod crowd;
+#[path = "scenarios/embeddings.rs"]
+mod embeddings;
+#[path = "scenarios/given.rs"]
+mod given;
 #[path = "scenarios/servers.rs"]
 mod servers;
-#[path = "scenarios/steps.rs"]
-mod steps;
 #[path = "scenarios/witness.rs"]
 mod witness;
 #[path = "scenarios/world.rs"]
