@@ -1,5 +1,5 @@
-"""What the document cannot say of one running server: the ids of its vocabulary, its model's name, and what a
-grammar is."""
+"""What the document cannot say of one running server: the ids of its vocabulary, its model's name, what a grammar is,
+and that one of two fields is there."""
 
 import schemathesis
 
@@ -8,6 +8,7 @@ FILE = "slot.bin"
 VOCABULARY = 49152
 PLACES = 4
 WIDTH = 576
+COMPLETIONS = ("/completion", "/completions")
 CONSTRAINTS = {
     "grammar": ['root ::= [a-z ]+', 'root ::= " yes" | " no"', 'root ::= "(" root* ")"', ''],
     "regex": ['[a-z ]+', ' [0-9]{3}', '(ab|c)*', ''],
@@ -34,6 +35,8 @@ def map_body(context, body):
             value = body.get(field)
             if is_count(value) and value > most:
                 body[field] = WIDTH if field == "dimensions" else value % most + 1
+        if context.operation.path in COMPLETIONS and not any(body.get(field) for field in ("prompt", "system_prompt")):
+            body["prompt"] = "a"
         constrain(body)
         shorten(body)
         if isinstance(body.get("filename"), str) and len(body["filename"]) % 4:
