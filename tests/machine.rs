@@ -11,9 +11,10 @@ mod running;
 
 use std::fs;
 use std::process::Command;
+use std::time::Instant;
 
 use program::{listening, ortolan, post, ready_with, with_model};
-use running::Running;
+use running::{PATIENCE, Running};
 use serde_json::{Value, json};
 
 /// A file of the kernel about a program.
@@ -41,17 +42,23 @@ fn threads(program: &Running) -> (usize, usize) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn there_are_as_many_threads_as_were_asked_for() {
+    let (alone, first) = ready_with(&["-t", "1", "--threads-http", "2"]);
+    let (several, second) = ready_with(&["-t", "2", "-tb", "4", "--threads-http", "5"]);
+    assert_eq!((threads(&alone).0, threads(&several).0), (2, 5));
+    // A thread of each pool is the one that asks. The threads that loaded the models may be about to end.
+    let deadline = Instant::now() + PATIENCE;
+    while threads(&several).1 != threads(&alone).1 + 1 + 3 {
+        assert!(
+            Instant::now() < deadline,
+            "{:?} {:?}",
+            threads(&several),
+            threads(&alone)
+        );
+        std::thread::yield_now();
+    }
     let question = json!({"prompt": "The capital of France is", "n_predict": 12, "temperature": 0});
-    let (alone, address) = ready_with(&["-t", "1", "--threads-http", "2"]);
-    let (http, others) = threads(&alone);
-    assert_eq!(http, 2);
-    let answer = post(&address, "/completion", question.clone()).await;
-    drop(alone);
-
-    // A thread of each pool is the one that asks.
-    let (several, address) = ready_with(&["-t", "2", "-tb", "4", "--threads-http", "5"]);
-    assert_eq!(threads(&several), (5, others + 1 + 3));
-    let same = post(&address, "/completion", question).await;
+    let answer = post(&first, "/completion", question.clone()).await;
+    let same = post(&second, "/completion", question).await;
     assert_eq!(same["content"], answer["content"]);
 }
 
