@@ -23,7 +23,7 @@ import contract_hooks
 MOST_EXAMPLES = int(os.environ.get("EXAMPLES", "200"))  # per operation
 KEY = "sk-fuzz"
 MOST_TOKENS = 16  # per answer: it is the contract that is tested, not the model
-MINIMUM_ACCEPTED = 0.25  # half of what is sent is generated to be wrong
+MINIMUM_ACCEPTED = 0.3
 START_SECONDS = 120
 # The default model has no fill-in-the-middle tokens: all that is well formed is answered with 501, which counts as
 # a server's error here. The scenarios ask a model that has them.

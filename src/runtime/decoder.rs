@@ -128,7 +128,8 @@ impl ModelRunner for Decoder {
 }
 
 impl Decoder {
-    /// Runs a session on the batch, which of them depends on whether the step only `decodes`; the first `wanted` rows of its logits are the plan's.
+    /// Runs a session on the batch: that for prompts, if there is one and the step does not only `decode`. The first
+    /// `wanted` rows of its logits are the plan's.
     fn compute(
         &mut self,
         wanted: usize,

@@ -4,6 +4,7 @@
 use cucumber::{then, when};
 use futures_util::future::join_all;
 use ortolan::api::types;
+use serde::de::IgnoredAny;
 use serde_json::{Value, json};
 
 use crate::servers;
@@ -72,8 +73,15 @@ async fn wild_values(world: &mut World, count: u32) {
 #[then("all that are complete are valid")]
 async fn valid(world: &mut World) {
     for (schema, text) in &world.complete {
-        let value: Value = serde_json::from_str(text)
-            .unwrap_or_else(|error| panic!("{error}: {text:?} for {schema}"));
+        let value: Value = match serde_json::from_str(text) {
+            Ok(value) => value,
+            // JSON has numbers that double precision has not: what can be held of them is that they are JSON.
+            Err(error) if error.to_string().starts_with("number out of range") => {
+                serde_json::from_str::<IgnoredAny>(text).unwrap();
+                continue;
+            }
+            Err(error) => panic!("{error}: {text:?} for {schema}"),
+        };
         let validator = jsonschema::options()
             .should_validate_formats(true)
             .build(schema)
@@ -84,8 +92,7 @@ async fn valid(world: &mut World) {
     }
 }
 
-/// Schemas of the kinds that people send. Numbers have bounds: what a wild choice makes of one that has none may be beyond
-/// what a reader of JSON takes.
+/// Schemas of the kinds that people send.
 fn schemas() -> Vec<Value> {
     vec![
         json!({"type": "object", "properties": {"name": {"type": "string", "maxLength": 12}, "age": {"type": "integer", "minimum": 0, "maximum": 150}, "alive": {"type": "boolean"}}, "required": ["name", "age", "alive"], "additionalProperties": false}),
@@ -100,7 +107,7 @@ fn schemas() -> Vec<Value> {
         json!({"type": "object", "patternProperties": {"^[a-c]{2}$": {"type": "integer", "multipleOf": 5, "minimum": 0, "maximum": 500}}, "additionalProperties": false, "minProperties": 1, "maxProperties": 2}),
         json!({"$defs": {"tree": {"type": "object", "properties": {"v": {"type": "integer", "minimum": 0, "maximum": 99}, "in": {"type": "array", "items": {"$ref": "#/$defs/tree"}, "maxItems": 1}}, "required": ["v", "in"], "additionalProperties": false}}, "$ref": "#/$defs/tree"}),
         json!({"allOf": [{"type": "object", "properties": {"a": {"type": "integer", "exclusiveMinimum": 10, "exclusiveMaximum": 20}}, "required": ["a"]}, {"properties": {"b": {"anyOf": [{"type": "string", "format": "ipv4"}, {"type": "null"}]}}, "required": ["b"]}], "maxProperties": 2}),
-        json!({"type": "array", "prefixItems": [{"type": "string", "format": "date"}, {"type": "number", "minimum": -1000, "maximum": 1000}], "items": false, "minItems": 2}),
+        json!({"type": "array", "prefixItems": [{"type": "string", "format": "date"}, {"type": "number"}], "items": false, "minItems": 2}),
     ]
 }
 
