@@ -31,10 +31,10 @@ def map_body(context, body):
         for bias in biases if isinstance(biases, list) else []:
             if isinstance(bias, list) and bias:
                 bias[0] = in_vocabulary(bias[0])
-        for field, most in (("n", PLACES), ("dimensions", 1)):
-            value = body.get(field)
-            if is_count(value) and value > most:
-                body[field] = WIDTH if field == "dimensions" else value % most + 1
+        if is_count(body.get("n")) and body["n"] > PLACES:
+            body["n"] = body["n"] % PLACES + 1
+        if is_count(body.get("dimensions")) and body["dimensions"] > 0:
+            body["dimensions"] = WIDTH
         if context.operation.path in COMPLETIONS and not any(body.get(field) for field in ("prompt", "system_prompt")):
             body["prompt"] = "a"
         constrain(body)

@@ -470,6 +470,8 @@ async fn get_with(key: &str, url: String) -> (u16, String) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_is_switched_on_is_answered_to_those_with_a_key() {
+    use serde_json::json;
+
     let folder = tempfile::tempdir().unwrap();
     let keys = folder.path().join("keys");
     fs::write(&keys, "two\n").unwrap();
@@ -486,6 +488,7 @@ async fn what_is_switched_on_is_answered_to_those_with_a_key() {
     command
         .args(["--api-key", "one", "--api-key-file"])
         .arg(&keys);
+    command.args(["--temp", "0", "--seed", "7"]);
     command.arg("--path").arg(folder.path());
     let (program, address) = ready(command);
     let (status, props) = get_with("one", format!("{address}/props")).await;
@@ -494,7 +497,23 @@ async fn what_is_switched_on_is_answered_to_those_with_a_key() {
     let (slots, _) = get_with("two", format!("{address}/slots")).await;
     let (locked, _) = get_with("three", format!("{address}/props")).await;
     let page = get_with("three", format!("{address}/")).await;
+    let question = json!({"prompt": "a", "n_predict": 1});
+    let request = reqwest::Client::new().post(format!("{address}/completion"));
+    let answer = request
+        .bearer_auth("one")
+        .json(&question)
+        .send()
+        .await
+        .unwrap();
+    let answer: serde_json::Value = answer.json().await.unwrap();
     drop(program);
+    for settings in [
+        &props["default_generation_settings"],
+        &answer["generation_settings"],
+    ] {
+        assert_eq!(settings["temperature"], 0.0);
+        assert_eq!(settings["seed"], 7);
+    }
     assert_eq!((status, &props["model"]), (200, &"wren".into()));
     assert_eq!(props["default_generation_settings"]["n_predict"], 7);
     assert_eq!((metrics.0, slots, locked), (200, 501, 401));

@@ -195,3 +195,13 @@ fn a_file_that_cannot_be_followed_says_why() {
         "{error}"
     );
 }
+
+#[test]
+fn the_environment_says_every_option_but_one() {
+    let silent: Vec<String> = Cli::command()
+        .get_arguments()
+        .filter(|option| option.get_env().is_none())
+        .map(|option| option.get_id().to_string())
+        .collect();
+    assert_eq!(silent, ["log_disable"]);
+}
