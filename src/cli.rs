@@ -120,9 +120,9 @@ impl Cli {
     /// What is wrong with it, or the help that it asks for.
     pub fn read(words: impl IntoIterator<Item = OsString>) -> Result<Self, Error> {
         let mut words: Vec<OsString> = words.into_iter().map(expanded).collect();
-        let options = words.split_off(words.len().min(1));
-        words.extend(file::words(&words, &options)?);
-        words.extend(options);
+        // Behind the program's name.
+        let place = words.len().min(1);
+        words.splice(place..place, file::words(&words)?);
         let later = words.iter().skip(1).filter_map(|word| {
             let name = word.to_str()?.split('=').next()?;
             LATER.contains(&name).then_some(name)

@@ -13,6 +13,10 @@ use std::fs;
 use std::process::Command;
 use std::time::Instant;
 
+use ortolan::gguf::{FileAccess, Gguf};
+use ortolan::graph::ModelFile;
+use ortolan::machine::Cores;
+use ortolan::runtime::{Decoder, SessionOptions};
 use program::{listening, ortolan, post, ready_with, with_model};
 use running::{PATIENCE, Running};
 use serde_json::{Value, json};
@@ -133,4 +137,42 @@ fn threads_are_where_they_were_asked_for() {
     assert_eq!(threads, 3);
     let allowed = status(&program, "Cpus_allowed_list");
     assert!(allowed.len() <= node.trim().len(), "{allowed} of {node}");
+}
+
+/// Machines of several nodes are rare: the places are this process's cores, whatever node they are on.
+#[test]
+fn threads_of_a_session_are_where_they_were_placed() {
+    let folder = tempfile::tempdir().unwrap();
+    let cores = fs::read_to_string("/proc/thread-self/status").unwrap();
+    let cores = cores
+        .lines()
+        .find_map(|line| line.strip_prefix("Cpus_allowed_list:"));
+    let first: usize = cores
+        .unwrap()
+        .trim()
+        .split(['-', ','])
+        .next()
+        .unwrap()
+        .parse()
+        .unwrap();
+    let session = SessionOptions {
+        threads: Some(2),
+        thread_cores: vec![Cores([first].into())],
+        ..SessionOptions::new(common::onnxruntime())
+    };
+    let gguf = Gguf::open(&common::tiny::model(folder.path(), &[]), FileAccess::Map).unwrap();
+    let file = ModelFile::new(folder.path().to_owned(), gguf).unwrap();
+    let before = placed_on(first);
+    let _decoder = Decoder::load(&file, &session, 64, 2, 32, &|_| ()).unwrap();
+    assert_eq!(placed_on(first), before + 1);
+}
+
+/// How many threads of this process may be on that core alone.
+fn placed_on(core: usize) -> usize {
+    let tasks = fs::read_dir("/proc/self/task").unwrap();
+    // One that ends meanwhile has no file any more.
+    let statuses =
+        tasks.filter_map(|task| fs::read_to_string(task.unwrap().path().join("status")).ok());
+    let alone = format!("Cpus_allowed_list:\t{core}\n");
+    statuses.filter(|status| status.contains(&alone)).count()
 }

@@ -160,6 +160,14 @@ impl Service {
             },
         }
     }
+
+    /// The model, if it is to embed.
+    fn embedder(&self) -> Result<Arc<LoadedModel>, Error> {
+        match self.0.endpoints.embedding {
+            true => self.loaded(),
+            false => Err(Error::NotSupported("embeddings: start it with --embedding")),
+        }
+    }
 }
 
 impl Api for Service {
@@ -217,10 +225,7 @@ impl Api for Service {
         &self,
         body: types::EmbeddingRequest,
     ) -> Result<types::EmbeddingAnswer, Error> {
-        if !self.0.endpoints.embedding {
-            return Err(Error::NotSupported("embeddings: start it with --embedding"));
-        }
-        embedding::answer(&*self.loaded()?, body, &self.0.limits).await
+        embedding::answer(&*self.embedder()?, body, &self.0.limits).await
     }
 
     async fn tokenize(&self, body: types::TokenizeRequest) -> Result<types::Tokens, Error> {
@@ -291,10 +296,7 @@ impl Api for Service {
     }
 
     async fn embeddings(&self, body: types::EmbeddingsRequest) -> Result<types::Embeddings, Error> {
-        if !self.0.endpoints.embedding {
-            return Err(Error::NotSupported("embeddings: start it with --embedding"));
-        }
-        openai::embeddings::answer(&*self.loaded()?, body, &self.0.limits).await
+        openai::embeddings::answer(&*self.embedder()?, body, &self.0.limits).await
     }
 
     async fn models(&self) -> Result<types::ModelList, Error> {

@@ -2,7 +2,11 @@
 
 use std::time::Duration;
 
+use serde::Serialize;
+use serde_json::Value;
+
 use super::error::Error;
+use super::types;
 use crate::model::GrammarSource;
 
 /// What requests ask for where they name nothing, if it is not the contract's default.
@@ -80,4 +84,22 @@ pub(super) fn one_grammar<const N: usize>(
         }
         (first, _) => Ok(first),
     }
+}
+
+/// A body of another route as one of `/completion`, where the options that both have are called the same; `own` are
+/// the fields that are not taken over, with what stands in their place.
+pub(super) fn as_completion(
+    body: &impl Serialize,
+    own: &[(&str, Value)],
+) -> Result<types::CompletionRequest, Error> {
+    let options = serde_json::to_value(body).and_then(|mut options| {
+        for (name, value) in own {
+            options[*name] = value.clone();
+        }
+        serde_json::from_value(options)
+    });
+    options.map_err(|error| Error::Invalid {
+        param: None,
+        message: format!("the body is not understood: {error}"),
+    })
 }

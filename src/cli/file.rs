@@ -12,11 +12,9 @@ use toml::{Table, Value};
 
 use super::Cli;
 
-/// The words for what the file says that a command line names, if it names one. `program` is the line's first word,
-/// if it has one.
-pub(super) fn words(program: &[OsString], options: &[OsString]) -> Result<Vec<OsString>, Error> {
+/// The words for what the file says that a command line names, if it names one.
+pub(super) fn words(line: &[OsString]) -> Result<Vec<OsString>, Error> {
     let command = Cli::command();
-    let line = program.iter().chain(options);
     // What is wrong with the line is said when it is read together with the file.
     let Ok(said) = command
         .clone()

@@ -5,6 +5,7 @@ use serde_json::json;
 use super::continuation;
 use super::props::words;
 use crate::api::error::Error;
+use crate::api::options::as_completion;
 use crate::api::prompts::Prompts;
 use crate::api::stream::EventStream;
 use crate::api::types;
@@ -23,23 +24,11 @@ pub(in crate::api) fn answer(
         .into_iter()
         .map(|token| types::PromptPiece::Uint32(token.0));
     let prompt = types::Prompt::Array(prompt.collect());
+    let own = [("prompt", json!("")), ("stream", json!(true))];
     let options = GenerateOptions {
         whole_prompt: true,
-        ..GenerateOptions::try_from(as_completion(body)?)?
+        ..GenerateOptions::try_from(as_completion(&body, &own)?)?
     };
     let asked = continuation::begin(model, Prompts::One(prompt), system_prompt, &options, limits)?;
     Ok(EventStream::new(asked.events(), None))
-}
-
-/// The options that it has in common with `/completion`: in the document they are the same.
-fn as_completion(body: types::InfillRequest) -> Result<types::CompletionRequest, Error> {
-    let options = serde_json::to_value(body).and_then(|mut options| {
-        options["prompt"] = json!("");
-        options["stream"] = json!(true);
-        serde_json::from_value(options)
-    });
-    options.map_err(|error| Error::Invalid {
-        param: None,
-        message: format!("the body is not understood: {error}"),
-    })
 }

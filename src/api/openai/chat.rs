@@ -12,7 +12,7 @@ use super::unix_seconds;
 use crate::api::at_length;
 use crate::api::error::Error;
 use crate::api::messages::chat_message;
-use crate::api::options::{count, one_grammar, seconds, single, unless_empty};
+use crate::api::options::{as_completion, count, one_grammar, seconds, single, unless_empty};
 use crate::api::prompts::pieces;
 use crate::api::sampling;
 use crate::api::stream::{EventStream, WholeAnswer, WholeOrStream, events, whole};
@@ -76,8 +76,10 @@ impl TryFrom<types::ChatCompletionRequest> for GenerateRequest {
     fn try_from(mut body: types::ChatCompletionRequest) -> Result<Self, Error> {
         let messages = std::mem::take(&mut body.messages);
         let logit_bias = logit_bias(std::mem::take(&mut body.logit_bias))?;
+        // What is called as a native option and is something else.
+        let own = ["stop", "logit_bias", "seed"].map(|name| (name, Value::Null));
         let mut sampling =
-            sampling::parameters(&as_completion(&body)?, SamplingParameters::openai())?;
+            sampling::parameters(&as_completion(&body, &own)?, SamplingParameters::openai())?;
         sampling.seed = body.seed.and_then(seed);
         let top = count("top_logprobs", body.top_logprobs.unwrap_or(0))?;
         sampling.logprobs = match (body.logprobs.unwrap_or(false), top) {
@@ -129,22 +131,6 @@ impl TryFrom<types::ChatCompletionRequest> for GenerateRequest {
             },
         })
     }
-}
-
-/// The options of the choice of tokens, as the native surface has them: their names are the same.
-fn as_completion(body: &types::ChatCompletionRequest) -> Result<types::CompletionRequest, Error> {
-    /// What is called the same and is something else.
-    const OTHERS: [&str; 3] = ["stop", "logit_bias", "seed"];
-    let options = serde_json::to_value(body).and_then(|mut options| {
-        for other in OTHERS {
-            options[other] = Value::Null;
-        }
-        serde_json::from_value(options)
-    });
-    options.map_err(|error| Error::Invalid {
-        param: None,
-        message: format!("the body is not understood: {error}"),
-    })
 }
 
 /// A seed of 64 bits as one of 32; -1 draws one, as on the native surface.
