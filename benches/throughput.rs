@@ -145,6 +145,7 @@ async fn generate(
                 },
                 logit_bias: Vec::new(),
                 grammar: None,
+                tools: None,
                 penalty_prompt: None,
                 slot: None,
                 when_full: WhenFull::Stop,

@@ -74,12 +74,14 @@ fn every_conversation_has_the_golden_prompt() {
             .as_array()
             .unwrap()
             .iter()
-            .map(|message| ChatMessage {
-                role: message["role"].as_str().unwrap().to_owned(),
-                content: message["content"].as_str().unwrap().to_owned(),
+            .map(|message| {
+                let word = |field: &str| message[field].as_str().unwrap();
+                ChatMessage::new(word("role"), word("content"))
             })
             .collect();
-        let prompt = template.render(&messages, SystemTime::UNIX_EPOCH).unwrap();
+        let prompt = template
+            .render(&messages.into(), SystemTime::UNIX_EPOCH)
+            .unwrap();
         assert_eq!(prompt, entry["prompt"].as_str().unwrap());
     }
 }

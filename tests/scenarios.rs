@@ -24,6 +24,8 @@ mod embeddings;
 mod given;
 #[path = "scenarios/servers.rs"]
 mod servers;
+#[path = "scenarios/tools.rs"]
+mod tools;
 #[path = "scenarios/witness.rs"]
 mod witness;
 #[path = "scenarios/world.rs"]
@@ -31,10 +33,13 @@ mod world;
 
 use std::path::Path;
 use std::process::ExitCode;
+use std::sync::{Mutex, PoisonError};
 
 use cucumber::World as _;
+use cucumber::event::ScenarioFinished;
 use cucumber::gherkin::{Feature, GherkinEnv};
 use cucumber::writer::Stats;
+use futures_util::FutureExt;
 use world::World;
 
 fn main() -> ExitCode {
@@ -66,11 +71,17 @@ async fn run(wanted: Vec<String>) -> ExitCode {
         // They share one server, and some fill all of its slots.
         .max_concurrent_scenarios(1)
         .fail_on_skipped()
+        .after(|feature, _, scenario, end, _| {
+            remember(&full_name(feature, &scenario.name), end);
+            std::future::ready(()).boxed_local()
+        })
         .filter_run(features(), move |feature, _, scenario| {
             all || wanted.contains(&full_name(feature, &scenario.name))
         })
         .await;
     let scenarios = ran.scenarios_stats();
+    let failures = FAILURES.lock().unwrap_or_else(PoisonError::into_inner);
+    failures.iter().for_each(|failure| println!("{failure}"));
     let broken = witness::complaints();
     broken
         .iter()
@@ -82,6 +93,21 @@ async fn run(wanted: Vec<String>) -> ExitCode {
         true => ExitCode::SUCCESS,
         false => ExitCode::FAILURE,
     }
+}
+
+/// Which scenarios failed, and how: said once more at the end, where a long log is read first.
+static FAILURES: Mutex<Vec<String>> = Mutex::new(Vec::new());
+
+fn remember(name: &str, end: &ScenarioFinished) {
+    let how = match end {
+        ScenarioFinished::StepFailed(_, _, error) => error.to_string(),
+        ScenarioFinished::StepSkipped => "a step that nobody knows".to_owned(),
+        ScenarioFinished::BeforeHookFailed(_) | ScenarioFinished::StepPassed => return,
+    };
+    FAILURES
+        .lock()
+        .unwrap_or_else(PoisonError::into_inner)
+        .push(format!("failed: {name}: {how}"));
 }
 
 fn features() -> &'static Path {

@@ -1,10 +1,35 @@
-//! Messages of a conversation, which both surfaces take.
+//! Conversations, and the functions in them, as both surfaces take them.
 
+use std::collections::HashSet;
+
+use serde_json::{Value, json};
+
+use super::error::Error;
 use super::types;
-use crate::text::ChatMessage;
+use crate::text::{ChatMessage, Conversation, ToolCall};
 
-/// A message as templates know it: they have no `developer`, whose other name is `system`.
-pub(super) fn chat_message(message: types::ChatMessage) -> ChatMessage {
+/// A conversation as templates know it: they have no `developer`, whose other name is `system`.
+pub(super) fn conversation(
+    messages: Vec<types::ChatMessage>,
+    tools: &[types::Tool],
+) -> Result<Conversation, Error> {
+    let messages = (0..).zip(messages);
+    let messages: Vec<ChatMessage> = messages
+        .map(|(number, message)| chat_message(number, message))
+        .collect::<Result<_, Error>>()?;
+    if messages.last().is_some_and(|last| !last.calls.is_empty()) {
+        let place = format!("messages.{}.tool_calls", messages.len() - 1);
+        let message =
+            format!("{place}: messages of the role «tool» must follow, one for each call");
+        return Err(Error::invalid(place, message));
+    }
+    Ok(Conversation {
+        messages,
+        tools: shown(tools)?,
+    })
+}
+
+fn chat_message(number: usize, message: types::ChatMessage) -> Result<ChatMessage, Error> {
     use types::ChatMessageRole as Role;
     let role = match message.role {
         Role::System | Role::Developer => "system",
@@ -12,12 +37,63 @@ pub(super) fn chat_message(message: types::ChatMessage) -> ChatMessage {
         Role::Assistant => "assistant",
         Role::Tool => "tool",
     };
+    let calls = message.tool_calls.unwrap_or_default();
+    if !calls.is_empty() && message.role != Role::Assistant {
+        let place = format!("messages.{number}.tool_calls");
+        let message = format!("{place}: only the assistant calls functions");
+        return Err(Error::invalid(place, message));
+    }
     let content = match message.content {
-        types::MessageContent::String(text) => text,
-        types::MessageContent::Array(parts) => parts.into_iter().map(|part| part.text).collect(),
+        Some(types::MessageContent::String(text)) => text,
+        Some(types::MessageContent::Array(parts)) => {
+            parts.into_iter().map(|part| part.text).collect()
+        }
+        None if !calls.is_empty() => String::new(),
+        None => {
+            let place = format!("messages.{number}.content");
+            return Err(Error::invalid(&*place, format!("{place}: it is required")));
+        }
     };
-    ChatMessage {
+    let calls = calls.into_iter().map(|call| ToolCall {
+        id: call.id,
+        name: call.function.name,
+        arguments: call.function.arguments,
+    });
+    Ok(ChatMessage {
         role: role.to_owned(),
         content,
+        calls: calls.collect(),
+        answers: message.tool_call_id,
+    })
+}
+
+/// The functions as models have learnt to read them: the keys in this order.
+fn shown(tools: &[types::Tool]) -> Result<Vec<Value>, Error> {
+    let mut names = HashSet::new();
+    let shown = (0..).zip(tools).map(|(number, tool): (usize, _)| {
+        let function = &tool.function;
+        if !names.insert(function.name.as_str()) {
+            let place = format!("tools.{number}.function.name");
+            let message = format!(
+                "{place}: another function is called «{}», too",
+                function.name
+            );
+            return Err(Error::invalid(place, message));
+        }
+        let mut written = json!({ "name": *function.name });
+        if let Some(description) = &function.description {
+            written["description"] = json!(description);
+        }
+        written["parameters"] = parameters(function);
+        Ok(json!({ "type": "function", "function": written }))
+    });
+    shown.collect()
+}
+
+/// The schema of a function's arguments: none, if it does not say.
+pub(super) fn parameters(function: &types::ToolFunction) -> Value {
+    match &function.parameters {
+        Some(schema) if !schema.is_empty() => schema.clone().into(),
+        _ => json!({ "type": "object", "properties": {} }),
     }
 }

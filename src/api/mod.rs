@@ -1,6 +1,7 @@
 //! The API as the document defines it: the generated types, routes and client, and who answers each operation.
 //! How a surface translates requests and answers is in its folder; sockets are the server's.
 
+mod answer;
 pub mod document;
 mod embeddings;
 mod error;

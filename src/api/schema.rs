@@ -406,10 +406,10 @@ mod tests {
         );
         check(
             "ChatCompletionRequest",
-            &json!({"messages": [{"role": "user", "content": "a"}], "tools": [{}]}),
+            &json!({"messages": [{"role": "user", "content": "a"}], "functions": [{}]}),
             Err((
-                "tools",
-                "tools: this value asks for what is not built yet; leave it out",
+                "functions",
+                "functions: this value asks for what is not built yet; leave it out",
             )),
         );
         let neutral = json!({

@@ -1,8 +1,9 @@
 //! What a text must follow: compiled before a request is admitted, then a mask over the vocabulary at every
 //! token. llguidance walks it together with the vocabulary's bytes; the rooms here read what it does not:
-//! [`gbnf`] llama.cpp's notation, cut by [`lexemes`] and written for it by [`lark`], and [`schema`] JSON Schema, of
-//! which it passes over what it does not know.
+//! [`gbnf`] llama.cpp's notation, cut by [`lexemes`] and written for it by [`lark`], [`schema`] JSON Schema, of
+//! which it passes over what it does not know, and [`calls`] puts several schemas among text.
 
+mod calls;
 mod characters;
 mod disjoint;
 mod follow;
@@ -22,6 +23,7 @@ use serde_json::Value;
 
 use crate::token::TokenId;
 
+pub use calls::{CallGrammar, FunctionCall, Otherwise};
 pub use gbnf::MAX_GRAMMAR_BYTES;
 pub use vocabulary::{Cutting, GrammarVocabulary, Spelling};
 
@@ -53,6 +55,8 @@ pub enum GrammarSource {
     Regex(String),
     /// Rules in llguidance's kind of Lark.
     Lark(String),
+    /// Calls of functions.
+    Calls(CallGrammar),
 }
 
 /// The kinds of [`GrammarSource`], by the names that they have in requests.
@@ -66,6 +70,8 @@ pub enum GrammarKind {
     Regex,
     /// `lark`.
     Lark,
+    /// `tools`.
+    Calls,
 }
 
 impl GrammarSource {
@@ -76,6 +82,7 @@ impl GrammarSource {
             Self::JsonSchema(_) => GrammarKind::JsonSchema,
             Self::Regex(_) => GrammarKind::Regex,
             Self::Lark(_) => GrammarKind::Lark,
+            Self::Calls(_) => GrammarKind::Calls,
         }
     }
 }
@@ -87,6 +94,7 @@ impl fmt::Display for GrammarKind {
             Self::JsonSchema => "json_schema",
             Self::Regex => "regex",
             Self::Lark => "lark",
+            Self::Calls => "tools",
         })
     }
 }
@@ -111,6 +119,14 @@ pub enum GrammarError {
         place: String,
         /// What is wrong there.
         problem: String,
+    },
+    /// The arguments of a function follow no schema, or one that cannot be held.
+    #[error("function '{name}': {error}")]
+    Function {
+        /// The function.
+        name: String,
+        /// What is wrong with its schema.
+        error: Box<GrammarError>,
     },
     /// llguidance does not take it.
     #[error("{0}")]
@@ -198,6 +214,11 @@ impl GrammarCompiler {
                 check_lark(text)?;
                 self.constraint(TopLevelGrammar::from_lark(text.clone()), cutting)
                     .map_err(GrammarError::Refused)
+            }
+            GrammarSource::Calls(calls) => {
+                let written = calls::write(calls, &*self.vocabulary)?;
+                self.constraint(TopLevelGrammar::from_lark(written), cutting)
+                    .map_err(GrammarError::TooLarge)
             }
         }
     }

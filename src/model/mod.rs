@@ -10,6 +10,7 @@ pub mod request;
 mod saved_slots;
 mod slots;
 mod system_prompt;
+mod tools;
 
 use std::hash::{BuildHasher, RandomState};
 use std::path::PathBuf;
@@ -20,9 +21,9 @@ pub use embedding::{Embedding, PendingEmbedding};
 pub use generation::Generation;
 pub use grammar_words::GrammarWords;
 pub use request::{
-    AnswerToken, FinishReason, GenerateError, GenerateEvent, GenerateLimits, GenerateOptions,
-    GenerateRequest, GrammarError, GrammarKind, GrammarSource, Prompt, PromptPiece, Summary,
-    Timings, TokenLogprob, TokenizeRequest, WhenFull,
+    AnswerToken, FinishReason, Function, GenerateError, GenerateEvent, GenerateLimits,
+    GenerateOptions, GenerateRequest, GrammarError, GrammarKind, GrammarSource, Prompt,
+    PromptPiece, Summary, Timings, TokenLogprob, TokenizeRequest, ToolUse, WhenFull,
 };
 pub use saved_slots::{SavedSlotError, SlotReport};
 pub use slots::{Slot, SlotCounts};
@@ -38,7 +39,7 @@ pub use crate::engine::{Pooling, SlotError};
 use crate::gguf::Gguf;
 use crate::grammar::{Constraint, Cutting, GrammarCompiler};
 use crate::sampling::{Sampler, SamplerTokens, SequenceBreakers};
-use crate::text::{ChatMessage, ChatTemplate, SpecialTokens, TextStream, Tokenizer};
+use crate::text::{ChatTemplate, Conversation, SpecialTokens, TextStream, Tokenizer};
 use crate::token::TokenId;
 
 /// What a server has of its model, from the first moment on.
@@ -142,7 +143,15 @@ impl LoadedModel {
         }
         let seed = *options.sampling.seed.get_or_insert_with(rand::random);
         let tokens = self.sampler_tokens(&mut options, &prompt)?;
-        let stream = || TextStream::new(Arc::clone(&self.tokenizer), options.stop.clone());
+        let shown = match &options.tools {
+            Some(tools) => {
+                options.grammar = Some(self.call_grammar(tools, options.grammar.take()));
+                self.call_tokens()
+            }
+            None => Vec::new(),
+        };
+        let stream =
+            || TextStream::new(Arc::clone(&self.tokenizer), options.stop.clone()).showing(&shown);
         let constraint = options.grammar.as_ref();
         let constraint = constraint.map(|grammar| self.constraint(grammar, &tokens));
         let job = Job {
@@ -326,14 +335,19 @@ impl LoadedModel {
 
     /// A conversation as the model's chat template writes it, open for the assistant's answer; if its last message is the
     /// assistant's, open for the rest of that.
-    pub fn render(&self, messages: &[ChatMessage]) -> Result<String, GenerateError> {
-        let (messages, begun) = match messages {
-            [before @ .., last] if last.role == ASSISTANT => (before, &*last.content),
-            all => (all, ""),
+    pub fn render(&self, conversation: &Conversation) -> Result<String, GenerateError> {
+        let begun = conversation.messages.last();
+        let begun = begun.filter(|last| last.role == ASSISTANT && last.calls.is_empty());
+        let render = |conversation: &Conversation| {
+            let text = self.template.render(conversation, SystemTime::now());
+            text.map_err(|error| GenerateError::Template(error.to_string()))
         };
-        let text = self.template.render(messages, SystemTime::now());
-        let text = text.map_err(|error| GenerateError::Template(error.to_string()))?;
-        Ok(text + begun)
+        let Some(begun) = begun else {
+            return render(conversation);
+        };
+        let mut before = conversation.clone();
+        before.messages.pop();
+        Ok(render(&before)? + &begun.content)
     }
 
     /// The text of tokens.

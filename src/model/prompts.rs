@@ -19,8 +19,8 @@ impl LoadedModel {
                 self.piece_tokens(pieces)?,
                 matches!(pieces.first(), Some(PromptPiece::Text(_)) | None),
             ),
-            Prompt::Chat(messages) => {
-                let text = self.render(messages)?;
+            Prompt::Chat(conversation) => {
+                let text = self.render(conversation)?;
                 (self.tokenizer.encode(&text, SpecialTokens::Parse), true)
             }
         };

@@ -3,11 +3,13 @@
 
 use std::time::Duration;
 
+use serde_json::Value;
+
 use super::SystemPrompt;
 pub use crate::engine::WhenFull;
 pub use crate::grammar::{GrammarError, GrammarKind, GrammarSource};
 use crate::sampling::SamplingParameters;
-use crate::text::{ChatMessage, SpecialTokens};
+use crate::text::{Conversation, SpecialTokens};
 use crate::token::TokenId;
 
 /// A checked request for one continuation.
@@ -35,8 +37,10 @@ pub struct GenerateOptions {
     pub sampling: SamplingParameters,
     /// What is added to the logits of tokens, of every token where it is a text; minus infinity is «never».
     pub logit_bias: Vec<(PromptPiece, f32)>,
-    /// What the text must follow.
+    /// What the text must follow; where functions may be called, a text that calls none, which only a schema can say.
     pub grammar: Option<GrammarSource>,
+    /// What the answer may call; the prompt is a conversation.
+    pub tools: Option<ToolUse>,
     /// What the penalties look at instead of the prompt.
     pub penalty_prompt: Option<Vec<PromptPiece>>,
     /// The slot the request insists on: it waits until that one is free.
@@ -55,6 +59,26 @@ pub struct GenerateOptions {
     pub timeout: Option<Duration>,
     /// Whether the client reads the answer as it comes (shown by `/slots`).
     pub stream: bool,
+}
+
+/// Functions that an answer may call.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ToolUse {
+    /// Which.
+    pub functions: Vec<Function>,
+    /// Whether it must call one.
+    pub required: bool,
+    /// Whether it may call several, if the model can.
+    pub several: bool,
+}
+
+/// A function.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Function {
+    /// What it is called.
+    pub name: String,
+    /// The JSON Schema of its arguments.
+    pub parameters: Value,
 }
 
 /// What the operator allows, whatever a request says.
@@ -102,7 +126,7 @@ pub enum Prompt {
     /// beginning-of-text token is put before it if it begins with a text and the model asks for it.
     Pieces(Vec<PromptPiece>),
     /// A conversation, to be written by the model's chat template, open for the assistant's answer.
-    Chat(Vec<ChatMessage>),
+    Chat(Conversation),
 }
 
 /// A part of a prompt.

@@ -16,6 +16,8 @@ pub struct TextStream {
     held: String,
     stops: Vec<StopString>,
     stopped_by: Option<usize>,
+    /// Control tokens that are text here.
+    shown: Vec<TokenId>,
 }
 
 /// What a token has brought.
@@ -37,12 +39,20 @@ impl TextStream {
             held: String::new(),
             stops: stop.into_iter().map(StopString::new).collect(),
             stopped_by: None,
+            shown: Vec::new(),
         }
     }
 
-    /// Takes the next token. Control tokens are no text; after a stop string nothing is.
+    /// The names of these control tokens are text.
+    pub fn showing(mut self, tokens: &[TokenId]) -> TextStream {
+        tokens.clone_into(&mut self.shown);
+        self
+    }
+
+    /// Takes the next token. Control tokens are no text, unless they are shown; after a stop string nothing is.
     pub fn push(&mut self, token: TokenId) -> Progress {
-        if self.stopped_by.is_none() && !self.tokenizer.is_control(token) {
+        let is_text = !self.tokenizer.is_control(token) || self.shown.contains(&token);
+        if self.stopped_by.is_none() && is_text {
             let bytes = self.tokenizer.token_bytes(token).unwrap_or_default();
             self.unfinished.extend_from_slice(bytes);
             let characters = take_characters(&mut self.unfinished);

@@ -7,11 +7,13 @@ use std::io;
 use std::time::SystemTime;
 
 use minijinja::syntax::SyntaxConfig;
-use minijinja::value::{Kwargs, Value};
+use minijinja::value::{Kwargs, Serde, Value};
 use minijinja::{AutoEscape, Environment, Error, ErrorKind, UndefinedBehavior, context};
 use serde::Serialize;
 
+use super::conversation::{ChatMessage, Conversation};
 use super::predefined::CHATML;
+use super::tools::{HERMES, ToolSyntax, generic};
 
 /// Most bytes a template may have; the largest known ones have some 20,000.
 const SOURCE_BYTES: usize = 512 * 1024;
@@ -27,15 +29,6 @@ const OUTPUT_BYTES: usize = 64 * 1024 * 1024;
 const RECURSION: usize = 100;
 
 const NAME: &str = "chat template";
-
-/// One message of a conversation.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct ChatMessage {
-    /// Who speaks: `system`, `user`, `assistant`, or what else the template knows.
-    pub role: String,
-    /// What is said.
-    pub content: String,
-}
 
 /// Why there is no text.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -57,6 +50,8 @@ pub struct ChatTemplate {
     source: String,
     beginning_text: String,
     end_text: String,
+    /// How calls are written, if it knows of functions.
+    tools: Option<&'static ToolSyntax>,
 }
 
 impl ChatTemplate {
@@ -95,7 +90,10 @@ impl ChatTemplate {
         environment
             .add_template_owned(NAME, source.to_owned())
             .map_err(invalid)?;
+        let template = environment.get_template(NAME).map_err(invalid)?;
+        let knows_tools = template.undeclared_variables(false).contains("tools");
         Ok(ChatTemplate {
+            tools: ToolSyntax::of_template(source).filter(|_| knows_tools),
             environment,
             source: source.to_owned(),
             beginning_text: beginning_text.to_owned(),
@@ -108,18 +106,23 @@ impl ChatTemplate {
         &self.source
     }
 
+    /// How the model writes the calls of functions.
+    pub fn tool_syntax(&self) -> &'static ToolSyntax {
+        self.tools.unwrap_or(&HERMES)
+    }
+
     /// The prompt, open for the assistant's answer. `now` is what a template that asks for the date is
     /// told (in UTC).
     pub fn render(
         &self,
-        messages: &[ChatMessage],
+        conversation: &Conversation,
         now: SystemTime,
     ) -> Result<String, TemplateError> {
         std::thread::scope(|scope| {
             std::thread::Builder::new()
                 .name("chat template".to_owned())
                 .stack_size(STACK_BYTES)
-                .spawn_scoped(scope, || self.render_here(messages, now))
+                .spawn_scoped(scope, || self.render_here(conversation, now))
                 .map_err(|error| TemplateError::Failed(error.to_string()))?
                 .join()
                 .unwrap_or_else(|_| Err(TemplateError::Failed("it panicked".to_owned())))
@@ -128,19 +131,26 @@ impl ChatTemplate {
 
     fn render_here(
         &self,
-        messages: &[ChatMessage],
+        conversation: &Conversation,
         now: SystemTime,
     ) -> Result<String, TemplateError> {
+        let in_words = (self.tools.is_none() && conversation.has_tools())
+            .then(|| generic::in_words(conversation));
+        let conversation = in_words.as_ref().unwrap_or(conversation);
+        let messages = conversation.messages.iter();
         let messages: Vec<Value> = messages
-            .iter()
-            .map(|message| context! { role => message.role.as_str(), content => message.content.as_str() })
+            .map(|message| message_value(message, conversation))
             .collect();
+        let tools = match conversation.tools.as_slice() {
+            [] => Value::from(()),
+            tools => Value::from(Serde(tools)),
+        };
         let context = context! {
             messages,
+            tools,
             add_generation_prompt => true,
             bos_token => self.beginning_text.as_str(),
             eos_token => self.end_text.as_str(),
-            tools => Value::from(()),
             documents => Value::from(()),
             strftime_now => Value::from_function(move |format: &str| strftime(now, format)),
         };
@@ -152,6 +162,30 @@ impl ChatTemplate {
         String::from_utf8(output.bytes)
             .map_err(|_| TemplateError::Failed("it wrote something that is no text".to_owned()))
     }
+}
+
+/// A message as transformers shows it: what it does not have is not there.
+fn message_value(message: &ChatMessage, conversation: &Conversation) -> Value {
+    let mut fields = vec![
+        ("role", Value::from(message.role.as_str())),
+        ("content", Value::from(message.content.as_str())),
+    ];
+    if !message.calls.is_empty() {
+        let calls = message.calls.iter().map(|call| {
+            let function = context! {
+                name => call.name.as_str(),
+                arguments => Value::from(Serde(call.arguments_value())),
+            };
+            context! { id => call.id.as_str(), type => "function", function }
+        });
+        fields.push(("tool_calls", calls.collect()));
+    }
+    if let Some(id) = &message.answers {
+        fields.push(("tool_call_id", Value::from(id.as_str())));
+        let name = conversation.called(id);
+        fields.extend(name.map(|name| ("name", Value::from(name))));
+    }
+    Value::from_pairs(fields)
 }
 
 impl std::fmt::Debug for ChatTemplate {

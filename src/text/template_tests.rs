@@ -3,13 +3,10 @@ use std::time::Duration;
 use super::*;
 
 fn render(source: &str) -> Result<String, TemplateError> {
-    let messages =
-        [("system", "Be brief."), ("user", "Say <\"é\">.")].map(|(role, content)| ChatMessage {
-            role: role.to_owned(),
-            content: content.to_owned(),
-        });
+    let messages = [("system", "Be brief."), ("user", "Say <\"é\">.")]
+        .map(|(role, content)| ChatMessage::new(role, content));
     let now = SystemTime::UNIX_EPOCH + Duration::from_secs(1_700_000_000);
-    ChatTemplate::new(Some(source), "<s>", "</s>")?.render(&messages, now)
+    ChatTemplate::new(Some(source), "<s>", "</s>")?.render(&messages.into(), now)
 }
 
 #[track_caller]
@@ -80,12 +77,11 @@ fn json_is_as_python_writes_it() {
 #[test]
 fn without_a_template_it_is_chatml() {
     let template = ChatTemplate::new(None, "", "").unwrap();
-    let message = ChatMessage {
-        role: "user".to_owned(),
-        content: "Hi".to_owned(),
-    };
+    let message = ChatMessage::new("user", "Hi");
     assert_eq!(
-        template.render(&[message], SystemTime::UNIX_EPOCH).unwrap(),
+        template
+            .render(&[message].into(), SystemTime::UNIX_EPOCH)
+            .unwrap(),
         "<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\n"
     );
     assert!(template.source().contains("<|im_start|>"));

@@ -26,6 +26,8 @@ pub(crate) struct World {
     pub(crate) crowd: Crowd,
     /// Texts that ended by themselves, and the schema that each must be valid for.
     pub(crate) complete: Vec<(Value, String)>,
+    /// Answers that call, and the function that each must call.
+    pub(crate) called: Vec<(Value, Answer)>,
 }
 
 /// What a scenario may ask again.

@@ -64,6 +64,7 @@ impl TryFrom<types::CompletionRequest> for GenerateOptions {
                 unless_empty(body.regex, GrammarSource::Regex),
                 unless_empty(body.lark, GrammarSource::Lark),
             ])?,
+            tools: None,
             penalty_prompt: body.penalty_prompt.map(pieces),
             slot: limit("id_slot", body.id_slot.unwrap_or(-1))?,
             when_full: WhenFull::Shift {

@@ -45,7 +45,7 @@ pub(super) fn settings(
         None => {}
         Some(GrammarSource::Gbnf(text)) => grammar = text,
         Some(GrammarSource::JsonSchema(Value::Object(schema))) => json_schema = Some(schema),
-        Some(GrammarSource::JsonSchema(_)) => {}
+        Some(GrammarSource::JsonSchema(_) | GrammarSource::Calls(_)) => {}
         Some(GrammarSource::Regex(text)) => regex = text,
         Some(GrammarSource::Lark(text)) => lark = text,
     }
@@ -120,6 +120,7 @@ pub(super) fn default_settings(
         },
         logit_bias: Vec::new(),
         grammar: None,
+        tools: None,
         penalty_prompt: None,
         slot: None,
         when_full: WhenFull::Shift { keep: Some(0) },

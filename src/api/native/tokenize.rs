@@ -1,7 +1,7 @@
 //! `POST /tokenize`, `POST /detokenize` and `POST /apply-template`: what becomes of texts before they are prompts.
 
 use crate::api::error::Error;
-use crate::api::messages::chat_message;
+use crate::api::messages::conversation;
 use crate::api::types;
 use crate::model::{LoadedModel, TokenizeRequest};
 use crate::text::SpecialTokens;
@@ -42,9 +42,9 @@ pub(in crate::api) fn apply_template(
     model: &LoadedModel,
     body: types::TemplateRequest,
 ) -> Result<types::RenderedPrompt, Error> {
-    let messages: Vec<_> = body.messages.into_iter().map(chat_message).collect();
+    let tools = body.tools.unwrap_or_default();
     Ok(types::RenderedPrompt {
-        prompt: model.render(&messages)?,
+        prompt: model.render(&conversation(body.messages, &tools)?)?,
     })
 }
 

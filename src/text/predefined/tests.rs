@@ -12,11 +12,10 @@ fn render(name: &str) -> String {
         ("assistant", "  Hi there  "),
         ("user", "Who are you?"),
     ]
-    .map(|(role, content)| ChatMessage {
-        role: role.to_owned(),
-        content: content.to_owned(),
-    });
-    template.render(&messages, SystemTime::UNIX_EPOCH).unwrap()
+    .map(|(role, content)| ChatMessage::new(role, content));
+    template
+        .render(&messages.into(), SystemTime::UNIX_EPOCH)
+        .unwrap()
 }
 
 #[test]

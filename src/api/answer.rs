@@ -1,0 +1,126 @@
+//! An assistant's answer as it comes: what it says, and which functions it calls.
+
+use std::pin::pin;
+
+use futures_util::{Stream, StreamExt, stream};
+
+use super::error::Error;
+use super::stream::events;
+use crate::model::{AnswerToken, GenerateError, GenerateEvent, Generation, Summary};
+use crate::text::{AnswerPart, AnswerReader};
+
+/// What is new of an answer: any number of `Parts`, one `Finished`.
+pub(super) enum AnswerEvent {
+    /// The next parts. Tokens may come without any: it is not yet told what they are.
+    Parts {
+        /// In their order.
+        parts: Vec<AnswerPart>,
+        /// The tokens that brought them, and those before that brought nothing.
+        tokens: Vec<AnswerToken>,
+    },
+    /// The end; nothing follows.
+    Finished(Summary),
+}
+
+/// The events of an answer; dropping the stream cancels its generation.
+pub(super) fn answer_events(
+    generation: Generation,
+    reader: AnswerReader,
+) -> impl Stream<Item = Result<AnswerEvent, Error>> + Send + 'static {
+    read(events(generation), reader)
+}
+
+fn read(
+    events: impl Stream<Item = Result<GenerateEvent, Error>> + Send + 'static,
+    reader: AnswerReader,
+) -> impl Stream<Item = Result<AnswerEvent, Error>> + Send + 'static {
+    let mut reader = Some(reader);
+    events.flat_map(move |event| {
+        let read = match event {
+            Err(error) => vec![Err(error)],
+            Ok(GenerateEvent::Text { text, tokens }) => {
+                let reader = reader.as_mut();
+                let parts = reader.map(|reader| reader.push(&text)).unwrap_or_default();
+                vec![Ok(AnswerEvent::Parts { parts, tokens })]
+            }
+            Ok(GenerateEvent::Finished(summary)) => {
+                let rest = reader.take().and_then(AnswerReader::finish);
+                let rest = rest.map(|part| AnswerEvent::Parts {
+                    parts: vec![part],
+                    tokens: Vec::new(),
+                });
+                let end = AnswerEvent::Finished(summary);
+                rest.into_iter().chain([end]).map(Ok).collect()
+            }
+        };
+        stream::iter(read)
+    })
+}
+
+/// An answer from its first token to its end.
+pub(super) struct Answer {
+    /// What it says.
+    pub content: String,
+    /// What it calls.
+    pub calls: Vec<Call>,
+    /// The tokens of all that.
+    pub tokens: Vec<AnswerToken>,
+    /// How it ended.
+    pub summary: Summary,
+}
+
+/// A function with its arguments, as JSON; they break off where the answer was cut.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Call {
+    /// A new one.
+    pub id: String,
+    /// The function.
+    pub name: String,
+    /// What it is called with.
+    pub arguments: String,
+}
+
+/// Waits for the end.
+pub(super) async fn whole_answer(
+    events: impl Stream<Item = Result<AnswerEvent, Error>>,
+) -> Result<Answer, Error> {
+    let mut events = pin!(events);
+    let (mut content, mut calls, mut tokens) = (String::new(), Vec::<Call>::new(), Vec::new());
+    while let Some(event) = events.next().await {
+        match event? {
+            AnswerEvent::Parts { parts, tokens: own } => {
+                tokens.extend(own);
+                for part in parts {
+                    match part {
+                        AnswerPart::Text(text) => content.push_str(&text),
+                        AnswerPart::Call { name } => calls.push(Call {
+                            id: call_id(),
+                            name,
+                            arguments: String::new(),
+                        }),
+                        AnswerPart::Arguments(piece) => {
+                            let last = calls.last_mut();
+                            last.into_iter()
+                                .for_each(|call| call.arguments.push_str(&piece));
+                        }
+                    }
+                }
+            }
+            AnswerEvent::Finished(summary) => {
+                return Ok(Answer {
+                    content,
+                    calls,
+                    tokens,
+                    summary,
+                });
+            }
+        }
+    }
+    Err(GenerateError::Failed("the generation ended without a result".to_owned()).into())
+}
+
+/// An id for a call. Nine letters and digits: Mistral's templates refuse any other.
+pub(super) fn call_id() -> String {
+    use rand::distr::{Alphanumeric, SampleString};
+    Alphanumeric.sample_string(&mut rand::rng(), 9)
+}

@@ -1,0 +1,302 @@
+//! A message as OpenAI's API has it: whole, or in chunks as it comes.
+
+use std::time::SystemTime;
+
+use futures_util::stream::select_all;
+use futures_util::{Stream, StreamExt, stream};
+
+use super::super::unix_seconds;
+use crate::api::answer::{Answer, AnswerEvent, Call, call_id};
+use crate::api::error::Error;
+use crate::api::types;
+use crate::model::{AnswerToken, FinishReason, Summary, TokenLogprob};
+use crate::text::AnswerPart;
+
+/// Which program answered.
+const FINGERPRINT: &str = concat!("ortolan-", env!("CARGO_PKG_VERSION"));
+
+/// What every part of an answer begins with.
+#[derive(Clone)]
+pub(super) struct Heading {
+    id: String,
+    created: u64,
+    model: String,
+}
+
+impl Heading {
+    pub(super) fn new(model: &str) -> Self {
+        Self {
+            id: format!("chatcmpl-{:032x}", rand::random::<u128>()),
+            created: unix_seconds(SystemTime::now()),
+            model: model.to_owned(),
+        }
+    }
+
+    /// All messages at once.
+    pub(super) fn completion(self, answers: Vec<Answer>) -> types::ChatCompletion {
+        let summaries: Vec<Summary> = answers
+            .iter()
+            .map(|answer| answer.summary.clone())
+            .collect();
+        let choices = (0..).zip(answers).map(|(index, answer)| types::ChatChoice {
+            index,
+            logprobs: logprobs(&answer.tokens),
+            finish_reason: finish_reason(&answer.summary.reason, !answer.calls.is_empty()),
+            message: message(answer.content, answer.calls),
+        });
+        types::ChatCompletion {
+            id: self.id,
+            object: types::ChatCompletionObject::ChatCompletion,
+            created: self.created,
+            model: self.model,
+            system_fingerprint: FINGERPRINT.to_owned(),
+            choices: choices.collect(),
+            usage: usage(&summaries),
+        }
+    }
+
+    /// The roles, what is said and called as it comes, the reasons of the ends, and the usage if it is wanted.
+    pub(super) fn chunks(
+        self,
+        choices: Vec<impl Stream<Item = Result<AnswerEvent, Error>> + Send + 'static>,
+        usage_wanted: bool,
+    ) -> impl Stream<Item = Result<types::ChatCompletionChunk, Error>> + Send + 'static {
+        let count = choices.len();
+        let role = types::Delta {
+            role: Some(types::DeltaRole::Assistant),
+            content: Some(String::new()),
+            ..types::Delta::default()
+        };
+        let roles: Vec<_> = (0..count as u32)
+            .map(|index| Ok(self.chunk(Some(chunk_choice(index, role.clone())), None)))
+            .collect();
+        let choices = (0..).zip(choices);
+        let events = choices.map(|(index, events)| events.map(move |event| (index, event)).boxed());
+        let mut calls = vec![0; count];
+        let mut summaries = Vec::new();
+        let rest = select_all(events).flat_map(move |(index, event): (u32, _)| {
+            let calls = &mut calls[index as usize];
+            let chunks = match event {
+                Err(error) => vec![Err(error)],
+                Ok(AnswerEvent::Parts { parts, tokens }) => {
+                    let deltas = parts.into_iter().map(|part| delta(part, calls));
+                    let mut choices: Vec<_> =
+                        deltas.map(|delta| chunk_choice(index, delta)).collect();
+                    let logprobs = logprobs(&tokens);
+                    if choices.is_empty() && logprobs.is_some() {
+                        choices.push(chunk_choice(index, types::Delta::default()));
+                    }
+                    choices
+                        .first_mut()
+                        .into_iter()
+                        .for_each(|choice| choice.logprobs = logprobs.clone());
+                    let chunks = choices.into_iter();
+                    chunks
+                        .map(|choice| Ok(self.chunk(Some(choice), None)))
+                        .collect()
+                }
+                Ok(AnswerEvent::Finished(summary)) => {
+                    let choice = types::ChunkChoice {
+                        finish_reason: Some(finish_reason(&summary.reason, *calls > 0)),
+                        ..chunk_choice(index, types::Delta::default())
+                    };
+                    summaries.push(summary);
+                    let all = usage_wanted && summaries.len() == count;
+                    let usage = all.then(|| self.chunk(None, Some(usage(&summaries))));
+                    let last = self.chunk(Some(choice), None);
+                    [last].into_iter().chain(usage).map(Ok).collect()
+                }
+            };
+            stream::iter(chunks)
+        });
+        stream::iter(roles).chain(rest)
+    }
+
+    fn chunk(
+        &self,
+        choice: Option<types::ChunkChoice>,
+        usage: Option<types::Usage>,
+    ) -> types::ChatCompletionChunk {
+        types::ChatCompletionChunk {
+            id: self.id.clone(),
+            object: types::ChatCompletionChunkObject::ChatCompletionChunk,
+            created: self.created,
+            model: self.model.clone(),
+            system_fingerprint: FINGERPRINT.to_owned(),
+            choices: choice.into_iter().collect(),
+            usage,
+        }
+    }
+}
+
+/// A message as it is sent; what calls and says nothing has no content.
+fn message(content: String, calls: Vec<Call>) -> types::AssistantMessage {
+    let silent = content.is_empty() && !calls.is_empty();
+    let calls = calls.into_iter().map(|call| types::ToolCall {
+        id: call.id,
+        type_: types::ToolCallType::Function,
+        function: types::CalledFunction {
+            name: call.name,
+            arguments: call.arguments,
+        },
+    });
+    types::AssistantMessage {
+        role: types::AssistantMessageRole::Assistant,
+        content: (!silent).then_some(content),
+        refusal: None,
+        tool_calls: calls.collect(),
+    }
+}
+
+/// What a part adds to a message that has so many calls.
+fn delta(part: AnswerPart, calls: &mut u32) -> types::Delta {
+    let call = |index, id: Option<String>, name, arguments| types::Delta {
+        tool_calls: vec![types::ToolCallDelta {
+            index,
+            type_: id.is_some().then_some(types::ToolCallDeltaType::Function),
+            id,
+            function: Some(types::CalledFunctionDelta { name, arguments }),
+        }],
+        ..types::Delta::default()
+    };
+    match part {
+        AnswerPart::Text(text) => types::Delta {
+            content: Some(text),
+            ..types::Delta::default()
+        },
+        AnswerPart::Call { name } => {
+            *calls += 1;
+            call(*calls - 1, Some(call_id()), Some(name), String::new())
+        }
+        AnswerPart::Arguments(piece) => call(calls.saturating_sub(1), None, None, piece),
+    }
+}
+
+fn chunk_choice(index: u32, delta: types::Delta) -> types::ChunkChoice {
+    types::ChunkChoice {
+        index,
+        delta,
+        logprobs: None,
+        finish_reason: None,
+    }
+}
+
+/// The tokens' log-probabilities, if they were asked for.
+fn logprobs(tokens: &[AnswerToken]) -> Option<types::ChoiceLogprobs> {
+    /// JSON has no infinity: what was impossible is as good as that.
+    const IMPOSSIBLE: f64 = -9999.0;
+    let text = |token: &TokenLogprob| String::from_utf8_lossy(&token.bytes).into_owned();
+    let logprob = |token: &TokenLogprob| token.logprob.clamp(IMPOSSIBLE, 0.0);
+    let content: Vec<types::TokenLogprob> = tokens
+        .iter()
+        .filter_map(|token| token.logprobs.as_ref())
+        .map(|(chosen, top)| {
+            let top = top.iter().map(|token| types::TopLogprob {
+                token: text(token),
+                logprob: logprob(token),
+                bytes: token.bytes.clone(),
+            });
+            types::TokenLogprob {
+                token: text(chosen),
+                logprob: logprob(chosen),
+                bytes: chosen.bytes.clone(),
+                top_logprobs: top.collect(),
+            }
+        })
+        .collect();
+    (!content.is_empty()).then_some(types::ChoiceLogprobs {
+        content,
+        refusal: None,
+    })
+}
+
+fn finish_reason(reason: &FinishReason, calls: bool) -> types::FinishReason {
+    match reason {
+        FinishReason::EndOfText if calls => types::FinishReason::ToolCalls,
+        FinishReason::EndOfText | FinishReason::StopString(_) => types::FinishReason::Stop,
+        FinishReason::TokenLimit | FinishReason::ContextFull => types::FinishReason::Length,
+    }
+}
+
+/// What all choices took together. They have one prompt, which the one computed that found the least of it in the cache.
+fn usage(summaries: &[Summary]) -> types::Usage {
+    let prompt_tokens = summaries.first().map_or(0, |summary| summary.prompt_tokens);
+    let cached_tokens = summaries.iter().map(|summary| summary.cached_tokens).min();
+    let completion_tokens: usize = summaries
+        .iter()
+        .map(|summary| summary.generated_tokens)
+        .sum();
+    types::Usage {
+        prompt_tokens: prompt_tokens as u64,
+        completion_tokens: completion_tokens as u64,
+        total_tokens: (prompt_tokens + completion_tokens) as u64,
+        prompt_tokens_details: types::PromptTokensDetails {
+            cached_tokens: cached_tokens.unwrap_or(0) as u64,
+        },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+    use crate::model::Timings;
+
+    fn summary() -> Summary {
+        Summary {
+            reason: FinishReason::TokenLimit,
+            slot: 0,
+            prompt_tokens: 5,
+            cached_tokens: 1,
+            generated_tokens: 2,
+            truncated: false,
+            seed: 0,
+            timings: Timings::default(),
+        }
+    }
+
+    #[tokio::test]
+    async fn a_stream_has_role_text_reason_and_usage() {
+        let text = AnswerEvent::Parts {
+            parts: vec![AnswerPart::Text("Hi".to_owned())],
+            tokens: Vec::new(),
+        };
+        let events = stream::iter([Ok(text), Ok(AnswerEvent::Finished(summary()))]);
+        let chunks: Vec<_> = Heading::new("tiny")
+            .chunks(vec![events], true)
+            .map(Result::unwrap)
+            .collect()
+            .await;
+        let values: Vec<_> = chunks
+            .iter()
+            .map(|chunk| serde_json::to_value(chunk).unwrap())
+            .collect();
+        for value in &values {
+            crate::api::check("ChatCompletionEvent", value).unwrap();
+        }
+        assert_eq!(
+            values[0]["choices"][0]["delta"],
+            json!({"role": "assistant", "content": ""})
+        );
+        assert_eq!(values[1]["choices"][0]["delta"], json!({"content": "Hi"}));
+        assert_eq!(
+            values[2]["choices"][0],
+            json!({"index": 0, "delta": {}, "logprobs": null, "finish_reason": "length"})
+        );
+        assert_eq!(values[3]["choices"], json!([]));
+        assert_eq!(values[3]["usage"]["total_tokens"], 7);
+    }
+
+    #[test]
+    fn a_whole_answer_fits_the_document() {
+        let answer = Heading::new("tiny").completion(vec![Answer {
+            content: "Hi".to_owned(),
+            calls: Vec::new(),
+            tokens: Vec::new(),
+            summary: summary(),
+        }]);
+        crate::api::check("ChatCompletion", &serde_json::to_value(&answer).unwrap()).unwrap();
+        assert_eq!(answer.usage.prompt_tokens_details.cached_tokens, 1);
+    }
+}

@@ -1,0 +1,77 @@
+//! `POST /v1/chat/completions`: the assistant's next message.
+
+mod message;
+mod request;
+mod tools;
+
+use futures_util::future::try_join_all;
+
+use crate::api::answer::{answer_events, whole_answer};
+use crate::api::at_length;
+use crate::api::error::Error;
+use crate::api::stream::{EventStream, WholeOrStream};
+use crate::api::types;
+use crate::model::{GenerateError, GenerateLimits, GenerateRequest, GrammarKind, LoadedModel};
+
+use message::Heading;
+
+/// The word after the last event of a stream.
+const DONE: &str = "[DONE]";
+
+/// Writes the next message.
+pub(in crate::api) async fn answer(
+    model: &LoadedModel,
+    body: types::ChatCompletionRequest,
+    limits: &GenerateLimits,
+) -> Result<WholeOrStream<types::ChatCompletion>, Error> {
+    let usage_wanted = body
+        .stream_options
+        .as_ref()
+        .and_then(|options| options.include_usage)
+        .unwrap_or(false);
+    let choices = body.n.unwrap_or(1);
+    let places = model.places();
+    if choices as usize > places {
+        let problem =
+            format!("{choices} messages are more than the {places} requests that may run or wait");
+        return Err(Error::invalid("n", format!("n: {problem}")));
+    }
+    let request = GenerateRequest::try_from(body)?.within(limits);
+    let streamed = request.options.stream;
+    let begin = |choice: u32| {
+        let mut request = request.clone();
+        let seed = &mut request.options.sampling.seed;
+        *seed = seed.map(|seed| seed.wrapping_add(choice));
+        let reader = model.answer_reader(&request.options);
+        model
+            .generate(request)
+            .map(|generation| answer_events(generation, reader))
+            .map_err(in_openais_words)
+    };
+    let begun = at_length(|| (0..choices).map(begin).collect::<Result<Vec<_>, Error>>())?;
+    let heading = Heading::new(&model.details().name);
+    if streamed {
+        let chunks = heading.chunks(begun, usage_wanted);
+        return Ok(WholeOrStream::Stream(EventStream::new(chunks, Some(DONE))));
+    }
+    let answers = try_join_all(begun.into_iter().map(whole_answer)).await?;
+    Ok(WholeOrStream::Whole(heading.completion(answers)))
+}
+
+/// A schema comes by another name here.
+fn in_openais_words(error: GenerateError) -> Error {
+    match error {
+        GenerateError::Grammar {
+            kind: GrammarKind::JsonSchema,
+            error,
+        } => Error::invalid(
+            "response_format",
+            format!("Invalid schema for response_format: {error}"),
+        ),
+        GenerateError::Grammar {
+            kind: GrammarKind::Calls,
+            error,
+        } => Error::invalid("tools", format!("Invalid schema for {error}")),
+        other => other.into(),
+    }
+}

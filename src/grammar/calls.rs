@@ -1,0 +1,196 @@
+//! Calls of functions, instead of a text or behind one: what they are spelt with comes from whoever knows the model,
+//! their arguments follow JSON Schemas.
+
+use serde_json::{Map, Value, json};
+
+use super::vocabulary::{GrammarVocabulary, Spelling};
+use super::{GrammarError, schema};
+use crate::token::TokenId;
+
+/// Keywords by which an object has other properties than those of its `properties`, or says that it has none.
+const OPENING: [&str; 7] = [
+    "$ref",
+    "additionalProperties",
+    "allOf",
+    "anyOf",
+    "oneOf",
+    "patternProperties",
+    "unevaluatedProperties",
+];
+
+/// What an answer must follow that may, or must, call functions. The names of control tokens in its texts are the
+/// tokens.
+#[derive(Debug, Clone, PartialEq)]
+pub struct CallGrammar {
+    /// What else than calls the answer may be.
+    pub otherwise: Otherwise,
+    /// What every first call begins with, and no text.
+    pub mark: String,
+    /// Whether text may come before the first call.
+    pub after_text: bool,
+    /// Before the first call.
+    pub opening: String,
+    /// Between two calls; where it is none, there is one call.
+    pub between: Option<String>,
+    /// After the last call.
+    pub closing: String,
+    /// What can be called.
+    pub functions: Vec<FunctionCall>,
+}
+
+/// What an answer without calls is.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Otherwise {
+    /// None: a call must be.
+    Nothing,
+    /// Any text.
+    Text,
+    /// JSON that follows a schema.
+    Json(Value),
+}
+
+/// A call of one function.
+#[derive(Debug, Clone, PartialEq)]
+pub struct FunctionCall {
+    /// The function.
+    pub name: String,
+    /// What is before its arguments.
+    pub begin: String,
+    /// The JSON Schema of the arguments.
+    pub arguments: Value,
+    /// What is behind them.
+    pub end: String,
+}
+
+/// Writes the grammar in llguidance's kind of Lark.
+pub(super) fn write(
+    grammar: &CallGrammar,
+    vocabulary: &dyn GrammarVocabulary,
+) -> Result<String, GrammarError> {
+    let literals = Literals::of(vocabulary);
+    let mark = quoted(&grammar.mark);
+    let mut rules = vec!["TEXT: /(?s:.+)/".to_owned()];
+    let (before, taken) = match &grammar.otherwise {
+        Otherwise::Nothing => ("", 0),
+        Otherwise::Json(schema) => {
+            rules.push(format!("answer: %json {}", schema::read(schema)?));
+            ("answer | ", 0)
+        }
+        // A control token ends a text by itself.
+        Otherwise::Text if grammar.after_text && literals.begins_with_control(&grammar.mark) => {
+            ("TEXT? | TEXT? ", 0)
+        }
+        Otherwise::Text if grammar.after_text => {
+            rules.push(format!("lead[lazy]: /(?s:.*)/ {mark}"));
+            ("TEXT? | lead ", grammar.mark.len())
+        }
+        Otherwise::Text => {
+            rules.push(format!("MARKED: {mark} /(?s:.*)/"));
+            rules.push("OTHER: TEXT & ~MARKED".to_owned());
+            ("OTHER? | ", 0)
+        }
+    };
+    let call = |before: &str, taken: usize| {
+        let calls = (0..).zip(&grammar.functions).map(|(number, function)| {
+            let begin = literals.write(&format!("{before}{}", function.begin)[taken..]);
+            format!("{begin} a{number} {}", literals.write(&function.end))
+        });
+        calls.collect::<Vec<_>>().join(" | ")
+    };
+    rules.push(format!("first: {}", call(&grammar.opening, taken)));
+    let more = match &grammar.between {
+        Some(between) => {
+            rules.push(format!("more: {}", call(between, 0)));
+            "more*"
+        }
+        None => "",
+    };
+    for (number, function) in (0..).zip(&grammar.functions) {
+        rules.push(format!("a{number}: %json {}", arguments(function)?));
+    }
+    let closing = literals.write(&grammar.closing);
+    rules.push(format!("start: {before}first {more} {closing}"));
+    Ok(rules.join("\n"))
+}
+
+/// The schema of a call's arguments. They are spelt in one way, so that what is certain is taken at once; and an object
+/// that says which properties it has, and not that it has others, has no others: a function takes what it declares.
+fn arguments(function: &FunctionCall) -> Result<Value, GrammarError> {
+    let mut schema = function.arguments.clone();
+    let fields = schema.as_object_mut();
+    let closes = |fields: &&mut Map<String, Value>| {
+        fields.get("properties").is_some_and(Value::is_object)
+            && !fields.keys().any(|keyword| OPENING.contains(&&**keyword))
+    };
+    if let Some(fields) = fields.filter(closes) {
+        fields.insert("additionalProperties".to_owned(), false.into());
+    }
+    let mut written = schema::read(&schema).map_err(|error| GrammarError::Function {
+        name: function.name.clone(),
+        error: Box::new(error),
+    })?;
+    written["x-guidance"] = json!({
+        "whitespace_flexible": false, "item_separator": ", ", "key_separator": ": ",
+    });
+    Ok(written)
+}
+
+/// A text as llguidance reads it: as in JSON.
+fn quoted(text: &str) -> String {
+    Value::from(text).to_string()
+}
+
+/// Texts with the control tokens that they name.
+struct Literals<'a> {
+    controls: Vec<(&'a str, TokenId)>,
+}
+
+impl<'a> Literals<'a> {
+    fn of(vocabulary: &'a dyn GrammarVocabulary) -> Self {
+        let tokens = (0..vocabulary.size() as u32).map(TokenId);
+        let controls = tokens.filter_map(|token| match vocabulary.spelling(token) {
+            Spelling::Control(name) if !name.is_empty() => Some((name, token)),
+            _ => None,
+        });
+        Self {
+            controls: controls.collect(),
+        }
+    }
+
+    fn begins_with_control(&self, text: &str) -> bool {
+        self.controls.iter().any(|(name, _)| text.starts_with(name))
+    }
+
+    /// A sequence of strings and tokens; the empty text is nothing.
+    fn write(&self, text: &str) -> String {
+        let mut words = Vec::new();
+        let mut rest = text;
+        while !rest.is_empty() {
+            let places = self.controls.iter().filter_map(|(name, token)| {
+                let place = rest.find(name)?;
+                Some((place, std::cmp::Reverse(name.len()), token))
+            });
+            let (before, after) = match places.min() {
+                Some((place, std::cmp::Reverse(length), token)) => {
+                    let after = &rest[place + length..];
+                    (&rest[..place], Some((token, after)))
+                }
+                None => (rest, None),
+            };
+            if !before.is_empty() {
+                words.push(quoted(before));
+            }
+            rest = match after {
+                Some((token, after)) => {
+                    words.push(format!("<[{}]>", token.0));
+                    after
+                }
+                None => "",
+            };
+        }
+        words.join(" ")
+    }
+}
+
+#[cfg(test)]
+mod tests;
