@@ -31,17 +31,32 @@ def map_body(context, body):
         for bias in biases if isinstance(biases, list) else []:
             if isinstance(bias, list) and bias:
                 bias[0] = in_vocabulary(bias[0])
-        if is_count(body.get("n")) and body["n"] > PLACES:
-            body["n"] = body["n"] % PLACES + 1
+        for field in ("n", "best_of"):
+            if is_count(body.get(field)) and body[field] > PLACES:
+                body[field] = int(body[field]) % PLACES + 1
+        if context.operation.path == "/v1/completions":
+            one_text(body)
         if is_count(body.get("dimensions")) and body["dimensions"] > 0:
             body["dimensions"] = WIDTH
         if context.operation.path in COMPLETIONS and not any(body.get(field) for field in ("prompt", "system_prompt")):
             body["prompt"] = "a"
         constrain(body)
         shorten(body)
-        if isinstance(body.get("filename"), str) and len(body["filename"]) % 4:
+        if context.operation.path == "/slots/{id_slot}" and len(repr(body)) % 8:
             body["filename"] = FILE
     return body
+
+
+def one_text(body):
+    """Answers to choose from are mostly no more than are generated, and a gap, which this model cannot fill, is none."""
+    body.pop("suffix", None)
+    if isinstance(body.get("prompt"), list) and len(body["prompt"]) > 1:
+        body.pop("best_of", None)
+        body.pop("n", None)
+    if is_count(body.get("best_of")) and not body.get("stream") and is_count(body.get("n")):
+        body["best_of"] = max(body["best_of"], body["n"])
+    elif len(repr(body)) % 8:
+        body.pop("best_of", None)
 
 
 def shorten(body):
@@ -73,12 +88,16 @@ def in_vocabulary(value):
 
 
 def is_count(value):
-    return isinstance(value, int) and not isinstance(value, bool) and value >= 0
+    """To JSON Schema 5.0 is a count, too."""
+    whole = isinstance(value, int) or isinstance(value, float) and value.is_integer()
+    return whole and not isinstance(value, bool) and value >= 0
 
 
 @schemathesis.hook
 def map_query(context, query):
-    """Most actions are actions."""
+    """Most actions are there, and are some."""
+    if context.operation.path == "/slots/{id_slot}" and not query:
+        return {"action": "save"}
     if query and isinstance(query.get("action"), str) and len(query["action"]) % 4:
         query["action"] = ["save", "restore", "erase"][len(query["action"]) % 3]
     return query

@@ -154,6 +154,7 @@ async fn generate(
                 cache_salt: None,
                 priority: 0,
                 timeout: None,
+                echo: false,
                 stream: false,
             },
         })

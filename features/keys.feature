@@ -8,7 +8,7 @@ Feature: Keys
     When I get "/v1/models"
     Then the status is 401
     And the error says "Invalid API Key"
-    And the answer's "error.code" is 401
+    And the answer's "error.code" is "invalid_api_key"
     And the answer's "error.type" is "authentication_error"
     And the header "www-authenticate" is "Bearer"
 

@@ -129,7 +129,7 @@ Feature: Functions that the model may call
     Examples:
       | param                    | problem                                        | field |
       | tools.0.function         | it is required                                 | "tools": [{"type": "function"}] |
-      | tools.0.type             | "custom" is not                                | "tools": [{"type": "custom", "function": {"name": "a"}}] |
+      | tools.0.type             | custom                                         | "tools": [{"type": "custom", "function": {"name": "a"}}] |
       | tools.0.function.name    | does not match                                 | "tools": [{"type": "function", "function": {"name": "a b"}}] |
       | tools.1.function.name    | another function is called «a», too            | "tools": [{"type": "function", "function": {"name": "a"}}, {"type": "function", "function": {"name": "a"}}] |
       | tools                    | Invalid schema for function 'a': /minContains: this keyword is not supported | "tools": [{"type": "function", "function": {"name": "a", "parameters": {"minContains": 2}}}] |

@@ -42,6 +42,8 @@ pub struct Config {
     pub limits: GenerateLimits,
     /// What a body may be.
     pub bodies: BodyRules,
+    /// Whether other models' names are refused.
+    pub strict_model_names: bool,
     /// Where the page comes from.
     pub pages: Pages,
     /// What requests ask for that name nothing.
@@ -94,7 +96,7 @@ impl Config {
         let http_threads = http_threads.unwrap_or_else(|| usual_http_threads(batching.parallel));
         let (endpoints, pages) = (endpoints(&serving)?, pages(serving.path.as_deref())?);
         let timeout = request_timeout(serving.request_timeout)?;
-        let strict = serving.strict;
+        let (strict, strict_model_names) = (serving.strict, serving.strict_model_names);
         let serve = serve_options(serving)?;
         Ok(Self {
             http_threads,
@@ -112,6 +114,7 @@ impl Config {
                 idle: serve.idle,
                 strict,
             },
+            strict_model_names,
             serve,
             pages,
         })

@@ -74,6 +74,7 @@ async fn run(config: Config) -> anyhow::Result<()> {
         limits: config.limits,
         defaults: config.defaults,
         bodies: config.bodies,
+        strict_model_names: config.strict_model_names,
     });
     let routes = web::beside(routes, api::document::has, &config.pages);
     let (cutting, cut) = watch::channel(());

@@ -24,6 +24,8 @@ mod embeddings;
 mod given;
 #[path = "scenarios/servers.rs"]
 mod servers;
+#[path = "scenarios/texts.rs"]
+mod texts;
 #[path = "scenarios/tools.rs"]
 mod tools;
 #[path = "scenarios/witness.rs"]

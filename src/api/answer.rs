@@ -38,6 +38,8 @@ fn read(
     events.flat_map(move |event| {
         let read = match event {
             Err(error) => vec![Err(error)],
+            // A conversation is not told again.
+            Ok(GenerateEvent::Prompt { .. }) => Vec::new(),
             Ok(GenerateEvent::Text { text, tokens }) => {
                 let reader = reader.as_mut();
                 let parts = reader.map(|reader| reader.push(&text)).unwrap_or_default();

@@ -40,6 +40,16 @@ pub fn template(path: &str) -> Option<&'static str> {
     item(path).map(|(template, _)| template.as_str())
 }
 
+/// Whether an operation of a request's path has that tag.
+pub fn has_tag(path: &str, tag: &str) -> bool {
+    let operations = item(path).and_then(|(_, item)| item.as_object());
+    let mut operations = operations.into_iter().flatten();
+    operations.any(|(_, operation)| {
+        let mut tags = operation["tags"].as_array().into_iter().flatten();
+        tags.any(|own| own == tag)
+    })
+}
+
 /// The methods of a request's path in capital letters; empty if the document has no such path.
 pub fn methods(path: &str) -> Vec<String> {
     let item = item(path).and_then(|(_, item)| item.as_object());

@@ -4,9 +4,9 @@
 use std::time::Duration;
 
 use poem::http::{HeaderValue, StatusCode, header};
-use poem::{IntoResponse, Response};
+use poem::{Endpoint, IntoResponse, Request, Response};
 
-use super::types;
+use super::{document, types};
 use crate::model::GenerateError;
 
 /// Bytes of a message; what a client sent may be quoted in it.
@@ -14,6 +14,25 @@ const MESSAGE_BYTES_MAX: usize = 500;
 
 /// How long a client should wait when the queue is full.
 const RETRY_AFTER_SECONDS: u32 = 1;
+
+/// Whose routes are asked: each has its words for what went wrong.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Surface {
+    /// The routes of the llama.cpp server of 2024, and the server's own.
+    Native,
+    /// OpenAI's.
+    OpenAi,
+}
+
+impl Surface {
+    /// That of a path, also of one that leads nowhere.
+    pub fn of(path: &str) -> Self {
+        match path.starts_with("/v1/") || document::has_tag(path, "OpenAI") {
+            true => Self::OpenAi,
+            false => Self::Native,
+        }
+    }
+}
 
 /// Why a request is refused or fails.
 #[derive(Debug, Clone, thiserror::Error)]
@@ -123,7 +142,7 @@ impl Error {
     }
 
     /// The body of the answer.
-    pub fn body(&self) -> types::Error {
+    pub fn body(&self, surface: Surface) -> types::Error {
         let (prompt_tokens, context_tokens) = match self {
             Self::Generate(GenerateError::PromptTooLong {
                 prompt_tokens,
@@ -133,13 +152,28 @@ impl Error {
         };
         types::Error {
             error: types::ErrorDetail {
-                code: self.status().as_u16(),
+                code: match surface {
+                    Surface::Native => self.status().as_u16().into(),
+                    Surface::OpenAi => self.openai_code().into(),
+                },
                 message: shortened(self.to_string()),
                 type_: self.kind(),
                 param: self.param(),
                 n_prompt_tokens: prompt_tokens,
                 n_ctx: context_tokens,
             },
+        }
+    }
+
+    /// OpenAI's word for the cause, where it has one that clients look at.
+    fn openai_code(&self) -> Option<&'static str> {
+        match self {
+            Self::Unauthorized => Some("invalid_api_key"),
+            Self::NoSuchModel(_) => Some("model_not_found"),
+            Self::NoSuchPath(_) => Some("unknown_url"),
+            Self::Generate(GenerateError::PromptTooLong { .. }) => Some("context_length_exceeded"),
+            Self::Generate(GenerateError::QueueFull { .. }) => Some("rate_limit_exceeded"),
+            _ => None,
         }
     }
 
@@ -194,7 +228,7 @@ impl Error {
 
 impl IntoResponse for Error {
     fn into_response(self) -> Response {
-        let mut response = poem::web::Json(self.body())
+        let mut response = poem::web::Json(self.body(Surface::Native))
             .with_status(self.status())
             .into_response();
         match &self {
@@ -216,13 +250,33 @@ impl IntoResponse for Error {
             }
             _ => {}
         }
+        // For whoever knows the path: see `in_the_words_of_the_surface`.
+        response.set_data(self);
         response
     }
 }
 
+/// Says what went wrong in the words of the routes that were asked.
+pub async fn in_the_words_of_the_surface(
+    endpoint: impl Endpoint<Output = Response>,
+    request: Request,
+) -> poem::Result<Response> {
+    let surface = Surface::of(request.uri().path());
+    let mut response = endpoint.call(request).await?;
+    let body = response.data::<Error>().map(|error| error.body(surface));
+    if let (Surface::OpenAi, Some(body)) = (surface, body) {
+        // The content type stays.
+        response.set_body(poem::Body::from_json(body).unwrap_or_default());
+    }
+    Ok(response)
+}
+
 impl From<Error> for poem::Error {
     fn from(error: Error) -> Self {
-        Self::from_response(error.into_response())
+        let mut carried = Self::from_response(error.clone().into_response());
+        // The response's own data is not kept.
+        carried.set_data(error);
+        carried
     }
 }
 

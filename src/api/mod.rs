@@ -24,7 +24,7 @@ use poem::{Endpoint, EndpointExt, IntoResponse, Request, Response, Route};
 use poem_openapi::OpenApiService;
 use tokio::sync::watch;
 
-pub use error::Error;
+pub use error::{Error, in_the_words_of_the_surface};
 pub use options::Defaults;
 pub use payload::{BODY_BYTES_MAX, BodyRules};
 pub use schema::check;
@@ -34,7 +34,7 @@ use native::health::HealthQuestion;
 use native::{
     completion, embedding, health, infill, metrics, props, slot_actions, slots, tokenize,
 };
-use openai::{chat, models};
+use openai::{chat, completions, models};
 use payload::WithStatus;
 use stream::{EventStream, WholeOrStream};
 
@@ -53,6 +53,8 @@ pub struct ApiSettings {
     pub defaults: Defaults,
     /// What a body may be.
     pub bodies: BodyRules,
+    /// Whether a request that names another model than the one that is served is refused.
+    pub strict_model_names: bool,
 }
 
 /// What is answered with 501 where it is switched off.
@@ -106,6 +108,7 @@ pub fn routes_description() -> String {
             idle: Duration::MAX,
             strict: false,
         },
+        strict_model_names: false,
     })
     .spec()
 }
@@ -159,6 +162,17 @@ impl Service {
                 Ok(_) => Ok(Arc::clone(model)),
                 Err(cause) => Err(Error::NoModel(format!("the engine has stopped: {cause}"))),
             },
+        }
+    }
+
+    /// The model, if that may be called so.
+    fn named(&self, name: Option<&str>) -> Result<Arc<LoadedModel>, Error> {
+        let model = self.loaded()?;
+        match name {
+            Some(name) if self.0.strict_model_names && name != model.details().name => {
+                Err(Error::NoSuchModel(name.to_owned()))
+            }
+            _ => Ok(model),
         }
     }
 
@@ -293,11 +307,22 @@ impl Api for Service {
         mut body: types::ChatCompletionRequest,
     ) -> Result<WholeOrStream<types::ChatCompletion>, Error> {
         self.0.defaults.fill(&mut body.temperature, &mut body.seed);
-        chat::answer(&*self.loaded()?, body, &self.0.limits).await
+        chat::answer(&*self.named(body.model.as_deref())?, body, &self.0.limits).await
+    }
+
+    async fn text_completion(
+        &self,
+        mut body: types::TextCompletionRequest,
+    ) -> Result<WholeOrStream<types::TextCompletion>, Error> {
+        self.0.defaults.fill(&mut body.temperature, &mut body.seed);
+        let model = self.named(body.model.as_deref())?;
+        completions::answer(&model, body, &self.0.limits).await
     }
 
     async fn embeddings(&self, body: types::EmbeddingsRequest) -> Result<types::Embeddings, Error> {
-        openai::embeddings::answer(&*self.embedder()?, body, &self.0.limits).await
+        let model = self.embedder()?;
+        self.named(body.model.as_deref())?;
+        openai::embeddings::answer(&model, body, &self.0.limits).await
     }
 
     async fn models(&self) -> Result<types::ModelList, Error> {

@@ -1,6 +1,7 @@
 //! Bodies against the document's schemas: what is wrong is told by place, what has no effect is listed.
-//! Nothing here knows a field by name; two marks in the document do: `x-ortolan-later` (only the values that ask
-//! for nothing are valid yet) and `x-ortolan-effect: none` (accepted, and reported).
+//! Nothing here knows a field by name; three marks in the document do: `x-ortolan-later` (only the values that ask
+//! for nothing are valid yet), `x-ortolan-refused` (the same, with the reason) and `x-ortolan-effect: none` (accepted,
+//! and reported).
 
 use std::collections::{HashMap, HashSet};
 use std::sync::LazyLock;
@@ -106,8 +107,11 @@ pub fn check(component: &str, value: &Value) -> Result<Vec<String>, Error> {
 /// A validation error in the words of the client: the field's path, and what would be right.
 fn explain(schema: &Value, error: &ValidationError<'_>) -> Error {
     let mut place = dotted(error.instance_path());
-    if let Some((field, later)) = not_built(schema, error.instance_path()) {
-        let neutral = later.get("default").filter(|default| !default.is_null());
+    if let Some((field, refused)) = refused(schema, error.instance_path()) {
+        if let Some(reason) = refused["x-ortolan-refused"].as_str() {
+            return Error::invalid(&field, format!("{field}: {reason}"));
+        }
+        let neutral = refused.get("default").filter(|default| !default.is_null());
         let or = neutral
             .map(|value| format!(" or send {value}"))
             .unwrap_or_default();
@@ -137,7 +141,7 @@ fn explain(schema: &Value, error: &ValidationError<'_>) -> Error {
 }
 
 /// The field on the way to a place that is only known to be refused, with its schema.
-fn not_built<'s>(schema: &'s Value, place: &Location) -> Option<(String, &'s Value)> {
+fn refused<'s>(schema: &'s Value, place: &Location) -> Option<(String, &'s Value)> {
     let mut schemas = vec![schema];
     let mut path = String::new();
     for segment in place.segments() {
@@ -146,11 +150,10 @@ fn not_built<'s>(schema: &'s Value, place: &Location) -> Option<(String, &'s Val
             LocationSegment::Property(name) => properties(&schemas, name),
             LocationSegment::Index(_) => items(&schemas),
         };
-        if let Some(later) = schemas
-            .iter()
-            .find(|schema| schema.get("x-ortolan-later").is_some())
-        {
-            return Some((path, later));
+        let marks = ["x-ortolan-later", "x-ortolan-refused"];
+        let marked = |schema: &&&Value| marks.iter().any(|mark| schema.get(mark).is_some());
+        if let Some(refused) = schemas.iter().find(marked) {
+            return Some((path, refused));
         }
     }
     None
@@ -356,7 +359,12 @@ mod tests {
         // Their alternatives are all objects; only the server writes them.
         assert_eq!(
             left,
-            ["ChatCompletionEvent", "CompletionEvent", "SlotAction"]
+            [
+                "ChatCompletionEvent",
+                "CompletionEvent",
+                "SlotAction",
+                "TextCompletionEvent"
+            ]
         );
     }
 
@@ -410,6 +418,14 @@ mod tests {
             Err((
                 "functions",
                 "functions: this value asks for what is not built yet; leave it out",
+            )),
+        );
+        check(
+            "TextCompletionRequest",
+            &json!({"prompt": "a", "n_predict": 5}),
+            Err((
+                "n_predict",
+                "n_predict: this is OpenAI's route, with max_tokens; the native one is /completion",
             )),
         );
         let neutral = json!({

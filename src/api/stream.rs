@@ -10,7 +10,7 @@ use poem::web::sse::{Event, SSE};
 use poem::{IntoResponse, Response};
 use serde::Serialize;
 
-use super::error::Error;
+use super::error::{Error, Surface};
 use crate::model::{AnswerToken, GenerateError, GenerateEvent, Generation, Summary};
 
 /// How long a stream is quiet before a comment is sent; it bounds how late a client's leaving is noticed.
@@ -28,10 +28,23 @@ pub(super) enum WholeOrStream<T> {
 pub(super) struct EventStream(BoxStream<'static, Event>);
 
 impl EventStream {
-    /// A frame `data: {json}` for each value. An error is the last frame, of the shape `{"error": …}`;
-    /// without one, `last` is (OpenAI's `[DONE]`).
-    pub(super) fn new<T: Serialize>(
+    /// A frame `data: {json}` for each value; an error is the last one.
+    pub(super) fn native<T: Serialize>(
         values: impl Stream<Item = Result<T, Error>> + Send + 'static,
+    ) -> Self {
+        Self::new(values, Surface::Native, None)
+    }
+
+    /// The same with errors in OpenAI's words; without one, `[DONE]` comes last.
+    pub(super) fn openai<T: Serialize>(
+        values: impl Stream<Item = Result<T, Error>> + Send + 'static,
+    ) -> Self {
+        Self::new(values, Surface::OpenAi, Some("[DONE]"))
+    }
+
+    fn new<T: Serialize>(
+        values: impl Stream<Item = Result<T, Error>> + Send + 'static,
+        surface: Surface,
         last: Option<&'static str>,
     ) -> Self {
         /// What is still to be sent.
@@ -52,7 +65,7 @@ impl EventStream {
                     }
                 },
                 Some(Err(error)) => {
-                    let json = serde_json::to_string(&error.body()).ok()?;
+                    let json = serde_json::to_string(&error.body(surface)).ok()?;
                     Some((Event::message(json), Rest::Nothing))
                 }
                 None => last.map(|last| (Event::message(last), Rest::Nothing)),
@@ -78,7 +91,7 @@ pub(super) fn events(
     })
 }
 
-/// A generation from its first token to its end.
+/// A generation from its first token to its end; from its prompt's, if that is told, too.
 pub(super) struct WholeAnswer {
     /// The text.
     pub content: String,
@@ -96,7 +109,8 @@ pub(super) async fn whole(
     let (mut content, mut tokens) = (String::new(), Vec::new());
     while let Some(event) = events.next().await {
         match event? {
-            GenerateEvent::Text { text, tokens: own } => {
+            GenerateEvent::Prompt { text, tokens: own }
+            | GenerateEvent::Text { text, tokens: own } => {
                 content.push_str(&text);
                 tokens.extend(own);
             }
@@ -118,10 +132,10 @@ mod tests {
 
     async fn check(
         values: Vec<Result<&'static str, Error>>,
-        last: Option<&'static str>,
+        events: impl FnOnce(BoxStream<'static, Result<&'static str, Error>>) -> EventStream,
         expected: &str,
     ) {
-        let response = EventStream::new(stream::iter(values), last).into_response();
+        let response = events(stream::iter(values).boxed()).into_response();
         assert_eq!(response.content_type(), Some("text/event-stream"));
         assert_eq!(response.into_body().into_string().await.unwrap(), expected);
     }
@@ -130,13 +144,13 @@ mod tests {
     async fn a_frame_per_value_and_a_last_word() {
         check(
             vec![Ok("a"), Ok("b\n")],
-            None,
+            EventStream::native,
             "data: \"a\"\n\ndata: \"b\\n\"\n\n",
         )
         .await;
         check(
             vec![Ok("a")],
-            Some("[DONE]"),
+            EventStream::openai,
             "data: \"a\"\n\ndata: [DONE]\n\n",
         )
         .await;
@@ -146,8 +160,14 @@ mod tests {
     async fn an_error_is_the_last_frame() {
         check(
             vec![Ok("a"), Err(Error::Loading), Ok("b")],
-            Some("[DONE]"),
+            EventStream::native,
             "data: \"a\"\n\ndata: {\"error\":{\"code\":503,\"message\":\"Loading model\",\"param\":null,\"type\":\"unavailable_error\"}}\n\n",
+        )
+        .await;
+        check(
+            vec![Err(Error::Loading)],
+            EventStream::openai,
+            "data: {\"error\":{\"code\":null,\"message\":\"Loading model\",\"param\":null,\"type\":\"unavailable_error\"}}\n\n",
         )
         .await;
     }

@@ -7,6 +7,7 @@ use poem::{Body, Endpoint, Request};
 use serde_json::Value;
 use tokio::sync::watch;
 
+use super::error::Surface;
 use super::*;
 use crate::model::ModelDetails;
 
@@ -51,7 +52,9 @@ fn endpoint(state: ModelState, strict: bool) -> impl Endpoint<Output = Response>
             idle: Duration::from_secs(60),
             strict,
         },
+        strict_model_names: false,
     })
+    .around(in_the_words_of_the_surface)
 }
 
 /// Sends a request to a server whose model is still being loaded.
@@ -87,8 +90,15 @@ async fn answer(state: ModelState, request: Request) -> (Response, String) {
 async fn every_failure_has_one_shape() {
     let json = "application/json";
     let long = "x".repeat(BODY_BYTES_MAX + 1);
-    let asked: [(&str, Method, &str, &str, &str); 13] = [
+    let asked: [(&str, Method, &str, &str, &str); 14] = [
         ("no such path", Method::GET, "/nothing", "", ""),
+        (
+            "no such path of OpenAI's",
+            Method::GET,
+            "/v1/nothing",
+            "",
+            "",
+        ),
         ("no such method", Method::GET, "/completion", "", ""),
         (
             "no such method of a template",
@@ -150,7 +160,10 @@ async fn every_failure_has_one_shape() {
         let status = response.status().as_u16();
         let value: Value = serde_json::from_str(&text).unwrap();
         check("Error", &value).unwrap();
-        assert_eq!(value["error"]["code"], status);
+        match Surface::of(path) {
+            Surface::Native => assert_eq!(value["error"]["code"], status),
+            Surface::OpenAi => assert!(!value["error"]["code"].is_number()),
+        }
         let allowed = response
             .header("allow")
             .map(|allowed| format!(" (Allow: {allowed})"))

@@ -93,6 +93,10 @@ pub struct ServingArgs {
     #[arg(long, env = "ORTOLAN_STRICT", value_parser = FalseyValueParser::new())]
     pub strict: bool,
 
+    /// Refuse OpenAI's requests that name another model than the one that is served, instead of answering them by it
+    #[arg(long, env = "ORTOLAN_STRICT_MODEL_NAMES", value_parser = FalseyValueParser::new())]
+    pub strict_model_names: bool,
+
     /// Seconds that a request may take, waiting included [default: no limit]
     #[arg(long, value_name = "SECONDS", env = "ORTOLAN_REQUEST_TIMEOUT")]
     pub request_timeout: Option<f64>,

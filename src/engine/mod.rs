@@ -11,6 +11,7 @@ mod handle;
 mod pooling;
 mod runner;
 mod scheduler;
+mod scores;
 mod sequence;
 mod slot_orders;
 mod stats;

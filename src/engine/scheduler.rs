@@ -12,12 +12,14 @@ use std::time::Instant;
 use super::EngineOptions;
 use super::budget::{Pace, share};
 use super::runner::{Rows, RunError};
+use super::scores::Scored;
 use super::sequence::{Chooser, Chosen, EndReason, Rank, Sequence, SequenceEvent, SequenceId};
 use super::slot_orders::LastSequence;
 use super::stats::{Counters, SlotStats};
-use super::step::{Chunk, StepPlan, WantedRows};
+use super::step::{Chunk, StepPlan};
 use crate::cache::{BlockCopy, BlockPool, Reuse};
 use crate::grammar::GrammarError;
+use crate::sampling::Choice;
 
 /// The waiting and the running sequences.
 pub(super) struct Scheduler {
@@ -35,7 +37,9 @@ pub(super) struct Scheduler {
 
 /// What a step computed.
 pub(super) struct Computed<'a> {
-    /// A token for every chunk that wanted logits, or why there can be none.
+    /// How probable the tokens were that logits were to tell of, chunk by chunk.
+    pub(super) scored: Vec<Choice>,
+    /// A token for every chunk that one is chosen behind, or why there can be none.
     pub(super) sampled: Vec<Result<Chosen, GrammarError>>,
     /// The hidden states that chunks wanted.
     pub(super) hidden: &'a Rows,
@@ -82,7 +86,11 @@ impl Scheduler {
         let mut slots = self.running_slots();
         let wanted: Vec<usize> = slots
             .iter()
-            .map(|slot| self.running(*slot).wanted().min(self.options.batch_tokens))
+            .map(|slot| {
+                let sequence = self.running(*slot);
+                let most = self.options.batch_tokens.min(sequence.chunk_limit());
+                sequence.wanted().min(most)
+            })
             .collect();
         let shares = share(&wanted, self.budget(&slots));
         let mut chunks = Vec::with_capacity(slots.len());
@@ -105,17 +113,31 @@ impl Scheduler {
         (plan, events)
     }
 
-    /// What chooses for the plan's chunks whose logits are wanted, in their order.
-    pub(super) fn choosers(&mut self, plan: &StepPlan) -> Vec<Chooser<'_>> {
+    /// The tokens whose probabilities the plan's logits tell, each chunk's with the number of its first row.
+    pub(super) fn scored(&self, plan: &StepPlan) -> Vec<(usize, Scored)> {
+        let chunks = plan.chunks_with_logits();
+        let scored = chunks.filter_map(|(row, chunk)| {
+            let sequence = self.running(self.running[&chunk.sequence]);
+            Some((row, sequence.scored(chunk)?))
+        });
+        scored.collect()
+    }
+
+    /// What chooses for the plan's chunks behind which a token is chosen, in their order, each with the number of its
+    /// row.
+    pub(super) fn choosers(&mut self, plan: &StepPlan) -> Vec<(usize, Chooser<'_>)> {
         let running = self.slots.iter_mut().flatten();
-        let mut choosers: HashMap<SequenceId, Chooser<'_>> = running
-            .map(|sequence| (sequence.id, sequence.chooser()))
-            .collect();
-        let wanted = plan.chunks.iter();
-        wanted
-            .filter(|chunk| chunk.logits == WantedRows::Last)
-            .filter_map(|chunk| choosers.remove(&chunk.sequence))
-            .collect()
+        let mut running: HashMap<SequenceId, &mut Sequence> =
+            running.map(|sequence| (sequence.id, sequence)).collect();
+        let chunks = plan.chunks_with_logits();
+        let choosers = chunks.filter_map(|(row, chunk)| {
+            let sequence = running.remove(&chunk.sequence)?;
+            let last = row + chunk.logits.count(chunk.tokens.len()) - 1;
+            sequence
+                .chooses_behind(chunk)
+                .then(|| (last, sequence.chooser()))
+        });
+        choosers.collect()
     }
 
     /// Enters what a step computed.
@@ -128,6 +150,7 @@ impl Scheduler {
     ) -> Vec<Delivery> {
         self.measure(&plan, now);
         let context_tokens = self.options.context_tokens;
+        let mut scored = computed.scored.into_iter();
         let mut sampled = computed.sampled.into_iter();
         let mut hidden = computed.hidden.rows();
         let mut events = Vec::new();
@@ -135,17 +158,25 @@ impl Scheduler {
             let id = chunk.sequence;
             let slot = self.running[&id];
             let sequence = self.slots[slot].as_mut().expect("the slot runs");
+            let scores = sequence
+                .scored(&chunk)
+                .map_or(0, |scored| scored.tokens.len());
+            sequence.score(scored.by_ref().take(scores));
             sequence.advance(chunk.tokens.len(), blocks);
             let rows = chunk.hidden.count(chunk.tokens.len());
             sequence.pool(hidden.by_ref().take(rows));
-            let (end, first_token) = match chunk.logits {
-                WantedRows::None if sequence.wanted() > 0 => continue,
-                WantedRows::None => {
+            if sequence.wanted() > 0 {
+                continue;
+            }
+            let scores = sequence.take_scores();
+            events.extend(scores.map(|scores| (id, SequenceEvent::Prompt(scores))));
+            let (end, first_token) = match sequence.job.max_tokens {
+                0 => {
                     let embedding = sequence.embedding();
                     events.extend(embedding.map(|values| (id, SequenceEvent::Embedding(values))));
                     (Some(EndReason::TokenLimit), sequence.prompt_ends(now))
                 }
-                WantedRows::Last | WantedRows::All => {
+                _ => {
                     let chosen = match sampled.next().expect("every chunk's token was chosen") {
                         Ok(chosen) => chosen,
                         Err(error) => {
@@ -366,10 +397,7 @@ impl Scheduler {
             tokens: sequence.tokens[past..end].to_vec(),
             past,
             blocks: sequence.table.blocks().to_vec(),
-            logits: match last && sequence.job.max_tokens > 0 {
-                true => WantedRows::Last,
-                false => WantedRows::None,
-            },
+            logits: sequence.logits_wanted(last),
             hidden: sequence.hidden_wanted(last),
         }
     }

@@ -8,7 +8,8 @@ use tokio::sync::OwnedSemaphorePermit;
 
 use super::context;
 use super::pooling::{Pool, Pooling};
-use super::step::WantedRows;
+use super::scores::{MOST_SCORED_TOKENS, Scored, Scores};
+use super::step::{Chunk, WantedRows};
 use crate::cache::{BlockCopy, BlockPool, BlockTable, PrefixRoot, Reuse};
 use crate::grammar::{Constraint, GrammarError};
 use crate::sampling::{Choice, Sampler};
@@ -68,6 +69,9 @@ pub struct Job {
     pub timeout: Option<Duration>,
     /// How the prompt's hidden states become an embedding, if that is what is wanted.
     pub embed: Option<Pooling>,
+    /// Whether it is told how probable the prompt's tokens were, and with how many of the most probable ones beside
+    /// each. The cache is not read then: there are no logits in it.
+    pub score: Option<usize>,
 }
 
 /// How a sequence uses what others computed. What it computes itself is there for others in any case.
@@ -91,7 +95,7 @@ pub enum WhenFull {
     },
 }
 
-/// What happens to a sequence, in this order: `Started`, tokens, one of the last three. After a preemption it
+/// What happens to a sequence, in this order: `Started`, `Prompt`, tokens, one of the last three. After a preemption it
 /// is `Started` once more, and goes on.
 #[derive(Debug, Clone, PartialEq)]
 pub enum SequenceEvent {
@@ -100,6 +104,8 @@ pub enum SequenceEvent {
         /// The slot.
         slot: usize,
     },
+    /// How probable the prompt's tokens were, but for the first, if that was asked for.
+    Prompt(Vec<Choice>),
     /// A token was generated.
     Token(Choice),
     /// The prompt's embedding, `[hidden]`.
@@ -247,6 +253,8 @@ pub(super) struct Sequence {
     /// Tokens that stay when the context is full; `None` if nothing may be dropped.
     keep: Option<usize>,
     pool: Option<Pool>,
+    /// Until they are delivered.
+    scores: Option<Scores>,
     truncated: bool,
     submitted: Instant,
     /// When it started, and how many tokens of its prompt the cache held.
@@ -280,8 +288,8 @@ impl Sequence {
         Self {
             id,
             table: BlockTable::new(job.prefix.root),
-            job,
             prompt_tokens: tokens.len(),
+            scores: job.score.map(|top| Scores::new(top, tokens.len())),
             truncated: tokens.len() < whole,
             tokens,
             computed: 0,
@@ -290,6 +298,7 @@ impl Sequence {
             uncomputed_choices: 0,
             keep,
             pool,
+            job,
             submitted,
             started: None,
             joined: false,
@@ -346,11 +355,53 @@ impl Sequence {
     /// may read little finds its own again after a preemption.
     pub(super) fn findable(&self) -> &[TokenId] {
         let readable = match (&self.pool, self.started) {
+            _ if self.scores.is_some() => 0,
             (Some(pool), _) if pool.needs_all() => 0,
             (_, Some(_)) => usize::MAX,
             (_, None) => self.job.prefix.readable,
         };
         &self.tokens[..readable.min(self.tokens.len() - 1)]
+    }
+
+    /// Most tokens of its next chunk.
+    pub(super) fn chunk_limit(&self) -> usize {
+        match self.scores {
+            Some(_) => MOST_SCORED_TOKENS,
+            None => usize::MAX,
+        }
+    }
+
+    /// Which logits of its next chunk are wanted.
+    pub(super) fn logits_wanted(&self, chunk_is_last: bool) -> WantedRows {
+        let scores = self.scores.as_ref();
+        let scored = scores.map_or(WantedRows::None, |scores| scores.wanted(self.computed));
+        match scored {
+            WantedRows::None if chunk_is_last && self.job.max_tokens > 0 => WantedRows::Last,
+            wanted => wanted,
+        }
+    }
+
+    /// Whether its next token is chosen behind a chunk.
+    pub(super) fn chooses_behind(&self, chunk: &Chunk) -> bool {
+        self.job.max_tokens > 0 && chunk.past + chunk.tokens.len() == self.tokens.len()
+    }
+
+    /// The tokens of the prompt that a chunk's logits tell the probabilities of.
+    pub(super) fn scored(&self, chunk: &Chunk) -> Option<Scored> {
+        let scores = self.scores.as_ref()?;
+        Some(scores.of_chunk(chunk, &self.tokens))
+    }
+
+    /// Takes the scores of the chunk that was computed.
+    pub(super) fn score(&mut self, choices: impl Iterator<Item = Choice>) {
+        if let Some(scores) = &mut self.scores {
+            scores.add(choices);
+        }
+    }
+
+    /// How probable the prompt's tokens were, once they are all known; told once.
+    pub(super) fn take_scores(&mut self) -> Option<Vec<Choice>> {
+        self.scores.take().map(Scores::finish)
     }
 
     /// Which hidden states of its next chunk are wanted.
@@ -378,6 +429,9 @@ impl Sequence {
         self.joined = false;
         if let Some(pool) = &mut self.pool {
             pool.clear();
+        }
+        if let Some(scores) = &mut self.scores {
+            scores.clear();
         }
         copy
     }

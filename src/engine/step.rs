@@ -64,6 +64,16 @@ impl StepPlan {
         self.chunks.iter().map(|chunk| chunk.tokens.len()).sum()
     }
 
+    /// The chunks with logits, each with the number of its first among the rows of logits.
+    pub(super) fn chunks_with_logits(&self) -> impl Iterator<Item = (usize, &Chunk)> {
+        let chunks = self.chunks.iter().scan(0, |rows, chunk| {
+            let first = *rows;
+            *rows += chunk.logits.count(chunk.tokens.len());
+            Some((first, chunk))
+        });
+        chunks.filter(|(_, chunk)| chunk.logits != WantedRows::None)
+    }
+
     /// The rows whose logits are wanted, in order.
     pub fn logit_rows(&self) -> Vec<usize> {
         self.rows(|chunk| chunk.logits)

@@ -4,6 +4,7 @@
 
 mod forced;
 mod properties;
+mod scores;
 mod sharing;
 mod slots;
 mod steps;
@@ -12,7 +13,7 @@ use std::sync::mpsc::{Receiver, Sender, channel};
 use std::time::{Duration, Instant};
 
 use super::*;
-use crate::sampling::{Sampler, SamplerTokens, SamplingParameters};
+use crate::sampling::{Choice, Sampler, SamplerTokens, SamplingParameters};
 use crate::token::TokenId;
 
 const VOCABULARY: usize = 97;
@@ -132,9 +133,8 @@ impl ModelRunner for ScriptedRunner {
             let wanted = chunk.hidden.count(chunk.tokens.len());
             let last = read.iter().enumerate().skip(end - wanted);
             hidden.extend(last.flat_map(|(position, token)| [*token as f32, position as f32]));
-            if chunk.logits == WantedRows::Last {
-                rows.push(next_token(&read));
-            }
+            let wanted = chunk.logits.count(chunk.tokens.len());
+            rows.extend((end - wanted..end).map(|last| next_token(&read[..=last])));
         }
         outputs
             .hidden
@@ -239,6 +239,7 @@ fn job(prompt: &[u32], max_tokens: usize) -> Job {
         priority: 0,
         timeout: None,
         embed: None,
+        score: None,
     }
 }
 

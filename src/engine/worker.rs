@@ -13,12 +13,15 @@ use tokio::sync::mpsc::UnboundedSender;
 use super::EngineOptions;
 use super::runner::{ModelRunner, Outputs};
 use super::scheduler::{Computed, Delivery, Scheduler};
+use super::scores::Scored;
 use super::sequence::{Chooser, Chosen, Clock, Job, Sequence, SequenceEvent, SequenceId};
 use super::slot_orders::{self, SlotOrder, SlotTask};
 use super::stats::{BlockStats, Stats};
 use super::step::StepPlan;
 use crate::cache::BlockPool;
 use crate::grammar::GrammarError;
+use crate::sampling::Choice;
+use crate::token::TokenId;
 
 /// What is told to sequences that a stop cuts off.
 const STOPPING: &str = "the server is stopping";
@@ -96,9 +99,12 @@ impl Worker {
         let tokens = plan.tokens();
         let events = match self.runner.run(&plan, &mut self.outputs) {
             Ok(()) => {
+                // Choosing overwrites logits.
+                let scored = self.score(&plan);
                 let sampled = self.sample(&plan);
                 let now = (self.clock)();
                 let computed = Computed {
+                    scored,
                     sampled,
                     hidden: &self.outputs.hidden,
                 };
@@ -224,10 +230,29 @@ impl Worker {
         self.report();
     }
 
+    /// Tells how probable tokens of prompts were, on the machine's cores.
+    fn score(&self, plan: &StepPlan) -> Vec<Choice> {
+        let scored = self.scheduler.scored(plan);
+        if scored.is_empty() {
+            return Vec::new();
+        }
+        let rows: Vec<&[f32]> = self.outputs.logits.rows().collect();
+        let tokens = scored.iter().flat_map(|(first, Scored { top, tokens })| {
+            let rows = rows[*first..].iter().zip(tokens);
+            rows.map(|(row, token)| (*row, *token, *top))
+        });
+        let tokens: Vec<(&[f32], TokenId, usize)> = tokens.collect();
+        let score = |(row, token, top)| Choice::by_the_model(row, token, top);
+        tokens.into_par_iter().map(score).collect()
+    }
+
     /// Chooses the next token of each sequence, several at once on the machine's cores.
     fn sample(&mut self, plan: &StepPlan) -> Vec<Result<Chosen, GrammarError>> {
         let choosers = self.scheduler.choosers(plan);
-        let choosers = choosers.into_iter().zip(self.outputs.logits.rows_mut());
+        let mut rows: Vec<_> = self.outputs.logits.rows_mut().map(Some).collect();
+        let choosers = choosers
+            .into_iter()
+            .filter_map(|(row, chooser)| Some((chooser, rows[row].take()?)));
         let choosers: Vec<(Chooser<'_>, &mut [f32])> = choosers.collect();
         let choose = |(chooser, row): (Chooser<'_>, &mut [f32])| chooser.choose(row);
         match choosers.len() {

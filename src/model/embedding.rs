@@ -52,6 +52,7 @@ impl LoadedModel {
             priority: 0,
             timeout,
             embed: Some(self.details.pooling),
+            score: None,
         };
         let submitted = self.engine.submit(job);
         let (_, events) = submitted.map_err(|error| self.refusal(&error))?;
@@ -65,7 +66,9 @@ impl PendingEmbedding {
         let mut values = Vec::new();
         while let Some(event) = self.events.recv().await {
             match event {
-                SequenceEvent::Started { .. } | SequenceEvent::Token(_) => {}
+                SequenceEvent::Started { .. }
+                | SequenceEvent::Prompt(_)
+                | SequenceEvent::Token(_) => {}
                 SequenceEvent::Embedding(gathered) => values = gathered,
                 SequenceEvent::Ended {
                     reason: EndReason::DeadlinePassed,

@@ -39,6 +39,8 @@ pub struct Generation {
     events: Events,
     tokenizer: Arc<Tokenizer>,
     record: SlotRecord,
+    /// How many tokens before the prompt are not told, until the others are.
+    echo: Option<usize>,
     seed: u32,
     slots: Arc<SlotRecords>,
     slot: usize,
@@ -81,6 +83,7 @@ impl Generation {
         tokenizer: Arc<Tokenizer>,
         stream: TextStream,
         record: SlotRecord,
+        echo: Option<usize>,
         seed: u32,
         slots: Arc<SlotRecords>,
     ) -> Self {
@@ -88,6 +91,7 @@ impl Generation {
             events,
             tokenizer,
             record,
+            echo,
             seed,
             slots,
             slot: 0,
@@ -121,6 +125,17 @@ impl Generation {
                 Some(SequenceEvent::Started { slot }) => {
                     self.slot = slot;
                     self.slots.start(slot, &self.record);
+                    // With log-probabilities it comes with them.
+                    if self.record.options.sampling.logprobs.is_none()
+                        && let Some(prompt) = self.prompt(&[])
+                    {
+                        return Some(Ok(prompt));
+                    }
+                }
+                Some(SequenceEvent::Prompt(scores)) => {
+                    if let Some(prompt) = self.prompt(&scores) {
+                        return Some(Ok(prompt));
+                    }
                 }
                 Some(SequenceEvent::Token(choice)) => {
                     self.generated_tokens += 1;
@@ -155,6 +170,25 @@ impl Generation {
                 }
             }
         }
+    }
+
+    /// The prompt with the scores of all of its tokens but the first, if it is to be told and was not yet.
+    fn prompt(&mut self, scores: &[Choice]) -> Option<GenerateEvent> {
+        let before = self.echo.take()?;
+        let prompt = &self.record.prompt;
+        let token = |(place, token): (usize, &TokenId)| {
+            let score = place.checked_sub(1).and_then(|score| scores.get(score));
+            let unscored = Choice {
+                token: *token,
+                logprobs: None,
+            };
+            answer_token(&self.tokenizer, score.cloned().unwrap_or(unscored))
+        };
+        let tokens = prompt.iter().enumerate().skip(before).map(token);
+        Some(GenerateEvent::Prompt {
+            tokens: tokens.collect(),
+            text: self.tokenizer.decode(&prompt[before..]).unwrap_or_default(),
+        })
     }
 
     fn deliver(&mut self, text: String) -> GenerateEvent {

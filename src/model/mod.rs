@@ -180,18 +180,24 @@ impl LoadedModel {
             priority: options.priority,
             timeout: options.timeout,
             embed: None,
+            score: match options.echo {
+                true => options.sampling.logprobs.map(|wanted| wanted.top),
+                false => None,
+            },
         };
         let (task, events) = self
             .engine
             .submit(job)
             .map_err(|error| self.refusal(&error))?;
         let stream = stream();
+        let echo = options.echo.then_some(before);
         let record = SlotRecord::new(task, Arc::new(options), prompt);
         Ok(Generation::new(
             events,
             Arc::clone(&self.tokenizer),
             stream,
             record,
+            echo,
             seed,
             Arc::clone(&self.slots),
         ))

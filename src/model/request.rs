@@ -57,6 +57,8 @@ pub struct GenerateOptions {
     pub priority: i32,
     /// How long it may take, waiting included.
     pub timeout: Option<Duration>,
+    /// Whether the prompt is told, too; where log-probabilities are, with those of its tokens.
+    pub echo: bool,
     /// Whether the client reads the answer as it comes (shown by `/slots`).
     pub stream: bool,
 }
@@ -169,9 +171,16 @@ pub struct TokenLogprob {
     pub logprob: f64,
 }
 
-/// What a running generation tells, in this order: any number of `Text`, one `Finished`.
+/// What a running generation tells, in this order: a `Prompt` if it was asked for, any number of `Text`, one `Finished`.
 #[derive(Debug, Clone)]
 pub enum GenerateEvent {
+    /// The prompt, without a beginning-of-text token that was put before it.
+    Prompt {
+        /// As its tokens spell it.
+        text: String,
+        /// With log-probabilities if they were asked for; a token that nothing is before has none.
+        tokens: Vec<AnswerToken>,
+    },
     /// Text that is decided: whole characters, nothing that may still become a stop string.
     Text {
         /// Never empty.

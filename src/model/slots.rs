@@ -53,7 +53,7 @@ struct Last {
 pub(super) struct SlotRecord {
     task: SequenceId,
     pub(super) options: Arc<GenerateOptions>,
-    prompt: Arc<[TokenId]>,
+    pub(super) prompt: Arc<[TokenId]>,
     generated_tokens: usize,
     finish: Option<FinishReason>,
 }

@@ -43,6 +43,17 @@ pub struct Choice {
     pub logprobs: Option<Logprobs>,
 }
 
+impl Choice {
+    /// A token that stands in a text, by the model's logits before it, with `top` of the most probable ones.
+    pub fn by_the_model(logits: &[f32], token: TokenId, top: usize) -> Self {
+        let logprobs = Logprobs::of_model(logits, token, top, &mut Candidates::default());
+        Self {
+            token,
+            logprobs: Some(logprobs),
+        }
+    }
+}
+
 /// Chooses the tokens of one sequence. Equal parameters, seed, tokens and logits give equal choices.
 #[derive(Debug)]
 pub struct Sampler {

@@ -14,7 +14,7 @@ use tracing::Instrument;
 
 use super::keys::Keys;
 use super::span;
-use crate::api::{Error, document};
+use crate::api::{Error, document, in_the_words_of_the_surface};
 
 /// Carries a request's id in both directions.
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
@@ -40,6 +40,7 @@ pub(super) fn apply(
         // Around the check, so that a page can read why it was refused, and ask first without a key.
         .with(cors)
         .around(move |endpoint, request| guard(endpoint, request, origins.clone()))
+        .around(in_the_words_of_the_surface)
         .around(log)
         .map_to_response()
 }

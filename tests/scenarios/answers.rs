@@ -107,7 +107,8 @@ async fn value_is_anothers(world: &mut World, path: String, other: String) {
 
 #[then(expr = "the answer has no {string}")]
 async fn has_no(world: &mut World, name: String) {
-    assert_eq!(world.answer.body.get(&name), None);
+    let pointer = format!("/{}", name.replace('.', "/"));
+    assert_eq!(world.answer.body.pointer(&pointer), None);
 }
 
 #[then(expr = "the last piece has {int} {string}")]

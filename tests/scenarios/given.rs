@@ -64,6 +64,11 @@ async fn wants_a_beginning(world: &mut World) {
     world.speak_to(server);
 }
 
+#[given("a server that knows its model's name alone")]
+async fn strict_about_names(world: &mut World) {
+    world.speak_to(servers::strict_about_names(servers::usual().await).await);
+}
+
 #[given("a server that shifts no context")]
 async fn shifts_nothing(world: &mut World) {
     let limits = GenerateLimits {

@@ -123,24 +123,26 @@ pub(crate) async fn answering_little() -> SocketAddr {
         change_props: false,
         slot_files: None,
     };
-    serve_to(
-        Keys::default(),
-        ModelState::Loading { done: 0.5 },
-        none,
-        GenerateLimits::NONE,
-    )
-    .await
+    let settings = ApiSettings {
+        endpoints: none,
+        ..settings(ModelState::Loading { done: 0.5 })
+    };
+    serve(Keys::default(), settings).await
 }
 
 /// The model of another server, with limits.
 pub(crate) async fn limited(server: RealServer, limits: GenerateLimits) -> RealServer {
-    let address = serve(ModelState::Ready(Arc::clone(&server.model)), limits).await;
+    let settings = ApiSettings {
+        limits,
+        ..settings(ModelState::Ready(Arc::clone(&server.model)))
+    };
+    let address = serve(Keys::default(), settings).await;
     RealServer { address, ..server }
 }
 
 /// A server whose model never changes its state.
 pub(crate) async fn in_state(state: ModelState) -> SocketAddr {
-    serve(state, GenerateLimits::NONE).await
+    serve(Keys::default(), settings(state)).await
 }
 
 /// A model of the tests' own with the tokens of an infill.
@@ -201,7 +203,7 @@ async fn of_model(cell: &OnceCell<RealServer>, model: PathBuf, size: Size) -> Re
         });
         let model = Arc::new(loaded.await.unwrap());
         let state = ModelState::Ready(Arc::clone(&model));
-        let address = serve(state, GenerateLimits::NONE).await;
+        let address = serve(Keys::default(), settings(state)).await;
         RealServer { address, model }
     });
     server.await.clone()
@@ -210,7 +212,7 @@ async fn of_model(cell: &OnceCell<RealServer>, model: PathBuf, size: Size) -> Re
 /// The model of another server, for those who have one of these keys.
 pub(crate) async fn locked(server: RealServer, keys: Keys) -> RealServer {
     let state = ModelState::Ready(Arc::clone(&server.model));
-    let address = serve_to(keys, state, all_endpoints(), GenerateLimits::NONE).await;
+    let address = serve(keys, settings(state)).await;
     RealServer { address, ..server }
 }
 
@@ -221,20 +223,41 @@ pub(crate) async fn hiding_slots(server: RealServer) -> RealServer {
         slots: false,
         ..all_endpoints()
     };
-    let address = serve_to(Keys::default(), state, endpoints, GenerateLimits::NONE).await;
+    let settings = ApiSettings {
+        endpoints,
+        ..settings(state)
+    };
+    let address = serve(Keys::default(), settings).await;
     RealServer { address, ..server }
 }
 
-async fn serve(state: ModelState, limits: GenerateLimits) -> SocketAddr {
-    serve_to(Keys::default(), state, all_endpoints(), limits).await
+/// The model of another server, which is answered for by its name alone.
+pub(crate) async fn strict_about_names(server: RealServer) -> RealServer {
+    let settings = ApiSettings {
+        strict_model_names: true,
+        ..settings(ModelState::Ready(Arc::clone(&server.model)))
+    };
+    let address = serve(Keys::default(), settings).await;
+    RealServer { address, ..server }
 }
 
-async fn serve_to(
-    keys: Keys,
-    state: ModelState,
-    endpoints: Endpoints,
-    limits: GenerateLimits,
-) -> SocketAddr {
+/// Everything is answered, and nothing is limited.
+fn settings(state: ModelState) -> ApiSettings {
+    let (_, model) = watch::channel(state);
+    ApiSettings {
+        model,
+        endpoints: all_endpoints(),
+        limits: GenerateLimits::NONE,
+        defaults: Defaults::default(),
+        bodies: BodyRules {
+            idle: IDLE,
+            strict: false,
+        },
+        strict_model_names: false,
+    }
+}
+
+async fn serve(keys: Keys, settings: ApiSettings) -> SocketAddr {
     let server = Server::bind(ServeOptions {
         host: "127.0.0.1".to_owned(),
         port: 0,
@@ -246,17 +269,7 @@ async fn serve_to(
     });
     let server = server.await.unwrap();
     let address = server.address();
-    let (_, model) = watch::channel(state);
-    let routes = api::routes(ApiSettings {
-        model,
-        endpoints,
-        limits,
-        defaults: Defaults::default(),
-        bodies: BodyRules {
-            idle: IDLE,
-            strict: false,
-        },
-    });
+    let routes = api::routes(settings);
     tokio::spawn(server.serve(
         web::beside(witness::watch(routes), api::document::has, &Pages::Own),
         std::future::pending(),

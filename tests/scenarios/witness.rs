@@ -78,7 +78,7 @@ async fn judge(name: &str, operation: Option<&'static Value>, response: Response
         return response;
     };
     match media.as_str() {
-        "text/event-stream" => watch_events(name, response),
+        "text/event-stream" => watch_events(name, schema.replace("Stream", "Event"), response),
         "application/json" => {
             let (parts, body) = response.into_parts();
             let bytes = body.into_bytes().await.unwrap();
@@ -121,11 +121,8 @@ fn check(name: &str, schema: &str, bytes: &[u8]) {
     }
 }
 
-fn watch_events(name: &str, response: Response) -> Response {
-    let schema = match name.contains("chat") {
-        true => "ChatCompletionEvent",
-        false => "CompletionEvent",
-    };
+/// A stream's frames, each held against the schema of its events.
+fn watch_events(name: &str, schema: String, response: Response) -> Response {
     let name = name.to_owned();
     let mut pending = Vec::new();
     let (parts, body) = response.into_parts();
@@ -140,7 +137,7 @@ fn watch_events(name: &str, response: Response) -> Response {
                     .unwrap_or_default()
                     .trim_ascii();
                 if !data.is_empty() && data != b"[DONE]" {
-                    check(&name, schema, data);
+                    check(&name, &schema, data);
                 }
             }
             part

@@ -26,6 +26,8 @@ pub(crate) struct World {
     pub(crate) crowd: Crowd,
     /// Texts that ended by themselves, and the schema that each must be valid for.
     pub(crate) complete: Vec<(Value, String)>,
+    /// What was to go on.
+    pub(crate) texts: Option<Value>,
     /// Answers that call, and the function that each must call.
     pub(crate) called: Vec<(Value, Answer)>,
 }
@@ -132,6 +134,16 @@ impl World {
         self.asked = Some(Question::Chat(body));
     }
 
+    pub(crate) async fn go_on(&mut self, mut body: Value) {
+        let client = self.client().await;
+        let streamed_body = body["stream"] == true;
+        let request: types::TextCompletionRequest = serde_json::from_value(body.take()).unwrap();
+        self.answer = match streamed_body {
+            true => streamed(client.text_completion_stream(&request).await).await,
+            false => whole(client.text_completion(&request).await).await,
+        };
+    }
+
     /// Sends what no typed client would.
     pub(crate) async fn raw(&mut self, request: reqwest::RequestBuilder) {
         let response = request.send().await.unwrap();
@@ -160,6 +172,7 @@ impl Answer {
         let places = [
             "/content",
             "/choices/0/message/content",
+            "/choices/0/text",
             "/choices/0/delta/content",
         ];
         let text_of = |value: &Value| {

@@ -32,10 +32,7 @@ pub(in crate::api) async fn answer(
     let stream = options.stream;
     let asked = at_length(|| continuation::begin(model, prompts, system_prompt, &options, limits))?;
     if stream {
-        return Ok(WholeOrStream::Stream(EventStream::new(
-            asked.events(),
-            None,
-        )));
+        return Ok(WholeOrStream::Stream(EventStream::native(asked.events())));
     }
     Ok(WholeOrStream::Whole(asked.whole().await?))
 }
@@ -75,6 +72,7 @@ impl TryFrom<types::CompletionRequest> for GenerateOptions {
             cache_salt: body.cache_salt,
             priority: body.priority.unwrap_or(0),
             timeout: body.request_timeout.map(seconds),
+            echo: false,
             stream: body.stream.unwrap_or(false),
         })
     }

@@ -106,7 +106,8 @@ impl Question {
     /// `tokens` are those of the events before.
     fn event(&self, event: GenerateEvent, tokens: &mut Vec<AnswerToken>) -> types::CompletionEvent {
         match event {
-            GenerateEvent::Text { text, tokens: own } => {
+            GenerateEvent::Prompt { text, tokens: own }
+            | GenerateEvent::Text { text, tokens: own } => {
                 if self.options.sampling.logprobs.is_some() {
                     tokens.extend(own);
                 }

@@ -30,5 +30,5 @@ pub(in crate::api) fn answer(
         ..GenerateOptions::try_from(as_completion(&body, &own)?)?
     };
     let asked = continuation::begin(model, Prompts::One(prompt), system_prompt, &options, limits)?;
-    Ok(EventStream::new(asked.events(), None))
+    Ok(EventStream::native(asked.events()))
 }

@@ -129,6 +129,7 @@ pub(super) fn default_settings(
         cache_salt: None,
         priority: 0,
         timeout: None,
+        echo: false,
         stream: false,
     };
     settings(details, &options, None)

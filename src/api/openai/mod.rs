@@ -3,8 +3,11 @@
 use std::time::{SystemTime, UNIX_EPOCH};
 
 pub(super) mod chat;
+pub(super) mod completions;
 pub(super) mod embeddings;
+mod heading;
 pub(super) mod models;
+mod options;
 
 /// Seconds since 1970.
 fn unix_seconds(time: SystemTime) -> u64 {

@@ -1,35 +1,22 @@
 //! A message as OpenAI's API has it: whole, or in chunks as it comes.
 
-use std::time::SystemTime;
-
 use futures_util::stream::select_all;
 use futures_util::{Stream, StreamExt, stream};
 
-use super::super::unix_seconds;
+use super::super::heading::{self, Heading, logprob, usage};
 use crate::api::answer::{Answer, AnswerEvent, Call, call_id};
 use crate::api::error::Error;
 use crate::api::types;
 use crate::model::{AnswerToken, FinishReason, Summary, TokenLogprob};
 use crate::text::AnswerPart;
 
-/// Which program answered.
-const FINGERPRINT: &str = concat!("ortolan-", env!("CARGO_PKG_VERSION"));
-
-/// What every part of an answer begins with.
+/// How the answers to one body are written.
 #[derive(Clone)]
-pub(super) struct Heading {
-    id: String,
-    created: u64,
-    model: String,
-}
+pub(super) struct Messages(Heading);
 
-impl Heading {
+impl Messages {
     pub(super) fn new(model: &str) -> Self {
-        Self {
-            id: format!("chatcmpl-{:032x}", rand::random::<u128>()),
-            created: unix_seconds(SystemTime::now()),
-            model: model.to_owned(),
-        }
+        Self(Heading::new("chatcmpl", model))
     }
 
     /// All messages at once.
@@ -45,11 +32,11 @@ impl Heading {
             message: message(answer.content, answer.calls),
         });
         types::ChatCompletion {
-            id: self.id,
+            id: self.0.id,
             object: types::ChatCompletionObject::ChatCompletion,
-            created: self.created,
-            model: self.model,
-            system_fingerprint: FINGERPRINT.to_owned(),
+            created: self.0.created,
+            model: self.0.model,
+            system_fingerprint: self.0.fingerprint,
             choices: choices.collect(),
             usage: usage(&summaries),
         }
@@ -118,11 +105,11 @@ impl Heading {
         usage: Option<types::Usage>,
     ) -> types::ChatCompletionChunk {
         types::ChatCompletionChunk {
-            id: self.id.clone(),
+            id: self.0.id.clone(),
             object: types::ChatCompletionChunkObject::ChatCompletionChunk,
-            created: self.created,
-            model: self.model.clone(),
-            system_fingerprint: FINGERPRINT.to_owned(),
+            created: self.0.created,
+            model: self.0.model.clone(),
+            system_fingerprint: self.0.fingerprint.clone(),
             choices: choice.into_iter().collect(),
             usage,
         }
@@ -183,10 +170,7 @@ fn chunk_choice(index: u32, delta: types::Delta) -> types::ChunkChoice {
 
 /// The tokens' log-probabilities, if they were asked for.
 fn logprobs(tokens: &[AnswerToken]) -> Option<types::ChoiceLogprobs> {
-    /// JSON has no infinity: what was impossible is as good as that.
-    const IMPOSSIBLE: f64 = -9999.0;
     let text = |token: &TokenLogprob| String::from_utf8_lossy(&token.bytes).into_owned();
-    let logprob = |token: &TokenLogprob| token.logprob.clamp(IMPOSSIBLE, 0.0);
     let content: Vec<types::TokenLogprob> = tokens
         .iter()
         .filter_map(|token| token.logprobs.as_ref())
@@ -210,29 +194,11 @@ fn logprobs(tokens: &[AnswerToken]) -> Option<types::ChoiceLogprobs> {
     })
 }
 
+/// Why a message ended that has, or has no calls.
 fn finish_reason(reason: &FinishReason, calls: bool) -> types::FinishReason {
     match reason {
         FinishReason::EndOfText if calls => types::FinishReason::ToolCalls,
-        FinishReason::EndOfText | FinishReason::StopString(_) => types::FinishReason::Stop,
-        FinishReason::TokenLimit | FinishReason::ContextFull => types::FinishReason::Length,
-    }
-}
-
-/// What all choices took together. They have one prompt, which the one computed that found the least of it in the cache.
-fn usage(summaries: &[Summary]) -> types::Usage {
-    let prompt_tokens = summaries.first().map_or(0, |summary| summary.prompt_tokens);
-    let cached_tokens = summaries.iter().map(|summary| summary.cached_tokens).min();
-    let completion_tokens: usize = summaries
-        .iter()
-        .map(|summary| summary.generated_tokens)
-        .sum();
-    types::Usage {
-        prompt_tokens: prompt_tokens as u64,
-        completion_tokens: completion_tokens as u64,
-        total_tokens: (prompt_tokens + completion_tokens) as u64,
-        prompt_tokens_details: types::PromptTokensDetails {
-            cached_tokens: cached_tokens.unwrap_or(0) as u64,
-        },
+        reason => heading::finish_reason(reason),
     }
 }
 
@@ -263,7 +229,7 @@ mod tests {
             tokens: Vec::new(),
         };
         let events = stream::iter([Ok(text), Ok(AnswerEvent::Finished(summary()))]);
-        let chunks: Vec<_> = Heading::new("tiny")
+        let chunks: Vec<_> = Messages::new("tiny")
             .chunks(vec![events], true)
             .map(Result::unwrap)
             .collect()
@@ -290,7 +256,7 @@ mod tests {
 
     #[test]
     fn a_whole_answer_fits_the_document() {
-        let answer = Heading::new("tiny").completion(vec![Answer {
+        let answer = Messages::new("tiny").completion(vec![Answer {
             content: "Hi".to_owned(),
             calls: Vec::new(),
             tokens: Vec::new(),

@@ -13,10 +13,8 @@ use crate::api::stream::{EventStream, WholeOrStream};
 use crate::api::types;
 use crate::model::{GenerateError, GenerateLimits, GenerateRequest, GrammarKind, LoadedModel};
 
-use message::Heading;
-
-/// The word after the last event of a stream.
-const DONE: &str = "[DONE]";
+use super::options::for_choice;
+use message::Messages;
 
 /// Writes the next message.
 pub(in crate::api) async fn answer(
@@ -39,9 +37,11 @@ pub(in crate::api) async fn answer(
     let request = GenerateRequest::try_from(body)?.within(limits);
     let streamed = request.options.stream;
     let begin = |choice: u32| {
-        let mut request = request.clone();
-        let seed = &mut request.options.sampling.seed;
-        *seed = seed.map(|seed| seed.wrapping_add(choice));
+        let GenerateRequest { options, .. } = request.clone();
+        let request = GenerateRequest {
+            options: for_choice(options, choice),
+            ..request.clone()
+        };
         let reader = model.answer_reader(&request.options);
         model
             .generate(request)
@@ -49,13 +49,13 @@ pub(in crate::api) async fn answer(
             .map_err(in_openais_words)
     };
     let begun = at_length(|| (0..choices).map(begin).collect::<Result<Vec<_>, Error>>())?;
-    let heading = Heading::new(&model.details().name);
+    let messages = Messages::new(&model.details().name);
     if streamed {
-        let chunks = heading.chunks(begun, usage_wanted);
-        return Ok(WholeOrStream::Stream(EventStream::new(chunks, Some(DONE))));
+        let chunks = messages.chunks(begun, usage_wanted);
+        return Ok(WholeOrStream::Stream(EventStream::openai(chunks)));
     }
     let answers = try_join_all(begun.into_iter().map(whole_answer)).await?;
-    Ok(WholeOrStream::Whole(heading.completion(answers)))
+    Ok(WholeOrStream::Whole(messages.completion(answers)))
 }
 
 /// A schema comes by another name here.

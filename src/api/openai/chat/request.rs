@@ -1,21 +1,15 @@
 //! A body of `POST /v1/chat/completions` as a [`GenerateRequest`].
 
-use std::collections::HashMap;
+use serde_json::json;
 
-use serde_json::{Value, json};
-
+use super::super::options::generate_options;
 use super::tools::tool_use;
 use crate::api::error::Error;
 use crate::api::messages::conversation;
-use crate::api::options::{as_completion, count, one_grammar, seconds, single, unless_empty};
-use crate::api::prompts::pieces;
-use crate::api::sampling;
+use crate::api::options::{count, one_grammar};
 use crate::api::types;
-use crate::model::{
-    GenerateOptions, GenerateRequest, GrammarSource, Prompt, PromptPiece, WhenFull,
-};
-use crate::sampling::{Distribution, LogprobsWanted, SamplingParameters};
-use crate::token::TokenId;
+use crate::model::{GenerateOptions, GenerateRequest, GrammarSource, Prompt};
+use crate::sampling::{Distribution, LogprobsWanted};
 
 impl TryFrom<types::ChatCompletionRequest> for GenerateRequest {
     type Error = Error;
@@ -23,14 +17,9 @@ impl TryFrom<types::ChatCompletionRequest> for GenerateRequest {
     fn try_from(mut body: types::ChatCompletionRequest) -> Result<Self, Error> {
         let messages = std::mem::take(&mut body.messages);
         let tools = tool_use(&mut body)?;
-        let logit_bias = logit_bias(std::mem::take(&mut body.logit_bias))?;
-        // What is called as a native option and is something else.
-        let own = ["stop", "logit_bias", "seed"].map(|name| (name, Value::Null));
-        let mut sampling =
-            sampling::parameters(&as_completion(&body, &own)?, SamplingParameters::openai())?;
-        sampling.seed = body.seed.and_then(seed);
+        let mut options = generate_options(&body, &[])?;
         let top = count("top_logprobs", body.top_logprobs.unwrap_or(0))?;
-        sampling.logprobs = match (body.logprobs.unwrap_or(false), top) {
+        options.sampling.logprobs = match (body.logprobs.unwrap_or(false), top) {
             (true, top) => Some(LogprobsWanted {
                 top,
                 of: Distribution::Model,
@@ -41,69 +30,20 @@ impl TryFrom<types::ChatCompletionRequest> for GenerateRequest {
                 return Err(Error::invalid("top_logprobs", message));
             }
         };
+        let form = body.response_format.map(required_form).transpose()?;
+        let max_tokens = body.max_completion_tokens.or(body.max_tokens);
         let shown = tools.as_ref().map_or(&[][..], |tools| &tools.shown);
         Ok(Self {
             prompt: Prompt::Chat(conversation(messages, shown)?),
             system_prompt: None,
             options: GenerateOptions {
-                max_tokens: body
-                    .max_completion_tokens
-                    .or(body.max_tokens)
-                    .map(|tokens| tokens as usize),
-                stop: match body.stop {
-                    None => Vec::new(),
-                    Some(types::StopTexts::String(stop)) => vec![stop],
-                    Some(types::StopTexts::Array(stops)) => stops,
-                },
-                ignore_end: body.ignore_eos.unwrap_or(false),
-                sampling,
-                logit_bias,
-                grammar: one_grammar([
-                    body.response_format
-                        .map(required_form)
-                        .transpose()?
-                        .flatten(),
-                    unless_empty(body.grammar, GrammarSource::Gbnf),
-                    unless_empty(body.regex, GrammarSource::Regex),
-                    unless_empty(body.lark, GrammarSource::Lark),
-                ])?,
+                max_tokens: max_tokens.map(|tokens| tokens as usize),
+                grammar: one_grammar([form.flatten(), options.grammar.take()])?,
                 tools: tools.map(|tools| tools.callable),
-                penalty_prompt: body.penalty_prompt.map(pieces),
-                slot: None,
-                when_full: WhenFull::Stop,
-                whole_prompt: true,
-                read_cache: body.cache_prompt.unwrap_or(true),
-                cache_salt: body.cache_salt,
-                priority: body.priority.unwrap_or(0),
-                timeout: body.request_timeout.map(seconds),
-                stream: body.stream.unwrap_or(false),
+                ..options
             },
         })
     }
-}
-
-/// A seed of 64 bits as one of 32; -1 draws one, as on the native surface.
-fn seed(seed: i64) -> Option<u32> {
-    match (seed, u32::try_from(seed)) {
-        (-1, _) => None,
-        (_, Ok(seed)) => Some(seed),
-        // Both halves count.
-        (seed, Err(_)) => Some((seed ^ (seed >> 32)) as u32),
-    }
-}
-
-fn logit_bias(biases: Option<HashMap<String, f64>>) -> Result<Vec<(PromptPiece, f32)>, Error> {
-    let bias = |(token, amount): (String, f64)| match token.parse() {
-        Ok(id) => Ok((PromptPiece::Token(TokenId(id)), single(amount))),
-        Err(_) => {
-            let place = format!("logit_bias.{token}");
-            Err(Error::invalid(
-                &*place,
-                format!("{place}: it is no token id"),
-            ))
-        }
-    };
-    biases.into_iter().flatten().map(bias).collect()
 }
 
 /// What the text must follow to have a form.

@@ -1,0 +1,145 @@
+//! `POST /v1/completions`: how texts go on.
+
+mod text;
+
+use std::sync::Arc;
+
+use futures_util::future::try_join_all;
+
+use super::options::{for_choice, generate_options};
+use crate::api::at_length;
+use crate::api::error::Error;
+use crate::api::options::count;
+use crate::api::prompts::{Prompts, pieces};
+use crate::api::stream::{EventStream, WholeAnswer, WholeOrStream, events, whole};
+use crate::api::types;
+use crate::model::{
+    GenerateLimits, GenerateOptions, GenerateRequest, LoadedModel, Prompt, PromptPiece,
+};
+use crate::sampling::{Distribution, LogprobsWanted};
+
+use text::Texts;
+
+/// Tokens that are generated if a body does not say.
+const DEFAULT_MAX_TOKENS: u32 = 16;
+
+/// Goes on with each prompt.
+pub(in crate::api) async fn answer(
+    model: &Arc<LoadedModel>,
+    body: types::TextCompletionRequest,
+    limits: &GenerateLimits,
+) -> Result<WholeOrStream<types::TextCompletion>, Error> {
+    let question = Question::read(model, body)?;
+    let begin = |(prompt, choice): (&Prompt, u32)| {
+        let request = GenerateRequest {
+            prompt: prompt.clone(),
+            system_prompt: None,
+            options: for_choice(question.options.clone(), choice),
+        };
+        Ok(events(model.generate(request.within(limits))?))
+    };
+    let begun: Vec<_> = at_length(|| {
+        let prompts = question.prompts.iter();
+        let all = prompts.flat_map(|prompt| (0..question.best_of).map(move |n| (prompt, n)));
+        all.map(begin).collect::<Result<_, Error>>()
+    })?;
+    let texts = Texts::new(model, question.best_of as usize, question.logprobs);
+    if question.options.stream {
+        let chunks = texts.chunks(begun, question.usage_wanted);
+        return Ok(WholeOrStream::Stream(EventStream::openai(chunks)));
+    }
+    let answers = try_join_all(begun.into_iter().map(whole)).await?;
+    Ok(WholeOrStream::Whole(
+        texts.completion(answers, question.choices as usize),
+    ))
+}
+
+/// What a body asks for.
+struct Question {
+    prompts: Vec<Prompt>,
+    /// Texts that are answered for each prompt.
+    choices: u32,
+    /// Texts that are generated for each prompt.
+    best_of: u32,
+    /// Whether log-probabilities are answered, and of how many tokens beside each.
+    logprobs: Option<usize>,
+    usage_wanted: bool,
+    options: GenerateOptions,
+}
+
+impl Question {
+    fn read(model: &LoadedModel, body: types::TextCompletionRequest) -> Result<Self, Error> {
+        let mut options = generate_options(&body, &["prompt", "logprobs"])?;
+        let choices = body.n.unwrap_or(1);
+        let best_of = body.best_of.unwrap_or(choices);
+        if best_of < choices || (best_of > choices && options.stream) {
+            let problem = match best_of < choices {
+                true => "it cannot be less than n",
+                false => "the best are only known at the end: not for streams",
+            };
+            return Err(Error::invalid("best_of", format!("best_of: {problem}")));
+        }
+        let logprobs = body
+            .logprobs
+            .map(|top| count("logprobs", top))
+            .transpose()?;
+        // The best are told by their log-probabilities.
+        let top = logprobs.or((best_of > choices).then_some(0));
+        options.sampling.logprobs = top.map(|top| LogprobsWanted {
+            top,
+            of: Distribution::Model,
+        });
+        options.max_tokens = Some(body.max_tokens.unwrap_or(DEFAULT_MAX_TOKENS) as usize);
+        options.echo = body.echo.unwrap_or(false);
+        let prompts = Prompts::read("prompt", body.prompt)?.all();
+        let count = prompts.len() * best_of as usize;
+        Prompts::check_count("prompt", count, model.places())?;
+        let suffix = body.suffix.filter(|suffix| !suffix.is_empty());
+        if suffix.is_some() && options.echo {
+            let message =
+                "suffix: a gap's prompt is no text that could be told: not together with echo";
+            return Err(Error::invalid("suffix", message));
+        }
+        let prompts = prompts.into_iter().map(pieces);
+        let prompts = prompts.map(|prompt| match &suffix {
+            Some(suffix) => infill(model, &prompt, suffix),
+            None => Ok(Prompt::Pieces(prompt)),
+        });
+        Ok(Self {
+            prompts: prompts.collect::<Result<_, Error>>()?,
+            choices,
+            best_of,
+            logprobs,
+            usage_wanted: body
+                .stream_options
+                .and_then(|options| options.include_usage)
+                .unwrap_or(false),
+            options,
+        })
+    }
+}
+
+/// The prompt that fills the gap between a text and its suffix.
+fn infill(model: &LoadedModel, prompt: &[PromptPiece], suffix: &str) -> Result<Prompt, Error> {
+    let [PromptPiece::Text(prefix)] = prompt else {
+        let message = "suffix: the prompt before a gap is one text, and no token ids";
+        return Err(Error::invalid("suffix", message));
+    };
+    let tokens = model.infill_prompt(prefix, suffix, None)?;
+    Ok(Prompt::Pieces(
+        tokens.into_iter().map(PromptPiece::Token).collect(),
+    ))
+}
+
+/// How probable a text is: the mean of its tokens' log-probabilities.
+fn mean_logprob(answer: &WholeAnswer) -> f64 {
+    let logprobs = answer
+        .tokens
+        .iter()
+        .filter_map(|token| token.logprobs.as_ref());
+    let logprobs: Vec<f64> = logprobs.map(|(chosen, _)| chosen.logprob).collect();
+    match logprobs.len() {
+        0 => 0.0,
+        count => logprobs.iter().sum::<f64>() / count as f64,
+    }
+}
