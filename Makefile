@@ -5,10 +5,11 @@ PYTHON ?= python3
 MODEL := .cache/models/SmolLM2-135M-Instruct.Q4_1.gguf
 BINARY := target/release/ortolan
 SCHEMATHESIS := .cache/schemathesis
-OPENAI := .cache/openai
+SDKS := .cache/sdks
+NODE_SDKS := .cache/node
 
 .DEFAULT_GOAL := help
-.PHONY: help setup build serve lint test test-tools test-all contract-fuzz bench soak
+.PHONY: help setup build serve lint test test-tools test-clients test-all contract-fuzz bench soak
 
 help: ## list the commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-14s %s\n", $$1, $$2}' Makefile
@@ -32,10 +33,13 @@ lint: ## check the format and run clippy, warnings denied
 test: setup lint ## everything that must hold: lint, then all tests with the real runtime and model
 	$(CARGO) test --locked --features client --no-fail-fast
 
-test-tools: setup $(OPENAI)/installed ## the page in a browser and the sample clients: Chromium and chromedriver, Node, curl, jq, promtool
+test-tools: setup $(SDKS)/installed ## the page in a browser and the sample clients: Chromium and chromedriver, Node, curl, jq, promtool
 	$(CARGO) test --locked --features client,tools --no-fail-fast --test page --test clients
 
-test-all: test test-tools contract-fuzz ## `make test`, and what needs tools of its own
+test-clients: setup $(SDKS)/installed $(NODE_SDKS)/installed ## libraries of others: OpenAI's for Python and Node, Anthropic's; needs Node with npm
+	$(CARGO) test --locked --features client,tools --no-fail-fast --test sdks
+
+test-all: test test-tools test-clients contract-fuzz ## `make test`, and what needs tools of its own
 
 contract-fuzz: setup build $(SCHEMATHESIS)/installed ## send generated requests and hold every answer against the document
 	$(SCHEMATHESIS)/bin/python .ci/contract_fuzz.py $(BINARY) $(MODEL)
@@ -48,8 +52,16 @@ soak: setup ## ten minutes of mixed load with clients that leave: memory must no
 
 # A Python environment with what the file of its name in .ci/ lists. The mark is made last, so that an installation
 # that broke off is begun anew.
-$(SCHEMATHESIS)/installed $(OPENAI)/installed: .cache/%/installed: .ci/%.txt | setup
+$(SCHEMATHESIS)/installed $(SDKS)/installed: .cache/%/installed: .ci/%.txt | setup
 	rm -rf $(@D)
 	$(PYTHON) -m venv $(@D)
 	$(@D)/bin/python -m pip install --quiet --disable-pip-version-check -r $<
+	touch $@
+
+# The same with npm.
+$(NODE_SDKS)/installed: tests/sdks/package.json tests/sdks/package-lock.json | setup
+	rm -rf $(@D)
+	mkdir -p $(@D)
+	cp $^ $(@D)
+	npm ci --silent --no-audit --no-fund --prefix $(@D)
 	touch $@

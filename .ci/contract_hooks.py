@@ -9,6 +9,14 @@ VOCABULARY = 49152
 PLACES = 4
 WIDTH = 576
 COMPLETIONS = ("/completion", "/completions")
+BLOCK_NEEDS = {
+    "text": {"text": "a"},
+    "tool_use": {"id": "a", "name": "b", "input": {}},
+    "tool_result": {"tool_use_id": "a"},
+    "thinking": {},
+    "redacted_thinking": {},
+}
+SCHEMAS = [{"type": "object"}, {"type": "object", "properties": {"a": {"enum": [1, 2]}}, "required": ["a"]}]
 CONSTRAINTS = {
     "grammar": ['root ::= [a-z ]+', 'root ::= " yes" | " no"', 'root ::= "(" root* ")"', ''],
     "regex": ['[a-z ]+', ' [0-9]{3}', '(ab|c)*', ''],
@@ -40,11 +48,56 @@ def map_body(context, body):
             body["dimensions"] = WIDTH
         if context.operation.path in COMPLETIONS and not any(body.get(field) for field in ("prompt", "system_prompt")):
             body["prompt"] = "a"
+        if isinstance(body.get("messages"), list) and len(repr(body)) % 8:
+            converse(body)
+            call(body)
         constrain(body)
         shorten(body)
         if context.operation.path == "/slots/{id_slot}" and len(repr(body)) % 8:
             body["filename"] = FILE
     return body
+
+
+def converse(body):
+    """Who says nothing says something, only the assistant calls, and what it calls is answered."""
+    messages = [message for message in body["messages"] if isinstance(message, dict)]
+    for message in messages:
+        if message.get("role") != "assistant":
+            message.pop("tool_calls", None)
+        blocks = message.get("content")
+        for block in blocks if isinstance(blocks, list) else []:
+            if isinstance(block, dict):
+                fitting(block, message.get("role"))
+        if not (blocks or message.get("tool_calls")):
+            message["content"] = "a"
+    if body["messages"]:
+        body["messages"].append({"role": "user", "content": "b"})
+
+
+def fitting(block, role):
+    """A block of a kind that its message may have, with all that it needs."""
+    misplaced = {"user": "tool_use", "assistant": "tool_result"}.get(role)
+    if block.get("type") == misplaced or block.get("type") not in BLOCK_NEEDS:
+        block["type"] = "text"
+    for field, value in BLOCK_NEEDS[block["type"]].items():
+        block.setdefault(field, value)
+
+
+def call(body):
+    """Functions have different names and schemas that can be held; mostly one is chosen that is there."""
+    tools = [tool for tool in body.get("tools") or [] if isinstance(tool, dict)]
+    for number, tool in enumerate(tools):
+        function = tool.get("function", tool)
+        if isinstance(function, dict) and isinstance(function.get("name"), str):
+            function["name"] = function["name"][:60] + str(number)
+            for schema in ("parameters", "input_schema"):
+                if schema in function:
+                    function[schema] = SCHEMAS[number % len(SCHEMAS)]
+    if not tools or not isinstance(body.get("tool_choice"), str):
+        body.pop("tool_choice", None)
+    if tools:
+        for field in ("grammar", "regex", "lark"):
+            body.pop(field, None)
 
 
 def one_text(body):

@@ -99,7 +99,7 @@ fn node_asks_for_a_completion() {
 #[test]
 fn python_and_curl_chat() {
     let (_server, address) = ready_with(&SHORT);
-    let python = file(".cache/openai/bin/python");
+    let python = file(".cache/sdks/bin/python");
     assert!(python.exists(), "run `make test-tools`");
     let printed = run(python, "chat_completion.py", &address);
     assert!(

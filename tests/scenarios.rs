@@ -22,6 +22,8 @@ mod crowd;
 mod embeddings;
 #[path = "scenarios/given.rs"]
 mod given;
+#[path = "scenarios/messages.rs"]
+mod messages;
 #[path = "scenarios/servers.rs"]
 mod servers;
 #[path = "scenarios/texts.rs"]

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use poem::http::{HeaderValue, StatusCode, header};
 use poem::{Endpoint, IntoResponse, Request, Response};
+use serde_json::{Value, json};
 
 use super::{document, types};
 use crate::model::GenerateError;
@@ -22,14 +23,17 @@ pub enum Surface {
     Native,
     /// OpenAI's.
     OpenAi,
+    /// Anthropic's.
+    Anthropic,
 }
 
 impl Surface {
     /// That of a path, also of one that leads nowhere.
     pub fn of(path: &str) -> Self {
-        match path.starts_with("/v1/") || document::has_tag(path, "OpenAI") {
-            true => Self::OpenAi,
-            false => Self::Native,
+        match path {
+            _ if document::has_tag(path, "Anthropic") => Self::Anthropic,
+            _ if path.starts_with("/v1/") || document::has_tag(path, "OpenAI") => Self::OpenAi,
+            _ => Self::Native,
         }
     }
 }
@@ -141,8 +145,18 @@ impl Error {
         }
     }
 
+    /// The answer to a request for that path.
+    pub fn answer_at(self, path: &str) -> Response {
+        worded(self.into_response(), Surface::of(path))
+    }
+
     /// The body of the answer.
-    pub fn body(&self, surface: Surface) -> types::Error {
+    pub fn body(&self, surface: Surface) -> Value {
+        let code = match surface {
+            Surface::Native => self.status().as_u16().into(),
+            Surface::OpenAi => self.openai_code().into(),
+            Surface::Anthropic => return self.anthropic_body(),
+        };
         let (prompt_tokens, context_tokens) = match self {
             Self::Generate(GenerateError::PromptTooLong {
                 prompt_tokens,
@@ -150,19 +164,38 @@ impl Error {
             }) => (Some(*prompt_tokens as u64), Some(*context_tokens as u64)),
             _ => (None, None),
         };
-        types::Error {
+        json!(types::Error {
             error: types::ErrorDetail {
-                code: match surface {
-                    Surface::Native => self.status().as_u16().into(),
-                    Surface::OpenAi => self.openai_code().into(),
-                },
+                code,
                 message: shortened(self.to_string()),
                 type_: self.kind(),
                 param: self.param(),
                 n_prompt_tokens: prompt_tokens,
                 n_ctx: context_tokens,
             },
-        }
+        })
+    }
+
+    fn anthropic_body(&self) -> Value {
+        use types::MessagesErrorDetailType as Kind;
+        let kind = match self.status() {
+            StatusCode::UNAUTHORIZED => Kind::AuthenticationError,
+            StatusCode::FORBIDDEN => Kind::PermissionError,
+            StatusCode::NOT_FOUND => Kind::NotFoundError,
+            StatusCode::REQUEST_TIMEOUT => Kind::TimeoutError,
+            StatusCode::PAYLOAD_TOO_LARGE => Kind::RequestTooLarge,
+            StatusCode::TOO_MANY_REQUESTS => Kind::RateLimitError,
+            StatusCode::SERVICE_UNAVAILABLE => Kind::OverloadedError,
+            status if status.is_client_error() => Kind::InvalidRequestError,
+            _ => Kind::ApiError,
+        };
+        json!(types::MessagesError {
+            type_: types::MessagesErrorType::Error,
+            error: types::MessagesErrorDetail {
+                type_: kind,
+                message: shortened(self.to_string()),
+            },
+        })
     }
 
     /// OpenAI's word for the cause, where it has one that clients look at.
@@ -257,18 +290,23 @@ impl IntoResponse for Error {
 }
 
 /// Says what went wrong in the words of the routes that were asked.
-pub async fn in_the_words_of_the_surface(
+pub(super) async fn in_the_words_of_the_surface(
     endpoint: impl Endpoint<Output = Response>,
     request: Request,
 ) -> poem::Result<Response> {
     let surface = Surface::of(request.uri().path());
-    let mut response = endpoint.call(request).await?;
+    let response = endpoint.call(request).await?;
+    Ok(worded(response, surface))
+}
+
+/// An answer in a surface's words, if it tells an error.
+fn worded(mut response: Response, surface: Surface) -> Response {
     let body = response.data::<Error>().map(|error| error.body(surface));
-    if let (Surface::OpenAi, Some(body)) = (surface, body) {
+    if let Some(body) = body.filter(|_| surface != Surface::Native) {
         // The content type stays.
-        response.set_body(poem::Body::from_json(body).unwrap_or_default());
+        response.set_body(body.to_string());
     }
-    Ok(response)
+    response
 }
 
 impl From<Error> for poem::Error {

@@ -23,9 +23,22 @@ pub(super) fn conversation(
             format!("{place}: messages of the role «tool» must follow, one for each call");
         return Err(Error::invalid(place, message));
     }
+    let functions = tools.iter().map(|tool| &tool.function);
+    let names: Vec<&str> = functions
+        .clone()
+        .map(|function| function.name.as_str())
+        .collect();
+    check_names(&names, |number| format!("tools.{number}.function.name"))?;
+    let tools = functions.map(|function| {
+        shown(Tool {
+            name: &function.name,
+            description: function.description.as_deref(),
+            parameters: parameters(function),
+        })
+    });
     Ok(Conversation {
         messages,
-        tools: shown(tools)?,
+        tools: tools.collect(),
     })
 }
 
@@ -67,27 +80,40 @@ fn chat_message(number: usize, message: types::ChatMessage) -> Result<ChatMessag
     })
 }
 
-/// The functions as models have learnt to read them: the keys in this order.
-fn shown(tools: &[types::Tool]) -> Result<Vec<Value>, Error> {
-    let mut names = HashSet::new();
-    let shown = (0..).zip(tools).map(|(number, tool): (usize, _)| {
-        let function = &tool.function;
-        if !names.insert(function.name.as_str()) {
-            let place = format!("tools.{number}.function.name");
+/// A function that a model is shown.
+pub(super) struct Tool<'a> {
+    /// What it is called.
+    pub name: &'a str,
+    /// What it does.
+    pub description: Option<&'a str>,
+    /// The JSON Schema of its arguments.
+    pub parameters: Value,
+}
+
+/// A function as models have learnt to read it: the keys in this order.
+pub(super) fn shown(tool: Tool<'_>) -> Value {
+    let mut function = json!({ "name": tool.name });
+    if let Some(description) = tool.description {
+        function["description"] = json!(description);
+    }
+    function["parameters"] = tool.parameters;
+    json!({ "type": "function", "function": function })
+}
+
+/// Refuses names that two functions have; `place` is where the name of a function stands.
+pub(super) fn check_names(names: &[&str], place: impl Fn(usize) -> String) -> Result<(), Error> {
+    let mut known = HashSet::new();
+    match names.iter().position(|name| !known.insert(*name)) {
+        None => Ok(()),
+        Some(number) => {
+            let place = place(number);
             let message = format!(
                 "{place}: another function is called «{}», too",
-                function.name
+                names[number]
             );
-            return Err(Error::invalid(place, message));
+            Err(Error::invalid(place, message))
         }
-        let mut written = json!({ "name": *function.name });
-        if let Some(description) = &function.description {
-            written["description"] = json!(description);
-        }
-        written["parameters"] = parameters(function);
-        Ok(json!({ "type": "function", "function": written }))
-    });
-    shown.collect()
+    }
 }
 
 /// The schema of a function's arguments: none, if it does not say.

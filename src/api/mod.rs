@@ -2,6 +2,7 @@
 //! How a surface translates requests and answers is in its folder; sockets are the server's.
 
 mod answer;
+mod anthropic;
 pub mod document;
 mod embeddings;
 mod error;
@@ -24,7 +25,7 @@ use poem::{Endpoint, EndpointExt, IntoResponse, Request, Response, Route};
 use poem_openapi::OpenApiService;
 use tokio::sync::watch;
 
-pub use error::{Error, in_the_words_of_the_surface};
+pub use error::Error;
 pub use options::Defaults;
 pub use payload::{BODY_BYTES_MAX, BodyRules};
 pub use schema::check;
@@ -88,6 +89,7 @@ pub fn routes(settings: ApiSettings) -> impl Endpoint<Output = Response> + 'stat
                 .await
                 .unwrap_or_else(|error| http_error(error, method, path)))
         })
+        .around(error::in_the_words_of_the_surface)
 }
 
 /// What poem-openapi says of the routes: it is compared with the document.
@@ -323,6 +325,22 @@ impl Api for Service {
         let model = self.embedder()?;
         self.named(body.model.as_deref())?;
         openai::embeddings::answer(&model, body, &self.0.limits).await
+    }
+
+    async fn create_message(
+        &self,
+        mut body: types::MessagesRequest,
+    ) -> Result<WholeOrStream<types::Message>, Error> {
+        body.temperature = body.temperature.or(self.0.defaults.temperature);
+        let model = self.named(body.model.as_deref())?;
+        anthropic::answer(&model, body, &self.0.limits).await
+    }
+
+    async fn count_message_tokens(
+        &self,
+        body: types::CountTokensRequest,
+    ) -> Result<types::TokenCount, Error> {
+        anthropic::count_tokens(&*self.named(body.model.as_deref())?, body)
     }
 
     async fn models(&self) -> Result<types::ModelList, Error> {

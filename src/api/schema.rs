@@ -362,6 +362,7 @@ mod tests {
             [
                 "ChatCompletionEvent",
                 "CompletionEvent",
+                "MessagesEvent",
                 "SlotAction",
                 "TextCompletionEvent"
             ]

@@ -9,6 +9,7 @@ use futures_util::{Stream, StreamExt, stream};
 use poem::web::sse::{Event, SSE};
 use poem::{IntoResponse, Response};
 use serde::Serialize;
+use serde_json::Value;
 
 use super::error::{Error, Surface};
 use crate::model::{AnswerToken, GenerateError, GenerateEvent, Generation, Summary};
@@ -42,6 +43,13 @@ impl EventStream {
         Self::new(values, Surface::OpenAi, Some("[DONE]"))
     }
 
+    /// A frame with a name for each value, its `type`; so is an error, in Anthropic's words.
+    pub(super) fn anthropic<T: Serialize>(
+        values: impl Stream<Item = Result<T, Error>> + Send + 'static,
+    ) -> Self {
+        Self::new(values, Surface::Anthropic, None)
+    }
+
     fn new<T: Serialize>(
         values: impl Stream<Item = Result<T, Error>> + Send + 'static,
         surface: Surface,
@@ -57,22 +65,35 @@ impl EventStream {
                 return None;
             };
             match values.next().await {
-                Some(Ok(value)) => match serde_json::to_string(&value) {
-                    Ok(json) => Some((Event::message(json), Rest::Values(values))),
+                Some(Ok(value)) => match frame(&value, surface) {
+                    Ok(event) => Some((event, Rest::Values(values))),
                     Err(error) => {
                         tracing::error!(%error, "an event could not be written as JSON");
                         None
                     }
                 },
                 Some(Err(error)) => {
-                    let json = serde_json::to_string(&error.body(surface)).ok()?;
-                    Some((Event::message(json), Rest::Nothing))
+                    let event = frame(&error.body(surface), surface).ok()?;
+                    Some((event, Rest::Nothing))
                 }
                 None => last.map(|last| (Event::message(last), Rest::Nothing)),
             }
         });
         Self(frames.boxed())
     }
+}
+
+/// A value as an event; Anthropic's have names.
+fn frame(value: &impl Serialize, surface: Surface) -> serde_json::Result<Event> {
+    let event = Event::message(serde_json::to_string(value)?);
+    if surface != Surface::Anthropic {
+        return Ok(event);
+    }
+    let name = serde_json::to_value(value)?["type"].take();
+    Ok(match name {
+        Value::String(name) => event.event_type(name),
+        _ => event,
+    })
 }
 
 impl IntoResponse for EventStream {

@@ -108,6 +108,11 @@ impl Generation {
         &self.record.options
     }
 
+    /// Tokens of the prompt, as far as it was not cut.
+    pub fn prompt_tokens(&self) -> usize {
+        self.record.prompt.len()
+    }
+
     /// The next event; `None` after the last. May be dropped and called again: nothing is lost.
     pub async fn next(&mut self) -> Option<Result<GenerateEvent, GenerateError>> {
         loop {

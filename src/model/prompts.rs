@@ -3,7 +3,7 @@
 use super::request::{GenerateError, Prompt, PromptPiece};
 use super::system_prompt::SystemTokens;
 use super::{LoadedModel, SystemPrompt};
-use crate::text::SpecialTokens;
+use crate::text::{Conversation, SpecialTokens};
 use crate::token::TokenId;
 
 impl LoadedModel {
@@ -38,6 +38,13 @@ impl LoadedModel {
         };
         let count = before.len();
         Ok(([before, own].concat(), count))
+    }
+
+    /// How many tokens a conversation has as a prompt.
+    pub fn count_tokens(&self, conversation: &Conversation) -> Result<usize, GenerateError> {
+        let prompt = Prompt::Chat(conversation.clone());
+        let (tokens, _) = self.prompt_tokens(&prompt, &self.system_prompt())?;
+        Ok(tokens.len())
     }
 
     /// The prompt whose continuation fills the gap between two texts, behind a system prompt of its own or that of all.

@@ -9,12 +9,12 @@ use poem::http::header::{HOST, HeaderName, ORIGIN, RETRY_AFTER};
 use poem::http::uri::Scheme;
 use poem::http::{HeaderValue, Method, StatusCode};
 use poem::middleware::Cors;
-use poem::{Endpoint, EndpointExt, IntoResponse, Request, Response};
+use poem::{Endpoint, EndpointExt, Request, Response};
 use tracing::Instrument;
 
 use super::keys::Keys;
 use super::span;
-use crate::api::{Error, document, in_the_words_of_the_surface};
+use crate::api::{Error, document};
 
 /// Carries a request's id in both directions.
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
@@ -40,7 +40,6 @@ pub(super) fn apply(
         // Around the check, so that a page can read why it was refused, and ask first without a key.
         .with(cors)
         .around(move |endpoint, request| guard(endpoint, request, origins.clone()))
-        .around(in_the_words_of_the_surface)
         .around(log)
         .map_to_response()
 }
@@ -59,12 +58,18 @@ async fn guard(
     if let Some(host) = text(HOST).or(authority)
         && !origins.allow_host(&host)
     {
-        return Ok(forbidden(format!("the host «{host}» is not this server's")));
+        return Ok(forbidden(
+            &request,
+            format!("the host «{host}» is not this server's"),
+        ));
     }
     if let Some(origin) = text(ORIGIN)
         && !origins.allow_origin(&origin)
     {
-        return Ok(forbidden(format!("pages of «{origin}» may not ask here")));
+        return Ok(forbidden(
+            &request,
+            format!("pages of «{origin}» may not ask here"),
+        ));
     }
     endpoint.call(request).await
 }
@@ -75,19 +80,19 @@ async fn check_key(
     request: Request,
     keys: Arc<Keys>,
 ) -> poem::Result<Response> {
-    let path = request.uri().path();
+    let path = request.uri().path().to_owned();
     // What is not in the document is a file of the page, or nothing.
     let reads = [Method::GET, Method::HEAD].contains(request.method());
-    let open = OPEN_PATHS.contains(&path) || (reads && !document::has(path));
+    let open = OPEN_PATHS.contains(&&*path) || (reads && !document::has(&path));
     match open || keys.allow(request.headers()) {
         true => endpoint.call(request).await,
-        false => Ok(Error::Unauthorized.into_response()),
+        false => Ok(Error::Unauthorized.answer_at(&path)),
     }
 }
 
-fn forbidden(message: String) -> Response {
+fn forbidden(request: &Request, message: String) -> Response {
     let status = StatusCode::FORBIDDEN;
-    Error::Http { status, message }.into_response()
+    Error::Http { status, message }.answer_at(request.uri().path())
 }
 
 async fn log(

@@ -132,10 +132,9 @@ fn watch_events(name: &str, schema: String, response: Response) -> Response {
             pending.extend_from_slice(part.as_deref().unwrap_or_default());
             while let Some(end) = pending.windows(2).position(|two| two == b"\n\n") {
                 let frame: Vec<u8> = pending.drain(..end + 2).collect();
-                let data = frame
-                    .strip_prefix(b"data: ")
-                    .unwrap_or_default()
-                    .trim_ascii();
+                let mut lines = frame.split(|byte| *byte == b'\n');
+                let data = lines.find_map(|line| line.strip_prefix(b"data: "));
+                let data = data.unwrap_or_default();
                 if !data.is_empty() && data != b"[DONE]" {
                     check(&name, &schema, data);
                 }

@@ -46,6 +46,8 @@ pub(crate) struct Answer {
     pub(crate) body: Value,
     /// The events of a stream, `[DONE]` aside.
     pub(crate) pieces: Vec<Value>,
+    /// What the events are called, if they have names.
+    pub(crate) names: Vec<String>,
     pub(crate) done: bool,
 }
 
@@ -233,11 +235,13 @@ pub(crate) async fn streamed<E: Serialize + std::fmt::Debug>(
     while let Some(part) = stream.next().await {
         bytes.extend_from_slice(&part.unwrap());
     }
-    for data in String::from_utf8(bytes)
-        .unwrap()
-        .lines()
-        .filter_map(|line| line.strip_prefix("data: "))
-    {
+    let text = String::from_utf8(bytes).unwrap();
+    let lines = |prefix: &'static str| {
+        text.lines()
+            .filter_map(move |line| line.strip_prefix(prefix))
+    };
+    answer.names = lines("event: ").map(str::to_owned).collect();
+    for data in lines("data: ") {
         assert!(!answer.done, "nothing follows [DONE]");
         match data {
             "[DONE]" => answer.done = true,

@@ -1,0 +1,195 @@
+//! A body of `POST /v1/messages` as a conversation and how it goes on.
+
+use crate::api::error::Error;
+use crate::api::messages::{Tool, check_names, shown};
+use crate::api::options::{count, single, unless_zero};
+use crate::api::types;
+use crate::model::{Function, GenerateOptions, GenerateRequest, Prompt, ToolUse, WhenFull};
+use crate::sampling::SamplingParameters;
+use crate::text::{ChatMessage, Conversation, ToolCall};
+
+/// What a body asks for.
+pub(super) fn generate_request(body: types::MessagesRequest) -> Result<GenerateRequest, Error> {
+    let openai = SamplingParameters::openai();
+    let sampling = SamplingParameters {
+        temperature: body.temperature.map_or(openai.temperature, single),
+        top_p: body.top_p.map_or(openai.top_p, single),
+        top_k: unless_zero("top_k", body.top_k.unwrap_or(0))?,
+        ..openai
+    };
+    let max_tokens = count("max_tokens", body.max_tokens.into())?;
+    let (stop, stream) = (body.stop_sequences.unwrap_or_default(), body.stream);
+    let (conversation, tools) = conversation(types::CountTokensRequest {
+        messages: body.messages,
+        model: body.model,
+        system: body.system,
+        tool_choice: body.tool_choice,
+        tools: body.tools,
+    })?;
+    Ok(GenerateRequest {
+        prompt: Prompt::Chat(conversation),
+        system_prompt: None,
+        options: GenerateOptions {
+            max_tokens: Some(max_tokens),
+            stop,
+            ignore_end: false,
+            sampling,
+            logit_bias: Vec::new(),
+            grammar: None,
+            tools,
+            penalty_prompt: None,
+            slot: None,
+            when_full: WhenFull::Stop,
+            whole_prompt: true,
+            read_cache: true,
+            cache_salt: None,
+            priority: 0,
+            timeout: None,
+            echo: false,
+            stream: stream.unwrap_or(false),
+        },
+    })
+}
+
+/// What was said, and which functions may be called.
+pub(super) fn conversation(
+    body: types::CountTokensRequest,
+) -> Result<(Conversation, Option<ToolUse>), Error> {
+    let mut messages = Vec::new();
+    if let Some(system) = body.system {
+        let (text, _, _) = blocks("system", system)?;
+        messages.push(ChatMessage::new("system", text));
+    }
+    for (number, message) in (0..).zip(body.messages) {
+        messages.extend(chat_messages(number, message)?);
+    }
+    if messages.last().is_some_and(|last| !last.calls.is_empty()) {
+        let message = "messages: tool_result blocks must follow tool_use blocks, one for each";
+        return Err(Error::invalid("messages", message));
+    }
+    let tools = body.tools.unwrap_or_default();
+    let names: Vec<&str> = tools.iter().map(|tool| tool.name.as_str()).collect();
+    check_names(&names, |number| format!("tools.{number}.name"))?;
+    let use_ = tool_use(&tools, body.tool_choice.as_ref())?;
+    let tools = tools.iter().filter(|_| use_.is_some()).map(|tool| {
+        shown(Tool {
+            name: &tool.name,
+            description: tool.description.as_deref(),
+            parameters: tool.input_schema.clone().into(),
+        })
+    });
+    let tools = tools.collect();
+    Ok((Conversation { messages, tools }, use_))
+}
+
+/// A message, and before it what came of calls: templates have messages of their own for that.
+fn chat_messages(number: usize, message: types::InputMessage) -> Result<Vec<ChatMessage>, Error> {
+    use types::InputMessageRole as Role;
+    let place = format!("messages.{number}.content");
+    let (text, calls, results) = blocks(&place, message.content)?;
+    let (role, misplaced) = match message.role {
+        Role::User => ("user", (!calls.is_empty()).then_some("tool_use")),
+        Role::Assistant => ("assistant", (!results.is_empty()).then_some("tool_result")),
+    };
+    if let Some(kind) = misplaced {
+        let problem = format!("{place}: a message of the role «{role}» has no {kind}");
+        return Err(Error::invalid(place, problem));
+    }
+    let mut messages = results;
+    if !text.is_empty() || messages.is_empty() {
+        messages.push(ChatMessage {
+            calls,
+            ..ChatMessage::new(role, text)
+        });
+    }
+    Ok(messages)
+}
+
+/// The text of blocks, the calls, and what came of calls.
+fn blocks(
+    place: &str,
+    content: types::BlocksOrText,
+) -> Result<(String, Vec<ToolCall>, Vec<ChatMessage>), Error> {
+    use types::InputBlockType as Kind;
+    let (mut text, mut calls, mut results) = (String::new(), Vec::new(), Vec::new());
+    let blocks = match content {
+        types::BlocksOrText::String(whole) => return Ok((whole, calls, results)),
+        types::BlocksOrText::Array(blocks) => blocks,
+    };
+    for (number, block) in blocks.into_iter().enumerate() {
+        let missing = |field: &str| {
+            let place = format!("{place}.{number}.{field}");
+            Error::invalid(&*place, format!("{place}: it is required"))
+        };
+        match block.type_ {
+            Kind::Text => text.push_str(&block.text.ok_or_else(|| missing("text"))?),
+            Kind::ToolUse => calls.push(ToolCall {
+                id: block.id.ok_or_else(|| missing("id"))?,
+                name: block.name.ok_or_else(|| missing("name"))?,
+                arguments: serde_json::Value::from(block.input).to_string(),
+            }),
+            Kind::ToolResult => {
+                let answers = block.tool_use_id.ok_or_else(|| missing("tool_use_id"))?;
+                let said = match block.content {
+                    None => String::new(),
+                    Some(types::ResultContent::String(text)) => text,
+                    Some(types::ResultContent::Array(texts)) => {
+                        texts.into_iter().map(|part| part.text).collect()
+                    }
+                };
+                results.push(ChatMessage {
+                    answers: Some(answers),
+                    ..ChatMessage::new("tool", said)
+                });
+            }
+            Kind::Thinking | Kind::RedactedThinking => {}
+        }
+    }
+    Ok((text, calls, results))
+}
+
+/// Which functions the message may call, and which it must; `None` if none.
+fn tool_use(
+    tools: &[types::InputTool],
+    choice: Option<&types::InputToolChoice>,
+) -> Result<Option<ToolUse>, Error> {
+    use types::InputToolChoiceType as Kind;
+    let kind = choice.map_or(Kind::Auto, |choice| choice.type_);
+    let name = choice.and_then(|choice| choice.name.as_deref());
+    let refuse =
+        |field: &str, problem: String| Err(Error::invalid(field, format!("{field}: {problem}")));
+    let named = match kind {
+        Kind::None => return Ok(None),
+        Kind::Any | Kind::Tool if tools.is_empty() => {
+            return refuse(
+                "tool_choice",
+                "there are no tools to choose from".to_owned(),
+            );
+        }
+        Kind::Auto | Kind::Any if tools.is_empty() => return Ok(None),
+        Kind::Auto | Kind::Any => None,
+        Kind::Tool => match name {
+            None => return refuse("tool_choice.name", "it is required".to_owned()),
+            Some(name) if tools.iter().all(|tool| *tool.name != *name) => {
+                let problem = format!("there is no tool «{name}»");
+                return refuse("tool_choice.name", problem);
+            }
+            name => name,
+        },
+    };
+    let allowed = tools
+        .iter()
+        .filter(|tool| named.is_none_or(|name| *tool.name == *name));
+    let functions = allowed.map(|tool| Function {
+        name: tool.name.to_string(),
+        parameters: tool.input_schema.clone().into(),
+    });
+    let alone = choice
+        .as_ref()
+        .and_then(|choice| choice.disable_parallel_tool_use);
+    Ok(Some(ToolUse {
+        functions: functions.collect(),
+        required: kind != Kind::Auto,
+        several: !alone.unwrap_or(false),
+    }))
+}

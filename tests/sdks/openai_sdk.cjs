@@ -1,0 +1,79 @@
+// OpenAI's library for Node against the server at ORTOLAN: nothing is set but the address.
+
+const assert = require('node:assert/strict')
+const { test } = require('node:test')
+const OpenAI = require('openai')
+
+const client = new OpenAI({ baseURL: `${process.env.ORTOLAN}/v1`, apiKey: 'none' })
+const messages = [{ role: 'user', content: 'Name the capital of Italy.' }]
+const weather = {
+  type: 'function',
+  function: {
+    name: 'get_weather',
+    parameters: {
+      type: 'object',
+      properties: { city: { type: 'string', maxLength: 12 } },
+      required: ['city'],
+      additionalProperties: false
+    }
+  }
+}
+const call = { tools: [weather], tool_choice: 'required', parallel_tool_calls: false, max_tokens: 80 }
+
+test('a chat, whole', async () => {
+  const answer = await client.chat.completions.create({ model: 'any', messages, max_tokens: 24, temperature: 0 })
+  assert.match(answer.choices[0].message.content, /Rome/)
+  assert.equal(answer.choices[0].finish_reason, 'stop')
+})
+
+test('a chat, as it comes', async () => {
+  const stream = await client.chat.completions.create({
+    model: 'any', messages, max_tokens: 24, temperature: 0, stream: true, stream_options: { include_usage: true }
+  })
+  let text = ''
+  let usage
+  for await (const chunk of stream) {
+    text += chunk.choices[0]?.delta?.content ?? ''
+    usage = chunk.usage
+  }
+  assert.match(text, /Rome/)
+  assert.equal(usage.prompt_tokens, 36)
+})
+
+test('a tool is called, whole and in pieces', async () => {
+  const answer = await client.chat.completions.create({ model: 'any', messages, ...call })
+  const [called] = answer.choices[0].message.tool_calls
+  assert.deepEqual(Object.keys(JSON.parse(called.function.arguments)), ['city'])
+  const stream = client.chat.completions.stream({ model: 'any', messages, ...call })
+  const { choices } = await stream.finalChatCompletion()
+  assert.equal(choices[0].finish_reason, 'tool_calls')
+  assert.deepEqual(Object.keys(JSON.parse(choices[0].message.tool_calls[0].function.arguments)), ['city'])
+})
+
+test('a form is held', async () => {
+  const schema = {
+    type: 'object',
+    properties: { name: { type: 'string', maxLength: 12 }, sings: { type: 'boolean' } },
+    required: ['name', 'sings'],
+    additionalProperties: false
+  }
+  const answer = await client.chat.completions.parse({
+    model: 'any', messages, max_tokens: 80,
+    response_format: { type: 'json_schema', json_schema: { name: 'bird', strict: true, schema } }
+  })
+  assert.deepEqual(Object.keys(JSON.parse(answer.choices[0].message.content)), ['name', 'sings'])
+})
+
+test('embeddings and completions', async () => {
+  const { data } = await client.embeddings.create({ model: 'any', input: ['rain', 'snow'] })
+  assert.deepEqual(data.map(({ embedding }) => embedding.length), [576, 576])
+  const answer = await client.completions.create({
+    model: 'any', prompt: 'The capital of France is', max_tokens: 8, temperature: 0
+  })
+  assert.match(answer.choices[0].text, /Paris/)
+})
+
+test('each error has its class', async () => {
+  await assert.rejects(client.models.retrieve('gpt-5'), OpenAI.NotFoundError)
+  await assert.rejects(client.chat.completions.create({ model: 'any', messages: [] }), OpenAI.BadRequestError)
+})

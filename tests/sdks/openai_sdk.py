@@ -1,0 +1,142 @@
+"""OpenAI's library for Python against the server at ORTOLAN: nothing is set but the address."""
+
+import json
+import os
+import unittest
+
+import openai
+import pydantic
+
+CLIENT = openai.OpenAI(base_url=os.environ["ORTOLAN"] + "/v1", api_key="none")
+QUESTION = [{"role": "user", "content": "Name the capital of Italy."}]
+WEATHER = {
+    "type": "function",
+    "function": {
+        "name": "get_weather",
+        "description": "Tells the weather of a place.",
+        "strict": True,
+        "parameters": {
+            "type": "object",
+            "properties": {"city": {"type": "string", "maxLength": 12}, "days": {"enum": [1, 7]}},
+            "required": ["city", "days"],
+            "additionalProperties": False,
+        },
+    },
+}
+CALL = {"tools": [WEATHER], "tool_choice": "required", "parallel_tool_calls": False, "max_tokens": 80}
+
+
+class Bird(pydantic.BaseModel):
+    name: str = pydantic.Field(max_length=12)
+    can_sing: bool
+
+
+class Chat(unittest.TestCase):
+    def test_whole(self):
+        answer = CLIENT.chat.completions.create(model="any", messages=QUESTION, max_tokens=24, temperature=0)
+        self.assertIn("Rome", answer.choices[0].message.content)
+        self.assertEqual(answer.choices[0].finish_reason, "stop")
+        usage = answer.usage
+        self.assertEqual(usage.total_tokens, usage.prompt_tokens + usage.completion_tokens)
+
+    def test_streamed(self):
+        chunks = list(
+            CLIENT.chat.completions.create(
+                model="any", messages=QUESTION, max_tokens=24, temperature=0, stream=True, stream_options={"include_usage": True}
+            )
+        )
+        text = "".join(chunk.choices[0].delta.content or "" for chunk in chunks if chunk.choices)
+        self.assertIn("Rome", text)
+        self.assertEqual(chunks[0].choices[0].delta.role, "assistant")
+        self.assertEqual((chunks[-1].choices, chunks[-1].usage.prompt_tokens), ([], 36))
+
+    def test_parsed(self):
+        answer = CLIENT.chat.completions.parse(model="any", messages=QUESTION, response_format=Bird, max_tokens=80)
+        self.assertIsInstance(answer.choices[0].message.parsed, Bird)
+
+    def test_logprobs_and_choices(self):
+        answer = CLIENT.chat.completions.create(
+            model="any", messages=QUESTION, max_tokens=4, n=2, logprobs=True, top_logprobs=3, extra_body={"regex": "[a-z ]{40}"}
+        )
+        self.assertEqual([choice.index for choice in answer.choices], [0, 1])
+        for choice in answer.choices:
+            self.assertEqual([len(token.top_logprobs) for token in choice.logprobs.content], [3] * 4)
+
+    def test_a_tool_is_called_and_answered(self):
+        answer = CLIENT.chat.completions.create(model="any", messages=QUESTION, **CALL)
+        message = answer.choices[0].message
+        self.assertEqual((answer.choices[0].finish_reason, len(message.tool_calls)), ("tool_calls", 1))
+        arguments = json.loads(message.tool_calls[0].function.arguments)
+        self.assertEqual(arguments.keys(), {"city", "days"})
+        result = {"role": "tool", "tool_call_id": message.tool_calls[0].id, "content": "rain"}
+        answer = CLIENT.chat.completions.create(
+            model="any", messages=[*QUESTION, message, result], tools=[WEATHER], tool_choice="none", max_tokens=8
+        )
+        self.assertIsNone(answer.choices[0].message.tool_calls)
+
+    def test_a_tool_is_called_in_pieces(self):
+        with CLIENT.chat.completions.stream(model="any", messages=QUESTION, **CALL) as stream:
+            kinds = {event.type for event in stream}
+            message = stream.get_final_completion().choices[0].message
+        self.assertIn("tool_calls.function.arguments.delta", kinds)
+        self.assertIn("tool_calls.function.arguments.done", kinds)
+        self.assertEqual(message.tool_calls[0].function.parsed_arguments.keys(), {"city", "days"})
+
+
+class Others(unittest.TestCase):
+    def test_embeddings(self):
+        # The library asks for Base64 and unpacks it.
+        packed = CLIENT.embeddings.create(model="any", input=["rain", "snow"])
+        plain = CLIENT.embeddings.create(model="any", input=["rain", "snow"], encoding_format="float")
+        for left, right in zip(packed.data, plain.data, strict=True):
+            self.assertEqual((left.index, len(left.embedding)), (right.index, 576))
+            for one, other in zip(left.embedding, right.embedding, strict=True):
+                self.assertAlmostEqual(one, other, places=6)
+
+    def test_completions(self):
+        answer = CLIENT.completions.create(
+            model="any", prompt="The capital of France is", max_tokens=8, temperature=0, echo=True, logprobs=2
+        )
+        self.assertIn("Paris", answer.choices[0].text)
+        logprobs = answer.choices[0].logprobs
+        self.assertEqual(logprobs.tokens[0], "The")
+        self.assertEqual([len(top) for top in logprobs.top_logprobs[1:]], [2] * 12)
+        stream = CLIENT.completions.create(model="any", prompt="Once", max_tokens=4, stream=True, extra_body={"regex": "[a-z ]{40}"})
+        self.assertGreater(len("".join(chunk.choices[0].text for chunk in stream)), 3)
+
+    def test_models(self):
+        (model,) = CLIENT.models.list().data
+        self.assertEqual(CLIENT.models.retrieve(model.id).id, model.id)
+
+
+class Errors(unittest.TestCase):
+    def check(self, kind, code, param, ask):
+        with self.assertRaises(kind) as caught:
+            ask()
+        self.assertEqual((caught.exception.code, caught.exception.param), (code, param))
+
+    def test_each_has_its_class(self):
+        chat = CLIENT.chat.completions.create
+        self.check(openai.NotFoundError, "model_not_found", "model", lambda: CLIENT.models.retrieve("gpt-5"))
+        self.check(openai.BadRequestError, None, "messages", lambda: chat(model="any", messages=[]))
+        self.check(openai.BadRequestError, None, "temperature", lambda: chat(model="any", messages=QUESTION, temperature=3))
+        long = [{"role": "user", "content": "word " * 9000}]
+        self.check(openai.BadRequestError, "context_length_exceeded", None, lambda: chat(model="any", messages=long))
+
+    def test_who_is_refused_for_now_asks_again(self):
+        """One slot and one place: of eight that ask at once most are told to come back, and do."""
+        crowd = openai.OpenAI(base_url=os.environ["ORTOLAN"] + "/v1", api_key="none", max_retries=20)
+
+        def ask(number):
+            body = {"regex": "[a-z ]{400}"}
+            answer = crowd.chat.completions.create(model="any", messages=QUESTION, max_tokens=16, seed=number, extra_body=body)
+            return answer.usage.completion_tokens
+
+        import concurrent.futures
+
+        with concurrent.futures.ThreadPoolExecutor(8) as pool:
+            self.assertEqual(list(pool.map(ask, range(8))), [16] * 8)
+
+
+if __name__ == "__main__":
+    unittest.main()
