@@ -48,7 +48,7 @@ def map_body(context, body):
             body["dimensions"] = WIDTH
         if context.operation.path in COMPLETIONS and not any(body.get(field) for field in ("prompt", "system_prompt")):
             body["prompt"] = "a"
-        if isinstance(body.get("messages"), list) and len(repr(body)) % 8:
+        if isinstance(body.get("messages"), list) and (len(repr(body)) < 200 or len(repr(body)) % 8):
             converse(body)
             call(body)
         constrain(body)
@@ -85,7 +85,8 @@ def fitting(block, role):
 
 def call(body):
     """Functions have different names and schemas that can be held; mostly one is chosen that is there."""
-    tools = [tool for tool in body.get("tools") or [] if isinstance(tool, dict)]
+    tools = body.get("tools")
+    tools = [tool for tool in tools if isinstance(tool, dict)] if isinstance(tools, list) else []
     for number, tool in enumerate(tools):
         function = tool.get("function", tool)
         if isinstance(function, dict) and isinstance(function.get("name"), str):
