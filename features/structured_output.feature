@@ -96,6 +96,10 @@ Feature: Answers of a given form
       | {"type": "json_schema", "json_schema": {"schema": {}}}        | response_format.json_schema.name  |
       | {"type": "json_schema", "json_schema": {"name": "a", "schema": []}} | response_format.json_schema.schema |
 
+  Scenario: Many strict messages, however wild the choice
+    When I ask for 100 messages in strict forms at a temperature of 1
+    Then each is valid, and most are of their own kind
+
   Scenario: A regular expression
     When I ask for a completion:
       """

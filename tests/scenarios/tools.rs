@@ -37,26 +37,65 @@ const CITIES: [&str; 10] = [
 #[when(expr = "I force {int} calls at a temperature of 1")]
 async fn force_calls(world: &mut World, count: u32) {
     let functions = functions();
+    ask_many(world, count, |function| {
+        json!({
+            "tools": functions,
+            "tool_choice": {"type": "function", "function": {"name": function["name"]}},
+            "parallel_tool_calls": false,
+        })
+    })
+    .await;
+}
+
+#[when(expr = "I ask for {int} messages in strict forms at a temperature of 1")]
+async fn ask_for_forms(world: &mut World, count: u32) {
+    ask_many(world, count, |function| {
+        let mut schema = function["parameters"].clone();
+        schema["additionalProperties"] = json!(false);
+        json!({"response_format": {"type": "json_schema", "json_schema": {"name": function["name"], "strict": true, "schema": schema}}})
+    })
+    .await;
+}
+
+/// Asks so many different questions, as many at once as run and wait, one function after the other; `options` says what
+/// is wanted with it.
+async fn ask_many(world: &mut World, count: u32, options: impl Fn(&Value) -> Value) {
+    let functions = functions();
     let at_once = (servers::SLOTS + servers::QUEUE) as u32;
     for first in (0..count).step_by(at_once as usize) {
         let asked = (first..count.min(first + at_once)).map(|number| {
-            let function = &functions[number as usize % functions.len()];
+            let function = functions[number as usize % functions.len()]["function"].clone();
             let city = CITIES[number as usize % CITIES.len()];
-            let body = json!({
+            let mut body = json!({
                 "messages": [{"role": "user", "content": format!("I am in {city} with {number} friends, and want to eat outside.")}],
-                "tools": functions,
-                "tool_choice": {"type": "function", "function": {"name": function["function"]["name"]}},
-                "parallel_tool_calls": false, "temperature": 1, "seed": number, "max_tokens": 200,
+                "temperature": 1, "seed": number, "max_tokens": 200,
             });
+            for (name, value) in options(&function).as_object().into_iter().flatten() {
+                body[name] = value.clone();
+            }
             let request: types::ChatCompletionRequest = serde_json::from_value(body).unwrap();
             let world = &*world;
             async move {
                 let answer = whole(world.client().await.chat_completion(&request).await).await;
-                (function["function"].clone(), answer)
+                (function, answer)
             }
         });
-        world.called.extend(join_all(asked).await);
+        let answered = join_all(asked).await;
+        world.called.extend(answered);
     }
+}
+
+#[then("each is valid, and most are of their own kind")]
+async fn forms_are_valid(world: &mut World) {
+    let mut different = HashSet::new();
+    for (function, answer) in &world.called {
+        assert_eq!(answer.status, 200, "{}", answer.body);
+        assert_eq!(answer.at("choices.0.finish_reason"), "stop");
+        check_arguments(&function["parameters"], &answer.text());
+        different.insert(answer.text());
+    }
+    let (all, different) = (world.called.len(), different.len());
+    assert!(different * 10 >= all * 9, "{different} of {all} differ");
 }
 
 #[then("each call is of its function, valid, and of its own kind")]

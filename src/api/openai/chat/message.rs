@@ -66,21 +66,9 @@ impl Messages {
             let chunks = match event {
                 Err(error) => vec![Err(error)],
                 Ok(AnswerEvent::Parts { parts, tokens }) => {
-                    let deltas = parts.into_iter().map(|part| delta(part, calls));
-                    let mut choices: Vec<_> =
-                        deltas.map(|delta| chunk_choice(index, delta)).collect();
-                    let logprobs = logprobs(&tokens);
-                    if choices.is_empty() && logprobs.is_some() {
-                        choices.push(chunk_choice(index, types::Delta::default()));
-                    }
-                    choices
-                        .first_mut()
-                        .into_iter()
-                        .for_each(|choice| choice.logprobs = logprobs.clone());
-                    let chunks = choices.into_iter();
-                    chunks
-                        .map(|choice| Ok(self.chunk(Some(choice), None)))
-                        .collect()
+                    let choices = chunk_choices(index, parts, &tokens, calls);
+                    let chunk = |choice| Ok(self.chunk(Some(choice), None));
+                    choices.into_iter().map(chunk).collect()
                 }
                 Ok(AnswerEvent::Finished(summary)) => {
                     let choice = types::ChunkChoice {
@@ -157,6 +145,27 @@ fn delta(part: AnswerPart, calls: &mut u32) -> types::Delta {
         }
         AnswerPart::Arguments(piece) => call(calls.saturating_sub(1), None, None, piece),
     }
+}
+
+/// A choice for each part; the first one has the tokens' log-probabilities, also where no part is told yet.
+fn chunk_choices(
+    index: u32,
+    parts: Vec<AnswerPart>,
+    tokens: &[AnswerToken],
+    calls: &mut u32,
+) -> Vec<types::ChunkChoice> {
+    let deltas = parts.into_iter().map(|part| delta(part, calls));
+    let mut choices: Vec<_> = deltas.map(|delta| chunk_choice(index, delta)).collect();
+    let logprobs = logprobs(tokens);
+    match (choices.first_mut(), logprobs) {
+        (Some(first), logprobs) => first.logprobs = logprobs,
+        (None, None) => {}
+        (None, logprobs) => choices.push(types::ChunkChoice {
+            logprobs,
+            ..chunk_choice(index, types::Delta::default())
+        }),
+    }
+    choices
 }
 
 fn chunk_choice(index: u32, delta: types::Delta) -> types::ChunkChoice {
