@@ -329,11 +329,10 @@ impl Api for Service {
 
     async fn create_message(
         &self,
-        mut body: types::MessagesRequest,
+        body: types::MessagesRequest,
     ) -> Result<WholeOrStream<types::Message>, Error> {
-        body.temperature = body.temperature.or(self.0.defaults.temperature);
         let model = self.named(body.model.as_deref())?;
-        anthropic::answer(&model, body, &self.0.limits).await
+        anthropic::answer(&model, body, &self.0.limits, &self.0.defaults).await
     }
 
     async fn count_message_tokens(

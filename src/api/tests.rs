@@ -178,6 +178,18 @@ async fn every_failure_has_one_shape() {
     settings.bind(|| insta::assert_snapshot!("errors", read));
 }
 
+#[test]
+fn a_full_queue_is_told_in_the_words_of_each_surface() {
+    let full = Error::from(crate::model::GenerateError::QueueFull { waiting: 1 });
+    for (surface, place, word) in [
+        (Surface::Native, "code", serde_json::json!(429)),
+        (Surface::OpenAi, "code", "rate_limit_exceeded".into()),
+        (Surface::Anthropic, "type", "rate_limit_error".into()),
+    ] {
+        assert_eq!(full.body(surface)["error"][place], word);
+    }
+}
+
 #[tokio::test]
 async fn native_bodies_are_read_whatever_their_content_type() {
     for content_type in ["application/x-www-form-urlencoded", "text/plain", ""] {

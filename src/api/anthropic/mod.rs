@@ -6,6 +6,7 @@ mod request;
 use super::answer::{answer_events, whole_answer};
 use super::at_length;
 use super::error::Error;
+use super::options::Defaults;
 use super::stream::{EventStream, WholeOrStream};
 use super::types;
 use crate::model::{GenerateError, GenerateLimits, GrammarKind, LoadedModel};
@@ -18,8 +19,9 @@ pub(super) async fn answer(
     model: &LoadedModel,
     body: types::MessagesRequest,
     limits: &GenerateLimits,
+    defaults: &Defaults,
 ) -> Result<WholeOrStream<types::Message>, Error> {
-    let request = generate_request(body)?.within(limits);
+    let request = generate_request(body, defaults)?.within(limits);
     let streamed = request.options.stream;
     let reader = model.answer_reader(&request.options);
     let generation = at_length(|| model.generate(request)).map_err(in_anthropics_words)?;

@@ -2,17 +2,24 @@
 
 use crate::api::error::Error;
 use crate::api::messages::{Tool, check_names, shown};
-use crate::api::options::{count, single, unless_zero};
+use crate::api::options::{Defaults, count, single, unless_zero};
 use crate::api::types;
 use crate::model::{Function, GenerateOptions, GenerateRequest, Prompt, ToolUse, WhenFull};
 use crate::sampling::SamplingParameters;
 use crate::text::{ChatMessage, Conversation, ToolCall};
 
 /// What a body asks for.
-pub(super) fn generate_request(body: types::MessagesRequest) -> Result<GenerateRequest, Error> {
+pub(super) fn generate_request(
+    body: types::MessagesRequest,
+    defaults: &Defaults,
+) -> Result<GenerateRequest, Error> {
     let openai = SamplingParameters::openai();
     let sampling = SamplingParameters {
-        temperature: body.temperature.map_or(openai.temperature, single),
+        temperature: body
+            .temperature
+            .or(defaults.temperature)
+            .map_or(openai.temperature, single),
+        seed: defaults.seed,
         top_p: body.top_p.map_or(openai.top_p, single),
         top_k: unless_zero("top_k", body.top_k.unwrap_or(0))?,
         ..openai
@@ -192,4 +199,29 @@ fn tool_use(
         required: kind != Kind::Auto,
         several: !alone.unwrap_or(false),
     }))
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn what_a_body_does_not_say_the_operator_does() {
+        let defaults = Defaults {
+            temperature: Some(0.25),
+            seed: Some(7),
+        };
+        let messages = json!([{"role": "user", "content": "a"}]);
+        for (own, temperature) in [(json!(null), 0.25), (json!(0.5), 0.5)] {
+            let body = json!({"max_tokens": 1, "messages": messages, "temperature": own});
+            let request = generate_request(serde_json::from_value(body).unwrap(), &defaults);
+            let sampling = request.unwrap().options.sampling;
+            assert_eq!(
+                (sampling.temperature, sampling.seed),
+                (temperature, Some(7))
+            );
+        }
+    }
 }
