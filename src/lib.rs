@@ -15,14 +15,15 @@
 //! | [`engine`] | token ids |
 //! | [`runtime`] | tensors |
 //! | [`graph`] | the ONNX graph of a file |
-//! | [`text`], [`cache`], [`sampling`], [`grammar`], [`gguf`], [`hub`], [`machine`] | leaves: they know nothing of ours |
-//! | [`token`] | the one shared word |
+//! | [`text`], [`cache`], [`sampling`], [`grammar`], [`gguf`], [`safetensors`], [`hub`], [`machine`] | leaves: they know nothing of ours |
+//! | [`token`], [`file_bytes`] | shared by floors that know nothing of each other |
 
 pub mod api;
 pub mod cache;
 pub mod cli;
 pub mod config;
 pub mod engine;
+pub mod file_bytes;
 pub mod gguf;
 pub mod grammar;
 pub mod graph;
@@ -32,6 +33,7 @@ pub mod machine;
 pub mod metrics;
 pub mod model;
 pub mod runtime;
+pub mod safetensors;
 pub mod sampling;
 pub mod server;
 pub mod terminal;

@@ -29,20 +29,31 @@ const FLOORS: &[(&str, &[&str])] = &[
     (
         "model",
         &[
-            "text", "engine", "runtime", "graph", "gguf", "sampling", "grammar", "machine",
+            "text",
+            "engine",
+            "runtime",
+            "graph",
+            "gguf",
+            "safetensors",
+            "sampling",
+            "grammar",
+            "machine",
+            "file_bytes",
         ],
     ),
     ("engine", &["cache", "sampling", "grammar"]),
     ("runtime", &["engine", "graph", "machine"]),
-    ("graph", &["gguf"]),
+    ("graph", &["gguf", "safetensors"]),
     ("text", &[]),
     ("cache", &[]),
     ("sampling", &[]),
     ("grammar", &[]),
-    ("gguf", &[]),
+    ("gguf", &["file_bytes"]),
+    ("safetensors", &["file_bytes"]),
     ("hub", &[]),
     ("machine", &[]),
     ("token", &[]),
+    ("file_bytes", &[]),
 ];
 
 /// Crates that only some floors may name.
@@ -56,7 +67,8 @@ const GUESTS: &[(&str, &[&str])] = &[
     ("tokenizers", &["text"]),
     ("minijinja", &["text"]),
     ("llguidance", &["grammar"]),
-    ("memmap2", &["gguf"]),
+    ("memmap2", &["file_bytes"]),
+    ("safetensors", &["safetensors"]),
     ("prost", &["graph"]),
     ("prometheus", &["metrics"]),
     ("jsonschema", &["api", "grammar"]),
@@ -159,7 +171,7 @@ fn what_is_absent_by_design_is_absent() {
 
 #[test]
 fn unsafe_code_is_in_the_runtime_and_where_files_are_mapped() {
-    let rooms = ["runtime/", "gguf/reader.rs"];
+    let rooms = ["runtime/", "file_bytes.rs"];
     let wrong: Vec<String> = sources()
         .filter(|source| {
             source

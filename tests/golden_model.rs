@@ -3,99 +3,18 @@
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
+#[path = "common/bare.rs"]
+mod bare;
 mod common;
 #[path = "common/split.rs"]
 mod split;
 
-use std::path::Path;
-
-use ortolan::cache::BlockPool;
+use bare::{BLOCK_TOKENS, Bare, CONTEXT, distribution};
 use ortolan::engine::{BlockCopy, BlockId, Chunk, ModelRunner, SequenceId, StepPlan, WantedRows};
-use ortolan::gguf::{FileAccess, Gguf};
-use ortolan::graph::ModelFile;
-use ortolan::model::load;
-use ortolan::runtime::{Decoder, SessionOptions};
-use ortolan::text::{SpecialTokens, Tokenizer};
+use ortolan::file_bytes::FileAccess;
+use ortolan::gguf::Gguf;
+use ortolan::text::SpecialTokens;
 use ortolan::token::TokenId;
-
-const CONTEXT: usize = 512;
-const BLOCK_TOKENS: usize = 32;
-const BLOCKS: usize = 20;
-
-/// The real model, without engine or server.
-struct Bare {
-    decoder: Decoder,
-    tokenizer: Tokenizer,
-    pool: BlockPool,
-}
-
-impl Bare {
-    fn load() -> Self {
-        Self::load_from(&common::model())
-    }
-
-    fn load_from(path: &Path) -> Self {
-        let file =
-            ModelFile::new(path.to_owned(), Gguf::open(path, FileAccess::Map).unwrap()).unwrap();
-        let vocabulary = load::vocabulary(file.gguf.metadata()).unwrap();
-        let options = SessionOptions::new(common::onnxruntime());
-        Self {
-            decoder: Decoder::load(&file, &options, CONTEXT, BLOCKS, BLOCK_TOKENS, &|_| ())
-                .unwrap(),
-            tokenizer: Tokenizer::new(vocabulary).unwrap(),
-            pool: BlockPool::new(BLOCKS, BLOCK_TOKENS),
-        }
-    }
-
-    /// The logits after every token of a sequence, `[tokens][vocabulary]`, computed in chunks of
-    /// these sizes (the last one as often as needed).
-    fn logits(&mut self, tokens: &[TokenId], chunks: &[usize]) -> Vec<Vec<f32>> {
-        let blocks: Vec<_> = (0..tokens.len().div_ceil(BLOCK_TOKENS))
-            .map(|_| self.pool.take().unwrap())
-            .collect();
-        let mut sizes = chunks
-            .iter()
-            .chain(std::iter::repeat(chunks.last().unwrap()));
-        let mut rows = Vec::new();
-        while rows.len() < tokens.len() {
-            let past = rows.len();
-            let size = (*sizes.next().unwrap()).min(tokens.len() - past);
-            let plan = StepPlan {
-                copies: Vec::new(),
-                chunks: vec![Chunk {
-                    sequence: SequenceId(0),
-                    tokens: tokens[past..past + size].to_vec(),
-                    past,
-                    blocks: blocks.clone(),
-                    logits: WantedRows::All,
-                    hidden: WantedRows::None,
-                }],
-            };
-            let mut outputs = self.decoder.outputs();
-            self.decoder.run(&plan, &mut outputs).unwrap();
-            rows.extend(outputs.logits.rows().map(<[f32]>::to_vec));
-        }
-        blocks
-            .into_iter()
-            .for_each(|block| self.pool.release(block));
-        rows
-    }
-}
-
-/// The most probable token, and every token's log-probability.
-fn distribution(logits: &[f32]) -> (usize, impl Fn(usize) -> f64) {
-    let (best, most) = logits
-        .iter()
-        .enumerate()
-        .max_by(|(_, left), (_, right)| left.total_cmp(right))
-        .unwrap();
-    let sum: f64 = logits
-        .iter()
-        .map(|logit| f64::from(logit - most).exp())
-        .sum();
-    let norm = f64::from(*most) + sum.ln();
-    (best, move |token| f64::from(logits[token]) - norm)
-}
 
 #[test]
 fn the_most_probable_tokens_are_those_of_an_independent_implementation() {

@@ -6,7 +6,8 @@ mod common;
 
 use std::time::SystemTime;
 
-use ortolan::gguf::{FileAccess, Gguf};
+use ortolan::file_bytes::FileAccess;
+use ortolan::gguf::Gguf;
 use ortolan::model::load;
 use ortolan::text::{ChatMessage, ChatTemplate, SpecialTokens, Tokenizer};
 use ortolan::token::TokenId;

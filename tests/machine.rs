@@ -13,7 +13,8 @@ use std::fs;
 use std::process::Command;
 use std::time::Instant;
 
-use ortolan::gguf::{FileAccess, Gguf};
+use ortolan::file_bytes::FileAccess;
+use ortolan::gguf::Gguf;
 use ortolan::graph::ModelFile;
 use ortolan::machine::Cores;
 use ortolan::runtime::{Decoder, SessionOptions};

@@ -1,12 +1,15 @@
 //! What several texts are to the model, for both surfaces.
 
-use futures_util::future::try_join_all;
+use futures_util::stream::{self, StreamExt, TryStreamExt};
 
 use super::at_length;
 use super::error::Error;
-use super::prompts::{Prompts, pieces};
+use super::prompts::pieces;
 use super::types;
-use crate::model::{Embedding, GenerateLimits, LoadedModel, PendingEmbedding, Prompt};
+use crate::model::{Embedding, GenerateLimits, LoadedModel};
+
+/// Most texts of a request: twice as many as OpenAI's API takes.
+const MOST_TEXTS: usize = 4096;
 
 /// The embedding of each prompt; `param` is what they are called.
 pub(super) async fn embed(
@@ -15,11 +18,21 @@ pub(super) async fn embed(
     prompts: Vec<types::Prompt>,
     limits: &GenerateLimits,
 ) -> Result<Vec<Embedding>, Error> {
-    Prompts::check_count(param, prompts.len(), model.places())?;
-    let begin = |prompt: types::Prompt| -> Result<PendingEmbedding, Error> {
-        let prompt = Prompt::Pieces(pieces(prompt));
-        Ok(model.embed(&prompt, limits.timeout)?)
+    if prompts.len() > MOST_TEXTS {
+        let problem = format!(
+            "{param}: {} texts are more than {MOST_TEXTS}",
+            prompts.len()
+        );
+        return Err(Error::invalid(param, problem));
+    }
+    let begin = |prompt: types::Prompt| {
+        let text = pieces(prompt);
+        at_length(|| model.embed(&text, limits.timeout))
     };
-    let begun: Result<Vec<_>, Error> = at_length(|| prompts.into_iter().map(begin).collect());
-    Ok(try_join_all(begun?.into_iter().map(PendingEmbedding::finish)).await?)
+    // Enough that no slot waits for a text, and not all at once: they would take the places of others.
+    let beside = model.places().min(2 * model.details().slots);
+    let embeddings = stream::iter(prompts)
+        .map(|prompt| async { begin(prompt)?.finish().await })
+        .buffered(beside);
+    Ok(embeddings.try_collect().await?)
 }

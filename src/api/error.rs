@@ -134,7 +134,7 @@ impl Error {
                 | GenerateError::Template(_)
                 | GenerateError::Grammar { .. }
                 | GenerateError::Unfollowable { .. } => StatusCode::BAD_REQUEST,
-                GenerateError::NoInfill => StatusCode::NOT_IMPLEMENTED,
+                GenerateError::NoInfill | GenerateError::Encoder => StatusCode::NOT_IMPLEMENTED,
                 GenerateError::QueueFull { .. } => StatusCode::TOO_MANY_REQUESTS,
                 GenerateError::EngineEnded(_) | GenerateError::Stopping => {
                     StatusCode::SERVICE_UNAVAILABLE
@@ -233,7 +233,7 @@ impl Error {
                 | GenerateError::Template(_)
                 | GenerateError::Grammar { .. }
                 | GenerateError::Unfollowable { .. } => Kind::InvalidRequestError,
-                GenerateError::NoInfill => Kind::NotSupportedError,
+                GenerateError::NoInfill | GenerateError::Encoder => Kind::NotSupportedError,
                 GenerateError::QueueFull { .. } => Kind::RateLimitError,
                 GenerateError::EngineEnded(_) | GenerateError::Stopping => Kind::UnavailableError,
                 GenerateError::DeadlinePassed { .. } => Kind::TimeoutError,

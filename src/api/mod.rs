@@ -180,8 +180,9 @@ impl Service {
 
     /// The model, if it is to embed.
     fn embedder(&self) -> Result<Arc<LoadedModel>, Error> {
-        match self.0.endpoints.embedding {
-            true => self.loaded(),
+        let model = self.loaded()?;
+        match self.0.endpoints.embedding || !model.details().generates {
+            true => Ok(model),
             false => Err(Error::NotSupported("embeddings: start it with --embedding")),
         }
     }
@@ -325,6 +326,12 @@ impl Api for Service {
         let model = self.embedder()?;
         self.named(body.model.as_deref())?;
         openai::embeddings::answer(&model, body, &self.0.limits).await
+    }
+
+    async fn rerank(&self, body: types::RerankRequest) -> Result<types::Rerank, Error> {
+        let model = self.embedder()?;
+        self.named(body.model.as_deref())?;
+        openai::rerank::answer(&model, body, &self.0.limits).await
     }
 
     async fn create_message(

@@ -17,6 +17,7 @@ pub(super) fn details() -> ModelDetails {
         name: "tiny".to_owned(),
         path: "models/tiny.gguf".into(),
         architecture: "llama".to_owned(),
+        generates: true,
         vocabulary_size: 32,
         hidden_size: 8,
         context_tokens: 128,

@@ -67,6 +67,20 @@ pub(super) fn share(wanted: &[usize], budget: usize) -> Vec<usize> {
     shares
 }
 
+/// Shares `budget` tokens among sequences that are computed whole or not at all, the one that came first first: it has
+/// all it wants, whatever the budget; those behind it, as far as there is room.
+pub(super) fn share_whole(wanted: &[usize], budget: usize) -> Vec<usize> {
+    let mut left = budget;
+    let share = |(number, wanted): (usize, &usize)| match number == 0 || *wanted <= left {
+        true => {
+            left = left.saturating_sub(*wanted);
+            *wanted
+        }
+        false => 0,
+    };
+    wanted.iter().enumerate().map(share).collect()
+}
+
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
@@ -86,6 +100,13 @@ mod tests {
         check(&[500, 500], 65, &[64, 1]);
         check(&[500, 500], 2, &[1, 1]);
         check(&[], 8, &[]);
+    }
+
+    #[test]
+    fn whole_sequences_have_all_or_nothing() {
+        assert_eq!(share_whole(&[5, 4, 2, 1], 8), [5, 0, 2, 1]);
+        assert_eq!(share_whole(&[9, 1, 1], 8), [9, 0, 0]);
+        assert!(share_whole(&[], 8).is_empty());
     }
 
     proptest! {

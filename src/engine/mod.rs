@@ -51,6 +51,8 @@ pub struct EngineOptions {
     pub batch_tokens: usize,
     /// How long a step may take while a sequence waits for its next token: prompts beside it are cut so.
     pub step_duration: Duration,
+    /// Whether a prompt is computed in one step, or not yet: each token of an encoder sees those behind it.
+    pub whole_prompts: bool,
     /// Most tokens of a sequence, prompt and continuation.
     pub context_tokens: usize,
     /// Blocks of the cache.
@@ -73,6 +75,7 @@ impl EngineOptions {
             step_tokens,
             batch_tokens,
             step_duration,
+            whole_prompts: _,
             context_tokens,
             blocks,
             block_tokens,

@@ -49,6 +49,14 @@ impl Outputs {
             hidden: Rows::new(hidden),
         }
     }
+
+    /// The same of a model that has no logits: there never are rows of them.
+    ///
+    /// # Panics
+    /// If `hidden` is 0.
+    pub fn without_logits(hidden: usize) -> Self {
+        Self::new(1, hidden)
+    }
 }
 
 /// Rows of numbers.

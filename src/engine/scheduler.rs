@@ -10,7 +10,7 @@ use std::ops::Bound;
 use std::time::Instant;
 
 use super::EngineOptions;
-use super::budget::{Pace, share};
+use super::budget::{Pace, share, share_whole};
 use super::runner::{Rows, RunError};
 use super::scores::Scored;
 use super::sequence::{Chooser, Chosen, EndReason, Rank, Sequence, SequenceEvent, SequenceId};
@@ -88,15 +88,25 @@ impl Scheduler {
             .iter()
             .map(|slot| {
                 let sequence = self.running(*slot);
-                let most = self.options.batch_tokens.min(sequence.chunk_limit());
+                let most = match self.options.whole_prompts {
+                    true => usize::MAX,
+                    false => self.options.batch_tokens.min(sequence.chunk_limit()),
+                };
                 sequence.wanted().min(most)
             })
             .collect();
-        let shares = share(&wanted, self.budget(&slots));
+        let shares = match self.options.whole_prompts {
+            true => share_whole(&wanted, self.options.step_tokens),
+            false => share(&wanted, self.budget(&slots)),
+        };
         let mut chunks = Vec::with_capacity(slots.len());
         let mut place = 0;
         while place < slots.len() {
             let slot = slots[place];
+            if shares[place] == 0 {
+                place += 1;
+                continue;
+            }
             let count = self.make_room(slot, shares[place], blocks);
             if count > 0 {
                 events.extend(self.join(slot, now));

@@ -8,6 +8,7 @@ mod scores;
 mod sharing;
 mod slots;
 mod steps;
+mod whole;
 
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::time::{Duration, Instant};
@@ -192,6 +193,7 @@ fn options() -> EngineOptions {
         step_tokens: 8,
         batch_tokens: 7,
         step_duration: Duration::from_secs(1),
+        whole_prompts: false,
         context_tokens: 40,
         blocks: 30,
         block_tokens: 4,

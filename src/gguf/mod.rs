@@ -10,5 +10,5 @@ mod set;
 
 pub use metadata::{Metadata, MetadataError, Optional, Value};
 pub use quant::TensorType;
-pub use reader::{FileAccess, GgufError, Tensor};
+pub use reader::{GgufError, Tensor};
 pub use set::Gguf;

@@ -2,15 +2,11 @@
 //! panic or allocate more than a small multiple of the file's size.
 
 use std::collections::HashMap;
-use std::fs::File;
-use std::io::Read;
-use std::ops::Deref;
 use std::path::{Path, PathBuf};
-
-use memmap2::Mmap;
 
 use super::metadata::{Metadata, Value};
 use super::quant::TensorType;
+use crate::file_bytes::{FileAccess, FileBytes};
 
 /// Most dimensions of a tensor (ggml's `GGML_MAX_DIMS`).
 const MAX_DIMENSIONS: u32 = 4;
@@ -21,35 +17,9 @@ const MAX_ARRAY_DEPTH: usize = 4;
 /// Where tensors begin if the file does not say (`general.alignment`).
 const DEFAULT_ALIGNMENT: usize = 32;
 
-/// How a file comes into memory.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum FileAccess {
-    /// Mapped: what is used of it, when it is used.
-    Map,
-    /// Read, all of it.
-    Read,
-}
-
 /// An open file.
 #[derive(Debug)]
-pub(super) struct GgufFile(Contents);
-
-#[derive(Debug)]
-enum Contents {
-    Mapped(Mmap),
-    Read(Vec<u8>),
-}
-
-impl Deref for Contents {
-    type Target = [u8];
-
-    fn deref(&self) -> &[u8] {
-        match self {
-            Self::Mapped(bytes) => bytes,
-            Self::Read(bytes) => bytes,
-        }
-    }
-}
+pub(super) struct GgufFile(FileBytes);
 
 /// Where a tensor's blocks lie and how to read them.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -139,22 +109,7 @@ impl GgufFile {
             path: path.to_owned(),
             cause,
         };
-        let mut file = File::open(path).map_err(failed)?;
-        if file.metadata().map_err(failed)?.is_dir() {
-            return Err(failed(std::io::Error::from(
-                std::io::ErrorKind::IsADirectory,
-            )));
-        }
-        let bytes = match access {
-            // SAFETY: the mapping is private and read-only. That nobody shortens the file while it is
-            // mapped cannot be enforced on any system; a model file that is replaced gets a new inode.
-            FileAccess::Map => Contents::Mapped(unsafe { Mmap::map(&file) }.map_err(failed)?),
-            FileAccess::Read => {
-                let mut bytes = Vec::new();
-                file.read_to_end(&mut bytes).map_err(failed)?;
-                Contents::Read(bytes)
-            }
-        };
+        let bytes = FileBytes::open(path, access).map_err(failed)?;
         let header = Header::parse(&bytes).map_err(|error| error.at(path))?;
         Ok((Self(bytes), header))
     }

@@ -6,7 +6,8 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 
 use super::metadata::{Metadata, MetadataError, Optional};
-use super::reader::{FileAccess, GgufError, GgufFile, Tensor};
+use super::reader::{GgufError, GgufFile, Tensor};
+use crate::file_bytes::FileAccess;
 
 /// Most files of a set.
 const MAX_FILES: usize = 1000;

@@ -1,19 +1,24 @@
-//! From a GGUF file to the ONNX graph that computes it: which tensors a family has, how their blocks
+//! From a model's files to the ONNX graph that computes it: which tensors a family has, how their blocks
 //! become initializers, and the bytes of the `ModelProto`. Running it is [`crate::runtime`]'s.
 
 mod decoder;
+mod encoder;
 pub mod families;
+pub mod names;
 pub mod onnx;
 mod rotary;
+mod tensors;
+mod weighted;
 mod weights;
 
 use std::path::PathBuf;
-use std::sync::Arc;
 
-pub use decoder::{DecoderGraph, names};
-pub use families::{Architecture, DecoderShape};
+pub use families::{Architecture, DecoderShape, EncoderShape};
+use onnx::Initializer;
+pub use tensors::{Tensor, Tensors};
 
-use crate::gguf::{Gguf, MetadataError, Tensor};
+use crate::gguf::{Gguf, MetadataError};
+use crate::safetensors::Safetensors;
 
 /// The domain of ortolan's own operators.
 pub const ORTOLAN_DOMAIN: &str = "ortolan";
@@ -53,34 +58,61 @@ pub enum GraphError {
     Unsupported(String),
 }
 
+/// What a session is made of.
+#[derive(Debug)]
+pub struct ModelGraph {
+    /// The `ModelProto`.
+    pub model: Vec<u8>,
+    /// The weights, to be handed over by name.
+    pub initializers: Vec<Initializer>,
+}
+
 /// The embedding matrix, read row by row from the mapped file.
 #[derive(Debug, Clone)]
 pub struct Embeddings {
-    file: Arc<Gguf>,
-    tensor: Tensor,
+    tensors: Tensors,
+    columns: usize,
+    rows: usize,
 }
 
 impl Embeddings {
     /// Values of a row (`hidden`).
     pub fn columns(&self) -> usize {
-        self.tensor.columns()
+        self.columns
     }
 
     /// Rows: tokens of the vocabulary.
     pub fn rows(&self) -> usize {
-        self.tensor.rows()
+        self.rows
     }
 
-    /// Dequantises row `row` to `values` (`[hidden]`).
+    /// Dequantises the rows `rows`, one after the other, behind `values`.
     ///
-    /// # Panics
-    /// If there is no such row or `values` has another length.
-    pub fn read(&self, row: usize, values: &mut [f32]) {
-        let kind = self.tensor.kind;
-        let bytes = self.columns() / kind.block_values() * kind.block_bytes();
-        let blocks = &self.file.bytes(&self.tensor)[row * bytes..(row + 1) * bytes];
-        kind.dequantise(blocks, values);
+    /// # Errors
+    /// The first row that does not exist.
+    pub fn read(
+        &self,
+        rows: impl Iterator<Item = usize>,
+        values: &mut Vec<f32>,
+    ) -> Result<(), usize> {
+        let matrix = embedding_matrix(&self.tensors);
+        for row in rows {
+            if row >= self.rows {
+                return Err(row);
+            }
+            let start = values.len();
+            values.resize(start + self.columns, 0.0);
+            matrix
+                .kind
+                .dequantise(matrix.row(row), &mut values[start..]);
+        }
+        Ok(())
     }
+}
+
+fn embedding_matrix(tensors: &Tensors) -> Tensor<'_> {
+    let matrix = tensors.get(families::TOKEN_EMBEDDING);
+    matrix.expect("checked with the architecture")
 }
 
 /// The fewest rows with which a product gives a row the same bits as with more.
@@ -92,66 +124,86 @@ pub struct LeastRows {
     pub logits: usize,
 }
 
-/// A model file whose header was checked: its family is known, every tensor is there in its shape.
+/// A model's files after their headers were checked: the family is known, every tensor is there in its shape.
 #[derive(Debug, Clone)]
 pub struct ModelFile {
     /// The path it was opened by.
     pub path: PathBuf,
-    /// The open file.
-    pub gguf: Arc<Gguf>,
+    /// The tensors, in the open files.
+    pub tensors: Tensors,
     /// The family and its sizes.
     pub architecture: Architecture,
 }
 
 impl ModelFile {
-    /// Checks the header of an open file.
+    /// Checks the header of an open GGUF file.
     pub fn new(path: PathBuf, gguf: Gguf) -> Result<Self, GraphError> {
-        let architecture = Architecture::of(&gguf)?;
+        let (architecture, tensors) = Architecture::of_gguf(gguf)?;
         Ok(Self {
             path,
-            gguf: Arc::new(gguf),
+            tensors,
+            architecture,
+        })
+    }
+
+    /// Checks a `config.json` and the header of the weights beside it.
+    pub fn from_folder(
+        path: PathBuf,
+        config: &[u8],
+        weights: Safetensors,
+    ) -> Result<Self, GraphError> {
+        let (architecture, tensors) = Architecture::of_folder(config, weights)?;
+        Ok(Self {
+            path,
+            tensors,
             architecture,
         })
     }
 
     /// The embedding matrix.
     pub fn embeddings(&self) -> Embeddings {
-        let tensor = self.gguf.tensor(families::TOKEN_EMBEDDING);
+        let matrix = embedding_matrix(&self.tensors);
         Embeddings {
-            file: Arc::clone(&self.gguf),
-            tensor: tensor.expect("checked with the architecture").clone(),
+            columns: matrix.columns(),
+            rows: matrix.rows(),
+            tensors: self.tensors.clone(),
         }
     }
 
     /// Number of the model's weights.
     pub fn parameters(&self) -> u64 {
-        self.gguf
-            .tensors()
-            .map(|(_, tensor)| tensor.values() as u64)
-            .sum()
+        let values = |(_, tensor): (_, Tensor<'_>)| tensor.columns() as u64 * tensor.rows() as u64;
+        self.tensors.all().map(values).sum()
     }
 
     /// How few rows a step may have without changing a row's bits.
     pub fn least_rows(&self) -> LeastRows {
-        let output = match self.architecture.shape().tied_output {
-            true => families::TOKEN_EMBEDDING,
-            false => families::OUTPUT,
+        let output = match self.tensors.get(families::OUTPUT) {
+            Some(output) => output.kind,
+            None => embedding_matrix(&self.tensors).kind,
         };
         let outside = [families::TOKEN_EMBEDDING, families::OUTPUT];
+        let inside = self.tensors.all();
+        let inside = inside.filter(|(name, _)| !outside.contains(name));
         LeastRows {
-            tokens: weights::least_rows(
-                self.gguf
-                    .tensors()
-                    .filter(|(name, _)| !outside.contains(name))
-                    .map(|(_, tensor)| tensor.kind),
-            ),
-            logits: weights::least_rows(self.gguf.tensor(output).map(|tensor| tensor.kind)),
+            tokens: weights::least_rows(inside.map(|(_, tensor)| tensor.kind)),
+            logits: weights::least_rows([output]),
         }
     }
 
     /// The graph for sequences of up to `context_tokens` tokens. `progress` hears the share that is done,
     /// from 0 to 1.
-    pub fn decoder_graph(&self, context_tokens: usize, progress: &dyn Fn(f32)) -> DecoderGraph {
-        decoder::build(self, context_tokens, progress)
+    pub fn graph(&self, context_tokens: usize, progress: &dyn Fn(f32)) -> ModelGraph {
+        let builder = match &self.architecture {
+            Architecture::Llama(shape) => {
+                decoder::build(&self.tensors, shape, context_tokens, progress)
+            }
+            Architecture::Bert(shape) => encoder::build(&self.tensors, shape, progress),
+        };
+        let (model, initializers) = builder.finish(self.architecture.name());
+        ModelGraph {
+            model,
+            initializers,
+        }
     }
 }

@@ -4,8 +4,9 @@
 //!
 //! Source: `ContribOperators.md`, `MatMulNBits` (onnxruntime repository); ggml's block layouts.
 
+use super::tensors::Tensor;
+use crate::gguf::TensorType;
 use crate::gguf::quant::{BLOCK, half_at};
-use crate::gguf::{Gguf, Tensor, TensorType};
 
 /// The right-hand side of `x · Wᵀ`, `W` being `[rows, columns]`.
 #[derive(Debug, Clone, PartialEq)]
@@ -36,7 +37,7 @@ const ZERO_POINT_4_BITS: f32 = 8.0;
 ///
 /// # Panics
 /// If the tensors differ in type or columns, or there are none.
-pub(super) fn stack(gguf: &Gguf, tensors: &[&Tensor]) -> Product {
+pub(super) fn stack(tensors: &[Tensor<'_>]) -> Product {
     let (kind, columns) = (tensors[0].kind, tensors[0].columns());
     assert!(
         tensors
@@ -47,7 +48,7 @@ pub(super) fn stack(gguf: &Gguf, tensors: &[&Tensor]) -> Product {
     let rows = tensors.iter().map(|tensor| tensor.rows()).sum();
     let blocks = tensors
         .iter()
-        .flat_map(|tensor| gguf.bytes(tensor).chunks_exact(kind.block_bytes()));
+        .flat_map(|tensor| tensor.bytes.chunks_exact(kind.block_bytes()));
     match kind {
         TensorType::F32 | TensorType::F16 | TensorType::Bf16 => {
             let mut dense = vec![0.0; rows * columns];

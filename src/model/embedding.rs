@@ -3,8 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::request::{GenerateError, Prompt};
-use super::system_prompt::SystemTokens;
+use super::request::{GenerateError, PromptPiece};
 use super::{LoadedModel, WhenFull};
 use crate::engine::{
     EndReason, Events, Job, PrefixRoot, PrefixUse, SequenceEvent, StopRule, Verdict,
@@ -28,25 +27,30 @@ pub struct PendingEmbedding {
 }
 
 impl LoadedModel {
-    /// Begins an embedding. The prompt is tokenized here and now; nothing is waited for.
+    /// Begins an embedding. The text is tokenized here and now; nothing is waited for.
     pub fn embed(
         &self,
-        prompt: &Prompt,
+        text: &[PromptPiece],
         timeout: Option<Duration>,
     ) -> Result<PendingEmbedding, GenerateError> {
-        // A text's embedding is that of the text.
-        let (prompt, _) = self.prompt_tokens(prompt, &SystemTokens::default())?;
         let job = Job {
-            prompt,
+            prompt: self.text_tokens(text)?,
             max_tokens: 0,
             end_tokens: Arc::clone(&self.end_tokens),
             sampler: Sampler::new(SamplingParameters::openai(), 0, SamplerTokens::default()),
             constraint: None,
             stop: Box::new(NeverStops),
             slot: None,
-            prefix: PrefixUse {
-                readable: usize::MAX,
-                root: PrefixRoot::default(),
+            prefix: match self.details.generates {
+                true => PrefixUse {
+                    readable: usize::MAX,
+                    root: PrefixRoot::default(),
+                },
+                // What a token is depends on those behind it: nobody else's will do.
+                false => PrefixUse {
+                    readable: 0,
+                    root: PrefixRoot(rand::random()),
+                },
             },
             when_full: WhenFull::Stop,
             priority: 0,

@@ -9,19 +9,18 @@ use anyhow::{Context, ensure};
 use bytesize::ByteSize;
 use sysinfo::{MemoryRefreshKind, RefreshKind, System};
 
+use super::files::ModelFiles;
+pub use super::files::vocabulary;
 use super::slots::SlotRecords;
 use super::system_prompt::SystemTokens;
 use super::{LoadedModel, ModelDetails, Pooling, SystemPrompt};
-use crate::engine::{self, EngineOptions};
-pub use crate::gguf::FileAccess;
-use crate::gguf::{Gguf, Metadata, MetadataError, Optional};
+use crate::engine::{self, EngineOptions, ModelRunner};
+pub use crate::file_bytes::FileAccess;
 use crate::graph::ModelFile;
 use crate::machine;
 pub use crate::runtime::SessionOptions;
-use crate::runtime::{Decoder, KvCache};
-use crate::text::{
-    ChatTemplate, NamedInfillTokens, TokenKind, Tokenizer, Vocabulary, predefined, predefined_names,
-};
+use crate::runtime::{Decoder, Encoder, KvCache};
+use crate::text::{ChatTemplate, Tokenizer, predefined, predefined_names};
 use crate::token::TokenId;
 
 /// Tokens of a cache block: a power of two that wastes half a block per sequence on average.
@@ -113,6 +112,7 @@ impl LoadOptions {
             context_tokens,
             batch_tokens: self.batch_tokens,
             step_duration: self.step_duration,
+            whole_prompts: false,
             blocks,
             block_tokens: BLOCK_TOKENS,
         }
@@ -136,19 +136,29 @@ pub fn chat_template(text: String) -> anyhow::Result<String> {
     }
 }
 
-/// Opens the GGUF file at `path` and checks everything that can be known without computing.
+/// Opens the model at `path`, a GGUF file or a folder, and checks everything that can be known without computing.
 ///
 /// # Errors
 /// What is wrong, with the file's path.
 pub fn inspect(path: &Path, options: LoadOptions) -> anyhow::Result<Inspected> {
-    let gguf = Gguf::open(path, options.access)?;
     let named = || path.display().to_string();
-    let file = ModelFile::new(path.to_owned(), gguf).with_context(named)?;
-    let metadata = file.gguf.metadata();
-    let vocabulary = vocabulary(metadata).with_context(named)?;
+    let ModelFiles {
+        file,
+        vocabulary,
+        chat_template,
+        pooling,
+    } = ModelFiles::open(path, options.access)?;
     let end = vocabulary.end;
     let tokenizer = Tokenizer::new(vocabulary)
         .with_context(|| format!("{}: the vocabulary cannot be used", path.display()))?;
+    let architecture = &file.architecture;
+    ensure!(
+        tokenizer.vocabulary_size() <= architecture.vocabulary(),
+        "{}: the tokenizer has {} tokens, the model {}",
+        path.display(),
+        tokenizer.vocabulary_size(),
+        architecture.vocabulary()
+    );
 
     let text_of = |token: Option<TokenId>| {
         let bytes = token.and_then(|token| tokenizer.token_bytes(token));
@@ -156,57 +166,74 @@ pub fn inspect(path: &Path, options: LoadOptions) -> anyhow::Result<Inspected> {
     };
     let beginning_text = text_of(tokenizer.beginning());
     let end_text = text_of(end);
-    let source = match &options.chat_template {
-        Some(source) => Some(source.as_str()),
-        None => metadata.string("tokenizer.chat_template").optional()?,
-    };
+    let source = options.chat_template.as_ref().or(chat_template.as_ref());
+    let source = source.map(String::as_str);
     let template = ChatTemplate::new(source, &beginning_text, &end_text)
         .with_context(|| format!("{}: the chat template cannot be used", path.display()))?;
 
-    let shape = file.architecture.shape();
-    let pooling = match options.pooling {
-        Some(pooling) => pooling,
-        None => pooling(metadata, file.architecture.name()).with_context(named)?,
-    };
-    let context_tokens = options.context_tokens.unwrap_or(shape.trained_context);
+    let generates = architecture.decoder().is_some();
+    let trained_context = architecture.trained_context();
+    let context_tokens = options.context_tokens.unwrap_or(trained_context);
     ensure!(
         context_tokens <= MAX_CONTEXT_TOKENS,
         "a context of {context_tokens} tokens is more than {MAX_CONTEXT_TOKENS}"
     );
-    if context_tokens > shape.trained_context {
-        tracing::warn!(
-            context_tokens,
-            trained = shape.trained_context,
-            "the context is longer than the model was trained for: expect worse text at its end"
-        );
-    }
+    let context_tokens = match generates {
+        true if context_tokens > trained_context => {
+            tracing::warn!(
+                context_tokens,
+                trained = trained_context,
+                "the context is longer than the model was trained for: expect worse text at its end"
+            );
+            context_tokens
+        }
+        true => context_tokens,
+        // It has learnt what each place is, and knows no other.
+        false => context_tokens.min(trained_context),
+    };
     let system = SystemTokens::new(options.system_prompt.clone(), &tokenizer, context_tokens)?;
+    let cache = match architecture.decoder() {
+        Some(shape) => (options.cache, KvCache::bytes_per_token(shape)),
+        // It keeps nothing.
+        None => (CacheSize::AllContexts, 0),
+    };
     let blocks = blocks(
-        &options,
+        options.parallel,
         context_tokens,
-        KvCache::bytes_per_token(shape),
-        file.gguf.file_bytes(),
+        cache,
+        file.tensors.file_bytes(),
     )?;
-    let engine = options.engine(context_tokens, blocks);
+    let engine = EngineOptions {
+        whole_prompts: !generates,
+        ..options.engine(context_tokens, blocks)
+    };
     engine.check().map_err(anyhow::Error::msg)?;
     Ok(Inspected {
         details: ModelDetails {
             name: options.alias.unwrap_or_else(named),
             path: path.to_owned(),
-            architecture: file.architecture.name().to_owned(),
-            vocabulary_size: shape.vocabulary,
-            hidden_size: shape.hidden,
+            architecture: architecture.name().to_owned(),
+            generates,
+            vocabulary_size: architecture.vocabulary(),
+            hidden_size: architecture.hidden(),
             context_tokens,
-            trained_context_tokens: shape.trained_context,
+            trained_context_tokens: trained_context,
             parameters: file.parameters(),
-            file_bytes: file.gguf.file_bytes(),
+            file_bytes: file.tensors.file_bytes(),
             chat_template: template.source().to_owned(),
             beginning_text,
             end_text,
-            pooling,
+            pooling: options.pooling.or(pooling).unwrap_or(match generates {
+                true => Pooling::Last,
+                // As sentence-transformers does.
+                false => Pooling::Mean,
+            }),
             loaded_at: SystemTime::now(),
             slots: options.parallel,
-            cache_tokens: engine.blocks * BLOCK_TOKENS,
+            cache_tokens: match generates {
+                true => engine.blocks * BLOCK_TOKENS,
+                false => 0,
+            },
             device: "cpu".to_owned(),
             // `tests/golden_model.rs` holds it.
             deterministic: true,
@@ -223,15 +250,15 @@ pub fn inspect(path: &Path, options: LoadOptions) -> anyhow::Result<Inspected> {
 
 /// The blocks of the cache, if they fit into the machine beside the weights, and a context into them.
 fn blocks(
-    options: &LoadOptions,
+    parallel: usize,
     context_tokens: usize,
-    token_bytes: u64,
+    (cache, token_bytes): (CacheSize, u64),
     weight_bytes: u64,
 ) -> anyhow::Result<usize> {
     let block_bytes = token_bytes * BLOCK_TOKENS as u64;
-    let blocks = match options.cache {
+    let blocks = match cache {
         CacheSize::AllContexts => {
-            EngineOptions::blocks_for_all(options.parallel, context_tokens, BLOCK_TOKENS)
+            EngineOptions::blocks_for_all(parallel, context_tokens, BLOCK_TOKENS)
         }
         CacheSize::Tokens(tokens) => tokens / BLOCK_TOKENS,
         CacheSize::Bytes(bytes) => {
@@ -289,14 +316,25 @@ impl Inspected {
             session,
             lock_memory,
         } = self;
-        let decoder = Decoder::load(
-            &file,
-            &session,
-            options.context_tokens,
-            options.blocks,
-            options.block_tokens,
-            progress,
-        )?;
+        let (runner, outputs): (Box<dyn ModelRunner>, _) = match details.generates {
+            true => {
+                let decoder = Decoder::load(
+                    &file,
+                    &session,
+                    options.context_tokens,
+                    options.blocks,
+                    options.block_tokens,
+                    progress,
+                )?;
+                let outputs = decoder.outputs();
+                (Box::new(decoder), outputs)
+            }
+            false => {
+                let encoder = Encoder::load(&file, &session, progress)?;
+                let outputs = encoder.outputs();
+                (Box::new(encoder), outputs)
+            }
+        };
         if lock_memory {
             match machine::lock_memory() {
                 Ok(()) => tracing::info!("the program's memory stays: nothing is swapped out"),
@@ -304,9 +342,8 @@ impl Inspected {
             }
         }
         let slots = options.parallel;
-        let outputs = decoder.outputs();
-        let engine = engine::start(Box::new(decoder), outputs, options, Instant::now)
-            .map_err(anyhow::Error::msg)?;
+        let engine =
+            engine::start(runner, outputs, options, Instant::now).map_err(anyhow::Error::msg)?;
         details.loaded_at = SystemTime::now();
         Ok(LoadedModel {
             details,
@@ -316,83 +353,10 @@ impl Inspected {
             engine,
             system: RwLock::new(Arc::new(system)),
             slots: Arc::new(SlotRecords::new(slots)),
-            file: file.gguf,
+            tensors: file.tensors,
             identity: OnceLock::new(),
             grammars: OnceLock::new(),
             salts: [RandomState::new(), RandomState::new()],
         })
-    }
-}
-
-/// How the file says that embeddings are made; of the last token where it says nothing.
-fn pooling(metadata: &Metadata, architecture: &str) -> anyhow::Result<Pooling> {
-    let key = format!("{architecture}.pooling_type");
-    // ggml's numbers (`llama_pooling_type`); 0 is that nothing is pooled.
-    match metadata.count(&key).optional()? {
-        None | Some(0 | 3) => Ok(Pooling::Last),
-        Some(1) => Ok(Pooling::Mean),
-        Some(2) => Ok(Pooling::First),
-        Some(other) => anyhow::bail!("{key} = {other} is not supported"),
-    }
-}
-
-/// The vocabulary that a header describes.
-///
-/// # Errors
-/// A key that is missing or of the wrong type.
-pub fn vocabulary(metadata: &Metadata) -> Result<Vocabulary, MetadataError> {
-    let token = |key: &str| -> Result<Option<TokenId>, MetadataError> {
-        let number = metadata
-            .count(&format!("tokenizer.ggml.{key}"))
-            .optional()?;
-        Ok(number
-            .and_then(|number| u32::try_from(number).ok())
-            .map(TokenId))
-    };
-    // The second name is the older one.
-    let either = |key: &str, older: &str| Ok::<_, MetadataError>(token(key)?.or(token(older)?));
-    let tokens = metadata.strings("tokenizer.ggml.tokens")?.to_vec();
-    let kinds = match metadata.integers("tokenizer.ggml.token_type").optional()? {
-        Some(numbers) => numbers.into_iter().map(token_kind).collect(),
-        None => vec![TokenKind::Normal; tokens.len()],
-    };
-    Ok(Vocabulary {
-        model: metadata.string("tokenizer.ggml.model")?.to_owned(),
-        pre: metadata
-            .string("tokenizer.ggml.pre")
-            .optional()?
-            .unwrap_or("default")
-            .to_owned(),
-        tokens,
-        kinds,
-        merges: metadata
-            .strings("tokenizer.ggml.merges")
-            .optional()?
-            .unwrap_or_default()
-            .to_vec(),
-        beginning: token("bos_token_id")?,
-        end: token("eos_token_id")?,
-        end_of_turn: token("eot_token_id")?,
-        adds_beginning: metadata
-            .flag("tokenizer.ggml.add_bos_token")
-            .optional()?
-            .unwrap_or(false),
-        infill: NamedInfillTokens {
-            prefix: either("fim_pre_token_id", "prefix_token_id")?,
-            suffix: either("fim_suf_token_id", "suffix_token_id")?,
-            middle: either("fim_mid_token_id", "middle_token_id")?,
-        },
-    })
-}
-
-/// The kind with ggml's number (`llama_token_type`).
-fn token_kind(number: i64) -> TokenKind {
-    match number {
-        2 => TokenKind::Unknown,
-        3 => TokenKind::Control,
-        4 => TokenKind::UserDefined,
-        5 => TokenKind::Unused,
-        6 => TokenKind::Byte,
-        _ => TokenKind::Normal,
     }
 }

@@ -2,6 +2,7 @@
 //! in [`request`]; how a path becomes a model is in [`load`]. HTTP is somebody else's.
 
 mod embedding;
+mod files;
 mod generation;
 mod grammar_words;
 pub mod load;
@@ -36,8 +37,8 @@ use system_prompt::SystemTokens;
 
 use crate::engine::{EngineHandle, Job, PrefixRoot, PrefixUse, Stats, SubmitError};
 pub use crate::engine::{Pooling, SlotError};
-use crate::gguf::Gguf;
 use crate::grammar::{Constraint, Cutting, GrammarCompiler};
+use crate::graph::Tensors;
 use crate::sampling::{Sampler, SamplerTokens, SequenceBreakers};
 use crate::text::{ChatTemplate, Conversation, SpecialTokens, TextStream, Tokenizer};
 use crate::token::TokenId;
@@ -65,6 +66,8 @@ pub struct ModelDetails {
     pub path: PathBuf,
     /// The family, as in `general.architecture`.
     pub architecture: String,
+    /// Whether it goes on with texts; an encoder only makes embeddings of them.
+    pub generates: bool,
     /// Tokens of the vocabulary.
     pub vocabulary_size: usize,
     /// Numbers of a hidden state, and of an embedding.
@@ -109,7 +112,7 @@ pub struct LoadedModel {
     end_tokens: Arc<[TokenId]>,
     slots: Arc<SlotRecords>,
     system: RwLock<Arc<SystemTokens>>,
-    file: Arc<Gguf>,
+    tensors: Tensors,
     /// Made when it is first asked for: it reads the whole file.
     identity: OnceLock<String>,
     salts: [RandomState; 2],
@@ -130,6 +133,9 @@ impl LoadedModel {
             system_prompt,
             mut options,
         } = request;
+        if !self.details.generates {
+            return Err(GenerateError::Encoder);
+        }
         let system = match system_prompt {
             Some(words) => Arc::new(self.system_tokens(words)?),
             None => self.system_prompt(),

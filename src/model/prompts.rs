@@ -40,6 +40,19 @@ impl LoadedModel {
         Ok(([before, own].concat(), count))
     }
 
+    /// The tokens of a text that becomes an embedding: of itself alone, between those that the model wants around it.
+    pub(super) fn text_tokens(&self, text: &[PromptPiece]) -> Result<Vec<TokenId>, GenerateError> {
+        let is_text = |piece: Option<&PromptPiece>| !matches!(piece, Some(PromptPiece::Token(_)));
+        let own = self.piece_tokens(text)?;
+        let beginning = self.tokenizer.beginning().filter(|_| {
+            let asked_for = self.tokenizer.adds_beginning() && is_text(text.first());
+            asked_for || own.is_empty()
+        });
+        let end = self.tokenizer.added_end();
+        let end = end.filter(|_| is_text(text.last()));
+        Ok(beginning.into_iter().chain(own).chain(end).collect())
+    }
+
     /// How many tokens a conversation has as a prompt.
     pub fn count_tokens(&self, conversation: &Conversation) -> Result<usize, GenerateError> {
         let prompt = Prompt::Chat(conversation.clone());

@@ -282,6 +282,9 @@ pub enum GenerateError {
     /// The vocabulary has no tokens for it.
     #[error("this model has no fill-in-the-middle tokens: it cannot fill a gap")]
     NoInfill,
+    /// An encoder only makes embeddings.
+    #[error("this model is an encoder: it makes embeddings and does not go on with texts")]
+    Encoder,
     /// The chat template refused the messages.
     #[error("the model's chat template refuses these messages: {0}")]
     Template(String),

@@ -143,7 +143,8 @@ impl LoadedModel {
                 digest.update(word.as_bytes());
                 digest.update(&[0]);
             }
-            self.file.contents().for_each(|part| digest.update(part));
+            let contents = self.tensors.contents();
+            contents.iter().for_each(|part| digest.update(part));
             hexadecimal(digest.finish().as_ref())
         });
         identity.clone()

@@ -2,13 +2,14 @@
 
 use std::borrow::Cow;
 
+use anyhow::Context;
 use ort::session::{Session, SessionInputValue};
 use ort::value::TensorRef;
 
 use super::session::{self, SessionOptions};
-use super::{KvCache, RuntimeError};
+use super::{KvCache, RuntimeError, read_rows};
 use crate::engine::{BlockCopy, BlockId, ModelRunner, Outputs, RunError, StepPlan};
-use crate::graph::{DecoderShape, Embeddings, LeastRows, ModelFile, names};
+use crate::graph::{Embeddings, LeastRows, ModelFile, names};
 
 /// A decoder in a session, with its cache.
 pub struct Decoder {
@@ -38,7 +39,7 @@ struct Batch {
 }
 
 impl Decoder {
-    /// A session for `file` and a cache of `blocks` blocks of `block_tokens` tokens, for sequences of
+    /// A session for `file`, which is to be a decoder, and a cache of `blocks` blocks of `block_tokens` tokens, for sequences of
     /// up to `context_tokens` tokens. `progress` hears the share that is done, from 0 to 1.
     pub fn load(
         file: &ModelFile,
@@ -51,14 +52,14 @@ impl Decoder {
         /// Making the graph, with the weights repacked, takes about as long as the session.
         const SHARE_OF_GRAPH: f32 = 0.5;
 
-        let shape: &DecoderShape = file.architecture.shape();
+        let shape = file.architecture.decoder();
+        let shape = shape.context("an encoder does not go on with texts")?;
         let cache = KvCache::new(
             shape.layers,
             [blocks + 1, block_tokens, shape.kv_heads, shape.head_size],
         )?;
         let build = |threads, progress: &dyn Fn(f32)| {
-            let graph =
-                file.decoder_graph(context_tokens, &|share| progress(share * SHARE_OF_GRAPH));
+            let graph = file.graph(context_tokens, &|share| progress(share * SHARE_OF_GRAPH));
             session::build(graph, options, threads, &|share| {
                 progress(SHARE_OF_GRAPH + share * (1.0 - SHARE_OF_GRAPH));
             })
@@ -221,19 +222,8 @@ impl Batch {
         self.block_table.clear();
         self.embeds.clear();
 
-        let columns = embeddings.columns();
         for chunk in &plan.chunks {
-            for token in &chunk.tokens {
-                if token.row() >= embeddings.rows() {
-                    return Err(RunError(format!(
-                        "token {} has no row in the embedding matrix",
-                        token.0
-                    )));
-                }
-                let start = self.embeds.len();
-                self.embeds.resize(start + columns, 0.0);
-                embeddings.read(token.row(), &mut self.embeds[start..]);
-            }
+            read_rows(embeddings, &chunk.tokens, &mut self.embeds)?;
             self.add_sequence(
                 chunk.tokens.len(),
                 chunk.past,
@@ -241,7 +231,8 @@ impl Batch {
             );
         }
         for _ in 0..spare {
-            self.embeds.resize(self.embeds.len() + columns, 0.0);
+            self.embeds
+                .resize(self.embeds.len() + embeddings.columns(), 0.0);
             self.add_sequence(1, 0, std::iter::once(spare_block));
         }
 

@@ -2,15 +2,21 @@
 //! The only floor that knows tensors, and the only one with unsafe code (but for mapping files).
 
 mod decoder;
+mod encoder;
 mod kv;
 mod library;
 pub mod operators;
 mod session;
 
 pub use decoder::Decoder;
+pub use encoder::Encoder;
 pub use kv::KvCache;
 pub use library::{LibraryError, environment};
 pub use session::SessionOptions;
+
+use crate::engine::RunError;
+use crate::graph::Embeddings;
+use crate::token::TokenId;
 
 /// Why the runtime refused.
 #[derive(Debug, thiserror::Error)]
@@ -30,4 +36,16 @@ impl From<ort::Error<ort::session::builder::SessionBuilder>> for RuntimeError {
     fn from(error: ort::Error<ort::session::builder::SessionBuilder>) -> Self {
         RuntimeError::Runtime(error.into())
     }
+}
+
+/// Puts the tokens' rows of the embedding matrix behind `values`.
+fn read_rows(
+    embeddings: &Embeddings,
+    tokens: &[TokenId],
+    values: &mut Vec<f32>,
+) -> Result<(), RunError> {
+    let rows = tokens.iter().map(|token| token.row());
+    embeddings
+        .read(rows, values)
+        .map_err(|row| RunError(format!("token {row} has no row in the embedding matrix")))
 }

@@ -8,7 +8,7 @@ use ort::value::Tensor;
 
 use super::library::one_session_at_a_time;
 use super::{RuntimeError, environment, operators};
-use crate::graph::DecoderGraph;
+use crate::graph::ModelGraph;
 use crate::graph::onnx::{Initializer, TensorValues};
 use crate::machine::Cores;
 
@@ -39,7 +39,7 @@ impl SessionOptions {
 
 /// A session for `graph` with so many threads. `progress` hears the share that is done, from 0 to 1.
 pub(super) fn build(
-    graph: DecoderGraph,
+    graph: ModelGraph,
     options: &SessionOptions,
     threads: Option<usize>,
     progress: &dyn Fn(f32),

@@ -7,6 +7,7 @@ mod predefined;
 mod stream;
 mod template;
 mod tokenizer;
+mod tokenizer_json;
 mod tools;
 mod vocabulary;
 
@@ -17,4 +18,4 @@ pub use stream::{Progress, TextStream};
 pub use template::{ChatTemplate, TemplateError};
 pub use tokenizer::{SpecialTokens, Tokenizer, TokenizerError, UnknownToken};
 pub use tools::{AnswerPart, AnswerReader, ToolSyntax};
-pub use vocabulary::{TokenKind, Vocabulary};
+pub use vocabulary::{Algorithm, Evening, TokenKind, Vocabulary};

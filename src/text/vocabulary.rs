@@ -7,21 +7,17 @@ use super::tokenizer::TokenizerError;
 use crate::token::TokenId;
 
 /// Most tokens a vocabulary may have; the largest known ones have 262,144.
-const MOST_TOKENS: usize = 1 << 21;
+pub(super) const MOST_TOKENS: usize = 1 << 21;
 
-/// The tokenizer section of a model's file, as it stands there.
+/// What a model's files say of its tokens.
 #[derive(Debug, Clone)]
 pub struct Vocabulary {
-    /// The kind of tokenizer (`tokenizer.ggml.model`).
-    pub model: String,
-    /// The name of the rule by which text is cut into words first (`tokenizer.ggml.pre`).
-    pub pre: String,
+    /// How text becomes tokens.
+    pub algorithm: Algorithm,
     /// Every token's spelling; the position is the id.
     pub tokens: Vec<String>,
     /// What each token is, in the order of `tokens`.
     pub kinds: Vec<TokenKind>,
-    /// Pairs of spellings with a space between them, the most urgent first.
-    pub merges: Vec<String>,
     /// Begins a text.
     pub beginning: Option<TokenId>,
     /// Ends a text.
@@ -30,8 +26,50 @@ pub struct Vocabulary {
     pub end_of_turn: Option<TokenId>,
     /// Whether the model wants `beginning` before every prompt.
     pub adds_beginning: bool,
+    /// Whether the model wants `end` behind every text that it makes an embedding of.
+    pub adds_end: bool,
     /// Stand around a gap that is to be filled.
     pub infill: NamedInfillTokens,
+}
+
+/// How text becomes tokens.
+#[derive(Debug, Clone)]
+pub enum Algorithm {
+    /// Pairs of bytes, and then of pairs, become one (`gpt2` in GGUF files).
+    ByteLevel {
+        /// The name of the rule by which text is cut into words first (`tokenizer.ggml.pre`).
+        pre: String,
+        /// Pairs of spellings with a space between them, the most urgent first.
+        merges: Vec<String>,
+    },
+    /// Of each word the longest piece, then the longest that goes on with it, which is spelt with `##` before it
+    /// (`bert` in GGUF files).
+    WordPiece(Evening),
+}
+
+/// How text is made even before WordPiece cuts it (`tokenizers`' `BertNormalizer`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Deserialize)]
+pub struct Evening {
+    /// Whether control characters go and all white space becomes a space.
+    pub clean_text: bool,
+    /// Whether each Chinese character is a word.
+    pub handle_chinese_chars: bool,
+    /// Whether accents go; as `lowercase`, where nothing is said.
+    pub strip_accents: Option<bool>,
+    /// Whether capital letters become small ones.
+    pub lowercase: bool,
+}
+
+impl Default for Evening {
+    /// As the first BERT does it («uncased»), and llama.cpp for all.
+    fn default() -> Self {
+        Self {
+            clean_text: true,
+            handle_chinese_chars: true,
+            strip_accents: None,
+            lowercase: true,
+        }
+    }
 }
 
 /// What a token is for (GGUF's `tokenizer.ggml.token_type`).
@@ -70,9 +108,6 @@ impl Vocabulary {
     /// Finds what would make a tokenizer fail or lie later.
     pub(super) fn check(&self) -> Result<Checked, TokenizerError> {
         let size = self.tokens.len();
-        if self.model != "gpt2" {
-            return Err(TokenizerError::UnsupportedModel(self.model.clone()));
-        }
         if size == 0 || size > MOST_TOKENS {
             return Err(TokenizerError::Size {
                 tokens: size,
@@ -98,8 +133,20 @@ impl Vocabulary {
             }
         }
         let ids = self.ids()?;
-        let merges = self.merges(&ids)?;
+        let merges = match &self.algorithm {
+            Algorithm::ByteLevel { merges, .. } => pairs(merges, &ids)?,
+            Algorithm::WordPiece(_) => Vec::new(),
+        };
         Ok(Checked { ids, merges })
+    }
+
+    /// How the token is spelt that stands for what the vocabulary cannot spell.
+    pub(super) fn unknown(&self) -> Option<&str> {
+        let place = self
+            .kinds
+            .iter()
+            .position(|kind| *kind == TokenKind::Unknown);
+        place.map(|place| self.tokens[place].as_str())
     }
 
     fn ids(&self) -> Result<HashMap<String, u32>, TokenizerError> {
@@ -118,33 +165,36 @@ impl Vocabulary {
         }
         Ok(ids)
     }
+}
 
-    fn merges(&self, ids: &HashMap<String, u32>) -> Result<Vec<(String, String)>, TokenizerError> {
-        let refuse = |merge: &str, reason| TokenizerError::Merge {
-            merge: merge.to_owned(),
-            reason,
-        };
-        let mut seen = HashSet::with_capacity(self.merges.len());
-        let mut pairs = Vec::with_capacity(self.merges.len());
-        let mut union = String::new();
-        for merge in &self.merges {
-            let (left, right) = merge
-                .split_once(' ')
-                .ok_or_else(|| refuse(merge, "it is no pair"))?;
-            union.clear();
-            union.push_str(left);
-            union.push_str(right);
-            if ![left, right, &union]
-                .iter()
-                .all(|&text| ids.contains_key(text))
-            {
-                return Err(refuse(merge, "it names a piece that is no token"));
-            }
-            if !seen.insert(merge.as_str()) {
-                return Err(refuse(merge, "it occurs twice"));
-            }
-            pairs.push((left.to_owned(), right.to_owned()));
+fn pairs(
+    merges: &[String],
+    ids: &HashMap<String, u32>,
+) -> Result<Vec<(String, String)>, TokenizerError> {
+    let refuse = |merge: &str, reason| TokenizerError::Merge {
+        merge: merge.to_owned(),
+        reason,
+    };
+    let mut seen = HashSet::with_capacity(merges.len());
+    let mut pairs = Vec::with_capacity(merges.len());
+    let mut union = String::new();
+    for merge in merges {
+        let (left, right) = merge
+            .split_once(' ')
+            .ok_or_else(|| refuse(merge, "it is no pair"))?;
+        union.clear();
+        union.push_str(left);
+        union.push_str(right);
+        if ![left, right, &union]
+            .iter()
+            .all(|&text| ids.contains_key(text))
+        {
+            return Err(refuse(merge, "it names a piece that is no token"));
         }
-        Ok(pairs)
+        if !seen.insert(merge.as_str()) {
+            return Err(refuse(merge, "it occurs twice"));
+        }
+        pairs.push((left.to_owned(), right.to_owned()));
     }
+    Ok(pairs)
 }

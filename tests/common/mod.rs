@@ -2,6 +2,7 @@
 
 #![allow(dead_code, reason = "every test crate uses a part of it")]
 
+pub(crate) mod gguf;
 pub(crate) mod tiny;
 
 use std::path::PathBuf;
@@ -36,11 +37,26 @@ pub(crate) fn model() -> PathBuf {
     fetched("models/SmolLM2-135M-Instruct.Q4_1.gguf")
 }
 
-/// The recorded answers of an independent implementation.
+/// The folder of the model of embeddings.
+pub(crate) fn embedding_model() -> PathBuf {
+    fetched("models/all-MiniLM-L6-v2")
+}
+
+/// What an independent implementation recorded of the default model.
 pub(crate) fn golden() -> serde_json::Value {
+    recorded("smollm2-135m-instruct-q4_1.json")
+}
+
+/// What an independent implementation recorded of the model of embeddings.
+pub(crate) fn golden_embeddings() -> serde_json::Value {
+    recorded("all-minilm-l6-v2.json")
+}
+
+fn recorded(name: &str) -> serde_json::Value {
     let path = PathBuf::from(env!("CARGO_MANIFEST_DIR"))
-        .join("tests/golden/smollm2-135m-instruct-q4_1.json");
+        .join("tests/golden")
+        .join(name);
     let text = std::fs::read_to_string(&path)
         .unwrap_or_else(|error| panic!("{}: {error}", path.display()));
-    serde_json::from_str(&text).expect("the recorded answers are JSON")
+    serde_json::from_str(&text).expect("what was recorded is JSON")
 }

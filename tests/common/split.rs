@@ -4,7 +4,8 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use memchr::memmem;
-use ortolan::gguf::{FileAccess, Gguf};
+use ortolan::file_bytes::FileAccess;
+use ortolan::gguf::Gguf;
 
 /// Where a tensor's data begin: the default of GGUF.
 const ALIGNMENT: usize = 32;

@@ -3,22 +3,14 @@
 
 use std::path::PathBuf;
 
+use super::gguf::{self, F32, Tensor, Value};
+
 const HIDDEN: u64 = 64;
 const FEED_FORWARD: u64 = 128;
 const LAYERS: u64 = 2;
 const HEADS: u32 = 4;
 const KV_HEADS: u32 = 2;
 const NAMED: [&str; 5] = ["<|endoftext|>", "<PRE>", "<SUF>", "<MID>", "<s>"];
-
-/// A value of a file's header.
-pub(crate) enum Value<'a> {
-    U32(u32),
-    F32(f32),
-    Bool(bool),
-    Text(&'a str),
-    Texts(Vec<String>),
-    I32s(Vec<i32>),
-}
 
 /// Writes a model that is trained for 256 tokens into `folder`; `more` is added to its header, in the place of what it
 /// has of the same name.
@@ -73,85 +65,31 @@ pub(crate) fn model(folder: &std::path::Path, more: &[(&str, Value<'_>)]) -> Pat
         tensors.extend(named);
     }
     let path = folder.join("tiny.gguf");
-    let mut bytes = Vec::new();
-    bytes.extend_from_slice(b"GGUF");
-    bytes.extend(3_u32.to_le_bytes());
-    bytes.extend((tensors.len() as u64).to_le_bytes());
-    bytes.extend(((header.len() + more.len()) as u64).to_le_bytes());
-    for (key, value) in header.drain(..) {
-        put(&mut bytes, key, &value);
-    }
-    for (key, value) in more {
-        put(&mut bytes, key, value);
-    }
-    let mut offset = 0_u64;
-    for (name, shape) in &tensors {
-        text(&mut bytes, name);
-        bytes.extend((shape.len() as u32).to_le_bytes());
-        shape
-            .iter()
-            .for_each(|size| bytes.extend(size.to_le_bytes()));
-        bytes.extend(0_u32.to_le_bytes());
-        bytes.extend(offset.to_le_bytes());
-        offset += shape.iter().product::<u64>() * 4;
-    }
-    bytes.resize(bytes.len().next_multiple_of(32), 0);
+    header.extend(more.iter().map(|(key, value)| (*key, value.clone())));
     let mut state = 1_u32;
-    for (name, shape) in &tensors {
-        for _ in 0..shape.iter().product::<u64>() {
+    let mut weights = |name: &str, shape: &[u64]| {
+        let mut weight = || {
             // Numerical Recipes' generator: any weights will do, as long as they are the same every time.
             state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
-            let weight = match name.contains("norm") {
+            match name.contains("norm") {
                 true => 1.0,
                 false => (f64::from(state >> 8) / f64::from(1 << 24) - 0.5) as f32 * 0.5,
-            };
-            bytes.extend(weight.to_le_bytes());
-        }
-    }
-    std::fs::write(&path, bytes).expect("the folder is there");
+            }
+        };
+        let values = (0..shape.iter().product::<u64>()).map(|_| weight());
+        values.flat_map(f32::to_le_bytes).collect()
+    };
+    let tensors: Vec<Tensor> = tensors
+        .into_iter()
+        .map(|(name, shape)| Tensor {
+            bytes: weights(&name, &shape),
+            name,
+            shape,
+            kind: F32,
+        })
+        .collect();
+    gguf::write(&path, &header, &tensors);
     path
-}
-
-fn put(bytes: &mut Vec<u8>, key: &str, value: &Value<'_>) {
-    text(bytes, key);
-    let kind = |bytes: &mut Vec<u8>, number: u32| bytes.extend(number.to_le_bytes());
-    match value {
-        Value::U32(number) => {
-            kind(bytes, 4);
-            bytes.extend(number.to_le_bytes());
-        }
-        Value::F32(number) => {
-            kind(bytes, 6);
-            bytes.extend(number.to_le_bytes());
-        }
-        Value::Bool(flag) => {
-            kind(bytes, 7);
-            bytes.push(u8::from(*flag));
-        }
-        Value::Text(value) => {
-            kind(bytes, 8);
-            text(bytes, value);
-        }
-        Value::Texts(values) => {
-            kind(bytes, 9);
-            kind(bytes, 8);
-            bytes.extend((values.len() as u64).to_le_bytes());
-            values.iter().for_each(|value| text(bytes, value));
-        }
-        Value::I32s(values) => {
-            kind(bytes, 9);
-            kind(bytes, 5);
-            bytes.extend((values.len() as u64).to_le_bytes());
-            values
-                .iter()
-                .for_each(|value| bytes.extend(value.to_le_bytes()));
-        }
-    }
-}
-
-fn text(bytes: &mut Vec<u8>, text: &str) {
-    bytes.extend((text.len() as u64).to_le_bytes());
-    bytes.extend_from_slice(text.as_bytes());
 }
 
 /// Each byte as GPT-2's byte-level alphabet writes it.

@@ -140,6 +140,16 @@ async fn ask_long_embedding(world: &mut World, words: usize) {
     world.embed(json!({"content": "word ".repeat(words)})).await;
 }
 
+#[when(expr = "I embed {int} texts as with OpenAI's API")]
+async fn ask_embeddings(world: &mut World, texts: usize) {
+    let input = vec!["bird"; texts];
+    let address = world.address().await;
+    let request = reqwest::Client::new()
+        .post(format!("{address}/v1/embeddings"))
+        .json(&json!({ "input": input }));
+    world.raw(request).await;
+}
+
 #[when("I tokenize:")]
 async fn ask_tokens(world: &mut World, step: &Step) {
     let request: types::TokenizeRequest = serde_json::from_value(json_of(step)).unwrap();

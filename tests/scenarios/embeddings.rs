@@ -33,6 +33,18 @@ async fn is_nearer(world: &mut World, one: usize, near: usize, far: usize) {
     assert!(near > far, "{near} and {far}");
 }
 
+#[then("the relevance falls from each result to the next")]
+async fn relevance_falls(world: &mut World) {
+    let results = world.answer.at("results").as_array().unwrap();
+    let scores = results.iter().map(|result| &result["relevance_score"]);
+    let scores: Vec<f64> = scores.map(|score| score.as_f64().unwrap()).collect();
+    assert!(
+        scores.is_sorted_by(|left, right| left > right),
+        "{scores:?}"
+    );
+    assert!(scores.iter().all(|score| (-1.0..=1.0).contains(score)));
+}
+
 #[then(expr = "the embeddings {int} and {int} are the same")]
 async fn embeddings_are_the_same(world: &mut World, one: usize, other: usize) {
     assert_eq!(

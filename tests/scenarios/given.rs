@@ -21,7 +21,17 @@ async fn not_loaded(world: &mut World) {
 
 #[given("a server that answers nothing that can be switched off")]
 async fn answers_little(world: &mut World) {
-    world.server = Some(servers::answering_little().await);
+    world.speak_to(servers::answering_little(servers::usual().await).await);
+}
+
+#[given("a server with a model of embeddings")]
+async fn embeds(world: &mut World) {
+    world.speak_to(servers::encoder().await);
+}
+
+#[given("a server with a model of embeddings that answers nothing that can be switched off")]
+async fn embeds_and_answers_little(world: &mut World) {
+    world.speak_to(servers::answering_little(servers::encoder().await).await);
 }
 
 #[given("a server that does not show its slots")]

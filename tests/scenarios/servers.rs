@@ -14,7 +14,7 @@ use ortolan::web::{self, Pages};
 use tempfile::TempDir;
 use tokio::sync::{OnceCell, watch};
 
-use crate::common::tiny::Value;
+use crate::common::gguf::Value;
 use crate::{common, witness};
 
 pub(crate) const SLOTS: usize = 4;
@@ -115,7 +115,7 @@ pub(crate) async fn short() -> RealServer {
 }
 
 /// One that answers nothing that can be switched off.
-pub(crate) async fn answering_little() -> SocketAddr {
+pub(crate) async fn answering_little(server: RealServer) -> RealServer {
     let none = Endpoints {
         slots: false,
         metrics: false,
@@ -125,9 +125,10 @@ pub(crate) async fn answering_little() -> SocketAddr {
     };
     let settings = ApiSettings {
         endpoints: none,
-        ..settings(ModelState::Loading { done: 0.5 })
+        ..settings(ModelState::Ready(Arc::clone(&server.model)))
     };
-    serve(Keys::default(), settings).await
+    let address = serve(Keys::default(), settings).await;
+    RealServer { address, ..server }
 }
 
 /// The model of another server, with limits.
@@ -162,6 +163,17 @@ pub(crate) async fn tiny_with_beginnings() -> RealServer {
     static SERVER: OnceCell<RealServer> = OnceCell::const_new();
     let wanted = ("tokenizer.ggml.add_bos_token", Value::Bool(true));
     of_tiny_model(&SERVER, &[wanted]).await
+}
+
+/// A server with an encoder.
+pub(crate) async fn encoder() -> RealServer {
+    static SERVER: OnceCell<RealServer> = OnceCell::const_new();
+    let size = Size {
+        parallel: 4,
+        context_tokens: 1024,
+        cache: CacheSize::AllContexts,
+    };
+    of_model(&SERVER, common::embedding_model(), size).await
 }
 
 async fn of_tiny_model(cell: &OnceCell<RealServer>, more: &[(&str, Value<'_>)]) -> RealServer {

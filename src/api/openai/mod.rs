@@ -8,6 +8,7 @@ pub(super) mod embeddings;
 mod heading;
 pub(super) mod models;
 mod options;
+pub(super) mod rerank;
 
 /// Seconds since 1970.
 fn unix_seconds(time: SystemTime) -> u64 {

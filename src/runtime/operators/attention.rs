@@ -36,7 +36,7 @@ const TOKENS_WRITTEN_TOGETHER: usize = 32;
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum AttentionError {
     /// An input does not fit the others.
-    #[error("PagedAttention: {input}: {problem}")]
+    #[error("{input}: {problem}")]
     Input {
         /// The input's name in the schema.
         input: &'static str,
@@ -44,7 +44,7 @@ pub enum AttentionError {
         problem: String,
     },
     /// The work could not be spread over threads.
-    #[error("PagedAttention: the thread pool failed: {0}")]
+    #[error("the thread pool failed: {0}")]
     Threads(String),
 }
 
@@ -179,7 +179,7 @@ pub fn attend(
 
 /// Calls `call` once for each number below `count`, in order: whoever is free takes the next. That no number
 /// comes twice, on which the threads' shares of memory depend, is not left to `parallel`.
-fn once_each(
+pub(super) fn once_each(
     parallel: ParallelFor,
     count: usize,
     call: &(dyn Fn(usize) + Sync),

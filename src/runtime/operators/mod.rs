@@ -3,12 +3,15 @@
 
 pub mod attention;
 pub mod batch;
+mod node;
+mod packed_attention;
 mod paged_attention;
 mod piece;
 pub mod rotary;
 mod shared;
 pub mod simd;
 mod tile;
+pub mod whole;
 mod write;
 
 #[cfg(test)]
@@ -22,5 +25,7 @@ pub const DOMAIN: &str = "ortolan";
 /// # Errors
 /// If ONNX Runtime refuses one: it is not the version that this was built for.
 pub fn domain() -> ort::Result<ort::operator::OperatorDomain> {
-    ort::operator::OperatorDomain::new(DOMAIN)?.add(paged_attention::PagedAttention)
+    ort::operator::OperatorDomain::new(DOMAIN)?
+        .add(paged_attention::PagedAttention)?
+        .add(packed_attention::PackedMultiHeadAttention)
 }

@@ -4,15 +4,13 @@
 
 use half::f16;
 use ort::operator::{
-    ComputeContext, FromKernelContext, Kernel, KernelContext, Operator, OperatorInput,
-    OperatorOutput,
+    ComputeContext, Kernel, KernelContext, Operator, OperatorInput, OperatorOutput,
 };
 use ort::value::{DynTensorValueType, PrimitiveTensorElementType, TensorElementType, ValueRef};
 
-use super::attention::{
-    AttentionCaches, AttentionError, AttentionInputs, AttentionShape, MAX_HEADS, attend,
-};
+use super::attention::{AttentionCaches, AttentionError, AttentionInputs, AttentionShape, attend};
 use super::batch::BatchIndices;
+use super::node::{self, allow_only, flag, head_count, refused};
 use super::rotary::{Pairing, Rotary};
 use super::simd::Instructions;
 
@@ -342,18 +340,7 @@ impl<'a> Tensors<'a> {
         let Some(value) = self.get(input) else {
             return Ok(None);
         };
-        let (shape, elements) = value.try_extract_tensor::<T>()?;
-        let dimensions: Vec<usize> = shape
-            .iter()
-            .map(|&dimension| dimension.unsigned_abs() as usize)
-            .collect();
-        let dimensions = dimensions.try_into().map_err(|_| {
-            input_error(
-                input,
-                format!("has the shape {shape}, not one of {RANK} dimensions"),
-            )
-        })?;
-        Ok(Some((dimensions, elements)))
+        node::tensor(value, input.name()).map(Some)
     }
 
     /// The caches' memory.
@@ -389,44 +376,6 @@ impl<'a> Tensors<'a> {
     }
 }
 
-fn refused(problem: impl std::fmt::Display) -> ort::Error {
-    ort::Error::new_with_code(
-        ort::error::ErrorCode::InvalidArgument,
-        format!("PagedAttention: {problem}"),
-    )
-}
-
 fn input_error(input: Input, problem: impl Into<String>) -> ort::Error {
-    ort::Error::wrap(AttentionError::input(input.name(), problem.into()))
-}
-
-fn head_count(attributes: &KernelContext, name: &str) -> ort::Result<usize> {
-    let count = attributes
-        .get::<i64>(name)
-        .ok_or_else(|| refused(format!("{name} is missing")))?;
-    usize::try_from(count)
-        .ok()
-        .filter(|count| (1..=MAX_HEADS).contains(count))
-        .ok_or_else(|| refused(format!("{name} is {count}, not from 1 to {MAX_HEADS}")))
-}
-
-fn flag(attributes: &KernelContext, name: &str) -> ort::Result<bool> {
-    match attributes.get::<i64>(name) {
-        None | Some(0) => Ok(false),
-        Some(1) => Ok(true),
-        Some(other) => Err(refused(format!("{name} is {other}, not 0 or 1"))),
-    }
-}
-
-/// Refuses an attribute that is given with anything but its default.
-fn allow_only<'a, T>(attributes: &KernelContext<'a>, name: &str, default: &T) -> ort::Result<()>
-where
-    T: FromKernelContext<'a> + PartialEq + std::fmt::Debug,
-{
-    match attributes.get::<T>(name) {
-        Some(value) if value != *default => Err(refused(format!(
-            "{name} = {value:?} is not supported on CPU, only {default:?}"
-        ))),
-        _ => Ok(()),
-    }
+    node::input_error(input.name(), problem)
 }

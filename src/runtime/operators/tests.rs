@@ -3,6 +3,7 @@
 mod invalid;
 mod reference;
 mod session;
+mod whole;
 
 use half::f16;
 use proptest::prelude::*;

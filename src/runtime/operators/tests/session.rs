@@ -389,7 +389,7 @@ fn inputs_are_refused_by_name_when_the_session_runs() {
             &given,
             |_| (),
             &[refused],
-            &format!("PagedAttention: {refused}: is not supported on CPU"),
+            &format!("{refused}: is not supported on CPU"),
         );
     }
     let without = |name: &str| {

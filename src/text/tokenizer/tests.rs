@@ -1,6 +1,9 @@
 use proptest::prelude::*;
+use tokenizers::{OffsetType, PreTokenizedString, PreTokenizer};
 
-use super::super::NamedInfillTokens;
+use super::super::{Evening, NamedInfillTokens};
+use super::byte_level::{WordRule, byte_level_alphabet};
+use super::pipeline::{PASSAGE_BYTES, passage_end};
 use super::*;
 
 /// A vocabulary with one token per byte, then the given merges' results, then two named tokens.
@@ -11,16 +14,22 @@ fn vocabulary(pre: &str, merges: &[&str]) -> Vocabulary {
     tokens.extend(["<|im_end|>".to_owned(), "<user>".to_owned()]);
     kinds.extend([TokenKind::Control, TokenKind::UserDefined]);
     Vocabulary {
-        model: "gpt2".to_owned(),
-        pre: pre.to_owned(),
+        algorithm: byte_level(pre, merges),
         tokens,
         kinds,
-        merges: merges.iter().map(|&merge| merge.to_owned()).collect(),
         beginning: None,
         end: None,
         end_of_turn: None,
         adds_beginning: false,
+        adds_end: false,
         infill: NamedInfillTokens::default(),
+    }
+}
+
+fn byte_level(pre: &str, merges: &[&str]) -> Algorithm {
+    Algorithm::ByteLevel {
+        pre: pre.to_owned(),
+        merges: merges.iter().map(|&merge| merge.to_owned()).collect(),
     }
 }
 
@@ -167,11 +176,7 @@ fn a_vocabulary_that_cannot_be_used_says_why() {
         assert_eq!(error.to_string(), expected);
     }
     check(
-        |vocabulary| vocabulary.model = "llama".to_owned(),
-        "tokenizers of the kind «llama» are not supported, only «gpt2» (byte-level BPE)",
-    );
-    check(
-        |vocabulary| vocabulary.pre = "tekken".to_owned(),
+        |vocabulary| vocabulary.algorithm = byte_level("tekken", &[]),
         "the pre-tokenizer «tekken» is not supported",
     );
     check(
@@ -191,16 +196,71 @@ fn a_vocabulary_that_cannot_be_used_says_why() {
         "the tokens 97 and 98 are both spelt «a»",
     );
     check(
-        |vocabulary| vocabulary.merges = vec!["ab".to_owned()],
+        |vocabulary| vocabulary.algorithm = byte_level("gpt-2", &["ab"]),
         "the merge «ab» cannot be used: it is no pair",
     );
     check(
-        |vocabulary| vocabulary.merges = vec!["a c".to_owned()],
+        |vocabulary| vocabulary.algorithm = byte_level("gpt-2", &["a c"]),
         "the merge «a c» cannot be used: it names a piece that is no token",
     );
     check(
-        |vocabulary| vocabulary.merges.push("a b".to_owned()),
+        |vocabulary| vocabulary.algorithm = byte_level("gpt-2", &["a b", "a b"]),
         "the merge «a b» cannot be used: it occurs twice",
+    );
+}
+
+/// A tokenizer of these pieces with the rule of uncased BERTs.
+fn word_pieces(pieces: &[&str]) -> Result<Tokenizer, TokenizerError> {
+    let named = ["[UNK]", "[CLS]", "[SEP]"];
+    let tokens: Vec<String> = named
+        .iter()
+        .chain(pieces)
+        .map(ToString::to_string)
+        .collect();
+    let mut kinds = vec![TokenKind::Normal; tokens.len()];
+    kinds[..3].copy_from_slice(&[TokenKind::Unknown, TokenKind::Control, TokenKind::Control]);
+    Tokenizer::new(Vocabulary {
+        algorithm: Algorithm::WordPiece(Evening::default()),
+        tokens,
+        kinds,
+        beginning: Some(TokenId(1)),
+        end: Some(TokenId(2)),
+        end_of_turn: None,
+        adds_beginning: true,
+        adds_end: true,
+        infill: NamedInfillTokens::default(),
+    })
+}
+
+#[test]
+fn words_are_cut_into_the_longest_pieces() {
+    let pieces = [
+        "un", "##aff", "##able", "unaff", "!", "caf", "##e", "中", "##",
+    ];
+    let tokenizer = word_pieces(&pieces).unwrap();
+    #[track_caller]
+    fn check(tokenizer: &Tokenizer, text: &str, expected: &[u32], back: &str) {
+        let ids = tokenizer.encode(text, SpecialTokens::Parse);
+        let expected: Vec<TokenId> = expected.iter().copied().map(TokenId).collect();
+        assert_eq!(ids, expected);
+        assert_eq!(tokenizer.decode(&ids).unwrap(), back);
+    }
+    check(&tokenizer, "  UNaffable!", &[6, 5, 7], " unaffable !");
+    check(&tokenizer, "un\naff Café", &[3, 0, 8, 9], " un[UNK] cafe");
+    check(&tokenizer, "un中un[SEP]", &[3, 10, 3, 2], " un 中 un[SEP]");
+    check(&tokenizer, "", &[], "");
+    check(&tokenizer, &"un".repeat(51), &[0], "[UNK]");
+}
+
+#[test]
+fn without_a_token_for_what_it_cannot_spell_there_is_no_tokenizer_of_word_pieces() {
+    let built = Tokenizer::new(Vocabulary {
+        algorithm: Algorithm::WordPiece(Evening::default()),
+        ..vocabulary("gpt-2", &[])
+    });
+    assert_eq!(
+        built.unwrap_err().to_string(),
+        "the tokenizer cannot be built: the token «[UNK]» for what it cannot spell is missing"
     );
 }
 
@@ -246,6 +306,7 @@ proptest! {
         merges in prop::collection::vec("[ab]{0,2}[ ]{0,2}[ab]{0,2}", 0..6),
         end in any::<Option<u8>>(),
         text in "[ab<>é ]{0,20}",
+        word_pieces in any::<bool>(),
     ) {
         let all = [
             TokenKind::Normal, TokenKind::Unknown, TokenKind::Control,
@@ -253,16 +314,21 @@ proptest! {
         ];
         let kinds = (0..tokens.len()).map(|row| all[kinds.get(row).copied().unwrap_or(0)]).collect();
         let built = Tokenizer::new(Vocabulary {
-            model: "gpt2".to_owned(),
-            pre: "llama-bpe".to_owned(),
+            algorithm: match word_pieces {
+                true => Algorithm::WordPiece(Evening::default()),
+                false => Algorithm::ByteLevel {
+                    pre: "llama-bpe".to_owned(),
+                    merges,
+                },
+            },
             tokens,
             kinds,
-            merges,
             beginning: None,
             end: end.map(|id| TokenId(id.into())),
             end_of_turn: None,
             adds_beginning: false,
-        infill: NamedInfillTokens::default(),
+            adds_end: false,
+            infill: NamedInfillTokens::default(),
         });
         if let Ok(tokenizer) = built {
             let ids = tokenizer.encode(&text, SpecialTokens::Parse);

@@ -1,0 +1,38 @@
+//! A path becomes an open model: a GGUF file, or a folder with a safetensors file in it. What both say is the same.
+
+mod folder;
+mod gguf;
+
+use std::path::Path;
+
+pub use gguf::vocabulary;
+
+use crate::engine::Pooling;
+use crate::file_bytes::FileAccess;
+use crate::graph::ModelFile;
+use crate::text::Vocabulary;
+
+/// A model whose headers were read.
+pub(super) struct ModelFiles {
+    /// The family and the tensors.
+    pub(super) file: ModelFile,
+    /// Its tokens.
+    pub(super) vocabulary: Vocabulary,
+    /// How conversations are written, in Jinja.
+    pub(super) chat_template: Option<String>,
+    /// How embeddings are made.
+    pub(super) pooling: Option<Pooling>,
+}
+
+impl ModelFiles {
+    /// Opens what is at `path`.
+    ///
+    /// # Errors
+    /// What is wrong, with the file's path.
+    pub(super) fn open(path: &Path, access: FileAccess) -> anyhow::Result<Self> {
+        match path.is_dir() {
+            true => folder::open(path, access),
+            false => gguf::open(path, access),
+        }
+    }
+}

@@ -1,0 +1,72 @@
+//! What every operator of ours asks of a node: attributes in range, tensors of a type and a rank.
+
+use ort::operator::{FromKernelContext, KernelContext};
+use ort::value::{PrimitiveTensorElementType, ValueRef};
+
+use super::attention::{AttentionError, MAX_HEADS};
+
+/// The sizes and the elements of an input.
+pub(super) fn tensor<'v, T: PrimitiveTensorElementType, const RANK: usize>(
+    value: &'v ValueRef<'_>,
+    input: &'static str,
+) -> ort::Result<([usize; RANK], &'v [T])> {
+    let (shape, elements) = value.try_extract_tensor::<T>()?;
+    let dimensions: Vec<usize> = shape
+        .iter()
+        .map(|&dimension| dimension.unsigned_abs() as usize)
+        .collect();
+    let dimensions = dimensions.try_into().map_err(|_| {
+        input_error(
+            input,
+            format!("has the shape {shape}, not one of {RANK} dimensions"),
+        )
+    })?;
+    Ok((dimensions, elements))
+}
+
+/// What is wrong with an input.
+pub(super) fn input_error(input: &'static str, problem: impl Into<String>) -> ort::Error {
+    ort::Error::wrap(AttentionError::input(input, problem.into()))
+}
+
+/// What a node or a run of it is refused for.
+pub(super) fn refused(problem: impl std::fmt::Display) -> ort::Error {
+    ort::Error::new_with_code(ort::error::ErrorCode::InvalidArgument, problem.to_string())
+}
+
+/// An attribute that counts heads.
+pub(super) fn head_count(attributes: &KernelContext, name: &str) -> ort::Result<usize> {
+    let count = attributes
+        .get::<i64>(name)
+        .ok_or_else(|| refused(format!("{name} is missing")))?;
+    usize::try_from(count)
+        .ok()
+        .filter(|count| (1..=MAX_HEADS).contains(count))
+        .ok_or_else(|| refused(format!("{name} is {count}, not from 1 to {MAX_HEADS}")))
+}
+
+/// An attribute that is 0 or 1; absent, 0.
+pub(super) fn flag(attributes: &KernelContext, name: &str) -> ort::Result<bool> {
+    match attributes.get::<i64>(name) {
+        None | Some(0) => Ok(false),
+        Some(1) => Ok(true),
+        Some(other) => Err(refused(format!("{name} is {other}, not 0 or 1"))),
+    }
+}
+
+/// Refuses an attribute that is given with anything but its default.
+pub(super) fn allow_only<'a, T>(
+    attributes: &KernelContext<'a>,
+    name: &str,
+    default: &T,
+) -> ort::Result<()>
+where
+    T: FromKernelContext<'a> + PartialEq + std::fmt::Debug,
+{
+    match attributes.get::<T>(name) {
+        Some(value) if value != *default => Err(refused(format!(
+            "{name} = {value:?} is not supported on CPU, only {default:?}"
+        ))),
+        _ => Ok(()),
+    }
+}

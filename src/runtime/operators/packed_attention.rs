@@ -1,0 +1,156 @@
+//! `PackedMultiHeadAttention` as ONNX Runtime sees it: attributes, inputs and their shapes, with the contract of the
+//! contrib operator `com.microsoft::PackedMultiHeadAttention` (version 1), which has no CPU kernel, in f32. What an
+//! encoder does not need is refused by name. The computation is `whole`'s.
+
+use ort::operator::{
+    ComputeContext, Kernel, KernelContext, Operator, OperatorInput, OperatorOutput,
+};
+use ort::value::TensorElementType;
+
+use super::attention::AttentionError;
+use super::node::{head_count, input_error, refused, tensor};
+use super::simd::Instructions;
+use super::whole::{WholeInputs, attend_whole};
+
+/// The operator.
+pub(super) struct PackedMultiHeadAttention;
+
+/// The inputs in the schema's order. Where each token stands in a padded batch is told by `token_offset` and once more
+/// by `cumulative_sequence_length`, which is what is read.
+#[derive(Clone, Copy)]
+enum Input {
+    Query,
+    Key,
+    Value,
+    Bias,
+    TokenOffset,
+    CumulativeSequenceLength,
+    AttentionBias,
+}
+
+impl Input {
+    const ALL: [Input; 7] = [
+        Input::Query,
+        Input::Key,
+        Input::Value,
+        Input::Bias,
+        Input::TokenOffset,
+        Input::CumulativeSequenceLength,
+        Input::AttentionBias,
+    ];
+    const REFUSED: [Input; 2] = [Input::Bias, Input::AttentionBias];
+
+    fn name(self) -> &'static str {
+        match self {
+            Input::Query => "query",
+            Input::Key => "key",
+            Input::Value => "value",
+            Input::Bias => "bias",
+            Input::TokenOffset => "token_offset",
+            Input::CumulativeSequenceLength => "cumulative_sequence_length",
+            Input::AttentionBias => "attention_bias",
+        }
+    }
+
+    fn declared(self) -> OperatorInput {
+        use TensorElementType::{Float32, Int32};
+        match self {
+            Input::Query | Input::Key | Input::Value => OperatorInput::required(Float32),
+            Input::Bias | Input::AttentionBias => OperatorInput::optional(Float32),
+            Input::TokenOffset => OperatorInput::optional(Int32),
+            Input::CumulativeSequenceLength => OperatorInput::required(Int32),
+        }
+    }
+}
+
+impl Operator for PackedMultiHeadAttention {
+    type Kernel<'attr> = PackedMultiHeadAttentionKernel;
+
+    fn name(&self) -> &str {
+        "PackedMultiHeadAttention"
+    }
+
+    fn versions(&self) -> std::ops::RangeInclusive<u32> {
+        1..=1
+    }
+
+    fn inputs(&self) -> impl IntoIterator<Item = OperatorInput> {
+        Input::ALL.map(Input::declared)
+    }
+
+    fn outputs(&self) -> impl IntoIterator<Item = OperatorOutput> {
+        [OperatorOutput::required(TensorElementType::Float32)]
+    }
+
+    fn create_kernel<'attr>(
+        &self,
+        attributes: &KernelContext<'attr>,
+    ) -> ort::Result<PackedMultiHeadAttentionKernel> {
+        let scale = attributes.get::<f32>("scale").filter(|&scale| scale != 0.0);
+        if scale.is_some_and(|scale| !scale.is_finite()) {
+            return Err(refused("scale is not finite"));
+        }
+        Ok(PackedMultiHeadAttentionKernel {
+            heads: head_count(attributes, "num_heads")?,
+            scale,
+            instructions: Instructions::detect(),
+        })
+    }
+}
+
+/// A node's attributes, checked.
+pub(super) struct PackedMultiHeadAttentionKernel {
+    heads: usize,
+    /// `None`: 1/√head_size.
+    scale: Option<f32>,
+    instructions: Instructions,
+}
+
+impl Kernel for PackedMultiHeadAttentionKernel {
+    fn compute(&mut self, context: &ComputeContext) -> ort::Result<()> {
+        let given = context.num_inputs()?;
+        let values = (0..Input::ALL.len().min(given)).map(|index| context.input(index));
+        let values = values.collect::<ort::Result<Vec<_>>>()?;
+        let value = |input: Input| values.get(input as usize).and_then(Option::as_ref);
+        let missing = |input: Input| input_error(input.name(), "is missing");
+        if let Some(input) = Input::REFUSED
+            .into_iter()
+            .find(|&input| value(input).is_some())
+        {
+            return Err(input_error(input.name(), "is not supported on CPU"));
+        }
+        let rows = |input: Input| -> ort::Result<([usize; 2], &[f32])> {
+            tensor(value(input).ok_or_else(|| missing(input))?, input.name())
+        };
+        let ([tokens, width], query) = rows(Input::Query)?;
+        let (_, key) = rows(Input::Key)?;
+        let (_, value_rows) = rows(Input::Value)?;
+        let bounds = Input::CumulativeSequenceLength;
+        let bounds_value = value(bounds).ok_or_else(|| missing(bounds))?;
+        let ([_], cumulative_sequence_length) = tensor::<i32, 1>(bounds_value, bounds.name())?;
+        if !width.is_multiple_of(self.heads) {
+            let problem = format!("has rows of {width} elements for {} heads", self.heads);
+            return Err(input_error(Input::Query.name(), problem));
+        }
+        let head_size = width / self.heads;
+        let mut output = context
+            .output(0, [tokens as i64, width as i64])?
+            .ok_or_else(|| refused("the node has no output"))?;
+        let (_, output) = output.try_extract_tensor_mut::<f32>()?;
+        let inputs = WholeInputs {
+            heads: self.heads,
+            head_size,
+            query,
+            key,
+            value: value_rows,
+            cumulative_sequence_length,
+            scale: self.scale.unwrap_or(1.0 / (head_size as f32).sqrt()),
+        };
+        attend_whole(&inputs, output, self.instructions, &|count, call| {
+            context
+                .par_for(count, 0, call)
+                .map_err(|error| AttentionError::Threads(error.to_string()))
+        })
+        .map_err(ort::Error::wrap)
+    }
+}

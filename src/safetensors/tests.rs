@@ -1,0 +1,82 @@
+use proptest::prelude::*;
+use tempfile::TempDir;
+
+use super::*;
+
+/// A file with this header and these bytes behind it.
+fn written(header: &str, data: &[u8]) -> Vec<u8> {
+    let length = (header.len() as u64).to_le_bytes();
+    [&length[..], header.as_bytes(), data].concat()
+}
+
+/// Opens these bytes as a file.
+fn open(bytes: &[u8]) -> Result<Safetensors, String> {
+    let folder = TempDir::new().unwrap();
+    let path = folder.path().join("model.safetensors");
+    std::fs::write(&path, bytes).unwrap();
+    let opened = Safetensors::open(&path, FileAccess::Read);
+    opened.map_err(|error| error.to_string().replace(path.to_str().unwrap(), "FILE"))
+}
+
+const HEADER: &str = r#"{"__metadata__":{"format":"pt"},
+    "a":{"dtype":"F16","shape":[2,3],"data_offsets":[0,12]},
+    "ids":{"dtype":"I64","shape":[1],"data_offsets":[12,20]}}"#;
+
+#[test]
+fn tensors_lie_behind_the_header() {
+    let data: Vec<u8> = (0..20).collect();
+    let file = open(&written(HEADER, &data)).unwrap();
+    let tensor = file.tensor("a").unwrap();
+    assert_eq!((tensor.element, tensor.shape), (Element::F16, &[2, 3][..]));
+    assert_eq!(tensor.bytes, &data[..12]);
+    assert_eq!(file.names().collect::<Vec<_>>(), ["a"]);
+    assert!(file.tensor("ids").is_none());
+}
+
+#[track_caller]
+fn check_refused(bytes: &[u8], reason: &str) {
+    let message = open(bytes).unwrap_err();
+    assert_eq!(
+        message,
+        format!("FILE is not a safetensors file that can be read: {reason}")
+    );
+}
+
+#[test]
+fn what_is_no_safetensors_file_is_refused() {
+    check_refused(b"", "header too small");
+    check_refused(b"GGUF\x03\0\0\0", "header too large");
+    check_refused(&[9, 0, 0, 0, 0, 0, 0, 0, b'{'], "invalid header length");
+    check_refused(
+        &written(HEADER, &[0; 19]),
+        "incomplete metadata, file not fully covered",
+    );
+    check_refused(
+        &written(
+            r#"{"a":{"dtype":"F32","shape":[1,1,1,1,1],"data_offsets":[0,4]}}"#,
+            &[0; 4],
+        ),
+        "tensor «a» has 5 dimensions; 4 are the most",
+    );
+}
+
+proptest! {
+    /// Whatever the bytes: an answer, and every tensor that there is can be read.
+    #[test]
+    fn no_bytes_make_it_panic(
+        header in prop::collection::vec(any::<u8>(), 0..80), data in prop::collection::vec(any::<u8>(), 0..40),
+        place in 0usize..200, byte in any::<u8>(),
+    ) {
+        let mut nearly = written(HEADER, &data);
+        let place = place % nearly.len();
+        nearly[place] = byte;
+        let wild = [&(header.len() as u64).to_le_bytes()[..], &header, &data].concat();
+        for bytes in [nearly, wild] {
+            if let Ok(places) = places(&bytes) {
+                for place in places.values() {
+                    prop_assert!(bytes.get(place.bytes.clone()).is_some());
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,38 @@
+//! What each token stands for in text.
+
+use crate::text::vocabulary::{TokenKind, Vocabulary};
+use crate::token::TokenId;
+
+/// The bytes of every token, one after the other.
+pub(super) struct Spellings {
+    bytes: Vec<u8>,
+    /// Where each token's bytes end.
+    ends: Vec<usize>,
+}
+
+impl Spellings {
+    /// `spell` puts what a piece of text stands for behind the bytes.
+    pub(super) fn new(vocabulary: &Vocabulary, spell: impl Fn(&str, &mut Vec<u8>)) -> Spellings {
+        let mut bytes = Vec::new();
+        let mut ends = Vec::with_capacity(vocabulary.tokens.len());
+        for (text, kind) in vocabulary.tokens.iter().zip(&vocabulary.kinds) {
+            match kind {
+                TokenKind::Normal => spell(text, &mut bytes),
+                TokenKind::Control | TokenKind::Unknown | TokenKind::UserDefined => {
+                    bytes.extend_from_slice(text.as_bytes());
+                }
+                // In a byte-level vocabulary these stand for nothing.
+                TokenKind::Unused | TokenKind::Byte => {}
+            }
+            ends.push(bytes.len());
+        }
+        Spellings { bytes, ends }
+    }
+
+    pub(super) fn get(&self, token: TokenId) -> Option<&[u8]> {
+        let row = token.row();
+        let end = *self.ends.get(row)?;
+        let start = row.checked_sub(1).map_or(0, |before| self.ends[before]);
+        Some(&self.bytes[start..end])
+    }
+}

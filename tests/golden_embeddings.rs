@@ -1,0 +1,238 @@
+//! A real encoder's embeddings against what was computed with it elsewhere, in double precision
+//! (`tests/golden/embedding_reference.py`): from its safetensors, and from GGUF files written here with the same weights.
+
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+#![expect(clippy::print_stdout, reason = "how near they are is of interest, too")]
+
+mod common;
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use common::gguf::{self, F16, F32, Tensor, Value};
+use futures_util::future::join_all;
+use half::f16;
+use ortolan::file_bytes::FileAccess;
+use ortolan::model::load::{CacheSize, LoadOptions, SessionOptions, inspect};
+use ortolan::model::{
+    GenerateError, LoadedModel, Pooling, PromptPiece, SystemPrompt, TokenizeRequest,
+};
+use ortolan::safetensors::Safetensors;
+use ortolan::text::SpecialTokens;
+use serde_json::{Value as Json, from_value};
+
+fn load(path: &Path, pooling: Option<Pooling>) -> LoadedModel {
+    let options = LoadOptions {
+        alias: None,
+        context_tokens: None,
+        parallel: 4,
+        queue: 64,
+        step_tokens: 512,
+        batch_tokens: 512,
+        step_duration: Duration::from_millis(100),
+        cache: CacheSize::AllContexts,
+        access: FileAccess::Map,
+        lock_memory: false,
+        session: SessionOptions::new(common::onnxruntime()),
+        chat_template: None,
+        system_prompt: SystemPrompt::default(),
+        pooling,
+    };
+    inspect(path, options).unwrap().load(&|_| ()).unwrap()
+}
+
+async fn embedding(model: &LoadedModel, text: &str) -> Result<Vec<f32>, GenerateError> {
+    let text = [PromptPiece::Text(text.to_owned())];
+    Ok(model.embed(&text, None)?.finish().await?.values)
+}
+
+/// What was recorded, by the name of how it was pooled.
+fn cases(pooled: &str) -> Vec<(String, Vec<u32>, Vec<f64>)> {
+    let golden = common::golden_embeddings();
+    let cases = golden["cases"].as_array().unwrap().iter();
+    let of_one = |case: &Json| {
+        let values = from_value(case.get(pooled)?.clone()).unwrap();
+        let tokens = from_value(case["tokens"].clone()).unwrap();
+        Some((case["text"].as_str().unwrap().to_owned(), tokens, values))
+    };
+    cases.filter_map(of_one).collect()
+}
+
+fn cosine(left: &[f32], right: &[f64]) -> f64 {
+    let product =
+        |left: &mut dyn Iterator<Item = (f64, f64)>| left.map(|(a, b)| a * b).sum::<f64>();
+    let left: Vec<f64> = left.iter().copied().map(f64::from).collect();
+    let of = |a: &[f64], b: &[f64]| product(&mut a.iter().copied().zip(b.iter().copied()));
+    of(&left, right) / (of(&left, &left) * of(right, right)).sqrt()
+}
+
+/// Holds every recorded embedding against the model's.
+async fn check(model: &LoadedModel, pooled: &str, most_distance: f64) {
+    let cases = cases(pooled);
+    assert!(cases.len() >= 3, "the recorded embeddings were read");
+    let mut most: f64 = 0.0;
+    for (text, _, expected) in cases {
+        let found = embedding(model, &text).await.unwrap();
+        let distance = 1.0 - cosine(&found, &expected);
+        assert!(distance <= most_distance, "{text:?}: {distance:e}");
+        most = most.max(distance);
+    }
+    println!("{pooled}: cosine at least 1 - {most:e}");
+}
+
+#[tokio::test]
+async fn texts_are_cut_into_the_recorded_tokens() {
+    let model = load(&common::embedding_model(), None);
+    for case in common::golden_embeddings()["cases"].as_array().unwrap() {
+        let request = TokenizeRequest {
+            content: case["text"].as_str().unwrap().to_owned(),
+            special: SpecialTokens::Parse,
+            add_beginning: false,
+        };
+        let found = model.tokenize(&request);
+        let found: Vec<u32> = found.iter().map(|token| token.0).collect();
+        let recorded: Vec<u32> = from_value(case["tokens"].clone()).unwrap();
+        assert_eq!(found, recorded[1..recorded.len() - 1], "{}", case["name"]);
+    }
+}
+
+#[tokio::test]
+async fn embeddings_of_safetensors_are_the_recorded_ones() {
+    let folder = common::embedding_model();
+    check(&load(&folder, None), "mean", 1e-9).await;
+    check(&load(&folder, Some(Pooling::First)), "cls", 1e-9).await;
+    check(&load(&folder, Some(Pooling::Last)), "last", 1e-9).await;
+}
+
+#[tokio::test]
+async fn embeddings_of_gguf_files_are_the_recorded_ones() {
+    let folder = tempfile::tempdir().unwrap();
+    check(&load(&written(folder.path(), F32), None), "mean", 1e-9).await;
+    check(&load(&written(folder.path(), F16), None), "mean", 1e-5).await;
+}
+
+#[tokio::test]
+async fn an_embedding_does_not_depend_on_those_beside_it() {
+    let model = load(&common::embedding_model(), None);
+    let cases = cases("mean");
+    let all = cases.iter().map(|(text, _, _)| embedding(&model, text));
+    let beside = join_all(all).await;
+    for ((text, _, _), beside) in cases.iter().zip(beside) {
+        let alone = embedding(&model, text).await.unwrap();
+        let bits = |values: &[f32]| {
+            values
+                .iter()
+                .map(|value| value.to_bits())
+                .collect::<Vec<_>>()
+        };
+        assert_eq!(bits(&beside.unwrap()), bits(&alone), "{text:?}");
+    }
+}
+
+#[tokio::test]
+async fn what_has_more_tokens_than_there_are_positions_is_refused() {
+    let model = load(&common::embedding_model(), None);
+    let golden = common::golden_embeddings();
+    let cases = golden["cases"].as_array().unwrap();
+    let long = cases
+        .iter()
+        .find(|case| case["tokens"].as_array().unwrap().len() > 512);
+    let text = long.unwrap()["text"].as_str().unwrap();
+    let refused = embedding(&model, text).await.unwrap_err();
+    assert_eq!(
+        refused.to_string(),
+        "the prompt has 796 tokens, more than the context of 512 has room for"
+    );
+}
+
+/// The model of embeddings as a GGUF file, as llama.cpp's `convert_hf_to_gguf.py` writes it; its matrices of this kind.
+fn written(folder: &Path, kind: u32) -> PathBuf {
+    let model = common::embedding_model();
+    let weights = Safetensors::open(&model.join("model.safetensors"), FileAccess::Map).unwrap();
+    let tensors: Vec<Tensor> = weights
+        .names()
+        .filter(|name| !name.starts_with("pooler."))
+        .map(|name| {
+            let tensor = weights.tensor(name).unwrap();
+            let floats = tensor
+                .bytes
+                .as_chunks()
+                .0
+                .iter()
+                .copied()
+                .map(f32::from_le_bytes);
+            let layer_matrix = tensor.shape.len() == 2 && !name.starts_with("embeddings.");
+            let (kind, bytes) = match layer_matrix {
+                true if kind == F16 => {
+                    let halves = floats.flat_map(|value| f16::from_f32(value).to_le_bytes());
+                    (F16, halves.collect())
+                }
+                _ => (F32, tensor.bytes.to_vec()),
+            };
+            Tensor {
+                name: name_in_gguf(name),
+                shape: tensor.shape.iter().rev().map(|size| *size as u64).collect(),
+                kind,
+                bytes,
+            }
+        })
+        .collect();
+    let tokenizer = std::fs::read(model.join("tokenizer.json")).unwrap();
+    let tokenizer: Json = serde_json::from_slice(&tokenizer).unwrap();
+    let vocabulary = tokenizer["model"]["vocab"].as_object().unwrap();
+    let by_id: BTreeMap<u64, &str> = vocabulary
+        .iter()
+        .map(|(text, id)| (id.as_u64().unwrap(), text.as_str()))
+        .collect();
+    let special = |text: &str| ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"].contains(&text);
+    let tokens = by_id.values().map(|text| match text.strip_prefix("##") {
+        _ if special(text) => (*text).to_owned(),
+        Some(rest) if !rest.is_empty() => rest.to_owned(),
+        _ => format!("\u{2581}{text}"),
+    });
+    let kinds = by_id.values().map(|text| if special(text) { 3 } else { 1 });
+    let header = [
+        ("general.architecture", Value::Text("bert")),
+        ("bert.block_count", Value::U32(6)),
+        ("bert.context_length", Value::U32(512)),
+        ("bert.embedding_length", Value::U32(384)),
+        ("bert.feed_forward_length", Value::U32(1536)),
+        ("bert.attention.head_count", Value::U32(12)),
+        ("bert.attention.layer_norm_epsilon", Value::F32(1e-12)),
+        ("bert.attention.causal", Value::Bool(false)),
+        ("bert.pooling_type", Value::U32(1)),
+        ("tokenizer.ggml.model", Value::Text("bert")),
+        ("tokenizer.ggml.token_type_count", Value::U32(2)),
+        ("tokenizer.ggml.tokens", Value::Texts(tokens.collect())),
+        ("tokenizer.ggml.token_type", Value::I32s(kinds.collect())),
+        ("tokenizer.ggml.bos_token_id", Value::U32(101)),
+        ("tokenizer.ggml.eos_token_id", Value::U32(102)),
+        ("tokenizer.ggml.unknown_token_id", Value::U32(100)),
+    ];
+    let path = folder.join(format!("all-MiniLM-L6-v2-{kind}.gguf"));
+    gguf::write(&path, &header, &tensors);
+    path
+}
+
+fn name_in_gguf(name: &str) -> String {
+    [
+        ("embeddings.word_embeddings", "token_embd"),
+        ("embeddings.position_embeddings", "position_embd"),
+        ("embeddings.token_type_embeddings", "token_types"),
+        ("embeddings.LayerNorm", "token_embd_norm"),
+        ("encoder.layer", "blk"),
+        ("attention.self.query", "attn_q"),
+        ("attention.self.key", "attn_k"),
+        ("attention.self.value", "attn_v"),
+        ("attention.output.dense", "attn_output"),
+        ("attention.output.LayerNorm", "attn_output_norm"),
+        ("intermediate.dense", "ffn_up"),
+        ("output.dense", "ffn_down"),
+        ("output.LayerNorm", "layer_output_norm"),
+    ]
+    .into_iter()
+    .fold(name.to_owned(), |name, (theirs, ours)| {
+        name.replace(theirs, ours)
+    })
+}
