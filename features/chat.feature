@@ -20,6 +20,7 @@ Feature: Chat as with OpenAI's API
     Then the status is 200
     And the pieces' text contains "Rome"
     And the first piece's "choices.0.delta.role" is "assistant"
+    And the first piece's "usage" is null
     And the last piece's "choices" is []
     And the last piece's "usage.prompt_tokens" is 36
     And the stream ends with [DONE]

@@ -29,6 +29,7 @@ Feature: OpenAI's older route, where texts go on
     Then the status is 200
     And the text of choice 0 contains "Paris"
     And the text of choice 1 contains "Rome"
+    And the first piece's "usage" is null
     And the last piece's "choices" is []
     And the last piece's "usage.completion_tokens" is 16
     And the stream ends with [DONE]

@@ -4,6 +4,7 @@ mod message;
 mod request;
 mod tools;
 
+use futures_util::TryStreamExt;
 use futures_util::future::try_join_all;
 
 use crate::api::answer::{answer_events, whole_answer};
@@ -13,6 +14,7 @@ use crate::api::stream::{EventStream, WholeOrStream};
 use crate::api::types;
 use crate::model::{GenerateError, GenerateLimits, GenerateRequest, GrammarKind, LoadedModel};
 
+use super::heading::Told;
 use super::options::for_choice;
 use message::Messages;
 
@@ -52,6 +54,10 @@ pub(in crate::api) async fn answer(
     let messages = Messages::new(&model.details().name);
     if streamed {
         let chunks = messages.chunks(begun, usage_wanted);
+        let chunks = chunks.map_ok(move |chunk| Told {
+            chunk,
+            usage_wanted,
+        });
         return Ok(WholeOrStream::Stream(EventStream::openai(chunks)));
     }
     let answers = try_join_all(begun.into_iter().map(whole_answer)).await?;

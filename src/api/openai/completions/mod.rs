@@ -4,8 +4,10 @@ mod text;
 
 use std::sync::Arc;
 
+use futures_util::TryStreamExt;
 use futures_util::future::try_join_all;
 
+use super::heading::Told;
 use super::options::{for_choice, generate_options};
 use crate::api::at_length;
 use crate::api::error::Error;
@@ -45,7 +47,12 @@ pub(in crate::api) async fn answer(
     })?;
     let texts = Texts::new(model, question.best_of as usize, question.logprobs);
     if question.options.stream {
-        let chunks = texts.chunks(begun, question.usage_wanted);
+        let usage_wanted = question.usage_wanted;
+        let chunks = texts.chunks(begun, usage_wanted);
+        let chunks = chunks.map_ok(move |chunk| Told {
+            chunk,
+            usage_wanted,
+        });
         return Ok(WholeOrStream::Stream(EventStream::openai(chunks)));
     }
     let answers = try_join_all(begun.into_iter().map(whole)).await?;
