@@ -1,17 +1,16 @@
-//! Conversations, and the functions in them, as both surfaces take them.
+//! Conversations with OpenAI's messages, as the native surface takes them, too.
 
-use std::collections::HashSet;
-
-use serde_json::{Value, json};
+use serde_json::Value;
 
 use super::error::Error;
 use super::types;
 use crate::text::{ChatMessage, Conversation, ToolCall};
 
-/// A conversation as templates know it: they have no `developer`, whose other name is `system`.
+/// A conversation as templates know it, with the functions that are shown: they have no `developer`, whose other name is
+/// `system`.
 pub(super) fn conversation(
     messages: Vec<types::ChatMessage>,
-    tools: &[types::Tool],
+    tools: Vec<Value>,
 ) -> Result<Conversation, Error> {
     let messages = (0..).zip(messages);
     let messages: Vec<ChatMessage> = messages
@@ -23,23 +22,7 @@ pub(super) fn conversation(
             format!("{place}: messages of the role «tool» must follow, one for each call");
         return Err(Error::invalid(place, message));
     }
-    let functions = tools.iter().map(|tool| &tool.function);
-    let names: Vec<&str> = functions
-        .clone()
-        .map(|function| function.name.as_str())
-        .collect();
-    check_names(&names, |number| format!("tools.{number}.function.name"))?;
-    let tools = functions.map(|function| {
-        shown(Tool {
-            name: &function.name,
-            description: function.description.as_deref(),
-            parameters: parameters(function),
-        })
-    });
-    Ok(Conversation {
-        messages,
-        tools: tools.collect(),
-    })
+    Ok(Conversation { messages, tools })
 }
 
 fn chat_message(number: usize, message: types::ChatMessage) -> Result<ChatMessage, Error> {
@@ -78,48 +61,4 @@ fn chat_message(number: usize, message: types::ChatMessage) -> Result<ChatMessag
         calls: calls.collect(),
         answers: message.tool_call_id,
     })
-}
-
-/// A function that a model is shown.
-pub(super) struct Tool<'a> {
-    /// What it is called.
-    pub name: &'a str,
-    /// What it does.
-    pub description: Option<&'a str>,
-    /// The JSON Schema of its arguments.
-    pub parameters: Value,
-}
-
-/// A function as models have learnt to read it: the keys in this order.
-pub(super) fn shown(tool: Tool<'_>) -> Value {
-    let mut function = json!({ "name": tool.name });
-    if let Some(description) = tool.description {
-        function["description"] = json!(description);
-    }
-    function["parameters"] = tool.parameters;
-    json!({ "type": "function", "function": function })
-}
-
-/// Refuses names that two functions have; `place` is where the name of a function stands.
-pub(super) fn check_names(names: &[&str], place: impl Fn(usize) -> String) -> Result<(), Error> {
-    let mut known = HashSet::new();
-    match names.iter().position(|name| !known.insert(*name)) {
-        None => Ok(()),
-        Some(number) => {
-            let place = place(number);
-            let message = format!(
-                "{place}: another function is called «{}», too",
-                names[number]
-            );
-            Err(Error::invalid(place, message))
-        }
-    }
-}
-
-/// The schema of a function's arguments: none, if it does not say.
-pub(super) fn parameters(function: &types::ToolFunction) -> Value {
-    match &function.parameters {
-        Some(schema) if !schema.is_empty() => schema.clone().into(),
-        _ => json!({ "type": "object", "properties": {} }),
-    }
 }

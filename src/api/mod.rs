@@ -15,6 +15,7 @@ mod prompts;
 mod sampling;
 mod schema;
 mod stream;
+mod tools;
 
 use std::borrow::Cow;
 use std::path::PathBuf;

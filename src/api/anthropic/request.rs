@@ -1,10 +1,10 @@
 //! A body of `POST /v1/messages` as a conversation and how it goes on.
 
 use crate::api::error::Error;
-use crate::api::messages::{Tool, check_names, shown};
 use crate::api::options::{Defaults, count, single, unless_zero};
+use crate::api::tools::{Choice, Tool, check_names};
 use crate::api::types;
-use crate::model::{Function, GenerateOptions, GenerateRequest, Prompt, ToolUse, WhenFull};
+use crate::model::{GenerateOptions, GenerateRequest, Prompt, ToolUse, WhenFull};
 use crate::sampling::SamplingParameters;
 use crate::text::{ChatMessage, Conversation, ToolCall};
 
@@ -74,18 +74,18 @@ pub(super) fn conversation(
         let message = "messages: tool_result blocks must follow tool_use blocks, one for each";
         return Err(Error::invalid("messages", message));
     }
-    let tools = body.tools.unwrap_or_default();
-    let names: Vec<&str> = tools.iter().map(|tool| tool.name.as_str()).collect();
-    check_names(&names, |number| format!("tools.{number}.name"))?;
-    let use_ = tool_use(&tools, body.tool_choice.as_ref())?;
-    let tools = tools.iter().filter(|_| use_.is_some()).map(|tool| {
-        shown(Tool {
-            name: &tool.name,
-            description: tool.description.as_deref(),
-            parameters: tool.input_schema.clone().into(),
+    let tools = body.tools.unwrap_or_default().into_iter();
+    let tools: Vec<Tool> = tools
+        .map(|tool| Tool {
+            name: tool.name,
+            description: tool.description,
+            parameters: tool.input_schema.into(),
         })
-    });
-    let tools = tools.collect();
+        .collect();
+    check_names(&tools, |number| format!("tools.{number}.name"))?;
+    let use_ = tool_use(&tools, body.tool_choice.as_ref())?;
+    let shown = tools.iter().filter(|_| use_.is_some()).map(Tool::shown);
+    let tools = shown.collect();
     Ok((Conversation { messages, tools }, use_))
 }
 
@@ -157,7 +157,7 @@ fn blocks(
 
 /// Which functions the message may call, and which it must; `None` if none.
 fn tool_use(
-    tools: &[types::InputTool],
+    tools: &[Tool],
     choice: Option<&types::InputToolChoice>,
 ) -> Result<Option<ToolUse>, Error> {
     use types::InputToolChoiceType as Kind;
@@ -177,28 +177,22 @@ fn tool_use(
         Kind::Auto | Kind::Any => None,
         Kind::Tool => match name {
             None => return refuse("tool_choice.name", "it is required".to_owned()),
-            Some(name) if tools.iter().all(|tool| *tool.name != *name) => {
+            Some(name) if tools.iter().all(|tool| tool.name != name) => {
                 let problem = format!("there is no tool «{name}»");
                 return refuse("tool_choice.name", problem);
             }
             name => name,
         },
     };
-    let allowed = tools
-        .iter()
-        .filter(|tool| named.is_none_or(|name| *tool.name == *name));
-    let functions = allowed.map(|tool| Function {
-        name: tool.name.to_string(),
-        parameters: tool.input_schema.clone().into(),
-    });
     let alone = choice
         .as_ref()
         .and_then(|choice| choice.disable_parallel_tool_use);
-    Ok(Some(ToolUse {
-        functions: functions.collect(),
+    let choice = Choice {
         required: kind != Kind::Auto,
+        names: named.map(|name| [name.to_owned()].into()),
         several: !alone.unwrap_or(false),
-    }))
+    };
+    Ok(Some(choice.of(tools)))
 }
 
 #[cfg(test)]

@@ -2,6 +2,7 @@
 
 use crate::api::error::Error;
 use crate::api::messages::conversation;
+use crate::api::tools::{Tool, declared};
 use crate::api::types;
 use crate::model::{LoadedModel, TokenizeRequest};
 use crate::text::SpecialTokens;
@@ -42,9 +43,10 @@ pub(in crate::api) fn apply_template(
     model: &LoadedModel,
     body: types::TemplateRequest,
 ) -> Result<types::RenderedPrompt, Error> {
-    let tools = body.tools.unwrap_or_default();
+    let tools = declared(body.tools.unwrap_or_default())?;
+    let shown = tools.iter().map(Tool::shown).collect();
     Ok(types::RenderedPrompt {
-        prompt: model.render(&conversation(body.messages, &tools)?)?,
+        prompt: model.render(&conversation(body.messages, shown)?)?,
     })
 }
 

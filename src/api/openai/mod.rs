@@ -9,6 +9,7 @@ mod heading;
 pub(super) mod models;
 mod options;
 pub(super) mod rerank;
+mod tools;
 
 /// Seconds since 1970.
 fn unix_seconds(time: SystemTime) -> u64 {

@@ -3,7 +3,7 @@
 use serde_json::json;
 
 use super::super::options::generate_options;
-use super::tools::tool_use;
+use super::tools;
 use crate::api::error::Error;
 use crate::api::messages::conversation;
 use crate::api::options::{count, one_grammar};
@@ -16,7 +16,7 @@ impl TryFrom<types::ChatCompletionRequest> for GenerateRequest {
 
     fn try_from(mut body: types::ChatCompletionRequest) -> Result<Self, Error> {
         let messages = std::mem::take(&mut body.messages);
-        let tools = tool_use(&mut body)?;
+        let tools = tools::take(&mut body)?;
         let mut options = generate_options(&body, &[])?;
         let top = count("top_logprobs", body.top_logprobs.unwrap_or(0))?;
         options.sampling.logprobs = match (body.logprobs.unwrap_or(false), top) {
@@ -32,14 +32,17 @@ impl TryFrom<types::ChatCompletionRequest> for GenerateRequest {
         };
         let form = body.response_format.map(required_form).transpose()?;
         let max_tokens = body.max_completion_tokens.or(body.max_tokens);
-        let shown = tools.as_ref().map_or(&[][..], |tools| &tools.shown);
+        let (shown, callable) = match tools {
+            Some(tools) => (tools.shown, Some(tools.callable)),
+            None => (Vec::new(), None),
+        };
         Ok(Self {
             prompt: Prompt::Chat(conversation(messages, shown)?),
             system_prompt: None,
             options: GenerateOptions {
                 max_tokens: max_tokens.map(|tokens| tokens as usize),
                 grammar: one_grammar([form.flatten(), options.grammar.take()])?,
-                tools: tools.map(|tools| tools.callable),
+                tools: callable,
                 ..options
             },
         })
