@@ -1,6 +1,8 @@
 """What the document cannot say of one running server: the ids of its vocabulary, its model's name, what a grammar is,
 and that one of two fields is there."""
 
+import re
+
 import schemathesis
 
 MODEL = "default"
@@ -17,6 +19,8 @@ BLOCK_NEEDS = {
     "redacted_thinking": {},
 }
 SCHEMAS = [{"type": "object"}, {"type": "object", "properties": {"a": {"enum": [1, 2]}}, "required": ["a"]}]
+KEPT = []  # ids of responses
+MOST_KEPT = 128
 CONSTRAINTS = {
     "grammar": ['root ::= [a-z ]+', 'root ::= " yes" | " no"', 'root ::= "(" root* ")"', ''],
     "regex": ['[a-z ]+', ' [0-9]{3}', '(ab|c)*', ''],
@@ -51,6 +55,9 @@ def map_body(context, body):
         if isinstance(body.get("messages"), list) and (len(repr(body)) < 200 or len(repr(body)) % 8):
             converse(body)
             call(body)
+        if context.operation.path.startswith("/v1/responses") and len(repr(body)) % 8:
+            respond(body)
+            call(body)
         constrain(body)
         shorten(body)
         if context.operation.path == "/slots/{id_slot}" and len(repr(body)) % 8:
@@ -81,6 +88,43 @@ def fitting(block, role):
         block["type"] = "text"
     for field, value in BLOCK_NEEDS[block["type"]].items():
         block.setdefault(field, value)
+
+
+def respond(body):
+    """Items have what they need, calls and what came of them come in pairs, and a response before is one that is kept."""
+    items = body.get("input")
+    if isinstance(items, list):
+        body["input"] = [whole for item in items if isinstance(item, dict) for whole in paired(item)]
+    if not body.get("input"):
+        body["input"] = "a"
+    if "previous_response_id" in body:
+        body["previous_response_id"] = KEPT[len(repr(body)) % len(KEPT)] if KEPT else None
+    if is_count(body.get("top_logprobs")) and body["top_logprobs"] > 0:
+        body["include"] = ["message.output_text.logprobs"]
+    text = body.get("text")
+    form = text.get("format") if isinstance(text, dict) else None
+    if isinstance(form, dict) and form.get("type") == "json_schema":
+        form.update(name="a", schema=SCHEMAS[0])
+
+
+def paired(item):
+    """An item of a response's input, a call with what came of it."""
+    kind = item.get("type")
+    if kind == "function_call":
+        item.update(call_id="a", name="b", arguments="{}")
+        return [item, {"type": "function_call_output", "call_id": "a", "output": "c"}]
+    if kind == "reasoning":
+        for field in ("content", "summary"):
+            item[field] = [{"type": "reasoning_text", "text": "a"}]
+        return [item]
+    item.update(type="message", role=item.get("role") or "user")
+    parts = item.get("content")
+    for part in parts if isinstance(parts, list) else []:
+        if isinstance(part, dict):
+            part.update(type="input_text", text=part.get("text") or "a")
+    if not parts:
+        item["content"] = "a"
+    return [item]
 
 
 def call(body):
@@ -152,6 +196,8 @@ def map_query(context, query):
     """Most actions are there, and are some."""
     if context.operation.path == "/slots/{id_slot}" and not query:
         return {"action": "save"}
+    if context.operation.path == "/v1/responses/{response_id}/input_items" and query and len(repr(query)) % 8:
+        query.pop("after", None)
     if query and isinstance(query.get("action"), str) and len(query["action"]) % 4:
         query["action"] = ["save", "restore", "erase"][len(query["action"]) % 3]
     return query
@@ -159,11 +205,26 @@ def map_query(context, query):
 
 @schemathesis.hook
 def map_path_parameters(context, path_parameters):
-    """Every other name is that of the model that is served, most slots are slots."""
+    """Every other name is that of the model that is served, most slots are slots, most responses are kept."""
     parameters = path_parameters or {}
     name, slot = parameters.get("model"), parameters.get("id_slot")
     if isinstance(name, str) and len(name) % 2:
         parameters["model"] = MODEL
     if isinstance(slot, str) and len(slot) % 4:
         parameters["id_slot"] = str(len(slot) % 4)
+    response = parameters.get("response_id")
+    if isinstance(response, str) and len(response) % 4 and KEPT:
+        forgets = context.operation.method.upper() == "DELETE"
+        parameters["response_id"] = KEPT.pop() if forgets else KEPT[len(response) % len(KEPT)]
     return path_parameters
+
+
+@schemathesis.hook
+def after_call(context, case, response):
+    """Remembers which responses are kept."""
+    if case.operation.path == "/v1/responses" and response.status_code == 200:
+        told = response.content.decode("utf-8", "replace")
+        found = re.search(r'"id":"(resp_[0-9a-f]{32})"', told)
+        if found and '"store":true' in told:
+            KEPT.append(found.group(1))
+            del KEPT[:-MOST_KEPT]

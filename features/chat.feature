@@ -144,10 +144,10 @@ Feature: Chat as with OpenAI's API
   Scenario: What has no effect is reported
     When I post to "/v1/chat/completions" as "application/json":
       """
-      {"messages": [{"role": "user", "content": "Hi"}], "max_tokens": 1, "user": "ada", "nonsense": {"a": 1}}
+      {"messages": [{"role": "user", "content": "Hi"}], "max_tokens": 1, "user": "ada", "prompt_cache_options": {"ttl": "30m"}, "prompt_cache_retention": "24h", "nonsense": {"a": 1}}
       """
     Then the status is 200
-    And the header "x-ortolan-ignored" is "user,nonsense"
+    And the header "x-ortolan-ignored" is "user,prompt_cache_options,prompt_cache_retention,nonsense"
 
   Scenario Outline: Bad input is told by its place: <body>
     When I post to "/v1/chat/completions" as "application/json":
@@ -170,6 +170,7 @@ Feature: Chat as with OpenAI's API
       | {"messages": [{"role": "user", "content": "a"}], "logit_bias": {"70000": 1}}             |                    |
       | {"messages": [{"role": "user", "content": "a"}], "mirostat": 3}                          | mirostat           |
       | {"messages": [{"role": "user", "content": "a"}], "store": true}                          | store              |
+      | {"messages": [{"role": "user", "content": "a"}], "moderation": {"model": "omni"}}        | moderation         |
       | {"messages": [{"role": "user", "content": "a"}], "max_tokens": 0}                        | max_tokens         |
       | {"messages": [{"role": "user", "content": "a"}], "stop": ["a", "b", "c", "d", "e"]}      | stop               |
       | {"messages": [{"role": "user", "content": "a"}], "stream": "yes"}                        | stream             |

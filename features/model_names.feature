@@ -27,6 +27,7 @@ Feature: OpenAI's words, and the model's name
       | path                 | body                                                          |
       | /v1/chat/completions | "messages": [{"role": "user", "content": "a"}], "max_tokens": 1 |
       | /v1/completions      | "prompt": "a", "max_tokens": 1                                |
+      | /v1/responses        | "input": "a", "max_output_tokens": 1                          |
       | /v1/embeddings       | "input": "a"                                                  |
 
   Scenario: The native routes say the status, OpenAI's a word

@@ -11,10 +11,11 @@ use std::{env, fs, process};
 use serde_json::Value;
 
 /// The parts of the document, in the order in which they are read by people.
-const SOURCES: [&str; 4] = [
+const SOURCES: [&str; 5] = [
     "openapi/server.yaml",
     "openapi/native.yaml",
     "openapi/openai.yaml",
+    "openapi/responses.yaml",
     "openapi/anthropic.yaml",
 ];
 

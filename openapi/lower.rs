@@ -1,7 +1,8 @@
 //! The document as OpenAPI 3.0, which is what progenitor reads, and without what only the validator holds.
 //!
 //! The types need no bounds and no defaults: bodies are validated against the document before they become types.
-//! Fields that are known only to be refused or reported (`x-ortolan-later`, `x-ortolan-refused`, `x-ortolan-effect`) are no part of them.
+//! Fields that are known only to be refused or reported (`x-ortolan-later`, `x-ortolan-refused`, `x-ortolan-effect: none`)
+//! are no part of them.
 
 use serde_json::{Map, Value, json};
 
@@ -196,8 +197,9 @@ fn lower_properties(properties: &Map<String, Value>) -> Value {
     properties
         .iter()
         .filter(|(_, schema)| {
-            let marks = ["x-ortolan-later", "x-ortolan-refused", "x-ortolan-effect"];
-            marks.iter().all(|mark| schema.get(mark).is_none())
+            let marks = ["x-ortolan-later", "x-ortolan-refused"];
+            let refused = marks.iter().any(|mark| schema.get(mark).is_some());
+            !refused && schema.get("x-ortolan-effect") != Some(&json!("none"))
         })
         .map(|(name, schema)| (name.clone(), lower_schema(schema)))
         .collect::<Map<_, _>>()

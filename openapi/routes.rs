@@ -1,6 +1,6 @@
 //! Generates the trait `Api`, a method per operation, and the poem-openapi routes that call it.
 //!
-//! What the code leans on (`Operation`, `Body`, `Reply`, …) is in `src/api/payload.rs`.
+//! What the code leans on (`Operation`, `Body`, `Reply`, …) is in `src/api/payload.rs`, `Caller` in `src/api/caller.rs`.
 
 use proc_macro2::{Ident, TokenStream};
 use quote::{format_ident, quote};
@@ -58,11 +58,16 @@ struct Operation<'a> {
     name: Ident,
     marker: Ident,
     summary: &'a str,
+    /// Whether the handler is told who asks.
+    caller: bool,
     parameters: Vec<Parameter<'a>>,
     body: Option<Body<'a>>,
     answers: Vec<Answer<'a>>,
     kind: AnswerKind,
 }
+
+/// Says of an operation that its answer depends on who asks.
+const CALLER: &str = "x-ortolan-caller";
 
 struct Parameter<'a> {
     name: &'a str,
@@ -145,6 +150,7 @@ impl<'a> Operation<'a> {
             name: format_ident!("{answered_as}"),
             marker: format_ident!("{}", camel_case(answered_as)),
             summary: text("summary")?,
+            caller: operation.get(CALLER) == Some(&Value::Bool(true)),
             parameters,
             body,
             answers,
@@ -191,6 +197,7 @@ impl<'a> Operation<'a> {
 
     fn trait_method(&self) -> TokenStream {
         let Self { name, summary, .. } = self;
+        let caller = self.caller.then(|| quote! { caller: Caller });
         let parameters = self.parameters.iter().map(|parameter| {
             let name = format_ident!("{}", parameter.name);
             let ty = parameter.value_type();
@@ -200,7 +207,7 @@ impl<'a> Operation<'a> {
             let ty = format_ident!("{schema}");
             quote! { body: types::#ty }
         });
-        let arguments = parameters.chain(body);
+        let arguments = caller.into_iter().chain(parameters).chain(body);
         let answer = match &self.kind {
             AnswerKind::Text => quote! { Cow<'static, str> },
             AnswerKind::Json(ty) => quote! { types::#ty },
@@ -224,6 +231,8 @@ impl<'a> Operation<'a> {
             summary,
             ..
         } = self;
+        let caller = self.caller.then(|| quote! { caller: Caller });
+        let caller_value = self.caller.then(|| quote! { caller });
         // poem writes `:model` where the document writes `{model}`.
         let path = path.replace('{', ":").replace('}', "");
         let parameters = self.parameters.iter().map(|parameter| {
@@ -241,8 +250,8 @@ impl<'a> Operation<'a> {
             quote! { #name.0 }
         });
         let value = self.body.as_ref().map(|_| quote! { body.value });
-        let arguments = parameters.chain(body);
-        let values = values.chain(value);
+        let arguments = caller.into_iter().chain(parameters).chain(body);
+        let values = caller_value.into_iter().chain(values).chain(value);
         let constructor = match &self.kind {
             AnswerKind::Text => quote! { text },
             AnswerKind::Json(_) => quote! { json },

@@ -42,6 +42,8 @@ pub struct Config {
     pub limits: GenerateLimits,
     /// What a body may be.
     pub bodies: BodyRules,
+    /// Most responses that are kept.
+    pub responses_kept: usize,
     /// Whether other models' names are refused.
     pub strict_model_names: bool,
     /// Where the page comes from.
@@ -97,6 +99,7 @@ impl Config {
         let (endpoints, pages) = (endpoints(&serving)?, pages(serving.path.as_deref())?);
         let timeout = request_timeout(serving.request_timeout)?;
         let (strict, strict_model_names) = (serving.strict, serving.strict_model_names);
+        let responses_kept = serving.responses_kept;
         let serve = serve_options(serving)?;
         Ok(Self {
             http_threads,
@@ -114,6 +117,7 @@ impl Config {
                 idle: serve.idle,
                 strict,
             },
+            responses_kept,
             strict_model_names,
             serve,
             pages,

@@ -1,9 +1,10 @@
 //! The program: reads the command line, listens, loads, serves, stops.
 
 use std::process::ExitCode;
+use std::sync::Arc;
 
 use anyhow::Context;
-use ortolan::api::{self, ApiSettings};
+use ortolan::api::{self, ApiSettings, ResponseStore};
 use ortolan::cli::Cli;
 use ortolan::config::{Config, ModelSource};
 use ortolan::logging::Logging;
@@ -74,6 +75,7 @@ async fn run(config: Config) -> anyhow::Result<()> {
         limits: config.limits,
         defaults: config.defaults,
         bodies: config.bodies,
+        responses: Arc::new(ResponseStore::new(config.responses_kept)),
         strict_model_names: config.strict_model_names,
     });
     let routes = web::beside(routes, api::document::has, &config.pages);

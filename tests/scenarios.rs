@@ -24,6 +24,8 @@ mod embeddings;
 mod given;
 #[path = "scenarios/messages.rs"]
 mod messages;
+#[path = "scenarios/responses.rs"]
+mod responses;
 #[path = "scenarios/servers.rs"]
 mod servers;
 #[path = "scenarios/texts.rs"]

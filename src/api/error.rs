@@ -70,6 +70,17 @@ pub enum Error {
     /// Another model is asked for.
     #[error("there is no model «{0}» here")]
     NoSuchModel(String),
+    /// No such response is kept for the caller.
+    #[error("Response with id '{0}' not found.")]
+    NoSuchResponse(String),
+    /// The one that is to be gone on with is not.
+    #[error("Previous response with id '{0}' not found.")]
+    NoPreviousResponse(String),
+    /// No response that is kept for the caller has that item.
+    #[error(
+        "Item with id '{0}' not found: only those of responses that are kept can be referred to."
+    )]
+    NoSuchItem(String),
     /// The operator did not switch it on, or switched it off.
     #[error("This server does not support {0}")]
     NotSupported(&'static str),
@@ -115,12 +126,15 @@ impl Error {
     /// The HTTP status it is answered with.
     pub fn status(&self) -> StatusCode {
         match self {
-            Self::Invalid { .. } => StatusCode::BAD_REQUEST,
+            Self::Invalid { .. } | Self::NoPreviousResponse(_) => StatusCode::BAD_REQUEST,
             Self::Unauthorized => StatusCode::UNAUTHORIZED,
             Self::NotJson => StatusCode::UNSUPPORTED_MEDIA_TYPE,
             Self::BodyTooSlow { .. } => StatusCode::REQUEST_TIMEOUT,
             Self::BodyTooLarge { .. } => StatusCode::PAYLOAD_TOO_LARGE,
-            Self::NoSuchModel(_) | Self::NoSuchPath(_) => StatusCode::NOT_FOUND,
+            Self::NoSuchModel(_)
+            | Self::NoSuchPath(_)
+            | Self::NoSuchResponse(_)
+            | Self::NoSuchItem(_) => StatusCode::NOT_FOUND,
             Self::NotSupported(_) => StatusCode::NOT_IMPLEMENTED,
             Self::Loading | Self::NoModel(_) => StatusCode::SERVICE_UNAVAILABLE,
             Self::MethodNotAllowed { .. } => StatusCode::METHOD_NOT_ALLOWED,
@@ -152,10 +166,19 @@ impl Error {
 
     /// The body of the answer.
     pub fn body(&self, surface: Surface) -> Value {
+        match surface {
+            Surface::Anthropic => self.anthropic_body(),
+            Surface::Native | Surface::OpenAi => json!(types::Error {
+                error: self.detail(surface),
+            }),
+        }
+    }
+
+    /// What went wrong, in OpenAI's words or in the native ones.
+    pub(super) fn detail(&self, surface: Surface) -> types::ErrorDetail {
         let code = match surface {
             Surface::Native => self.status().as_u16().into(),
-            Surface::OpenAi => self.openai_code().into(),
-            Surface::Anthropic => return self.anthropic_body(),
+            Surface::OpenAi | Surface::Anthropic => self.openai_code().into(),
         };
         let (prompt_tokens, context_tokens) = match self {
             Self::Generate(GenerateError::PromptTooLong {
@@ -164,16 +187,14 @@ impl Error {
             }) => (Some(*prompt_tokens as u64), Some(*context_tokens as u64)),
             _ => (None, None),
         };
-        json!(types::Error {
-            error: types::ErrorDetail {
-                code,
-                message: shortened(self.to_string()),
-                type_: self.kind(),
-                param: self.param(),
-                n_prompt_tokens: prompt_tokens,
-                n_ctx: context_tokens,
-            },
-        })
+        types::ErrorDetail {
+            code,
+            message: shortened(self.to_string()),
+            type_: self.kind(),
+            param: self.param(),
+            n_prompt_tokens: prompt_tokens,
+            n_ctx: context_tokens,
+        }
     }
 
     fn anthropic_body(&self) -> Value {
@@ -204,6 +225,7 @@ impl Error {
             Self::Unauthorized => Some("invalid_api_key"),
             Self::NoSuchModel(_) => Some("model_not_found"),
             Self::NoSuchPath(_) => Some("unknown_url"),
+            Self::NoPreviousResponse(_) => Some("previous_response_not_found"),
             Self::Generate(GenerateError::PromptTooLong { .. }) => Some("context_length_exceeded"),
             Self::Generate(GenerateError::QueueFull { .. }) => Some("rate_limit_exceeded"),
             _ => None,
@@ -214,6 +236,9 @@ impl Error {
         use types::ErrorDetailType as Kind;
         match self {
             Self::Invalid { .. }
+            | Self::NoSuchResponse(_)
+            | Self::NoPreviousResponse(_)
+            | Self::NoSuchItem(_)
             | Self::NotJson
             | Self::BodyTooLarge { .. }
             | Self::MethodNotAllowed { .. } => Kind::InvalidRequestError,
@@ -246,6 +271,8 @@ impl Error {
         match self {
             Self::Invalid { param, .. } => param.clone(),
             Self::NoSuchModel(_) => Some("model".to_owned()),
+            Self::NoPreviousResponse(_) => Some("previous_response_id".to_owned()),
+            Self::NoSuchItem(_) => Some("input".to_owned()),
             Self::Generate(GenerateError::UnknownSlot { .. }) => Some("id_slot".to_owned()),
             Self::Generate(
                 GenerateError::Grammar { kind, .. } | GenerateError::Unfollowable { kind, .. },

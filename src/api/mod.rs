@@ -3,6 +3,7 @@
 
 mod answer;
 mod anthropic;
+mod caller;
 pub mod document;
 mod embeddings;
 mod error;
@@ -26,7 +27,9 @@ use poem::{Endpoint, EndpointExt, IntoResponse, Request, Response, Route};
 use poem_openapi::OpenApiService;
 use tokio::sync::watch;
 
+pub use caller::Caller;
 pub use error::Error;
+pub use openai::responses::ResponseStore;
 pub use options::Defaults;
 pub use payload::{BODY_BYTES_MAX, BodyRules};
 pub use schema::check;
@@ -36,7 +39,7 @@ use native::health::HealthQuestion;
 use native::{
     completion, embedding, health, infill, metrics, props, slot_actions, slots, tokenize,
 };
-use openai::{chat, completions, models};
+use openai::{chat, completions, models, responses};
 use payload::WithStatus;
 use stream::{EventStream, WholeOrStream};
 
@@ -55,6 +58,8 @@ pub struct ApiSettings {
     pub defaults: Defaults,
     /// What a body may be.
     pub bodies: BodyRules,
+    /// The responses that are kept.
+    pub responses: Arc<ResponseStore>,
     /// Whether a request that names another model than the one that is served is refused.
     pub strict_model_names: bool,
 }
@@ -111,6 +116,7 @@ pub fn routes_description() -> String {
             idle: Duration::MAX,
             strict: false,
         },
+        responses: Arc::new(ResponseStore::new(0)),
         strict_model_names: false,
     })
     .spec()
@@ -176,6 +182,14 @@ impl Service {
                 Err(Error::NoSuchModel(name.to_owned()))
             }
             _ => Ok(model),
+        }
+    }
+
+    /// The responses that are kept for whoever asks.
+    fn history(&self, caller: Caller) -> responses::History<'_> {
+        responses::History {
+            store: &self.0.responses,
+            caller,
         }
     }
 
@@ -323,6 +337,66 @@ impl Api for Service {
         completions::answer(&model, body, &self.0.limits).await
     }
 
+    async fn create_response(
+        &self,
+        caller: Caller,
+        mut body: types::ResponsesRequest,
+    ) -> Result<WholeOrStream<types::ResponseObject>, Error> {
+        self.0.defaults.fill(&mut body.temperature, &mut body.seed);
+        let model = self.named(body.model.as_deref())?;
+        responses::answer(&model, self.history(caller), body, &self.0.limits).await
+    }
+
+    async fn count_response_tokens(
+        &self,
+        caller: Caller,
+        body: types::ResponseTokensRequest,
+    ) -> Result<types::ResponseTokens, Error> {
+        let model = self.named(body.model.as_deref())?;
+        responses::count_tokens(&model, self.history(caller), body)
+    }
+
+    async fn response_input_items(
+        &self,
+        caller: Caller,
+        response_id: String,
+        limit: Option<String>,
+        order: Option<String>,
+        after: Option<String>,
+    ) -> Result<types::ResponseItemList, Error> {
+        let page = responses::Page {
+            limit,
+            order,
+            after,
+        };
+        responses::input_items(self.history(caller), response_id, &page)
+    }
+
+    async fn cancel_response(
+        &self,
+        caller: Caller,
+        response_id: String,
+    ) -> Result<types::ResponseObject, Error> {
+        responses::cancel(self.history(caller), response_id)
+    }
+
+    async fn retrieve_response(
+        &self,
+        caller: Caller,
+        response_id: String,
+        stream: Option<String>,
+    ) -> Result<types::ResponseObject, Error> {
+        responses::retrieve(self.history(caller), response_id, stream.as_deref())
+    }
+
+    async fn delete_response(
+        &self,
+        caller: Caller,
+        response_id: String,
+    ) -> Result<types::ResponseDeleted, Error> {
+        responses::delete(self.history(caller), response_id)
+    }
+
     async fn embeddings(&self, body: types::EmbeddingsRequest) -> Result<types::Embeddings, Error> {
         let model = self.embedder()?;
         self.named(body.model.as_deref())?;
@@ -381,6 +455,7 @@ pub mod client {
 mod generated {
     use std::borrow::Cow;
 
+    use super::caller::Caller;
     use super::error::Error;
     use super::payload::{Body, Reply, WithStatus};
     use super::stream::{EventStream, WholeOrStream};

@@ -1,7 +1,7 @@
 //! Bodies against the document's schemas: what is wrong is told by place, what has no effect is listed.
 //! Nothing here knows a field by name; three marks in the document do: `x-ortolan-later` (only the values that ask
-//! for nothing are valid yet), `x-ortolan-refused` (the same, with the reason) and `x-ortolan-effect: none` (accepted,
-//! and reported).
+//! for nothing are valid yet), `x-ortolan-refused` (the same, with the reason) and `x-ortolan-effect` (accepted, and
+//! reported: `none`, or `echoed` where the answer tells it again).
 
 use std::collections::{HashMap, HashSet};
 use std::sync::LazyLock;
@@ -363,6 +363,9 @@ mod tests {
                 "ChatCompletionEvent",
                 "CompletionEvent",
                 "MessagesEvent",
+                "ResponseItem",
+                "ResponsePart",
+                "ResponsesEvent",
                 "SlotAction",
                 "TextCompletionEvent"
             ]

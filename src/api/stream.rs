@@ -25,6 +25,17 @@ pub(super) enum WholeOrStream<T> {
     Stream(EventStream),
 }
 
+/// How a surface writes its streams.
+#[derive(Clone, Copy)]
+struct Form {
+    /// Whose words errors have.
+    surface: Surface,
+    /// Whether a frame has its value's `type` as its name.
+    named: bool,
+    /// What comes after all values.
+    last: Option<&'static str>,
+}
+
 /// A stream of server-sent events.
 pub(super) struct EventStream(BoxStream<'static, Event>);
 
@@ -33,27 +44,53 @@ impl EventStream {
     pub(super) fn native<T: Serialize>(
         values: impl Stream<Item = Result<T, Error>> + Send + 'static,
     ) -> Self {
-        Self::new(values, Surface::Native, None)
+        let form = Form {
+            surface: Surface::Native,
+            named: false,
+            last: None,
+        };
+        Self::new(values, form)
     }
 
     /// The same with errors in OpenAI's words; without one, `[DONE]` comes last.
     pub(super) fn openai<T: Serialize>(
         values: impl Stream<Item = Result<T, Error>> + Send + 'static,
     ) -> Self {
-        Self::new(values, Surface::OpenAi, Some("[DONE]"))
+        let form = Form {
+            surface: Surface::OpenAi,
+            named: false,
+            last: Some("[DONE]"),
+        };
+        Self::new(values, form)
     }
 
     /// A frame with a name for each value, its `type`; so is an error, in Anthropic's words.
     pub(super) fn anthropic<T: Serialize>(
         values: impl Stream<Item = Result<T, Error>> + Send + 'static,
     ) -> Self {
-        Self::new(values, Surface::Anthropic, None)
+        let form = Form {
+            surface: Surface::Anthropic,
+            named: true,
+            last: None,
+        };
+        Self::new(values, form)
+    }
+
+    /// The same for values that tell errors themselves.
+    pub(super) fn responses<T: Serialize + Send + 'static>(
+        values: impl Stream<Item = T> + Send + 'static,
+    ) -> Self {
+        let form = Form {
+            surface: Surface::OpenAi,
+            named: true,
+            last: None,
+        };
+        Self::new(values.map(Ok), form)
     }
 
     fn new<T: Serialize>(
         values: impl Stream<Item = Result<T, Error>> + Send + 'static,
-        surface: Surface,
-        last: Option<&'static str>,
+        form: Form,
     ) -> Self {
         /// What is still to be sent.
         enum Rest<S> {
@@ -65,7 +102,7 @@ impl EventStream {
                 return None;
             };
             match values.next().await {
-                Some(Ok(value)) => match frame(&value, surface) {
+                Some(Ok(value)) => match frame(&value, form) {
                     Ok(event) => Some((event, Rest::Values(values))),
                     Err(error) => {
                         tracing::error!(%error, "an event could not be written as JSON");
@@ -73,20 +110,20 @@ impl EventStream {
                     }
                 },
                 Some(Err(error)) => {
-                    let event = frame(&error.body(surface), surface).ok()?;
+                    let event = frame(&error.body(form.surface), form).ok()?;
                     Some((event, Rest::Nothing))
                 }
-                None => last.map(|last| (Event::message(last), Rest::Nothing)),
+                None => form.last.map(|last| (Event::message(last), Rest::Nothing)),
             }
         });
         Self(frames.boxed())
     }
 }
 
-/// A value as an event; Anthropic's have names.
-fn frame(value: &impl Serialize, surface: Surface) -> serde_json::Result<Event> {
+/// A value as an event.
+fn frame(value: &impl Serialize, form: Form) -> serde_json::Result<Event> {
     let event = Event::message(serde_json::to_string(value)?);
-    if surface != Surface::Anthropic {
+    if !form.named {
         return Ok(event);
     }
     let name = serde_json::to_value(value)?["type"].take();

@@ -53,6 +53,7 @@ fn endpoint(state: ModelState, strict: bool) -> impl Endpoint<Output = Response>
             idle: Duration::from_secs(60),
             strict,
         },
+        responses: Arc::new(ResponseStore::new(0)),
         strict_model_names: false,
     })
 }

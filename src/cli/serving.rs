@@ -97,6 +97,10 @@ pub struct ServingArgs {
     #[arg(long, env = "ORTOLAN_STRICT_MODEL_NAMES", value_parser = FalseyValueParser::new())]
     pub strict_model_names: bool,
 
+    /// Responses of /v1/responses that are kept, to be gone on with; 0 keeps none
+    #[arg(long, value_name = "N", default_value_t = 256, env = "ORTOLAN_RESPONSES_KEPT")]
+    pub responses_kept: usize,
+
     /// Seconds that a request may take, waiting included [default: no limit]
     #[arg(long, value_name = "SECONDS", env = "ORTOLAN_REQUEST_TIMEOUT")]
     pub request_timeout: Option<f64>,

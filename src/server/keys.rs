@@ -7,6 +7,7 @@ use poem::http::header::{AUTHORIZATION, HeaderName};
 use subtle::{Choice, ConstantTimeEq};
 
 use super::reloaded::{Reloaded, Source, bytes_of};
+use crate::api::Caller;
 
 /// Carries a key beside `Authorization`.
 const API_KEY: HeaderName = HeaderName::from_static("x-api-key");
@@ -54,11 +55,11 @@ impl Keys {
         })
     }
 
-    /// Whether a request with these headers may be answered. How long it takes tells nothing of the keys but
-    /// their lengths.
-    pub fn allow(&self, headers: &HeaderMap) -> bool {
+    /// Who asks with these headers, if it may be answered. How long it takes tells nothing of the keys but their
+    /// lengths.
+    pub fn caller(&self, headers: &HeaderMap) -> Option<Caller> {
         if self.given.is_empty() && self.file.is_none() {
-            return true;
+            return Some(Caller::EVERYBODY);
         }
         let bearer = headers.get(AUTHORIZATION).and_then(|value| {
             let (scheme, key) = value.to_str().ok()?.split_once(' ')?;
@@ -66,14 +67,18 @@ impl Keys {
         });
         let plain = headers.get(API_KEY).and_then(|value| value.to_str().ok());
         let filed = self.file.as_ref().map(Reloaded::now);
-        let mut known = Choice::from(0);
+        let mut caller = None;
         for sent in [bearer, plain].into_iter().flatten() {
+            let mut known = Choice::from(0);
             let filed = filed.iter().flat_map(|keys| keys.iter());
             for key in self.given.iter().chain(filed) {
                 known |= sent.as_bytes().ct_eq(key.as_bytes());
             }
+            if known.into() {
+                caller.get_or_insert(sent);
+            }
         }
-        known.into()
+        caller.map(Caller::of_key)
     }
 }
 
@@ -113,18 +118,19 @@ mod tests {
     fn allow(keys: &Keys, name: &'static str, value: &str) -> bool {
         let mut headers = HeaderMap::new();
         headers.insert(name, value.parse().unwrap());
-        keys.allow(&headers)
+        keys.caller(&headers).is_some()
     }
 
     #[test]
     fn without_keys_everybody_may_ask() {
-        assert!(Keys::default().allow(&HeaderMap::new()));
+        let caller = Keys::default().caller(&HeaderMap::new());
+        assert_eq!(caller, Some(Caller::EVERYBODY));
     }
 
     #[test]
     fn a_key_comes_in_either_header() {
         let keys = Keys::new(vec!["one".to_owned(), "two".to_owned()], None).unwrap();
-        assert!(!keys.allow(&HeaderMap::new()));
+        assert_eq!(keys.caller(&HeaderMap::new()), None);
         for (name, value, allowed) in [
             ("authorization", "Bearer one", true),
             ("authorization", "bearer two", true),

@@ -74,20 +74,22 @@ async fn guard(
     endpoint.call(request).await
 }
 
-/// Refuses whoever has no key, but for what tells of the server only.
+/// Finds out who asks, and refuses whoever has no key, but for what tells of the server only.
 async fn check_key(
     endpoint: Arc<impl Endpoint<Output = Response>>,
-    request: Request,
+    mut request: Request,
     keys: Arc<Keys>,
 ) -> poem::Result<Response> {
     let path = request.uri().path().to_owned();
     // What is not in the document is a file of the page, or nothing.
     let reads = [Method::GET, Method::HEAD].contains(request.method());
     let open = OPEN_PATHS.contains(&&*path) || (reads && !document::has(&path));
-    match open || keys.allow(request.headers()) {
-        true => endpoint.call(request).await,
-        false => Ok(Error::Unauthorized.answer_at(&path)),
+    match keys.caller(request.headers()) {
+        Some(caller) => request.set_data(caller),
+        None if open => {}
+        None => return Ok(Error::Unauthorized.answer_at(&path)),
     }
+    endpoint.call(request).await
 }
 
 fn forbidden(request: &Request, message: String) -> Response {

@@ -229,6 +229,11 @@ async fn header_is(world: &mut World, name: String, value: String) {
     );
 }
 
+#[then(expr = "the header {string} is missing")]
+async fn header_is_missing(world: &mut World, name: String) {
+    assert_eq!(world.answer.headers.get(&name), None);
+}
+
 #[then(expr = "the pieces' text contains {string}")]
 async fn pieces_contain(world: &mut World, part: String) {
     assert!(world.answer.pieces.len() > 2, "{:?}", world.answer.pieces);

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
-use ortolan::api::{self, ApiSettings, BodyRules, Defaults, Endpoints};
+use ortolan::api::{self, ApiSettings, BodyRules, Defaults, Endpoints, ResponseStore};
 use ortolan::model::load::{CacheSize, FileAccess, LoadOptions, SessionOptions, inspect};
 use ortolan::model::{GenerateLimits, LoadedModel, ModelState, SystemPrompt};
 use ortolan::server::{Keys, ServeOptions, Server};
@@ -265,6 +265,7 @@ fn settings(state: ModelState) -> ApiSettings {
             idle: IDLE,
             strict: false,
         },
+        responses: Arc::new(ResponseStore::new(16)),
         strict_model_names: false,
     }
 }

@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use bytes::Bytes;
 use futures_util::StreamExt;
 use ortolan::api;
-use ortolan::api::document::DOCUMENT;
+use ortolan::api::document::{self, DOCUMENT};
 use poem::{Body, Endpoint, EndpointExt, Request, Response};
 use serde_json::Value;
 
@@ -49,15 +49,7 @@ pub(crate) fn watch(
 
 /// The document's operation for a request; what is none (404, 405) is only held against the error's shape.
 fn operation(method: &str, path: &str) -> Option<&'static Value> {
-    let paths = DOCUMENT["paths"].as_object().unwrap();
-    let fits = |template: &str| match template.split_once('{') {
-        None => template == path,
-        Some((start, _)) => path
-            .strip_prefix(start)
-            .is_some_and(|rest| !rest.contains('/')),
-    };
-    let (_, item) = paths.iter().find(|(template, _)| fits(template))?;
-    item.get(method)
+    DOCUMENT["paths"][document::template(path)?].get(method)
 }
 
 async fn judge(name: &str, operation: Option<&'static Value>, response: Response) -> Response {

@@ -30,6 +30,8 @@ pub(crate) struct World {
     pub(crate) texts: Option<Value>,
     /// Answers that call, and the function that each must call.
     pub(crate) called: Vec<(Value, Answer)>,
+    /// Responses of `/v1/responses`, as they were answered; of streams, as they began.
+    pub(crate) responses: Vec<Value>,
 }
 
 /// What a scenario may ask again.

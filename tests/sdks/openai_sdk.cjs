@@ -73,6 +73,52 @@ test('embeddings and completions', async () => {
   assert.match(answer.choices[0].text, /Paris/)
 })
 
+test('a response, kept, gone on with and forgotten', async () => {
+  const options = { model: 'any', max_output_tokens: 24, temperature: 0 }
+  const answer = await client.responses.create({ ...options, input: messages })
+  assert.match(answer.output_text, /Rome/)
+  assert.deepEqual((await client.responses.retrieve(answer.id)).output, answer.output)
+  const next = await client.responses.create({ ...options, input: 'And of France?', previous_response_id: answer.id })
+  assert.match(next.output_text, /Paris/)
+  const { data } = await client.responses.inputItems.list(next.id)
+  assert.deepEqual(data.map(({ role }) => role), ['user', 'assistant', 'user'])
+  await client.responses.delete(answer.id)
+  await assert.rejects(client.responses.retrieve(answer.id), OpenAI.NotFoundError)
+})
+
+test('a response, as it comes', async () => {
+  const stream = await client.responses.create({
+    model: 'any', input: messages, max_output_tokens: 24, temperature: 0, stream: true
+  })
+  let text = ''
+  let last
+  for await (const event of stream) {
+    if (event.type === 'response.output_text.delta') text += event.delta
+    last = event
+  }
+  assert.match(text, /Rome/)
+  assert.equal(last.response.status, 'completed')
+  const final = await client.responses.stream({
+    model: 'any', input: messages, max_output_tokens: 24, temperature: 0
+  }).finalResponse()
+  assert.equal(final.output_text, text)
+})
+
+test('a response calls, and is told what came of it', async () => {
+  const tool = { type: 'function', strict: true, ...weather.function }
+  const options = { model: 'any', tools: [tool], max_output_tokens: 80 }
+  const answer = await client.responses.create({
+    ...options, input: messages, tool_choice: 'required', parallel_tool_calls: false
+  })
+  const [called] = answer.output
+  assert.deepEqual(Object.keys(JSON.parse(called.arguments)), ['city'])
+  const result = { type: 'function_call_output', call_id: called.call_id, output: 'rain' }
+  const next = await client.responses.create({
+    ...options, input: [...messages, ...answer.output, result], tool_choice: 'none', store: false
+  })
+  assert.equal(next.output[0].type, 'message')
+})
+
 test('each error has its class', async () => {
   await assert.rejects(client.models.retrieve('gpt-5'), OpenAI.NotFoundError)
   await assert.rejects(client.chat.completions.create({ model: 'any', messages: [] }), OpenAI.BadRequestError)

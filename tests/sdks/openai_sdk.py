@@ -83,6 +83,77 @@ class Chat(unittest.TestCase):
         self.assertEqual(message.tool_calls[0].function.parsed_arguments.keys(), {"city", "days"})
 
 
+class Responses(unittest.TestCase):
+    TOOL = {"type": "function", "name": "get_weather", "strict": True, "parameters": WEATHER["function"]["parameters"]}
+
+    def test_whole_kept_and_forgotten(self):
+        answer = CLIENT.responses.create(
+            model="any", input="Name the capital of Italy.", instructions="You are terse.", max_output_tokens=24, temperature=0
+        )
+        self.assertIn("Rome", answer.output_text)
+        self.assertEqual((answer.status, answer.usage.input_tokens), ("completed", 25))
+        self.assertEqual(CLIENT.responses.retrieve(answer.id), answer)
+        items = list(CLIENT.responses.input_items.list(answer.id, limit=1))
+        self.assertEqual([item.content[0].text for item in items], ["Name the capital of Italy."])
+        next_one = CLIENT.responses.create(
+            model="any", input="And of France?", previous_response_id=answer.id, max_output_tokens=24, temperature=0
+        )
+        self.assertIn("Paris", next_one.output_text)
+        # Three pages, which the library asks for one after the other.
+        self.assertEqual(len(list(CLIENT.responses.input_items.list(next_one.id, limit=1, order="asc"))), 3)
+        CLIENT.responses.delete(answer.id)
+        with self.assertRaises(openai.NotFoundError):
+            CLIENT.responses.retrieve(answer.id)
+        count = CLIENT.responses.input_tokens.count(model="any", input="Name the capital of Italy.", instructions="You are terse.")
+        self.assertEqual(count.input_tokens, 25)
+
+    def test_streamed(self):
+        stream = CLIENT.responses.create(model="any", input=QUESTION, max_output_tokens=24, temperature=0, stream=True)
+        events = list(stream)
+        self.assertEqual([event.sequence_number for event in events], list(range(len(events))))
+        self.assertEqual((events[0].type, events[-1].type), ("response.created", "response.completed"))
+        text = "".join(event.delta for event in events if event.type == "response.output_text.delta")
+        self.assertEqual(text, events[-1].response.output_text)
+        with CLIENT.responses.stream(model="any", input=QUESTION, max_output_tokens=80, text_format=Bird) as stream:
+            kinds = {event.type for event in stream}
+            final = stream.get_final_response()
+        self.assertIn("response.output_text.done", kinds)
+        self.assertIsInstance(final.output_parsed, Bird)
+
+    def test_parsed(self):
+        answer = CLIENT.responses.parse(model="any", input=QUESTION, text_format=Bird, max_output_tokens=80)
+        self.assertIsInstance(answer.output_parsed, Bird)
+
+    def test_a_tool_is_called_and_answered(self):
+        call = {"tools": [self.TOOL], "tool_choice": "required", "parallel_tool_calls": False, "max_output_tokens": 80}
+        answer = CLIENT.responses.create(model="any", input=QUESTION, **call)
+        (called,) = answer.output
+        self.assertEqual(json.loads(called.arguments).keys(), {"city", "days"})
+        result = {"type": "function_call_output", "call_id": called.call_id, "output": "rain"}
+        kept = CLIENT.responses.create(
+            model="any", input=[result], previous_response_id=answer.id, tools=[self.TOOL], tool_choice="none", max_output_tokens=8
+        )
+        sent = CLIENT.responses.create(
+            model="any", input=[*QUESTION, *answer.output, result], tools=[self.TOOL], tool_choice="none", max_output_tokens=8, store=False
+        )
+        self.assertEqual([item.type for item in (*kept.output, *sent.output)], ["message", "message"])
+        self.assertEqual(kept.usage.input_tokens, sent.usage.input_tokens)
+        with CLIENT.responses.stream(model="any", input=QUESTION, **call) as stream:
+            kinds = {event.type for event in stream}
+            final = stream.get_final_response()
+        self.assertIn("response.function_call_arguments.delta", kinds)
+        self.assertEqual(json.loads(final.output[0].arguments).keys(), {"city", "days"})
+
+    def test_logprobs(self):
+        answer = CLIENT.responses.create(
+            model="any", input=QUESTION, max_output_tokens=4, include=["message.output_text.logprobs"], top_logprobs=3,
+            extra_body={"regex": "[a-z ]{40}"},
+        )
+        (part,) = answer.output[0].content
+        self.assertEqual([len(token.top_logprobs) for token in part.logprobs], [3] * 4)
+        self.assertEqual((answer.status, answer.incomplete_details.reason), ("incomplete", "max_output_tokens"))
+
+
 class Others(unittest.TestCase):
     def test_embeddings(self):
         # The library asks for Base64 and unpacks it.
@@ -120,6 +191,15 @@ class Errors(unittest.TestCase):
         self.check(openai.NotFoundError, "model_not_found", "model", lambda: CLIENT.models.retrieve("gpt-5"))
         self.check(openai.BadRequestError, None, "messages", lambda: chat(model="any", messages=[]))
         self.check(openai.BadRequestError, None, "temperature", lambda: chat(model="any", messages=QUESTION, temperature=3))
+        respond = CLIENT.responses.create
+        self.check(
+            openai.BadRequestError,
+            "previous_response_not_found",
+            "previous_response_id",
+            lambda: respond(model="any", input="a", previous_response_id="resp_a"),
+        )
+        self.check(openai.BadRequestError, None, "tools.0.type", lambda: respond(model="any", input="a", tools=[{"type": "web_search"}]))
+        self.check(openai.NotFoundError, None, None, lambda: CLIENT.responses.retrieve("resp_a"))
         long = [{"role": "user", "content": "word " * 9000}]
         self.check(openai.BadRequestError, "context_length_exceeded", None, lambda: chat(model="any", messages=long))
 

@@ -8,7 +8,7 @@ use serde_json::Value;
 
 use super::unix_seconds;
 use crate::api::types;
-use crate::model::{FinishReason, Summary, TokenLogprob};
+use crate::model::{AnswerToken, FinishReason, Summary, TokenLogprob};
 
 /// Which program answered.
 const FINGERPRINT: &str = concat!("ortolan-", env!("CARGO_PKG_VERSION"));
@@ -74,6 +74,26 @@ pub(super) fn finish_reason(reason: &FinishReason) -> types::FinishReason {
 /// A log-probability as it is told.
 pub(super) fn logprob(token: &TokenLogprob) -> f64 {
     token.logprob.clamp(IMPOSSIBLE, 0.0)
+}
+
+/// What is told of tokens whose log-probabilities were asked for.
+pub(super) fn token_logprobs(tokens: &[AnswerToken]) -> Vec<types::TokenLogprob> {
+    let text = |token: &TokenLogprob| String::from_utf8_lossy(&token.bytes).into_owned();
+    let tokens = tokens.iter().filter_map(|token| token.logprobs.as_ref());
+    let tokens = tokens.map(|(chosen, top)| {
+        let top = top.iter().map(|token| types::TopLogprob {
+            token: text(token),
+            logprob: logprob(token),
+            bytes: token.bytes.clone(),
+        });
+        types::TokenLogprob {
+            token: text(chosen),
+            logprob: logprob(chosen),
+            bytes: chosen.bytes.clone(),
+            top_logprobs: top.collect(),
+        }
+    });
+    tokens.collect()
 }
 
 /// What the answers to one prompt took together. It was computed by the one that found the least of it in the cache.

@@ -9,6 +9,7 @@ mod heading;
 pub(super) mod models;
 mod options;
 pub(super) mod rerank;
+pub(super) mod responses;
 mod tools;
 
 /// Seconds since 1970.

@@ -1,4 +1,4 @@
-//! What the routes that generate both take, as the floors below have it.
+//! What the routes that generate all take, as the floors below have it.
 
 use std::collections::HashMap;
 
@@ -10,7 +10,9 @@ use crate::api::options::{as_completion, one_grammar, seconds, single, unless_em
 use crate::api::prompts::pieces;
 use crate::api::sampling;
 use crate::api::types;
-use crate::model::{GenerateOptions, GrammarSource, PromptPiece, WhenFull};
+use crate::model::{
+    GenerateError, GenerateOptions, GrammarKind, GrammarSource, PromptPiece, WhenFull,
+};
 use crate::sampling::SamplingParameters;
 use crate::token::TokenId;
 
@@ -58,6 +60,21 @@ pub(super) fn generate_options(
         echo: false,
         stream: options.stream.unwrap_or(false),
     })
+}
+
+/// An error about a schema, which comes by other names here: that of a form is at `form`.
+pub(super) fn in_openais_words(error: GenerateError, form: &str) -> Error {
+    match error {
+        GenerateError::Grammar {
+            kind: GrammarKind::JsonSchema,
+            error,
+        } => Error::invalid(form, format!("Invalid schema for response_format: {error}")),
+        GenerateError::Grammar {
+            kind: GrammarKind::Calls,
+            error,
+        } => Error::invalid("tools", format!("Invalid schema for {error}")),
+        other => other.into(),
+    }
 }
 
 /// The same options for another one of several answers to choose from: it has the next seed.

@@ -3,11 +3,11 @@
 use futures_util::stream::select_all;
 use futures_util::{Stream, StreamExt, stream};
 
-use super::super::heading::{self, Heading, logprob, usage};
+use super::super::heading::{self, Heading, token_logprobs, usage};
 use crate::api::answer::{Answer, AnswerEvent, Call, call_id};
 use crate::api::error::Error;
 use crate::api::types;
-use crate::model::{AnswerToken, FinishReason, Summary, TokenLogprob};
+use crate::model::{AnswerToken, FinishReason, Summary};
 use crate::text::AnswerPart;
 
 /// How the answers to one body are written.
@@ -179,24 +179,7 @@ fn chunk_choice(index: u32, delta: types::Delta) -> types::ChunkChoice {
 
 /// The tokens' log-probabilities, if they were asked for.
 fn logprobs(tokens: &[AnswerToken]) -> Option<types::ChoiceLogprobs> {
-    let text = |token: &TokenLogprob| String::from_utf8_lossy(&token.bytes).into_owned();
-    let content: Vec<types::TokenLogprob> = tokens
-        .iter()
-        .filter_map(|token| token.logprobs.as_ref())
-        .map(|(chosen, top)| {
-            let top = top.iter().map(|token| types::TopLogprob {
-                token: text(token),
-                logprob: logprob(token),
-                bytes: token.bytes.clone(),
-            });
-            types::TokenLogprob {
-                token: text(chosen),
-                logprob: logprob(chosen),
-                bytes: chosen.bytes.clone(),
-                top_logprobs: top.collect(),
-            }
-        })
-        .collect();
+    let content = token_logprobs(tokens);
     (!content.is_empty()).then_some(types::ChoiceLogprobs {
         content,
         refusal: None,

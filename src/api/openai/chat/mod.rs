@@ -12,10 +12,10 @@ use crate::api::at_length;
 use crate::api::error::Error;
 use crate::api::stream::{EventStream, WholeOrStream};
 use crate::api::types;
-use crate::model::{GenerateError, GenerateLimits, GenerateRequest, GrammarKind, LoadedModel};
+use crate::model::{GenerateLimits, GenerateRequest, LoadedModel};
 
 use super::heading::Told;
-use super::options::for_choice;
+use super::options::{for_choice, in_openais_words};
 use message::Messages;
 
 /// Writes the next message.
@@ -48,7 +48,7 @@ pub(in crate::api) async fn answer(
         model
             .generate(request)
             .map(|generation| answer_events(generation, reader))
-            .map_err(in_openais_words)
+            .map_err(|error| in_openais_words(error, "response_format"))
     };
     let begun = at_length(|| (0..choices).map(begin).collect::<Result<Vec<_>, Error>>())?;
     let messages = Messages::new(&model.details().name);
@@ -62,22 +62,4 @@ pub(in crate::api) async fn answer(
     }
     let answers = try_join_all(begun.into_iter().map(whole_answer)).await?;
     Ok(WholeOrStream::Whole(messages.completion(answers)))
-}
-
-/// A schema comes by another name here.
-fn in_openais_words(error: GenerateError) -> Error {
-    match error {
-        GenerateError::Grammar {
-            kind: GrammarKind::JsonSchema,
-            error,
-        } => Error::invalid(
-            "response_format",
-            format!("Invalid schema for response_format: {error}"),
-        ),
-        GenerateError::Grammar {
-            kind: GrammarKind::Calls,
-            error,
-        } => Error::invalid("tools", format!("Invalid schema for {error}")),
-        other => other.into(),
-    }
 }

@@ -1,0 +1,195 @@
+//! `/v1/responses`: what is written from items, and kept for a while, so that a next one can go on with it.
+
+mod conversation;
+mod events;
+mod item;
+mod list;
+mod request;
+mod response;
+mod store;
+mod writer;
+
+use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
+
+use super::options::in_openais_words;
+use crate::api::answer::answer_events;
+use crate::api::at_length;
+use crate::api::caller::Caller;
+use crate::api::error::Error;
+use crate::api::stream::{EventStream, WholeOrStream};
+use crate::api::types;
+use crate::model::{GenerateLimits, GenerateRequest, LoadedModel, Prompt};
+
+use conversation::fit;
+use item::Item;
+pub(in crate::api) use list::{Page, input_items};
+use request::Context;
+use response::begun;
+use store::Kept;
+pub use store::ResponseStore;
+use writer::Writer;
+
+/// What is kept for one caller.
+#[derive(Clone, Copy)]
+pub(in crate::api) struct History<'a> {
+    /// What is kept.
+    pub store: &'a Arc<ResponseStore>,
+    /// For whom.
+    pub caller: Caller,
+}
+
+impl History<'_> {
+    fn response(&self, id: String) -> Result<Arc<Kept>, Error> {
+        let kept = self.store.get(self.caller, &id);
+        kept.ok_or(Error::NoSuchResponse(id))
+    }
+
+    /// All items of a response that is to be gone on with.
+    fn of_response(&self, id: &str) -> Result<Vec<Arc<Item>>, Error> {
+        let kept = self.store.get(self.caller, id);
+        let kept = kept.ok_or_else(|| Error::NoPreviousResponse(id.to_owned()))?;
+        Ok(kept.input.iter().chain(&kept.output).cloned().collect())
+    }
+
+    fn items(&self, ids: &HashSet<&str>) -> HashMap<String, Arc<Item>> {
+        match ids.is_empty() {
+            true => HashMap::new(),
+            false => self.store.items(self.caller, ids),
+        }
+    }
+}
+
+/// Writes a response.
+pub(in crate::api) async fn answer(
+    model: &LoadedModel,
+    history: History<'_>,
+    mut body: types::ResponsesRequest,
+    limits: &GenerateLimits,
+) -> Result<WholeOrStream<types::ResponseObject>, Error> {
+    let response = begun(&body, &model.details().name, history.store.keeps());
+    let context = types::ResponseContext {
+        input: body.input.take(),
+        instructions: body.instructions.take(),
+        parallel_tool_calls: body.parallel_tool_calls,
+        previous_response_id: body.previous_response_id.take(),
+        reasoning: None,
+        text: None,
+        tool_choice: body.tool_choice.take(),
+        tools: body.tools.take(),
+        truncation: None,
+    };
+    let (generation, reader, items) = at_length(|| {
+        let grammars = [
+            ("grammar", &body.grammar),
+            ("regex", &body.regex),
+            ("lark", &body.lark),
+        ];
+        let Context {
+            items,
+            conversation,
+            callable,
+        } = Context::read(context, grammars, &history)?;
+        let options = request::options(&body, callable)?;
+        let conversation = match response.truncation {
+            types::ResponseTruncation::Auto => fit(model, conversation, options.max_tokens)?,
+            types::ResponseTruncation::Disabled => conversation,
+        };
+        let request = GenerateRequest {
+            prompt: Prompt::Chat(conversation),
+            system_prompt: None,
+            options,
+        };
+        let request = request.within(limits);
+        let reader = model.answer_reader(&request.options);
+        let generation = model.generate(request);
+        let generation =
+            generation.map_err(|error| in_openais_words(error, "text.format.schema"))?;
+        Ok::<_, Error>((generation, reader, items))
+    })?;
+    let (store, caller) = (Arc::clone(history.store), history.caller);
+    let keep = move |response: &types::ResponseObject| {
+        if response.store {
+            store.put(Kept::new(caller, items, response.clone()));
+        }
+    };
+    let events = answer_events(generation, reader);
+    let writer = Writer::new(response);
+    if body.stream.unwrap_or(false) {
+        let events = writer.events(events, keep);
+        return Ok(WholeOrStream::Stream(EventStream::responses(events)));
+    }
+    let response = writer.whole(events).await?;
+    keep(&response);
+    Ok(WholeOrStream::Whole(response))
+}
+
+/// Counts the tokens of what a response would be written from.
+pub(in crate::api) fn count_tokens(
+    model: &LoadedModel,
+    history: History<'_>,
+    body: types::ResponseTokensRequest,
+) -> Result<types::ResponseTokens, Error> {
+    let context = types::ResponseContext {
+        input: body.input,
+        instructions: body.instructions,
+        parallel_tool_calls: body.parallel_tool_calls,
+        previous_response_id: body.previous_response_id,
+        reasoning: None,
+        text: None,
+        tool_choice: body.tool_choice,
+        tools: body.tools,
+        truncation: None,
+    };
+    let grammars = [("grammar", &None), ("regex", &None), ("lark", &None)];
+    let tokens = at_length(|| {
+        let context = Context::read(context, grammars, &history)?;
+        Ok::<_, Error>(model.count_tokens(&context.conversation)?)
+    })?;
+    Ok(types::ResponseTokens {
+        object: types::ResponseTokensObject::ResponseInputTokens,
+        input_tokens: tokens as u64,
+    })
+}
+
+/// A response that is kept.
+pub(in crate::api) fn retrieve(
+    history: History<'_>,
+    id: String,
+    stream: Option<&str>,
+) -> Result<types::ResponseObject, Error> {
+    match stream {
+        None | Some("false") => Ok(history.response(id)?.response.clone()),
+        Some(_) => {
+            let message = "stream: a response's events are not told again; leave it out";
+            Err(Error::invalid("stream", message))
+        }
+    }
+}
+
+/// Forgets a response.
+pub(in crate::api) fn delete(
+    history: History<'_>,
+    id: String,
+) -> Result<types::ResponseDeleted, Error> {
+    match history.store.remove(history.caller, &id) {
+        true => Ok(types::ResponseDeleted {
+            id,
+            object: types::ResponseDeletedObject::Response,
+            deleted: true,
+        }),
+        false => Err(Error::NoSuchResponse(id)),
+    }
+}
+
+/// Refuses to cancel: what is kept has ended.
+pub(in crate::api) fn cancel(
+    history: History<'_>,
+    id: String,
+) -> Result<types::ResponseObject, Error> {
+    history.response(id)?;
+    Err(Error::Invalid {
+        param: None,
+        message: "Cannot cancel a synchronous response.".to_owned(),
+    })
+}

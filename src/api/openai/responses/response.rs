@@ -1,0 +1,116 @@
+//! A response before anything of it is written: an id, and everything that was asked for, told again.
+
+use std::time::SystemTime;
+
+use super::super::unix_seconds;
+use super::item::new_id;
+use crate::api::error::{Error, Surface};
+use crate::api::tools::parameters;
+use crate::api::types;
+use crate::model::{GenerateError, Summary};
+
+/// The response to a body; `keeps` is whether the server keeps any.
+pub(super) fn begun(
+    body: &types::ResponsesRequest,
+    model: &str,
+    keeps: bool,
+) -> types::ResponseObject {
+    let text = body.text.as_ref();
+    let reasoning = body.reasoning.as_ref();
+    let tools = body.tools.iter().flatten().map(told);
+    types::ResponseObject {
+        id: new_id("resp"),
+        object: types::ResponseObjectObject::Response,
+        created_at: unix_seconds(SystemTime::now()),
+        completed_at: None,
+        status: types::ResponseStatus::InProgress,
+        background: false,
+        error: None,
+        incomplete_details: None,
+        instructions: body.instructions.clone(),
+        max_output_tokens: body.max_output_tokens,
+        max_tool_calls: body.max_tool_calls,
+        metadata: body.metadata.clone().unwrap_or_default(),
+        model: model.to_owned(),
+        output: Vec::new(),
+        parallel_tool_calls: body.parallel_tool_calls.unwrap_or(true),
+        previous_response_id: body.previous_response_id.clone(),
+        prompt_cache_key: body.prompt_cache_key.clone(),
+        prompt_cache_retention: body.prompt_cache_retention,
+        reasoning: types::ResponseReasoningTold {
+            effort: reasoning.and_then(|reasoning| reasoning.effort.clone()),
+            summary: reasoning.and_then(|reasoning| reasoning.summary.clone()),
+        },
+        safety_identifier: body.safety_identifier.clone(),
+        service_tier: types::ResponseObjectServiceTier::Default,
+        store: keeps && body.store.unwrap_or(true),
+        temperature: body.temperature.unwrap_or(1.0),
+        text: types::ResponseTextTold {
+            format: text.and_then(|text| text.format.clone()).unwrap_or(
+                types::ResponseTextFormat {
+                    type_: types::ResponseTextFormatType::Text,
+                    description: None,
+                    name: None,
+                    schema: None,
+                    strict: None,
+                },
+            ),
+            verbosity: text
+                .and_then(|text| text.verbosity)
+                .unwrap_or(types::ResponseVerbosity::Medium),
+        },
+        tool_choice: body
+            .tool_choice
+            .clone()
+            .unwrap_or(types::ResponseToolChoice::String(
+                types::ResponseToolChoiceString::Auto,
+            )),
+        tools: tools.collect(),
+        top_logprobs: body.top_logprobs.unwrap_or(0),
+        top_p: body.top_p.unwrap_or(1.0),
+        truncation: body
+            .truncation
+            .unwrap_or(types::ResponseTruncation::Disabled),
+        usage: None,
+        user: body.user.clone(),
+    }
+}
+
+/// A function as it is taken: with a schema, which its arguments are held to.
+fn told(tool: &types::ResponseTool) -> types::ResponseTool {
+    types::ResponseTool {
+        parameters: parameters(tool.parameters.clone()).as_object().cloned(),
+        strict: Some(tool.strict.unwrap_or(true)),
+        ..tool.clone()
+    }
+}
+
+/// Why a response failed that was begun, with OpenAI's word for it.
+pub(super) fn failure(error: &Error) -> types::ResponseFailure {
+    use types::ResponseFailureCode as Code;
+    types::ResponseFailure {
+        code: match error {
+            Error::Generate(GenerateError::QueueFull { .. }) => Code::RateLimitExceeded,
+            Error::Generate(GenerateError::Unfollowable { .. }) => Code::InvalidPrompt,
+            _ => Code::ServerError,
+        },
+        message: error.detail(Surface::OpenAi).message,
+    }
+}
+
+/// What a response took.
+pub(super) fn usage(summary: &Summary) -> types::ResponseUsage {
+    let (input, output) = (summary.prompt_tokens, summary.generated_tokens);
+    types::ResponseUsage {
+        input_tokens: input as u64,
+        input_tokens_details: types::ResponseInputTokensDetails {
+            cached_tokens: summary.cached_tokens as u64,
+            cache_write_tokens: 0,
+        },
+        output_tokens: output as u64,
+        output_tokens_details: types::ResponseOutputTokensDetails {
+            reasoning_tokens: 0,
+        },
+        total_tokens: (input + output) as u64,
+    }
+}

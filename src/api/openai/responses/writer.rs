@@ -1,0 +1,346 @@
+//! A response as it is written: its events as they come, and what they come to.
+
+use std::pin::pin;
+use std::time::SystemTime;
+
+use futures_util::{Stream, StreamExt, stream};
+
+use super::super::heading::token_logprobs;
+use super::super::unix_seconds;
+use super::events::{Events, OfItem, OfPart, OfState, Place};
+use super::item::{new_id, output_text};
+use super::response::{failure, usage};
+use crate::api::answer::{AnswerEvent, call_id};
+use crate::api::error::Error;
+use crate::api::types;
+use crate::model::{AnswerToken, FinishReason, GenerateError, Summary};
+use crate::text::AnswerPart;
+
+use types::ResponseItemStatus as ItemStatus;
+use types::ResponseStatus as Status;
+
+/// Writes one response.
+pub(super) struct Writer {
+    response: types::ResponseObject,
+    open: Option<Open>,
+    /// Tokens whose text is not told yet.
+    pending: Vec<types::TokenLogprob>,
+    events: Events,
+}
+
+/// The item that is being written, behind those of the response.
+enum Open {
+    Message {
+        id: String,
+        text: String,
+        logprobs: Vec<types::TokenLogprob>,
+    },
+    Call(types::ResponseFunctionCall),
+}
+
+impl Writer {
+    /// Of a response that is begun.
+    pub(super) fn new(response: types::ResponseObject) -> Self {
+        Self {
+            response,
+            open: None,
+            pending: Vec::new(),
+            events: Events::default(),
+        }
+    }
+
+    /// Waits for the end.
+    pub(super) async fn whole(
+        mut self,
+        events: impl Stream<Item = Result<AnswerEvent, Error>>,
+    ) -> Result<types::ResponseObject, Error> {
+        let mut events = pin!(events);
+        while let Some(event) = events.next().await {
+            match event? {
+                AnswerEvent::Parts { parts, tokens } => self.parts(parts, &tokens),
+                AnswerEvent::Finished(summary) => {
+                    self.end(&summary);
+                    return Ok(self.response);
+                }
+            }
+            // Nobody waits for them.
+            drop(self.events.take());
+        }
+        Err(GenerateError::Failed("the generation ended without a result".to_owned()).into())
+    }
+
+    /// The events as they come; `keep` is shown the response before its end is told.
+    pub(super) fn events(
+        mut self,
+        events: impl Stream<Item = Result<AnswerEvent, Error>> + Send + 'static,
+        keep: impl FnOnce(&types::ResponseObject) + Send + 'static,
+    ) -> impl Stream<Item = types::ResponsesEvent> + Send + 'static {
+        self.state(OfState::ResponseCreated);
+        self.state(OfState::ResponseInProgress);
+        let begun = self.events.take();
+        let mut keep = Some(keep);
+        let rest = events.flat_map(move |event| {
+            match event {
+                Ok(AnswerEvent::Parts { parts, tokens }) => self.parts(parts, &tokens),
+                Ok(AnswerEvent::Finished(summary)) => {
+                    self.end(&summary);
+                    keep.take()
+                        .into_iter()
+                        .for_each(|keep| keep(&self.response));
+                }
+                Err(error) => self.fail(&error),
+            }
+            stream::iter(self.events.take())
+        });
+        stream::iter(begun).chain(rest)
+    }
+
+    fn parts(&mut self, parts: Vec<AnswerPart>, tokens: &[AnswerToken]) {
+        self.pending.extend(token_logprobs(tokens));
+        for part in parts {
+            match part {
+                AnswerPart::Text(text) => self.say(text),
+                AnswerPart::Call { name } => self.begin_call(name),
+                AnswerPart::Arguments(piece) => self.go_on_with_call(piece),
+            }
+        }
+    }
+
+    fn say(&mut self, piece: String) {
+        if !matches!(self.open, Some(Open::Message { .. })) {
+            self.begin_message();
+        }
+        let new = std::mem::take(&mut self.pending);
+        let output_index = self.output_index();
+        let Some(Open::Message { id, text, logprobs }) = &mut self.open else {
+            return;
+        };
+        text.push_str(&piece);
+        logprobs.extend(new.iter().cloned());
+        let place = Place {
+            item_id: id.clone(),
+            output_index,
+        };
+        self.events.text(place, piece, new);
+    }
+
+    fn begin_message(&mut self) {
+        let item = message(new_id("msg"), ItemStatus::InProgress, Vec::new());
+        let id = item.id.clone();
+        let place = self.begin(&id, item.into());
+        let part = output_text(String::new(), Vec::new());
+        self.events
+            .part(OfPart::ResponseContentPartAdded, place, part.into());
+        self.open = Some(Open::Message {
+            id,
+            text: String::new(),
+            logprobs: Vec::new(),
+        });
+    }
+
+    fn begin_call(&mut self, name: String) {
+        // Its tokens are no text.
+        self.pending.clear();
+        let call = types::ResponseFunctionCall {
+            id: new_id("fc"),
+            type_: types::ResponseFunctionCallType::FunctionCall,
+            status: ItemStatus::InProgress,
+            call_id: call_id(),
+            name,
+            arguments: String::new(),
+        };
+        self.begin(&call.id, call.clone().into());
+        self.open = Some(Open::Call(call));
+    }
+
+    fn go_on_with_call(&mut self, piece: String) {
+        self.pending.clear();
+        let output_index = self.output_index();
+        let Some(Open::Call(call)) = &mut self.open else {
+            return;
+        };
+        call.arguments.push_str(&piece);
+        let place = Place {
+            item_id: call.id.clone(),
+            output_index,
+        };
+        self.events.arguments(place, piece);
+    }
+
+    /// An item begins, and what was written before is whole.
+    fn begin(&mut self, id: &str, item: types::ResponseItem) -> Place {
+        self.close(ItemStatus::Completed);
+        let output_index = self.output_index();
+        self.events
+            .item(OfItem::ResponseOutputItemAdded, output_index, item);
+        Place {
+            item_id: id.to_owned(),
+            output_index,
+        }
+    }
+
+    /// The item that is being written ends; it is the response's then.
+    fn close(&mut self, status: ItemStatus) {
+        let output_index = self.output_index();
+        let place = |id: &str| Place {
+            item_id: id.to_owned(),
+            output_index,
+        };
+        let item: types::ResponseItem = match self.open.take() {
+            None => return,
+            Some(Open::Message { id, text, logprobs }) => {
+                let part: types::ResponsePart = output_text(text.clone(), logprobs.clone()).into();
+                self.events.text_done(place(&id), text, logprobs);
+                self.events
+                    .part(OfPart::ResponseContentPartDone, place(&id), part.clone());
+                message(id, status, vec![part]).into()
+            }
+            Some(Open::Call(call)) => {
+                let call = types::ResponseFunctionCall { status, ..call };
+                let (name, arguments) = (call.name.clone(), call.arguments.clone());
+                self.events.arguments_done(place(&call.id), name, arguments);
+                call.into()
+            }
+        };
+        self.events
+            .item(OfItem::ResponseOutputItemDone, output_index, item.clone());
+        self.response.output.push(item);
+    }
+
+    fn end(&mut self, summary: &Summary) {
+        let is_whole = match summary.reason {
+            FinishReason::EndOfText | FinishReason::StopString(_) => true,
+            FinishReason::TokenLimit | FinishReason::ContextFull => false,
+        };
+        if self.open.is_none() && self.response.output.is_empty() {
+            self.begin_message();
+        }
+        self.response.usage = Some(usage(summary));
+        if is_whole {
+            self.close(ItemStatus::Completed);
+            self.response.status = Status::Completed;
+            self.response.completed_at = Some(unix_seconds(SystemTime::now()));
+            self.state(OfState::ResponseCompleted);
+        } else {
+            self.close(ItemStatus::Incomplete);
+            self.response.status = Status::Incomplete;
+            let reason = types::ResponseIncompleteReason::MaxOutputTokens;
+            self.response.incomplete_details = Some(types::ResponseIncomplete { reason });
+            self.state(OfState::ResponseIncomplete);
+        }
+    }
+
+    fn fail(&mut self, error: &Error) {
+        self.events.error(error);
+        self.response.status = Status::Failed;
+        self.response.error = Some(failure(error));
+        self.state(OfState::ResponseFailed);
+    }
+
+    fn state(&mut self, state: OfState) {
+        self.events.state(state, self.response.clone());
+    }
+
+    /// The number of the item that is being written.
+    fn output_index(&self) -> u64 {
+        self.response.output.len() as u64
+    }
+}
+
+fn message(
+    id: String,
+    status: ItemStatus,
+    content: Vec<types::ResponsePart>,
+) -> types::ResponseMessage {
+    types::ResponseMessage {
+        id,
+        type_: types::ResponseMessageType::Message,
+        status,
+        role: types::ResponseRole::Assistant,
+        content,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use serde_json::{Value, json};
+
+    use super::super::response::begun;
+    use super::*;
+
+    /// What is sent of these events.
+    async fn sent(events: Vec<Result<AnswerEvent, Error>>) -> Vec<Value> {
+        let body = serde_json::from_value(json!({})).unwrap();
+        let writer = Writer::new(begun(&body, "tiny", true));
+        let sent = writer.events(stream::iter(events), |_| ());
+        let sent = sent.map(|event| serde_json::to_value(event).unwrap());
+        let sent: Vec<Value> = sent.collect().await;
+        for event in &sent {
+            crate::api::check("ResponsesEvent", event).unwrap();
+        }
+        sent
+    }
+
+    #[tokio::test]
+    async fn a_failure_is_told_and_is_the_end() {
+        let text = AnswerEvent::Parts {
+            parts: vec![AnswerPart::Text("Hi".to_owned())],
+            tokens: Vec::new(),
+        };
+        let timeout = Duration::from_secs(2);
+        let error = GenerateError::DeadlinePassed { timeout };
+        let sent = sent(vec![Ok(text), Err(error.into())]).await;
+        let types: Vec<&str> = sent
+            .iter()
+            .map(|event| event["type"].as_str().unwrap())
+            .collect();
+        assert_eq!(types[5..], ["error", "response.failed"]);
+        let message = "the request took longer than 2 seconds";
+        assert_eq!(
+            sent[5],
+            json!({"type": "error", "sequence_number": 5, "code": null, "message": message, "param": null})
+        );
+        let response = &sent[6]["response"];
+        assert_eq!(response["status"], "failed");
+        assert_eq!(
+            response["error"],
+            json!({"code": "server_error", "message": message})
+        );
+    }
+
+    #[tokio::test]
+    async fn what_is_said_and_called_are_items() {
+        let parts = vec![
+            AnswerPart::Text("I ".to_owned()),
+            AnswerPart::Text("look.".to_owned()),
+            AnswerPart::Call {
+                name: "now".to_owned(),
+            },
+            AnswerPart::Arguments("{}".to_owned()),
+            AnswerPart::Call {
+                name: "here".to_owned(),
+            },
+            AnswerPart::Arguments("{".to_owned()),
+        ];
+        let tokens = Vec::new();
+        let sent = sent(vec![Ok(AnswerEvent::Parts { parts, tokens })]).await;
+        let items: Vec<(&Value, &Value, &Value)> = sent
+            .iter()
+            .filter(|event| event["type"] == "response.output_item.done")
+            .map(|event| {
+                let item = &event["item"];
+                (&event["output_index"], &item["type"], &item["status"])
+            })
+            .collect();
+        let (message, call) = (json!("message"), json!("function_call"));
+        let whole = json!("completed");
+        assert_eq!(
+            items,
+            [(&json!(0), &message, &whole), (&json!(1), &call, &whole)]
+        );
+        let numbers = sent.iter().map(|event| event["sequence_number"].as_u64());
+        assert!(numbers.eq((0..sent.len() as u64).map(Some)));
+    }
+}
