@@ -67,6 +67,32 @@ Feature: OpenAI's older route, where texts go on
       """
     Then the text that was told is told again with the same log-probabilities
 
+  Scenario: The token that ends a text is told among the probable ones
+    When I go on with:
+      """
+      {"prompt": "The capital", "max_tokens": 4, "temperature": 0, "echo": true, "logprobs": 1, "logit_bias": {"2": 100}}
+      """
+    Then the answer's "choices.0.text" is "The capital"
+    And the answer's "choices.0.logprobs.tokens" is ["The"," capital","<|im_end|>"]
+    And the answer's "choices.0.logprobs.text_offset" is [0,3,11]
+    And the answer's "choices.0.logprobs.top_logprobs" has 3 entries
+    And the answer's "choices.0.finish_reason" is "stop"
+    And the answer's "usage.completion_tokens" is 0
+    When I go on with:
+      """
+      {"prompt": "The capital", "max_tokens": 4, "temperature": 0, "logprobs": 1, "logit_bias": {"2": 100}, "stream": true}
+      """
+    Then the last piece's "choices.0.logprobs.tokens" is ["<|im_end|>"]
+    And the last piece's "choices.0.finish_reason" is "stop"
+
+  Scenario: Where tokens are measured, there are as many as were asked for
+    When I go on with:
+      """
+      {"prompt": "Birds: ", "max_tokens": 2, "temperature": 0, "echo": true, "logprobs": 0, "logit_bias": {"10813": 100}}
+      """
+    Then the answer's "choices.0.logprobs.token_logprobs" has 5 entries
+    And the answer's "usage.completion_tokens" is 2
+
   Scenario: The prompt comes first in a stream, too
     When I go on with:
       """

@@ -61,6 +61,10 @@ Feature: A model that only makes embeddings
       | /v1/completions      | "prompt": "a"                                  |
       | /v1/messages         | "max_tokens": 1, "messages": [{"role": "user", "content": "a"}] |
 
+  Scenario: It has nothing to keep
+    When I save the slot 0 as "encoder.bin"
+    Then the status is 501
+
   Scenario: It needs no --embedding
     Given a server with a model of embeddings that answers nothing that can be switched off
     When I embed:

@@ -55,7 +55,12 @@ fn replace(bytes: &mut [u8], old: &[u8], new: &[u8]) {
 fn files_that_cannot_be_served_are_refused_with_path_and_cause() {
     let folder = tempfile::tempdir().unwrap();
     check(&folder.path().join("missing.gguf"), "No such file");
-    check(folder.path(), "directory");
+    check(
+        folder.path(),
+        "config.json is missing; a model's folder has it",
+    );
+    fs::write(folder.path().join("config.json"), "{}").unwrap();
+    check(folder.path(), "model.safetensors: No such file");
 
     let other = folder.path().join("other.gguf");
     fs::write(&other, "no model at all").unwrap();

@@ -202,6 +202,8 @@ impl Scheduler {
                     self.counters.context_shifts += pushed.shifts;
                     let token = |choice| (id, SequenceEvent::Token(choice));
                     events.extend(pushed.delivered.into_iter().map(token));
+                    let end_token = |choice| (id, SequenceEvent::EndToken(choice));
+                    events.extend(pushed.end_token.map(end_token));
                     (pushed.end, first_token)
                 }
             };

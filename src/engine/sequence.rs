@@ -95,7 +95,7 @@ pub enum WhenFull {
     },
 }
 
-/// What happens to a sequence, in this order: `Started`, `Prompt`, tokens, one of the last three. After a preemption it
+/// What happens to a sequence, in this order: `Started`, `Prompt`, tokens, `EndToken`, one of the last three. After a preemption it
 /// is `Started` once more, and goes on.
 #[derive(Debug, Clone, PartialEq)]
 pub enum SequenceEvent {
@@ -108,6 +108,8 @@ pub enum SequenceEvent {
     Prompt(Vec<Choice>),
     /// A token was generated.
     Token(Choice),
+    /// An end token was chosen; told to those who want to know how probable tokens were.
+    EndToken(Choice),
     /// The prompt's embedding, `[hidden]`.
     Embedding(Vec<f32>),
     /// The end.
@@ -178,6 +180,8 @@ pub(super) struct Chosen {
 pub(super) struct Pushed {
     /// What is to be delivered.
     pub(super) delivered: Vec<Choice>,
+    /// The end token with its log-probabilities, if they are wanted.
+    pub(super) end_token: Option<Choice>,
     /// How often the older half of the text was dropped.
     pub(super) shifts: u64,
     /// Why the sequence ends, if it does.
@@ -477,6 +481,7 @@ impl Sequence {
         } = chosen;
         let mut pushed = Pushed {
             delivered: Vec::with_capacity(1 + certain.len()),
+            end_token: None,
             shifts: 0,
             end: None,
         };
@@ -489,6 +494,7 @@ impl Sequence {
         while let (Some(choice), None) = (choices.next(), pushed.end) {
             if self.job.end_tokens.binary_search(&choice.token).is_ok() {
                 pushed.end = Some(EndReason::EndToken);
+                pushed.end_token = Some(choice).filter(|choice| choice.logprobs.is_some());
                 break;
             }
             let last = complete && choices.peek().is_none();

@@ -72,7 +72,8 @@ impl PendingEmbedding {
             match event {
                 SequenceEvent::Started { .. }
                 | SequenceEvent::Prompt(_)
-                | SequenceEvent::Token(_) => {}
+                | SequenceEvent::Token(_)
+                | SequenceEvent::EndToken(_) => {}
                 SequenceEvent::Embedding(gathered) => values = gathered,
                 SequenceEvent::Ended {
                     reason: EndReason::DeadlinePassed,

@@ -16,19 +16,26 @@ use crate::text::{TextStream, Tokenizer};
 use crate::token::TokenId;
 
 /// The engine's part of a stop: the same text that the client gets, seen token by token.
-pub(super) struct TextStop(TextStream);
+pub(super) struct TextStop {
+    stream: TextStream,
+    /// Whether a character that has begun is finished beyond the limit of tokens.
+    whole_characters: bool,
+}
 
 impl TextStop {
-    pub(super) fn new(stream: TextStream) -> Self {
-        Self(stream)
+    pub(super) fn new(stream: TextStream, whole_characters: bool) -> Self {
+        Self {
+            stream,
+            whole_characters,
+        }
     }
 }
 
 impl StopRule for TextStop {
     fn after(&mut self, token: TokenId) -> Verdict {
-        match self.0.push(token).stopped_by {
+        match self.stream.push(token).stopped_by {
             Some(_) => Verdict::Stop,
-            None if self.0.mid_character() => Verdict::MidCharacter,
+            None if self.whole_characters && self.stream.mid_character() => Verdict::MidCharacter,
             None => Verdict::Continue,
         }
     }
@@ -49,6 +56,7 @@ pub struct Generation {
     undelivered: Vec<AnswerToken>,
     /// The stop string that was found.
     stopped_by: Option<usize>,
+    end_token: Option<AnswerToken>,
     text: Text,
     span: Span,
 }
@@ -98,6 +106,7 @@ impl Generation {
             generated_tokens: 0,
             undelivered: Vec::new(),
             stopped_by: None,
+            end_token: None,
             text: Text::Flowing(stream),
             span: span(),
         }
@@ -150,6 +159,9 @@ impl Generation {
                     if !progress.text.is_empty() {
                         return Some(Ok(self.deliver(progress.text)));
                     }
+                }
+                Some(SequenceEvent::EndToken(choice)) => {
+                    self.end_token = Some(answer_token(&self.tokenizer, choice));
                 }
                 // Nobody asked for one.
                 Some(SequenceEvent::Embedding(_)) => {}
@@ -236,6 +248,7 @@ impl Generation {
             prompt_tokens: report.prompt_tokens,
             cached_tokens: report.cached_tokens,
             generated_tokens: self.generated_tokens,
+            end_token: self.end_token.take(),
             truncated: report.truncated,
             seed: self.seed,
             timings: Timings {

@@ -158,6 +158,10 @@ impl LoadedModel {
         };
         let stream =
             || TextStream::new(Arc::clone(&self.tokenizer), options.stop.clone()).showing(&shown);
+        let score = match options.echo {
+            true => options.sampling.logprobs.map(|wanted| wanted.top),
+            false => None,
+        };
         let constraint = options.grammar.as_ref();
         let constraint = constraint.map(|grammar| self.constraint(grammar, &tokens));
         let job = Job {
@@ -168,7 +172,8 @@ impl LoadedModel {
                 .unwrap_or(self.details.trained_context_tokens),
             end_tokens: Arc::clone(&self.end_tokens),
             constraint: constraint.transpose()?,
-            stop: Box::new(TextStop::new(stream())),
+            // Who measures tokens wants as many as it asked for.
+            stop: Box::new(TextStop::new(stream(), score.is_none())),
             slot: options.slot,
             prefix: PrefixUse {
                 readable: match options.read_cache {
@@ -186,10 +191,7 @@ impl LoadedModel {
             priority: options.priority,
             timeout: options.timeout,
             embed: None,
-            score: match options.echo {
-                true => options.sampling.logprobs.map(|wanted| wanted.top),
-                false => None,
-            },
+            score,
         };
         let (task, events) = self
             .engine

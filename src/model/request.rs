@@ -205,6 +205,8 @@ pub struct Summary {
     pub cached_tokens: usize,
     /// Tokens generated, an end-of-generation token not included.
     pub generated_tokens: usize,
+    /// The end-of-generation token, if one was chosen and log-probabilities are told.
+    pub end_token: Option<AnswerToken>,
     /// Whether the context was too small: a part of the text was dropped, or the text ended there.
     pub truncated: bool,
     /// The seed that was used: the given one, or the one that was drawn.

@@ -241,6 +241,7 @@ mod tests {
             prompt_tokens: 4,
             cached_tokens: 0,
             generated_tokens: 2,
+            end_token: None,
             truncated: false,
             seed: 9,
             timings: Timings {

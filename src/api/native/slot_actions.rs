@@ -18,6 +18,10 @@ pub(in crate::api) async fn answer(
     action: Option<&str>,
     body: types::SlotActionRequest,
 ) -> Result<types::SlotAction, Error> {
+    if !model.details().generates {
+        // It computes nothing that could be kept.
+        return Err(GenerateError::Encoder.into());
+    }
     let slot: usize = id_slot
         .parse()
         .map_err(|_| Error::invalid("id_slot", format!("id_slot: «{id_slot}» is no slot")))?;

@@ -208,6 +208,7 @@ mod tests {
             prompt_tokens: 5,
             cached_tokens: 1,
             generated_tokens: 2,
+            end_token: None,
             truncated: false,
             seed: 0,
             timings: Timings::default(),

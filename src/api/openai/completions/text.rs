@@ -59,9 +59,10 @@ impl Texts {
                 own.sort_by(|left, right| mean_logprob(right).total_cmp(&mean_logprob(left)));
             }
             for answer in own.into_iter().take(choices) {
+                let tokens = [&answer.tokens[..], answer.summary.end_token.as_slice()].concat();
                 written.push(types::TextChoice {
                     index: written.len() as u32,
-                    logprobs: self.logprobs(&answer.tokens, &mut Offset::default()),
+                    logprobs: self.logprobs(&tokens, &mut Offset::default()),
                     text: answer.content,
                     finish_reason: Some(finish_reason(&answer.summary.reason)),
                 });
@@ -99,7 +100,10 @@ impl Texts {
                 }
                 Ok(GenerateEvent::Finished(summary)) => {
                     let reason = Some(finish_reason(&summary.reason));
-                    let last = self.part(vec![choice(String::new(), None, reason)], None);
+                    let end_token = summary.end_token.as_ref().map(std::slice::from_ref);
+                    let logprobs =
+                        end_token.and_then(|token| self.logprobs(token, &mut offsets[index]));
+                    let last = self.part(vec![choice(String::new(), logprobs, reason)], None);
                     ends[index] = Some(summary);
                     let all: Option<Vec<Summary>> = ends.iter().cloned().collect();
                     let usage = all.filter(|_| usage_wanted);
