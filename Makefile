@@ -6,6 +6,9 @@ MODEL := .cache/models/SmolLM2-135M-Instruct.Q4_1.gguf
 BINARY := target/release/ortolan
 SCHEMATHESIS := .cache/schemathesis
 SDKS := .cache/sdks
+LANGCHAIN := .cache/langchain
+LITELLM := .cache/litellm
+LM_EVAL := .cache/lm_eval
 NODE_SDKS := .cache/node
 
 .DEFAULT_GOAL := help
@@ -39,8 +42,8 @@ test: setup-tests lint ## everything that must hold: lint, then all tests with t
 test-tools: setup $(SDKS)/installed ## the page in a browser and the sample clients: Chromium and chromedriver, Node, curl, jq, promtool
 	$(CARGO) test --locked --features client,tools --no-fail-fast --test page --test clients
 
-test-clients: setup $(SDKS)/installed $(NODE_SDKS)/installed ## libraries of others: OpenAI's for Python and Node, Anthropic's; needs Node with npm
-	$(CARGO) test --locked --features client,tools --no-fail-fast --test sdks
+test-clients: setup $(SDKS)/installed $(LANGCHAIN)/installed $(LITELLM)/installed $(LM_EVAL)/installed $(NODE_SDKS)/installed ## libraries of others: OpenAI's for Python and Node, Anthropic's, LangChain's, LiteLLM, Instructor, llm, lm-eval; needs Node with npm
+	$(CARGO) test --locked --features client,tools --no-fail-fast --test sdks --test lm_eval
 
 test-all: test test-tools test-clients contract-fuzz ## `make test`, and what needs tools of its own
 
@@ -53,12 +56,13 @@ bench: setup ## measure prompt and decode speed (no pass, no fail)
 soak: setup ## ten minutes of mixed load with clients that leave: memory must not grow
 	$(CARGO) bench --locked --bench soak
 
-# A Python environment with what the file of its name in .ci/ lists. The mark is made last, so that an installation
-# that broke off is begun anew.
-$(SCHEMATHESIS)/installed $(SDKS)/installed: .cache/%/installed: .ci/%.txt | setup
+# A Python environment with what the file of its name in .ci/ lists, which is everything: nothing is resolved, nothing
+# compiled. The mark is made last, so that an installation that broke off is begun anew.
+$(SCHEMATHESIS)/installed $(SDKS)/installed $(LANGCHAIN)/installed $(LITELLM)/installed $(LM_EVAL)/installed: \
+    .cache/%/installed: .ci/%.txt | setup
 	rm -rf $(@D)
 	$(PYTHON) -m venv $(@D)
-	$(@D)/bin/python -m pip install --quiet --disable-pip-version-check -r $<
+	$(@D)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --only-binary :all: -r $<
 	touch $@
 
 # The same with npm.

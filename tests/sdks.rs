@@ -27,12 +27,15 @@ fn check(mut command: Command, script: &str, options: &[&str]) {
         .arg(file("tests/sdks").join(script))
         .env("ORTOLAN", address)
         .env("NO_PROXY", "*")
-        .env("PYTHONDONTWRITEBYTECODE", "1");
+        .env("PYTHONDONTWRITEBYTECODE", "1")
+        // Else LiteLLM fetches a list of prices first.
+        .env("LITELLM_LOCAL_MODEL_COST_MAP", "True");
     Running::start(&mut command).succeed();
 }
 
-fn python() -> Command {
-    let python = file(".cache/sdks/bin/python");
+/// Python with the libraries of this environment.
+fn python(environment: &str) -> Command {
+    let python = file(".cache").join(environment).join("bin/python");
     assert!(python.exists(), "run `make test-clients`");
     Command::new(python)
 }
@@ -40,7 +43,11 @@ fn python() -> Command {
 #[test]
 fn openai_for_python() {
     // Few places, so that some are told to come back.
-    check(python(), "openai_sdk.py", &["--embedding", "--queue", "2"]);
+    check(
+        python("sdks"),
+        "openai_sdk.py",
+        &["--embedding", "--queue", "2"],
+    );
 }
 
 #[test]
@@ -54,5 +61,43 @@ fn openai_for_node() {
 
 #[test]
 fn anthropic_for_python() {
-    check(python(), "anthropic_sdk.py", &[]);
+    check(python("sdks"), "anthropic_sdk.py", &[]);
+}
+
+#[test]
+fn langchain() {
+    let mut pytest = python("langchain");
+    pytest.args(["-m", "pytest"]);
+    check(
+        pytest,
+        "langchain_suite.py",
+        &["--embedding", "--alias", "tiny"],
+    );
+}
+
+#[test]
+fn litellm() {
+    let options = [
+        "--embedding",
+        "--alias",
+        "tiny",
+        "--strict-model-names",
+        "--api-key",
+        "secret",
+    ];
+    check(python("litellm"), "litellm_sdk.py", &options);
+}
+
+#[test]
+fn instructor() {
+    check(python("litellm"), "instructor_sdk.py", &[]);
+}
+
+#[test]
+fn llm() {
+    check(
+        python("litellm"),
+        "llm_command.py",
+        &["--embedding", "--alias", "tiny"],
+    );
 }

@@ -1,0 +1,181 @@
+//! `lm-eval`, unmodified, asks the program how probable texts are (`local-completions`, tasks in `tests/lm_eval/`); what
+//! it makes of the answers is what the model's runner gives when it is asked here, without engine or server.
+
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+
+#[path = "common/bare.rs"]
+mod bare;
+mod common;
+#[path = "common/program.rs"]
+mod program;
+#[path = "common/running.rs"]
+mod running;
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use bare::{Bare, CONTEXT, distribution};
+use ortolan::text::SpecialTokens;
+use serde::Deserialize;
+use serde_json::Value;
+
+use program::ready_with;
+use running::Running;
+
+#[derive(Deserialize)]
+struct Question {
+    question: String,
+    choices: Vec<String>,
+    answer: usize,
+}
+
+#[derive(Deserialize)]
+struct LastWord {
+    context: String,
+    word: String,
+}
+
+/// How probable a text is behind another.
+struct Score {
+    /// The natural logarithm of its probability.
+    logprob: f64,
+    /// Whether each of its tokens was the most probable one.
+    greedy: bool,
+}
+
+/// A file of the repository.
+fn file(path: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join(path)
+}
+
+fn lines<T: for<'a> Deserialize<'a>>(name: &str) -> Vec<T> {
+    let text = std::fs::read_to_string(file("tests/lm_eval").join(name)).unwrap();
+    let lines = text.lines().map(|line| serde_json::from_str(line).unwrap());
+    lines.collect()
+}
+
+#[test]
+fn a_task_has_the_score_that_the_runner_gives() {
+    let found = asked_over_http();
+    let mut model = Bare::load();
+
+    let questions: Vec<Question> = lines("questions.jsonl");
+    let (mut right, mut right_by_length) = (0.0, 0.0);
+    for question in &questions {
+        let scores: Vec<f64> = question
+            .choices
+            .iter()
+            .map(|choice| score(&mut model, &question.question, &format!(" {choice}")).logprob)
+            .collect();
+        let lengths = question
+            .choices
+            .iter()
+            .map(|choice| choice.chars().count() as f64);
+        let by_length: Vec<f64> = scores
+            .iter()
+            .zip(lengths)
+            .map(|(score, n)| score / n)
+            .collect();
+        right += f64::from(u8::from(best(&scores) == question.answer));
+        right_by_length += f64::from(u8::from(best(&by_length) == question.answer));
+    }
+    let count = questions.len() as f64;
+    check(&found, "ortolan_choice", "acc", right / count);
+    check(
+        &found,
+        "ortolan_choice",
+        "acc_norm",
+        right_by_length / count,
+    );
+
+    let words: Vec<LastWord> = lines("words.jsonl");
+    let scores: Vec<Score> = words
+        .iter()
+        .map(|last| score(&mut model, &last.context, &last.word))
+        .collect();
+    let count = scores.len() as f64;
+    let logprobs: f64 = scores.iter().map(|score| score.logprob).sum();
+    check(
+        &found,
+        "ortolan_word",
+        "perplexity",
+        (-logprobs / count).exp(),
+    );
+    let greedy = scores.iter().filter(|score| score.greedy).count();
+    check(&found, "ortolan_word", "acc", greedy as f64 / count);
+}
+
+/// The results of all tasks, as `lm-eval` writes them.
+fn asked_over_http() -> Value {
+    let python = file(".cache/lm_eval/bin/python");
+    assert!(python.exists(), "run `make test-clients`");
+    let (_server, address) = ready_with(&[]);
+    let folder = tempfile::tempdir().unwrap();
+    let tokenizer = folder.path().join("tokenizer");
+    let tasks = file("tests/lm_eval");
+    let mut make_tokenizer = Command::new(&python);
+    make_tokenizer
+        .arg(tasks.join("tokenizer_of_gguf.py"))
+        .arg(common::model())
+        .arg(&tokenizer);
+    Running::start(&mut make_tokenizer).succeed();
+
+    let model = format!(
+        "base_url={address}/v1/completions,model=any,tokenizer={},max_length=256",
+        tokenizer.display()
+    );
+    let mut lm_eval = Command::new(&python);
+    lm_eval
+        // The tasks' data lie where it runs.
+        .current_dir(&tasks)
+        .args(["-m", "lm_eval", "run", "--model", "local-completions"])
+        .args(["--model_args", &model, "--include_path", "."])
+        .args(["--tasks", "ortolan_choice,ortolan_word", "--output_path"])
+        .arg(folder.path())
+        .env("HF_HOME", folder.path())
+        .env("HF_HUB_OFFLINE", "1")
+        .env("HF_DATASETS_OFFLINE", "1")
+        .env("NO_PROXY", "*")
+        .env("PYTHONDONTWRITEBYTECODE", "1");
+    Running::start(&mut lm_eval).succeed();
+    let written = std::fs::read_dir(folder.path().join("any")).unwrap();
+    let results = written
+        .map(|entry| entry.unwrap().path())
+        .find(|path| path.to_string_lossy().contains("results_"));
+    let results: Value = serde_json::from_slice(&std::fs::read(results.unwrap()).unwrap()).unwrap();
+    results["results"].clone()
+}
+
+/// How probable a text is behind another, as `lm-eval` cuts them: white space at the context's end is the text's.
+fn score(model: &mut Bare, context: &str, text: &str) -> Score {
+    let whole = format!("{context}{text}");
+    let encode = |text: &str| model.tokenizer.encode(text, SpecialTokens::Parse);
+    let (tokens, given) = (encode(&whole), encode(context.trim_end()).len());
+    let rows = model.logits(&tokens, &[CONTEXT]);
+    let mut score = Score {
+        logprob: 0.0,
+        greedy: true,
+    };
+    for (row, token) in rows[given - 1..].iter().zip(&tokens[given..]) {
+        let (best, logprob) = distribution(row);
+        score.logprob += logprob(token.row());
+        score.greedy &= best == token.row();
+    }
+    score
+}
+
+/// The first of the largest.
+fn best(scores: &[f64]) -> usize {
+    let largest = scores.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+    scores.iter().position(|score| *score == largest).unwrap()
+}
+
+#[track_caller]
+fn check(results: &Value, task: &str, metric: &str, expected: f64) {
+    let found = results[task][format!("{metric},none")].as_f64();
+    let found = found.unwrap_or_else(|| panic!("there is no {metric} of {task}: {results}"));
+    assert!(
+        (found - expected).abs() < 5e-5 * expected.abs().max(1.0),
+        "{task}: {metric} is {found} over HTTP, {expected} here"
+    );
+}
