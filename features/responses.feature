@@ -365,6 +365,7 @@ Feature: Responses as with OpenAI's newer API
       | prompt                   | there are no prompt templates here          | "input": "a", "prompt": {"id": "pmpt_a"} |
       | moderation               | nothing is moderated here                   | "input": "a", "moderation": {"model": "omni"} |
       | tools.0.type             | web_search                                  | "input": "a", "tools": [{"type": "web_search"}] |
+      | tools.0.name             | it is required                              | "input": "a", "tools": [{"type": "function"}] |
       | tools.1.name             | another function is called «a», too         | "input": "a", "tools": [{"type": "function", "name": "a"}, {"type": "function", "name": "a"}] |
       | tools                    | Invalid schema for function 'a': /minContains | "input": "a", "tools": [{"type": "function", "name": "a", "parameters": {"minContains": 2}}] |
       | tool_choice              | there are no tools to choose from           | "input": "a", "tool_choice": "required" |

@@ -98,15 +98,20 @@ fn tools(
     several: Option<bool>,
     grammars: Grammars<'_>,
 ) -> Result<Option<Tools>, Error> {
-    let tools: Vec<Tool> = tools
-        .into_iter()
-        .map(|tool| Tool {
-            name: tool.name,
+    let place = |number| format!("tools.{number}.name");
+    let tools = tools.into_iter().enumerate().map(|(number, tool)| {
+        let name = tool.name.ok_or_else(|| {
+            let place = place(number);
+            Error::invalid(&*place, format!("{place}: it is required"))
+        })?;
+        Ok(Tool {
+            name,
             description: tool.description,
             parameters: parameters(tool.parameters),
         })
-        .collect();
-    check_names(&tools, |number| format!("tools.{number}.name"))?;
+    });
+    let tools = tools.collect::<Result<Vec<Tool>, Error>>()?;
+    check_names(&tools, place)?;
     tool_use(&tools, chosen(choice)?, several, grammars)
 }
 
