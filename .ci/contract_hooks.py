@@ -60,6 +60,7 @@ def map_body(context, body):
             call(body)
         constrain(body)
         shorten(body)
+        think(body)
         if context.operation.path == "/slots/{id_slot}" and len(repr(body)) % 8:
             body["filename"] = FILE
     return body
@@ -164,6 +165,14 @@ def shorten(body):
         body["system_prompt"] = system[:8]
     elif isinstance(system, dict) and isinstance(system.get("prompt"), str):
         system["prompt"] = system["prompt"][:8]
+
+
+def think(body):
+    """A thought is mostly shorter than its message, as Anthropic has it."""
+    thinking, most = body.get("thinking"), body.get("max_tokens")
+    if isinstance(thinking, dict) and thinking.get("type") == "enabled" and is_count(most) and len(repr(body)) % 8:
+        thinking["budget_tokens"] = 1
+        body["max_tokens"] = most + 1
 
 
 def constrain(body):

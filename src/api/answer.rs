@@ -1,4 +1,4 @@
-//! An assistant's answer as it comes: what it says, and which functions it calls.
+//! An assistant's answer as it comes: what it thinks and says, and which functions it calls.
 
 use std::pin::pin;
 
@@ -22,11 +22,25 @@ pub(super) enum AnswerEvent {
     Finished(Summary),
 }
 
+/// What becomes of thoughts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum ThoughtForm {
+    /// They are told as such.
+    Apart,
+    /// They are a part of what is said, with their marks.
+    Text,
+}
+
 /// The events of an answer; dropping the stream cancels its generation.
 pub(super) fn answer_events(
-    generation: Generation,
-    reader: AnswerReader,
+    mut generation: Generation,
+    thoughts: ThoughtForm,
 ) -> impl Stream<Item = Result<AnswerEvent, Error>> + Send + 'static {
+    let reader = generation.take_reader();
+    let reader = match thoughts {
+        ThoughtForm::Apart => reader,
+        ThoughtForm::Text => reader.with_thoughts_as_text(),
+    };
     read(events(generation), reader)
 }
 
@@ -40,15 +54,24 @@ fn read(
             Err(error) => vec![Err(error)],
             // A conversation is not told again.
             Ok(GenerateEvent::Prompt { .. }) => Vec::new(),
-            Ok(GenerateEvent::Text { text, tokens }) => {
-                let reader = reader.as_mut();
-                let parts = reader.map(|reader| reader.push(&text)).unwrap_or_default();
+            Ok(GenerateEvent::Text { text, mut tokens }) => {
+                let Some(reader) = &mut reader else {
+                    return stream::iter(Vec::new());
+                };
+                let was_thinking = reader.is_thinking();
+                let parts = reader.push(&text, tokens.len());
+                // The tokens of a thought are counted, not told.
+                if was_thinking && reader.thought_tokens() > 0 {
+                    tokens.clear();
+                }
                 vec![Ok(AnswerEvent::Parts { parts, tokens })]
             }
-            Ok(GenerateEvent::Finished(summary)) => {
-                let rest = reader.take().and_then(AnswerReader::finish);
-                let rest = rest.map(|part| AnswerEvent::Parts {
-                    parts: vec![part],
+            Ok(GenerateEvent::Finished(mut summary)) => {
+                let reader = reader.take().unwrap_or_else(AnswerReader::of_text);
+                summary.thought_tokens = reader.thought_tokens();
+                let parts = reader.finish();
+                let rest = (!parts.is_empty()).then_some(AnswerEvent::Parts {
+                    parts,
                     tokens: Vec::new(),
                 });
                 let end = AnswerEvent::Finished(summary);
@@ -61,11 +84,13 @@ fn read(
 
 /// An answer from its first token to its end.
 pub(super) struct Answer {
+    /// What it thinks.
+    pub thought: String,
     /// What it says.
     pub content: String,
     /// What it calls.
     pub calls: Vec<Call>,
-    /// The tokens of all that.
+    /// The tokens of all that, but for what is thought.
     pub tokens: Vec<AnswerToken>,
     /// How it ended.
     pub summary: Summary,
@@ -87,13 +112,15 @@ pub(super) async fn whole_answer(
     events: impl Stream<Item = Result<AnswerEvent, Error>>,
 ) -> Result<Answer, Error> {
     let mut events = pin!(events);
-    let (mut content, mut calls, mut tokens) = (String::new(), Vec::<Call>::new(), Vec::new());
+    let (mut thought, mut content) = (String::new(), String::new());
+    let (mut calls, mut tokens) = (Vec::<Call>::new(), Vec::new());
     while let Some(event) = events.next().await {
         match event? {
             AnswerEvent::Parts { parts, tokens: own } => {
                 tokens.extend(own);
                 for part in parts {
                     match part {
+                        AnswerPart::Thought(text) => thought.push_str(&text),
                         AnswerPart::Text(text) => content.push_str(&text),
                         AnswerPart::Call { name } => calls.push(Call {
                             id: call_id(),
@@ -110,6 +137,7 @@ pub(super) async fn whole_answer(
             }
             AnswerEvent::Finished(summary) => {
                 return Ok(Answer {
+                    thought,
                     content,
                     calls,
                     tokens,

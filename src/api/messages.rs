@@ -22,7 +22,11 @@ pub(super) fn conversation(
             format!("{place}: messages of the role «tool» must follow, one for each call");
         return Err(Error::invalid(place, message));
     }
-    Ok(Conversation { messages, tools })
+    Ok(Conversation {
+        messages,
+        tools,
+        ..Conversation::default()
+    })
 }
 
 fn chat_message(number: usize, message: types::ChatMessage) -> Result<ChatMessage, Error> {
@@ -57,6 +61,7 @@ fn chat_message(number: usize, message: types::ChatMessage) -> Result<ChatMessag
     });
     Ok(ChatMessage {
         role: role.to_owned(),
+        thought: message.reasoning_content,
         content,
         calls: calls.collect(),
         answers: message.tool_call_id,

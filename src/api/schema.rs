@@ -364,6 +364,7 @@ mod tests {
                 "CompletionEvent",
                 "MessagesEvent",
                 "ResponseItem",
+                "ResponseOutputPart",
                 "ResponsePart",
                 "ResponsesEvent",
                 "SlotAction",

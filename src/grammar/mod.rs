@@ -1,7 +1,8 @@
 //! What a text must follow: compiled before a request is admitted, then a mask over the vocabulary at every
 //! token. llguidance walks it together with the vocabulary's bytes; the rooms here read what it does not:
 //! [`gbnf`] llama.cpp's notation, cut by [`lexemes`] and written for it by [`lark`], [`schema`] JSON Schema, of
-//! which it passes over what it does not know, and [`calls`] puts several schemas among text.
+//! which it passes over what it does not know, [`calls`] puts several schemas among text, and [`thought`] lets a
+//! text think before.
 
 mod calls;
 mod characters;
@@ -11,6 +12,7 @@ mod gbnf;
 mod lark;
 mod lexemes;
 mod schema;
+mod thought;
 mod vocabulary;
 
 use std::fmt;
@@ -25,8 +27,10 @@ use crate::token::TokenId;
 
 pub use calls::{CallGrammar, FunctionCall, Otherwise};
 pub use gbnf::MAX_GRAMMAR_BYTES;
+pub use thought::ThoughtRule;
 pub use vocabulary::{Cutting, GrammarVocabulary, Spelling};
 
+use thought::Thought;
 use vocabulary::Environment;
 
 /// Fuel for building the lexer's expressions: some tens of milliseconds.
@@ -180,6 +184,18 @@ impl GrammarCompiler {
         })
     }
 
+    /// A text that begins in a thought, and follows a constraint behind it.
+    pub fn after_thought(&self, rule: ThoughtRule, answer: Option<Constraint>) -> Constraint {
+        let answer = answer.and_then(|constraint| constraint.answer);
+        let vocabulary = Arc::clone(&self.vocabulary);
+        let thought = Thought::new(rule, vocabulary, answer.is_some());
+        Constraint {
+            thought: Some(Box::new(thought)),
+            certain: Vec::new(),
+            answer,
+        }
+    }
+
     fn compile_here(
         &self,
         source: &GrammarSource,
@@ -236,7 +252,11 @@ impl GrammarCompiler {
         }
         match matcher.get_error() {
             Some(error) => Err(plain(&error)),
-            None => Ok(Constraint(matcher)),
+            None => Ok(Constraint {
+                thought: None,
+                certain: Vec::new(),
+                answer: Some(matcher),
+            }),
         }
     }
 }
@@ -306,7 +326,14 @@ fn check_lark(text: &str) -> Result<(), GrammarError> {
 
 /// How far a text has followed its grammar.
 #[derive(Clone)]
-pub struct Constraint(Matcher);
+pub struct Constraint {
+    /// Until it is over.
+    thought: Option<Box<Thought>>,
+    /// What ends it.
+    certain: Vec<TokenId>,
+    /// What follows it; anything may, if it is none.
+    answer: Option<Matcher>,
+}
 
 impl Constraint {
     /// Takes every token out of the race that cannot come next: its logit becomes minus infinity.
@@ -314,8 +341,14 @@ impl Constraint {
     /// # Errors
     /// If following the grammar takes more than is allowed.
     pub fn mask(&mut self, logits: &mut [f32]) -> Result<(), GrammarError> {
-        let allowed = self
-            .0
+        if let Some(thought) = &self.thought {
+            thought.mask(logits);
+            return Ok(());
+        }
+        let Some(answer) = &mut self.answer else {
+            return Ok(());
+        };
+        let allowed = answer
             .compute_mask_or_eos()
             .map_err(|error| GrammarError::Stuck(plain(&error.to_string())))?;
         allowed.iter_unset_entries(|token| {
@@ -333,7 +366,17 @@ impl Constraint {
     /// # Errors
     /// If the token cannot come here.
     pub fn accept(&mut self, token: TokenId) -> Result<(), GrammarError> {
-        self.0
+        if let Some(thought) = &mut self.thought {
+            if let Some(certain) = thought.accept(token) {
+                self.thought = None;
+                self.certain = certain;
+            }
+            return Ok(());
+        }
+        let Some(answer) = &mut self.answer else {
+            return Ok(());
+        };
+        answer
             .consume_token(token.0)
             .map_err(|error| GrammarError::Stuck(plain(&error.to_string())))
     }
@@ -345,16 +388,21 @@ impl Constraint {
     /// # Errors
     /// If following the grammar takes more than is allowed.
     pub fn take_forced(&mut self) -> Result<Vec<TokenId>, GrammarError> {
-        let tokens = self.0.consume_ff_tokens();
-        match self.0.get_error() {
+        let mut forced = std::mem::take(&mut self.certain);
+        let Some(answer) = self.answer.as_mut().filter(|_| self.thought.is_none()) else {
+            return Ok(forced);
+        };
+        forced.extend(answer.consume_ff_tokens().into_iter().map(TokenId));
+        match answer.get_error() {
             Some(error) => Err(GrammarError::Stuck(plain(&error))),
-            None => Ok(tokens.into_iter().map(TokenId).collect()),
+            None => Ok(forced),
         }
     }
 
     /// Whether the text is complete: nothing may come after it.
     pub fn is_complete(&self) -> bool {
-        self.0.is_stopped()
+        let answer = self.answer.as_ref().filter(|_| self.thought.is_none());
+        answer.is_some_and(Matcher::is_stopped)
     }
 }
 

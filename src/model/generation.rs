@@ -12,7 +12,7 @@ use super::request::{
 use super::slots::{SlotRecord, SlotRecords};
 use crate::engine::{EndReason, Events, SequenceEvent, SequenceReport, StopRule, Verdict};
 use crate::sampling::Choice;
-use crate::text::{TextStream, Tokenizer};
+use crate::text::{AnswerReader, TextStream, Tokenizer};
 use crate::token::TokenId;
 
 /// The engine's part of a stop: the same text that the client gets, seen token by token.
@@ -44,6 +44,7 @@ impl StopRule for TextStop {
 /// The events of one generation. Dropping it cancels the generation.
 pub struct Generation {
     events: Events,
+    reader: AnswerReader,
     tokenizer: Arc<Tokenizer>,
     record: SlotRecord,
     /// How many tokens before the prompt are not told, until the others are.
@@ -97,6 +98,7 @@ impl Generation {
     ) -> Self {
         Self {
             events,
+            reader: AnswerReader::of_text(),
             tokenizer,
             record,
             echo,
@@ -115,6 +117,16 @@ impl Generation {
     /// How it goes on, with texts among the options as their tokens.
     pub fn options(&self) -> &Arc<GenerateOptions> {
         &self.record.options
+    }
+
+    /// The same, whose text is read so.
+    pub(super) fn read_by(self, reader: AnswerReader) -> Self {
+        Self { reader, ..self }
+    }
+
+    /// What reads its text, the first time that it is asked for; then, what reads a text that is none of calls or thoughts.
+    pub fn take_reader(&mut self) -> AnswerReader {
+        std::mem::replace(&mut self.reader, AnswerReader::of_text())
     }
 
     /// Tokens of the prompt, as far as it was not cut.
@@ -249,6 +261,7 @@ impl Generation {
             cached_tokens: report.cached_tokens,
             generated_tokens: self.generated_tokens,
             end_token: self.end_token.take(),
+            thought_tokens: 0,
             truncated: report.truncated,
             seed: self.seed,
             timings: Timings {

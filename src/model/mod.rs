@@ -11,6 +11,7 @@ pub mod request;
 mod saved_slots;
 mod slots;
 mod system_prompt;
+mod thoughts;
 mod tools;
 
 use std::hash::{BuildHasher, RandomState};
@@ -40,7 +41,7 @@ pub use crate::engine::{Pooling, SlotError};
 use crate::grammar::{Constraint, Cutting, GrammarCompiler};
 use crate::graph::Tensors;
 use crate::sampling::{Sampler, SamplerTokens, SequenceBreakers};
-use crate::text::{ChatTemplate, Conversation, SpecialTokens, TextStream, Tokenizer};
+use crate::text::{ChatTemplate, SpecialTokens, TextStream, Tokenizer};
 use crate::token::TokenId;
 
 /// What a server has of its model, from the first moment on.
@@ -100,9 +101,6 @@ pub struct ModelDetails {
     pub deterministic: bool,
 }
 
-/// The role whose messages the model writes.
-const ASSISTANT: &str = "assistant";
-
 /// A model that is ready.
 pub struct LoadedModel {
     details: ModelDetails,
@@ -136,6 +134,7 @@ impl LoadedModel {
         if !self.details.generates {
             return Err(GenerateError::Encoder);
         }
+        let (prompt, thoughts) = self.opened(prompt, &options)?;
         let system = match system_prompt {
             Some(words) => Arc::new(self.system_tokens(words)?),
             None => self.system_prompt(),
@@ -149,13 +148,15 @@ impl LoadedModel {
         }
         let seed = *options.sampling.seed.get_or_insert_with(rand::random);
         let tokens = self.sampler_tokens(&mut options, &prompt)?;
-        let shown = match &options.tools {
-            Some(tools) => {
-                options.grammar = Some(self.call_grammar(tools, options.grammar.take()));
-                self.call_tokens()
-            }
-            None => Vec::new(),
-        };
+        let reader = self.answer_reader(options.tools.as_ref(), thoughts.as_ref());
+        let mut shown = Vec::new();
+        if let Some(thoughts) = &thoughts {
+            shown.extend(self.control_tokens(&thoughts.syntax.texts()));
+        }
+        if let Some(tools) = &options.tools {
+            options.grammar = Some(self.call_grammar(tools, options.grammar.take()));
+            shown.extend(self.control_tokens(&self.template.tool_syntax().texts()));
+        }
         let stream =
             || TextStream::new(Arc::clone(&self.tokenizer), options.stop.clone()).showing(&shown);
         let score = match options.echo {
@@ -164,6 +165,7 @@ impl LoadedModel {
         };
         let constraint = options.grammar.as_ref();
         let constraint = constraint.map(|grammar| self.constraint(grammar, &tokens));
+        let constraint = self.after_thought(thoughts.as_ref(), constraint.transpose()?)?;
         let job = Job {
             sampler: Sampler::new(options.sampling.clone(), seed, tokens),
             prompt: prompt.clone(),
@@ -171,7 +173,7 @@ impl LoadedModel {
                 .max_tokens
                 .unwrap_or(self.details.trained_context_tokens),
             end_tokens: Arc::clone(&self.end_tokens),
-            constraint: constraint.transpose()?,
+            constraint,
             // Who measures tokens wants as many as it asked for.
             stop: Box::new(TextStop::new(stream(), score.is_none())),
             slot: options.slot,
@@ -200,7 +202,7 @@ impl LoadedModel {
         let stream = stream();
         let echo = options.echo.then_some(before);
         let record = SlotRecord::new(task, Arc::new(options), prompt);
-        Ok(Generation::new(
+        let generation = Generation::new(
             events,
             Arc::clone(&self.tokenizer),
             stream,
@@ -208,7 +210,8 @@ impl LoadedModel {
             echo,
             seed,
             Arc::clone(&self.slots),
-        ))
+        );
+        Ok(generation.read_by(reader))
     }
 
     /// How many generations may run or wait at once.
@@ -269,17 +272,20 @@ impl LoadedModel {
             true => Cutting::Free,
             false => Cutting::Canonical,
         };
-        let compiler = self.grammars.get_or_init(|| {
-            GrammarCompiler::new(Arc::new(GrammarWords(Arc::clone(&self.tokenizer))))
-        });
-        let compiled = match compiler {
-            Ok(compiler) => compiler.compile(grammar, cutting),
-            Err(error) => Err(error.clone()),
-        };
+        let compiled = self
+            .grammar_compiler()
+            .and_then(|compiler| compiler.compile(grammar, cutting));
         compiled.map_err(|error| GenerateError::Grammar {
             kind: grammar.kind(),
             error,
         })
+    }
+
+    fn grammar_compiler(&self) -> Result<&GrammarCompiler, GrammarError> {
+        let compiler = self.grammars.get_or_init(|| {
+            GrammarCompiler::new(Arc::new(GrammarWords(Arc::clone(&self.tokenizer))))
+        });
+        compiler.as_ref().map_err(Clone::clone)
     }
 
     fn sequence_breakers(&self, texts: &[String]) -> SequenceBreakers {
@@ -345,23 +351,6 @@ impl LoadedModel {
     /// What a token spells, perhaps a part of a character; nothing if it is not in the vocabulary.
     pub fn token_bytes(&self, token: TokenId) -> &[u8] {
         self.tokenizer.token_bytes(token).unwrap_or_default()
-    }
-
-    /// A conversation as the model's chat template writes it, open for the assistant's answer; if its last message is the
-    /// assistant's, open for the rest of that.
-    pub fn render(&self, conversation: &Conversation) -> Result<String, GenerateError> {
-        let begun = conversation.messages.last();
-        let begun = begun.filter(|last| last.role == ASSISTANT && last.calls.is_empty());
-        let render = |conversation: &Conversation| {
-            let text = self.template.render(conversation, SystemTime::now());
-            text.map_err(|error| GenerateError::Template(error.to_string()))
-        };
-        let Some(begun) = begun else {
-            return render(conversation);
-        };
-        let mut before = conversation.clone();
-        before.messages.pop();
-        Ok(render(&before)? + &begun.content)
     }
 
     /// The text of tokens.

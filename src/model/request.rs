@@ -207,6 +207,8 @@ pub struct Summary {
     pub generated_tokens: usize,
     /// The end-of-generation token, if one was chosen and log-probabilities are told.
     pub end_token: Option<AnswerToken>,
+    /// Of these, those of a thought; whoever reads the text finds them out.
+    pub thought_tokens: usize,
     /// Whether the context was too small: a part of the text was dropped, or the text ended there.
     pub truncated: bool,
     /// The seed that was used: the given one, or the one that was drawn.

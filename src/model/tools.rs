@@ -2,20 +2,31 @@
 //! text is read by.
 
 use super::LoadedModel;
-use super::request::{GenerateOptions, GrammarSource, ToolUse};
+use super::request::{GrammarSource, ToolUse};
+use super::thoughts::Thoughts;
 use crate::grammar::{CallGrammar, FunctionCall, Otherwise};
 use crate::text::{AnswerReader, SpecialTokens};
 use crate::token::TokenId;
 
 impl LoadedModel {
-    /// Reads the text of an answer to a request with these options.
-    pub fn answer_reader(&self, options: &GenerateOptions) -> AnswerReader {
-        let Some(tools) = &options.tools else {
-            return AnswerReader::of_text();
+    /// Reads the text of an answer that may call these functions, and may be thought about.
+    pub(super) fn answer_reader(
+        &self,
+        tools: Option<&ToolUse>,
+        thoughts: Option<&Thoughts>,
+    ) -> AnswerReader {
+        let reader = match tools {
+            None => AnswerReader::of_text(),
+            Some(tools) => {
+                let names = tools.functions.iter();
+                let names = names.map(|function| function.name.clone()).collect();
+                AnswerReader::of_calls(self.template.tool_syntax(), names)
+            }
         };
-        let names = tools.functions.iter();
-        let names = names.map(|function| function.name.clone()).collect();
-        AnswerReader::of_calls(self.template.tool_syntax(), names)
+        match thoughts {
+            None => reader,
+            Some(thoughts) => reader.after_thoughts(thoughts.syntax, thoughts.is_begun()),
+        }
     }
 
     /// What an answer follows that may call functions; a schema is for one that does not.
@@ -46,10 +57,9 @@ impl LoadedModel {
         })
     }
 
-    /// The control tokens that calls are written with: without them no call could be read.
-    pub(super) fn call_tokens(&self) -> Vec<TokenId> {
-        let texts = self.template.tool_syntax().texts();
-        let mut tokens = self.tokenizer.encode(&texts, SpecialTokens::Parse);
+    /// The control tokens whose names are among these texts: without them neither calls nor thoughts could be read.
+    pub(super) fn control_tokens(&self, texts: &str) -> Vec<TokenId> {
+        let mut tokens = self.tokenizer.encode(texts, SpecialTokens::Parse);
         tokens.retain(|token| self.tokenizer.is_control(*token));
         tokens
     }

@@ -1,6 +1,9 @@
 //! What is said, by whom, and which functions may be called: what a chat template is shown.
 
-use serde_json::Value;
+use serde_json::{Map, Value};
+
+/// What templates call it whether the model thinks.
+pub(super) const ENABLE_THINKING: &str = "enable_thinking";
 
 /// A conversation.
 #[derive(Debug, Clone, PartialEq, Default)]
@@ -9,6 +12,10 @@ pub struct Conversation {
     pub messages: Vec<ChatMessage>,
     /// The functions that the model is shown, each as OpenAI's API has it: `{"type": "function", "function": {…}}`.
     pub tools: Vec<Value>,
+    /// Most tokens of the thought before the answer; 0 is none. Without it the model thinks as it likes.
+    pub most_thought_tokens: Option<usize>,
+    /// What else its template is told, by name.
+    pub settings: Map<String, Value>,
 }
 
 /// One message of a conversation.
@@ -16,6 +23,8 @@ pub struct Conversation {
 pub struct ChatMessage {
     /// Who speaks: `system`, `user`, `assistant`, `tool`, or what else the template knows.
     pub role: String,
+    /// What is thought before.
+    pub thought: Option<String>,
     /// What is said.
     pub content: String,
     /// The functions that it calls, behind what it says.
@@ -55,6 +64,14 @@ impl ToolCall {
 }
 
 impl Conversation {
+    /// Whether the model is to think, as far as that is said.
+    pub fn thinks(&self) -> Option<bool> {
+        match self.most_thought_tokens {
+            Some(most) => Some(most > 0),
+            None => self.settings.get(ENABLE_THINKING)?.as_bool(),
+        }
+    }
+
     /// Whether functions play a part in it.
     pub(super) fn has_tools(&self) -> bool {
         let involved = |message: &ChatMessage| !message.calls.is_empty() || message.role == "tool";
@@ -74,7 +91,7 @@ impl<M: Into<Vec<ChatMessage>>> From<M> for Conversation {
     fn from(messages: M) -> Self {
         Self {
             messages: messages.into(),
-            tools: Vec::new(),
+            ..Self::default()
         }
     }
 }

@@ -6,6 +6,7 @@ mod infill;
 mod predefined;
 mod stream;
 mod template;
+mod thoughts;
 mod tokenizer;
 mod tokenizer_json;
 mod tools;
@@ -16,6 +17,16 @@ pub use infill::NamedInfillTokens;
 pub use predefined::{predefined, predefined_names};
 pub use stream::{Progress, TextStream};
 pub use template::{ChatTemplate, TemplateError};
+pub use thoughts::ThoughtSyntax;
 pub use tokenizer::{SpecialTokens, Tokenizer, TokenizerError, UnknownToken};
 pub use tools::{AnswerPart, AnswerReader, ToolSyntax};
 pub use vocabulary::{Algorithm, Evening, TokenKind, Vocabulary};
+
+/// Bytes at the end of a text that the other begins with, if it is not all of it.
+fn common(text: &str, other: &str) -> usize {
+    let lengths = (1..other.len().min(text.len() + 1)).rev();
+    lengths
+        .filter(|length| other.is_char_boundary(*length))
+        .find(|length| text.ends_with(&other[..*length]))
+        .unwrap_or(0)
+}

@@ -11,8 +11,9 @@ use minijinja::value::{Kwargs, Serde, Value};
 use minijinja::{AutoEscape, Environment, Error, ErrorKind, UndefinedBehavior, context};
 use serde::Serialize;
 
-use super::conversation::{ChatMessage, Conversation};
+use super::conversation::{ChatMessage, Conversation, ENABLE_THINKING};
 use super::predefined::CHATML;
+use super::thoughts::ThoughtSyntax;
 use super::tools::{HERMES, ToolSyntax, generic};
 
 /// Most bytes a template may have; the largest known ones have some 20,000.
@@ -52,7 +53,14 @@ pub struct ChatTemplate {
     end_text: String,
     /// How calls are written, if it knows of functions.
     tools: Option<&'static ToolSyntax>,
+    /// How thoughts are written, if it knows of any.
+    thoughts: Option<&'static ThoughtSyntax>,
+    /// Whether it can be told whether to think.
+    switches_thoughts: bool,
 }
+
+/// What DeepSeek's and Granite's templates call it whether the model thinks.
+const THINKING: &str = "thinking";
 
 impl ChatTemplate {
     /// Compiles a Jinja template; `None` is ChatML. The texts are those of the beginning-of-text and
@@ -91,8 +99,12 @@ impl ChatTemplate {
             .add_template_owned(NAME, source.to_owned())
             .map_err(invalid)?;
         let template = environment.get_template(NAME).map_err(invalid)?;
-        let knows_tools = template.undeclared_variables(false).contains("tools");
+        let variables = template.undeclared_variables(false);
+        let knows_tools = variables.contains("tools");
+        let switches = |name| variables.contains(name);
         Ok(ChatTemplate {
+            thoughts: ThoughtSyntax::of_template(source),
+            switches_thoughts: [ENABLE_THINKING, THINKING].into_iter().any(switches),
             tools: ToolSyntax::of_template(source).filter(|_| knows_tools),
             environment,
             source: source.to_owned(),
@@ -109,6 +121,16 @@ impl ChatTemplate {
     /// How the model writes the calls of functions.
     pub fn tool_syntax(&self) -> &'static ToolSyntax {
         self.tools.unwrap_or(&HERMES)
+    }
+
+    /// How the model writes thoughts, if it does.
+    pub fn thought_syntax(&self) -> Option<&'static ThoughtSyntax> {
+        self.thoughts
+    }
+
+    /// Whether the model thinks or not as its template is told.
+    pub fn switches_thoughts(&self) -> bool {
+        self.switches_thoughts
     }
 
     /// The prompt, open for the assistant's answer. `now` is what a template that asks for the date is
@@ -145,6 +167,12 @@ impl ChatTemplate {
             [] => Value::from(()),
             tools => Value::from(Serde(tools)),
         };
+        let mut settings = conversation.settings.clone();
+        if let Some(thinks) = conversation.thinks() {
+            settings.insert(ENABLE_THINKING.to_owned(), thinks.into());
+            settings.insert(THINKING.to_owned(), thinks.into());
+        }
+        // What is named here cannot be set otherwise.
         let context = context! {
             messages,
             tools,
@@ -153,6 +181,7 @@ impl ChatTemplate {
             eos_token => self.end_text.as_str(),
             documents => Value::from(()),
             strftime_now => Value::from_function(move |format: &str| strftime(now, format)),
+            ..Value::from(Serde(&settings))
         };
         let mut output = Bounded::default();
         self.environment
@@ -170,6 +199,9 @@ fn message_value(message: &ChatMessage, conversation: &Conversation) -> Value {
         ("role", Value::from(message.role.as_str())),
         ("content", Value::from(message.content.as_str())),
     ];
+    if let Some(thought) = &message.thought {
+        fields.push(("reasoning_content", Value::from(thought.as_str())));
+    }
     if !message.calls.is_empty() {
         let calls = message.calls.iter().map(|call| {
             let function = context! {

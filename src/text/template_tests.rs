@@ -31,6 +31,51 @@ fn templates_see_what_transformers_shows_them() {
     check("{{ strftime_now('%d %b %Y') }}", "14 Nov 2023");
 }
 
+/// What a template writes for a conversation that sets these, with so many tokens to think.
+#[track_caller]
+fn check_settings(
+    source: &str,
+    settings: &serde_json::Value,
+    most_thought_tokens: Option<usize>,
+    expected: &str,
+) {
+    let conversation = Conversation {
+        most_thought_tokens,
+        settings: settings.as_object().unwrap().clone(),
+        ..[ChatMessage::new("user", "Hi")].into()
+    };
+    let template = ChatTemplate::new(Some(source), "<s>", "</s>").unwrap();
+    let text = template.render(&conversation, SystemTime::UNIX_EPOCH);
+    assert_eq!(text.as_deref(), Ok(expected));
+}
+
+#[test]
+fn settings_are_told_and_change_nothing_else() {
+    use serde_json::json;
+    let source = "{{ colour }}{{ bos_token }}{{ messages | length }}{{ tools is none }}";
+    let settings = json!({"colour": "red", "bos_token": "x", "messages": [], "tools": [1]});
+    check_settings(source, &settings, None, "red<s>1True");
+    let source = "{{ enable_thinking is defined }} {{ enable_thinking }} {{ thinking }}";
+    check_settings(source, &json!({}), None, "False  ");
+    check_settings(source, &json!({}), Some(0), "True False False");
+    check_settings(source, &json!({}), Some(7), "True True True");
+    let no = json!({"enable_thinking": false});
+    check_settings(source, &no, None, "True False False");
+    check_settings(source, &no, Some(7), "True True True");
+}
+
+#[test]
+fn what_was_thought_is_shown() {
+    let message = ChatMessage {
+        thought: Some("Hm.".to_owned()),
+        ..ChatMessage::new("assistant", "Yes.")
+    };
+    let source = "{{ messages[0].reasoning_content }}|{{ messages[0].content }}";
+    let template = ChatTemplate::new(Some(source), "<s>", "</s>").unwrap();
+    let text = template.render(&[message].into(), SystemTime::UNIX_EPOCH);
+    assert_eq!(text.as_deref(), Ok("Hm.|Yes."));
+}
+
 #[test]
 fn blocks_leave_no_white_space() {
     check("a\n  {% if true %}\nb\n  {% endif %}\nc\n", "a\nb\nc");

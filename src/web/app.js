@@ -42,7 +42,8 @@ async function answer(conversation) {
     const response = await ask('v1/chat/completions', body, { key: store.read('key'), signal: run.controller.signal });
     for await (const event of serverEvents(response)) {
       const [choice] = event.choices;
-      if (choice?.delta.content) grow(conversation, run, message, choice.delta.content);
+      const { content = '', reasoning_content: thought = '' } = choice?.delta ?? {};
+      if (content || thought) grow(conversation, run, message, content, thought);
       if (choice?.finish_reason) message.note.finish = choice.finish_reason;
       if (event.usage) message.note.usage = event.usage;
     }
@@ -64,13 +65,14 @@ async function answer(conversation) {
   }
 }
 
-/** Text has come: the first makes the message, every one is painted with the next frame. */
-function grow(conversation, run, message, text) {
+/** Something is said or thought: the first makes the message, every one is painted with the next frame. */
+function grow(conversation, run, message, content, thought) {
   const now = performance.now();
   run.first ??= now;
   run.last = now;
   run.tokens += 1;
-  message.content += text;
+  message.content += content;
+  if (thought) message.thought = (message.thought ?? '') + thought;
   if (run.tokens === 1) {
     conversation.messages.push(message);
     if (conversation === current) paint();
@@ -84,6 +86,7 @@ function grow(conversation, run, message, text) {
     if (conversation !== current || runs.get(conversation.id) !== run) return;
     const item = byId('thread').lastElementChild;
     render(item.querySelector('.text'), message.content);
+    think(item.querySelector('.thought'), message);
     item.querySelector('.note').textContent = described({ ...message.note, ...measured(run) });
     scrollOn();
   });
@@ -225,9 +228,17 @@ function question(message, isLast) {
   return item;
 }
 
+/** What was thought before an answer, for those who open it. */
+function think(thought, message) {
+  thought.hidden = !message.thought;
+  thought.lastElementChild.textContent = message.thought ?? '';
+}
+
 function reply(message, isLast, running) {
   const text = element('div', { className: 'text' });
   render(text, message.content);
+  const thought = element('details', { className: 'thought' }, element('summary', { textContent: 'Thought' }), element('div'));
+  think(thought, message);
   const note = element('span', { className: 'note', textContent: running && isLast ? '' : described({ finish: 'broken off', ...message.note }) });
   const actions = element('div', { className: 'actions' });
   if (!(isLast && running)) actions.append(button('Copy', (event) => copy(event.target, message.content)));
@@ -235,7 +246,7 @@ function reply(message, isLast, running) {
   actions.append(note);
   const item = element('li', { className: 'assistant' });
   item.classList.toggle('growing', isLast && running);
-  item.append(element('h3', { className: 'unseen', textContent: 'Answer' }), text, actions);
+  item.append(element('h3', { className: 'unseen', textContent: 'Answer' }), thought, text, actions);
   return item;
 }
 

@@ -244,6 +244,17 @@ async fn pieces_contain(world: &mut World, part: String) {
     );
 }
 
+#[then(expr = "the pieces think {string} and say {string}")]
+async fn pieces_think(world: &mut World, thought: String, said: String) {
+    let pieces = world.answer.pieces.iter();
+    let thoughts = pieces.filter_map(|piece| {
+        let delta = piece.pointer("/choices/0/delta/reasoning_content")?;
+        delta.as_str()
+    });
+    assert_eq!(thoughts.collect::<String>(), thought);
+    assert_eq!(world.answer.text(), said);
+}
+
 #[then("every piece but the last has only content and stop")]
 async fn pieces_are_small(world: &mut World) {
     let (_, before) = world.answer.pieces.split_last().unwrap();

@@ -59,6 +59,11 @@ async fn fills_gaps(world: &mut World) {
     world.speak_to(servers::tiny().await);
 }
 
+#[given("a server whose model thinks")]
+async fn thinks(world: &mut World) {
+    world.speak_to(servers::tiny_thinker().await);
+}
+
 #[given("a server whose model takes the mean of all tokens")]
 async fn takes_the_mean(world: &mut World) {
     world.speak_to(servers::tiny_of_means().await);

@@ -48,6 +48,23 @@ async fn one_text(world: &mut World, part: String) {
     assert!(text.contains(&part), "{text}");
 }
 
+#[then(expr = "the blocks of the stream are {string} and {string}")]
+async fn two_blocks(world: &mut World, one: String, other: String) {
+    let pieces = world.answer.pieces.iter();
+    let starts = pieces.filter(|piece| piece["type"] == "content_block_start");
+    let kinds: Vec<&Value> = starts
+        .map(|piece| &piece["content_block"]["type"])
+        .collect();
+    assert_eq!(kinds, [&json!(one), &json!(other)]);
+    let pieces = world.answer.pieces.iter();
+    let deltas = pieces.filter(|piece| piece["type"] == "content_block_delta");
+    let mut kinds: Vec<&str> = deltas
+        .map(|piece| piece["delta"]["type"].as_str().unwrap())
+        .collect();
+    kinds.dedup();
+    assert_eq!(kinds, ["thinking_delta", "input_json_delta"]);
+}
+
 #[then(expr = "the blocks of the stream are one use of {string} with {string}")]
 async fn one_use(world: &mut World, name: String, input: String) {
     let (block, text) = one_block(&world.answer.pieces, "partial_json");

@@ -176,6 +176,29 @@ pub(crate) async fn encoder() -> RealServer {
     of_model(&SERVER, common::embedding_model(), size).await
 }
 
+/// The same, with a chat template that knows of thoughts.
+pub(crate) async fn tiny_thinker() -> RealServer {
+    const TEMPLATE: &str = "{% for message in messages %}\
+        <s>{{ message.role }}\n\
+        {% if message.reasoning_content %}{{ '<think>\n' + message.reasoning_content + '\n</think>\n\n' }}{% endif %}\
+        {{ message.content }}\
+        {% endfor %}<s>assistant{{ '\n' }}\
+        {% if enable_thinking is defined and not enable_thinking %}{{ '<think>\n\n</think>\n\n' }}{% endif %}";
+    static SERVER: OnceCell<RealServer> = OnceCell::const_new();
+    let folder = tempfile::tempdir().unwrap();
+    let more = [
+        ("llama.context_length", Value::U32(1024)),
+        ("tokenizer.chat_template", Value::Text(TEMPLATE)),
+    ];
+    let model = common::tiny::model(folder.path(), &more);
+    let size = Size {
+        parallel: 2,
+        context_tokens: 1024,
+        cache: CacheSize::AllContexts,
+    };
+    of_model(&SERVER, model, size).await
+}
+
 async fn of_tiny_model(cell: &OnceCell<RealServer>, more: &[(&str, Value<'_>)]) -> RealServer {
     let size = Size {
         parallel: 2,

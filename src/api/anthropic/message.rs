@@ -43,19 +43,21 @@ impl Heading {
     /// All of it at once.
     pub(super) fn message(self, answer: Answer) -> types::Message {
         let Answer {
+            thought,
             content,
             calls,
             summary,
             ..
         } = answer;
         let (reason, sequence) = stop(&summary, !calls.is_empty());
+        let thought = (!thought.is_empty()).then(|| thought_block(thought));
         let text = (!content.is_empty() || calls.is_empty()).then(|| text_block(content));
         let calls = calls.into_iter().map(|call| types::MessageBlock {
             input: serde_json::from_str(&call.arguments).unwrap_or_default(),
             ..call_block(call.id, call.name)
         });
         types::Message {
-            content: text.into_iter().chain(calls).collect(),
+            content: thought.into_iter().chain(text).chain(calls).collect(),
             stop_reason: Some(reason),
             stop_sequence: sequence,
             usage: usage(&summary),
@@ -113,33 +115,52 @@ impl Progress {
     fn part(&mut self, part: AnswerPart) -> Vec<types::MessagesEvent> {
         use types::{BlockDeltaType as Delta, MessageBlockType as Kind};
         let mut events = Vec::new();
-        let (kind, text, partial_json) = match part {
+        let open = self.open.as_ref().map(|open| open.kind);
+        let nothing = types::BlockDelta {
+            type_: Delta::InputJsonDelta,
+            text: None,
+            thinking: None,
+            partial_json: None,
+        };
+        let delta = match part {
+            AnswerPart::Thought(thought) => {
+                if open != Some(Kind::Thinking) {
+                    self.begin(thought_block(String::new()), &mut events);
+                }
+                types::BlockDelta {
+                    type_: Delta::ThinkingDelta,
+                    thinking: Some(thought),
+                    ..nothing
+                }
+            }
             AnswerPart::Text(text) => {
-                if self
-                    .open
-                    .as_ref()
-                    .is_none_or(|open| open.kind != Kind::Text)
-                {
+                if open != Some(Kind::Text) {
                     self.begin(text_block(String::new()), &mut events);
                 }
-                (Delta::TextDelta, Some(text), None)
+                types::BlockDelta {
+                    type_: Delta::TextDelta,
+                    text: Some(text),
+                    ..nothing
+                }
             }
             AnswerPart::Call { name } => {
                 self.called = true;
                 self.begin(call_block(call_id(), name), &mut events);
-                (Delta::InputJsonDelta, None, Some(String::new()))
+                types::BlockDelta {
+                    partial_json: Some(String::new()),
+                    ..nothing
+                }
             }
-            AnswerPart::Arguments(piece) => (Delta::InputJsonDelta, None, Some(piece)),
+            AnswerPart::Arguments(piece) => types::BlockDelta {
+                partial_json: Some(piece),
+                ..nothing
+            },
         };
         let index = self.open.as_ref().map_or(0, |open| open.index);
         let delta = types::ContentBlockDelta {
             type_: types::ContentBlockDeltaType::ContentBlockDelta,
             index,
-            delta: types::BlockDelta {
-                type_: kind,
-                text,
-                partial_json,
-            },
+            delta,
         };
         events.push(delta.into());
         events
@@ -192,9 +213,24 @@ impl Progress {
     }
 }
 
+/// A thought; nothing says whose it is but the server that it comes from.
+fn thought_block(thought: String) -> types::MessageBlock {
+    types::MessageBlock {
+        type_: types::MessageBlockType::Thinking,
+        thinking: Some(thought),
+        signature: Some(String::new()),
+        text: None,
+        id: None,
+        name: None,
+        input: None,
+    }
+}
+
 fn text_block(text: String) -> types::MessageBlock {
     types::MessageBlock {
         type_: types::MessageBlockType::Text,
+        thinking: None,
+        signature: None,
         text: Some(text),
         id: None,
         name: None,
@@ -205,6 +241,8 @@ fn text_block(text: String) -> types::MessageBlock {
 fn call_block(id: String, name: String) -> types::MessageBlock {
     types::MessageBlock {
         type_: types::MessageBlockType::ToolUse,
+        thinking: None,
+        signature: None,
         text: None,
         id: Some(id),
         name: Some(name),

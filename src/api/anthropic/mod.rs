@@ -3,7 +3,7 @@
 mod message;
 mod request;
 
-use super::answer::{answer_events, whole_answer};
+use super::answer::{ThoughtForm, answer_events, whole_answer};
 use super::at_length;
 use super::error::Error;
 use super::options::Defaults;
@@ -23,10 +23,9 @@ pub(super) async fn answer(
 ) -> Result<WholeOrStream<types::Message>, Error> {
     let request = generate_request(body, defaults)?.within(limits);
     let streamed = request.options.stream;
-    let reader = model.answer_reader(&request.options);
     let generation = at_length(|| model.generate(request)).map_err(in_anthropics_words)?;
     let heading = Heading::new(&model.details().name, generation.prompt_tokens());
-    let events = answer_events(generation, reader);
+    let events = answer_events(generation, ThoughtForm::Apart);
     if streamed {
         let events = heading.events(events);
         return Ok(WholeOrStream::Stream(EventStream::anthropic(events)));

@@ -26,12 +26,19 @@ pub(super) fn generate_request(
     };
     let max_tokens = count("max_tokens", body.max_tokens.into())?;
     let (stop, stream) = (body.stop_sequences.unwrap_or_default(), body.stream);
+    let budget = body.thinking.as_ref();
+    let budget = budget.and_then(|thinking| thinking.budget_tokens);
+    if budget.is_some_and(|budget| budget as usize >= max_tokens) {
+        let problem = "`max_tokens` must be greater than `thinking.budget_tokens`";
+        return Err(Error::invalid("max_tokens", problem));
+    }
     let (conversation, tools) = conversation(types::CountTokensRequest {
         messages: body.messages,
         model: body.model,
         system: body.system,
         tool_choice: body.tool_choice,
         tools: body.tools,
+        thinking: body.thinking,
     })?;
     Ok(GenerateRequest {
         prompt: Prompt::Chat(conversation),
@@ -64,7 +71,7 @@ pub(super) fn conversation(
 ) -> Result<(Conversation, Option<ToolUse>), Error> {
     let mut messages = Vec::new();
     if let Some(system) = body.system {
-        let (text, _, _) = blocks("system", system)?;
+        let Blocks { text, .. } = blocks("system", system)?;
         messages.push(ChatMessage::new("system", text));
     }
     for (number, message) in (0..).zip(body.messages) {
@@ -86,14 +93,41 @@ pub(super) fn conversation(
     let use_ = tool_use(&tools, body.tool_choice.as_ref())?;
     let shown = tools.iter().filter(|_| use_.is_some()).map(Tool::shown);
     let tools = shown.collect();
-    Ok((Conversation { messages, tools }, use_))
+    let conversation = Conversation {
+        messages,
+        tools,
+        most_thought_tokens: most_thought_tokens(body.thinking.as_ref())?,
+        ..Conversation::default()
+    };
+    Ok((conversation, use_))
+}
+
+/// How long is thought before; not at all, unless that is asked for.
+fn most_thought_tokens(thinking: Option<&types::Thinking>) -> Result<Option<usize>, Error> {
+    use types::ThinkingType as Kind;
+    Ok(
+        match thinking.map(|thinking| (thinking.type_, thinking.budget_tokens)) {
+            None | Some((Kind::Disabled, _)) => Some(0),
+            Some((Kind::Adaptive, _)) => None,
+            Some((Kind::Enabled, Some(budget))) => Some(budget as usize),
+            Some((Kind::Enabled, None)) => {
+                let place = "thinking.budget_tokens";
+                return Err(Error::invalid(place, format!("{place}: it is required")));
+            }
+        },
+    )
 }
 
 /// A message, and before it what came of calls: templates have messages of their own for that.
 fn chat_messages(number: usize, message: types::InputMessage) -> Result<Vec<ChatMessage>, Error> {
     use types::InputMessageRole as Role;
     let place = format!("messages.{number}.content");
-    let (text, calls, results) = blocks(&place, message.content)?;
+    let Blocks {
+        thought,
+        text,
+        calls,
+        results,
+    } = blocks(&place, message.content)?;
     let (role, misplaced) = match message.role {
         Role::User => ("user", (!calls.is_empty()).then_some("tool_use")),
         Role::Assistant => ("assistant", (!results.is_empty()).then_some("tool_result")),
@@ -105,6 +139,7 @@ fn chat_messages(number: usize, message: types::InputMessage) -> Result<Vec<Chat
     let mut messages = results;
     if !text.is_empty() || messages.is_empty() {
         messages.push(ChatMessage {
+            thought: (!thought.is_empty()).then_some(thought),
             calls,
             ..ChatMessage::new(role, text)
         });
@@ -112,15 +147,21 @@ fn chat_messages(number: usize, message: types::InputMessage) -> Result<Vec<Chat
     Ok(messages)
 }
 
-/// The text of blocks, the calls, and what came of calls.
-fn blocks(
-    place: &str,
-    content: types::BlocksOrText,
-) -> Result<(String, Vec<ToolCall>, Vec<ChatMessage>), Error> {
+/// What is among blocks.
+#[derive(Default)]
+struct Blocks {
+    thought: String,
+    text: String,
+    calls: Vec<ToolCall>,
+    /// What came of calls.
+    results: Vec<ChatMessage>,
+}
+
+fn blocks(place: &str, content: types::BlocksOrText) -> Result<Blocks, Error> {
     use types::InputBlockType as Kind;
-    let (mut text, mut calls, mut results) = (String::new(), Vec::new(), Vec::new());
+    let mut read = Blocks::default();
     let blocks = match content {
-        types::BlocksOrText::String(whole) => return Ok((whole, calls, results)),
+        types::BlocksOrText::String(text) => return Ok(Blocks { text, ..read }),
         types::BlocksOrText::Array(blocks) => blocks,
     };
     for (number, block) in blocks.into_iter().enumerate() {
@@ -129,8 +170,10 @@ fn blocks(
             Error::invalid(&*place, format!("{place}: it is required"))
         };
         match block.type_ {
-            Kind::Text => text.push_str(&block.text.ok_or_else(|| missing("text"))?),
-            Kind::ToolUse => calls.push(ToolCall {
+            Kind::Text => read
+                .text
+                .push_str(&block.text.ok_or_else(|| missing("text"))?),
+            Kind::ToolUse => read.calls.push(ToolCall {
                 id: block.id.ok_or_else(|| missing("id"))?,
                 name: block.name.ok_or_else(|| missing("name"))?,
                 arguments: serde_json::Value::from(block.input).to_string(),
@@ -144,15 +187,19 @@ fn blocks(
                         texts.into_iter().map(|part| part.text).collect()
                     }
                 };
-                results.push(ChatMessage {
+                read.results.push(ChatMessage {
                     answers: Some(answers),
                     ..ChatMessage::new("tool", said)
                 });
             }
-            Kind::Thinking | Kind::RedactedThinking => {}
+            Kind::Thinking => {
+                let thought = block.thinking.ok_or_else(|| missing("thinking"))?;
+                read.thought.push_str(&thought);
+            }
+            Kind::RedactedThinking => {}
         }
     }
-    Ok((text, calls, results))
+    Ok(read)
 }
 
 /// Which functions the message may call, and which it must; `None` if none.

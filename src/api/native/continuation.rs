@@ -242,6 +242,7 @@ mod tests {
             cached_tokens: 0,
             generated_tokens: 2,
             end_token: None,
+            thought_tokens: 0,
             truncated: false,
             seed: 9,
             timings: Timings {

@@ -5,7 +5,7 @@ use crate::api::messages::conversation;
 use crate::api::tools::{Tool, declared};
 use crate::api::types;
 use crate::model::{LoadedModel, TokenizeRequest};
-use crate::text::SpecialTokens;
+use crate::text::{Conversation, SpecialTokens};
 use crate::token::TokenId;
 
 /// The tokens of a text.
@@ -45,8 +45,12 @@ pub(in crate::api) fn apply_template(
 ) -> Result<types::RenderedPrompt, Error> {
     let tools = declared(body.tools.unwrap_or_default())?;
     let shown = tools.iter().map(Tool::shown).collect();
+    let conversation = Conversation {
+        settings: body.chat_template_kwargs.unwrap_or_default(),
+        ..conversation(body.messages, shown)?
+    };
     Ok(types::RenderedPrompt {
-        prompt: model.render(&conversation(body.messages, shown)?)?,
+        prompt: model.render(&conversation)?,
     })
 }
 

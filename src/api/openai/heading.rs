@@ -104,12 +104,16 @@ pub(super) fn usage(summaries: &[Summary]) -> types::Usage {
         .iter()
         .map(|summary| summary.generated_tokens)
         .sum();
+    let thought_tokens: usize = summaries.iter().map(|summary| summary.thought_tokens).sum();
     types::Usage {
         prompt_tokens: prompt_tokens as u64,
         completion_tokens: completion_tokens as u64,
         total_tokens: (prompt_tokens + completion_tokens) as u64,
         prompt_tokens_details: types::PromptTokensDetails {
             cached_tokens: cached_tokens.unwrap_or(0) as u64,
+        },
+        completion_tokens_details: types::CompletionTokensDetails {
+            reasoning_tokens: thought_tokens as u64,
         },
     }
 }

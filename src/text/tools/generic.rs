@@ -34,7 +34,11 @@ pub(in crate::text) fn in_words(conversation: &Conversation) -> Conversation {
             _ => messages.push(alone(message)),
         }
     }
-    messages.into()
+    Conversation {
+        messages,
+        tools: Vec::new(),
+        ..conversation.clone()
+    }
 }
 
 fn alone(message: &ChatMessage) -> ChatMessage {
@@ -48,7 +52,10 @@ fn alone(message: &ChatMessage) -> ChatMessage {
             (role, [&*message.content, &*calls].concat())
         }
     };
-    ChatMessage::new(role, content)
+    ChatMessage {
+        thought: message.thought.clone(),
+        ..ChatMessage::new(role, content)
+    }
 }
 
 fn response(message: &ChatMessage) -> String {

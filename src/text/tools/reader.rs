@@ -1,11 +1,15 @@
-//! An answer's text, as it comes, to what is said and what is called. Nothing is taken for a call that does not begin
+//! An answer's text, as it comes, to what is thought, said and called. Nothing is taken for a call that does not begin
 //! as its syntax has it; what cannot be told yet is held back.
 
 use super::ToolSyntax;
+use crate::text::common;
+use crate::text::thoughts::{ThoughtReader, ThoughtSyntax, Told};
 
 /// A part of an answer.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum AnswerPart {
+    /// Something is thought.
+    Thought(String),
     /// Something is said.
     Text(String),
     /// A function is called.
@@ -20,6 +24,7 @@ pub enum AnswerPart {
 /// Reads the text of one answer.
 #[derive(Debug)]
 pub struct AnswerReader {
+    thoughts: Option<ThoughtReader>,
     functions: Option<Functions>,
     place: Place,
     held: String,
@@ -68,6 +73,7 @@ impl AnswerReader {
     /// Reads an answer that calls nothing.
     pub fn of_text() -> Self {
         Self {
+            thoughts: None,
             functions: None,
             place: Place::Text,
             held: String::new(),
@@ -77,14 +83,50 @@ impl AnswerReader {
     /// Reads an answer that may call these functions.
     pub fn of_calls(syntax: &'static ToolSyntax, names: Vec<String>) -> Self {
         Self {
+            thoughts: None,
             functions: Some(Functions { syntax, names }),
             place: Place::Start,
             held: String::new(),
         }
     }
 
-    /// Takes the text's next piece, and tells what is certain.
-    pub fn push(&mut self, text: &str) -> Vec<AnswerPart> {
+    /// The same of an answer before which something may be thought, or in whose thought the prompt ends.
+    pub fn after_thoughts(mut self, syntax: &'static ThoughtSyntax, is_begun: bool) -> Self {
+        self.thoughts = Some(ThoughtReader::new(syntax, is_begun));
+        self
+    }
+
+    /// The same, where what is thought is said.
+    pub fn with_thoughts_as_text(mut self) -> Self {
+        self.thoughts = None;
+        self
+    }
+
+    /// Whether what comes next may be a thought.
+    pub fn is_thinking(&self) -> bool {
+        let thoughts = self.thoughts.as_ref();
+        thoughts.is_some_and(ThoughtReader::is_thinking)
+    }
+
+    /// Tokens of the thought, as far as it is told.
+    pub fn thought_tokens(&self) -> usize {
+        self.thoughts.as_ref().map_or(0, ThoughtReader::tokens)
+    }
+
+    /// Takes the text's next piece, which so many tokens brought, and tells what is certain.
+    pub fn push(&mut self, text: &str, tokens: usize) -> Vec<AnswerPart> {
+        let Some(thoughts) = &mut self.thoughts else {
+            return self.push_answer(text);
+        };
+        let Told { thought, answer } = thoughts.push(text, tokens);
+        let mut parts = Vec::from_iter(thought_of(thought));
+        if !answer.is_empty() {
+            parts.extend(self.push_answer(&answer));
+        }
+        parts
+    }
+
+    fn push_answer(&mut self, text: &str) -> Vec<AnswerPart> {
         let mut parts = Vec::new();
         let Some(functions) = &self.functions else {
             parts.extend(said(text));
@@ -102,14 +144,25 @@ impl AnswerReader {
         }
     }
 
-    /// The text has ended: what was held back and is text after all.
-    pub fn finish(self) -> Option<AnswerPart> {
-        match self.place {
+    /// The text has ended: what was held back.
+    pub fn finish(mut self) -> Vec<AnswerPart> {
+        let told = self.thoughts.take().map(ThoughtReader::finish);
+        let Told { thought, answer } = told.unwrap_or_default();
+        let mut parts = Vec::from_iter(thought_of(thought));
+        if !answer.is_empty() {
+            parts.extend(self.push_answer(&answer));
+        }
+        parts.extend(match self.place {
             Place::Start | Place::Text | Place::FirstCall => said(&self.held),
             // What belongs to calls was cut off.
             Place::Arguments(_) | Place::AfterArguments | Place::AfterCall => None,
-        }
+        });
+        parts
     }
+}
+
+fn thought_of(text: String) -> Option<AnswerPart> {
+    (!text.is_empty()).then_some(AnswerPart::Thought(text))
 }
 
 fn said(text: &str) -> Option<AnswerPart> {
@@ -217,15 +270,6 @@ fn expect(text: &str, expected: &str) -> Expected {
         (false, true) => Expected::Perhaps,
         (false, false) => Expected::Not,
     }
-}
-
-/// Bytes at the end of a text that the other begins with.
-fn common(text: &str, other: &str) -> usize {
-    let lengths = (1..other.len().min(text.len() + 1)).rev();
-    lengths
-        .filter(|length| other.is_char_boundary(*length))
-        .find(|length| text.ends_with(&other[..*length]))
-        .unwrap_or(0)
 }
 
 fn take(text: &mut String, length: usize) -> String {

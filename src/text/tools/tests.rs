@@ -67,6 +67,7 @@ fn conversation(calls: &[ToolCall]) -> Conversation {
             .chain(after)
             .collect(),
         tools: vec![weather],
+        ..Conversation::default()
     }
 }
 
@@ -88,7 +89,7 @@ fn read(syntax: &'static ToolSyntax, text: &str, characters: usize) -> Vec<Answe
     let all: Vec<char> = text.chars().collect();
     let mut parts: Vec<AnswerPart> = Vec::new();
     for piece in all.chunks(characters) {
-        parts.extend(reader.push(&piece.iter().collect::<String>()));
+        parts.extend(reader.push(&piece.iter().collect::<String>(), piece.len()));
     }
     joined(parts.into_iter().chain(reader.finish()))
 }

@@ -29,7 +29,7 @@ impl Messages {
             index,
             logprobs: logprobs(&answer.tokens),
             finish_reason: finish_reason(&answer.summary.reason, !answer.calls.is_empty()),
-            message: message(answer.content, answer.calls),
+            message: message(answer.thought, answer.content, answer.calls),
         });
         types::ChatCompletion {
             id: self.0.id,
@@ -105,7 +105,7 @@ impl Messages {
 }
 
 /// A message as it is sent; what calls and says nothing has no content.
-fn message(content: String, calls: Vec<Call>) -> types::AssistantMessage {
+fn message(thought: String, content: String, calls: Vec<Call>) -> types::AssistantMessage {
     let silent = content.is_empty() && !calls.is_empty();
     let calls = calls.into_iter().map(|call| types::ToolCall {
         id: call.id,
@@ -117,6 +117,7 @@ fn message(content: String, calls: Vec<Call>) -> types::AssistantMessage {
     });
     types::AssistantMessage {
         role: types::AssistantMessageRole::Assistant,
+        reasoning_content: (!thought.is_empty()).then_some(thought),
         content: (!silent).then_some(content),
         refusal: None,
         tool_calls: calls.collect(),
@@ -135,6 +136,10 @@ fn delta(part: AnswerPart, calls: &mut u32) -> types::Delta {
         ..types::Delta::default()
     };
     match part {
+        AnswerPart::Thought(text) => types::Delta {
+            reasoning_content: Some(text),
+            ..types::Delta::default()
+        },
         AnswerPart::Text(text) => types::Delta {
             content: Some(text),
             ..types::Delta::default()
@@ -209,6 +214,7 @@ mod tests {
             cached_tokens: 1,
             generated_tokens: 2,
             end_token: None,
+            thought_tokens: 0,
             truncated: false,
             seed: 0,
             timings: Timings::default(),
@@ -250,6 +256,7 @@ mod tests {
     #[test]
     fn a_whole_answer_fits_the_document() {
         let answer = Messages::new("tiny").completion(vec![Answer {
+            thought: String::new(),
             content: "Hi".to_owned(),
             calls: Vec::new(),
             tokens: Vec::new(),

@@ -16,6 +16,7 @@ use crate::model::{GenerateLimits, GenerateRequest, LoadedModel};
 
 use super::heading::Told;
 use super::options::{for_choice, in_openais_words};
+use super::thoughts::thought_form;
 use message::Messages;
 
 /// Writes the next message.
@@ -36,6 +37,7 @@ pub(in crate::api) async fn answer(
             format!("{choices} messages are more than the {places} requests that may run or wait");
         return Err(Error::invalid("n", format!("n: {problem}")));
     }
+    let thoughts = thought_form(body.reasoning_format);
     let request = GenerateRequest::try_from(body)?.within(limits);
     let streamed = request.options.stream;
     let begin = |choice: u32| {
@@ -44,10 +46,9 @@ pub(in crate::api) async fn answer(
             options: for_choice(options, choice),
             ..request.clone()
         };
-        let reader = model.answer_reader(&request.options);
         model
             .generate(request)
-            .map(|generation| answer_events(generation, reader))
+            .map(|generation| answer_events(generation, thoughts))
             .map_err(|error| in_openais_words(error, "response_format"))
     };
     let begun = at_length(|| (0..choices).map(begin).collect::<Result<Vec<_>, Error>>())?;

@@ -3,6 +3,7 @@
 use serde_json::json;
 
 use super::super::options::generate_options;
+use super::super::thoughts::Thoughts;
 use super::tools;
 use crate::api::error::Error;
 use crate::api::messages::conversation;
@@ -17,6 +18,12 @@ impl TryFrom<types::ChatCompletionRequest> for GenerateRequest {
     fn try_from(mut body: types::ChatCompletionRequest) -> Result<Self, Error> {
         let messages = std::mem::take(&mut body.messages);
         let tools = tools::take(&mut body)?;
+        let budget = body.thinking_budget_tokens.or(body.reasoning_budget);
+        let thoughts = Thoughts::new(
+            body.reasoning_effort,
+            budget,
+            body.chat_template_kwargs.take(),
+        );
         let mut options = generate_options(&body, &[])?;
         let top = count("top_logprobs", body.top_logprobs.unwrap_or(0))?;
         options.sampling.logprobs = match (body.logprobs.unwrap_or(false), top) {
@@ -37,7 +44,7 @@ impl TryFrom<types::ChatCompletionRequest> for GenerateRequest {
             None => (Vec::new(), None),
         };
         Ok(Self {
-            prompt: Prompt::Chat(conversation(messages, shown)?),
+            prompt: Prompt::Chat(thoughts.before(conversation(messages, shown)?)),
             system_prompt: None,
             options: GenerateOptions {
                 max_tokens: max_tokens.map(|tokens| tokens as usize),

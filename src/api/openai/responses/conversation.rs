@@ -120,6 +120,8 @@ fn from(conversation: &Conversation, first: usize) -> Conversation {
     Conversation {
         messages: kept.map(|(_, message)| message.clone()).collect(),
         tools: conversation.tools.clone(),
+        most_thought_tokens: conversation.most_thought_tokens,
+        settings: conversation.settings.clone(),
     }
 }
 

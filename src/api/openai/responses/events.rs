@@ -50,7 +50,7 @@ impl Events {
     }
 
     /// The one part of an item begins or ends.
-    pub(super) fn part(&mut self, type_: OfPart, place: Place, part: types::ResponsePart) {
+    pub(super) fn part(&mut self, type_: OfPart, place: Place, part: types::ResponseOutputPart) {
         self.tell(|sequence_number| types::ResponsePartEvent {
             type_,
             sequence_number,
@@ -89,6 +89,30 @@ impl Events {
             content_index: 0,
             text,
             logprobs,
+        });
+    }
+
+    /// More of a thought.
+    pub(super) fn thought(&mut self, place: Place, delta: String) {
+        self.tell(|sequence_number| types::ResponseThoughtDelta {
+            type_: types::ResponseThoughtDeltaType::ResponseReasoningTextDelta,
+            sequence_number,
+            item_id: place.item_id,
+            output_index: place.output_index,
+            content_index: 0,
+            delta,
+        });
+    }
+
+    /// All of a thought.
+    pub(super) fn thought_done(&mut self, place: Place, text: String) {
+        self.tell(|sequence_number| types::ResponseThoughtDone {
+            type_: types::ResponseThoughtDoneType::ResponseReasoningTextDone,
+            sequence_number,
+            item_id: place.item_id,
+            output_index: place.output_index,
+            content_index: 0,
+            text,
         });
     }
 

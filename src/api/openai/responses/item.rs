@@ -218,7 +218,8 @@ fn summary_text(text: String) -> types::ResponseSummaryText {
     }
 }
 
-fn reasoning_text(text: String) -> types::ResponseReasoningText {
+/// Something that is thought.
+pub(super) fn reasoning_text(text: String) -> types::ResponseReasoningText {
     types::ResponseReasoningText {
         type_: types::ResponseReasoningTextType::ReasoningText,
         text,

@@ -13,6 +13,7 @@ use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use super::options::in_openais_words;
+use super::thoughts::{Thoughts, thought_form};
 use crate::api::answer::answer_events;
 use crate::api::at_length;
 use crate::api::caller::Caller;
@@ -79,7 +80,14 @@ pub(in crate::api) async fn answer(
         tools: body.tools.take(),
         truncation: None,
     };
-    let (generation, reader, items) = at_length(|| {
+    let form = thought_form(body.reasoning_format);
+    let effort = body.reasoning.as_ref();
+    let thoughts = Thoughts::new(
+        effort.and_then(|reasoning| reasoning.effort),
+        body.thinking_budget_tokens.or(body.reasoning_budget),
+        body.chat_template_kwargs.take(),
+    );
+    let (generation, items) = at_length(|| {
         let grammars = [
             ("grammar", &body.grammar),
             ("regex", &body.regex),
@@ -91,6 +99,7 @@ pub(in crate::api) async fn answer(
             callable,
         } = Context::read(context, grammars, &history)?;
         let options = request::options(&body, callable)?;
+        let conversation = thoughts.before(conversation);
         let conversation = match response.truncation {
             types::ResponseTruncation::Auto => fit(model, conversation, options.max_tokens)?,
             types::ResponseTruncation::Disabled => conversation,
@@ -101,11 +110,10 @@ pub(in crate::api) async fn answer(
             options,
         };
         let request = request.within(limits);
-        let reader = model.answer_reader(&request.options);
         let generation = model.generate(request);
         let generation =
             generation.map_err(|error| in_openais_words(error, "text.format.schema"))?;
-        Ok::<_, Error>((generation, reader, items))
+        Ok::<_, Error>((generation, items))
     })?;
     let (store, caller) = (Arc::clone(history.store), history.caller);
     let keep = move |response: &types::ResponseObject| {
@@ -113,7 +121,7 @@ pub(in crate::api) async fn answer(
             store.put(Kept::new(caller, items, response.clone()));
         }
     };
-    let events = answer_events(generation, reader);
+    let events = answer_events(generation, form);
     let writer = Writer::new(response);
     if body.stream.unwrap_or(false) {
         let events = writer.events(events, keep);
@@ -142,9 +150,12 @@ pub(in crate::api) fn count_tokens(
         truncation: None,
     };
     let grammars = [("grammar", &None), ("regex", &None), ("lark", &None)];
+    let effort = body.reasoning.and_then(|reasoning| reasoning.effort);
+    let thoughts = Thoughts::new(effort, None, None);
     let tokens = at_length(|| {
         let context = Context::read(context, grammars, &history)?;
-        Ok::<_, Error>(model.count_tokens(&context.conversation)?)
+        let conversation = thoughts.before(context.conversation);
+        Ok::<_, Error>(model.count_tokens(&conversation)?)
     })?;
     Ok(types::ResponseTokens {
         object: types::ResponseTokensObject::ResponseInputTokens,

@@ -63,7 +63,11 @@ impl Context {
         let messages = messages(body.instructions, &items)?;
         Ok(Self {
             items,
-            conversation: Conversation { messages, tools },
+            conversation: Conversation {
+                messages,
+                tools,
+                ..Conversation::default()
+            },
             callable,
         })
     }

@@ -38,7 +38,7 @@ pub(super) fn begun(
         prompt_cache_key: body.prompt_cache_key.clone(),
         prompt_cache_retention: body.prompt_cache_retention,
         reasoning: types::ResponseReasoningTold {
-            effort: reasoning.and_then(|reasoning| reasoning.effort.clone()),
+            effort: reasoning.and_then(|reasoning| reasoning.effort),
             summary: reasoning.and_then(|reasoning| reasoning.summary.clone()),
         },
         safety_identifier: body.safety_identifier.clone(),
@@ -109,7 +109,7 @@ pub(super) fn usage(summary: &Summary) -> types::ResponseUsage {
         },
         output_tokens: output as u64,
         output_tokens_details: types::ResponseOutputTokensDetails {
-            reasoning_tokens: 0,
+            reasoning_tokens: summary.thought_tokens as u64,
         },
         total_tokens: (input + output) as u64,
     }

@@ -8,7 +8,7 @@ use futures_util::{Stream, StreamExt, stream};
 use super::super::heading::token_logprobs;
 use super::super::unix_seconds;
 use super::events::{Events, OfItem, OfPart, OfState, Place};
-use super::item::{new_id, output_text};
+use super::item::{new_id, output_text, reasoning_text};
 use super::response::{failure, usage};
 use crate::api::answer::{AnswerEvent, call_id};
 use crate::api::error::Error;
@@ -30,6 +30,10 @@ pub(super) struct Writer {
 
 /// The item that is being written, behind those of the response.
 enum Open {
+    Thought {
+        id: String,
+        text: String,
+    },
     Message {
         id: String,
         text: String,
@@ -99,11 +103,35 @@ impl Writer {
         self.pending.extend(token_logprobs(tokens));
         for part in parts {
             match part {
+                AnswerPart::Thought(text) => self.think(text),
                 AnswerPart::Text(text) => self.say(text),
                 AnswerPart::Call { name } => self.begin_call(name),
                 AnswerPart::Arguments(piece) => self.go_on_with_call(piece),
             }
         }
+    }
+
+    fn think(&mut self, piece: String) {
+        if !matches!(self.open, Some(Open::Thought { .. })) {
+            let item = thought(new_id("rs"), ItemStatus::InProgress, Vec::new());
+            let id = item.id.clone();
+            let place = self.begin(&id, item.into());
+            let part = reasoning_text(String::new());
+            self.events
+                .part(OfPart::ResponseContentPartAdded, place, part.into());
+            let text = String::new();
+            self.open = Some(Open::Thought { id, text });
+        }
+        let output_index = self.output_index();
+        let Some(Open::Thought { id, text }) = &mut self.open else {
+            return;
+        };
+        text.push_str(&piece);
+        let place = Place {
+            item_id: id.clone(),
+            output_index,
+        };
+        self.events.thought(place, piece);
     }
 
     fn say(&mut self, piece: String) {
@@ -188,12 +216,21 @@ impl Writer {
         };
         let item: types::ResponseItem = match self.open.take() {
             None => return,
-            Some(Open::Message { id, text, logprobs }) => {
-                let part: types::ResponsePart = output_text(text.clone(), logprobs.clone()).into();
-                self.events.text_done(place(&id), text, logprobs);
+            Some(Open::Thought { id, text }) => {
+                let part = reasoning_text(text.clone());
+                self.events.thought_done(place(&id), text);
+                let done = part.clone().into();
                 self.events
-                    .part(OfPart::ResponseContentPartDone, place(&id), part.clone());
-                message(id, status, vec![part]).into()
+                    .part(OfPart::ResponseContentPartDone, place(&id), done);
+                thought(id, status, vec![part]).into()
+            }
+            Some(Open::Message { id, text, logprobs }) => {
+                let part = output_text(text.clone(), logprobs.clone());
+                self.events.text_done(place(&id), text, logprobs);
+                let done = part.clone().into();
+                self.events
+                    .part(OfPart::ResponseContentPartDone, place(&id), done);
+                message(id, status, vec![part.into()]).into()
             }
             Some(Open::Call(call)) => {
                 let call = types::ResponseFunctionCall { status, ..call };
@@ -212,7 +249,9 @@ impl Writer {
             FinishReason::EndOfText | FinishReason::StopString(_) => true,
             FinishReason::TokenLimit | FinishReason::ContextFull => false,
         };
-        if self.open.is_none() && self.response.output.is_empty() {
+        // A whole response says something, be it the empty text.
+        let silent = self.open.is_none() && self.response.output.is_empty();
+        if silent || (is_whole && matches!(self.open, Some(Open::Thought { .. }))) {
             self.begin_message();
         }
         self.response.usage = Some(usage(summary));
@@ -247,6 +286,20 @@ impl Writer {
     }
 }
 
+fn thought(
+    id: String,
+    status: ItemStatus,
+    content: Vec<types::ResponseReasoningText>,
+) -> types::ResponseReasoning {
+    types::ResponseReasoning {
+        id,
+        type_: types::ResponseReasoningType::Reasoning,
+        status,
+        summary: Vec::new(),
+        content,
+    }
+}
+
 fn message(
     id: String,
     status: ItemStatus,
@@ -262,85 +315,5 @@ fn message(
 }
 
 #[cfg(test)]
-mod tests {
-    use std::time::Duration;
-
-    use serde_json::{Value, json};
-
-    use super::super::response::begun;
-    use super::*;
-
-    /// What is sent of these events.
-    async fn sent(events: Vec<Result<AnswerEvent, Error>>) -> Vec<Value> {
-        let body = serde_json::from_value(json!({})).unwrap();
-        let writer = Writer::new(begun(&body, "tiny", true));
-        let sent = writer.events(stream::iter(events), |_| ());
-        let sent = sent.map(|event| serde_json::to_value(event).unwrap());
-        let sent: Vec<Value> = sent.collect().await;
-        for event in &sent {
-            crate::api::check("ResponsesEvent", event).unwrap();
-        }
-        sent
-    }
-
-    #[tokio::test]
-    async fn a_failure_is_told_and_is_the_end() {
-        let text = AnswerEvent::Parts {
-            parts: vec![AnswerPart::Text("Hi".to_owned())],
-            tokens: Vec::new(),
-        };
-        let timeout = Duration::from_secs(2);
-        let error = GenerateError::DeadlinePassed { timeout };
-        let sent = sent(vec![Ok(text), Err(error.into())]).await;
-        let types: Vec<&str> = sent
-            .iter()
-            .map(|event| event["type"].as_str().unwrap())
-            .collect();
-        assert_eq!(types[5..], ["error", "response.failed"]);
-        let message = "the request took longer than 2 seconds";
-        assert_eq!(
-            sent[5],
-            json!({"type": "error", "sequence_number": 5, "code": null, "message": message, "param": null})
-        );
-        let response = &sent[6]["response"];
-        assert_eq!(response["status"], "failed");
-        assert_eq!(
-            response["error"],
-            json!({"code": "server_error", "message": message})
-        );
-    }
-
-    #[tokio::test]
-    async fn what_is_said_and_called_are_items() {
-        let parts = vec![
-            AnswerPart::Text("I ".to_owned()),
-            AnswerPart::Text("look.".to_owned()),
-            AnswerPart::Call {
-                name: "now".to_owned(),
-            },
-            AnswerPart::Arguments("{}".to_owned()),
-            AnswerPart::Call {
-                name: "here".to_owned(),
-            },
-            AnswerPart::Arguments("{".to_owned()),
-        ];
-        let tokens = Vec::new();
-        let sent = sent(vec![Ok(AnswerEvent::Parts { parts, tokens })]).await;
-        let items: Vec<(&Value, &Value, &Value)> = sent
-            .iter()
-            .filter(|event| event["type"] == "response.output_item.done")
-            .map(|event| {
-                let item = &event["item"];
-                (&event["output_index"], &item["type"], &item["status"])
-            })
-            .collect();
-        let (message, call) = (json!("message"), json!("function_call"));
-        let whole = json!("completed");
-        assert_eq!(
-            items,
-            [(&json!(0), &message, &whole), (&json!(1), &call, &whole)]
-        );
-        let numbers = sent.iter().map(|event| event["sequence_number"].as_u64());
-        assert!(numbers.eq((0..sent.len() as u64).map(Some)));
-    }
-}
+#[path = "writer_tests.rs"]
+mod tests;
