@@ -63,6 +63,26 @@ Feature: Messages as with Anthropic's API
     And the answer's "content.0.name" is "get_weather"
     And the answer's "content.0.input.city" is one of "Bergen" or "Bari"
 
+  Scenario: A tool's use that is cut has no input
+    When I post to "/v1/messages" as "application/json":
+      """
+      {"max_tokens": 30, "temperature": 0, "messages": [{"role": "user", "content": "What is the weather in Bergen?"}],
+       "tools": [{"name": "f", "input_schema": {"type": "object", "properties": {"city": {"type": "string", "minLength": 300}}, "required": ["city"]}}],
+       "tool_choice": {"type": "tool", "name": "f"}}
+      """
+    Then the answer's "stop_reason" is "max_tokens"
+    And the answer's "content.0.name" is "f"
+    And the answer's "content.0.input" is {}
+
+  Scenario: A prompt that is too long is told as Anthropic tells it
+    Given a server with contexts of 64 tokens
+    When I post to "/v1/messages" as "application/json":
+      """
+      {"max_tokens": 1, "messages": [{"role": "user", "content": "a b c d e f g h i j k l m n o p q r s t u v w x y z a b c d e f g h i j k l m n o p q r s t u v w x y z"}]}
+      """
+    Then the status is 400
+    And the error says "prompt is too long: "
+
   Scenario: A tool's use as it comes
     When I stream a message:
       """

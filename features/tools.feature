@@ -38,15 +38,16 @@ Feature: Functions that the model may call
     And the last piece's "choices.0.finish_reason" is "tool_calls"
     And the stream ends with [DONE]
 
-  Scenario: A call by name
+  Scenario: A call by name, once
     When I chat:
       """
       {"messages": [{"role": "user", "content": "What is the weather in Bergen?"}], "max_tokens": 60,
        "tools": [{"type": "function", "function": {"name": "get_weather", "parameters": {"type": "object", "properties": {"city": {"enum": ["Bergen", "Bari"]}}, "required": ["city"]}}},
                  {"type": "function", "function": {"name": "now"}}],
-       "tool_choice": {"type": "function", "function": {"name": "now"}}, "parallel_tool_calls": false}
+       "tool_choice": {"type": "function", "function": {"name": "now"}}}
       """
     Then the status is 200
+    And the answer's "choices.0.message.tool_calls" has 1 entries
     And the answer's "choices.0.message.tool_calls.0.function.name" is "now"
     And the answer's "choices.0.message.tool_calls.0.function.arguments" is "{}"
     And the answer's "choices.0.finish_reason" is "tool_calls"

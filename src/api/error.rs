@@ -189,7 +189,7 @@ impl Error {
         };
         types::ErrorDetail {
             code,
-            message: shortened(self.to_string()),
+            message: shortened(self.message(surface)),
             type_: self.kind(),
             param: self.param(),
             n_prompt_tokens: prompt_tokens,
@@ -214,9 +214,30 @@ impl Error {
             type_: types::MessagesErrorType::Error,
             error: types::MessagesErrorDetail {
                 type_: kind,
-                message: shortened(self.to_string()),
+                message: shortened(self.message(Surface::Anthropic)),
             },
         })
+    }
+
+    /// What went wrong in words; those that clients know a surface's errors by are that surface's.
+    fn message(&self, surface: Surface) -> String {
+        let (prompt, context) = match self {
+            Self::Generate(GenerateError::PromptTooLong {
+                prompt_tokens,
+                context_tokens,
+            }) => (prompt_tokens, context_tokens),
+            _ => return self.to_string(),
+        };
+        match surface {
+            Surface::Native => self.to_string(),
+            Surface::OpenAi => format!(
+                "This model's maximum context length is {context} tokens. However, the prompt has {prompt} tokens. \
+                 Please reduce its length."
+            ),
+            Surface::Anthropic => {
+                format!("prompt is too long: {prompt} tokens > {context} maximum")
+            }
+        }
     }
 
     /// OpenAI's word for the cause, where it has one that clients look at.

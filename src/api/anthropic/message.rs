@@ -53,7 +53,8 @@ impl Heading {
         let thought = (!thought.is_empty()).then(|| thought_block(thought));
         let text = (!content.is_empty() || calls.is_empty()).then(|| text_block(content));
         let calls = calls.into_iter().map(|call| types::MessageBlock {
-            input: serde_json::from_str(&call.arguments).unwrap_or_default(),
+            // What was cut is no JSON; a call without any would be none.
+            input: Some(serde_json::from_str(&call.arguments).unwrap_or_default()),
             ..call_block(call.id, call.name)
         });
         types::Message {

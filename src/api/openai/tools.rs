@@ -22,6 +22,8 @@ pub(super) enum Chosen {
     Auto,
     /// Any function.
     Required,
+    /// This one, once.
+    One(String),
     /// These, of which one must be called or not.
     Named {
         /// Whether one must be.
@@ -56,7 +58,7 @@ pub(super) fn tool_use(
     }))
 }
 
-fn choice(tools: &[Tool], chosen: Chosen, several: bool) -> Result<Option<Choice>, Error> {
+fn choice(tools: &[Tool], chosen: Chosen, mut several: bool) -> Result<Option<Choice>, Error> {
     let (required, names) = match chosen {
         Chosen::Nothing => return Ok(None),
         Chosen::Auto => (false, None),
@@ -65,6 +67,10 @@ fn choice(tools: &[Tool], chosen: Chosen, several: bool) -> Result<Option<Choice
             return Err(Error::invalid("tool_choice", message));
         }
         Chosen::Required => (true, None),
+        Chosen::One(name) => {
+            several = false;
+            (true, Some(vec![name]))
+        }
         Chosen::Named { required, names } => (required, Some(names)),
     };
     let known = |name: &&String| tools.iter().any(|tool| tool.name == **name);

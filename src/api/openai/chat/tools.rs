@@ -26,10 +26,7 @@ fn chosen(choice: Option<types::ToolChoice>) -> Result<Chosen, Error> {
         Some(types::ToolChoice::NamedToolChoice(named)) => named,
     };
     Ok(match named.type_ {
-        Kind::Function => Chosen::Named {
-            required: true,
-            names: vec![named.function.ok_or_else(|| missing("function"))?.name],
-        },
+        Kind::Function => Chosen::One(named.function.ok_or_else(|| missing("function"))?.name),
         Kind::AllowedTools => {
             let allowed = named.allowed_tools;
             let allowed = allowed.ok_or_else(|| missing("allowed_tools"))?;

@@ -131,10 +131,7 @@ fn chosen(choice: Option<types::ResponseToolChoice>) -> Result<Chosen, Error> {
         Some(types::ResponseToolChoice::ResponseNamedToolChoice(named)) => named,
     };
     Ok(match named.type_ {
-        Kind::Function => Chosen::Named {
-            required: true,
-            names: vec![named.name.ok_or_else(|| missing("name"))?],
-        },
+        Kind::Function => Chosen::One(named.name.ok_or_else(|| missing("name"))?),
         Kind::AllowedTools => {
             let tools = named.tools.ok_or_else(|| missing("tools"))?;
             Chosen::Named {
