@@ -46,7 +46,7 @@ Feature: Thoughts before an answer
     Then the answer's "choices.0.message.content" is "aaaa"
     And the answer has no "choices.0.message.reasoning_content"
     And the answer's "usage.completion_tokens_details.reasoning_tokens" is 0
-    And the answer's "usage.prompt_tokens" is 39
+    And the answer's "usage.prompt_tokens" is 38
 
     Examples:
       | field                                              |

@@ -43,7 +43,7 @@ async fn status_is(world: &mut World, status: u16) {
     assert_eq!(world.answer.status, status, "{}", world.answer.body);
 }
 
-#[then(regex = r#"^the answer's "([^"]+)" is (\[.*\]|".*"|[-\d.]+|true|false|null)$"#)]
+#[then(regex = r#"^the answer's "([^"]+)" is (\[.*\]|\{.*\}|".*"|[-\d.]+|true|false|null)$"#)]
 async fn value_is(world: &mut World, path: String, wanted: String) {
     let wanted: Value = serde_json::from_str(&wanted).unwrap();
     assert!(
