@@ -60,6 +60,7 @@ Feature: A model that only makes embeddings
       | /v1/chat/completions | "messages": [{"role": "user", "content": "a"}] |
       | /v1/completions      | "prompt": "a"                                  |
       | /v1/messages         | "max_tokens": 1, "messages": [{"role": "user", "content": "a"}] |
+      | /v1/responses        | "input": "a"                                   |
 
   Scenario: It has nothing to keep
     When I save the slot 0 as "encoder.bin"
