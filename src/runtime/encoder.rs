@@ -14,6 +14,8 @@ use crate::graph::{Embeddings, ModelFile, names};
 pub struct Encoder {
     session: Session,
     embeddings: Embeddings,
+    /// Tokens of a step, so that a row's bits do not depend on how many there are.
+    least_tokens: usize,
     batch: Batch,
 }
 
@@ -43,6 +45,7 @@ impl Encoder {
         Ok(Self {
             session,
             embeddings: file.embeddings(),
+            least_tokens: file.least_rows().tokens,
             batch: Batch::default(),
         })
     }
@@ -55,7 +58,7 @@ impl Encoder {
 
 impl ModelRunner for Encoder {
     fn run(&mut self, plan: &StepPlan, outputs: &mut Outputs) -> Result<(), RunError> {
-        self.batch.fill(plan, &self.embeddings)?;
+        self.batch.fill(plan, &self.embeddings, self.least_tokens)?;
         self.compute(outputs)
             .map_err(|error| RunError(error.to_string()))
     }
@@ -115,7 +118,13 @@ impl Encoder {
 }
 
 impl Batch {
-    fn fill(&mut self, plan: &StepPlan, embeddings: &Embeddings) -> Result<(), RunError> {
+    /// Lays the plan out, filled up to `least_tokens` with sequences of a token that belongs to nobody.
+    fn fill(
+        &mut self,
+        plan: &StepPlan,
+        embeddings: &Embeddings,
+        least_tokens: usize,
+    ) -> Result<(), RunError> {
         self.embeds.clear();
         self.positions.clear();
         self.cumulative_sequence_length.clear();
@@ -125,14 +134,24 @@ impl Batch {
                 return Err(RunError("an encoder takes whole sequences".to_owned()));
             }
             read_rows(embeddings, &chunk.tokens, &mut self.embeds)?;
-            self.positions.extend(0..chunk.tokens.len() as i64);
-            let end = i32::try_from(self.positions.len());
-            self.cumulative_sequence_length
-                .push(end.expect("limits keep numbers far below"));
+            self.end_sequence(chunk.tokens.len());
+        }
+        while self.positions.len() < least_tokens {
+            let zeros = self.embeds.len() + embeddings.columns();
+            self.embeds.resize(zeros, 0.0);
+            self.end_sequence(1);
         }
         let rows = plan.hidden_rows();
         self.hidden_rows.clear();
         self.hidden_rows.extend(rows.iter().map(|row| *row as i64));
         Ok(())
+    }
+
+    /// The rows that were added last are a sequence of so many tokens.
+    fn end_sequence(&mut self, tokens: usize) {
+        self.positions.extend(0..tokens as i64);
+        let end = i32::try_from(self.positions.len());
+        self.cumulative_sequence_length
+            .push(end.expect("limits keep numbers far below"));
     }
 }

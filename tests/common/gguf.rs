@@ -6,6 +6,10 @@ use std::path::Path;
 pub(crate) const F32: u32 = 0;
 /// The type of a tensor of half floats.
 pub(crate) const F16: u32 = 1;
+/// The type of a tensor of blocks of 32 values with 4 bits each.
+pub(crate) const Q4_0: u32 = 2;
+/// The same with 8 bits each.
+pub(crate) const Q8_0: u32 = 8;
 
 /// A value of a file's header.
 #[derive(Clone)]
@@ -23,7 +27,7 @@ pub(crate) struct Tensor {
     pub(crate) name: String,
     /// Contiguous dimension first.
     pub(crate) shape: Vec<u64>,
-    /// [`F32`] or [`F16`].
+    /// [`F32`] or one of the others.
     pub(crate) kind: u32,
     pub(crate) bytes: Vec<u8>,
 }
