@@ -176,3 +176,5 @@ Feature: Chat as with OpenAI's API
       | {"messages": [{"role": "user", "content": "a"}], "stream": "yes"}                        | stream             |
       | {"messages": [{"role": "user", "content": "a"}], "presence_penalty": 3}                  | presence_penalty   |
       | {"messages": [{"role": "user", "content": 1}]}                                           | messages.0.content |
+      | {"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "a"}}]}]} | messages.0.content.0.type |
+      | {"messages": [{"role": "user", "content": [{"type": "text", "text": "a"}, {"type": "text"}]}]} | messages.0.content.1.text |

@@ -45,9 +45,15 @@ fn chat_message(number: usize, message: types::ChatMessage) -> Result<ChatMessag
     }
     let content = match message.content {
         Some(types::MessageContent::String(text)) => text,
-        Some(types::MessageContent::Array(parts)) => {
-            parts.into_iter().map(|part| part.text).collect()
-        }
+        Some(types::MessageContent::Array(parts)) => (0..)
+            .zip(parts)
+            .map(|(part, content)| {
+                // Not the schema's to say: a part of another type has none, and its type is what is wrong.
+                let place = format!("messages.{number}.content.{part}.text");
+                let missing = || Error::invalid(&*place, format!("{place}: it is required"));
+                content.text.ok_or_else(missing)
+            })
+            .collect::<Result<String, Error>>()?,
         None if !calls.is_empty() => String::new(),
         None => {
             let place = format!("messages.{number}.content");

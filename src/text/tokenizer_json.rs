@@ -8,7 +8,7 @@ use serde_json::Value;
 
 use super::infill::NamedInfillTokens;
 use super::tokenizer::TokenizerError;
-use super::vocabulary::{Algorithm, Evening, MOST_TOKENS, TokenKind, Vocabulary};
+use super::vocabulary::{Algorithm, MOST_TOKENS, Normalization, TokenKind, Vocabulary};
 use crate::token::TokenId;
 
 #[derive(Deserialize)]
@@ -85,9 +85,9 @@ impl Vocabulary {
             "BertPreTokenizer" => {}
             other => return unsupported("pre_tokenizer", other),
         }
-        let evening: Evening = match &file.normalizer {
+        let normalization: Normalization = match &file.normalizer {
             Some(normalizer) if kind(normalizer) == "BertNormalizer" => {
-                read(Evening::deserialize(normalizer))?
+                read(Normalization::deserialize(normalizer))?
             }
             other => return unsupported("normalizer", other.as_ref().map_or("none", kind)),
         };
@@ -116,7 +116,7 @@ impl Vocabulary {
         };
         let (beginning, end) = (token(beginning)?, token(end)?);
         Ok(Self {
-            algorithm: Algorithm::WordPiece(evening),
+            algorithm: Algorithm::WordPiece(normalization),
             tokens,
             kinds,
             adds_beginning: beginning.is_some(),

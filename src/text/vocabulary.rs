@@ -44,12 +44,12 @@ pub enum Algorithm {
     },
     /// Of each word the longest piece, then the longest that goes on with it, which is spelt with `##` before it
     /// (`bert` in GGUF files).
-    WordPiece(Evening),
+    WordPiece(Normalization),
 }
 
 /// How text is made even before WordPiece cuts it (`tokenizers`' `BertNormalizer`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Deserialize)]
-pub struct Evening {
+pub struct Normalization {
     /// Whether control characters go and all white space becomes a space.
     pub clean_text: bool,
     /// Whether each Chinese character is a word.
@@ -60,7 +60,7 @@ pub struct Evening {
     pub lowercase: bool,
 }
 
-impl Default for Evening {
+impl Default for Normalization {
     /// As the first BERT does it («uncased»), and llama.cpp for all.
     fn default() -> Self {
         Self {

@@ -42,14 +42,14 @@ impl Heading {
 }
 
 /// A chunk of a stream as it is told: where the client wants the usage, null stands where there is none yet.
-pub(super) struct Told<C> {
+pub(super) struct ChunkWithUsage<C> {
     /// What is told.
     pub(super) chunk: C,
     /// Whether the client wants the usage.
     pub(super) usage_wanted: bool,
 }
 
-impl<C: Serialize> Serialize for Told<C> {
+impl<C: Serialize> Serialize for ChunkWithUsage<C> {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         if !self.usage_wanted {
             return self.chunk.serialize(serializer);

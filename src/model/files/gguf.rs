@@ -9,7 +9,9 @@ use crate::engine::Pooling;
 use crate::file_bytes::FileAccess;
 use crate::gguf::{Gguf, Metadata, MetadataError, Optional};
 use crate::graph::ModelFile;
-use crate::text::{Algorithm, Evening, NamedInfillTokens, TokenKind, TokenizerError, Vocabulary};
+use crate::text::{
+    Algorithm, NamedInfillTokens, Normalization, TokenKind, TokenizerError, Vocabulary,
+};
 use crate::token::TokenId;
 
 /// Stands before a piece that begins a word.
@@ -119,7 +121,7 @@ fn word_piece(
         }
     }
     Ok(Vocabulary {
-        algorithm: Algorithm::WordPiece(Evening::default()),
+        algorithm: Algorithm::WordPiece(Normalization::default()),
         tokens,
         kinds,
         beginning,

@@ -187,9 +187,9 @@ impl Tokenizer {
                 Algorithm::ByteLevel { pre, .. } => {
                     byte_level::pipeline(pre, checked.ids, checked.merges)?
                 }
-                Algorithm::WordPiece(evening) => {
+                Algorithm::WordPiece(normalization) => {
                     let unknown = vocabulary.unknown().unwrap_or("[UNK]");
-                    word_piece::pipeline(*evening, checked.ids, unknown)?
+                    word_piece::pipeline(*normalization, checked.ids, unknown)?
                 }
             },
             kinds: vocabulary.kinds,

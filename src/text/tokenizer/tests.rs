@@ -1,7 +1,7 @@
 use proptest::prelude::*;
 use tokenizers::{OffsetType, PreTokenizedString, PreTokenizer};
 
-use super::super::{Evening, NamedInfillTokens};
+use super::super::{NamedInfillTokens, Normalization};
 use super::byte_level::{WordRule, byte_level_alphabet};
 use super::pipeline::{PASSAGE_BYTES, passage_end};
 use super::*;
@@ -220,7 +220,7 @@ fn word_pieces(pieces: &[&str]) -> Result<Tokenizer, TokenizerError> {
     let mut kinds = vec![TokenKind::Normal; tokens.len()];
     kinds[..3].copy_from_slice(&[TokenKind::Unknown, TokenKind::Control, TokenKind::Control]);
     Tokenizer::new(Vocabulary {
-        algorithm: Algorithm::WordPiece(Evening::default()),
+        algorithm: Algorithm::WordPiece(Normalization::default()),
         tokens,
         kinds,
         beginning: Some(TokenId(1)),
@@ -255,7 +255,7 @@ fn words_are_cut_into_the_longest_pieces() {
 #[test]
 fn without_a_token_for_what_it_cannot_spell_there_is_no_tokenizer_of_word_pieces() {
     let built = Tokenizer::new(Vocabulary {
-        algorithm: Algorithm::WordPiece(Evening::default()),
+        algorithm: Algorithm::WordPiece(Normalization::default()),
         ..vocabulary("gpt-2", &[])
     });
     assert_eq!(
@@ -315,7 +315,7 @@ proptest! {
         let kinds = (0..tokens.len()).map(|row| all[kinds.get(row).copied().unwrap_or(0)]).collect();
         let built = Tokenizer::new(Vocabulary {
             algorithm: match word_pieces {
-                true => Algorithm::WordPiece(Evening::default()),
+                true => Algorithm::WordPiece(Normalization::default()),
                 false => Algorithm::ByteLevel {
                     pre: "llama-bpe".to_owned(),
                     merges,

@@ -11,7 +11,7 @@ use tokenizers::pre_tokenizers::bert::BertPreTokenizer;
 
 use super::TokenizerError;
 use super::pipeline::Pipeline;
-use crate::text::vocabulary::Evening;
+use crate::text::vocabulary::Normalization;
 
 /// Stands before a piece that goes on with a word.
 const CONTINUING: &str = "##";
@@ -21,7 +21,7 @@ const MOST_CHARACTERS_OF_A_WORD: usize = 100;
 
 /// The way from text to ids with these spellings; what they cannot spell is the token `unknown`.
 pub(super) fn pipeline(
-    evening: Evening,
+    normalization: Normalization,
     ids: HashMap<String, u32>,
     unknown: &str,
 ) -> Result<Pipeline, TokenizerError> {
@@ -36,12 +36,12 @@ pub(super) fn pipeline(
         .max_input_chars_per_word(MOST_CHARACTERS_OF_A_WORD)
         .build()
         .map_err(|error| TokenizerError::Build(error.to_string()))?;
-    let Evening {
+    let Normalization {
         clean_text,
         handle_chinese_chars,
         strip_accents,
         lowercase,
-    } = evening;
+    } = normalization;
     let normalizer =
         BertNormalizer::new(clean_text, handle_chinese_chars, strip_accents, lowercase);
     Ok(Pipeline {

@@ -14,7 +14,7 @@ use crate::api::stream::{EventStream, WholeOrStream};
 use crate::api::types;
 use crate::model::{GenerateLimits, GenerateRequest, LoadedModel};
 
-use super::heading::Told;
+use super::heading::ChunkWithUsage;
 use super::options::{for_choice, in_openais_words};
 use super::thoughts::thought_form;
 use message::Messages;
@@ -55,7 +55,7 @@ pub(in crate::api) async fn answer(
     let messages = Messages::new(&model.details().name);
     if streamed {
         let chunks = messages.chunks(begun, usage_wanted);
-        let chunks = chunks.map_ok(move |chunk| Told {
+        let chunks = chunks.map_ok(move |chunk| ChunkWithUsage {
             chunk,
             usage_wanted,
         });

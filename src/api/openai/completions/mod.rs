@@ -7,7 +7,7 @@ use std::sync::Arc;
 use futures_util::TryStreamExt;
 use futures_util::future::try_join_all;
 
-use super::heading::Told;
+use super::heading::ChunkWithUsage;
 use super::options::{for_choice, generate_options};
 use crate::api::at_length;
 use crate::api::error::Error;
@@ -49,7 +49,7 @@ pub(in crate::api) async fn answer(
     if question.options.stream {
         let usage_wanted = question.usage_wanted;
         let chunks = texts.chunks(begun, usage_wanted);
-        let chunks = chunks.map_ok(move |chunk| Told {
+        let chunks = chunks.map_ok(move |chunk| ChunkWithUsage {
             chunk,
             usage_wanted,
         });
