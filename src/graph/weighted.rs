@@ -9,7 +9,6 @@ use super::onnx::{
 };
 use super::tensors::{Tensor, Tensors};
 use super::weights::{self, Product};
-use crate::gguf::quant::BLOCK;
 
 /// A graph and its weights.
 pub(super) struct WeightedGraph<'a> {
@@ -121,10 +120,11 @@ impl<'a> WeightedGraph<'a> {
                 return product;
             }
         };
-        let per_row = columns / BLOCK;
+        let block = blocks.block;
+        let per_row = columns / block;
         let quants = self.builder.initializer(Initializer {
             name: format!("{weight}.quants"),
-            shape: vec![rows, per_row, BLOCK * blocks.bits / 8],
+            shape: vec![rows, per_row, block * blocks.bits / 8],
             values: TensorValues::U8(blocks.quants),
         });
         let scales = self.builder.initializer(Initializer {
@@ -145,7 +145,7 @@ impl<'a> WeightedGraph<'a> {
                 ("K", Int(columns as i64)),
                 ("N", Int(rows as i64)),
                 ("bits", Int(blocks.bits as i64)),
-                ("block_size", Int(BLOCK as i64)),
+                ("block_size", Int(block as i64)),
                 // Activations as int8, one scale per block: what llama.cpp computes with, too.
                 ("accuracy_level", Int(4)),
             ],
@@ -158,7 +158,7 @@ impl<'a> WeightedGraph<'a> {
             shape: vec![per_row, rows],
             values: TensorValues::F32(offsets),
         });
-        let sums = self.block_sums(result, x, per_row);
+        let sums = self.block_sums(result, x, [per_row, block]);
         let [corrected] = self.builder.node(
             "",
             "Gemm",
@@ -169,12 +169,12 @@ impl<'a> WeightedGraph<'a> {
         corrected
     }
 
-    /// `[tokens, blocks]`: the sums of each block of 32 values of a row.
-    fn block_sums(&mut self, result: &str, x: &Edge, blocks: usize) -> Edge {
+    /// `[tokens, blocks]`: the sums of each block of so many values of a row.
+    fn block_sums(&mut self, result: &str, x: &Edge, [blocks, block]: [usize; 2]) -> Edge {
         let name = |what: &str| format!("{result}.{what}");
         let shape = self
             .builder
-            .integers(&name("block_shape"), &[0, blocks as i64, BLOCK as i64]);
+            .integers(&name("block_shape"), &[0, blocks as i64, block as i64]);
         let [split] = self.builder.node(
             "",
             "Reshape",

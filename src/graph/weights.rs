@@ -1,12 +1,14 @@
 //! From a tensor's blocks to the operands of a matrix product, exactly: the same quants under other
 //! names. ONNX Runtime's `MatMulNBits` computes `d · (q − z)` with `z` fixed; a block with a minimum
-//! (`d · q + m`) is that plus `m + z·d` times the sum of the block's inputs, a second, 1/32-size product.
+//! (`d · q + m`) is that plus `m + z·d` times the sum of the block's inputs, a second product of 1/32 or 1/16 the size.
 //!
 //! Source: `ContribOperators.md`, `MatMulNBits` (onnxruntime repository); ggml's block layouts.
 
+use std::ops::Range;
+
 use super::tensors::Tensor;
 use crate::gguf::TensorType;
-use crate::gguf::quant::{BLOCK, half_at};
+use crate::gguf::quant::{Codes, Parts};
 
 /// The right-hand side of `x · Wᵀ`, `W` being `[rows, columns]`.
 #[derive(Debug, Clone, PartialEq)]
@@ -17,21 +19,32 @@ pub(super) enum Product {
     Dense(Vec<f32>),
 }
 
-/// Operands of `MatMulNBits`, blocks of 32 along a row.
+/// Operands of `MatMulNBits`, blocks along a row.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct Blocks {
     /// 4 or 8.
     pub bits: usize,
-    /// `[rows, columns / 32, 32 · bits / 8]`, unsigned with the operator's default zero point (8 or 128).
+    /// Values of a block.
+    pub block: usize,
+    /// `[rows, columns / block, block · bits / 8]`, unsigned with the operator's default zero point (8 or 128).
     pub quants: Vec<u8>,
-    /// `[rows, columns / 32]`.
+    /// `[rows, columns / block]`.
     pub scales: Vec<f32>,
-    /// `[columns / 32, rows]`: what is still to be added per sum of a block's inputs.
+    /// `[columns / block, rows]`: what is still to be added per sum of a block's inputs.
     pub offsets: Option<Vec<f32>>,
 }
 
 /// The zero point that `MatMulNBits` takes for 4 bits if it gets none.
-const ZERO_POINT_4_BITS: f32 = 8.0;
+const ZERO_POINT_4_BITS: i8 = 8;
+
+/// The code that becomes the operator's zero. What is rounded away of an input counts as often as codes are far from it, so
+/// where there is an offset to make up for it, it is the middle one.
+fn zero_code(codes: Codes) -> i8 {
+    match codes.minimum {
+        true => codes.least + codes.most.abs_diff(codes.least).div_ceil(2) as i8,
+        false => 0,
+    }
+}
 
 /// The operands of the matrices `tensors` (of one type and width) stacked: their rows one after the other.
 ///
@@ -49,84 +62,151 @@ pub(super) fn stack(tensors: &[Tensor<'_>]) -> Product {
     let blocks = tensors
         .iter()
         .flat_map(|tensor| tensor.bytes.chunks_exact(kind.block_bytes()));
-    match kind {
-        TensorType::F32 | TensorType::F16 | TensorType::Bf16 => {
-            let mut dense = vec![0.0; rows * columns];
-            let mut value = [0.0];
-            for (index, block) in blocks.enumerate() {
-                kind.dequantise(block, &mut value);
-                dense[index % columns * rows + index / columns] = value[0];
-            }
-            Product::Dense(dense)
+    let Some(codes) = kind.codes() else {
+        let mut dense = vec![0.0; rows * columns];
+        let mut value = [0.0];
+        for (index, block) in blocks.enumerate() {
+            kind.dequantise(block, &mut value);
+            dense[index % columns * rows + index / columns] = value[0];
         }
-        TensorType::Q4_0 => {
-            let mut operands = Blocks::sized(4, rows, columns);
-            for block in blocks {
-                operands.scales.push(half_at(block, 0));
-                operands.push_pairs(&block[2..]);
-            }
-            Product::Blocks(operands)
-        }
-        TensorType::Q4_1 => {
-            let mut operands = Blocks::sized(4, rows, columns);
-            let mut offsets = vec![0.0; rows * columns / BLOCK];
-            let per_row = columns / BLOCK;
-            for (index, block) in blocks.enumerate() {
-                let (scale, minimum) = (half_at(block, 0), half_at(block, 2));
-                operands.scales.push(scale);
-                operands.push_pairs(&block[4..]);
-                offsets[index % per_row * rows + index / per_row] =
-                    minimum + ZERO_POINT_4_BITS * scale;
-            }
-            operands.offsets = Some(offsets);
-            Product::Blocks(operands)
-        }
-        TensorType::Q8_0 => {
-            let mut operands = Blocks::sized(8, rows, columns);
-            for block in blocks {
-                operands.scales.push(half_at(block, 0));
-                // A signed byte plus 128: the sign bit turned.
-                operands
-                    .quants
-                    .extend(block[2..].iter().map(|quant| quant ^ 0x80));
-            }
-            Product::Blocks(operands)
-        }
+        return Product::Dense(dense);
+    };
+    let mut operands = Blocks::sized(codes, rows, columns);
+    let groups = kind.block_values() / codes.group;
+    let mut parts = Parts::default();
+    for (index, block) in blocks.enumerate() {
+        kind.take_apart(block, &mut parts);
+        operands.push(codes, &parts, index * groups..(index + 1) * groups, rows);
+    }
+    Product::Blocks(operands)
+}
+
+/// The bits that `MatMulNBits` needs for such codes.
+fn bits(codes: Codes) -> usize {
+    match codes.most.abs_diff(codes.least) {
+        ..16 => 4,
+        _ => 8,
     }
 }
 
 /// The fewest rows with which products of such tensors give a row the same bits as with more: ONNX
-/// Runtime's 4-bit product takes another path for a single row.
+/// Runtime's product of 4 bits in blocks of 32 takes another path for a single row.
 pub(super) fn least_rows(kinds: impl IntoIterator<Item = TensorType>) -> usize {
-    let four_bits = |kind| matches!(kind, TensorType::Q4_0 | TensorType::Q4_1);
-    match kinds.into_iter().any(four_bits) {
+    let differs = |codes| bits(codes) == 4 && codes.group == 32;
+    let mut kinds = kinds.into_iter();
+    match kinds.any(|kind| kind.codes().is_some_and(differs)) {
         true => 2,
         false => 1,
     }
 }
 
 impl Blocks {
-    fn sized(bits: usize, rows: usize, columns: usize) -> Self {
+    fn sized(codes: Codes, rows: usize, columns: usize) -> Self {
+        let (bits, groups) = (bits(codes), rows * columns / codes.group);
         Self {
             bits,
+            block: codes.group,
             quants: Vec::with_capacity(rows * columns * bits / 8),
-            scales: Vec::with_capacity(rows * columns / BLOCK),
-            offsets: None,
+            scales: Vec::with_capacity(groups),
+            offsets: codes.minimum.then(|| vec![0.0; groups]),
         }
     }
 
-    /// ggml pairs value `i` with value `i + 16` in a byte, `MatMulNBits` value `2i` with `2i + 1`.
-    fn push_pairs(&mut self, bytes: &[u8]) {
-        let (low, high) = (|byte: u8| byte & 0x0f, |byte: u8| byte >> 4);
-        self.quants.extend(
-            bytes
-                .chunks_exact(2)
-                .map(|pair| low(pair[0]) | low(pair[1]) << 4),
-        );
-        self.quants.extend(
-            bytes
-                .chunks_exact(2)
-                .map(|pair| high(pair[0]) | high(pair[1]) << 4),
-        );
+    /// The groups `range` of all, in order.
+    fn push(&mut self, codes: Codes, parts: &Parts, range: Range<usize>, rows: usize) {
+        let zero = zero_code(codes);
+        let groups = range.len();
+        self.scales.extend(&parts.scales[..groups]);
+        match self.bits {
+            4 => {
+                let (pairs, _) = parts.codes[..groups * codes.group].as_chunks::<2>();
+                let nibble = |code: i8| (code - zero + ZERO_POINT_4_BITS) as u8;
+                let bytes = pairs
+                    .iter()
+                    .map(|[low, high]| nibble(*low) | nibble(*high) << 4);
+                self.quants.extend(bytes);
+            }
+            _ => {
+                // A signed byte plus 128: the sign bit turned.
+                let byte = |code: &i8| (code - zero) as u8 ^ 0x80;
+                let codes = &parts.codes[..groups * codes.group];
+                self.quants.extend(codes.iter().map(byte));
+            }
+        }
+        if let Some(offsets) = &mut self.offsets {
+            let per_row = offsets.len() / rows;
+            for (group, (scale, minimum)) in range.zip(parts.scales.iter().zip(&parts.minimums)) {
+                let offset = minimum + scale * f32::from(zero);
+                offsets[group % per_row * rows + group / per_row] = offset;
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Rows of blocks whose scales are no larger than a few units.
+    fn random_blocks(kind: TensorType, blocks: usize) -> Vec<u8> {
+        let mut state = 1_u32;
+        let mut bytes: Vec<u8> = (0..blocks * kind.block_bytes())
+            .map(|_| {
+                state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+                // The second bit of a half-precision number keeps it below 2.
+                (state >> 24) as u8 & 0xbf
+            })
+            .collect();
+        if kind == TensorType::Q8K {
+            let scales = bytes.chunks_exact_mut(kind.block_bytes());
+            scales.for_each(|block| block[..4].copy_from_slice(&0.3_f32.to_le_bytes()));
+        }
+        bytes
+    }
+
+    /// The values that the operator computes with.
+    fn values(operands: &Blocks, rows: usize, columns: usize) -> Vec<f32> {
+        let per_row = columns / operands.block;
+        (0..rows * columns)
+            .map(|place| {
+                let (group, quants) = (place / operands.block, &operands.quants);
+                let code = match operands.bits {
+                    4 => i32::from(quants[place / 2] >> (4 * (place % 2)) & 0x0f) - 8,
+                    _ => i32::from(quants[place]) - 128,
+                };
+                let offset = |offsets: &Vec<f32>| offsets[group % per_row * rows + group / per_row];
+                operands.scales[group] * code as f32 + operands.offsets.as_ref().map_or(0.0, offset)
+            })
+            .collect()
+    }
+
+    #[test]
+    fn operands_stand_for_the_numbers_of_the_blocks() {
+        let (rows, columns) = (6, 512);
+        for kind in TensorType::ALL {
+            let bytes = random_blocks(kind, rows * columns / kind.block_values());
+            // Two matrices, stacked.
+            let (upper, lower) = bytes.split_at(bytes.len() / 3);
+            let tensor = |bytes, rows| Tensor {
+                kind,
+                shape: vec![columns, rows],
+                bytes,
+            };
+            let mut wanted = vec![0.0; rows * columns];
+            kind.dequantise(&bytes, &mut wanted);
+            let found = match stack(&[tensor(upper, 2), tensor(lower, 4)]) {
+                Product::Blocks(blocks) => values(&blocks, rows, columns),
+                Product::Dense(dense) => (0..rows * columns)
+                    .map(|place| dense[place % columns * rows + place / columns])
+                    .collect(),
+            };
+            for (place, (found, wanted)) in found.iter().zip(&wanted).enumerate() {
+                // A minimum goes through the offset that is made of it.
+                assert!(
+                    (found - wanted).abs() <= 1e-5 * wanted.abs().max(16.0),
+                    "{kind:?} {place}: {found} {wanted}"
+                );
+            }
+        }
     }
 }

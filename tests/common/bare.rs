@@ -1,4 +1,6 @@
-//! The real model without engine or server: what a runner gives, and what it says of the next token.
+//! A model without engine or server: what a runner gives, and what it says of the next token.
+
+#![allow(dead_code, reason = "every test crate uses a part of it")]
 
 use std::path::Path;
 
@@ -43,39 +45,47 @@ impl Bare {
         }
     }
 
-    /// The logits after every token of a sequence, `[tokens][vocabulary]`, computed in chunks of
-    /// these sizes (the last one as often as needed).
+    /// The logits after every token of a sequence, as [`logits`] gives them.
     pub(crate) fn logits(&mut self, tokens: &[TokenId], chunks: &[usize]) -> Vec<Vec<f32>> {
-        let blocks: Vec<_> = (0..tokens.len().div_ceil(BLOCK_TOKENS))
-            .map(|_| self.pool.take().unwrap())
-            .collect();
-        let mut sizes = chunks
-            .iter()
-            .chain(std::iter::repeat(chunks.last().unwrap()));
-        let mut rows = Vec::new();
-        while rows.len() < tokens.len() {
-            let past = rows.len();
-            let size = (*sizes.next().unwrap()).min(tokens.len() - past);
-            let plan = StepPlan {
-                copies: Vec::new(),
-                chunks: vec![Chunk {
-                    sequence: SequenceId(0),
-                    tokens: tokens[past..past + size].to_vec(),
-                    past,
-                    blocks: blocks.clone(),
-                    logits: WantedRows::All,
-                    hidden: WantedRows::None,
-                }],
-            };
-            let mut outputs = self.decoder.outputs();
-            self.decoder.run(&plan, &mut outputs).unwrap();
-            rows.extend(outputs.logits.rows().map(<[f32]>::to_vec));
-        }
-        blocks
-            .into_iter()
-            .for_each(|block| self.pool.release(block));
-        rows
+        logits(&mut self.decoder, &mut self.pool, tokens, chunks)
     }
+}
+
+/// The logits after every token of a sequence, `[tokens][vocabulary]`, computed in chunks of
+/// these sizes (the last one as often as needed).
+pub(crate) fn logits(
+    decoder: &mut Decoder,
+    pool: &mut BlockPool,
+    tokens: &[TokenId],
+    chunks: &[usize],
+) -> Vec<Vec<f32>> {
+    let blocks: Vec<_> = (0..tokens.len().div_ceil(BLOCK_TOKENS))
+        .map(|_| pool.take().unwrap())
+        .collect();
+    let mut sizes = chunks
+        .iter()
+        .chain(std::iter::repeat(chunks.last().unwrap()));
+    let mut rows = Vec::new();
+    while rows.len() < tokens.len() {
+        let past = rows.len();
+        let size = (*sizes.next().unwrap()).min(tokens.len() - past);
+        let plan = StepPlan {
+            copies: Vec::new(),
+            chunks: vec![Chunk {
+                sequence: SequenceId(0),
+                tokens: tokens[past..past + size].to_vec(),
+                past,
+                blocks: blocks.clone(),
+                logits: WantedRows::All,
+                hidden: WantedRows::None,
+            }],
+        };
+        let mut outputs = decoder.outputs();
+        decoder.run(&plan, &mut outputs).unwrap();
+        rows.extend(outputs.logits.rows().map(<[f32]>::to_vec));
+    }
+    blocks.into_iter().for_each(|block| pool.release(block));
+    rows
 }
 
 /// The most probable token, and every token's log-probability.

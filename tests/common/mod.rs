@@ -52,7 +52,8 @@ pub(crate) fn golden_embeddings() -> serde_json::Value {
     recorded("all-minilm-l6-v2.json")
 }
 
-fn recorded(name: &str) -> serde_json::Value {
+/// What is in the file of that name in `tests/golden/`.
+pub(crate) fn recorded(name: &str) -> serde_json::Value {
     let path = PathBuf::from(env!("CARGO_MANIFEST_DIR"))
         .join("tests/golden")
         .join(name);

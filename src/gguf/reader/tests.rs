@@ -69,8 +69,8 @@ fn refusals_say_what_is_wrong() {
             "m.gguf is not a GGUF file that can be read: it is big-endian",
         ),
         (
-            file(3, 12, 68),
-            "m.gguf: tensor «w» has the type Q4_K, which is not supported",
+            file(3, 9, 68),
+            "m.gguf: tensor «w» has the type Q8_1, which is not supported",
         ),
         (
             file(3, 8, 67),

@@ -1,0 +1,64 @@
+"""Blocks of every quantised tensor type with the numbers they stand for, by the package `gguf` (0.19.0, with NumPy):
+
+    python quants.py values > quants.json          # random blocks and their values, Base64 of bytes and of f32
+    python quants.py grids > ../../src/gguf/quant/grids.bin
+
+The grids are the points that the IQ types choose from (`ggml-common.h`, MIT licence): for IQ2_XXS, IQ2_XS, IQ2_S and
+IQ1_S eight values of two bits each in a little-endian u16, for IQ3_XXS and IQ3_S four values of four bits each.
+"""
+
+import base64
+import json
+import sys
+
+import numpy as np
+from gguf import quants
+from gguf.constants import GGML_QUANT_SIZES, GGMLQuantizationType
+
+TYPES = (
+    "Q4_0 Q4_1 Q5_0 Q5_1 Q8_0 Q2_K Q3_K Q4_K Q5_K Q6_K IQ1_S IQ1_M IQ2_XXS IQ2_XS IQ2_S IQ3_XXS IQ3_S IQ4_NL IQ4_XS "
+    "TQ1_0 TQ2_0 MXFP4"
+).split()
+# Where the half-precision scales of a block begin.
+SCALES = {
+    "Q4_1": [0, 2], "Q5_1": [0, 2], "Q2_K": [80, 82], "Q3_K": [108], "Q4_K": [0, 2], "Q5_K": [0, 2], "Q6_K": [208],
+    "TQ1_0": [52], "TQ2_0": [64], "IQ1_M": [], "MXFP4": [],
+}
+BLOCKS = 3
+GRIDS = [("IQ2_XXS", 2), ("IQ2_XS", 2), ("IQ2_S", 2), ("IQ1_S", 2), ("IQ3_XXS", 4), ("IQ3_S", 4)]
+
+
+def values():
+    random = np.random.default_rng(1)
+    kinds = {}
+    for name in TYPES:
+        kind = GGMLQuantizationType[name]
+        _, size = GGML_QUANT_SIZES[kind]
+        blocks = random.integers(0, 256, (BLOCKS, size), dtype=np.uint8)
+        for place in SCALES.get(name, [0]):
+            scales = random.normal(0, 0.1, (BLOCKS, 1)).astype(np.float16)
+            blocks[:, place : place + 2] = scales.view(np.uint8)
+        if name == "MXFP4":
+            blocks[:, 0] = [0, 1, 125]
+        if name == "IQ1_M":  # its scale is spread over the upper halves of four bytes: one below 1
+            blocks[:, 55] &= 0x3F
+        numbers = quants.dequantize(blocks, kind).astype(np.float32)
+        assert np.isfinite(numbers).all(), name
+        encoded = {"blocks": blocks, "values": numbers}
+        kinds[name] = {key: base64.b64encode(array.tobytes()).decode() for key, array in encoded.items()}
+    json.dump(kinds, sys.stdout, indent=0)
+    print()
+
+
+def grids():
+    for name, bits in GRIDS:
+        kind = getattr(quants, name)
+        kind.init_grid()
+        points = kind.grid.reshape(kind.grid_shape)
+        places = np.searchsorted(np.array(kind.grid_map), points).astype(np.uint16)
+        shifts = np.arange(points.shape[1], dtype=np.uint16) * np.uint16(bits)
+        packed = (places << shifts).sum(axis=1).astype("<u2")
+        sys.stdout.buffer.write(packed.tobytes())
+
+
+{"values": values, "grids": grids}[sys.argv[1]]()

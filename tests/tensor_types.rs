@@ -1,0 +1,231 @@
+//! Every tensor type in products: a small model whose matrices are blocks of the type, against the same numbers in single
+//! precision, and the bits of a row in any company.
+
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+
+#[path = "common/bare.rs"]
+mod bare;
+mod common;
+
+use std::path::Path;
+
+use bare::{BLOCK_TOKENS, BLOCKS, logits};
+use common::gguf::{self, F32, Tensor, Value};
+use half::{bf16, f16};
+use ortolan::cache::BlockPool;
+use ortolan::file_bytes::FileAccess;
+use ortolan::gguf::Gguf;
+use ortolan::gguf::quant::TensorType;
+use ortolan::graph::ModelFile;
+use ortolan::runtime::{Decoder, SessionOptions};
+use ortolan::token::TokenId;
+
+const HIDDEN: usize = 256;
+const FEED_FORWARD: usize = 512;
+const VOCABULARY: usize = 96;
+const LAYERS: usize = 2;
+
+/// Where a block has its scale in half precision, and the factor of its minimums with what it is of the scale where values
+/// are to be about 0 on average.
+fn scale_places(kind: TensorType) -> (Option<usize>, Option<(usize, f32)>) {
+    match kind {
+        TensorType::Q4_1 => (Some(0), Some((2, -7.5))),
+        TensorType::Q5_1 => (Some(0), Some((2, -15.5))),
+        TensorType::Q2K => (Some(80), Some((82, 1.5))),
+        TensorType::Q4K => (Some(0), Some((2, 7.5))),
+        TensorType::Q5K => (Some(0), Some((2, 15.5))),
+        TensorType::Q3K => (Some(108), None),
+        TensorType::Q6K => (Some(208), None),
+        TensorType::Tq1_0 => (Some(52), None),
+        TensorType::Tq2_0 => (Some(64), None),
+        TensorType::F32 | TensorType::F16 | TensorType::Bf16 => (None, None),
+        TensorType::Q8K | TensorType::Mxfp4 | TensorType::Iq1M => (None, None),
+        _ => (Some(0), None),
+    }
+}
+
+/// So many rows of blocks, whose scales lie near each other.
+fn blocks(kind: TensorType, columns: usize, rows: usize, state: &mut u32) -> Vec<u8> {
+    let count = columns * rows / kind.block_values() * kind.block_bytes();
+    let mut byte = || {
+        *state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+        (*state >> 24) as u8
+    };
+    let mut bytes: Vec<u8> = (0..count).map(|_| byte()).collect();
+    let (scale_place, minimum_place) = scale_places(kind);
+    for block in bytes.chunks_exact_mut(kind.block_bytes()) {
+        let scale = 0.02 * (1.0 + f32::from(byte()) / 255.0);
+        let mut put = |place: usize, value: f32| {
+            block[place..place + 2].copy_from_slice(&f16::from_f32(value).to_le_bytes());
+        };
+        if let Some(place) = scale_place {
+            put(place, scale);
+        }
+        if let Some((place, share)) = minimum_place {
+            put(place, share * scale);
+        }
+        let value = scale * (f32::from(byte()) / 127.5 - 1.0);
+        match kind {
+            TensorType::F32 => block.copy_from_slice(&value.to_le_bytes()),
+            TensorType::F16 => block.copy_from_slice(&f16::from_f32(value).to_le_bytes()),
+            TensorType::Bf16 => block.copy_from_slice(&bf16::from_f32(value).to_le_bytes()),
+            TensorType::Q8K => block[..4].copy_from_slice(&scale.to_le_bytes()),
+            // Of two bits that say 2 too much, one goes.
+            TensorType::Tq2_0 => block[..64]
+                .iter_mut()
+                .for_each(|four| *four &= !((*four & (*four >> 1) & 0x55) << 1)),
+            TensorType::Mxfp4 => block[0] = 120 + block[0] % 4,
+            // Its scale's bits are in the upper halves of four bytes: 0x2…, between 0.008 and 0.03.
+            TensorType::Iq1M => block[55] = block[55] & 0x0f | 0x20,
+            _ => {}
+        }
+    }
+    bytes
+}
+
+/// The model with matrices of the type, and the same with their numbers.
+struct Pair {
+    typed: Vec<Tensor>,
+    single: Vec<Tensor>,
+}
+
+impl Pair {
+    fn new(kind: TensorType) -> Self {
+        let mut pair = Self {
+            typed: Vec::new(),
+            single: Vec::new(),
+        };
+        let mut state = 1;
+        // Gains that make what is multiplied as large as the numbers need it.
+        let mut sample = vec![0.0; HIDDEN * 16];
+        kind.dequantise(&blocks(kind, HIDDEN, 16, &mut state), &mut sample);
+        let square: f32 = sample.iter().map(|value| value * value).sum();
+        let gain = 1.0 / (square / sample.len() as f32 * HIDDEN as f32).sqrt();
+        pair.floats("output_norm.weight", &[HIDDEN], |_| gain);
+        pair.floats("token_embd.weight", &[HIDDEN, VOCABULARY], |place| {
+            ((place * 7919 % 1000) as f32 - 500.0) / 500.0
+        });
+        pair.matrix(kind, "output.weight", HIDDEN, VOCABULARY, &mut state);
+        for layer in 0..LAYERS {
+            let name = |part: &str| format!("blk.{layer}.{part}.weight");
+            pair.floats(&name("attn_norm"), &[HIDDEN], |_| gain);
+            pair.floats(&name("ffn_norm"), &[HIDDEN], |_| gain);
+            for (part, columns, rows) in [
+                ("attn_q", HIDDEN, HIDDEN),
+                ("attn_k", HIDDEN, HIDDEN / 2),
+                ("attn_v", HIDDEN, HIDDEN / 2),
+                ("attn_output", HIDDEN, HIDDEN),
+                ("ffn_gate", HIDDEN, FEED_FORWARD),
+                ("ffn_up", HIDDEN, FEED_FORWARD),
+                ("ffn_down", FEED_FORWARD, HIDDEN),
+            ] {
+                pair.matrix(kind, &name(part), columns, rows, &mut state);
+            }
+        }
+        pair
+    }
+
+    fn floats(&mut self, name: &str, shape: &[usize], value: impl Fn(usize) -> f32) {
+        let values: Vec<f32> = (0..shape.iter().product()).map(value).collect();
+        self.typed.push(tensor(name, shape, &values));
+        self.single.push(tensor(name, shape, &values));
+    }
+
+    fn matrix(
+        &mut self,
+        kind: TensorType,
+        name: &str,
+        columns: usize,
+        rows: usize,
+        state: &mut u32,
+    ) {
+        let bytes = blocks(kind, columns, rows, state);
+        let mut values = vec![0.0; columns * rows];
+        kind.dequantise(&bytes, &mut values);
+        self.single.push(tensor(name, &[columns, rows], &values));
+        self.typed.push(Tensor {
+            kind: kind.id(),
+            bytes,
+            ..tensor(name, &[columns, rows], &[])
+        });
+    }
+}
+
+fn tensor(name: &str, shape: &[usize], values: &[f32]) -> Tensor {
+    Tensor {
+        name: name.to_owned(),
+        shape: shape.iter().map(|size| *size as u64).collect(),
+        kind: F32,
+        bytes: values
+            .iter()
+            .flat_map(|value| value.to_le_bytes())
+            .collect(),
+    }
+}
+
+fn decoder(folder: &Path, tensors: &[Tensor]) -> Decoder {
+    let tokens = (0..VOCABULARY)
+        .map(|token| format!("token {token}"))
+        .collect();
+    let header = [
+        ("general.architecture", Value::Text("llama")),
+        ("llama.block_count", Value::U32(LAYERS as u32)),
+        ("llama.context_length", Value::U32(64)),
+        ("llama.embedding_length", Value::U32(HIDDEN as u32)),
+        ("llama.feed_forward_length", Value::U32(FEED_FORWARD as u32)),
+        ("llama.attention.head_count", Value::U32(8)),
+        ("llama.attention.head_count_kv", Value::U32(4)),
+        ("llama.attention.layer_norm_rms_epsilon", Value::F32(1e-5)),
+        ("tokenizer.ggml.tokens", Value::Texts(tokens)),
+    ];
+    let path = folder.join("model.gguf");
+    gguf::write(&path, &header, tensors);
+    let gguf = Gguf::open(&path, FileAccess::Map).unwrap();
+    let file = ModelFile::new(path, gguf).unwrap();
+    let options = SessionOptions::new(common::onnxruntime());
+    Decoder::load(&file, &options, 64, BLOCKS, BLOCK_TOKENS, &|_| ()).unwrap()
+}
+
+/// The largest `1 - cosine` of two rows.
+fn distance(left: &[Vec<f32>], right: &[Vec<f32>]) -> f64 {
+    let product = |left: &[f32], right: &[f32]| -> f64 {
+        let both = left.iter().zip(right);
+        both.map(|(left, right)| f64::from(*left) * f64::from(*right))
+            .sum()
+    };
+    let of_rows = |(left, right): (&Vec<f32>, &Vec<f32>)| {
+        1.0 - product(left, right) / (product(left, left) * product(right, right)).sqrt()
+    };
+    left.iter().zip(right).map(of_rows).fold(0.0, f64::max)
+}
+
+#[test]
+fn products_are_those_of_the_numbers_and_a_row_has_the_same_bits_in_any_company() {
+    let folder = tempfile::tempdir().unwrap();
+    let tokens: Vec<TokenId> = (0..40).map(|place| TokenId(place * 37 % 96)).collect();
+    for kind in TensorType::ALL {
+        let pair = Pair::new(kind);
+        let of = |tensors: &[Tensor], chunks: &[usize]| {
+            let mut pool = BlockPool::new(BLOCKS, BLOCK_TOKENS);
+            logits(
+                &mut decoder(folder.path(), tensors),
+                &mut pool,
+                &tokens,
+                chunks,
+            )
+        };
+        let whole = of(&pair.typed, &[64]);
+        assert!(whole.iter().flatten().all(|logit| logit.is_finite()));
+        let distance = distance(&whole, &of(&pair.single, &[64]));
+        println!("{}: {distance:.1e}", kind.name());
+        // Activations are rounded to eight bits where matrices are quantised.
+        let most = if kind.codes().is_some() { 3e-3 } else { 1e-9 };
+        assert!(distance <= most, "{kind:?}: {distance}");
+        for chunks in [&[1][..], &[2], &[3, 1, 9]] {
+            assert!(
+                whole == of(&pair.typed, chunks),
+                "{kind:?} in chunks of {chunks:?}"
+            );
+        }
+    }
+}
