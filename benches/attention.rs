@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use criterion::{BenchmarkId, Criterion, criterion_group, criterion_main};
 use half::f16;
 use ortolan::runtime::operators::attention::{
-    AttentionCaches, AttentionError, AttentionInputs, AttentionShape, ParallelFor, attend,
+    AttentionCaches, AttentionError, AttentionInputs, AttentionShape, ParallelFor, Scoring, attend,
 };
 use ortolan::runtime::operators::batch::BatchIndices;
 use ortolan::runtime::operators::rotary::{Pairing, Rotary};
@@ -92,7 +92,12 @@ fn measure(
             pairs: 32,
             pairing: Pairing::Neighbours,
         }),
-        scale: 0.125,
+        norms: None,
+        scoring: Scoring {
+            scale: 0.125,
+            softcap: None,
+            window: None,
+        },
     };
     let mut output = vec![0.0; tokens * 9 * 64];
     let mut group = criterion.benchmark_group(group);

@@ -2,14 +2,14 @@
 //! indifferent to which sequence a row belongs to, so a ragged batch needs no padding.
 //!
 //! ```text
-//! inputs_embeds [tokens, hidden]
-//!   └─ per layer: norm → Q·K·V (one product) → PagedAttention → output product ─┐ + residual
-//!                 norm → gate·up (one product) → SiLU(gate) · up → down product ─┘ + residual
+//! inputs_embeds [tokens, hidden] (· scale)
+//!   └─ per layer: norm → Q·K·V (one product) → PagedAttention → output product (→ norm) ─┐ + residual
+//!                 norm → gate·up (one product) → act(gate) · up → down product (→ norm) ─┘ + residual
 //!   └─ norm ─┬─ rows of logit_rows → output product → logits [rows, vocabulary]
 //!            └─ rows of hidden_rows → hidden [hidden rows, hidden]
 //! ```
 
-use super::families::{self, DecoderShape};
+use super::families::{self, Activation, DecoderShape, Rotary};
 use super::onnx::{
     Attribute::{Float, Int},
     Dimension::{self, Fixed, Named},
@@ -32,12 +32,22 @@ pub(super) fn build(
         ElementType::F32,
         &[Named("tokens"), Fixed(shape.hidden)],
     );
+    if let Some(scale) = shape.embedding_scale {
+        residual = decoder.scaled(&residual, scale, "scaled_embeddings");
+    }
     let mut normed = decoder.norm(&families::block(0, "attn_norm"), &residual);
     for layer in 0..shape.layers {
-        let attended = decoder.attention(layer, &normed);
+        let mut attended = decoder.attention(layer, &normed);
+        if shape.post_norms {
+            let weight = families::block(layer, "post_attention_norm");
+            attended = decoder.norm(&weight, &attended);
+        }
         [normed, residual] =
             decoder.add_and_norm(&families::block(layer, "ffn_norm"), &residual, &attended);
-        let fed = decoder.feed_forward(layer, &normed);
+        let mut fed = decoder.feed_forward(layer, &normed);
+        if shape.post_norms {
+            fed = decoder.norm(&families::block(layer, "post_ffw_norm"), &fed);
+        }
         let next = match layer + 1 {
             last if last == shape.layers => families::OUTPUT_NORM.to_owned(),
             next => families::block(next, "attn_norm"),
@@ -61,6 +71,12 @@ struct Batch {
     cumulative_sequence_length: Edge,
     past_seqlens: Edge,
     block_table: Edge,
+    rotary: RotaryEdges,
+    /// Of the layers that see only what is near, where they have tables of their own.
+    local_rotary: Option<RotaryEdges>,
+}
+
+struct RotaryEdges {
     cos: Edge,
     sin: Edge,
 }
@@ -80,20 +96,28 @@ impl<'a> Decoder<'a> {
             names::BLOCK_TABLE,
             &[Named("sequences"), Named("blocks_of_a_sequence")],
         );
-        let tables = rotary::tables(shape, context_tokens);
-        let mut table = |name: &str, values| {
-            graph.builder.initializer(Initializer {
-                name: name.to_owned(),
-                shape: vec![context_tokens, shape.rotary / 2],
-                values: TensorValues::F32(values),
-            })
+        let mut tables = |name: &str, rotary: &Rotary| {
+            let tables = rotary::tables(rotary, context_tokens);
+            let mut table = |part: &str, values| {
+                graph.builder.initializer(Initializer {
+                    name: format!("{name}{part}"),
+                    shape: vec![context_tokens, rotary.rotated / 2],
+                    values: TensorValues::F32(values),
+                })
+            };
+            RotaryEdges {
+                cos: table("cos_cache", tables.cos),
+                sin: table("sin_cache", tables.sin),
+            }
         };
+        let local = shape.local.as_ref().map(|local| &local.rotary);
+        let local = local.filter(|rotary| **rotary != shape.rotary);
         let batch = Batch {
             cumulative_sequence_length,
             past_seqlens,
             block_table,
-            cos: table("cos_cache", tables.cos),
-            sin: table("sin_cache", tables.sin),
+            rotary: tables("", &shape.rotary),
+            local_rotary: local.map(|rotary| tables("local.", rotary)),
         };
         Self {
             graph,
@@ -135,11 +159,47 @@ impl<'a> Decoder<'a> {
         [normed, sum]
     }
 
+    /// `x · scale`, by the name `result`.
+    fn scaled(&mut self, x: &Edge, scale: f32, result: &str) -> Edge {
+        let factor = self.graph.builder.initializer(Initializer {
+            name: format!("{result}.factor"),
+            shape: vec![1],
+            values: TensorValues::F32(vec![scale]),
+        });
+        let inputs = [Some(x), Some(&factor)];
+        let [scaled] = self.graph.builder.node("", "Mul", &inputs, [result], &[]);
+        scaled
+    }
+
+    /// Queries, keys and values of every token, one after the other.
+    fn queries_keys_values(&mut self, layer: usize, x: &Edge) -> Edge {
+        let parts: &[&str] = match self.shape.fused {
+            true => &["attn_qkv"],
+            false => &["attn_q", "attn_k", "attn_v"],
+        };
+        let weights: Vec<String> = parts
+            .iter()
+            .map(|part| families::block(layer, part))
+            .collect();
+        let name = families::block(layer, "attn_qkv");
+        let product = self.graph.product(&name, x, &weights);
+        if !self.shape.biases {
+            return product;
+        }
+        let biases: Vec<String> = parts
+            .iter()
+            .map(|part| families::bias(layer, part))
+            .collect();
+        let name = families::bias(layer, "attn_qkv");
+        let bias = self.graph.vectors(&name, &biases);
+        let inputs = [Some(&product), Some(&bias)];
+        let result = format!("{name}.added");
+        let [sum] = self.graph.builder.node("", "Add", &inputs, [&result], &[]);
+        sum
+    }
+
     fn attention(&mut self, layer: usize, x: &Edge) -> Edge {
-        let parts = ["attn_q", "attn_k", "attn_v"].map(|part| families::block(layer, part));
-        let qkv = self
-            .graph
-            .product(&families::block(layer, "attn_qkv"), x, &parts);
+        let qkv = self.queries_keys_values(layer, x);
         let cache = [
             Named("blocks"),
             Named("block_tokens"),
@@ -154,7 +214,19 @@ impl<'a> Decoder<'a> {
             .graph
             .builder
             .input(&names::value_cache(layer), ElementType::F16, &cache);
-        let batch = &self.batch;
+        let norms = self.shape.query_key_norms.then(|| {
+            ["attn_q_norm", "attn_k_norm"]
+                .map(|part| self.graph.vector(&families::block(layer, part)))
+        });
+        let [query_norm, key_norm] = norms
+            .as_ref()
+            .map_or([None, None], |norms| norms.each_ref().map(Some));
+        let (batch, local) = (&self.batch, self.shape.local(layer));
+        let rotary = match (local, &batch.local_rotary) {
+            (Some(_), Some(rotary)) => rotary,
+            _ => &batch.rotary,
+        };
+        let window = local.map_or(-1, |local| local.window as i64);
         let [attended] = self.graph.builder.node(
             ORTOLAN_DOMAIN,
             "PagedAttention",
@@ -167,8 +239,12 @@ impl<'a> Decoder<'a> {
                 Some(&batch.cumulative_sequence_length),
                 Some(&batch.past_seqlens),
                 Some(&batch.block_table),
-                Some(&batch.cos),
-                Some(&batch.sin),
+                Some(&rotary.cos),
+                Some(&rotary.sin),
+                None,
+                None,
+                query_norm,
+                key_norm,
             ],
             [&format!("blk.{layer}.attended")],
             &[
@@ -177,8 +253,12 @@ impl<'a> Decoder<'a> {
                 ("do_rotary", Int(1)),
                 (
                     "rotary_interleaved",
-                    Int(self.shape.rotary_interleaved.into()),
+                    Int(self.shape.rotary.interleaved.into()),
                 ),
+                ("scale", Float(self.shape.score_scale)),
+                ("softcap", Float(self.shape.score_cap.unwrap_or(0.0))),
+                ("local_window_size", Int(window)),
+                ("qk_norm_epsilon", Float(self.shape.norm_epsilon)),
             ],
         );
         let name = families::block(layer, "attn_output");
@@ -187,7 +267,12 @@ impl<'a> Decoder<'a> {
     }
 
     fn feed_forward(&mut self, layer: usize, x: &Edge) -> Edge {
-        let parts = ["ffn_gate", "ffn_up"].map(|part| families::block(layer, part));
+        let parts = match self.shape.fused {
+            true => vec![families::block(layer, "ffn_up")],
+            false => ["ffn_gate", "ffn_up"]
+                .map(|part| families::block(layer, part))
+                .to_vec(),
+        };
         let stacked = families::block(layer, "ffn_gate_up");
         let both = self.graph.product(&stacked, x, &parts);
         let half = self.shape.feed_forward as i64;
@@ -202,13 +287,17 @@ impl<'a> Decoder<'a> {
             [&format!("{stacked}.gate"), &format!("{stacked}.up")],
             &[("axis", Int(-1))],
         );
-        // x · sigmoid(x) is SiLU.
+        let (operator, attributes): (_, &[_]) = match self.shape.activation {
+            // x · sigmoid(x).
+            Activation::Silu => ("QuickGelu", &[("alpha", Float(1.0))]),
+            Activation::GeluTanh => ("FastGelu", &[]),
+        };
         let [activated] = self.graph.builder.node(
             MICROSOFT_DOMAIN,
-            "QuickGelu",
+            operator,
             &[Some(&gate)],
-            [&format!("{stacked}.silu")],
-            &[("alpha", Float(1.0))],
+            [&format!("{stacked}.activated")],
+            attributes,
         );
         let [gated] = self.graph.builder.node(
             "",
@@ -238,9 +327,19 @@ impl<'a> Decoder<'a> {
             true => families::TOKEN_EMBEDDING,
             false => families::OUTPUT,
         };
-        let logits = self
-            .graph
-            .product(names::LOGITS, &wanted, &[matrix.to_owned()]);
+        let result = match self.shape.logit_cap {
+            None => names::LOGITS,
+            Some(_) => "uncapped_logits",
+        };
+        let mut logits = self.graph.product(result, &wanted, &[matrix.to_owned()]);
+        if let Some(cap) = self.shape.logit_cap {
+            let small = self.scaled(&logits, 1.0 / cap, "divided_logits");
+            let [bounded] =
+                self.graph
+                    .builder
+                    .node("", "Tanh", &[Some(&small)], ["bounded_logits"], &[]);
+            logits = self.scaled(&bounded, cap, names::LOGITS);
+        }
         self.graph.builder.output(
             &logits,
             ElementType::F32,

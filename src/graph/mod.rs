@@ -195,7 +195,7 @@ impl ModelFile {
     /// from 0 to 1.
     pub fn graph(&self, context_tokens: usize, progress: &dyn Fn(f32)) -> ModelGraph {
         let builder = match &self.architecture {
-            Architecture::Llama(shape) => {
+            Architecture::Decoder { shape, .. } => {
                 decoder::build(&self.tensors, shape, context_tokens, progress)
             }
             Architecture::Bert(shape) => encoder::build(&self.tensors, shape, progress),

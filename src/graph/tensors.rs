@@ -14,7 +14,7 @@ pub struct Tensors(Arc<Store>);
 
 #[derive(Debug)]
 enum Store {
-    Gguf(Gguf),
+    Gguf(Arc<Gguf>),
     Safetensors {
         file: Safetensors,
         /// From GGUF's names to the file's.
@@ -61,8 +61,8 @@ impl Tensor<'_> {
     }
 }
 
-impl From<Gguf> for Tensors {
-    fn from(gguf: Gguf) -> Self {
+impl From<Arc<Gguf>> for Tensors {
+    fn from(gguf: Arc<Gguf>) -> Self {
         Self(Arc::new(Store::Gguf(gguf)))
     }
 }

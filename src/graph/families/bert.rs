@@ -4,7 +4,7 @@
 
 use serde::Deserialize;
 
-use super::{GraphError, Sizes, TOKEN_EMBEDDING, in_range};
+use super::{GraphError, Header, TOKEN_EMBEDDING, Tensors, in_range};
 use crate::gguf::{Metadata, Optional};
 
 /// What is added for each position.
@@ -87,10 +87,11 @@ impl BertConfig {
 }
 
 /// The sizes in a GGUF file's header.
-pub(super) fn shape(metadata: &Metadata) -> Result<EncoderShape, GraphError> {
-    let sizes = Sizes {
+pub(super) fn shape(metadata: &Metadata, tensors: &Tensors) -> Result<EncoderShape, GraphError> {
+    let sizes = Header {
         metadata,
         family: "bert",
+        tensors,
     };
     if metadata.flag("bert.attention.causal").optional()? == Some(true) {
         return Err(GraphError::Unsupported("BERT as a decoder".to_owned()));
@@ -109,7 +110,7 @@ pub(super) fn shape(metadata: &Metadata) -> Result<EncoderShape, GraphError> {
             Some(types) => in_range("tokenizer.ggml.token_type_count", types)?,
             None => 2,
         },
-        norm_epsilon: sizes.number("attention.layer_norm_epsilon")?,
+        norm_epsilon: sizes.above_zero("attention.layer_norm_epsilon")?,
     }
     .checked()
 }

@@ -2,11 +2,18 @@
 //! the blocks that all share ([`super::decoder`], [`super::encoder`]).
 
 pub(crate) mod bert;
+mod decoder_shape;
+mod gemma;
 mod llama;
+mod phi;
+mod qwen;
 
 use std::collections::HashSet;
+use std::sync::Arc;
 
 pub use bert::{BertConfig, EncoderShape};
+pub(crate) use decoder_shape::bias;
+pub use decoder_shape::{Activation, DecoderShape, LocalLayers, Rotary, RotaryScaling};
 
 use super::{GraphError, Tensors};
 use crate::gguf::{Gguf, Metadata, MetadataError};
@@ -23,55 +30,50 @@ const MAX_SIZE: usize = 1 << 24;
 /// A family, with the sizes of one of its models.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Architecture {
-    /// Llama 1 and 2, SmolLM, TinyLlama: RMS norms, SwiGLU, rotary embedding over interleaved pairs.
-    Llama(DecoderShape),
+    /// Goes on with texts.
+    Decoder {
+        /// The name in `general.architecture`.
+        family: &'static str,
+        /// The sizes, and how its layers are made.
+        shape: Box<DecoderShape>,
+    },
     /// BERT: an encoder, with learnt positions and norms behind each sum.
     Bert(EncoderShape),
 }
 
-/// The sizes of a decoder.
-#[derive(Debug, Clone, PartialEq)]
-pub struct DecoderShape {
-    /// Decoder blocks.
-    pub layers: usize,
-    /// Width of the residual stream.
-    pub hidden: usize,
-    /// Width of the feed-forward network.
-    pub feed_forward: usize,
-    /// Query heads.
-    pub heads: usize,
-    /// Key and value heads.
-    pub kv_heads: usize,
-    /// Width of a head.
-    pub head_size: usize,
-    /// Tokens of the vocabulary.
-    pub vocabulary: usize,
-    /// Tokens of context the model was trained with.
-    pub trained_context: usize,
-    /// Added to the mean square in norms.
-    pub norm_epsilon: f32,
-    /// Values of a head that are rotated.
-    pub rotary: usize,
-    /// Base of the rotary frequencies.
-    pub rotary_base: f32,
-    /// Whether pairs are neighbours (`x₀x₁`) or half a head apart.
-    pub rotary_interleaved: bool,
-    /// Whether the output matrix is the embedding matrix.
-    pub tied_output: bool,
-}
+/// What a family says of one of its models.
+type ReadShape = fn(&Header<'_>) -> Result<DecoderShape, GraphError>;
+
+/// The families of decoders, by their names in `general.architecture`.
+const DECODERS: [(&str, ReadShape); 7] = [
+    ("llama", llama::shape),
+    ("qwen2", qwen::second),
+    ("qwen3", qwen::third),
+    ("gemma", gemma::first),
+    ("gemma2", gemma::second),
+    ("gemma3", gemma::third),
+    ("phi3", phi::third),
+];
 
 impl Architecture {
-    /// The names of the supported families, as in `general.architecture`.
-    pub const SUPPORTED: &[&str] = &["llama", "bert"];
-
     /// Reads and checks a GGUF file's header: the family, its sizes, and that the file has exactly its tensors.
     pub(super) fn of_gguf(gguf: Gguf) -> Result<(Self, Tensors), GraphError> {
-        let architecture = match gguf.metadata().string("general.architecture")? {
-            "llama" => Self::Llama(llama::shape(&gguf)?),
-            "bert" => Self::Bert(bert::shape(gguf.metadata())?),
-            other => return Err(unsupported(other)),
+        let gguf = Arc::new(gguf);
+        let (metadata, tensors) = (gguf.metadata(), Tensors::from(Arc::clone(&gguf)));
+        let name = metadata.string("general.architecture")?;
+        let architecture = match DECODERS.iter().find(|(family, _)| *family == name) {
+            Some((family, shape)) => Self::Decoder {
+                family,
+                shape: Box::new(shape(&Header {
+                    metadata,
+                    family,
+                    tensors: &tensors,
+                })?),
+            },
+            None if name == "bert" => Self::Bert(bert::shape(metadata, &tensors)?),
+            None => return Err(unsupported(name)),
         };
-        architecture.with(gguf.into())
+        architecture.with(tensors)
     }
 
     /// Reads and checks a `config.json` with the tensors beside it, as [`Architecture::of_gguf`] a header.
@@ -104,7 +106,7 @@ impl Architecture {
             )));
         }
         let wanted = match &self {
-            Self::Llama(shape) => llama::tensors(shape),
+            Self::Decoder { shape, .. } => shape.tensors(),
             Self::Bert(shape) => bert::tensors(shape),
         };
         check_tensors(&tensors, self.name(), &wanted)?;
@@ -114,7 +116,7 @@ impl Architecture {
     /// The name in `general.architecture`.
     pub fn name(&self) -> &'static str {
         match self {
-            Architecture::Llama(_) => "llama",
+            Architecture::Decoder { family, .. } => family,
             Architecture::Bert(_) => "bert",
         }
     }
@@ -122,7 +124,7 @@ impl Architecture {
     /// The sizes of a decoder, if it is one.
     pub fn decoder(&self) -> Option<&DecoderShape> {
         match self {
-            Architecture::Llama(shape) => Some(shape),
+            Architecture::Decoder { shape, .. } => Some(shape),
             Architecture::Bert(_) => None,
         }
     }
@@ -130,7 +132,7 @@ impl Architecture {
     /// Blocks, one after the other.
     fn layers(&self) -> usize {
         match self {
-            Architecture::Llama(shape) => shape.layers,
+            Architecture::Decoder { shape, .. } => shape.layers,
             Architecture::Bert(shape) => shape.layers,
         }
     }
@@ -138,7 +140,7 @@ impl Architecture {
     /// Tokens of the vocabulary.
     pub fn vocabulary(&self) -> usize {
         match self {
-            Architecture::Llama(shape) => shape.vocabulary,
+            Architecture::Decoder { shape, .. } => shape.vocabulary,
             Architecture::Bert(shape) => shape.vocabulary,
         }
     }
@@ -146,7 +148,7 @@ impl Architecture {
     /// Numbers of a hidden state.
     pub fn hidden(&self) -> usize {
         match self {
-            Architecture::Llama(shape) => shape.hidden,
+            Architecture::Decoder { shape, .. } => shape.hidden,
             Architecture::Bert(shape) => shape.hidden,
         }
     }
@@ -154,16 +156,17 @@ impl Architecture {
     /// Tokens of context the model was trained with.
     pub fn trained_context(&self) -> usize {
         match self {
-            Architecture::Llama(shape) => shape.trained_context,
+            Architecture::Decoder { shape, .. } => shape.trained_context,
             Architecture::Bert(shape) => shape.trained_context,
         }
     }
 }
 
 fn unsupported(found: &str) -> GraphError {
+    let decoders = DECODERS.iter().map(|(family, _)| *family);
     GraphError::UnsupportedArchitecture {
         found: found.chars().take(64).collect(),
-        supported: Architecture::SUPPORTED.join(", "),
+        supported: decoders.chain(["bert"]).collect::<Vec<_>>().join(", "),
     }
 }
 
@@ -172,16 +175,20 @@ pub(crate) fn block(layer: usize, part: &str) -> String {
     format!("blk.{layer}.{part}.weight")
 }
 
-/// The sizes that a GGUF header has under a family's name.
-#[derive(Clone, Copy)]
-struct Sizes<'a> {
+/// What a header says under a family's name, and the tensors behind it.
+struct Header<'a> {
     metadata: &'a Metadata,
     family: &'static str,
+    tensors: &'a Tensors,
 }
 
-impl Sizes<'_> {
+impl Header<'_> {
+    fn key(&self, key: &str) -> String {
+        format!("{}.{key}", self.family)
+    }
+
     fn size(&self, key: &str) -> Result<usize, GraphError> {
-        let key = format!("{}.{key}", self.family);
+        let key = self.key(key);
         in_range(&key, self.metadata.count(&key)?)
     }
 
@@ -192,8 +199,22 @@ impl Sizes<'_> {
         }
     }
 
-    fn number(&self, key: &str) -> Result<f32, MetadataError> {
-        self.metadata.number(&format!("{}.{key}", self.family))
+    /// A number that makes no sense otherwise.
+    fn above_zero(&self, key: &str) -> Result<f32, GraphError> {
+        let key = self.key(key);
+        match self.metadata.number(&key)? {
+            number if number > 0.0 && number.is_finite() => Ok(number),
+            other => Err(GraphError::Inconsistent(format!(
+                "«{key}» is {other}, not above 0"
+            ))),
+        }
+    }
+
+    fn above_zero_or(&self, key: &str, default: f32) -> Result<f32, GraphError> {
+        match self.above_zero(key) {
+            Err(GraphError::Metadata(MetadataError::Missing(_))) => Ok(default),
+            other => other,
+        }
     }
 
     /// Tokens of the vocabulary.
@@ -228,7 +249,11 @@ fn check_tensors(
             });
         }
     }
-    let known: HashSet<&str> = wanted.iter().map(|(name, _)| name.as_str()).collect();
+    let known: HashSet<&str> = wanted
+        .iter()
+        .map(|(name, _)| name.as_str())
+        .chain(decoder_shape::ROTARY_DIVISORS)
+        .collect();
     match tensors.names().find(|name| !known.contains(name)) {
         None => Ok(()),
         Some(name) => Err(GraphError::Unsupported(format!(

@@ -12,6 +12,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use half::f16;
 
 use super::batch::{BatchBounds, BatchIndices, RaggedBatch, SequenceChunk};
+use super::norm::QueryKeyNorms;
 use super::piece::{Group, MergeGroup, Piece, PieceContext, ROWS_WITHOUT_CONVERSION};
 use super::rotary::Rotary;
 use super::shared::SharedSlice;
@@ -78,10 +79,23 @@ pub struct AttentionInputs<'a> {
     pub key_value: Option<(&'a [f32], &'a [f32])>,
     /// The tokens' sequences.
     pub batch: BatchIndices<'a>,
+    /// Norms queries and keys, where given, before they are rotated.
+    pub norms: Option<QueryKeyNorms<'a>>,
     /// Rotates queries and keys, where given.
     pub rotary: Option<Rotary<'a>>,
-    /// Multiplies every score.
+    /// What becomes of the products of queries and keys.
+    pub scoring: Scoring,
+}
+
+/// How products of queries and keys become scores, and which there are.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Scoring {
+    /// Multiplies every product.
     pub scale: f32,
+    /// A score `s` becomes `softcap · tanh(s / softcap)`, where given.
+    pub softcap: Option<f32>,
+    /// Keys that a token sees, its own and those before it; without it, all. At least one.
+    pub window: Option<usize>,
 }
 
 /// The memory of keys and values, `[blocks, block_tokens, kv_heads, head_size]` each.
@@ -147,7 +161,7 @@ pub fn attend(
         )?;
     }
 
-    let plan = Plan::new(shape, &batch.sequences);
+    let plan = Plan::new(shape, &batch.sequences, inputs.scoring.window);
     let width = shape.head_size / LANES;
     let mut partial_sums = vec![[0.0; LANES]; plan.partial_rows * width];
     let mut partial_peaks = vec![Peak::NONE; plan.partial_rows];
@@ -308,6 +322,18 @@ impl<'a> Checked<'a> {
                 (rows(key, kv_width, 0), rows(value, kv_width, 0))
             }
         };
+        if inputs.scoring.window == Some(0) {
+            return Err(invalid("local_window_size", "is 0".into()));
+        }
+        if let Some(norms) = inputs.norms {
+            for (name, norm) in [("q_norm_weight", norms.query), ("k_norm_weight", norms.key)] {
+                if norm.gain.len() != head_size {
+                    let problem =
+                        format!("has {} elements for a head of {head_size}", norm.gain.len());
+                    return Err(invalid(name, problem));
+                }
+            }
+        }
         if let Some(rotary) = inputs.rotary {
             if rotary.pairs == 0
                 || rotary.pairs > head_size / 2
@@ -355,7 +381,7 @@ struct Plan {
 }
 
 impl Plan {
-    fn new(shape: AttentionShape, sequences: &[SequenceChunk]) -> Plan {
+    fn new(shape: AttentionShape, sequences: &[SequenceChunk], window: Option<usize>) -> Plan {
         let heads_per_group = shape.heads / shape.kv_heads;
         let tokens_together = (GROUP_ROWS / heads_per_group).max(1);
         let mut groups = Vec::new();
@@ -363,6 +389,9 @@ impl Plan {
             for first in (0..chunk.tokens).step_by(tokens_together) {
                 let tokens = tokens_together.min(chunk.tokens - first);
                 let keys = chunk.past + first + tokens;
+                // The first key that the first of the tokens sees.
+                let first_key =
+                    window.map_or(0, |window| (keys - tokens + 1).saturating_sub(window));
                 // Few rows are done as soon as the keys are there: then whole tokens are read, which lie
                 // together. Many rows of one KV head keep its part of a tile at hand.
                 let rows = tokens * heads_per_group;
@@ -379,7 +408,7 @@ impl Plan {
                             first,
                             tokens,
                             kv_heads: kv_head..kv_head + heads_together,
-                            keys,
+                            keys: first_key..keys,
                             partials: None,
                         }),
                 );
@@ -390,14 +419,15 @@ impl Plan {
         let mut partial_rows = 0;
         for (index, group) in groups.iter_mut().enumerate() {
             let tiles = group.tiles();
-            let tiles_together = tiles.div_ceil(pieces_of_each);
-            if tiles_together < tiles {
+            let tiles_together = tiles.len().div_ceil(pieces_of_each);
+            if tiles_together < tiles.len() {
                 group.partials = Some(partial_rows);
-                partial_rows += tiles * group.kv_heads.len() * group.tokens * heads_per_group;
+                partial_rows += tiles.len() * group.kv_heads.len() * group.tokens * heads_per_group;
             }
-            pieces.extend((0..tiles).step_by(tiles_together).map(|first| Piece {
+            let firsts = tiles.clone().step_by(tiles_together);
+            pieces.extend(firsts.map(|first| Piece {
                 group: index,
-                tiles: first..tiles.min(first + tiles_together),
+                tiles: first..tiles.end.min(first + tiles_together),
             }));
         }
         pieces.sort_by_key(|piece| {

@@ -4,6 +4,7 @@
 pub mod attention;
 pub mod batch;
 mod node;
+pub mod norm;
 mod packed_attention;
 mod paged_attention;
 mod piece;

@@ -54,6 +54,14 @@ pub(super) fn flag(attributes: &KernelContext, name: &str) -> ort::Result<bool> 
     }
 }
 
+/// A number above 0, and not infinite.
+pub(super) fn positive(name: &str, value: f32) -> ort::Result<f32> {
+    match value > 0.0 && value.is_finite() {
+        true => Ok(value),
+        false => Err(refused(format!("{name} is {value}, not above 0"))),
+    }
+}
+
 /// Refuses an attribute that is given with anything but its default.
 pub(super) fn allow_only<'a, T>(
     attributes: &KernelContext<'a>,

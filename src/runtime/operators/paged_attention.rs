@@ -1,6 +1,6 @@
 //! `PagedAttention` as ONNX Runtime sees it: attributes, inputs and their shapes, with the contract of the
-//! contrib operator `com.microsoft::PagedAttention` (version 1), in f32 with caches of f16. What the llama
-//! family does not need is refused by name. The computation is `attention`'s.
+//! contrib operator `com.microsoft::PagedAttention` (version 1), in f32 with caches of f16. What no
+//! family of ours needs is refused by name. The computation is `attention`'s.
 
 use half::f16;
 use ort::operator::{
@@ -8,9 +8,12 @@ use ort::operator::{
 };
 use ort::value::{DynTensorValueType, PrimitiveTensorElementType, TensorElementType, ValueRef};
 
-use super::attention::{AttentionCaches, AttentionError, AttentionInputs, AttentionShape, attend};
+use super::attention::{
+    AttentionCaches, AttentionError, AttentionInputs, AttentionShape, Scoring, attend,
+};
 use super::batch::BatchIndices;
-use super::node::{self, allow_only, flag, head_count, refused};
+use super::node::{self, allow_only, flag, head_count, positive, refused};
+use super::norm::{QueryKeyNorms, RowNorm};
 use super::rotary::{Pairing, Rotary};
 use super::simd::Instructions;
 
@@ -62,13 +65,7 @@ impl Input {
         Input::VScale,
         Input::AttentionMetadata,
     ];
-    const REFUSED: [Input; 5] = [
-        Input::HeadSink,
-        Input::QNormWeight,
-        Input::KNormWeight,
-        Input::KScale,
-        Input::VScale,
-    ];
+    const REFUSED: [Input; 3] = [Input::HeadSink, Input::KScale, Input::VScale];
 
     fn name(self) -> &'static str {
         match self {
@@ -139,6 +136,10 @@ pub(super) struct PagedAttentionKernel {
     kv_heads: usize,
     /// `None`: 1/√head_size.
     scale: Option<f32>,
+    softcap: Option<f32>,
+    window: Option<usize>,
+    /// Of the norms of queries and keys.
+    norm_epsilon: f32,
     rotary: Option<Pairing>,
     instructions: Instructions,
 }
@@ -164,8 +165,21 @@ impl PagedAttentionKernel {
         };
         let rotary = flag(attributes, "do_rotary")?.then_some(pairing);
 
-        allow_only(attributes, "softcap", &0.0_f32)?;
-        allow_only(attributes, "local_window_size", &-1_i64)?;
+        let window = match attributes.get::<i64>("local_window_size") {
+            None | Some(-1) => None,
+            Some(size @ 1..) => usize::try_from(size).ok(),
+            Some(other) => {
+                return Err(refused(format!(
+                    "local_window_size is {other}, not -1 or above 0"
+                )));
+            }
+        };
+        let softcap = match attributes.get::<f32>("softcap") {
+            None | Some(0.0) => None,
+            Some(softcap) => Some(positive("softcap", softcap)?),
+        };
+        let norm_epsilon = attributes.get::<f32>("qk_norm_epsilon");
+        let norm_epsilon = positive("qk_norm_epsilon", norm_epsilon.unwrap_or(1e-6))?;
         allow_only(attributes, "is_causal", &1_i64)?;
         allow_only(attributes, "rotary_offset", &0_i64)?;
         allow_only(attributes, "v_head_size", &0_i64)?;
@@ -186,9 +200,37 @@ impl PagedAttentionKernel {
             heads,
             kv_heads,
             scale,
+            softcap,
+            window,
+            norm_epsilon,
             rotary,
             instructions: Instructions::detect(),
         })
+    }
+
+    fn norms<'a>(&self, tensors: &'a Tensors) -> ort::Result<Option<QueryKeyNorms<'a>>> {
+        let norm = |gain| RowNorm {
+            gain,
+            epsilon: self.norm_epsilon,
+        };
+        match (
+            tensors.optional::<f32, 1>(Input::QNormWeight)?,
+            tensors.optional::<f32, 1>(Input::KNormWeight)?,
+        ) {
+            (None, None) => Ok(None),
+            (Some((_, query)), Some((_, key))) => Ok(Some(QueryKeyNorms {
+                query: norm(query),
+                key: norm(key),
+            })),
+            (Some(_), None) => Err(input_error(
+                Input::KNormWeight,
+                "is missing beside q_norm_weight",
+            )),
+            (None, Some(_)) => Err(input_error(
+                Input::QNormWeight,
+                "is missing beside k_norm_weight",
+            )),
+        }
     }
 
     fn rotary<'a>(&self, context: &'a Tensors) -> ort::Result<Option<Rotary<'a>>> {
@@ -280,8 +322,12 @@ impl Kernel for PagedAttentionKernel {
             blocks_per_sequence,
             slot_mapping,
         };
-        let rotary = self.rotary(&tensors)?;
-        let scale = self.scale.unwrap_or(1.0 / (head_size as f32).sqrt());
+        let (norms, rotary) = (self.norms(&tensors)?, self.rotary(&tensors)?);
+        let scoring = Scoring {
+            scale: self.scale.unwrap_or(1.0 / (head_size as f32).sqrt()),
+            softcap: self.softcap,
+            window: self.window,
+        };
 
         let mut output = context
             .output(0, [tokens as i64, (self.heads * head_size) as i64])?
@@ -292,8 +338,9 @@ impl Kernel for PagedAttentionKernel {
             query,
             key_value,
             batch,
+            norms,
             rotary,
-            scale,
+            scoring,
         };
         attend(
             shape,

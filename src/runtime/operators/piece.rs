@@ -10,7 +10,7 @@ use super::batch::RaggedBatch;
 use super::shared::SharedSlice;
 use super::simd::{Element, Instructions, LANES, Simd, Work};
 use super::tile::{
-    Peak, ROWS_TOGETHER, TILE_KEYS, TileRows, accumulate, exponentiate, merge, score,
+    Peak, ROWS_TOGETHER, TILE_KEYS, TileRows, accumulate, cap, exponentiate, merge, score,
 };
 
 /// Up to so many query rows read keys and values as f16; with more it is worth converting a tile once.
@@ -29,15 +29,15 @@ pub(super) struct Group {
     pub(super) first: usize,
     pub(super) tokens: usize,
     pub(super) kv_heads: Range<usize>,
-    /// Keys that the last token sees.
-    pub(super) keys: usize,
+    /// Keys that any of the tokens sees; the last one sees the last.
+    pub(super) keys: Range<usize>,
     /// Where the results of its tiles wait to be merged, if it is cut into pieces.
     pub(super) partials: Option<usize>,
 }
 
 impl Group {
-    pub(super) fn tiles(&self) -> usize {
-        self.keys.div_ceil(TILE_KEYS)
+    pub(super) fn tiles(&self) -> Range<usize> {
+        self.keys.start / TILE_KEYS..self.keys.end.div_ceil(TILE_KEYS)
     }
 }
 
@@ -96,9 +96,11 @@ impl PieceContext<'_> {
         group.tokens * self.heads_per_group()
     }
 
-    /// Keys of the whole sequence that a row of a KV head sees.
-    fn visible(&self, group: &Group, row: usize) -> usize {
-        group.keys - group.tokens + row / self.heads_per_group() + 1
+    /// Keys of the sequence that a row of a KV head sees.
+    fn visible(&self, group: &Group, row: usize) -> Range<usize> {
+        let end = group.keys.end - group.tokens + row / self.heads_per_group() + 1;
+        let window = self.inputs.scoring.window.unwrap_or(end);
+        end.saturating_sub(window)..end
     }
 
     /// Divides the merged sums by their weights.
@@ -195,7 +197,7 @@ impl Work for AttendPiece<'_> {
                     }
                 }
                 Some(first_row) => {
-                    let first = first_row + tile * rows;
+                    let first = first_row + (tile - group.tiles().start) * rows;
                     // SAFETY: each tile of a group has its own part, and one thread computes a tile.
                     let sums = unsafe {
                         context
@@ -226,12 +228,15 @@ fn load_queries(context: &PieceContext, group: &Group, queries: &mut Vec<[f32; L
         let kv_head = group.kv_heads.start + row / heads_per_group / group.tokens;
         let head = kv_head * heads_per_group + row % heads_per_group;
         query.copy_from_slice(context.query.row(chunk.first_token + token, head));
+        if let Some(norms) = context.inputs.norms {
+            norms.query.apply(query);
+        }
         if let Some(rotary) = context.inputs.rotary {
             rotary.rotate(query, chunk.past + token);
         }
         query
             .iter_mut()
-            .for_each(|element| *element *= context.inputs.scale);
+            .for_each(|element| *element *= context.inputs.scoring.scale);
     }
 }
 
@@ -240,7 +245,7 @@ fn load_queries(context: &PieceContext, group: &Group, queries: &mut Vec<[f32; L
 fn find_tile(context: &PieceContext, group: &Group, tile: Option<usize>, starts: &mut Vec<usize>) {
     starts.clear();
     let Some(tile) = tile else { return };
-    let positions = tile * TILE_KEYS..group.keys.min((tile + 1) * TILE_KEYS);
+    let positions = tile * TILE_KEYS..group.keys.end.min((tile + 1) * TILE_KEYS);
     let chunk = &context.batch.sequences[group.sequence];
     chunk.slots(positions, context.shape.block_tokens, |slot| {
         starts.push(slot * context.shape.kv_heads * context.width());
@@ -364,27 +369,37 @@ fn attend_rows<S: Simd, E: Element>(
         let weights = &mut weights[..count];
         let sums = &mut all_sums[first * width..(first + count) * width];
         score(simd, &queries[first * width..], keys, weights);
-        // Later rows see as much as earlier ones or more; past the last key all see the same.
-        let mut visible = [0; ROWS_TOGETHER];
+        // What is seen moves on from row to row, both its beginning and its end.
+        let mut visible: [Range<usize>; ROWS_TOGETHER] = Default::default();
         for row in 0..count {
-            let seen = context
-                .visible(group, first + row)
-                .saturating_sub(tile * TILE_KEYS);
-            visible[row] = seen.min(keys.starts.len());
-            if visible[row] > 0 {
-                peaks[first + row] = exponentiate(simd, &mut weights[row], visible[row]);
+            let seen = context.visible(group, first + row);
+            let within = |key: usize| key.saturating_sub(tile * TILE_KEYS).min(keys.starts.len());
+            visible[row] = within(seen.start)..within(seen.end);
+            if visible[row].is_empty() {
+                continue;
             }
+            if let Some(softcap) = context.inputs.scoring.softcap {
+                cap(&mut weights[row][visible[row].clone()], softcap);
+            }
+            peaks[first + row] = exponentiate(simd, &mut weights[row], visible[row].clone());
         }
-        accumulate(simd, weights, values, 0..visible[0], sums);
-        for row in 1..count {
-            let own = &mut sums[row * width..(row + 1) * width];
-            accumulate(
-                simd,
-                &weights[row..row + 1],
-                values,
-                visible[0]..visible[row],
-                own,
-            );
+        // Each row takes its keys in order, those together that all see.
+        let start = visible[count - 1].start;
+        let shared = start..visible[0].end.max(start);
+        let alone = |sums: &mut [[f32; LANES]], row: usize, keys: Range<usize>| {
+            if !keys.is_empty() {
+                let own = &mut sums[row * width..(row + 1) * width];
+                accumulate(simd, &weights[row..row + 1], values, keys, own);
+            }
+        };
+        for (row, seen) in visible[..count].iter().enumerate() {
+            alone(sums, row, seen.start..seen.end.min(shared.start));
+        }
+        if !shared.is_empty() {
+            accumulate(simd, weights, values, shared.clone(), sums);
+        }
+        for (row, seen) in visible[..count].iter().enumerate() {
+            alone(sums, row, seen.start.max(shared.end)..seen.end);
         }
         first += count;
     }
@@ -408,7 +423,7 @@ impl Work for MergeGroup<'_> {
         let (rows, width) = (context.rows(group), context.width());
         let mut sums = vec![[0.0; LANES]; rows * width];
         let mut peaks = vec![Peak::NONE; rows];
-        for tile in 0..group.tiles() {
+        for tile in 0..group.tiles().len() {
             let first = first_row + tile * rows;
             // SAFETY: the pieces are complete, so nobody writes partial results.
             let tile_sums = unsafe {

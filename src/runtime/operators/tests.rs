@@ -10,6 +10,7 @@ use proptest::prelude::*;
 
 use super::attention::*;
 use super::batch::BatchIndices;
+use super::norm::{QueryKeyNorms, RowNorm};
 use super::rotary::{Pairing, Rotary};
 use super::simd::Instructions;
 use reference::{key_written, reference};
@@ -19,6 +20,9 @@ use reference::{key_written, reference};
 struct Node {
     shape: AttentionShape,
     rotary: Option<(Pairing, usize)>,
+    normed: bool,
+    softcap: Option<f32>,
+    window: Option<usize>,
     packed: bool,
     seed: u64,
 }
@@ -60,12 +64,15 @@ struct Tensors {
     slots: Option<Vec<i32>>,
     cosines: Vec<f32>,
     sines: Vec<f32>,
+    query_gain: Vec<f32>,
+    key_gain: Vec<f32>,
 }
 
 const POSITIONS: usize = 512;
 const QUERY: u64 = 0;
 const KEY: u64 = 1;
 const VALUE: u64 = 2;
+const NORM_EPSILON: f32 = 1e-2;
 
 /// A number in [-1, 1] that looks random and is always the same for the same place.
 fn noise(place: [u64; 5]) -> f32 {
@@ -206,6 +213,8 @@ impl Node {
             sines: (0..POSITIONS * pairs)
                 .map(|index| angle(index).sin() as f32)
                 .collect(),
+            query_gain: self.gain(QUERY),
+            key_gain: self.gain(KEY),
         }
     }
 
@@ -229,8 +238,30 @@ impl Node {
                 pairs,
                 pairing,
             }),
-            scale: self.scale(),
+            norms: self.normed.then_some(QueryKeyNorms {
+                query: RowNorm {
+                    gain: &tensors.query_gain,
+                    epsilon: NORM_EPSILON,
+                },
+                key: RowNorm {
+                    gain: &tensors.key_gain,
+                    epsilon: NORM_EPSILON,
+                },
+            }),
+            scoring: Scoring {
+                scale: self.scale(),
+                softcap: self.softcap,
+                window: self.window,
+            },
         }
+    }
+
+    /// What multiplies the elements of a normed query or key.
+    fn gain(&self, which: u64) -> Vec<f32> {
+        let elements = 0..self.shape.head_size as u64;
+        elements
+            .map(|element| 1.0 + 0.5 * noise([self.seed, which, 5, 5, element]))
+            .collect()
     }
 
     fn scale(&self) -> f32 {
@@ -301,6 +332,11 @@ fn nodes() -> impl Strategy<Value = Node> {
         any::<u32>(),
         pairing,
         0..=4_usize,
+        (
+            any::<bool>(),
+            prop::option::of(0.5..4.0_f32),
+            prop::option::of(1..100_usize),
+        ),
     )
         .prop_map(
             |(
@@ -312,6 +348,7 @@ fn nodes() -> impl Strategy<Value = Node> {
                 seed,
                 pairing,
                 rotated_quarters,
+                (normed, softcap, window),
             )| Node {
                 shape: AttentionShape {
                     heads: ratio * kv_heads,
@@ -322,6 +359,9 @@ fn nodes() -> impl Strategy<Value = Node> {
                 },
                 rotary: (rotated_quarters > 0)
                     .then_some((pairing, head_size / 8 * rotated_quarters)),
+                normed,
+                softcap,
+                window,
                 packed,
                 seed: u64::from(seed),
             },
@@ -477,6 +517,9 @@ fn small() -> (Node, Vec<Chunk>) {
     let node = Node {
         shape,
         rotary: Some((Pairing::Halves, 8)),
+        normed: false,
+        softcap: None,
+        window: None,
         packed: false,
         seed: 0,
     };

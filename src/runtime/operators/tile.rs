@@ -102,14 +102,22 @@ fn score_rows<S: Simd, E: Element, const ROWS: usize>(
     }
 }
 
-/// Turns the first `visible` scores of a row into their exponentials less the largest, the rest into zeros.
+/// Keeps scores between `-softcap` and `softcap`.
+pub(super) fn cap(scores: &mut [f32], softcap: f32) {
+    for score in scores {
+        *score = softcap * (*score / softcap).tanh();
+    }
+}
+
+/// Turns the `visible` scores of a row into their exponentials less the largest, the rest into zeros.
 #[inline(always)]
 pub(super) fn exponentiate<S: Simd>(
     simd: S,
     weights: &mut [f32; TILE_KEYS],
-    visible: usize,
+    visible: Range<usize>,
 ) -> Peak {
-    weights[visible..].fill(f32::NEG_INFINITY);
+    weights[..visible.start].fill(f32::NEG_INFINITY);
+    weights[visible.end..].fill(f32::NEG_INFINITY);
     let groups = weights.as_chunks_mut::<LANES>().0;
     let mut largest = simd.splat(f32::NEG_INFINITY);
     for group in groups.iter() {

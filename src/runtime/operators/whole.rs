@@ -161,7 +161,7 @@ impl Work for AttendGroup<'_> {
                 score(simd, &queries[first * width..], &keys, weights);
                 let mut tile_peaks = [Peak::NONE; ROWS_TOGETHER];
                 for (weights, peak) in weights.iter_mut().zip(&mut tile_peaks) {
-                    *peak = exponentiate(simd, weights, starts.len());
+                    *peak = exponentiate(simd, weights, 0..starts.len());
                 }
                 let mut tile_sums = vec![[0.0; LANES]; count * width];
                 accumulate(simd, weights, &values, 0..starts.len(), &mut tile_sums);

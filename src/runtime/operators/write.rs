@@ -46,6 +46,9 @@ impl Work for WriteTokens<'_> {
                     let place = head * width..(head + 1) * width;
                     key.as_flattened_mut()
                         .copy_from_slice(self.key.row(token, head));
+                    if let Some(norms) = self.inputs.norms {
+                        norms.key.apply(key.as_flattened_mut());
+                    }
                     if let Some(rotary) = self.inputs.rotary {
                         rotary.rotate(
                             key.as_flattened_mut(),

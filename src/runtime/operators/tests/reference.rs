@@ -3,20 +3,33 @@
 use half::f16;
 
 use super::super::rotary::Pairing;
-use super::{Chunk, KEY, Memory, Node, QUERY};
+use super::{Chunk, KEY, Memory, NORM_EPSILON, Node, QUERY};
 
-/// The rotated query of a token.
+/// The normed and rotated query of a token.
 fn query(node: &Node, chunk: &Chunk, position: usize, head: usize) -> Vec<f64> {
-    rotated(node, node.row(QUERY, chunk, position, head), position)
+    let row = normed(node, QUERY, node.row(QUERY, chunk, position, head));
+    rotated(node, row, position)
 }
 
-/// The rotated key of a token, before it is rounded to f16.
+/// The normed and rotated key of a token, before it is rounded to f16.
 pub(super) fn key_written(node: &Node, chunk: &Chunk, position: usize, head: usize) -> Vec<f64> {
-    rotated(node, node.row(KEY, chunk, position, head), position)
+    let row = normed(node, KEY, node.row(KEY, chunk, position, head));
+    rotated(node, row, position)
 }
 
-fn rotated(node: &Node, row: Vec<f32>, position: usize) -> Vec<f64> {
-    let row: Vec<f64> = row.into_iter().map(f64::from).collect();
+fn normed(node: &Node, which: u64, row: Vec<f32>) -> Vec<f64> {
+    let row = row.into_iter().map(f64::from);
+    if !node.normed {
+        return row.collect();
+    }
+    let mean = row.clone().map(|x| x * x).sum::<f64>() / node.shape.head_size as f64;
+    let root = (mean + f64::from(NORM_EPSILON)).sqrt();
+    row.zip(node.gain(which))
+        .map(|(x, gain)| x / root * f64::from(gain))
+        .collect()
+}
+
+fn rotated(node: &Node, row: Vec<f64>, position: usize) -> Vec<f64> {
     let Some((pairing, pairs)) = node.rotary else {
         return row;
     };
@@ -48,18 +61,26 @@ pub(super) fn reference(node: &Node, chunks: &[Chunk], memory: &Memory) -> Vec<f
                         .map(|&x| f64::from(x))
                         .collect()
                 };
-                let weights: Vec<f64> = (0..=position)
+                let first = node
+                    .window
+                    .map_or(0, |window| (position + 1).saturating_sub(window));
+                let weights: Vec<f64> = (first..=position)
                     .map(|key| {
                         let products = row(&memory.keys, key)
                             .into_iter()
                             .zip(&query)
                             .map(|(k, q)| k * q);
-                        (products.sum::<f64>() / (shape.head_size as f64).sqrt()).exp()
+                        let score = products.sum::<f64>() / (shape.head_size as f64).sqrt();
+                        let capped = node
+                            .softcap
+                            .map(f64::from)
+                            .map(|cap| cap * (score / cap).tanh());
+                        capped.unwrap_or(score).exp()
                     })
                     .collect();
                 let total: f64 = weights.iter().sum();
                 let mut sums = vec![0.0; shape.head_size];
-                for (key, weight) in weights.iter().enumerate() {
+                for (key, weight) in (first..).zip(&weights) {
                     for (sum, value) in sums.iter_mut().zip(row(&memory.values, key)) {
                         *sum += weight / total * value;
                     }

@@ -261,6 +261,14 @@ fn run(
             "sin_cache" => floats(8, &tensors.sines)?,
             "slot_mapping" => ints(tensors.slots.as_deref().unwrap())?,
             "attention_metadata" => ints(&[1, 0])?,
+            "q_norm_weight" if !further.contains(&"q_norm_weight") => {
+                let gain = tensors.query_gain.clone();
+                Tensor::from_array(([gain.len()], gain))?.into()
+            }
+            "k_norm_weight" if !further.contains(&"k_norm_weight") => {
+                let gain = tensors.key_gain.clone();
+                Tensor::from_array(([gain.len()], gain))?.into()
+            }
             other if further.contains(&other) => {
                 Tensor::from_array(([1_usize], vec![1.0_f32]))?.into()
             }
@@ -322,14 +330,44 @@ fn check_attribute(attribute: (&'static str, AttributeValue), expected: &str) {
 }
 
 #[test]
+fn a_session_norms_caps_and_looks_no_further_than_it_is_told() {
+    let (node, chunks) = small();
+    let node = Node {
+        normed: true,
+        softcap: Some(1.5),
+        window: Some(7),
+        ..node
+    };
+    let mut expected_memory = node.memory(&chunks);
+    let expected = node.run(
+        &chunks,
+        &mut expected_memory,
+        Instructions::detect(),
+        &one_thread,
+    );
+    let attributes = [
+        ("softcap", Float(1.5)),
+        ("local_window_size", Int(7)),
+        ("qk_norm_epsilon", Float(NORM_EPSILON)),
+    ];
+    let given = [&USUAL[..], &["q_norm_weight", "k_norm_weight"]].concat();
+    let mut memory = node.memory(&chunks);
+    let mut session = session(&given, &attributes).unwrap();
+    let output = run(&mut session, &mut memory, |_| (), &[]).unwrap();
+    assert_eq!(bits(&output), bits(&expected));
+    assert_eq!(memory.bits(), expected_memory.bits());
+}
+
+#[test]
 fn attributes_are_refused_by_name_when_the_session_is_made() {
+    check_attribute(("softcap", Float(-1.0)), "softcap is -1, not above 0");
     check_attribute(
-        ("softcap", Float(30.0)),
-        "softcap = 30.0 is not supported on CPU, only 0.0",
+        ("local_window_size", Int(0)),
+        "local_window_size is 0, not -1 or above 0",
     );
     check_attribute(
-        ("local_window_size", Int(512)),
-        "local_window_size = 512 is not supported",
+        ("qk_norm_epsilon", Float(f32::INFINITY)),
+        "qk_norm_epsilon is inf, not above 0",
     );
     check_attribute(("is_causal", Int(0)), "is_causal = 0 is not supported");
     check_attribute(
@@ -377,13 +415,7 @@ fn check_run(
 
 #[test]
 fn inputs_are_refused_by_name_when_the_session_runs() {
-    for refused in [
-        "head_sink",
-        "q_norm_weight",
-        "k_norm_weight",
-        "k_scale",
-        "v_scale",
-    ] {
+    for refused in ["head_sink", "k_scale", "v_scale"] {
         let given = [&USUAL[..], &[refused]].concat();
         check_run(
             &given,
@@ -392,6 +424,19 @@ fn inputs_are_refused_by_name_when_the_session_runs() {
             &format!("{refused}: is not supported on CPU"),
         );
     }
+    for (given, missing) in [
+        ("q_norm_weight", "k_norm_weight"),
+        ("k_norm_weight", "q_norm_weight"),
+    ] {
+        let problem = format!("{missing}: is missing beside {given}");
+        check_run(&[&USUAL[..], &[given]].concat(), |_| (), &[given], &problem);
+    }
+    check_run(
+        &[&USUAL[..], &["q_norm_weight", "k_norm_weight"]].concat(),
+        |tensors| tensors.query_gain.truncate(1),
+        &[],
+        "q_norm_weight: has 1 elements for a head of 16",
+    );
     let without = |name: &str| {
         USUAL
             .into_iter()
