@@ -5,6 +5,7 @@ mod names;
 mod pipeline;
 mod spellings;
 mod word_piece;
+mod word_rules;
 
 #[cfg(test)]
 pub(super) mod tests;

@@ -8,15 +8,37 @@ use tokenizers::{
 use crate::token::TokenId;
 
 /// Most bytes that are cut into words at once. The regular expressions' stack and steps grow with the
-/// longest word, so a text is parted before, at a place where every rule parts words anyway; only a
+/// longest word, so a text is parted before, at a place where its rule parts words anyway; only a
 /// longer run without such a place is parted where it happens to be.
 pub(super) const PASSAGE_BYTES: usize = 64 * 1024;
+
+/// A place that no word contains.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Parting {
+    /// Before a space that follows a word.
+    Spaces,
+    /// Before the end of a line that a letter or digit ends.
+    Lines,
+    /// Before a number.
+    Numbers,
+}
+
+impl Parting {
+    fn is_between(self, before: char, after: char) -> bool {
+        match self {
+            Parting::Spaces => after == ' ' && !before.is_whitespace(),
+            Parting::Lines => after == '\n' && before.is_alphanumeric(),
+            Parting::Numbers => after.is_numeric() && !before.is_numeric(),
+        }
+    }
+}
 
 /// The steps of one vocabulary.
 pub(super) struct Pipeline {
     pub(super) normalizer: Option<NormalizerWrapper>,
     pub(super) words: PreTokenizerWrapper,
     pub(super) model: ModelWrapper,
+    pub(super) parting: Parting,
 }
 
 impl Pipeline {
@@ -24,7 +46,7 @@ impl Pipeline {
     pub(super) fn encode(&self, text: &str, ids: &mut Vec<TokenId>) {
         let mut rest = text;
         while !rest.is_empty() {
-            let (passage, after) = rest.split_at(passage_end(rest));
+            let (passage, after) = rest.split_at(passage_end(rest, self.parting));
             let encoding = self
                 .encoding(passage)
                 .expect("what can fail was checked when the pipeline was built");
@@ -45,16 +67,16 @@ impl Pipeline {
     }
 }
 
-/// Where the next passage ends: the text's end, or before a space that follows a word (no rule lets a
-/// word contain that place), or, for want of one, anywhere between two characters.
-pub(super) fn passage_end(text: &str) -> usize {
+/// Where the next passage ends: the text's end, or a place that no word contains, or, for want of one, anywhere between
+/// two characters.
+pub(super) fn passage_end(text: &str, parting: Parting) -> usize {
     if text.len() <= PASSAGE_BYTES {
         return text.len();
     }
     let most = text.floor_char_boundary(PASSAGE_BYTES);
-    text[..most]
-        .rmatch_indices(' ')
-        .map(|(space, _)| space)
-        .find(|&space| text[..space].ends_with(|before: char| !before.is_whitespace()))
-        .unwrap_or(most)
+    let places = text[..most].char_indices().rev();
+    let mut neighbours = places.clone().skip(1).zip(places);
+    neighbours
+        .find(|((_, before), (_, after))| parting.is_between(*before, *after))
+        .map_or(most, |(_, (place, _))| place)
 }

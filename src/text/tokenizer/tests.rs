@@ -2,9 +2,45 @@ use proptest::prelude::*;
 use tokenizers::{OffsetType, PreTokenizedString, PreTokenizer};
 
 use super::super::{NamedInfillTokens, Normalization};
-use super::byte_level::{WordRule, byte_level_alphabet};
-use super::pipeline::{PASSAGE_BYTES, passage_end};
+use super::byte_level::byte_level_alphabet;
+use super::pipeline::{PASSAGE_BYTES, Parting, passage_end};
+use super::word_rules::WordRule;
 use super::*;
+
+/// A name of each rule by which words are cut.
+const RULES: [&str; 31] = [
+    "default",
+    "gpt-2",
+    "smollm",
+    "llama-bpe",
+    "qwen2",
+    "laguna",
+    "qwen35",
+    "jais-2",
+    "deepseek-llm",
+    "deepseek-coder",
+    "deepseek-v3",
+    "spark2_5",
+    "youtu",
+    "falcon",
+    "bloom",
+    "viking",
+    "tekken",
+    "gpt-4o",
+    "granite-embed-multi-97m",
+    "tiny_aya",
+    "afmoe",
+    "superbpe",
+    "kimi-k2",
+    "k2-horizon",
+    "bailingmoe",
+    "seed-coder",
+    "ufakzeka",
+    "minicpm5",
+    "exaone-moe",
+    "chameleon",
+    "starcoder",
+];
 
 /// A vocabulary with one token per byte, then the given merges' results, then two named tokens.
 fn vocabulary(pre: &str, merges: &[&str]) -> Vocabulary {
@@ -70,61 +106,46 @@ pub(in crate::text) fn tokenizer_of(tokens: &[&[u8]]) -> (Tokenizer, Vec<TokenId
     (Tokenizer::new(vocabulary).unwrap(), ids)
 }
 
-/// How a text is cut into words: with all two-byte merges missing, from the words themselves.
-#[track_caller]
-fn check_words(pre: &str, text: &str, expected: &[&str]) {
-    let sequence = WordRule::named(pre).unwrap().pre_tokenizer().unwrap();
-    let mut words = PreTokenizedString::from(text);
-    sequence.pre_tokenize(&mut words).unwrap();
-    let words: Vec<&str> = words
-        .get_splits(tokenizers::OffsetReferential::Original, OffsetType::Byte)
-        .into_iter()
-        .map(|(_, (start, end), _)| &text[start..end])
-        .collect();
-    assert_eq!(words, expected);
+/// What llama.cpp's rules make of texts.
+#[derive(serde::Deserialize)]
+struct GoldenWords {
+    texts: Vec<String>,
+    rules: Vec<GoldenRule>,
+}
+
+#[derive(serde::Deserialize)]
+struct GoldenRule {
+    names: Vec<String>,
+    whole_words_first: bool,
+    /// Of each text.
+    words: Vec<Vec<String>>,
 }
 
 #[test]
-fn words_are_cut_as_the_rule_says() {
-    let text = "I'll DON'T  wait\n\n 12345 x!?\r\n";
-    check_words(
-        "gpt-2",
-        text,
-        &[
-            "I", "'ll", " DON", "'", "T", " ", " wait", "\n\n", " 12345", " x", "!?", "\r\n",
-        ],
-    );
-    check_words(
-        "smollm",
-        text,
-        &[
-            "I", "'ll", " DON", "'", "T", " ", " wait", "\n\n ", "1", "2", "3", "4", "5", " x",
-            "!?", "\r\n",
-        ],
-    );
-    check_words(
-        "llama-bpe",
-        text,
-        &[
-            "I", "'ll", " DON", "'T", " ", " wait", "\n\n", " ", "123", "45", " x", "!?\r\n",
-        ],
-    );
-    check_words(
-        "qwen2",
-        text,
-        &[
-            "I", "'ll", " DON", "'T", " ", " wait", "\n\n", " ", "1", "2", "3", "4", "5", " x",
-            "!?\r\n",
-        ],
-    );
-    check_words(
-        "default",
-        text,
-        &[
-            "I", "'", "ll", " DON", "'", "T", " ", " wait", "\n\n", " ", "123", "45", " x", "!?",
-            "\r\n",
-        ],
-    );
+fn words_are_cut_as_llama_cpp_cuts_them() {
+    let golden = include_str!("../../../tests/golden/word_rules.json");
+    let golden: GoldenWords = serde_json::from_str(golden).unwrap();
+    let mut different = Vec::new();
+    for rule in &golden.rules {
+        for name in &rule.names {
+            let named = WordRule::named(name).unwrap();
+            assert_eq!(named.whole_words_first, rule.whole_words_first, "{name}");
+            let cut = named.pre_tokenizer().unwrap();
+            for (text, expected) in golden.texts.iter().zip(&rule.words) {
+                let mut words = PreTokenizedString::from(text.as_str());
+                cut.pre_tokenize(&mut words).unwrap();
+                let words: Vec<&str> = words
+                    .get_splits(tokenizers::OffsetReferential::Original, OffsetType::Byte)
+                    .into_iter()
+                    .map(|(_, (start, end), _)| &text[start..end])
+                    .collect();
+                if words != *expected {
+                    different.push(format!("{name}: {words:?} instead of {expected:?}"));
+                }
+            }
+        }
+    }
+    assert!(different.is_empty(), "{}", different.join("\n"));
 }
 
 #[test]
@@ -176,8 +197,8 @@ fn a_vocabulary_that_cannot_be_used_says_why() {
         assert_eq!(error.to_string(), expected);
     }
     check(
-        |vocabulary| vocabulary.algorithm = byte_level("tekken", &[]),
-        "the pre-tokenizer «tekken» is not supported",
+        |vocabulary| vocabulary.algorithm = byte_level("gpt-12", &[]),
+        "the pre-tokenizer «gpt-12» is not supported",
     );
     check(
         |vocabulary| vocabulary.tokens.clear(),
@@ -267,22 +288,30 @@ fn without_a_token_for_what_it_cannot_spell_there_is_no_tokenizer_of_word_pieces
 #[test]
 fn a_long_text_is_parted_where_words_part() {
     let words = "many words, and some more.\n".repeat(PASSAGE_BYTES / 20);
-    let end = passage_end(&words);
+    let end = passage_end(&words, Parting::Spaces);
     assert!(end > PASSAGE_BYTES - 30 && end <= PASSAGE_BYTES);
     assert!(words[end..].starts_with(' ') && !words[..end].ends_with(char::is_whitespace));
     // A space at which a word may go on is not such a place.
     let spaces = " ".repeat(PASSAGE_BYTES + 9);
-    assert_eq!(passage_end(&spaces), PASSAGE_BYTES);
+    assert_eq!(passage_end(&spaces, Parting::Spaces), PASSAGE_BYTES);
     let euros = "€".repeat(PASSAGE_BYTES);
-    assert_eq!(passage_end(&euros), PASSAGE_BYTES - PASSAGE_BYTES % 3);
+    let all = PASSAGE_BYTES - PASSAGE_BYTES % 3;
+    assert_eq!(passage_end(&euros, Parting::Spaces), all);
+
+    let lines = "one line.\n\nand another\n".repeat(PASSAGE_BYTES / 20);
+    let end = passage_end(&lines, Parting::Lines);
+    assert!(lines[..end].ends_with("another") && end > PASSAGE_BYTES - 30);
+    let numbers = "some 1234 and ".repeat(PASSAGE_BYTES / 10);
+    let end = passage_end(&numbers, Parting::Numbers);
+    assert!(numbers[end..].starts_with("1234") && end > PASSAGE_BYTES - 30);
 }
 
 #[test]
 fn one_endless_word_is_encoded_whatever_it_is_made_of() {
-    for pre in ["gpt-2", "smollm", "llama-bpe", "qwen2", "default"] {
+    for pre in RULES {
         let tokenizer = Tokenizer::new(vocabulary(pre, &["a a", "aa aa"])).unwrap();
         for character in ["a", " ", "\n", "!", "7", "é"] {
-            let text = character.repeat(3 * PASSAGE_BYTES);
+            let text = character.repeat(PASSAGE_BYTES + 1);
             let tokens = tokenizer.encode(&text, SpecialTokens::Parse);
             assert_eq!(tokenizer.decode(&tokens).unwrap(), text);
         }

@@ -10,7 +10,7 @@ use tokenizers::normalizers::BertNormalizer;
 use tokenizers::pre_tokenizers::bert::BertPreTokenizer;
 
 use super::TokenizerError;
-use super::pipeline::Pipeline;
+use super::pipeline::{Parting, Pipeline};
 use crate::text::vocabulary::Normalization;
 
 /// Stands before a piece that goes on with a word.
@@ -48,6 +48,7 @@ pub(super) fn pipeline(
         normalizer: Some(normalizer.into()),
         words: BertPreTokenizer.into(),
         model: model.into(),
+        parting: Parting::Spaces,
     })
 }
 
