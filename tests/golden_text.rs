@@ -1,4 +1,4 @@
-//! Tokens, text and prompts of the default model, against what llama.cpp makes of the same file.
+//! Tokens, text and prompts of two models, against what llama.cpp makes of the same files.
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
@@ -27,8 +27,17 @@ fn ids(value: &Value) -> Vec<TokenId> {
 
 #[test]
 fn every_text_has_the_golden_tokens() {
-    let tokenizer = tokenizer(&model());
-    let golden = common::golden();
+    check_texts(&tokenizer(&model()), &common::golden());
+}
+
+#[test]
+fn every_text_has_the_golden_tokens_of_a_sentencepiece_vocabulary() {
+    let file = Gguf::open(&common::gemma(), FileAccess::Map).unwrap();
+    check_texts(&tokenizer(&file), &common::golden_gemma());
+}
+
+#[track_caller]
+fn check_texts(tokenizer: &Tokenizer, golden: &Value) {
     let entries = golden["tokenize"].as_array().unwrap();
     assert!(!entries.is_empty());
     for entry in entries {
@@ -60,6 +69,20 @@ fn generation_ends_at_the_tokens_that_llama_cpp_ends_at() {
     assert_eq!(names, ["<|endoftext|>", "<|im_end|>", "<reponame>"]);
     assert!(tokenizer.is_control(TokenId(2)));
     assert!(!tokenizer.is_control(TokenId(19556)));
+}
+
+#[test]
+fn a_sentencepiece_vocabulary_ends_as_llama_cpp_says() {
+    let file = Gguf::open(&common::gemma(), FileAccess::Map).unwrap();
+    let tokenizer = tokenizer(&file);
+    assert_eq!(tokenizer.beginning(), Some(TokenId(2)));
+    assert!(tokenizer.adds_beginning());
+    let names: Vec<String> = tokenizer
+        .end_of_generation()
+        .iter()
+        .map(|&token| tokenizer.decode(&[token]).unwrap())
+        .collect();
+    assert_eq!(names, ["<eos>", "<end_of_turn>", "</s>"]);
 }
 
 #[test]

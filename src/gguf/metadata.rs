@@ -42,6 +42,13 @@ impl Value {
             _ => None,
         }
     }
+
+    fn as_number(&self) -> Option<f32> {
+        match self {
+            Value::Float(value) => Some(*value as f32),
+            other => other.as_integer().map(|value| value as f32),
+        }
+    }
 }
 
 /// Why a key does not serve.
@@ -102,10 +109,7 @@ impl Metadata {
 
     /// A number.
     pub fn number(&self, key: &str) -> Result<f32, MetadataError> {
-        self.typed(key, "a number", |value| match value {
-            Value::Float(value) => Some(*value as f32),
-            other => other.as_integer().map(|value| value as f32),
-        })
+        self.typed(key, "a number", Value::as_number)
     }
 
     /// A boolean.
@@ -129,6 +133,14 @@ impl Metadata {
     pub fn integers(&self, key: &str) -> Result<Vec<i64>, MetadataError> {
         self.typed(key, "an array of integers", |value| match value {
             Value::Array(values) => values.iter().map(Value::as_integer).collect(),
+            _ => None,
+        })
+    }
+
+    /// An array of numbers.
+    pub fn numbers(&self, key: &str) -> Result<Vec<f32>, MetadataError> {
+        self.typed(key, "an array of numbers", |value| match value {
+            Value::Array(values) => values.iter().map(Value::as_number).collect(),
             _ => None,
         })
     }

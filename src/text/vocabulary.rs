@@ -42,6 +42,14 @@ pub enum Algorithm {
         /// Pairs of spellings with a space between them, the most urgent first.
         merges: Vec<String>,
     },
+    /// Neighbours that are a token together become one; what is then no token is spelt in bytes (SentencePiece's BPE;
+    /// `llama` in GGUF files).
+    ScoredPairs {
+        /// Of each token, in the order of `tokens`: the greater, the earlier is it made.
+        scores: Vec<f32>,
+        /// Whether a text has a space before it.
+        space_before: bool,
+    },
     /// Of each word the longest piece, then the longest that goes on with it, which is spelt with `##` before it
     /// (`bert` in GGUF files).
     WordPiece(Normalization),
@@ -135,6 +143,10 @@ impl Vocabulary {
         let ids = self.ids()?;
         let merges = match &self.algorithm {
             Algorithm::ByteLevel { merges, .. } => pairs(merges, &ids)?,
+            Algorithm::ScoredPairs { scores, .. } => {
+                check_scores(scores, size)?;
+                Vec::new()
+            }
             Algorithm::WordPiece(_) => Vec::new(),
         };
         Ok(Checked { ids, merges })
@@ -164,6 +176,20 @@ impl Vocabulary {
             }
         }
         Ok(ids)
+    }
+}
+
+fn check_scores(scores: &[f32], tokens: usize) -> Result<(), TokenizerError> {
+    if scores.len() != tokens {
+        return Err(TokenizerError::Scores {
+            tokens,
+            scores: scores.len(),
+        });
+    }
+    let mut numbered = scores.iter().zip(0_u32..);
+    match numbered.find(|(score, _)| score.is_nan()) {
+        Some((_, id)) => Err(TokenizerError::Score(TokenId(id))),
+        None => Ok(()),
     }
 }
 

@@ -37,6 +37,11 @@ pub(crate) fn model() -> PathBuf {
     fetched("models/SmolLM2-135M-Instruct.Q4_1.gguf")
 }
 
+/// A model with a SentencePiece vocabulary.
+pub(crate) fn gemma() -> PathBuf {
+    fetched("models/gemma-3-270m.Q4_K_M.gguf")
+}
+
 /// The folder of the model of embeddings.
 pub(crate) fn embedding_model() -> PathBuf {
     fetched("models/all-MiniLM-L6-v2")
@@ -45,6 +50,11 @@ pub(crate) fn embedding_model() -> PathBuf {
 /// What an independent implementation recorded of the default model.
 pub(crate) fn golden() -> serde_json::Value {
     recorded("smollm2-135m-instruct-q4_1.json")
+}
+
+/// The same of the model with a SentencePiece vocabulary.
+pub(crate) fn golden_gemma() -> serde_json::Value {
+    recorded("gemma3-270m-q4_k_m.json")
 }
 
 /// What an independent implementation recorded of the model of embeddings.

@@ -17,6 +17,21 @@ use crate::token::TokenId;
 /// Stands before a piece that begins a word.
 const WORD_BEGINS: char = '\u{2581}';
 
+/// The pre-tokenizers of vocabularies that begin a text, where the file does not say whether they do.
+const BEGINNING: [&str; 11] = [
+    "llama3",
+    "llama-v3",
+    "llama-bpe",
+    "falcon3",
+    "falcon-h1",
+    "pixtral",
+    "midm-2.0",
+    "lfm2",
+    "jina-v5-nano",
+    "tekken",
+    "chameleon",
+];
+
 /// Opens the file at `path`, and if it is the first of a set, the others beside it.
 pub(super) fn open(path: &Path, access: FileAccess) -> anyhow::Result<ModelFiles> {
     let gguf = Gguf::open(path, access)?;
@@ -62,6 +77,7 @@ pub fn vocabulary(metadata: &Metadata) -> anyhow::Result<Vocabulary> {
     };
     match metadata.string("tokenizer.ggml.model")? {
         "gpt2" => byte_level(&header, tokens, kinds),
+        "llama" => scored_pairs(&header, tokens, kinds),
         "bert" => word_piece(&header, tokens, kinds),
         other => bail!(TokenizerError::UnsupportedModel(other.to_owned())),
     }
@@ -74,10 +90,11 @@ fn byte_level(
 ) -> anyhow::Result<Vocabulary> {
     let Header(metadata) = header;
     let pre = metadata.string("tokenizer.ggml.pre").optional()?;
+    let pre = pre.unwrap_or("default");
     let merges = metadata.strings("tokenizer.ggml.merges").optional()?;
     Ok(Vocabulary {
         algorithm: Algorithm::ByteLevel {
-            pre: pre.unwrap_or("default").to_owned(),
+            pre: pre.to_owned(),
             merges: merges.unwrap_or_default().to_vec(),
         },
         tokens,
@@ -85,13 +102,38 @@ fn byte_level(
         beginning: header.token("bos")?,
         end: header.token("eos")?,
         end_of_turn: header.token("eot")?,
-        adds_beginning: header.flag("add_bos_token", false)?,
+        adds_beginning: header.flag("add_bos_token", BEGINNING.contains(&pre))?,
         adds_end: header.flag("add_eos_token", false)?,
-        infill: NamedInfillTokens {
-            prefix: header.either(["fim_pre", "prefix"])?,
-            suffix: header.either(["fim_suf", "suffix"])?,
-            middle: header.either(["fim_mid", "middle"])?,
+        infill: header.infill()?,
+    })
+}
+
+/// Where a file does not say what its named tokens are, they are where Llama's first vocabulary has them.
+fn scored_pairs(
+    header: &Header<'_>,
+    tokens: Vec<String>,
+    mut kinds: Vec<TokenKind>,
+) -> anyhow::Result<Vocabulary> {
+    let or_row = |token: Option<TokenId>, row: u32| {
+        token.or(Some(TokenId(row)).filter(|token| token.row() < tokens.len()))
+    };
+    let unknown = or_row(header.token("unknown")?, 0);
+    if let Some(kind) = unknown.and_then(|token| kinds.get_mut(token.row())) {
+        *kind = TokenKind::Unknown;
+    }
+    Ok(Vocabulary {
+        algorithm: Algorithm::ScoredPairs {
+            scores: header.scores(tokens.len())?,
+            space_before: header.flag("add_space_prefix", true)?,
         },
+        beginning: or_row(header.token("bos")?, 1),
+        end: or_row(header.token("eos")?, 2),
+        end_of_turn: header.token("eot")?,
+        adds_beginning: header.flag("add_bos_token", true)?,
+        adds_end: header.flag("add_eos_token", false)?,
+        infill: header.infill()?,
+        tokens,
+        kinds,
     })
 }
 
@@ -150,6 +192,20 @@ impl Header<'_> {
         Ok(self.token(first)?.or(self.token(second)?))
     }
 
+    fn infill(&self) -> Result<NamedInfillTokens, MetadataError> {
+        Ok(NamedInfillTokens {
+            prefix: self.either(["fim_pre", "prefix"])?,
+            suffix: self.either(["fim_suf", "suffix"])?,
+            middle: self.either(["fim_mid", "middle"])?,
+        })
+    }
+
+    /// The tokens' scores; where the file has none, all are the same.
+    fn scores(&self, tokens: usize) -> Result<Vec<f32>, MetadataError> {
+        let scores = self.0.numbers("tokenizer.ggml.scores").optional()?;
+        Ok(scores.unwrap_or_else(|| vec![0.0; tokens]))
+    }
+
     fn flag(&self, key: &str, default: bool) -> Result<bool, MetadataError> {
         let flag = self.0.flag(&format!("tokenizer.ggml.{key}")).optional()?;
         Ok(flag.unwrap_or(default))
@@ -165,5 +221,77 @@ fn token_kind(number: i64) -> TokenKind {
         5 => TokenKind::Unused,
         6 => TokenKind::Byte,
         _ => TokenKind::Normal,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::gguf::Value;
+
+    fn header(model: &str, more: &[(&str, Value)]) -> Metadata {
+        let tokens = ["<unk>", "<s>", "</s>", "a"].map(str::to_owned).to_vec();
+        let mut metadata = Metadata::default();
+        let mut put = |key: &str, value: Value| {
+            assert!(metadata.insert(format!("tokenizer.ggml.{key}"), value));
+        };
+        put("model", Value::String(model.to_owned()));
+        put("tokens", Value::Strings(tokens));
+        for (key, value) in more {
+            put(key, value.clone());
+        }
+        metadata
+    }
+
+    #[test]
+    fn what_a_sentencepiece_vocabulary_does_not_say_is_as_in_llamas() {
+        let vocabulary = vocabulary(&header("llama", &[])).unwrap();
+        let Algorithm::ScoredPairs {
+            scores,
+            space_before,
+        } = vocabulary.algorithm
+        else {
+            panic!("it has scores");
+        };
+        assert_eq!((scores, space_before), (vec![0.0; 4], true));
+        assert_eq!(vocabulary.kinds[0], TokenKind::Unknown);
+        assert_eq!(vocabulary.beginning, Some(TokenId(1)));
+        assert_eq!(vocabulary.end, Some(TokenId(2)));
+        assert!(vocabulary.adds_beginning && !vocabulary.adds_end);
+    }
+
+    #[test]
+    fn what_a_sentencepiece_vocabulary_says_holds() {
+        let scores = [-1.5, 0.0, 0.0, -3.0].map(Value::Float).to_vec();
+        let said = [
+            ("scores", Value::Array(scores)),
+            ("add_space_prefix", Value::Bool(false)),
+            ("add_bos_token", Value::Bool(false)),
+            ("bos_token_id", Value::Unsigned(3)),
+        ];
+        let vocabulary = vocabulary(&header("llama", &said)).unwrap();
+        let Algorithm::ScoredPairs {
+            scores,
+            space_before,
+        } = vocabulary.algorithm
+        else {
+            panic!("it has scores");
+        };
+        assert_eq!((scores, space_before), (vec![-1.5, 0.0, 0.0, -3.0], false));
+        assert_eq!(vocabulary.beginning, Some(TokenId(3)));
+        assert!(!vocabulary.adds_beginning);
+    }
+
+    #[test]
+    fn some_byte_level_vocabularies_begin_a_text_unless_they_say_otherwise() {
+        let check = |pre: &str, more: &[(&str, Value)], begins: bool| {
+            let pre = ("pre", Value::String(pre.to_owned()));
+            let said = [&[pre], more].concat();
+            let vocabulary = vocabulary(&header("gpt2", &said)).unwrap();
+            assert_eq!(vocabulary.adds_beginning, begins);
+        };
+        check("tekken", &[], true);
+        check("qwen2", &[], false);
+        check("tekken", &[("add_bos_token", Value::Bool(false))], false);
     }
 }

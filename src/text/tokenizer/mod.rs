@@ -3,6 +3,7 @@
 mod byte_level;
 mod names;
 mod pipeline;
+mod scored_pairs;
 mod spellings;
 mod word_piece;
 mod word_rules;
@@ -14,7 +15,8 @@ use std::collections::BTreeSet;
 
 use names::NamedTokens;
 use pipeline::Pipeline;
-use spellings::Spellings;
+use scored_pairs::ScoredPairs;
+use spellings::{Spellings, spell_spaces};
 
 use super::infill::InfillTokens;
 use super::vocabulary::{Algorithm, TokenKind, Vocabulary};
@@ -61,7 +63,7 @@ const END_NAMES: [&str; 32] = [
 pub enum TokenizerError {
     /// Another algorithm than those of [`Algorithm`].
     #[error(
-        "tokenizers of the kind «{0}» are not supported, only byte-level BPE («gpt2») and WordPiece («bert»)"
+        "tokenizers of the kind «{0}» are not supported, only byte-level BPE («gpt2»), SentencePiece («llama») and WordPiece («bert»)"
     )]
     UnsupportedModel(String),
     /// Words would be cut wrongly.
@@ -82,6 +84,27 @@ pub enum TokenizerError {
         tokens: usize,
         /// Kinds there are.
         kinds: usize,
+    },
+    /// The same of scores.
+    #[error("the vocabulary has {tokens} tokens, but scores for {scores}")]
+    Scores {
+        /// Tokens there are.
+        tokens: usize,
+        /// Scores there are.
+        scores: usize,
+    },
+    /// A score that is none.
+    #[error("the score of the token {} is not a number", .0.0)]
+    Score(TokenId),
+    /// Text would be cut too slowly.
+    #[error("the token {} has {bytes} bytes; it may have {most}", token.0)]
+    LongPiece {
+        /// The token.
+        token: TokenId,
+        /// Bytes it has.
+        bytes: usize,
+        /// Most it may have.
+        most: usize,
     },
     /// A named token that does not exist.
     #[error("the {role} token is {}, the vocabulary has {size} tokens", token.0)]
@@ -135,7 +158,7 @@ pub enum SpecialTokens {
 
 /// Translates between text and a model's token ids. Shared by all threads.
 pub struct Tokenizer {
-    pipeline: Pipeline,
+    cutter: Cutter,
     /// Every token that is recognised by its name.
     named: NamedTokens,
     /// Those of them that are text.
@@ -148,6 +171,22 @@ pub struct Tokenizer {
     adds_end: bool,
     end_of_generation: Vec<TokenId>,
     infill: Option<InfillTokens>,
+}
+
+/// Cuts a text in which nothing is a named token.
+enum Cutter {
+    Pipeline(Pipeline),
+    ScoredPairs(ScoredPairs),
+}
+
+impl Cutter {
+    /// Puts the text's ids behind `ids`.
+    fn encode(&self, text: &str, goes_on: bool, ids: &mut Vec<TokenId>) {
+        match self {
+            Cutter::Pipeline(pipeline) => pipeline.encode(text, ids),
+            Cutter::ScoredPairs(pairs) => pairs.encode(text, goes_on, ids),
+        }
+    }
 }
 
 impl Tokenizer {
@@ -182,15 +221,21 @@ impl Tokenizer {
             user_defined: named(|kind| kind == TokenKind::UserDefined)?,
             spellings: match &vocabulary.algorithm {
                 Algorithm::ByteLevel { .. } => Spellings::new(&vocabulary, byte_level::speller()),
+                Algorithm::ScoredPairs { .. } => Spellings::new(&vocabulary, spell_spaces),
                 Algorithm::WordPiece(_) => Spellings::new(&vocabulary, word_piece::spell),
             },
-            pipeline: match &vocabulary.algorithm {
+            cutter: match &vocabulary.algorithm {
                 Algorithm::ByteLevel { pre, .. } => {
-                    byte_level::pipeline(pre, checked.ids, checked.merges)?
+                    Cutter::Pipeline(byte_level::pipeline(pre, checked.ids, checked.merges)?)
                 }
+                Algorithm::ScoredPairs {
+                    scores,
+                    space_before,
+                } => Cutter::ScoredPairs(ScoredPairs::new(&vocabulary, scores, *space_before)?),
                 Algorithm::WordPiece(normalization) => {
                     let unknown = vocabulary.unknown().unwrap_or("[UNK]");
-                    word_piece::pipeline(*normalization, checked.ids, unknown)?
+                    let pipeline = word_piece::pipeline(*normalization, checked.ids, unknown)?;
+                    Cutter::Pipeline(pipeline)
                 }
             },
             kinds: vocabulary.kinds,
@@ -203,8 +248,19 @@ impl Tokenizer {
     }
 
     /// The ids that spell the text. Never adds a beginning-of-text token. Bytes that the vocabulary
-    /// cannot spell are left out, as in llama.cpp.
+    /// cannot spell are left out, as in llama.cpp. Where the vocabulary has a space before a text, it has one behind
+    /// each named token, too.
     pub fn encode(&self, text: &str, special: SpecialTokens) -> Vec<TokenId> {
+        self.encode_after(text, special, false)
+    }
+
+    /// The ids of a text that goes on with another one: it begins with no more than it says, and nothing in it is a
+    /// special token.
+    pub fn encode_going_on(&self, text: &str) -> Vec<TokenId> {
+        self.encode_after(text, SpecialTokens::Literal, true)
+    }
+
+    fn encode_after(&self, text: &str, special: SpecialTokens, goes_on: bool) -> Vec<TokenId> {
         let names = match special {
             SpecialTokens::Parse => &self.named,
             SpecialTokens::Literal => &self.user_defined,
@@ -212,12 +268,16 @@ impl Tokenizer {
         let mut ids = Vec::new();
         let mut written = 0;
         for found in names.automaton.find_iter(text) {
-            self.pipeline
-                .encode(&text[written..found.start()], &mut ids);
+            self.cutter.encode(
+                &text[written..found.start()],
+                goes_on && written == 0,
+                &mut ids,
+            );
             ids.push(names.ids[found.pattern().as_usize()]);
             written = found.end();
         }
-        self.pipeline.encode(&text[written..], &mut ids);
+        self.cutter
+            .encode(&text[written..], goes_on && written == 0, &mut ids);
         ids
     }
 

@@ -3,6 +3,9 @@
 use crate::text::vocabulary::{TokenKind, Vocabulary};
 use crate::token::TokenId;
 
+/// Stands for a space in the spellings of SentencePiece.
+pub(super) const SPACE: &str = "\u{2581}";
+
 /// The bytes of every token, one after the other.
 pub(super) struct Spellings {
     bytes: Vec<u8>,
@@ -21,8 +24,8 @@ impl Spellings {
                 TokenKind::Control | TokenKind::Unknown | TokenKind::UserDefined => {
                     bytes.extend_from_slice(text.as_bytes());
                 }
-                // In a byte-level vocabulary these stand for nothing.
-                TokenKind::Unused | TokenKind::Byte => {}
+                TokenKind::Byte => bytes.extend(byte_named(text)),
+                TokenKind::Unused => {}
             }
             ends.push(bytes.len());
         }
@@ -34,5 +37,19 @@ impl Spellings {
         let end = *self.ends.get(row)?;
         let start = row.checked_sub(1).map_or(0, |before| self.ends[before]);
         Some(&self.bytes[start..end])
+    }
+}
+
+/// What a piece is in a text: its spaces are spaces.
+pub(super) fn spell_spaces(piece: &str, bytes: &mut Vec<u8>) {
+    bytes.extend_from_slice(piece.replace(SPACE, " ").as_bytes());
+}
+
+/// The byte that a token of this name stands for: `<0x0A>`.
+pub(super) fn byte_named(name: &str) -> Option<u8> {
+    let digits = name.strip_prefix("<0x")?.strip_suffix('>')?;
+    match digits.len() {
+        2 => u8::from_str_radix(digits, 16).ok(),
+        _ => None,
     }
 }
