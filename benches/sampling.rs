@@ -97,6 +97,8 @@ fn tokenizer() -> Tokenizer {
         beginning: None,
         end: None,
         end_of_turn: None,
+        ends: Vec::new(),
+        absorbing: Vec::new(),
         adds_beginning: false,
         adds_end: false,
         infill: NamedInfillTokens::default(),

@@ -19,8 +19,9 @@ pub use stream::{Progress, TextStream};
 pub use template::{ChatTemplate, TemplateError};
 pub use thoughts::ThoughtSyntax;
 pub use tokenizer::{SpecialTokens, Tokenizer, TokenizerError, UnknownToken};
+pub use tokenizer_json::Steps;
 pub use tools::{AnswerPart, AnswerReader, ToolSyntax};
-pub use vocabulary::{Algorithm, Normalization, TokenKind, Vocabulary};
+pub use vocabulary::{Absorbs, Algorithm, Normalization, TokenKind, Vocabulary};
 
 /// Bytes at the end of a text that the other begins with, if it is not all of it.
 fn common(text: &str, other: &str) -> usize {

@@ -1,29 +1,30 @@
 //! `tokenizer.json` as the crate `tokenizers` writes it → a vocabulary. What it says about cutting and filling up texts
-//! is passed over: that is the caller's matter.
+//! is passed over: that is the caller's matter. WordPiece is ours in every step; of the other models the steps are taken
+//! as they are.
 
-use std::collections::HashMap;
+mod steps;
 
 use serde::Deserialize;
 use serde_json::Value;
+use tokenizers::Model;
 
 use super::infill::NamedInfillTokens;
-use super::tokenizer::TokenizerError;
-use super::vocabulary::{Algorithm, MOST_TOKENS, Normalization, TokenKind, Vocabulary};
+use super::tokenizer::{TokenizerError, byte_named};
+use super::vocabulary::{Absorbs, Algorithm, MOST_TOKENS, Normalization, TokenKind, Vocabulary};
 use crate::token::TokenId;
+
+pub use steps::Steps;
+pub(super) use steps::{Front, Spelling};
 
 #[derive(Deserialize)]
 struct File {
     normalizer: Option<Value>,
-    pre_tokenizer: Option<Part>,
+    pre_tokenizer: Option<Value>,
     model: Value,
+    decoder: Option<Value>,
     post_processor: Option<Value>,
     #[serde(default)]
     added_tokens: Vec<AddedToken>,
-}
-
-#[derive(Deserialize)]
-struct Part {
-    r#type: String,
 }
 
 #[derive(Deserialize)]
@@ -32,6 +33,12 @@ struct AddedToken {
     content: String,
     #[serde(default)]
     special: bool,
+    #[serde(default)]
+    single_word: bool,
+    #[serde(default)]
+    lstrip: bool,
+    #[serde(default)]
+    rstrip: bool,
 }
 
 #[derive(Deserialize)]
@@ -39,7 +46,7 @@ struct WordPiece {
     unk_token: String,
     continuing_subword_prefix: String,
     max_input_chars_per_word: usize,
-    vocab: HashMap<String, u32>,
+    vocab: std::collections::HashMap<String, u32>,
 }
 
 /// What stands around a text.
@@ -50,8 +57,17 @@ enum Around {
         cls: (String, u32),
         sep: (String, u32),
     },
+    RobertaProcessing {
+        cls: (String, u32),
+        sep: (String, u32),
+    },
     TemplateProcessing {
         single: Vec<Piece>,
+    },
+    /// Says where the text's tokens were in it.
+    ByteLevel {},
+    Sequence {
+        processors: Vec<Around>,
     },
 }
 
@@ -65,50 +81,39 @@ impl Vocabulary {
     /// The vocabulary that a `tokenizer.json` describes.
     ///
     /// # Errors
-    /// It is none, or one of another kind than WordPiece as BERT uses it.
+    /// It is none, or has a step that is not ours.
     pub fn from_tokenizer_json(bytes: &[u8]) -> Result<Self, TokenizerError> {
         let file: File = read(serde_json::from_slice(bytes))?;
-        let unsupported = |what: &str, found: &str| {
-            Err(TokenizerError::Json(format!(
-                "the {what} «{found}» is not supported"
-            )))
-        };
-        match kind(&file.model) {
-            "WordPiece" => {}
-            other => return unsupported("model", other),
-        }
-        match file
-            .pre_tokenizer
-            .as_ref()
-            .map_or("none", |part| &part.r#type)
-        {
-            "BertPreTokenizer" => {}
-            other => return unsupported("pre_tokenizer", other),
-        }
-        let normalization: Normalization = match &file.normalizer {
-            Some(normalizer) if kind(normalizer) == "BertNormalizer" => {
-                read(Normalization::deserialize(normalizer))?
+        let pieces = match kind(&file.model) {
+            "WordPiece" => word_pieces(file.normalizer, file.pre_tokenizer.as_ref(), file.model)?,
+            _ => {
+                let (model, unknown) = steps::model(file.model)?;
+                let (normalizer, words) = (file.normalizer.as_ref(), file.pre_tokenizer.as_ref());
+                Pieces {
+                    vocab: model.get_vocab().into_iter().collect(),
+                    unknown,
+                    algorithm: Algorithm::Steps(Box::new(Steps::read(
+                        normalizer,
+                        words,
+                        file.decoder.as_ref(),
+                        model,
+                    )?)),
+                }
             }
-            other => return unsupported("normalizer", other.as_ref().map_or("none", kind)),
         };
-        let model: WordPiece = read(serde_json::from_value(file.model))?;
-        if model.continuing_subword_prefix != "##" || model.max_input_chars_per_word != 100 {
-            return unsupported(
-                "model",
-                "WordPiece with another prefix or another longest word",
-            );
-        }
         let (beginning, end) = match file.post_processor {
             None => (None, None),
             Some(around) => around_a_text(read(serde_json::from_value(around))?)?,
         };
 
-        let (tokens, mut kinds) = table(&model.vocab, &file.added_tokens)?;
+        let (tokens, mut kinds) = table(&pieces, &file.added_tokens)?;
         let place = |name: &str| {
             let place = tokens.iter().position(|token| token == name);
-            place.ok_or_else(|| TokenizerError::Json(format!("the token «{name}» is missing")))
+            place.ok_or_else(|| missing(name))
         };
-        kinds[place(&model.unk_token)?] = TokenKind::Unknown;
+        if let Some(unknown) = &pieces.unknown {
+            kinds[place(unknown)?] = TokenKind::Unknown;
+        }
         let token = |name: Option<String>| {
             let place = name.map(|name| place(&name)).transpose()?;
             // There are at most MOST_TOKENS.
@@ -116,7 +121,7 @@ impl Vocabulary {
         };
         let (beginning, end) = (token(beginning)?, token(end)?);
         Ok(Self {
-            algorithm: Algorithm::WordPiece(normalization),
+            algorithm: pieces.algorithm,
             tokens,
             kinds,
             adds_beginning: beginning.is_some(),
@@ -124,9 +129,78 @@ impl Vocabulary {
             beginning,
             end,
             end_of_turn: None,
+            ends: Vec::new(),
+            absorbing: absorbing(&file.added_tokens)?,
             infill: NamedInfillTokens::default(),
         })
     }
+}
+
+/// What a model says of its pieces.
+struct Pieces {
+    vocab: Vec<(String, u32)>,
+    /// Stands for what the others cannot spell.
+    unknown: Option<String>,
+    algorithm: Algorithm,
+}
+
+fn word_pieces(
+    normalizer: Option<Value>,
+    words: Option<&Value>,
+    model: Value,
+) -> Result<Pieces, TokenizerError> {
+    match words.map_or("none", kind) {
+        "BertPreTokenizer" => {}
+        other => return Err(unsupported("pre_tokenizer", other)),
+    }
+    let normalization: Normalization = match normalizer {
+        Some(normalizer) if kind(&normalizer) == "BertNormalizer" => {
+            read(Normalization::deserialize(normalizer))?
+        }
+        other => {
+            let found = other.as_ref().map_or("none", kind);
+            return Err(unsupported("normalizer", found));
+        }
+    };
+    let model: WordPiece = read(serde_json::from_value(model))?;
+    if model.continuing_subword_prefix != "##" || model.max_input_chars_per_word != 100 {
+        return Err(unsupported(
+            "model",
+            "WordPiece with another prefix or another longest word",
+        ));
+    }
+    Ok(Pieces {
+        vocab: model.vocab.into_iter().collect(),
+        unknown: Some(model.unk_token),
+        algorithm: Algorithm::WordPiece(normalization),
+    })
+}
+
+/// The tokens whose names take white space beside them along.
+fn absorbing(added: &[AddedToken]) -> Result<Vec<(TokenId, Absorbs)>, TokenizerError> {
+    let mut absorbing = Vec::new();
+    for token in added {
+        if token.single_word {
+            let problem = format!("«{}» as a word of its own is not supported", token.content);
+            return Err(TokenizerError::Json(problem));
+        }
+        let absorbs = Absorbs {
+            before: token.lstrip,
+            behind: token.rstrip,
+        };
+        if absorbs != Absorbs::default() {
+            absorbing.push((TokenId(token.id), absorbs));
+        }
+    }
+    Ok(absorbing)
+}
+
+fn missing(name: &str) -> TokenizerError {
+    TokenizerError::Json(format!("the token «{name}» is missing"))
+}
+
+fn unsupported(what: &str, found: &str) -> TokenizerError {
+    TokenizerError::Json(format!("the {what} «{found}» is not supported"))
 }
 
 fn read<T>(read: Result<T, serde_json::Error>) -> Result<T, TokenizerError> {
@@ -141,8 +215,19 @@ fn kind(part: &Value) -> &str {
 /// The tokens before and after a text.
 fn around_a_text(around: Around) -> Result<(Option<String>, Option<String>), TokenizerError> {
     let pieces = match around {
-        Around::BertProcessing { cls, sep } => return Ok((Some(cls.0), Some(sep.0))),
+        Around::BertProcessing { cls, sep } | Around::RobertaProcessing { cls, sep } => {
+            return Ok((Some(cls.0), Some(sep.0)));
+        }
         Around::TemplateProcessing { single } => single,
+        Around::ByteLevel {} => return Ok((None, None)),
+        Around::Sequence { processors } => {
+            let mut found = (None, None);
+            for processor in processors {
+                let (beginning, end) = around_a_text(processor)?;
+                found = (found.0.or(beginning), found.1.or(end));
+            }
+            return Ok(found);
+        }
     };
     match pieces.as_slice() {
         [Piece::Sequence {}] => Ok((None, None)),
@@ -161,12 +246,20 @@ fn around_a_text(around: Around) -> Result<(Option<String>, Option<String>), Tok
 
 /// Every token's spelling by its id, and what it is; ids that nobody has fill the table.
 fn table(
-    vocab: &HashMap<String, u32>,
+    pieces: &Pieces,
     added: &[AddedToken],
 ) -> Result<(Vec<String>, Vec<TokenKind>), TokenizerError> {
-    let of_vocab = vocab
-        .iter()
-        .map(|(text, id)| (text, *id, TokenKind::Normal));
+    let spells_bytes = match &pieces.algorithm {
+        Algorithm::Steps(steps) => steps.spelling == Spelling::Spaces,
+        _ => false,
+    };
+    let of_vocab = pieces.vocab.iter().map(|(text, id)| {
+        let kind = match byte_named(text) {
+            Some(_) if spells_bytes => TokenKind::Byte,
+            _ => TokenKind::Normal,
+        };
+        (text, *id, kind)
+    });
     let of_added = added.iter().map(|token| {
         let kind = match token.special {
             true => TokenKind::Control,
@@ -242,6 +335,140 @@ mod tests {
         assert_eq!(tokenizer.vocabulary_size(), 6);
     }
 
+    #[derive(Deserialize)]
+    struct Golden {
+        cases: Vec<GoldenFile>,
+    }
+
+    #[derive(Deserialize)]
+    struct GoldenFile {
+        name: String,
+        tokenizer: Value,
+        texts: Vec<GoldenText>,
+    }
+
+    #[derive(Deserialize)]
+    struct GoldenText {
+        text: String,
+        ids: Vec<u32>,
+    }
+
+    fn golden() -> Vec<GoldenFile> {
+        let golden = include_str!("../../tests/golden/tokenizer_json.json");
+        serde_json::from_str::<Golden>(golden).unwrap().cases
+    }
+
+    fn tokenizer(file: &Value) -> Tokenizer {
+        let vocabulary = Vocabulary::from_tokenizer_json(file.to_string().as_bytes());
+        Tokenizer::new(vocabulary.unwrap()).unwrap()
+    }
+
+    #[test]
+    fn texts_become_the_tokens_that_the_crate_makes_of_them() {
+        for file in golden() {
+            let tokenizer = tokenizer(&file.tokenizer);
+            for GoldenText { text, ids } in &file.texts {
+                let expected: Vec<TokenId> = ids.iter().copied().map(TokenId).collect();
+                let found = tokenizer.encode(text, SpecialTokens::Parse);
+                assert_eq!(found, expected, "{}: {text:?}", file.name);
+            }
+        }
+    }
+
+    #[test]
+    fn tokens_stand_for_the_text_that_the_decoder_makes_of_them() {
+        let check = |name: &str, text: &str, back: &str| {
+            let file = golden().into_iter().find(|file| file.name == name);
+            let tokenizer = tokenizer(&file.unwrap().tokenizer);
+            let ids = tokenizer.encode(text, SpecialTokens::Parse);
+            assert_eq!(tokenizer.decode(&ids).unwrap(), back, "{name}");
+            let on = tokenizer.encode_going_on(text);
+            assert_eq!(tokenizer.decode(&on).unwrap(), text, "{name}, going on");
+        };
+        check("qwen", "a café🙂 12\n", "a café🙂 12\n");
+        check("smollm", "a café🙂 12\n", "a café🙂 12\n");
+        check("gpt-2 with a space", "a café🙂\n", " a café🙂\n");
+        check("llama 2", "a café🙂\n", " a café🙂\n");
+        check("gemma", "a café🙂\n", "a café🙂\n");
+        check("metaspace first", "a café🙂\n", " a café🙂\n");
+        check("unigram", "the fox", " the fox");
+    }
+
+    #[track_caller]
+    fn check_refused_of(name: &str, place: &str, value: Value, message: &str) {
+        let file = golden().into_iter().find(|file| file.name == name);
+        let mut file = file.unwrap().tokenizer;
+        *file.pointer_mut(place).unwrap() = value;
+        let refused = Vocabulary::from_tokenizer_json(file.to_string().as_bytes());
+        assert_eq!(refused.unwrap_err().to_string(), message);
+    }
+
+    #[test]
+    fn steps_that_are_not_understood_are_refused_by_name() {
+        check_refused_of(
+            "llama 2",
+            "/decoder/decoders/0",
+            json!({"type": "CTC", "pad_token": "<pad>", "word_delimiter_token": "|", "cleanup": true}),
+            "tokenizer.json: the decoder «CTC» is not supported",
+        );
+        check_refused_of(
+            "llama 2",
+            "/decoder",
+            Value::Null,
+            "tokenizer.json: the decoder «none» is not supported",
+        );
+        check_refused_of(
+            "llama 2",
+            "/normalizer",
+            json!({"type": "Precompiled", "precompiled_charsmap": ""}),
+            "tokenizer.json: the normalizer «Precompiled» is not supported",
+        );
+        check_refused_of(
+            "llama 2",
+            "/model/continuing_subword_prefix",
+            json!("##"),
+            "tokenizer.json: the model «BPE with continuing_subword_prefix» is not supported",
+        );
+        check_refused_of(
+            "llama 2",
+            "/model/dropout",
+            json!(0.1),
+            "tokenizer.json: the model «BPE with dropout» is not supported",
+        );
+        check_refused_of(
+            "llama 2",
+            "/model/unk_token",
+            json!("<|end|>"),
+            "tokenizer.json: the token «<|end|>» is missing",
+        );
+        check_refused_of(
+            "unigram",
+            "/model/unk_id",
+            Value::Null,
+            "tokenizer.json: the model «Unigram without a token for what it cannot spell» is not supported",
+        );
+        check_refused_of(
+            "qwen",
+            "/added_tokens/0/single_word",
+            json!(true),
+            "tokenizer.json: «<|start|>» as a word of its own is not supported",
+        );
+    }
+
+    #[test]
+    fn the_tokens_around_a_text_are_those_of_the_post_processor() {
+        let check = |name: &str, beginning: Option<u32>, end: Option<u32>| {
+            let file = golden().into_iter().find(|file| file.name == name);
+            let tokenizer = tokenizer(&file.unwrap().tokenizer);
+            assert_eq!(tokenizer.beginning(), beginning.map(TokenId));
+            assert_eq!(tokenizer.adds_beginning(), beginning.is_some());
+            assert_eq!(tokenizer.added_end(), end.map(TokenId));
+        };
+        check("qwen", None, None);
+        check("llama 2", Some(1), None);
+        check("unigram", Some(0), Some(2));
+    }
+
     #[track_caller]
     fn check_refused(place: &str, value: Value, message: &str) {
         let mut file = file();
@@ -254,8 +481,8 @@ mod tests {
     fn what_would_make_other_tokens_is_refused() {
         check_refused(
             "/model",
-            json!({"type": "Unigram"}),
-            "tokenizer.json: the model «Unigram» is not supported",
+            json!({"type": "WordLevel"}),
+            "tokenizer.json: the model «WordLevel» is not supported",
         );
         check_refused(
             "/normalizer",

@@ -4,6 +4,7 @@ use std::collections::{HashMap, HashSet};
 
 use super::infill::NamedInfillTokens;
 use super::tokenizer::TokenizerError;
+use super::tokenizer_json::Steps;
 use crate::token::TokenId;
 
 /// Most tokens a vocabulary may have; the largest known ones have 262,144.
@@ -24,6 +25,10 @@ pub struct Vocabulary {
     pub end: Option<TokenId>,
     /// Ends one side's turn in a conversation.
     pub end_of_turn: Option<TokenId>,
+    /// Others after which nothing is generated.
+    pub ends: Vec<TokenId>,
+    /// Tokens whose names take white space beside them along.
+    pub absorbing: Vec<(TokenId, Absorbs)>,
     /// Whether the model wants `beginning` before every prompt.
     pub adds_beginning: bool,
     /// Whether the model wants `end` behind every text that it makes an embedding of.
@@ -53,6 +58,17 @@ pub enum Algorithm {
     /// Of each word the longest piece, then the longest that goes on with it, which is spelt with `##` before it
     /// (`bert` in GGUF files).
     WordPiece(Normalization),
+    /// As a `tokenizer.json` says.
+    Steps(Box<Steps>),
+}
+
+/// The white space beside its name that a token takes along.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Absorbs {
+    /// What stands before it.
+    pub before: bool,
+    /// What stands behind it.
+    pub behind: bool,
 }
 
 /// How text is made even before WordPiece cuts it (`tokenizers`' `BertNormalizer`).
@@ -140,6 +156,14 @@ impl Vocabulary {
                 return Err(TokenizerError::OutOfRange { role, token, size });
             }
         }
+        let others = self.ends.iter().map(|&token| ("end", token));
+        let absorbing = self.absorbing.iter().map(|&(token, _)| ("named", token));
+        if let Some((role, token)) = others
+            .chain(absorbing)
+            .find(|(_, token)| token.row() >= size)
+        {
+            return Err(TokenizerError::OutOfRange { role, token, size });
+        }
         let ids = self.ids()?;
         let merges = match &self.algorithm {
             Algorithm::ByteLevel { merges, .. } => pairs(merges, &ids)?,
@@ -147,9 +171,15 @@ impl Vocabulary {
                 check_scores(scores, size)?;
                 Vec::new()
             }
-            Algorithm::WordPiece(_) => Vec::new(),
+            Algorithm::WordPiece(_) | Algorithm::Steps(_) => Vec::new(),
         };
         Ok(Checked { ids, merges })
+    }
+
+    /// The token of that name.
+    pub fn token(&self, name: &str) -> Option<TokenId> {
+        let place = self.tokens.iter().position(|token| token == name)?;
+        u32::try_from(place).ok().map(TokenId)
     }
 
     /// How the token is spelt that stands for what the vocabulary cannot spell.

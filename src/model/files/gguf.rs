@@ -10,7 +10,7 @@ use crate::file_bytes::FileAccess;
 use crate::gguf::{Gguf, Metadata, MetadataError, Optional};
 use crate::graph::ModelFile;
 use crate::text::{
-    Algorithm, NamedInfillTokens, Normalization, TokenKind, TokenizerError, Vocabulary,
+    Absorbs, Algorithm, NamedInfillTokens, Normalization, TokenKind, TokenizerError, Vocabulary,
 };
 use crate::token::TokenId;
 
@@ -102,6 +102,8 @@ fn byte_level(
         beginning: header.token("bos")?,
         end: header.token("eos")?,
         end_of_turn: header.token("eot")?,
+        ends: header.token("eom")?.into_iter().collect(),
+        absorbing: Vec::new(),
         adds_beginning: header.flag("add_bos_token", BEGINNING.contains(&pre))?,
         adds_end: header.flag("add_eos_token", false)?,
         infill: header.infill()?,
@@ -121,6 +123,10 @@ fn scored_pairs(
     if let Some(kind) = unknown.and_then(|token| kinds.get_mut(token.row())) {
         *kind = TokenKind::Unknown;
     }
+    let absorbing = match header.is_phi3()? {
+        true => absorbing_behind(&tokens, &kinds),
+        false => Vec::new(),
+    };
     Ok(Vocabulary {
         algorithm: Algorithm::ScoredPairs {
             scores: header.scores(tokens.len())?,
@@ -129,12 +135,30 @@ fn scored_pairs(
         beginning: or_row(header.token("bos")?, 1),
         end: or_row(header.token("eos")?, 2),
         end_of_turn: header.token("eot")?,
+        ends: header.token("eom")?.into_iter().collect(),
+        absorbing,
         adds_beginning: header.flag("add_bos_token", true)?,
         adds_end: header.flag("add_eos_token", false)?,
         infill: header.infill()?,
         tokens,
         kinds,
     })
+}
+
+/// Phi-3's named tokens take the white space behind them along, but for a few. Its files do not say so.
+fn absorbing_behind(tokens: &[String], kinds: &[TokenKind]) -> Vec<(TokenId, Absorbs)> {
+    let named = |kind| matches!(kind, TokenKind::Control | TokenKind::UserDefined);
+    let behind = Absorbs {
+        before: false,
+        behind: true,
+    };
+    let rows = tokens.iter().zip(kinds).zip(0_u32..);
+    rows.filter(|((name, kind), _)| {
+        let absorbs = named(**kind) || *name == "</s>";
+        absorbs && !matches!(name.as_str(), "<unk>" | "<s>" | "<|endoftext|>")
+    })
+    .map(|(_, id)| (TokenId(id), behind))
+    .collect()
 }
 
 /// Files of different years name different ones of the tokens around a text; all have them by their names.
@@ -169,6 +193,8 @@ fn word_piece(
         beginning,
         end,
         end_of_turn: None,
+        ends: header.token("eom")?.into_iter().collect(),
+        absorbing: Vec::new(),
         adds_beginning: header.flag("add_bos_token", true)?,
         adds_end: header.flag("add_eos_token", true)?,
         infill: NamedInfillTokens::default(),
@@ -190,6 +216,12 @@ impl Header<'_> {
     /// The token of the first role that is named.
     fn either(&self, [first, second]: [&str; 2]) -> Result<Option<TokenId>, MetadataError> {
         Ok(self.token(first)?.or(self.token(second)?))
+    }
+
+    fn is_phi3(&self) -> Result<bool, MetadataError> {
+        let name = self.0.string("general.name").optional()?;
+        let name = name.unwrap_or_default().to_lowercase();
+        Ok(["phi-3", "phi3"].iter().any(|known| name.contains(known)))
     }
 
     fn infill(&self) -> Result<NamedInfillTokens, MetadataError> {
@@ -280,6 +312,21 @@ mod tests {
         assert_eq!((scores, space_before), (vec![-1.5, 0.0, 0.0, -3.0], false));
         assert_eq!(vocabulary.beginning, Some(TokenId(3)));
         assert!(!vocabulary.adds_beginning);
+    }
+
+    #[test]
+    fn phi_3s_named_tokens_take_white_space_along() {
+        let mut named = header("llama", &[]);
+        let name = Value::String("Phi-3 mini".to_owned());
+        assert!(named.insert("general.name".to_owned(), name));
+        let absorbing = vocabulary(&named).unwrap().absorbing;
+        let behind = Absorbs {
+            before: false,
+            behind: true,
+        };
+        assert_eq!(absorbing, [(TokenId(2), behind)]);
+        let other = vocabulary(&header("llama", &[])).unwrap();
+        assert!(other.absorbing.is_empty());
     }
 
     #[test]

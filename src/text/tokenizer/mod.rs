@@ -1,6 +1,7 @@
 //! Text to token ids and ids to bytes. The algorithms are the crate `tokenizers`'.
 
 mod byte_level;
+mod ends;
 mod names;
 mod pipeline;
 mod scored_pairs;
@@ -11,52 +12,18 @@ mod word_rules;
 #[cfg(test)]
 pub(super) mod tests;
 
-use std::collections::BTreeSet;
+use std::collections::HashMap;
 
 use names::NamedTokens;
-use pipeline::Pipeline;
+use pipeline::{Before, Parting, Pipeline};
 use scored_pairs::ScoredPairs;
+pub(super) use spellings::byte_named;
 use spellings::{Spellings, spell_spaces};
 
 use super::infill::InfillTokens;
-use super::vocabulary::{Algorithm, TokenKind, Vocabulary};
+use super::tokenizer_json::Spelling;
+use super::vocabulary::{Absorbs, Algorithm, Checked, TokenKind, Vocabulary};
 use crate::token::TokenId;
-
-/// Names by which llama.cpp recognises that a token ends the generation, whatever the file says.
-const END_NAMES: [&str; 32] = [
-    "<|eot_id|>",
-    "<|im_end|>",
-    "<|end|>",
-    "<|return|>",
-    "<|call|>",
-    "<|flush|>",
-    "<|calls|>",
-    "<end_of_turn>",
-    "<|endoftext|>",
-    "</s>",
-    "<|eom_id|>",
-    "<EOT>",
-    "_<EOT>",
-    "[EOT]",
-    "[EOS]",
-    "<|end_of_text|>",
-    "<end_of_utterance>",
-    "<eos>",
-    "<turn|>",
-    "<|tool_response>",
-    "<｜end▁of▁sentence｜>",
-    "<|fim_pad|>",
-    "<fim-pad>",
-    "<fim_pad>",
-    "<PAD>",
-    "[PAD]",
-    "<|fim_repo|>",
-    "<|repo_name|>",
-    "<fim-repo>",
-    "<REPO>",
-    "<reponame>",
-    "<|file_sep|>",
-];
 
 /// Why a vocabulary cannot be used.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -163,6 +130,7 @@ pub struct Tokenizer {
     named: NamedTokens,
     /// Those of them that are text.
     user_defined: NamedTokens,
+    absorbing: HashMap<TokenId, Absorbs>,
     kinds: Vec<TokenKind>,
     spellings: Spellings,
     beginning: Option<TokenId>,
@@ -175,16 +143,16 @@ pub struct Tokenizer {
 
 /// Cuts a text in which nothing is a named token.
 enum Cutter {
-    Pipeline(Pipeline),
-    ScoredPairs(ScoredPairs),
+    Pipeline(Box<Pipeline>),
+    ScoredPairs(Box<ScoredPairs>),
 }
 
 impl Cutter {
     /// Puts the text's ids behind `ids`.
-    fn encode(&self, text: &str, goes_on: bool, ids: &mut Vec<TokenId>) {
+    fn encode(&self, text: &str, before: Before, ids: &mut Vec<TokenId>) {
         match self {
-            Cutter::Pipeline(pipeline) => pipeline.encode(text, ids),
-            Cutter::ScoredPairs(pairs) => pairs.encode(text, goes_on, ids),
+            Cutter::Pipeline(pipeline) => pipeline.encode(text, before, ids),
+            Cutter::ScoredPairs(pairs) => pairs.encode(text, before, ids),
         }
     }
 }
@@ -193,17 +161,7 @@ impl Tokenizer {
     /// Checks the vocabulary and builds all tables.
     pub fn new(mut vocabulary: Vocabulary) -> Result<Tokenizer, TokenizerError> {
         let checked = vocabulary.check()?;
-        let mut ends: BTreeSet<TokenId> = [vocabulary.end, vocabulary.end_of_turn]
-            .into_iter()
-            .flatten()
-            .collect();
-        for name in END_NAMES {
-            if let Some(&id) = checked.ids.get(name) {
-                // A file that calls it text is mistaken; llama.cpp overrides it too.
-                vocabulary.kinds[id as usize] = TokenKind::Control;
-                ends.insert(TokenId(id));
-            }
-        }
+        let ends = ends::find(&mut vocabulary, &checked.ids);
         let named = |wanted: fn(TokenKind) -> bool| {
             NamedTokens::new(
                 vocabulary
@@ -219,25 +177,9 @@ impl Tokenizer {
             infill: InfillTokens::find(&vocabulary, &checked.ids),
             named: named(|kind| kind.is_control() || kind == TokenKind::UserDefined)?,
             user_defined: named(|kind| kind == TokenKind::UserDefined)?,
-            spellings: match &vocabulary.algorithm {
-                Algorithm::ByteLevel { .. } => Spellings::new(&vocabulary, byte_level::speller()),
-                Algorithm::ScoredPairs { .. } => Spellings::new(&vocabulary, spell_spaces),
-                Algorithm::WordPiece(_) => Spellings::new(&vocabulary, word_piece::spell),
-            },
-            cutter: match &vocabulary.algorithm {
-                Algorithm::ByteLevel { pre, .. } => {
-                    Cutter::Pipeline(byte_level::pipeline(pre, checked.ids, checked.merges)?)
-                }
-                Algorithm::ScoredPairs {
-                    scores,
-                    space_before,
-                } => Cutter::ScoredPairs(ScoredPairs::new(&vocabulary, scores, *space_before)?),
-                Algorithm::WordPiece(normalization) => {
-                    let unknown = vocabulary.unknown().unwrap_or("[UNK]");
-                    let pipeline = word_piece::pipeline(*normalization, checked.ids, unknown)?;
-                    Cutter::Pipeline(pipeline)
-                }
-            },
+            spellings: spellings(&vocabulary),
+            absorbing: vocabulary.absorbing.iter().copied().collect(),
+            cutter: cutter(&vocabulary, checked)?,
             kinds: vocabulary.kinds,
             beginning: vocabulary.beginning,
             adds_beginning: vocabulary.adds_beginning,
@@ -251,33 +193,39 @@ impl Tokenizer {
     /// cannot spell are left out, as in llama.cpp. Where the vocabulary has a space before a text, it has one behind
     /// each named token, too.
     pub fn encode(&self, text: &str, special: SpecialTokens) -> Vec<TokenId> {
-        self.encode_after(text, special, false)
+        self.encode_behind(text, special, Before::Nothing)
     }
 
     /// The ids of a text that goes on with another one: it begins with no more than it says, and nothing in it is a
     /// special token.
     pub fn encode_going_on(&self, text: &str) -> Vec<TokenId> {
-        self.encode_after(text, SpecialTokens::Literal, true)
+        self.encode_behind(text, SpecialTokens::Literal, Before::Text)
     }
 
-    fn encode_after(&self, text: &str, special: SpecialTokens, goes_on: bool) -> Vec<TokenId> {
+    fn encode_behind(
+        &self,
+        text: &str,
+        special: SpecialTokens,
+        mut before: Before,
+    ) -> Vec<TokenId> {
         let names = match special {
             SpecialTokens::Parse => &self.named,
             SpecialTokens::Literal => &self.user_defined,
         };
         let mut ids = Vec::new();
         let mut written = 0;
-        for found in names.automaton.find_iter(text) {
-            self.cutter.encode(
-                &text[written..found.start()],
-                goes_on && written == 0,
-                &mut ids,
-            );
-            ids.push(names.ids[found.pattern().as_usize()]);
-            written = found.end();
+        let mut absorbs = Absorbs::default();
+        for name in names.automaton.find_iter(text) {
+            let token = names.ids[name.pattern().as_usize()];
+            let next = self.absorbing.get(&token).copied().unwrap_or_default();
+            let between = trimmed(&text[written..name.start()], absorbs.behind, next.before);
+            self.cutter.encode(between, before, &mut ids);
+            ids.push(token);
+            before = Before::NamedToken;
+            (written, absorbs) = (name.end(), next);
         }
-        self.cutter
-            .encode(&text[written..], goes_on && written == 0, &mut ids);
+        let rest = trimmed(&text[written..], absorbs.behind, false);
+        self.cutter.encode(rest, before, &mut ids);
         ids
     }
 
@@ -333,6 +281,55 @@ impl Tokenizer {
         self.kinds
             .get(token.row())
             .is_some_and(|kind| kind.is_control())
+    }
+}
+
+fn spellings(vocabulary: &Vocabulary) -> Spellings {
+    match &vocabulary.algorithm {
+        Algorithm::ByteLevel { .. } => Spellings::new(vocabulary, byte_level::speller(), false),
+        Algorithm::ScoredPairs { .. } => Spellings::new(vocabulary, spell_spaces, false),
+        Algorithm::WordPiece(_) => Spellings::new(vocabulary, word_piece::spell, false),
+        Algorithm::Steps(steps) => match steps.spelling {
+            Spelling::ByteLevel => Spellings::new(vocabulary, byte_level::speller(), false),
+            Spelling::Spaces => Spellings::new(vocabulary, spell_spaces, true),
+        },
+    }
+}
+
+fn cutter(vocabulary: &Vocabulary, checked: Checked) -> Result<Cutter, TokenizerError> {
+    let pipeline = match &vocabulary.algorithm {
+        Algorithm::ByteLevel { pre, .. } => byte_level::pipeline(pre, checked.ids, checked.merges)?,
+        Algorithm::ScoredPairs {
+            scores,
+            space_before,
+        } => {
+            let pairs = ScoredPairs::new(vocabulary, scores, *space_before)?;
+            return Ok(Cutter::ScoredPairs(Box::new(pairs)));
+        }
+        Algorithm::WordPiece(normalization) => {
+            let unknown = vocabulary.unknown().unwrap_or("[UNK]");
+            word_piece::pipeline(*normalization, checked.ids, unknown)?
+        }
+        Algorithm::Steps(steps) => Pipeline {
+            beginning: steps.beginning.clone(),
+            going_on: Some(steps.going_on.clone()),
+            goes_on_behind_tokens: steps.goes_on_behind_tokens,
+            model: steps.model.clone(),
+            parting: Parting::Spaces,
+        },
+    };
+    Ok(Cutter::Pipeline(Box::new(pipeline)))
+}
+
+/// The text without the white space at its beginning, at its end.
+fn trimmed(text: &str, at_beginning: bool, at_end: bool) -> &str {
+    let text = match at_beginning {
+        true => text.trim_start(),
+        false => text,
+    };
+    match at_end {
+        true => text.trim_end(),
+        false => text,
     }
 }
 

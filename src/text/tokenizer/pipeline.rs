@@ -5,6 +5,7 @@ use tokenizers::{
     PreTokenizedString, PreTokenizer, PreTokenizerWrapper,
 };
 
+use crate::text::tokenizer_json::Front;
 use crate::token::TokenId;
 
 /// Most bytes that are cut into words at once. The regular expressions' stack and steps grow with the
@@ -35,33 +36,74 @@ impl Parting {
 
 /// The steps of one vocabulary.
 pub(super) struct Pipeline {
-    pub(super) normalizer: Option<NormalizerWrapper>,
-    pub(super) words: PreTokenizerWrapper,
+    /// What is done first to a text with nothing before it.
+    pub(super) beginning: Front,
+    /// The same for one that goes on with another one, where it is not the same.
+    pub(super) going_on: Option<Front>,
+    /// Whether a text behind a named token goes on with it.
+    pub(super) goes_on_behind_tokens: bool,
     pub(super) model: ModelWrapper,
     pub(super) parting: Parting,
 }
 
+/// What stands before a text.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Before {
+    Nothing,
+    NamedToken,
+    /// It goes on with another one.
+    Text,
+}
+
 impl Pipeline {
+    /// The steps of a vocabulary that adds nothing to a text.
+    pub(super) fn new(
+        normalizer: Option<NormalizerWrapper>,
+        words: PreTokenizerWrapper,
+        model: ModelWrapper,
+        parting: Parting,
+    ) -> Pipeline {
+        Pipeline {
+            beginning: Front {
+                normalizer,
+                words: Some(words),
+            },
+            going_on: None,
+            goes_on_behind_tokens: false,
+            model,
+            parting,
+        }
+    }
+
     /// Puts the ids that spell the text, in which nothing is a named token, behind `ids`.
-    pub(super) fn encode(&self, text: &str, ids: &mut Vec<TokenId>) {
+    pub(super) fn encode(&self, text: &str, before: Before, ids: &mut Vec<TokenId>) {
+        let going_on = self.going_on.as_ref().unwrap_or(&self.beginning);
+        let mut front = match before {
+            Before::NamedToken if self.goes_on_behind_tokens => going_on,
+            Before::Nothing | Before::NamedToken => &self.beginning,
+            Before::Text => going_on,
+        };
         let mut rest = text;
         while !rest.is_empty() {
             let (passage, after) = rest.split_at(passage_end(rest, self.parting));
             let encoding = self
-                .encoding(passage)
+                .encoding(passage, front)
                 .expect("what can fail was checked when the pipeline was built");
             ids.extend(encoding.get_ids().iter().map(|&id| TokenId(id)));
             rest = after;
+            front = going_on;
         }
     }
 
-    fn encoding(&self, passage: &str) -> tokenizers::Result<tokenizers::Encoding> {
+    fn encoding(&self, passage: &str, front: &Front) -> tokenizers::Result<tokenizers::Encoding> {
         let mut text = NormalizedString::from(passage);
-        if let Some(normalizer) = &self.normalizer {
+        if let Some(normalizer) = &front.normalizer {
             normalizer.normalize(&mut text)?;
         }
         let mut words = PreTokenizedString::from(text);
-        self.words.pre_tokenize(&mut words)?;
+        if let Some(cutter) = &front.words {
+            cutter.pre_tokenize(&mut words)?;
+        }
         words.tokenize(|word| self.model.tokenize(word.get()))?;
         words.into_encoding(None, 0, OffsetType::None)
     }

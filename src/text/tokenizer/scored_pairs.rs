@@ -9,6 +9,7 @@ use std::cmp::{Ordering, Reverse};
 use std::collections::{BinaryHeap, HashMap, HashSet};
 
 use super::TokenizerError;
+use super::pipeline::Before;
 use super::spellings::{SPACE, byte_named};
 use crate::text::vocabulary::{TokenKind, Vocabulary};
 use crate::token::TokenId;
@@ -86,17 +87,17 @@ impl ScoredPairs {
         Ok(())
     }
 
-    /// Puts the ids that spell the text, in which nothing is a named token, behind `ids`. A text that `goes_on` with
-    /// another one has no space before it.
-    pub(super) fn encode(&self, text: &str, goes_on: bool, ids: &mut Vec<TokenId>) {
+    /// Puts the ids that spell the text, in which nothing is a named token, behind `ids`. A text that goes on with another
+    /// one has no space before it.
+    pub(super) fn encode(&self, text: &str, before: Before, ids: &mut Vec<TokenId>) {
         if text.is_empty() {
             return;
         }
-        let before = match self.space_before && !goes_on {
+        let space = match self.space_before && before != Before::Text {
             true => SPACE,
             false => "",
         };
-        let text = [before, &text.replace(' ', SPACE)].concat();
+        let text = [space, &text.replace(' ', SPACE)].concat();
         let mut rest = text.as_str();
         let mut word = Word::default();
         while !rest.is_empty() {

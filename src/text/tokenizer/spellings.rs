@@ -14,13 +14,18 @@ pub(super) struct Spellings {
 }
 
 impl Spellings {
-    /// `spell` puts what a piece of text stands for behind the bytes.
-    pub(super) fn new(vocabulary: &Vocabulary, spell: impl Fn(&str, &mut Vec<u8>)) -> Spellings {
+    /// `spell` puts what a piece of text stands for behind the bytes; whether that of a user-defined token, too.
+    pub(super) fn new(
+        vocabulary: &Vocabulary,
+        spell: impl Fn(&str, &mut Vec<u8>),
+        user_defined_too: bool,
+    ) -> Spellings {
         let mut bytes = Vec::new();
         let mut ends = Vec::with_capacity(vocabulary.tokens.len());
         for (text, kind) in vocabulary.tokens.iter().zip(&vocabulary.kinds) {
             match kind {
                 TokenKind::Normal => spell(text, &mut bytes),
+                TokenKind::UserDefined if user_defined_too => spell(text, &mut bytes),
                 TokenKind::Control | TokenKind::Unknown | TokenKind::UserDefined => {
                     bytes.extend_from_slice(text.as_bytes());
                 }
@@ -46,7 +51,7 @@ pub(super) fn spell_spaces(piece: &str, bytes: &mut Vec<u8>) {
 }
 
 /// The byte that a token of this name stands for: `<0x0A>`.
-pub(super) fn byte_named(name: &str) -> Option<u8> {
+pub(in crate::text) fn byte_named(name: &str) -> Option<u8> {
     let digits = name.strip_prefix("<0x")?.strip_suffix('>')?;
     match digits.len() {
         2 => u8::from_str_radix(digits, 16).ok(),

@@ -1,7 +1,7 @@
 use proptest::prelude::*;
 use tokenizers::{OffsetType, PreTokenizedString, PreTokenizer};
 
-use super::super::{NamedInfillTokens, Normalization};
+use super::super::{Absorbs, NamedInfillTokens, Normalization};
 use super::byte_level::byte_level_alphabet;
 use super::pipeline::{PASSAGE_BYTES, Parting, passage_end};
 use super::word_rules::WordRule;
@@ -56,6 +56,8 @@ fn vocabulary(pre: &str, merges: &[&str]) -> Vocabulary {
         beginning: None,
         end: None,
         end_of_turn: None,
+        ends: Vec::new(),
+        absorbing: Vec::new(),
         adds_beginning: false,
         adds_end: false,
         infill: NamedInfillTokens::default(),
@@ -176,6 +178,52 @@ fn names_are_tokens_only_if_they_are_parsed() {
     assert!(tokenizer.is_control(end) && !tokenizer.is_control(user));
 }
 
+/// The names of the tokens that end a generation, in a vocabulary with these as text.
+fn ends(names: &[&str]) -> Vec<String> {
+    let mut vocabulary = vocabulary("gpt-2", &[]);
+    for name in names {
+        vocabulary.tokens.push((*name).to_owned());
+        vocabulary.kinds.push(TokenKind::UserDefined);
+    }
+    vocabulary.ends = vec![TokenId(97)];
+    let tokenizer = Tokenizer::new(vocabulary).unwrap();
+    texts(&tokenizer, tokenizer.end_of_generation())
+}
+
+#[test]
+fn generation_ends_where_the_file_says_and_by_names() {
+    assert_eq!(ends(&[]), ["a", "<|im_end|>"]);
+    let several = ["<|end|>", "</s>", "[EOS]"];
+    assert_eq!(
+        ends(&several),
+        ["a", "<|im_end|>", "<|end|>", "</s>", "[EOS]"]
+    );
+    let harmony = ["<|end|>", "<|return|>", "<|call|>"];
+    assert_eq!(
+        ends(&harmony),
+        ["a", "<|im_end|>", "<|return|>", "<|call|>"]
+    );
+    let gemma = ["</s>", "<|tool_response>", "<turn|>"];
+    assert_eq!(
+        ends(&gemma),
+        ["a", "<|im_end|>", "<|tool_response>", "<turn|>"]
+    );
+}
+
+#[test]
+fn names_may_take_white_space_along() {
+    let mut vocabulary = vocabulary("gpt-2", &[]);
+    let both = Absorbs {
+        before: true,
+        behind: true,
+    };
+    vocabulary.absorbing = vec![(TokenId(257), both)];
+    let tokenizer = Tokenizer::new(vocabulary).unwrap();
+    let ids = tokenizer.encode("a \n<user> <user>\tb <|im_end|> c", SpecialTokens::Parse);
+    let expected = ["a", "<user>", "<user>", "b", " ", "<|im_end|>", " ", "c"];
+    assert_eq!(texts(&tokenizer, &ids), expected);
+}
+
 #[test]
 fn unknown_ids_are_refused() {
     let tokenizer = Tokenizer::new(vocabulary("gpt-2", &[])).unwrap();
@@ -213,6 +261,10 @@ fn a_vocabulary_that_cannot_be_used_says_why() {
         "the end token is 259, the vocabulary has 259 tokens",
     );
     check(
+        |vocabulary| vocabulary.ends = vec![TokenId(1), TokenId(300)],
+        "the end token is 300, the vocabulary has 259 tokens",
+    );
+    check(
         |vocabulary| vocabulary.tokens[98] = "a".to_owned(),
         "the tokens 97 and 98 are both spelt «a»",
     );
@@ -247,6 +299,8 @@ fn word_pieces(pieces: &[&str]) -> Result<Tokenizer, TokenizerError> {
         beginning: Some(TokenId(1)),
         end: Some(TokenId(2)),
         end_of_turn: None,
+        ends: Vec::new(),
+        absorbing: Vec::new(),
         adds_beginning: true,
         adds_end: true,
         infill: NamedInfillTokens::default(),
@@ -296,6 +350,8 @@ fn scored(pieces: &[(&str, f32)], space_before: bool) -> Vocabulary {
         beginning: Some(TokenId(1)),
         end: Some(TokenId(2)),
         end_of_turn: None,
+        ends: Vec::new(),
+        absorbing: Vec::new(),
         adds_beginning: true,
         adds_end: false,
         infill: NamedInfillTokens::default(),
@@ -579,6 +635,8 @@ proptest! {
             beginning: None,
             end: end.map(|id| TokenId(id.into())),
             end_of_turn: None,
+            ends: Vec::new(),
+            absorbing: Vec::new(),
             adds_beginning: false,
             adds_end: false,
             infill: NamedInfillTokens::default(),

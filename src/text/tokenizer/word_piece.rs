@@ -44,12 +44,12 @@ pub(super) fn pipeline(
     } = normalization;
     let normalizer =
         BertNormalizer::new(clean_text, handle_chinese_chars, strip_accents, lowercase);
-    Ok(Pipeline {
-        normalizer: Some(normalizer.into()),
-        words: BertPreTokenizer.into(),
-        model: model.into(),
-        parting: Parting::Spaces,
-    })
+    Ok(Pipeline::new(
+        Some(normalizer.into()),
+        BertPreTokenizer.into(),
+        model.into(),
+        Parting::Spaces,
+    ))
 }
 
 /// What a piece is in a text: words have a space before them.
