@@ -1,6 +1,8 @@
 //! A folder as the hub has them: `config.json`, `model.safetensors`, `tokenizer.json`, and what sentence-transformers
 //! says about embeddings.
 
+mod text;
+
 use std::fs::File;
 use std::io::{self, Read};
 use std::path::Path;
@@ -14,7 +16,6 @@ use crate::engine::Pooling;
 use crate::file_bytes::FileAccess;
 use crate::graph::ModelFile;
 use crate::safetensors::Safetensors;
-use crate::text::Vocabulary;
 
 /// Most bytes of a JSON file; the largest known `tokenizer.json` has 33 million.
 const MOST_JSON_BYTES: u64 = 256 << 20;
@@ -24,12 +25,11 @@ pub(super) fn open(path: &Path, access: FileAccess) -> anyhow::Result<ModelFiles
     let (name, config) = needed(path, "config.json")?;
     let weights = Safetensors::open(&path.join("model.safetensors"), access)?;
     let file = ModelFile::from_folder(path.to_owned(), &config, weights).context(name)?;
-    let (name, tokenizer) = needed(path, "tokenizer.json")?;
-    let vocabulary = Vocabulary::from_tokenizer_json(&tokenizer).context(name)?;
+    let (vocabulary, chat_template) = text::read(path)?;
     Ok(ModelFiles {
         file,
         vocabulary,
-        chat_template: None,
+        chat_template,
         pooling: pooling(path)?,
     })
 }
