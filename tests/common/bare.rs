@@ -11,7 +11,7 @@ use ortolan::gguf::Gguf;
 use ortolan::graph::ModelFile;
 use ortolan::model::load;
 use ortolan::runtime::{Decoder, SessionOptions};
-use ortolan::text::Tokenizer;
+use ortolan::text::{SpecialTokens, Tokenizer};
 use ortolan::token::TokenId;
 
 use crate::common;
@@ -43,6 +43,14 @@ impl Bare {
             tokenizer: Tokenizer::new(vocabulary).unwrap(),
             pool: BlockPool::new(BLOCKS, BLOCK_TOKENS),
         }
+    }
+
+    /// The tokens of a prompt.
+    pub(crate) fn prompt(&self, text: &str) -> Vec<TokenId> {
+        let beginning = self.tokenizer.beginning();
+        let beginning = beginning.filter(|_| self.tokenizer.adds_beginning());
+        let spelt = self.tokenizer.encode(text, SpecialTokens::Parse);
+        beginning.into_iter().chain(spelt).collect()
     }
 
     /// The logits after every token of a sequence, as [`logits`] gives them.
