@@ -28,6 +28,6 @@ impl GrammarVocabulary for GrammarWords {
     }
 
     fn tokens(&self, text: &str) -> Vec<TokenId> {
-        self.0.encode(text, SpecialTokens::Literal)
+        self.0.encode_going_on(text, SpecialTokens::Literal)
     }
 }

@@ -100,7 +100,7 @@ impl LoadedModel {
         let Some(thoughts) = thoughts.filter(held) else {
             return Ok(answer);
         };
-        let tokens = |text: &str| self.tokenizer.encode(text, SpecialTokens::Parse);
+        let tokens = |text: &str| self.tokenizer.encode_going_on(text, SpecialTokens::Parse);
         let rule = ThoughtRule {
             end: thoughts.syntax.end.to_owned(),
             most_tokens: thoughts.most_tokens,

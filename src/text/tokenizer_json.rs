@@ -382,7 +382,7 @@ mod tests {
             let tokenizer = tokenizer(&file.unwrap().tokenizer);
             let ids = tokenizer.encode(text, SpecialTokens::Parse);
             assert_eq!(tokenizer.decode(&ids).unwrap(), back, "{name}");
-            let on = tokenizer.encode_going_on(text);
+            let on = tokenizer.encode_going_on(text, SpecialTokens::Literal);
             assert_eq!(tokenizer.decode(&on).unwrap(), text, "{name}, going on");
         };
         check("qwen", "a café🙂 12\n", "a café🙂 12\n");

@@ -196,10 +196,9 @@ impl Tokenizer {
         self.encode_behind(text, special, Before::Nothing)
     }
 
-    /// The ids of a text that goes on with another one: it begins with no more than it says, and nothing in it is a
-    /// special token.
-    pub fn encode_going_on(&self, text: &str) -> Vec<TokenId> {
-        self.encode_behind(text, SpecialTokens::Literal, Before::Text)
+    /// The ids of a text that goes on with another one: it begins with no more than it says.
+    pub fn encode_going_on(&self, text: &str, special: SpecialTokens) -> Vec<TokenId> {
+        self.encode_behind(text, special, Before::Text)
     }
 
     fn encode_behind(

@@ -420,7 +420,7 @@ fn a_text_has_a_space_before_it_and_behind_every_named_token() {
     check(false, "a ", &["a "]);
 
     let tokenizer = Tokenizer::new(scored(&pieces, true)).unwrap();
-    let on = tokenizer.encode_going_on("a a<s>");
+    let on = tokenizer.encode_going_on("a a<s>", SpecialTokens::Literal);
     assert_eq!(texts(&tokenizer, &on), ["a", " a", "<", "s", ">"]);
 }
 
