@@ -295,6 +295,7 @@ fn table(
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
     use serde_json::json;
 
     use super::super::{SpecialTokens, Tokenizer};
@@ -453,6 +454,49 @@ mod tests {
             json!(true),
             "tokenizer.json: «<|start|>» as a word of its own is not supported",
         );
+    }
+
+    /// The places of everything in a file.
+    fn places(value: &Value, place: &str, found: &mut Vec<String>) {
+        found.push(place.to_owned());
+        let escaped = |key: &str| key.replace('~', "~0").replace('/', "~1");
+        match value {
+            Value::Object(fields) => fields.iter().for_each(|(key, value)| {
+                places(value, &format!("{place}/{}", escaped(key)), found)
+            }),
+            Value::Array(values) => values
+                .iter()
+                .enumerate()
+                .for_each(|(row, value)| places(value, &format!("{place}/{row}"), found)),
+            _ => {}
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn any_file_is_refused_or_works(
+            file in any::<prop::sample::Index>(),
+            place in any::<prop::sample::Index>(),
+            value in 0_usize..11,
+        ) {
+            let mut files = golden();
+            let file = &mut files[file.index(8)].tokenizer;
+            let mut found = Vec::new();
+            places(file, "", &mut found);
+            // What is said of the vocabulary is more than all else.
+            let few = found.into_iter().filter(|place| place.len() % 7 == 0 || !place.starts_with("/model/"));
+            let few: Vec<String> = few.collect();
+            let values = [
+                json!(null), json!(true), json!(0), json!(-1), json!(1e300), json!(u32::MAX), json!(""),
+                json!("\u{2581}"), json!("Ünknown"), json!([]), json!({}),
+            ];
+            *file.pointer_mut(&few[place.index(few.len())]).unwrap() = values[value].clone();
+            let vocabulary = Vocabulary::from_tokenizer_json(file.to_string().as_bytes());
+            if let Ok(tokenizer) = vocabulary.and_then(Tokenizer::new) {
+                let ids = tokenizer.encode(" the fox<|end|>  日本🙂 12\n", SpecialTokens::Parse);
+                prop_assert!(tokenizer.decode(&ids).is_ok());
+            }
+        }
     }
 
     #[test]
