@@ -47,6 +47,12 @@ pub enum Algorithm {
         /// Pairs of spellings with a space between them, the most urgent first.
         merges: Vec<String>,
     },
+    /// Pairs of characters, and then of pairs, become one; what is then no token is spelt in bytes (`gemma4` in GGUF
+    /// files).
+    CharacterPairs {
+        /// As those of [`Algorithm::ByteLevel`].
+        merges: Vec<String>,
+    },
     /// Neighbours that are a token together become one; what is then no token is spelt in bytes (SentencePiece's BPE;
     /// `llama` in GGUF files).
     ScoredPairs {
@@ -166,7 +172,9 @@ impl Vocabulary {
         }
         let ids = self.ids()?;
         let merges = match &self.algorithm {
-            Algorithm::ByteLevel { merges, .. } => pairs(merges, &ids)?,
+            Algorithm::ByteLevel { merges, .. } | Algorithm::CharacterPairs { merges } => {
+                pairs(merges, &ids)?
+            }
             Algorithm::ScoredPairs { scores, .. } => {
                 check_scores(scores, size)?;
                 Vec::new()

@@ -32,6 +32,9 @@ const BEGINNING: [&str; 11] = [
     "chameleon",
 ];
 
+/// The pre-tokenizers of vocabularies whose merges are of characters, not of bytes.
+const CHARACTERS: [&str; 3] = ["gemma4", "granite-embed-multi-311m", "sarvam-moe"];
+
 /// Opens the file at `path`, and if it is the first of a set, the others beside it.
 pub(super) fn open(path: &Path, access: FileAccess) -> anyhow::Result<ModelFiles> {
     let gguf = Gguf::open(path, access)?;
@@ -76,14 +79,14 @@ pub fn vocabulary(metadata: &Metadata) -> anyhow::Result<Vocabulary> {
         None => vec![TokenKind::Normal; tokens.len()],
     };
     match metadata.string("tokenizer.ggml.model")? {
-        "gpt2" => byte_level(&header, tokens, kinds),
+        "gpt2" | "gemma4" => merged_pairs(&header, tokens, kinds),
         "llama" => scored_pairs(&header, tokens, kinds),
         "bert" => word_piece(&header, tokens, kinds),
         other => bail!(TokenizerError::UnsupportedModel(other.to_owned())),
     }
 }
 
-fn byte_level(
+fn merged_pairs(
     header: &Header<'_>,
     tokens: Vec<String>,
     kinds: Vec<TokenKind>,
@@ -92,10 +95,18 @@ fn byte_level(
     let pre = metadata.string("tokenizer.ggml.pre").optional()?;
     let pre = pre.unwrap_or("default");
     let merges = metadata.strings("tokenizer.ggml.merges").optional()?;
+    let merges = merges.unwrap_or_default().to_vec();
+    // Whatever it says itself.
+    let is_gemma4 = metadata.string("tokenizer.ggml.model")? == "gemma4";
+    let begins = is_gemma4 || matches!(pre, "gemma4" | "granite-embed-multi-311m");
+    let spells_characters = is_gemma4 || CHARACTERS.contains(&pre);
     Ok(Vocabulary {
-        algorithm: Algorithm::ByteLevel {
-            pre: pre.to_owned(),
-            merges: merges.unwrap_or_default().to_vec(),
+        algorithm: match spells_characters {
+            true => Algorithm::CharacterPairs { merges },
+            false => Algorithm::ByteLevel {
+                pre: pre.to_owned(),
+                merges,
+            },
         },
         tokens,
         kinds,
@@ -104,7 +115,8 @@ fn byte_level(
         end_of_turn: header.token("eot")?,
         ends: header.token("eom")?.into_iter().collect(),
         absorbing: Vec::new(),
-        adds_beginning: header.flag("add_bos_token", BEGINNING.contains(&pre))?,
+        // Gemma 4's files say that it does not, and are mistaken; llama.cpp overrides it too.
+        adds_beginning: begins || header.flag("add_bos_token", BEGINNING.contains(&pre))?,
         adds_end: header.flag("add_eos_token", false)?,
         infill: header.infill()?,
     })
@@ -340,5 +352,16 @@ mod tests {
         check("tekken", &[], true);
         check("qwen2", &[], false);
         check("tekken", &[("add_bos_token", Value::Bool(false))], false);
+    }
+
+    #[test]
+    fn gemma_4s_merges_are_of_characters_and_it_begins_a_text_whatever_it_says() {
+        let said = [("add_bos_token", Value::Bool(false))];
+        let vocabulary = vocabulary(&header("gemma4", &said)).unwrap();
+        assert!(matches!(
+            vocabulary.algorithm,
+            Algorithm::CharacterPairs { .. }
+        ));
+        assert!(vocabulary.adds_beginning);
     }
 }

@@ -1,6 +1,7 @@
 //! Text to token ids and ids to bytes. The algorithms are the crate `tokenizers`'.
 
 mod byte_level;
+mod character_pairs;
 mod ends;
 mod names;
 mod pipeline;
@@ -30,7 +31,7 @@ use crate::token::TokenId;
 pub enum TokenizerError {
     /// Another algorithm than those of [`Algorithm`].
     #[error(
-        "tokenizers of the kind «{0}» are not supported, only byte-level BPE («gpt2»), SentencePiece («llama») and WordPiece («bert»)"
+        "tokenizers of the kind «{0}» are not supported, only byte-level BPE («gpt2»), SentencePiece («llama», «gemma4») and WordPiece («bert»)"
     )]
     UnsupportedModel(String),
     /// Words would be cut wrongly.
@@ -286,7 +287,9 @@ impl Tokenizer {
 fn spellings(vocabulary: &Vocabulary) -> Spellings {
     match &vocabulary.algorithm {
         Algorithm::ByteLevel { .. } => Spellings::new(vocabulary, byte_level::speller(), false),
-        Algorithm::ScoredPairs { .. } => Spellings::new(vocabulary, spell_spaces, false),
+        Algorithm::CharacterPairs { .. } | Algorithm::ScoredPairs { .. } => {
+            Spellings::new(vocabulary, spell_spaces, false)
+        }
         Algorithm::WordPiece(_) => Spellings::new(vocabulary, word_piece::spell, false),
         Algorithm::Steps(steps) => match steps.spelling {
             Spelling::ByteLevel => Spellings::new(vocabulary, byte_level::speller(), false),
@@ -298,6 +301,7 @@ fn spellings(vocabulary: &Vocabulary) -> Spellings {
 fn cutter(vocabulary: &Vocabulary, checked: Checked) -> Result<Cutter, TokenizerError> {
     let pipeline = match &vocabulary.algorithm {
         Algorithm::ByteLevel { pre, .. } => byte_level::pipeline(pre, checked.ids, checked.merges)?,
+        Algorithm::CharacterPairs { .. } => character_pairs::pipeline(checked.ids, checked.merges)?,
         Algorithm::ScoredPairs {
             scores,
             space_before,

@@ -358,6 +358,22 @@ fn scored(pieces: &[(&str, f32)], space_before: bool) -> Vocabulary {
     }
 }
 
+#[test]
+fn pairs_of_characters_become_one_within_a_line() {
+    let pieces = ["\u{2581}", "a", "\u{2581}a", "b", "ab", "\n", "\n\n"];
+    let pieces = pieces.map(|piece| (piece, 0.0));
+    let merges = ["\u{2581} a", "a b", "\n \n"].map(str::to_owned).to_vec();
+    let tokenizer = Tokenizer::new(Vocabulary {
+        algorithm: Algorithm::CharacterPairs { merges },
+        ..scored(&pieces, false)
+    });
+    let tokenizer = tokenizer.unwrap();
+    let ids = tokenizer.encode("ab a\n\nabé", SpecialTokens::Parse);
+    let expected = ["ab", " a", "\n\n", "ab", "\u{FFFD}", "\u{FFFD}"];
+    assert_eq!(texts(&tokenizer, &ids), expected);
+    assert_eq!(tokenizer.decode(&ids).unwrap(), "ab a\n\nabé");
+}
+
 /// What each of the ids stands for in text.
 fn texts(tokenizer: &Tokenizer, ids: &[TokenId]) -> Vec<String> {
     let text = |&token| tokenizer.decode(&[token]).unwrap();
@@ -610,7 +626,7 @@ proptest! {
         merges in prop::collection::vec("[ab]{0,2}[ ]{0,2}[ab]{0,2}", 0..6),
         end in any::<Option<u8>>(),
         text in "[ab<>é ]{0,20}",
-        algorithm in 0_usize..3,
+        algorithm in 0_usize..4,
         scores in prop::collection::vec(any::<f32>(), 12),
     ) {
         let all = [
@@ -625,6 +641,7 @@ proptest! {
                     scores: scores[..tokens.len()].to_vec(),
                     space_before: true,
                 },
+                2 => Algorithm::CharacterPairs { merges },
                 _ => Algorithm::ByteLevel {
                     pre: "llama-bpe".to_owned(),
                     merges,

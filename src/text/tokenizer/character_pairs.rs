@@ -1,0 +1,45 @@
+//! BPE over characters: within a line, pairs of characters and then of pieces become one. Spaces are spelt as in
+//! SentencePiece, and what is no piece in bytes.
+//!
+//! Source: llama.cpp's `llama-vocab.cpp`, the pre-tokenizer `gemma4`.
+
+use std::collections::HashMap;
+
+use tokenizers::SplitDelimiterBehavior;
+use tokenizers::models::bpe::{BPE, Vocab};
+use tokenizers::normalizers::replace::Replace;
+use tokenizers::pre_tokenizers::split::{Split, SplitPattern};
+
+use super::TokenizerError;
+use super::pipeline::{Parting, Pipeline};
+use super::spellings::SPACE;
+
+/// Between the words, which are lines.
+const LINE_ENDS: &str = r"\n+";
+
+/// The way from text to ids with these spellings and merges.
+pub(super) fn pipeline(
+    ids: HashMap<String, u32>,
+    merges: Vec<(String, String)>,
+) -> Result<Pipeline, TokenizerError> {
+    let build =
+        |error: Box<dyn std::error::Error + Send + Sync>| TokenizerError::Build(error.to_string());
+    let bpe = BPE::builder()
+        .vocab_and_merges(ids.into_iter().collect::<Vocab>(), merges)
+        .byte_fallback(true)
+        .build()
+        .map_err(build)?;
+    let spaces = Replace::new(" ", SPACE).map_err(build)?;
+    let lines = Split::new(
+        SplitPattern::Regex(LINE_ENDS.to_owned()),
+        SplitDelimiterBehavior::Isolated,
+        false,
+    )
+    .map_err(build)?;
+    Ok(Pipeline::new(
+        Some(spaces.into()),
+        lines.into(),
+        bpe.into(),
+        Parting::Lines,
+    ))
+}
