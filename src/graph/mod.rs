@@ -146,11 +146,11 @@ impl ModelFile {
         })
     }
 
-    /// Checks a `config.json` and the header of the weights beside it.
+    /// Checks a `config.json` and the headers of the files with weights beside it.
     pub fn from_folder(
         path: PathBuf,
         config: &[u8],
-        weights: Safetensors,
+        weights: Vec<Safetensors>,
     ) -> Result<Self, GraphError> {
         let (architecture, tensors) = Architecture::of_folder(config, weights)?;
         Ok(Self {

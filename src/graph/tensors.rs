@@ -16,9 +16,11 @@ pub struct Tensors(Arc<Store>);
 enum Store {
     Gguf(Arc<Gguf>),
     Safetensors {
-        file: Safetensors,
-        /// From GGUF's names to the file's.
-        names: HashMap<String, String>,
+        files: Vec<Safetensors>,
+        /// From GGUF's names to the file and the name in it.
+        names: HashMap<String, (usize, String)>,
+        /// What is to be added to the gains of norms.
+        missing_gain: f32,
     },
 }
 
@@ -31,6 +33,8 @@ pub struct Tensor<'a> {
     pub shape: Vec<usize>,
     /// Its blocks.
     pub bytes: &'a [u8],
+    /// What is to be added to each value.
+    pub added: f32,
 }
 
 impl Tensor<'_> {
@@ -48,6 +52,7 @@ impl Tensor<'_> {
     pub fn dequantised(&self) -> Vec<f32> {
         let mut values = vec![0.0; self.columns() * self.rows()];
         self.kind.dequantise(self.bytes, &mut values);
+        values.iter_mut().for_each(|value| *value += self.added);
         values
     }
 
@@ -68,26 +73,33 @@ impl From<Arc<Gguf>> for Tensors {
 }
 
 impl Tensors {
-    /// The tensors of a safetensors file; `standard` gives the name in GGUF of one that the file names otherwise, and
-    /// none for what is not needed.
+    /// The tensors of safetensors files; `standard` gives the name in GGUF of one that the files name otherwise, and
+    /// none for what is not needed. To the gains of norms `missing_gain` is added.
     ///
     /// # Errors
     /// Two have one name in GGUF.
     pub(super) fn renamed(
-        file: Safetensors,
+        files: Vec<Safetensors>,
+        missing_gain: f32,
         standard: impl Fn(&str) -> Option<String>,
     ) -> Result<Self, GraphError> {
         let mut names = HashMap::new();
-        for name in file.names() {
+        let all = files.iter().enumerate();
+        let all = all.flat_map(|(place, file)| file.names().map(move |name| (place, name)));
+        for (place, name) in all {
             let Some(standard) = standard(name) else {
                 continue;
             };
-            if let Some(other) = names.insert(standard.clone(), name.to_owned()) {
+            if let Some((_, other)) = names.insert(standard.clone(), (place, name.to_owned())) {
                 let problem = format!("the tensors «{other}» and «{name}» are both «{standard}»");
                 return Err(GraphError::Inconsistent(problem));
             }
         }
-        Ok(Self(Arc::new(Store::Safetensors { file, names })))
+        Ok(Self(Arc::new(Store::Safetensors {
+            files,
+            names,
+            missing_gain,
+        })))
     }
 
     /// The tensor of that name.
@@ -97,9 +109,15 @@ impl Tensors {
                 kind: tensor.kind,
                 shape: tensor.shape.clone(),
                 bytes: gguf.bytes(tensor),
+                added: 0.0,
             }),
-            Store::Safetensors { file, names } => {
-                file.tensor(names.get(name)?).map(|tensor| Tensor {
+            Store::Safetensors {
+                files,
+                names,
+                missing_gain,
+            } => {
+                let (file, in_file) = names.get(name)?;
+                files[*file].tensor(in_file).map(|tensor| Tensor {
                     kind: match tensor.element {
                         Element::F32 => TensorType::F32,
                         Element::F16 => TensorType::F16,
@@ -107,6 +125,11 @@ impl Tensors {
                     },
                     shape: tensor.shape.iter().rev().copied().collect(),
                     bytes: tensor.bytes,
+                    added: if name.ends_with("norm.weight") {
+                        *missing_gain
+                    } else {
+                        0.0
+                    },
                 })
             }
         }
@@ -130,7 +153,7 @@ impl Tensors {
     pub fn contents(&self) -> Vec<&[u8]> {
         match &*self.0 {
             Store::Gguf(gguf) => gguf.contents().collect(),
-            Store::Safetensors { file, .. } => vec![file.contents()],
+            Store::Safetensors { files, .. } => files.iter().map(Safetensors::contents).collect(),
         }
     }
 

@@ -191,6 +191,7 @@ mod tests {
                 kind,
                 shape: vec![columns, rows],
                 bytes,
+                added: 0.0,
             };
             let mut wanted = vec![0.0; rows * columns];
             kind.dequantise(&bytes, &mut wanted);

@@ -92,6 +92,7 @@ pub(super) fn shape(metadata: &Metadata, tensors: &Tensors) -> Result<EncoderSha
         metadata,
         family: "bert",
         tensors,
+        hub: None,
     };
     if metadata.flag("bert.attention.causal").optional()? == Some(true) {
         return Err(GraphError::Unsupported("BERT as a decoder".to_owned()));

@@ -136,7 +136,8 @@ impl DecoderShape {
             norm_epsilon: header.above_zero("attention.layer_norm_rms_epsilon")?,
             embedding_scale: None,
             rotary: Rotary::read(header, head_size)?,
-            score_scale: 1.0 / (head_size as f32).sqrt(),
+            score_scale: header
+                .above_zero_or("attention.scale", 1.0 / (head_size as f32).sqrt())?,
             score_cap: None,
             logit_cap: None,
             local: None,
@@ -296,12 +297,15 @@ pub(super) const ROTARY_DIVISORS: [&str; 3] = [
 impl RotaryScaling {
     fn read(header: &Header<'_>, pairs: usize) -> Result<Self, GraphError> {
         let [divided, short, long] = ROTARY_DIVISORS.map(|name| {
-            let tensor = header.tensors.get(name)?;
-            let checked = match tensor.shape == [pairs] {
-                true => Ok(tensor.dequantised()),
+            let values = match header.hub {
+                None => header.tensors.get(name)?.dequantised(),
+                Some(hub) => hub.divisors(name)?.to_vec(),
+            };
+            let checked = match values.len() == pairs {
+                true => Ok(values),
                 false => Err(GraphError::Shape {
                     name: name.to_owned(),
-                    found: tensor.shape,
+                    found: vec![values.len()],
                     wanted: vec![pairs],
                 }),
             };

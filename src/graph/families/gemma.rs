@@ -29,7 +29,7 @@ pub(super) fn second(header: &Header<'_>) -> Result<DecoderShape, GraphError> {
     let window = DecoderShape::window(header)?.unwrap_or(4096);
     Ok(DecoderShape {
         post_norms: true,
-        score_scale: score_scale(&shape, LARGEST),
+        score_scale: score_scale(header, &shape, LARGEST),
         score_cap: Some(header.above_zero_or("attn_logit_softcapping", 50.0)?),
         logit_cap: Some(header.above_zero_or("final_logit_softcapping", 30.0)?),
         local: Some(LocalLayers {
@@ -63,15 +63,16 @@ pub(super) fn third(header: &Header<'_>) -> Result<DecoderShape, GraphError> {
     Ok(DecoderShape {
         post_norms: true,
         query_key_norms: true,
-        score_scale: score_scale(&shape, LARGEST),
+        score_scale: score_scale(header, &shape, LARGEST),
         logit_cap,
         local: local.transpose()?,
         ..shape
     })
 }
 
-fn score_scale(shape: &DecoderShape, largest: usize) -> f32 {
-    match shape.layers == largest {
+/// GGUF files do not say it.
+fn score_scale(header: &Header<'_>, shape: &DecoderShape, largest: usize) -> f32 {
+    match header.hub.is_none() && shape.layers == largest {
         true => 1.0 / ((shape.hidden / shape.heads) as f32).sqrt(),
         false => shape.score_scale,
     }

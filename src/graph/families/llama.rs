@@ -7,5 +7,11 @@
 use super::{DecoderShape, GraphError, Header};
 
 pub(super) fn shape(header: &Header<'_>) -> Result<DecoderShape, GraphError> {
-    DecoderShape::read(header)?.with_window(header)
+    let shape = DecoderShape::read(header)?;
+    let rotary = match header.hub {
+        None => shape.rotary,
+        // The rows are in the papers' order there.
+        Some(_) => shape.rotary.in_halves(),
+    };
+    DecoderShape { rotary, ..shape }.with_window(header)
 }

@@ -4,6 +4,7 @@
 pub(crate) mod bert;
 mod decoder_shape;
 mod gemma;
+mod hub;
 mod llama;
 mod phi;
 mod qwen;
@@ -14,6 +15,9 @@ use std::sync::Arc;
 pub use bert::{BertConfig, EncoderShape};
 pub(crate) use decoder_shape::bias;
 pub use decoder_shape::{Activation, DecoderShape, LocalLayers, Rotary, RotaryScaling};
+
+use hub::HubHeader;
+use serde::Deserialize;
 
 use super::{GraphError, Tensors};
 use crate::gguf::{Gguf, Metadata, MetadataError};
@@ -68,6 +72,7 @@ impl Architecture {
                     metadata,
                     family,
                     tensors: &tensors,
+                    hub: None,
                 })?),
             },
             None if name == "bert" => Self::Bert(bert::shape(metadata, &tensors)?),
@@ -79,21 +84,39 @@ impl Architecture {
     /// Reads and checks a `config.json` with the tensors beside it, as [`Architecture::of_gguf`] a header.
     pub(super) fn of_folder(
         config: &[u8],
-        file: Safetensors,
+        files: Vec<Safetensors>,
     ) -> Result<(Self, Tensors), GraphError> {
-        #[derive(serde::Deserialize)]
-        struct Family {
-            model_type: String,
-        }
         let malformed =
             |error: serde_json::Error| GraphError::Inconsistent(format!("config.json: {error}"));
-        let family: Family = serde_json::from_slice(config).map_err(malformed)?;
-        if family.model_type != "bert" {
-            return Err(unsupported(&family.model_type));
+        let config: serde_json::Value = serde_json::from_slice(config).map_err(malformed)?;
+        let model_type = config["model_type"].as_str().unwrap_or_default();
+        if model_type == "bert" {
+            let config = BertConfig::deserialize(&config).map_err(malformed)?;
+            let tensors = Tensors::renamed(files, 0.0, bert::standard_name)?;
+            return Self::Bert(config.shape()?).with(tensors);
         }
-        let config: BertConfig = serde_json::from_slice(config).map_err(malformed)?;
-        let tensors = Tensors::renamed(file, bert::standard_name)?;
-        Self::Bert(config.shape()?).with(tensors)
+        let family = hub::family(model_type).ok_or_else(|| unsupported(model_type))?;
+        let hub = hub::header(family, &config)?;
+        // Gemma's gains are kept less 1.
+        let missing_gain = if family.starts_with("gemma") {
+            1.0
+        } else {
+            0.0
+        };
+        let tensors = Tensors::renamed(files, missing_gain, |name| {
+            hub::standard_name(family, hub.tied_output, name)
+        })?;
+        let header = Header {
+            metadata: &hub.metadata,
+            family,
+            tensors: &tensors,
+            hub: Some(&hub),
+        };
+        let mut decoders = DECODERS.iter();
+        let decoder = decoders.find_map(|(of, shape)| (*of == family).then_some(shape));
+        let shape = decoder.expect("every family that the hub names is one of ours");
+        let shape = Box::new(shape(&header)?);
+        Self::Decoder { family, shape }.with(tensors)
     }
 
     /// This one and its tensors, if all are there.
@@ -180,6 +203,8 @@ struct Header<'a> {
     metadata: &'a Metadata,
     family: &'static str,
     tensors: &'a Tensors,
+    /// Of a folder as the hub has it what GGUF has in tensors.
+    hub: Option<&'a HubHeader>,
 }
 
 impl Header<'_> {
@@ -218,8 +243,12 @@ impl Header<'_> {
     }
 
     /// Tokens of the vocabulary.
-    fn vocabulary(&self) -> Result<usize, MetadataError> {
-        Ok(self.metadata.strings("tokenizer.ggml.tokens")?.len())
+    fn vocabulary(&self) -> Result<usize, GraphError> {
+        match self.hub {
+            None => Ok(self.metadata.strings("tokenizer.ggml.tokens")?.len()),
+            // Its tokenizer is in a file of its own.
+            Some(_) => self.size("vocab_size"),
+        }
     }
 }
 

@@ -1,8 +1,9 @@
-//! A folder as the hub has them: `config.json`, `model.safetensors`, `tokenizer.json`, and what sentence-transformers
-//! says about embeddings.
+//! A folder as the hub has them: `config.json`, `model.safetensors` or an index of several such files, `tokenizer.json`, and
+//! what sentence-transformers says about embeddings.
 
 mod text;
 
+use std::collections::{BTreeSet, HashMap};
 use std::fs::File;
 use std::io::{self, Read};
 use std::path::Path;
@@ -23,7 +24,7 @@ const MOST_JSON_BYTES: u64 = 256 << 20;
 /// Opens the model in the folder at `path`.
 pub(super) fn open(path: &Path, access: FileAccess) -> anyhow::Result<ModelFiles> {
     let (name, config) = needed(path, "config.json")?;
-    let weights = Safetensors::open(&path.join("model.safetensors"), access)?;
+    let weights = weights(path, access)?;
     let file = ModelFile::from_folder(path.to_owned(), &config, weights).context(name)?;
     let (vocabulary, chat_template) = text::read(path)?;
     Ok(ModelFiles {
@@ -32,6 +33,31 @@ pub(super) fn open(path: &Path, access: FileAccess) -> anyhow::Result<ModelFiles
         chat_template,
         pooling: pooling(path)?,
     })
+}
+
+/// Which file has which tensor.
+#[derive(Deserialize)]
+struct WeightIndex {
+    weight_map: HashMap<String, String>,
+}
+
+/// The files with the weights: those of the index, if there is one.
+fn weights(folder: &Path, access: FileAccess) -> anyhow::Result<Vec<Safetensors>> {
+    const INDEX: &str = "model.safetensors.index.json";
+
+    let mut names = BTreeSet::from(["model.safetensors".to_owned()]);
+    if let Some(index) = parsed::<WeightIndex>(folder, INDEX)? {
+        names = index.weight_map.into_values().collect();
+    }
+    let open = |name: String| {
+        ensure!(
+            Path::new(&name).file_name() == Some(name.as_ref()),
+            "{}: «{name}» is no file beside it",
+            folder.join(INDEX).display()
+        );
+        Ok(Safetensors::open(&folder.join(name), access)?)
+    };
+    names.into_iter().map(open).collect()
 }
 
 /// A file's bytes, with its name for errors.
