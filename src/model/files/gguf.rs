@@ -131,7 +131,7 @@ fn scored_pairs(
     let or_row = |token: Option<TokenId>, row: u32| {
         token.or(Some(TokenId(row)).filter(|token| token.row() < tokens.len()))
     };
-    let unknown = or_row(header.token("unknown")?, 0);
+    let unknown = header.token("unknown")?.or(named(&tokens, "<unk>"));
     if let Some(kind) = unknown.and_then(|token| kinds.get_mut(token.row())) {
         *kind = TokenKind::Unknown;
     }
@@ -159,14 +159,14 @@ fn scored_pairs(
 
 /// Phi-3's named tokens take the white space behind them along, but for a few. Its files do not say so.
 fn absorbing_behind(tokens: &[String], kinds: &[TokenKind]) -> Vec<(TokenId, Absorbs)> {
-    let named = |kind| matches!(kind, TokenKind::Control | TokenKind::UserDefined);
+    let is_named = |kind| matches!(kind, TokenKind::Control | TokenKind::UserDefined);
     let behind = Absorbs {
         before: false,
         behind: true,
     };
     let rows = tokens.iter().zip(kinds).zip(0_u32..);
     rows.filter(|((name, kind), _)| {
-        let absorbs = named(**kind) || *name == "</s>";
+        let absorbs = is_named(**kind) || *name == "</s>";
         absorbs && !matches!(name.as_str(), "<unk>" | "<s>" | "<|endoftext|>")
     })
     .map(|(_, id)| (TokenId(id), behind))
@@ -179,14 +179,12 @@ fn word_piece(
     mut tokens: Vec<String>,
     mut kinds: Vec<TokenKind>,
 ) -> anyhow::Result<Vocabulary> {
-    let named = |name: &str| {
-        let place = tokens.iter().position(|token| token == name)?;
-        u32::try_from(place).ok().map(TokenId)
-    };
-    let beginning = header.either(["cls", "bos"])?.or(named("[CLS]"));
+    let beginning = header.either(["cls", "bos"])?.or(named(&tokens, "[CLS]"));
     // So spelt.
-    let end = header.either(["seperator", "eos"])?.or(named("[SEP]"));
-    let unknown = header.token("unknown")?.or(named("[UNK]"));
+    let end = header
+        .either(["seperator", "eos"])?
+        .or(named(&tokens, "[SEP]"));
+    let unknown = header.token("unknown")?.or(named(&tokens, "[UNK]"));
     if let Some(kind) = unknown.and_then(|token| kinds.get_mut(token.row())) {
         *kind = TokenKind::Unknown;
     }
@@ -211,6 +209,12 @@ fn word_piece(
         adds_end: header.flag("add_eos_token", true)?,
         infill: NamedInfillTokens::default(),
     })
+}
+
+/// The token of that name.
+fn named(tokens: &[String], name: &str) -> Option<TokenId> {
+    let place = tokens.iter().position(|token| token == name)?;
+    u32::try_from(place).ok().map(TokenId)
 }
 
 /// A header's keys about tokens.
