@@ -14,6 +14,7 @@ mod word_rules;
 pub(super) mod tests;
 
 use std::collections::HashMap;
+use std::sync::Arc;
 
 use names::NamedTokens;
 use pipeline::{Before, Parting, Pipeline};
@@ -317,7 +318,7 @@ fn cutter(vocabulary: &Vocabulary, checked: Checked) -> Result<Cutter, Tokenizer
             beginning: steps.beginning.clone(),
             going_on: Some(steps.going_on.clone()),
             goes_on_behind_tokens: steps.goes_on_behind_tokens,
-            model: steps.model.clone(),
+            model: Arc::clone(&steps.model),
             parting: Parting::Spaces,
         },
     };

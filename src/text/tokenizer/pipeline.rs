@@ -1,5 +1,7 @@
 //! The crate `tokenizers`' steps from text to ids: it is made even, cut into words, and the words into tokens.
 
+use std::sync::Arc;
+
 use tokenizers::{
     Model, ModelWrapper, NormalizedString, Normalizer, NormalizerWrapper, OffsetType,
     PreTokenizedString, PreTokenizer, PreTokenizerWrapper,
@@ -42,7 +44,7 @@ pub(super) struct Pipeline {
     pub(super) going_on: Option<Front>,
     /// Whether a text behind a named token goes on with it.
     pub(super) goes_on_behind_tokens: bool,
-    pub(super) model: ModelWrapper,
+    pub(super) model: Arc<ModelWrapper>,
     pub(super) parting: Parting,
 }
 
@@ -70,7 +72,7 @@ impl Pipeline {
             },
             going_on: None,
             goes_on_behind_tokens: false,
-            model,
+            model: Arc::new(model),
             parting,
         }
     }

@@ -1,6 +1,8 @@
 //! The steps of a `tokenizer.json` that are taken as the crate `tokenizers` reads them, and what tokens then stand for,
 //! which its decoder says.
 
+use std::sync::Arc;
+
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 use tokenizers::models::bpe::BPE;
@@ -23,7 +25,7 @@ pub struct Steps {
     /// Whether a text behind a named token goes on with it.
     pub(in crate::text) goes_on_behind_tokens: bool,
     /// Makes tokens of words.
-    pub(in crate::text) model: ModelWrapper,
+    pub(in crate::text) model: Arc<ModelWrapper>,
     /// What tokens stand for.
     pub(in crate::text) spelling: Spelling,
 }
@@ -76,7 +78,7 @@ impl Steps {
                 let mut parts = parts(words, "pretokenizers").into_iter();
                 parts.any(|part| part.get("prepend_scheme") == Some(&json!("first")))
             }),
-            model,
+            model: Arc::new(model),
             spelling: spelling(decoder, words)?,
         })
     }
