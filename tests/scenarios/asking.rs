@@ -62,6 +62,13 @@ async fn ask_long_completion(world: &mut World, words: usize) {
         .await;
 }
 
+#[when(expr = "I ask for a completion of a prompt of {int} words with:")]
+async fn ask_long_completion_with(world: &mut World, step: &Step, words: usize) {
+    let mut body = json_of(step);
+    body["prompt"] = "word ".repeat(words).into();
+    world.complete(body).await;
+}
+
 #[when("I stream a completion:")]
 async fn ask_stream(world: &mut World, step: &Step) {
     world.stream_completion(json_of(step)).await;

@@ -24,6 +24,11 @@ async fn answers_little(world: &mut World) {
     world.speak_to(servers::answering_little(servers::usual().await).await);
 }
 
+#[given("a server with a base model")]
+async fn base(world: &mut World) {
+    world.speak_to(servers::base().await);
+}
+
 #[given("a server with a model of embeddings")]
 async fn embeds(world: &mut World) {
     world.speak_to(servers::encoder().await);

@@ -176,6 +176,17 @@ pub(crate) async fn encoder() -> RealServer {
     of_model(&SERVER, common::embedding_model(), size).await
 }
 
+/// A server with a model that was only taught to go on with texts, of another family.
+pub(crate) async fn base() -> RealServer {
+    static SERVER: OnceCell<RealServer> = OnceCell::const_new();
+    let size = Size {
+        parallel: SLOTS,
+        context_tokens: 1024,
+        cache: CacheSize::AllContexts,
+    };
+    of_model(&SERVER, common::gemma(), size).await
+}
+
 /// The same, with a chat template that knows of thoughts.
 pub(crate) async fn tiny_thinker() -> RealServer {
     const TEMPLATE: &str = "{% for message in messages %}\
