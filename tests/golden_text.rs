@@ -1,15 +1,16 @@
-//! Tokens, text and prompts of two models, against what llama.cpp makes of the same files.
+//! Tokens, text and prompts of two models, against what llama.cpp makes of the same files; tokens of exports by others.
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
 mod common;
 
+use std::path::Path;
 use std::time::SystemTime;
 
 use ortolan::file_bytes::FileAccess;
 use ortolan::gguf::Gguf;
 use ortolan::model::load;
-use ortolan::text::{ChatMessage, ChatTemplate, SpecialTokens, Tokenizer};
+use ortolan::text::{ChatMessage, ChatTemplate, SpecialTokens, Tokenizer, Vocabulary};
 use ortolan::token::TokenId;
 use serde_json::Value;
 
@@ -108,4 +109,26 @@ fn every_conversation_has_the_golden_prompt() {
             .unwrap();
         assert_eq!(prompt, entry["prompt"].as_str().unwrap());
     }
+}
+
+/// Small models that two tools of others exported, each with its `tokenizer.json` (`tests/golden/exports.py`).
+#[test]
+fn prompts_of_exports_by_others_have_their_tokens() {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/exports");
+    let recorded = common::recorded("exports/exports.json");
+    let mut checked = 0;
+    for model in recorded["models"].as_array().unwrap() {
+        for name in model["folders"].as_array().unwrap() {
+            let file = folder.join(name.as_str().unwrap()).join("tokenizer.json");
+            let vocabulary = Vocabulary::from_tokenizer_json(&std::fs::read(file).unwrap());
+            let tokenizer = Tokenizer::new(vocabulary.unwrap()).unwrap();
+            for case in model["cases"].as_array().unwrap() {
+                let prompt = case["prompt"].as_str().unwrap();
+                let tokens = tokenizer.encode(prompt, SpecialTokens::Parse);
+                assert_eq!(tokens, ids(&case["tokens"]), "{name}: {prompt}");
+                checked += 1;
+            }
+        }
+    }
+    assert!(checked >= 12, "the recorded prompts were read");
 }

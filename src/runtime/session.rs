@@ -55,9 +55,6 @@ pub(super) fn build(
         .map_err(RuntimeError::from)?
         .with_operators(operators::domain()?)
         .map_err(RuntimeError::from)?
-        // Packed weights stay for good: the arena, which grows by doubling, would keep as much again.
-        .with_config_entry("session.use_device_allocator_for_initializers", "1")
-        .map_err(RuntimeError::from)?
         // Threads spin within a step, where they wait for microseconds, and sleep between steps.
         .with_config_entry("session.force_spinning_stop", "1")
         .map_err(RuntimeError::from)?;
