@@ -101,7 +101,7 @@ fn files_that_cannot_be_served_are_refused_with_path_and_cause() {
         )
     };
     check(&changed(folder.path(), pre), "smollx");
-    // Name, number of dimensions, sizes, then the type: Q4_1 (3) becomes Q4_K (12).
+    // Name, number of dimensions, sizes, then the type: Q4_1 (3) becomes Q8_1 (9).
     let kind = |bytes: &mut Vec<u8>| {
         let place = bytes
             .windows(17)
@@ -109,11 +109,11 @@ fn files_that_cannot_be_served_are_refused_with_path_and_cause() {
             .unwrap();
         let kind = place + "blk.0.attn_k.weight".len() + 4 + 2 * 8;
         assert_eq!(bytes[kind], 3);
-        bytes[kind] = 12;
+        bytes[kind] = 9;
     };
     check(
         &changed(folder.path(), kind),
-        "«blk.0.attn_k.weight» has the type Q4_K, which is not supported",
+        "«blk.0.attn_k.weight» has the type Q8_1, which is not supported",
     );
 }
 
