@@ -102,7 +102,7 @@ pub enum RotaryScaling {
 pub struct LocalLayers {
     /// Places that a token sees, its own among them.
     pub window: usize,
-    /// Each so-manieth layer sees all; without it, none does.
+    /// Layers whose number, counted from 1, is a multiple of it see all; without it, none does.
     pub all_seeing: Option<usize>,
     /// How positions turn queries and keys in them.
     pub rotary: Rotary,
