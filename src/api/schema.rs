@@ -4,11 +4,11 @@
 //! reported: `none`, or `echoed` where the answer tells it again).
 
 use std::collections::{HashMap, HashSet};
-use std::sync::LazyLock;
+use std::sync::{LazyLock, OnceLock};
 
 use jsonschema::error::ValidationErrorKind;
 use jsonschema::paths::{Location, LocationSegment};
-use jsonschema::{ValidationError, Validator};
+use jsonschema::{Draft, Registry, RegistryBuilder, ValidationError, Validator};
 use serde_json::{Map, Value, json};
 
 use super::document::DOCUMENT;
@@ -20,23 +20,37 @@ const QUOTED_BYTES_MAX: usize = 120;
 /// Fields that are listed as ignored; the header has no room for more.
 const IGNORED_FIELDS_MAX: usize = 64;
 
-/// One validator for each component, compiled once.
-static VALIDATORS: LazyLock<HashMap<&'static str, Validator>> = LazyLock::new(|| {
-    let schemas = &DOCUMENT["components"]["schemas"];
-    let components = json!({ "schemas": with_unions_by_kind(schemas) });
-    let names = schemas.as_object().into_iter().flat_map(Map::keys);
-    names
-        .map(|name| {
-            let schema = json!({
-                "$ref": format!("#/components/schemas/{name}"),
-                "components": components,
-            });
-            let validator = jsonschema::draft202012::new(&schema)
-                .expect("the document's schemas are valid: a test holds it");
-            (name.as_str(), validator)
-        })
-        .collect()
+/// Where validators find the document's schemas: all share one copy of them.
+const SCHEMAS_URI: &str = "urn:ortolan:document";
+
+static SCHEMAS: LazyLock<Registry<'static>> = LazyLock::new(|| {
+    let schemas = with_unions_by_kind(&DOCUMENT["components"]["schemas"]);
+    Registry::new()
+        .draft(Draft::Draft202012)
+        .add(SCHEMAS_URI, json!({ "components": { "schemas": schemas } }))
+        .and_then(RegistryBuilder::prepare)
+        .expect("the document's schemas are valid: a test holds it")
 });
+
+/// A place for each component's validator.
+static VALIDATORS: LazyLock<HashMap<&'static str, OnceLock<Validator>>> = LazyLock::new(|| {
+    let schemas = &DOCUMENT["components"]["schemas"];
+    let names = schemas.as_object().into_iter().flat_map(Map::keys);
+    names.map(|name| (name.as_str(), OnceLock::new())).collect()
+});
+
+/// The component's validator, compiled when it is first needed.
+fn validator(component: &str) -> Option<&'static Validator> {
+    let place = VALIDATORS.get(component)?;
+    Some(place.get_or_init(|| {
+        let reference = format!("{SCHEMAS_URI}#/components/schemas/{component}");
+        jsonschema::options()
+            .with_draft(Draft::Draft202012)
+            .with_registry(&SCHEMAS)
+            .build(&json!({ "$ref": reference }))
+            .expect("the document's schemas are valid: a test holds it")
+    }))
+}
 
 /// The same schemas, but a `oneOf` whose alternatives are told apart by `type` decides by it: `if` the value is of
 /// that kind, `then` the alternative holds. A validator keeps every error of every alternative of a `oneOf`, which a
@@ -91,7 +105,7 @@ fn kinds(schema: &Value) -> Vec<&str> {
 /// Checks a value against a component of the document. Gives the dotted paths of the fields that are unknown or have
 /// no effect.
 pub fn check(component: &str, value: &Value) -> Result<Vec<String>, Error> {
-    let validator = VALIDATORS.get(component).ok_or_else(|| Error::Invalid {
+    let validator = validator(component).ok_or_else(|| Error::Invalid {
         param: None,
         message: format!("the document has no schema «{component}»"),
     })?;
@@ -288,6 +302,7 @@ mod tests {
     #[test]
     fn every_component_compiles() {
         assert!(VALIDATORS.len() > 20);
+        assert!(VALIDATORS.keys().all(|name| validator(name).is_some()));
     }
 
     #[test]

@@ -408,7 +408,8 @@ impl<'a> Cursor<'a> {
             .filter(|values| *values > 0);
         if !columns.is_multiple_of(kind.block_values()) {
             return Err(self.malformed(&format!(
-                "the rows of tensor «{name}» have {columns} values, no whole number of {kind:?} blocks"
+                "the rows of tensor «{name}» have {columns} values, no whole number of {} blocks",
+                kind.name()
             )));
         }
         let bytes = values
