@@ -5,6 +5,7 @@ use std::collections::HashMap;
 use std::fmt;
 use std::path::{Path, PathBuf};
 
+use super::listing::Listing;
 use super::metadata::{Metadata, MetadataError, Optional};
 use super::reader::{GgufError, GgufFile, Tensor};
 use crate::file_bytes::FileAccess;
@@ -96,6 +97,11 @@ impl Gguf {
     /// The bytes of each file, in order.
     pub fn contents(&self) -> impl Iterator<Item = &[u8]> {
         self.files.iter().map(GgufFile::contents)
+    }
+
+    /// What stands in each file's header, in order.
+    pub fn listings(&self) -> impl Iterator<Item = Listing> {
+        self.contents().map(|bytes| Listing::of(bytes).0)
     }
 
     /// The size of all files in bytes.

@@ -1,6 +1,7 @@
 """Blocks of every quantised tensor type with the numbers they stand for, by the package `gguf` (0.19.0, with NumPy):
 
     python quants.py values > quants.json          # random blocks and their values, Base64 of bytes and of f32
+    python quants.py quantize > quantized.json     # random numbers and their blocks of the types that we quantise to
     python quants.py grids > ../../src/gguf/quant/grids.bin
 
 The grids are the points that the IQ types choose from (`ggml-common.h`, MIT licence): for IQ2_XXS, IQ2_XS, IQ2_S and
@@ -50,6 +51,20 @@ def values():
     print()
 
 
+def quantize():
+    random = np.random.default_rng(2)
+    rows = [random.normal(0, scale, 64) for scale in (1e-9, 1e-6, 0.02, 1, 300)]
+    rows += [random.integers(-16, 17, 64) / 2, np.zeros(64), np.linspace(-8, 7.5, 64), np.full(64, -0.25)]
+    # The largest number on either side, twice.
+    rows += [np.tile([side * 4, -side * 4, 0.5, -0.5], 16) for side in (1, -1)]
+    numbers = np.array(rows, dtype=np.float32)
+    encoded = {"values": numbers}
+    for name in ("F16", "Q4_0", "Q8_0"):
+        encoded[name] = quants.quantize(numbers, GGMLQuantizationType[name])
+    json.dump({key: base64.b64encode(array.tobytes()).decode() for key, array in encoded.items()}, sys.stdout, indent=0)
+    print()
+
+
 def grids():
     for name, bits in GRIDS:
         kind = getattr(quants, name)
@@ -61,4 +76,4 @@ def grids():
         sys.stdout.buffer.write(packed.tobytes())
 
 
-{"values": values, "grids": grids}[sys.argv[1]]()
+{"values": values, "quantize": quantize, "grids": grids}[sys.argv[1]]()

@@ -7,10 +7,13 @@
 
 mod codebooks;
 mod k_quants;
+mod quantise;
 mod small;
 mod ternary;
 
 use half::{bf16, f16};
+
+pub use quantise::{NotQuantisable, Target};
 
 /// A tensor type that ortolan computes with.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
