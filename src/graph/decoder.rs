@@ -60,6 +60,19 @@ pub(super) fn build(
     decoder.graph.builder
 }
 
+/// Numbers of the tables that say how positions turn queries and keys.
+pub(super) fn rotary_numbers(shape: &DecoderShape, context_tokens: usize) -> usize {
+    let tables = [Some(&shape.rotary), local_rotary(shape)];
+    let numbers = |rotary: &Rotary| 2 * context_tokens * (rotary.rotated / 2);
+    tables.into_iter().flatten().map(numbers).sum()
+}
+
+/// How positions turn queries and keys where a layer sees only what is near, if otherwise than elsewhere.
+fn local_rotary(shape: &DecoderShape) -> Option<&Rotary> {
+    let local = shape.local.as_ref().map(|local| &local.rotary);
+    local.filter(|rotary| **rotary != shape.rotary)
+}
+
 struct Decoder<'a> {
     graph: WeightedGraph<'a>,
     shape: &'a DecoderShape,
@@ -110,14 +123,12 @@ impl<'a> Decoder<'a> {
                 sin: table("sin_cache", tables.sin),
             }
         };
-        let local = shape.local.as_ref().map(|local| &local.rotary);
-        let local = local.filter(|rotary| **rotary != shape.rotary);
         let batch = Batch {
             cumulative_sequence_length,
             past_seqlens,
             block_table,
             rotary: tables("", &shape.rotary),
-            local_rotary: local.map(|rotary| tables("local.", rotary)),
+            local_rotary: local_rotary(shape).map(|rotary| tables("local.", rotary)),
         };
         Self {
             graph,

@@ -14,8 +14,9 @@ mod weights;
 use std::path::PathBuf;
 
 pub use families::{Architecture, DecoderShape, EncoderShape};
-use onnx::Initializer;
+use onnx::{Dimension, ElementType, Exported, GraphBuilder, Initializer, TensorValues};
 pub use tensors::{Tensor, Tensors};
+pub use weights::Computation;
 
 use crate::gguf::{Gguf, MetadataError};
 use crate::safetensors::Safetensors;
@@ -67,6 +68,13 @@ pub struct ModelGraph {
     pub initializers: Vec<Initializer>,
 }
 
+impl ModelGraph {
+    /// The graph as other programs read it, its weights in the file `location` beside its own.
+    pub fn exported(&self, location: &str) -> Exported {
+        onnx::exported(&self.model, location)
+    }
+}
+
 /// The embedding matrix, read row by row from the mapped file.
 #[derive(Debug, Clone)]
 pub struct Embeddings {
@@ -84,6 +92,36 @@ impl Embeddings {
     /// Rows: tokens of the vocabulary.
     pub fn rows(&self) -> usize {
         self.rows
+    }
+
+    /// Bytes of all rows in the file.
+    pub fn bytes(&self) -> u64 {
+        embedding_matrix(&self.tensors).bytes.len() as u64
+    }
+
+    /// A graph that gives tokens' rows, in single precision: its one weight is all rows, one after the other, in the file
+    /// `location` beside its own.
+    pub fn exported(&self, location: &str) -> Exported {
+        let mut builder = GraphBuilder::default();
+        let tokens = [Dimension::Named("tokens")];
+        let ids = builder.input(names::INPUT_IDS, ElementType::I64, &tokens);
+        let matrix = builder.initializer(Initializer {
+            name: families::TOKEN_EMBEDDING.to_owned(),
+            shape: vec![self.rows, self.columns],
+            // They are written row by row.
+            values: TensorValues::F32(Vec::new()),
+        });
+        let [rows] = builder.node(
+            "",
+            "Gather",
+            &[Some(&matrix), Some(&ids)],
+            [names::INPUTS_EMBEDS],
+            &[("axis", onnx::Attribute::Int(0))],
+        );
+        let shape = [tokens[0], Dimension::Fixed(self.columns)];
+        builder.output(&rows, ElementType::F32, &shape);
+        let (model, _) = builder.finish("embeddings");
+        onnx::exported(&model, location)
     }
 
     /// Dequantises the rows `rows`, one after the other, behind `values`.
@@ -174,6 +212,36 @@ impl ModelFile {
     pub fn parameters(&self) -> u64 {
         let values = |(_, tensor): (_, Tensor<'_>)| tensor.columns() as u64 * tensor.rows() as u64;
         self.tensors.all().map(values).sum()
+    }
+
+    /// Bytes of the graph's weights, for sequences of up to `context_tokens` tokens.
+    pub fn operand_bytes(&self, context_tokens: usize) -> u64 {
+        let tied = self.tensors.get(families::OUTPUT).is_none();
+        let of_tensor = |(name, tensor): (&str, Tensor<'_>)| {
+            let values = tensor.columns() * tensor.rows();
+            let single = values * size_of::<f32>();
+            let product = Computation::from(tensor.kind).operand_bytes(values);
+            match (&self.architecture, name) {
+                // Its rows are read from the file.
+                (Architecture::Decoder { .. }, families::TOKEN_EMBEDDING) if tied => product,
+                (_, families::TOKEN_EMBEDDING) => 0,
+                // It is within the rows of the positions.
+                (Architecture::Bert(_), families::bert::TOKEN_TYPES) => 0,
+                (Architecture::Bert(_), families::bert::POSITION_EMBEDDING) => single,
+                // They are within the tables of the positions.
+                (_, name) if families::ROTARY_DIVISORS.contains(&name) => 0,
+                _ if tensor.shape.len() == 1 => single,
+                _ => product,
+            }
+        };
+        let tensors: usize = self.tensors.all().map(of_tensor).sum();
+        let tables = match &self.architecture {
+            Architecture::Decoder { shape, .. } => {
+                decoder::rotary_numbers(shape, context_tokens) * size_of::<f32>()
+            }
+            Architecture::Bert(_) => 0,
+        };
+        (tensors + tables) as u64
     }
 
     /// How few rows a step may have without changing a row's bits.

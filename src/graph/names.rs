@@ -1,5 +1,7 @@
 //! Names of the inputs and outputs of graphs.
 
+/// `i64 [tokens]`: tokens, of an exported graph that gives their rows.
+pub const INPUT_IDS: &str = "input_ids";
 /// `f32 [tokens, hidden]`: rows of the embedding matrix.
 pub const INPUTS_EMBEDS: &str = "inputs_embeds";
 /// `i64 [tokens]`: the place of each token in its sequence, for models that have learnt what each place is.

@@ -3,7 +3,12 @@
 //!
 //! Source: `onnx/onnx.proto` (field numbers), IR version 10.
 
+mod exported;
+
 use prost::Message;
+
+pub(super) use exported::exported;
+pub use exported::{Exported, ExternalWeight, Size, ValueFacts};
 
 /// The IR version we write.
 const IR_VERSION: i64 = 10;

@@ -4,6 +4,7 @@
 //!
 //! Source: `ContribOperators.md`, `MatMulNBits` (onnxruntime repository); ggml's block layouts.
 
+use std::fmt;
 use std::ops::Range;
 
 use super::tensors::Tensor;
@@ -17,6 +18,71 @@ pub(super) enum Product {
     Blocks(Blocks),
     /// `Wᵀ`, `[columns, rows]`.
     Dense(Vec<f32>),
+}
+
+/// How products with a tensor type are computed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Computation {
+    /// By `MatMulNBits`.
+    Blocks {
+        /// Of each code.
+        bits: usize,
+        /// Values of a block, which share a scale.
+        group: usize,
+        /// Whether blocks have a minimum, which is added by a second product.
+        offsets: bool,
+    },
+    /// In single precision.
+    Dense,
+}
+
+impl From<TensorType> for Computation {
+    fn from(kind: TensorType) -> Self {
+        match kind.codes() {
+            None => Self::Dense,
+            Some(codes) => Self::Blocks {
+                bits: bits(codes),
+                group: codes.group,
+                offsets: codes.minimum,
+            },
+        }
+    }
+}
+
+impl Computation {
+    /// Bytes of the operands that a matrix of so many values becomes.
+    pub fn operand_bytes(self, values: usize) -> usize {
+        match self {
+            Self::Dense => values * size_of::<f32>(),
+            Self::Blocks {
+                bits,
+                group,
+                offsets,
+            } => {
+                let numbers = values / group * (1 + usize::from(offsets));
+                values * bits / 8 + numbers * size_of::<f32>()
+            }
+        }
+    }
+}
+
+impl fmt::Display for Computation {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Dense => formatter.write_str("MatMul in single precision"),
+            Self::Blocks {
+                bits,
+                group,
+                offsets,
+            } => {
+                write!(formatter, "MatMulNBits of {bits} bits in groups of {group}")?;
+                match offsets {
+                    true => formatter.write_str(" with offsets"),
+                    false => Ok(()),
+                }
+            }
+        }
+    }
 }
 
 /// Operands of `MatMulNBits`, blocks along a row.
@@ -195,11 +261,20 @@ mod tests {
             };
             let mut wanted = vec![0.0; rows * columns];
             kind.dequantise(&bytes, &mut wanted);
+            let computation = Computation::from(kind);
             let found = match stack(&[tensor(upper, 2), tensor(lower, 4)]) {
-                Product::Blocks(blocks) => values(&blocks, rows, columns),
-                Product::Dense(dense) => (0..rows * columns)
-                    .map(|place| dense[place % columns * rows + place / columns])
-                    .collect(),
+                Product::Blocks(blocks) => {
+                    let numbers = blocks.scales.len() + blocks.offsets.iter().flatten().count();
+                    let bytes = blocks.quants.len() + numbers * size_of::<f32>();
+                    assert_eq!(computation.operand_bytes(rows * columns), bytes);
+                    values(&blocks, rows, columns)
+                }
+                Product::Dense(dense) => {
+                    assert_eq!(computation, Computation::Dense);
+                    (0..rows * columns)
+                        .map(|place| dense[place % columns * rows + place / columns])
+                        .collect()
+                }
             };
             for (place, (found, wanted)) in found.iter().zip(&wanted).enumerate() {
                 // A minimum goes through the offset that is made of it.

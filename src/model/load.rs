@@ -9,8 +9,7 @@ use anyhow::{Context, ensure};
 use bytesize::ByteSize;
 use sysinfo::{MemoryRefreshKind, RefreshKind, System};
 
-use super::files::ModelFiles;
-pub use super::files::vocabulary;
+pub use super::files::{ModelFiles, vocabulary};
 use super::slots::SlotRecords;
 use super::system_prompt::SystemTokens;
 use super::{LoadedModel, ModelDetails, Pooling, SystemPrompt};
@@ -20,7 +19,7 @@ use crate::graph::ModelFile;
 use crate::machine;
 pub use crate::runtime::SessionOptions;
 use crate::runtime::{Decoder, Encoder, KvCache};
-use crate::text::{ChatTemplate, Tokenizer, predefined, predefined_names};
+use crate::text::{ChatTemplate, Tokenizer, Vocabulary, predefined, predefined_names};
 use crate::token::TokenId;
 
 /// Tokens of a cache block: a power of two that wastes half a block per sequence on average.
@@ -136,6 +135,54 @@ pub fn chat_template(text: String) -> anyhow::Result<String> {
     }
 }
 
+/// What a model's texts go through.
+pub struct ModelText {
+    /// Cuts them into tokens.
+    pub tokenizer: Tokenizer,
+    /// Writes conversations.
+    pub template: ChatTemplate,
+    /// How the token is spelt that begins a text.
+    pub beginning: String,
+    /// How the token is spelt that ends one.
+    pub end: String,
+}
+
+impl ModelText {
+    /// That of a model with this vocabulary and the chat template `source`.
+    ///
+    /// # Errors
+    /// What is wrong, with the file's path.
+    pub fn new(
+        file: &ModelFile,
+        vocabulary: Vocabulary,
+        source: Option<&str>,
+    ) -> anyhow::Result<Self> {
+        let (path, end) = (&file.path, vocabulary.end);
+        let tokenizer = Tokenizer::new(vocabulary)
+            .with_context(|| format!("{}: the vocabulary cannot be used", path.display()))?;
+        let tokens = file.architecture.vocabulary();
+        ensure!(
+            tokenizer.vocabulary_size() <= tokens,
+            "{}: the tokenizer has {} tokens, the model {tokens}",
+            path.display(),
+            tokenizer.vocabulary_size(),
+        );
+        let text_of = |token: Option<TokenId>| {
+            let bytes = token.and_then(|token| tokenizer.token_bytes(token));
+            String::from_utf8_lossy(bytes.unwrap_or_default()).into_owned()
+        };
+        let (beginning, end) = (text_of(tokenizer.beginning()), text_of(end));
+        let template = ChatTemplate::new(source, &beginning, &end)
+            .with_context(|| format!("{}: the chat template cannot be used", path.display()))?;
+        Ok(Self {
+            tokenizer,
+            template,
+            beginning,
+            end,
+        })
+    }
+}
+
 /// Opens the model at `path`, a GGUF file or a folder, and checks everything that can be known without computing.
 ///
 /// # Errors
@@ -148,29 +195,15 @@ pub fn inspect(path: &Path, options: LoadOptions) -> anyhow::Result<Inspected> {
         chat_template,
         pooling,
     } = ModelFiles::open(path, options.access)?;
-    let end = vocabulary.end;
-    let tokenizer = Tokenizer::new(vocabulary)
-        .with_context(|| format!("{}: the vocabulary cannot be used", path.display()))?;
-    let architecture = &file.architecture;
-    ensure!(
-        tokenizer.vocabulary_size() <= architecture.vocabulary(),
-        "{}: the tokenizer has {} tokens, the model {}",
-        path.display(),
-        tokenizer.vocabulary_size(),
-        architecture.vocabulary()
-    );
-
-    let text_of = |token: Option<TokenId>| {
-        let bytes = token.and_then(|token| tokenizer.token_bytes(token));
-        String::from_utf8_lossy(bytes.unwrap_or_default()).into_owned()
-    };
-    let beginning_text = text_of(tokenizer.beginning());
-    let end_text = text_of(end);
     let source = options.chat_template.as_ref().or(chat_template.as_ref());
-    let source = source.map(String::as_str);
-    let template = ChatTemplate::new(source, &beginning_text, &end_text)
-        .with_context(|| format!("{}: the chat template cannot be used", path.display()))?;
+    let ModelText {
+        tokenizer,
+        template,
+        beginning: beginning_text,
+        end: end_text,
+    } = ModelText::new(&file, vocabulary, source.map(String::as_str))?;
 
+    let architecture = &file.architecture;
     let generates = architecture.decoder().is_some();
     let trained_context = architecture.trained_context();
     let context_tokens = options.context_tokens.unwrap_or(trained_context);

@@ -6,6 +6,7 @@ mod files;
 mod generation;
 mod grammar_words;
 pub mod load;
+mod memory;
 mod prompts;
 pub mod request;
 mod saved_slots;
@@ -22,6 +23,7 @@ use std::time::SystemTime;
 pub use embedding::{Embedding, PendingEmbedding};
 pub use generation::Generation;
 pub use grammar_words::GrammarWords;
+pub use memory::MemoryNeed;
 pub use request::{
     AnswerToken, FinishReason, Function, GenerateError, GenerateEvent, GenerateLimits,
     GenerateOptions, GenerateRequest, GrammarError, GrammarKind, GrammarSource, Prompt,

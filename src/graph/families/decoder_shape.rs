@@ -288,7 +288,7 @@ impl Rotary {
 }
 
 /// The divisors of frequencies in Llama 3's files, and for short and for long contexts.
-pub(super) const ROTARY_DIVISORS: [&str; 3] = [
+pub(crate) const ROTARY_DIVISORS: [&str; 3] = [
     "rope_freqs.weight",
     "rope_factors_short.weight",
     "rope_factors_long.weight",

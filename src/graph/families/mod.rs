@@ -13,8 +13,8 @@ use std::collections::HashSet;
 use std::sync::Arc;
 
 pub use bert::{BertConfig, EncoderShape};
-pub(crate) use decoder_shape::bias;
 pub use decoder_shape::{Activation, DecoderShape, LocalLayers, Rotary, RotaryScaling};
+pub(crate) use decoder_shape::{ROTARY_DIVISORS, bias};
 
 use hub::HubHeader;
 use serde::Deserialize;
@@ -153,7 +153,7 @@ impl Architecture {
     }
 
     /// Blocks, one after the other.
-    fn layers(&self) -> usize {
+    pub fn layers(&self) -> usize {
         match self {
             Architecture::Decoder { shape, .. } => shape.layers,
             Architecture::Bert(shape) => shape.layers,
@@ -281,7 +281,7 @@ fn check_tensors(
     let known: HashSet<&str> = wanted
         .iter()
         .map(|(name, _)| name.as_str())
-        .chain(decoder_shape::ROTARY_DIVISORS)
+        .chain(ROTARY_DIVISORS)
         .collect();
     match tensors.names().find(|name| !known.contains(name)) {
         None => Ok(()),

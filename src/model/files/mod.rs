@@ -13,15 +13,15 @@ use crate::graph::ModelFile;
 use crate::text::Vocabulary;
 
 /// A model whose headers were read.
-pub(super) struct ModelFiles {
+pub struct ModelFiles {
     /// The family and the tensors.
-    pub(super) file: ModelFile,
+    pub file: ModelFile,
     /// Its tokens.
-    pub(super) vocabulary: Vocabulary,
+    pub vocabulary: Vocabulary,
     /// How conversations are written, in Jinja.
-    pub(super) chat_template: Option<String>,
+    pub chat_template: Option<String>,
     /// How embeddings are made.
-    pub(super) pooling: Option<Pooling>,
+    pub pooling: Option<Pooling>,
 }
 
 impl ModelFiles {
@@ -29,7 +29,7 @@ impl ModelFiles {
     ///
     /// # Errors
     /// What is wrong, with the file's path.
-    pub(super) fn open(path: &Path, access: FileAccess) -> anyhow::Result<Self> {
+    pub fn open(path: &Path, access: FileAccess) -> anyhow::Result<Self> {
         match path.is_dir() {
             true => folder::open(path, access),
             false => gguf::open(path, access),
