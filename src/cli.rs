@@ -1,6 +1,7 @@
 //! The command line, the environment and a file with options: the names of the 2024 contract for what is built,
 //! today's spellings beside them. What they mean together is `config`'s.
 
+mod commands;
 mod computing;
 mod file;
 mod model;
@@ -11,11 +12,35 @@ use std::path::PathBuf;
 
 use clap::builder::FalseyValueParser;
 use clap::error::{Error, ErrorKind};
-use clap::{CommandFactory, Parser, ValueEnum};
+use clap::{CommandFactory, FromArgMatches, Parser, ValueEnum};
 
+pub use commands::{Command, ExportArgs, InspectArgs, MatrixType, QuantizeArgs, QuantizedType};
 pub use computing::{BatchingArgs, ComputingArgs, Device, Numa};
 pub use model::{LoadMode, ModelArgs, Pooling};
 pub use serving::ServingArgs;
+
+/// What a command line asks for.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Invocation {
+    /// To serve.
+    Serve(Box<Cli>),
+    /// Something else.
+    Command(Command),
+}
+
+impl Invocation {
+    /// Reads a command line, its first word being the program.
+    ///
+    /// # Errors
+    /// What is wrong with it, or the help that it asks for.
+    pub fn read(words: impl IntoIterator<Item = OsString>) -> Result<Self, Error> {
+        let words: Vec<OsString> = words.into_iter().collect();
+        match Command::read(&words) {
+            Some(command) => command.map(Self::Command),
+            None => Cli::read(words).map(|cli| Self::Serve(Box::new(cli))),
+        }
+    }
+}
 
 /// Serve a language model over HTTP: the 2024 contract of llama.cpp's server and OpenAI's API, computed by
 /// ONNX Runtime, many requests in every step.
@@ -132,8 +157,17 @@ impl Cli {
                 ErrorKind::UnknownArgument,
                 format!("{later} is not built yet; leave it out"),
             )),
-            None => Self::try_parse_from(words),
+            None => Self::parse(words),
         }
+    }
+
+    /// As clap does it, with the commands in the help. They are read before, so that here one is out of place.
+    fn parse(words: Vec<OsString>) -> Result<Self, Error> {
+        let mut command = Self::command()
+            .subcommands(Command::all())
+            .args_conflicts_with_subcommands(true);
+        let mut matches = command.try_get_matches_from_mut(words)?;
+        Self::from_arg_matches_mut(&mut matches).map_err(|error| error.format(&mut command))
     }
 }
 

@@ -7,6 +7,7 @@
 //! | floor | deals in |
 //! | --- | --- |
 //! | [`cli`], [`config`], [`terminal`], [`logging`] | flags, files, people |
+//! | [`commands`] | what is done with a model's file beside serving it |
 //! | [`server`] | HTTP |
 //! | [`api`] | JSON |
 //! | [`web`] | the page |
@@ -21,6 +22,7 @@
 pub mod api;
 pub mod cache;
 pub mod cli;
+pub mod commands;
 pub mod config;
 pub mod engine;
 pub mod file_bytes;

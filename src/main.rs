@@ -1,11 +1,12 @@
-//! The program: reads the command line, listens, loads, serves, stops.
+//! The program: reads the command line, listens, loads, serves, stops; or does something else with a model's file.
 
 use std::process::ExitCode;
 use std::sync::Arc;
 
 use anyhow::Context;
 use ortolan::api::{self, ApiSettings, ResponseStore};
-use ortolan::cli::Cli;
+use ortolan::cli::{Cli, Invocation};
+use ortolan::commands;
 use ortolan::config::{Config, ModelSource};
 use ortolan::logging::Logging;
 use ortolan::model::ModelState;
@@ -17,11 +18,18 @@ use tokio::runtime::Handle;
 use tokio::sync::watch;
 
 fn main() -> ExitCode {
-    let cli = Cli::read(std::env::args_os()).unwrap_or_else(|error| error.exit());
-    match start(cli) {
+    let invocation = Invocation::read(std::env::args_os()).unwrap_or_else(|error| error.exit());
+    let done = match invocation {
+        Invocation::Serve(cli) => start(*cli),
+        Invocation::Command(command) => commands::run(command, &mut std::io::stdout().lock()),
+    };
+    match done {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("error: {error:#}");
+            // It may name what a file says.
+            let message = format!("{error:#}");
+            let lines: Vec<String> = message.lines().map(terminal::printable).collect();
+            eprintln!("error: {}", lines.join("\n"));
             ExitCode::FAILURE
         }
     }

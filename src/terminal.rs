@@ -69,14 +69,13 @@ pub fn load(
             }
         };
         let message = format!("loading {}", inspected.details().path.display());
-        let bar = bar(message, "{msg} {wide_bar} {percent:>3} %");
-        bar.set_length(100);
+        let bar = ShareBar::new(&message);
         let loaded = inspected.load(&|share| {
-            bar.set_position((share * 100.0) as u64);
+            bar.set(share);
             let done = begin + share * (1.0 - begin);
             publish.send_replace(ModelState::Loading { done });
         });
-        bar.finish_and_clear();
+        drop(bar);
         loaded.map(Some)
     }));
     let loaded = loaded.unwrap_or_else(|_| Err(anyhow::anyhow!("loading it panicked")));
@@ -118,6 +117,53 @@ async fn fetch(download: &Download, tell: impl Fn(f32)) -> anyhow::Result<PathBu
     Ok(path)
 }
 
+/// How much of a whole is done, if somebody sees it.
+pub struct ShareBar(ProgressBar);
+
+impl ShareBar {
+    /// Nothing is done yet.
+    pub fn new(message: &str) -> Self {
+        let bar = bar(printable(message), "{msg} {wide_bar} {percent:>3} %");
+        bar.set_length(100);
+        Self(bar)
+    }
+
+    /// So much is done, from 0 to 1.
+    pub fn set(&self, share: f32) {
+        self.0.set_position((share * 100.0) as u64);
+    }
+}
+
+impl Drop for ShareBar {
+    fn drop(&mut self) {
+        self.0.finish_and_clear();
+    }
+}
+
+/// How many bytes of a known number are done, if somebody sees it.
+pub struct ByteBar(ProgressBar);
+
+impl ByteBar {
+    /// Nothing is done yet.
+    pub fn new(message: &str, bytes: u64) -> Self {
+        let line = "{msg} {wide_bar} {bytes} of {total_bytes} {bytes_per_sec} {eta}";
+        let bar = bar(printable(message), line);
+        bar.set_length(bytes);
+        Self(bar)
+    }
+
+    /// So many more are done.
+    pub fn add(&self, bytes: usize) {
+        self.0.inc(bytes as u64);
+    }
+}
+
+impl Drop for ByteBar {
+    fn drop(&mut self) {
+        self.0.finish_and_clear();
+    }
+}
+
 /// A progress bar, if somebody sees it.
 fn bar(message: String, line: &str) -> ProgressBar {
     let bar = match std::io::stderr().is_terminal() {
@@ -126,6 +172,24 @@ fn bar(message: String, line: &str) -> ProgressBar {
     };
     let style = ProgressStyle::with_template(line).expect("the template is valid");
     bar.with_style(style).with_message(message)
+}
+
+/// A text from a file as a terminal may be given it: what would steer the terminal, or turn the text around, is spelt out.
+pub fn printable(text: &str) -> String {
+    let mut shown = String::with_capacity(text.len());
+    for char in text.chars() {
+        match steers(char) {
+            true => shown.extend(char.escape_default()),
+            false => shown.push(char),
+        }
+    }
+    shown
+}
+
+/// Whether it is a control character, or one that sets the direction of a text, or shows nothing.
+pub fn steers(char: char) -> bool {
+    let directs = matches!(char, '\u{61c}' | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}');
+    char.is_control() || directs || matches!(char, '\u{2060}'..='\u{206f}' | '\u{feff}')
 }
 
 /// What a person wants to know first: said at the terminal, not in the log.
@@ -146,4 +210,15 @@ fn greet(details: &ModelDetails, address: &str) {
          {slots} at once, {context_tokens} tokens of context each\n  \
          chat at {address}, all routes at {address}/docs"
     );
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_steers_a_terminal_is_spelt_out() {
+        let hostile = "a\u{1b}[2J\r\n\u{9b}\u{202e}é«»";
+        assert_eq!(printable(hostile), "a\\u{1b}[2J\\r\\n\\u{9b}\\u{202e}é«»");
+    }
 }

@@ -12,7 +12,20 @@ const FLOORS: &[(&str, &[&str])] = &[
         "main",
         &[
             "cli", "config", "terminal", "server", "api", "web", "model", "hub", "machine",
-            "logging",
+            "logging", "commands",
+        ],
+    ),
+    (
+        "commands",
+        &[
+            "cli",
+            "terminal",
+            "model",
+            "text",
+            "graph",
+            "gguf",
+            "safetensors",
+            "file_bytes",
         ],
     ),
     (

@@ -6,7 +6,7 @@ use clap::builder::FalseyValueParser;
 use clap::{Args, ValueEnum};
 
 /// The contract's default for `--ctx-size`.
-const DEFAULT_CONTEXT_TOKENS: usize = 512;
+pub(super) const DEFAULT_CONTEXT_TOKENS: usize = 512;
 
 /// Which model, and how.
 #[derive(Debug, Clone, PartialEq, Args)]

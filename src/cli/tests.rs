@@ -16,6 +16,66 @@ fn the_definition_is_sound() {
     Cli::command().debug_assert();
 }
 
+/// What a line asks for.
+fn invocation(line: &str) -> Result<Invocation, String> {
+    let words = std::iter::once("ortolan").chain(line.split_whitespace());
+    Invocation::read(words.map(OsString::from)).map_err(|error| error.to_string())
+}
+
+#[test]
+fn a_line_that_begins_with_a_command_is_the_commands() {
+    let inspect = |line: &str| match invocation(line) {
+        Ok(Invocation::Command(Command::Inspect(args))) => args,
+        other => panic!("{other:?}"),
+    };
+    let args = inspect("inspect a.gguf -c 8 -np 3 --json");
+    assert_eq!((args.ctx_size, args.parallel), (8, 3));
+    assert!(args.json && !args.tensors);
+    let defaults = inspect("inspect -- -np");
+    assert_eq!((defaults.ctx_size, defaults.parallel), (512, 1));
+    assert_eq!(defaults.path, PathBuf::from("-np"));
+    let quantize = invocation("quantize a.gguf b.gguf Q8_0 --output-type F16");
+    let Ok(Invocation::Command(Command::Quantize(args))) = quantize else {
+        panic!("{quantize:?}");
+    };
+    let types = (
+        args.kind,
+        args.output_tensor_type,
+        args.token_embedding_type,
+    );
+    assert_eq!(types, (QuantizedType::Q8_0, Some(MatrixType::F16), None));
+    for line in [
+        "inspect",
+        "inspect a b",
+        "quantize a b",
+        "export a",
+        "inspect a --port 1",
+    ] {
+        assert!(invocation(line).is_err(), "{line}");
+    }
+}
+
+#[test]
+fn what_begins_otherwise_is_for_the_server() {
+    let serve = invocation("-m inspect");
+    assert!(matches!(serve, Ok(Invocation::Serve(_))), "{serve:?}");
+    for line in ["-m a.gguf inspect b.gguf", "nonsense", "-- inspect a"] {
+        assert!(invocation(line).is_err(), "{line}");
+    }
+    let help = invocation("--help").unwrap_err();
+    let help_of_one = invocation("help quantize").unwrap_err();
+    assert!(
+        help.starts_with("Serve a language model")
+            && help.contains("--ctx-size")
+            && help.contains("  quantize "),
+        "{help}"
+    );
+    assert!(
+        help_of_one.contains("--token-embedding-type"),
+        "{help_of_one}"
+    );
+}
+
 #[test]
 fn the_contracts_names_are_understood() {
     let short =

@@ -1,0 +1,557 @@
+//! What the program does with a model's file beside serving it, from outside.
+
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+
+#[path = "common/bare.rs"]
+mod bare;
+mod common;
+#[path = "common/split.rs"]
+mod split;
+
+use std::fs;
+use std::path::Path;
+use std::process::{Command, Output};
+
+use bare::Bare;
+use common::gguf::{self, F16, F32, Tensor, Value};
+use common::tiny;
+use half::f16;
+use ort::session::{Session, SessionInputValue};
+use ort::value::Tensor as OnnxTensor;
+use ortolan::file_bytes::FileAccess;
+use ortolan::gguf::{Gguf, TensorType};
+use ortolan::graph::ModelFile;
+use ortolan::graph::onnx::TensorValues;
+use ortolan::runtime::{environment, operators};
+use ortolan::token::TokenId;
+use serde_json::json;
+
+/// The program in a folder, in an environment that would stop a server.
+fn ortolan(folder: &Path, words: &[&str]) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_ortolan"))
+        .current_dir(folder)
+        .args(words)
+        .env("ORTOLAN_CONFIG", "/nowhere/wren.toml")
+        .env("LLAMA_ARG_CTX_SIZE", "many")
+        .output()
+        .unwrap()
+}
+
+/// What it prints, if it succeeds.
+#[track_caller]
+fn succeeds(folder: &Path, words: &[&str]) -> String {
+    let output = ortolan(folder, words);
+    let errors = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{words:?}: {errors}");
+    String::from_utf8(output.stdout).unwrap()
+}
+
+/// It ends with this code, and says this.
+#[track_caller]
+fn refuses(folder: &Path, words: &[&str], code: i32, cause: &str) {
+    let output = ortolan(folder, words);
+    let errors = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(code), "{words:?}: {errors}");
+    assert!(errors.contains(cause), "{words:?}: {errors}");
+    assert!(!errors.contains("panicked"), "{words:?}: {errors}");
+}
+
+fn inspected(folder: &Path, words: &[&str]) -> serde_json::Value {
+    let json = succeeds(folder, &[&["inspect", "--json"], words].concat());
+    serde_json::from_str(&json).unwrap()
+}
+
+fn snapshot(name: &str, text: &str) {
+    let mut settings = insta::Settings::clone_current();
+    settings.set_snapshot_path("../snapshots");
+    settings.set_prepend_module_to_snapshot(false);
+    settings.bind(|| insta::assert_snapshot!(name, text));
+}
+
+#[test]
+fn help_names_the_commands_and_each_has_its_own() {
+    let folder = tempfile::tempdir().unwrap();
+    let help = Command::new(env!("CARGO_BIN_EXE_ortolan"))
+        .arg("--help")
+        .output();
+    let help = String::from_utf8(help.unwrap().stdout).unwrap();
+    assert!(help.contains("--ctx-size"), "{help}");
+    for command in ["inspect", "quantize", "export"] {
+        assert!(help.contains(&format!("\n  {command} ")), "{help}");
+        let own = succeeds(folder.path(), &[command, "--help"]);
+        assert!(own.contains(&format!("ortolan {command}")), "{own}");
+        assert!(!own.contains("LLAMA_ARG"), "{own}");
+    }
+    refuses(folder.path(), &["inspect"], 2, "<FILE>");
+    refuses(folder.path(), &["inspect", "--port", "1", "a"], 2, "--port");
+}
+
+#[test]
+fn a_command_stands_first() {
+    let output = Command::new(env!("CARGO_BIN_EXE_ortolan"))
+        .args(["-m", "a.gguf", "inspect", "b.gguf"])
+        .output()
+        .unwrap();
+    assert_eq!(output.status.code(), Some(2));
+    // A model may have a command's name.
+    let folder = tempfile::tempdir().unwrap();
+    let output = Command::new(env!("CARGO_BIN_EXE_ortolan"))
+        .current_dir(folder.path())
+        .args(["--onnxruntime", "x", "-m", "inspect"])
+        .output()
+        .unwrap();
+    let errors = String::from_utf8_lossy(&output.stderr);
+    assert!(errors.contains("cannot open inspect"), "{errors}");
+}
+
+#[test]
+fn a_model_is_shown() {
+    let folder = tempfile::tempdir().unwrap();
+    tiny::model(folder.path(), &[]);
+    let words = ["inspect", "tiny.gguf", "--tensors", "-c", "128", "-np", "2"];
+    snapshot("inspect", &succeeds(folder.path(), &words));
+    let json = inspected(folder.path(), &["tiny.gguf"]);
+    assert_eq!(json["served"], true);
+    assert_eq!(json["sizes"]["layers"], 2);
+    assert_eq!(json["metadata"]["llama.context_length"], 256);
+    assert_eq!(json["metadata"]["tokenizer.ggml.tokens"]["length"], 261);
+    assert_eq!(json["memory"]["ctx_size"], 512);
+    assert!(json.get("tensors").is_none());
+}
+
+#[test]
+fn weights_take_the_memory_that_is_told() {
+    let folder = tempfile::tempdir().unwrap();
+    let tiny = tiny::model(folder.path(), &[]);
+    for path in [tiny, common::model(), common::gemma()] {
+        let gguf = Gguf::open(&path, FileAccess::Map).unwrap();
+        let file = ModelFile::new(path, gguf).unwrap();
+        let initializers = file.graph(128, &|_| ()).initializers;
+        let bytes = initializers
+            .iter()
+            .map(|initializer| match &initializer.values {
+                TensorValues::F32(values) => size_of_val(&values[..]),
+                TensorValues::U8(values) => values.len(),
+            });
+        let found: usize = bytes.sum();
+        let told = file.operand_bytes(128) as usize;
+        // Beside the weights there are a few factors.
+        assert!((told..told + 64).contains(&found), "{found} {told}");
+    }
+}
+
+#[test]
+fn what_cannot_be_served_is_shown_with_the_reason() {
+    let folder = tempfile::tempdir().unwrap();
+    let other = [("general.architecture", Value::Text("mamba"))];
+    tiny::model(folder.path(), &other);
+    let json = inspected(folder.path(), &["tiny.gguf"]);
+    assert_eq!(json["served"], false);
+    let problem = json["problem"].as_str().unwrap();
+    assert!(problem.contains("«mamba» is not supported"), "{problem}");
+    assert_eq!(json["family"], "mamba");
+    assert_eq!(json["tensor_types"][0]["tensors"], 20);
+
+    // A tokenizer that is none of ours leaves what else is known.
+    let other = [("tokenizer.ggml.model", Value::Text("wren"))];
+    tiny::model(folder.path(), &other);
+    let json = inspected(folder.path(), &["tiny.gguf"]);
+    assert!(json["problem"].as_str().unwrap().contains("wren"), "{json}");
+    assert_eq!(json["sizes"]["hidden"], 64);
+
+    // A tensor type that nobody knows, and a file that is cut.
+    let path = tiny::model(folder.path(), &[]);
+    let whole = fs::read(&path).unwrap();
+    let name = b"blk.1.ffn_down.weight";
+    let place = whole.windows(name.len()).position(|part| part == name);
+    let kind = place.unwrap() + name.len() + 4 + 2 * 8;
+    let mut strange = whole.clone();
+    strange[kind] = 40;
+    fs::write(&path, strange).unwrap();
+    let json = inspected(folder.path(), &["tiny.gguf", "--tensors"]);
+    assert!(
+        json["problem"].as_str().unwrap().contains("NVFP4"),
+        "{json}"
+    );
+    assert_eq!(json["tensors"].as_array().unwrap().len(), 20);
+    assert_eq!(json["tensor_types"][1]["computed"], "not supported");
+    fs::write(&path, &whole[..whole.len() - 1000]).unwrap();
+    let text = succeeds(folder.path(), &["inspect", "tiny.gguf"]);
+    assert!(text.contains("is truncated"), "{text}");
+    fs::write(&path, &whole[..300]).unwrap();
+    let text = succeeds(folder.path(), &["inspect", "tiny.gguf"]);
+    assert!(text.contains("llama.block_count = 2"), "{text}");
+
+    fs::write(&path, b"no model").unwrap();
+    refuses(folder.path(), &["inspect", "tiny.gguf"], 1, "«GGUF»");
+    refuses(folder.path(), &["inspect", "wren.gguf"], 1, "No such file");
+    refuses(
+        folder.path(),
+        &["inspect", "."],
+        1,
+        "config.json is missing",
+    );
+}
+
+#[test]
+fn what_a_file_says_does_not_steer_a_terminal() {
+    let folder = tempfile::tempdir().unwrap();
+    let hostile = [(
+        "general.name\u{1b}[2J",
+        Value::Text("a\u{9b}31m\n\u{202e}b"),
+    )];
+    tiny::model(folder.path(), &hostile);
+    for more in [&[][..], &["--json"]] {
+        let words = [&["inspect", "tiny.gguf"], more].concat();
+        let text = succeeds(folder.path(), &words);
+        let steers = |char: char| char.is_control() && char != '\n' || char == '\u{202e}';
+        assert!(!text.contains(steers), "{text}");
+        assert!(
+            text.contains("u{202e}b") || text.contains("u202eb"),
+            "{text}"
+        );
+    }
+}
+
+#[test]
+fn a_folder_and_a_set_are_shown() {
+    let folder = tempfile::tempdir().unwrap();
+    let embeddings = common::embedding_model();
+    let json = inspected(folder.path(), &[embeddings.to_str().unwrap()]);
+    assert_eq!(json["served"], true, "{}", json["problem"]);
+    assert_eq!(json["family"], "bert");
+    assert_eq!(json["metadata"]["hidden_size"], 384);
+    assert_eq!(json["memory"]["cache"], 0);
+
+    let model = common::model();
+    let set = split::split(&model, folder.path(), 3);
+    let whole = inspected(folder.path(), &[model.to_str().unwrap()]);
+    let first = set[0].to_str().unwrap();
+    let parts = inspected(folder.path(), &[first]);
+    for what in ["parameters", "tensor_types", "sizes", "served"] {
+        assert_eq!(parts[what], whole[what], "{what}");
+    }
+    assert_eq!(parts["files"], 3);
+    fs::remove_file(&set[2]).unwrap();
+    let alone = inspected(folder.path(), &[first]);
+    assert_eq!(
+        (&alone["served"], &alone["files"]),
+        (&false.into(), &1.into())
+    );
+}
+
+/// The kinds of a file's tensors.
+fn kinds(path: &Path) -> Vec<(String, TensorType)> {
+    let gguf = Gguf::open(path, FileAccess::Map).unwrap();
+    let kinds = gguf.tensors();
+    let mut kinds: Vec<_> = kinds
+        .map(|(name, tensor)| (name.to_owned(), tensor.kind))
+        .collect();
+    kinds.sort_by(|left, right| left.0.cmp(&right.0));
+    kinds
+}
+
+#[test]
+fn matrices_become_blocks_and_all_else_is_kept() {
+    let folder = tempfile::tempdir().unwrap();
+    let said = [
+        ("general.file_type", Value::U32(0)),
+        ("general.name", Value::Text("wren")),
+    ];
+    let tiny = tiny::model(folder.path(), &said);
+    let told = succeeds(folder.path(), &["quantize", "tiny.gguf", "q4.gguf", "Q4_0"]);
+    assert!(told.contains("15 of 20 tensors were quantised"), "{told}");
+    let (before, after) = (
+        Gguf::open(&tiny, FileAccess::Map).unwrap(),
+        Gguf::open(&folder.path().join("q4.gguf"), FileAccess::Map).unwrap(),
+    );
+    for (name, tensor) in before.tensors() {
+        let quantised = after.tensor(name).unwrap();
+        assert_eq!(quantised.shape, tensor.shape);
+        let floats = tensor.shape.len() == 1;
+        assert_eq!(quantised.kind == TensorType::F32, floats, "{name}");
+        let mut values = vec![0.0; tensor.values()];
+        quantised
+            .kind
+            .dequantise(after.bytes(quantised), &mut values);
+        let mut wanted = values.clone();
+        tensor.kind.dequantise(before.bytes(tensor), &mut wanted);
+        let near = |(value, wanted): (&f32, &f32)| (value - wanted).abs() <= 0.04;
+        assert!(values.iter().zip(&wanted).all(near), "{name}");
+    }
+    let pairs = |gguf: &Gguf| {
+        let listing = gguf.listings().next().unwrap();
+        let bytes = gguf.contents().next().unwrap();
+        let pairs = listing.pairs.into_iter();
+        pairs
+            .map(|pair| (pair.key, bytes[pair.place].to_vec()))
+            .collect::<Vec<_>>()
+    };
+    let (mut before, mut after) = (pairs(&before), pairs(&after));
+    assert_eq!(after.pop().unwrap().0, "general.quantization_version");
+    let changed = |pairs: &mut Vec<(String, Vec<u8>)>| {
+        let place = pairs.iter().position(|(key, _)| key == "general.file_type");
+        pairs.remove(place.unwrap()).1
+    };
+    assert_eq!(changed(&mut before)[29], 0);
+    assert_eq!(changed(&mut after)[29], 2);
+    assert_eq!(after, before);
+
+    let json = inspected(folder.path(), &["q4.gguf"]);
+    assert_eq!(json["served"], true, "{}", json["problem"]);
+    assert!(!fs::read_dir(folder.path()).unwrap().any(|entry| {
+        entry
+            .unwrap()
+            .file_name()
+            .to_string_lossy()
+            .contains(".part")
+    }));
+}
+
+#[test]
+fn output_and_embedding_matrices_may_become_something_else() {
+    let folder = tempfile::tempdir().unwrap();
+    tiny::model(folder.path(), &[]);
+    let check = |options: &[&str], wanted: TensorType| {
+        let words = [
+            &["quantize", "--force", "tiny.gguf", "out.gguf", "q4_0"],
+            options,
+        ]
+        .concat();
+        succeeds(folder.path(), &words);
+        let kinds = kinds(&folder.path().join("out.gguf"));
+        let kind = kinds.iter().find(|(name, _)| name == "token_embd.weight");
+        assert_eq!(kind.unwrap().1, wanted, "{options:?}");
+    };
+    check(&[], TensorType::Q4_0);
+    check(&["--output-tensor-type", "q8_0"], TensorType::Q8_0);
+    check(
+        &["--output-type", "q8_0", "--token-embedding-type", "f16"],
+        TensorType::F16,
+    );
+    check(&["--token-embedding-type", "f32"], TensorType::F32);
+}
+
+#[test]
+fn a_set_of_quantised_files_becomes_one_file() {
+    let folder = tempfile::tempdir().unwrap();
+    let set = split::split(&common::model(), folder.path(), 3);
+    let first = set[0].to_str().unwrap();
+    let told = succeeds(folder.path(), &["quantize", first, "one.gguf", "q8_0"]);
+    assert!(told.contains("were quantised before"), "{told}");
+    let one = folder.path().join("one.gguf");
+    let json = inspected(folder.path(), &["one.gguf"]);
+    assert_eq!(
+        (&json["served"], &json["files"]),
+        (&true.into(), &1.into()),
+        "{}",
+        json["problem"]
+    );
+    assert!(json["metadata"].get("split.count").is_none());
+    assert_eq!(kinds(&one).len(), kinds(&common::model()).len());
+    refuses(
+        folder.path(),
+        &[
+            "quantize",
+            "--force",
+            first,
+            set[1].to_str().unwrap(),
+            "q8_0",
+        ],
+        1,
+        "is read, and cannot be written over",
+    );
+}
+
+#[test]
+fn what_is_there_is_not_written_over() {
+    let folder = tempfile::tempdir().unwrap();
+    let tiny = tiny::model(folder.path(), &[]);
+    let before = fs::read(&tiny).unwrap();
+    fs::write(folder.path().join("out.gguf"), "precious").unwrap();
+    let check = |words: &[&str], code, cause| refuses(folder.path(), words, code, cause);
+    check(&["quantize", "tiny.gguf", "out.gguf", "q8_0"], 1, "--force");
+    check(
+        &["quantize", "--force", "tiny.gguf", "./tiny.gguf", "q8_0"],
+        1,
+        "is read",
+    );
+    check(
+        &["quantize", "tiny.gguf", "nowhere/out.gguf", "q8_0"],
+        1,
+        "nowhere",
+    );
+    check(&["quantize", "tiny.gguf", ".", "q8_0"], 1, "a folder");
+    check(&["quantize", "tiny.gguf", "other.gguf", "q9_0"], 2, "q9_0");
+    check(&["quantize", "out.gguf", "other.gguf", "q8_0"], 1, "«GGUF»");
+    assert_eq!(fs::read(&tiny).unwrap(), before);
+    assert_eq!(
+        fs::read(folder.path().join("out.gguf")).unwrap(),
+        b"precious"
+    );
+}
+
+#[test]
+fn tensors_that_do_not_fit_are_told() {
+    let folder = tempfile::tempdir().unwrap();
+    let half = |name: &str, shape: &[u64], bytes: Vec<u8>| Tensor {
+        name: name.to_owned(),
+        shape: shape.to_vec(),
+        kind: F16,
+        bytes,
+    };
+    let header = [("general.architecture", Value::Text("wren"))];
+    let tensors = [
+        half("narrow.weight", &[8, 4], vec![0; 64]),
+        half("three.weight", &[32, 2, 2], vec![0x11; 256]),
+        half("ffn_norm.weight", &[32, 1], vec![0; 64]),
+        half("bias", &[32, 1], vec![0; 64]),
+    ];
+    let path = folder.path().join("wren.gguf");
+    gguf::write(&path, &header, &tensors);
+    let told = succeeds(
+        folder.path(),
+        &["quantize", "wren.gguf", "out.gguf", "q8_0"],
+    );
+    assert!(
+        told.contains("1 of them are no whole number of blocks wide: narrow.weight"),
+        "{told}"
+    );
+    let wanted = [
+        ("bias", TensorType::F16),
+        ("ffn_norm.weight", TensorType::F16),
+        ("narrow.weight", TensorType::F16),
+        ("three.weight", TensorType::Q8_0),
+    ];
+    let wanted = wanted.map(|(name, kind)| (name.to_owned(), kind));
+    assert_eq!(kinds(&folder.path().join("out.gguf")), wanted);
+
+    let infinite = Tensor {
+        name: "a\u{1b}.weight".to_owned(),
+        shape: vec![32, 1],
+        kind: F32,
+        bytes: f32::INFINITY.to_le_bytes().repeat(32),
+    };
+    gguf::write(&path, &header, &[infinite]);
+    let words = ["quantize", "wren.gguf", "other.gguf", "q8_0"];
+    refuses(
+        folder.path(),
+        &words,
+        1,
+        "tensor «a\\u{1b}.weight»: the number inf",
+    );
+    assert!(!folder.path().join("other.gguf").exists());
+}
+
+/// The file in the folder as JSON.
+fn json_file(path: &Path) -> serde_json::Value {
+    serde_json::from_slice(&fs::read(path).unwrap()).unwrap()
+}
+
+#[test]
+fn an_exported_graph_computes_what_the_server_does() {
+    let folder = tempfile::tempdir().unwrap();
+    let tiny = tiny::model(folder.path(), &[]);
+    succeeds(folder.path(), &["quantize", "tiny.gguf", "q4.gguf", "q4_0"]);
+    for model in [tiny, folder.path().join("q4.gguf")] {
+        let words = ["export", "--force", "-c", "128", "-m"];
+        succeeds(
+            folder.path(),
+            &[&words[..], &[model.to_str().unwrap(), "out"]].concat(),
+        );
+        let out = folder.path().join("out");
+        let facts = json_file(&out.join("ortolan.json"));
+        assert_eq!(facts["context_tokens"], 128);
+        let shape = json!(["blocks", "block_tokens", 2, 16]);
+        assert_eq!(facts["cache"]["shape"], shape);
+        let tokens: Vec<i64> = b"Once upon a time"
+            .iter()
+            .map(|byte| i64::from(*byte))
+            .collect();
+        let found = exported_logits(&out, &tokens);
+
+        let mut bare = Bare::load_from(&model);
+        let ids: Vec<TokenId> = tokens.iter().map(|id| TokenId(*id as u32)).collect();
+        let wanted = bare.logits(&ids, &[64]);
+        let (found, wanted) = (found.iter(), wanted.iter().flatten());
+        let difference = found
+            .zip(wanted)
+            .map(|(found, wanted)| (found - wanted).abs());
+        let difference = difference.fold(0.0, f32::max);
+        assert!(difference <= 1e-4, "{difference}");
+    }
+}
+
+/// The logits after each token, by the exported graphs alone.
+fn exported_logits(out: &Path, tokens: &[i64]) -> Vec<f32> {
+    let runtime = environment(&common::onnxruntime()).unwrap();
+    let session = |name: &str| {
+        let builder = Session::builder(&runtime).unwrap();
+        let builder = builder.with_operators(operators::domain().unwrap());
+        builder.unwrap().commit_from_file(out.join(name)).unwrap()
+    };
+    let count = tokens.len();
+    let mut embeddings = session("embeddings.onnx");
+    let ids = OnnxTensor::from_array(([count], tokens.to_vec())).unwrap();
+    let embedded = embeddings.run(ort::inputs!["input_ids" => ids]).unwrap();
+    let (shape, rows) = embedded["inputs_embeds"]
+        .try_extract_tensor::<f32>()
+        .unwrap();
+    let (hidden, rows) = (shape[1] as usize, rows.to_vec());
+
+    let i32s = |values: Vec<i32>| OnnxTensor::from_array(([values.len()], values)).unwrap();
+    let all: Vec<i64> = (0..count as i64).collect();
+    let wanted = || OnnxTensor::from_array(([count], all.clone())).unwrap();
+    let table = OnnxTensor::from_array(([1, 1], vec![0_i32])).unwrap();
+    let mut inputs: Vec<(String, SessionInputValue<'_>)> = vec![
+        (
+            "inputs_embeds".to_owned(),
+            OnnxTensor::from_array(([count, hidden], rows))
+                .unwrap()
+                .into(),
+        ),
+        (
+            "cumulative_sequence_length".to_owned(),
+            i32s(vec![0, count as i32]).into(),
+        ),
+        ("past_seqlens".to_owned(), i32s(vec![0]).into()),
+        ("block_table".to_owned(), table.into()),
+        ("logit_rows".to_owned(), wanted().into()),
+        ("hidden_rows".to_owned(), wanted().into()),
+    ];
+    for layer in 0..2 {
+        for part in ["key", "value"] {
+            let zeros = vec![f16::ZERO; 32 * 2 * 16];
+            let cache = OnnxTensor::from_array(([1, 32, 2, 16], zeros)).unwrap();
+            inputs.push((format!("{part}_cache.{layer}"), cache.into()));
+        }
+    }
+    let mut model = session("model.onnx");
+    let computed = model.run(inputs).unwrap();
+    let (_, logits) = computed["logits"].try_extract_tensor::<f32>().unwrap();
+    logits.to_vec()
+}
+
+#[test]
+fn an_encoder_is_exported_and_a_folder_with_something_in_it_is_left() {
+    let folder = tempfile::tempdir().unwrap();
+    let embeddings = common::embedding_model();
+    let embeddings = embeddings.to_str().unwrap();
+    succeeds(folder.path(), &["export", "-m", embeddings, "a/b"]);
+    let facts = json_file(&folder.path().join("a/b/ortolan.json"));
+    assert_eq!(
+        (&facts["family"], facts.get("cache")),
+        (&json!("bert"), None)
+    );
+    let names = facts["model"]["inputs"].as_array().unwrap();
+    assert!(names.iter().any(|input| input["name"] == "positions"));
+    let weights = fs::metadata(folder.path().join("a/b/embeddings.onnx.data"));
+    assert_eq!(weights.unwrap().len(), 30_522 * 384 * 4);
+
+    fs::write(folder.path().join("precious"), "x").unwrap();
+    let words = ["export", "-m", embeddings, "."];
+    refuses(folder.path(), &words, 1, "is not empty; --force");
+    refuses(folder.path(), &["export", "."], 2, "--model");
+    refuses(folder.path(), &["export", "-m", "wren", "c"], 1, "wren");
+    assert!(!folder.path().join("c").exists());
+}
