@@ -14,6 +14,7 @@ use crate::api::{BodyRules, Defaults, Endpoints};
 use crate::cli::{
     self, BatchingArgs, Cli, ComputingArgs, Device, LoadMode, ModelArgs, Numa, ServingArgs,
 };
+use crate::gguf::quant::Target;
 use crate::hub::{self, Download, HubOptions, Wanted};
 use crate::machine::{Placement, Strategy};
 use crate::model::load::{self, CacheSize, FileAccess, LoadOptions, SessionOptions};
@@ -273,6 +274,10 @@ fn load_options(
                 .with_context(|| format!("--system-prompt-file {}", path.display()))?,
             None => SystemPrompt::default(),
         },
+        quantize: model.quantize.map(|kind| match kind {
+            cli::QuantizedType::Q4_0 => Target::Q4_0,
+            cli::QuantizedType::Q8_0 => Target::Q8_0,
+        }),
         pooling: model.pooling.map(|pooling| match pooling {
             cli::Pooling::Mean => model::Pooling::Mean,
             cli::Pooling::Cls => model::Pooling::First,

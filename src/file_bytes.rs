@@ -47,6 +47,16 @@ impl FileBytes {
             }
         }))
     }
+
+    /// Gives back the memory that the bytes looked at so far take, where they are mapped: they come from the file again when
+    /// they are needed again.
+    pub fn release(&self) {
+        #[cfg(unix)]
+        if let Contents::Mapped(bytes) = &self.0 {
+            // SAFETY: nobody writes to the mapping, so that what is dropped is what the file has.
+            let _ = unsafe { bytes.unchecked_advise(memmap2::UncheckedAdvice::DontNeed) };
+        }
+    }
 }
 
 impl Deref for FileBytes {

@@ -36,6 +36,7 @@ fn load(path: &Path, pooling: Option<Pooling>) -> LoadedModel {
         access: FileAccess::Map,
         lock_memory: false,
         session: SessionOptions::new(common::onnxruntime()),
+        quantize: None,
         chat_template: None,
         system_prompt: SystemPrompt::default(),
         pooling,

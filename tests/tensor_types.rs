@@ -15,7 +15,7 @@ use half::{bf16, f16};
 use ortolan::cache::BlockPool;
 use ortolan::file_bytes::FileAccess;
 use ortolan::gguf::Gguf;
-use ortolan::gguf::quant::TensorType;
+use ortolan::gguf::quant::{Target, TensorType};
 use ortolan::graph::ModelFile;
 use ortolan::runtime::{Decoder, SessionOptions};
 use ortolan::token::TokenId;
@@ -164,6 +164,15 @@ fn tensor(name: &str, shape: &[usize], values: &[f32]) -> Tensor {
 }
 
 fn decoder(folder: &Path, tensors: &[Tensor]) -> Decoder {
+    load(&model_file(folder, tensors))
+}
+
+fn load(file: &ModelFile) -> Decoder {
+    let options = SessionOptions::new(common::onnxruntime());
+    Decoder::load(file, &options, 64, BLOCKS, BLOCK_TOKENS, &|_| ()).unwrap()
+}
+
+fn model_file(folder: &Path, tensors: &[Tensor]) -> ModelFile {
     let tokens = (0..VOCABULARY)
         .map(|token| format!("token {token}"))
         .collect();
@@ -181,9 +190,7 @@ fn decoder(folder: &Path, tensors: &[Tensor]) -> Decoder {
     let path = folder.join("model.gguf");
     gguf::write(&path, &header, tensors);
     let gguf = Gguf::open(&path, FileAccess::Map).unwrap();
-    let file = ModelFile::new(path, gguf).unwrap();
-    let options = SessionOptions::new(common::onnxruntime());
-    Decoder::load(&file, &options, 64, BLOCKS, BLOCK_TOKENS, &|_| ()).unwrap()
+    ModelFile::new(path, gguf).unwrap()
 }
 
 /// The largest `1 - cosine` of two rows.
@@ -227,5 +234,41 @@ fn products_are_those_of_the_numbers_and_a_row_has_the_same_bits_in_any_company(
                 "{kind:?} in chunks of {chunks:?}"
             );
         }
+    }
+}
+
+#[test]
+fn matrices_of_floats_are_quantised_while_a_model_loads() {
+    let folder = tempfile::tempdir().unwrap();
+    let tokens: Vec<TokenId> = (0..40).map(|place| TokenId(place * 37 % 96)).collect();
+    let of = |mut decoder: Decoder| {
+        let mut pool = BlockPool::new(BLOCKS, BLOCK_TOKENS);
+        logits(&mut decoder, &mut pool, &tokens, &[3, 1, 64])
+    };
+    for (kind, target) in [
+        (TensorType::F32, Target::Q4_0),
+        (TensorType::Bf16, Target::Q8_0),
+    ] {
+        // The embedding matrix is no part of a product here.
+        let mut floats = Pair::new(kind).typed;
+        // No block has such a scale.
+        let odd = "blk.1.attn_output.weight";
+        let place = floats.iter().position(|tensor| tensor.name == odd).unwrap();
+        floats[place] = tensor(odd, &[HIDDEN, HIDDEN], &[1e9; HIDDEN * HIDDEN]);
+        let stays = |name: &str| [odd, "token_embd.weight"].contains(&name);
+        let quantised = |float: &Tensor| {
+            let shape: Vec<usize> = float.shape.iter().map(|size| *size as usize).collect();
+            match target.serves(&float.name, &shape) && !stays(&float.name) {
+                true => Tensor {
+                    kind: TensorType::from(target).id(),
+                    bytes: target.requantise(kind, &float.bytes).unwrap(),
+                    ..float.clone()
+                },
+                false => float.clone(),
+            }
+        };
+        let blocks: Vec<Tensor> = floats.iter().map(quantised).collect();
+        let loaded = load(&model_file(folder.path(), &floats).quantised(target));
+        assert!(of(loaded) == of(decoder(folder.path(), &blocks)));
     }
 }

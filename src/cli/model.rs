@@ -5,6 +5,8 @@ use std::path::PathBuf;
 use clap::builder::FalseyValueParser;
 use clap::{Args, ValueEnum};
 
+use super::commands::QuantizedType;
+
 /// The contract's default for `--ctx-size`.
 pub(super) const DEFAULT_CONTEXT_TOKENS: usize = 512;
 
@@ -83,6 +85,11 @@ pub struct ModelArgs {
     /// Tokens a sequence may have, prompt and answer; 0 is what the model was trained with
     #[arg(short, long, value_name = "N", default_value_t = DEFAULT_CONTEXT_TOKENS, env = "LLAMA_ARG_CTX_SIZE")]
     pub ctx_size: usize,
+
+    /// Multiply with matrices of floats (F32, F16, BF16) as blocks of TYPE, made while the model loads; what is quantised
+    /// already stays as it is
+    #[arg(long, value_enum, value_name = "TYPE", ignore_case = true, env = "ORTOLAN_QUANTIZE")]
+    pub quantize: Option<QuantizedType>,
 
     /// Keep everything in memory once the model is loaded: nothing is swapped out
     #[arg(long, env = "LLAMA_ARG_MLOCK", value_parser = FalseyValueParser::new())]

@@ -114,6 +114,15 @@ fn defaults_are_the_contracts() {
 }
 
 #[test]
+fn floats_may_be_quantised_at_load() {
+    let kind = |line| read(line).map(|cli| cli.model.quantize);
+    assert_eq!(kind("-m folder").unwrap(), None);
+    let eight_bits = Some(QuantizedType::Q8_0);
+    assert_eq!(kind("-m folder --quantize Q8_0").unwrap(), eight_bits);
+    assert!(kind("-m folder --quantize q4_k").is_err());
+}
+
+#[test]
 fn the_cache_has_one_size() {
     let cli = read("-m a.gguf --memory-budget 2GiB").unwrap();
     assert_eq!(cli.batching.memory_budget, Some(ByteSize::gib(2)));

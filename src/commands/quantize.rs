@@ -6,12 +6,11 @@ use std::path::Path;
 
 use anyhow::{Context, ensure};
 use bytesize::ByteSize;
-use rayon::prelude::*;
 
 use super::new_file::{self, NewFile};
 use crate::cli::{MatrixType, QuantizeArgs, QuantizedType};
 use crate::file_bytes::FileAccess;
-use crate::gguf::quant::{NotQuantisable, Target};
+use crate::gguf::quant::{Target, is_quantisable};
 use crate::gguf::{Gguf, GgufWriter, ListedTensor, TensorType, WrittenPair, WrittenTensor};
 use crate::terminal::{ByteBar, printable};
 
@@ -25,26 +24,8 @@ const OF_A_SET: &str = "split.";
 const EMBEDDING: &str = "token_embd.weight";
 const OUTPUT: &str = "output.weight";
 
-/// Parts of the names of matrices that stay as they are: what they do needs more than blocks stand for (llama.cpp's
-/// `tensor_allows_quantization`).
-const KEPT: [&str; 11] = [
-    "_norm.weight",
-    "ffn_gate_inp.weight",
-    "position_embd.weight",
-    "token_types.weight",
-    "attn_rel_b.weight",
-    "ssm_conv1d",
-    "shortconv.conv.weight",
-    "time_mix_",
-    "altup",
-    "laurel",
-    "per_layer_model_proj",
-];
-
-/// Values that one thread takes at a time: whole blocks of every type.
-const PIECE_VALUES: usize = 1 << 16;
-/// Pieces between two writes.
-const PIECES: usize = 64;
+/// Values between two writes: whole blocks of every type.
+const PIECE_VALUES: usize = 1 << 22;
 
 /// Names of tensors that are told.
 const SHOWN_NAMES: usize = 4;
@@ -127,8 +108,7 @@ impl<'a> Plan<'a> {
         } = tensor;
         let kind = kind.map_err(anyhow::Error::msg)?;
         let wanted = wanted(&name, &shape, args, tied);
-        let fits =
-            |target: &Target| shape[0].is_multiple_of(TensorType::from(*target).block_values());
+        let fits = |target: &Target| target.fits(&shape);
         if wanted.is_some_and(|target| !fits(&target)) {
             self.odd.push(name.clone());
         }
@@ -223,8 +203,7 @@ fn shown(path: &Path) -> String {
 
 /// What a tensor is to become, if it is a matrix that may.
 fn wanted(name: &str, shape: &[usize], args: &QuantizeArgs, tied: bool) -> Option<Target> {
-    let is_matrix = shape.len() > 1 && name.ends_with(".weight");
-    if !is_matrix || KEPT.iter().any(|part| name.contains(part)) {
+    if !is_quantisable(name, shape) {
         return None;
     }
     let output = args.output_tensor_type;
@@ -250,7 +229,7 @@ fn file_type(kind: QuantizedType) -> u32 {
 }
 
 fn copy<W: Write>(blocks: &[u8], writer: &mut GgufWriter<W>, bar: &ByteBar) -> anyhow::Result<()> {
-    for piece in blocks.chunks(PIECES * PIECE_VALUES) {
+    for piece in blocks.chunks(PIECE_VALUES) {
         writer.blocks(piece)?;
         bar.add(piece.len());
     }
@@ -265,24 +244,10 @@ fn convert<W: Write>(
     bar: &ByteBar,
 ) -> anyhow::Result<()> {
     let piece_bytes = PIECE_VALUES / kind.block_values() * kind.block_bytes();
-    for pieces in blocks.chunks(PIECES * piece_bytes) {
-        let pieces = pieces.par_chunks(piece_bytes);
-        let converted: Vec<Vec<u8>> = pieces
-            .map(|piece| converted(kind, piece, target))
-            .collect::<Result<_, _>>()?;
-        for piece in converted {
-            writer.blocks(&piece)?;
-            bar.add(piece.len());
-        }
+    for piece in blocks.chunks(piece_bytes) {
+        let made = target.requantise(kind, piece)?;
+        writer.blocks(&made)?;
+        bar.add(made.len());
     }
     Ok(())
-}
-
-fn converted(kind: TensorType, blocks: &[u8], target: Target) -> Result<Vec<u8>, NotQuantisable> {
-    let mut values = vec![0.0; blocks.len() / kind.block_bytes() * kind.block_values()];
-    kind.dequantise(blocks, &mut values);
-    let to = TensorType::from(target);
-    let mut converted = vec![0; values.len() / to.block_values() * to.block_bytes()];
-    target.quantise(&values, &mut converted)?;
-    Ok(converted)
 }

@@ -106,7 +106,7 @@ impl GgufFile {
     }
 
     /// All of its bytes.
-    pub(super) fn contents(&self) -> &[u8] {
+    pub(super) fn contents(&self) -> &FileBytes {
         &self.0
     }
 

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use super::listing::Listing;
 use super::metadata::{Metadata, MetadataError, Optional};
 use super::reader::{GgufError, GgufFile, Tensor};
-use crate::file_bytes::FileAccess;
+use crate::file_bytes::{FileAccess, FileBytes};
 
 /// Most files of a set.
 const MAX_FILES: usize = 1000;
@@ -95,7 +95,7 @@ impl Gguf {
     }
 
     /// The bytes of each file, in order.
-    pub fn contents(&self) -> impl Iterator<Item = &[u8]> {
+    pub fn contents(&self) -> impl Iterator<Item = &FileBytes> {
         self.files.iter().map(GgufFile::contents)
     }
 

@@ -18,6 +18,7 @@ use onnx::{Dimension, ElementType, Exported, GraphBuilder, Initializer, TensorVa
 pub use tensors::{Tensor, Tensors};
 pub use weights::Computation;
 
+use crate::gguf::quant::Target;
 use crate::gguf::{Gguf, MetadataError};
 use crate::safetensors::Safetensors;
 
@@ -198,6 +199,14 @@ impl ModelFile {
         })
     }
 
+    /// The same, but matrices of floats are multiplied as blocks of `target`.
+    pub fn quantised(self, target: Target) -> Self {
+        Self {
+            tensors: self.tensors.quantised(target),
+            ..self
+        }
+    }
+
     /// The embedding matrix.
     pub fn embeddings(&self) -> Embeddings {
         let matrix = embedding_matrix(&self.tensors);
@@ -220,7 +229,7 @@ impl ModelFile {
         let of_tensor = |(name, tensor): (&str, Tensor<'_>)| {
             let values = tensor.columns() * tensor.rows();
             let single = values * size_of::<f32>();
-            let product = Computation::from(tensor.kind).operand_bytes(values);
+            let product = Computation::from(tensor.product_kind()).operand_bytes(values);
             match (&self.architecture, name) {
                 // Its rows are read from the file.
                 (Architecture::Decoder { .. }, families::TOKEN_EMBEDDING) if tied => product,
@@ -247,20 +256,20 @@ impl ModelFile {
     /// How few rows a step may have without changing a row's bits.
     pub fn least_rows(&self) -> LeastRows {
         let output = match self.tensors.get(families::OUTPUT) {
-            Some(output) => output.kind,
-            None => embedding_matrix(&self.tensors).kind,
+            Some(output) => output.product_kind(),
+            None => embedding_matrix(&self.tensors).product_kind(),
         };
         let outside = [families::TOKEN_EMBEDDING, families::OUTPUT];
         let inside = self.tensors.all();
         let inside = inside.filter(|(name, _)| !outside.contains(name));
         LeastRows {
-            tokens: weights::least_rows(inside.map(|(_, tensor)| tensor.kind)),
+            tokens: weights::least_rows(inside.map(|(_, tensor)| tensor.product_kind())),
             logits: weights::least_rows([output]),
         }
     }
 
-    /// The graph for sequences of up to `context_tokens` tokens. `progress` hears the share that is done,
-    /// from 0 to 1.
+    /// The graph for sequences of up to `context_tokens` tokens, which has all that it needs of the files, so that what was
+    /// looked at of them need not stay in memory. `progress` hears the share that is done, from 0 to 1.
     pub fn graph(&self, context_tokens: usize, progress: &dyn Fn(f32)) -> ModelGraph {
         let builder = match &self.architecture {
             Architecture::Decoder { shape, .. } => {
@@ -268,6 +277,9 @@ impl ModelFile {
             }
             Architecture::Bert(shape) => encoder::build(&self.tensors, shape, progress),
         };
+        for file in self.tensors.contents() {
+            file.release();
+        }
         let (model, initializers) = builder.finish(self.architecture.name());
         ModelGraph {
             model,

@@ -1,16 +1,23 @@
 //! A model's tensors by GGUF's names, wherever they are stored: in GGUF files, or in a safetensors file, whose names
 //! its family translates.
 
+use std::borrow::Cow;
 use std::collections::HashMap;
 use std::sync::Arc;
 
 use super::GraphError;
+use crate::file_bytes::FileBytes;
+use crate::gguf::quant::{NotQuantisable, Target};
 use crate::gguf::{Gguf, TensorType};
 use crate::safetensors::{Element, Safetensors};
 
 /// The tensors of an open model.
 #[derive(Debug, Clone)]
-pub struct Tensors(Arc<Store>);
+pub struct Tensors {
+    store: Arc<Store>,
+    /// What matrices of floats are multiplied as.
+    quantised: Option<Target>,
+}
 
 #[derive(Debug)]
 enum Store {
@@ -29,6 +36,8 @@ enum Store {
 pub struct Tensor<'a> {
     /// The type of its blocks.
     pub kind: TensorType,
+    /// What it is to be multiplied as, if not as it is.
+    pub quantised: Option<Target>,
     /// Its sizes, contiguous dimension first.
     pub shape: Vec<usize>,
     /// Its blocks.
@@ -56,6 +65,22 @@ impl Tensor<'_> {
         values
     }
 
+    /// The type of the blocks that it is multiplied as.
+    pub fn product_kind(&self) -> TensorType {
+        self.quantised.map_or(self.kind, TensorType::from)
+    }
+
+    /// Those blocks.
+    ///
+    /// # Errors
+    /// No blocks of that type stand for its numbers.
+    pub fn product_blocks(&self) -> Result<Cow<'_, [u8]>, NotQuantisable> {
+        match self.quantised {
+            None => Ok(Cow::Borrowed(self.bytes)),
+            Some(target) => target.requantise(self.kind, self.bytes).map(Cow::Owned),
+        }
+    }
+
     /// The blocks of row `row`.
     ///
     /// # Panics
@@ -68,7 +93,10 @@ impl Tensor<'_> {
 
 impl From<Arc<Gguf>> for Tensors {
     fn from(gguf: Arc<Gguf>) -> Self {
-        Self(Arc::new(Store::Gguf(gguf)))
+        Self {
+            store: Arc::new(Store::Gguf(gguf)),
+            quantised: None,
+        }
     }
 }
 
@@ -95,18 +123,40 @@ impl Tensors {
                 return Err(GraphError::Inconsistent(problem));
             }
         }
-        Ok(Self(Arc::new(Store::Safetensors {
-            files,
-            names,
-            missing_gain,
-        })))
+        Ok(Self {
+            store: Arc::new(Store::Safetensors {
+                files,
+                names,
+                missing_gain,
+            }),
+            quantised: None,
+        })
+    }
+
+    /// The same, but matrices of floats are multiplied as blocks of `target`, where they are some blocks wide.
+    pub fn quantised(self, target: Target) -> Self {
+        Self {
+            quantised: Some(target),
+            ..self
+        }
     }
 
     /// The tensor of that name.
     pub fn get(&self, name: &str) -> Option<Tensor<'_>> {
-        match &*self.0 {
+        let tensor = self.stored(name)?;
+        let is_float = tensor.kind.codes().is_none();
+        let fits = |target: &Target| is_float && target.serves(name, &tensor.shape);
+        Some(Tensor {
+            quantised: self.quantised.filter(fits),
+            ..tensor
+        })
+    }
+
+    fn stored(&self, name: &str) -> Option<Tensor<'_>> {
+        match &*self.store {
             Store::Gguf(gguf) => gguf.tensor(name).map(|tensor| Tensor {
                 kind: tensor.kind,
+                quantised: None,
                 shape: tensor.shape.clone(),
                 bytes: gguf.bytes(tensor),
                 added: 0.0,
@@ -123,6 +173,7 @@ impl Tensors {
                         Element::F16 => TensorType::F16,
                         Element::Bf16 => TensorType::Bf16,
                     },
+                    quantised: None,
                     shape: tensor.shape.iter().rev().copied().collect(),
                     bytes: tensor.bytes,
                     added: if name.ends_with("norm.weight") {
@@ -137,7 +188,7 @@ impl Tensors {
 
     /// All names, in no order.
     pub fn names(&self) -> Box<dyn Iterator<Item = &str> + '_> {
-        match &*self.0 {
+        match &*self.store {
             Store::Gguf(gguf) => Box::new(gguf.tensors().map(|(name, _)| name)),
             Store::Safetensors { names, .. } => Box::new(names.keys().map(String::as_str)),
         }
@@ -150,8 +201,8 @@ impl Tensors {
     }
 
     /// The bytes of each file, in order.
-    pub fn contents(&self) -> Vec<&[u8]> {
-        match &*self.0 {
+    pub fn contents(&self) -> Vec<&FileBytes> {
+        match &*self.store {
             Store::Gguf(gguf) => gguf.contents().collect(),
             Store::Safetensors { files, .. } => files.iter().map(Safetensors::contents).collect(),
         }

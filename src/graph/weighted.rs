@@ -74,7 +74,10 @@ impl<'a> WeightedGraph<'a> {
             weight => format!("{weight}.product"),
         };
         let tensors: Vec<Tensor<'_>> = parts.iter().map(|part| self.tensor(part)).collect();
-        if tensors.iter().all(|tensor| tensor.kind == tensors[0].kind) {
+        if tensors
+            .iter()
+            .all(|tensor| tensor.product_kind() == tensors[0].product_kind())
+        {
             return self.stacked_product(name, &result, x, &tensors);
         }
         // Parts of different types cannot share one product: one each, side by side.

@@ -112,31 +112,27 @@ fn zero_code(codes: Codes) -> i8 {
     }
 }
 
-/// The operands of the matrices `tensors` (of one type and width) stacked: their rows one after the other.
+/// The operands of the matrices `tensors` (of one width, and multiplied as one type) stacked: their rows one after the
+/// other. Numbers that no blocks stand for stay floats.
 ///
 /// # Panics
 /// If the tensors differ in type or columns, or there are none.
 pub(super) fn stack(tensors: &[Tensor<'_>]) -> Product {
-    let (kind, columns) = (tensors[0].kind, tensors[0].columns());
+    let (kind, columns) = (tensors[0].product_kind(), tensors[0].columns());
     assert!(
         tensors
             .iter()
-            .all(|tensor| tensor.kind == kind && tensor.columns() == columns),
+            .all(|tensor| tensor.product_kind() == kind && tensor.columns() == columns),
         "stacked tensors have one type and one width"
     );
     let rows = tensors.iter().map(|tensor| tensor.rows()).sum();
-    let blocks = tensors
-        .iter()
-        .flat_map(|tensor| tensor.bytes.chunks_exact(kind.block_bytes()));
-    let Some(codes) = kind.codes() else {
-        let mut dense = vec![0.0; rows * columns];
-        let mut value = [0.0];
-        for (index, block) in blocks.enumerate() {
-            kind.dequantise(block, &mut value);
-            dense[index % columns * rows + index / columns] = value[0];
-        }
-        return Product::Dense(dense);
+    let blocks: Result<Vec<_>, _> = tensors.iter().map(Tensor::product_blocks).collect();
+    let (Some(codes), Ok(blocks)) = (kind.codes(), blocks) else {
+        return Product::Dense(dense(tensors, rows, columns));
     };
+    let blocks = blocks
+        .iter()
+        .flat_map(|blocks| blocks.chunks_exact(kind.block_bytes()));
     let mut operands = Blocks::sized(codes, rows, columns);
     let groups = kind.block_values() / codes.group;
     let mut parts = Parts::default();
@@ -145,6 +141,21 @@ pub(super) fn stack(tensors: &[Tensor<'_>]) -> Product {
         operands.push(codes, &parts, index * groups..(index + 1) * groups, rows);
     }
     Product::Blocks(operands)
+}
+
+/// The transposed matrix of all rows of `tensors`, which are floats.
+fn dense(tensors: &[Tensor<'_>], rows: usize, columns: usize) -> Vec<f32> {
+    let mut dense = vec![0.0; rows * columns];
+    let values = tensors.iter().flat_map(|tensor| {
+        let values = tensor.bytes.chunks_exact(tensor.kind.block_bytes());
+        values.map(|value| (tensor.kind, value))
+    });
+    let mut number = [0.0];
+    for (index, (kind, value)) in values.enumerate() {
+        kind.dequantise(value, &mut number);
+        dense[index % columns * rows + index / columns] = number[0];
+    }
+    dense
 }
 
 /// The bits that `MatMulNBits` needs for such codes.

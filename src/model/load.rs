@@ -15,6 +15,7 @@ use super::system_prompt::SystemTokens;
 use super::{LoadedModel, ModelDetails, Pooling, SystemPrompt};
 use crate::engine::{self, EngineOptions, ModelRunner};
 pub use crate::file_bytes::FileAccess;
+use crate::gguf::quant::Target;
 use crate::graph::ModelFile;
 use crate::machine;
 pub use crate::runtime::SessionOptions;
@@ -53,6 +54,8 @@ pub struct LoadOptions {
     pub lock_memory: bool,
     /// Who computes.
     pub session: SessionOptions,
+    /// What matrices of floats are multiplied as, if not as they are.
+    pub quantize: Option<Target>,
     /// A template instead of the file's.
     pub chat_template: Option<String>,
     /// What comes before every prompt.
@@ -195,6 +198,10 @@ pub fn inspect(path: &Path, options: LoadOptions) -> anyhow::Result<Inspected> {
         chat_template,
         pooling,
     } = ModelFiles::open(path, options.access)?;
+    let file = match options.quantize {
+        Some(target) => file.quantised(target),
+        None => file,
+    };
     let source = options.chat_template.as_ref().or(chat_template.as_ref());
     let ModelText {
         tokenizer,
@@ -234,7 +241,7 @@ pub fn inspect(path: &Path, options: LoadOptions) -> anyhow::Result<Inspected> {
         options.parallel,
         context_tokens,
         cache,
-        file.tensors.file_bytes(),
+        file.operand_bytes(context_tokens),
     )?;
     let engine = EngineOptions {
         whole_prompts: !generates,

@@ -1,6 +1,7 @@
 //! Making a session from a graph and its weights.
 
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use ort::session::Session;
 use ort::session::builder::GraphOptimizationLevel;
@@ -80,8 +81,13 @@ pub(super) fn build(
             TensorValues::F32(values) => Tensor::from_array((shape, values))?.into_dyn(),
             TensorValues::U8(values) => Tensor::from_array((shape, values))?.into_dyn(),
         };
+        let tensor = Arc::new(tensor);
+        // By the one the graph knows the values while it is optimised; by the other the session takes the tensor as it is,
+        // where it would make a copy.
         builder = builder
-            .with_external_initializer(name, tensor)
+            .with_external_initializer(&name, tensor.clone())
+            .map_err(RuntimeError::from)?
+            .with_initializer(&name, tensor)
             .map_err(RuntimeError::from)?;
         progress(index as f32 / count * SHARE_OF_HANDING_OVER);
     }

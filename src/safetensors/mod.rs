@@ -107,7 +107,7 @@ impl Safetensors {
     }
 
     /// All of the file's bytes.
-    pub fn contents(&self) -> &[u8] {
+    pub fn contents(&self) -> &FileBytes {
         &self.bytes
     }
 }

@@ -23,6 +23,7 @@ pub(crate) enum Value<'a> {
 }
 
 /// A tensor of a file.
+#[derive(Clone)]
 pub(crate) struct Tensor {
     pub(crate) name: String,
     /// Contiguous dimension first.

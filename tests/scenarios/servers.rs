@@ -240,6 +240,7 @@ async fn of_model(cell: &OnceCell<RealServer>, model: PathBuf, size: Size) -> Re
                 access: FileAccess::Map,
                 lock_memory: false,
                 session: SessionOptions::new(common::onnxruntime()),
+                quantize: None,
                 chat_template: None,
                 pooling: None,
                 system_prompt: SystemPrompt::default(),

@@ -13,7 +13,7 @@ mod ternary;
 
 use half::{bf16, f16};
 
-pub use quantise::{NotQuantisable, Target};
+pub use quantise::{NotQuantisable, Target, is_quantisable};
 
 /// A tensor type that ortolan computes with.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]

@@ -3,11 +3,36 @@
 //! Source: `quantize_row_q4_0_ref` and `quantize_row_q8_0_ref` (`ggml-quants.c`).
 
 use half::f16;
+use rayon::prelude::*;
 
 use super::TensorType;
 
 /// Values of a block.
 const VALUES: usize = 32;
+
+/// Values that one thread takes at a time: whole blocks of every type.
+const PIECE_VALUES: usize = 1 << 16;
+
+/// Parts of the names of matrices that stay as they are: what they do needs more than blocks stand for (llama.cpp's
+/// `tensor_allows_quantization`).
+const KEPT: [&str; 11] = [
+    "_norm.weight",
+    "ffn_gate_inp.weight",
+    "position_embd.weight",
+    "token_types.weight",
+    "attn_rel_b.weight",
+    "ssm_conv1d",
+    "shortconv.conv.weight",
+    "time_mix_",
+    "altup",
+    "laurel",
+    "per_layer_model_proj",
+];
+
+/// Whether the tensor of that name (GGUF's) and shape is a matrix that may be quantised.
+pub fn is_quantisable(name: &str, shape: &[usize]) -> bool {
+    shape.len() > 1 && name.ends_with(".weight") && !KEPT.iter().any(|part| name.contains(part))
+}
 
 /// A type that numbers can be turned into.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -39,6 +64,35 @@ impl From<Target> for TensorType {
 }
 
 impl Target {
+    /// Whether the tensor of that name (GGUF's) and shape, contiguous dimension first, can be blocks of this type.
+    pub fn serves(self, name: &str, shape: &[usize]) -> bool {
+        is_quantisable(name, shape) && self.fits(shape)
+    }
+
+    /// Whether rows of a tensor of that shape, contiguous dimension first, are whole blocks of this type.
+    pub fn fits(self, shape: &[usize]) -> bool {
+        shape[0].is_multiple_of(TensorType::from(self).block_values())
+    }
+
+    /// The blocks that stand for what `blocks` of the type `kind` stand for, by all threads.
+    ///
+    /// # Errors
+    /// No block stands for a number of them.
+    pub fn requantise(self, kind: TensorType, blocks: &[u8]) -> Result<Vec<u8>, NotQuantisable> {
+        let to = TensorType::from(self);
+        let values = blocks.len() / kind.block_bytes() * kind.block_values();
+        let mut made = vec![0; values / to.block_values() * to.block_bytes()];
+        let piece = |kind: TensorType| PIECE_VALUES / kind.block_values() * kind.block_bytes();
+        made.par_chunks_mut(piece(to))
+            .zip(blocks.par_chunks(piece(kind)))
+            .try_for_each(|(made, blocks)| {
+                let mut values = vec![0.0; made.len() / to.block_bytes() * to.block_values()];
+                kind.dequantise(blocks, &mut values);
+                self.quantise(&values, made)
+            })?;
+        Ok(made)
+    }
+
     /// Writes the blocks that stand for `values`.
     ///
     /// # Errors
