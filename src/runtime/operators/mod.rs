@@ -3,6 +3,8 @@
 
 pub mod attention;
 pub mod batch;
+pub mod low_rank;
+mod low_rank_update;
 mod node;
 pub mod norm;
 mod packed_attention;
@@ -28,5 +30,6 @@ pub const DOMAIN: &str = "ortolan";
 pub fn domain() -> ort::Result<ort::operator::OperatorDomain> {
     ort::operator::OperatorDomain::new(DOMAIN)?
         .add(paged_attention::PagedAttention)?
-        .add(packed_attention::PackedMultiHeadAttention)
+        .add(packed_attention::PackedMultiHeadAttention)?
+        .add(low_rank_update::LowRankUpdate)
 }

@@ -1,6 +1,7 @@
 //! The kernel against a plain reference in f64, and what must not change a row's bits.
 
 mod invalid;
+mod low_rank;
 mod reference;
 mod session;
 mod whole;
