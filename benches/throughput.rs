@@ -15,8 +15,8 @@ use std::time::{Duration, Instant};
 use futures_util::future::join_all;
 use ortolan::model::load::{CacheSize, FileAccess, LoadOptions, SessionOptions, inspect};
 use ortolan::model::{
-    GenerateEvent, GenerateOptions, GenerateRequest, LoadedModel, Prompt, PromptPiece, Summary,
-    WhenFull,
+    AdapterOptions, GenerateEvent, GenerateOptions, GenerateRequest, LoadedModel, Prompt,
+    PromptPiece, Summary, WhenFull,
 };
 use ortolan::sampling::SamplingParameters;
 
@@ -40,6 +40,7 @@ fn main() -> anyhow::Result<()> {
         session: SessionOptions::new(common::onnxruntime()),
         chat_template: None,
         pooling: None,
+        adapters: AdapterOptions::default(),
         system_prompt: ortolan::model::SystemPrompt::default(),
     };
     let model = inspect(&common::model(), options)?.load(&|_| ())?;

@@ -1,6 +1,7 @@
 //! The command line, the environment and a file with options: the names of the 2024 contract for what is built,
 //! today's spellings beside them. What they mean together is `config`'s.
 
+mod adapters;
 mod commands;
 mod computing;
 mod file;
@@ -14,6 +15,7 @@ use clap::builder::FalseyValueParser;
 use clap::error::{Error, ErrorKind};
 use clap::{CommandFactory, FromArgMatches, Parser, ValueEnum};
 
+pub use adapters::{AdapterFile, AdapterFiles};
 pub use commands::{Command, ExportArgs, InspectArgs, MatrixType, QuantizeArgs, QuantizedType};
 pub use computing::{BatchingArgs, ComputingArgs, Device, Numa};
 pub use model::{LoadMode, ModelArgs, Pooling};
@@ -130,13 +132,7 @@ const LONG_SHORT_NAMES: &[(&str, &str)] = &[
 ];
 
 /// Options of the contract that are not built yet.
-const LATER: &[&str] = &[
-    "--lora",
-    "--lora-base",
-    "--mmproj",
-    "--grp-attn-n",
-    "--grp-attn-w",
-];
+const LATER: &[&str] = &["--mmproj", "--grp-attn-n", "--grp-attn-w"];
 
 impl Cli {
     /// Reads a command line, its first word being the program, with what environment and file add to it.
@@ -144,7 +140,8 @@ impl Cli {
     /// # Errors
     /// What is wrong with it, or the help that it asks for.
     pub fn read(words: impl IntoIterator<Item = OsString>) -> Result<Self, Error> {
-        let mut words: Vec<OsString> = words.into_iter().map(expanded).collect();
+        let words = words.into_iter().map(expanded).collect();
+        let mut words = adapters::joined(words);
         // Behind the program's name.
         let place = words.len().min(1);
         words.splice(place..place, file::words(&words)?);

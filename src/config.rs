@@ -18,7 +18,7 @@ use crate::gguf::quant::Target;
 use crate::hub::{self, Download, HubOptions, Wanted};
 use crate::machine::{Placement, Strategy};
 use crate::model::load::{self, CacheSize, FileAccess, LoadOptions, SessionOptions};
-use crate::model::{self, GenerateLimits, SystemPrompt};
+use crate::model::{self, AdapterOptions, GenerateLimits, SystemPrompt};
 use crate::server::{Keys, ServeOptions, Tls};
 use crate::web::Pages;
 
@@ -231,6 +231,12 @@ fn load_options(
         Some(LoadMode::Mlock) => (false, true),
         Some(LoadMode::MmapMlock) => (true, true),
     };
+    let adapters = model.adapters.0.into_iter();
+    let adapters = AdapterOptions {
+        files: adapters.map(|file| (file.path, file.scale)).collect(),
+        base: model.lora_base,
+        idle: model.lora_init_without_apply,
+    };
     let compute_threads = threads("--threads", computing.threads)?;
     Ok(LoadOptions {
         alias: model.alias,
@@ -278,6 +284,7 @@ fn load_options(
             cli::QuantizedType::Q4_0 => Target::Q4_0,
             cli::QuantizedType::Q8_0 => Target::Q8_0,
         }),
+        adapters,
         pooling: model.pooling.map(|pooling| match pooling {
             cli::Pooling::Mean => model::Pooling::Mean,
             cli::Pooling::Cls => model::Pooling::First,

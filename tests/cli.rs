@@ -525,3 +525,34 @@ async fn what_is_switched_on_is_answered_to_those_with_a_key() {
     assert!(metrics.1.contains("llamacpp:prompt_tokens_total"));
     assert_eq!(page, (200, "mine".to_owned()));
 }
+
+#[test]
+fn an_adapter_that_cannot_be_used_is_refused_with_path_and_cause() {
+    let folder = tempfile::tempdir().unwrap();
+    let wide = folder.path().join("wide.gguf");
+    let weight = ("blk.0.attn_q.weight".to_owned(), [2048, 2048]);
+    common::lora::write(&wide, "llama", 4, &[weight], 1);
+    let check = |option: &str, path: &Path, cause: &str| {
+        let mut command = with_model(ortolan());
+        command.arg(option).arg(path);
+        let (code, message) = refused(command);
+        assert_eq!(code, Some(1), "{message}");
+        assert!(message.contains(&*path.to_string_lossy()), "{message}");
+        assert!(message.contains(cause), "{message}");
+    };
+    check("--lora", &wide, "has the shape [2048, 4], not [576, 4]");
+    check("--lora", &folder.path().join("none"), "No such file");
+    check("--lora", folder.path(), "adapter_config.json is missing");
+    check(
+        "--lora",
+        &common::model(),
+        "the metadata has no «general.type»",
+    );
+    let mut command = with_model(ortolan());
+    command.arg("--lora-base").arg(common::model());
+    let (_, message) = refused(command);
+    assert!(
+        message.contains("a base for adapters, and no adapter"),
+        "{message}"
+    );
+}

@@ -3,6 +3,8 @@
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
+#[path = "families/adapters.rs"]
+mod adapters;
 #[path = "common/bare.rs"]
 mod bare;
 mod common;

@@ -16,7 +16,7 @@ use half::f16;
 use ortolan::file_bytes::FileAccess;
 use ortolan::model::load::{CacheSize, LoadOptions, SessionOptions, inspect};
 use ortolan::model::{
-    GenerateError, LoadedModel, Pooling, PromptPiece, SystemPrompt, TokenizeRequest,
+    AdapterOptions, GenerateError, LoadedModel, Pooling, PromptPiece, SystemPrompt, TokenizeRequest,
 };
 use ortolan::safetensors::Safetensors;
 use ortolan::text::SpecialTokens;
@@ -40,6 +40,7 @@ fn load(path: &Path, pooling: Option<Pooling>) -> LoadedModel {
         chat_template: None,
         system_prompt: SystemPrompt::default(),
         pooling,
+        adapters: AdapterOptions::default(),
     };
     inspect(path, options).unwrap().load(&|_| ()).unwrap()
 }

@@ -10,7 +10,9 @@ mod common;
 mod split;
 
 use bare::{BLOCK_TOKENS, Bare, CONTEXT, distribution};
-use ortolan::engine::{BlockCopy, BlockId, Chunk, ModelRunner, SequenceId, StepPlan, WantedRows};
+use ortolan::engine::{
+    AdapterScales, BlockCopy, BlockId, Chunk, ModelRunner, SequenceId, StepPlan, WantedRows,
+};
 use ortolan::file_bytes::FileAccess;
 use ortolan::gguf::Gguf;
 use ortolan::text::SpecialTokens;
@@ -182,6 +184,7 @@ fn chunk(number: usize, tokens: &[TokenId], past: usize, blocks: &[BlockId]) -> 
         blocks: blocks.to_vec(),
         logits: WantedRows::Last,
         hidden: WantedRows::None,
+        adapters: AdapterScales::default(),
     }
 }
 
@@ -260,4 +263,33 @@ fn a_model_in_three_files_computes_the_same() {
             .encode("The wren is a small bird", SpecialTokens::Parse)
     );
     assert!(whole.logits(&tokens, &[CONTEXT]) == set.logits(&tokens, &[CONTEXT]));
+}
+
+#[test]
+fn an_adapter_that_does_not_count_leaves_quantised_weights_as_they_are_to_the_bit() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("adapter.gguf");
+    let mut weights = Vec::new();
+    for layer in 0..30 {
+        for (part, sizes) in [
+            ("attn_q", [576, 576]),
+            ("attn_v", [576, 192]),
+            ("attn_output", [576, 576]),
+            ("ffn_gate", [576, 1536]),
+            ("ffn_down", [1536, 576]),
+        ] {
+            weights.push((format!("blk.{layer}.{part}.weight"), sizes));
+        }
+    }
+    common::lora::write(&path, "llama", 8, &weights, 1);
+    let mut adapted = Bare::adapted(&common::model(), &[&path]);
+    let mut plain = Bare::load();
+    let tokens = long_text(40);
+    let wanted = plain.logits(&tokens, &[17, 1]);
+    assert!(adapted.logits(&tokens, &[17, 1]) == wanted);
+    let scales = AdapterScales::new([(0, 0.01)]);
+    let Bare { decoder, pool, .. } = &mut adapted;
+    let counting = bare::logits_with(decoder, pool, &tokens, &[17, 1], &scales);
+    assert!(counting != wanted);
+    assert!(adapted.logits(&tokens, &[40]) == wanted);
 }

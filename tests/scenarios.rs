@@ -22,6 +22,8 @@ mod crowd;
 mod embeddings;
 #[path = "scenarios/given.rs"]
 mod given;
+#[path = "scenarios/lora.rs"]
+mod lora;
 #[path = "scenarios/messages.rs"]
 mod messages;
 #[path = "scenarios/responses.rs"]

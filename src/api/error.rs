@@ -145,6 +145,8 @@ impl Error {
                 | GenerateError::EmptyPrompt
                 | GenerateError::UnknownToken { .. }
                 | GenerateError::UnknownSlot { .. }
+                | GenerateError::UnknownAdapter { .. }
+                | GenerateError::AdapterTwice(_)
                 | GenerateError::Template(_)
                 | GenerateError::Grammar { .. }
                 | GenerateError::Unfollowable { .. } => StatusCode::BAD_REQUEST,
@@ -276,6 +278,8 @@ impl Error {
                 | GenerateError::SystemPromptTooLong { .. }
                 | GenerateError::UnknownToken { .. }
                 | GenerateError::UnknownSlot { .. }
+                | GenerateError::UnknownAdapter { .. }
+                | GenerateError::AdapterTwice(_)
                 | GenerateError::Template(_)
                 | GenerateError::Grammar { .. }
                 | GenerateError::Unfollowable { .. } => Kind::InvalidRequestError,
@@ -295,6 +299,9 @@ impl Error {
             Self::NoPreviousResponse(_) => Some("previous_response_id".to_owned()),
             Self::NoSuchItem(_) => Some("input".to_owned()),
             Self::Generate(GenerateError::UnknownSlot { .. }) => Some("id_slot".to_owned()),
+            Self::Generate(
+                GenerateError::UnknownAdapter { .. } | GenerateError::AdapterTwice(_),
+            ) => Some("lora".to_owned()),
             Self::Generate(
                 GenerateError::Grammar { kind, .. } | GenerateError::Unfollowable { kind, .. },
             ) => Some(kind.to_string()),

@@ -37,7 +37,7 @@ pub use schema::check;
 use generated::{Api, Routes};
 use native::health::HealthQuestion;
 use native::{
-    completion, embedding, health, infill, metrics, props, slot_actions, slots, tokenize,
+    completion, embedding, health, infill, lora, metrics, props, slot_actions, slots, tokenize,
 };
 use openai::{chat, completions, models, responses};
 use payload::WithStatus;
@@ -297,6 +297,17 @@ impl Api for Service {
         }
         let model = self.loaded()?;
         at_length(|| props::change(&model, body))
+    }
+
+    async fn lora_adapters(&self) -> Result<types::LoraAdapters, Error> {
+        Ok(lora::adapters(&*self.loaded()?))
+    }
+
+    async fn set_lora_adapters(
+        &self,
+        body: types::LoraScales,
+    ) -> Result<types::LoraAdaptersSet, Error> {
+        lora::set(&*self.loaded()?, body)
     }
 
     async fn slots(&self) -> Result<types::Slots, Error> {

@@ -63,6 +63,12 @@ pub(super) fn or_minus_one(limit: Option<usize>) -> i64 {
     limit.map_or(-1, |limit| i64::try_from(limit).unwrap_or(i64::MAX))
 }
 
+/// The adapters' scales by their numbers.
+pub(super) fn scales(scales: types::LoraScales) -> Vec<(usize, f32)> {
+    let scale = |scale: types::LoraScale| (scale.id as usize, single(scale.scale));
+    scales.0.into_iter().map(scale).collect()
+}
+
 /// The grammar that a text is, if it is one.
 pub(super) fn unless_empty(
     text: Option<String>,

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use clap::builder::FalseyValueParser;
 use clap::{Args, ValueEnum};
 
+use super::AdapterFiles;
 use super::commands::QuantizedType;
 
 /// The contract's default for `--ctx-size`.
@@ -81,6 +82,19 @@ pub struct ModelArgs {
     /// How a text's hidden states become its embedding [default: as the model says, else last]
     #[arg(long, value_enum, value_name = "TYPE", env = "LLAMA_ARG_POOLING")]
     pub pooling: Option<Pooling>,
+
+    /// What is added to its products.
+    #[command(flatten)]
+    pub adapters: AdapterFiles,
+
+    /// A model of the same sizes whose weights stand in the place of those that adapters change: that of higher precision
+    /// which they were trained on, say
+    #[arg(long, value_name = "FILE", env = "ORTOLAN_LORA_BASE")]
+    pub lora_base: Option<PathBuf>,
+
+    /// Let adapters count for nothing until a request or POST /lora-adapters says otherwise
+    #[arg(long, env = "ORTOLAN_LORA_INIT_WITHOUT_APPLY", value_parser = FalseyValueParser::new())]
+    pub lora_init_without_apply: bool,
 
     /// Tokens a sequence may have, prompt and answer; 0 is what the model was trained with
     #[arg(short, long, value_name = "N", default_value_t = DEFAULT_CONTEXT_TOKENS, env = "LLAMA_ARG_CTX_SIZE")]

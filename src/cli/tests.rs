@@ -147,11 +147,7 @@ fn the_model_comes_from_one_place() {
 
 #[test]
 fn what_is_not_built_yet_is_refused_by_name() {
-    for line in [
-        "-m a.gguf --mmproj secret",
-        "-m a.gguf --grp-attn-n=4",
-        "-m a.gguf --lora=x",
-    ] {
+    for line in ["-m a.gguf --mmproj secret", "-m a.gguf --grp-attn-n=4"] {
         let error = read(line).unwrap_err();
         assert!(error.contains("not built yet"), "{error}");
     }
@@ -161,6 +157,29 @@ fn what_is_not_built_yet_is_refused_by_name() {
             .contains("--nonsense")
     );
     assert!(read("").unwrap_err().contains("--model"));
+}
+
+#[test]
+fn adapters_are_numbered_as_they_stand_on_the_line() {
+    let adapters = |line: &str| {
+        let adapters = read(&format!("-m a.gguf {line}"))?.model.adapters.0;
+        let told = |file: AdapterFile| (file.path.display().to_string(), file.scale);
+        Ok::<_, String>(adapters.into_iter().map(told).collect::<Vec<_>>())
+    };
+    let both = ["a", "b:c", "d", "e"].map(str::to_owned);
+    let both: Vec<_> = both.into_iter().zip([0.5, -2.0, 1.0, 1.0]).collect();
+    assert_eq!(
+        adapters("--lora-scaled a 0.5 --lora-scaled b:c:-2 --lora d,e"),
+        Ok(both)
+    );
+    let last = vec![("x".to_owned(), 1.0), ("y".to_owned(), -0.25)];
+    assert_eq!(adapters("--lora x --lora-scaled y -0.25"), Ok(last));
+    for line in ["a", "a strong", "a:nan", "a 1000"] {
+        assert!(
+            adapters(&format!("--lora-scaled {line}")).is_err(),
+            "{line}"
+        );
+    }
 }
 
 #[test]
@@ -249,7 +268,8 @@ fn a_file_that_cannot_be_followed_says_why() {
             "config = 'other.toml'",
             "config: a file cannot name another",
         ),
-        ("lora = 'x'", "--lora is not built yet"),
+        ("mmproj = 'x'", "--mmproj is not built yet"),
+        ("lora-scaled = 'a.gguf'", "it has no scale: FILE:SCALE"),
         (
             "cache-tokens = 1\nmemory-budget = '1GiB'",
             "cannot be used with",

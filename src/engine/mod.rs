@@ -5,6 +5,7 @@
 //! here, no text and no tensor; the model is behind the trait [`ModelRunner`], so the engine runs and
 //! is tested without one.
 
+mod adapters;
 mod budget;
 mod context;
 mod handle;
@@ -20,6 +21,7 @@ mod worker;
 
 use std::time::Duration;
 
+pub use adapters::AdapterScales;
 pub use handle::{EngineHandle, Events, SlotError, SubmitError, start};
 pub use pooling::Pooling;
 pub use runner::{ModelRunner, Outputs, Rows, RunError};

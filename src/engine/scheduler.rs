@@ -411,6 +411,7 @@ impl Scheduler {
             blocks: sequence.table.blocks().to_vec(),
             logits: sequence.logits_wanted(last),
             hidden: sequence.hidden_wanted(last),
+            adapters: sequence.job.adapters.clone(),
         }
     }
 

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::OwnedSemaphorePermit;
 
+use super::adapters::AdapterScales;
 use super::context;
 use super::pooling::{Pool, Pooling};
 use super::scores::{MOST_SCORED_TOKENS, Scored, Scores};
@@ -61,6 +62,8 @@ pub struct Job {
     pub slot: Option<usize>,
     /// What it may find in the cache.
     pub prefix: PrefixUse,
+    /// What adapters change of what the model computes of it. Who shares a root is to have the same.
+    pub adapters: AdapterScales,
     /// What happens when prompt or continuation outgrow the context.
     pub when_full: WhenFull,
     /// Those of a higher one are admitted first, and yield their blocks last.

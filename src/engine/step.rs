@@ -1,6 +1,7 @@
 //! What one step computes: plain data, made by the scheduler, read by the runner, consumed by
 //! `commit` or `fail`.
 
+use super::adapters::AdapterScales;
 use super::sequence::SequenceId;
 use crate::cache::{BlockCopy, BlockId};
 use crate::token::TokenId;
@@ -11,7 +12,7 @@ use crate::token::TokenId;
 /// rows      0 1 2 3 4 5 | 6 | 7 | 8 9 10 11
 /// chunks    a prompt    | a decoding sequence's last token | … | the end of another prompt
 /// ```
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Debug, PartialEq)]
 pub struct StepPlan {
     /// Blocks to be copied, in this order, before anything is computed.
     pub copies: Vec<BlockCopy>,
@@ -20,7 +21,7 @@ pub struct StepPlan {
 }
 
 /// The next tokens of one sequence.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Debug, PartialEq)]
 pub struct Chunk {
     /// Whose they are.
     pub sequence: SequenceId,
@@ -34,6 +35,8 @@ pub struct Chunk {
     pub logits: WantedRows,
     /// Which hidden states are wanted.
     pub hidden: WantedRows,
+    /// What adapters are to change of it: the same for all chunks of a sequence.
+    pub adapters: AdapterScales,
 }
 
 /// The rows of a chunk of which something is wanted.

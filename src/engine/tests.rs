@@ -237,6 +237,7 @@ fn job(prompt: &[u32], max_tokens: usize) -> Job {
             readable: usize::MAX,
             root: PrefixRoot(0),
         },
+        adapters: AdapterScales::default(),
         when_full: WhenFull::Stop,
         priority: 0,
         timeout: None,

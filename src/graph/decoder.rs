@@ -15,18 +15,17 @@ use super::onnx::{
     Dimension::{self, Fixed, Named},
     Edge, ElementType, GraphBuilder, Initializer, MICROSOFT_DOMAIN, TensorValues,
 };
-use super::tensors::Tensors;
 use super::weighted::WeightedGraph;
 use super::{ORTOLAN_DOMAIN, names, rotary};
 
 /// The graph of a decoder, for sequences of up to `context_tokens` tokens.
 pub(super) fn build(
-    tensors: &Tensors,
+    graph: WeightedGraph<'_>,
     shape: &DecoderShape,
     context_tokens: usize,
     progress: &dyn Fn(f32),
 ) -> GraphBuilder {
-    let mut decoder = Decoder::new(tensors, shape, context_tokens);
+    let mut decoder = Decoder::new(graph, shape, context_tokens);
     let mut residual = decoder.graph.builder.input(
         names::INPUTS_EMBEDS,
         ElementType::F32,
@@ -95,8 +94,7 @@ struct RotaryEdges {
 }
 
 impl<'a> Decoder<'a> {
-    fn new(tensors: &'a Tensors, shape: &'a DecoderShape, context_tokens: usize) -> Self {
-        let mut graph = WeightedGraph::new(tensors);
+    fn new(mut graph: WeightedGraph<'a>, shape: &'a DecoderShape, context_tokens: usize) -> Self {
         let mut integers = |name, dimensions: &[Dimension]| {
             graph.builder.input(name, ElementType::I32, dimensions)
         };
@@ -342,7 +340,7 @@ impl<'a> Decoder<'a> {
             None => names::LOGITS,
             Some(_) => "uncapped_logits",
         };
-        let mut logits = self.graph.product(result, &wanted, &[matrix.to_owned()]);
+        let mut logits = self.graph.product_of_rows(result, &wanted, &rows, matrix);
         if let Some(cap) = self.shape.logit_cap {
             let small = self.scaled(&logits, 1.0 / cap, "divided_logits");
             let [bounded] =

@@ -14,17 +14,16 @@ use super::onnx::{
     Dimension::{Fixed, Named},
     Edge, ElementType, GraphBuilder, Initializer, MICROSOFT_DOMAIN, TensorValues,
 };
-use super::tensors::Tensors;
 use super::weighted::WeightedGraph;
 use super::{ORTOLAN_DOMAIN, names};
 
 /// The graph of an encoder.
 pub(super) fn build(
-    tensors: &Tensors,
+    graph: WeightedGraph<'_>,
     shape: &EncoderShape,
     progress: &dyn Fn(f32),
 ) -> GraphBuilder {
-    let mut encoder = Encoder::new(tensors, shape);
+    let mut encoder = Encoder::new(graph, shape);
     let mut state = encoder.embedded();
     for layer in 0..shape.layers {
         let attended = encoder.attention(layer, &state);
@@ -49,8 +48,7 @@ struct Encoder<'a> {
 }
 
 impl<'a> Encoder<'a> {
-    fn new(tensors: &'a Tensors, shape: &'a EncoderShape) -> Self {
-        let mut graph = WeightedGraph::new(tensors);
+    fn new(mut graph: WeightedGraph<'a>, shape: &'a EncoderShape) -> Self {
         let cumulative_sequence_length = graph.builder.input(
             names::CUMULATIVE_SEQUENCE_LENGTH,
             ElementType::I32,

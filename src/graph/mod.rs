@@ -1,6 +1,7 @@
 //! From a model's files to the ONNX graph that computes it: which tensors a family has, how their blocks
 //! become initializers, and the bytes of the `ModelProto`. Running it is [`crate::runtime`]'s.
 
+mod adapter;
 mod decoder;
 mod encoder;
 pub mod families;
@@ -13,9 +14,11 @@ mod weights;
 
 use std::path::PathBuf;
 
+pub use adapter::Adapter;
 pub use families::{Architecture, DecoderShape, EncoderShape};
 use onnx::{Dimension, ElementType, Exported, GraphBuilder, Initializer, TensorValues};
 pub use tensors::{Tensor, Tensors};
+use weighted::WeightedGraph;
 pub use weights::Computation;
 
 use crate::gguf::quant::Target;
@@ -172,6 +175,8 @@ pub struct ModelFile {
     pub tensors: Tensors,
     /// The family and its sizes.
     pub architecture: Architecture,
+    /// What may be added to its products, each with the number that a step names it by.
+    adapters: Vec<Adapter>,
 }
 
 impl ModelFile {
@@ -182,6 +187,7 @@ impl ModelFile {
             path,
             tensors,
             architecture,
+            adapters: Vec::new(),
         })
     }
 
@@ -196,6 +202,7 @@ impl ModelFile {
             path,
             tensors,
             architecture,
+            adapters: Vec::new(),
         })
     }
 
@@ -205,6 +212,35 @@ impl ModelFile {
             tensors: self.tensors.quantised(target),
             ..self
         }
+    }
+
+    /// With adapters that were checked against it. Where there is a `base`, the products that they change are those of
+    /// its weights.
+    ///
+    /// # Errors
+    /// The base is not of the same sizes.
+    pub fn with_adapters(
+        mut self,
+        adapters: Vec<Adapter>,
+        base: Option<&Self>,
+    ) -> Result<Self, GraphError> {
+        if let Some(base) = base {
+            if base.architecture != self.architecture {
+                let problem = "its header is not that of the same model".to_owned();
+                return Err(GraphError::Inconsistent(problem));
+            }
+            let changed = adapters.iter().flat_map(Adapter::weights);
+            let changed = changed.filter(|weight| self.tensors.get(weight).is_some());
+            let changed = changed.map(str::to_owned).collect();
+            self.tensors = self.tensors.replaced(base.tensors.clone(), changed);
+        }
+        self.adapters = adapters;
+        Ok(self)
+    }
+
+    /// Adapters that a step may name, by numbers from 0.
+    pub fn adapters(&self) -> usize {
+        self.adapters.len()
     }
 
     /// The embedding matrix.
@@ -271,11 +307,12 @@ impl ModelFile {
     /// The graph for sequences of up to `context_tokens` tokens, which has all that it needs of the files, so that what was
     /// looked at of them need not stay in memory. `progress` hears the share that is done, from 0 to 1.
     pub fn graph(&self, context_tokens: usize, progress: &dyn Fn(f32)) -> ModelGraph {
+        let graph = WeightedGraph::new(&self.tensors, &self.adapters);
         let builder = match &self.architecture {
             Architecture::Decoder { shape, .. } => {
-                decoder::build(&self.tensors, shape, context_tokens, progress)
+                decoder::build(graph, shape, context_tokens, progress)
             }
-            Architecture::Bert(shape) => encoder::build(&self.tensors, shape, progress),
+            Architecture::Bert(shape) => encoder::build(graph, shape, progress),
         };
         for file in self.tensors.contents() {
             file.release();

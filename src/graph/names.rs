@@ -20,6 +20,8 @@ pub const LOGITS: &str = "logits";
 pub const HIDDEN_ROWS: &str = "hidden_rows";
 /// `f32 [hidden rows, hidden]`: after the last norm.
 pub const HIDDEN: &str = "hidden";
+/// `f32 [tokens, adapters]`: how strong each token's sequence wants each adapter. There only where the model has adapters.
+pub const ADAPTER_SCALES: &str = "adapter_scales";
 
 /// `f16 [blocks, block tokens, kv heads, head size]`: a layer's keys, written in place.
 pub fn key_cache(layer: usize) -> String {

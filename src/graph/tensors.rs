@@ -2,14 +2,14 @@
 //! its family translates.
 
 use std::borrow::Cow;
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use super::GraphError;
 use crate::file_bytes::FileBytes;
 use crate::gguf::quant::{NotQuantisable, Target};
 use crate::gguf::{Gguf, TensorType};
-use crate::safetensors::{Element, Safetensors};
+use crate::safetensors::{self, Element, Safetensors};
 
 /// The tensors of an open model.
 #[derive(Debug, Clone)]
@@ -28,6 +28,12 @@ enum Store {
         names: HashMap<String, (usize, String)>,
         /// What is to be added to the gains of norms.
         missing_gain: f32,
+    },
+    /// Some of the tensors are another model's.
+    Replaced {
+        tensors: Tensors,
+        by: Tensors,
+        names: HashSet<String>,
     },
 }
 
@@ -91,6 +97,22 @@ impl Tensor<'_> {
     }
 }
 
+impl<'a> From<safetensors::Tensor<'a>> for Tensor<'a> {
+    fn from(tensor: safetensors::Tensor<'a>) -> Self {
+        Self {
+            kind: match tensor.element {
+                Element::F32 => TensorType::F32,
+                Element::F16 => TensorType::F16,
+                Element::Bf16 => TensorType::Bf16,
+            },
+            shape: tensor.shape.iter().rev().copied().collect(),
+            quantised: None,
+            bytes: tensor.bytes,
+            added: 0.0,
+        }
+    }
+}
+
 impl From<Arc<Gguf>> for Tensors {
     fn from(gguf: Arc<Gguf>) -> Self {
         Self {
@@ -141,13 +163,25 @@ impl Tensors {
         }
     }
 
+    /// The same, but those of these names are those of `by`.
+    pub(super) fn replaced(&self, by: Self, names: HashSet<String>) -> Self {
+        Self {
+            store: Arc::new(Store::Replaced {
+                tensors: self.clone(),
+                by,
+                names,
+            }),
+            quantised: None,
+        }
+    }
+
     /// The tensor of that name.
     pub fn get(&self, name: &str) -> Option<Tensor<'_>> {
         let tensor = self.stored(name)?;
         let is_float = tensor.kind.codes().is_none();
         let fits = |target: &Target| is_float && target.serves(name, &tensor.shape);
         Some(Tensor {
-            quantised: self.quantised.filter(fits),
+            quantised: self.quantised.filter(fits).or(tensor.quantised),
             ..tensor
         })
     }
@@ -168,21 +202,18 @@ impl Tensors {
             } => {
                 let (file, in_file) = names.get(name)?;
                 files[*file].tensor(in_file).map(|tensor| Tensor {
-                    kind: match tensor.element {
-                        Element::F32 => TensorType::F32,
-                        Element::F16 => TensorType::F16,
-                        Element::Bf16 => TensorType::Bf16,
-                    },
-                    quantised: None,
-                    shape: tensor.shape.iter().rev().copied().collect(),
-                    bytes: tensor.bytes,
                     added: if name.ends_with("norm.weight") {
                         *missing_gain
                     } else {
                         0.0
                     },
+                    ..Tensor::from(tensor)
                 })
             }
+            Store::Replaced { tensors, by, names } => match names.contains(name) {
+                true => by.get(name),
+                false => tensors.get(name),
+            },
         }
     }
 
@@ -191,6 +222,7 @@ impl Tensors {
         match &*self.store {
             Store::Gguf(gguf) => Box::new(gguf.tensors().map(|(name, _)| name)),
             Store::Safetensors { names, .. } => Box::new(names.keys().map(String::as_str)),
+            Store::Replaced { tensors, .. } => tensors.names(),
         }
     }
 
@@ -205,6 +237,7 @@ impl Tensors {
         match &*self.store {
             Store::Gguf(gguf) => gguf.contents().collect(),
             Store::Safetensors { files, .. } => files.iter().map(Safetensors::contents).collect(),
+            Store::Replaced { tensors, by, .. } => [tensors.contents(), by.contents()].concat(),
         }
     }
 

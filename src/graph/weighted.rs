@@ -1,7 +1,7 @@
 //! An ONNX graph under construction together with the tensors that its weights come from: what decoders and encoders
-//! multiply with and add.
+//! multiply with and add, and what adapters add to that.
 
-use super::names;
+use super::adapter::{Adapter, LowRank};
 use super::onnx::{
     Attribute::Int,
     Dimension::{Fixed, Named},
@@ -9,19 +9,39 @@ use super::onnx::{
 };
 use super::tensors::{Tensor, Tensors};
 use super::weights::{self, Product};
+use super::{ORTOLAN_DOMAIN, families, names};
+
+/// What an adapter adds to some outputs of a product.
+struct Branch<'a> {
+    adapter: usize,
+    /// The first of the outputs.
+    first: usize,
+    outputs: usize,
+    added: &'a LowRank,
+}
 
 /// A graph and its weights.
 pub(super) struct WeightedGraph<'a> {
     pub(super) builder: GraphBuilder,
     tensors: &'a Tensors,
+    adapters: &'a [Adapter],
+    /// How strong each token wants each adapter, if there are any.
+    scales: Option<Edge>,
 }
 
 impl<'a> WeightedGraph<'a> {
     /// Nothing built yet.
-    pub(super) fn new(tensors: &'a Tensors) -> Self {
+    pub(super) fn new(tensors: &'a Tensors, adapters: &'a [Adapter]) -> Self {
+        let mut builder = GraphBuilder::default();
+        let scales = (!adapters.is_empty()).then(|| {
+            let shape = [Named("tokens"), Fixed(adapters.len())];
+            builder.input(names::ADAPTER_SCALES, ElementType::F32, &shape)
+        });
         Self {
-            builder: GraphBuilder::default(),
+            builder,
             tensors,
+            adapters,
+            scales,
         }
     }
 
@@ -66,19 +86,124 @@ impl<'a> WeightedGraph<'a> {
         self.builder.output(&wanted, ElementType::F32, &shape);
     }
 
-    /// `x · Wᵀ` with the rows of the tensors `parts` stacked to `W`. The result's name is `name`, or
-    /// that of its weights with a suffix where it stands for a single tensor.
+    /// `x · Wᵀ` with the rows of the tensors `parts` stacked to `W`, and what adapters add to it. The result's name is
+    /// `name`, or that of its weights with a suffix where it stands for a single tensor.
     pub(super) fn product(&mut self, name: &str, x: &Edge, parts: &[String]) -> Edge {
-        let result = match name {
-            names::LOGITS => name.to_owned(),
-            weight => format!("{weight}.product"),
+        let result = format!("{name}.product");
+        match (self.branches(parts), self.scales.clone()) {
+            (branches, Some(scales)) if !branches.is_empty() => {
+                let unchanged = self.product_of(name, &format!("{result}.unchanged"), x, parts);
+                self.updated(&result, &unchanged, x, &scales, &branches)
+            }
+            _ => self.product_of(name, &result, x, parts),
+        }
+    }
+
+    /// The logits: the product of those rows of the tokens that `rows` names with the matrix `part`, by the name `result`.
+    pub(super) fn product_of_rows(
+        &mut self,
+        result: &str,
+        x: &Edge,
+        rows: &Edge,
+        part: &str,
+    ) -> Edge {
+        let parts = [part.to_owned()];
+        match (self.branches(&parts), self.scales.clone()) {
+            (branches, Some(scales)) if !branches.is_empty() => {
+                let [scales] = self.builder.node(
+                    "",
+                    "Gather",
+                    &[Some(&scales), Some(rows)],
+                    [&format!("{result}.scales")],
+                    &[("axis", Int(0))],
+                );
+                let unchanged = self.product_of(part, &format!("{result}.unchanged"), x, &parts);
+                self.updated(result, &unchanged, x, &scales, &branches)
+            }
+            _ => self.product_of(part, result, x, &parts),
+        }
+    }
+
+    /// What adapters add to the product with these parts.
+    fn branches(&self, parts: &[String]) -> Vec<Branch<'a>> {
+        let mut branches = Vec::new();
+        let mut first = 0;
+        for part in parts {
+            let outputs = self.tensor(part).rows();
+            let weight = match &**part {
+                // Nothing else is multiplied with it.
+                families::TOKEN_EMBEDDING => families::OUTPUT,
+                part => part,
+            };
+            let of_adapter = |(adapter, of): (usize, &'a Adapter)| {
+                let added = of.branch(weight)?;
+                Some(Branch {
+                    adapter,
+                    first,
+                    outputs,
+                    added,
+                })
+            };
+            branches.extend(self.adapters.iter().enumerate().filter_map(of_adapter));
+            first += outputs;
+        }
+        branches
+    }
+
+    /// The product with what the branches add to it, as strong as `scales` says.
+    fn updated(
+        &mut self,
+        result: &str,
+        product: &Edge,
+        x: &Edge,
+        scales: &Edge,
+        branches: &[Branch<'_>],
+    ) -> Edge {
+        let ranks: usize = branches.iter().map(|branch| branch.added.rank).sum();
+        let numbers = |branch: &Branch<'_>| {
+            let &Branch {
+                adapter,
+                first,
+                outputs,
+                added,
+            } = branch;
+            [adapter, first, outputs, added.rank].map(|number| number as i64)
         };
+        let numbers: Vec<i64> = branches.iter().flat_map(numbers).collect();
+        let numbers = self
+            .builder
+            .integers(&format!("{result}.branches"), &numbers);
+        let added = branches.iter().map(|branch| branch.added);
+        let down: Vec<f32> = added
+            .clone()
+            .flat_map(|added| &added.down)
+            .copied()
+            .collect();
+        let up: Vec<f32> = added.flat_map(|added| &added.up).copied().collect();
+        let mut floats = |part: &str, shape, values| {
+            self.builder.initializer(Initializer {
+                name: format!("{result}.{part}"),
+                shape,
+                values: TensorValues::F32(values),
+            })
+        };
+        let down = floats("down", vec![ranks, down.len() / ranks], down);
+        let up = floats("up", vec![up.len()], up);
+        let inputs = [product, x, scales, &down, &up, &numbers].map(Some);
+        let [updated] = self
+            .builder
+            .node(ORTOLAN_DOMAIN, "LowRankUpdate", &inputs, [result], &[]);
+        updated
+    }
+
+    /// `x · Wᵀ` by the name `result`.
+    fn product_of(&mut self, name: &str, result: &str, x: &Edge, parts: &[String]) -> Edge {
         let tensors: Vec<Tensor<'_>> = parts.iter().map(|part| self.tensor(part)).collect();
         if tensors
             .iter()
             .all(|tensor| tensor.product_kind() == tensors[0].product_kind())
         {
-            return self.stacked_product(name, &result, x, &tensors);
+            return self.stacked_product(name, result, x, &tensors);
         }
         // Parts of different types cannot share one product: one each, side by side.
         let products: Vec<Edge> = parts
@@ -96,7 +221,7 @@ impl<'a> WeightedGraph<'a> {
         let inputs: Vec<Option<&Edge>> = products.iter().map(Some).collect();
         let [joined] = self
             .builder
-            .node("", "Concat", &inputs, [&result], &[("axis", Int(-1))]);
+            .node("", "Concat", &inputs, [result], &[("axis", Int(-1))]);
         joined
     }
 

@@ -33,6 +33,7 @@ impl LoadedModel {
         text: &[PromptPiece],
         timeout: Option<Duration>,
     ) -> Result<PendingEmbedding, GenerateError> {
+        let adapters = self.adapters.set();
         let job = Job {
             prompt: self.text_tokens(text)?,
             max_tokens: 0,
@@ -44,7 +45,7 @@ impl LoadedModel {
             prefix: match self.details.generates {
                 true => PrefixUse {
                     readable: usize::MAX,
-                    root: PrefixRoot::default(),
+                    root: self.prefix_root(None, &adapters),
                 },
                 // What a token is depends on those behind it: nobody else's will do.
                 false => PrefixUse {
@@ -52,6 +53,7 @@ impl LoadedModel {
                     root: PrefixRoot(rand::random()),
                 },
             },
+            adapters,
             when_full: WhenFull::Stop,
             priority: 0,
             timeout,

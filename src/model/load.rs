@@ -9,6 +9,7 @@ use anyhow::{Context, ensure};
 use bytesize::ByteSize;
 use sysinfo::{MemoryRefreshKind, RefreshKind, System};
 
+use super::adapters::{self, AdapterOptions, Adapters};
 pub use super::files::{ModelFiles, vocabulary};
 use super::slots::SlotRecords;
 use super::system_prompt::SystemTokens;
@@ -62,6 +63,8 @@ pub struct LoadOptions {
     pub system_prompt: SystemPrompt,
     /// How embeddings are made instead of how the file says.
     pub pooling: Option<Pooling>,
+    /// What is added to its products.
+    pub adapters: AdapterOptions,
 }
 
 /// How large the key-value cache is to be.
@@ -78,6 +81,7 @@ pub enum CacheSize {
 /// A model whose header was found to be in order.
 pub struct Inspected {
     file: ModelFile,
+    adapters: Adapters,
     details: ModelDetails,
     tokenizer: Tokenizer,
     template: ChatTemplate,
@@ -202,6 +206,7 @@ pub fn inspect(path: &Path, options: LoadOptions) -> anyhow::Result<Inspected> {
         Some(target) => file.quantised(target),
         None => file,
     };
+    let (file, adapters) = adapters::open(file, &options.adapters, options.access)?;
     let source = options.chat_template.as_ref().or(chat_template.as_ref());
     let ModelText {
         tokenizer,
@@ -281,6 +286,7 @@ pub fn inspect(path: &Path, options: LoadOptions) -> anyhow::Result<Inspected> {
         session: options.session,
         lock_memory: options.lock_memory,
         file,
+        adapters,
         tokenizer,
         template,
         system,
@@ -348,6 +354,7 @@ impl Inspected {
     pub fn load(self, progress: &dyn Fn(f32)) -> anyhow::Result<LoadedModel> {
         let Self {
             file,
+            adapters,
             mut details,
             tokenizer,
             template,
@@ -393,6 +400,7 @@ impl Inspected {
             engine,
             system: RwLock::new(Arc::new(system)),
             slots: Arc::new(SlotRecords::new(slots)),
+            adapters,
             tensors: file.tensors,
             identity: OnceLock::new(),
             grammars: OnceLock::new(),

@@ -1,6 +1,7 @@
 //! A loaded model, in the words of text: generate, tokenize, detokenize. What is asked and answered is
 //! in [`request`]; how a path becomes a model is in [`load`]. HTTP is somebody else's.
 
+mod adapters;
 mod embedding;
 mod files;
 mod generation;
@@ -20,6 +21,7 @@ use std::path::PathBuf;
 use std::sync::{Arc, OnceLock, RwLock};
 use std::time::SystemTime;
 
+pub use adapters::{AdapterOptions, AdapterState};
 pub use embedding::{Embedding, PendingEmbedding};
 pub use generation::Generation;
 pub use grammar_words::GrammarWords;
@@ -34,11 +36,12 @@ pub use slots::{Slot, SlotCounts};
 
 pub use system_prompt::SystemPrompt;
 
+use adapters::Adapters;
 use generation::TextStop;
 use slots::{SlotRecord, SlotRecords};
 use system_prompt::SystemTokens;
 
-use crate::engine::{EngineHandle, Job, PrefixRoot, PrefixUse, Stats, SubmitError};
+use crate::engine::{AdapterScales, EngineHandle, Job, PrefixRoot, PrefixUse, Stats, SubmitError};
 pub use crate::engine::{Pooling, SlotError};
 use crate::grammar::{Constraint, Cutting, GrammarCompiler};
 use crate::graph::Tensors;
@@ -112,6 +115,7 @@ pub struct LoadedModel {
     end_tokens: Arc<[TokenId]>,
     slots: Arc<SlotRecords>,
     system: RwLock<Arc<SystemTokens>>,
+    adapters: Adapters,
     tensors: Tensors,
     /// Made when it is first asked for: it reads the whole file.
     identity: OnceLock<String>,
@@ -148,6 +152,8 @@ impl LoadedModel {
                 context_tokens: self.details.context_tokens,
             });
         }
+        let adapters = self.adapters.scales(options.adapters.as_deref())?;
+        options.adapters = Some(adapters.iter().collect());
         let seed = *options.sampling.seed.get_or_insert_with(rand::random);
         let tokens = self.sampler_tokens(&mut options, &prompt)?;
         let reader = self.answer_reader(options.tools.as_ref(), thoughts.as_ref());
@@ -184,8 +190,9 @@ impl LoadedModel {
                     true => usize::MAX,
                     false => system.tokens.len(),
                 },
-                root: self.prefix_root(options.cache_salt.as_deref()),
+                root: self.prefix_root(options.cache_salt.as_deref(), &adapters),
             },
+            adapters,
             when_full: match options.when_full {
                 WhenFull::Shift { keep: Some(keep) } => WhenFull::Shift {
                     keep: Some(keep.saturating_add(before)),
@@ -330,16 +337,19 @@ impl LoadedModel {
         }
     }
 
-    /// Where the chains of a salt begin. The hash has a key of this process: nobody outside can make two
-    /// salts meet.
-    fn prefix_root(&self, salt: Option<&str>) -> PrefixRoot {
-        match salt {
-            None => PrefixRoot::default(),
-            Some(salt) => {
-                let [high, low] = self.salts.each_ref().map(|key| key.hash_one(salt));
-                PrefixRoot(u128::from(high) << 64 | u128::from(low))
-            }
+    /// Where the chains of a salt begin that these adapters shape. The hash has a key of this process: nobody outside
+    /// can make two of them meet.
+    fn prefix_root(&self, salt: Option<&str>, adapters: &AdapterScales) -> PrefixRoot {
+        let adapters: Vec<(usize, u32)> = adapters
+            .iter()
+            .map(|(adapter, scale)| (adapter, scale.to_bits()))
+            .collect();
+        if salt.is_none() && adapters.is_empty() {
+            return PrefixRoot::default();
         }
+        let hash = |key: &RandomState| key.hash_one((salt, &adapters));
+        let [high, low] = self.salts.each_ref().map(hash);
+        PrefixRoot(u128::from(high) << 64 | u128::from(low))
     }
 
     /// The tokens of a text.

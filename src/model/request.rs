@@ -53,6 +53,8 @@ pub struct GenerateOptions {
     pub read_cache: bool,
     /// Only requests of the same salt use each other's computations.
     pub cache_salt: Option<String>,
+    /// How strong adapters count, by their numbers, those that are not named not at all; `None` is as for all requests.
+    pub adapters: Option<Vec<(usize, f32)>>,
     /// Waiting requests of a higher one are begun first.
     pub priority: i32,
     /// How long it may take, waiting included.
@@ -283,6 +285,17 @@ pub enum GenerateError {
         /// Slots there are.
         slots: usize,
     },
+    /// No such adapter.
+    #[error("there is no adapter {adapter}: the server has {adapters}")]
+    UnknownAdapter {
+        /// The adapter asked for.
+        adapter: usize,
+        /// Adapters there are.
+        adapters: usize,
+    },
+    /// What is meant cannot be told.
+    #[error("the adapter {0} is named twice")]
+    AdapterTwice(usize),
     /// The vocabulary has no tokens for it.
     #[error("this model has no fill-in-the-middle tokens: it cannot fill a gap")]
     NoInfill,

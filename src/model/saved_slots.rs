@@ -10,6 +10,7 @@ use ring::digest::{Context, SHA256};
 use serde::{Deserialize, Serialize};
 
 use super::LoadedModel;
+use super::slots::Shape;
 use crate::engine::{PrefixRoot, SavedSequence, SlotError};
 use crate::token::TokenId;
 
@@ -40,6 +41,9 @@ pub enum SavedSlotError {
     /// It was computed by another model.
     #[error("it was saved by another model, or by another version of this program")]
     AnotherModel,
+    /// It was computed with an adapter that this model does not have.
+    #[error("it was saved with an adapter that is not here")]
+    AnotherAdapter,
 }
 
 /// What was done with a slot.
@@ -60,6 +64,9 @@ struct Header {
     model: String,
     /// Only requests of the same salt find it.
     salt: Option<String>,
+    /// Digests of the adapters that shaped it, with their scales.
+    #[serde(default)]
+    adapters: Vec<(String, f32)>,
     tokens: Vec<u32>,
     blocks: usize,
     block_bytes: usize,
@@ -70,21 +77,27 @@ impl LoadedModel {
     pub async fn save_slot(&self, slot: usize, path: &Path) -> Result<SlotReport, SavedSlotError> {
         let started = Instant::now();
         let saved = self.engine.save_slot(slot).await?;
-        let salt = saved
+        let recorded = saved
             .as_ref()
-            .and_then(|saved| self.slots.salt(slot, saved.id));
+            .and_then(|saved| self.slots.shape(slot, saved.id));
         let saved = saved.unwrap_or_else(|| SavedSequence {
             id: None,
             root: PrefixRoot::default(),
             tokens: Vec::new(),
             blocks: Vec::new(),
         });
-        if self.prefix_root(salt.as_deref()) != saved.root {
-            return Err(SavedSlotError::StillAnswering);
-        }
+        // Of an embedding there is no record.
+        let usual = Shape {
+            salt: None,
+            adapters: self.adapters.set(),
+        };
+        let shapes = [recorded.unwrap_or_default(), usual].into_iter();
+        let mut shapes = shapes.filter(|shape| self.root_of(shape) == saved.root);
+        let shape = shapes.next().ok_or(SavedSlotError::StillAnswering)?;
         let header = Header {
             model: self.identity(),
-            salt,
+            adapters: self.adapters.by_digest(&shape.adapters),
+            salt: shape.salt,
             tokens: saved.tokens.iter().map(|token| token.0).collect(),
             blocks: saved.blocks.len(),
             block_bytes: saved.blocks.first().map_or(0, Vec::len),
@@ -112,14 +125,21 @@ impl LoadedModel {
         if tokens.iter().any(|token| token.row() >= vocabulary) {
             return Err(SavedSlotError::AnotherModel);
         }
+        let shape = Shape {
+            adapters: self
+                .adapters
+                .of_digests(&header.adapters)
+                .ok_or(SavedSlotError::AnotherAdapter)?,
+            salt: header.salt,
+        };
         let saved = SavedSequence {
             id: None,
-            root: self.prefix_root(header.salt.as_deref()),
+            root: self.root_of(&shape),
             tokens,
             blocks,
         };
         let tokens = self.engine.restore_slot(slot, saved).await?;
-        self.slots.restored(slot, header.salt);
+        self.slots.restored(slot, shape);
         Ok(SlotReport {
             tokens,
             bytes,
@@ -133,6 +153,10 @@ impl LoadedModel {
         let erased = self.engine.erase_slot(slot).await?;
         self.slots.forget(slot);
         Ok(erased)
+    }
+
+    fn root_of(&self, shape: &Shape) -> PrefixRoot {
+        self.prefix_root(shape.salt.as_deref(), &shape.adapters)
     }
 
     /// What has to be the same for saved keys and values to be of use.
@@ -240,6 +264,7 @@ mod tests {
         Header {
             model: "m".to_owned(),
             salt: Some("s".to_owned()),
+            adapters: Vec::new(),
             tokens: vec![1, 2, 3],
             blocks,
             block_bytes: 4,

@@ -4,7 +4,7 @@
 use std::sync::{Arc, Mutex, PoisonError};
 
 use super::request::{FinishReason, GenerateOptions};
-use crate::engine::{SequenceId, Stats};
+use crate::engine::{AdapterScales, SequenceId, Stats};
 use crate::token::TokenId;
 
 /// How many slots do what.
@@ -44,8 +44,15 @@ pub(super) struct SlotRecords(Mutex<Vec<Last>>);
 struct Last {
     /// A sequence that was asked for.
     record: Option<SlotRecord>,
-    /// The salt of one that was restored since.
-    restored_salt: Option<String>,
+    /// What shaped one that was restored since.
+    restored: Shape,
+}
+
+/// What beside its tokens shapes a sequence's content in the cache, or keeps it from others.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub(super) struct Shape {
+    pub(super) salt: Option<String>,
+    pub(super) adapters: AdapterScales,
 }
 
 /// A sequence as its slot remembers it.
@@ -83,17 +90,17 @@ impl SlotRecords {
         self.with(slot, |last| {
             *last = Last {
                 record: Some(record.clone()),
-                restored_salt: None,
+                restored: Shape::default(),
             };
         });
     }
 
     /// A sequence was restored, whose request is not known.
-    pub(super) fn restored(&self, slot: usize, salt: Option<String>) {
+    pub(super) fn restored(&self, slot: usize, shape: Shape) {
         self.with(slot, |last| {
             *last = Last {
                 record: None,
-                restored_salt: salt,
+                restored: shape,
             };
         });
     }
@@ -103,16 +110,20 @@ impl SlotRecords {
         self.with(slot, |last| *last = Last::default());
     }
 
-    /// The salt of the slot's last sequence: that of this number, or the restored one.
-    pub(super) fn salt(&self, slot: usize, task: Option<SequenceId>) -> Option<String> {
+    /// What shaped the slot's last sequence: that of this number, or the restored one.
+    pub(super) fn shape(&self, slot: usize, task: Option<SequenceId>) -> Option<Shape> {
         let last = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let last = last.get(slot)?;
         match task {
-            None => last.restored_salt.clone(),
+            None => Some(last.restored.clone()),
             Some(task) => {
                 let record = last.record.as_ref();
                 let record = record.filter(|record| record.task == task)?;
-                record.options.cache_salt.clone()
+                let adapters = record.options.adapters.iter().flatten();
+                Some(Shape {
+                    salt: record.options.cache_salt.clone(),
+                    adapters: AdapterScales::new(adapters.copied()),
+                })
             }
         }
     }

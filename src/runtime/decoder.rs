@@ -6,6 +6,7 @@ use anyhow::Context;
 use ort::session::{Session, SessionInputValue};
 use ort::value::TensorRef;
 
+use super::adapters::ScaleRows;
 use super::session::{self, SessionOptions};
 use super::{KvCache, RuntimeError, read_rows};
 use crate::engine::{BlockCopy, BlockId, ModelRunner, Outputs, RunError, StepPlan};
@@ -36,6 +37,7 @@ struct Batch {
     blocks_of_a_sequence: usize,
     logit_rows: Vec<i64>,
     hidden_rows: Vec<i64>,
+    scales: ScaleRows,
 }
 
 impl Decoder {
@@ -83,7 +85,10 @@ impl Decoder {
             vocabulary: shape.vocabulary,
             spare_block: blocks,
             least_rows: file.least_rows(),
-            batch: Batch::default(),
+            batch: Batch {
+                scales: ScaleRows::new(file.adapters()),
+                ..Batch::default()
+            },
         })
     }
 
@@ -183,6 +188,7 @@ impl Decoder {
             TensorRef::from_array_view(([batch.hidden_rows.len()], batch.hidden_rows.as_slice()))?
                 .into(),
         ));
+        inputs.extend(batch.scales.input(rows)?);
         let caches = self.cache.layers()?;
         for ([key_name, value_name], [keys, values]) in self.cache_names.iter().zip(caches) {
             inputs.push((key_name.as_str().into(), keys.into()));
@@ -221,6 +227,7 @@ impl Batch {
         self.past_seqlens.clear();
         self.block_table.clear();
         self.embeds.clear();
+        self.scales.fill(plan, plan.tokens() + spare)?;
 
         for chunk in &plan.chunks {
             read_rows(embeddings, &chunk.tokens, &mut self.embeds)?;

@@ -5,6 +5,7 @@ use std::borrow::Cow;
 use ort::session::{Session, SessionInputValue};
 use ort::value::TensorRef;
 
+use super::adapters::ScaleRows;
 use super::session::{self, SessionOptions};
 use super::{RuntimeError, read_rows};
 use crate::engine::{BlockId, ModelRunner, Outputs, RunError, StepPlan};
@@ -26,6 +27,7 @@ struct Batch {
     positions: Vec<i64>,
     cumulative_sequence_length: Vec<i32>,
     hidden_rows: Vec<i64>,
+    scales: ScaleRows,
 }
 
 impl Encoder {
@@ -46,7 +48,10 @@ impl Encoder {
             session,
             embeddings: file.embeddings(),
             least_tokens: file.least_rows().tokens,
-            batch: Batch::default(),
+            batch: Batch {
+                scales: ScaleRows::new(file.adapters()),
+                ..Batch::default()
+            },
         })
     }
 
@@ -82,7 +87,7 @@ impl Encoder {
         let columns = self.embeddings.columns();
         let rows = batch.embeds.len() / columns;
         let sequences = batch.cumulative_sequence_length.len() - 1;
-        let inputs: Vec<(Cow<'_, str>, SessionInputValue<'_>)> = vec![
+        let mut inputs: Vec<(Cow<'_, str>, SessionInputValue<'_>)> = vec![
             (
                 names::INPUTS_EMBEDS.into(),
                 TensorRef::from_array_view(([rows, columns], batch.embeds.as_slice()))?.into(),
@@ -108,6 +113,7 @@ impl Encoder {
                 .into(),
             ),
         ];
+        inputs.extend(batch.scales.input(rows)?);
         let computed = self.session.run(inputs)?;
         outputs.logits.resize(0);
         let (_, hidden) = computed[names::HIDDEN].try_extract_tensor::<f32>()?;
@@ -141,6 +147,7 @@ impl Batch {
             self.embeds.resize(zeros, 0.0);
             self.end_sequence(1);
         }
+        self.scales.fill(plan, self.positions.len())?;
         let rows = plan.hidden_rows();
         self.hidden_rows.clear();
         self.hidden_rows.extend(rows.iter().map(|row| *row as i64));

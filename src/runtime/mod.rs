@@ -1,6 +1,7 @@
 //! ONNX Runtime: the session that computes a graph, the cache's memory, and ortolan's own operators.
 //! The only floor that knows tensors, and the only one with unsafe code (but for mapping files).
 
+mod adapters;
 mod decoder;
 mod encoder;
 mod kv;

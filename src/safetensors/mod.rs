@@ -96,6 +96,11 @@ impl Safetensors {
         self.tensors.iter().filter_map(given).map(String::as_str)
     }
 
+    /// The names of all tensors, in no order.
+    pub fn all_names(&self) -> impl Iterator<Item = &str> {
+        self.tensors.keys().map(String::as_str)
+    }
+
     /// The tensor of that name, if its values are floats.
     pub fn tensor(&self, name: &str) -> Option<Tensor<'_>> {
         let place = self.tensors.get(name)?;

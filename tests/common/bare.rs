@@ -5,10 +5,10 @@
 use std::path::Path;
 
 use ortolan::cache::BlockPool;
-use ortolan::engine::{Chunk, ModelRunner, SequenceId, StepPlan, WantedRows};
+use ortolan::engine::{AdapterScales, Chunk, ModelRunner, SequenceId, StepPlan, WantedRows};
 use ortolan::file_bytes::FileAccess;
 use ortolan::gguf::Gguf;
-use ortolan::graph::ModelFile;
+use ortolan::graph::{Adapter, ModelFile};
 use ortolan::model::load;
 use ortolan::runtime::{Decoder, SessionOptions};
 use ortolan::text::{SpecialTokens, Tokenizer};
@@ -33,9 +33,20 @@ impl Bare {
     }
 
     pub(crate) fn load_from(path: &Path) -> Self {
+        Self::adapted(path, &[])
+    }
+
+    /// The same with adapters.
+    pub(crate) fn adapted(path: &Path, adapters: &[&Path]) -> Self {
         let gguf = Gguf::open(path, FileAccess::Map).unwrap();
         let vocabulary = load::vocabulary(gguf.metadata()).unwrap();
         let file = ModelFile::new(path.to_owned(), gguf).unwrap();
+        let adapter = |path: &&Path| {
+            let gguf = Gguf::open(path, FileAccess::Map).unwrap();
+            Adapter::of_gguf(&gguf, &file).unwrap()
+        };
+        let adapters = adapters.iter().map(adapter).collect();
+        let file = file.with_adapters(adapters, None).unwrap();
         let options = SessionOptions::new(common::onnxruntime());
         Self {
             decoder: Decoder::load(&file, &options, CONTEXT, BLOCKS, BLOCK_TOKENS, &|_| ())
@@ -67,6 +78,17 @@ pub(crate) fn logits(
     tokens: &[TokenId],
     chunks: &[usize],
 ) -> Vec<Vec<f32>> {
+    logits_with(decoder, pool, tokens, chunks, &AdapterScales::default())
+}
+
+/// The same with adapters.
+pub(crate) fn logits_with(
+    decoder: &mut Decoder,
+    pool: &mut BlockPool,
+    tokens: &[TokenId],
+    chunks: &[usize],
+    adapters: &AdapterScales,
+) -> Vec<Vec<f32>> {
     let blocks: Vec<_> = (0..tokens.len().div_ceil(BLOCK_TOKENS))
         .map(|_| pool.take().unwrap())
         .collect();
@@ -86,6 +108,7 @@ pub(crate) fn logits(
                 blocks: blocks.clone(),
                 logits: WantedRows::All,
                 hidden: WantedRows::None,
+                adapters: adapters.clone(),
             }],
         };
         let mut outputs = decoder.outputs();

@@ -3,6 +3,7 @@
 #![allow(dead_code, reason = "every test crate uses a part of it")]
 
 pub(crate) mod gguf;
+pub(crate) mod lora;
 pub(crate) mod tiny;
 
 use std::path::PathBuf;

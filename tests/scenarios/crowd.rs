@@ -30,6 +30,14 @@ pub(crate) struct Crowd {
     before: Option<Stats>,
 }
 
+impl Crowd {
+    /// The prompts are continued in these ways, in turn.
+    pub(crate) fn continue_by(&mut self, ways: Vec<Value>) {
+        let ways = ways.into_iter().cycle();
+        self.ways = ways.take(self.prompts.len()).collect();
+    }
+}
+
 fn completion(body: Value) -> types::CompletionRequest {
     serde_json::from_value(body).unwrap()
 }

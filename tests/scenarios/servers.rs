@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use ortolan::api::{self, ApiSettings, BodyRules, Defaults, Endpoints, ResponseStore};
 use ortolan::model::load::{CacheSize, FileAccess, LoadOptions, SessionOptions, inspect};
-use ortolan::model::{GenerateLimits, LoadedModel, ModelState, SystemPrompt};
+use ortolan::model::{AdapterOptions, GenerateLimits, LoadedModel, ModelState, SystemPrompt};
 use ortolan::server::{Keys, ServeOptions, Server};
 use ortolan::web::{self, Pages};
 use tempfile::TempDir;
@@ -165,6 +165,31 @@ pub(crate) async fn tiny_with_beginnings() -> RealServer {
     of_tiny_model(&SERVER, &[wanted]).await
 }
 
+/// The real model with two adapters.
+pub(crate) async fn adapted() -> RealServer {
+    static SERVER: OnceCell<RealServer> = OnceCell::const_new();
+    let folder = tempfile::tempdir().unwrap();
+    let adapter = |name: &str, weight: &str, sizes: [u64; 2], seed| {
+        let path = folder.path().join(name);
+        let weights = (0..30).map(|layer| (format!("blk.{layer}.{weight}.weight"), sizes));
+        common::lora::write(&path, "llama", 8, &weights.collect::<Vec<_>>(), seed);
+        (path, 0.0)
+    };
+    let adapters = AdapterOptions {
+        files: vec![
+            adapter("first.gguf", "attn_q", [576, 576], 1),
+            adapter("second.gguf", "ffn_down", [1536, 576], 2),
+        ],
+        ..AdapterOptions::default()
+    };
+    let size = Size {
+        parallel: SLOTS,
+        context_tokens: 256,
+        cache: CacheSize::AllContexts,
+    };
+    of_adapted_model(&SERVER, common::model(), size, adapters).await
+}
+
 /// A server with an encoder.
 pub(crate) async fn encoder() -> RealServer {
     static SERVER: OnceCell<RealServer> = OnceCell::const_new();
@@ -226,6 +251,15 @@ async fn shared(cell: &OnceCell<RealServer>, size: Size) -> RealServer {
 }
 
 async fn of_model(cell: &OnceCell<RealServer>, model: PathBuf, size: Size) -> RealServer {
+    of_adapted_model(cell, model, size, AdapterOptions::default()).await
+}
+
+async fn of_adapted_model(
+    cell: &OnceCell<RealServer>,
+    model: PathBuf,
+    size: Size,
+    adapters: AdapterOptions,
+) -> RealServer {
     let server = cell.get_or_init(async || {
         let loaded = tokio::task::spawn_blocking(move || {
             let options = LoadOptions {
@@ -243,6 +277,7 @@ async fn of_model(cell: &OnceCell<RealServer>, model: PathBuf, size: Size) -> Re
                 quantize: None,
                 chat_template: None,
                 pooling: None,
+                adapters,
                 system_prompt: SystemPrompt::default(),
             };
             let inspected = inspect(&model, options);

@@ -57,6 +57,7 @@ pub(super) fn generate_request(
             whole_prompt: true,
             read_cache: true,
             cache_salt: None,
+            adapters: None,
             priority: 0,
             timeout: None,
             echo: false,

@@ -4,7 +4,7 @@ use super::props::words;
 use super::{bias, continuation};
 use crate::api::at_length;
 use crate::api::error::Error;
-use crate::api::options::{limit, one_grammar, seconds, unless_empty};
+use crate::api::options::{limit, one_grammar, scales, seconds, unless_empty};
 use crate::api::prompts::{Prompts, pieces};
 use crate::api::sampling;
 use crate::api::stream::{EventStream, WholeOrStream};
@@ -70,6 +70,7 @@ impl TryFrom<types::CompletionRequest> for GenerateOptions {
             whole_prompt: false,
             read_cache: body.cache_prompt.unwrap_or(false),
             cache_salt: body.cache_salt,
+            adapters: body.lora.map(scales),
             priority: body.priority.unwrap_or(0),
             timeout: body.request_timeout.map(seconds),
             echo: false,

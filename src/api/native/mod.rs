@@ -6,6 +6,7 @@ mod continuation;
 pub(super) mod embedding;
 pub(super) mod health;
 pub(super) mod infill;
+pub(super) mod lora;
 pub(super) mod metrics;
 pub(super) mod props;
 mod settings;

@@ -22,7 +22,12 @@ pub(in crate::api) fn props(
         assistant_name,
         user_name,
         system_prompt: prompt,
-        default_generation_settings: default_settings(details, max_tokens, defaults),
+        default_generation_settings: default_settings(
+            details,
+            max_tokens,
+            defaults,
+            &model.adapters(),
+        ),
         total_slots: details.slots as u64,
         chat_template: details.chat_template.clone(),
         model: details.name.clone(),

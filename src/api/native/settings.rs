@@ -6,7 +6,9 @@ use super::bias::shown_bias;
 use crate::api::options::{Defaults, or_minus_one, single};
 use crate::api::sampling::{MIROSTAT_ETA, MIROSTAT_TAU};
 use crate::api::types;
-use crate::model::{GenerateOptions, GrammarSource, ModelDetails, PromptPiece, WhenFull};
+use crate::model::{
+    AdapterState, GenerateOptions, GrammarSource, ModelDetails, PromptPiece, WhenFull,
+};
 use crate::sampling::{Distribution, MirostatVersion, SamplingParameters};
 
 /// The settings of a request. The seed is the one that was drawn, if the request left it open.
@@ -98,7 +100,15 @@ pub(super) fn settings(
         json_schema,
         regex,
         lark,
+        lora: types::LoraScales(options.adapters.iter().flatten().map(shown_scale).collect()),
         samplers: chain.iter().map(|stage| stage.name().to_owned()).collect(),
+    }
+}
+
+fn shown_scale((adapter, scale): &(usize, f32)) -> types::LoraScale {
+    types::LoraScale {
+        id: *adapter as u64,
+        scale: f64::from(*scale),
     }
 }
 
@@ -107,8 +117,11 @@ pub(super) fn default_settings(
     details: &ModelDetails,
     max_tokens: Option<usize>,
     defaults: &Defaults,
+    adapters: &[AdapterState],
 ) -> types::GenerationSettings {
     let native = SamplingParameters::native();
+    let scales = adapters.iter().map(|adapter| adapter.scale);
+    let counting = scales.enumerate().filter(|(_, scale)| *scale != 0.0);
     let options = GenerateOptions {
         max_tokens,
         stop: Vec::new(),
@@ -127,6 +140,7 @@ pub(super) fn default_settings(
         whole_prompt: false,
         read_cache: false,
         cache_salt: None,
+        adapters: Some(counting.collect()),
         priority: 0,
         timeout: None,
         echo: false,

@@ -114,7 +114,9 @@ fn told(error: SavedSlotError, slot: usize, model: &LoadedModel) -> Error {
             Error::invalid("filename", "filename: there is no such file")
         }
         SavedSlotError::StillAnswering => Error::NoModel(error.to_string()),
-        SavedSlotError::NoSlot(_) | SavedSlotError::AnotherModel => {
+        SavedSlotError::NoSlot(_)
+        | SavedSlotError::AnotherModel
+        | SavedSlotError::AnotherAdapter => {
             Error::invalid("filename", format!("filename: {error}"))
         }
         SavedSlotError::Slot(SlotError::Run(_)) | SavedSlotError::File(_) => {

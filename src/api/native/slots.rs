@@ -7,18 +7,26 @@ use crate::model::{FinishReason, LoadedModel, ModelDetails, Slot};
 
 /// All slots.
 pub(in crate::api) fn slots(model: &LoadedModel, defaults: &Defaults) -> types::Slots {
+    let details = model.details();
+    let unasked = default_settings(details, None, defaults, &model.adapters());
     let shown = model.slots().into_iter().map(|slot| {
         let prompt = model.detokenize(&slot.prompt).unwrap_or_default();
-        show(model.details(), defaults, &slot, prompt)
+        show(details, &unasked, &slot, prompt)
     });
     types::Slots(shown.collect())
 }
 
-fn show(details: &ModelDetails, defaults: &Defaults, slot: &Slot, prompt: String) -> types::Slot {
+/// The slot; `unasked` is what it shows before its first request.
+fn show(
+    details: &ModelDetails,
+    unasked: &types::GenerationSettings,
+    slot: &Slot,
+    prompt: String,
+) -> types::Slot {
     let asked = slot.options.as_deref();
     let options = match asked {
         Some(options) => settings(details, options, None),
-        None => default_settings(details, None, defaults),
+        None => unasked.clone(),
     };
     let left = asked
         .and_then(|options| options.max_tokens)
@@ -89,6 +97,7 @@ fn show(details: &ModelDetails, defaults: &Defaults, slot: &Slot, prompt: String
         regex: options.regex,
         lark: options.lark,
         samplers: options.samplers,
+        lora: options.lora,
     }
 }
 
@@ -114,7 +123,8 @@ mod tests {
             generated_tokens: 2,
             finish: None,
         };
-        let shown = show(&details(), &Defaults::default(), &slot, "a".to_owned());
+        let unasked = default_settings(&details(), None, &Defaults::default(), &[]);
+        let shown = show(&details(), &unasked, &slot, "a".to_owned());
         assert_eq!(
             (
                 shown.state,
@@ -129,7 +139,7 @@ mod tests {
         slot.options = None;
         slot.task = None;
         slot.processing = false;
-        let shown = show(&details(), &Defaults::default(), &slot, String::new());
+        let shown = show(&details(), &unasked, &slot, String::new());
         assert_eq!(
             (
                 shown.state,

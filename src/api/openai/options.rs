@@ -6,7 +6,7 @@ use serde::Serialize;
 use serde_json::Value;
 
 use crate::api::error::Error;
-use crate::api::options::{as_completion, one_grammar, seconds, single, unless_empty};
+use crate::api::options::{as_completion, one_grammar, scales, seconds, single, unless_empty};
 use crate::api::prompts::pieces;
 use crate::api::sampling;
 use crate::api::types;
@@ -55,6 +55,7 @@ pub(super) fn generate_options(
         whole_prompt: true,
         read_cache: options.cache_prompt.unwrap_or(true),
         cache_salt: options.cache_salt,
+        adapters: native.lora.map(scales),
         priority: options.priority.unwrap_or(0),
         timeout: options.request_timeout.map(seconds),
         echo: false,

@@ -144,6 +144,14 @@ impl Architecture {
         }
     }
 
+    /// GGUF's name of a tensor that the hub names so, if it is one that is needed; its own where nobody knows it.
+    pub(super) fn standard_name(&self, name: &str) -> Option<String> {
+        match self {
+            Architecture::Decoder { family, .. } => hub::standard_name(family, false, name),
+            Architecture::Bert(_) => bert::standard_name(name),
+        }
+    }
+
     /// The sizes of a decoder, if it is one.
     pub fn decoder(&self) -> Option<&DecoderShape> {
         match self {

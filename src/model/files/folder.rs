@@ -70,7 +70,7 @@ fn needed(folder: &Path, name: &str) -> anyhow::Result<(String, Vec<u8>)> {
     }
 }
 
-fn optional(folder: &Path, name: &str) -> anyhow::Result<Option<Vec<u8>>> {
+pub(super) fn optional(folder: &Path, name: &str) -> anyhow::Result<Option<Vec<u8>>> {
     let path = folder.join(name);
     let shown = || path.display().to_string();
     let file = match File::open(&path) {

@@ -1,10 +1,12 @@
 //! A path becomes an open model: a GGUF file, or a folder with a safetensors file in it. What both say is the same.
 
+mod adapter;
 mod folder;
 mod gguf;
 
 use std::path::Path;
 
+pub(super) use adapter::open as adapter;
 pub use gguf::vocabulary;
 
 use crate::engine::Pooling;

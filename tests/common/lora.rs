@@ -1,0 +1,44 @@
+//! Adapters of random values, as llama.cpp's converter writes them.
+
+#![allow(dead_code, reason = "every test crate uses a part of it")]
+
+use std::path::Path;
+
+use super::gguf::{self, F32, Tensor, Value};
+
+/// Writes an adapter of that rank for weights of these names, each with its columns and rows. Its `alpha` is twice the rank.
+pub(crate) fn write(
+    path: &Path,
+    architecture: &str,
+    rank: u64,
+    weights: &[(String, [u64; 2])],
+    seed: u32,
+) {
+    let mut state = seed;
+    let mut values = |count: u64, size: f32| {
+        let value = |_| {
+            // Numerical Recipes' generator.
+            state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+            ((state >> 8) as f32 / (1 << 24) as f32 - 0.5) * size
+        };
+        (0..count).map(value).flat_map(f32::to_le_bytes).collect()
+    };
+    let mut tensors = Vec::new();
+    for (weight, [columns, rows]) in weights {
+        for (end, shape) in [("lora_a", [*columns, rank]), ("lora_b", [rank, *rows])] {
+            tensors.push(Tensor {
+                name: format!("{weight}.{end}"),
+                shape: shape.to_vec(),
+                kind: F32,
+                bytes: values(shape[0] * shape[1], (12.0 / shape[0] as f32).sqrt()),
+            });
+        }
+    }
+    let header = [
+        ("general.architecture", Value::Text(architecture)),
+        ("general.type", Value::Text("adapter")),
+        ("adapter.type", Value::Text("lora")),
+        ("adapter.lora.alpha", Value::F32(2.0 * rank as f32)),
+    ];
+    gguf::write(path, &header, &tensors);
+}
