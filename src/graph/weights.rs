@@ -266,6 +266,7 @@ mod tests {
             let (upper, lower) = bytes.split_at(bytes.len() / 3);
             let tensor = |bytes, rows| Tensor {
                 kind,
+                quantised: None,
                 shape: vec![columns, rows],
                 bytes,
                 added: 0.0,
