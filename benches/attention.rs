@@ -8,9 +8,10 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use criterion::{BenchmarkId, Criterion, criterion_group, criterion_main};
 use half::f16;
 use ortolan::runtime::operators::attention::{
-    AttentionCaches, AttentionError, AttentionInputs, AttentionShape, ParallelFor, Scoring, attend,
+    AttentionCaches, AttentionInputs, AttentionShape, Scoring, attend,
 };
 use ortolan::runtime::operators::batch::BatchIndices;
+use ortolan::runtime::operators::parallel::{OperatorError, ParallelFor};
 use ortolan::runtime::operators::rotary::{Pairing, Rotary};
 use ortolan::runtime::operators::simd::Instructions;
 
@@ -22,12 +23,12 @@ struct Load {
     tokens: usize,
 }
 
-fn one_thread(count: usize, call: &(dyn Fn(usize) + Sync)) -> Result<(), AttentionError> {
+fn one_thread(count: usize, call: &(dyn Fn(usize) + Sync)) -> Result<(), OperatorError> {
     (0..count).for_each(call);
     Ok(())
 }
 
-fn two_threads(count: usize, call: &(dyn Fn(usize) + Sync)) -> Result<(), AttentionError> {
+fn two_threads(count: usize, call: &(dyn Fn(usize) + Sync)) -> Result<(), OperatorError> {
     let next = AtomicUsize::new(0);
     let work = || {
         let claim = || Some(next.fetch_add(1, Ordering::Relaxed)).filter(|&index| index < count);

@@ -7,12 +7,12 @@
 
 use std::cmp::Reverse;
 use std::ops::Range;
-use std::sync::atomic::{AtomicUsize, Ordering};
 
 use half::f16;
 
 use super::batch::{BatchBounds, BatchIndices, RaggedBatch, SequenceChunk};
 use super::norm::QueryKeyNorms;
+use super::parallel::{OperatorError, ParallelFor, once_each};
 use super::piece::{Group, MergeGroup, Piece, PieceContext, ROWS_WITHOUT_CONVERSION};
 use super::rotary::Rotary;
 use super::shared::SharedSlice;
@@ -32,28 +32,6 @@ const GROUP_ROWS: usize = 48;
 const PIECES_WANTED: usize = 24;
 /// New tokens whose keys and values one thread writes at a time.
 const TOKENS_WRITTEN_TOGETHER: usize = 32;
-
-/// What is wrong with an input, by its name in the operator's schema; or with the run.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum AttentionError {
-    /// An input does not fit the others.
-    #[error("{input}: {problem}")]
-    Input {
-        /// The input's name in the schema.
-        input: &'static str,
-        /// What is wrong, with the value.
-        problem: String,
-    },
-    /// The work could not be spread over threads.
-    #[error("the thread pool failed: {0}")]
-    Threads(String),
-}
-
-impl AttentionError {
-    pub(super) fn input(input: &'static str, problem: String) -> AttentionError {
-        AttentionError::Input { input, problem }
-    }
-}
 
 /// The sizes of heads and cache.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -107,10 +85,6 @@ pub struct AttentionCaches<'a> {
     pub values: &'a mut [f16],
 }
 
-/// Calls a function once for each number below the given one, on several threads if it likes, and returns
-/// when all calls have.
-pub type ParallelFor<'a> = &'a dyn Fn(usize, &(dyn Fn(usize) + Sync)) -> Result<(), AttentionError>;
-
 /// Writes the new tokens' keys and values into the caches and their attention into `output`,
 /// `[tokens, heads · head_size]`.
 ///
@@ -124,7 +98,7 @@ pub fn attend(
     output: &mut [f32],
     instructions: Instructions,
     parallel: ParallelFor,
-) -> Result<(), AttentionError> {
+) -> Result<(), OperatorError> {
     let checked = Checked::new(shape, inputs, &caches, output)?;
     let batch = &checked.batch;
     let AttentionCaches { keys, values } = caches;
@@ -191,22 +165,6 @@ pub fn attend(
     Ok(())
 }
 
-/// Calls `call` once for each number below `count`, in order: whoever is free takes the next. That no number
-/// comes twice, on which the threads' shares of memory depend, is not left to `parallel`.
-pub(super) fn once_each(
-    parallel: ParallelFor,
-    count: usize,
-    call: &(dyn Fn(usize) + Sync),
-) -> Result<(), AttentionError> {
-    let next = AtomicUsize::new(0);
-    parallel(count, &|_| {
-        let index = next.fetch_add(1, Ordering::Relaxed);
-        if index < count {
-            call(index);
-        }
-    })
-}
-
 /// A row for every token and head, somewhere in a tensor.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct TokenRows<'a> {
@@ -240,8 +198,8 @@ impl<'a> Checked<'a> {
         inputs: &AttentionInputs<'a>,
         caches: &AttentionCaches,
         output: &[f32],
-    ) -> Result<Self, AttentionError> {
-        let invalid = AttentionError::input;
+    ) -> Result<Self, OperatorError> {
+        let invalid = OperatorError::input;
         let AttentionShape {
             heads,
             kv_heads,

@@ -3,7 +3,7 @@
 
 use std::ops::Range;
 
-use super::attention::AttentionError;
+use super::parallel::OperatorError;
 
 /// The index tensors as they came.
 #[derive(Debug, Clone, Copy)]
@@ -78,13 +78,13 @@ impl<'a> RaggedBatch<'a> {
     pub(super) fn check(
         indices: BatchIndices<'a>,
         bounds: BatchBounds,
-    ) -> Result<Self, AttentionError> {
+    ) -> Result<Self, OperatorError> {
         let BatchIndices {
             cumulative_sequence_length: cumulative,
             past_seqlens,
             ..
         } = indices;
-        let invalid = AttentionError::input;
+        let invalid = OperatorError::input;
         let count = past_seqlens.len();
         if cumulative.len() != count + 1 {
             return Err(invalid(
@@ -175,12 +175,12 @@ fn slots(
     sequences: &[SequenceChunk],
     mapping: Option<&[i32]>,
     bounds: BatchBounds,
-) -> Result<Vec<Option<usize>>, AttentionError> {
+) -> Result<Vec<Option<usize>>, OperatorError> {
     if let Some(mapping) = mapping
         && mapping.len() != bounds.tokens
     {
         let problem = format!("has {} entries for {} tokens", mapping.len(), bounds.tokens);
-        return Err(AttentionError::input("slot_mapping", problem));
+        return Err(OperatorError::input("slot_mapping", problem));
     }
     let mut slots = Vec::with_capacity(bounds.tokens);
     for chunk in sequences {
@@ -199,7 +199,7 @@ fn slots(
             *slot = None;
         } else if *slot != usize::try_from(mapped).ok() {
             let problem = format!("sends token {token} to slot {mapped}, against the block table");
-            return Err(AttentionError::input("slot_mapping", problem));
+            return Err(OperatorError::input("slot_mapping", problem));
         }
     }
     // Slots are written in parallel: two tokens in one would be a race.
@@ -207,7 +207,7 @@ fn slots(
     written.sort_unstable();
     if let Some(twice) = written.windows(2).find(|pair| pair[0] == pair[1]) {
         let problem = format!("two tokens of the batch are written to slot {}", twice[0]);
-        return Err(AttentionError::input("block_table", problem));
+        return Err(OperatorError::input("block_table", problem));
     }
     Ok(slots)
 }

@@ -6,7 +6,7 @@
 
 use std::ops::Range;
 
-use super::attention::{AttentionError, ParallelFor, once_each};
+use super::parallel::{OperatorError, ParallelFor, once_each};
 use super::shared::SharedSlice;
 use super::simd::{Instructions, LANES, Simd, Work};
 
@@ -71,7 +71,7 @@ pub fn update(
     output: &mut [f32],
     instructions: Instructions,
     parallel: ParallelFor,
-) -> Result<(), AttentionError> {
+) -> Result<(), OperatorError> {
     let branches = checked(inputs, output.len())?;
     output.copy_from_slice(inputs.product);
     let (wanted, sums) = wanted(inputs, &branches);
@@ -127,14 +127,14 @@ pub fn update(
 }
 
 /// Calls one after the other, on this thread.
-fn alone(count: usize, call: &(dyn Fn(usize) + Sync)) -> Result<(), AttentionError> {
+fn alone(count: usize, call: &(dyn Fn(usize) + Sync)) -> Result<(), OperatorError> {
     (0..count).for_each(call);
     Ok(())
 }
 
 /// The branches, if everything has the size that it has to have.
-fn checked(inputs: &UpdateInputs, output: usize) -> Result<Vec<Branch>, AttentionError> {
-    let invalid = |input, problem: String| Err(AttentionError::input(input, problem));
+fn checked(inputs: &UpdateInputs, output: usize) -> Result<Vec<Branch>, OperatorError> {
+    let invalid = |input, problem: String| Err(OperatorError::input(input, problem));
     let rows = inputs
         .product
         .len()

@@ -5,9 +5,9 @@ use ort::operator::{
 };
 use ort::value::{PrimitiveTensorElementType, TensorElementType, ValueRef};
 
-use super::attention::AttentionError;
 use super::low_rank::{UpdateInputs, update};
 use super::node::{input_error, refused, tensor};
+use super::parallel::OperatorError;
 use super::simd::Instructions;
 
 /// The operator. There is none of that kind in ONNX or among the contrib operators.
@@ -79,7 +79,7 @@ impl Kernel for LowRankUpdateKernel {
         update(&inputs, output, self.0, &|count, call| {
             context
                 .par_for(count, 0, call)
-                .map_err(|error| AttentionError::Threads(error.to_string()))
+                .map_err(|error| OperatorError::Threads(error.to_string()))
         })
         .map_err(ort::Error::wrap)
     }

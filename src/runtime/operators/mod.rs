@@ -9,6 +9,7 @@ mod node;
 pub mod norm;
 mod packed_attention;
 mod paged_attention;
+pub mod parallel;
 mod piece;
 pub mod rotary;
 mod shared;

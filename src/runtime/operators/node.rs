@@ -3,7 +3,8 @@
 use ort::operator::{FromKernelContext, KernelContext};
 use ort::value::{PrimitiveTensorElementType, ValueRef};
 
-use super::attention::{AttentionError, MAX_HEADS};
+use super::attention::MAX_HEADS;
+use super::parallel::OperatorError;
 
 /// The sizes and the elements of an input.
 pub(super) fn tensor<'v, T: PrimitiveTensorElementType, const RANK: usize>(
@@ -26,7 +27,7 @@ pub(super) fn tensor<'v, T: PrimitiveTensorElementType, const RANK: usize>(
 
 /// What is wrong with an input.
 pub(super) fn input_error(input: &'static str, problem: impl Into<String>) -> ort::Error {
-    ort::Error::wrap(AttentionError::input(input, problem.into()))
+    ort::Error::wrap(OperatorError::input(input, problem.into()))
 }
 
 /// What a node or a run of it is refused for.

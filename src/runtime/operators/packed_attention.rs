@@ -7,8 +7,8 @@ use ort::operator::{
 };
 use ort::value::TensorElementType;
 
-use super::attention::AttentionError;
 use super::node::{head_count, input_error, refused, tensor};
+use super::parallel::OperatorError;
 use super::simd::Instructions;
 use super::whole::{WholeInputs, attend_whole};
 
@@ -149,7 +149,7 @@ impl Kernel for PackedMultiHeadAttentionKernel {
         attend_whole(&inputs, output, self.instructions, &|count, call| {
             context
                 .par_for(count, 0, call)
-                .map_err(|error| AttentionError::Threads(error.to_string()))
+                .map_err(|error| OperatorError::Threads(error.to_string()))
         })
         .map_err(ort::Error::wrap)
     }

@@ -8,12 +8,11 @@ use ort::operator::{
 };
 use ort::value::{DynTensorValueType, PrimitiveTensorElementType, TensorElementType, ValueRef};
 
-use super::attention::{
-    AttentionCaches, AttentionError, AttentionInputs, AttentionShape, Scoring, attend,
-};
+use super::attention::{AttentionCaches, AttentionInputs, AttentionShape, Scoring, attend};
 use super::batch::BatchIndices;
 use super::node::{self, allow_only, flag, head_count, positive, refused};
 use super::norm::{QueryKeyNorms, RowNorm};
+use super::parallel::OperatorError;
 use super::rotary::{Pairing, Rotary};
 use super::simd::Instructions;
 
@@ -351,7 +350,7 @@ impl Kernel for PagedAttentionKernel {
             &|count, call| {
                 context
                     .par_for(count, 0, call)
-                    .map_err(|error| AttentionError::Threads(error.to_string()))
+                    .map_err(|error| OperatorError::Threads(error.to_string()))
             },
         )
         .map_err(ort::Error::wrap)

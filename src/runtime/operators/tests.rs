@@ -12,6 +12,7 @@ use proptest::prelude::*;
 use super::attention::*;
 use super::batch::BatchIndices;
 use super::norm::{QueryKeyNorms, RowNorm};
+use super::parallel::{OperatorError, ParallelFor};
 use super::rotary::{Pairing, Rotary};
 use super::simd::Instructions;
 use reference::{key_written, reference};
@@ -296,12 +297,12 @@ impl Node {
     }
 }
 
-fn one_thread(count: usize, call: &(dyn Fn(usize) + Sync)) -> Result<(), AttentionError> {
+fn one_thread(count: usize, call: &(dyn Fn(usize) + Sync)) -> Result<(), OperatorError> {
     (0..count).for_each(call);
     Ok(())
 }
 
-fn three_threads(count: usize, call: &(dyn Fn(usize) + Sync)) -> Result<(), AttentionError> {
+fn three_threads(count: usize, call: &(dyn Fn(usize) + Sync)) -> Result<(), OperatorError> {
     std::thread::scope(|scope| {
         for thread in 0..3 {
             scope.spawn(move || (thread..count).step_by(3).for_each(call));

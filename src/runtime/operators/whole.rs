@@ -6,7 +6,7 @@
 
 use std::ops::Range;
 
-use super::attention::{AttentionError, ParallelFor, once_each};
+use super::parallel::{OperatorError, ParallelFor, once_each};
 use super::shared::SharedSlice;
 use super::simd::{Instructions, LANES, Simd, Work};
 use super::tile::{
@@ -44,7 +44,7 @@ pub fn attend_whole(
     output: &mut [f32],
     instructions: Instructions,
     parallel: ParallelFor,
-) -> Result<(), AttentionError> {
+) -> Result<(), OperatorError> {
     let sequences = checked(inputs, output.len())?;
     let groups: Vec<Group> = sequences
         .iter()
@@ -73,8 +73,8 @@ pub fn attend_whole(
 }
 
 /// The sequences' tokens, if everything has the size that it has to have.
-fn checked(inputs: &WholeInputs, output: usize) -> Result<Vec<Range<usize>>, AttentionError> {
-    let invalid = |input, problem: String| Err(AttentionError::input(input, problem));
+fn checked(inputs: &WholeInputs, output: usize) -> Result<Vec<Range<usize>>, OperatorError> {
+    let invalid = |input, problem: String| Err(OperatorError::input(input, problem));
     let width = inputs.heads * inputs.head_size;
     if inputs.head_size == 0 || !inputs.head_size.is_multiple_of(LANES) || width == 0 {
         let problem = format!("has heads of {} elements", inputs.head_size);
