@@ -11,7 +11,8 @@ mod quantise;
 mod small;
 mod ternary;
 
-use half::{bf16, f16};
+use half::f16;
+use half::slice::HalfFloatSliceExt;
 
 pub use quantise::{NotQuantisable, Target, is_quantisable};
 
@@ -284,19 +285,12 @@ impl TensorType {
             values.len() * self.block_bytes(),
             "a slice of {self:?} blocks and its values belong together"
         );
+        let Some(codes) = self.codes() else {
+            return self.read_floats(blocks, values);
+        };
         let pairs = blocks
             .chunks_exact(self.block_bytes())
             .zip(values.chunks_exact_mut(self.block_values()));
-        let Some(codes) = self.codes() else {
-            for (block, values) in pairs {
-                values[0] = match self {
-                    TensorType::F16 => half_at(block, 0),
-                    TensorType::Bf16 => bf16::from_le_bytes([block[0], block[1]]).to_f32(),
-                    _ => f32::from_le_bytes([block[0], block[1], block[2], block[3]]),
-                };
-            }
-            return;
-        };
         let mut parts = Parts::default();
         for (block, values) in pairs {
             self.take_apart(block, &mut parts);
@@ -308,6 +302,36 @@ impl TensorType {
                 let (scale, minimum) = (parts.scales[group], parts.minimums[group]);
                 for (value, code) in values.iter_mut().zip(codes) {
                     *value = scale * f32::from(*code) + minimum;
+                }
+            }
+        }
+    }
+
+    fn read_floats(self, bytes: &[u8], values: &mut [f32]) {
+        /// Half-precision numbers that are converted together, by the processor if it can.
+        const TOGETHER: usize = 64;
+
+        match self {
+            TensorType::F16 => {
+                let mut halves = [f16::ZERO; TOGETHER];
+                let parts = bytes.chunks(2 * TOGETHER);
+                for (bytes, values) in parts.zip(values.chunks_mut(TOGETHER)) {
+                    let halves = &mut halves[..values.len()];
+                    for (half, bytes) in halves.iter_mut().zip(bytes.as_chunks().0) {
+                        *half = f16::from_le_bytes(*bytes);
+                    }
+                    halves.convert_to_f32_slice(values);
+                }
+            }
+            TensorType::Bf16 => {
+                for (value, bytes) in values.iter_mut().zip(bytes.as_chunks().0) {
+                    // The upper half of single precision.
+                    *value = f32::from_bits(u32::from(u16::from_le_bytes(*bytes)) << 16);
+                }
+            }
+            _ => {
+                for (value, bytes) in values.iter_mut().zip(bytes.as_chunks().0) {
+                    *value = f32::from_le_bytes(*bytes);
                 }
             }
         }
