@@ -120,10 +120,28 @@ fn a_model_is_shown() {
 }
 
 #[test]
+fn a_mixture_of_experts_is_shown_and_not_exported() {
+    let folder = tempfile::tempdir().unwrap();
+    let experts = ["llama.expert_count", "llama.expert_used_count"];
+    tiny::model(folder.path(), &experts.map(|key| (key, Value::U32(2))));
+    let json = inspected(folder.path(), &["tiny.gguf"]);
+    assert_eq!(json["served"], true);
+    assert_eq!(json["memory"]["experts"], 2 * 2 * 3 * 64 * 128 * 4);
+    let parts = ["2 experts of width 128 in each layer, 2 of them for each token"];
+    assert_eq!(json["sizes"]["parts"], json!(parts));
+    let words = ["export", "-m", "tiny.gguf", "out"];
+    let cause = "tiny.gguf: a mixture of experts is not exported";
+    refuses(folder.path(), &words, 1, cause);
+}
+
+#[test]
 fn weights_take_the_memory_that_is_told() {
     let folder = tempfile::tempdir().unwrap();
     let tiny = tiny::model(folder.path(), &[]);
-    for path in [tiny, common::model(), common::gemma()] {
+    let other = tempfile::tempdir().unwrap();
+    let experts = ["llama.expert_count", "llama.expert_used_count"];
+    let experts = tiny::model(other.path(), &experts.map(|key| (key, Value::U32(2))));
+    for path in [tiny, experts, common::model(), common::gemma()] {
         let gguf = Gguf::open(&path, FileAccess::Map).unwrap();
         let file = ModelFile::new(path, gguf).unwrap();
         let initializers = file.graph(128, &|_| ()).initializers;
@@ -487,7 +505,7 @@ fn exported_logits(out: &Path, tokens: &[i64]) -> Vec<f32> {
     let runtime = environment(&common::onnxruntime()).unwrap();
     let session = |name: &str| {
         let builder = Session::builder(&runtime).unwrap();
-        let builder = builder.with_operators(operators::domain().unwrap());
+        let builder = builder.with_operators(operators::domain(Vec::new()).unwrap());
         builder.unwrap().commit_from_file(out.join(name)).unwrap()
     };
     let count = tokens.len();

@@ -54,8 +54,8 @@ fn weights(name: &str, shape: &[u64]) -> Vec<f32> {
     values.map(|_| value(output()) as f32).collect()
 }
 
-/// Writes the model.
-fn write(folder: &Path, model: &Json) -> PathBuf {
+/// The model's header, and tensors of single precision.
+fn gguf_parts(model: &Json) -> (Vec<(&str, Value<'_>)>, Vec<Tensor>) {
     let pairs = model["header"].as_array().unwrap().iter();
     let mut header: Vec<(&str, Value<'_>)> = pairs
         .map(|pair| {
@@ -72,32 +72,78 @@ fn write(folder: &Path, model: &Json) -> PathBuf {
         .collect();
     let tokens = (0..96).map(|token| format!("token {token}")).collect();
     header.push(("tokenizer.ggml.tokens", Value::Texts(tokens)));
-    let tensors: Vec<Tensor> = model["tensors"]
-        .as_array()
-        .unwrap()
-        .iter()
-        .map(|tensor| {
-            let (name, shape) = (tensor[0].as_str().unwrap(), &tensor[1]);
-            let shape: Vec<u64> = serde_json::from_value(shape.clone()).unwrap();
-            let values: Vec<f32> = match tensor.get(2) {
-                Some(values) => serde_json::from_value(values.clone()).unwrap(),
-                None => weights(name, &shape),
-            };
-            Tensor {
-                name: name.to_owned(),
-                shape,
-                kind: F32,
-                bytes: values.into_iter().flat_map(f32::to_le_bytes).collect(),
-            }
-        })
-        .collect();
+    let tensors = model["tensors"].as_array().unwrap().iter();
+    let tensors = tensors.map(|tensor| {
+        let (name, shape) = (tensor[0].as_str().unwrap(), &tensor[1]);
+        let shape: Vec<u64> = serde_json::from_value(shape.clone()).unwrap();
+        let values: Vec<f32> = match tensor.get(2) {
+            Some(values) => serde_json::from_value(values.clone()).unwrap(),
+            None => weights(name, &shape),
+        };
+        Tensor {
+            name: name.to_owned(),
+            shape,
+            kind: F32,
+            bytes: values.into_iter().flat_map(f32::to_le_bytes).collect(),
+        }
+    });
+    (header, tensors.collect())
+}
+
+/// Writes the model.
+fn write(folder: &Path, model: &Json) -> PathBuf {
     let path = folder.join("model.gguf");
+    let (header, tensors) = gguf_parts(model);
     gguf::write(&path, &header, &tensors);
     path
 }
 
+/// A tensor of the hub: its name, its sizes and its values.
+type HubTensor = (String, Vec<usize>, Vec<f32>);
+
+/// The hub's tensors for the stack of experts' matrices that has this name in GGUF: each apart; or, as transformers 5 has
+/// them, `stacked`, gate and up in one.
+fn hub_experts(name: &str, shape: &[u64], family: &str, stacked: bool) -> Vec<HubTensor> {
+    let [_, layer, part, _] = name.split('.').collect::<Vec<_>>()[..] else {
+        panic!("{name}")
+    };
+    let [columns, rows, experts] = [0, 1, 2].map(|place| shape[place] as usize);
+    let values = weights(name, shape);
+    let matrices = values.chunks_exact(columns * rows);
+    let name_of = |part: &str| format!("model.layers.{layer}.mlp.experts.{part}");
+    match (part, stacked) {
+        ("ffn_up_exps", true) => Vec::new(), // beside the gates
+        ("ffn_gate_exps", true) => {
+            let up = weights(&name.replace("gate", "up"), shape);
+            let both = matrices.zip(up.chunks_exact(columns * rows));
+            let both = both.flat_map(|(gate, up)| [gate, up].concat()).collect();
+            vec![(
+                name_of("gate_up_proj"),
+                vec![experts, 2 * rows, columns],
+                both,
+            )]
+        }
+        (_, true) => vec![(name_of("down_proj"), vec![experts, rows, columns], values)],
+        (_, false) => {
+            let (of, part) = match (family, part) {
+                ("llama", "ffn_gate_exps") => ("block_sparse_moe", "w1"),
+                ("llama", "ffn_up_exps") => ("block_sparse_moe", "w3"),
+                ("llama", _) => ("block_sparse_moe", "w2"),
+                (_, "ffn_gate_exps") => ("mlp", "gate_proj"),
+                (_, "ffn_up_exps") => ("mlp", "up_proj"),
+                _ => ("mlp", "down_proj"),
+            };
+            let of_expert = |(expert, matrix): (usize, &[f32])| {
+                let name = format!("model.layers.{layer}.{of}.experts.{expert}.{part}.weight");
+                (name, vec![rows, columns], matrix.to_vec())
+            };
+            matrices.enumerate().map(of_expert).collect()
+        }
+    }
+}
+
 /// The hub's name of a decoder's tensor.
-fn hub_name(name: &str, family: &str) -> String {
+fn hub_name(name: &str, family: &str, stacked: bool) -> String {
     let newer = matches!(family, "gemma2" | "gemma3");
     let Some((layer, rest)) = name
         .strip_prefix("blk.")
@@ -129,6 +175,8 @@ fn hub_name(name: &str, family: &str) -> String {
         "ffn_up" if family == "phi3" => "mlp.gate_up_proj",
         "ffn_up" => "mlp.up_proj",
         "ffn_down" => "mlp.down_proj",
+        "ffn_gate_inp" if family == "llama" && !stacked => "block_sparse_moe.gate",
+        "ffn_gate_inp" => "mlp.gate",
         other => panic!("the part {other}"),
     };
     format!("model.layers.{layer}.{part}.{kind}")
@@ -146,8 +194,13 @@ fn in_halves(values: &[f32], columns: usize, head_size: usize) -> Vec<f32> {
     .collect()
 }
 
-/// Opens the same model in safetensors, in two files, with this `config.json`.
-fn open_folder(folder: &Path, model: &Json, config: &Json) -> Result<ModelFile, GraphError> {
+/// Opens the same model in safetensors, in two files, with this `config.json`, experts `stacked` or apart.
+fn open_folder(
+    folder: &Path,
+    model: &Json,
+    config: &Json,
+    stacked: bool,
+) -> Result<ModelFile, GraphError> {
     let header = |key: &str| {
         let pairs = model["header"].as_array().unwrap().iter();
         let mut found = pairs.filter(|pair| pair[0].as_str().unwrap().ends_with(key));
@@ -156,13 +209,17 @@ fn open_folder(folder: &Path, model: &Json, config: &Json) -> Result<ModelFile, 
     let family = header("general.architecture").unwrap();
     let family = family.as_str().unwrap();
     let head_size = header("rope.dimension_count").map_or(0, |size| size.as_u64().unwrap());
-    let mut tensors = Vec::new();
+    let mut tensors: Vec<HubTensor> = Vec::new();
     for tensor in model["tensors"].as_array().unwrap() {
         let name = tensor[0].as_str().unwrap();
         if name.starts_with("rope_") {
             continue; // they follow from the configuration
         }
         let mut shape: Vec<u64> = serde_json::from_value(tensor[1].clone()).unwrap();
+        if name.contains("_exps") {
+            tensors.extend(hub_experts(name, &shape, family, stacked));
+            continue;
+        }
         let mut values = weights(name, &shape);
         if family == "llama" && (name.contains("attn_q.") || name.contains("attn_k.")) {
             values = in_halves(&values, shape[0] as usize, head_size as usize);
@@ -172,9 +229,15 @@ fn open_folder(folder: &Path, model: &Json, config: &Json) -> Result<ModelFile, 
         }
         shape.reverse();
         let shape: Vec<usize> = shape.into_iter().map(|size| size as usize).collect();
-        let bytes: Vec<u8> = values.into_iter().flat_map(f32::to_le_bytes).collect();
-        tensors.push((hub_name(name, family), shape, bytes));
+        tensors.push((hub_name(name, family, stacked), shape, values));
     }
+    let tensors: Vec<(String, Vec<usize>, Vec<u8>)> = tensors
+        .into_iter()
+        .map(|(name, shape, values)| {
+            let bytes = values.into_iter().flat_map(f32::to_le_bytes);
+            (name, shape, bytes.collect())
+        })
+        .collect();
     let (upper, lower) = tensors.split_at(tensors.len() / 2);
     let files = [("a.safetensors", upper), ("b.safetensors", lower)];
     let files = files.map(|(name, tensors)| {
@@ -219,17 +282,10 @@ fn check(file: &ModelFile, model: &Json) {
     assert!(whole == cut, "{name} in chunks");
 }
 
-/// The recorded models without a mixture of experts.
-fn plain() -> impl Iterator<Item = Json> {
-    let mut models = recorded();
-    models.retain(|model| model["config"].get("num_experts_per_tok").is_none());
-    models.into_iter()
-}
-
 #[test]
 fn the_logits_are_those_of_an_independent_implementation() {
     let mut families = Vec::new();
-    for model in plain() {
+    for model in recorded() {
         let folder = tempfile::tempdir().unwrap();
         let file = open(&write(folder.path(), &model)).unwrap();
         families.push(file.architecture.name());
@@ -237,17 +293,17 @@ fn the_logits_are_those_of_an_independent_implementation() {
     }
     families.dedup();
     let wanted = [
-        "llama", "qwen2", "qwen3", "gemma", "gemma2", "gemma3", "phi3",
+        "llama", "qwen2", "qwen3", "gemma", "gemma2", "gemma3", "phi3", "llama", "qwen3moe",
     ];
     assert_eq!(families, wanted);
 }
 
 #[test]
 fn a_folder_of_the_hub_computes_the_same_in_either_spelling_of_its_configuration() {
-    for model in plain() {
-        for config in ["config", "hub_config"] {
+    for model in recorded() {
+        for (config, stacked) in [("config", true), ("hub_config", false)] {
             let folder = tempfile::tempdir().unwrap();
-            let file = open_folder(folder.path(), &model, &model[config]).unwrap();
+            let file = open_folder(folder.path(), &model, &model[config], stacked).unwrap();
             check(&file, &model);
         }
     }
@@ -255,12 +311,12 @@ fn a_folder_of_the_hub_computes_the_same_in_either_spelling_of_its_configuration
 
 #[test]
 fn what_a_configuration_says_and_is_not_computed_is_refused() {
-    let model = plain().next().unwrap();
+    let model = recorded().swap_remove(0);
     let refused = |key: &str, value: Json| {
         let mut config = model["config"].clone();
         config[key] = value;
         let folder = tempfile::tempdir().unwrap();
-        let refused = open_folder(folder.path(), &model, &config);
+        let refused = open_folder(folder.path(), &model, &config, false);
         refused.unwrap_err().to_string()
     };
     assert_eq!(
@@ -289,18 +345,131 @@ fn what_a_configuration_says_and_is_not_computed_is_refused() {
     assert!(refused("vocab_size", json!("many")).starts_with("config.json: invalid type"));
 }
 
+/// The recorded model of that name.
+fn model(name: &str) -> Json {
+    let mut models = recorded().into_iter();
+    models.find(|model| model["name"] == name).unwrap()
+}
+
+/// Writes and opens the model after its parts were `changed`.
+fn changed(
+    model: &Json,
+    change: impl Fn(&mut Vec<(&str, Value<'_>)>, &mut Vec<Tensor>),
+) -> Result<ModelFile, GraphError> {
+    let folder = tempfile::tempdir().unwrap();
+    let (mut header, mut tensors) = gguf_parts(model);
+    change(&mut header, &mut tensors);
+    let path = folder.path().join("model.gguf");
+    gguf::write(&path, &header, &tensors);
+    open(&path)
+}
+
+/// Each expert's matrix as a tensor of its own, as older files have them.
+fn apart(tensors: &mut Vec<Tensor>) {
+    let all = std::mem::take(tensors).into_iter();
+    *tensors = all
+        .flat_map(|tensor| match tensor.name.split_once("_exps") {
+            None => vec![tensor],
+            Some((part, kind)) => (0..tensor.shape[2] as usize)
+                .map(|expert| {
+                    let bytes = tensor.bytes.len() / tensor.shape[2] as usize;
+                    Tensor {
+                        name: format!("{part}.{expert}{kind}"),
+                        shape: tensor.shape[..2].to_vec(),
+                        kind: tensor.kind,
+                        bytes: tensor.bytes[expert * bytes..(expert + 1) * bytes].to_vec(),
+                    }
+                })
+                .collect(),
+        })
+        .collect();
+}
+
 #[test]
-fn a_mixture_of_experts_is_refused_by_name() {
-    let mut refused = Vec::new();
-    for model in recorded() {
-        if model["config"].get("num_experts_per_tok").is_none() {
-            continue;
-        }
-        let folder = tempfile::tempdir().unwrap();
-        refused.push(open(&write(folder.path(), &model)).unwrap_err().to_string());
-    }
-    assert_eq!(refused[0], "a mixture of experts is not supported");
-    assert!(
-        refused[1].starts_with("the architecture «qwen3moe» is not supported; supported: llama, ")
+fn experts_that_are_tensors_of_their_own_compute_the_same() {
+    let model = model("mixtral");
+    check(
+        &changed(&model, |_, tensors| apart(tensors)).unwrap(),
+        &model,
     );
+}
+
+#[test]
+fn a_mixture_of_experts_that_cannot_be_is_refused() {
+    let mixtral = model("mixtral");
+    let with = |key: &'static str, value: u32| {
+        let refused = changed(&mixtral, |header, _| {
+            header.retain(|(known, _)| *known != key);
+            header.push((key, Value::U32(value)));
+        });
+        refused.unwrap_err().to_string()
+    };
+    assert_eq!(
+        with("llama.expert_used_count", 5),
+        "5 experts of 4 cannot be used"
+    );
+    assert_eq!(
+        with("llama.expert_used_count", 0),
+        "«llama.expert_used_count» is 0"
+    );
+    assert_eq!(
+        with("llama.expert_count", 5),
+        "the tensor «blk.0.ffn_gate_inp.weight» has the shape [64, 4], not [64, 5]"
+    );
+    assert_eq!(
+        with("llama.expert_count", 0),
+        "the tensor «blk.0.ffn_gate.weight» is missing"
+    );
+    assert_eq!(
+        with("llama.expert_gating_func", 2),
+        "the choice of experts by the function number 2 is not supported"
+    );
+    assert_eq!(
+        with("llama.expert_feed_forward_length", 32),
+        "the tensor «blk.0.ffn_gate_exps.weight» has the shape [64, 96, 4], not [64, 32, 4]"
+    );
+    let without = |part: &str| {
+        let refused = changed(&mixtral, |_, tensors| {
+            tensors.retain(|tensor| !tensor.name.contains(part));
+        });
+        refused.unwrap_err().to_string()
+    };
+    assert_eq!(
+        without("1.ffn_down_exps"),
+        "the tensor «blk.1.ffn_down_exps.weight» is missing"
+    );
+    assert_eq!(
+        without("ffn_gate_inp"),
+        "the tensor «blk.0.ffn_gate_inp.weight» is missing"
+    );
+    let many = changed(&mixtral, |header, tensors| {
+        apart(tensors);
+        header.retain(|(key, _)| *key != "llama.expert_count");
+        header.push(("llama.expert_count", Value::U32(1 << 24)));
+    });
+    let names = "the header names 2 layers of 16777216 experts and has ";
+    assert!(many.unwrap_err().to_string().starts_with(names));
+}
+
+#[test]
+fn what_a_configuration_says_of_experts_is_heeded_or_refused() {
+    let qwen = model("qwen3moe");
+    let opened = |key: &str, value: Json| {
+        let mut config = qwen["hub_config"].clone();
+        config[key] = value;
+        let folder = tempfile::tempdir().unwrap();
+        open_folder(folder.path(), &qwen, &config, false)
+    };
+    let experts = opened("norm_topk_prob", Json::Null).unwrap();
+    let experts = experts.architecture.decoder().unwrap().experts.clone();
+    assert!(!experts.unwrap().normalised);
+    for (key, value) in [
+        ("mlp_only_layers", json!([1])),
+        ("decoder_sparse_step", 2.into()),
+    ] {
+        assert_eq!(
+            opened(key, value).unwrap_err().to_string(),
+            "a mixture of experts in a part of the layers is not supported"
+        );
+    }
 }

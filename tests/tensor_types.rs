@@ -24,6 +24,15 @@ const HIDDEN: usize = 256;
 const FEED_FORWARD: usize = 512;
 const VOCABULARY: usize = 96;
 const LAYERS: usize = 2;
+const EXPERTS: usize = 4;
+
+/// Attention's matrices: columns and rows.
+const ATTENTION: [(&str, usize, usize); 4] = [
+    ("attn_q", HIDDEN, HIDDEN),
+    ("attn_k", HIDDEN, HIDDEN / 2),
+    ("attn_v", HIDDEN, HIDDEN / 2),
+    ("attn_output", HIDDEN, HIDDEN),
+];
 
 /// Where a block has its scale in half precision, and the factor of its minimums with what it is of the scale where values
 /// are to be about 0 on average.
@@ -91,12 +100,53 @@ struct Pair {
 
 impl Pair {
     fn new(kind: TensorType) -> Self {
+        let (mut pair, gain, mut state) = Self::start(kind);
+        pair.matrix(kind, "output.weight", &[HIDDEN, VOCABULARY], &mut state);
+        for layer in 0..LAYERS {
+            for (part, columns, rows) in ATTENTION.into_iter().chain([
+                ("ffn_gate", HIDDEN, FEED_FORWARD),
+                ("ffn_up", HIDDEN, FEED_FORWARD),
+                ("ffn_down", FEED_FORWARD, HIDDEN),
+            ]) {
+                let name = format!("blk.{layer}.{part}.weight");
+                pair.matrix(kind, &name, &[columns, rows], &mut state);
+            }
+            pair.norms(layer, gain);
+        }
+        pair
+    }
+
+    /// A mixture whose experts alone are of the type.
+    fn of_experts(kind: TensorType) -> Self {
+        let (mut pair, gain, mut state) = Self::start(kind);
+        // A matrix is about as large as one of the type.
+        let plain = |place: usize| ((place * 7919 % 1009) as f32 - 504.0) / 504.0 / gain / 16.0;
+        pair.floats("output.weight", &[HIDDEN, VOCABULARY], plain);
+        for layer in 0..LAYERS {
+            let name = |part: &str| format!("blk.{layer}.{part}.weight");
+            for (part, columns, rows) in ATTENTION {
+                pair.floats(&name(part), &[columns, rows], plain);
+            }
+            pair.floats(&name("ffn_gate_inp"), &[HIDDEN, EXPERTS], plain);
+            for (part, columns, rows) in [
+                ("ffn_gate_exps", HIDDEN, FEED_FORWARD),
+                ("ffn_up_exps", HIDDEN, FEED_FORWARD),
+                ("ffn_down_exps", FEED_FORWARD, HIDDEN),
+            ] {
+                pair.matrix(kind, &name(part), &[columns, rows, EXPERTS], &mut state);
+            }
+            pair.norms(layer, gain);
+        }
+        pair
+    }
+
+    /// What both have, gains that make what is multiplied as large as the numbers need it, and the state of chance.
+    fn start(kind: TensorType) -> (Self, f32, u32) {
         let mut pair = Self {
             typed: Vec::new(),
             single: Vec::new(),
         };
         let mut state = 1;
-        // Gains that make what is multiplied as large as the numbers need it.
         let mut sample = vec![0.0; HIDDEN * 16];
         kind.dequantise(&blocks(kind, HIDDEN, 16, &mut state), &mut sample);
         let square: f32 = sample.iter().map(|value| value * value).sum();
@@ -105,24 +155,13 @@ impl Pair {
         pair.floats("token_embd.weight", &[HIDDEN, VOCABULARY], |place| {
             ((place * 7919 % 1000) as f32 - 500.0) / 500.0
         });
-        pair.matrix(kind, "output.weight", HIDDEN, VOCABULARY, &mut state);
-        for layer in 0..LAYERS {
-            let name = |part: &str| format!("blk.{layer}.{part}.weight");
-            pair.floats(&name("attn_norm"), &[HIDDEN], |_| gain);
-            pair.floats(&name("ffn_norm"), &[HIDDEN], |_| gain);
-            for (part, columns, rows) in [
-                ("attn_q", HIDDEN, HIDDEN),
-                ("attn_k", HIDDEN, HIDDEN / 2),
-                ("attn_v", HIDDEN, HIDDEN / 2),
-                ("attn_output", HIDDEN, HIDDEN),
-                ("ffn_gate", HIDDEN, FEED_FORWARD),
-                ("ffn_up", HIDDEN, FEED_FORWARD),
-                ("ffn_down", FEED_FORWARD, HIDDEN),
-            ] {
-                pair.matrix(kind, &name(part), columns, rows, &mut state);
-            }
+        (pair, gain, state)
+    }
+
+    fn norms(&mut self, layer: usize, gain: f32) {
+        for part in ["attn_norm", "ffn_norm"] {
+            self.floats(&format!("blk.{layer}.{part}.weight"), &[HIDDEN], |_| gain);
         }
-        pair
     }
 
     fn floats(&mut self, name: &str, shape: &[usize], value: impl Fn(usize) -> f32) {
@@ -131,22 +170,17 @@ impl Pair {
         self.single.push(tensor(name, shape, &values));
     }
 
-    fn matrix(
-        &mut self,
-        kind: TensorType,
-        name: &str,
-        columns: usize,
-        rows: usize,
-        state: &mut u32,
-    ) {
-        let bytes = blocks(kind, columns, rows, state);
-        let mut values = vec![0.0; columns * rows];
+    /// A matrix, or a stack of them: contiguous dimension first.
+    fn matrix(&mut self, kind: TensorType, name: &str, shape: &[usize], state: &mut u32) {
+        let rows = shape[1..].iter().product();
+        let bytes = blocks(kind, shape[0], rows, state);
+        let mut values = vec![0.0; shape[0] * rows];
         kind.dequantise(&bytes, &mut values);
-        self.single.push(tensor(name, &[columns, rows], &values));
+        self.single.push(tensor(name, shape, &values));
         self.typed.push(Tensor {
             kind: kind.id(),
             bytes,
-            ..tensor(name, &[columns, rows], &[])
+            ..tensor(name, shape, &[])
         });
     }
 }
@@ -176,7 +210,7 @@ fn model_file(folder: &Path, tensors: &[Tensor]) -> ModelFile {
     let tokens = (0..VOCABULARY)
         .map(|token| format!("token {token}"))
         .collect();
-    let header = [
+    let mut header = vec![
         ("general.architecture", Value::Text("llama")),
         ("llama.block_count", Value::U32(LAYERS as u32)),
         ("llama.context_length", Value::U32(64)),
@@ -187,6 +221,10 @@ fn model_file(folder: &Path, tensors: &[Tensor]) -> ModelFile {
         ("llama.attention.layer_norm_rms_epsilon", Value::F32(1e-5)),
         ("tokenizer.ggml.tokens", Value::Texts(tokens)),
     ];
+    if tensors.iter().any(|tensor| tensor.name.contains("_exps")) {
+        header.push(("llama.expert_count", Value::U32(EXPERTS as u32)));
+        header.push(("llama.expert_used_count", Value::U32(2)));
+    }
     let path = folder.join("model.gguf");
     gguf::write(&path, &header, tensors);
     let gguf = Gguf::open(&path, FileAccess::Map).unwrap();
@@ -206,34 +244,41 @@ fn distance(left: &[Vec<f32>], right: &[Vec<f32>]) -> f64 {
     left.iter().zip(right).map(of_rows).fold(0.0, f64::max)
 }
 
-#[test]
-fn products_are_those_of_the_numbers_and_a_row_has_the_same_bits_in_any_company() {
+/// Holds the model against the one of single precision, and rows against the same in other company.
+fn check(kind: TensorType, pair: &Pair, most: f64) {
     let folder = tempfile::tempdir().unwrap();
     let tokens: Vec<TokenId> = (0..40).map(|place| TokenId(place * 37 % 96)).collect();
+    let of = |tensors: &[Tensor], chunks: &[usize]| {
+        let mut pool = BlockPool::new(BLOCKS, BLOCK_TOKENS);
+        let mut decoder = decoder(folder.path(), tensors);
+        logits(&mut decoder, &mut pool, &tokens, chunks)
+    };
+    let whole = of(&pair.typed, &[64]);
+    assert!(whole.iter().flatten().all(|logit| logit.is_finite()));
+    let distance = distance(&whole, &of(&pair.single, &[64]));
+    println!("{}: {distance:.1e}", kind.name());
+    assert!(distance <= most, "{kind:?}: {distance}");
+    for chunks in [&[1][..], &[2], &[3, 1, 9]] {
+        assert!(
+            whole == of(&pair.typed, chunks),
+            "{kind:?} in chunks of {chunks:?}"
+        );
+    }
+}
+
+#[test]
+fn products_are_those_of_the_numbers_and_a_row_has_the_same_bits_in_any_company() {
     for kind in TensorType::ALL {
-        let pair = Pair::new(kind);
-        let of = |tensors: &[Tensor], chunks: &[usize]| {
-            let mut pool = BlockPool::new(BLOCKS, BLOCK_TOKENS);
-            logits(
-                &mut decoder(folder.path(), tensors),
-                &mut pool,
-                &tokens,
-                chunks,
-            )
-        };
-        let whole = of(&pair.typed, &[64]);
-        assert!(whole.iter().flatten().all(|logit| logit.is_finite()));
-        let distance = distance(&whole, &of(&pair.single, &[64]));
-        println!("{}: {distance:.1e}", kind.name());
         // Activations are rounded to eight bits where matrices are quantised.
         let most = if kind.codes().is_some() { 3e-3 } else { 1e-9 };
-        assert!(distance <= most, "{kind:?}: {distance}");
-        for chunks in [&[1][..], &[2], &[3, 1, 9]] {
-            assert!(
-                whole == of(&pair.typed, chunks),
-                "{kind:?} in chunks of {chunks:?}"
-            );
-        }
+        check(kind, &Pair::new(kind), most);
+    }
+}
+
+#[test]
+fn experts_compute_with_the_numbers_of_every_type_in_single_precision() {
+    for kind in TensorType::ALL {
+        check(kind, &Pair::of_experts(kind), 1e-9);
     }
 }
 

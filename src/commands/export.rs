@@ -35,6 +35,12 @@ pub(super) fn run(args: &ExportArgs) -> anyhow::Result<String> {
     let ModelFiles {
         file, vocabulary, ..
     } = ModelFiles::open(&args.model, FileAccess::Map)?;
+    let experts = file.architecture.decoder();
+    ensure!(
+        experts.is_none_or(|shape| shape.experts.is_none()),
+        "{}: a mixture of experts is not exported: its operator reads the experts' matrices in this file",
+        args.model.display()
+    );
     let trained = file.architecture.trained_context();
     let context_tokens = match args.ctx_size {
         0 => trained,

@@ -14,7 +14,7 @@ use crate::cli::InspectArgs;
 use crate::file_bytes::FileAccess;
 use crate::gguf::{Gguf, TensorType};
 use crate::graph::families::RotaryScaling;
-use crate::graph::{Architecture, Computation, DecoderShape, ModelFile};
+use crate::graph::{Architecture, Computation, DecoderShape, ModelFile, stays_in_file};
 use crate::model::MemoryNeed;
 use crate::model::load::{MAX_CONTEXT_TOKENS, ModelFiles, ModelText};
 use crate::terminal;
@@ -115,6 +115,7 @@ struct Memory {
     /// About.
     packed: u64,
     embeddings: u64,
+    experts: u64,
     cache_per_token: u64,
     cache_of_trained_context: u64,
     ctx_size: usize,
@@ -247,6 +248,7 @@ impl Memory {
             weights: need.weights,
             packed: need.packed,
             embeddings: need.embeddings,
+            experts: need.experts,
             cache_per_token: need.cache_per_token,
             cache_of_trained_context: need.cache_per_token.saturating_mul(trained as u64),
             ctx_size,
@@ -306,6 +308,10 @@ fn parts(shape: &DecoderShape) -> Vec<String> {
         capped("scores", shape.score_cap),
         capped("logits", shape.logit_cap),
         told(shape.embedding_scale.is_some(), "scaled embeddings"),
+        shape.experts.as_ref().map(|experts| {
+            let (count, used, wide) = (experts.count, experts.used, experts.feed_forward);
+            format!("{count} experts of width {wide} in each layer, {used} of them for each token")
+        }),
     ];
     parts.into_iter().flatten().collect()
 }
@@ -375,7 +381,9 @@ fn type_counts(tensors: &[TensorLine]) -> Vec<TypeCount> {
         }
         let of_type = || tensors.iter().filter(|tensor| tensor.kind == *name);
         let known = of_type().find_map(|tensor| tensor.known);
-        let multiplies = of_type().any(|tensor| tensor.shape.len() > 1);
+        let matrices = || of_type().filter(|tensor| tensor.shape.len() > 1);
+        let multiplies = matrices().any(|tensor| !stays_in_file(&tensor.name));
+        let experts = matrices().any(|tensor| stays_in_file(&tensor.name));
         counts.push(TypeCount {
             kind: name.clone(),
             tensors: of_type().count(),
@@ -383,16 +391,19 @@ fn type_counts(tensors: &[TensorLine]) -> Vec<TypeCount> {
                 .map(TensorLine::values)
                 .fold(0, u64::saturating_add),
             bytes: of_type().map(|tensor| tensor.bytes).sum(),
-            computed: computed(known, multiplies),
+            computed: computed(known, multiplies, experts),
         });
     }
     counts
 }
 
-fn computed(kind: Option<TensorType>, multiplies: bool) -> String {
+fn computed(kind: Option<TensorType>, multiplies: bool, experts: bool) -> String {
     match kind {
         None => "not supported".to_owned(),
         Some(_) if !multiplies => "in single precision".to_owned(),
+        Some(kind) if experts => {
+            format!("{}; experts in single precision", Computation::from(kind))
+        }
         Some(kind) => Computation::from(kind).to_string(),
     }
 }

@@ -9,7 +9,7 @@
 //!            └─ rows of hidden_rows → hidden [hidden rows, hidden]
 //! ```
 
-use super::families::{self, Activation, DecoderShape, Rotary};
+use super::families::{self, Activation, DecoderShape, Experts, Rotary};
 use super::onnx::{
     Attribute::{Float, Int},
     Dimension::{self, Fixed, Named},
@@ -43,7 +43,10 @@ pub(super) fn build(
         }
         [normed, residual] =
             decoder.add_and_norm(&families::block(layer, "ffn_norm"), &residual, &attended);
-        let mut fed = decoder.feed_forward(layer, &normed);
+        let mut fed = match &shape.experts {
+            None => decoder.feed_forward(layer, &normed),
+            Some(experts) => decoder.mixture_of_experts(layer, &normed, experts),
+        };
         if shape.post_norms {
             fed = decoder.norm(&families::block(layer, "post_ffw_norm"), &fed);
         }
@@ -318,6 +321,27 @@ impl<'a> Decoder<'a> {
         let name = families::block(layer, "ffn_down");
         self.graph
             .product(&name, &gated, std::slice::from_ref(&name))
+    }
+
+    /// Each row through the experts that the router's scores choose.
+    fn mixture_of_experts(&mut self, layer: usize, x: &Edge, experts: &Experts) -> Edge {
+        let router = families::block(layer, families::ROUTER);
+        let scores = self
+            .graph
+            .product(&router, x, std::slice::from_ref(&router));
+        let [mixed] = self.graph.builder.node(
+            ORTOLAN_DOMAIN,
+            "MixtureOfExperts",
+            &[Some(x), Some(&scores)],
+            [&format!("blk.{layer}.mixed")],
+            &[
+                ("layer", Int(layer as i64)),
+                ("k", Int(experts.used as i64)),
+                ("normalize_routing_weights", Int(experts.normalised.into())),
+                ("routing_weights_scale", Float(experts.scale)),
+            ],
+        );
+        mixed
     }
 
     fn logits(&mut self, normed: &Edge) {

@@ -15,7 +15,7 @@ mod weights;
 use std::path::PathBuf;
 
 pub use adapter::Adapter;
-pub use families::{Architecture, DecoderShape, EncoderShape};
+pub use families::{Architecture, DecoderShape, EncoderShape, ExpertMatrices, stays_in_file};
 use onnx::{Dimension, ElementType, Exported, GraphBuilder, Initializer, TensorValues};
 pub use tensors::{Tensor, Tensors};
 use weighted::WeightedGraph;
@@ -70,6 +70,8 @@ pub struct ModelGraph {
     pub model: Vec<u8>,
     /// The weights, to be handed over by name.
     pub initializers: Vec<Initializer>,
+    /// Of each layer the experts, if it has any: their matrices are read where they lie in the files.
+    pub experts: Vec<ExpertMatrices>,
 }
 
 impl ModelGraph {
@@ -270,6 +272,7 @@ impl ModelFile {
                 // Its rows are read from the file.
                 (Architecture::Decoder { .. }, families::TOKEN_EMBEDDING) if tied => product,
                 (_, families::TOKEN_EMBEDDING) => 0,
+                (_, name) if stays_in_file(name) => 0,
                 // It is within the rows of the positions.
                 (Architecture::Bert(_), families::bert::TOKEN_TYPES) => 0,
                 (Architecture::Bert(_), families::bert::POSITION_EMBEDDING) => single,
@@ -289,6 +292,13 @@ impl ModelFile {
         (tensors + tables) as u64
     }
 
+    /// Bytes of experts' matrices, which stay in the file.
+    pub fn expert_bytes(&self) -> u64 {
+        let tensors = self.tensors.all();
+        let experts = tensors.filter(|(name, _)| stays_in_file(name));
+        experts.map(|(_, tensor)| tensor.bytes.len() as u64).sum()
+    }
+
     /// How few rows a step may have without changing a row's bits.
     pub fn least_rows(&self) -> LeastRows {
         let output = match self.tensors.get(families::OUTPUT) {
@@ -297,7 +307,7 @@ impl ModelFile {
         };
         let outside = [families::TOKEN_EMBEDDING, families::OUTPUT];
         let inside = self.tensors.all();
-        let inside = inside.filter(|(name, _)| !outside.contains(name));
+        let inside = inside.filter(|(name, _)| !outside.contains(name) && !stays_in_file(name));
         LeastRows {
             tokens: weights::least_rows(inside.map(|(_, tensor)| tensor.product_kind())),
             logits: weights::least_rows([output]),
@@ -321,6 +331,17 @@ impl ModelFile {
         ModelGraph {
             model,
             initializers,
+            experts: self.experts(),
         }
+    }
+
+    fn experts(&self) -> Vec<ExpertMatrices> {
+        let shape = self.architecture.decoder();
+        let Some((shape, experts)) = shape.and_then(|shape| Some((shape, shape.experts.as_ref()?)))
+        else {
+            return Vec::new();
+        };
+        let of_layer = |layer| ExpertMatrices::new(&self.tensors, experts, layer);
+        (0..shape.layers).map(of_layer).collect()
     }
 }

@@ -3,6 +3,7 @@
 
 use std::borrow::Cow;
 use std::collections::{HashMap, HashSet};
+use std::ops::Range;
 use std::sync::Arc;
 
 use super::GraphError;
@@ -52,7 +53,7 @@ pub struct Tensor<'a> {
     pub added: f32,
 }
 
-impl Tensor<'_> {
+impl<'a> Tensor<'a> {
     /// Values of a row: the contiguous dimension.
     pub fn columns(&self) -> usize {
         self.shape.first().copied().unwrap_or(1)
@@ -91,9 +92,33 @@ impl Tensor<'_> {
     ///
     /// # Panics
     /// If there is no such row.
-    pub fn row(&self, row: usize) -> &[u8] {
+    pub fn row(&self, row: usize) -> &'a [u8] {
+        self.blocks(row..row + 1)
+    }
+
+    /// Writes the numbers of the rows `rows`, which are to be there, to `values`, one row after the other.
+    ///
+    /// # Panics
+    /// If they are not just as many.
+    pub fn read_rows(&self, rows: Range<usize>, values: &mut [f32]) {
+        self.kind.dequantise(self.blocks(rows), values);
+    }
+
+    /// The matrix of the rows `rows`.
+    ///
+    /// # Panics
+    /// If they are not all there.
+    pub fn part(&self, rows: Range<usize>) -> Self {
+        Self {
+            shape: vec![self.columns(), rows.len()],
+            bytes: self.blocks(rows),
+            ..*self
+        }
+    }
+
+    fn blocks(&self, rows: Range<usize>) -> &'a [u8] {
         let bytes = self.columns() / self.kind.block_values() * self.kind.block_bytes();
-        &self.bytes[row * bytes..(row + 1) * bytes]
+        &self.bytes[rows.start * bytes..rows.end * bytes]
     }
 }
 

@@ -146,14 +146,14 @@ pub(super) fn stack(tensors: &[Tensor<'_>]) -> Product {
 /// The transposed matrix of all rows of `tensors`, which are floats.
 fn dense(tensors: &[Tensor<'_>], rows: usize, columns: usize) -> Vec<f32> {
     let mut dense = vec![0.0; rows * columns];
-    let values = tensors.iter().flat_map(|tensor| {
-        let values = tensor.bytes.chunks_exact(tensor.kind.block_bytes());
-        values.map(|value| (tensor.kind, value))
-    });
-    let mut number = [0.0];
-    for (index, (kind, value)) in values.enumerate() {
-        kind.dequantise(value, &mut number);
-        dense[index % columns * rows + index / columns] = number[0];
+    let mut values = vec![0.0; columns];
+    let all = tensors.iter();
+    let all = all.flat_map(|tensor| (0..tensor.rows()).map(move |row| (tensor, row)));
+    for (place, (tensor, row)) in all.enumerate() {
+        tensor.read_rows(row..row + 1, &mut values);
+        for (column, value) in values.iter().enumerate() {
+            dense[column * rows + place] = *value;
+        }
     }
     dense
 }

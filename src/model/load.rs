@@ -246,7 +246,7 @@ pub fn inspect(path: &Path, options: LoadOptions) -> anyhow::Result<Inspected> {
         options.parallel,
         context_tokens,
         cache,
-        file.operand_bytes(context_tokens),
+        file.operand_bytes(context_tokens) + file.expert_bytes(),
     )?;
     let engine = EngineOptions {
         whole_prompts: !generates,

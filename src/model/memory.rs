@@ -14,6 +14,8 @@ pub struct MemoryNeed {
     pub packed: u64,
     /// The rows of the embedding matrix, which stay in the file: what of them is used is in memory.
     pub embeddings: u64,
+    /// Experts' matrices, which stay in the file as well.
+    pub experts: u64,
     /// Keys and values of a token.
     pub cache_per_token: u64,
     /// Keys and values of all contexts.
@@ -33,6 +35,7 @@ impl MemoryNeed {
             weights,
             packed: weights,
             embeddings: file.embeddings().bytes(),
+            experts: file.expert_bytes(),
             cache_per_token,
             cache: cache_per_token.saturating_mul((blocks * BLOCK_TOKENS) as u64),
         }
@@ -40,7 +43,8 @@ impl MemoryNeed {
 
     /// The sum.
     pub fn total(&self) -> u64 {
-        let parts = [self.weights, self.packed, self.embeddings, self.cache];
-        parts.into_iter().fold(0, u64::saturating_add)
+        let files = [self.embeddings, self.experts];
+        let parts = [self.weights, self.packed, self.cache];
+        parts.into_iter().chain(files).fold(0, u64::saturating_add)
     }
 }

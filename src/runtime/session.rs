@@ -54,7 +54,7 @@ pub(super) fn build(
         // Shapes change at every step: patterns remembered for each would grow without bound.
         .with_memory_pattern(false)
         .map_err(RuntimeError::from)?
-        .with_operators(operators::domain()?)
+        .with_operators(operators::domain(graph.experts)?)
         .map_err(RuntimeError::from)?
         // Threads spin within a step, where they wait for microseconds, and sleep between steps.
         .with_config_entry("session.force_spinning_stop", "1")

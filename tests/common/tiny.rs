@@ -13,7 +13,7 @@ const KV_HEADS: u32 = 2;
 const NAMED: [&str; 5] = ["<|endoftext|>", "<PRE>", "<SUF>", "<MID>", "<s>"];
 
 /// Writes a model that is trained for 256 tokens into `folder`; `more` is added to its header, in the place of what it
-/// has of the same name.
+/// has of the same name. If it names experts, there are as many.
 pub(crate) fn model(folder: &std::path::Path, more: &[(&str, Value<'_>)]) -> PathBuf {
     let tokens: Vec<String> = byte_level_names()
         .into_iter()
@@ -63,6 +63,20 @@ pub(crate) fn model(folder: &std::path::Path, more: &[(&str, Value<'_>)]) -> Pat
         let named =
             parts.map(|(part, shape)| (format!("blk.{layer}.{part}.weight"), shape.to_vec()));
         tensors.extend(named);
+    }
+    let experts = more.iter().find_map(|(key, value)| match value {
+        Value::U32(count) if *key == "llama.expert_count" => Some(u64::from(*count)),
+        _ => None,
+    });
+    if let Some(experts) = experts {
+        for (name, shape) in &mut tensors {
+            if name.contains("ffn_") && shape.len() == 2 {
+                *name = name.replace(".weight", "_exps.weight");
+                shape.push(experts);
+            }
+        }
+        let router = |layer| format!("blk.{layer}.ffn_gate_inp.weight");
+        tensors.extend((0..LAYERS).map(|layer| (router(layer), vec![HIDDEN, experts])));
     }
     let path = folder.join("tiny.gguf");
     header.extend(more.iter().map(|(key, value)| (*key, value.clone())));

@@ -172,6 +172,13 @@ impl Page {
         self.line("weights", &weights);
         let rows = bytes(memory.embeddings);
         self.line("embeddings", &format!("{rows}, as far as they are used"));
+        if memory.experts > 0 {
+            let matrices = bytes(memory.experts);
+            self.line(
+                "experts",
+                &format!("{matrices}, read where they lie in the file"),
+            );
+        }
         let (ctx_size, parallel) = (memory.ctx_size, memory.parallel);
         if memory.cache_per_token > 0 {
             let token = bytes(memory.cache_per_token);

@@ -1,7 +1,7 @@
 //! The sizes of a decoder and what its layers are made of: read from a header's keys that all families have, with the
 //! tensors that follow from it. What a family has of its own is in its file.
 
-use super::{GraphError, Header, OUTPUT, OUTPUT_NORM, TOKEN_EMBEDDING, block, in_range};
+use super::{Experts, GraphError, Header, OUTPUT, OUTPUT_NORM, TOKEN_EMBEDDING, block, in_range};
 use crate::gguf::Optional;
 
 /// A decoder's sizes, and how its layers differ from llama's.
@@ -13,6 +13,8 @@ pub struct DecoderShape {
     pub hidden: usize,
     /// Width of the feed-forward network.
     pub feed_forward: usize,
+    /// What there is in its place, if anything is.
+    pub experts: Option<Experts>,
     /// Query heads.
     pub heads: usize,
     /// Key and value heads.
@@ -124,10 +126,13 @@ impl DecoderShape {
         let heads = header.size("attention.head_count")?;
         let head_size = header.optional("attention.key_length", hidden / heads)?;
         let biased = |part: &str| header.tensors.get(&bias(0, part)).is_some();
+        let layers = header.size("block_count")?;
+        let feed_forward = header.size("feed_forward_length")?;
         let shape = Self {
-            layers: header.size("block_count")?,
+            layers,
             hidden,
-            feed_forward: header.size("feed_forward_length")?,
+            feed_forward,
+            experts: Experts::read(header, layers, feed_forward)?,
             heads,
             kv_heads: header.optional("attention.head_count_kv", heads)?,
             head_size,
@@ -148,15 +153,6 @@ impl DecoderShape {
             fused: false,
             tied_output: header.tensors.get(OUTPUT).is_none(),
         };
-        if header
-            .metadata
-            .count(&header.key("expert_count"))
-            .optional()?
-            .unwrap_or(0)
-            > 0
-        {
-            return Err(GraphError::Unsupported("a mixture of experts".to_owned()));
-        }
         if !shape.heads.is_multiple_of(shape.kv_heads) {
             return Err(GraphError::Inconsistent(format!(
                 "{} query heads cannot share {} key heads evenly",
@@ -220,18 +216,24 @@ impl DecoderShape {
             add("attn_norm", &[hidden]);
             add("attn_output", &[query, hidden]);
             add("ffn_norm", &[hidden]);
-            add("ffn_down", &[wide, hidden]);
             match self.fused {
-                true => {
-                    add("attn_qkv", &[hidden, query + 2 * key]);
-                    add("ffn_up", &[hidden, 2 * wide]);
-                }
+                true => add("attn_qkv", &[hidden, query + 2 * key]),
                 false => {
                     add("attn_q", &[hidden, query]);
                     add("attn_k", &[hidden, key]);
                     add("attn_v", &[hidden, key]);
+                }
+            }
+            match self.fused {
+                _ if self.experts.is_some() => {}
+                true => {
+                    add("ffn_up", &[hidden, 2 * wide]);
+                    add("ffn_down", &[wide, hidden]);
+                }
+                false => {
                     add("ffn_gate", &[hidden, wide]);
                     add("ffn_up", &[hidden, wide]);
+                    add("ffn_down", &[wide, hidden]);
                 }
             }
             if self.query_key_norms {
@@ -241,6 +243,9 @@ impl DecoderShape {
             if self.post_norms {
                 add("post_attention_norm", &[hidden]);
                 add("post_ffw_norm", &[hidden]);
+            }
+            if let Some(experts) = &self.experts {
+                tensors.extend(experts.tensors(layer, hidden));
             }
             if self.biases {
                 let sizes = match self.fused {

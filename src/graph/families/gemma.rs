@@ -14,6 +14,10 @@ const LOCAL_BASE: f32 = 10_000.0;
 
 pub(super) fn first(header: &Header<'_>) -> Result<DecoderShape, GraphError> {
     let shape = DecoderShape::read(header)?;
+    if shape.experts.is_some() {
+        let what = "a mixture of experts whose gates go through GELU";
+        return Err(GraphError::Unsupported(what.to_owned()));
+    }
     Ok(DecoderShape {
         rotary: shape.rotary.in_halves(),
         embedding_scale: Some((shape.hidden as f32).sqrt()),

@@ -1,23 +1,29 @@
 //! `config.json` as the hub has it → the keys that GGUF's converter would write, so that a family reads one kind of header;
-//! and the hub's names of tensors → GGUF's.
+//! and the hub's names of tensors → GGUF's (`names`).
 //!
 //! Source: the configurations of `transformers`' models, in its versions 4 and 5.
+
+mod names;
 
 use std::f64::consts::TAU;
 
 use serde::Deserialize;
 use serde_json::Value as Json;
 
+use super::GraphError;
 use super::decoder_shape::ROTARY_DIVISORS;
-use super::{GraphError, OUTPUT, OUTPUT_NORM, TOKEN_EMBEDDING};
 use crate::gguf::{Metadata, Value};
 
+pub(super) use names::standard_name;
+
 /// The families of decoders: the hub's `model_type`, and GGUF's name.
-const MODEL_TYPES: [(&str, &str); 8] = [
+const MODEL_TYPES: [(&str, &str); 10] = [
     ("llama", "llama"),
     ("mistral", "llama"),
+    ("mixtral", "llama"),
     ("qwen2", "qwen2"),
     ("qwen3", "qwen3"),
+    ("qwen3_moe", "qwen3moe"),
     ("gemma", "gemma"),
     ("gemma2", "gemma2"),
     ("gemma3_text", "gemma3"),
@@ -71,6 +77,14 @@ struct Config {
     final_logit_softcapping: Option<f64>,
     partial_rotary_factor: Option<f64>,
     original_max_position_embeddings: Option<u64>,
+    #[serde(alias = "num_experts")]
+    num_local_experts: Option<u64>,
+    num_experts_per_tok: Option<u64>,
+    moe_intermediate_size: Option<u64>,
+    norm_topk_prob: Option<bool>,
+    decoder_sparse_step: Option<u64>,
+    #[serde(default)]
+    mlp_only_layers: Vec<u64>,
     rope_theta: Option<f64>,
     rope_local_base_freq: Option<f64>,
     rope_scaling: Option<Rope>,
@@ -121,6 +135,7 @@ pub(super) fn header(family: &str, config: &Json) -> Result<HubHeader, GraphErro
         for (other, usual) in [
             ("hidden_activation", "hidden_act"),
             ("_sliding_window_pattern", "sliding_window_pattern"),
+            ("num_experts", "num_local_experts"),
         ] {
             if fields.contains_key(other) {
                 fields.remove(usual);
@@ -150,6 +165,9 @@ impl Config {
         }
         if self.use_sliding_window == Some(true) {
             return unsupported("a window in a part of the layers".to_owned());
+        }
+        if self.decoder_sparse_step.unwrap_or(1) != 1 || !self.mlp_only_layers.is_empty() {
+            return unsupported("a mixture of experts in a part of the layers".to_owned());
         }
         let all_seeing = match family {
             "gemma2" => 2,
@@ -203,6 +221,7 @@ impl Config {
         keys.number("attention.scale", scale);
         keys.number("attn_logit_softcapping", self.attn_logit_softcapping);
         keys.number("final_logit_softcapping", self.final_logit_softcapping);
+        self.experts(&mut keys);
         let base = rope.rope_theta.or(self.rope_theta);
         keys.number("rope.freq_base", base);
         let local_base = local.and_then(|rope| rope.rope_theta);
@@ -230,6 +249,22 @@ impl Config {
                 .tie_word_embeddings
                 .unwrap_or(family.starts_with("gemma")),
         })
+    }
+}
+
+impl Config {
+    /// Puts the experts' keys to the others, if there are any.
+    fn experts(&self, keys: &mut Keys<'_>) {
+        if self.num_local_experts.is_none() {
+            return;
+        }
+        keys.count("expert_count", self.num_local_experts);
+        keys.count("expert_used_count", self.num_experts_per_tok);
+        keys.count("expert_feed_forward_length", self.moe_intermediate_size);
+        // Mixtral knows no other way; what Qwen's configurations do not say is that the shares stay as they are.
+        let usual = keys.family == "llama";
+        let normalised = Value::Bool(self.norm_topk_prob.unwrap_or(usual));
+        keys.insert("expert_weights_norm", normalised);
     }
 }
 
@@ -347,48 +382,4 @@ impl Keys<'_> {
     fn text(&mut self, key: &str, value: &str) {
         self.insert(key, Value::String(value.to_owned()));
     }
-}
-
-/// Tensors of a decoder's layer: the hub's name, and GGUF's.
-const LAYER_TENSORS: [(&str, &str); 14] = [
-    ("input_layernorm", "attn_norm"),
-    ("self_attn.q_proj", "attn_q"),
-    ("self_attn.k_proj", "attn_k"),
-    ("self_attn.v_proj", "attn_v"),
-    ("self_attn.qkv_proj", "attn_qkv"),
-    ("self_attn.o_proj", "attn_output"),
-    ("self_attn.q_norm", "attn_q_norm"),
-    ("self_attn.k_norm", "attn_k_norm"),
-    ("pre_feedforward_layernorm", "ffn_norm"),
-    ("post_feedforward_layernorm", "post_ffw_norm"),
-    ("mlp.gate_proj", "ffn_gate"),
-    ("mlp.up_proj", "ffn_up"),
-    ("mlp.gate_up_proj", "ffn_up"),
-    ("mlp.down_proj", "ffn_down"),
-];
-
-/// The name in GGUF of a decoder's tensor; its own, if it is none that a decoder has; none for what is not needed.
-pub(super) fn standard_name(family: &str, tied_output: bool, name: &str) -> Option<String> {
-    let standard = match name {
-        "model.embed_tokens.weight" => TOKEN_EMBEDDING,
-        "model.norm.weight" => OUTPUT_NORM,
-        "lm_head.weight" if tied_output => return None,
-        "lm_head.weight" => OUTPUT,
-        // Older files keep the frequencies, which follow from the configuration.
-        _ if name.ends_with("rotary_emb.inv_freq") => return None,
-        _ => return Some(layer_tensor(family, name).unwrap_or_else(|| name.to_owned())),
-    };
-    Some(standard.to_owned())
-}
-
-fn layer_tensor(family: &str, name: &str) -> Option<String> {
-    let (layer, rest) = name.strip_prefix("model.layers.")?.split_once('.')?;
-    let (part, kind) = rest.rsplit_once('.')?;
-    // What stands behind attention's sum in the older families stands before it in the newer ones.
-    let standard = match (part, family) {
-        ("post_attention_layernorm", "gemma2" | "gemma3") => "post_attention_norm",
-        ("post_attention_layernorm", _) => "ffn_norm",
-        _ => LAYER_TENSORS.iter().find(|(hub, _)| *hub == part)?.1,
-    };
-    Some(format!("blk.{layer}.{standard}.{kind}"))
 }

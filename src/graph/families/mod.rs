@@ -3,6 +3,7 @@
 
 pub(crate) mod bert;
 mod decoder_shape;
+mod experts;
 mod gemma;
 mod hub;
 mod llama;
@@ -15,12 +16,14 @@ use std::sync::Arc;
 pub use bert::{BertConfig, EncoderShape};
 pub use decoder_shape::{Activation, DecoderShape, LocalLayers, Rotary, RotaryScaling};
 pub(crate) use decoder_shape::{ROTARY_DIVISORS, bias};
+pub(crate) use experts::ROUTER;
+pub use experts::{ExpertMatrices, Experts, stays_in_file};
 
 use hub::HubHeader;
 use serde::Deserialize;
 
 use super::{GraphError, Tensors};
-use crate::gguf::{Gguf, Metadata, MetadataError};
+use crate::gguf::{Gguf, Metadata, MetadataError, Optional};
 use crate::safetensors::Safetensors;
 
 /// The embedding matrix; also a decoder's output matrix where a file has none of its own.
@@ -49,10 +52,11 @@ pub enum Architecture {
 type ReadShape = fn(&Header<'_>) -> Result<DecoderShape, GraphError>;
 
 /// The families of decoders, by their names in `general.architecture`.
-const DECODERS: [(&str, ReadShape); 7] = [
+const DECODERS: [(&str, ReadShape); 8] = [
     ("llama", llama::shape),
     ("qwen2", qwen::second),
     ("qwen3", qwen::third),
+    ("qwen3moe", qwen::third),
     ("gemma", gemma::first),
     ("gemma2", gemma::second),
     ("gemma3", gemma::third),
@@ -248,6 +252,11 @@ impl Header<'_> {
             Err(GraphError::Metadata(MetadataError::Missing(_))) => Ok(default),
             other => other,
         }
+    }
+
+    fn flag_or(&self, key: &str, default: bool) -> Result<bool, GraphError> {
+        let flag = self.metadata.flag(&self.key(key));
+        Ok(flag.optional()?.unwrap_or(default))
     }
 
     /// Tokens of the vocabulary.

@@ -5,6 +5,8 @@ pub mod attention;
 pub mod batch;
 pub mod low_rank;
 mod low_rank_update;
+pub mod mixture;
+mod mixture_of_experts;
 mod node;
 pub mod norm;
 mod packed_attention;
@@ -21,16 +23,19 @@ mod write;
 #[cfg(test)]
 mod tests;
 
+use crate::graph::ExpertMatrices;
+
 /// The domain's name in a model, version 1.
 pub const DOMAIN: &str = "ortolan";
 
-/// All our operators, to be given to a session's builder.
+/// All our operators, to be given to the builder of a session whose layers have these experts.
 ///
 /// # Errors
 /// If ONNX Runtime refuses one: it is not the version that this was built for.
-pub fn domain() -> ort::Result<ort::operator::OperatorDomain> {
+pub fn domain(experts: Vec<ExpertMatrices>) -> ort::Result<ort::operator::OperatorDomain> {
     ort::operator::OperatorDomain::new(DOMAIN)?
         .add(paged_attention::PagedAttention)?
         .add(packed_attention::PackedMultiHeadAttention)?
-        .add(low_rank_update::LowRankUpdate)
+        .add(low_rank_update::LowRankUpdate)?
+        .add(mixture_of_experts::MixtureOfExperts::new(experts))
 }

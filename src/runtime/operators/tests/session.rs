@@ -209,7 +209,7 @@ fn session(given: &[&str], others: &[(&str, AttributeValue)]) -> ort::Result<Ses
     };
     let _alone = one_session_at_a_time();
     Session::builder(&environment())?
-        .with_operators(domain()?)?
+        .with_operators(domain(Vec::new())?)?
         .with_intra_threads(2)?
         .commit_from_memory(&model.encode_to_vec())
 }
