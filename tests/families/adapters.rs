@@ -155,7 +155,7 @@ fn the_logits_are_pefts_in_either_spelling_of_adapter_and_model() {
         for (peft, hub) in [(false, false), (true, false), (false, true), (true, true)] {
             let folder = tempfile::tempdir().unwrap();
             let file = match hub {
-                true => open_folder(folder.path(), &model, &model["config"]).unwrap(),
+                true => open_folder(folder.path(), &model, &model["config"], false).unwrap(),
                 false => open(&write(folder.path(), &model)).unwrap(),
             };
             let adapters = told(&model, &entry);
