@@ -1,0 +1,232 @@
+//! SentencePiece: merges of characters, scored pairs.
+
+use proptest::prelude::*;
+
+use super::*;
+
+/// A vocabulary of these pieces with their scores, behind those of the bytes and three named ones.
+fn scored(pieces: &[(&str, f32)], space_before: bool) -> Vocabulary {
+    let named = ["<unk>", "<s>", "</s>"].map(str::to_owned);
+    let bytes = (0..=u8::MAX).map(|byte| format!("<0x{byte:02X}>"));
+    let mut tokens: Vec<String> = named.into_iter().chain(bytes).collect();
+    let mut kinds = vec![TokenKind::Byte; tokens.len()];
+    kinds[..3].copy_from_slice(&[TokenKind::Unknown, TokenKind::Control, TokenKind::Control]);
+    let mut scores = vec![0.0; tokens.len()];
+    for &(piece, score) in pieces {
+        tokens.push(piece.to_owned());
+        kinds.push(TokenKind::Normal);
+        scores.push(score);
+    }
+    let algorithm = Algorithm::ScoredPairs {
+        scores,
+        space_before,
+    };
+    Vocabulary {
+        beginning: Some(TokenId(1)),
+        end: Some(TokenId(2)),
+        adds_beginning: true,
+        ..plain(algorithm, tokens, kinds)
+    }
+}
+
+#[test]
+fn pairs_of_characters_become_one_within_a_line() {
+    let pieces = ["\u{2581}", "a", "\u{2581}a", "b", "ab", "\n", "\n\n"];
+    let pieces = pieces.map(|piece| (piece, 0.0));
+    let merges = ["\u{2581} a", "a b", "\n \n"].map(str::to_owned).to_vec();
+    let tokenizer = Tokenizer::new(Vocabulary {
+        algorithm: Algorithm::CharacterPairs { merges },
+        ..scored(&pieces, false)
+    });
+    let tokenizer = tokenizer.unwrap();
+    let ids = tokenizer.encode("ab a\n\nabé", SpecialTokens::Parse);
+    let expected = ["ab", " a", "\n\n", "ab", "\u{FFFD}", "\u{FFFD}"];
+    assert_eq!(texts(&tokenizer, &ids), expected);
+    assert_eq!(tokenizer.decode(&ids).unwrap(), "ab a\n\nabé");
+}
+
+#[track_caller]
+fn check_scored(vocabulary: Vocabulary, text: &str, special: SpecialTokens, expected: &[&str]) {
+    let tokenizer = Tokenizer::new(vocabulary).unwrap();
+    let ids = tokenizer.encode(text, special);
+    assert_eq!(texts(&tokenizer, &ids), expected);
+}
+
+#[test]
+fn neighbours_of_the_best_score_become_one_first_and_the_leftmost_of_equals() {
+    let check = |pieces: &[(&str, f32)], text: &str, expected: &[&str]| {
+        check_scored(scored(pieces, false), text, SpecialTokens::Parse, expected);
+    };
+    let letters = [("a", -9.0), ("b", -9.0), ("c", -9.0)];
+    let with = |more: &[(&'static str, f32)]| [&letters, more].concat();
+    check(&with(&[("ab", -2.0), ("bc", -1.0)]), "abc", &["a", "bc"]);
+    check(&with(&[("ab", -1.0), ("bc", -1.0)]), "abc", &["ab", "c"]);
+    check(&with(&[("ab", 0.0), ("bc", -0.0)]), "abc", &["ab", "c"]);
+    check(
+        &with(&[("ab", -2.0), ("bc", -1.0), ("abc", -3.0)]),
+        "abcab",
+        &["abc", "ab"],
+    );
+    check(
+        &with(&[("aa", -1.0), ("aaa", -2.0)]),
+        "aaaaaaa",
+        &["aa", "aa", "aaa"],
+    );
+    // What is no piece itself may become one with its neighbour.
+    check(&[("xy", -1.0)], "xyx", &["xy", "x"]);
+}
+
+#[test]
+fn a_text_has_a_space_before_it_and_behind_every_named_token() {
+    let pieces = [
+        ("\u{2581}", -3.0),
+        ("a", -4.0),
+        ("\u{2581}a", -1.0),
+        ("a\u{2581}", -2.0),
+    ];
+    let check = |space_before: bool, text: &str, expected: &[&str]| {
+        let vocabulary = scored(&pieces, space_before);
+        check_scored(vocabulary, text, SpecialTokens::Parse, expected);
+    };
+    check(true, "a a", &[" a", " a"]);
+    check(true, " a", &[" ", " a"]);
+    check(
+        true,
+        "<s>a<s><s> a",
+        &["<s>", " a", "<s>", "<s>", " ", " a"],
+    );
+    check(true, "", &[]);
+    check(false, "a a", &["a", " a"]);
+    check(false, "<s>a", &["<s>", "a"]);
+    check(false, "a ", &["a "]);
+
+    let tokenizer = Tokenizer::new(scored(&pieces, true)).unwrap();
+    let on = tokenizer.encode_going_on("a a<s>", SpecialTokens::Literal);
+    assert_eq!(texts(&tokenizer, &on), ["a", " a", "<", "s", ">"]);
+}
+
+#[test]
+fn what_is_no_piece_is_spelt_in_bytes_or_unknown() {
+    let pieces = [("a", -1.0)];
+    let tokenizer = Tokenizer::new(scored(&pieces, false)).unwrap();
+    let ids = tokenizer.encode("aé\n", SpecialTokens::Parse);
+    let byte = |byte: u8| TokenId(3 + u32::from(byte));
+    assert_eq!(ids, [TokenId(259), byte(0xC3), byte(0xA9), byte(b'\n')]);
+    assert_eq!(tokenizer.decode(&ids).unwrap(), "aé\n");
+
+    let mut vocabulary = scored(&pieces, false);
+    vocabulary.tokens[3 + 0xA9] = "none".to_owned();
+    vocabulary.kinds[3 + 0xA9] = TokenKind::Unused;
+    check_scored(
+        vocabulary,
+        "aé\n",
+        SpecialTokens::Parse,
+        &["a", "<unk>", "\n"],
+    );
+}
+
+#[test]
+fn text_is_spelt_with_text() {
+    let pieces = [
+        ("<", -1.0),
+        ("s", -1.0),
+        (">", -1.0),
+        ("<s", -1.0),
+        ("s>", 1.0),
+        ("</", -1.0),
+        ("ab", 0.0),
+        ("a", -1.0),
+        ("b", -1.0),
+        ("bb", -1.0),
+    ];
+    let mut vocabulary = scored(&pieces, false);
+    vocabulary.kinds[265] = TokenKind::Unused;
+    vocabulary.kinds[268] = TokenKind::UserDefined;
+    check_scored(
+        vocabulary.clone(),
+        "<s></s>abb",
+        SpecialTokens::Parse,
+        &["<s>", "</s>", "a", "bb"],
+    );
+    check_scored(
+        vocabulary,
+        "<s></s>abb",
+        SpecialTokens::Literal,
+        &["<", "s>", "</", "s>", "a", "bb"],
+    );
+}
+
+#[test]
+fn scores_that_cannot_be_used_are_refused() {
+    #[track_caller]
+    fn check(change: impl FnOnce(&mut Vec<f32>, &mut Vec<String>), expected: &str) {
+        let mut vocabulary = scored(&[("a", 0.0)], false);
+        let Algorithm::ScoredPairs { scores, .. } = &mut vocabulary.algorithm else {
+            panic!("it has scores");
+        };
+        change(scores, &mut vocabulary.tokens);
+        let error = Tokenizer::new(vocabulary).unwrap_err();
+        assert_eq!(error.to_string(), expected);
+    }
+    check(
+        |scores, _| scores.truncate(2),
+        "the vocabulary has 260 tokens, but scores for 2",
+    );
+    check(
+        |scores, _| scores[7] = f32::NAN,
+        "the score of the token 7 is not a number",
+    );
+    check(
+        |_, tokens| tokens[259] = "a".repeat(1025),
+        "the token 259 has 1025 bytes; it may have 1024",
+    );
+}
+
+/// What scored pairs are, without a thought of time.
+fn merged(pieces: &[(String, f32)], text: &str) -> Vec<String> {
+    let mut symbols: Vec<String> = text.chars().map(String::from).collect();
+    loop {
+        let mut best: Option<(usize, f32)> = None;
+        for place in 1..symbols.len() {
+            let union = symbols[place - 1..=place].concat();
+            let piece = pieces.iter().find(|(piece, _)| *piece == union);
+            if let Some(&(_, score)) = piece
+                && best.is_none_or(|(_, best)| score > best)
+            {
+                best = Some((place, score));
+            }
+        }
+        let Some((place, _)) = best else {
+            return symbols;
+        };
+        let right = symbols.remove(place);
+        symbols[place - 1].push_str(&right);
+    }
+}
+
+proptest! {
+    #[test]
+    fn scored_pairs_are_merged_as_they_are_defined(
+        pieces in prop::collection::btree_map("[ab\u{2581}é]{1,6}", -3_i8..3, 0..40),
+        text in "[ab é]{0,40}",
+    ) {
+        let pieces: Vec<(String, f32)> = pieces
+            .into_iter()
+            .map(|(piece, score)| (piece, score.into()))
+            .collect();
+        let borrowed: Vec<(&str, f32)> = pieces
+            .iter()
+            .map(|(piece, score)| (piece.as_str(), *score))
+            .collect();
+        let tokenizer = Tokenizer::new(scored(&borrowed, false)).unwrap();
+        let mut expected = Vec::new();
+        for symbol in merged(&pieces, &text.replace(' ', "\u{2581}")) {
+            let piece = pieces.iter().position(|(piece, _)| *piece == symbol);
+            match piece {
+                Some(place) => expected.push(TokenId(259 + place as u32)),
+                None => expected.extend(symbol.bytes().map(|byte| TokenId(3 + u32::from(byte)))),
+            }
+        }
+        prop_assert_eq!(tokenizer.encode(&text, SpecialTokens::Parse), expected);
+    }
+}
