@@ -78,6 +78,8 @@ const GUESTS: &[(&str, &[&str])] = &[
     ("hyper_util", &["server", "hub"]),
     ("tokio_rustls", &["server", "hub"]),
     ("tokenizers", &["text"]),
+    ("fancy_regex", &["text"]),
+    ("regex_syntax", &["text"]),
     ("minijinja", &["text"]),
     ("llguidance", &["grammar"]),
     ("memmap2", &["file_bytes"]),

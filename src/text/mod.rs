@@ -2,6 +2,7 @@
 //! ids back to text. Nothing here reads a file or a clock; whoever loads a model hands both in.
 
 mod conversation;
+mod expression;
 mod infill;
 mod predefined;
 mod stream;

@@ -21,8 +21,8 @@ pub(super) fn pipeline(
         .ignore_merges(rule.whole_words_first)
         .build()
         .map_err(|error| TokenizerError::Build(error.to_string()))?;
-    let words = rule.pre_tokenizer()?;
-    Ok(Pipeline::new(None, words.into(), bpe.into(), rule.parting))
+    let words = rule.word_steps()?;
+    Ok(Pipeline::new(Vec::new(), words, bpe.into(), rule.parting))
 }
 
 /// What a token's characters are in bytes.

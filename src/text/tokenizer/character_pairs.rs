@@ -5,14 +5,14 @@
 
 use std::collections::HashMap;
 
-use tokenizers::SplitDelimiterBehavior;
 use tokenizers::models::bpe::{BPE, Vocab};
 use tokenizers::normalizers::replace::Replace;
-use tokenizers::pre_tokenizers::split::{Split, SplitPattern};
 
 use super::TokenizerError;
+use super::front::{Evening, WordStep};
 use super::pipeline::{Parting, Pipeline};
 use super::spellings::SPACE;
+use crate::text::expression::Expression;
 
 /// Between the words, which are lines.
 const LINE_ENDS: &str = r"\n+";
@@ -30,15 +30,10 @@ pub(super) fn pipeline(
         .build()
         .map_err(build)?;
     let spaces = Replace::new(" ", SPACE).map_err(build)?;
-    let lines = Split::new(
-        SplitPattern::Regex(LINE_ENDS.to_owned()),
-        SplitDelimiterBehavior::Isolated,
-        false,
-    )
-    .map_err(build)?;
+    let lines = WordStep::at(Expression::new(LINE_ENDS)?);
     Ok(Pipeline::new(
-        Some(spaces.into()),
-        lines.into(),
+        vec![Evening::Crate(spaces.into())],
+        vec![lines],
         bpe.into(),
         Parting::Lines,
     ))

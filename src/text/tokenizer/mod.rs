@@ -3,6 +3,7 @@
 mod byte_level;
 mod character_pairs;
 mod ends;
+mod front;
 mod names;
 mod pipeline;
 mod scored_pairs;
@@ -16,6 +17,7 @@ pub(super) mod tests;
 use std::collections::HashMap;
 use std::sync::Arc;
 
+pub(super) use front::{Evening, Front, WordStep};
 use names::NamedTokens;
 use pipeline::{Before, Parting, Pipeline};
 use scored_pairs::ScoredPairs;
@@ -102,6 +104,14 @@ pub enum TokenizerError {
         merge: String,
         /// What is wrong with it.
         reason: &'static str,
+    },
+    /// A regular expression that could take long, or is none.
+    #[error("the expression «{expression}» cannot be used: {reason}")]
+    Expression {
+        /// Its beginning.
+        expression: String,
+        /// What is wrong with it.
+        reason: String,
     },
     /// `tokenizer.json` is none, or says what is not ours.
     #[error("tokenizer.json: {0}")]

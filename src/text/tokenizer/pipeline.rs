@@ -2,17 +2,14 @@
 
 use std::sync::Arc;
 
-use tokenizers::{
-    Model, ModelWrapper, NormalizedString, Normalizer, NormalizerWrapper, OffsetType,
-    PreTokenizedString, PreTokenizer, PreTokenizerWrapper,
-};
+use tokenizers::{Model, ModelWrapper, OffsetType};
 
-use crate::text::tokenizer_json::Front;
+use super::front::{Evening, Front, WordStep};
 use crate::token::TokenId;
 
-/// Most bytes that are cut into words at once. The regular expressions' stack and steps grow with the
-/// longest word, so a text is parted before, at a place where its rule parts words anyway; only a
-/// longer run without such a place is parted where it happens to be.
+/// Most bytes that are cut into words at once. What is remembered of an expression grows with its text, so a text is
+/// parted before, at a place where its rule parts words anyway; only a longer run without such a place is parted where it
+/// happens to be.
 pub(super) const PASSAGE_BYTES: usize = 64 * 1024;
 
 /// A place that no word contains.
@@ -60,16 +57,13 @@ pub(super) enum Before {
 impl Pipeline {
     /// The steps of a vocabulary that adds nothing to a text.
     pub(super) fn new(
-        normalizer: Option<NormalizerWrapper>,
-        words: PreTokenizerWrapper,
+        even: Vec<Evening>,
+        words: Vec<WordStep>,
         model: ModelWrapper,
         parting: Parting,
     ) -> Pipeline {
         Pipeline {
-            beginning: Front {
-                normalizer,
-                words: Some(words),
-            },
+            beginning: Front { even, words },
             going_on: None,
             goes_on_behind_tokens: false,
             model: Arc::new(model),
@@ -98,14 +92,7 @@ impl Pipeline {
     }
 
     fn encoding(&self, passage: &str, front: &Front) -> tokenizers::Result<tokenizers::Encoding> {
-        let mut text = NormalizedString::from(passage);
-        if let Some(normalizer) = &front.normalizer {
-            normalizer.normalize(&mut text)?;
-        }
-        let mut words = PreTokenizedString::from(text);
-        if let Some(cutter) = &front.words {
-            cutter.pre_tokenize(&mut words)?;
-        }
+        let mut words = front.words(passage)?;
         words.tokenize(|word| self.model.tokenize(word.get()))?;
         words.into_encoding(None, 0, OffsetType::None)
     }

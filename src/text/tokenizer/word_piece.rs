@@ -10,6 +10,7 @@ use tokenizers::normalizers::BertNormalizer;
 use tokenizers::pre_tokenizers::bert::BertPreTokenizer;
 
 use super::TokenizerError;
+use super::front::{Evening, WordStep};
 use super::pipeline::{Parting, Pipeline};
 use crate::text::vocabulary::Normalization;
 
@@ -45,8 +46,8 @@ pub(super) fn pipeline(
     let normalizer =
         BertNormalizer::new(clean_text, handle_chinese_chars, strip_accents, lowercase);
     Ok(Pipeline::new(
-        Some(normalizer.into()),
-        BertPreTokenizer.into(),
+        vec![Evening::Crate(normalizer.into())],
+        vec![WordStep::Crate(BertPreTokenizer.into())],
         model.into(),
         Parting::Spaces,
     ))

@@ -6,12 +6,11 @@
 //! none has one in `kimi-k2`, `youtu` and `tiny_aya`), so is this: its tokens are what people compare with.
 
 use tokenizers::pre_tokenizers::byte_level::ByteLevel;
-use tokenizers::pre_tokenizers::sequence::Sequence;
-use tokenizers::pre_tokenizers::split::{Split, SplitPattern};
-use tokenizers::{PreTokenizerWrapper, SplitDelimiterBehavior};
 
 use super::TokenizerError;
+use super::front::WordStep;
 use super::pipeline::Parting;
+use crate::text::expression::Expression;
 
 /// How text is cut into words.
 pub(super) struct WordRule {
@@ -238,21 +237,13 @@ impl WordRule {
         })
     }
 
-    pub(super) fn pre_tokenizer(&self) -> Result<Sequence, TokenizerError> {
-        let mut steps = self
-            .expressions
-            .iter()
-            .map(|&expression| {
-                Split::new(
-                    SplitPattern::Regex(expression.to_owned()),
-                    SplitDelimiterBehavior::Isolated,
-                    false,
-                )
-                .map(PreTokenizerWrapper::from)
-                .map_err(|error| TokenizerError::Build(error.to_string()))
-            })
+    pub(super) fn word_steps(&self) -> Result<Vec<WordStep>, TokenizerError> {
+        let expressions = self.expressions.iter();
+        let mut steps = expressions
+            .map(|expression| Expression::new(expression).map(WordStep::at))
             .collect::<Result<Vec<_>, _>>()?;
-        steps.push(ByteLevel::new(false, false, false).into());
-        Ok(Sequence::new(steps))
+        let bytes = ByteLevel::new(false, false, false);
+        steps.push(WordStep::Crate(bytes.into()));
+        Ok(steps)
     }
 }

@@ -7,10 +7,11 @@ use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 use tokenizers::models::bpe::BPE;
 use tokenizers::models::unigram::Unigram;
-use tokenizers::{Model, ModelWrapper, NormalizerWrapper, PreTokenizerWrapper};
+use tokenizers::{Model, ModelWrapper};
 
+use super::front::front;
 use super::{kind, missing, read, unsupported};
-use crate::text::tokenizer::TokenizerError;
+use crate::text::tokenizer::{Front, TokenizerError};
 
 /// Stands for a space.
 const SPACE: &str = "\u{2581}";
@@ -30,13 +31,6 @@ pub struct Steps {
     pub(in crate::text) spelling: Spelling,
 }
 
-/// What is done to a text before the model.
-#[derive(Debug, Clone)]
-pub(in crate::text) struct Front {
-    pub(in crate::text) normalizer: Option<NormalizerWrapper>,
-    pub(in crate::text) words: Option<PreTokenizerWrapper>,
-}
-
 /// What tokens stand for in text.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(in crate::text) enum Spelling {
@@ -53,20 +47,6 @@ impl Steps {
         decoder: Option<&Value>,
         model: ModelWrapper,
     ) -> Result<Self, TokenizerError> {
-        let front = |normalizer: Option<&Value>, words: Option<&Value>| {
-            Ok::<_, TokenizerError>(Front {
-                normalizer: normalizer.map(part).transpose()?,
-                words: words.map(part).transpose()?,
-            })
-        };
-        if let Some(normalizer) = normalizer {
-            // Its tables are read without a look at where they end.
-            for part in parts(normalizer, "normalizers") {
-                if kind(part) == "Precompiled" {
-                    return Err(unsupported("normalizer", "Precompiled"));
-                }
-            }
-        }
         let (plain_normalizer, plain_words) = (
             normalizer.map(without_space_before),
             words.map(without_space_before),
@@ -136,7 +116,7 @@ pub(super) fn model(mut model: Value) -> Result<(ModelWrapper, Option<String>), 
     }
 }
 
-fn part<T: DeserializeOwned>(part: &Value) -> Result<T, TokenizerError> {
+pub(super) fn part<T: DeserializeOwned>(part: &Value) -> Result<T, TokenizerError> {
     read(serde_json::from_value(part.clone()))
 }
 
