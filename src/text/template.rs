@@ -7,8 +7,8 @@ use std::io;
 use std::time::SystemTime;
 
 use minijinja::syntax::SyntaxConfig;
-use minijinja::value::{Kwargs, Serde, Value};
-use minijinja::{AutoEscape, Environment, Error, ErrorKind, UndefinedBehavior, context};
+use minijinja::value::{Kwargs, Serde, Value, ValueKind};
+use minijinja::{AutoEscape, Environment, Error, ErrorKind, State, UndefinedBehavior, context};
 use serde::Serialize;
 
 use super::conversation::{ChatMessage, Conversation, ENABLE_THINKING};
@@ -18,9 +18,11 @@ use super::tools::{HERMES, ToolSyntax, generic};
 
 /// Most bytes a template may have; the largest known ones have some 20,000.
 const SOURCE_BYTES: usize = 512 * 1024;
-/// Most steps of one rendering. The library charges one for every 64 bytes it makes, too, so that this
+/// Most steps of one rendering. The library charges one for every [`FUEL_BYTES`] it makes, too, so that this
 /// bounds the memory at 64 MiB.
 const FUEL: u64 = 1_000_000;
+/// Bytes that cost as much as a step.
+const FUEL_BYTES: u64 = 64;
 /// The stack of a rendering. A template can nest values as deep as its fuel lasts, and printing or
 /// dropping them recurses; pages that are not touched cost nothing.
 const STACK_BYTES: usize = 512 * 1024 * 1024;
@@ -93,6 +95,10 @@ impl ChatTemplate {
             .set_unknown_method_callback(minijinja_contrib::pycompat::unknown_method_callback);
         environment.add_function("raise_exception", raise_exception);
         environment.add_filter("tojson", to_json);
+        environment.set_formatter(|output, state, value| {
+            charge(state, value)?;
+            minijinja::escape_formatter(output, state, value)
+        });
         environment.set_fuel(Some(FUEL));
         environment.set_recursion_limit(RECURSION);
         environment
@@ -270,10 +276,32 @@ fn strftime(now: SystemTime, format: &str) -> Result<String, Error> {
     jiff::fmt::strtime::format(format, &now.to_zoned(jiff::tz::TimeZone::UTC)).map_err(refuse)
 }
 
+/// A step for everything within a value, before it is printed: the library asks for it behind, and goes through a list
+/// to its end even where nobody takes any more of it.
+fn charge(state: &State<'_, '_>, value: &Value) -> Result<(), Error> {
+    let is_map = match value.kind() {
+        ValueKind::Map => true,
+        ValueKind::Seq | ValueKind::Iterable => false,
+        _ => return Ok(()),
+    };
+    // Of no known length is what is not gone through.
+    if value.len().is_none() {
+        return Ok(());
+    }
+    for item in value.try_iter()? {
+        state.consume_fuel(1)?;
+        match is_map {
+            true => charge(state, &value.get_item(&item)?)?,
+            false => charge(state, &item)?,
+        }
+    }
+    Ok(())
+}
+
 /// `json.dumps(value, ensure_ascii=False, indent=indent)`, which is what templates expect of this
 /// filter; Jinja's own escapes for HTML.
 #[expect(clippy::needless_pass_by_value, reason = "the library calls filters like this")]
-fn to_json(value: &Value, options: Kwargs) -> Result<String, Error> {
+fn to_json(state: &State<'_, '_>, value: &Value, options: Kwargs) -> Result<String, Error> {
     let indent: Option<usize> = options.get("indent")?;
     let _: Option<bool> = options.get("ensure_ascii")?;
     options.assert_all_used()?;
@@ -295,6 +323,8 @@ fn to_json(value: &Value, options: Kwargs) -> Result<String, Error> {
     let refuse = |source: serde_json::Error| {
         Error::new(ErrorKind::BadSerialization, "tojson").with_source(source)
     };
+    // As for all else that is made, and what is within what is shared is written each time.
+    state.consume_fuel(output.bytes.len() as u64 / FUEL_BYTES)?;
     written.map_err(refuse)?;
     String::from_utf8(output.bytes)
         .map_err(|error| Error::new(ErrorKind::BadSerialization, error.to_string()))

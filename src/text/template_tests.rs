@@ -169,6 +169,11 @@ fn hostile_templates_end_with_an_error() {
         doubling.to_owned(),
         format!("{shared}{{{{ ns.x }}}}"),
         format!("{shared}{{{{ ns.x | tojson }}}}"),
+        "{{ [[0] * 9999999] * 9999999 }}".to_owned(),
+        "{{ [{'a': [0] * 9999999}] * 9999999 }}".to_owned(),
+        // Each is a moment's work, and none is kept.
+        "{% set t = range(9999) | list %}{% for i in range(99999) %}{% set x = t | tojson %}{% endfor %}"
+            .to_owned(),
         "{% macro m() %}{{ m() }}{% endmacro %}{{ m() }}".to_owned(),
         "{{ 'x' * 99999999999 }}".to_owned(),
         "{% include '/etc/hostname' %}".to_owned(),
