@@ -338,6 +338,10 @@ fn what_a_configuration_says_and_is_not_computed_is_refused() {
         refused("num_attention_heads", json!(0)),
         "«llama.attention.head_count» is 0"
     );
+    assert_eq!(
+        refused("head_dim", json!(u32::MAX)),
+        "config.json: 4294967295 values of a head are rotated; 65536 is the most"
+    );
     assert!(
         refused("model_type", "mamba".into())
             .starts_with("the architecture «mamba» is not supported")

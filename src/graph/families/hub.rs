@@ -30,6 +30,9 @@ const MODEL_TYPES: [(&str, &str); 10] = [
     ("phi3", "phi3"),
 ];
 
+/// Most values of a head that are rotated: their divisors are reckoned before the tensors are looked at.
+const MOST_ROTATED: u64 = 1 << 16;
+
 /// GGUF's name of the family, if it is a decoder of ours.
 pub(super) fn family(model_type: &str) -> Option<&'static str> {
     let mut known = MODEL_TYPES.iter();
@@ -229,6 +232,11 @@ impl Config {
         keys.number("rope.freq_base_swa", local_base);
         let share = rope.partial_rotary_factor.or(self.partial_rotary_factor);
         let rotated = share.map_or(head_size, |share| (head_size as f64 * share) as u64);
+        if rotated > MOST_ROTATED {
+            return Err(GraphError::Inconsistent(format!(
+                "config.json: {rotated} values of a head are rotated; {MOST_ROTATED} is the most"
+            )));
+        }
         keys.count("rope.dimension_count", Some(rotated));
         let trained = rope
             .original_max_position_embeddings
