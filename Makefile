@@ -12,7 +12,7 @@ LM_EVAL := .cache/lm_eval
 NODE_SDKS := .cache/node
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-tests build serve lint test test-tools test-clients test-all contract-fuzz bench soak
+.PHONY: help setup setup-tests build serve lint test test-tools test-clients test-all fuzz contract-fuzz bench soak
 
 help: ## list the commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-14s %s\n", $$1, $$2}' Makefile
@@ -46,6 +46,11 @@ test-clients: setup $(SDKS)/installed $(LANGCHAIN)/installed $(LITELLM)/installe
 	$(CARGO) test --locked --features client,tools --no-fail-fast --test sdks --test lm_eval
 
 test-all: test test-tools test-clients contract-fuzz ## `make test`, and what needs tools of its own
+
+fuzz: export FUZZ_CASES ?= 1000000
+fuzz: export FUZZ_SECONDS ?= 900
+fuzz: ## files, templates and grammars that mean harm: a million cases of each kind, or FUZZ_CASES, in FUZZ_SECONDS each
+	$(CARGO) test --locked --features client --test hostile -- --nocapture
 
 contract-fuzz: setup build $(SCHEMATHESIS)/installed ## send generated requests and hold every answer against the document
 	$(SCHEMATHESIS)/bin/python .ci/contract_fuzz.py $(BINARY) $(MODEL)

@@ -12,7 +12,7 @@ pub(crate) const Q4_0: u32 = 2;
 pub(crate) const Q8_0: u32 = 8;
 
 /// A value of a file's header.
-#[derive(Clone)]
+#[derive(Debug, Clone)]
 pub(crate) enum Value<'a> {
     U32(u32),
     F32(f32),
@@ -20,6 +20,7 @@ pub(crate) enum Value<'a> {
     Text(&'a str),
     Texts(Vec<String>),
     I32s(Vec<i32>),
+    F32s(Vec<f32>),
 }
 
 /// A tensor of a file.
@@ -35,6 +36,11 @@ pub(crate) struct Tensor {
 
 /// Writes a file.
 pub(crate) fn write(path: &Path, header: &[(&str, Value<'_>)], tensors: &[Tensor]) {
+    std::fs::write(path, bytes(header, tensors)).expect("the folder is there");
+}
+
+/// A file's bytes.
+pub(crate) fn bytes(header: &[(&str, Value<'_>)], tensors: &[Tensor]) -> Vec<u8> {
     const ALIGNMENT: usize = 32;
     let mut bytes = Vec::new();
     bytes.extend_from_slice(b"GGUF");
@@ -58,7 +64,7 @@ pub(crate) fn write(path: &Path, header: &[(&str, Value<'_>)], tensors: &[Tensor
         bytes.resize(bytes.len().next_multiple_of(ALIGNMENT), 0);
         bytes.extend(&tensor.bytes);
     }
-    std::fs::write(path, bytes).expect("the folder is there");
+    bytes
 }
 
 fn put(bytes: &mut Vec<u8>, key: &str, value: &Value<'_>) {
@@ -90,6 +96,14 @@ fn put(bytes: &mut Vec<u8>, key: &str, value: &Value<'_>) {
         Value::I32s(values) => {
             kind(bytes, 9);
             kind(bytes, 5);
+            bytes.extend((values.len() as u64).to_le_bytes());
+            values
+                .iter()
+                .for_each(|value| bytes.extend(value.to_le_bytes()));
+        }
+        Value::F32s(values) => {
+            kind(bytes, 9);
+            kind(bytes, 6);
             bytes.extend((values.len() as u64).to_le_bytes());
             values
                 .iter()

@@ -1,5 +1,3 @@
-use proptest::prelude::*;
-
 use super::*;
 use crate::gguf::listing::DEFAULT_ALIGNMENT;
 
@@ -92,27 +90,4 @@ fn a_missing_file_is_named() {
     );
     let error = GgufFile::open(Path::new("/"), FileAccess::Read).unwrap_err();
     assert!(error.to_string().contains("directory"), "{error}");
-}
-
-proptest! {
-    #[test]
-    fn no_bytes_make_it_panic(bytes in proptest::collection::vec(any::<u8>(), 0..512)) {
-        let _ = Header::parse(&bytes);
-        let _ = Header::parse(&[&b"GGUF\x03\0\0\0"[..], &bytes].concat());
-    }
-
-    /// Damage to a good file: every tensor that is still accepted lies within the file.
-    #[test]
-    fn damage_is_noticed_or_harmless(changes in proptest::collection::vec((0usize..228, any::<u8>()), 1..6), cut in 0usize..228) {
-        let mut bytes = file(3, 8, 68);
-        for (place, value) in changes {
-            bytes[place] = value;
-        }
-        bytes.truncate(228 - cut / 4);
-        if let Ok(header) = Header::parse(&bytes) {
-            for tensor in header.tensors.values() {
-                prop_assert!(tensor.start + tensor.bytes <= bytes.len());
-            }
-        }
-    }
 }

@@ -5,8 +5,6 @@ mod characters;
 mod names;
 mod word_piece;
 
-use proptest::prelude::*;
-
 use super::super::{Absorbs, NamedInfillTokens, Normalization};
 use super::pipeline::{PASSAGE_BYTES, Parting, passage_end};
 use super::*;
@@ -165,43 +163,4 @@ fn a_long_text_is_parted_where_words_part() {
     let numbers = "some 1234 and ".repeat(PASSAGE_BYTES / 10);
     let end = passage_end(&numbers, Parting::Numbers);
     assert!(numbers[end..].starts_with("1234") && end > PASSAGE_BYTES - 30);
-}
-
-proptest! {
-    #[test]
-    fn any_vocabulary_is_refused_or_works(
-        tokens in prop::collection::vec("[ab<>é ]{0,3}", 0..12),
-        kinds in prop::collection::vec(0_usize..6, 0..12),
-        merges in prop::collection::vec("[ab]{0,2}[ ]{0,2}[ab]{0,2}", 0..6),
-        end in any::<Option<u8>>(),
-        text in "[ab<>é ]{0,20}",
-        algorithm in 0_usize..4,
-        scores in prop::collection::vec(any::<f32>(), 12),
-    ) {
-        let all = [
-            TokenKind::Normal, TokenKind::Unknown, TokenKind::Control,
-            TokenKind::UserDefined, TokenKind::Unused, TokenKind::Byte,
-        ];
-        let kinds = (0..tokens.len()).map(|row| all[kinds.get(row).copied().unwrap_or(0)]).collect();
-        let algorithm = match algorithm {
-            0 => Algorithm::WordPiece(Normalization::default()),
-            1 => Algorithm::ScoredPairs {
-                scores: scores[..tokens.len()].to_vec(),
-                space_before: true,
-            },
-            2 => Algorithm::CharacterPairs { merges },
-            _ => Algorithm::ByteLevel {
-                pre: "llama-bpe".to_owned(),
-                merges,
-            },
-        };
-        let built = Tokenizer::new(Vocabulary {
-            end: end.map(|id| TokenId(id.into())),
-            ..plain(algorithm, tokens, kinds)
-        });
-        if let Ok(tokenizer) = built {
-            let ids = tokenizer.encode(&text, SpecialTokens::Parse);
-            prop_assert!(tokenizer.decode(&ids).is_ok());
-        }
-    }
 }
