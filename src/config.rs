@@ -14,10 +14,9 @@ use crate::api::{BodyRules, Defaults, Endpoints};
 use crate::cli::{
     self, BatchingArgs, Cli, ComputingArgs, Device, LoadMode, ModelArgs, Numa, ServingArgs,
 };
-use crate::gguf::quant::Target;
 use crate::hub::{self, Download, HubOptions, Wanted};
 use crate::machine::{Placement, Strategy};
-use crate::model::load::{self, CacheSize, FileAccess, LoadOptions, SessionOptions};
+use crate::model::load::{self, CacheSize, FileAccess, LoadOptions, SessionOptions, Target};
 use crate::model::{self, AdapterOptions, GenerateLimits, SystemPrompt};
 use crate::server::{Keys, ServeOptions, Tls};
 use crate::web::Pages;

@@ -546,7 +546,7 @@ fn an_adapter_that_cannot_be_used_is_refused_with_path_and_cause() {
     check(
         "--lora",
         &common::model(),
-        "the metadata has no «general.type»",
+        "«general.type» is «model», not «adapter»",
     );
     let mut command = with_model(ortolan());
     command.arg("--lora-base").arg(common::model());

@@ -324,9 +324,7 @@ impl ModelFile {
             }
             Architecture::Bert(shape) => encoder::build(graph, shape, progress),
         };
-        for file in self.tensors.contents() {
-            file.release();
-        }
+        self.tensors.release();
         let (model, initializers) = builder.finish(self.architecture.name());
         ModelGraph {
             model,

@@ -7,10 +7,9 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use super::GraphError;
-use crate::file_bytes::FileBytes;
 use crate::gguf::quant::{NotQuantisable, Target};
 use crate::gguf::{Gguf, TensorType};
-use crate::safetensors::{self, Element, Safetensors};
+use crate::safetensors::{Element, Safetensors, Tensor as StoredTensor};
 
 /// The tensors of an open model.
 #[derive(Debug, Clone)]
@@ -122,8 +121,8 @@ impl<'a> Tensor<'a> {
     }
 }
 
-impl<'a> From<safetensors::Tensor<'a>> for Tensor<'a> {
-    fn from(tensor: safetensors::Tensor<'a>) -> Self {
+impl<'a> From<StoredTensor<'a>> for Tensor<'a> {
+    fn from(tensor: StoredTensor<'a>) -> Self {
         Self {
             kind: match tensor.element {
                 Element::F32 => TensorType::F32,
@@ -258,11 +257,26 @@ impl Tensors {
     }
 
     /// The bytes of each file, in order.
-    pub fn contents(&self) -> Vec<&FileBytes> {
+    pub fn contents(&self) -> Vec<&[u8]> {
         match &*self.store {
-            Store::Gguf(gguf) => gguf.contents().collect(),
-            Store::Safetensors { files, .. } => files.iter().map(Safetensors::contents).collect(),
+            Store::Gguf(gguf) => gguf.contents().map(|file| &**file).collect(),
+            Store::Safetensors { files, .. } => {
+                files.iter().map(|file| &**file.contents()).collect()
+            }
             Store::Replaced { tensors, by, .. } => [tensors.contents(), by.contents()].concat(),
+        }
+    }
+
+    /// Gives back the memory that what was looked at of mapped files takes.
+    pub(super) fn release(&self) {
+        match &*self.store {
+            Store::Gguf(gguf) => gguf.contents().for_each(|file| file.release()),
+            Store::Safetensors { files, .. } => {
+                files.iter().for_each(|file| file.contents().release());
+            }
+            Store::Replaced { tensors, by, .. } => {
+                [tensors, by].into_iter().for_each(Self::release)
+            }
         }
     }
 

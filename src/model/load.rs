@@ -16,7 +16,7 @@ use super::system_prompt::SystemTokens;
 use super::{LoadedModel, ModelDetails, Pooling, SystemPrompt};
 use crate::engine::{self, EngineOptions, ModelRunner};
 pub use crate::file_bytes::FileAccess;
-use crate::gguf::quant::Target;
+pub use crate::gguf::quant::Target;
 use crate::graph::ModelFile;
 use crate::machine;
 pub use crate::runtime::SessionOptions;
