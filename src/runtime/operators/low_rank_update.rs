@@ -6,8 +6,7 @@ use ort::operator::{
 use ort::value::{PrimitiveTensorElementType, TensorElementType, ValueRef};
 
 use super::low_rank::{UpdateInputs, update};
-use super::node::{input_error, refused, tensor};
-use super::parallel::OperatorError;
+use super::node::{input_error, refused, tensor, threads};
 use super::simd::Instructions;
 
 /// The operator. There is none of that kind in ONNX or among the contrib operators.
@@ -76,12 +75,7 @@ impl Kernel for LowRankUpdateKernel {
             up,
             branches,
         };
-        update(&inputs, output, self.0, &|count, call| {
-            context
-                .par_for(count, 0, call)
-                .map_err(|error| OperatorError::Threads(error.to_string()))
-        })
-        .map_err(ort::Error::wrap)
+        update(&inputs, output, self.0, &threads(context)).map_err(ort::Error::wrap)
     }
 }
 

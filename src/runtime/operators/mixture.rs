@@ -69,6 +69,39 @@ struct Share {
     share: f32,
 }
 
+/// All that an expert has to compute, and its matrices.
+struct Run<'a> {
+    shares: &'a [Share],
+    /// The number of its first share among all experts'.
+    first: usize,
+    gate: Tensor<'a>,
+    up: Tensor<'a>,
+    down: Tensor<'a>,
+}
+
+impl<'a> Run<'a> {
+    /// Those of all experts that have any, in their order.
+    fn all(shares: &'a [Share], experts: &'a ExpertMatrices) -> Vec<Self> {
+        let mut first = 0;
+        let run = |shares: &'a [Share]| {
+            let expert = shares[0].expert;
+            let run = Self {
+                shares,
+                first,
+                gate: experts.gate(expert),
+                up: experts.up(expert),
+                down: experts.down(expert),
+            };
+            first += shares.len();
+            run
+        };
+        shares
+            .chunk_by(|left, right| left.expert == right.expert)
+            .map(run)
+            .collect()
+    }
+}
+
 /// Writes what the experts give of each row into `output`, `[tokens, hidden]`.
 ///
 /// # Errors
@@ -84,29 +117,17 @@ pub fn mix(
     check(inputs, experts, routing, output.len())?;
     output.fill(0.0);
     let shares = shares(inputs, experts.count(), routing);
-    let runs: Vec<&[Share]> = shares
-        .chunk_by(|left, right| left.expert == right.expert)
-        .collect();
+    let runs = Run::all(&shares, experts);
     let wide = experts.feed_forward();
     let mut gated = vec![0.0; shares.len() * wide];
     let gated_shared = SharedSlice::new(&mut gated);
-    let mut first_of_run = 0;
-    let mut tasks = Vec::new();
-    for run in &runs {
-        for first in (0..wide).step_by(ROWS_OF_A_TASK) {
-            tasks.push((*run, first_of_run, first..wide.min(first + ROWS_OF_A_TASK)));
-        }
-        first_of_run += run.len();
-    }
-    once_each(parallel, tasks.len(), &|index| {
-        let (run, first_share, places) = &tasks[index];
+    let tasks_of_run = wide.div_ceil(ROWS_OF_A_TASK);
+    once_each(parallel, runs.len() * tasks_of_run, &|index| {
+        let first = index % tasks_of_run * ROWS_OF_A_TASK;
         instructions.run(Gate {
             inputs,
-            gate: experts.gate(run[0].expert),
-            up: experts.up(run[0].expert),
-            run,
-            first_share: *first_share,
-            places: places.clone(),
+            run: &runs[index / tasks_of_run],
+            places: first..wide.min(first + ROWS_OF_A_TASK),
             gated: &gated_shared,
         });
     })?;
@@ -115,8 +136,8 @@ pub fn mix(
     once_each(parallel, hidden.div_ceil(ROWS_OF_A_TASK), &|index| {
         let first = index * ROWS_OF_A_TASK;
         instructions.run(Down {
-            experts,
             runs: &runs,
+            wide,
             gated: &gated,
             places: first..hidden.min(first + ROWS_OF_A_TASK),
             hidden,
@@ -171,12 +192,7 @@ fn shares(inputs: &MixtureInputs, experts: usize, routing: Routing) -> Vec<Share
 /// The places `places` of what an expert's rows are before its last matrix: `silu(gate) · up`.
 struct Gate<'a> {
     inputs: &'a MixtureInputs<'a>,
-    gate: Tensor<'a>,
-    up: Tensor<'a>,
-    /// The expert's rows.
-    run: &'a [Share],
-    /// The number of the first among all experts'.
-    first_share: usize,
+    run: &'a Run<'a>,
     places: Range<usize>,
     /// `[shares, feed forward]`
     gated: &'a SharedSlice<'a, f32>,
@@ -187,15 +203,22 @@ impl Work for Gate<'_> {
 
     #[inline(always)]
     fn run<S: Simd>(self, simd: S) {
-        let (hidden, wide) = (self.inputs.hidden, self.gate.rows());
+        let Run {
+            shares,
+            first,
+            gate: gate_matrix,
+            up: up_matrix,
+            ..
+        } = self.run;
+        let (hidden, wide) = (self.inputs.hidden, gate_matrix.rows());
         let mut matrices = vec![0.0; 2 * ROWS_TOGETHER * hidden];
         for place in self.places.clone().step_by(ROWS_TOGETHER) {
             let end = self.places.end.min(place + ROWS_TOGETHER);
             let (gate, up) = matrices.split_at_mut(ROWS_TOGETHER * hidden);
             let values = (end - place) * hidden;
-            self.gate.read_rows(place..end, &mut gate[..values]);
-            self.up.read_rows(place..end, &mut up[..values]);
-            for (number, Share { row, .. }) in (self.first_share..).zip(self.run) {
+            gate_matrix.read_rows(place..end, &mut gate[..values]);
+            up_matrix.read_rows(place..end, &mut up[..values]);
+            for (number, Share { row, .. }) in (*first..).zip(*shares) {
                 let row = &self.inputs.rows[row * hidden..(row + 1) * hidden];
                 let [gates, ups] = products(simd, &matrices, row);
                 let to = number * wide;
@@ -211,9 +234,9 @@ impl Work for Gate<'_> {
 
 /// The places `places` of the result of all rows.
 struct Down<'a> {
-    experts: &'a ExpertMatrices,
-    /// The rows of each expert that has any.
-    runs: &'a [&'a [Share]],
+    runs: &'a [Run<'a>],
+    /// Width of an expert.
+    wide: usize,
     /// `[shares, feed forward]`
     gated: &'a [f32],
     places: Range<usize>,
@@ -227,17 +250,17 @@ impl Work for Down<'_> {
 
     #[inline(always)]
     fn run<S: Simd>(self, simd: S) {
-        let wide = self.experts.feed_forward();
+        let wide = self.wide;
         let mut down = vec![0.0; ROWS_TOGETHER * wide];
-        let mut gated = self.gated.chunks_exact(wide);
         for run in self.runs {
-            let matrix = self.experts.down(run[0].expert);
-            let rows = gated.by_ref().take(run.len());
-            let rows: Vec<(&Share, &[f32])> = run.iter().zip(rows).collect();
+            let gated = &self.gated[run.first * wide..];
             for place in self.places.clone().step_by(ROWS_TOGETHER) {
                 let end = self.places.end.min(place + ROWS_TOGETHER);
-                matrix.read_rows(place..end, &mut down[..(end - place) * wide]);
-                for (Share { row, share, .. }, gated) in &rows {
+                run.down
+                    .read_rows(place..end, &mut down[..(end - place) * wide]);
+                for (Share { row, share, .. }, gated) in
+                    run.shares.iter().zip(gated.chunks_exact(wide))
+                {
                     let to = row * self.hidden;
                     // SAFETY: only this task has these places of the rows.
                     let to = unsafe { self.output.part_mut(to + place..to + end) };

@@ -9,8 +9,7 @@ use ort::operator::{
 use ort::value::TensorElementType::Float32;
 
 use super::mixture::{MixtureInputs, Routing, mix};
-use super::node::{flag, input_error, positive, refused, tensor};
-use super::parallel::OperatorError;
+use super::node::{flag, input_error, positive, refused, tensor, threads};
 use super::simd::Instructions;
 use crate::graph::ExpertMatrices;
 
@@ -107,11 +106,7 @@ impl Kernel for MixtureOfExpertsKernel {
             self.routing,
             output,
             self.instructions,
-            &|count, call| {
-                context
-                    .par_for(count, 0, call)
-                    .map_err(|error| OperatorError::Threads(error.to_string()))
-            },
+            &threads(context),
         )
         .map_err(ort::Error::wrap)
     }

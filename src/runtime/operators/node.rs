@@ -1,6 +1,6 @@
 //! What every operator of ours asks of a node: attributes in range, tensors of a type and a rank.
 
-use ort::operator::{FromKernelContext, KernelContext};
+use ort::operator::{ComputeContext, FromKernelContext, KernelContext};
 use ort::value::{PrimitiveTensorElementType, ValueRef};
 
 use super::attention::MAX_HEADS;
@@ -28,6 +28,17 @@ pub(super) fn tensor<'v, T: PrimitiveTensorElementType, const RANK: usize>(
 /// What is wrong with an input.
 pub(super) fn input_error(input: &'static str, problem: impl Into<String>) -> ort::Error {
     ort::Error::wrap(OperatorError::input(input, problem.into()))
+}
+
+/// The runtime's threads, as the computations are given them.
+pub(super) fn threads(
+    context: &ComputeContext,
+) -> impl Fn(usize, &(dyn Fn(usize) + Sync)) -> Result<(), OperatorError> {
+    |count, call| {
+        context
+            .par_for(count, 0, call)
+            .map_err(|error| OperatorError::Threads(error.to_string()))
+    }
 }
 
 /// What a node or a run of it is refused for.

@@ -7,8 +7,7 @@ use ort::operator::{
 };
 use ort::value::TensorElementType;
 
-use super::node::{head_count, input_error, refused, tensor};
-use super::parallel::OperatorError;
+use super::node::{head_count, input_error, refused, tensor, threads};
 use super::simd::Instructions;
 use super::whole::{WholeInputs, attend_whole};
 
@@ -146,11 +145,7 @@ impl Kernel for PackedMultiHeadAttentionKernel {
             cumulative_sequence_length,
             scale: self.scale.unwrap_or(1.0 / (head_size as f32).sqrt()),
         };
-        attend_whole(&inputs, output, self.instructions, &|count, call| {
-            context
-                .par_for(count, 0, call)
-                .map_err(|error| OperatorError::Threads(error.to_string()))
-        })
-        .map_err(ort::Error::wrap)
+        attend_whole(&inputs, output, self.instructions, &threads(context))
+            .map_err(ort::Error::wrap)
     }
 }

@@ -10,9 +10,8 @@ use ort::value::{DynTensorValueType, PrimitiveTensorElementType, TensorElementTy
 
 use super::attention::{AttentionCaches, AttentionInputs, AttentionShape, Scoring, attend};
 use super::batch::BatchIndices;
-use super::node::{self, allow_only, flag, head_count, positive, refused};
+use super::node::{self, allow_only, flag, head_count, positive, refused, threads};
 use super::norm::{QueryKeyNorms, RowNorm};
-use super::parallel::OperatorError;
 use super::rotary::{Pairing, Rotary};
 use super::simd::Instructions;
 
@@ -347,11 +346,7 @@ impl Kernel for PagedAttentionKernel {
             caches,
             output,
             self.instructions,
-            &|count, call| {
-                context
-                    .par_for(count, 0, call)
-                    .map_err(|error| OperatorError::Threads(error.to_string()))
-            },
+            &threads(context),
         )
         .map_err(ort::Error::wrap)
     }
