@@ -9,6 +9,7 @@ Feature: What the server is set to
     And the answer's "default_generation_settings.n_ctx" is 512
     And the answer's "cache_tokens" is 2048
     And the answer's "deterministic" is true
+    And the answer's "attention" is "paged"
     And the answer's "chat_template" contains "<|im_start|>"
     And the answer's "user_name" is ""
     And the answer's "default_generation_settings.n_predict" is -1

@@ -56,7 +56,7 @@ const FLOORS: &[(&str, &[&str])] = &[
     ),
     ("engine", &["cache", "sampling", "grammar"]),
     ("runtime", &["engine", "graph", "machine"]),
-    ("graph", &["gguf", "safetensors"]),
+    ("graph", &["gguf", "safetensors", "file_bytes"]),
     ("text", &[]),
     ("cache", &[]),
     ("sampling", &[]),

@@ -573,3 +573,18 @@ fn an_encoder_is_exported_and_a_folder_with_something_in_it_is_left() {
     refuses(folder.path(), &["export", "-m", "wren", "c"], 1, "wren");
     assert!(!folder.path().join("c").exists());
 }
+
+#[test]
+fn a_graph_that_others_exported_is_shown_and_not_exported_again() {
+    let exports = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/exports");
+    let told = inspected(&exports, &["genai"]);
+    assert_eq!(told["format"], "ONNX");
+    assert_eq!(told["served"], true);
+    assert_eq!(told["family"], "llama");
+    assert_eq!(told["files"], 2);
+    assert_eq!(told["tokenizer"]["tokens"], 300);
+    let folder = tempfile::tempdir().unwrap();
+    let model = exports.join("genai");
+    let words = ["export", "-m", model.to_str().unwrap(), "again"];
+    refuses(folder.path(), &words, 1, "is a graph already");
+}

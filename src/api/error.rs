@@ -150,7 +150,9 @@ impl Error {
                 | GenerateError::Template(_)
                 | GenerateError::Grammar { .. }
                 | GenerateError::Unfollowable { .. } => StatusCode::BAD_REQUEST,
-                GenerateError::NoInfill | GenerateError::Encoder => StatusCode::NOT_IMPLEMENTED,
+                GenerateError::NoInfill
+                | GenerateError::Encoder
+                | GenerateError::NoHiddenStates => StatusCode::NOT_IMPLEMENTED,
                 GenerateError::QueueFull { .. } => StatusCode::TOO_MANY_REQUESTS,
                 GenerateError::EngineEnded(_) | GenerateError::Stopping => {
                     StatusCode::SERVICE_UNAVAILABLE
@@ -283,7 +285,9 @@ impl Error {
                 | GenerateError::Template(_)
                 | GenerateError::Grammar { .. }
                 | GenerateError::Unfollowable { .. } => Kind::InvalidRequestError,
-                GenerateError::NoInfill | GenerateError::Encoder => Kind::NotSupportedError,
+                GenerateError::NoInfill
+                | GenerateError::Encoder
+                | GenerateError::NoHiddenStates => Kind::NotSupportedError,
                 GenerateError::QueueFull { .. } => Kind::RateLimitError,
                 GenerateError::EngineEnded(_) | GenerateError::Stopping => Kind::UnavailableError,
                 GenerateError::DeadlinePassed { .. } => Kind::TimeoutError,

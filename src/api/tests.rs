@@ -18,6 +18,7 @@ pub(super) fn details() -> ModelDetails {
         path: "models/tiny.gguf".into(),
         architecture: "llama".to_owned(),
         generates: true,
+        embeds: true,
         vocabulary_size: 32,
         hidden_size: 8,
         context_tokens: 128,
@@ -32,6 +33,7 @@ pub(super) fn details() -> ModelDetails {
         slots: 2,
         cache_tokens: 256,
         device: "CPU".to_owned(),
+        attention: crate::model::Attention::Paged,
         deterministic: true,
     }
 }

@@ -14,9 +14,10 @@ use crate::cli::InspectArgs;
 use crate::file_bytes::FileAccess;
 use crate::gguf::{Gguf, TensorType};
 use crate::graph::families::RotaryScaling;
+use crate::graph::imported::ImportedModel;
 use crate::graph::{Architecture, Computation, DecoderShape, ModelFile, stays_in_file};
 use crate::model::MemoryNeed;
-use crate::model::load::{MAX_CONTEXT_TOKENS, ModelFiles, ModelText};
+use crate::model::load::{MAX_CONTEXT_TOKENS, ModelFiles, ModelSource, ModelText};
 use crate::terminal;
 use crate::text::{Algorithm, Vocabulary};
 use crate::token::TokenId;
@@ -165,8 +166,16 @@ fn json(report: &Report) -> anyhow::Result<String> {
 impl Report {
     fn new(args: &InspectArgs) -> anyhow::Result<Self> {
         let path = args.path.as_path();
-        let opened = ModelFiles::open(path, FileAccess::Map);
-        let contents = match (Contents::read(path), &opened) {
+        let opened = ModelFiles::open_any(path, FileAccess::Map);
+        let graph = match opened.as_ref().map(|files| &files.file) {
+            Ok(ModelSource::Imported(graph)) => Some(graph),
+            _ => None,
+        };
+        let contents = match graph {
+            Some(graph) => Ok(Contents::of_graph(graph)),
+            None => Contents::read(path),
+        };
+        let contents = match (contents, &opened) {
             (Ok(contents), _) => contents,
             // Its words are the server's.
             (Err(_), Err(error)) => anyhow::bail!("{error:#}"),
@@ -175,7 +184,7 @@ impl Report {
         let mut report = Self {
             path: path.display().to_string(),
             family: contents.family(),
-            parameters: contents.parameters(),
+            parameters: graph.map_or(contents.parameters(), ImportedModel::parameters),
             tensor_types: type_counts(&contents.tensors),
             format: contents.format,
             files: contents.files,
@@ -204,22 +213,26 @@ impl Report {
         Ok(report)
     }
 
-    fn tell(&mut self, files: ModelFiles, args: &InspectArgs) -> anyhow::Result<()> {
+    fn tell(&mut self, files: ModelFiles<ModelSource>, args: &InspectArgs) -> anyhow::Result<()> {
         let ModelFiles {
             file,
             vocabulary,
             chat_template,
             pooling: _,
         } = files;
-        self.tell_of_file(&file, args);
+        match &file {
+            ModelSource::Tensors(file) => self.tell_of_file(file, args),
+            ModelSource::Imported(graph) => self.family = Some(graph.family.clone()),
+        }
         self.tokenizer = Some(TokenizerFacts::new(&vocabulary));
         self.chat_template.clone_from(&chat_template);
-        let trained = file.architecture.trained_context();
+        let trained = file.trained_context();
         ensure!(
             trained <= MAX_CONTEXT_TOKENS || args.ctx_size > 0,
             "a context of {trained} tokens is more than {MAX_CONTEXT_TOKENS}: --ctx-size says a smaller one"
         );
-        ModelText::new(&file, vocabulary, chat_template.as_deref()).map(drop)
+        let tokens = file.vocabulary();
+        ModelText::new(file.path(), tokens, vocabulary, chat_template.as_deref()).map(drop)
     }
 
     fn tell_of_file(&mut self, file: &ModelFile, args: &InspectArgs) {

@@ -81,6 +81,13 @@ impl Rows {
         &mut self.values
     }
 
+    /// Makes room for `rows` more rows and lends them.
+    pub fn add(&mut self, rows: usize) -> &mut [f32] {
+        let before = self.values.len();
+        self.values.resize(before + rows * self.width, 0.0);
+        &mut self.values[before..]
+    }
+
     /// The rows.
     pub fn rows(&self) -> impl ExactSizeIterator<Item = &[f32]> {
         self.values.chunks_exact(self.width)

@@ -5,6 +5,7 @@ mod adapter;
 mod decoder;
 mod encoder;
 pub mod families;
+pub mod imported;
 pub mod names;
 pub mod onnx;
 mod rotary;
@@ -72,6 +73,8 @@ pub struct ModelGraph {
     pub initializers: Vec<Initializer>,
     /// Of each layer the experts, if it has any: their matrices are read where they lie in the files.
     pub experts: Vec<ExpertMatrices>,
+    /// Where the files are that others' graphs have their weights in.
+    pub weights_folder: Option<PathBuf>,
 }
 
 impl ModelGraph {
@@ -166,6 +169,14 @@ pub struct LeastRows {
     pub tokens: usize,
     /// Rows of logits, if there are any.
     pub logits: usize,
+}
+
+impl LeastRows {
+    /// Those of a graph that others made of products that we do not choose: a single row is what takes another path.
+    pub const OF_IMPORTED: Self = Self {
+        tokens: 2,
+        logits: 2,
+    };
 }
 
 /// A model's files after their headers were checked: the family is known, every tensor is there in its shape.
@@ -330,6 +341,7 @@ impl ModelFile {
             model,
             initializers,
             experts: self.experts(),
+            weights_folder: None,
         }
     }
 

@@ -4,6 +4,7 @@
 //! Source: `onnx/onnx.proto` (field numbers), IR version 10.
 
 mod exported;
+pub(super) mod proto;
 
 use prost::Message;
 
@@ -30,6 +31,8 @@ pub enum ElementType {
     I64 = 7,
     /// Half precision.
     F16 = 10,
+    /// The upper half of single precision.
+    Bf16 = 16,
 }
 
 /// One size in the shape of an input or output.
@@ -99,12 +102,12 @@ impl GraphBuilder {
             dims: initializer.shape.iter().map(|size| *size as i64).collect(),
             data_type: element as i32,
             name: initializer.name.clone(),
-            raw_data: None,
             external_data: vec![proto::StringStringEntry {
                 key: "location".to_owned(),
                 value: "memory".to_owned(),
             }],
             data_location: Some(proto::EXTERNAL),
+            ..proto::Tensor::default()
         });
         let edge = Edge(initializer.name.clone());
         self.initializers.push(initializer);
@@ -123,8 +126,7 @@ impl GraphBuilder {
                     .flat_map(|value| value.to_le_bytes())
                     .collect(),
             ),
-            external_data: Vec::new(),
-            data_location: None,
+            ..proto::Tensor::default()
         });
         Edge(name.to_owned())
     }
@@ -155,6 +157,7 @@ impl GraphBuilder {
                 .map(|(name, value)| attribute(name, value))
                 .collect(),
             domain: domain.to_owned(),
+            ..proto::Node::default()
         });
         outputs.map(|name| Edge(name.to_owned()))
     }
@@ -181,6 +184,7 @@ impl GraphBuilder {
             producer_version: env!("CARGO_PKG_VERSION").to_owned(),
             graph: Some(self.graph),
             opset_import,
+            ..proto::Model::default()
         };
         (model.encode_to_vec(), self.initializers)
     }
@@ -218,141 +222,6 @@ fn attribute(name: &str, value: &Attribute) -> proto::Attribute {
         f,
         i,
         r#type: kind,
-    }
-}
-
-/// The messages of `onnx.proto` with the fields that we write.
-mod proto {
-    /// `TensorProto.DataLocation.EXTERNAL`.
-    pub(super) const EXTERNAL: i32 = 1;
-
-    #[derive(Clone, PartialEq, prost::Message)]
-    pub(super) struct Model {
-        #[prost(int64, tag = "1")]
-        pub ir_version: i64,
-        #[prost(string, tag = "2")]
-        pub producer_name: String,
-        #[prost(string, tag = "3")]
-        pub producer_version: String,
-        #[prost(message, optional, tag = "7")]
-        pub graph: Option<Graph>,
-        #[prost(message, repeated, tag = "8")]
-        pub opset_import: Vec<OperatorSet>,
-    }
-
-    #[derive(Clone, PartialEq, prost::Message)]
-    pub(super) struct OperatorSet {
-        #[prost(string, tag = "1")]
-        pub domain: String,
-        #[prost(int64, tag = "2")]
-        pub version: i64,
-    }
-
-    #[derive(Clone, PartialEq, prost::Message)]
-    pub(super) struct Graph {
-        #[prost(message, repeated, tag = "1")]
-        pub node: Vec<Node>,
-        #[prost(string, tag = "2")]
-        pub name: String,
-        #[prost(message, repeated, tag = "5")]
-        pub initializer: Vec<Tensor>,
-        #[prost(message, repeated, tag = "11")]
-        pub input: Vec<ValueInfo>,
-        #[prost(message, repeated, tag = "12")]
-        pub output: Vec<ValueInfo>,
-    }
-
-    #[derive(Clone, PartialEq, prost::Message)]
-    pub(super) struct Node {
-        #[prost(string, repeated, tag = "1")]
-        pub input: Vec<String>,
-        #[prost(string, repeated, tag = "2")]
-        pub output: Vec<String>,
-        #[prost(string, tag = "3")]
-        pub name: String,
-        #[prost(string, tag = "4")]
-        pub op_type: String,
-        #[prost(message, repeated, tag = "5")]
-        pub attribute: Vec<Attribute>,
-        #[prost(string, tag = "7")]
-        pub domain: String,
-    }
-
-    #[derive(Clone, PartialEq, prost::Message)]
-    pub(super) struct Attribute {
-        #[prost(string, tag = "1")]
-        pub name: String,
-        #[prost(float, optional, tag = "2")]
-        pub f: Option<f32>,
-        #[prost(int64, optional, tag = "3")]
-        pub i: Option<i64>,
-        #[prost(int32, tag = "20")]
-        pub r#type: i32,
-    }
-
-    #[derive(Clone, PartialEq, prost::Message)]
-    pub(super) struct Tensor {
-        #[prost(int64, repeated, tag = "1")]
-        pub dims: Vec<i64>,
-        #[prost(int32, tag = "2")]
-        pub data_type: i32,
-        #[prost(string, tag = "8")]
-        pub name: String,
-        #[prost(bytes = "vec", optional, tag = "9")]
-        pub raw_data: Option<Vec<u8>>,
-        #[prost(message, repeated, tag = "13")]
-        pub external_data: Vec<StringStringEntry>,
-        #[prost(int32, optional, tag = "14")]
-        pub data_location: Option<i32>,
-    }
-
-    #[derive(Clone, PartialEq, prost::Message)]
-    pub(super) struct StringStringEntry {
-        #[prost(string, tag = "1")]
-        pub key: String,
-        #[prost(string, tag = "2")]
-        pub value: String,
-    }
-
-    #[derive(Clone, PartialEq, prost::Message)]
-    pub(super) struct ValueInfo {
-        #[prost(string, tag = "1")]
-        pub name: String,
-        #[prost(message, optional, tag = "2")]
-        pub r#type: Option<Type>,
-    }
-
-    #[derive(Clone, PartialEq, prost::Message)]
-    pub(super) struct Type {
-        #[prost(message, optional, tag = "1")]
-        pub tensor_type: Option<TensorType>,
-    }
-
-    #[derive(Clone, PartialEq, prost::Message)]
-    pub(super) struct TensorType {
-        #[prost(int32, tag = "1")]
-        pub elem_type: i32,
-        #[prost(message, optional, tag = "2")]
-        pub shape: Option<Shape>,
-    }
-
-    #[derive(Clone, PartialEq, prost::Message)]
-    pub(super) struct Shape {
-        #[prost(message, repeated, tag = "1")]
-        pub dim: Vec<Dimension>,
-    }
-
-    #[derive(Clone, PartialEq, prost::Message)]
-    pub(super) struct Dimension {
-        #[prost(oneof = "DimensionValue", tags = "1, 2")]
-        pub value: Option<DimensionValue>,
-    }
-
-    #[derive(Clone, PartialEq, prost::Oneof)]
-    pub(super) enum DimensionValue {
-        #[prost(int64, tag = "1")]
-        Value(i64),
-        #[prost(string, tag = "2")]
-        Param(String),
+        ..proto::Attribute::default()
     }
 }

@@ -33,6 +33,9 @@ impl LoadedModel {
         text: &[PromptPiece],
         timeout: Option<Duration>,
     ) -> Result<PendingEmbedding, GenerateError> {
+        if !self.details.embeds {
+            return Err(GenerateError::NoHiddenStates);
+        }
         let adapters = self.adapters.set();
         let job = Job {
             prompt: self.text_tokens(text)?,

@@ -10,17 +10,17 @@ use bytesize::ByteSize;
 use sysinfo::{MemoryRefreshKind, RefreshKind, System};
 
 use super::adapters::{self, AdapterOptions, Adapters};
-pub use super::files::{ModelFiles, vocabulary};
+pub use super::files::{ModelFiles, ModelSource, vocabulary};
 use super::slots::SlotRecords;
 use super::system_prompt::SystemTokens;
 use super::{LoadedModel, ModelDetails, Pooling, SystemPrompt};
-use crate::engine::{self, EngineOptions, ModelRunner};
+use crate::engine::{self, EngineOptions, ModelRunner, Outputs};
 pub use crate::file_bytes::FileAccess;
 pub use crate::gguf::quant::Target;
-use crate::graph::ModelFile;
+use crate::graph::imported::{ImportedAttention, PastElement};
 use crate::machine;
 pub use crate::runtime::SessionOptions;
-use crate::runtime::{Decoder, Encoder, KvCache};
+use crate::runtime::{Decoder, Encoder, PastPresent};
 use crate::text::{ChatTemplate, Tokenizer, Vocabulary, predefined, predefined_names};
 use crate::token::TokenId;
 
@@ -80,7 +80,7 @@ pub enum CacheSize {
 
 /// A model whose header was found to be in order.
 pub struct Inspected {
-    file: ModelFile,
+    source: ModelSource,
     adapters: Adapters,
     details: ModelDetails,
     tokenizer: Tokenizer,
@@ -155,19 +155,19 @@ pub struct ModelText {
 }
 
 impl ModelText {
-    /// That of a model with this vocabulary and the chat template `source`.
+    /// That of the model at `path`, which has so many `tokens`, with this vocabulary and the chat template `source`.
     ///
     /// # Errors
     /// What is wrong, with the file's path.
     pub fn new(
-        file: &ModelFile,
+        path: &Path,
+        tokens: usize,
         vocabulary: Vocabulary,
         source: Option<&str>,
     ) -> anyhow::Result<Self> {
-        let (path, end) = (&file.path, vocabulary.end);
+        let end = vocabulary.end;
         let tokenizer = Tokenizer::new(vocabulary)
             .with_context(|| format!("{}: the vocabulary cannot be used", path.display()))?;
-        let tokens = file.architecture.vocabulary();
         ensure!(
             tokenizer.vocabulary_size() <= tokens,
             "{}: the tokenizer has {} tokens, the model {tokens}",
@@ -190,64 +190,55 @@ impl ModelText {
     }
 }
 
-/// Opens the model at `path`, a GGUF file or a folder, and checks everything that can be known without computing.
+/// Opens the model at `path`, a GGUF file, a folder or a graph, and checks everything that can be known without computing.
 ///
 /// # Errors
 /// What is wrong, with the file's path.
 pub fn inspect(path: &Path, options: LoadOptions) -> anyhow::Result<Inspected> {
     let named = || path.display().to_string();
     let ModelFiles {
-        file,
+        file: source,
         vocabulary,
         chat_template,
         pooling,
-    } = ModelFiles::open(path, options.access)?;
-    let file = match options.quantize {
-        Some(target) => file.quantised(target),
-        None => file,
-    };
-    let (file, adapters) = adapters::open(file, &options.adapters, options.access)?;
-    let source = options.chat_template.as_ref().or(chat_template.as_ref());
+    } = ModelFiles::open_any(path, options.access)?;
+    let (source, adapters) = changed(source, &options)?;
+    let written = options.chat_template.as_ref().or(chat_template.as_ref());
     let ModelText {
         tokenizer,
         template,
         beginning: beginning_text,
         end: end_text,
-    } = ModelText::new(&file, vocabulary, source.map(String::as_str))?;
+    } = ModelText::new(
+        source.path(),
+        source.vocabulary(),
+        vocabulary,
+        written.map(String::as_str),
+    )?;
 
-    let architecture = &file.architecture;
-    let generates = architecture.decoder().is_some();
-    let trained_context = architecture.trained_context();
+    let generates = source.generates();
+    let trained_context = source.trained_context();
     let context_tokens = options.context_tokens.unwrap_or(trained_context);
     ensure!(
         context_tokens <= MAX_CONTEXT_TOKENS,
         "a context of {context_tokens} tokens is more than {MAX_CONTEXT_TOKENS}"
     );
-    let context_tokens = match generates {
-        true if context_tokens > trained_context => {
-            tracing::warn!(
-                context_tokens,
-                trained = trained_context,
-                "the context is longer than the model was trained for: expect worse text at its end"
-            );
-            context_tokens
-        }
-        true => context_tokens,
-        // It has learnt what each place is, and knows no other.
-        false => context_tokens.min(trained_context),
-    };
+    let context_tokens = context_tokens.min(source.longest_context().unwrap_or(usize::MAX));
+    if context_tokens > trained_context {
+        tracing::warn!(
+            context_tokens,
+            trained = trained_context,
+            "the context is longer than the model was trained for: expect worse text at its end"
+        );
+    }
     let system = SystemTokens::new(options.system_prompt.clone(), &tokenizer, context_tokens)?;
-    let cache = match architecture.decoder() {
-        Some(shape) => (options.cache, KvCache::bytes_per_token(shape)),
+    let cache = match generates {
+        true => (options.cache, source.cache_bytes_per_token()),
         // It keeps nothing.
-        None => (CacheSize::AllContexts, 0),
+        false => (CacheSize::AllContexts, 0),
     };
-    let blocks = blocks(
-        options.parallel,
-        context_tokens,
-        cache,
-        file.operand_bytes(context_tokens) + file.expert_bytes(),
-    )?;
+    let weight_bytes = source.weight_bytes(context_tokens);
+    let blocks = blocks(options.parallel, context_tokens, cache, weight_bytes)?;
     let engine = EngineOptions {
         whole_prompts: !generates,
         ..options.engine(context_tokens, blocks)
@@ -257,14 +248,15 @@ pub fn inspect(path: &Path, options: LoadOptions) -> anyhow::Result<Inspected> {
         details: ModelDetails {
             name: options.alias.unwrap_or_else(named),
             path: path.to_owned(),
-            architecture: architecture.name().to_owned(),
+            architecture: source.family().to_owned(),
             generates,
-            vocabulary_size: architecture.vocabulary(),
-            hidden_size: architecture.hidden(),
+            embeds: source.embeds(),
+            vocabulary_size: source.vocabulary(),
+            hidden_size: source.hidden(),
             context_tokens,
             trained_context_tokens: trained_context,
-            parameters: file.parameters(),
-            file_bytes: file.tensors.file_bytes(),
+            parameters: source.parameters(),
+            file_bytes: source.file_bytes(),
             chat_template: template.source().to_owned(),
             beginning_text,
             end_text,
@@ -280,17 +272,100 @@ pub fn inspect(path: &Path, options: LoadOptions) -> anyhow::Result<Inspected> {
                 false => 0,
             },
             device: "cpu".to_owned(),
-            // `tests/golden_model.rs` holds it.
+            attention: source.attention(),
+            // `tests/golden_model.rs` and `tests/exports.rs` hold it.
             deterministic: true,
         },
         session: options.session,
         lock_memory: options.lock_memory,
-        file,
+        source,
         adapters,
         tokenizer,
         template,
         system,
         engine,
+    })
+}
+
+/// The model as it is to be: quantised, with adapters.
+///
+/// # Errors
+/// An adapter that does not fit; a graph that others exported, which stays as it is.
+fn changed(source: ModelSource, options: &LoadOptions) -> anyhow::Result<(ModelSource, Adapters)> {
+    let file = match source {
+        ModelSource::Tensors(file) => file,
+        ModelSource::Imported(model) => {
+            let AdapterOptions { files, base, .. } = &options.adapters;
+            ensure!(
+                options.quantize.is_none() && files.is_empty() && base.is_none(),
+                "{}: a graph that was exported is neither quantised nor changed by adapters",
+                model.path.display()
+            );
+            return Ok((ModelSource::Imported(model), Adapters::default()));
+        }
+    };
+    let file = match options.quantize {
+        Some(target) => file.quantised(target),
+        None => file,
+    };
+    let (file, adapters) = adapters::open(file, &options.adapters, options.access)?;
+    Ok((ModelSource::Tensors(file), adapters))
+}
+
+/// Who computes a model, with a cache of `blocks` blocks for sequences of up to `context_tokens` tokens, and room for what it
+/// computes. `progress` hears the share that is done, from 0 to 1.
+pub fn runner(
+    source: &ModelSource,
+    session: &SessionOptions,
+    context_tokens: usize,
+    blocks: usize,
+    progress: &dyn Fn(f32),
+) -> anyhow::Result<(Box<dyn ModelRunner>, Outputs)> {
+    Ok(match source {
+        ModelSource::Tensors(file) if source.generates() => {
+            let decoder = Decoder::load(
+                file,
+                session,
+                context_tokens,
+                blocks,
+                BLOCK_TOKENS,
+                progress,
+            )?;
+            let outputs = decoder.outputs();
+            (Box::new(decoder), outputs)
+        }
+        ModelSource::Tensors(file) => {
+            let encoder = Encoder::load(file, session, progress)?;
+            let outputs = encoder.outputs();
+            (Box::new(encoder), outputs)
+        }
+        ModelSource::Imported(model) => match model.attention {
+            ImportedAttention::Paged => {
+                let decoder =
+                    Decoder::load_imported(model, session, blocks, BLOCK_TOKENS, progress)?;
+                let outputs = decoder.outputs();
+                (Box::new(decoder), outputs)
+            }
+            ImportedAttention::PastPresent { element, .. } => match element {
+                PastElement::F32 => {
+                    let decoder =
+                        PastPresent::<f32>::load(model, session, blocks, BLOCK_TOKENS, progress)?;
+                    let outputs = decoder.outputs();
+                    (Box::new(decoder), outputs)
+                }
+                PastElement::F16 => {
+                    let decoder = PastPresent::<half::f16>::load(
+                        model,
+                        session,
+                        blocks,
+                        BLOCK_TOKENS,
+                        progress,
+                    )?;
+                    let outputs = decoder.outputs();
+                    (Box::new(decoder), outputs)
+                }
+            },
+        },
     })
 }
 
@@ -353,7 +428,7 @@ impl Inspected {
     /// Loads: seconds of work on this thread. `progress` hears the share that is done, from 0 to 1.
     pub fn load(self, progress: &dyn Fn(f32)) -> anyhow::Result<LoadedModel> {
         let Self {
-            file,
+            source,
             adapters,
             mut details,
             tokenizer,
@@ -363,25 +438,13 @@ impl Inspected {
             session,
             lock_memory,
         } = self;
-        let (runner, outputs): (Box<dyn ModelRunner>, _) = match details.generates {
-            true => {
-                let decoder = Decoder::load(
-                    &file,
-                    &session,
-                    options.context_tokens,
-                    options.blocks,
-                    options.block_tokens,
-                    progress,
-                )?;
-                let outputs = decoder.outputs();
-                (Box::new(decoder), outputs)
-            }
-            false => {
-                let encoder = Encoder::load(&file, &session, progress)?;
-                let outputs = encoder.outputs();
-                (Box::new(encoder), outputs)
-            }
-        };
+        let (runner, outputs) = runner(
+            &source,
+            &session,
+            options.context_tokens,
+            options.blocks,
+            progress,
+        )?;
         if lock_memory {
             match machine::lock_memory() {
                 Ok(()) => tracing::info!("the program's memory stays: nothing is swapped out"),
@@ -400,8 +463,8 @@ impl Inspected {
             engine,
             system: RwLock::new(Arc::new(system)),
             slots: Arc::new(SlotRecords::new(slots)),
+            source,
             adapters,
-            tensors: file.tensors,
             identity: OnceLock::new(),
             grammars: OnceLock::new(),
             salts: [RandomState::new(), RandomState::new()],

@@ -37,6 +37,7 @@ pub use slots::{Slot, SlotCounts};
 pub use system_prompt::SystemPrompt;
 
 use adapters::Adapters;
+use files::ModelSource;
 use generation::TextStop;
 use slots::{SlotRecord, SlotRecords};
 use system_prompt::SystemTokens;
@@ -44,7 +45,6 @@ use system_prompt::SystemTokens;
 use crate::engine::{AdapterScales, EngineHandle, Job, PrefixRoot, PrefixUse, Stats, SubmitError};
 pub use crate::engine::{Pooling, SlotError};
 use crate::grammar::{Constraint, Cutting, GrammarCompiler};
-use crate::graph::Tensors;
 use crate::sampling::{Sampler, SamplerTokens, SequenceBreakers};
 use crate::text::{ChatTemplate, SpecialTokens, TextStream, Tokenizer};
 use crate::token::TokenId;
@@ -74,6 +74,8 @@ pub struct ModelDetails {
     pub architecture: String,
     /// Whether it goes on with texts; an encoder only makes embeddings of them.
     pub generates: bool,
+    /// Whether it makes embeddings; the graph of an export may not tell its hidden states.
+    pub embeds: bool,
     /// Tokens of the vocabulary.
     pub vocabulary_size: usize,
     /// Numbers of a hidden state, and of an embedding.
@@ -102,8 +104,21 @@ pub struct ModelDetails {
     pub cache_tokens: usize,
     /// What computes.
     pub device: String,
+    /// How it reads what is past.
+    pub attention: Attention,
     /// Whether a request's text depends on nothing but the request and its seed.
     pub deterministic: bool,
+}
+
+/// How a model reads what is past of its sequences.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Attention {
+    /// In the blocks of the cache, all sequences of a step at once.
+    Paged,
+    /// In tensors that a graph of others takes, sequence by sequence.
+    PastPresent,
+    /// It has no past: whole texts, one behind the other.
+    Packed,
 }
 
 /// A model that is ready.
@@ -116,7 +131,7 @@ pub struct LoadedModel {
     slots: Arc<SlotRecords>,
     system: RwLock<Arc<SystemTokens>>,
     adapters: Adapters,
-    tensors: Tensors,
+    source: ModelSource,
     /// Made when it is first asked for: it reads the whole file.
     identity: OnceLock<String>,
     salts: [RandomState; 2],

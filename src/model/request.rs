@@ -302,6 +302,11 @@ pub enum GenerateError {
     /// An encoder only makes embeddings.
     #[error("this model is an encoder: it makes embeddings and does not go on with texts")]
     Encoder,
+    /// A graph that others exported tells nothing of them.
+    #[error(
+        "what this model's graph computes before its logits is not known: it makes no embeddings"
+    )]
+    NoHiddenStates,
     /// The chat template refused the messages.
     #[error("the model's chat template refuses these messages: {0}")]
     Template(String),

@@ -167,7 +167,7 @@ impl LoadedModel {
                 digest.update(word.as_bytes());
                 digest.update(&[0]);
             }
-            let contents = self.tensors.contents();
+            let contents = self.source.contents();
             contents.iter().for_each(|part| digest.update(part));
             hexadecimal(digest.finish().as_ref())
         });

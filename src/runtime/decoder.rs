@@ -3,34 +3,49 @@
 use std::borrow::Cow;
 
 use anyhow::Context;
-use ort::session::{Session, SessionInputValue};
+use ort::session::SessionInputValue;
 use ort::value::TensorRef;
 
 use super::adapters::ScaleRows;
-use super::session::{self, SessionOptions};
-use super::{KvCache, RuntimeError, read_rows};
+use super::session::{SessionOptions, Sessions};
+use super::{KvCache, RuntimeError, add_rows, no_hidden_states, read_rows, write_block};
 use crate::engine::{BlockCopy, BlockId, ModelRunner, Outputs, RunError, StepPlan};
+use crate::graph::imported::{ImportedModel, POSITION_IDS};
 use crate::graph::{Embeddings, LeastRows, ModelFile, names};
+use crate::token::TokenId;
 
 /// A decoder in a session, with its cache.
 pub struct Decoder {
-    session: Session,
-    /// For steps with a part of a prompt, if other threads compute them.
-    batch_session: Option<Session>,
+    sessions: Sessions,
     cache: KvCache,
     cache_names: Vec<[String; 2]>,
-    embeddings: Embeddings,
+    tokens: TokenInput,
     vocabulary: usize,
+    hidden: usize,
+    gives_hidden: bool,
     /// The block of rows that belong to no sequence: one beyond those that plans name.
     spare_block: usize,
     least_rows: LeastRows,
     batch: Batch,
 }
 
+/// What the graph is given for its tokens.
+enum TokenInput {
+    /// Their rows of the embedding matrix, which is not in the graph.
+    Rows(Embeddings),
+    /// Themselves, `[1, tokens]`.
+    Ids {
+        /// And their places in their sequences.
+        positions: bool,
+    },
+}
+
 /// A step's inputs, in memory that is used again at every step.
 #[derive(Default)]
 struct Batch {
     embeds: Vec<f32>,
+    ids: Vec<i64>,
+    positions: Vec<i64>,
     cumulative_sequence_length: Vec<i32>,
     past_seqlens: Vec<i32>,
     block_table: Vec<i32>,
@@ -51,38 +66,21 @@ impl Decoder {
         block_tokens: usize,
         progress: &dyn Fn(f32),
     ) -> anyhow::Result<Self> {
-        /// Making the graph, with the weights repacked, takes about as long as the session.
-        const SHARE_OF_GRAPH: f32 = 0.5;
-
         let shape = file.architecture.decoder();
         let shape = shape.context("an encoder does not go on with texts")?;
         let cache = KvCache::new(
             shape.layers,
             [blocks + 1, block_tokens, shape.kv_heads, shape.head_size],
         )?;
-        let build = |threads, progress: &dyn Fn(f32)| {
-            let graph = file.graph(context_tokens, &|share| progress(share * SHARE_OF_GRAPH));
-            session::build(graph, options, threads, &|share| {
-                progress(SHARE_OF_GRAPH + share * (1.0 - SHARE_OF_GRAPH));
-            })
-        };
-        let batch_threads = options
-            .batch_threads
-            .filter(|_| options.batch_threads != options.threads);
-        let sessions = 1.0 + batch_threads.iter().len() as f32;
-        let session = build(options.threads, &|share| progress(share / sessions))?;
-        let batch_session = batch_threads
-            .map(|threads| build(Some(threads), &|share| progress((1.0 + share) / sessions)))
-            .transpose()?;
+        let graph = |progress: &dyn Fn(f32)| file.graph(context_tokens, progress);
         Ok(Self {
-            session,
-            batch_session,
+            sessions: Sessions::build(graph, options, progress)?,
             cache,
-            cache_names: (0..shape.layers)
-                .map(|layer| [names::key_cache(layer), names::value_cache(layer)])
-                .collect(),
-            embeddings: file.embeddings(),
+            cache_names: cache_names(shape.layers),
+            tokens: TokenInput::Rows(file.embeddings()),
             vocabulary: shape.vocabulary,
+            hidden: shape.hidden,
+            gives_hidden: true,
             spare_block: blocks,
             least_rows: file.least_rows(),
             batch: Batch {
@@ -92,9 +90,38 @@ impl Decoder {
         })
     }
 
+    /// The same for a graph in the paged form that others exported.
+    pub fn load_imported(
+        model: &ImportedModel,
+        options: &SessionOptions,
+        blocks: usize,
+        block_tokens: usize,
+        progress: &dyn Fn(f32),
+    ) -> anyhow::Result<Self> {
+        let shape = &model.shape;
+        let cache = KvCache::new(
+            shape.layers,
+            [blocks + 1, block_tokens, shape.kv_heads, shape.head_size],
+        )?;
+        Ok(Self {
+            sessions: Sessions::build(|_| model.graph(), options, progress)?,
+            cache,
+            cache_names: cache_names(shape.layers),
+            tokens: TokenInput::Ids {
+                positions: model.inputs.positions,
+            },
+            vocabulary: shape.vocabulary,
+            hidden: shape.hidden,
+            gives_hidden: model.gives_hidden,
+            spare_block: blocks,
+            least_rows: LeastRows::OF_IMPORTED,
+            batch: Batch::default(),
+        })
+    }
+
     /// Room for what a step computes.
     pub fn outputs(&self) -> Outputs {
-        Outputs::new(self.vocabulary, self.embeddings.columns())
+        Outputs::new(self.vocabulary, self.hidden)
     }
 
     /// Bytes of the key-value cache.
@@ -107,7 +134,10 @@ impl ModelRunner for Decoder {
     fn run(&mut self, plan: &StepPlan, outputs: &mut Outputs) -> Result<(), RunError> {
         let wanted = self
             .batch
-            .fill(plan, &self.embeddings, self.spare_block, self.least_rows)?;
+            .fill(plan, &self.tokens, self.spare_block, self.least_rows)?;
+        if !self.gives_hidden && !self.batch.hidden_rows.is_empty() {
+            return Err(no_hidden_states());
+        }
         for BlockCopy { from, to } in &plan.copies {
             self.cache.copy(from.index(), to.index());
         }
@@ -121,15 +151,7 @@ impl ModelRunner for Decoder {
     }
 
     fn write_block(&mut self, block: BlockId, bytes: &[u8]) -> Result<(), RunError> {
-        let wanted = self.cache.block_bytes();
-        if bytes.len() != wanted {
-            let found = bytes.len();
-            return Err(RunError(format!(
-                "a block has {wanted} bytes here, not {found}"
-            )));
-        }
-        self.cache.write(block.index(), bytes);
-        Ok(())
+        write_block(&mut self.cache, block, bytes)
     }
 }
 
@@ -143,17 +165,9 @@ impl Decoder {
         outputs: &mut Outputs,
     ) -> Result<(), RuntimeError> {
         let batch = &self.batch;
-        let rows = batch.embeds.len() / self.embeddings.columns();
+        let rows = batch.rows();
         let sequences = batch.past_seqlens.len();
         let mut inputs: Vec<(Cow<'_, str>, SessionInputValue<'_>)> = vec![
-            (
-                names::INPUTS_EMBEDS.into(),
-                TensorRef::from_array_view((
-                    [rows, self.embeddings.columns()],
-                    batch.embeds.as_slice(),
-                ))?
-                .into(),
-            ),
             (
                 names::CUMULATIVE_SEQUENCE_LENGTH.into(),
                 TensorRef::from_array_view((
@@ -183,30 +197,50 @@ impl Decoder {
                 .into(),
             ),
         ];
-        inputs.push((
-            names::HIDDEN_ROWS.into(),
-            TensorRef::from_array_view(([batch.hidden_rows.len()], batch.hidden_rows.as_slice()))?
-                .into(),
-        ));
+        match &self.tokens {
+            TokenInput::Rows(embeddings) => {
+                let embeds = ([rows, embeddings.columns()], batch.embeds.as_slice());
+                let embeds = TensorRef::from_array_view(embeds)?;
+                inputs.push((names::INPUTS_EMBEDS.into(), embeds.into()));
+            }
+            TokenInput::Ids { positions } => {
+                let ids = TensorRef::from_array_view(([1, rows], batch.ids.as_slice()))?;
+                inputs.push((names::INPUT_IDS.into(), ids.into()));
+                if *positions {
+                    let places = ([1, rows], batch.positions.as_slice());
+                    let places = TensorRef::from_array_view(places)?;
+                    inputs.push((POSITION_IDS.into(), places.into()));
+                }
+            }
+        }
+        let hidden_rows = batch.hidden_rows.len();
+        if self.gives_hidden {
+            let rows = ([hidden_rows], batch.hidden_rows.as_slice());
+            let rows = TensorRef::from_array_view(rows)?;
+            inputs.push((names::HIDDEN_ROWS.into(), rows.into()));
+        }
         inputs.extend(batch.scales.input(rows)?);
         let caches = self.cache.layers()?;
         for ([key_name, value_name], [keys, values]) in self.cache_names.iter().zip(caches) {
             inputs.push((key_name.as_str().into(), keys.into()));
             inputs.push((value_name.as_str().into(), values.into()));
         }
-        let session = match &mut self.batch_session {
-            Some(session) if !decodes => session,
-            _ => &mut self.session,
-        };
-        let computed = session.run(inputs)?;
-        let (_, logits) = computed[names::LOGITS].try_extract_tensor::<f32>()?;
-        let rows = outputs.logits.resize(wanted);
-        rows.copy_from_slice(&logits[..rows.len()]);
-        let (_, hidden) = computed[names::HIDDEN].try_extract_tensor::<f32>()?;
-        let rows = outputs.hidden.resize(batch.hidden_rows.len());
-        rows.copy_from_slice(hidden);
+        let computed = self.sessions.for_step(decodes).run(inputs)?;
+        outputs.logits.resize(0);
+        let rows = [wanted, batch.logit_rows.len()];
+        add_rows(&computed, names::LOGITS, rows, &mut outputs.logits)?;
+        outputs.hidden.resize(0);
+        if self.gives_hidden {
+            let rows = [hidden_rows, hidden_rows];
+            add_rows(&computed, names::HIDDEN, rows, &mut outputs.hidden)?;
+        }
         Ok(())
     }
+}
+
+fn cache_names(layers: usize) -> Vec<[String; 2]> {
+    let names = |layer| [names::key_cache(layer), names::value_cache(layer)];
+    (0..layers).map(names).collect()
 }
 
 impl Batch {
@@ -215,7 +249,7 @@ impl Batch {
     fn fill(
         &mut self,
         plan: &StepPlan,
-        embeddings: &Embeddings,
+        tokens: &TokenInput,
         spare_block: usize,
         least: LeastRows,
     ) -> Result<usize, RunError> {
@@ -227,10 +261,17 @@ impl Batch {
         self.past_seqlens.clear();
         self.block_table.clear();
         self.embeds.clear();
+        self.ids.clear();
+        self.positions.clear();
         self.scales.fill(plan, plan.tokens() + spare)?;
 
         for chunk in &plan.chunks {
-            read_rows(embeddings, &chunk.tokens, &mut self.embeds)?;
+            match tokens {
+                TokenInput::Rows(embeddings) => {
+                    read_rows(embeddings, &chunk.tokens, &mut self.embeds)?;
+                }
+                TokenInput::Ids { .. } => self.add_ids(&chunk.tokens, chunk.past),
+            }
             self.add_sequence(
                 chunk.tokens.len(),
                 chunk.past,
@@ -238,8 +279,13 @@ impl Batch {
             );
         }
         for _ in 0..spare {
-            self.embeds
-                .resize(self.embeds.len() + embeddings.columns(), 0.0);
+            match tokens {
+                TokenInput::Rows(embeddings) => {
+                    let zeros = self.embeds.len() + embeddings.columns();
+                    self.embeds.resize(zeros, 0.0);
+                }
+                TokenInput::Ids { .. } => self.add_ids(&[TokenId(0)], 0),
+            }
             self.add_sequence(1, 0, std::iter::once(spare_block));
         }
 
@@ -255,6 +301,20 @@ impl Batch {
         self.hidden_rows
             .extend(hidden.iter().map(|row| *row as i64));
         Ok(rows.len())
+    }
+
+    /// Rows of the step.
+    fn rows(&self) -> usize {
+        let end = self.cumulative_sequence_length.last();
+        end.map_or(0, |end| *end as usize)
+    }
+
+    fn add_ids(&mut self, tokens: &[TokenId], past: usize) {
+        let ids = tokens.iter().map(|token| i64::from(token.0));
+        self.ids.extend(ids);
+        let positions = past..past + tokens.len();
+        self.positions
+            .extend(positions.map(|position| position as i64));
     }
 
     fn add_sequence(&mut self, tokens: usize, past: usize, blocks: impl Iterator<Item = usize>) {

@@ -7,15 +7,20 @@ mod encoder;
 mod kv;
 mod library;
 pub mod operators;
+mod past_present;
 mod session;
 
 pub use decoder::Decoder;
 pub use encoder::Encoder;
+use kv::CacheNumber;
 pub use kv::KvCache;
 pub use library::{LibraryError, environment};
+pub use past_present::PastPresent;
 pub use session::SessionOptions;
 
-use crate::engine::RunError;
+use ort::session::SessionOutputs;
+
+use crate::engine::{BlockId, Rows, RunError};
 use crate::graph::Embeddings;
 use crate::token::TokenId;
 
@@ -30,6 +35,16 @@ pub enum RuntimeError {
     CacheMemory {
         /// What was asked for.
         bytes: usize,
+    },
+    /// An output of a graph that others made is not what was said of it.
+    #[error("the output «{name}» has {found} numbers, not {wanted}")]
+    Output {
+        /// Its name.
+        name: String,
+        /// Its numbers.
+        found: usize,
+        /// As many as were expected.
+        wanted: usize,
     },
 }
 
@@ -49,4 +64,46 @@ fn read_rows(
     embeddings
         .read(rows, values)
         .map_err(|row| RunError(format!("token {row} has no row in the embedding matrix")))
+}
+
+/// Puts the first `wanted` rows of an output with `rows` of them behind those that `into` has.
+fn add_rows(
+    outputs: &SessionOutputs<'_>,
+    name: &str,
+    [wanted, rows]: [usize; 2],
+    into: &mut Rows,
+) -> Result<(), RuntimeError> {
+    let (_, values) = outputs[name].try_extract_tensor::<f32>()?;
+    let added = into.add(wanted);
+    let width = added.len() / wanted.max(1);
+    if wanted > 0 && values.len() != rows * width {
+        return Err(RuntimeError::Output {
+            name: name.to_owned(),
+            found: values.len(),
+            wanted: rows * width,
+        });
+    }
+    added.copy_from_slice(&values[..added.len()]);
+    Ok(())
+}
+
+fn no_hidden_states() -> RunError {
+    RunError("what this export computes before its logits is not known".to_owned())
+}
+
+/// Writes a block's keys and values, if there are as many bytes as a block has.
+fn write_block<T: CacheNumber>(
+    cache: &mut KvCache<T>,
+    block: BlockId,
+    bytes: &[u8],
+) -> Result<(), RunError> {
+    let wanted = cache.block_bytes();
+    if bytes.len() != wanted {
+        let found = bytes.len();
+        return Err(RunError(format!(
+            "a block has {wanted} bytes here, not {found}"
+        )));
+    }
+    cache.write(block.index(), bytes);
+    Ok(())
 }

@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use anyhow::Context;
 use ort::session::Session;
 use ort::session::builder::GraphOptimizationLevel;
 use ort::value::Tensor;
@@ -47,6 +48,8 @@ pub(super) fn build(
 ) -> anyhow::Result<Session> {
     /// Handing the weights over is quick; packing them, within the last step, is most of the time.
     const SHARE_OF_HANDING_OVER: f32 = 0.2;
+    /// Where files of weights are looked for that a graph names (`onnxruntime_session_options_config_keys.h`).
+    const WEIGHTS_FOLDER: &str = "session.model_external_initializers_file_folder_path";
 
     let mut builder = Session::builder(&environment(&options.library)?)?
         .with_optimization_level(GraphOptimizationLevel::All)
@@ -69,6 +72,13 @@ pub(super) fn build(
                 .with_config_entry("session.intra_op_thread_affinities", places)
                 .map_err(RuntimeError::from)?;
         }
+    }
+    if let Some(folder) = &graph.weights_folder {
+        let folder = folder.to_str();
+        let folder = folder.context("the path of the model's folder is not in Unicode")?;
+        builder = builder
+            .with_config_entry(WEIGHTS_FOLDER, folder)
+            .map_err(RuntimeError::from)?;
     }
     let count = graph.initializers.len() as f32;
     for (index, initializer) in graph.initializers.into_iter().enumerate() {
@@ -97,6 +107,51 @@ pub(super) fn build(
     };
     progress(1.0);
     Ok(session)
+}
+
+/// A session for all steps, or one more for those with a part of a prompt, if other threads compute them.
+pub(super) struct Sessions {
+    session: Session,
+    batch_session: Option<Session>,
+}
+
+impl Sessions {
+    /// Sessions for the graph that `graph` makes; both hear of the share that is done, from 0 to 1.
+    pub(super) fn build(
+        graph: impl Fn(&dyn Fn(f32)) -> ModelGraph,
+        options: &SessionOptions,
+        progress: &dyn Fn(f32),
+    ) -> anyhow::Result<Self> {
+        /// Making the graph, with the weights repacked, takes about as long as the session.
+        const SHARE_OF_GRAPH: f32 = 0.5;
+
+        let build = |threads, progress: &dyn Fn(f32)| {
+            let graph = graph(&|share| progress(share * SHARE_OF_GRAPH));
+            build(graph, options, threads, &|share| {
+                progress(SHARE_OF_GRAPH + share * (1.0 - SHARE_OF_GRAPH));
+            })
+        };
+        let batch_threads = options
+            .batch_threads
+            .filter(|_| options.batch_threads != options.threads);
+        let sessions = 1.0 + batch_threads.iter().len() as f32;
+        let session = build(options.threads, &|share| progress(share / sessions))?;
+        let batch_session = batch_threads
+            .map(|threads| build(Some(threads), &|share| progress((1.0 + share) / sessions)))
+            .transpose()?;
+        Ok(Self {
+            session,
+            batch_session,
+        })
+    }
+
+    /// The one for a step that only `decodes`, or has a part of a prompt.
+    pub(super) fn for_step(&mut self, decodes: bool) -> &mut Session {
+        match &mut self.batch_session {
+            Some(session) if !decodes => session,
+            _ => &mut self.session,
+        }
+    }
 }
 
 /// Where each thread from the second on is, as ONNX Runtime reads it: cores from 1.

@@ -3,7 +3,8 @@
     python exports.py tiny
         writes exports/ beside this file: two llamas with two layers and random weights, small enough to be kept, one
         with a head of its own and one whose head is its embedding (`-tied`: other nodes, not only other weights), each
-        exported by both tools; and exports.json, what transformers computes of them.
+        exported by both tools; one of them with int8 products, too, as the hub's `model_quantized.onnx` has them; and
+        exports.json, what transformers computes of them.
     python exports.py model FILE.gguf FOLDER
         writes FOLDER/hf (the GGUF file's weights in float32), FOLDER/genai and FOLDER/optimum: a real model, which
         is not kept.
@@ -34,6 +35,7 @@ import gguf
 import numpy as np
 import onnxruntime
 import torch
+from onnxruntime.quantization import QuantType, quantize_dynamic
 from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
@@ -151,31 +153,42 @@ def optimum(folder, output):
     subprocess.run(command, check=True)
 
 
-def run(path, ids):
-    """The last position's logits by ONNX Runtime: an empty past, one row, no padding."""
+def run(path, ids, at_once=None):
+    """The last position's logits by ONNX Runtime: an empty past, one row, no padding, so many tokens at once."""
     session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
     head_size = json.loads((path.parent / "config.json").read_text())["head_dim"]  # one tool's inputs do not say
-    length = len(ids)
-    feeds = {}
-    for given in session.get_inputs():
-        if given.name.startswith("past_key_values"):
-            feeds[given.name] = np.zeros([1, given.shape[1], 0, head_size], np.float32)
-        elif given.name == "input_ids":
-            feeds[given.name] = np.array([ids], np.int64)
-        elif given.name == "attention_mask":
-            feeds[given.name] = np.ones([1, length], np.int64)
-        elif given.name == "position_ids":
-            feeds[given.name] = np.arange(length, dtype=np.int64)[None]
-        else:
-            raise SystemExit(f"{path}: input {given.name}")
-    return session.run(["logits"], feeds)[0][0, -1]
+    names = [output.name for output in session.get_outputs()]
+    pasts, at_once = {}, at_once or len(ids)
+    for start in range(0, len(ids), at_once):
+        end = min(start + at_once, len(ids))
+        feeds = {}
+        for given in session.get_inputs():
+            if given.name.startswith("past_key_values"):
+                feeds[given.name] = pasts.get(given.name, np.zeros([1, given.shape[1], 0, head_size], np.float32))
+            elif given.name == "input_ids":
+                feeds[given.name] = np.array([ids[start:end]], np.int64)
+            elif given.name == "attention_mask":
+                feeds[given.name] = np.ones([1, end], np.int64)
+            elif given.name == "position_ids":
+                feeds[given.name] = np.arange(start, end, dtype=np.int64)[None]
+            else:
+                raise SystemExit(f"{path}: input {given.name}")
+        outputs = dict(zip(names, session.run(names, feeds)))
+        pasts = {name.replace("present", "past_key_values"): value for name, value in outputs.items() if name != "logits"}
+    return outputs["logits"][0, -1]
+
+
+def int8(folder, output):
+    shutil.copytree(folder, output)
+    quantize_dynamic(folder / "model.onnx", output / "model.onnx", weight_type=QuantType.QInt8)
 
 
 def export_tiny(tied):
     """Writes the folders of one model; the answer is its part of exports.json."""
     names = [name + ("-tied" if tied else "") for name in ("genai", "genai-int4", "optimum")]
     exact, rounded, other = (HERE / "exports" / name for name in names)
-    for folder in (exact, rounded, other):
+    scaled = HERE / "exports" / "optimum-int8"
+    for folder in (exact, rounded, other, *([] if tied else [scaled])):
         shutil.rmtree(folder, ignore_errors=True)
     tokenizer, model = tiny_tokenizer(), tiny_model(tied)
     with tempfile.TemporaryDirectory() as work:
@@ -188,6 +201,8 @@ def export_tiny(tied):
         for folder in (exact, rounded):  # this tool copies the tokenizer, but not these
             for file in ("config.json", "generation_config.json"):
                 shutil.copy(work / file, folder / file)
+    if not tied:
+        int8(other, scaled)
     cases = []
     for text, ids in prompts(tokenizer):
         case = expected(model, text, ids)
@@ -195,8 +210,11 @@ def export_tiny(tied):
             difference = np.abs(run(folder / "model.onnx", ids) - case["logits"]).max()
             assert difference < 1e-4, (folder, difference)
         case["logits_int4"] = [round(float(x), 6) for x in run(rounded / "model.onnx", ids)]
+        if not tied:
+            case["logits_int8"] = [round(float(x), 6) for x in run(scaled / "model.onnx", ids, at_once=1)]
         cases.append(case)
-    return {"folders": [exact.name, other.name], "int4": rounded.name, "cases": cases}
+    more = {} if tied else {"int8": scaled.name}
+    return {"folders": [exact.name, other.name], "int4": rounded.name, **more, "cases": cases}
 
 
 def export_both_tiny():
@@ -207,7 +225,8 @@ def export_both_tiny():
         "how": "`logits`: transformers in float32, after the prompt's last token; nothing is put before the prompt. `greedy`: the "
         f"{CONTINUATION} tokens that follow, end tokens taken as others; `smallest_gap`: the smallest distance between the two best "
         "logits on that way. ONNX Runtime's own run of `folders` is within 1e-4 of `logits`. `logits_int4`: the same position "
-        "by ONNX Runtime's own run of the folder `int4`, whose weights are rounded to 4 bits and whose activations to int8.",
+        "by ONNX Runtime's own run of the folder `int4`, whose weights are rounded to 4 bits and whose activations to int8. "
+        "`logits_int8`: the same of the folder `int8`, which finds one scale for all rows of a run, token by token.",
         "models": [export_tiny(tied=False), export_tiny(tied=True)],
     }
     (HERE / "exports" / "exports.json").write_text(json.dumps(document, indent=1) + "\n")

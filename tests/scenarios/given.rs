@@ -29,6 +29,11 @@ async fn base(world: &mut World) {
     world.speak_to(servers::base().await);
 }
 
+#[given(expr = "a server with what {word} exported")]
+async fn exported(world: &mut World, tool: String) {
+    world.speak_to(servers::exported(&tool).await);
+}
+
 #[given("a server with a model of embeddings")]
 async fn embeds(world: &mut World) {
     world.speak_to(servers::encoder().await);

@@ -212,7 +212,25 @@ pub(crate) async fn base() -> RealServer {
     of_model(&SERVER, common::gemma(), size).await
 }
 
-/// The same, with a chat template that knows of thoughts.
+/// A server with a graph that this tool exported.
+pub(crate) async fn exported(tool: &str) -> RealServer {
+    static GENAI: OnceCell<RealServer> = OnceCell::const_new();
+    static OPTIMUM: OnceCell<RealServer> = OnceCell::const_new();
+    let (cell, folder) = match tool {
+        "onnxruntime-genai" => (&GENAI, "genai"),
+        "optimum" => (&OPTIMUM, "optimum"),
+        other => panic!("nothing here was exported by {other}"),
+    };
+    let size = Size {
+        parallel: SLOTS,
+        context_tokens: 128,
+        cache: CacheSize::AllContexts,
+    };
+    let exports = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/exports");
+    of_model(cell, exports.join(folder), size).await
+}
+
+/// The same as the tiny one, with a chat template that knows of thoughts.
 pub(crate) async fn tiny_thinker() -> RealServer {
     const TEMPLATE: &str = "{% for message in messages %}\
         <s>{{ message.role }}\n\

@@ -4,7 +4,7 @@ use super::settings::default_settings;
 use crate::api::error::Error;
 use crate::api::options::Defaults;
 use crate::api::types;
-use crate::model::{LoadedModel, SystemPrompt};
+use crate::model::{Attention, LoadedModel, SystemPrompt};
 
 /// The settings of the server. `max_tokens` is its own limit of a generation.
 pub(in crate::api) fn props(
@@ -36,6 +36,11 @@ pub(in crate::api) fn props(
         build_info: concat!("ortolan ", env!("CARGO_PKG_VERSION")).to_owned(),
         cache_tokens: details.cache_tokens as u64,
         device: details.device.clone(),
+        attention: match details.attention {
+            Attention::Paged => types::PropsAttention::Paged,
+            Attention::PastPresent => types::PropsAttention::PastPresent,
+            Attention::Packed => types::PropsAttention::Packed,
+        },
         deterministic: details.deterministic,
     }
 }

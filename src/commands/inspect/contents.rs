@@ -10,6 +10,7 @@ use serde_json::{Map, Number, Value, json};
 
 use crate::file_bytes::FileAccess;
 use crate::gguf::{self, Gguf, ListedTensor, Listing, TensorType};
+use crate::graph::imported::ImportedModel;
 use crate::safetensors::{Element, Safetensors};
 
 /// Elements of an array that are shown.
@@ -72,6 +73,17 @@ impl Contents {
         match path.is_dir() {
             true => Self::of_folder(path),
             false => Self::of_gguf(path),
+        }
+    }
+
+    /// What is in the files of a graph that others exported.
+    pub(super) fn of_graph(graph: &ImportedModel) -> Self {
+        Self {
+            format: "ONNX".to_owned(),
+            files: graph.contents().len(),
+            bytes: graph.file_bytes(),
+            metadata: Map::new(),
+            tensors: Vec::new(),
         }
     }
 

@@ -169,9 +169,8 @@ fn spell_norms_out(graph: &mut proto::Graph) {
             dims: dims.to_vec(),
             data_type: kind as i32,
             name: part(what),
-            raw_data: Some(bytes.to_vec()),
-            external_data: Vec::new(),
-            data_location: None,
+            raw_data: Some(bytes.to_vec().into()),
+            ..proto::Tensor::default()
         };
         graph.initializer.extend([
             constant("two", &[], ElementType::F32, &2.0_f32.to_le_bytes()),
@@ -185,8 +184,7 @@ fn spell_norms_out(graph: &mut proto::Graph) {
                 output: vec![output.to_owned()],
                 name: output.to_owned(),
                 op_type: operator.to_owned(),
-                attribute: Vec::new(),
-                domain: String::new(),
+                ..proto::Node::default()
             });
         };
         let parts = ["square", "mean", "shifted", "root", "divided"].map(part);

@@ -1,6 +1,7 @@
 //! A folder as the hub has them: `config.json`, `model.safetensors` or an index of several such files, `tokenizer.json`, and
 //! what sentence-transformers says about embeddings.
 
+mod imported;
 mod text;
 
 use std::collections::{BTreeSet, HashMap};
@@ -9,6 +10,7 @@ use std::io::{self, Read};
 use std::path::Path;
 
 use anyhow::{Context, bail, ensure};
+pub(super) use imported::{graph, open as open_graph};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 
@@ -20,6 +22,10 @@ use crate::safetensors::Safetensors;
 
 /// Most bytes of a JSON file; the largest known `tokenizer.json` has 33 million.
 const MOST_JSON_BYTES: u64 = 256 << 20;
+
+/// Names of the files with weights.
+const WEIGHTS: &str = "model.safetensors";
+const WEIGHT_INDEX: &str = "model.safetensors.index.json";
 
 /// Opens the model in the folder at `path`.
 pub(super) fn open(path: &Path, access: FileAccess) -> anyhow::Result<ModelFiles> {
@@ -43,17 +49,15 @@ struct WeightIndex {
 
 /// The files with the weights: those of the index, if there is one.
 fn weights(folder: &Path, access: FileAccess) -> anyhow::Result<Vec<Safetensors>> {
-    const INDEX: &str = "model.safetensors.index.json";
-
-    let mut names = BTreeSet::from(["model.safetensors".to_owned()]);
-    if let Some(index) = parsed::<WeightIndex>(folder, INDEX)? {
+    let mut names = BTreeSet::from([WEIGHTS.to_owned()]);
+    if let Some(index) = parsed::<WeightIndex>(folder, WEIGHT_INDEX)? {
         names = index.weight_map.into_values().collect();
     }
     let open = |name: String| {
         ensure!(
             Path::new(&name).file_name() == Some(name.as_ref()),
             "{}: «{name}» is no file beside it",
-            folder.join(INDEX).display()
+            folder.join(WEIGHT_INDEX).display()
         );
         Ok(Safetensors::open(&folder.join(name), access)?)
     };

@@ -1,13 +1,17 @@
-//! A path becomes an open model: a GGUF file, or a folder with a safetensors file in it. What both say is the same.
+//! A path becomes an open model: a GGUF file, a folder with safetensors files in it, or a graph that others exported. What
+//! all of them say is the same.
 
 mod adapter;
 mod folder;
 mod gguf;
+mod source;
 
 use std::path::Path;
 
 pub(super) use adapter::open as adapter;
+use anyhow::bail;
 pub use gguf::vocabulary;
+pub use source::ModelSource;
 
 use crate::engine::Pooling;
 use crate::file_bytes::FileAccess;
@@ -15,9 +19,9 @@ use crate::graph::ModelFile;
 use crate::text::Vocabulary;
 
 /// A model whose headers were read.
-pub struct ModelFiles {
-    /// The family and the tensors.
-    pub file: ModelFile,
+pub struct ModelFiles<F = ModelFile> {
+    /// The family and what computes it.
+    pub file: F,
     /// Its tokens.
     pub vocabulary: Vocabulary,
     /// How conversations are written, in Jinja.
@@ -27,14 +31,41 @@ pub struct ModelFiles {
 }
 
 impl ModelFiles {
-    /// Opens what is at `path`.
+    /// Opens the tensors at `path`.
     ///
     /// # Errors
     /// What is wrong, with the file's path.
     pub fn open(path: &Path, access: FileAccess) -> anyhow::Result<Self> {
+        if let Some(graph) = folder::graph(path)? {
+            bail!("{} is a graph already, not tensors", graph.display());
+        }
         match path.is_dir() {
             true => folder::open(path, access),
             false => gguf::open(path, access),
         }
+    }
+}
+
+impl ModelFiles<ModelSource> {
+    /// Opens whatever computes a model at `path`.
+    ///
+    /// # Errors
+    /// What is wrong, with the file's path.
+    pub fn open_any(path: &Path, access: FileAccess) -> anyhow::Result<Self> {
+        if let Some(graph) = folder::graph(path)? {
+            return folder::open_graph(graph, access);
+        }
+        let ModelFiles {
+            file,
+            vocabulary,
+            chat_template,
+            pooling,
+        } = ModelFiles::open(path, access)?;
+        Ok(Self {
+            file: ModelSource::Tensors(file),
+            vocabulary,
+            chat_template,
+            pooling,
+        })
     }
 }

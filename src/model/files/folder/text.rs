@@ -52,9 +52,19 @@ struct GenerationConfig {
 
 #[derive(Deserialize)]
 #[serde(untagged)]
-enum Ends {
+pub(super) enum Ends {
     One(u32),
     Several(Vec<u32>),
+}
+
+impl Ends {
+    pub(super) fn tokens(self) -> Vec<TokenId> {
+        let numbers = match self {
+            Self::One(number) => vec![number],
+            Self::Several(numbers) => numbers,
+        };
+        numbers.into_iter().map(TokenId).collect()
+    }
 }
 
 /// The vocabulary of the folder, and how conversations are written, in Jinja.
@@ -82,11 +92,8 @@ pub(super) fn read(folder: &Path) -> anyhow::Result<(Vocabulary, Option<String>)
     vocabulary.adds_beginning = config.add_bos_token.unwrap_or(vocabulary.adds_beginning);
     vocabulary.adds_end = config.add_eos_token.unwrap_or(vocabulary.adds_end);
     let generation = parsed::<GenerationConfig>(folder, GENERATION_CONFIG)?.unwrap_or_default();
-    match generation.eos_token_id {
-        None => {}
-        Some(Ends::One(token)) => vocabulary.ends.push(TokenId(token)),
-        Some(Ends::Several(tokens)) => vocabulary.ends.extend(tokens.into_iter().map(TokenId)),
-    }
+    let ends = generation.eos_token_id.into_iter();
+    vocabulary.ends.extend(ends.flat_map(Ends::tokens));
     Ok((vocabulary, chat_template(folder, config.chat_template)?))
 }
 

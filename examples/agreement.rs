@@ -1,0 +1,91 @@
+//! How near a model, however it is stored, is to what an independent implementation computed of the default model
+//! (`tests/golden/`): for exports of its weights, which are too large to be kept.
+//!
+//!     python tests/golden/exports.py model .cache/models/SmolLM2-135M-Instruct.Q4_1.gguf exports
+//!     cargo run --release --example agreement -- exports/genai
+
+#![expect(clippy::print_stdout, reason = "it is there to tell")]
+
+use std::path::PathBuf;
+
+use anyhow::Context;
+use ortolan::cache::BlockPool;
+use ortolan::engine::{AdapterScales, BlockId, Chunk, SequenceId, StepPlan, WantedRows};
+use ortolan::file_bytes::FileAccess;
+use ortolan::model::load::{self, BLOCK_TOKENS, ModelFiles, SessionOptions};
+use ortolan::text::{SpecialTokens, Tokenizer};
+use ortolan::token::TokenId;
+use serde_json::Value;
+
+const BLOCKS: usize = 32;
+const GOLDEN: &str = concat!(
+    env!("CARGO_MANIFEST_DIR"),
+    "/tests/golden/smollm2-135m-instruct-q4_1.json"
+);
+const LIBRARY: &str = concat!(
+    env!("CARGO_MANIFEST_DIR"),
+    "/.cache/onnxruntime/libonnxruntime.so"
+);
+
+fn main() -> anyhow::Result<()> {
+    let path = PathBuf::from(std::env::args().nth(1).context("which model?")?);
+    let golden: Value = serde_json::from_slice(&std::fs::read(GOLDEN)?)?;
+    let files = ModelFiles::open_any(&path, FileAccess::Map)?;
+    let attention = files.file.attention();
+    let options = SessionOptions::new(LIBRARY.into());
+    let context = BLOCKS * BLOCK_TOKENS;
+    let (mut runner, mut outputs) = load::runner(&files.file, &options, context, BLOCKS, &|_| ())?;
+    let tokenizer = Tokenizer::new(files.vocabulary)?;
+    let mut pool = BlockPool::new(BLOCKS, BLOCK_TOKENS);
+    let take = |pool: &mut BlockPool| pool.take().context("no block");
+    let blocks: Vec<BlockId> = (0..BLOCKS)
+        .map(|_| take(&mut pool))
+        .collect::<anyhow::Result<_>>()?;
+    let (mut positions, mut agreements, mut difference) = (0, 0, 0.0);
+    for entry in golden["greedy"].as_array().context("no answers")? {
+        let prompt = entry["prompt"].as_str().context("no prompt")?;
+        let prompt = tokenizer.encode(prompt, SpecialTokens::Parse);
+        let generated: Vec<TokenId> = serde_json::from_value(entry["tokens"].clone())?;
+        let chunk = Chunk {
+            sequence: SequenceId(0),
+            tokens: [&prompt[..], &generated].concat(),
+            past: 0,
+            blocks: blocks.clone(),
+            logits: WantedRows::All,
+            hidden: WantedRows::None,
+            adapters: AdapterScales::default(),
+        };
+        let plan = StepPlan {
+            copies: Vec::new(),
+            chunks: vec![chunk],
+        };
+        runner.run(&plan, &mut outputs)?;
+        let rows = outputs.logits.rows().skip(prompt.len() - 1);
+        let recorded = entry["top_logprobs"].as_array().context("no places")?;
+        for (place, (row, recorded)) in rows.zip(recorded).enumerate() {
+            let wanted = recorded[0]["id"].as_u64().context("no token")? as usize;
+            let said = recorded[0]["logprob"].as_f64().context("no number")?;
+            let best = (0..row.len()).max_by(|left, right| row[*left].total_cmp(&row[*right]));
+            let best = best.context("no logits")?;
+            let exponents = row.iter().map(|logit| f64::from(logit - row[best]).exp());
+            let norm = f64::from(row[best]) + exponents.sum::<f64>().ln();
+            positions += 1;
+            difference += (f64::from(row[wanted]) - norm - said).abs();
+            agreements += usize::from(best == wanted);
+            if best != wanted {
+                let next = recorded[1]["logprob"].as_f64().context("no second")?;
+                println!(
+                    "{}, token {place}: the recorded one led by {:.3}",
+                    entry["prompt"],
+                    said - next
+                );
+            }
+        }
+    }
+    println!(
+        "{attention:?}: {agreements} of {positions} agree ({:.4}), mean difference {:.4} nats",
+        agreements as f64 / positions as f64,
+        difference / positions as f64
+    );
+    Ok(())
+}
