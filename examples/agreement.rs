@@ -6,7 +6,8 @@
 
 #![expect(clippy::print_stdout, reason = "it is there to tell")]
 
-use std::path::PathBuf;
+use std::env::consts::DLL_EXTENSION;
+use std::path::{Path, PathBuf};
 
 use anyhow::Context;
 use ortolan::cache::BlockPool;
@@ -24,7 +25,7 @@ const GOLDEN: &str = concat!(
 );
 const LIBRARY: &str = concat!(
     env!("CARGO_MANIFEST_DIR"),
-    "/.cache/onnxruntime/libonnxruntime.so"
+    "/.cache/onnxruntime/libonnxruntime"
 );
 
 fn main() -> anyhow::Result<()> {
@@ -32,7 +33,7 @@ fn main() -> anyhow::Result<()> {
     let golden: Value = serde_json::from_slice(&std::fs::read(GOLDEN)?)?;
     let files = ModelFiles::open_any(&path, FileAccess::Map)?;
     let attention = files.file.attention();
-    let options = SessionOptions::new(LIBRARY.into());
+    let options = SessionOptions::new(Path::new(LIBRARY).with_extension(DLL_EXTENSION));
     let context = BLOCKS * BLOCK_TOKENS;
     let (mut runner, mut outputs) = load::runner(&files.file, &options, context, BLOCKS, &|_| ())?;
     let tokenizer = Tokenizer::new(files.vocabulary)?;

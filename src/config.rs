@@ -16,7 +16,9 @@ use crate::cli::{
 };
 use crate::hub::{self, Download, HubOptions, Wanted};
 use crate::machine::{Placement, Strategy};
-use crate::model::load::{self, CacheSize, FileAccess, LoadOptions, SessionOptions, Target};
+use crate::model::load::{
+    self, CacheSize, DeviceChoice, DeviceOptions, FileAccess, LoadOptions, SessionOptions, Target,
+};
 use crate::model::{self, AdapterOptions, GenerateLimits, SystemPrompt};
 use crate::server::{Keys, ServeOptions, Tls};
 use crate::web::Pages;
@@ -87,7 +89,6 @@ impl Config {
         if batching.cont_batching {
             tracing::info!("--cont-batching: batching is always continuous");
         }
-        check_devices(&computing)?;
         let placement = computing
             .numa
             .map(|numa| placement(numa, computing.threads));
@@ -104,7 +105,7 @@ impl Config {
         Ok(Self {
             http_threads,
             model: model_source(&model)?,
-            load: load_options(model, &batching, computing, placement.as_ref())?,
+            load: load_options(model, &batching, &computing, placement.as_ref())?,
             placement,
             endpoints,
             limits: GenerateLimits {
@@ -125,41 +126,25 @@ impl Config {
     }
 }
 
-/// Says what becomes of the options for several devices, of which there is one.
-fn check_devices(computing: &ComputingArgs) -> anyhow::Result<()> {
-    let ComputingArgs {
-        device,
-        n_gpu_layers,
-        main_gpu,
-        tensor_split,
-        ..
-    } = computing;
-    match device {
-        Device::Auto | Device::Cpu => {}
+/// Which devices compute; what can be told of them without a model is checked.
+fn devices(computing: &ComputingArgs, library: &Path) -> anyhow::Result<DeviceOptions> {
+    let choice = match computing.device {
+        Device::Auto => DeviceChoice::Auto,
+        Device::Cpu => DeviceChoice::Cpu,
+        Device::Cuda => DeviceChoice::Cuda,
+        Device::Coreml => DeviceChoice::CoreMl,
+    };
+    if let (DeviceChoice::Cpu, Some(layers @ 1..)) = (choice, computing.n_gpu_layers) {
+        tracing::warn!("--n-gpu-layers {layers}: with --device cpu all layers are on the CPU");
     }
-    if *n_gpu_layers > 0 {
-        tracing::warn!(
-            "--n-gpu-layers {n_gpu_layers}: GPUs are not supported yet, all are on the CPU"
-        );
-    }
-    match main_gpu {
-        None => {}
-        Some(0) => tracing::info!("--main-gpu 0: everything is computed on the CPU"),
-        Some(number) => anyhow::bail!("--main-gpu {number}: there is no such device, only 0"),
-    }
-    let wrong = tensor_split
-        .iter()
-        .find(|share| !(share.is_finite() && **share >= 0.0));
-    if let Some(share) = wrong {
-        anyhow::bail!("--tensor-split {share}: a share is a number from 0 on");
-    }
-    match tensor_split.iter().filter(|share| **share > 0.0).count() {
-        0 if tensor_split.is_empty() => {}
-        0 => anyhow::bail!("--tensor-split: nobody has a share"),
-        1 => tracing::info!("--tensor-split: everything is computed on the CPU"),
-        _ => anyhow::bail!("--tensor-split: several devices are not built yet; leave it out"),
-    }
-    Ok(())
+    let options = DeviceOptions {
+        choice,
+        layers: computing.n_gpu_layers,
+        shares: computing.tensor_split.clone(),
+        main: computing.main_gpu,
+    };
+    options.check(library)?;
+    Ok(options)
 }
 
 fn placement(numa: Numa, threads: Option<usize>) -> Placement {
@@ -220,7 +205,7 @@ fn defaults(batching: &BatchingArgs) -> anyhow::Result<Defaults> {
 fn load_options(
     model: ModelArgs,
     batching: &BatchingArgs,
-    computing: ComputingArgs,
+    computing: &ComputingArgs,
     placement: Option<&Placement>,
 ) -> anyhow::Result<LoadOptions> {
     let (maps, lock_memory) = match model.load_mode {
@@ -237,6 +222,10 @@ fn load_options(
         idle: model.lora_init_without_apply,
     };
     let compute_threads = threads("--threads", computing.threads)?;
+    let library = match &computing.onnxruntime {
+        Some(path) => path.clone(),
+        None => find_onnxruntime()?,
+    };
     Ok(LoadOptions {
         alias: model.alias,
         context_tokens: Some(model.ctx_size).filter(|tokens| *tokens > 0),
@@ -258,10 +247,8 @@ fn load_options(
         },
         lock_memory,
         session: SessionOptions {
-            library: match computing.onnxruntime {
-                Some(path) => path,
-                None => find_onnxruntime()?,
-            },
+            devices: devices(computing, &library)?,
+            library,
             threads: compute_threads.or(placement.map(|placement| placement.threads)),
             batch_threads: threads("--threads-batch", computing.threads_batch)?,
             thread_cores: placement.map_or_else(Vec::new, |placement| placement.turns.clone()),

@@ -162,8 +162,15 @@ fn options_that_cannot_be_are_refused() {
         (&["--api-key", ""], 1, "--api-key: a key of nothing"),
         (&["--pooling", "max"], 2, "max"),
         (&["--log-format", "yaml"], 2, "yaml"),
-        (&["-mg", "1"], 1, "--main-gpu 1: there is no such device"),
-        (&["-ts", "3,1"], 1, "several devices are not built yet"),
+        (
+            &["-mg", "1", "--device", "cpu"],
+            1,
+            "--main-gpu 1: there is no such device",
+        ),
+        (&["-ts", "3,1", "-mg", "2"], 1, "gives it no share"),
+        (&["--device", "cuda"], 1, "was built without CUDA"),
+        (&["--device", "coreml"], 1, "was built without CoreML"),
+        (&["-ngl", "many"], 2, "«many» is no number of layers"),
         (&["-ts", "0,0"], 1, "nobody has a share"),
         (&["-ts", "1,-1"], 1, "--tensor-split -1"),
         (&["-tb", "0"], 1, "--threads-batch 0: from 1 to 1024"),
@@ -362,11 +369,12 @@ fn the_environment_gives_what_flags_leave_open() {
         .env("LLAMA_ARG_NO_ENDPOINT_SLOTS", "1")
         .env("LLAMA_ARG_N_GPU_LAYERS", "99")
         .env("LLAMA_ARG_MAIN_GPU", "1")
+        .env("LLAMA_ARG_DEVICE", "cpu")
         .arg("-m")
         .arg(&elsewhere);
     let (_, message) = refused(command);
     assert!(
-        message.contains("--n-gpu-layers 99: GPUs are not supported yet"),
+        message.contains("--n-gpu-layers 99: with --device cpu all layers are on the CPU"),
         "{message}"
     );
     assert!(message.contains("--main-gpu 1"), "{message}");

@@ -8,6 +8,8 @@ mod adapters;
 #[path = "common/bare.rs"]
 mod bare;
 mod common;
+#[path = "families/devices.rs"]
+mod devices;
 
 use std::path::{Path, PathBuf};
 

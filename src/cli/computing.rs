@@ -111,21 +111,22 @@ pub struct ComputingArgs {
     #[arg(long, value_enum, default_value_t = Device::Auto, env = "LLAMA_ARG_DEVICE")]
     pub device: Device,
 
-    /// Layers on a GPU; all are on the CPU until GPUs are supported; also -ngl
+    /// Layers on GPUs, the last ones; the CPU has those before them, with 0 all; also -ngl [default: all]
     #[arg(
         long,
         value_name = "N",
-        default_value_t = 0,
+        value_parser = gpu_layers,
+        allow_negative_numbers = true,
         env = "LLAMA_ARG_N_GPU_LAYERS",
         visible_alias = "gpu-layers"
     )]
-    pub n_gpu_layers: usize,
+    pub n_gpu_layers: Option<usize>,
 
-    /// The device of what is not divided, of several; only 0; also -mg
+    /// The device that computes the logits, of several; without --tensor-split it computes all; also -mg
     #[arg(long, value_name = "N", env = "LLAMA_ARG_MAIN_GPU")]
     pub main_gpu: Option<usize>,
 
-    /// Each device's share of the model, as in 3,2; only one until several are supported; also -ts
+    /// Each device's share of the layers, as in 3,2; on the CPU each share has a session of its own; also -ts
     #[arg(long, value_name = "SHARES", value_delimiter = ',', env = "LLAMA_ARG_TENSOR_SPLIT")]
     pub tensor_split: Vec<f32>,
 
@@ -148,8 +149,22 @@ pub enum Numa {
 /// Where to compute.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum Device {
-    /// The best there is: today the CPU.
+    /// The first that can be had of CUDA, CoreML, CPU.
     Auto,
     /// The CPU.
     Cpu,
+    /// GPUs of NVIDIA's, with a library of ONNX Runtime that has CUDA.
+    Cuda,
+    /// What CoreML chooses of a Mac's devices.
+    Coreml,
+}
+
+/// A number of layers; today's servers have words for all of them.
+fn gpu_layers(text: &str) -> Result<usize, String> {
+    match text {
+        "all" | "auto" | "-1" => Ok(usize::MAX),
+        number => number
+            .parse()
+            .map_err(|_| format!("«{number}» is no number of layers, nor «all»")),
+    }
 }

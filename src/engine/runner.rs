@@ -15,7 +15,7 @@ pub trait ModelRunner: Send {
     ///
     /// # Errors
     /// They cannot be had.
-    fn read_block(&self, block: BlockId) -> Result<Vec<u8>, RunError>;
+    fn read_block(&mut self, block: BlockId) -> Result<Vec<u8>, RunError>;
 
     /// Writes a block's keys and values.
     ///

@@ -50,7 +50,7 @@ pub(super) struct LastSequence {
 /// What the cache still holds of a sequence.
 pub(super) fn save(
     last: &LastSequence,
-    runner: &dyn ModelRunner,
+    runner: &mut dyn ModelRunner,
     pool: &BlockPool,
 ) -> Result<SavedSequence, RunError> {
     let reuse = Reuse::find(last.root, &last.tokens, pool);

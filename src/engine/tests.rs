@@ -150,7 +150,7 @@ impl ModelRunner for ScriptedRunner {
     }
 
     /// Each token, or 255.
-    fn read_block(&self, block: BlockId) -> Result<Vec<u8>, RunError> {
+    fn read_block(&mut self, block: BlockId) -> Result<Vec<u8>, RunError> {
         let size = self.options.block_tokens;
         let tokens = &self.cache[block.index() * size..][..size];
         Ok(tokens
@@ -483,7 +483,7 @@ fn a_runner_that_panics_is_reported() {
             panic!("on purpose")
         }
 
-        fn read_block(&self, _: BlockId) -> Result<Vec<u8>, RunError> {
+        fn read_block(&mut self, _: BlockId) -> Result<Vec<u8>, RunError> {
             panic!("on purpose")
         }
 

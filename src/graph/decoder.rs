@@ -8,6 +8,10 @@
 //!   └─ norm ─┬─ rows of logit_rows → output product → logits [rows, vocabulary]
 //!            └─ rows of hidden_rows → hidden [hidden rows, hidden]
 //! ```
+//!
+//! A graph may have some of the layers only: what its last hands over, the next graph's first takes.
+
+use std::ops::Range;
 
 use super::families::{self, Activation, DecoderShape, Experts, Rotary};
 use super::onnx::{
@@ -18,24 +22,62 @@ use super::onnx::{
 use super::weighted::WeightedGraph;
 use super::{ORTOLAN_DOMAIN, names, rotary};
 
-/// The graph of a decoder, for sequences of up to `context_tokens` tokens.
+/// What of a decoder a graph has.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DecoderPart {
+    /// Its layers. Before the first come the embeddings, behind the last the logits.
+    pub layers: Range<usize>,
+    /// Whose attention.
+    pub attention: AttentionOperator,
+}
+
+/// Whose `PagedAttention` a graph has.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum AttentionOperator {
+    /// Ours, for the CPU: in single precision, over caches in its memory.
+    Ortolan,
+    /// ONNX Runtime's: in half precision, over caches in the memory of a GPU.
+    Contrib,
+}
+
+impl AttentionOperator {
+    fn domain(self) -> &'static str {
+        match self {
+            Self::Ortolan => ORTOLAN_DOMAIN,
+            Self::Contrib => MICROSOFT_DOMAIN,
+        }
+    }
+}
+
+/// `f32 [tokens, hidden]`: what is handed over to a graph that begins with this layer: its input after its first norm, and
+/// before it.
+pub fn handed_over(layer: usize) -> [String; 2] {
+    let weight = families::block(layer, "attn_norm");
+    [normed_name(&weight), residual_name(&weight)]
+}
+
+fn normed_name(weight: &str) -> String {
+    format!("{weight}.normed")
+}
+
+fn residual_name(weight: &str) -> String {
+    format!("{weight}.residual")
+}
+
+/// The graph of a part of a decoder, for sequences of up to `context_tokens` tokens.
 pub(super) fn build(
     graph: WeightedGraph<'_>,
     shape: &DecoderShape,
+    part: &DecoderPart,
     context_tokens: usize,
     progress: &dyn Fn(f32),
 ) -> GraphBuilder {
-    let mut decoder = Decoder::new(graph, shape, context_tokens);
-    let mut residual = decoder.graph.builder.input(
-        names::INPUTS_EMBEDS,
-        ElementType::F32,
-        &[Named("tokens"), Fixed(shape.hidden)],
-    );
-    if let Some(scale) = shape.embedding_scale {
-        residual = decoder.scaled(&residual, scale, "scaled_embeddings");
-    }
-    let mut normed = decoder.norm(&families::block(0, "attn_norm"), &residual);
-    for layer in 0..shape.layers {
+    let mut decoder = Decoder::new(graph, shape, part.attention, context_tokens);
+    let [mut normed, mut residual] = match part.layers.start {
+        0 => decoder.embedded(),
+        first => decoder.taken_over(first),
+    };
+    for layer in part.layers.clone() {
         let mut attended = decoder.attention(layer, &normed);
         if shape.post_norms {
             let weight = families::block(layer, "post_attention_norm");
@@ -55,10 +97,18 @@ pub(super) fn build(
             next => families::block(next, "attn_norm"),
         };
         [normed, residual] = decoder.add_and_norm(&next, &residual, &fed);
-        progress((layer + 1) as f32 / shape.layers as f32);
+        progress((layer + 1 - part.layers.start) as f32 / part.layers.len() as f32);
     }
-    decoder.logits(&normed);
-    decoder.graph.hidden(&normed, shape.hidden);
+    if part.layers.end == shape.layers {
+        decoder.logits(&normed);
+        decoder.graph.hidden(&normed, shape.hidden);
+    } else {
+        for edge in [&normed, &residual] {
+            let rows = decoder.rows();
+            let builder = &mut decoder.graph.builder;
+            builder.output(edge, ElementType::F32, &rows);
+        }
+    }
     decoder.graph.builder
 }
 
@@ -78,6 +128,8 @@ fn local_rotary(shape: &DecoderShape) -> Option<&Rotary> {
 struct Decoder<'a> {
     graph: WeightedGraph<'a>,
     shape: &'a DecoderShape,
+    operator: AttentionOperator,
+    context_tokens: usize,
     batch: Batch,
 }
 
@@ -86,18 +138,19 @@ struct Batch {
     cumulative_sequence_length: Edge,
     past_seqlens: Edge,
     block_table: Edge,
-    rotary: RotaryEdges,
+    /// Cosines and sines, once a layer has asked for them.
+    rotary: Option<[Edge; 2]>,
     /// Of the layers that see only what is near, where they have tables of their own.
-    local_rotary: Option<RotaryEdges>,
-}
-
-struct RotaryEdges {
-    cos: Edge,
-    sin: Edge,
+    local_rotary: Option<[Edge; 2]>,
 }
 
 impl<'a> Decoder<'a> {
-    fn new(mut graph: WeightedGraph<'a>, shape: &'a DecoderShape, context_tokens: usize) -> Self {
+    fn new(
+        mut graph: WeightedGraph<'a>,
+        shape: &'a DecoderShape,
+        operator: AttentionOperator,
+        context_tokens: usize,
+    ) -> Self {
         let mut integers = |name, dimensions: &[Dimension]| {
             graph.builder.input(name, ElementType::I32, dimensions)
         };
@@ -110,32 +163,45 @@ impl<'a> Decoder<'a> {
             names::BLOCK_TABLE,
             &[Named("sequences"), Named("blocks_of_a_sequence")],
         );
-        let mut tables = |name: &str, rotary: &Rotary| {
-            let tables = rotary::tables(rotary, context_tokens);
-            let mut table = |part: &str, values| {
-                graph.builder.initializer(Initializer {
-                    name: format!("{name}{part}"),
-                    shape: vec![context_tokens, rotary.rotated / 2],
-                    values: TensorValues::F32(values),
-                })
-            };
-            RotaryEdges {
-                cos: table("cos_cache", tables.cos),
-                sin: table("sin_cache", tables.sin),
-            }
-        };
         let batch = Batch {
             cumulative_sequence_length,
             past_seqlens,
             block_table,
-            rotary: tables("", &shape.rotary),
-            local_rotary: local_rotary(shape).map(|rotary| tables("local.", rotary)),
+            rotary: None,
+            local_rotary: None,
         };
         Self {
             graph,
             shape,
+            operator,
+            context_tokens,
             batch,
         }
+    }
+
+    fn rows(&self) -> [Dimension; 2] {
+        [Named("tokens"), Fixed(self.shape.hidden)]
+    }
+
+    /// What the first layer takes: the embeddings after its first norm, and before it.
+    fn embedded(&mut self) -> [Edge; 2] {
+        let rows = self.rows();
+        let builder = &mut self.graph.builder;
+        let mut residual = builder.input(names::INPUTS_EMBEDS, ElementType::F32, &rows);
+        if let Some(scale) = self.shape.embedding_scale {
+            residual = self.scaled(&residual, scale, "scaled_embeddings");
+        }
+        [
+            self.norm(&families::block(0, "attn_norm"), &residual),
+            residual,
+        ]
+    }
+
+    /// The same of a later layer, which another graph hands over.
+    fn taken_over(&mut self, layer: usize) -> [Edge; 2] {
+        let rows = self.rows();
+        let builder = &mut self.graph.builder;
+        handed_over(layer).map(|name| builder.input(&name, ElementType::F32, &rows))
     }
 
     fn norm(&mut self, weight: &str, x: &Edge) -> Edge {
@@ -144,7 +210,7 @@ impl<'a> Decoder<'a> {
             "",
             "SimplifiedLayerNormalization",
             &[Some(x), Some(&gain)],
-            [&format!("{weight}.normed")],
+            [&normed_name(weight)],
             &[
                 ("epsilon", Float(self.shape.norm_epsilon)),
                 ("axis", Int(-1)),
@@ -160,12 +226,7 @@ impl<'a> Decoder<'a> {
             MICROSOFT_DOMAIN,
             "SkipSimplifiedLayerNormalization",
             &[Some(residual), Some(x), Some(&gain)],
-            [
-                &format!("{weight}.normed"),
-                "",
-                "",
-                &format!("{weight}.residual"),
-            ],
+            [&normed_name(weight), "", "", &residual_name(weight)],
             &[("epsilon", Float(self.shape.norm_epsilon))],
         );
         [normed, sum]
@@ -212,6 +273,7 @@ impl<'a> Decoder<'a> {
 
     fn attention(&mut self, layer: usize, x: &Edge) -> Edge {
         let qkv = self.queries_keys_values(layer, x);
+        let qkv = operand(&mut self.graph.builder, self.operator, qkv);
         let cache = [
             Named("blocks"),
             Named("block_tokens"),
@@ -227,20 +289,22 @@ impl<'a> Decoder<'a> {
             .builder
             .input(&names::value_cache(layer), ElementType::F16, &cache);
         let norms = self.shape.query_key_norms.then(|| {
-            ["attn_q_norm", "attn_k_norm"]
-                .map(|part| self.graph.vector(&families::block(layer, part)))
+            ["attn_q_norm", "attn_k_norm"].map(|part| {
+                let gain = self.graph.vector(&families::block(layer, part));
+                operand(&mut self.graph.builder, self.operator, gain)
+            })
         });
         let [query_norm, key_norm] = norms
             .as_ref()
             .map_or([None, None], |norms| norms.each_ref().map(Some));
-        let (batch, local) = (&self.batch, self.shape.local(layer));
-        let rotary = match (local, &batch.local_rotary) {
-            (Some(_), Some(rotary)) => rotary,
-            _ => &batch.rotary,
-        };
+        let [cos, sin] = self.rotary(layer);
+        let batch = &self.batch;
+        let local = self.shape.local(layer);
         let window = local.map_or(-1, |local| local.window as i64);
-        let [attended] = self.graph.builder.node(
-            ORTOLAN_DOMAIN,
+        let result = format!("blk.{layer}.attended");
+        let in_half = format!("{result}.f16");
+        let [mut attended] = self.graph.builder.node(
+            self.operator.domain(),
             "PagedAttention",
             &[
                 Some(&qkv),
@@ -251,14 +315,17 @@ impl<'a> Decoder<'a> {
                 Some(&batch.cumulative_sequence_length),
                 Some(&batch.past_seqlens),
                 Some(&batch.block_table),
-                Some(&rotary.cos),
-                Some(&rotary.sin),
+                Some(&cos),
+                Some(&sin),
                 None,
                 None,
                 query_norm,
                 key_norm,
             ],
-            [&format!("blk.{layer}.attended")],
+            [match self.operator {
+                AttentionOperator::Ortolan => &result,
+                AttentionOperator::Contrib => &in_half,
+            }],
             &[
                 ("num_heads", Int(self.shape.heads as i64)),
                 ("kv_num_heads", Int(self.shape.kv_heads as i64)),
@@ -273,9 +340,39 @@ impl<'a> Decoder<'a> {
                 ("qk_norm_epsilon", Float(self.shape.norm_epsilon)),
             ],
         );
+        if self.operator == AttentionOperator::Contrib {
+            attended = cast(
+                &mut self.graph.builder,
+                &attended,
+                ElementType::F32,
+                &result,
+            );
+        }
         let name = families::block(layer, "attn_output");
         self.graph
             .product(&name, &attended, std::slice::from_ref(&name))
+    }
+
+    /// The tables that turn a layer's queries and keys.
+    fn rotary(&mut self, layer: usize) -> [Edge; 2] {
+        let (made, prefix, rotary) = match (self.shape.local(layer), local_rotary(self.shape)) {
+            (Some(_), Some(rotary)) => (&mut self.batch.local_rotary, "local.", rotary),
+            _ => (&mut self.batch.rotary, "", &self.shape.rotary),
+        };
+        let builder = &mut self.graph.builder;
+        let (tokens, operator) = (self.context_tokens, self.operator);
+        let make = || {
+            let tables = rotary::tables(rotary, tokens);
+            [("cos_cache", tables.cos), ("sin_cache", tables.sin)].map(|(name, values)| {
+                let table = builder.initializer(Initializer {
+                    name: format!("{prefix}{name}"),
+                    shape: vec![tokens, rotary.rotated / 2],
+                    values: TensorValues::F32(values),
+                });
+                operand(builder, operator, table)
+            })
+        };
+        made.get_or_insert_with(make).clone()
     }
 
     fn feed_forward(&mut self, layer: usize, x: &Edge) -> Edge {
@@ -379,4 +476,21 @@ impl<'a> Decoder<'a> {
             &[Named("rows"), Fixed(self.shape.vocabulary)],
         );
     }
+}
+
+/// An operand of attention as the operator takes it.
+fn operand(builder: &mut GraphBuilder, operator: AttentionOperator, edge: Edge) -> Edge {
+    match operator {
+        AttentionOperator::Ortolan => edge,
+        AttentionOperator::Contrib => {
+            let name = format!("{}.f16", edge.name());
+            cast(builder, &edge, ElementType::F16, &name)
+        }
+    }
+}
+
+fn cast(builder: &mut GraphBuilder, edge: &Edge, to: ElementType, result: &str) -> Edge {
+    let to = [("to", Int(to as i64))];
+    let [cast] = builder.node("", "Cast", &[Some(edge)], [result], &to);
+    cast
 }

@@ -16,6 +16,7 @@ mod weights;
 use std::path::PathBuf;
 
 pub use adapter::Adapter;
+pub use decoder::{AttentionOperator, DecoderPart, handed_over};
 pub use families::{Architecture, DecoderShape, EncoderShape, ExpertMatrices, stays_in_file};
 use onnx::{Dimension, ElementType, Exported, GraphBuilder, Initializer, TensorValues};
 pub use tensors::{Tensor, Tensors};
@@ -328,10 +329,25 @@ impl ModelFile {
     /// The graph for sequences of up to `context_tokens` tokens, which has all that it needs of the files, so that what was
     /// looked at of them need not stay in memory. `progress` hears the share that is done, from 0 to 1.
     pub fn graph(&self, context_tokens: usize, progress: &dyn Fn(f32)) -> ModelGraph {
+        let shape = self.architecture.decoder();
+        let all = DecoderPart {
+            layers: 0..shape.map_or(0, |shape| shape.layers),
+            attention: AttentionOperator::Ortolan,
+        };
+        self.part(&all, context_tokens, progress)
+    }
+
+    /// The same of a part of a decoder; an encoder is not divided.
+    pub fn part(
+        &self,
+        part: &DecoderPart,
+        context_tokens: usize,
+        progress: &dyn Fn(f32),
+    ) -> ModelGraph {
         let graph = WeightedGraph::new(&self.tensors, &self.adapters);
         let builder = match &self.architecture {
             Architecture::Decoder { shape, .. } => {
-                decoder::build(graph, shape, context_tokens, progress)
+                decoder::build(graph, shape, part, context_tokens, progress)
             }
             Architecture::Bert(shape) => encoder::build(graph, shape, progress),
         };

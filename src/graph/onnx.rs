@@ -48,6 +48,13 @@ pub enum Dimension {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Edge(String);
 
+impl Edge {
+    /// By which nodes know it.
+    pub fn name(&self) -> &str {
+        &self.0
+    }
+}
+
 /// The values of an initializer.
 #[derive(Debug, Clone, PartialEq)]
 pub enum TensorValues {

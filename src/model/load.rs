@@ -19,8 +19,8 @@ pub use crate::file_bytes::FileAccess;
 pub use crate::gguf::quant::Target;
 use crate::graph::imported::{ImportedAttention, PastElement};
 use crate::machine;
-pub use crate::runtime::SessionOptions;
-use crate::runtime::{Decoder, Encoder, PastPresent};
+use crate::runtime::{Decoder, Device, Encoder, PastPresent};
+pub use crate::runtime::{DeviceChoice, DeviceOptions, SessionOptions};
 use crate::text::{ChatTemplate, Tokenizer, Vocabulary, predefined, predefined_names};
 use crate::token::TokenId;
 
@@ -216,6 +216,7 @@ pub fn inspect(path: &Path, options: LoadOptions) -> anyhow::Result<Inspected> {
         written.map(String::as_str),
     )?;
 
+    let devices = devices(&source, &options.session)?;
     let generates = source.generates();
     let trained_context = source.trained_context();
     let context_tokens = options.context_tokens.unwrap_or(trained_context);
@@ -271,10 +272,10 @@ pub fn inspect(path: &Path, options: LoadOptions) -> anyhow::Result<Inspected> {
                 true => engine.blocks * BLOCK_TOKENS,
                 false => 0,
             },
-            device: "cpu".to_owned(),
+            device: names(&devices),
             attention: source.attention(),
-            // `tests/golden_model.rs` and `tests/exports.rs` hold it.
-            deterministic: true,
+            // `tests/golden_model.rs` and `tests/exports.rs` hold it; of GPUs nothing is known.
+            deterministic: devices.iter().all(|device| *device == Device::Cpu),
         },
         session: options.session,
         lock_memory: options.lock_memory,
@@ -285,6 +286,29 @@ pub fn inspect(path: &Path, options: LoadOptions) -> anyhow::Result<Inspected> {
         system,
         engine,
     })
+}
+
+/// The device of each session that the model is computed in.
+fn devices(source: &ModelSource, session: &SessionOptions) -> anyhow::Result<Vec<Device>> {
+    let options = &session.devices;
+    let layers = match source {
+        ModelSource::Tensors(file) => match file.architecture.decoder() {
+            Some(shape) => shape.layers,
+            None => return options.only_cpu("an encoder"),
+        },
+        ModelSource::Imported(_) => return options.only_cpu("a graph that was exported"),
+    };
+    let stages = options.stages(&session.library, layers)?;
+    let all_on_cpu = stages.iter().all(|stage| stage.device == Device::Cpu);
+    if let (DeviceChoice::Auto, Some(1..), true) = (options.choice, options.layers, all_on_cpu) {
+        tracing::warn!("--n-gpu-layers: no GPU can be had, all layers are on the CPU");
+    }
+    Ok(stages.into_iter().map(|stage| stage.device).collect())
+}
+
+fn names(devices: &[Device]) -> String {
+    let names: Vec<String> = devices.iter().map(Device::to_string).collect();
+    names.join(", ")
 }
 
 /// The model as it is to be: quantised, with adapters.

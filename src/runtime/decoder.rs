@@ -1,24 +1,23 @@
-//! Runs step plans: ids to embedding rows, a ragged batch through the session, logits out.
-
-use std::borrow::Cow;
+//! Runs step plans: ids to embedding rows, a ragged batch through the sessions of all stages, logits out.
 
 use anyhow::Context;
-use ort::session::SessionInputValue;
-use ort::value::TensorRef;
+use ort::value::{DynValue, TensorRef};
 
 use super::adapters::ScaleRows;
-use super::session::{SessionOptions, Sessions};
-use super::{KvCache, RuntimeError, add_rows, no_hidden_states, read_rows, write_block};
+use super::device::{self, Device};
+use super::session::SessionOptions;
+use super::stage::{Input, Stage};
+use super::{RuntimeError, add_rows, check_block, no_hidden_states, read_rows};
 use crate::engine::{BlockCopy, BlockId, ModelRunner, Outputs, RunError, StepPlan};
 use crate::graph::imported::{ImportedModel, POSITION_IDS};
-use crate::graph::{Embeddings, LeastRows, ModelFile, names};
+use crate::graph::{DecoderPart, Embeddings, LeastRows, ModelFile, handed_over, names};
 use crate::token::TokenId;
 
-/// A decoder in a session, with its cache.
+/// A decoder in one session or several, with its cache.
 pub struct Decoder {
-    sessions: Sessions,
-    cache: KvCache,
-    cache_names: Vec<[String; 2]>,
+    stages: Vec<Stage>,
+    /// What each stage hands over to the next, by name.
+    handed_over: Vec<[String; 2]>,
     tokens: TokenInput,
     vocabulary: usize,
     hidden: usize,
@@ -68,15 +67,31 @@ impl Decoder {
     ) -> anyhow::Result<Self> {
         let shape = file.architecture.decoder();
         let shape = shape.context("an encoder does not go on with texts")?;
-        let cache = KvCache::new(
-            shape.layers,
-            [blocks + 1, block_tokens, shape.kv_heads, shape.head_size],
-        )?;
-        let graph = |progress: &dyn Fn(f32)| file.graph(context_tokens, progress);
+        let cache = [blocks + 1, block_tokens, shape.kv_heads, shape.head_size];
+        let divided = options.devices.stages(&options.library, shape.layers)?;
+        let share = 1.0 / divided.len() as f32;
+        let load = |(place, stage): (usize, &device::Stage)| {
+            let part = DecoderPart {
+                layers: stage.layers.clone(),
+                attention: stage.device.attention(),
+            };
+            Stage::load(
+                |progress| file.part(&part, context_tokens, progress),
+                stage.device,
+                stage.layers.clone(),
+                cache,
+                options,
+                &|done| progress((place as f32 + done) * share),
+            )
+            .with_context(|| format!("the layers {:?} on {}", stage.layers, stage.device))
+        };
+        let stages = divided.iter().enumerate().map(load);
         Ok(Self {
-            sessions: Sessions::build(graph, options, progress)?,
-            cache,
-            cache_names: cache_names(shape.layers),
+            stages: stages.collect::<anyhow::Result<_>>()?,
+            handed_over: divided[1..]
+                .iter()
+                .map(|stage| handed_over(stage.layers.start))
+                .collect(),
             tokens: TokenInput::Rows(file.embeddings()),
             vocabulary: shape.vocabulary,
             hidden: shape.hidden,
@@ -99,14 +114,18 @@ impl Decoder {
         progress: &dyn Fn(f32),
     ) -> anyhow::Result<Self> {
         let shape = &model.shape;
-        let cache = KvCache::new(
-            shape.layers,
-            [blocks + 1, block_tokens, shape.kv_heads, shape.head_size],
+        let cache = [blocks + 1, block_tokens, shape.kv_heads, shape.head_size];
+        let stage = Stage::load(
+            |_| model.graph(),
+            Device::Cpu,
+            0..shape.layers,
+            cache,
+            options,
+            progress,
         )?;
         Ok(Self {
-            sessions: Sessions::build(|_| model.graph(), options, progress)?,
-            cache,
-            cache_names: cache_names(shape.layers),
+            stages: vec![stage],
+            handed_over: Vec::new(),
             tokens: TokenInput::Ids {
                 positions: model.inputs.positions,
             },
@@ -126,7 +145,7 @@ impl Decoder {
 
     /// Bytes of the key-value cache.
     pub fn cache_bytes(&self) -> usize {
-        self.cache.bytes()
+        self.stages.iter().map(Stage::cache_bytes).sum()
     }
 }
 
@@ -138,26 +157,41 @@ impl ModelRunner for Decoder {
         if !self.gives_hidden && !self.batch.hidden_rows.is_empty() {
             return Err(no_hidden_states());
         }
+        let in_words = |error: RuntimeError| RunError(error.to_string());
         for BlockCopy { from, to } in &plan.copies {
-            self.cache.copy(from.index(), to.index());
+            for stage in &mut self.stages {
+                stage.copy(from.index(), to.index()).map_err(in_words)?;
+            }
         }
         let decodes = plan.chunks.iter().all(|chunk| chunk.tokens.len() == 1);
-        self.compute(wanted, decodes, outputs)
-            .map_err(|error| RunError(error.to_string()))
+        self.compute(wanted, decodes, outputs).map_err(in_words)
     }
 
-    fn read_block(&self, block: BlockId) -> Result<Vec<u8>, RunError> {
-        Ok(self.cache.read(block.index()))
+    fn read_block(&mut self, block: BlockId) -> Result<Vec<u8>, RunError> {
+        let mut bytes = Vec::new();
+        for stage in &mut self.stages {
+            let read = stage.read(block.index());
+            bytes.extend(read.map_err(|error| RunError(error.to_string()))?);
+        }
+        Ok(bytes)
     }
 
     fn write_block(&mut self, block: BlockId, bytes: &[u8]) -> Result<(), RunError> {
-        write_block(&mut self.cache, block, bytes)
+        check_block(self.stages.iter().map(Stage::block_bytes).sum(), bytes)?;
+        let mut rest = bytes;
+        for stage in &mut self.stages {
+            let part;
+            (part, rest) = rest.split_at(stage.block_bytes());
+            let written = stage.write(block.index(), part);
+            written.map_err(|error| RunError(error.to_string()))?;
+        }
+        Ok(())
     }
 }
 
 impl Decoder {
-    /// Runs a session on the batch: that for prompts, if there is one and the step does not only `decode`. The first
-    /// `wanted` rows of its logits are the plan's.
+    /// Runs the sessions on the batch, one after the other: those for prompts, if there are such and the step does not only
+    /// `decode`. The first `wanted` rows of the logits are the plan's.
     fn compute(
         &mut self,
         wanted: usize,
@@ -165,82 +199,42 @@ impl Decoder {
         outputs: &mut Outputs,
     ) -> Result<(), RuntimeError> {
         let batch = &self.batch;
-        let rows = batch.rows();
-        let sequences = batch.past_seqlens.len();
-        let mut inputs: Vec<(Cow<'_, str>, SessionInputValue<'_>)> = vec![
-            (
-                names::CUMULATIVE_SEQUENCE_LENGTH.into(),
-                TensorRef::from_array_view((
-                    [sequences + 1],
-                    batch.cumulative_sequence_length.as_slice(),
-                ))?
-                .into(),
-            ),
-            (
-                names::PAST_SEQLENS.into(),
-                TensorRef::from_array_view(([sequences], batch.past_seqlens.as_slice()))?.into(),
-            ),
-            (
-                names::BLOCK_TABLE.into(),
-                TensorRef::from_array_view((
-                    [sequences, batch.blocks_of_a_sequence],
-                    batch.block_table.as_slice(),
-                ))?
-                .into(),
-            ),
-            (
-                names::LOGIT_ROWS.into(),
-                TensorRef::from_array_view((
-                    [batch.logit_rows.len()],
-                    batch.logit_rows.as_slice(),
-                ))?
-                .into(),
-            ),
-        ];
-        match &self.tokens {
-            TokenInput::Rows(embeddings) => {
-                let embeds = ([rows, embeddings.columns()], batch.embeds.as_slice());
-                let embeds = TensorRef::from_array_view(embeds)?;
-                inputs.push((names::INPUTS_EMBEDS.into(), embeds.into()));
-            }
-            TokenInput::Ids { positions } => {
-                let ids = TensorRef::from_array_view(([1, rows], batch.ids.as_slice()))?;
-                inputs.push((names::INPUT_IDS.into(), ids.into()));
-                if *positions {
-                    let places = ([1, rows], batch.positions.as_slice());
-                    let places = TensorRef::from_array_view(places)?;
-                    inputs.push((POSITION_IDS.into(), places.into()));
+        let last = self.stages.len() - 1;
+        let mut taken_over: Option<[DynValue; 2]> = None;
+        for (place, stage) in self.stages.iter_mut().enumerate() {
+            let mut inputs = batch.common_inputs()?;
+            match taken_over.take() {
+                None => inputs.extend(batch.token_inputs(&self.tokens)?),
+                Some(values) => {
+                    let names = self.handed_over[place - 1].each_ref();
+                    let named = names.into_iter().zip(values);
+                    inputs.extend(named.map(|(name, value)| (name.as_str().into(), value.into())));
                 }
             }
-        }
-        let hidden_rows = batch.hidden_rows.len();
-        if self.gives_hidden {
-            let rows = ([hidden_rows], batch.hidden_rows.as_slice());
-            let rows = TensorRef::from_array_view(rows)?;
-            inputs.push((names::HIDDEN_ROWS.into(), rows.into()));
-        }
-        inputs.extend(batch.scales.input(rows)?);
-        let caches = self.cache.layers()?;
-        for ([key_name, value_name], [keys, values]) in self.cache_names.iter().zip(caches) {
-            inputs.push((key_name.as_str().into(), keys.into()));
-            inputs.push((value_name.as_str().into(), values.into()));
-        }
-        let computed = self.sessions.for_step(decodes).run(inputs)?;
-        outputs.logits.resize(0);
-        let rows = [wanted, batch.logit_rows.len()];
-        add_rows(&computed, names::LOGITS, rows, &mut outputs.logits)?;
-        outputs.hidden.resize(0);
-        if self.gives_hidden {
-            let rows = [hidden_rows, hidden_rows];
-            add_rows(&computed, names::HIDDEN, rows, &mut outputs.hidden)?;
+            if place == last {
+                inputs.extend(batch.wanted_inputs(self.gives_hidden)?);
+            }
+            let mut computed = stage.run(decodes, inputs)?;
+            if place < last {
+                let value = |name: &String| {
+                    let missing = || RuntimeError::NoOutput { name: name.clone() };
+                    computed.remove(name).ok_or_else(missing)
+                };
+                let [normed, residual] = self.handed_over[place].each_ref().map(value);
+                taken_over = Some([normed?, residual?]);
+                continue;
+            }
+            outputs.logits.resize(0);
+            let rows = [wanted, batch.logit_rows.len()];
+            add_rows(&computed, names::LOGITS, rows, &mut outputs.logits)?;
+            outputs.hidden.resize(0);
+            if self.gives_hidden {
+                let rows = [batch.hidden_rows.len(); 2];
+                add_rows(&computed, names::HIDDEN, rows, &mut outputs.hidden)?;
+            }
         }
         Ok(())
     }
-}
-
-fn cache_names(layers: usize) -> Vec<[String; 2]> {
-    let names = |layer| [names::key_cache(layer), names::value_cache(layer)];
-    (0..layers).map(names).collect()
 }
 
 impl Batch {
@@ -301,6 +295,59 @@ impl Batch {
         self.hidden_rows
             .extend(hidden.iter().map(|row| *row as i64));
         Ok(rows.len())
+    }
+
+    /// What every stage reads.
+    fn common_inputs(&self) -> Result<Vec<Input<'_>>, RuntimeError> {
+        let sequences = self.past_seqlens.len();
+        let lengths = &self.cumulative_sequence_length[..];
+        let lengths = TensorRef::from_array_view(([sequences + 1], lengths))?;
+        let past = TensorRef::from_array_view(([sequences], &self.past_seqlens[..]))?;
+        let table = (
+            [sequences, self.blocks_of_a_sequence],
+            &self.block_table[..],
+        );
+        let table = TensorRef::from_array_view(table)?;
+        let mut inputs: Vec<Input<'_>> = vec![
+            (names::CUMULATIVE_SEQUENCE_LENGTH.into(), lengths.into()),
+            (names::PAST_SEQLENS.into(), past.into()),
+            (names::BLOCK_TABLE.into(), table.into()),
+        ];
+        inputs.extend(self.scales.input(self.rows())?);
+        Ok(inputs)
+    }
+
+    /// What the first stage reads of the tokens.
+    fn token_inputs(&self, tokens: &TokenInput) -> Result<Vec<Input<'_>>, RuntimeError> {
+        let rows = self.rows();
+        let positions = match tokens {
+            TokenInput::Rows(embeddings) => {
+                let embeds = ([rows, embeddings.columns()], &self.embeds[..]);
+                let embeds = TensorRef::from_array_view(embeds)?;
+                return Ok(vec![(names::INPUTS_EMBEDS.into(), embeds.into())]);
+            }
+            TokenInput::Ids { positions } => *positions,
+        };
+        let ids = TensorRef::from_array_view(([1, rows], &self.ids[..]))?;
+        let mut inputs: Vec<Input<'_>> = vec![(names::INPUT_IDS.into(), ids.into())];
+        if positions {
+            let places = TensorRef::from_array_view(([1, rows], &self.positions[..]))?;
+            inputs.push((POSITION_IDS.into(), places.into()));
+        }
+        Ok(inputs)
+    }
+
+    /// What the last stage reads of the rows whose results are wanted.
+    fn wanted_inputs(&self, hidden: bool) -> Result<Vec<Input<'_>>, RuntimeError> {
+        let rows = ([self.logit_rows.len()], &self.logit_rows[..]);
+        let rows = TensorRef::from_array_view(rows)?;
+        let mut inputs: Vec<Input<'_>> = vec![(names::LOGIT_ROWS.into(), rows.into())];
+        if hidden {
+            let rows = ([self.hidden_rows.len()], &self.hidden_rows[..]);
+            let rows = TensorRef::from_array_view(rows)?;
+            inputs.push((names::HIDDEN_ROWS.into(), rows.into()));
+        }
+        Ok(inputs)
     }
 
     /// Rows of the step.

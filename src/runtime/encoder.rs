@@ -6,6 +6,7 @@ use ort::session::{Session, SessionInputValue};
 use ort::value::TensorRef;
 
 use super::adapters::ScaleRows;
+use super::device::Device;
 use super::session::{self, SessionOptions};
 use super::{RuntimeError, read_rows};
 use crate::engine::{BlockId, ModelRunner, Outputs, RunError, StepPlan};
@@ -41,7 +42,7 @@ impl Encoder {
             progress(share / 2.0)
         });
         let threads = options.batch_threads.or(options.threads);
-        let session = session::build(graph, options, threads, &|share| {
+        let session = session::build(graph, Device::Cpu, options, threads, &|share| {
             progress((1.0 + share) / 2.0)
         })?;
         Ok(Self {
@@ -68,7 +69,7 @@ impl ModelRunner for Encoder {
             .map_err(|error| RunError(error.to_string()))
     }
 
-    fn read_block(&self, _: BlockId) -> Result<Vec<u8>, RunError> {
+    fn read_block(&mut self, _: BlockId) -> Result<Vec<u8>, RunError> {
         Err(no_cache())
     }
 

@@ -3,16 +3,19 @@
 
 mod adapters;
 mod decoder;
+mod device;
+mod device_cache;
 mod encoder;
 mod kv;
 mod library;
 pub mod operators;
 mod past_present;
 mod session;
+mod stage;
 
 pub use decoder::Decoder;
+pub use device::{Device, DeviceChoice, DeviceOptions};
 pub use encoder::Encoder;
-use kv::CacheNumber;
 pub use kv::KvCache;
 pub use library::{LibraryError, environment};
 pub use past_present::PastPresent;
@@ -20,7 +23,7 @@ pub use session::SessionOptions;
 
 use ort::session::SessionOutputs;
 
-use crate::engine::{BlockId, Rows, RunError};
+use crate::engine::{Rows, RunError};
 use crate::graph::Embeddings;
 use crate::token::TokenId;
 
@@ -35,6 +38,12 @@ pub enum RuntimeError {
     CacheMemory {
         /// What was asked for.
         bytes: usize,
+    },
+    /// A graph lacks an output.
+    #[error("the session gives no «{name}»")]
+    NoOutput {
+        /// Its name.
+        name: String,
     },
     /// An output of a graph that others made is not what was said of it.
     #[error("the output «{name}» has {found} numbers, not {wanted}")]
@@ -91,19 +100,13 @@ fn no_hidden_states() -> RunError {
     RunError("what this export computes before its logits is not known".to_owned())
 }
 
-/// Writes a block's keys and values, if there are as many bytes as a block has.
-fn write_block<T: CacheNumber>(
-    cache: &mut KvCache<T>,
-    block: BlockId,
-    bytes: &[u8],
-) -> Result<(), RunError> {
-    let wanted = cache.block_bytes();
-    if bytes.len() != wanted {
-        let found = bytes.len();
-        return Err(RunError(format!(
+/// Whether there are as many bytes as a block of the cache has.
+fn check_block(wanted: usize, bytes: &[u8]) -> Result<(), RunError> {
+    let found = bytes.len();
+    match found == wanted {
+        true => Ok(()),
+        false => Err(RunError(format!(
             "a block has {wanted} bytes here, not {found}"
-        )));
+        ))),
     }
-    cache.write(block.index(), bytes);
-    Ok(())
 }

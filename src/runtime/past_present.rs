@@ -18,9 +18,10 @@ use anyhow::ensure;
 use ort::session::SessionInputValue;
 use ort::value::TensorRef;
 
+use super::device::Device;
 use super::kv::CacheNumber;
 use super::session::{SessionOptions, Sessions};
-use super::{KvCache, RuntimeError, add_rows, no_hidden_states, write_block};
+use super::{KvCache, RuntimeError, add_rows, check_block, no_hidden_states};
 use crate::engine::{BlockCopy, BlockId, Chunk, ModelRunner, Outputs, RunError, StepPlan};
 use crate::graph::imported::{
     ATTENTION_MASK, FedInputs, ImportedAttention, ImportedModel, ImportedShape, LOGITS_TO_KEEP,
@@ -91,7 +92,7 @@ impl<T: CacheNumber> PastPresent<T> {
             false => (CELL_TOKENS, 1),
         };
         Ok(Self {
-            sessions: Sessions::build(|_| model.graph(), options, progress)?,
+            sessions: Sessions::build(|_| model.graph(), Device::Cpu, options, progress)?,
             cache: KvCache::new(
                 shape.layers,
                 [blocks, shape.kv_heads, block_tokens, shape.head_size],
@@ -145,12 +146,14 @@ impl<T: CacheNumber> ModelRunner for PastPresent<T> {
         Ok(())
     }
 
-    fn read_block(&self, block: BlockId) -> Result<Vec<u8>, RunError> {
+    fn read_block(&mut self, block: BlockId) -> Result<Vec<u8>, RunError> {
         Ok(self.cache.read(block.index()))
     }
 
     fn write_block(&mut self, block: BlockId, bytes: &[u8]) -> Result<(), RunError> {
-        write_block(&mut self.cache, block, bytes)
+        check_block(self.cache.block_bytes(), bytes)?;
+        self.cache.write(block.index(), bytes);
+        Ok(())
     }
 }
 

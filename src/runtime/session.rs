@@ -8,6 +8,7 @@ use ort::session::Session;
 use ort::session::builder::GraphOptimizationLevel;
 use ort::value::Tensor;
 
+use super::device::{Device, DeviceOptions};
 use super::library::one_session_at_a_time;
 use super::{RuntimeError, environment, operators};
 use crate::graph::ModelGraph;
@@ -25,23 +26,27 @@ pub struct SessionOptions {
     pub batch_threads: Option<usize>,
     /// Where the threads are from the second on, in turn. Empty: the system decides.
     pub thread_cores: Vec<Cores>,
+    /// Which devices compute a decoder's layers.
+    pub devices: DeviceOptions,
 }
 
 impl SessionOptions {
-    /// One thread for each physical core, anywhere.
+    /// One thread for each physical core of the CPU, anywhere.
     pub fn new(library: PathBuf) -> Self {
         Self {
             library,
             threads: None,
             batch_threads: None,
             thread_cores: Vec::new(),
+            devices: DeviceOptions::default(),
         }
     }
 }
 
-/// A session for `graph` with so many threads. `progress` hears the share that is done, from 0 to 1.
+/// A session for `graph` on `device`, with so many threads of the CPU. `progress` hears the share that is done, from 0 to 1.
 pub(super) fn build(
     graph: ModelGraph,
+    device: Device,
     options: &SessionOptions,
     threads: Option<usize>,
     progress: &dyn Fn(f32),
@@ -52,6 +57,8 @@ pub(super) fn build(
     const WEIGHTS_FOLDER: &str = "session.model_external_initializers_file_folder_path";
 
     let mut builder = Session::builder(&environment(&options.library)?)?
+        .with_execution_providers(device.provider().as_slice())
+        .map_err(RuntimeError::from)?
         .with_optimization_level(GraphOptimizationLevel::All)
         .map_err(RuntimeError::from)?
         // Shapes change at every step: patterns remembered for each would grow without bound.
@@ -92,13 +99,16 @@ pub(super) fn build(
             TensorValues::U8(values) => Tensor::from_array((shape, values))?.into_dyn(),
         };
         let tensor = Arc::new(tensor);
-        // By the one the graph knows the values while it is optimised; by the other the session takes the tensor as it is,
-        // where it would make a copy.
         builder = builder
             .with_external_initializer(&name, tensor.clone())
-            .map_err(RuntimeError::from)?
-            .with_initializer(&name, tensor)
             .map_err(RuntimeError::from)?;
+        if device == Device::Cpu {
+            // By the one above the graph knows the values while it is optimised; by this one the session takes the tensor as
+            // it is, where it would make a copy. Elsewhere it has to.
+            builder = builder
+                .with_initializer(&name, tensor)
+                .map_err(RuntimeError::from)?;
+        }
         progress(index as f32 / count * SHARE_OF_HANDING_OVER);
     }
     let session = {
@@ -116,9 +126,10 @@ pub(super) struct Sessions {
 }
 
 impl Sessions {
-    /// Sessions for the graph that `graph` makes; both hear of the share that is done, from 0 to 1.
+    /// Sessions on `device` for the graph that `graph` makes; both hear of the share that is done, from 0 to 1.
     pub(super) fn build(
         graph: impl Fn(&dyn Fn(f32)) -> ModelGraph,
+        device: Device,
         options: &SessionOptions,
         progress: &dyn Fn(f32),
     ) -> anyhow::Result<Self> {
@@ -127,7 +138,7 @@ impl Sessions {
 
         let build = |threads, progress: &dyn Fn(f32)| {
             let graph = graph(&|share| progress(share * SHARE_OF_GRAPH));
-            build(graph, options, threads, &|share| {
+            build(graph, device, options, threads, &|share| {
                 progress(SHARE_OF_GRAPH + share * (1.0 - SHARE_OF_GRAPH));
             })
         };

@@ -5,6 +5,7 @@ use std::sync::LazyLock;
 
 use ortolan::engine::{AdapterScales, Chunk, ModelRunner, SequenceId, StepPlan, WantedRows};
 use ortolan::graph::Adapter;
+use ortolan::runtime::DeviceOptions;
 use proptest::prelude::*;
 
 use super::*;
@@ -135,7 +136,14 @@ fn told<'a>(model: &'a Json, entry: &'a Json) -> Vec<Told<'a>> {
 }
 
 fn load(file: &ModelFile) -> (Decoder, BlockPool) {
-    let options = SessionOptions::new(common::onnxruntime());
+    load_on(file, DeviceOptions::default())
+}
+
+fn load_on(file: &ModelFile, devices: DeviceOptions) -> (Decoder, BlockPool) {
+    let options = SessionOptions {
+        devices,
+        ..SessionOptions::new(common::onnxruntime())
+    };
     let decoder = Decoder::load(file, &options, 64, BLOCKS, BLOCK_TOKENS, &|_| ()).unwrap();
     (decoder, BlockPool::new(BLOCKS, BLOCK_TOKENS))
 }
@@ -163,7 +171,8 @@ fn the_logits_are_pefts_in_either_spelling_of_adapter_and_model() {
                 .iter()
                 .map(|told| told.open(peft, &file).unwrap())
                 .collect();
-            let (mut decoder, mut pool) = load(&file.with_adapters(adapters, None).unwrap());
+            let file = file.with_adapters(adapters, None).unwrap();
+            let (mut decoder, mut pool) = load(&file);
             let tokens = tokens(&model);
             let whole = logits_with(&mut decoder, &mut pool, &tokens, &[64], &scales);
             let mut most: f32 = 0.0;
@@ -181,6 +190,13 @@ fn the_logits_are_pefts_in_either_spelling_of_adapter_and_model() {
             assert!(most <= 2.0 * MOST_DIFFERENCE, "{name} {peft} {hub}: {most}");
             let cut = logits_with(&mut decoder, &mut pool, &tokens, &[1, 9, 3], &scales);
             assert!(whole == cut, "{name} in chunks");
+            let divided = DeviceOptions {
+                shares: vec![1.0, 1.0],
+                ..DeviceOptions::default()
+            };
+            let (mut decoder, mut pool) = load_on(&file, divided);
+            let divided = logits_with(&mut decoder, &mut pool, &tokens, &[64], &scales);
+            assert!(whole == divided, "{name} in two sessions");
         }
     }
 }

@@ -34,6 +34,11 @@ async fn exported(world: &mut World, tool: String) {
     world.speak_to(servers::exported(&tool).await);
 }
 
+#[given("a server whose layers two devices share")]
+async fn divided(world: &mut World) {
+    world.speak_to(servers::divided().await);
+}
+
 #[given("a server with a model of embeddings")]
 async fn embeds(world: &mut World) {
     world.speak_to(servers::encoder().await);

@@ -7,7 +7,9 @@ use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
 use ortolan::api::{self, ApiSettings, BodyRules, Defaults, Endpoints, ResponseStore};
-use ortolan::model::load::{CacheSize, FileAccess, LoadOptions, SessionOptions, inspect};
+use ortolan::model::load::{
+    CacheSize, DeviceOptions, FileAccess, LoadOptions, SessionOptions, inspect,
+};
 use ortolan::model::{AdapterOptions, GenerateLimits, LoadedModel, ModelState, SystemPrompt};
 use ortolan::server::{Keys, ServeOptions, Server};
 use ortolan::web::{self, Pages};
@@ -187,7 +189,30 @@ pub(crate) async fn adapted() -> RealServer {
         context_tokens: 256,
         cache: CacheSize::AllContexts,
     };
-    of_adapted_model(&SERVER, common::model(), size, adapters).await
+    let changed = Changed {
+        adapters,
+        ..Changed::default()
+    };
+    of_changed_model(&SERVER, common::model(), size, changed).await
+}
+
+/// A server whose layers two sessions share, as they would be shared by two devices.
+pub(crate) async fn divided() -> RealServer {
+    static SERVER: OnceCell<RealServer> = OnceCell::const_new();
+    let size = Size {
+        parallel: SLOTS,
+        context_tokens: 512,
+        cache: CacheSize::AllContexts,
+    };
+    let devices = DeviceOptions {
+        shares: vec![3.0, 2.0],
+        ..DeviceOptions::default()
+    };
+    let changed = Changed {
+        devices,
+        ..Changed::default()
+    };
+    of_changed_model(&SERVER, common::model(), size, changed).await
 }
 
 /// A server with an encoder.
@@ -269,15 +294,24 @@ async fn shared(cell: &OnceCell<RealServer>, size: Size) -> RealServer {
 }
 
 async fn of_model(cell: &OnceCell<RealServer>, model: PathBuf, size: Size) -> RealServer {
-    of_adapted_model(cell, model, size, AdapterOptions::default()).await
+    let changed = Changed::default();
+    of_changed_model(cell, model, size, changed).await
 }
 
-async fn of_adapted_model(
+/// How a model is otherwise than its file is.
+#[derive(Default)]
+struct Changed {
+    adapters: AdapterOptions,
+    devices: DeviceOptions,
+}
+
+async fn of_changed_model(
     cell: &OnceCell<RealServer>,
     model: PathBuf,
     size: Size,
-    adapters: AdapterOptions,
+    changed: Changed,
 ) -> RealServer {
+    let Changed { adapters, devices } = changed;
     let server = cell.get_or_init(async || {
         let loaded = tokio::task::spawn_blocking(move || {
             let options = LoadOptions {
@@ -291,7 +325,10 @@ async fn of_adapted_model(
                 cache: size.cache,
                 access: FileAccess::Map,
                 lock_memory: false,
-                session: SessionOptions::new(common::onnxruntime()),
+                session: SessionOptions {
+                    devices,
+                    ..SessionOptions::new(common::onnxruntime())
+                },
                 quantize: None,
                 chat_template: None,
                 pooling: None,

@@ -45,7 +45,7 @@ impl ModelRunner for Told {
         self.runner.run(plan, outputs)
     }
 
-    fn read_block(&self, block: BlockId) -> Result<Vec<u8>, RunError> {
+    fn read_block(&mut self, block: BlockId) -> Result<Vec<u8>, RunError> {
         self.runner.read_block(block)
     }
 

@@ -21,7 +21,7 @@ impl ModelRunner for Gated {
         self.runner.run(plan, outputs)
     }
 
-    fn read_block(&self, block: BlockId) -> Result<Vec<u8>, RunError> {
+    fn read_block(&mut self, block: BlockId) -> Result<Vec<u8>, RunError> {
         self.runner.read_block(block)
     }
 
@@ -104,7 +104,7 @@ impl ModelRunner for Timed {
         self.runner.run(plan, outputs)
     }
 
-    fn read_block(&self, block: BlockId) -> Result<Vec<u8>, RunError> {
+    fn read_block(&mut self, block: BlockId) -> Result<Vec<u8>, RunError> {
         self.runner.read_block(block)
     }
 

@@ -21,7 +21,7 @@ impl ModelRunner for Encoder {
         Ok(())
     }
 
-    fn read_block(&self, _: BlockId) -> Result<Vec<u8>, RunError> {
+    fn read_block(&mut self, _: BlockId) -> Result<Vec<u8>, RunError> {
         Err(RunError("there are no blocks".to_owned()))
     }
 
