@@ -35,7 +35,8 @@ fn main() -> anyhow::Result<()> {
     let attention = files.file.attention();
     let options = SessionOptions::new(Path::new(LIBRARY).with_extension(DLL_EXTENSION));
     let context = BLOCKS * BLOCK_TOKENS;
-    let (mut runner, mut outputs) = load::runner(&files.file, &options, context, BLOCKS, &|_| ())?;
+    let mut runner = load::runner(&files.file, &options, context, BLOCKS, &|_| ())?;
+    let mut outputs = runner.outputs();
     let tokenizer = Tokenizer::new(files.vocabulary)?;
     let mut pool = BlockPool::new(BLOCKS, BLOCK_TOKENS);
     let take = |pool: &mut BlockPool| pool.take().context("no block");

@@ -7,12 +7,12 @@ use std::sync::{Arc, Mutex, PoisonError};
 use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 use tokio::sync::{Semaphore, oneshot};
 
+use super::EngineOptions;
 use super::runner::{ModelRunner, RunError};
 use super::sequence::{Clock, Job, SequenceEvent, SequenceId};
 use super::slot_orders::{SavedSequence, SlotOrder, SlotTask};
 use super::stats::{BlockStats, Stats};
 use super::worker::{Message, Submission, Worker};
-use super::{EngineOptions, Outputs};
 
 /// A sequence's events. Dropping it cancels the sequence within one step.
 pub type Events = UnboundedReceiver<SequenceEvent>;
@@ -77,7 +77,6 @@ pub struct EngineHandle {
 /// If the options do not fit together ([`EngineOptions::check`]) or the system has no thread to give.
 pub fn start(
     runner: Box<dyn ModelRunner>,
-    outputs: Outputs,
     options: EngineOptions,
     clock: Clock,
 ) -> Result<EngineHandle, String> {
@@ -91,14 +90,7 @@ pub fn start(
         },
         ..Stats::default()
     }));
-    let worker = Worker::new(
-        runner,
-        outputs,
-        options.clone(),
-        inbox,
-        Arc::clone(&stats),
-        clock,
-    );
+    let worker = Worker::new(runner, options.clone(), inbox, Arc::clone(&stats), clock);
     std::thread::Builder::new()
         .name("engine".to_owned())
         .spawn(move || worker.run())

@@ -5,6 +5,9 @@ use crate::cache::BlockId;
 
 /// Computes steps. Keys and values of past tokens stay with it, in the blocks that the plans name.
 pub trait ModelRunner: Send {
+    /// Room for what its steps compute.
+    fn outputs(&self) -> Outputs;
+
     /// Runs the plan and writes one row per wanted row, of logits and of hidden states, in order.
     ///
     /// # Errors

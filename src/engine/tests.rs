@@ -85,6 +85,10 @@ impl ScriptedRunner {
 }
 
 impl ModelRunner for ScriptedRunner {
+    fn outputs(&self) -> Outputs {
+        Outputs::new(VOCABULARY, 2)
+    }
+
     fn run(&mut self, plan: &StepPlan, outputs: &mut Outputs) -> Result<(), RunError> {
         let EngineOptions {
             step_tokens,
@@ -201,22 +205,18 @@ fn options() -> EngineOptions {
 }
 
 /// A hidden state is the token and its position.
-fn outputs() -> Outputs {
-    Outputs::new(VOCABULARY, 2)
-}
-
 /// An engine whose steps wait for a word each, and who gives it.
 fn engine_in_steps(options: EngineOptions) -> (EngineHandle, Sender<()>) {
     let (word, gate) = channel();
     let mut runner = Box::new(ScriptedRunner::new(&options));
     runner.gate = Some(gate);
-    let engine = start(runner, outputs(), options, Instant::now).unwrap();
+    let engine = start(runner, options, Instant::now).unwrap();
     (engine, word)
 }
 
 fn engine(options: EngineOptions) -> EngineHandle {
     let runner = Box::new(ScriptedRunner::new(&options));
-    start(runner, outputs(), options, Instant::now).unwrap()
+    start(runner, options, Instant::now).unwrap()
 }
 
 fn job(prompt: &[u32], max_tokens: usize) -> Job {
@@ -387,7 +387,6 @@ fn jobs_that_cannot_be_are_refused() {
     // Nor can a text of one token go on in a context of one.
     let tiny = start(
         Box::new(ScriptedRunner::new(&options())),
-        outputs(),
         EngineOptions {
             context_tokens: 1,
             ..options()
@@ -431,7 +430,7 @@ fn a_failed_step_ends_its_sequences_and_no_others() {
     let options = options();
     let mut runner = ScriptedRunner::new(&options);
     runner.poison = Some(TokenId(96));
-    let engine = start(Box::new(runner), outputs(), options, Instant::now).unwrap();
+    let engine = start(Box::new(runner), options, Instant::now).unwrap();
     let (_, events) = engine.submit(job(&[96], 5)).unwrap();
     assert_eq!(
         listen(events).1,
@@ -479,6 +478,10 @@ fn a_stop_tells_everybody() {
 fn a_runner_that_panics_is_reported() {
     struct Panics;
     impl ModelRunner for Panics {
+        fn outputs(&self) -> Outputs {
+            Outputs::new(VOCABULARY, 2)
+        }
+
         fn run(&mut self, _: &StepPlan, _: &mut Outputs) -> Result<(), RunError> {
             panic!("on purpose")
         }
@@ -491,7 +494,7 @@ fn a_runner_that_panics_is_reported() {
             panic!("on purpose")
         }
     }
-    let engine = start(Box::new(Panics), outputs(), options(), Instant::now).unwrap();
+    let engine = start(Box::new(Panics), options(), Instant::now).unwrap();
     let (_, mut events) = engine.submit(job(&[5], 3)).unwrap();
     while events.blocking_recv().is_some() {}
     // The channel closes while the thread unwinds; the report is made before it ends.

@@ -58,15 +58,14 @@ pub(super) struct Worker {
 impl Worker {
     pub(super) fn new(
         runner: Box<dyn ModelRunner>,
-        outputs: Outputs,
         options: EngineOptions,
         inbox: Receiver<Message>,
         stats: Arc<Mutex<Stats>>,
         clock: Clock,
     ) -> Self {
         Self {
+            outputs: runner.outputs(),
             runner,
-            outputs,
             blocks: BlockPool::new(options.blocks, options.block_tokens),
             context_tokens: options.context_tokens,
             scheduler: Scheduler::new(options),

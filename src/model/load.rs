@@ -7,6 +7,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use anyhow::{Context, ensure};
 use bytesize::ByteSize;
+use half::f16;
 use sysinfo::{MemoryRefreshKind, RefreshKind, System};
 
 use super::adapters::{self, AdapterOptions, Adapters};
@@ -14,7 +15,7 @@ pub use super::files::{ModelFiles, ModelSource, vocabulary};
 use super::slots::SlotRecords;
 use super::system_prompt::SystemTokens;
 use super::{LoadedModel, ModelDetails, Pooling, SystemPrompt};
-use crate::engine::{self, EngineOptions, ModelRunner, Outputs};
+use crate::engine::{self, EngineOptions, ModelRunner};
 pub use crate::file_bytes::FileAccess;
 pub use crate::gguf::quant::Target;
 use crate::graph::imported::{ImportedAttention, PastElement};
@@ -336,58 +337,48 @@ fn changed(source: ModelSource, options: &LoadOptions) -> anyhow::Result<(ModelS
     Ok((ModelSource::Tensors(file), adapters))
 }
 
-/// Who computes a model, with a cache of `blocks` blocks for sequences of up to `context_tokens` tokens, and room for what it
-/// computes. `progress` hears the share that is done, from 0 to 1.
+/// Who computes a model, with a cache of `blocks` blocks for sequences of up to `context_tokens` tokens. `progress` hears the
+/// share that is done, from 0 to 1.
 pub fn runner(
     source: &ModelSource,
     session: &SessionOptions,
     context_tokens: usize,
     blocks: usize,
     progress: &dyn Fn(f32),
-) -> anyhow::Result<(Box<dyn ModelRunner>, Outputs)> {
+) -> anyhow::Result<Box<dyn ModelRunner>> {
     Ok(match source {
-        ModelSource::Tensors(file) if source.generates() => {
-            let decoder = Decoder::load(
-                file,
+        ModelSource::Tensors(file) if source.generates() => Box::new(Decoder::load(
+            file,
+            session,
+            context_tokens,
+            blocks,
+            BLOCK_TOKENS,
+            progress,
+        )?),
+        ModelSource::Tensors(file) => Box::new(Encoder::load(file, session, progress)?),
+        ModelSource::Imported(model) => match model.attention {
+            ImportedAttention::Paged => Box::new(Decoder::load_imported(
+                model,
                 session,
-                context_tokens,
                 blocks,
                 BLOCK_TOKENS,
                 progress,
-            )?;
-            let outputs = decoder.outputs();
-            (Box::new(decoder), outputs)
-        }
-        ModelSource::Tensors(file) => {
-            let encoder = Encoder::load(file, session, progress)?;
-            let outputs = encoder.outputs();
-            (Box::new(encoder), outputs)
-        }
-        ModelSource::Imported(model) => match model.attention {
-            ImportedAttention::Paged => {
-                let decoder =
-                    Decoder::load_imported(model, session, blocks, BLOCK_TOKENS, progress)?;
-                let outputs = decoder.outputs();
-                (Box::new(decoder), outputs)
-            }
+            )?),
             ImportedAttention::PastPresent { element, .. } => match element {
-                PastElement::F32 => {
-                    let decoder =
-                        PastPresent::<f32>::load(model, session, blocks, BLOCK_TOKENS, progress)?;
-                    let outputs = decoder.outputs();
-                    (Box::new(decoder), outputs)
-                }
-                PastElement::F16 => {
-                    let decoder = PastPresent::<half::f16>::load(
-                        model,
-                        session,
-                        blocks,
-                        BLOCK_TOKENS,
-                        progress,
-                    )?;
-                    let outputs = decoder.outputs();
-                    (Box::new(decoder), outputs)
-                }
+                PastElement::F32 => Box::new(PastPresent::<f32>::load(
+                    model,
+                    session,
+                    blocks,
+                    BLOCK_TOKENS,
+                    progress,
+                )?),
+                PastElement::F16 => Box::new(PastPresent::<f16>::load(
+                    model,
+                    session,
+                    blocks,
+                    BLOCK_TOKENS,
+                    progress,
+                )?),
             },
         },
     })
@@ -462,7 +453,7 @@ impl Inspected {
             session,
             lock_memory,
         } = self;
-        let (runner, outputs) = runner(
+        let runner = runner(
             &source,
             &session,
             options.context_tokens,
@@ -476,8 +467,7 @@ impl Inspected {
             }
         }
         let slots = options.parallel;
-        let engine =
-            engine::start(runner, outputs, options, Instant::now).map_err(anyhow::Error::msg)?;
+        let engine = engine::start(runner, options, Instant::now).map_err(anyhow::Error::msg)?;
         details.loaded_at = SystemTime::now();
         Ok(LoadedModel {
             details,

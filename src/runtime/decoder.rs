@@ -138,11 +138,6 @@ impl Decoder {
         })
     }
 
-    /// Room for what a step computes.
-    pub fn outputs(&self) -> Outputs {
-        Outputs::new(self.vocabulary, self.hidden)
-    }
-
     /// Bytes of the key-value cache.
     pub fn cache_bytes(&self) -> usize {
         self.stages.iter().map(Stage::cache_bytes).sum()
@@ -150,6 +145,10 @@ impl Decoder {
 }
 
 impl ModelRunner for Decoder {
+    fn outputs(&self) -> Outputs {
+        Outputs::new(self.vocabulary, self.hidden)
+    }
+
     fn run(&mut self, plan: &StepPlan, outputs: &mut Outputs) -> Result<(), RunError> {
         let wanted = self
             .batch

@@ -55,14 +55,13 @@ impl Encoder {
             },
         })
     }
-
-    /// Room for what a step computes.
-    pub fn outputs(&self) -> Outputs {
-        Outputs::without_logits(self.embeddings.columns())
-    }
 }
 
 impl ModelRunner for Encoder {
+    fn outputs(&self) -> Outputs {
+        Outputs::without_logits(self.embeddings.columns())
+    }
+
     fn run(&mut self, plan: &StepPlan, outputs: &mut Outputs) -> Result<(), RunError> {
         self.batch.fill(plan, &self.embeddings, self.least_tokens)?;
         self.compute(outputs)

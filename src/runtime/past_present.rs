@@ -116,14 +116,13 @@ impl<T: CacheNumber> PastPresent<T> {
             shape,
         })
     }
-
-    /// Room for what a step computes.
-    pub fn outputs(&self) -> Outputs {
-        Outputs::new(self.shape.vocabulary, self.shape.hidden)
-    }
 }
 
 impl<T: CacheNumber> ModelRunner for PastPresent<T> {
+    fn outputs(&self) -> Outputs {
+        Outputs::new(self.shape.vocabulary, self.shape.hidden)
+    }
+
     fn run(&mut self, plan: &StepPlan, outputs: &mut Outputs) -> Result<(), RunError> {
         if !self.gives_hidden && !plan.hidden_rows().is_empty() {
             return Err(no_hidden_states());

@@ -34,10 +34,10 @@ impl Imported {
         let files = ModelFiles::open_any(path, FileAccess::Map)?;
         let options = SessionOptions::new(common::onnxruntime());
         let context = files.file.trained_context();
-        let (runner, outputs) = load::runner(&files.file, &options, context, BLOCKS, &|_| ())?;
+        let runner = load::runner(&files.file, &options, context, BLOCKS, &|_| ())?;
         Ok(Self {
+            outputs: runner.outputs(),
             runner,
-            outputs,
             tokenizer: Tokenizer::new(files.vocabulary)?,
             pool: BlockPool::new(BLOCKS, BLOCK_TOKENS),
         })

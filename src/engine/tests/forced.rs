@@ -40,6 +40,10 @@ struct Told {
 }
 
 impl ModelRunner for Told {
+    fn outputs(&self) -> Outputs {
+        self.runner.outputs()
+    }
+
     fn run(&mut self, plan: &StepPlan, outputs: &mut Outputs) -> Result<(), RunError> {
         self.steps.lock().unwrap().push(plan.tokens());
         self.runner.run(plan, outputs)
@@ -74,7 +78,7 @@ fn run(
         runner: ScriptedRunner::new(&options),
         steps: Arc::clone(&steps),
     };
-    let engine = start(Box::new(runner), outputs(), options, Instant::now).unwrap();
+    let engine = start(Box::new(runner), options, Instant::now).unwrap();
     let mut job = job(&[7, 8, 9], 1000);
     job.constraint = Some(constraint(grammar, cutting));
     changed(&mut job);

@@ -98,7 +98,7 @@ proptest! {
         };
         let mut runner = ScriptedRunner::new(&options);
         runner.fails_every = fails_every;
-        let engine = start(Box::new(runner), outputs(), options, Instant::now).unwrap();
+        let engine = start(Box::new(runner), options, Instant::now).unwrap();
         let submitted: Vec<Events> = arrivals
             .iter()
             .map(|arrival| engine.submit(arrival.job()).unwrap().1)

@@ -13,6 +13,10 @@ struct Gated {
 }
 
 impl ModelRunner for Gated {
+    fn outputs(&self) -> Outputs {
+        self.runner.outputs()
+    }
+
     fn run(&mut self, plan: &StepPlan, outputs: &mut Outputs) -> Result<(), RunError> {
         let sequences = plan.chunks.iter().map(|chunk| chunk.sequence).collect();
         // At the end of the test nobody listens, and the gate stays open.
@@ -40,7 +44,7 @@ fn who_leaves_is_gone_in_the_next_step() {
         begins,
         gate,
     };
-    let engine = start(Box::new(runner), outputs(), options, Instant::now).unwrap();
+    let engine = start(Box::new(runner), options, Instant::now).unwrap();
     let neighbour_prompt = prompt(1, 3);
     let (neighbour, neighbour_events) = engine.submit(job(&neighbour_prompt, 12)).unwrap();
     let (decoding, decoding_events) = engine.submit(endless()).unwrap();
@@ -88,6 +92,10 @@ fn machine_time() -> Instant {
 }
 
 impl ModelRunner for Timed {
+    fn outputs(&self) -> Outputs {
+        self.runner.outputs()
+    }
+
     fn run(&mut self, plan: &StepPlan, outputs: &mut Outputs) -> Result<(), RunError> {
         if let Some(gate) = self.gate.take() {
             // It is opened by being dropped.
@@ -121,7 +129,7 @@ fn timed_engine(options: EngineOptions) -> (EngineHandle, Steps, Sender<()>) {
         steps: Arc::clone(&steps),
         gate: Some(gate),
     };
-    let engine = start(Box::new(runner), outputs(), options, machine_time).unwrap();
+    let engine = start(Box::new(runner), options, machine_time).unwrap();
     (engine, steps, closed)
 }
 

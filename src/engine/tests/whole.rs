@@ -9,6 +9,10 @@ struct Encoder {
 }
 
 impl ModelRunner for Encoder {
+    fn outputs(&self) -> Outputs {
+        Outputs::new(VOCABULARY, 2)
+    }
+
     fn run(&mut self, plan: &StepPlan, outputs: &mut Outputs) -> Result<(), RunError> {
         assert!(plan.chunks.iter().all(|chunk| chunk.past == 0));
         let tokens = plan.chunks.iter().map(|chunk| chunk.tokens.len());
@@ -40,7 +44,7 @@ fn a_prompt_is_computed_in_one_step_however_long_it_is() {
     let (steps, began) = channel();
     let (word, gate) = channel();
     let runner = Encoder { steps, gate };
-    let engine = start(Box::new(runner), outputs(), options, Instant::now).unwrap();
+    let engine = start(Box::new(runner), options, Instant::now).unwrap();
     // The first one runs alone; the others come while it does.
     let events: Vec<Events> = [20, 6, 5, 2, 39]
         .into_iter()
