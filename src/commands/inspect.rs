@@ -373,6 +373,7 @@ impl TokenizerFacts {
                     format!("BPE of characters, {} merges", merges.len())
                 }
                 Algorithm::ScoredPairs { .. } => "SentencePiece's BPE".to_owned(),
+                Algorithm::Unigram { .. } => "SentencePiece's Unigram".to_owned(),
                 Algorithm::WordPiece(_) => "WordPiece".to_owned(),
                 Algorithm::Steps(_) => "as tokenizer.json says".to_owned(),
             },

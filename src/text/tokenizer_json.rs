@@ -395,6 +395,22 @@ mod tests {
         check("unigram", "the fox", " the fox");
     }
 
+    #[test]
+    fn a_pattern_that_matches_nothing_is_replaced_everywhere() {
+        let file = golden().into_iter();
+        let file = file
+            .into_iter()
+            .find(|file| file.name == "gpt-2 with a space");
+        let mut file = file.unwrap().tokenizer;
+        file["normalizer"] =
+            json!({"type": "Replace", "pattern": {"Regex": "a*"}, "content": "aa"});
+        let vocabulary = Vocabulary::from_tokenizer_json(file.to_string().as_bytes()).unwrap();
+        let tokenizer = Tokenizer::new(vocabulary).unwrap();
+        let ids = tokenizer.encode("\u{E9}", SpecialTokens::Literal);
+        let text = tokenizer.decode(&ids).unwrap();
+        assert_eq!(text, " aa\u{E9}aa");
+    }
+
     #[track_caller]
     fn check_refused_of(name: &str, place: &str, value: Value, message: &str) {
         let file = golden().into_iter().find(|file| file.name == name);
@@ -422,7 +438,7 @@ mod tests {
             "llama 2",
             "/normalizer",
             json!({"type": "Precompiled", "precompiled_charsmap": ""}),
-            "tokenizer.json: the normalizer «Precompiled» is not supported",
+            "the precompiled charsmap cannot be used: it has no size",
         );
         let replace =
             json!({"type": "Replace", "pattern": {"String": "a"}, "content": "a".repeat(17)});

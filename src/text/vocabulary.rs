@@ -61,11 +61,29 @@ pub enum Algorithm {
         /// Whether a text has a space before it.
         space_before: bool,
     },
+    /// Of all ways to cut a text the most probable one (SentencePiece's Unigram; `t5` in GGUF files).
+    Unigram {
+        /// The logarithm of each token's probability, in the order of `tokens`.
+        scores: Vec<f32>,
+        /// SentencePiece's table of what stands for what.
+        charsmap: Option<Vec<u8>>,
+        /// What is done to spaces.
+        spaces: UnigramSpaces,
+    },
     /// Of each word the longest piece, then the longest that goes on with it, which is spelt with `##` before it
     /// (`bert` in GGUF files).
     WordPiece(Normalization),
     /// As a `tokenizer.json` says.
     Steps(Box<Steps>),
+}
+
+/// What Unigram does to a text's spaces.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct UnigramSpaces {
+    /// Whether several become one, and those around a text go.
+    pub merges: bool,
+    /// Whether a text has a space before it.
+    pub before: bool,
 }
 
 /// The white space beside its name that a token takes along.
@@ -175,7 +193,7 @@ impl Vocabulary {
             Algorithm::ByteLevel { merges, .. } | Algorithm::CharacterPairs { merges } => {
                 pairs(merges, &ids)?
             }
-            Algorithm::ScoredPairs { scores, .. } => {
+            Algorithm::ScoredPairs { scores, .. } | Algorithm::Unigram { scores, .. } => {
                 check_scores(scores, size)?;
                 Vec::new()
             }

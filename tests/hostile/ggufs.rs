@@ -29,6 +29,17 @@ fn file(pairs: &[(String, Value<'_>)], tensors: &[Tensor]) -> Vec<u8> {
     gguf_files::bytes(&pairs, tensors)
 }
 
+/// SentencePiece's table: `b` stands for `a`, by two nodes of 256 and a leaf.
+fn charsmap() -> Vec<i32> {
+    let mut units = [0_u32; 512];
+    let (label, leaf, place) = (u32::from(b'a'), 1 << 8, 1 << 10);
+    units[usize::from(b'a')] = label | leaf | place << 8;
+    let bytes = units.iter().flat_map(|unit| unit.to_le_bytes());
+    let size = (units.len() as u32 * 4).to_le_bytes();
+    let bytes = size.into_iter().chain(bytes).chain(*b"b\0");
+    bytes.map(i32::from).collect()
+}
+
 /// A vocabulary of this model and pre-tokenizer.
 fn vocabulary(model: &'static str, pre: &'static str) -> Pairs {
     let bytes = (0..=u8::MAX).map(|byte| format!("<0x{byte:02X}>"));
@@ -76,6 +87,8 @@ fn vocabulary(model: &'static str, pre: &'static str) -> Pairs {
         ("eos_token_id", Value::U32(2)),
         ("unknown_token_id", Value::U32(0)),
         ("add_space_prefix", Value::Bool(true)),
+        ("remove_extra_whitespaces", Value::Bool(true)),
+        ("precompiled_charsmap", Value::I32s(charsmap())),
     ];
     let named = |(key, value)| (format!("tokenizer.ggml.{key}"), value);
     pairs.into_iter().map(named).collect()
@@ -128,6 +141,7 @@ fn a_file() {
         ("llama", "default"),
         ("bert", "x"),
         ("gemma4", "y"),
+        ("t5", "z"),
     ];
     let valid = valid.map(|(model, pre)| file(&vocabulary(model, pre), &tensors()));
     let folder = folder();

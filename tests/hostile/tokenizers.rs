@@ -35,6 +35,8 @@ fn steps() -> Vec<Value> {
         replace(json!({"String": ""}), "x"),
         replace(json!({"String": "a"}), "\u{FDFA}"),
         json!({"Regex": r"(?<=a)b|^|\b"}),
+        json!({"type": "Precompiled", "precompiled_charsmap": recorded("unigram.json")["sentencepiece"][0]["charsmap"]}),
+        json!({"type": "Precompiled", "precompiled_charsmap": "BAAAAP////9h"}),
         json!({"type": "NFKD"}),
         json!({"type": "StripAccents"}),
         json!({"type": "Strip", "strip_left": true, "strip_right": true}),

@@ -10,7 +10,8 @@ use crate::file_bytes::FileAccess;
 use crate::gguf::{Gguf, Metadata, MetadataError, Optional};
 use crate::graph::ModelFile;
 use crate::text::{
-    Absorbs, Algorithm, NamedInfillTokens, Normalization, TokenKind, TokenizerError, Vocabulary,
+    Absorbs, Algorithm, NamedInfillTokens, Normalization, TokenKind, TokenizerError, UnigramSpaces,
+    Vocabulary,
 };
 use crate::token::TokenId;
 
@@ -81,6 +82,7 @@ pub fn vocabulary(metadata: &Metadata) -> anyhow::Result<Vocabulary> {
     match metadata.string("tokenizer.ggml.model")? {
         "gpt2" | "gemma4" => merged_pairs(&header, tokens, kinds),
         "llama" => scored_pairs(&header, tokens, kinds),
+        "t5" => unigram(&header, tokens, kinds),
         "bert" => word_piece(&header, tokens, kinds),
         other => bail!(TokenizerError::UnsupportedModel(other.to_owned())),
     }
@@ -152,6 +154,41 @@ fn scored_pairs(
         adds_beginning: header.flag("add_bos_token", true)?,
         adds_end: header.flag("add_eos_token", false)?,
         infill: header.infill()?,
+        tokens,
+        kinds,
+    })
+}
+
+/// Where a file does not say what its named tokens are, they are where T5 has them.
+fn unigram(
+    header: &Header<'_>,
+    tokens: Vec<String>,
+    mut kinds: Vec<TokenKind>,
+) -> anyhow::Result<Vocabulary> {
+    let or_row = |token: Option<TokenId>, row: u32| {
+        token.or(Some(TokenId(row)).filter(|token| token.row() < tokens.len()))
+    };
+    let unknown = or_row(header.token("unknown")?, 2);
+    if let Some(kind) = unknown.and_then(|token| kinds.get_mut(token.row())) {
+        *kind = TokenKind::Unknown;
+    }
+    Ok(Vocabulary {
+        algorithm: Algorithm::Unigram {
+            scores: header.scores(tokens.len())?,
+            charsmap: header.charsmap()?,
+            spaces: UnigramSpaces {
+                merges: header.flag("remove_extra_whitespaces", false)?,
+                before: header.flag("add_space_prefix", false)?,
+            },
+        },
+        beginning: header.either(["bos", "cls"])?,
+        end: or_row(header.either(["eos", "seperator"])?, 1),
+        end_of_turn: header.token("eot")?,
+        ends: header.token("eom")?.into_iter().collect(),
+        absorbing: Vec::new(),
+        adds_beginning: header.flag("add_bos_token", false)?,
+        adds_end: header.flag("add_eos_token", true)?,
+        infill: NamedInfillTokens::default(),
         tokens,
         kinds,
     })
@@ -254,6 +291,19 @@ impl Header<'_> {
         Ok(scores.unwrap_or_else(|| vec![0.0; tokens]))
     }
 
+    /// The table of what stands for what: one number for each byte.
+    fn charsmap(&self) -> anyhow::Result<Option<Vec<u8>>> {
+        const KEY: &str = "tokenizer.ggml.precompiled_charsmap";
+        let Some(numbers) = self.0.integers(KEY).optional()? else {
+            return Ok(None);
+        };
+        let bytes = numbers.into_iter().map(u8::try_from);
+        let bytes = bytes.collect::<Result<_, _>>();
+        Ok(Some(bytes.with_context(|| {
+            format!("{KEY} has a number that is no byte")
+        })?))
+    }
+
     fn flag(&self, key: &str, default: bool) -> Result<bool, MetadataError> {
         let flag = self.0.flag(&format!("tokenizer.ggml.{key}")).optional()?;
         Ok(flag.unwrap_or(default))
@@ -328,6 +378,27 @@ mod tests {
         assert_eq!((scores, space_before), (vec![-1.5, 0.0, 0.0, -3.0], false));
         assert_eq!(vocabulary.beginning, Some(TokenId(3)));
         assert!(!vocabulary.adds_beginning);
+    }
+
+    #[test]
+    fn what_a_unigram_vocabulary_does_not_say_is_as_in_t5s() {
+        let read = vocabulary(&header("t5", &[])).unwrap();
+        let Algorithm::Unigram {
+            charsmap, spaces, ..
+        } = read.algorithm
+        else {
+            panic!("it is of pieces with probabilities");
+        };
+        assert_eq!(charsmap, None);
+        assert!(!spaces.merges && !spaces.before);
+        assert_eq!(read.kinds[2], TokenKind::Unknown);
+        assert_eq!((read.beginning, read.end), (None, Some(TokenId(1))));
+        assert!(!read.adds_beginning && read.adds_end);
+
+        let bytes = [0, 0, 0, 256].map(Value::Unsigned).to_vec();
+        let said = [("precompiled_charsmap", Value::Array(bytes))];
+        let error = vocabulary(&header("t5", &said)).unwrap_err();
+        assert!(format!("{error:#}").contains("no byte"), "{error:#}");
     }
 
     #[test]

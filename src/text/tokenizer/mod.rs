@@ -2,12 +2,14 @@
 
 mod byte_level;
 mod character_pairs;
+mod charsmap;
 mod ends;
 mod front;
 mod names;
 mod pipeline;
 mod scored_pairs;
 mod spellings;
+mod unigram;
 mod word_piece;
 mod word_rules;
 
@@ -17,6 +19,7 @@ pub(super) mod tests;
 use std::collections::HashMap;
 use std::sync::Arc;
 
+pub(super) use charsmap::Charsmap;
 pub(super) use front::{Evening, Front, WordStep};
 use names::NamedTokens;
 use pipeline::{Before, Parting, Pipeline};
@@ -34,7 +37,7 @@ use crate::token::TokenId;
 pub enum TokenizerError {
     /// Another algorithm than those of [`Algorithm`].
     #[error(
-        "tokenizers of the kind «{0}» are not supported, only byte-level BPE («gpt2»), SentencePiece («llama», «gemma4») and WordPiece («bert»)"
+        "tokenizers of the kind «{0}» are not supported, only byte-level BPE («gpt2»), SentencePiece («llama», «gemma4», «t5») and WordPiece («bert»)"
     )]
     UnsupportedModel(String),
     /// Words would be cut wrongly.
@@ -113,6 +116,9 @@ pub enum TokenizerError {
         /// What is wrong with it.
         reason: String,
     },
+    /// SentencePiece's table of what stands for what is none.
+    #[error("the precompiled charsmap cannot be used: {0}")]
+    Charsmap(String),
     /// `tokenizer.json` is none, or says what is not ours.
     #[error("tokenizer.json: {0}")]
     Json(String),
@@ -298,9 +304,9 @@ impl Tokenizer {
 fn spellings(vocabulary: &Vocabulary) -> Spellings {
     match &vocabulary.algorithm {
         Algorithm::ByteLevel { .. } => Spellings::new(vocabulary, byte_level::speller(), false),
-        Algorithm::CharacterPairs { .. } | Algorithm::ScoredPairs { .. } => {
-            Spellings::new(vocabulary, spell_spaces, false)
-        }
+        Algorithm::CharacterPairs { .. }
+        | Algorithm::ScoredPairs { .. }
+        | Algorithm::Unigram { .. } => Spellings::new(vocabulary, spell_spaces, false),
         Algorithm::WordPiece(_) => Spellings::new(vocabulary, word_piece::spell, false),
         Algorithm::Steps(steps) => match steps.spelling {
             Spelling::ByteLevel => Spellings::new(vocabulary, byte_level::speller(), false),
@@ -320,6 +326,11 @@ fn cutter(vocabulary: &Vocabulary, checked: Checked) -> Result<Cutter, Tokenizer
             let pairs = ScoredPairs::new(vocabulary, scores, *space_before)?;
             return Ok(Cutter::ScoredPairs(Box::new(pairs)));
         }
+        Algorithm::Unigram {
+            scores,
+            charsmap,
+            spaces,
+        } => unigram::pipeline(vocabulary, scores, charsmap.as_deref(), *spaces)?,
         Algorithm::WordPiece(normalization) => {
             let unknown = vocabulary.unknown().unwrap_or("[UNK]");
             word_piece::pipeline(*normalization, checked.ids, unknown)?

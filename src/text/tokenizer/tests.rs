@@ -3,6 +3,7 @@
 mod byte_level;
 mod characters;
 mod names;
+mod unigram;
 mod word_piece;
 
 use super::super::{Absorbs, NamedInfillTokens, Normalization};

@@ -1,5 +1,9 @@
 //! `normalizer` and `pre_tokenizer` of a `tokenizer.json` → the steps before the model.
 
+use std::sync::Arc;
+
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
 use serde::Deserialize;
 use serde_json::{Value, json};
 use tokenizers::SplitDelimiterBehavior;
@@ -7,7 +11,7 @@ use tokenizers::SplitDelimiterBehavior;
 use super::steps::part;
 use super::{kind, unsupported};
 use crate::text::expression::Expression;
-use crate::text::tokenizer::{Evening, Front, TokenizerError, WordStep};
+use crate::text::tokenizer::{Charsmap, Evening, Front, TokenizerError, WordStep};
 
 /// Most steps of either kind; the longest known sequences have 6.
 const MOST_STEPS: usize = 32;
@@ -28,6 +32,12 @@ struct WithExpression {
     invert: bool,
 }
 
+/// SentencePiece's table, in Base64.
+#[derive(Deserialize)]
+struct Precompiled {
+    precompiled_charsmap: String,
+}
+
 #[derive(Deserialize)]
 enum Wanted {
     String(String),
@@ -43,8 +53,12 @@ pub(super) fn front(even: Option<&Value>, words: Option<&Value>) -> Result<Front
     let mut steps = Vec::new();
     let mut growth = 1_usize;
     for step in flat(even, "normalizers")? {
-        growth = growth.saturating_mul(growth_of(step)?);
-        steps.push(evening(step)?);
+        let evening = evening(step)?;
+        growth = growth.saturating_mul(match &evening {
+            Evening::Clusters(charsmap) => charsmap.growth(),
+            _ => growth_of(step)?,
+        });
+        steps.push(evening);
     }
     if growth > MOST_GROWTH {
         return Err(TokenizerError::Json(format!(
@@ -107,7 +121,13 @@ fn evening(step: &Value) -> Result<Evening, TokenizerError> {
         }
         "BertNormalizer" | "ByteLevel" | "Lowercase" | "NFC" | "NFD" | "NFKC" | "NFKD" | "Nmt"
         | "Prepend" | "Strip" | "StripAccents" => part(step).map(Evening::Crate),
-        // `Precompiled` too: its tables are read without a look at where they end.
+        // The crate reads its table without a look at where that ends.
+        "Precompiled" => {
+            let step: Precompiled = part(step)?;
+            let table = STANDARD.decode(&step.precompiled_charsmap);
+            let table = table.map_err(|error| TokenizerError::Charsmap(error.to_string()))?;
+            Ok(Evening::Clusters(Arc::new(Charsmap::new(&table)?)))
+        }
         other => Err(unsupported("normalizer", other)),
     }
 }
