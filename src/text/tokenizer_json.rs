@@ -440,6 +440,14 @@ mod tests {
             json!({"type": "Precompiled", "precompiled_charsmap": ""}),
             "the precompiled charsmap cannot be used: it has no size",
         );
+        for merge in [json!(["<0x00>", "<0x01>"]), json!("<0x00> <0x01>")] {
+            check_refused_of(
+                "llama 2",
+                "/model/merges",
+                json!([merge]),
+                &format!("tokenizer.json: the merge {merge} makes no token"),
+            );
+        }
         let replace =
             json!({"type": "Replace", "pattern": {"String": "a"}, "content": "a".repeat(17)});
         check_refused_of(

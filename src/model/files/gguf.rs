@@ -130,9 +130,7 @@ fn scored_pairs(
     tokens: Vec<String>,
     mut kinds: Vec<TokenKind>,
 ) -> anyhow::Result<Vocabulary> {
-    let or_row = |token: Option<TokenId>, row: u32| {
-        token.or(Some(TokenId(row)).filter(|token| token.row() < tokens.len()))
-    };
+    let or_row = |token: Option<TokenId>, row| token.or(existing(&tokens, row));
     let unknown = header.token("unknown")?.or(named(&tokens, "<unk>"));
     if let Some(kind) = unknown.and_then(|token| kinds.get_mut(token.row())) {
         *kind = TokenKind::Unknown;
@@ -165,9 +163,7 @@ fn unigram(
     tokens: Vec<String>,
     mut kinds: Vec<TokenKind>,
 ) -> anyhow::Result<Vocabulary> {
-    let or_row = |token: Option<TokenId>, row: u32| {
-        token.or(Some(TokenId(row)).filter(|token| token.row() < tokens.len()))
-    };
+    let or_row = |token: Option<TokenId>, row| token.or(existing(&tokens, row));
     let unknown = or_row(header.token("unknown")?, 2);
     if let Some(kind) = unknown.and_then(|token| kinds.get_mut(token.row())) {
         *kind = TokenKind::Unknown;
@@ -246,6 +242,11 @@ fn word_piece(
         adds_end: header.flag("add_eos_token", true)?,
         infill: NamedInfillTokens::default(),
     })
+}
+
+/// The token of that number.
+fn existing(tokens: &[String], row: u32) -> Option<TokenId> {
+    Some(TokenId(row)).filter(|token| token.row() < tokens.len())
 }
 
 /// The token of that name.

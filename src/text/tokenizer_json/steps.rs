@@ -83,6 +83,7 @@ pub(super) fn model(mut model: Value) -> Result<(ModelWrapper, Option<String>), 
     }
     match kind.as_str() {
         "BPE" => {
+            check_merges(&model)?;
             let bpe: BPE = read(serde_json::from_value(model))?;
             if bpe.dropout.is_some_and(|dropout| dropout != 0.0) {
                 return Err(unsupported("model", "BPE with dropout"));
@@ -114,6 +115,31 @@ pub(super) fn model(mut model: Value) -> Result<(ModelWrapper, Option<String>), 
         }
         other => Err(unsupported("model", other)),
     }
+}
+
+/// Whether no merge makes more than the longest token, which the crate has room for.
+fn check_merges(model: &Value) -> Result<(), TokenizerError> {
+    let tokens = model.get("vocab").and_then(Value::as_object);
+    let longest = tokens.into_iter().flat_map(|tokens| tokens.keys());
+    let longest = longest.map(String::len).max().unwrap_or(0);
+    let merges = model.get("merges").and_then(Value::as_array);
+    for merge in merges.into_iter().flatten() {
+        let length = match merge {
+            Value::Array(pieces) => {
+                let pieces = pieces.iter().filter_map(Value::as_str);
+                pieces.map(str::len).sum()
+            }
+            // Older files have a space between both.
+            other => other
+                .as_str()
+                .map_or(0, |pair| pair.len().saturating_sub(1)),
+        };
+        if length > longest {
+            let problem = format!("the merge {merge} makes no token");
+            return Err(TokenizerError::Json(problem));
+        }
+    }
+    Ok(())
 }
 
 pub(super) fn part<T: DeserializeOwned>(part: &Value) -> Result<T, TokenizerError> {
