@@ -3,6 +3,8 @@
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
+#[path = "common/bare.rs"]
+mod bare;
 mod common;
 #[path = "common/imported.rs"]
 mod imported;
@@ -10,8 +12,9 @@ mod imported;
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use bare::{bits, chunk};
 use common::recorded;
-use imported::{Imported, best, bits};
+use imported::{Imported, best};
 use ortolan::engine::WantedRows;
 use ortolan::file_bytes::FileAccess;
 use ortolan::graph::imported::ImportedAttention;
@@ -133,7 +136,7 @@ fn neighbours_and_found_prefixes_do_not_change_a_bit() {
         // All in one step, and then the last token of each beside the others, over what the cache holds.
         let blocks: Vec<_> = texts.iter().map(|text| model.take(text.len())).collect();
         let chunk = |number: usize, past: usize| {
-            imported::chunk(number, &texts[number][past..], past, &blocks[number])
+            chunk(number, &texts[number][past..], past, &blocks[number])
         };
         let together = model.step((0..texts.len()).map(|number| chunk(number, 0)).collect());
         assert!(together == alone, "{name}: together");
@@ -149,7 +152,7 @@ fn hidden_states_are_given_for_the_rows_that_are_wanted() {
         let mut model = Imported::open(&folder(&name));
         let text = tokens(&cases[1]["tokens"]);
         let blocks = model.take(text.len());
-        let mut chunk = imported::chunk(0, &text, 0, &blocks);
+        let mut chunk = chunk(0, &text, 0, &blocks);
         (chunk.logits, chunk.hidden) = (WantedRows::None, WantedRows::All);
         model.run(vec![chunk]);
         assert_eq!(model.outputs.logits.rows().len(), 0, "{name}");

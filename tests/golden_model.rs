@@ -9,10 +9,8 @@ mod common;
 #[path = "common/split.rs"]
 mod split;
 
-use bare::{BLOCK_TOKENS, Bare, CONTEXT, distribution};
-use ortolan::engine::{
-    AdapterScales, BlockCopy, BlockId, Chunk, ModelRunner, SequenceId, StepPlan, WantedRows,
-};
+use bare::{BLOCK_TOKENS, Bare, CONTEXT, bits, chunk, distribution};
+use ortolan::engine::{AdapterScales, BlockCopy, BlockId, Chunk, ModelRunner, StepPlan};
 use ortolan::file_bytes::FileAccess;
 use ortolan::gguf::Gguf;
 use ortolan::text::SpecialTokens;
@@ -139,10 +137,6 @@ fn long_text(tokens: usize) -> Vec<TokenId> {
         .collect()
 }
 
-fn bits(logits: &[f32]) -> Vec<u32> {
-    logits.iter().map(|logit| logit.to_bits()).collect()
-}
-
 #[test]
 fn chunks_do_not_change_a_bit() {
     let mut model = Bare::load();
@@ -174,18 +168,6 @@ fn step(model: &mut Bare, copies: Vec<BlockCopy>, chunks: Vec<Chunk>) -> Vec<Vec
     let plan = StepPlan { copies, chunks };
     model.decoder.run(&plan, &mut outputs).unwrap();
     outputs.logits.rows().map(bits).collect()
-}
-
-fn chunk(number: usize, tokens: &[TokenId], past: usize, blocks: &[BlockId]) -> Chunk {
-    Chunk {
-        sequence: SequenceId(number as u64),
-        tokens: tokens.to_vec(),
-        past,
-        blocks: blocks.to_vec(),
-        logits: WantedRows::Last,
-        hidden: WantedRows::None,
-        adapters: AdapterScales::default(),
-    }
 }
 
 #[test]

@@ -299,12 +299,12 @@ fn devices(source: &ModelSource, session: &SessionOptions) -> anyhow::Result<Vec
         },
         ModelSource::Imported(_) => return options.only_cpu("a graph that was exported"),
     };
-    let stages = options.stages(&session.library, layers)?;
-    let all_on_cpu = stages.iter().all(|stage| stage.device == Device::Cpu);
+    let divided = options.divide(&session.library, layers)?;
+    let all_on_cpu = divided.iter().all(|part| part.device == Device::Cpu);
     if let (DeviceChoice::Auto, Some(1..), true) = (options.choice, options.layers, all_on_cpu) {
         tracing::warn!("--n-gpu-layers: no GPU can be had, all layers are on the CPU");
     }
-    Ok(stages.into_iter().map(|stage| stage.device).collect())
+    Ok(divided.into_iter().map(|part| part.device).collect())
 }
 
 fn names(devices: &[Device]) -> String {

@@ -4,7 +4,7 @@ use anyhow::Context;
 use ort::value::{DynValue, TensorRef};
 
 use super::adapters::ScaleRows;
-use super::device::{self, Device};
+use super::device::{Device, DeviceLayers};
 use super::session::SessionOptions;
 use super::stage::{Input, Stage};
 use super::{RuntimeError, add_rows, check_block, no_hidden_states, read_rows};
@@ -68,30 +68,28 @@ impl Decoder {
         let shape = file.architecture.decoder();
         let shape = shape.context("an encoder does not go on with texts")?;
         let cache = [blocks + 1, block_tokens, shape.kv_heads, shape.head_size];
-        let divided = options.devices.stages(&options.library, shape.layers)?;
+        let divided = options.devices.divide(&options.library, shape.layers)?;
         let share = 1.0 / divided.len() as f32;
-        let load = |(place, stage): (usize, &device::Stage)| {
+        let load = |(place, DeviceLayers { device, layers }): (usize, &DeviceLayers)| {
             let part = DecoderPart {
-                layers: stage.layers.clone(),
-                attention: stage.device.attention(),
+                layers: layers.clone(),
+                attention: device.attention(),
             };
             Stage::load(
                 |progress| file.part(&part, context_tokens, progress),
-                stage.device,
-                stage.layers.clone(),
+                *device,
+                layers.clone(),
                 cache,
                 options,
                 &|done| progress((place as f32 + done) * share),
             )
-            .with_context(|| format!("the layers {:?} on {}", stage.layers, stage.device))
+            .with_context(|| format!("the layers {layers:?} on {device}"))
         };
         let stages = divided.iter().enumerate().map(load);
+        let later = divided[1..].iter();
         Ok(Self {
             stages: stages.collect::<anyhow::Result<_>>()?,
-            handed_over: divided[1..]
-                .iter()
-                .map(|stage| handed_over(stage.layers.start))
-                .collect(),
+            handed_over: later.map(|part| handed_over(part.layers.start)).collect(),
             tokens: TokenInput::Rows(file.embeddings()),
             vocabulary: shape.vocabulary,
             hidden: shape.hidden,

@@ -111,9 +111,9 @@ pub struct DeviceOptions {
     pub main: Option<usize>,
 }
 
-/// Layers that one session computes.
+/// Layers that a device computes in one session.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Stage {
+pub struct DeviceLayers {
     /// Where.
     pub device: Device,
     /// Which.
@@ -140,11 +140,11 @@ impl DeviceOptions {
         }
     }
 
-    /// Which device computes which of a model's `layers` layers, in their order. There is at least one stage.
+    /// Which device computes which of a model's `layers` layers, of which there is at least one, in their order.
     ///
     /// # Errors
     /// As of [`Self::check`].
-    pub fn stages(&self, library: &Path, layers: usize) -> anyhow::Result<Vec<Stage>> {
+    pub fn divide(&self, library: &Path, layers: usize) -> anyhow::Result<Vec<DeviceLayers>> {
         let resolved = Self {
             choice: self.resolved(library)?,
             ..self.clone()
@@ -157,9 +157,9 @@ impl DeviceOptions {
         let before = layers - on_devices;
         let numbers = resolved.numbers()?;
         let total: f64 = numbers.iter().map(|(_, share)| share).sum();
-        let (mut stages, mut start, mut sum) = (Vec::new(), before, 0.0);
+        let (mut parts, mut start, mut sum) = (Vec::new(), before, 0.0);
         if before > 0 {
-            stages.push(Stage {
+            parts.push(DeviceLayers {
                 device: Device::Cpu,
                 layers: 0..before,
             });
@@ -168,20 +168,14 @@ impl DeviceOptions {
             sum += share;
             let end = before + (sum / total * on_devices as f64).round() as usize;
             if end > start {
-                stages.push(Stage {
+                parts.push(DeviceLayers {
                     device: resolved.device(number),
                     layers: start..end,
                 });
             }
             start = end;
         }
-        if stages.is_empty() {
-            stages.push(Stage {
-                device: resolved.device(0),
-                layers: 0..layers,
-            });
-        }
-        Ok(stages)
+        Ok(parts)
     }
 
     /// The devices of a model that is not divided, `what` in words.
@@ -274,12 +268,12 @@ impl DeviceOptions {
 mod tests {
     use super::*;
 
-    /// Where each stage's layers begin and end.
+    /// Where each part's layers begin and end.
     fn divided(options: &DeviceOptions, layers: usize) -> Vec<[usize; 2]> {
         // The CPU needs no library.
-        let stages = options.stages(Path::new("/nowhere"), layers).unwrap();
-        let stages = stages.into_iter().map(|stage| stage.layers);
-        stages.map(|layers| [layers.start, layers.end]).collect()
+        let parts = options.divide(Path::new("/nowhere"), layers).unwrap();
+        let parts = parts.into_iter().map(|part| part.layers);
+        parts.map(|layers| [layers.start, layers.end]).collect()
     }
 
     #[test]
@@ -320,7 +314,7 @@ mod tests {
                 main,
                 ..DeviceOptions::default()
             };
-            let error = options.stages(Path::new("/nowhere"), 4).unwrap_err();
+            let error = options.divide(Path::new("/nowhere"), 4).unwrap_err();
             assert!(error.to_string().contains(problem), "{error}");
         }
     }

@@ -5,7 +5,9 @@
 use std::path::Path;
 
 use ortolan::cache::BlockPool;
-use ortolan::engine::{AdapterScales, Chunk, ModelRunner, SequenceId, StepPlan, WantedRows};
+use ortolan::engine::{
+    AdapterScales, BlockId, Chunk, ModelRunner, SequenceId, StepPlan, WantedRows,
+};
 use ortolan::file_bytes::FileAccess;
 use ortolan::gguf::Gguf;
 use ortolan::graph::{Adapter, ModelFile};
@@ -73,17 +75,17 @@ impl Bare {
 /// The logits after every token of a sequence, `[tokens][vocabulary]`, computed in chunks of
 /// these sizes (the last one as often as needed).
 pub(crate) fn logits(
-    decoder: &mut Decoder,
+    runner: &mut dyn ModelRunner,
     pool: &mut BlockPool,
     tokens: &[TokenId],
     chunks: &[usize],
 ) -> Vec<Vec<f32>> {
-    logits_with(decoder, pool, tokens, chunks, &AdapterScales::default())
+    logits_with(runner, pool, tokens, chunks, &AdapterScales::default())
 }
 
 /// The same with adapters.
 pub(crate) fn logits_with(
-    decoder: &mut Decoder,
+    runner: &mut dyn ModelRunner,
     pool: &mut BlockPool,
     tokens: &[TokenId],
     chunks: &[usize],
@@ -102,21 +104,34 @@ pub(crate) fn logits_with(
         let plan = StepPlan {
             copies: Vec::new(),
             chunks: vec![Chunk {
-                sequence: SequenceId(0),
-                tokens: tokens[past..past + size].to_vec(),
-                past,
-                blocks: blocks.clone(),
                 logits: WantedRows::All,
-                hidden: WantedRows::None,
                 adapters: adapters.clone(),
+                ..chunk(0, &tokens[past..past + size], past, &blocks)
             }],
         };
-        let mut outputs = decoder.outputs();
-        decoder.run(&plan, &mut outputs).unwrap();
+        let mut outputs = runner.outputs();
+        runner.run(&plan, &mut outputs).unwrap();
         rows.extend(outputs.logits.rows().map(<[f32]>::to_vec));
     }
     blocks.into_iter().for_each(|block| pool.release(block));
     rows
+}
+
+/// A chunk whose last token's logits are wanted.
+pub(crate) fn chunk(number: usize, tokens: &[TokenId], past: usize, blocks: &[BlockId]) -> Chunk {
+    Chunk {
+        sequence: SequenceId(number as u64),
+        tokens: tokens.to_vec(),
+        past,
+        blocks: blocks.to_vec(),
+        logits: WantedRows::Last,
+        hidden: WantedRows::None,
+        adapters: AdapterScales::default(),
+    }
+}
+
+pub(crate) fn bits(logits: &[f32]) -> Vec<u32> {
+    logits.iter().map(|logit| logit.to_bits()).collect()
 }
 
 /// The most probable token, and every token's log-probability.

@@ -5,14 +5,13 @@
 use std::path::Path;
 
 use ortolan::cache::BlockPool;
-use ortolan::engine::{
-    AdapterScales, BlockId, Chunk, ModelRunner, Outputs, SequenceId, StepPlan, WantedRows,
-};
+use ortolan::engine::{BlockId, Chunk, ModelRunner, Outputs, StepPlan};
 use ortolan::file_bytes::FileAccess;
 use ortolan::model::load::{self, BLOCK_TOKENS, ModelFiles, SessionOptions};
 use ortolan::text::Tokenizer;
 use ortolan::token::TokenId;
 
+use crate::bare::{self, bits};
 use crate::common;
 
 const BLOCKS: usize = 40;
@@ -63,43 +62,10 @@ impl Imported {
         self.outputs.logits.rows().map(bits).collect()
     }
 
-    /// The logits after every token of a sequence, computed in chunks of these sizes, the last one as often as needed.
+    /// The logits after every token of a sequence, as [`bare::logits`] gives them.
     pub(crate) fn logits(&mut self, tokens: &[TokenId], chunks: &[usize]) -> Vec<Vec<f32>> {
-        let blocks = self.take(tokens.len());
-        let mut sizes = chunks
-            .iter()
-            .chain(std::iter::repeat(chunks.last().unwrap()));
-        let mut rows = Vec::new();
-        while rows.len() < tokens.len() {
-            let past = rows.len();
-            let end = tokens.len().min(past + sizes.next().unwrap());
-            let mut chunk = chunk(0, &tokens[past..end], past, &blocks);
-            chunk.logits = WantedRows::All;
-            self.run(vec![chunk]);
-            rows.extend(self.outputs.logits.rows().map(<[f32]>::to_vec));
-        }
-        blocks
-            .into_iter()
-            .for_each(|block| self.pool.release(block));
-        rows
+        bare::logits(&mut *self.runner, &mut self.pool, tokens, chunks)
     }
-}
-
-/// A chunk whose last token's logits are wanted.
-pub(crate) fn chunk(number: usize, tokens: &[TokenId], past: usize, blocks: &[BlockId]) -> Chunk {
-    Chunk {
-        sequence: SequenceId(number as u64),
-        tokens: tokens.to_vec(),
-        past,
-        blocks: blocks.to_vec(),
-        logits: WantedRows::Last,
-        hidden: WantedRows::None,
-        adapters: AdapterScales::default(),
-    }
-}
-
-pub(crate) fn bits(logits: &[f32]) -> Vec<u32> {
-    logits.iter().map(|logit| logit.to_bits()).collect()
 }
 
 /// The most probable token.

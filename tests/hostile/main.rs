@@ -10,6 +10,7 @@ mod gguf_files;
 mod guard;
 
 mod configurations;
+mod exports;
 mod ggufs;
 mod grammars;
 mod safetensors_files;

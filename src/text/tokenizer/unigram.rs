@@ -21,11 +21,8 @@ pub(super) fn pipeline(
     charsmap: Option<&[u8]>,
     spaces: UnigramSpaces,
 ) -> Result<Pipeline, TokenizerError> {
-    let unknown = vocabulary.kinds.iter();
-    let unknown = unknown
-        .into_iter()
-        .position(|kind| *kind == TokenKind::Unknown);
-    let Some(unknown) = unknown else {
+    let mut kinds = vocabulary.kinds.iter();
+    let Some(unknown) = kinds.position(|kind| *kind == TokenKind::Unknown) else {
         let problem = "the token for what it cannot spell is missing".to_owned();
         return Err(TokenizerError::Build(problem));
     };
