@@ -252,6 +252,7 @@ fn load_options(
             threads: compute_threads.or(placement.map(|placement| placement.threads)),
             batch_threads: threads("--threads-batch", computing.threads_batch)?,
             thread_cores: placement.map_or_else(Vec::new, |placement| placement.turns.clone()),
+            products: None,
         },
         chat_template: match (model.chat_template, model.chat_template_file) {
             (Some(text), _) => Some(load::chat_template(text).context("--chat-template")?),

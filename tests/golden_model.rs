@@ -75,6 +75,8 @@ fn the_most_probable_tokens_are_those_of_an_independent_implementation() {
         difference: 0.05,
     };
     check_agreement(Bare::load(), &common::golden(), &wanted);
+    let model = Bare::with_contrib_products(&common::model());
+    check_agreement(model, &common::golden(), &wanted);
 }
 
 #[test]
@@ -172,7 +174,11 @@ fn step(model: &mut Bare, copies: Vec<BlockCopy>, chunks: Vec<Chunk>) -> Vec<Vec
 
 #[test]
 fn neighbours_do_not_change_a_bit() {
-    let mut model = Bare::load();
+    check_neighbours(Bare::load());
+    check_neighbours(Bare::with_contrib_products(&common::model()));
+}
+
+fn check_neighbours(mut model: Bare) {
     let tokens = long_text(90);
     let (last, before) = tokens.split_last().unwrap();
     let mut rows = Vec::new();

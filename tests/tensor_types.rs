@@ -16,7 +16,7 @@ use ortolan::cache::BlockPool;
 use ortolan::file_bytes::FileAccess;
 use ortolan::gguf::Gguf;
 use ortolan::gguf::quant::{Target, TensorType};
-use ortolan::graph::ModelFile;
+use ortolan::graph::{ModelFile, ProductOperator};
 use ortolan::runtime::{Decoder, SessionOptions};
 use ortolan::token::TokenId;
 
@@ -197,12 +197,14 @@ fn tensor(name: &str, shape: &[usize], values: &[f32]) -> Tensor {
     }
 }
 
-fn decoder(folder: &Path, tensors: &[Tensor]) -> Decoder {
-    load(&model_file(folder, tensors))
-}
+/// Whose products compute.
+const PRODUCTS: [ProductOperator; 2] = [ProductOperator::Ortolan, ProductOperator::Contrib];
 
-fn load(file: &ModelFile) -> Decoder {
-    let options = SessionOptions::new(common::onnxruntime());
+fn load(file: &ModelFile, products: ProductOperator) -> Decoder {
+    let options = SessionOptions {
+        products: Some(products),
+        ..SessionOptions::new(common::onnxruntime())
+    };
     Decoder::load(file, &options, 64, BLOCKS, BLOCK_TOKENS, &|_| ()).unwrap()
 }
 
@@ -245,22 +247,22 @@ fn distance(left: &[Vec<f32>], right: &[Vec<f32>]) -> f64 {
 }
 
 /// Holds the model against the one of single precision, and rows against the same in other company. Answers how far it is.
-fn check(kind: TensorType, pair: &Pair, most: f64) -> f64 {
+fn check(kind: TensorType, pair: &Pair, products: ProductOperator, most: f64) -> f64 {
     let folder = tempfile::tempdir().unwrap();
     let tokens: Vec<TokenId> = (0..40).map(|place| TokenId(place * 37 % 96)).collect();
     let of = |tensors: &[Tensor], chunks: &[usize]| {
         let mut pool = BlockPool::new(BLOCKS, BLOCK_TOKENS);
-        let mut decoder = decoder(folder.path(), tensors);
+        let mut decoder = load(&model_file(folder.path(), tensors), products);
         logits(&mut decoder, &mut pool, &tokens, chunks)
     };
     let whole = of(&pair.typed, &[64]);
     assert!(whole.iter().flatten().all(|logit| logit.is_finite()));
     let distance = distance(&whole, &of(&pair.single, &[64]));
-    assert!(distance <= most, "{kind:?}: {distance}");
+    assert!(distance <= most, "{kind:?}, {products:?}: {distance}");
     for chunks in [&[1][..], &[2], &[3, 1, 9]] {
         assert!(
             whole == of(&pair.typed, chunks),
-            "{kind:?} in chunks of {chunks:?}"
+            "{kind:?}, {products:?} in chunks of {chunks:?}"
         );
     }
     distance
@@ -271,15 +273,18 @@ fn products_are_those_of_the_numbers_and_a_row_has_the_same_bits_in_any_company(
     for kind in TensorType::ALL {
         // Activations are rounded to eight bits where matrices are quantised.
         let most = if kind.codes().is_some() { 3e-3 } else { 1e-9 };
-        let distance = check(kind, &Pair::new(kind), most);
-        println!("{}: {distance:.1e}", kind.name());
+        for products in PRODUCTS {
+            let distance = check(kind, &Pair::new(kind), products, most);
+            println!("{}, {products:?}: {distance:.1e}", kind.name());
+        }
     }
 }
 
 #[test]
 fn experts_compute_with_the_numbers_of_every_type_in_single_precision() {
     for kind in TensorType::ALL {
-        check(kind, &Pair::of_experts(kind), 1e-9);
+        let ours = ProductOperator::Ortolan;
+        check(kind, &Pair::of_experts(kind), ours, 1e-9);
     }
 }
 
@@ -314,7 +319,11 @@ fn matrices_of_floats_are_quantised_while_a_model_loads() {
             }
         };
         let blocks: Vec<Tensor> = floats.iter().map(quantised).collect();
-        let loaded = load(&model_file(folder.path(), &floats).quantised(target));
-        assert!(of(loaded) == of(decoder(folder.path(), &blocks)));
+        for products in PRODUCTS {
+            let loaded = model_file(folder.path(), &floats).quantised(target);
+            let loaded = of(load(&loaded, products));
+            let wanted = model_file(folder.path(), &blocks);
+            assert!(loaded == of(load(&wanted, products)));
+        }
     }
 }

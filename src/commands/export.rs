@@ -12,7 +12,7 @@ use super::new_file::{self, NewFile};
 use crate::cli::ExportArgs;
 use crate::file_bytes::FileAccess;
 use crate::graph::onnx::{Exported, Initializer, TensorValues, ValueFacts};
-use crate::graph::{Embeddings, ModelFile, names};
+use crate::graph::{Embeddings, ModelFile, ProductOperator, names};
 use crate::model::load::{BLOCK_TOKENS, MAX_CONTEXT_TOKENS, ModelFiles};
 use crate::terminal::{ByteBar, ShareBar, printable};
 use crate::token::TokenId;
@@ -22,6 +22,9 @@ const MODEL_WEIGHTS: &str = "model.onnx.data";
 const EMBEDDINGS: &str = "embeddings.onnx";
 const EMBEDDING_WEIGHTS: &str = "embeddings.onnx.data";
 const FACTS: &str = "ortolan.json";
+
+/// Those that every program with ONNX Runtime has.
+const PRODUCTS: ProductOperator = ProductOperator::Contrib;
 
 /// Rows of the embedding matrix between two writes.
 const ROWS: usize = 1024;
@@ -54,7 +57,7 @@ pub(super) fn run(args: &ExportArgs) -> anyhow::Result<String> {
     prepare(folder, args.force)?;
 
     let bar = ShareBar::new(&format!("reading {}", args.model.display()));
-    let graph = file.graph(context_tokens, &|share| bar.set(share));
+    let graph = file.graph(PRODUCTS, context_tokens, &|share| bar.set(share));
     drop(bar);
     let embeddings = file.embeddings();
     let (model, rows) = (
@@ -207,7 +210,7 @@ fn facts(
         "operators": operators,
     });
     if let Some(shape) = architecture.decoder() {
-        let tokens = file.least_rows().tokens;
+        let tokens = file.least_rows(PRODUCTS).tokens;
         facts["cache"] = json!({
             "tensors": "key_cache.N and value_cache.N of each layer N, written in place",
             "type": "float16",

@@ -2,24 +2,25 @@
 //! indifferent to which sequence a row belongs to, so a ragged batch needs no padding.
 //!
 //! ```text
-//! inputs_embeds [tokens, hidden] (· scale)
+//! inputs_embeds [tokens, hidden] (· scale) = residual
 //!   └─ per layer: norm → Q·K·V (one product) → PagedAttention → output product (→ norm) ─┐ + residual
 //!                 norm → gate·up (one product) → act(gate) · up → down product (→ norm) ─┘ + residual
-//!   └─ norm ─┬─ rows of logit_rows → output product → logits [rows, vocabulary]
-//!            └─ rows of hidden_rows → hidden [hidden rows, hidden]
+//!   ├─ rows of logit_rows → norm → output product → logits [rows, vocabulary]
+//!   └─ rows of hidden_rows → norm → hidden [hidden rows, hidden]
 //! ```
 //!
 //! A graph may have some of the layers only: what its last hands over, the next graph's first takes.
 
 use std::ops::Range;
 
-use super::families::{self, Activation, DecoderShape, Experts, Rotary};
+use super::families::{self, DecoderShape, Experts, Rotary};
 use super::onnx::{
     Attribute::{Float, Int},
     Dimension::{self, Fixed, Named},
     Edge, ElementType, GraphBuilder, Initializer, MICROSOFT_DOMAIN, TensorValues,
 };
-use super::weighted::WeightedGraph;
+use super::products::{Product, ProductOperator};
+use super::weighted::{RmsNorm, WeightedGraph};
 use super::{ORTOLAN_DOMAIN, names, rotary};
 
 /// What of a decoder a graph has.
@@ -29,6 +30,8 @@ pub struct DecoderPart {
     pub layers: Range<usize>,
     /// Whose attention.
     pub attention: AttentionOperator,
+    /// Whose products.
+    pub products: ProductOperator,
 }
 
 /// Whose `PagedAttention` a graph has.
@@ -49,19 +52,9 @@ impl AttentionOperator {
     }
 }
 
-/// `f32 [tokens, hidden]`: what is handed over to a graph that begins with this layer: its input after its first norm, and
-/// before it.
-pub fn handed_over(layer: usize) -> [String; 2] {
-    let weight = families::block(layer, "attn_norm");
-    [normed_name(&weight), residual_name(&weight)]
-}
-
-fn normed_name(weight: &str) -> String {
-    format!("{weight}.normed")
-}
-
-fn residual_name(weight: &str) -> String {
-    format!("{weight}.residual")
+/// `f32 [tokens, hidden]`: what is handed over to a graph that begins with this layer.
+pub fn handed_over(layer: usize) -> String {
+    format!("blk.{layer}.residual")
 }
 
 /// The graph of a part of a decoder, for sequences of up to `context_tokens` tokens.
@@ -73,41 +66,25 @@ pub(super) fn build(
     progress: &dyn Fn(f32),
 ) -> GraphBuilder {
     let mut decoder = Decoder::new(graph, shape, part.attention, context_tokens);
-    let [mut normed, mut residual] = match part.layers.start {
+    let mut residual = match part.layers.start {
         0 => decoder.embedded(),
         first => decoder.taken_over(first),
     };
     for layer in part.layers.clone() {
-        let mut attended = decoder.attention(layer, &normed);
-        if shape.post_norms {
-            let weight = families::block(layer, "post_attention_norm");
-            attended = decoder.norm(&weight, &attended);
-        }
-        [normed, residual] =
-            decoder.add_and_norm(&families::block(layer, "ffn_norm"), &residual, &attended);
-        let mut fed = match &shape.experts {
-            None => decoder.feed_forward(layer, &normed),
-            Some(experts) => decoder.mixture_of_experts(layer, &normed, experts),
+        residual = decoder.attention(layer, &residual);
+        residual = match &shape.experts {
+            None => decoder.feed_forward(layer, &residual),
+            Some(experts) => decoder.mixture_of_experts(layer, &residual, experts),
         };
-        if shape.post_norms {
-            fed = decoder.norm(&families::block(layer, "post_ffw_norm"), &fed);
-        }
-        let next = match layer + 1 {
-            last if last == shape.layers => families::OUTPUT_NORM.to_owned(),
-            next => families::block(next, "attn_norm"),
-        };
-        [normed, residual] = decoder.add_and_norm(&next, &residual, &fed);
         progress((layer + 1 - part.layers.start) as f32 / part.layers.len() as f32);
     }
     if part.layers.end == shape.layers {
-        decoder.logits(&normed);
-        decoder.graph.hidden(&normed, shape.hidden);
+        decoder.logits(&residual);
+        decoder.hidden(&residual);
     } else {
-        for edge in [&normed, &residual] {
-            let rows = decoder.rows();
-            let builder = &mut decoder.graph.builder;
-            builder.output(edge, ElementType::F32, &rows);
-        }
+        let rows = decoder.rows();
+        let builder = &mut decoder.graph.builder;
+        builder.output(&residual, ElementType::F32, &rows);
     }
     decoder.graph.builder
 }
@@ -183,53 +160,29 @@ impl<'a> Decoder<'a> {
         [Named("tokens"), Fixed(self.shape.hidden)]
     }
 
-    /// What the first layer takes: the embeddings after its first norm, and before it.
-    fn embedded(&mut self) -> [Edge; 2] {
+    /// What the first layer takes: the embeddings.
+    fn embedded(&mut self) -> Edge {
         let rows = self.rows();
         let builder = &mut self.graph.builder;
-        let mut residual = builder.input(names::INPUTS_EMBEDS, ElementType::F32, &rows);
-        if let Some(scale) = self.shape.embedding_scale {
-            residual = self.scaled(&residual, scale, "scaled_embeddings");
+        let embeds = builder.input(names::INPUTS_EMBEDS, ElementType::F32, &rows);
+        match self.shape.embedding_scale {
+            None => embeds,
+            Some(scale) => self.scaled(&embeds, scale, &handed_over(0)),
         }
-        [
-            self.norm(&families::block(0, "attn_norm"), &residual),
-            residual,
-        ]
     }
 
     /// The same of a later layer, which another graph hands over.
-    fn taken_over(&mut self, layer: usize) -> [Edge; 2] {
+    fn taken_over(&mut self, layer: usize) -> Edge {
         let rows = self.rows();
         let builder = &mut self.graph.builder;
-        handed_over(layer).map(|name| builder.input(&name, ElementType::F32, &rows))
+        builder.input(&handed_over(layer), ElementType::F32, &rows)
     }
 
-    fn norm(&mut self, weight: &str, x: &Edge) -> Edge {
-        let gain = self.graph.vector(weight);
-        let [normed] = self.graph.builder.node(
-            "",
-            "SimplifiedLayerNormalization",
-            &[Some(x), Some(&gain)],
-            [&normed_name(weight)],
-            &[
-                ("epsilon", Float(self.shape.norm_epsilon)),
-                ("axis", Int(-1)),
-            ],
-        );
-        normed
-    }
-
-    /// The norm of `residual + x`, and that sum.
-    fn add_and_norm(&mut self, weight: &str, residual: &Edge, x: &Edge) -> [Edge; 2] {
-        let gain = self.graph.vector(weight);
-        let [normed, _, _, sum] = self.graph.builder.node(
-            MICROSOFT_DOMAIN,
-            "SkipSimplifiedLayerNormalization",
-            &[Some(residual), Some(x), Some(&gain)],
-            [&normed_name(weight), "", "", &residual_name(weight)],
-            &[("epsilon", Float(self.shape.norm_epsilon))],
-        );
-        [normed, sum]
+    fn norm<'g>(&self, gain: &'g str) -> RmsNorm<'g> {
+        RmsNorm {
+            gain,
+            epsilon: self.shape.norm_epsilon,
+        }
     }
 
     /// `x · scale`, by the name `result`.
@@ -245,7 +198,7 @@ impl<'a> Decoder<'a> {
     }
 
     /// Queries, keys and values of every token, one after the other.
-    fn queries_keys_values(&mut self, layer: usize, x: &Edge) -> Edge {
+    fn queries_keys_values(&mut self, layer: usize, residual: &Edge) -> Edge {
         let parts: &[&str] = match self.shape.fused {
             true => &["attn_qkv"],
             false => &["attn_q", "attn_k", "attn_v"],
@@ -254,25 +207,66 @@ impl<'a> Decoder<'a> {
             .iter()
             .map(|part| families::block(layer, part))
             .collect();
-        let name = families::block(layer, "attn_qkv");
-        let product = self.graph.product(&name, x, &weights);
-        if !self.shape.biases {
-            return product;
-        }
         let biases: Vec<String> = parts
             .iter()
+            .filter(|_| self.shape.biases)
             .map(|part| families::bias(layer, part))
             .collect();
-        let name = families::bias(layer, "attn_qkv");
-        let bias = self.graph.vectors(&name, &biases);
-        let inputs = [Some(&product), Some(&bias)];
-        let result = format!("{name}.added");
-        let [sum] = self.graph.builder.node("", "Add", &inputs, [&result], &[]);
-        sum
+        let name = families::block(layer, "attn_qkv");
+        let gain = families::block(layer, "attn_norm");
+        let norm = self.norm(&gain);
+        self.graph.product(Product {
+            norm: Some(norm),
+            biases: &biases,
+            ..Product::plain(&name, &format!("{name}.product"), residual, &weights)
+        })
     }
 
-    fn attention(&mut self, layer: usize, x: &Edge) -> Edge {
-        let qkv = self.queries_keys_values(layer, x);
+    /// A product by the name `part` of a layer, which is added to the residual stream.
+    fn added(
+        &mut self,
+        [part, post_norm]: [&str; 2],
+        layer: usize,
+        x: &Edge,
+        residual: &Edge,
+        result: &str,
+    ) -> Edge {
+        let name = families::block(layer, part);
+        let parts = std::slice::from_ref(&name);
+        match self.shape.post_norms {
+            false => self.graph.product(Product {
+                residual: Some(residual),
+                ..Product::plain(&name, result, x, parts)
+            }),
+            true => {
+                let of_product = format!("{name}.product");
+                let product = Product::plain(&name, &of_product, x, parts);
+                let product = self.graph.product(product);
+                self.normed_and_added(layer, post_norm, &product, residual, result)
+            }
+        }
+    }
+
+    /// What a layer comes to, added to the residual stream: after a norm, if the family has such.
+    fn normed_and_added(
+        &mut self,
+        layer: usize,
+        post_norm: &str,
+        x: &Edge,
+        residual: &Edge,
+        result: &str,
+    ) -> Edge {
+        let mut added = x.clone();
+        if self.shape.post_norms {
+            let gain = families::block(layer, post_norm);
+            let norm = self.norm(&gain);
+            added = self.graph.rms_norm(&format!("{gain}.normed"), norm, x);
+        }
+        self.graph.sum(result, residual, &added)
+    }
+
+    fn attention(&mut self, layer: usize, residual: &Edge) -> Edge {
+        let qkv = self.queries_keys_values(layer, residual);
         let qkv = operand(&mut self.graph.builder, self.operator, qkv);
         let cache = [
             Named("blocks"),
@@ -348,9 +342,9 @@ impl<'a> Decoder<'a> {
                 &result,
             );
         }
-        let name = families::block(layer, "attn_output");
-        self.graph
-            .product(&name, &attended, std::slice::from_ref(&name))
+        let parts = ["attn_output", "post_attention_norm"];
+        let result = format!("blk.{layer}.attention_added");
+        self.added(parts, layer, &attended, residual, &result)
     }
 
     /// The tables that turn a layer's queries and keys.
@@ -375,7 +369,7 @@ impl<'a> Decoder<'a> {
         made.get_or_insert_with(make).clone()
     }
 
-    fn feed_forward(&mut self, layer: usize, x: &Edge) -> Edge {
+    fn feed_forward(&mut self, layer: usize, residual: &Edge) -> Edge {
         let parts = match self.shape.fused {
             true => vec![families::block(layer, "ffn_up")],
             false => ["ffn_gate", "ffn_up"]
@@ -383,49 +377,31 @@ impl<'a> Decoder<'a> {
                 .to_vec(),
         };
         let stacked = families::block(layer, "ffn_gate_up");
-        let both = self.graph.product(&stacked, x, &parts);
-        let half = self.shape.feed_forward as i64;
-        let sizes = self
-            .graph
-            .builder
-            .integers(&format!("{stacked}.sizes"), &[half, half]);
-        let [gate, up] = self.graph.builder.node(
-            "",
-            "Split",
-            &[Some(&both), Some(&sizes)],
-            [&format!("{stacked}.gate"), &format!("{stacked}.up")],
-            &[("axis", Int(-1))],
-        );
-        let (operator, attributes): (_, &[_]) = match self.shape.activation {
-            // x · sigmoid(x).
-            Activation::Silu => ("QuickGelu", &[("alpha", Float(1.0))]),
-            Activation::GeluTanh => ("FastGelu", &[]),
-        };
-        let [activated] = self.graph.builder.node(
-            MICROSOFT_DOMAIN,
-            operator,
-            &[Some(&gate)],
-            [&format!("{stacked}.activated")],
-            attributes,
-        );
-        let [gated] = self.graph.builder.node(
-            "",
-            "Mul",
-            &[Some(&activated), Some(&up)],
-            [&format!("{stacked}.gated")],
-            &[],
-        );
-        let name = families::block(layer, "ffn_down");
-        self.graph
-            .product(&name, &gated, std::slice::from_ref(&name))
+        let gain = families::block(layer, "ffn_norm");
+        let norm = self.norm(&gain);
+        let gated = self.graph.product(Product {
+            norm: Some(norm),
+            gated: Some(self.shape.activation),
+            ..Product::plain(&stacked, &format!("{stacked}.gated"), residual, &parts)
+        });
+        let parts = ["ffn_down", "post_ffw_norm"];
+        self.added(parts, layer, &gated, residual, &handed_over(layer + 1))
     }
 
     /// Each row through the experts that the router's scores choose.
-    fn mixture_of_experts(&mut self, layer: usize, x: &Edge, experts: &Experts) -> Edge {
+    fn mixture_of_experts(&mut self, layer: usize, residual: &Edge, experts: &Experts) -> Edge {
+        let gain = families::block(layer, "ffn_norm");
+        let norm = self.norm(&gain);
+        let x = self
+            .graph
+            .rms_norm(&format!("{gain}.normed"), norm, residual);
+        let x = &x;
         let router = families::block(layer, families::ROUTER);
+        let parts = std::slice::from_ref(&router);
+        let scores = format!("{router}.product");
         let scores = self
             .graph
-            .product(&router, x, std::slice::from_ref(&router));
+            .product(Product::plain(&router, &scores, x, parts));
         let [mixed] = self.graph.builder.node(
             ORTOLAN_DOMAIN,
             "MixtureOfExperts",
@@ -438,21 +414,16 @@ impl<'a> Decoder<'a> {
                 ("routing_weights_scale", Float(experts.scale)),
             ],
         );
-        mixed
+        let result = handed_over(layer + 1);
+        self.normed_and_added(layer, "post_ffw_norm", &mixed, residual, &result)
     }
 
-    fn logits(&mut self, normed: &Edge) {
+    fn logits(&mut self, residual: &Edge) {
         let rows = self
             .graph
             .builder
             .input(names::LOGIT_ROWS, ElementType::I64, &[Named("rows")]);
-        let [wanted] = self.graph.builder.node(
-            "",
-            "Gather",
-            &[Some(normed), Some(&rows)],
-            ["wanted_rows"],
-            &[("axis", Int(0))],
-        );
+        let wanted = self.graph.rows("wanted_rows", residual, &rows);
         let matrix = match self.shape.tied_output {
             true => families::TOKEN_EMBEDDING,
             false => families::OUTPUT,
@@ -461,7 +432,12 @@ impl<'a> Decoder<'a> {
             None => names::LOGITS,
             Some(_) => "uncapped_logits",
         };
-        let mut logits = self.graph.product_of_rows(result, &wanted, &rows, matrix);
+        let norm = self.norm(families::OUTPUT_NORM);
+        let mut logits = self.graph.product(Product {
+            rows: Some(&rows),
+            norm: Some(norm),
+            ..Product::plain(matrix, result, &wanted, &[matrix.to_owned()])
+        });
         if let Some(cap) = self.shape.logit_cap {
             let small = self.scaled(&logits, 1.0 / cap, "divided_logits");
             let [bounded] =
@@ -475,6 +451,14 @@ impl<'a> Decoder<'a> {
             ElementType::F32,
             &[Named("rows"), Fixed(self.shape.vocabulary)],
         );
+    }
+
+    fn hidden(&mut self, residual: &Edge) {
+        let rows = self.graph.hidden_rows();
+        let wanted = self.graph.rows("wanted_states", residual, &rows);
+        let norm = self.norm(families::OUTPUT_NORM);
+        let states = self.graph.rms_norm(names::HIDDEN, norm, &wanted);
+        self.graph.hidden(&states, self.shape.hidden);
     }
 }
 

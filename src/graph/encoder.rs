@@ -14,6 +14,7 @@ use super::onnx::{
     Dimension::{Fixed, Named},
     Edge, ElementType, GraphBuilder, Initializer, MICROSOFT_DOMAIN, TensorValues,
 };
+use super::products::Product;
 use super::weighted::WeightedGraph;
 use super::{ORTOLAN_DOMAIN, names};
 
@@ -37,7 +38,9 @@ pub(super) fn build(
         state = encoder.add_and_norm(layer, ["ffn_down", "layer_output_norm"], &state, &fed);
         progress((layer + 1) as f32 / shape.layers as f32);
     }
-    encoder.graph.hidden(&state, shape.hidden);
+    let rows = encoder.graph.hidden_rows();
+    let wanted = encoder.graph.rows(names::HIDDEN, &state, &rows);
+    encoder.graph.hidden(&wanted, shape.hidden);
     encoder.graph.builder
 }
 
@@ -99,16 +102,11 @@ impl<'a> Encoder<'a> {
         let name = part(layer, "attn_qkv");
         let weights = parts.each_ref().map(|part| format!("{part}.weight"));
         let biases = parts.map(|part| format!("{part}.bias"));
-        let product = self.graph.product(&name, state, &weights);
-        let bias = self.graph.vectors(&format!("{name}.bias"), &biases);
+        let qkv = self.graph.product(Product {
+            biases: &biases,
+            ..Product::plain(&name, &format!("{name}.product"), state, &weights)
+        });
         let builder = &mut self.graph.builder;
-        let [qkv] = builder.node(
-            "",
-            "Add",
-            &[Some(&product), Some(&bias)],
-            [&format!("{name}.biased")],
-            &[],
-        );
         let hidden = self.shape.hidden as i64;
         let sizes = builder.integers(&format!("{name}.sizes"), &[hidden; 3]);
         let [query, key, value] = builder.node(
@@ -156,8 +154,9 @@ impl<'a> Encoder<'a> {
     /// A product without its bias.
     fn weighted(&mut self, layer: usize, name: &str, x: &Edge) -> Edge {
         let weight = format!("{}.weight", part(layer, name));
-        self.graph
-            .product(&weight, x, std::slice::from_ref(&weight))
+        let (result, parts) = (format!("{weight}.product"), std::slice::from_ref(&weight));
+        let product = Product::plain(&weight, &result, x, parts);
+        self.graph.product(product)
     }
 
     /// The norm of the state and what a product adds to it with its bias.

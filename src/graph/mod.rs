@@ -8,6 +8,8 @@ pub mod families;
 pub mod imported;
 pub mod names;
 pub mod onnx;
+pub mod panels;
+mod products;
 mod rotary;
 mod tensors;
 mod weighted;
@@ -19,6 +21,8 @@ pub use adapter::Adapter;
 pub use decoder::{AttentionOperator, DecoderPart, handed_over};
 pub use families::{Architecture, DecoderShape, EncoderShape, ExpertMatrices, stays_in_file};
 use onnx::{Dimension, ElementType, Exported, GraphBuilder, Initializer, TensorValues};
+use panels::{MatrixShape, PanelLayout};
+pub use products::ProductOperator;
 pub use tensors::{Tensor, Tensors};
 use weighted::WeightedGraph;
 pub use weights::Computation;
@@ -163,6 +167,36 @@ fn embedding_matrix(tensors: &Tensors) -> Tensor<'_> {
     matrix.expect("checked with the architecture")
 }
 
+/// Bytes of a graph's weights.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct OperandBytes {
+    /// All of them.
+    pub all: usize,
+    /// Those that the runtime makes a copy of, in an order of its own.
+    pub packed: usize,
+}
+
+impl OperandBytes {
+    fn add_product(&mut self, products: ProductOperator, matrix: &Tensor<'_>) {
+        let (kind, columns, rows) = (matrix.product_kind(), matrix.columns(), matrix.rows());
+        match (products, kind.codes()) {
+            (ProductOperator::Ortolan, Some(codes)) => {
+                let shape = MatrixShape {
+                    rows,
+                    columns,
+                    halves: false,
+                };
+                self.all += PanelLayout::new(codes).bytes(shape);
+            }
+            _ => {
+                let bytes = Computation::from(kind).operand_bytes(columns * rows);
+                self.all += bytes;
+                self.packed += bytes;
+            }
+        }
+    }
+}
+
 /// The fewest rows with which a product gives a row the same bits as with more.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct LeastRows {
@@ -173,6 +207,12 @@ pub struct LeastRows {
 }
 
 impl LeastRows {
+    /// Those of products that take one path.
+    pub const ANY: Self = Self {
+        tokens: 1,
+        logits: 1,
+    };
+
     /// Those of a graph that others made of products that we do not choose: a single row is what takes another path.
     pub const OF_IMPORTED: Self = Self {
         tokens: 2,
@@ -274,34 +314,32 @@ impl ModelFile {
     }
 
     /// Bytes of the graph's weights, for sequences of up to `context_tokens` tokens.
-    pub fn operand_bytes(&self, context_tokens: usize) -> u64 {
+    pub fn operand_bytes(&self, products: ProductOperator, context_tokens: usize) -> OperandBytes {
         let tied = self.tensors.get(families::OUTPUT).is_none();
-        let of_tensor = |(name, tensor): (&str, Tensor<'_>)| {
+        let mut bytes = OperandBytes::default();
+        for (name, tensor) in self.tensors.all() {
             let values = tensor.columns() * tensor.rows();
             let single = values * size_of::<f32>();
-            let product = Computation::from(tensor.product_kind()).operand_bytes(values);
             match (&self.architecture, name) {
                 // Its rows are read from the file.
-                (Architecture::Decoder { .. }, families::TOKEN_EMBEDDING) if tied => product,
-                (_, families::TOKEN_EMBEDDING) => 0,
-                (_, name) if stays_in_file(name) => 0,
+                (Architecture::Decoder { .. }, families::TOKEN_EMBEDDING) if tied => {
+                    bytes.add_product(products, &tensor);
+                }
+                (_, families::TOKEN_EMBEDDING) => {}
+                (_, name) if stays_in_file(name) => {}
                 // It is within the rows of the positions.
-                (Architecture::Bert(_), families::bert::TOKEN_TYPES) => 0,
-                (Architecture::Bert(_), families::bert::POSITION_EMBEDDING) => single,
+                (Architecture::Bert(_), families::bert::TOKEN_TYPES) => {}
+                (Architecture::Bert(_), families::bert::POSITION_EMBEDDING) => bytes.all += single,
                 // They are within the tables of the positions.
-                (_, name) if families::ROTARY_DIVISORS.contains(&name) => 0,
-                _ if tensor.shape.len() == 1 => single,
-                _ => product,
+                (_, name) if families::ROTARY_DIVISORS.contains(&name) => {}
+                _ if tensor.shape.len() == 1 => bytes.all += single,
+                _ => bytes.add_product(products, &tensor),
             }
-        };
-        let tensors: usize = self.tensors.all().map(of_tensor).sum();
-        let tables = match &self.architecture {
-            Architecture::Decoder { shape, .. } => {
-                decoder::rotary_numbers(shape, context_tokens) * size_of::<f32>()
-            }
-            Architecture::Bert(_) => 0,
-        };
-        (tensors + tables) as u64
+        }
+        if let Architecture::Decoder { shape, .. } = &self.architecture {
+            bytes.all += decoder::rotary_numbers(shape, context_tokens) * size_of::<f32>();
+        }
+        bytes
     }
 
     /// Bytes of experts' matrices, which stay in the file.
@@ -312,7 +350,10 @@ impl ModelFile {
     }
 
     /// How few rows a step may have without changing a row's bits.
-    pub fn least_rows(&self) -> LeastRows {
+    pub fn least_rows(&self, products: ProductOperator) -> LeastRows {
+        if products == ProductOperator::Ortolan {
+            return LeastRows::ANY;
+        }
         let output = match self.tensors.get(families::OUTPUT) {
             Some(output) => output.product_kind(),
             None => embedding_matrix(&self.tensors).product_kind(),
@@ -328,11 +369,17 @@ impl ModelFile {
 
     /// The graph for sequences of up to `context_tokens` tokens, which has all that it needs of the files, so that what was
     /// looked at of them need not stay in memory. `progress` hears the share that is done, from 0 to 1.
-    pub fn graph(&self, context_tokens: usize, progress: &dyn Fn(f32)) -> ModelGraph {
+    pub fn graph(
+        &self,
+        products: ProductOperator,
+        context_tokens: usize,
+        progress: &dyn Fn(f32),
+    ) -> ModelGraph {
         let shape = self.architecture.decoder();
         let all = DecoderPart {
             layers: 0..shape.map_or(0, |shape| shape.layers),
             attention: AttentionOperator::Ortolan,
+            products,
         };
         self.part(&all, context_tokens, progress)
     }
@@ -344,7 +391,7 @@ impl ModelFile {
         context_tokens: usize,
         progress: &dyn Fn(f32),
     ) -> ModelGraph {
-        let graph = WeightedGraph::new(&self.tensors, &self.adapters);
+        let graph = WeightedGraph::new(&self.tensors, &self.adapters, part.products);
         let builder = match &self.architecture {
             Architecture::Decoder { shape, .. } => {
                 decoder::build(graph, shape, part, context_tokens, progress)

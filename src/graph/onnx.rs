@@ -121,6 +121,13 @@ impl GraphBuilder {
         edge
     }
 
+    /// The constant of that name, if it is there already.
+    pub fn known(&self, name: &str) -> Option<Edge> {
+        let mut given = self.initializers.iter();
+        let known = given.find(|initializer| initializer.name == name);
+        known.map(|initializer| Edge(initializer.name.clone()))
+    }
+
     /// A small constant of integers (shapes, axes), kept in the graph's bytes.
     pub fn integers(&mut self, name: &str, values: &[i64]) -> Edge {
         self.graph.initializer.push(proto::Tensor {

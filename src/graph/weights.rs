@@ -11,25 +11,16 @@ use super::tensors::Tensor;
 use crate::gguf::TensorType;
 use crate::gguf::quant::{Codes, Parts};
 
-/// The right-hand side of `x · Wᵀ`, `W` being `[rows, columns]`.
-#[derive(Debug, Clone, PartialEq)]
-pub(super) enum Product {
-    /// Blocks for `MatMulNBits`.
-    Blocks(Blocks),
-    /// `Wᵀ`, `[columns, rows]`.
-    Dense(Vec<f32>),
-}
-
 /// How products with a tensor type are computed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Computation {
-    /// By `MatMulNBits`.
+    /// Group by group of codes.
     Blocks {
         /// Of each code.
         bits: usize,
-        /// Values of a block, which share a scale.
+        /// Values that share a scale.
         group: usize,
-        /// Whether blocks have a minimum, which is added by a second product.
+        /// Whether groups have a minimum.
         offsets: bool,
     },
     /// In single precision.
@@ -50,8 +41,8 @@ impl From<TensorType> for Computation {
 }
 
 impl Computation {
-    /// Bytes of the operands that a matrix of so many values becomes.
-    pub fn operand_bytes(self, values: usize) -> usize {
+    /// Bytes of the operands that a matrix of so many values becomes for `MatMulNBits`, or for `MatMul`.
+    pub(super) fn operand_bytes(self, values: usize) -> usize {
         match self {
             Self::Dense => values * size_of::<f32>(),
             Self::Blocks {
@@ -69,15 +60,18 @@ impl Computation {
 impl fmt::Display for Computation {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Dense => formatter.write_str("MatMul in single precision"),
+            Self::Dense => formatter.write_str("products in single precision"),
             Self::Blocks {
                 bits,
                 group,
                 offsets,
             } => {
-                write!(formatter, "MatMulNBits of {bits} bits in groups of {group}")?;
+                write!(
+                    formatter,
+                    "int8 products of {bits} bits in groups of {group}"
+                )?;
                 match offsets {
-                    true => formatter.write_str(" with offsets"),
+                    true => formatter.write_str(" with minimums"),
                     false => Ok(()),
                 }
             }
@@ -112,12 +106,12 @@ fn zero_code(codes: Codes) -> i8 {
     }
 }
 
-/// The operands of the matrices `tensors` (of one width, and multiplied as one type) stacked: their rows one after the
-/// other. Numbers that no blocks stand for stay floats.
+/// The operands of the matrices `tensors` (of one width, and multiplied as one type) stacked, their rows one after the
+/// other, or none where they are floats: because of their type, or because no blocks stand for their numbers.
 ///
 /// # Panics
 /// If the tensors differ in type or columns, or there are none.
-pub(super) fn stack(tensors: &[Tensor<'_>]) -> Product {
+pub(super) fn stack(tensors: &[Tensor<'_>]) -> Option<Blocks> {
     let (kind, columns) = (tensors[0].product_kind(), tensors[0].columns());
     assert!(
         tensors
@@ -127,9 +121,7 @@ pub(super) fn stack(tensors: &[Tensor<'_>]) -> Product {
     );
     let rows = tensors.iter().map(|tensor| tensor.rows()).sum();
     let blocks: Result<Vec<_>, _> = tensors.iter().map(Tensor::product_blocks).collect();
-    let (Some(codes), Ok(blocks)) = (kind.codes(), blocks) else {
-        return Product::Dense(dense(tensors, rows, columns));
-    };
+    let (codes, blocks) = (kind.codes()?, blocks.ok()?);
     let blocks = blocks
         .iter()
         .flat_map(|blocks| blocks.chunks_exact(kind.block_bytes()));
@@ -140,11 +132,13 @@ pub(super) fn stack(tensors: &[Tensor<'_>]) -> Product {
         kind.take_apart(block, &mut parts);
         operands.push(codes, &parts, index * groups..(index + 1) * groups, rows);
     }
-    Product::Blocks(operands)
+    Some(operands)
 }
 
-/// The transposed matrix of all rows of `tensors`, which are floats.
-fn dense(tensors: &[Tensor<'_>], rows: usize, columns: usize) -> Vec<f32> {
+/// The transposed matrix of all rows of `tensors`, `[columns, rows]`.
+pub(super) fn dense(tensors: &[Tensor<'_>]) -> Vec<f32> {
+    let columns = tensors[0].columns();
+    let rows: usize = tensors.iter().map(Tensor::rows).sum();
     let mut dense = vec![0.0; rows * columns];
     let mut values = vec![0.0; columns];
     let all = tensors.iter();
@@ -274,15 +268,17 @@ mod tests {
             let mut wanted = vec![0.0; rows * columns];
             kind.dequantise(&bytes, &mut wanted);
             let computation = Computation::from(kind);
-            let found = match stack(&[tensor(upper, 2), tensor(lower, 4)]) {
-                Product::Blocks(blocks) => {
+            let stacked = [tensor(upper, 2), tensor(lower, 4)];
+            let found = match stack(&stacked) {
+                Some(blocks) => {
                     let numbers = blocks.scales.len() + blocks.offsets.iter().flatten().count();
                     let bytes = blocks.quants.len() + numbers * size_of::<f32>();
                     assert_eq!(computation.operand_bytes(rows * columns), bytes);
                     values(&blocks, rows, columns)
                 }
-                Product::Dense(dense) => {
+                None => {
                     assert_eq!(computation, Computation::Dense);
+                    let dense = dense(&stacked);
                     (0..rows * columns)
                         .map(|place| dense[place % columns * rows + place / columns])
                         .collect()

@@ -3,7 +3,7 @@
 use super::load::BLOCK_TOKENS;
 use crate::engine::EngineOptions;
 use crate::graph::ModelFile;
-use crate::runtime::KvCache;
+use crate::runtime::{Device, KvCache};
 
 /// Bytes of memory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -25,15 +25,15 @@ pub struct MemoryNeed {
 impl MemoryNeed {
     /// What `file` takes with `parallel` contexts of `context_tokens` tokens each.
     pub fn new(file: &ModelFile, context_tokens: usize, parallel: usize) -> Self {
-        let weights = file.operand_bytes(context_tokens);
+        let weights = file.operand_bytes(Device::Cpu.products(), context_tokens);
         let decoder = file.architecture.decoder();
         // An encoder keeps nothing.
         let cache_per_token = decoder.map_or(0, KvCache::bytes_per_token);
         // One block belongs to nobody.
         let blocks = EngineOptions::blocks_for_all(parallel, context_tokens, BLOCK_TOKENS) + 1;
         Self {
-            weights,
-            packed: weights,
+            weights: weights.all as u64,
+            packed: weights.packed as u64,
             embeddings: file.embeddings().bytes(),
             experts: file.expert_bytes(),
             cache_per_token,

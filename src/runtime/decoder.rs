@@ -17,7 +17,7 @@ use crate::token::TokenId;
 pub struct Decoder {
     stages: Vec<Stage>,
     /// What each stage hands over to the next, by name.
-    handed_over: Vec<[String; 2]>,
+    handed_over: Vec<String>,
     tokens: TokenInput,
     vocabulary: usize,
     hidden: usize,
@@ -74,6 +74,7 @@ impl Decoder {
             let part = DecoderPart {
                 layers: layers.clone(),
                 attention: device.attention(),
+                products: options.products(*device),
             };
             Stage::load(
                 |progress| file.part(&part, context_tokens, progress),
@@ -95,7 +96,7 @@ impl Decoder {
             hidden: shape.hidden,
             gives_hidden: true,
             spare_block: blocks,
-            least_rows: file.least_rows(),
+            least_rows: file.least_rows(options.products(divided[0].device)),
             batch: Batch {
                 scales: ScaleRows::new(file.adapters()),
                 ..Batch::default()
@@ -197,15 +198,14 @@ impl Decoder {
     ) -> Result<(), RuntimeError> {
         let batch = &self.batch;
         let last = self.stages.len() - 1;
-        let mut taken_over: Option<[DynValue; 2]> = None;
+        let mut taken_over: Option<DynValue> = None;
         for (place, stage) in self.stages.iter_mut().enumerate() {
             let mut inputs = batch.common_inputs()?;
             match taken_over.take() {
                 None => inputs.extend(batch.token_inputs(&self.tokens)?),
-                Some(values) => {
-                    let names = self.handed_over[place - 1].each_ref();
-                    let named = names.into_iter().zip(values);
-                    inputs.extend(named.map(|(name, value)| (name.as_str().into(), value.into())));
+                Some(value) => {
+                    let name = self.handed_over[place - 1].as_str();
+                    inputs.push((name.into(), value.into()));
                 }
             }
             if place == last {
@@ -213,12 +213,9 @@ impl Decoder {
             }
             let mut computed = stage.run(decodes, inputs)?;
             if place < last {
-                let value = |name: &String| {
-                    let missing = || RuntimeError::NoOutput { name: name.clone() };
-                    computed.remove(name).ok_or_else(missing)
-                };
-                let [normed, residual] = self.handed_over[place].each_ref().map(value);
-                taken_over = Some([normed?, residual?]);
+                let name = &self.handed_over[place];
+                let missing = || RuntimeError::NoOutput { name: name.clone() };
+                taken_over = Some(computed.remove(name).ok_or_else(missing)?);
                 continue;
             }
             outputs.logits.resize(0);

@@ -9,7 +9,8 @@ use ort::ep::{self, ExecutionProvider, ExecutionProviderDispatch};
 use ort::session::Session;
 
 use super::environment;
-use crate::graph::AttentionOperator;
+use super::operators::simd::Instructions;
+use crate::graph::{AttentionOperator, ProductOperator};
 
 /// A device that computes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -49,6 +50,14 @@ impl Device {
             Self::Cuda(_) => AttentionOperator::Contrib,
             // CoreML knows no such operator: the CPU computes attention beside it.
             Self::Cpu | Self::CoreMl => AttentionOperator::Ortolan,
+        }
+    }
+
+    /// Whose products with quantised matrices compute there.
+    pub fn products(self) -> ProductOperator {
+        match self {
+            Self::Cpu if Instructions::detect().multiplies_bytes() => ProductOperator::Ortolan,
+            Self::Cpu | Self::Cuda(_) | Self::CoreMl => ProductOperator::Contrib,
         }
     }
 

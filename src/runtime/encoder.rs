@@ -38,9 +38,9 @@ impl Encoder {
         options: &SessionOptions,
         progress: &dyn Fn(f32),
     ) -> anyhow::Result<Self> {
-        let graph = file.graph(file.architecture.trained_context(), &|share| {
-            progress(share / 2.0)
-        });
+        let products = options.products(Device::Cpu);
+        let context_tokens = file.architecture.trained_context();
+        let graph = file.graph(products, context_tokens, &|share| progress(share / 2.0));
         let threads = options.batch_threads.or(options.threads);
         let session = session::build(graph, Device::Cpu, options, threads, &|share| {
             progress((1.0 + share) / 2.0)
@@ -48,7 +48,7 @@ impl Encoder {
         Ok(Self {
             session,
             embeddings: file.embeddings(),
-            least_tokens: file.least_rows().tokens,
+            least_tokens: file.least_rows(products).tokens,
             batch: Batch {
                 scales: ScaleRows::new(file.adapters()),
                 ..Batch::default()

@@ -11,8 +11,8 @@ use ort::value::Tensor;
 use super::device::{Device, DeviceOptions};
 use super::library::one_session_at_a_time;
 use super::{RuntimeError, environment, operators};
-use crate::graph::ModelGraph;
 use crate::graph::onnx::{Initializer, TensorValues};
+use crate::graph::{ModelGraph, ProductOperator};
 use crate::machine::Cores;
 
 /// How a session computes.
@@ -28,6 +28,8 @@ pub struct SessionOptions {
     pub thread_cores: Vec<Cores>,
     /// Which devices compute a decoder's layers.
     pub devices: DeviceOptions,
+    /// Whose products with quantised matrices the CPU computes; `None` is ours, if it has the instructions for them.
+    pub products: Option<ProductOperator>,
 }
 
 impl SessionOptions {
@@ -39,6 +41,15 @@ impl SessionOptions {
             batch_threads: None,
             thread_cores: Vec::new(),
             devices: DeviceOptions::default(),
+            products: None,
+        }
+    }
+
+    /// Whose products with quantised matrices `device` computes.
+    pub(super) fn products(&self, device: Device) -> ProductOperator {
+        match (device, self.products) {
+            (Device::Cpu, Some(products)) => products,
+            _ => device.products(),
         }
     }
 }

@@ -10,7 +10,7 @@ use ortolan::engine::{
 };
 use ortolan::file_bytes::FileAccess;
 use ortolan::gguf::Gguf;
-use ortolan::graph::{Adapter, ModelFile};
+use ortolan::graph::{Adapter, ModelFile, ProductOperator};
 use ortolan::model::load;
 use ortolan::runtime::{Decoder, SessionOptions};
 use ortolan::text::{SpecialTokens, Tokenizer};
@@ -38,8 +38,17 @@ impl Bare {
         Self::adapted(path, &[])
     }
 
+    /// The same with the runtime's products.
+    pub(crate) fn with_contrib_products(path: &Path) -> Self {
+        Self::of(path, &[], Some(ProductOperator::Contrib))
+    }
+
     /// The same with adapters.
     pub(crate) fn adapted(path: &Path, adapters: &[&Path]) -> Self {
+        Self::of(path, adapters, None)
+    }
+
+    fn of(path: &Path, adapters: &[&Path], products: Option<ProductOperator>) -> Self {
         let gguf = Gguf::open(path, FileAccess::Map).unwrap();
         let vocabulary = load::vocabulary(gguf.metadata()).unwrap();
         let file = ModelFile::new(path.to_owned(), gguf).unwrap();
@@ -49,7 +58,10 @@ impl Bare {
         };
         let adapters = adapters.iter().map(adapter).collect();
         let file = file.with_adapters(adapters, None).unwrap();
-        let options = SessionOptions::new(common::onnxruntime());
+        let options = SessionOptions {
+            products,
+            ..SessionOptions::new(common::onnxruntime())
+        };
         Self {
             decoder: Decoder::load(&file, &options, CONTEXT, BLOCKS, BLOCK_TOKENS, &|_| ())
                 .unwrap(),

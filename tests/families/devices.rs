@@ -6,7 +6,7 @@ use ort::session::Session;
 use ort::value::Tensor as OrtTensor;
 use ortolan::engine::{BlockId, ModelRunner};
 use ortolan::graph::onnx::TensorValues;
-use ortolan::graph::{AttentionOperator, DecoderPart, ModelGraph};
+use ortolan::graph::{AttentionOperator, DecoderPart, ModelGraph, ProductOperator};
 use ortolan::runtime::{DeviceOptions, environment, operators};
 
 use super::*;
@@ -95,7 +95,11 @@ fn the_graph_for_a_gpu_is_valid_and_lacks_its_kernels_alone() {
     const NO_KERNEL: &str = "Could not find an implementation for PagedAttention(1)";
 
     each(|name, file, layers, context, _| {
-        let part = |attention, layers| DecoderPart { layers, attention };
+        let part = |attention, layers| DecoderPart {
+            layers,
+            attention,
+            products: ProductOperator::Contrib,
+        };
         let graph = |attention| file.part(&part(attention, 0..layers), context, &|_| ());
         assert!(answer(graph(AttentionOperator::Ortolan)).is_ok(), "{name}");
         let problem = answer(graph(AttentionOperator::Contrib)).unwrap_err();

@@ -1,7 +1,8 @@
 //! `config.json` beside tensors.
 
 use ortolan::file_bytes::FileAccess;
-use ortolan::graph::ModelFile;
+use ortolan::gguf::quant::Target;
+use ortolan::graph::{ModelFile, ProductOperator};
 use ortolan::safetensors::Safetensors;
 use serde_json::{Value, json};
 
@@ -76,7 +77,10 @@ fn a_configuration() {
             let opened =
                 ModelFile::from_folder(folder.path().to_owned(), config.as_bytes(), vec![weights]);
             if let Ok(model) = opened {
-                model.graph(64, &|_| ());
+                let model = model.quantised(Target::Q8_0);
+                for products in [ProductOperator::Ortolan, ProductOperator::Contrib] {
+                    model.graph(products, 64, &|_| ());
+                }
             }
         },
     );

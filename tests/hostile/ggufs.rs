@@ -4,7 +4,8 @@ use std::path::Path;
 
 use ortolan::file_bytes::FileAccess;
 use ortolan::gguf::Gguf;
-use ortolan::graph::ModelFile;
+use ortolan::gguf::quant::Target;
+use ortolan::graph::{ModelFile, ProductOperator};
 use ortolan::model::load;
 use ortolan::text::{SpecialTokens, Tokenizer};
 use proptest::collection::vec;
@@ -308,7 +309,10 @@ fn the_header_of_a_family() {
             if let Some(gguf) = open(&path)
                 && let Ok(model) = ModelFile::new(path.clone(), gguf)
             {
-                model.graph(64, &|_| ());
+                let model = model.quantised(Target::Q8_0);
+                for products in [ProductOperator::Ortolan, ProductOperator::Contrib] {
+                    model.graph(products, 64, &|_| ());
+                }
             }
         },
     );

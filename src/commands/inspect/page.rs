@@ -154,7 +154,7 @@ impl Page {
             let line = format!("{kind:10}{tensors:>5} of {size:12}{}", count.computed);
             self.free(&line);
         }
-        let coded = |computed: &str| computed.starts_with("MatMulNBits");
+        let coded = |computed: &str| computed.starts_with("int8 products");
         if report
             .tensor_types
             .iter()
@@ -166,9 +166,11 @@ impl Page {
 
     fn memory(&mut self, memory: &Memory) {
         self.title("Memory");
-        let packed = bytes(memory.packed);
-        let weights = bytes(memory.weights);
-        let weights = format!("{weights}, and about {packed} that the runtime packs of them");
+        let mut weights = bytes(memory.weights);
+        if memory.packed > 0 {
+            let packed = bytes(memory.packed);
+            weights += &format!(", and about {packed} that the runtime packs of them");
+        }
         self.line("weights", &weights);
         let rows = bytes(memory.embeddings);
         self.line("embeddings", &format!("{rows}, as far as they are used"));

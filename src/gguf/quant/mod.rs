@@ -65,8 +65,10 @@ pub struct Codes {
     pub least: i8,
     /// The largest code.
     pub most: i8,
-    /// Whether groups have a minimum other than 0.
+    /// Whether groups have a minimum other than 0. Their codes then begin at 0.
     pub minimum: bool,
+    /// Whether scales and minimums are numbers of half precision.
+    pub half: bool,
 }
 
 /// A block taken apart: value `i` is `scales[g] · codes[i] + minimums[g]` with `g` = `i / group`.
@@ -230,11 +232,23 @@ impl TensorType {
             TensorType::Tq2_0 => (32, -1, 2, false),
             TensorType::Mxfp4 => (32, -12, 12, false),
         };
+        let half = matches!(
+            self,
+            TensorType::Q4_0
+                | TensorType::Q4_1
+                | TensorType::Q5_0
+                | TensorType::Q5_1
+                | TensorType::Q8_0
+                | TensorType::Iq4Nl
+                | TensorType::Tq1_0
+                | TensorType::Tq2_0
+        );
         Some(Codes {
             group,
             least,
             most,
             minimum,
+            half,
         })
     }
 

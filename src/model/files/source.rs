@@ -5,7 +5,7 @@ use std::path::Path;
 use super::super::Attention;
 use crate::graph::ModelFile;
 use crate::graph::imported::{ImportedAttention, ImportedModel};
-use crate::runtime::KvCache;
+use crate::runtime::{Device, KvCache};
 
 /// An open model.
 pub enum ModelSource {
@@ -108,7 +108,10 @@ impl ModelSource {
     /// Bytes that the weights take at least, for sequences of up to `context_tokens` tokens.
     pub fn weight_bytes(&self, context_tokens: usize) -> u64 {
         match self {
-            Self::Tensors(file) => file.operand_bytes(context_tokens) + file.expert_bytes(),
+            Self::Tensors(file) => {
+                let weights = file.operand_bytes(Device::Cpu.products(), context_tokens);
+                weights.all as u64 + file.expert_bytes()
+            }
             Self::Imported(model) => model.file_bytes(),
         }
     }

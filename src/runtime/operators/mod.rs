@@ -1,10 +1,13 @@
 //! Operators of our own, for ONNX Runtime's CPU provider, in the domain `ortolan`. A model that names them
 //! loads in a session that was given [`domain`].
 
+pub mod activation;
 pub mod attention;
 pub mod batch;
+mod gated_halves;
 pub mod low_rank;
 mod low_rank_update;
+mod mat_mul_panels;
 pub mod mixture;
 mod mixture_of_experts;
 mod node;
@@ -13,6 +16,7 @@ mod packed_attention;
 mod paged_attention;
 pub mod parallel;
 mod piece;
+pub mod product;
 pub mod rotary;
 mod shared;
 pub mod simd;
@@ -37,5 +41,7 @@ pub fn domain(experts: Vec<ExpertMatrices>) -> ort::Result<ort::operator::Operat
         .add(paged_attention::PagedAttention)?
         .add(packed_attention::PackedMultiHeadAttention)?
         .add(low_rank_update::LowRankUpdate)?
+        .add(mat_mul_panels::MatMulPanels::default())?
+        .add(gated_halves::GatedHalves)?
         .add(mixture_of_experts::MixtureOfExperts::new(experts))
 }

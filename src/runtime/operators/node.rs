@@ -3,6 +3,7 @@
 use ort::operator::{ComputeContext, FromKernelContext, KernelContext};
 use ort::value::{PrimitiveTensorElementType, ValueRef};
 
+use super::activation::GatedActivation;
 use super::attention::MAX_HEADS;
 use super::parallel::OperatorError;
 
@@ -63,6 +64,16 @@ pub(super) fn flag(attributes: &KernelContext, name: &str) -> ort::Result<bool> 
         None | Some(0) => Ok(false),
         Some(1) => Ok(true),
         Some(other) => Err(refused(format!("{name} is {other}, not 0 or 1"))),
+    }
+}
+
+/// The function of a gate.
+pub(super) fn gated(attributes: &KernelContext) -> ort::Result<Option<GatedActivation>> {
+    match attributes.get::<i64>("gated") {
+        None | Some(0) => Ok(None),
+        Some(1) => Ok(Some(GatedActivation::Silu)),
+        Some(2) => Ok(Some(GatedActivation::GeluTanh)),
+        Some(other) => Err(refused(format!("gated is {other}, not 0, 1 or 2"))),
     }
 }
 

@@ -1,7 +1,7 @@
 //! RMS norm of one row (Zhang and Sennrich, 2019, <https://arxiv.org/abs/1910.07467>), as some families norm each head's
 //! queries and keys (Henry et al., 2020, <https://arxiv.org/abs/2010.04245>).
 
-use super::simd::LANES;
+use super::simd::{LANES, Simd};
 
 /// The norm of a row: divided by the root of its mean square, times a gain for each element.
 #[derive(Debug, Clone, Copy)]
@@ -36,5 +36,21 @@ impl RowNorm<'_> {
         for (element, gain) in row.iter_mut().zip(self.gain) {
             *element *= share * gain;
         }
+    }
+
+    /// What the values of `row`, a multiple of [`LANES`], are multiplied with beside their gains.
+    #[inline(always)]
+    pub(super) fn scale<S: Simd>(&self, simd: S, row: &[f32]) -> f32 {
+        let mut squares = [simd.splat(0.0); 2];
+        let groups = row.as_chunks::<LANES>().0;
+        for (place, group) in groups.iter().enumerate() {
+            let values = simd.load(group);
+            let sum = &mut squares[place % 2];
+            *sum = simd.multiply_add(values, values, *sum);
+        }
+        let mut lanes = [0.0; LANES];
+        simd.store(simd.add(squares[0], squares[1]), &mut lanes);
+        let mean = lanes.iter().sum::<f32>() / row.len() as f32;
+        1.0 / (mean + self.epsilon).sqrt()
     }
 }

@@ -7,6 +7,7 @@
 mod avx2;
 #[cfg(target_arch = "aarch64")]
 mod neon;
+mod plain;
 
 use half::f16;
 
@@ -45,6 +46,17 @@ impl Instructions {
         Instructions(Path::Portable(Portable))
     }
 
+    /// Whether the path has instructions for products of bytes.
+    pub fn multiplies_bytes(self) -> bool {
+        match self.0 {
+            Path::Portable(_) => false,
+            #[cfg(target_arch = "x86_64")]
+            Path::Avx2(_) => true,
+            #[cfg(target_arch = "aarch64")]
+            Path::Neon(_) => false,
+        }
+    }
+
     /// Does `work` on the chosen path.
     pub(super) fn run<W: Work>(self, work: W) -> W::Output {
         match self.0 {
@@ -69,6 +81,8 @@ pub(super) trait Work {
 /// only where the portable one rounds a product before it adds.
 pub(super) trait Simd: Copy {
     type Vector: Copy;
+    /// For each lane four bytes.
+    type Bytes: Copy;
 
     /// Runs `work` in a function that is compiled for this instruction set.
     fn enter<W: Work>(self, work: W) -> W::Output;
@@ -95,6 +109,31 @@ pub(super) trait Simd: Copy {
     fn shift_exponent(self, value: Self::Vector, exponent: Self::Vector) -> Self::Vector;
     /// The sum of the lanes of each, as `((0+1)+(2+3)) + ((4+5)+(6+7))`.
     fn sum_lanes(self, values: [Self::Vector; 4]) -> [f32; 4];
+    fn divide(self, a: Self::Vector, b: Self::Vector) -> Self::Vector;
+    /// Without its sign.
+    fn magnitude(self, value: Self::Vector) -> Self::Vector;
+    /// The nearest integers, ties to even, of values from -127 to 127. Of others any.
+    fn round(self, value: Self::Vector) -> [i8; LANES];
+
+    /// From little-endian bytes.
+    fn load_f32_bytes(self, from: &[u8; 4 * LANES]) -> Self::Vector;
+    /// From little-endian bytes.
+    fn load_f16_bytes(self, from: &[u8; 2 * LANES]) -> Self::Vector;
+    fn load_bytes(self, from: &[u8; 4 * LANES]) -> Self::Bytes;
+    /// The lower halves of the bytes.
+    fn low_nibbles(self, bytes: Self::Bytes) -> Self::Bytes;
+    /// The upper halves of the bytes.
+    fn high_nibbles(self, bytes: Self::Bytes) -> Self::Bytes;
+    /// Of each lane the sum of its bytes of all vectors, each times the byte of `x` in its place, exactly. `TOGETHER` times two
+    /// such products are to fit into 16 bits with a sign, the bytes taken as having none, those of `x` from -127 to 127.
+    fn dot_unsigned<const V: usize, const TOGETHER: usize>(
+        self,
+        bytes: &[Self::Bytes; V],
+        x: &[[i8; 4]; V],
+    ) -> Self::Vector;
+    /// The same with all bytes taken as having a sign.
+    fn dot_signed<const V: usize>(self, bytes: &[Self::Bytes; V], x: &[[i8; 4]; V])
+    -> Self::Vector;
 }
 
 /// What a row of keys or values consists of.
@@ -113,6 +152,32 @@ impl Element for f16 {
     #[inline(always)]
     fn load<S: Simd>(simd: S, from: &[f16; LANES]) -> S::Vector {
         simd.load_f16(from)
+    }
+}
+
+/// The first eight of `values`, zeros where there are no more.
+#[inline(always)]
+pub(super) fn eight(values: &[f32]) -> [f32; LANES] {
+    match values.first_chunk() {
+        Some(eight) => *eight,
+        None => {
+            let mut eight = [0.0; LANES];
+            eight[..values.len()].copy_from_slice(values);
+            eight
+        }
+    }
+}
+
+/// Stores as many of the lanes as `to` has room for.
+#[inline(always)]
+pub(super) fn store_some<S: Simd>(simd: S, value: S::Vector, to: &mut [f32]) {
+    match to.first_chunk_mut() {
+        Some(to) => simd.store(value, to),
+        None => {
+            let mut all = [0.0; LANES];
+            simd.store(value, &mut all);
+            to.copy_from_slice(&all[..to.len()]);
+        }
     }
 }
 
@@ -158,6 +223,7 @@ pub(super) struct Portable;
 
 impl Simd for Portable {
     type Vector = [f32; LANES];
+    type Bytes = [u8; 4 * LANES];
 
     fn enter<W: Work>(self, work: W) -> W::Output {
         work.run(self)
@@ -231,5 +297,63 @@ impl Simd for Portable {
     #[inline(always)]
     fn sum_lanes(self, values: [[f32; LANES]; 4]) -> [f32; 4] {
         values.map(|v| ((v[0] + v[1]) + (v[2] + v[3])) + ((v[4] + v[5]) + (v[6] + v[7])))
+    }
+
+    #[inline(always)]
+    fn divide(self, a: [f32; LANES], b: [f32; LANES]) -> [f32; LANES] {
+        std::array::from_fn(|i| a[i] / b[i])
+    }
+
+    #[inline(always)]
+    fn magnitude(self, value: [f32; LANES]) -> [f32; LANES] {
+        value.map(f32::abs)
+    }
+
+    #[inline(always)]
+    fn round(self, value: [f32; LANES]) -> [i8; LANES] {
+        value.map(|value| value.round_ties_even() as i8)
+    }
+
+    #[inline(always)]
+    fn load_f32_bytes(self, from: &[u8; 4 * LANES]) -> [f32; LANES] {
+        plain::f32s(from)
+    }
+
+    #[inline(always)]
+    fn load_f16_bytes(self, from: &[u8; 2 * LANES]) -> [f32; LANES] {
+        plain::f16s(from)
+    }
+
+    #[inline(always)]
+    fn load_bytes(self, from: &[u8; 4 * LANES]) -> [u8; 4 * LANES] {
+        *from
+    }
+
+    #[inline(always)]
+    fn low_nibbles(self, bytes: [u8; 4 * LANES]) -> [u8; 4 * LANES] {
+        plain::low_nibbles(bytes)
+    }
+
+    #[inline(always)]
+    fn high_nibbles(self, bytes: [u8; 4 * LANES]) -> [u8; 4 * LANES] {
+        plain::high_nibbles(bytes)
+    }
+
+    #[inline(always)]
+    fn dot_unsigned<const V: usize, const TOGETHER: usize>(
+        self,
+        bytes: &[[u8; 4 * LANES]; V],
+        x: &[[i8; 4]; V],
+    ) -> [f32; LANES] {
+        plain::dot(bytes, x, i32::from)
+    }
+
+    #[inline(always)]
+    fn dot_signed<const V: usize>(
+        self,
+        bytes: &[[u8; 4 * LANES]; V],
+        x: &[[i8; 4]; V],
+    ) -> [f32; LANES] {
+        plain::dot(bytes, x, |byte| i32::from(byte.cast_signed()))
     }
 }

@@ -2,6 +2,7 @@
 
 mod invalid;
 mod low_rank;
+mod product;
 mod reference;
 mod session;
 mod whole;

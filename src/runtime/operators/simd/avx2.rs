@@ -21,6 +21,7 @@ impl Avx2 {
 
 impl Simd for Avx2 {
     type Vector = __m256;
+    type Bytes = __m256i;
 
     #[inline]
     fn enter<W: Work>(self, work: W) -> W::Output {
@@ -141,4 +142,112 @@ impl Simd for Avx2 {
         }
         sums
     }
+
+    #[inline(always)]
+    fn divide(self, a: __m256, b: __m256) -> __m256 {
+        // SAFETY: `self` proves AVX.
+        unsafe { _mm256_div_ps(a, b) }
+    }
+
+    #[inline(always)]
+    fn magnitude(self, value: __m256) -> __m256 {
+        // SAFETY: `self` proves AVX.
+        unsafe { _mm256_andnot_ps(_mm256_set1_ps(-0.0), value) }
+    }
+
+    #[inline(always)]
+    fn round(self, value: __m256) -> [i8; LANES] {
+        let mut bytes = [0; LANES];
+        // SAFETY: `self` proves AVX2; the array holds the eight bytes that are written, unaligned.
+        unsafe {
+            let words = _mm256_cvtps_epi32(value);
+            let low = _mm256_castsi256_si128(words);
+            let high = _mm256_extracti128_si256::<1>(words);
+            let halves = _mm_packs_epi32(low, high);
+            _mm_storel_epi64(bytes.as_mut_ptr().cast(), _mm_packs_epi16(halves, halves));
+        }
+        bytes
+    }
+
+    #[inline(always)]
+    fn load_f32_bytes(self, from: &[u8; 4 * LANES]) -> __m256 {
+        // SAFETY: `self` proves AVX; the array holds the 32 bytes that are read, unaligned.
+        unsafe { _mm256_loadu_ps(from.as_ptr().cast()) }
+    }
+
+    #[inline(always)]
+    fn load_f16_bytes(self, from: &[u8; 2 * LANES]) -> __m256 {
+        // SAFETY: `self` proves F16C; the array holds the 16 bytes that are read, unaligned.
+        unsafe { _mm256_cvtph_ps(_mm_loadu_si128(from.as_ptr().cast())) }
+    }
+
+    #[inline(always)]
+    fn load_bytes(self, from: &[u8; 4 * LANES]) -> __m256i {
+        // SAFETY: `self` proves AVX; the array holds the 32 bytes that are read, unaligned.
+        unsafe { _mm256_loadu_si256(from.as_ptr().cast()) }
+    }
+
+    #[inline(always)]
+    fn low_nibbles(self, bytes: __m256i) -> __m256i {
+        // SAFETY: `self` proves AVX2.
+        unsafe { _mm256_and_si256(bytes, _mm256_set1_epi8(0x0f)) }
+    }
+
+    #[inline(always)]
+    fn high_nibbles(self, bytes: __m256i) -> __m256i {
+        // SAFETY: `self` proves AVX2.
+        unsafe { _mm256_and_si256(_mm256_srli_epi16::<4>(bytes), _mm256_set1_epi8(0x0f)) }
+    }
+
+    #[inline(always)]
+    fn dot_unsigned<const V: usize, const TOGETHER: usize>(
+        self,
+        bytes: &[__m256i; V],
+        x: &[[i8; 4]; V],
+    ) -> __m256 {
+        // SAFETY: `self` proves AVX2.
+        unsafe {
+            let ones = _mm256_set1_epi16(1);
+            let mut sums = _mm256_setzero_si256();
+            let mut first = 0;
+            while first < V {
+                let mut products = _mm256_maddubs_epi16(bytes[first], four_times(x[first]));
+                let mut next = first + 1;
+                while next < V && next < first + TOGETHER {
+                    let more = _mm256_maddubs_epi16(bytes[next], four_times(x[next]));
+                    products = _mm256_add_epi16(products, more);
+                    next += 1;
+                }
+                sums = _mm256_add_epi32(sums, _mm256_madd_epi16(products, ones));
+                first = next;
+            }
+            _mm256_cvtepi32_ps(sums)
+        }
+    }
+
+    #[inline(always)]
+    fn dot_signed<const V: usize>(self, bytes: &[__m256i; V], x: &[[i8; 4]; V]) -> __m256 {
+        // SAFETY: `self` proves AVX2.
+        unsafe {
+            let ones = _mm256_set1_epi16(1);
+            let mut sums = _mm256_setzero_si256();
+            for (bytes, x) in bytes.iter().zip(x) {
+                // |b| · (x with the sign of b): no two products together leave 16 bits.
+                let signed = _mm256_sign_epi8(four_times(*x), *bytes);
+                let products = _mm256_maddubs_epi16(_mm256_abs_epi8(*bytes), signed);
+                sums = _mm256_add_epi32(sums, _mm256_madd_epi16(products, ones));
+            }
+            _mm256_cvtepi32_ps(sums)
+        }
+    }
+}
+
+/// The four bytes in every lane.
+///
+/// # Safety
+/// The processor has AVX2.
+#[inline(always)]
+unsafe fn four_times(x: [i8; 4]) -> __m256i {
+    // SAFETY: the caller promises it.
+    unsafe { _mm256_set1_epi32(i32::from_ne_bytes(x.map(i8::cast_unsigned))) }
 }

@@ -5,7 +5,7 @@ use std::arch::aarch64::*;
 use half::f16;
 use half::slice::HalfFloatSliceExt;
 
-use super::{LANES, Simd, Work};
+use super::{LANES, Simd, Work, plain};
 
 /// Proof that the processor has NEON: only [`Neon::detect`] makes one.
 #[derive(Debug, Clone, Copy)]
@@ -22,6 +22,7 @@ type Pair = (float32x4_t, float32x4_t);
 
 impl Simd for Neon {
     type Vector = Pair;
+    type Bytes = [u8; 4 * LANES];
 
     #[inline]
     fn enter<W: Work>(self, work: W) -> W::Output {
@@ -162,5 +163,63 @@ impl Simd for Neon {
             vst1q_f32(sums.as_mut_ptr(), vaddq_f32(low, high));
         }
         sums
+    }
+
+    #[inline(always)]
+    fn divide(self, a: Pair, b: Pair) -> Pair {
+        // SAFETY: `self` proves NEON.
+        unsafe { (vdivq_f32(a.0, b.0), vdivq_f32(a.1, b.1)) }
+    }
+
+    #[inline(always)]
+    fn magnitude(self, value: Pair) -> Pair {
+        // SAFETY: `self` proves NEON.
+        unsafe { (vabsq_f32(value.0), vabsq_f32(value.1)) }
+    }
+
+    #[inline(always)]
+    fn round(self, value: Pair) -> [i8; LANES] {
+        let mut floats = [0.0; LANES];
+        self.store(value, &mut floats);
+        floats.map(|value| value.round_ties_even() as i8)
+    }
+
+    #[inline(always)]
+    fn load_f32_bytes(self, from: &[u8; 4 * LANES]) -> Pair {
+        self.load(&plain::f32s(from))
+    }
+
+    #[inline(always)]
+    fn load_f16_bytes(self, from: &[u8; 2 * LANES]) -> Pair {
+        self.load(&plain::f16s(from))
+    }
+
+    #[inline(always)]
+    fn load_bytes(self, from: &[u8; 4 * LANES]) -> [u8; 4 * LANES] {
+        *from
+    }
+
+    #[inline(always)]
+    fn low_nibbles(self, bytes: [u8; 4 * LANES]) -> [u8; 4 * LANES] {
+        plain::low_nibbles(bytes)
+    }
+
+    #[inline(always)]
+    fn high_nibbles(self, bytes: [u8; 4 * LANES]) -> [u8; 4 * LANES] {
+        plain::high_nibbles(bytes)
+    }
+
+    #[inline(always)]
+    fn dot_unsigned<const V: usize, const TOGETHER: usize>(
+        self,
+        bytes: &[[u8; 4 * LANES]; V],
+        x: &[[i8; 4]; V],
+    ) -> Pair {
+        self.load(&plain::dot(bytes, x, i32::from))
+    }
+
+    #[inline(always)]
+    fn dot_signed<const V: usize>(self, bytes: &[[u8; 4 * LANES]; V], x: &[[i8; 4]; V]) -> Pair {
+        self.load(&plain::dot(bytes, x, |byte| i32::from(byte.cast_signed())))
     }
 }

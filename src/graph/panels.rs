@@ -1,0 +1,219 @@
+//! Quantised matrices as our operator `MatMulPanels` reads them: eight rows at a time, the codes, scales and minimums of a
+//! group of columns beside each other, in the order in which they are needed. Nothing is rounded anew.
+//!
+//! ```text
+//! panel   rows 8p to 8p + 7; of a matrix in halves the even ones are of the first, the odd ones of the second half
+//!   record  a group of 16 or 32 columns
+//!     codes     of each four columns: eight rows' four codes, a byte each
+//!               in 4 bits: a byte has the code of a column and, in its upper half, of the one half a group further
+//!     scales    eight numbers, in half precision where that is exact
+//!     minimums  the same, if the type has any
+//! ```
+
+use half::f16;
+use rayon::prelude::*;
+
+use super::tensors::Tensor;
+use crate::gguf::quant::{Codes, Parts};
+
+/// Rows of a panel.
+pub const PANEL_ROWS: usize = 8;
+
+/// How a panel's codes are stored.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum PanelCodes {
+    /// From 0 to 15, two in a byte; `zero` of them stands for 0.
+    Nibbles {
+        /// The code that stands for 0.
+        zero: u8,
+    },
+    /// From 0 to 63.
+    SixBits {
+        /// The code that stands for 0.
+        zero: u8,
+    },
+    /// From -128 to 127, 0 for 0.
+    Signed,
+}
+
+impl PanelCodes {
+    /// What stands for 0.
+    pub fn zero(self) -> f32 {
+        match self {
+            Self::Nibbles { zero } | Self::SixBits { zero } => zero.into(),
+            Self::Signed => 0.0,
+        }
+    }
+
+    /// Bits that a code takes.
+    pub fn bits(self) -> usize {
+        match self {
+            Self::Nibbles { .. } => 4,
+            Self::SixBits { .. } | Self::Signed => 8,
+        }
+    }
+}
+
+/// What a panel's records look like.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct PanelLayout {
+    /// Columns of a record: 16 or 32.
+    pub group: usize,
+    /// Its codes.
+    pub codes: PanelCodes,
+    /// Whether scales and minimums are in half precision.
+    pub half: bool,
+    /// Whether there are minimums.
+    pub minimum: bool,
+}
+
+/// The sizes of a matrix in panels.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct MatrixShape {
+    /// Rows: outputs of a product.
+    pub rows: usize,
+    /// Columns: inputs of a product.
+    pub columns: usize,
+    /// Whether panels of its halves follow in turn.
+    pub halves: bool,
+}
+
+impl MatrixShape {
+    fn panels(self) -> usize {
+        match self.halves {
+            false => self.rows.div_ceil(PANEL_ROWS),
+            true => 2 * (self.rows / 2).div_ceil(PANEL_ROWS),
+        }
+    }
+
+    /// The row that is the `lane`-th of a panel, if there is one.
+    fn row(self, panel: usize, lane: usize) -> Option<usize> {
+        let (first, end, panel) = match self.halves {
+            false => (0, self.rows, panel),
+            true => (panel % 2 * self.rows / 2, self.rows / 2, panel / 2),
+        };
+        let row = panel * PANEL_ROWS + lane;
+        (row < end).then_some(first + row)
+    }
+}
+
+impl PanelLayout {
+    /// The one for such codes.
+    pub fn new(codes: Codes) -> Self {
+        let zero = codes.least.unsigned_abs();
+        Self {
+            group: codes.group,
+            codes: match codes.most.abs_diff(codes.least) {
+                ..16 => PanelCodes::Nibbles { zero },
+                16..64 => PanelCodes::SixBits { zero },
+                _ => PanelCodes::Signed,
+            },
+            half: codes.half,
+            minimum: codes.minimum,
+        }
+    }
+
+    /// Bytes of a record.
+    pub fn record_bytes(self) -> usize {
+        let number = if self.half {
+            size_of::<f16>()
+        } else {
+            size_of::<f32>()
+        };
+        let numbers = 1 + usize::from(self.minimum);
+        PANEL_ROWS * (self.group * self.codes.bits() / 8 + numbers * number)
+    }
+
+    /// Bytes of a panel with so many columns.
+    pub fn panel_bytes(self, columns: usize) -> usize {
+        columns / self.group * self.record_bytes()
+    }
+
+    /// Bytes of a matrix.
+    pub fn bytes(self, shape: MatrixShape) -> usize {
+        shape.panels() * self.panel_bytes(shape.columns)
+    }
+
+    /// Writes a group of one row into its record, which has zeros there.
+    fn write(self, record: &mut [u8], lane: usize, codes: &[i8], scale: f32, minimum: f32) {
+        let offset = match self.codes {
+            PanelCodes::Signed => 0,
+            PanelCodes::Nibbles { zero } | PanelCodes::SixBits { zero } => zero.cast_signed(),
+        };
+        let code_bytes = PANEL_ROWS * self.group * self.codes.bits() / 8;
+        let (stored, numbers) = record.split_at_mut(code_bytes);
+        let in_a_byte = 8 / self.codes.bits();
+        let half = self.group / in_a_byte;
+        for (column, code) in codes.iter().enumerate() {
+            let place = column % half;
+            let place = (place / 4 * PANEL_ROWS + lane) * 4 + place % 4;
+            stored[place] |= (code + offset).cast_unsigned() << (column / half * 4);
+        }
+        // Codes that have a minimum begin at 0.
+        let values = [scale, minimum];
+        for (place, value) in values[..1 + usize::from(self.minimum)].iter().enumerate() {
+            let place = place * PANEL_ROWS + lane;
+            match self.half {
+                true => numbers.as_chunks_mut().0[place] = f16::from_f32(*value).to_le_bytes(),
+                false => numbers.as_chunks_mut().0[place] = value.to_le_bytes(),
+            }
+        }
+    }
+}
+
+/// A matrix in panels.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Panels {
+    /// What they look like.
+    pub layout: PanelLayout,
+    /// All panels, one after the other.
+    pub bytes: Vec<u8>,
+}
+
+/// The panels of the matrices `tensors` (of one width, and multiplied as one type) stacked, or none where their numbers are
+/// floats. With `halves`, panels of the first and of the second half of all rows follow in turn.
+pub fn stack(tensors: &[Tensor<'_>], halves: bool) -> Option<Panels> {
+    let kind = tensors[0].product_kind();
+    let layout = PanelLayout::new(kind.codes()?);
+    let blocks: Vec<_> = tensors
+        .iter()
+        .map(|tensor| tensor.product_blocks().ok())
+        .collect::<Option<_>>()?;
+    let shape = MatrixShape {
+        rows: tensors.iter().map(Tensor::rows).sum(),
+        columns: tensors[0].columns(),
+        halves,
+    };
+    let row_bytes = shape.columns / kind.block_values() * kind.block_bytes();
+    let row_of = |mut row: usize| {
+        for blocks in &blocks {
+            let rows = blocks.len() / row_bytes;
+            if row < rows {
+                return &blocks[row * row_bytes..(row + 1) * row_bytes];
+            }
+            row -= rows;
+        }
+        unreachable!("the rows are counted above")
+    };
+    let groups = kind.block_values() / layout.group;
+    let mut bytes = vec![0; layout.bytes(shape)];
+    let panels = bytes.par_chunks_exact_mut(layout.panel_bytes(shape.columns));
+    panels.enumerate().for_each(|(panel, bytes)| {
+        let mut parts = Parts::default();
+        for lane in 0..PANEL_ROWS {
+            let Some(row) = shape.row(panel, lane) else {
+                continue;
+            };
+            let mut records = bytes.chunks_exact_mut(layout.record_bytes());
+            for block in row_of(row).chunks_exact(kind.block_bytes()) {
+                kind.take_apart(block, &mut parts);
+                let codes = parts.codes.chunks_exact(layout.group);
+                let groups = codes.zip(parts.scales).zip(parts.minimums).take(groups);
+                for (((codes, scale), minimum), record) in groups.zip(&mut records) {
+                    layout.write(record, lane, codes, scale, minimum);
+                }
+            }
+        }
+    });
+    Some(Panels { layout, bytes })
+}

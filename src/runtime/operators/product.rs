@@ -1,0 +1,283 @@
+//! Products with matrices of quantised blocks, on plain slices, and what stands before and behind them: the norm of a row, a
+//! bias, a gated activation, a residual. It knows nothing of ONNX Runtime.
+//!
+//! Each row is rounded to int8 group by group, as `MatMulNBits` and llama.cpp round it; the sums of a group are whole numbers,
+//! and floats are added group after group. So a row's bits depend on the row alone, whoever computes it, beside whatever
+//! others.
+
+mod panel;
+mod rows;
+
+use std::ops::Range;
+
+use super::activation::GatedActivation;
+use super::norm::RowNorm;
+use super::parallel::{OperatorError, ParallelFor, once_each};
+use super::shared::SharedSlice;
+use super::simd::{Instructions, Simd, Work, eight, store_some};
+use crate::graph::panels::{PANEL_ROWS, PanelCodes, PanelLayout};
+use panel::{Codes, Nibbles, Signed, SixBits};
+pub use rows::QuantisedRows;
+use rows::{Group, ROWS_TOGETHER, Rounding};
+
+/// Bytes of panels that are worth another thread's waking.
+const LEAST_BYTES_OF_A_TASK: usize = 16 << 10;
+/// Into how many parts a product is cut at most: whoever is free takes the next.
+const MOST_TASKS: usize = 16;
+/// Rows whose rounding is worth other threads.
+const ROWS_WORTH_SHARING: usize = 8;
+
+/// What is read.
+#[derive(Debug, Clone, Copy)]
+pub struct ProductInputs<'a> {
+    /// `[rows, columns]`
+    pub x: &'a [f32],
+    /// Columns of `x` and of the matrix.
+    pub columns: usize,
+    /// Rows of the matrix.
+    pub outputs: usize,
+    /// The matrix, panel by panel.
+    pub panels: &'a [u8],
+    /// What a panel looks like.
+    pub layout: PanelLayout,
+    /// Applied to each row of `x` before.
+    pub norm: Option<RowNorm<'a>>,
+    /// `[outputs]`, added to each row of the product.
+    pub bias: Option<&'a [f32]>,
+    /// Gates the second half of each row by its first. Panels of both then follow in turn.
+    pub gated: Option<GatedActivation>,
+    /// `[rows, columns of the output]`, added to what comes of all this.
+    pub residual: Option<&'a [f32]>,
+}
+
+impl ProductInputs<'_> {
+    fn rows(&self) -> usize {
+        self.x.len() / self.columns.max(1)
+    }
+
+    /// Columns of the output.
+    pub fn width(&self) -> usize {
+        match self.gated {
+            None => self.outputs,
+            Some(_) => self.outputs / 2,
+        }
+    }
+
+    /// Panels that are computed together.
+    fn panels_together(&self) -> usize {
+        match self.gated {
+            None => 1,
+            Some(_) => 2,
+        }
+    }
+
+    fn check(&self, output: usize) -> Result<(), OperatorError> {
+        let invalid = |input, problem: String| Err(OperatorError::input(input, problem));
+        let (columns, group) = (self.columns, self.layout.group);
+        if columns == 0 || !columns.is_multiple_of(group) || !self.x.len().is_multiple_of(columns) {
+            let problem = format!("has {} values, no rows of {columns}", self.x.len());
+            return invalid("x", problem);
+        }
+        if self.gated.is_some() && !self.outputs.is_multiple_of(2) {
+            return invalid("N", format!("is {}, which has no halves", self.outputs));
+        }
+        let (found, wanted) = (self.panels.len(), self.layout.bytes(self.shape()));
+        if found != wanted {
+            return invalid("panels", format!("has {found} bytes, not {wanted}"));
+        }
+        let width = self.width();
+        let vectors = [
+            ("norm_gain", self.norm.map(|norm| norm.gain), columns),
+            ("bias", self.bias, self.outputs),
+            ("residual", self.residual, self.rows() * width),
+        ];
+        for (input, values, wanted) in vectors {
+            if let Some(found) = values.map(<[f32]>::len).filter(|&found| found != wanted) {
+                return invalid(input, format!("has {found} values, not {wanted}"));
+            }
+        }
+        assert_eq!(output, self.rows() * width, "the output has a row for each");
+        Ok(())
+    }
+
+    fn shape(&self) -> crate::graph::panels::MatrixShape {
+        crate::graph::panels::MatrixShape {
+            rows: self.outputs,
+            columns: self.columns,
+            halves: self.gated.is_some(),
+        }
+    }
+}
+
+/// Writes the product into `output`, `[rows, width]`. `rounded` is memory that is used again at every call.
+///
+/// # Errors
+/// If the inputs do not fit each other; then nothing was written. If `parallel` fails.
+pub fn multiply(
+    inputs: &ProductInputs,
+    output: &mut [f32],
+    rounded: &mut QuantisedRows,
+    instructions: Instructions,
+    parallel: ParallelFor,
+) -> Result<(), OperatorError> {
+    inputs.check(output.len())?;
+    match inputs.layout.group {
+        16 => multiply_groups(inputs, output, rounded.of_16(), instructions, parallel),
+        _ => multiply_groups(inputs, output, rounded.of_32(), instructions, parallel),
+    }
+}
+
+fn multiply_groups<const V: usize>(
+    inputs: &ProductInputs,
+    output: &mut [f32],
+    rounded: &mut Vec<Group<V>>,
+    instructions: Instructions,
+    parallel: ParallelFor,
+) -> Result<(), OperatorError> {
+    let rows = inputs.rows();
+    rounded.resize(
+        rows * inputs.columns / inputs.layout.group,
+        Group::default(),
+    );
+    let sets = rows.div_ceil(ROWS_TOGETHER);
+    let groups_of_row = inputs.columns / inputs.layout.group;
+    let shared = SharedSlice::new(rounded);
+    let round = |set: usize| {
+        let rows = set * ROWS_TOGETHER..rows.min((set + 1) * ROWS_TOGETHER);
+        let groups = rows.start * groups_of_row..rows.end * groups_of_row;
+        // SAFETY: no other set has these rows.
+        let groups = unsafe { shared.part_mut(groups) };
+        instructions.run(Rounding {
+            x: &inputs.x[rows.start * inputs.columns..rows.end * inputs.columns],
+            columns: inputs.columns,
+            norm: inputs.norm,
+            layout: inputs.layout,
+            groups,
+        });
+    };
+    match rows {
+        ..ROWS_WORTH_SHARING => (0..sets).for_each(round),
+        _ => once_each(parallel, sets, &round)?,
+    }
+
+    let together = inputs.panels_together();
+    let panel_bytes = inputs.layout.panel_bytes(inputs.columns);
+    let units = inputs.panels.len() / (panel_bytes * together);
+    let tasks = (inputs.panels.len() * sets / LEAST_BYTES_OF_A_TASK).clamp(1, MOST_TASKS);
+    let tasks = tasks.min(units);
+    let shared = SharedSlice::new(output);
+    once_each(parallel, tasks, &|task| {
+        let units = units * task / tasks..units * (task + 1) / tasks;
+        instructions.run(Task {
+            inputs,
+            rounded,
+            units,
+            output: &shared,
+        });
+    })
+}
+
+/// Some panels, or pairs of them, times all rows.
+struct Task<'a, const V: usize> {
+    inputs: &'a ProductInputs<'a>,
+    rounded: &'a [Group<V>],
+    units: Range<usize>,
+    output: &'a SharedSlice<'a, f32>,
+}
+
+impl<const V: usize> Work for Task<'_, V> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<S: Simd>(self, simd: S) {
+        match self.inputs.layout.codes {
+            PanelCodes::Nibbles { .. } => self.with::<S, Nibbles>(simd),
+            PanelCodes::SixBits { .. } => self.with::<S, SixBits>(simd),
+            PanelCodes::Signed => self.with::<S, Signed>(simd),
+        }
+    }
+}
+
+impl<const V: usize> Task<'_, V> {
+    #[inline(always)]
+    fn with<S: Simd, C: Codes>(self, simd: S) {
+        let inputs = self.inputs;
+        let rows = inputs.rows();
+        let groups_of_row = inputs.columns / inputs.layout.group;
+        for unit in self.units.clone() {
+            let mut first = 0;
+            while first < rows {
+                let count = (rows - first).min(ROWS_TOGETHER);
+                let groups = first * groups_of_row..(first + count) * groups_of_row;
+                let groups = &self.rounded[groups];
+                match count {
+                    1 => self.block::<S, C, 1>(simd, unit, first, groups),
+                    2 => self.block::<S, C, 2>(simd, unit, first, groups),
+                    3 => self.block::<S, C, 3>(simd, unit, first, groups),
+                    _ => self.block::<S, C, ROWS_TOGETHER>(simd, unit, first, groups),
+                }
+                first += count;
+            }
+        }
+    }
+
+    /// One panel, whose first row is the matrix's of the number `output`, times `R` rows, with its bias.
+    #[inline(always)]
+    fn panel<S: Simd, C: Codes, const R: usize>(
+        &self,
+        simd: S,
+        panel: usize,
+        output: usize,
+        groups: &[[Group<V>; R]],
+    ) -> [S::Vector; R] {
+        let inputs = self.inputs;
+        let bytes = inputs.layout.panel_bytes(inputs.columns);
+        let panel = &inputs.panels[panel * bytes..][..bytes];
+        let mut sums = panel::product::<S, C, V, R>(simd, panel, groups, inputs.layout);
+        if let Some(values) = inputs.bias {
+            let bias = simd.load(&eight(&values[output..]));
+            for sum in &mut sums {
+                *sum = simd.add(*sum, bias);
+            }
+        }
+        sums
+    }
+
+    /// One panel, or a pair of them, times `R` rows from `first` on.
+    #[inline(always)]
+    fn block<S: Simd, C: Codes, const R: usize>(
+        &self,
+        simd: S,
+        unit: usize,
+        first: usize,
+        groups: &[Group<V>],
+    ) {
+        let inputs = self.inputs;
+        let groups = groups.as_chunks::<R>().0;
+        let outputs = unit * PANEL_ROWS..inputs.width().min((unit + 1) * PANEL_ROWS);
+        let results = match inputs.gated {
+            None => self.panel::<S, C, R>(simd, unit, outputs.start, groups),
+            Some(activation) => {
+                let mut gated = self.panel::<S, C, R>(simd, 2 * unit, outputs.start, groups);
+                let second = inputs.width() + outputs.start;
+                let values = self.panel::<S, C, R>(simd, 2 * unit + 1, second, groups);
+                for (gate, value) in gated.iter_mut().zip(values) {
+                    *gate = simd.multiply(activation.of(simd, *gate), value);
+                }
+                gated
+            }
+        };
+        for (row, result) in results.into_iter().enumerate() {
+            let start = (first + row) * inputs.width();
+            let place = start + outputs.start..start + outputs.end;
+            let mut values = result;
+            if let Some(residual) = inputs.residual {
+                let residual = simd.load(&eight(&residual[place.clone()]));
+                values = simd.add(residual, values);
+            }
+            // SAFETY: no other task has these outputs.
+            let output = unsafe { self.output.part_mut(place) };
+            store_some(simd, values, output);
+        }
+    }
+}
