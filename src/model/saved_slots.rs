@@ -12,6 +12,7 @@ use serde::{Deserialize, Serialize};
 use super::LoadedModel;
 use super::slots::Shape;
 use crate::engine::{PrefixRoot, SavedSequence, SlotError};
+use crate::runtime::operators::simd::Instructions;
 use crate::token::TokenId;
 
 /// Begins every such file.
@@ -163,7 +164,13 @@ impl LoadedModel {
     fn identity(&self) -> String {
         let identity = self.identity.get_or_init(|| {
             let mut digest = Context::new(&SHA256);
-            for word in [env!("CARGO_PKG_VERSION"), &self.details.device] {
+            // Another processor's instructions round otherwise.
+            let instructions = format!("{:?}", Instructions::detect());
+            for word in [
+                env!("CARGO_PKG_VERSION"),
+                &self.details.device,
+                &instructions,
+            ] {
                 digest.update(word.as_bytes());
                 digest.update(&[0]);
             }

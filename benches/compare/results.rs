@@ -1,0 +1,140 @@
+//! What was measured of both programs, round by round, and what is made of it: medians, ratios, their spread.
+
+use std::path::Path;
+
+use anyhow::Context;
+use serde_json::{Value, json};
+
+use super::cases::{Unit, quantile};
+use super::servers::Program;
+
+/// A figure of one case and model.
+#[derive(Debug)]
+pub(crate) struct Row {
+    pub(crate) model: String,
+    pub(crate) case: String,
+    pub(crate) figure: &'static str,
+    pub(crate) unit: Unit,
+    ours: Vec<f64>,
+    theirs: Vec<f64>,
+}
+
+impl Row {
+    fn of(&self, program: Program) -> &Vec<f64> {
+        match program {
+            Program::Ortolan => &self.ours,
+            Program::LlamaServer => &self.theirs,
+        }
+    }
+
+    /// Whether both programs have been measured.
+    fn is_whole(&self) -> bool {
+        !self.ours.is_empty() && !self.theirs.is_empty()
+    }
+
+    fn median(&self, program: Program) -> f64 {
+        quantile(self.of(program).clone(), 0.5)
+    }
+
+    /// How many times better ours is: of the medians.
+    pub(crate) fn advantage(&self) -> Option<f64> {
+        let medians = [Program::Ortolan, Program::LlamaServer].map(|of| self.median(of));
+        self.unit.advantage(medians[0], medians[1])
+    }
+
+    /// The least and the greatest of the rounds' own.
+    pub(crate) fn spread(&self) -> Option<[f64; 2]> {
+        let rounds = self.ours.iter().zip(&self.theirs);
+        let ratios = rounds.map(|(&ours, &theirs)| self.unit.advantage(ours, theirs));
+        let ratios: Vec<f64> = ratios.collect::<Option<_>>()?;
+        Some([0.0, 1.0].map(|share| quantile(ratios.clone(), share)))
+    }
+}
+
+/// All rows, in the order in which they were first measured.
+#[derive(Debug, Default)]
+pub(crate) struct Results(Vec<Row>);
+
+impl Results {
+    pub(crate) fn add(
+        &mut self,
+        program: Program,
+        [model, case]: [&str; 2],
+        figure: &'static str,
+        unit: Unit,
+        value: f64,
+    ) {
+        let place = self
+            .0
+            .iter()
+            .position(|row| row.model == model && row.case == case && row.figure == figure);
+        let place = place.unwrap_or_else(|| {
+            self.0.push(Row {
+                model: model.to_owned(),
+                case: case.to_owned(),
+                figure,
+                unit,
+                ours: Vec::new(),
+                theirs: Vec::new(),
+            });
+            self.0.len() - 1
+        });
+        let row = &mut self.0[place];
+        match program {
+            Program::Ortolan => row.ours.push(value),
+            Program::LlamaServer => row.theirs.push(value),
+        }
+    }
+
+    /// Those of which both programs' are known.
+    pub(crate) fn rows(&self) -> impl Iterator<Item = &Row> {
+        self.0.iter().filter(|row| row.is_whole())
+    }
+
+    /// A table in Markdown.
+    pub(crate) fn table(&self) -> String {
+        let mut table =
+            "| model | case | figure | ortolan | llama-server | ratio | of the rounds |\n\
+             | --- | --- | --- | --: | --: | --: | --: |\n"
+                .to_owned();
+        for row in self.rows() {
+            let [ours, theirs] = [Program::Ortolan, Program::LlamaServer]
+                .map(|of| number(row.median(of)) + " " + row.unit.name());
+            let ratio = row.advantage().map_or("–".to_owned(), number);
+            let spread = row.spread().map_or("–".to_owned(), |[least, most]| {
+                format!("{} to {}", number(least), number(most))
+            });
+            let (model, case, figure) = (&row.model, &row.case, row.figure);
+            table += &format!(
+                "| {model} | {case} | {figure} | {ours} | {theirs} | **{ratio}** | {spread} |\n"
+            );
+        }
+        table
+    }
+
+    /// Every figure of every round.
+    pub(crate) fn write_json(&self, path: &Path) -> anyhow::Result<()> {
+        let rows: Vec<Value> = self
+            .rows()
+            .map(|row| {
+                json!({
+                    "model": row.model, "case": row.case, "figure": row.figure, "unit": row.unit.name(),
+                    "ortolan": row.ours, "llama_server": row.theirs, "ratio_of_medians": row.advantage(),
+                })
+            })
+            .collect();
+        let text = serde_json::to_string_pretty(&rows)?;
+        std::fs::write(path, text + "\n").with_context(|| path.display().to_string())
+    }
+}
+
+/// With three digits that count.
+fn number(value: f64) -> String {
+    match value {
+        100.0.. => format!("{value:.0}"),
+        10.0.. => format!("{value:.1}"),
+        0.0995.. => format!("{value:.2}"),
+        0.0 => "0".to_owned(),
+        _ => format!("{value:.4}"),
+    }
+}

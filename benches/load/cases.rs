@@ -1,0 +1,327 @@
+//! The cases: what is sent, by how many clients, and which figures come of it.
+
+#![allow(dead_code, reason = "each bench uses a part of it")]
+
+use std::process::{Child, Command};
+use std::time::{Duration, Instant};
+
+use anyhow::Context;
+use futures_util::future::{join_all, try_join_all};
+
+use super::client::{Answer, Request, Target};
+
+/// A load with a name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Case {
+    /// Clients that each have one answer after the other written: 64 tokens after 64.
+    Streams(usize),
+    /// Prompts of 512 tokens, one after the other.
+    Prompt,
+    /// Eight answers are being written while eight clients come with prompts of 512 tokens.
+    LongPrompts,
+    /// Eight clients whose prompts begin with the same 1,024 tokens, three times.
+    SharedPrefix,
+    /// Eight clients that want three times what the cache holds.
+    SmallCache,
+    /// One stream, while another program keeps a core busy.
+    BusyMachine,
+}
+
+/// What a case wants of a server.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Setting {
+    /// Sequences that run at once.
+    pub(crate) slots: usize,
+    /// Tokens that each of them may have.
+    pub(crate) context: usize,
+    /// Tokens of the cache for all of them, if not all their contexts.
+    pub(crate) cache: Option<usize>,
+}
+
+/// What was measured.
+#[derive(Debug, Clone)]
+pub(crate) struct Figure {
+    pub(crate) name: &'static str,
+    pub(crate) unit: Unit,
+    pub(crate) value: f64,
+}
+
+/// What a figure counts, and so which of two is the better one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Unit {
+    TokensPerSecond,
+    Seconds,
+    Mebibytes,
+    Requests,
+}
+
+impl Unit {
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::TokensPerSecond => "tok/s",
+            Self::Seconds => "s",
+            Self::Mebibytes => "MiB",
+            Self::Requests => "requests",
+        }
+    }
+
+    /// How many times better `ours` is than `theirs`; none where both are nothing.
+    pub(crate) fn advantage(self, ours: f64, theirs: f64) -> Option<f64> {
+        let (better, worse) = match self {
+            Self::TokensPerSecond => (ours, theirs),
+            Self::Seconds | Self::Mebibytes | Self::Requests => (theirs, ours),
+        };
+        (worse != 0.0).then(|| better / worse)
+    }
+}
+
+const SHARED_TOKENS: usize = 1024;
+const SHARED_ROUNDS: usize = 3;
+const CLIENTS: usize = 8;
+
+impl Case {
+    pub(crate) const ALL: [Self; 9] = [
+        Self::Streams(1),
+        Self::Streams(4),
+        Self::Streams(16),
+        Self::Streams(32),
+        Self::Prompt,
+        Self::LongPrompts,
+        Self::SharedPrefix,
+        Self::SmallCache,
+        Self::BusyMachine,
+    ];
+
+    pub(crate) fn name(self) -> String {
+        match self {
+            Self::Streams(clients) => format!("streams-{clients}"),
+            Self::Prompt => "prompt-512".to_owned(),
+            Self::LongPrompts => "long-prompts".to_owned(),
+            Self::SharedPrefix => "shared-prefix".to_owned(),
+            Self::SmallCache => "small-cache".to_owned(),
+            Self::BusyMachine => "busy-machine".to_owned(),
+        }
+    }
+
+    pub(crate) fn setting(self) -> Setting {
+        let (slots, context, cache) = match self {
+            Self::Streams(clients) => (clients, 256, None),
+            Self::Prompt => (1, 1024, None),
+            Self::LongPrompts => (2 * CLIENTS, 768, None),
+            Self::SharedPrefix => (CLIENTS, 1280, None),
+            Self::SmallCache => (CLIENTS, 1024, Some(1024)),
+            Self::BusyMachine => (1, 256, None),
+        };
+        Setting {
+            slots,
+            context,
+            cache,
+        }
+    }
+
+    /// Sends the load to `target`, of texts that only `round` has, and answers what was measured.
+    ///
+    /// # Errors
+    /// A request failed in a case where none has to.
+    pub(crate) async fn run(self, target: &Target, round: usize) -> anyhow::Result<Vec<Figure>> {
+        let mut texts = Texts::new(round);
+        // What is done at the first request is not measured.
+        target.complete(&texts.request(16, 8)).await?;
+        match self {
+            Self::Streams(clients) => streams(target, &mut texts, clients).await,
+            Self::Prompt => prompt(target, &mut texts).await,
+            Self::LongPrompts => long_prompts(target, &mut texts).await,
+            Self::SharedPrefix => shared_prefix(target, &mut texts).await,
+            Self::SmallCache => small_cache(target, &mut texts).await,
+            Self::BusyMachine => {
+                let _busy = BusyProcess::start()?;
+                streams(target, &mut texts, 1).await
+            }
+        }
+    }
+}
+
+async fn streams(
+    target: &Target,
+    texts: &mut Texts,
+    clients: usize,
+) -> anyhow::Result<Vec<Figure>> {
+    let rounds = (12 / clients).max(3);
+    let work: Vec<Vec<Request>> = (0..clients)
+        .map(|_| (0..rounds).map(|_| texts.request(64, 64)).collect())
+        .collect();
+    let start = Instant::now();
+    let answers = try_join_all(work.iter().map(|requests| in_turn(target, requests))).await?;
+    let tokens: u64 = answers.iter().flatten().map(|answer| answer.tokens).sum();
+    Ok(vec![Figure {
+        name: "output",
+        unit: Unit::TokensPerSecond,
+        value: tokens as f64 / start.elapsed().as_secs_f64(),
+    }])
+}
+
+async fn prompt(target: &Target, texts: &mut Texts) -> anyhow::Result<Vec<Figure>> {
+    let requests: Vec<Request> = (0..5).map(|_| texts.request(512, 1)).collect();
+    let answers = in_turn(target, &requests).await?;
+    let rates = answers.iter().map(|answer| {
+        let seconds = answer.first_token().as_secs_f64();
+        answer.prompt_tokens as f64 / seconds
+    });
+    Ok(vec![Figure {
+        name: "prompt",
+        unit: Unit::TokensPerSecond,
+        value: quantile(rates.collect(), 0.5),
+    }])
+}
+
+async fn long_prompts(target: &Target, texts: &mut Texts) -> anyhow::Result<Vec<Figure>> {
+    let running: Vec<Request> = (0..CLIENTS).map(|_| texts.request(64, 192)).collect();
+    let arriving: Vec<Request> = (0..CLIENTS).map(|_| texts.request(512, 16)).collect();
+    let running = try_join_all(running.iter().map(|request| target.complete(request)));
+    let arriving = async {
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        try_join_all(arriving.iter().map(|request| target.complete(request))).await
+    };
+    let (running, arriving) = tokio::try_join!(running, arriving)?;
+    let gaps: Vec<f64> = running
+        .iter()
+        .flat_map(Answer::gaps)
+        .map(|gap| gap.as_secs_f64())
+        .collect();
+    let firsts = arriving.iter().map(Answer::first_token);
+    Ok(vec![
+        seconds("gap, p99", quantile(gaps.clone(), 0.99)),
+        seconds("gap, longest", quantile(gaps, 1.0)),
+        seconds(
+            "first token of the long, median",
+            quantile(firsts.map(|first| first.as_secs_f64()).collect(), 0.5),
+        ),
+    ])
+}
+
+async fn shared_prefix(target: &Target, texts: &mut Texts) -> anyhow::Result<Vec<Figure>> {
+    let shared = texts.words(SHARED_TOKENS);
+    let start = Instant::now();
+    let work: Vec<Vec<Request>> = (0..CLIENTS)
+        .map(|_| {
+            (0..SHARED_ROUNDS)
+                .map(|_| Request {
+                    prompt: format!("{shared}{}", texts.words(16)),
+                    tokens: 32,
+                })
+                .collect()
+        })
+        .collect();
+    let answers = try_join_all(work.iter().map(|requests| in_turn(target, requests))).await?;
+    let whole = start.elapsed().as_secs_f64();
+    let firsts = answers.iter().flatten().map(Answer::first_token);
+    Ok(vec![
+        seconds(
+            "first token, p95",
+            quantile(firsts.map(|first| first.as_secs_f64()).collect(), 0.95),
+        ),
+        seconds("whole", whole),
+    ])
+}
+
+async fn small_cache(target: &Target, texts: &mut Texts) -> anyhow::Result<Vec<Figure>> {
+    let requests: Vec<Request> = (0..CLIENTS).map(|_| texts.request(256, 128)).collect();
+    let together = join_all(requests.iter().map(|request| target.complete(request))).await;
+    let mut differing = 0;
+    for (request, answer) in requests.iter().zip(&together) {
+        let Ok(answer) = answer else { continue };
+        differing += usize::from(target.complete(request).await?.text != answer.text);
+    }
+    let failed = together.iter().filter(|answer| answer.is_err()).count();
+    let count = |name, count| Figure {
+        name,
+        unit: Unit::Requests,
+        value: count as f64,
+    };
+    Ok(vec![
+        count("failed", failed),
+        count("other text than alone", differing),
+    ])
+}
+
+async fn in_turn(target: &Target, requests: &[Request]) -> anyhow::Result<Vec<Answer>> {
+    let mut answers = Vec::with_capacity(requests.len());
+    for request in requests {
+        answers.push(target.complete(request).await?);
+    }
+    Ok(answers)
+}
+
+fn seconds(name: &'static str, value: f64) -> Figure {
+    let unit = Unit::Seconds;
+    Figure { name, unit, value }
+}
+
+/// The value that so large a share of `values` does not exceed.
+///
+/// # Panics
+/// If there is none.
+pub(crate) fn quantile(mut values: Vec<f64>, share: f64) -> f64 {
+    values.sort_by(f64::total_cmp);
+    values[((values.len() - 1) as f64 * share).round() as usize]
+}
+
+/// Prompts of words that most vocabularies have as one token each; no two are alike.
+struct Texts {
+    state: u64,
+}
+
+impl Texts {
+    fn new(round: usize) -> Self {
+        Self {
+            state: round as u64 + 1,
+        }
+    }
+
+    fn request(&mut self, prompt_tokens: usize, tokens: usize) -> Request {
+        Request {
+            prompt: self.words(prompt_tokens),
+            tokens,
+        }
+    }
+
+    fn words(&mut self, count: usize) -> String {
+        const WORDS: [&str; 64] = [
+            " the", " of", " and", " to", " in", " that", " it", " was", " for", " on", " are",
+            " as", " with", " his", " they", " at", " be", " this", " from", " have", " or", " by",
+            " one", " had", " not", " but", " what", " all", " were", " when", " we", " there",
+            " can", " an", " your", " which", " their", " said", " if", " do", " will", " each",
+            " about", " how", " up", " out", " them", " then", " she", " many", " some", " so",
+            " these", " would", " other", " into", " has", " more", " her", " two", " like",
+            " him", " see", " time",
+        ];
+        let mut next = || {
+            // Knuth's MMIX generator; its upper bits are the good ones.
+            self.state = self
+                .state
+                .wrapping_mul(6_364_136_223_846_793_005)
+                .wrapping_add(1_442_695_040_888_963_407);
+            WORDS[(self.state >> 58) as usize]
+        };
+        (0..count).map(|_| next()).collect()
+    }
+}
+
+/// A process that keeps one core busy until it is dropped.
+struct BusyProcess(Child);
+
+impl BusyProcess {
+    fn start() -> anyhow::Result<Self> {
+        let mut command = Command::new("sh");
+        let started = command.args(["-c", "while :; do :; done"]).spawn();
+        started.map(Self).context("sh is a loop")
+    }
+}
+
+impl Drop for BusyProcess {
+    fn drop(&mut self) {
+        // It may have been ended from outside; either way it is gone afterwards.
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
