@@ -1,5 +1,5 @@
-//! Tokens per second of the default model, through the engine: prompts and decoding with 1, 8 and 16
-//! sequences, sixteen together against one after another, and the share of the machine's memory
+//! Tokens per second of the default model, through the engine, with our products and with the runtime's: prompts and decoding
+//! with 1, 8 and 16 sequences, sixteen together against one after another, and the share of the machine's memory
 //! bandwidth that a single stream reaches.
 //!
 //! `cargo bench --bench throughput` (or `make bench`). Absolute figures drift from hour to hour; compare
@@ -13,6 +13,7 @@ mod common;
 use std::time::{Duration, Instant};
 
 use futures_util::future::join_all;
+use ortolan::graph::ProductOperator;
 use ortolan::model::load::{CacheSize, FileAccess, LoadOptions, SessionOptions, inspect};
 use ortolan::model::{
     AdapterOptions, GenerateEvent, GenerateOptions, GenerateRequest, LoadedModel, Prompt,
@@ -25,6 +26,14 @@ const PROMPT_TOKENS: usize = 512;
 const DECODED_TOKENS: usize = 48;
 
 fn main() -> anyhow::Result<()> {
+    for products in [ProductOperator::Contrib, ProductOperator::Ortolan] {
+        println!("products: {products:?}");
+        measure_products(products)?;
+    }
+    Ok(())
+}
+
+fn measure_products(products: ProductOperator) -> anyhow::Result<()> {
     let started = Instant::now();
     let options = LoadOptions {
         alias: None,
@@ -37,7 +46,10 @@ fn main() -> anyhow::Result<()> {
         cache: CacheSize::AllContexts,
         access: FileAccess::Map,
         lock_memory: false,
-        session: SessionOptions::new(common::onnxruntime()),
+        session: SessionOptions {
+            products: Some(products),
+            ..SessionOptions::new(common::onnxruntime())
+        },
         quantize: None,
         chat_template: None,
         pooling: None,

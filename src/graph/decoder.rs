@@ -76,6 +76,7 @@ pub(super) fn build(
             None => decoder.feed_forward(layer, &residual),
             Some(experts) => decoder.mixture_of_experts(layer, &residual, experts),
         };
+        decoder.graph.release();
         progress((layer + 1 - part.layers.start) as f32 / part.layers.len() as f32);
     }
     if part.layers.end == shape.layers {

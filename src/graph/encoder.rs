@@ -36,6 +36,7 @@ pub(super) fn build(
         );
         let fed = encoder.feed_forward(layer, &state);
         state = encoder.add_and_norm(layer, ["ffn_down", "layer_output_norm"], &state, &fed);
+        encoder.graph.release();
         progress((layer + 1) as f32 / shape.layers as f32);
     }
     let rows = encoder.graph.hidden_rows();

@@ -43,6 +43,11 @@ impl<'a> WeightedGraph<'a> {
         }
     }
 
+    /// Gives back the memory that what was looked at of mapped files takes: what is made of it is not there twice.
+    pub(super) fn release(&self) {
+        self.tensors.release();
+    }
+
     pub(super) fn tensor(&self, name: &str) -> Tensor<'a> {
         self.tensors
             .get(name)

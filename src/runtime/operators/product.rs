@@ -15,7 +15,7 @@ use super::norm::RowNorm;
 use super::parallel::{OperatorError, ParallelFor, once_each};
 use super::shared::SharedSlice;
 use super::simd::{Instructions, Simd, Work, eight, store_some};
-use crate::graph::panels::{PANEL_ROWS, PanelCodes, PanelLayout};
+use crate::graph::panels::{MatrixShape, PANEL_ROWS, PanelCodes, PanelLayout};
 use panel::{Codes, Nibbles, Signed, SixBits};
 pub use rows::QuantisedRows;
 use rows::{Group, ROWS_TOGETHER, Rounding};
@@ -100,8 +100,8 @@ impl ProductInputs<'_> {
         Ok(())
     }
 
-    fn shape(&self) -> crate::graph::panels::MatrixShape {
-        crate::graph::panels::MatrixShape {
+    fn shape(&self) -> MatrixShape {
+        MatrixShape {
             rows: self.outputs,
             columns: self.columns,
             halves: self.gated.is_some(),

@@ -1,17 +1,25 @@
 //! One panel of eight matrix rows times some rows of int8: a lane for each matrix row. Closures are compiled without the
 //! instruction set of who calls them, so there are none.
 
-use super::super::simd::{LANES, Simd};
+use super::super::simd::Simd;
 use super::rows::Group;
-use crate::graph::panels::PanelLayout;
+use crate::graph::panels::{PANEL_ROWS, PanelLayout};
 
 /// How a panel's codes are stored, and what of their products fits into 16 bits.
 pub(super) trait Codes {
-    /// Bytes of a group of `vectors · 4` columns.
-    fn bytes(vectors: usize) -> usize;
+    /// Codes in a byte.
+    const IN_A_BYTE: usize = 1;
 
     /// A vector for each four columns of a group: of every matrix row its four codes.
-    fn unpack<S: Simd, const V: usize>(simd: S, bytes: &[u8]) -> [S::Bytes; V];
+    #[inline(always)]
+    fn unpack<S: Simd, const V: usize>(simd: S, bytes: &[u8]) -> [S::Bytes; V] {
+        let stored = bytes.as_chunks().0;
+        let mut codes = [simd.load_bytes(&stored[0]); V];
+        for (codes, stored) in codes.iter_mut().zip(stored) {
+            *codes = simd.load_bytes(stored);
+        }
+        codes
+    }
 
     /// Of each matrix row the sum of codes times `x`.
     fn dot<S: Simd, const V: usize>(simd: S, codes: &[S::Bytes; V], x: &[[i8; 4]; V]) -> S::Vector;
@@ -27,10 +35,7 @@ pub(super) struct SixBits;
 pub(super) struct Signed;
 
 impl Codes for Nibbles {
-    #[inline(always)]
-    fn bytes(vectors: usize) -> usize {
-        vectors * 4 * LANES / 2
-    }
+    const IN_A_BYTE: usize = 2;
 
     #[inline(always)]
     fn unpack<S: Simd, const V: usize>(simd: S, bytes: &[u8]) -> [S::Bytes; V] {
@@ -53,16 +58,6 @@ impl Codes for Nibbles {
 
 impl Codes for SixBits {
     #[inline(always)]
-    fn bytes(vectors: usize) -> usize {
-        vectors * 4 * LANES
-    }
-
-    #[inline(always)]
-    fn unpack<S: Simd, const V: usize>(simd: S, bytes: &[u8]) -> [S::Bytes; V] {
-        whole_bytes(simd, bytes)
-    }
-
-    #[inline(always)]
     fn dot<S: Simd, const V: usize>(simd: S, codes: &[S::Bytes; V], x: &[[i8; 4]; V]) -> S::Vector {
         // 2 · 63 · 127 · 2 < 2¹⁵
         simd.dot_unsigned::<V, 2>(codes, x)
@@ -71,29 +66,9 @@ impl Codes for SixBits {
 
 impl Codes for Signed {
     #[inline(always)]
-    fn bytes(vectors: usize) -> usize {
-        vectors * 4 * LANES
-    }
-
-    #[inline(always)]
-    fn unpack<S: Simd, const V: usize>(simd: S, bytes: &[u8]) -> [S::Bytes; V] {
-        whole_bytes(simd, bytes)
-    }
-
-    #[inline(always)]
     fn dot<S: Simd, const V: usize>(simd: S, codes: &[S::Bytes; V], x: &[[i8; 4]; V]) -> S::Vector {
         simd.dot_signed(codes, x)
     }
-}
-
-#[inline(always)]
-fn whole_bytes<S: Simd, const V: usize>(simd: S, bytes: &[u8]) -> [S::Bytes; V] {
-    let stored = bytes.as_chunks().0;
-    let mut codes = [simd.load_bytes(&stored[0]); V];
-    for (codes, stored) in codes.iter_mut().zip(stored) {
-        *codes = simd.load_bytes(stored);
-    }
-    codes
 }
 
 /// The panel's rows times `R` rows of `groups`: a vector for each of these.
@@ -107,7 +82,7 @@ pub(super) fn product<S: Simd, C: Codes, const V: usize, const R: usize>(
     let mut sums = [simd.splat(0.0); R];
     let records = panel.chunks_exact(layout.record_bytes());
     for (record, group) in records.zip(groups) {
-        let (codes, numbers) = record.split_at(C::bytes(V));
+        let (codes, numbers) = record.split_at(4 * V * PANEL_ROWS / C::IN_A_BYTE);
         let codes: [S::Bytes; V] = C::unpack(simd, codes);
         let (scales, rest) = load_numbers(simd, numbers, layout.half);
         let minimums = match layout.minimum {
