@@ -57,7 +57,7 @@ contract-fuzz: setup build $(SCHEMATHESIS)/installed ## send generated requests 
 	$(SCHEMATHESIS)/bin/python .ci/contract_fuzz.py $(BINARY) $(MODEL)
 
 bench: setup ## measure prompt and decode speed (no pass, no fail)
-	$(CARGO) bench --locked --bench attention --bench products --bench sampling --bench throughput --bench serving
+	$(CARGO) bench --locked --bench attention --bench products --bench engine --bench sampling --bench json --bench throughput --bench serving
 
 bench-compare: setup $(LLAMA_CPP)/installed ## measure beside llama.cpp's server, which is compiled first (C++, some 15 minutes); ARGS="--help" tells more
 	$(CARGO) bench --locked --bench compare -- $(ARGS)

@@ -4,12 +4,12 @@
 //! `cargo bench --bench products`
 
 use std::hint::black_box;
+use std::sync::Arc;
 
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use ortolan::gguf::TensorType;
-use ortolan::graph::Tensor;
-use ortolan::graph::panels::{Panels, stack};
-use ortolan::runtime::operators::activation::GatedActivation;
+use ortolan::graph::panels::{PanelStore, Panels};
+use ortolan::graph::{Activation, Tensor};
 use ortolan::runtime::operators::norm::RowNorm;
 use ortolan::runtime::operators::parallel::OperatorError;
 use ortolan::runtime::operators::product::{ProductInputs, QuantisedRows, multiply};
@@ -24,7 +24,7 @@ fn one_thread(count: usize, call: &(dyn Fn(usize) + Sync)) -> Result<(), Operato
 }
 
 /// Matrices of random blocks.
-fn matrices(kind: TensorType, [rows, columns]: [usize; 2], halves: bool) -> Vec<Panels> {
+fn matrices(kind: TensorType, [rows, columns]: [usize; 2], halves: bool) -> Arc<[Panels]> {
     let blocks = rows * columns / kind.block_values();
     let mut state = 1_u32;
     let bytes: Vec<u8> = (0..blocks * kind.block_bytes())
@@ -41,12 +41,15 @@ fn matrices(kind: TensorType, [rows, columns]: [usize; 2], halves: bool) -> Vec<
         bytes: &bytes,
         added: 0.0,
     };
-    let panels = stack(&[tensor], halves).expect("the type is quantised");
-    vec![panels.clone(); BYTES.div_ceil(panels.bytes.len())]
+    let mut store = PanelStore::default();
+    for _ in 0..BYTES.div_ceil(bytes.len()) {
+        store.add(std::slice::from_ref(&tensor), halves, &|| ());
+    }
+    store.finish()
 }
 
 fn products(criterion: &mut Criterion) {
-    let silu = Some(GatedActivation::Silu);
+    let silu = Some(Activation::Silu);
     for (name, kind, sizes, gated) in [
         ("gate and up, Q4_0", TensorType::Q4_0, [3072, 576], silu),
         ("gate and up, Q4_1", TensorType::Q4_1, [3072, 576], silu),
@@ -69,13 +72,10 @@ fn products(criterion: &mut Criterion) {
             group.throughput(Throughput::Elements((2 * rows * outputs * columns) as u64));
             group.bench_function(BenchmarkId::from_parameter(rows), |bencher| {
                 bencher.iter(|| {
-                    let panels = turn.next().expect("there is one");
+                    let matrix = turn.next().expect("there is one");
                     let inputs = ProductInputs {
                         x: &x,
-                        columns,
-                        outputs,
-                        panels: &panels.bytes,
-                        layout: panels.layout,
+                        matrix,
                         norm: Some(RowNorm {
                             gain: &gain,
                             epsilon: 1e-5,

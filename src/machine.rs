@@ -1,10 +1,13 @@
-//! What the program asks of the machine beside its computing: on which cores its threads are, and that its memory
-//! stays in place. Linux tells and does both; elsewhere there is one node and nothing is locked.
+//! What the program asks of the machine beside its computing: on which cores its threads are, that its memory stays in place, and
+//! how large its pages are. Linux tells and does all of it; elsewhere there is one node, nothing is locked and pages are small.
 
 use std::collections::BTreeSet;
 use std::fs;
 use std::io;
 use std::num::NonZero;
+use std::ops::{Deref, DerefMut, Range};
+
+use memmap2::MmapMut;
 
 /// What is done where some cores reach some memory sooner than others (llama.cpp's `--numa`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -196,6 +199,49 @@ impl Cores {
             cores.extend(first..=last);
         }
         Some(Self(cores))
+    }
+}
+
+/// Zeros in pages as large as the system gives, from the beginning of one on: who reads all of much memory again and again waits
+/// for the addresses of small ones. What is not written takes no memory.
+#[derive(Debug)]
+pub struct LargePages {
+    memory: MmapMut,
+    place: Range<usize>,
+}
+
+impl LargePages {
+    /// What is a large page where there are such.
+    const PAGE_BYTES: usize = 2 << 20;
+
+    /// So many bytes, which are more than none.
+    ///
+    /// # Errors
+    /// The system's: there is no memory.
+    pub fn new(bytes: usize) -> io::Result<Self> {
+        let memory = MmapMut::map_anon(bytes.saturating_add(Self::PAGE_BYTES))?;
+        // Where the system does not want to, small ones serve.
+        #[cfg(target_os = "linux")]
+        let _ = memory.advise(memmap2::Advice::HugePage);
+        let start = memory.as_ptr().align_offset(Self::PAGE_BYTES);
+        Ok(Self {
+            memory,
+            place: start..start + bytes,
+        })
+    }
+}
+
+impl Deref for LargePages {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        &self.memory[self.place.clone()]
+    }
+}
+
+impl DerefMut for LargePages {
+    fn deref_mut(&mut self) -> &mut [u8] {
+        &mut self.memory[self.place.clone()]
     }
 }
 

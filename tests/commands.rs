@@ -21,7 +21,8 @@ use ort::value::Tensor as OnnxTensor;
 use ortolan::file_bytes::FileAccess;
 use ortolan::gguf::{Gguf, TensorType};
 use ortolan::graph::onnx::TensorValues;
-use ortolan::graph::{ModelFile, ProductOperator};
+use ortolan::graph::panels::Panels;
+use ortolan::graph::{ModelFile, OperatorMatrices, ProductOperator};
 use ortolan::runtime::{environment, operators};
 use ortolan::token::TokenId;
 use serde_json::json;
@@ -145,14 +146,16 @@ fn weights_take_the_memory_that_is_told() {
         let gguf = Gguf::open(&path, FileAccess::Map).unwrap();
         let file = ModelFile::new(path, gguf).unwrap();
         for products in [ProductOperator::Ortolan, ProductOperator::Contrib] {
-            let initializers = file.graph(products, 128, &|_| ()).initializers;
-            let bytes = initializers
+            let graph = file.graph(products, 128, &|_| ());
+            let panels = graph.matrices.panels.iter().map(Panels::bytes);
+            let bytes = graph
+                .initializers
                 .iter()
                 .map(|initializer| match &initializer.values {
                     TensorValues::F32(values) => size_of_val(&values[..]),
                     TensorValues::U8(values) => values.len(),
                 });
-            let found: usize = bytes.sum();
+            let found = bytes.chain(panels).sum::<usize>();
             let told = file.operand_bytes(products, 128).all;
             // Beside the weights there are a few factors.
             assert!((told..told + 64).contains(&found), "{found} {told}");
@@ -507,7 +510,8 @@ fn exported_logits(out: &Path, tokens: &[i64]) -> Vec<f32> {
     let runtime = environment(&common::onnxruntime()).unwrap();
     let session = |name: &str| {
         let builder = Session::builder(&runtime).unwrap();
-        let builder = builder.with_operators(operators::domain(Vec::new()).unwrap());
+        let builder =
+            builder.with_operators(operators::domain(OperatorMatrices::default()).unwrap());
         builder.unwrap().commit_from_file(out.join(name)).unwrap()
     };
     let count = tokens.len();

@@ -58,13 +58,13 @@ pub fn handed_over(layer: usize) -> String {
 }
 
 /// The graph of a part of a decoder, for sequences of up to `context_tokens` tokens.
-pub(super) fn build(
-    graph: WeightedGraph<'_>,
-    shape: &DecoderShape,
+pub(super) fn build<'a>(
+    graph: WeightedGraph<'a>,
+    shape: &'a DecoderShape,
     part: &DecoderPart,
     context_tokens: usize,
     progress: &dyn Fn(f32),
-) -> GraphBuilder {
+) -> WeightedGraph<'a> {
     let mut decoder = Decoder::new(graph, shape, part.attention, context_tokens);
     let mut residual = match part.layers.start {
         0 => decoder.embedded(),
@@ -87,7 +87,7 @@ pub(super) fn build(
         let builder = &mut decoder.graph.builder;
         builder.output(&residual, ElementType::F32, &rows);
     }
-    decoder.graph.builder
+    decoder.graph
 }
 
 /// Numbers of the tables that say how positions turn queries and keys.

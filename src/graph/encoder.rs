@@ -12,18 +12,18 @@ use super::families::bert::{EMBEDDING_NORM, POSITION_EMBEDDING, TOKEN_TYPES, par
 use super::onnx::{
     Attribute::{Float, Int},
     Dimension::{Fixed, Named},
-    Edge, ElementType, GraphBuilder, Initializer, MICROSOFT_DOMAIN, TensorValues,
+    Edge, ElementType, Initializer, MICROSOFT_DOMAIN, TensorValues,
 };
 use super::products::Product;
 use super::weighted::WeightedGraph;
 use super::{ORTOLAN_DOMAIN, names};
 
 /// The graph of an encoder.
-pub(super) fn build(
-    graph: WeightedGraph<'_>,
-    shape: &EncoderShape,
+pub(super) fn build<'a>(
+    graph: WeightedGraph<'a>,
+    shape: &'a EncoderShape,
     progress: &dyn Fn(f32),
-) -> GraphBuilder {
+) -> WeightedGraph<'a> {
     let mut encoder = Encoder::new(graph, shape);
     let mut state = encoder.embedded();
     for layer in 0..shape.layers {
@@ -42,7 +42,7 @@ pub(super) fn build(
     let rows = encoder.graph.hidden_rows();
     let wanted = encoder.graph.rows(names::HIDDEN, &state, &rows);
     encoder.graph.hidden(&wanted, shape.hidden);
-    encoder.graph.builder
+    encoder.graph
 }
 
 struct Encoder<'a> {

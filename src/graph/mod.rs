@@ -16,13 +16,16 @@ mod weighted;
 mod weights;
 
 use std::path::PathBuf;
+use std::sync::Arc;
 
 pub use adapter::Adapter;
 pub use decoder::{AttentionOperator, DecoderPart, handed_over};
-pub use families::{Architecture, DecoderShape, EncoderShape, ExpertMatrices, stays_in_file};
+pub use families::{
+    Activation, Architecture, DecoderShape, EncoderShape, ExpertMatrices, stays_in_file,
+};
 use onnx::{Dimension, ElementType, Exported, GraphBuilder, Initializer, TensorValues};
-use panels::{MatrixShape, PanelLayout};
-pub use products::ProductOperator;
+use panels::{MatrixShape, PanelLayout, Panels};
+pub use products::{GATED, ProductOperator};
 pub use tensors::{Tensor, Tensors};
 use weighted::WeightedGraph;
 pub use weights::Computation;
@@ -74,12 +77,21 @@ pub enum GraphError {
 pub struct ModelGraph {
     /// The `ModelProto`.
     pub model: Vec<u8>,
-    /// The weights, to be handed over by name.
+    /// The weights that ONNX Runtime is handed over, by name.
     pub initializers: Vec<Initializer>,
-    /// Of each layer the experts, if it has any: their matrices are read where they lie in the files.
-    pub experts: Vec<ExpertMatrices>,
+    /// Those that it does not see.
+    pub matrices: OperatorMatrices,
     /// Where the files are that others' graphs have their weights in.
     pub weights_folder: Option<PathBuf>,
+}
+
+/// Matrices that our operators are given themselves: nodes say their numbers.
+#[derive(Debug, Clone, Default)]
+pub struct OperatorMatrices {
+    /// Those of products.
+    pub panels: Arc<[Panels]>,
+    /// Of each layer the experts, if it has any: their matrices are read where they lie in the files.
+    pub experts: Arc<[ExpertMatrices]>,
 }
 
 impl ModelGraph {
@@ -392,27 +404,30 @@ impl ModelFile {
         progress: &dyn Fn(f32),
     ) -> ModelGraph {
         let graph = WeightedGraph::new(&self.tensors, &self.adapters, part.products);
-        let builder = match &self.architecture {
+        let graph = match &self.architecture {
             Architecture::Decoder { shape, .. } => {
                 decoder::build(graph, shape, part, context_tokens, progress)
             }
             Architecture::Bert(shape) => encoder::build(graph, shape, progress),
         };
         self.tensors.release();
-        let (model, initializers) = builder.finish(self.architecture.name());
+        let (model, initializers, panels) = graph.finish(self.architecture.name());
         ModelGraph {
             model,
             initializers,
-            experts: self.experts(),
+            matrices: OperatorMatrices {
+                panels,
+                experts: self.experts(),
+            },
             weights_folder: None,
         }
     }
 
-    fn experts(&self) -> Vec<ExpertMatrices> {
+    fn experts(&self) -> Arc<[ExpertMatrices]> {
         let shape = self.architecture.decoder();
         let Some((shape, experts)) = shape.and_then(|shape| Some((shape, shape.experts.as_ref()?)))
         else {
-            return Vec::new();
+            return Arc::default();
         };
         let of_layer = |layer| ExpertMatrices::new(&self.tensors, experts, layer);
         (0..shape.layers).map(of_layer).collect()

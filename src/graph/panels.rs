@@ -10,11 +10,12 @@
 //!     minimums  the same, if the type has any
 //! ```
 
-use half::f16;
-use rayon::prelude::*;
+mod store;
 
-use super::tensors::Tensor;
-use crate::gguf::quant::{Codes, Parts};
+use half::f16;
+
+use crate::gguf::quant::Codes;
+pub use store::{PanelStore, Panels};
 
 /// Rows of a panel.
 pub const PANEL_ROWS: usize = 8;
@@ -32,16 +33,16 @@ pub enum PanelCodes {
         /// The code that stands for 0.
         zero: u8,
     },
-    /// From -128 to 127, 0 for 0.
-    Signed,
+    /// From 0 to 255; 128 stands for 0.
+    EightBits,
 }
 
 impl PanelCodes {
     /// What stands for 0.
-    pub fn zero(self) -> f32 {
+    pub fn zero(self) -> u8 {
         match self {
-            Self::Nibbles { zero } | Self::SixBits { zero } => zero.into(),
-            Self::Signed => 0.0,
+            Self::Nibbles { zero } | Self::SixBits { zero } => zero,
+            Self::EightBits => 128,
         }
     }
 
@@ -49,7 +50,7 @@ impl PanelCodes {
     pub fn bits(self) -> usize {
         match self {
             Self::Nibbles { .. } => 4,
-            Self::SixBits { .. } | Self::Signed => 8,
+            Self::SixBits { .. } | Self::EightBits => 8,
         }
     }
 }
@@ -106,7 +107,7 @@ impl PanelLayout {
             codes: match codes.most.abs_diff(codes.least) {
                 ..16 => PanelCodes::Nibbles { zero },
                 16..64 => PanelCodes::SixBits { zero },
-                _ => PanelCodes::Signed,
+                _ => PanelCodes::EightBits,
             },
             half: codes.half,
             minimum: codes.minimum,
@@ -134,20 +135,27 @@ impl PanelLayout {
         shape.panels() * self.panel_bytes(shape.columns)
     }
 
-    /// Writes a group of one row into its record, which has zeros there.
+    /// Writes a group of one row into its record.
     fn write(self, record: &mut [u8], lane: usize, codes: &[i8], scale: f32, minimum: f32) {
-        let offset = match self.codes {
-            PanelCodes::Signed => 0,
-            PanelCodes::Nibbles { zero } | PanelCodes::SixBits { zero } => zero.cast_signed(),
-        };
+        let zero = self.codes.zero();
         let code_bytes = PANEL_ROWS * self.group * self.codes.bits() / 8;
         let (stored, numbers) = record.split_at_mut(code_bytes);
-        let in_a_byte = 8 / self.codes.bits();
-        let half = self.group / in_a_byte;
-        for (column, code) in codes.iter().enumerate() {
-            let place = column % half;
-            let place = (place / 4 * PANEL_ROWS + lane) * 4 + place % 4;
-            stored[place] |= (code + offset).cast_unsigned() << (column / half * 4);
+        let stored = stored.as_chunks_mut().0;
+        let byte = |code: i8| code.cast_unsigned().wrapping_add(zero);
+        let fours = codes.as_chunks::<4>().0;
+        match self.codes {
+            PanelCodes::Nibbles { .. } => {
+                let (low, high) = fours.split_at(fours.len() / 2);
+                for (place, (low, high)) in low.iter().zip(high).enumerate() {
+                    let both = |column: usize| byte(low[column]) | byte(high[column]) << 4;
+                    stored[place * PANEL_ROWS + lane] = std::array::from_fn(both);
+                }
+            }
+            PanelCodes::SixBits { .. } | PanelCodes::EightBits => {
+                for (place, four) in fours.iter().enumerate() {
+                    stored[place * PANEL_ROWS + lane] = four.map(byte);
+                }
+            }
         }
         // Codes that have a minimum begin at 0.
         let values = [scale, minimum];
@@ -159,61 +167,4 @@ impl PanelLayout {
             }
         }
     }
-}
-
-/// A matrix in panels.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Panels {
-    /// What they look like.
-    pub layout: PanelLayout,
-    /// All panels, one after the other.
-    pub bytes: Vec<u8>,
-}
-
-/// The panels of the matrices `tensors` (of one width, and multiplied as one type) stacked, or none where their numbers are
-/// floats. With `halves`, panels of the first and of the second half of all rows follow in turn.
-pub fn stack(tensors: &[Tensor<'_>], halves: bool) -> Option<Panels> {
-    let kind = tensors[0].product_kind();
-    let layout = PanelLayout::new(kind.codes()?);
-    let blocks: Vec<_> = tensors
-        .iter()
-        .map(|tensor| tensor.product_blocks().ok())
-        .collect::<Option<_>>()?;
-    let shape = MatrixShape {
-        rows: tensors.iter().map(Tensor::rows).sum(),
-        columns: tensors[0].columns(),
-        halves,
-    };
-    let row_bytes = shape.columns / kind.block_values() * kind.block_bytes();
-    let row_of = |mut row: usize| {
-        for blocks in &blocks {
-            let rows = blocks.len() / row_bytes;
-            if row < rows {
-                return &blocks[row * row_bytes..(row + 1) * row_bytes];
-            }
-            row -= rows;
-        }
-        unreachable!("the rows are counted above")
-    };
-    let groups = kind.block_values() / layout.group;
-    let mut bytes = vec![0; layout.bytes(shape)];
-    let panels = bytes.par_chunks_exact_mut(layout.panel_bytes(shape.columns));
-    panels.enumerate().for_each(|(panel, bytes)| {
-        let mut parts = Parts::default();
-        for lane in 0..PANEL_ROWS {
-            let Some(row) = shape.row(panel, lane) else {
-                continue;
-            };
-            let mut records = bytes.chunks_exact_mut(layout.record_bytes());
-            for block in row_of(row).chunks_exact(kind.block_bytes()) {
-                kind.take_apart(block, &mut parts);
-                let codes = parts.codes.chunks_exact(layout.group);
-                let groups = codes.zip(parts.scales).zip(parts.minimums).take(groups);
-                for (((codes, scale), minimum), record) in groups.zip(&mut records) {
-                    layout.write(record, lane, codes, scale, minimum);
-                }
-            }
-        }
-    });
-    Some(Panels { layout, bytes })
 }

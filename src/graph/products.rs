@@ -5,13 +5,15 @@ use super::ORTOLAN_DOMAIN;
 use super::adapter::{Adapter, LowRank};
 use super::families::{self, Activation};
 use super::onnx::{
-    Attribute::{Float, Int},
+    Attribute::{self, Float, Int},
     Edge, Initializer, MICROSOFT_DOMAIN, TensorValues,
 };
-use super::panels::{self, PanelCodes, Panels};
 use super::tensors::Tensor;
 use super::weighted::{RmsNorm, WeightedGraph};
 use super::weights::{self, Blocks};
+
+/// The attribute of our operators that says the function of a gate: the number of an [`Activation`].
+pub const GATED: &str = "gated";
 
 /// Whose products with quantised matrices a graph has.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -106,10 +108,10 @@ impl<'a> WeightedGraph<'a> {
         let halves = product.gated.is_some() && alone;
         if self.products == ProductOperator::Ortolan
             && are_of_one_kind(&tensors)
-            && let Some(panels) = panels::stack(&tensors, halves)
+            && let Some(matrix) = self.panels(&tensors, halves)
         {
             if alone {
-                return self.fused(product, &tensors, panels);
+                return self.fused(product, matrix);
             }
             // Who wants no adapter keeps the bits of the one node.
             let mut names = StepNames::new(product, 2);
@@ -119,7 +121,7 @@ impl<'a> WeightedGraph<'a> {
                 residual: None,
                 ..product
             };
-            let sums = self.fused(sums, &tensors, panels);
+            let sums = self.fused(sums, matrix);
             let x = self.normed(product);
             return self.behind(product, names, &x, sums, &branches, Self::gated_halves);
         }
@@ -134,35 +136,15 @@ impl<'a> WeightedGraph<'a> {
         self.behind(product, names, &x, sums, &branches, Self::gated)
     }
 
-    /// A product by our operator.
-    fn fused(&mut self, product: Product<'_>, tensors: &[Tensor<'_>], panels: Panels) -> Edge {
+    /// A product by our operator, with the matrix of that number.
+    fn fused(&mut self, product: Product<'_>, matrix: usize) -> Edge {
         let gain = product.norm.map(|norm| self.vector(norm.gain));
         let bias = self.bias(product);
-        let Panels { layout, bytes } = panels;
-        let panels = self.builder.initializer(Initializer {
-            name: format!("{}.panels", product.name),
-            shape: vec![bytes.len()],
-            values: TensorValues::U8(bytes),
-        });
-        let (bits, zero) = match layout.codes {
-            PanelCodes::Nibbles { zero } => (4, zero),
-            PanelCodes::SixBits { zero } => (6, zero),
-            PanelCodes::Signed => (8, 0),
-        };
-        let mut attributes = vec![
-            ("K", Int(tensors[0].columns() as i64)),
-            ("N", Int(rows(tensors) as i64)),
-            ("bits", Int(bits)),
-            ("zero_point", Int(zero.into())),
-            ("block_size", Int(layout.group as i64)),
-            ("half_scales", Int(layout.half.into())),
-            ("minimums", Int(layout.minimum.into())),
-            ("gated", Int(number(product.gated))),
-        ];
+        let mut attributes = vec![("matrix", Int(matrix as i64))];
+        attributes.extend(product.gated.map(gated_attribute));
         attributes.extend(product.norm.map(|norm| ("epsilon", Float(norm.epsilon))));
         let inputs = [
             Some(product.x),
-            Some(&panels),
             gain.as_ref(),
             bias.as_ref(),
             product.residual,
@@ -225,7 +207,7 @@ impl<'a> WeightedGraph<'a> {
             "GatedHalves",
             &[Some(both)],
             [result],
-            &[("gated", Int(number(Some(activation))))],
+            &[gated_attribute(activation)],
         );
         gated
     }
@@ -363,9 +345,9 @@ impl<'a> WeightedGraph<'a> {
     ) -> Edge {
         match self.products {
             ProductOperator::Ortolan => {
-                if let Some(panels) = panels::stack(tensors, false) {
+                if let Some(matrix) = self.panels(tensors, false) {
                     let product = Product::plain(weight, result, x, &[]);
-                    return self.fused(product, tensors, panels);
+                    return self.fused(product, matrix);
                 }
             }
             ProductOperator::Contrib => {
@@ -468,13 +450,9 @@ impl<'a> WeightedGraph<'a> {
     }
 }
 
-/// The number by which our operators know a gate's function.
-fn number(gated: Option<Activation>) -> i64 {
-    match gated {
-        None => 0,
-        Some(Activation::Silu) => 1,
-        Some(Activation::GeluTanh) => 2,
-    }
+/// The function of a gate, as our operators are told it.
+fn gated_attribute(activation: Activation) -> (&'static str, Attribute) {
+    (GATED, Int(activation as i64))
 }
 
 /// Whether matrices can be stacked to one.

@@ -1,6 +1,8 @@
 //! An ONNX graph under construction together with the tensors that its weights come from. What is multiplied with them is
 //! `products`' matter.
 
+use std::sync::Arc;
+
 use super::adapter::Adapter;
 use super::names;
 use super::onnx::{
@@ -8,6 +10,7 @@ use super::onnx::{
     Dimension::{Fixed, Named},
     Edge, ElementType, GraphBuilder, Initializer, TensorValues,
 };
+use super::panels::{PanelStore, Panels};
 use super::products::ProductOperator;
 use super::tensors::{Tensor, Tensors};
 
@@ -20,6 +23,8 @@ pub(super) struct WeightedGraph<'a> {
     pub(super) scales: Option<Edge>,
     /// Whose products it has.
     pub(super) products: ProductOperator,
+    /// The matrices of our operator's, which knows them by their numbers.
+    panels: PanelStore,
 }
 
 impl<'a> WeightedGraph<'a> {
@@ -40,6 +45,7 @@ impl<'a> WeightedGraph<'a> {
             adapters,
             scales,
             products,
+            panels: PanelStore::default(),
         }
     }
 
@@ -52,6 +58,11 @@ impl<'a> WeightedGraph<'a> {
         self.tensors
             .get(name)
             .expect("every tensor's presence was checked with the architecture")
+    }
+
+    /// The number of the matrix that the tensors make as panels, if they can; with `halves`, as two halves.
+    pub(super) fn panels(&mut self, tensors: &[Tensor<'_>], halves: bool) -> Option<usize> {
+        self.panels.add(tensors, halves, &|| self.tensors.release())
     }
 
     /// The vector of that name.
@@ -102,6 +113,12 @@ impl<'a> WeightedGraph<'a> {
             .builder
             .node("", "Gather", &inputs, [result], &[("axis", Int(0))]);
         wanted
+    }
+
+    /// The bytes of the graph named `name`, what the session is given beside them, and our products' matrices.
+    pub(super) fn finish(self, name: &str) -> (Vec<u8>, Vec<Initializer>, Arc<[Panels]>) {
+        let (model, initializers) = self.builder.finish(name);
+        (model, initializers, self.panels.finish())
     }
 
     /// The input that says which rows' states are wanted.

@@ -9,8 +9,8 @@ use ort::value::{Shape, Tensor, TensorRef, TensorRefMut};
 use super::RuntimeError;
 use super::device::Device;
 use super::session::{self, SessionOptions};
-use crate::graph::ModelGraph;
 use crate::graph::onnx::{Attribute, Dimension, ElementType, GraphBuilder};
+use crate::graph::{ModelGraph, OperatorMatrices};
 
 /// Most numbers that are copied at once where all are written.
 const MOST_NUMBERS_AT_ONCE: usize = 16 << 20;
@@ -38,7 +38,7 @@ impl DeviceCache {
         layers: usize,
         shape: [usize; 4],
     ) -> anyhow::Result<Self> {
-        let reader = session::build(reader(shape), device, options, Some(1), &|_| ())?;
+        let reader = session::build(|_| reader(shape), device, options, Some(1), &|_| ())?;
         let allocator = Allocator::new(&reader, memory)?;
         let tensors = (0..2 * layers).map(|_| Tensor::new(&allocator, shape));
         let cache = Self {
@@ -160,7 +160,7 @@ fn reader([_, block_tokens, kv_heads, head_size]: [usize; 4]) -> ModelGraph {
     ModelGraph {
         model,
         initializers,
-        experts: Vec::new(),
+        matrices: OperatorMatrices::default(),
         weights_folder: None,
     }
 }

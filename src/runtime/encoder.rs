@@ -40,11 +40,9 @@ impl Encoder {
     ) -> anyhow::Result<Self> {
         let products = options.products(Device::Cpu);
         let context_tokens = file.architecture.trained_context();
-        let graph = file.graph(products, context_tokens, &|share| progress(share / 2.0));
+        let graph = |progress: &dyn Fn(f32)| file.graph(products, context_tokens, progress);
         let threads = options.batch_threads.or(options.threads);
-        let session = session::build(graph, Device::Cpu, options, threads, &|share| {
-            progress((1.0 + share) / 2.0)
-        })?;
+        let session = session::build(graph, Device::Cpu, options, threads, progress)?;
         Ok(Self {
             session,
             embeddings: file.embeddings(),

@@ -1,18 +1,19 @@
 //! Making a session from a graph and its weights.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use anyhow::Context;
+use ort::environment::Environment;
 use ort::session::Session;
 use ort::session::builder::GraphOptimizationLevel;
-use ort::value::Tensor;
+use ort::value::{DynValue, Tensor};
 
 use super::device::{Device, DeviceOptions};
 use super::library::one_session_at_a_time;
 use super::{RuntimeError, environment, operators};
 use crate::graph::onnx::{Initializer, TensorValues};
-use crate::graph::{ModelGraph, ProductOperator};
+use crate::graph::{ModelGraph, OperatorMatrices, ProductOperator};
 use crate::machine::Cores;
 
 /// How a session computes.
@@ -54,78 +55,119 @@ impl SessionOptions {
     }
 }
 
-/// A session for `graph` on `device`, with so many threads of the CPU. `progress` hears the share that is done, from 0 to 1.
+/// A graph whose weights are values of the runtime's: sessions share them.
+struct SharedGraph {
+    environment: Environment,
+    model: Vec<u8>,
+    initializers: Vec<(String, Arc<DynValue>)>,
+    matrices: OperatorMatrices,
+    weights_folder: Option<PathBuf>,
+}
+
+impl SharedGraph {
+    /// The one that `graph` makes; `progress` hears the share that is done of all until a session is there, from 0 to 1.
+    fn new(
+        graph: impl FnOnce(&dyn Fn(f32)) -> ModelGraph,
+        library: &Path,
+        progress: &dyn Fn(f32),
+    ) -> anyhow::Result<Self> {
+        /// The weights are repacked, which takes longer than making a session.
+        const SHARE: f32 = 0.7;
+
+        // Values are the library's.
+        let environment = environment(library)?;
+        let graph = graph(&|share| progress(share * SHARE));
+        let shared = |initializer| {
+            let Initializer {
+                name,
+                shape,
+                values,
+            } = initializer;
+            let tensor = match values {
+                TensorValues::F32(values) => Tensor::from_array((shape, values))?.into_dyn(),
+                TensorValues::U8(values) => Tensor::from_array((shape, values))?.into_dyn(),
+            };
+            Ok((name, Arc::new(tensor)))
+        };
+        let initializers = graph.initializers.into_iter().map(shared);
+        Ok(Self {
+            environment,
+            model: graph.model,
+            initializers: initializers.collect::<ort::Result<_>>()?,
+            matrices: graph.matrices,
+            weights_folder: graph.weights_folder,
+        })
+    }
+
+    /// A session on `device`, with so many threads of the CPU.
+    fn session(
+        &self,
+        device: Device,
+        options: &SessionOptions,
+        threads: Option<usize>,
+    ) -> anyhow::Result<Session> {
+        /// Where files of weights are looked for that a graph names (`onnxruntime_session_options_config_keys.h`).
+        const WEIGHTS_FOLDER: &str = "session.model_external_initializers_file_folder_path";
+
+        let mut builder = Session::builder(&self.environment)?
+            .with_execution_providers(device.provider().as_slice())
+            .map_err(RuntimeError::from)?
+            .with_optimization_level(GraphOptimizationLevel::All)
+            .map_err(RuntimeError::from)?
+            // Shapes change at every step: patterns remembered for each would grow without bound.
+            .with_memory_pattern(false)
+            .map_err(RuntimeError::from)?
+            .with_operators(operators::domain(self.matrices.clone())?)
+            .map_err(RuntimeError::from)?
+            // Threads spin within a step, where they wait for microseconds, and sleep between steps.
+            .with_config_entry("session.force_spinning_stop", "1")
+            .map_err(RuntimeError::from)?;
+        if let Some(threads) = threads {
+            builder = builder
+                .with_intra_threads(threads)
+                .map_err(RuntimeError::from)?;
+            if threads > 1 && !options.thread_cores.is_empty() {
+                let places = affinities(&options.thread_cores, threads);
+                builder = builder
+                    .with_config_entry("session.intra_op_thread_affinities", places)
+                    .map_err(RuntimeError::from)?;
+            }
+        }
+        if let Some(folder) = &self.weights_folder {
+            let folder = folder.to_str();
+            let folder = folder.context("the path of the model's folder is not in Unicode")?;
+            builder = builder
+                .with_config_entry(WEIGHTS_FOLDER, folder)
+                .map_err(RuntimeError::from)?;
+        }
+        for (name, tensor) in &self.initializers {
+            builder = builder
+                .with_external_initializer(name, Arc::clone(tensor))
+                .map_err(RuntimeError::from)?;
+            if device == Device::Cpu {
+                // By the one above the graph knows the values while it is optimised; by this one the session takes the tensor as
+                // it is, where it would make a copy. Elsewhere it has to.
+                builder = builder
+                    .with_initializer(name, Arc::clone(tensor))
+                    .map_err(RuntimeError::from)?;
+            }
+        }
+        let _alone = one_session_at_a_time();
+        Ok(builder.commit_from_memory(&self.model)?)
+    }
+}
+
+/// A session on `device` for the graph that `graph` makes, with so many threads of the CPU. `progress` hears the share that is
+/// done, from 0 to 1, and so does `graph`'s own.
 pub(super) fn build(
-    graph: ModelGraph,
+    graph: impl FnOnce(&dyn Fn(f32)) -> ModelGraph,
     device: Device,
     options: &SessionOptions,
     threads: Option<usize>,
     progress: &dyn Fn(f32),
 ) -> anyhow::Result<Session> {
-    /// Handing the weights over is quick; packing them, within the last step, is most of the time.
-    const SHARE_OF_HANDING_OVER: f32 = 0.2;
-    /// Where files of weights are looked for that a graph names (`onnxruntime_session_options_config_keys.h`).
-    const WEIGHTS_FOLDER: &str = "session.model_external_initializers_file_folder_path";
-
-    let mut builder = Session::builder(&environment(&options.library)?)?
-        .with_execution_providers(device.provider().as_slice())
-        .map_err(RuntimeError::from)?
-        .with_optimization_level(GraphOptimizationLevel::All)
-        .map_err(RuntimeError::from)?
-        // Shapes change at every step: patterns remembered for each would grow without bound.
-        .with_memory_pattern(false)
-        .map_err(RuntimeError::from)?
-        .with_operators(operators::domain(graph.experts)?)
-        .map_err(RuntimeError::from)?
-        // Threads spin within a step, where they wait for microseconds, and sleep between steps.
-        .with_config_entry("session.force_spinning_stop", "1")
-        .map_err(RuntimeError::from)?;
-    if let Some(threads) = threads {
-        builder = builder
-            .with_intra_threads(threads)
-            .map_err(RuntimeError::from)?;
-        if threads > 1 && !options.thread_cores.is_empty() {
-            let places = affinities(&options.thread_cores, threads);
-            builder = builder
-                .with_config_entry("session.intra_op_thread_affinities", places)
-                .map_err(RuntimeError::from)?;
-        }
-    }
-    if let Some(folder) = &graph.weights_folder {
-        let folder = folder.to_str();
-        let folder = folder.context("the path of the model's folder is not in Unicode")?;
-        builder = builder
-            .with_config_entry(WEIGHTS_FOLDER, folder)
-            .map_err(RuntimeError::from)?;
-    }
-    let count = graph.initializers.len() as f32;
-    for (index, initializer) in graph.initializers.into_iter().enumerate() {
-        let Initializer {
-            name,
-            shape,
-            values,
-        } = initializer;
-        let tensor = match values {
-            TensorValues::F32(values) => Tensor::from_array((shape, values))?.into_dyn(),
-            TensorValues::U8(values) => Tensor::from_array((shape, values))?.into_dyn(),
-        };
-        let tensor = Arc::new(tensor);
-        builder = builder
-            .with_external_initializer(&name, tensor.clone())
-            .map_err(RuntimeError::from)?;
-        if device == Device::Cpu {
-            // By the one above the graph knows the values while it is optimised; by this one the session takes the tensor as
-            // it is, where it would make a copy. Elsewhere it has to.
-            builder = builder
-                .with_initializer(&name, tensor)
-                .map_err(RuntimeError::from)?;
-        }
-        progress(index as f32 / count * SHARE_OF_HANDING_OVER);
-    }
-    let session = {
-        let _alone = one_session_at_a_time();
-        builder.commit_from_memory(&graph.model)?
-    };
+    let graph = SharedGraph::new(graph, &options.library, progress)?;
+    let session = graph.session(device, options, threads)?;
     progress(1.0);
     Ok(session)
 }
@@ -137,30 +179,22 @@ pub(super) struct Sessions {
 }
 
 impl Sessions {
-    /// Sessions on `device` for the graph that `graph` makes; both hear of the share that is done, from 0 to 1.
+    /// Sessions on `device` for the graph that `graph` makes; both hear as with [`build`].
     pub(super) fn build(
-        graph: impl Fn(&dyn Fn(f32)) -> ModelGraph,
+        graph: impl FnOnce(&dyn Fn(f32)) -> ModelGraph,
         device: Device,
         options: &SessionOptions,
         progress: &dyn Fn(f32),
     ) -> anyhow::Result<Self> {
-        /// Making the graph, with the weights repacked, takes about as long as the session.
-        const SHARE_OF_GRAPH: f32 = 0.5;
-
-        let build = |threads, progress: &dyn Fn(f32)| {
-            let graph = graph(&|share| progress(share * SHARE_OF_GRAPH));
-            build(graph, device, options, threads, &|share| {
-                progress(SHARE_OF_GRAPH + share * (1.0 - SHARE_OF_GRAPH));
-            })
-        };
+        let graph = SharedGraph::new(graph, &options.library, progress)?;
+        let session = graph.session(device, options, options.threads)?;
         let batch_threads = options
             .batch_threads
             .filter(|_| options.batch_threads != options.threads);
-        let sessions = 1.0 + batch_threads.iter().len() as f32;
-        let session = build(options.threads, &|share| progress(share / sessions))?;
         let batch_session = batch_threads
-            .map(|threads| build(Some(threads), &|share| progress((1.0 + share) / sessions)))
+            .map(|threads| graph.session(device, options, Some(threads)))
             .transpose()?;
+        progress(1.0);
         Ok(Self {
             session,
             batch_session,

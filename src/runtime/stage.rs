@@ -32,7 +32,7 @@ impl Stage {
     /// Sessions on `device` for the graph that `graph` makes, which has the layers `layers`, and a cache of the shape `cache`
     /// for each of them. `progress` hears the share that is done, from 0 to 1.
     pub(super) fn load(
-        graph: impl Fn(&dyn Fn(f32)) -> ModelGraph,
+        graph: impl FnOnce(&dyn Fn(f32)) -> ModelGraph,
         device: Device,
         layers: Range<usize>,
         cache: [usize; 4],

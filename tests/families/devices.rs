@@ -74,7 +74,7 @@ fn answer(graph: ModelGraph) -> Result<Session, String> {
     let environment = environment(&common::onnxruntime()).unwrap();
     let mut builder = Session::builder(&environment)
         .unwrap()
-        .with_operators(operators::domain(graph.experts).unwrap())
+        .with_operators(operators::domain(graph.matrices).unwrap())
         .unwrap();
     for initializer in graph.initializers {
         let shape = initializer.shape;

@@ -113,10 +113,10 @@ pub struct LocalLayers {
 /// What a feed-forward network's gate goes through.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Activation {
-    /// `x · sigmoid(x)`.
-    Silu,
-    /// GELU in its approximation by `tanh`.
-    GeluTanh,
+    /// `x · sigmoid(x)`
+    Silu = 1,
+    /// `x · Φ(x)`, Φ by way of tanh (Hendrycks and Gimpel, 2016, <https://arxiv.org/abs/1606.08415>).
+    GeluTanh = 2,
 }
 
 impl DecoderShape {

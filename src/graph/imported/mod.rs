@@ -16,7 +16,7 @@ use prost::bytes::Bytes;
 pub use inputs::{FedInputs, past_names};
 
 use super::onnx::{ElementType, proto};
-use super::{GraphError, ModelGraph};
+use super::{GraphError, ModelGraph, OperatorMatrices};
 use crate::file_bytes::FileAccess;
 
 /// `i64 [batch, past + tokens]`: 1 for what is to be seen.
@@ -198,7 +198,7 @@ impl ImportedModel {
         ModelGraph {
             model: self.model.clone(),
             initializers: Vec::new(),
-            experts: Vec::new(),
+            matrices: OperatorMatrices::default(),
             weights_folder: Some(self.folder().to_owned()),
         }
     }

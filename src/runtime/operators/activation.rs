@@ -3,33 +3,23 @@
 use super::parallel::{OperatorError, ParallelFor, once_each};
 use super::shared::SharedSlice;
 use super::simd::{Instructions, LANES, Simd, Work, eight, exp, store_some};
+use crate::graph::Activation;
 
-/// The function of the gate.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum GatedActivation {
-    /// `x · sigmoid(x)`
-    Silu,
-    /// `x · Φ(x)`, Φ by way of tanh (Hendrycks and Gimpel, 2016, <https://arxiv.org/abs/1606.08415>).
-    GeluTanh,
-}
-
-impl GatedActivation {
-    /// The function's values.
-    #[inline(always)]
-    pub(super) fn of<S: Simd>(self, simd: S, x: S::Vector) -> S::Vector {
-        let argument = match self {
-            Self::Silu => x,
-            Self::GeluTanh => {
-                // (1 + tanh(y)) / 2 = sigmoid(2 · y), y = √(2/π) · (x + 0.044715 · x³)
-                const FACTOR: f32 = 2.0 * 0.797_884_6;
-                const CUBIC: f32 = 0.044_715;
-                let square = simd.multiply(x, x);
-                let inner = simd.multiply_add(square, simd.splat(CUBIC), simd.splat(1.0));
-                simd.multiply(simd.multiply(x, simd.splat(FACTOR)), inner)
-            }
-        };
-        simd.multiply(x, sigmoid(simd, argument))
-    }
+/// The function's values.
+#[inline(always)]
+pub(super) fn activated<S: Simd>(simd: S, activation: Activation, x: S::Vector) -> S::Vector {
+    let argument = match activation {
+        Activation::Silu => x,
+        Activation::GeluTanh => {
+            // (1 + tanh(y)) / 2 = sigmoid(2 · y), y = √(2/π) · (x + 0.044715 · x³)
+            const FACTOR: f32 = 2.0 * 0.797_884_6;
+            const CUBIC: f32 = 0.044_715;
+            let square = simd.multiply(x, x);
+            let inner = simd.multiply_add(square, simd.splat(CUBIC), simd.splat(1.0));
+            simd.multiply(simd.multiply(x, simd.splat(FACTOR)), inner)
+        }
+    };
+    simd.multiply(x, sigmoid(simd, argument))
 }
 
 /// `1 / (1 + e⁻ˣ)`
@@ -50,7 +40,7 @@ fn sigmoid<S: Simd>(simd: S, x: S::Vector) -> S::Vector {
 /// # Panics
 /// If they do not have as many rows.
 pub fn gate_halves(
-    activation: GatedActivation,
+    activation: Activation,
     x: &[f32],
     width: usize,
     output: &mut [f32],
@@ -74,7 +64,7 @@ pub fn gate_halves(
 
 /// One row.
 struct Gate<'a> {
-    activation: GatedActivation,
+    activation: Activation,
     gates: &'a [f32],
     values: &'a [f32],
     output: &'a mut [f32],
@@ -87,7 +77,7 @@ impl Work for Gate<'_> {
     fn run<S: Simd>(self, simd: S) {
         let groups = self.gates.chunks(LANES).zip(self.values.chunks(LANES));
         for ((gates, values), output) in groups.zip(self.output.chunks_mut(LANES)) {
-            let gate = self.activation.of(simd, simd.load(&eight(gates)));
+            let gate = activated(simd, self.activation, simd.load(&eight(gates)));
             let gated = simd.multiply(gate, simd.load(&eight(values)));
             store_some(simd, gated, output);
         }

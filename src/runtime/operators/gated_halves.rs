@@ -6,9 +6,10 @@ use ort::operator::{
 };
 use ort::value::TensorElementType;
 
-use super::activation::{GatedActivation, gate_halves};
+use super::activation::gate_halves;
 use super::node::{gated, input_error, refused, tensor, threads};
 use super::simd::Instructions;
+use crate::graph::{Activation, GATED};
 
 /// The operator. Its one input is `[rows, 2 · width]`, its output `[rows, width]`.
 pub(super) struct GatedHalves;
@@ -39,7 +40,8 @@ impl Operator for GatedHalves {
         &self,
         attributes: &KernelContext<'attr>,
     ) -> ort::Result<GatedHalvesKernel> {
-        let activation = gated(attributes)?.ok_or_else(|| refused("gated is missing"))?;
+        let activation =
+            gated(attributes)?.ok_or_else(|| refused(format!("{GATED} is missing")))?;
         Ok(GatedHalvesKernel {
             activation,
             instructions: Instructions::detect(),
@@ -48,7 +50,7 @@ impl Operator for GatedHalves {
 }
 
 pub(super) struct GatedHalvesKernel {
-    activation: GatedActivation,
+    activation: Activation,
     instructions: Instructions,
 }
 

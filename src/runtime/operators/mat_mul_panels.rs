@@ -1,29 +1,39 @@
-//! `MatMulPanels` as ONNX Runtime sees it: attributes, inputs and their shapes. The computation is `product`'s.
+//! `MatMulPanels` as ONNX Runtime sees it: attributes, inputs and their shapes. The matrices are no inputs: the runtime would make
+//! copies of them while it makes a session. The computation is `product`'s.
 
 use std::sync::{Arc, Mutex, PoisonError};
 
 use ort::operator::{
     ComputeContext, Kernel, KernelContext, Operator, OperatorInput, OperatorOutput,
 };
-use ort::value::{PrimitiveTensorElementType, TensorElementType, ValueRef};
+use ort::value::{TensorElementType, ValueRef};
 
-use super::activation::GatedActivation;
-use super::node::{flag, gated, input_error, positive, refused, tensor, threads};
+use super::node::{gated, input_error, number, positive, refused, tensor, threads};
 use super::norm::RowNorm;
 use super::product::{ProductInputs, QuantisedRows, multiply};
 use super::simd::Instructions;
-use crate::graph::panels::{PanelCodes, PanelLayout};
+use crate::graph::Activation;
+use crate::graph::panels::Panels;
 
 /// The operator: `x · Wᵀ` as `com.microsoft::MatMulNBits` (`accuracy_level` 4) computes it, `W` in panels, with what stands
 /// before and behind it.
-#[derive(Default)]
 pub(super) struct MatMulPanels {
+    matrices: Arc<[Panels]>,
     /// One node runs after the other.
     rounded: Arc<Mutex<QuantisedRows>>,
 }
 
+impl MatMulPanels {
+    pub(super) fn new(matrices: Arc<[Panels]>) -> Self {
+        Self {
+            matrices,
+            rounded: Arc::default(),
+        }
+    }
+}
+
 /// The inputs in order, as [`ProductInputs`] describes them.
-const INPUTS: [&str; 5] = ["x", "panels", "norm_gain", "bias", "residual"];
+const INPUTS: [&str; 4] = ["x", "norm_gain", "bias", "residual"];
 
 impl Operator for MatMulPanels {
     type Kernel<'attr> = MatMulPanelsKernel;
@@ -39,7 +49,6 @@ impl Operator for MatMulPanels {
     fn inputs(&self) -> impl IntoIterator<Item = OperatorInput> {
         INPUTS.map(|name| match name {
             "x" => OperatorInput::required(TensorElementType::Float32),
-            "panels" => OperatorInput::required(TensorElementType::Uint8),
             _ => OperatorInput::optional(TensorElementType::Float32),
         })
     }
@@ -52,59 +61,30 @@ impl Operator for MatMulPanels {
         &self,
         attributes: &KernelContext<'attr>,
     ) -> ort::Result<MatMulPanelsKernel> {
-        MatMulPanelsKernel::new(attributes, Arc::clone(&self.rounded))
-    }
-}
-
-/// A node's attributes, checked.
-pub(super) struct MatMulPanelsKernel {
-    /// `K`
-    columns: usize,
-    /// `N`
-    outputs: usize,
-    layout: PanelLayout,
-    gated: Option<GatedActivation>,
-    epsilon: f32,
-    rounded: Arc<Mutex<QuantisedRows>>,
-    instructions: Instructions,
-}
-
-impl MatMulPanelsKernel {
-    fn new(attributes: &KernelContext, rounded: Arc<Mutex<QuantisedRows>>) -> ort::Result<Self> {
-        let group = integer(attributes, "block_size")?;
-        if !matches!(group, 16 | 32) {
-            return Err(refused(format!("block_size is {group}, not 16 or 32")));
+        let matrix = number(attributes, "matrix")?;
+        let matrices = self.matrices.len();
+        if matrix >= matrices {
+            return Err(refused(format!("matrix is {matrix} of {matrices}")));
         }
-        let zero = integer(attributes, "zero_point")?;
-        let zero = u8::try_from(zero).ok().filter(|zero| *zero < 64);
-        let zero = zero.ok_or_else(|| refused("zero_point is above 63"))?;
-        let codes = match integer(attributes, "bits")? {
-            4 => PanelCodes::Nibbles { zero },
-            6 => PanelCodes::SixBits { zero },
-            8 => PanelCodes::Signed,
-            bits => return Err(refused(format!("bits is {bits}, not 4, 6 or 8"))),
-        };
-        Ok(Self {
-            columns: integer(attributes, "K")?,
-            outputs: integer(attributes, "N")?,
-            layout: PanelLayout {
-                group,
-                codes,
-                half: flag(attributes, "half_scales")?,
-                minimum: flag(attributes, "minimums")?,
-            },
+        Ok(MatMulPanelsKernel {
+            matrices: Arc::clone(&self.matrices),
+            matrix,
             gated: gated(attributes)?,
             epsilon: positive("epsilon", attributes.get("epsilon").unwrap_or(1e-6))?,
-            rounded,
+            rounded: Arc::clone(&self.rounded),
             instructions: Instructions::detect(),
         })
     }
 }
 
-/// An attribute that is not negative; absent, 0.
-fn integer(attributes: &KernelContext, name: &str) -> ort::Result<usize> {
-    let value = attributes.get::<i64>(name).unwrap_or(0);
-    usize::try_from(value).map_err(|_| refused(format!("{name} is {value}, less than 0")))
+/// A node's attributes, checked.
+pub(super) struct MatMulPanelsKernel {
+    matrices: Arc<[Panels]>,
+    matrix: usize,
+    gated: Option<Activation>,
+    epsilon: f32,
+    rounded: Arc<Mutex<QuantisedRows>>,
+    instructions: Instructions,
 }
 
 impl Kernel for MatMulPanelsKernel {
@@ -112,22 +92,20 @@ impl Kernel for MatMulPanelsKernel {
         let given = context.num_inputs()?;
         let values = (0..INPUTS.len().min(given)).map(|index| context.input(index));
         let values = values.collect::<ort::Result<Vec<_>>>()?;
-        let missing = |index: usize| input_error(INPUTS[index], "is missing");
-        let ([rows, columns], x) = optional(&values, 0)?.ok_or_else(|| missing(0))?;
-        let ([_], panels) = optional(&values, 1)?.ok_or_else(|| missing(1))?;
-        if columns != self.columns {
-            let problem = format!("has {columns} columns, K is {}", self.columns);
+        let ([rows, columns], x) =
+            optional(&values, 0)?.ok_or_else(|| input_error(INPUTS[0], "is missing"))?;
+        let gain = optional::<1>(&values, 1)?;
+        let bias = optional::<1>(&values, 2)?;
+        let residual = optional::<2>(&values, 3)?;
+        let matrix = &self.matrices[self.matrix];
+        let wanted = matrix.shape.columns;
+        if columns != wanted {
+            let problem = format!("has {columns} columns, the matrix {wanted}");
             return Err(input_error(INPUTS[0], problem));
         }
-        let gain = optional::<f32, 1>(&values, 2)?;
-        let bias = optional::<f32, 1>(&values, 3)?;
-        let residual = optional::<f32, 2>(&values, 4)?;
         let inputs = ProductInputs {
             x,
-            columns,
-            outputs: self.outputs,
-            panels,
-            layout: self.layout,
+            matrix,
             norm: gain.map(|(_, gain)| RowNorm {
                 gain,
                 epsilon: self.epsilon,
@@ -148,10 +126,10 @@ impl Kernel for MatMulPanelsKernel {
 }
 
 /// The sizes and elements of the input of that number, if it is given.
-fn optional<'v, T: PrimitiveTensorElementType, const RANK: usize>(
+fn optional<'v, const RANK: usize>(
     values: &'v [Option<ValueRef<'_>>],
     index: usize,
-) -> ort::Result<Option<([usize; RANK], &'v [T])>> {
+) -> ort::Result<Option<([usize; RANK], &'v [f32])>> {
     let value = values.get(index).and_then(Option::as_ref);
     value.map(|value| tensor(value, INPUTS[index])).transpose()
 }

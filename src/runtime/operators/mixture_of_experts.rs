@@ -9,18 +9,12 @@ use ort::operator::{
 use ort::value::TensorElementType::Float32;
 
 use super::mixture::{MixtureInputs, Routing, mix};
-use super::node::{flag, input_error, positive, refused, tensor, threads};
+use super::node::{flag, input_error, number, positive, refused, tensor, threads};
 use super::simd::Instructions;
 use crate::graph::ExpertMatrices;
 
 /// The operator, with the matrices of each layer.
-pub(super) struct MixtureOfExperts(Arc<[ExpertMatrices]>);
-
-impl MixtureOfExperts {
-    pub(super) fn new(layers: Vec<ExpertMatrices>) -> Self {
-        Self(layers.into())
-    }
-}
+pub(super) struct MixtureOfExperts(pub(super) Arc<[ExpertMatrices]>);
 
 /// The inputs in their order.
 const INPUTS: [&str; 2] = ["input", "router_probs"];
@@ -48,12 +42,7 @@ impl Operator for MixtureOfExperts {
         &self,
         attributes: &KernelContext<'attr>,
     ) -> ort::Result<MixtureOfExpertsKernel> {
-        let number = |name: &str| {
-            let number = attributes.get::<i64>(name);
-            let number = number.ok_or_else(|| refused(format!("{name} is missing")))?;
-            usize::try_from(number).map_err(|_| refused(format!("{name} is {number}")))
-        };
-        let layer = number("layer")?;
+        let layer = number(attributes, "layer")?;
         let layers = self.0.len();
         if layer >= layers {
             return Err(refused(format!(
@@ -65,7 +54,7 @@ impl Operator for MixtureOfExperts {
             layers: Arc::clone(&self.0),
             layer,
             routing: Routing {
-                used: number("k")?,
+                used: number(attributes, "k")?,
                 normalised: flag(attributes, "normalize_routing_weights")?,
                 scale: positive("routing_weights_scale", scale.unwrap_or(1.0))?,
             },

@@ -27,21 +27,21 @@ mod write;
 #[cfg(test)]
 mod tests;
 
-use crate::graph::ExpertMatrices;
+use crate::graph::OperatorMatrices;
 
 /// The domain's name in a model, version 1.
 pub const DOMAIN: &str = "ortolan";
 
-/// All our operators, to be given to the builder of a session whose layers have these experts.
+/// All our operators, to be given to the builder of a session whose nodes name these matrices.
 ///
 /// # Errors
 /// If ONNX Runtime refuses one: it is not the version that this was built for.
-pub fn domain(experts: Vec<ExpertMatrices>) -> ort::Result<ort::operator::OperatorDomain> {
+pub fn domain(matrices: OperatorMatrices) -> ort::Result<ort::operator::OperatorDomain> {
     ort::operator::OperatorDomain::new(DOMAIN)?
         .add(paged_attention::PagedAttention)?
         .add(packed_attention::PackedMultiHeadAttention)?
         .add(low_rank_update::LowRankUpdate)?
-        .add(mat_mul_panels::MatMulPanels::default())?
+        .add(mat_mul_panels::MatMulPanels::new(matrices.panels))?
         .add(gated_halves::GatedHalves)?
-        .add(mixture_of_experts::MixtureOfExperts::new(experts))
+        .add(mixture_of_experts::MixtureOfExperts(matrices.experts))
 }

@@ -3,9 +3,9 @@
 use ort::operator::{ComputeContext, FromKernelContext, KernelContext};
 use ort::value::{PrimitiveTensorElementType, ValueRef};
 
-use super::activation::GatedActivation;
 use super::attention::MAX_HEADS;
 use super::parallel::OperatorError;
+use crate::graph::{Activation, GATED};
 
 /// The sizes and the elements of an input.
 pub(super) fn tensor<'v, T: PrimitiveTensorElementType, const RANK: usize>(
@@ -58,6 +58,13 @@ pub(super) fn head_count(attributes: &KernelContext, name: &str) -> ort::Result<
         .ok_or_else(|| refused(format!("{name} is {count}, not from 1 to {MAX_HEADS}")))
 }
 
+/// An attribute that is there and not below 0.
+pub(super) fn number(attributes: &KernelContext, name: &str) -> ort::Result<usize> {
+    let number = attributes.get::<i64>(name);
+    let number = number.ok_or_else(|| refused(format!("{name} is missing")))?;
+    usize::try_from(number).map_err(|_| refused(format!("{name} is {number}")))
+}
+
 /// An attribute that is 0 or 1; absent, 0.
 pub(super) fn flag(attributes: &KernelContext, name: &str) -> ort::Result<bool> {
     match attributes.get::<i64>(name) {
@@ -67,13 +74,16 @@ pub(super) fn flag(attributes: &KernelContext, name: &str) -> ort::Result<bool> 
     }
 }
 
-/// The function of a gate.
-pub(super) fn gated(attributes: &KernelContext) -> ort::Result<Option<GatedActivation>> {
-    match attributes.get::<i64>("gated") {
-        None | Some(0) => Ok(None),
-        Some(1) => Ok(Some(GatedActivation::Silu)),
-        Some(2) => Ok(Some(GatedActivation::GeluTanh)),
-        Some(other) => Err(refused(format!("gated is {other}, not 0, 1 or 2"))),
+/// The function of a gate, if there is one.
+pub(super) fn gated(attributes: &KernelContext) -> ort::Result<Option<Activation>> {
+    const SILU: i64 = Activation::Silu as i64;
+    const GELU_TANH: i64 = Activation::GeluTanh as i64;
+
+    match attributes.get::<i64>(GATED) {
+        None => Ok(None),
+        Some(SILU) => Ok(Some(Activation::Silu)),
+        Some(GELU_TANH) => Ok(Some(Activation::GeluTanh)),
+        Some(other) => Err(refused(format!("{GATED} is {other}, no known function"))),
     }
 }
 

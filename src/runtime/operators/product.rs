@@ -10,13 +10,14 @@ mod rows;
 
 use std::ops::Range;
 
-use super::activation::GatedActivation;
+use super::activation::activated;
 use super::norm::RowNorm;
 use super::parallel::{OperatorError, ParallelFor, once_each};
 use super::shared::SharedSlice;
 use super::simd::{Instructions, Simd, Work, eight, store_some};
-use crate::graph::panels::{MatrixShape, PANEL_ROWS, PanelCodes, PanelLayout};
-use panel::{Codes, Nibbles, Signed, SixBits};
+use crate::graph::Activation;
+use crate::graph::panels::{PANEL_ROWS, PanelCodes, Panels};
+use panel::{Codes, EightBits, Nibbles, SixBits};
 pub use rows::QuantisedRows;
 use rows::{Group, ROWS_TOGETHER, Rounding};
 
@@ -30,36 +31,39 @@ const ROWS_WORTH_SHARING: usize = 8;
 /// What is read.
 #[derive(Debug, Clone, Copy)]
 pub struct ProductInputs<'a> {
-    /// `[rows, columns]`
+    /// `[rows, columns of the matrix]`
     pub x: &'a [f32],
-    /// Columns of `x` and of the matrix.
-    pub columns: usize,
-    /// Rows of the matrix.
-    pub outputs: usize,
-    /// The matrix, panel by panel.
-    pub panels: &'a [u8],
-    /// What a panel looks like.
-    pub layout: PanelLayout,
+    /// The matrix, whose rows are the outputs: in halves where there is a gate.
+    pub matrix: &'a Panels,
     /// Applied to each row of `x` before.
     pub norm: Option<RowNorm<'a>>,
     /// `[outputs]`, added to each row of the product.
     pub bias: Option<&'a [f32]>,
-    /// Gates the second half of each row by its first. Panels of both then follow in turn.
-    pub gated: Option<GatedActivation>,
+    /// Gates the second half of each row by its first.
+    pub gated: Option<Activation>,
     /// `[rows, columns of the output]`, added to what comes of all this.
     pub residual: Option<&'a [f32]>,
 }
 
 impl ProductInputs<'_> {
+    fn columns(&self) -> usize {
+        self.matrix.shape.columns
+    }
+
+    /// Rows of the matrix.
+    fn outputs(&self) -> usize {
+        self.matrix.shape.rows
+    }
+
     fn rows(&self) -> usize {
-        self.x.len() / self.columns.max(1)
+        self.x.len() / self.columns()
     }
 
     /// Columns of the output.
     pub fn width(&self) -> usize {
         match self.gated {
-            None => self.outputs,
-            Some(_) => self.outputs / 2,
+            None => self.outputs(),
+            Some(_) => self.outputs() / 2,
         }
     }
 
@@ -73,22 +77,19 @@ impl ProductInputs<'_> {
 
     fn check(&self, output: usize) -> Result<(), OperatorError> {
         let invalid = |input, problem: String| Err(OperatorError::input(input, problem));
-        let (columns, group) = (self.columns, self.layout.group);
-        if columns == 0 || !columns.is_multiple_of(group) || !self.x.len().is_multiple_of(columns) {
+        let columns = self.columns();
+        if !self.x.len().is_multiple_of(columns) {
             let problem = format!("has {} values, no rows of {columns}", self.x.len());
             return invalid("x", problem);
         }
-        if self.gated.is_some() && !self.outputs.is_multiple_of(2) {
-            return invalid("N", format!("is {}, which has no halves", self.outputs));
-        }
-        let (found, wanted) = (self.panels.len(), self.layout.bytes(self.shape()));
-        if found != wanted {
-            return invalid("panels", format!("has {found} bytes, not {wanted}"));
+        if self.gated.is_some() != self.matrix.shape.halves {
+            let problem = "is in halves if there is a gate, and else not";
+            return invalid("matrix", problem.to_owned());
         }
         let width = self.width();
         let vectors = [
             ("norm_gain", self.norm.map(|norm| norm.gain), columns),
-            ("bias", self.bias, self.outputs),
+            ("bias", self.bias, self.outputs()),
             ("residual", self.residual, self.rows() * width),
         ];
         for (input, values, wanted) in vectors {
@@ -98,14 +99,6 @@ impl ProductInputs<'_> {
         }
         assert_eq!(output, self.rows() * width, "the output has a row for each");
         Ok(())
-    }
-
-    fn shape(&self) -> MatrixShape {
-        MatrixShape {
-            rows: self.outputs,
-            columns: self.columns,
-            halves: self.gated.is_some(),
-        }
     }
 }
 
@@ -121,7 +114,7 @@ pub fn multiply(
     parallel: ParallelFor,
 ) -> Result<(), OperatorError> {
     inputs.check(output.len())?;
-    match inputs.layout.group {
+    match inputs.matrix.layout.group {
         16 => multiply_groups(inputs, output, rounded.of_16(), instructions, parallel),
         _ => multiply_groups(inputs, output, rounded.of_32(), instructions, parallel),
     }
@@ -134,13 +127,10 @@ fn multiply_groups<const V: usize>(
     instructions: Instructions,
     parallel: ParallelFor,
 ) -> Result<(), OperatorError> {
-    let rows = inputs.rows();
-    rounded.resize(
-        rows * inputs.columns / inputs.layout.group,
-        Group::default(),
-    );
+    let (rows, columns, layout) = (inputs.rows(), inputs.columns(), inputs.matrix.layout);
+    let groups_of_row = columns / layout.group;
+    rounded.resize(rows * groups_of_row, Group::default());
     let sets = rows.div_ceil(ROWS_TOGETHER);
-    let groups_of_row = inputs.columns / inputs.layout.group;
     let shared = SharedSlice::new(rounded);
     let round = |set: usize| {
         let rows = set * ROWS_TOGETHER..rows.min((set + 1) * ROWS_TOGETHER);
@@ -148,10 +138,10 @@ fn multiply_groups<const V: usize>(
         // SAFETY: no other set has these rows.
         let groups = unsafe { shared.part_mut(groups) };
         instructions.run(Rounding {
-            x: &inputs.x[rows.start * inputs.columns..rows.end * inputs.columns],
-            columns: inputs.columns,
+            x: &inputs.x[rows.start * columns..rows.end * columns],
+            columns,
             norm: inputs.norm,
-            layout: inputs.layout,
+            layout,
             groups,
         });
     };
@@ -160,10 +150,8 @@ fn multiply_groups<const V: usize>(
         _ => once_each(parallel, sets, &round)?,
     }
 
-    let together = inputs.panels_together();
-    let panel_bytes = inputs.layout.panel_bytes(inputs.columns);
-    let units = inputs.panels.len() / (panel_bytes * together);
-    let tasks = (inputs.panels.len() * sets / LEAST_BYTES_OF_A_TASK).clamp(1, MOST_TASKS);
+    let units = inputs.matrix.count() / inputs.panels_together();
+    let tasks = (inputs.matrix.bytes() * sets / LEAST_BYTES_OF_A_TASK).clamp(1, MOST_TASKS);
     let tasks = tasks.min(units);
     let shared = SharedSlice::new(output);
     once_each(parallel, tasks, &|task| {
@@ -190,10 +178,10 @@ impl<const V: usize> Work for Task<'_, V> {
 
     #[inline(always)]
     fn run<S: Simd>(self, simd: S) {
-        match self.inputs.layout.codes {
+        match self.inputs.matrix.layout.codes {
             PanelCodes::Nibbles { .. } => self.with::<S, Nibbles>(simd),
             PanelCodes::SixBits { .. } => self.with::<S, SixBits>(simd),
-            PanelCodes::Signed => self.with::<S, Signed>(simd),
+            PanelCodes::EightBits => self.with::<S, EightBits>(simd),
         }
     }
 }
@@ -203,7 +191,7 @@ impl<const V: usize> Task<'_, V> {
     fn with<S: Simd, C: Codes>(self, simd: S) {
         let inputs = self.inputs;
         let rows = inputs.rows();
-        let groups_of_row = inputs.columns / inputs.layout.group;
+        let groups_of_row = inputs.columns() / inputs.matrix.layout.group;
         for unit in self.units.clone() {
             let mut first = 0;
             while first < rows {
@@ -231,9 +219,8 @@ impl<const V: usize> Task<'_, V> {
         groups: &[[Group<V>; R]],
     ) -> [S::Vector; R] {
         let inputs = self.inputs;
-        let bytes = inputs.layout.panel_bytes(inputs.columns);
-        let panel = &inputs.panels[panel * bytes..][..bytes];
-        let mut sums = panel::product::<S, C, V, R>(simd, panel, groups, inputs.layout);
+        let panel = inputs.matrix.panel(panel);
+        let mut sums = panel::product::<S, C, V, R>(simd, panel, groups, inputs.matrix.layout);
         if let Some(values) = inputs.bias {
             let bias = simd.load(&eight(&values[output..]));
             for sum in &mut sums {
@@ -262,7 +249,7 @@ impl<const V: usize> Task<'_, V> {
                 let second = inputs.width() + outputs.start;
                 let values = self.panel::<S, C, R>(simd, 2 * unit + 1, second, groups);
                 for (gate, value) in gated.iter_mut().zip(values) {
-                    *gate = simd.multiply(activation.of(simd, *gate), value);
+                    *gate = simd.multiply(activated(simd, activation, *gate), value);
                 }
                 gated
             }

@@ -22,23 +22,35 @@ pub struct Instructions(Path);
 enum Path {
     Portable(Portable),
     #[cfg(target_arch = "x86_64")]
-    Avx2(avx2::Avx2),
+    Avx2(avx2::Avx2<false>),
+    #[cfg(target_arch = "x86_64")]
+    Vnni(avx2::Avx2<true>),
     #[cfg(target_arch = "aarch64")]
     Neon(neon::Neon),
 }
 
 impl Instructions {
+    /// The paths that this processor can take, the quickest first.
+    pub fn available() -> impl Iterator<Item = Self> {
+        [
+            #[cfg(target_arch = "x86_64")]
+            avx2::Avx2::detect().map(Path::Vnni),
+            #[cfg(target_arch = "x86_64")]
+            avx2::Avx2::detect().map(Path::Avx2),
+            #[cfg(target_arch = "aarch64")]
+            neon::Neon::detect().map(Path::Neon),
+            Some(Path::Portable(Portable)),
+        ]
+        .into_iter()
+        .flatten()
+        .map(Self)
+    }
+
     /// The quickest path that this processor can take.
     pub fn detect() -> Instructions {
-        #[cfg(target_arch = "x86_64")]
-        if let Some(avx2) = avx2::Avx2::detect() {
-            return Instructions(Path::Avx2(avx2));
-        }
-        #[cfg(target_arch = "aarch64")]
-        if let Some(neon) = neon::Neon::detect() {
-            return Instructions(Path::Neon(neon));
-        }
-        Instructions::portable()
+        Self::available()
+            .next()
+            .unwrap_or_else(Instructions::portable)
     }
 
     /// Plain Rust, which every processor runs.
@@ -51,7 +63,7 @@ impl Instructions {
         match self.0 {
             Path::Portable(_) => false,
             #[cfg(target_arch = "x86_64")]
-            Path::Avx2(_) => true,
+            Path::Avx2(_) | Path::Vnni(_) => true,
             #[cfg(target_arch = "aarch64")]
             Path::Neon(_) => false,
         }
@@ -63,6 +75,8 @@ impl Instructions {
             Path::Portable(simd) => simd.enter(work),
             #[cfg(target_arch = "x86_64")]
             Path::Avx2(simd) => simd.enter(work),
+            #[cfg(target_arch = "x86_64")]
+            Path::Vnni(simd) => simd.enter(work),
             #[cfg(target_arch = "aarch64")]
             Path::Neon(simd) => simd.enter(work),
         }
@@ -131,9 +145,13 @@ pub(super) trait Simd: Copy {
         bytes: &[Self::Bytes; V],
         x: &[[i8; 4]; V],
     ) -> Self::Vector;
-    /// The same with all bytes taken as having a sign.
-    fn dot_signed<const V: usize>(self, bytes: &[Self::Bytes; V], x: &[[i8; 4]; V])
-    -> Self::Vector;
+    /// The same of bytes that may be any and stand for 128 less. `above` is 128 times the sum of `x`.
+    fn dot_bytes<const V: usize>(
+        self,
+        bytes: &[Self::Bytes; V],
+        x: &[[i8; 4]; V],
+        above: f32,
+    ) -> Self::Vector;
 }
 
 /// What a row of keys or values consists of.
@@ -349,11 +367,12 @@ impl Simd for Portable {
     }
 
     #[inline(always)]
-    fn dot_signed<const V: usize>(
+    fn dot_bytes<const V: usize>(
         self,
         bytes: &[[u8; 4 * LANES]; V],
         x: &[[i8; 4]; V],
+        _: f32,
     ) -> [f32; LANES] {
-        plain::dot(bytes, x, |byte| i32::from(byte.cast_signed()))
+        plain::dot(bytes, x, |byte| i32::from(byte) - 128)
     }
 }

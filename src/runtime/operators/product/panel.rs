@@ -21,8 +21,44 @@ pub(super) trait Codes {
         codes
     }
 
-    /// Of each matrix row the sum of codes times `x`.
-    fn dot<S: Simd, const V: usize>(simd: S, codes: &[S::Bytes; V], x: &[[i8; 4]; V]) -> S::Vector;
+    /// `sum` with what a group adds to it: `scales` times each matrix row's codes times the row's, and their minimums, if there
+    /// are any, times its sum.
+    fn add<S: Simd, const V: usize>(
+        simd: S,
+        codes: &[S::Bytes; V],
+        row: &Group<V>,
+        numbers: Numbers<S>,
+        sum: S::Vector,
+    ) -> S::Vector;
+}
+
+/// The numbers of a record.
+#[derive(Clone, Copy)]
+pub(super) struct Numbers<S: Simd> {
+    scales: S::Vector,
+    minimums: Option<S::Vector>,
+}
+
+impl<S: Simd> Numbers<S> {
+    /// A group's part, of codes times those of the row as they are stored.
+    #[inline(always)]
+    fn add<const V: usize>(
+        self,
+        simd: S,
+        dot: S::Vector,
+        row: &Group<V>,
+        sum: S::Vector,
+    ) -> S::Vector {
+        let scale = simd.multiply(self.scales, simd.splat(row.scale));
+        let correction = simd.splat(row.correction);
+        match self.minimums {
+            None => simd.multiply_add(simd.subtract(dot, correction), scale, sum),
+            Some(minimums) => {
+                let sum = simd.multiply_add(dot, scale, sum);
+                simd.multiply_add(minimums, correction, sum)
+            }
+        }
+    }
 }
 
 /// Codes from 0 to 15, two in a byte: the low ones are those of a group's first half.
@@ -31,8 +67,8 @@ pub(super) struct Nibbles;
 /// Codes from 0 to 63.
 pub(super) struct SixBits;
 
-/// Codes from -128 to 127.
-pub(super) struct Signed;
+/// Codes from 0 to 255, which have no minimums.
+pub(super) struct EightBits;
 
 impl Codes for Nibbles {
     const IN_A_BYTE: usize = 2;
@@ -50,24 +86,46 @@ impl Codes for Nibbles {
     }
 
     #[inline(always)]
-    fn dot<S: Simd, const V: usize>(simd: S, codes: &[S::Bytes; V], x: &[[i8; 4]; V]) -> S::Vector {
+    fn add<S: Simd, const V: usize>(
+        simd: S,
+        codes: &[S::Bytes; V],
+        row: &Group<V>,
+        numbers: Numbers<S>,
+        sum: S::Vector,
+    ) -> S::Vector {
         // 2 · 15 · 127 · 8 < 2¹⁵
-        simd.dot_unsigned::<V, 8>(codes, x)
+        let dot = simd.dot_unsigned::<V, 8>(codes, &row.codes);
+        numbers.add(simd, dot, row, sum)
     }
 }
 
 impl Codes for SixBits {
     #[inline(always)]
-    fn dot<S: Simd, const V: usize>(simd: S, codes: &[S::Bytes; V], x: &[[i8; 4]; V]) -> S::Vector {
+    fn add<S: Simd, const V: usize>(
+        simd: S,
+        codes: &[S::Bytes; V],
+        row: &Group<V>,
+        numbers: Numbers<S>,
+        sum: S::Vector,
+    ) -> S::Vector {
         // 2 · 63 · 127 · 2 < 2¹⁵
-        simd.dot_unsigned::<V, 2>(codes, x)
+        let dot = simd.dot_unsigned::<V, 2>(codes, &row.codes);
+        numbers.add(simd, dot, row, sum)
     }
 }
 
-impl Codes for Signed {
+impl Codes for EightBits {
     #[inline(always)]
-    fn dot<S: Simd, const V: usize>(simd: S, codes: &[S::Bytes; V], x: &[[i8; 4]; V]) -> S::Vector {
-        simd.dot_signed(codes, x)
+    fn add<S: Simd, const V: usize>(
+        simd: S,
+        codes: &[S::Bytes; V],
+        row: &Group<V>,
+        numbers: Numbers<S>,
+        sum: S::Vector,
+    ) -> S::Vector {
+        let dot = simd.dot_bytes(codes, &row.codes, row.correction);
+        let scale = simd.multiply(numbers.scales, simd.splat(row.scale));
+        simd.multiply_add(dot, scale, sum)
     }
 }
 
@@ -89,17 +147,9 @@ pub(super) fn product<S: Simd, C: Codes, const V: usize, const R: usize>(
             true => Some(load_numbers(simd, rest, layout.half).0),
             false => None,
         };
+        let numbers = Numbers { scales, minimums };
         for (sum, row) in sums.iter_mut().zip(group) {
-            let dot = C::dot(simd, &codes, &row.codes);
-            let scale = simd.multiply(scales, simd.splat(row.scale));
-            let correction = simd.splat(row.correction);
-            *sum = match minimums {
-                None => simd.multiply_add(simd.subtract(dot, correction), scale, *sum),
-                Some(minimums) => {
-                    let sum = simd.multiply_add(dot, scale, *sum);
-                    simd.multiply_add(minimums, correction, sum)
-                }
-            };
+            *sum = C::add(simd, &codes, row, numbers, *sum);
         }
     }
     sums

@@ -65,7 +65,7 @@ impl<const V: usize> Work for Rounding<'_, V> {
     fn run<S: Simd>(self, simd: S) {
         let rows = self.x.len() / self.columns;
         let minimum = self.layout.minimum;
-        let zero = self.layout.codes.zero();
+        let zero = f32::from(self.layout.codes.zero());
         for (row, values) in self.x.chunks_exact(self.columns).enumerate() {
             let scale = match self.norm {
                 Some(norm) => simd.splat(norm.scale(simd, values)),

@@ -1,4 +1,5 @@
-//! The lanes as one AVX2 register, with FMA and F16C.
+//! The lanes as one AVX2 register, with FMA and F16C; and the same with VNNI, which multiplies bytes in one instruction where AVX2
+//! takes three. Both give the same bits.
 
 use std::arch::x86_64::*;
 
@@ -6,30 +7,40 @@ use half::f16;
 
 use super::{LANES, Simd, Work};
 
-/// Proof that the processor has AVX2, FMA and F16C: only [`Avx2::detect`] makes one.
+/// Proof that the processor has AVX2, FMA and F16C, and AVX-512's VNNI for such vectors if it is one `VNNI`: only
+/// [`Avx2::detect`] makes one.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Avx2(());
+pub(super) struct Avx2<const VNNI: bool>(());
 
-impl Avx2 {
-    pub(super) fn detect() -> Option<Avx2> {
+impl<const VNNI: bool> Avx2<VNNI> {
+    pub(super) fn detect() -> Option<Self> {
         let all = is_x86_feature_detected!("avx2")
             && is_x86_feature_detected!("fma")
             && is_x86_feature_detected!("f16c");
-        all.then_some(Avx2(()))
+        let vnni = is_x86_feature_detected!("avx512vl") && is_x86_feature_detected!("avx512vnni");
+        (all && (vnni || !VNNI)).then_some(Self(()))
     }
 }
 
-impl Simd for Avx2 {
+impl<const VNNI: bool> Simd for Avx2<VNNI> {
     type Vector = __m256;
     type Bytes = __m256i;
 
     #[inline]
     fn enter<W: Work>(self, work: W) -> W::Output {
         #[target_feature(enable = "avx2,fma,f16c")]
-        fn compiled_for_avx2<W: Work>(simd: Avx2, work: W) -> W::Output {
+        fn compiled_for_avx2<W: Work, const VNNI: bool>(simd: Avx2<VNNI>, work: W) -> W::Output {
             work.run(simd)
         }
-        // SAFETY: `self` proves that the processor has these features.
+        #[target_feature(enable = "avx2,fma,f16c,avx512vl,avx512vnni")]
+        fn compiled_for_vnni<W: Work, const VNNI: bool>(simd: Avx2<VNNI>, work: W) -> W::Output {
+            work.run(simd)
+        }
+        if VNNI {
+            // SAFETY: `self` proves that the processor has these features.
+            return unsafe { compiled_for_vnni(self, work) };
+        }
+        // SAFETY: the same.
         unsafe { compiled_for_avx2(self, work) }
     }
 
@@ -205,6 +216,9 @@ impl Simd for Avx2 {
         bytes: &[__m256i; V],
         x: &[[i8; 4]; V],
     ) -> __m256 {
+        if VNNI {
+            return self.dot_in_one(bytes, x);
+        }
         // SAFETY: `self` proves AVX2.
         unsafe {
             let ones = _mm256_set1_epi16(1);
@@ -226,18 +240,45 @@ impl Simd for Avx2 {
     }
 
     #[inline(always)]
-    fn dot_signed<const V: usize>(self, bytes: &[__m256i; V], x: &[[i8; 4]; V]) -> __m256 {
+    fn dot_bytes<const V: usize>(
+        self,
+        bytes: &[__m256i; V],
+        x: &[[i8; 4]; V],
+        above: f32,
+    ) -> __m256 {
+        if VNNI {
+            return self.subtract(self.dot_in_one(bytes, x), self.splat(above));
+        }
         // SAFETY: `self` proves AVX2.
         unsafe {
             let ones = _mm256_set1_epi16(1);
             let mut sums = _mm256_setzero_si256();
             for (bytes, x) in bytes.iter().zip(x) {
+                let bytes = _mm256_xor_si256(*bytes, _mm256_set1_epi8(i8::MIN));
                 // |b| · (x with the sign of b): no two products together leave 16 bits.
-                let signed = _mm256_sign_epi8(four_times(*x), *bytes);
-                let products = _mm256_maddubs_epi16(_mm256_abs_epi8(*bytes), signed);
+                let signed = _mm256_sign_epi8(four_times(*x), bytes);
+                let products = _mm256_maddubs_epi16(_mm256_abs_epi8(bytes), signed);
                 sums = _mm256_add_epi32(sums, _mm256_madd_epi16(products, ones));
             }
             _mm256_cvtepi32_ps(sums)
+        }
+    }
+}
+
+impl<const VNNI: bool> Avx2<VNNI> {
+    /// Of each lane the sum of its bytes, which have no sign, each times the byte of `x` in its place. The processor is to have
+    /// VNNI.
+    #[inline(always)]
+    fn dot_in_one<const V: usize>(self, bytes: &[__m256i; V], x: &[[i8; 4]; V]) -> __m256 {
+        // SAFETY: `self` proves VNNI and AVX2.
+        unsafe {
+            // One instruction waits for the other's sum: there are two.
+            let mut sums = [_mm256_setzero_si256(); 2];
+            for (place, (bytes, x)) in bytes.iter().zip(x).enumerate() {
+                let sum = &mut sums[place % 2];
+                *sum = _mm256_dpbusd_epi32(*sum, *bytes, four_times(*x));
+            }
+            _mm256_cvtepi32_ps(_mm256_add_epi32(sums[0], sums[1]))
         }
     }
 }

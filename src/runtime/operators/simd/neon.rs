@@ -219,7 +219,12 @@ impl Simd for Neon {
     }
 
     #[inline(always)]
-    fn dot_signed<const V: usize>(self, bytes: &[[u8; 4 * LANES]; V], x: &[[i8; 4]; V]) -> Pair {
-        self.load(&plain::dot(bytes, x, |byte| i32::from(byte.cast_signed())))
+    fn dot_bytes<const V: usize>(
+        self,
+        bytes: &[[u8; 4 * LANES]; V],
+        x: &[[i8; 4]; V],
+        _: f32,
+    ) -> Pair {
+        self.load(&plain::dot(bytes, x, |byte| i32::from(byte) - 128))
     }
 }

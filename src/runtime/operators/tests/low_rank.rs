@@ -113,7 +113,7 @@ fn updated() -> impl Strategy<Value = Updated> {
 proptest! {
     #[test]
     fn updates_are_what_they_are_by_definition(node in updated()) {
-        for instructions in [Instructions::portable(), Instructions::detect()] {
+        for instructions in Instructions::available() {
             for (row, found) in node.run(&[0, 1, 2], instructions, &one_thread).iter().enumerate() {
                 for (found, wanted) in found.iter().zip(node.reference(row)) {
                     prop_assert!((f64::from(*found) - wanted).abs() < 1e-3, "{found} {wanted}");

@@ -1,21 +1,19 @@
 //! Products in panels against sums in f64, and what must not change a row's bits.
 
-use super::super::activation::GatedActivation;
 use super::super::norm::RowNorm;
 use super::super::parallel::OperatorError;
 use super::super::product::{ProductInputs, QuantisedRows, multiply};
 use super::super::simd::Instructions;
 use super::noise;
 use crate::gguf::TensorType;
-use crate::graph::Tensor;
-use crate::graph::panels::{self, Panels};
+use crate::graph::panels::{PanelStore, Panels};
+use crate::graph::{Activation, Tensor};
 
 const COLUMNS: usize = 512;
 const NORM_EPSILON: f32 = 1e-3;
 
 /// A matrix of random blocks, in panels and as the numbers that it stands for.
 struct Matrix {
-    rows: usize,
     panels: Panels,
     values: Vec<f32>,
 }
@@ -42,9 +40,11 @@ impl Matrix {
         };
         // In two, to be stacked.
         let tensors = [tensor.part(0..rows / 3), tensor.part(rows / 3..rows)];
+        let mut store = PanelStore::default();
+        let added = store.add(&tensors, halves, &|| ());
+        assert_eq!(added, Some(0), "it is quantised");
         Self {
-            rows,
-            panels: panels::stack(&tensors, halves).expect("it is quantised"),
+            panels: store.finish()[0].clone(),
             values,
         }
     }
@@ -84,14 +84,11 @@ impl Vectors {
 fn everything<'a>(
     matrix: &'a Matrix,
     vectors: &'a Vectors,
-    gated: Option<GatedActivation>,
+    gated: Option<Activation>,
 ) -> ProductInputs<'a> {
     let inputs = ProductInputs {
         x: &vectors.x,
-        columns: COLUMNS,
-        outputs: matrix.rows,
-        panels: &matrix.panels.bytes,
-        layout: matrix.panels.layout,
+        matrix: &matrix.panels,
         norm: Some(vectors.norm()),
         bias: Some(&vectors.bias),
         gated,
@@ -105,7 +102,7 @@ fn everything<'a>(
 }
 
 fn computed(inputs: &ProductInputs, instructions: Instructions) -> Vec<f32> {
-    let rows = inputs.x.len() / inputs.columns;
+    let rows = inputs.x.len() / COLUMNS;
     let mut output = vec![f32::NAN; rows * inputs.width()];
     let mut rounded = QuantisedRows::default();
     multiply(inputs, &mut output, &mut rounded, instructions, &backwards).expect("they fit");
@@ -139,7 +136,7 @@ fn reference(inputs: &ProductInputs, matrix: &Matrix) -> Vec<f64> {
         if let Some(norm) = inputs.norm {
             norm.apply(&mut row);
         }
-        let row = rounded(&row, inputs.layout.group);
+        let row = rounded(&row, inputs.matrix.layout.group);
         let sum = |output: usize| {
             let weights = &matrix.values[output * COLUMNS..(output + 1) * COLUMNS];
             let products = weights
@@ -155,8 +152,8 @@ fn reference(inputs: &ProductInputs, matrix: &Matrix) -> Vec<f64> {
                 Some(activation) => {
                     let (gate, value) = (sum(output_of_row), sum(width + output_of_row));
                     let gate = match activation {
-                        GatedActivation::Silu => gate / (1.0 + (-gate).exp()),
-                        GatedActivation::GeluTanh => {
+                        Activation::Silu => gate / (1.0 + (-gate).exp()),
+                        Activation::GeluTanh => {
                             let inner = 0.797_884_560_8 * (gate + 0.044_715 * gate.powi(3));
                             0.5 * gate * (1.0 + inner.tanh())
                         }
@@ -170,10 +167,6 @@ fn reference(inputs: &ProductInputs, matrix: &Matrix) -> Vec<f64> {
         }
     }
     output
-}
-
-fn paths() -> [Instructions; 2] {
-    [Instructions::detect(), Instructions::portable()]
 }
 
 #[test]
@@ -190,7 +183,7 @@ fn sums_are_those_of_the_numbers_that_blocks_stand_for() {
         let most = wanted
             .iter()
             .fold(0.0_f64, |most, value| most.max(value.abs()));
-        for instructions in paths() {
+        for instructions in Instructions::available() {
             let found = computed(&inputs, instructions);
             for (place, (found, wanted)) in found.iter().zip(&wanted).enumerate() {
                 // A value on the border of two codes may go either way where the norm differs in its last bit.
@@ -203,7 +196,7 @@ fn sums_are_those_of_the_numbers_that_blocks_stand_for() {
 
 #[test]
 fn gates_are_applied() {
-    for activation in [GatedActivation::Silu, GatedActivation::GeluTanh] {
+    for activation in [Activation::Silu, Activation::GeluTanh] {
         let matrix = Matrix::new(TensorType::Q4_1, 72, true);
         let vectors = Vectors::new(3, 72);
         let mut inputs = everything(&matrix, &vectors, Some(activation));
@@ -214,7 +207,7 @@ fn gates_are_applied() {
             epsilon: NORM_EPSILON,
         });
         let wanted = reference(&inputs, &matrix);
-        for instructions in paths() {
+        for instructions in Instructions::available() {
             let found = computed(&inputs, instructions);
             for (found, wanted) in found.iter().zip(&wanted) {
                 let error = (f64::from(*found) - wanted).abs();
@@ -237,12 +230,12 @@ fn a_row_has_the_same_bits_beside_others() {
     ];
     for (kind, gated) in kinds
         .into_iter()
-        .zip([None, Some(GatedActivation::Silu)].into_iter().cycle())
+        .zip([None, Some(Activation::Silu)].into_iter().cycle())
     {
         let matrix = Matrix::new(kind, 48, gated.is_some());
         let vectors = Vectors::new(13, 48);
         let inputs = everything(&matrix, &vectors, gated);
-        for instructions in paths() {
+        for instructions in Instructions::available() {
             let together = computed(&inputs, instructions);
             for (row, together) in together.chunks(inputs.width()).enumerate() {
                 let residual = inputs.residual.expect("there is one");
@@ -264,7 +257,7 @@ fn a_number_that_is_none_spoils_its_row_alone() {
     let sound = computed(&everything(&matrix, &vectors, None), Instructions::detect());
     for spoilt in [f32::NAN, f32::INFINITY] {
         vectors.x[COLUMNS + 7] = spoilt;
-        for instructions in paths() {
+        for instructions in Instructions::available() {
             let found = computed(&everything(&matrix, &vectors, None), instructions);
             assert!(found[16..32].iter().all(|value| value.is_nan()));
             let close =
@@ -287,8 +280,11 @@ fn what_does_not_fit_is_refused() {
         let answer = multiply(inputs, &mut output, &mut rounded, detected, &backwards);
         answer.expect_err("it is refused").to_string()
     };
-    let panels = &matrix.panels.bytes[1..];
-    assert!(refused(&ProductInputs { panels, ..inputs }).starts_with("panels: has "));
+    let gated = Some(Activation::Silu);
+    assert_eq!(
+        refused(&ProductInputs { gated, ..inputs }),
+        "matrix: is in halves if there is a gate, and else not"
+    );
     let bias = Some(&vectors.bias[1..]);
     assert_eq!(
         refused(&ProductInputs { bias, ..inputs }),

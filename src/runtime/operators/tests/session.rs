@@ -10,6 +10,7 @@ use prost::Message;
 
 use super::super::{DOMAIN, domain};
 use super::*;
+use crate::graph::OperatorMatrices;
 use crate::runtime::library::one_session_at_a_time;
 
 fn environment() -> Environment {
@@ -209,7 +210,7 @@ fn session(given: &[&str], others: &[(&str, AttributeValue)]) -> ort::Result<Ses
     };
     let _alone = one_session_at_a_time();
     Session::builder(&environment())?
-        .with_operators(domain(Vec::new())?)?
+        .with_operators(domain(OperatorMatrices::default())?)?
         .with_intra_threads(2)?
         .commit_from_memory(&model.encode_to_vec())
 }

@@ -105,7 +105,7 @@ proptest! {
     ) {
         let batch = Batch { heads, head_size: groups * 8, sequences, seed };
         let expected = batch.reference();
-        for instructions in [Instructions::detect(), Instructions::portable()] {
+        for instructions in Instructions::available() {
             let found = batch.run(instructions, &one_thread);
             for (found, expected) in found.iter().zip(&expected) {
                 prop_assert!((found - expected).abs() < 2e-5, "{found} {expected}");
