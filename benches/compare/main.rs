@@ -118,7 +118,9 @@ async fn measure(
     let ready = server.ready_after.as_secs_f64();
     let peak = server.peak_mebibytes()?;
     let of_case = [&*of_model, &*name];
-    results.add(program, of_case, "start to ready", Unit::Seconds, ready);
+    // The same in all of them, but for the size of the cache.
+    let of_all = [&*of_model, "every case"];
+    results.add(program, of_all, "start to ready", Unit::Seconds, ready);
     results.add(program, of_case, "peak memory", Unit::Mebibytes, peak);
     Ok(())
 }
@@ -151,7 +153,7 @@ fn report(options: &Options, programs: &Programs, results: &Results) -> anyhow::
          (`benches/load`). A ratio says how many times better ortolan's median is, more tokens or less time or memory; \
          beside it the least and the greatest of the rounds'. Absolute figures hold for this machine in this hour.\n\n\
          - machine: {}\n\
-         - ortolan {}, ONNX Runtime {}\n\
+         - ortolan {}, ONNX Runtime of the commit {}\n\
          - llama-server {}\n\n\
          ![How many times better](benchmarks.svg)\n\n{table}",
         options.rounds,
@@ -165,12 +167,12 @@ fn report(options: &Options, programs: &Programs, results: &Results) -> anyhow::
     Ok(())
 }
 
-/// What ONNX Runtime says of its version.
+/// The commit that ONNX Runtime was built from.
 fn onnxruntime() -> anyhow::Result<&'static str> {
     environment(&common::onnxruntime())?;
     let told = ort::info();
-    let version = told.split("git-branch=").nth(1);
-    Ok(version.map_or(told, |version| version.split(',').next().unwrap_or(version)))
+    let commit = told.split("git-commit-id=").nth(1);
+    Ok(commit.map_or(told, |commit| commit.split(',').next().unwrap_or(commit)))
 }
 
 /// The processor's name, its cores and its memory.
