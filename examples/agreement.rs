@@ -51,6 +51,7 @@ fn main() -> anyhow::Result<()> {
         let chunk = Chunk {
             sequence: SequenceId(0),
             tokens: [&prompt[..], &generated].concat(),
+            guessed: 0,
             past: 0,
             blocks: blocks.clone(),
             logits: WantedRows::All,

@@ -39,6 +39,15 @@ Feature: Numbers for a monitor
     And the metric "ortolan_slots{state="idle"}" is 2
     And the metric "ortolan_preemptions_total" is 0
 
+  Scenario: What a text repeats of itself is guessed
+    When I ask for a completion:
+      """
+      {"prompt": "One, two, three, four. One, two, three, four. One, two, three, four. One, two,", "n_predict": 24, "temperature": 0, "ignore_eos": true}
+      """
+    And I get "/metrics"
+    Then the metric "ortolan_tokens_guessed_total" is at least 5
+    And the metric "ortolan_tokens_guessed_rightly_total" is at least 5
+
   Scenario: They are switched on
     Given a server that answers nothing that can be switched off
     When I get "/metrics"

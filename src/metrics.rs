@@ -114,6 +114,16 @@ fn families(stats: &Stats, subject: &Subject<'_>) -> Vec<MetricFamily> {
             counters.recomputed_tokens as f64,
         ),
         counter(
+            "ortolan_tokens_guessed_total",
+            "Tokens that were computed in case that they come next.",
+            counters.guessed_tokens as f64,
+        ),
+        counter(
+            "ortolan_tokens_guessed_rightly_total",
+            "Tokens that came as they were guessed.",
+            counters.rightly_guessed_tokens as f64,
+        ),
+        counter(
             "ortolan_preemptions_total",
             "Times that a request yielded its blocks to one before it.",
             counters.preemptions as f64,

@@ -8,6 +8,7 @@
 mod adapters;
 mod budget;
 mod context;
+mod guesses;
 mod handle;
 mod pooling;
 mod runner;
@@ -53,6 +54,8 @@ pub struct EngineOptions {
     pub batch_tokens: usize,
     /// How long a step may take while a sequence waits for its next token: prompts beside it are cut so.
     pub step_duration: Duration,
+    /// Rows that a step computes in about the time of one: what the sequences leave of them is for tokens that are only guessed.
+    pub cheap_rows: usize,
     /// Whether a prompt is computed in one step, or not yet: each token of an encoder sees those behind it.
     pub whole_prompts: bool,
     /// Most tokens of a sequence, prompt and continuation.
@@ -77,6 +80,7 @@ impl EngineOptions {
             step_tokens,
             batch_tokens,
             step_duration,
+            cheap_rows: _,
             whole_prompts: _,
             context_tokens,
             blocks,

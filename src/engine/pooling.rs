@@ -43,7 +43,7 @@ impl Pool {
     pub(super) fn wanted(&self, chunk_is_last: bool) -> WantedRows {
         match (self.pooling, chunk_is_last) {
             (Pooling::Mean | Pooling::First, _) => WantedRows::All,
-            (Pooling::Last, true) => WantedRows::Last,
+            (Pooling::Last, true) => WantedRows::Last(1),
             (Pooling::Last, false) => WantedRows::None,
         }
     }

@@ -6,7 +6,7 @@
 //! there are too few, waits, and is computed anew.
 
 use std::collections::{BTreeMap, HashMap};
-use std::ops::Bound;
+use std::ops::{Bound, Range};
 use std::time::Instant;
 
 use super::EngineOptions;
@@ -84,6 +84,7 @@ impl Scheduler {
         let mut events = self.expire(blocks, now);
         let copies = self.admit(blocks);
         let mut slots = self.running_slots();
+        self.guess(&slots);
         let wanted: Vec<usize> = slots
             .iter()
             .map(|slot| {
@@ -92,7 +93,7 @@ impl Scheduler {
                     true => usize::MAX,
                     false => self.options.batch_tokens.min(sequence.chunk_limit()),
                 };
-                sequence.wanted().min(most)
+                sequence.computable().min(most)
             })
             .collect();
         let shares = match self.options.whole_prompts {
@@ -133,19 +134,22 @@ impl Scheduler {
         scored.collect()
     }
 
-    /// What chooses for the plan's chunks behind which a token is chosen, in their order, each with the number of its
-    /// row.
-    pub(super) fn choosers(&mut self, plan: &StepPlan) -> Vec<(usize, Chooser<'_>)> {
+    /// What chooses for the plan's chunks behind which a token is chosen, in their order, each with the numbers of its
+    /// rows.
+    pub(super) fn choosers<'a>(
+        &'a mut self,
+        plan: &'a StepPlan,
+    ) -> Vec<(Range<usize>, Chooser<'a>)> {
         let running = self.slots.iter_mut().flatten();
         let mut running: HashMap<SequenceId, &mut Sequence> =
             running.map(|sequence| (sequence.id, sequence)).collect();
         let chunks = plan.chunks_with_logits();
         let choosers = chunks.filter_map(|(row, chunk)| {
             let sequence = running.remove(&chunk.sequence)?;
-            let last = row + chunk.logits.count(chunk.tokens.len()) - 1;
+            let end = row + chunk.logits.count(chunk.tokens.len());
             sequence
                 .chooses_behind(chunk)
-                .then(|| (last, sequence.chooser()))
+                .then(|| (end - 1 - chunk.guessed..end, sequence.chooser(chunk)))
         });
         choosers.collect()
     }
@@ -172,7 +176,7 @@ impl Scheduler {
                 .scored(&chunk)
                 .map_or(0, |scored| scored.tokens.len());
             sequence.score(scored.by_ref().take(scores));
-            sequence.advance(chunk.tokens.len(), blocks);
+            sequence.advance(chunk.certain(), blocks);
             let rows = chunk.hidden.count(chunk.tokens.len());
             sequence.pool(hidden.by_ref().take(rows));
             if sequence.wanted() > 0 {
@@ -197,7 +201,9 @@ impl Scheduler {
                         }
                     };
                     let first_token = sequence.prompt_ends(now);
-                    let pushed = sequence.push(chosen, context_tokens, blocks);
+                    self.counters.guessed_tokens += chunk.guessed as u64;
+                    self.counters.rightly_guessed_tokens += chosen.guessed_rightly() as u64;
+                    let pushed = sequence.push(chosen, chunk.guessed, context_tokens, blocks);
                     self.counters.generated_tokens += pushed.delivered.len() as u64;
                     self.counters.context_shifts += pushed.shifts;
                     let token = |choice| (id, SequenceEvent::Token(choice));
@@ -357,6 +363,15 @@ impl Scheduler {
         slots
     }
 
+    /// Guesses what may come next, as far as it costs next to nothing.
+    fn guess(&mut self, slots: &[usize]) {
+        let rows = self.options.cheap_rows / slots.len().max(1);
+        for slot in slots {
+            let sequence = self.slots[*slot].as_mut().expect("the slot runs");
+            sequence.guess(rows.saturating_sub(1), self.options.context_tokens);
+        }
+    }
+
     /// Tokens of the next step: fewer while somebody waits for its next token.
     fn budget(&self, slots: &[usize]) -> usize {
         let most = self.options.step_tokens;
@@ -402,14 +417,15 @@ impl Scheduler {
 
     fn chunk(&self, slot: usize, count: usize) -> Chunk {
         let sequence = self.running(slot);
-        let (past, end) = (sequence.computed, sequence.computed + count);
-        let last = end == sequence.tokens.len();
+        let guessed = count.saturating_sub(sequence.wanted());
+        let last = count >= sequence.wanted();
         Chunk {
             sequence: sequence.id,
-            tokens: sequence.tokens[past..end].to_vec(),
-            past,
+            tokens: sequence.next_tokens(count).collect(),
+            guessed,
+            past: sequence.computed,
             blocks: sequence.table.blocks().to_vec(),
-            logits: sequence.logits_wanted(last),
+            logits: sequence.logits_wanted(last, guessed),
             hidden: sequence.hidden_wanted(last),
             adapters: sequence.job.adapters.clone(),
         }
@@ -421,7 +437,7 @@ impl Scheduler {
         let mut only_next_tokens = true;
         for chunk in &plan.chunks {
             let sequence = self.running(self.running[&chunk.sequence]);
-            let (count, decoding) = (chunk.tokens.len() as u64, sequence.is_decoding());
+            let (count, decoding) = (chunk.certain() as u64, sequence.is_decoding());
             let in_prompt = sequence.generated() == 0;
             only_next_tokens &= decoding;
             match in_prompt {

@@ -8,6 +8,7 @@ use tokio::sync::OwnedSemaphorePermit;
 
 use super::adapters::AdapterScales;
 use super::context;
+use super::guesses::Guesses;
 use super::pooling::{Pool, Pooling};
 use super::scores::{MOST_SCORED_TOKENS, Scored, Scores};
 use super::step::{Chunk, WantedRows};
@@ -168,11 +169,14 @@ pub(super) struct Chooser<'a> {
     constraint: Option<&'a mut Constraint>,
     /// Tokens that are certain: the constraint has followed them.
     foreseen: &'a mut VecDeque<TokenId>,
+    /// Tokens that were computed as well, in case that they come next.
+    guessed: &'a [TokenId],
 }
 
-/// The next token, and those after it that can only be these.
+/// The next tokens, and those after them that can only be these.
 pub(super) struct Chosen {
-    choice: Choice,
+    /// At least one. All but the last were guessed rightly.
+    choices: Vec<Choice>,
     /// What the constraint leaves no choice about.
     certain: Vec<TokenId>,
     /// Whether the constraint allows nothing after them.
@@ -192,18 +196,28 @@ pub(super) struct Pushed {
 }
 
 impl Chooser<'_> {
-    /// Chooses by the logits of one row, which are overwritten.
-    pub(super) fn choose(mut self, logits: &mut [f32]) -> Result<Chosen, GrammarError> {
+    /// Chooses by the logits of the rows, which are overwritten: by the first row's, and as long as what is chosen is what was
+    /// guessed, by the next one's.
+    pub(super) fn choose(mut self, rows: Vec<&mut [f32]>) -> Result<Chosen, GrammarError> {
+        let mut choices = Vec::with_capacity(rows.len());
+        let mut guessed = self.guessed.iter();
+        for logits in rows {
+            let choice = self.choose_one(logits)?;
+            let right = guessed.next() == Some(&choice.token);
+            choices.push(choice);
+            if !right {
+                break;
+            }
+        }
+        Ok(self.with_foreseen(choices))
+    }
+
+    fn choose_one(&mut self, logits: &mut [f32]) -> Result<Choice, GrammarError> {
         if let Some(token) = self.foreseen.pop_front() {
-            let choice = self.sampler.take(token, logits);
-            return Ok(self.with_foreseen(choice));
+            return Ok(self.sampler.take(token, logits));
         }
         let Some(constraint) = &mut self.constraint else {
-            return Ok(Chosen {
-                choice: self.sampler.choose(logits, |_| ()),
-                certain: Vec::new(),
-                complete: false,
-            });
+            return Ok(self.sampler.choose(logits, |_| ()));
         };
         let mut masked = Ok(());
         let choice = self.sampler.choose(logits, |logits| {
@@ -216,11 +230,11 @@ impl Chooser<'_> {
         masked?;
         constraint.accept(choice.token)?;
         self.foreseen.extend(constraint.take_forced()?);
-        Ok(self.with_foreseen(choice))
+        Ok(choice)
     }
 
-    /// The choice with what is certain after it; token by token for those who want to know how probable each was.
-    fn with_foreseen(self, choice: Choice) -> Chosen {
+    /// The choices with what is certain after them; token by token for those who want to know how probable each was.
+    fn with_foreseen(self, choices: Vec<Choice>) -> Chosen {
         let certain = match self.sampler.wants_logprobs() {
             true => Vec::new(),
             false => self.foreseen.drain(..).collect(),
@@ -228,10 +242,17 @@ impl Chooser<'_> {
         self.sampler.follow(&certain);
         let constraint = self.constraint.as_deref();
         Chosen {
-            choice,
+            choices,
             certain,
             complete: self.foreseen.is_empty() && constraint.is_some_and(Constraint::is_complete),
         }
+    }
+}
+
+impl Chosen {
+    /// How many tokens were guessed rightly.
+    pub(super) fn guessed_rightly(&self) -> usize {
+        self.choices.len() - 1
     }
 }
 
@@ -255,6 +276,9 @@ pub(super) struct Sequence {
     generated: usize,
     /// Tokens that are certain to come next.
     foreseen: VecDeque<TokenId>,
+    guesses: Guesses,
+    /// Tokens that may come next, for this step.
+    guessed: Vec<TokenId>,
     /// Tokens of the last choice: until they are computed, the sequence only waits for its next token.
     uncomputed_choices: usize,
     /// Tokens that stay when the context is full; `None` if nothing may be dropped.
@@ -302,6 +326,8 @@ impl Sequence {
             computed: 0,
             generated: 0,
             foreseen: VecDeque::new(),
+            guesses: Guesses::default(),
+            guessed: Vec::new(),
             uncomputed_choices: 0,
             keep,
             pool,
@@ -321,9 +347,35 @@ impl Sequence {
         }
     }
 
-    /// What chooses its next token.
-    pub(super) fn chooser(&mut self) -> Chooser<'_> {
+    /// Guesses up to `most` tokens that may come next: none where it would be of no use.
+    pub(super) fn guess(&mut self, most: usize, context_tokens: usize) {
+        // Behind all of them there is one more, and room.
+        let room = context_tokens.saturating_sub(self.tokens.len() + 2);
+        let left = self.job.max_tokens.saturating_sub(self.generated + 1);
+        let most = match self.is_decoding() && self.job.constraint.is_none() {
+            true => most.min(room).min(left),
+            false => 0,
+        };
+        self.guessed.clear();
+        let guessed = self.guesses.behind(&self.tokens, most);
+        self.guessed.extend_from_slice(guessed);
+    }
+
+    /// Tokens that its next chunk may have: those wanted, and those guessed.
+    pub(super) fn computable(&self) -> usize {
+        self.wanted() + self.guessed.len()
+    }
+
+    /// So many of them.
+    pub(super) fn next_tokens(&self, count: usize) -> impl Iterator<Item = TokenId> {
+        let wanted = self.tokens[self.computed..].iter();
+        wanted.chain(&self.guessed).copied().take(count)
+    }
+
+    /// What chooses its next tokens behind a chunk.
+    pub(super) fn chooser<'a>(&'a mut self, chunk: &'a Chunk) -> Chooser<'a> {
         Chooser {
+            guessed: &chunk.tokens[chunk.certain()..],
             sampler: &mut self.job.sampler,
             constraint: self.job.constraint.as_mut(),
             foreseen: &mut self.foreseen,
@@ -378,19 +430,21 @@ impl Sequence {
         }
     }
 
-    /// Which logits of its next chunk are wanted.
-    pub(super) fn logits_wanted(&self, chunk_is_last: bool) -> WantedRows {
+    /// Which logits of its next chunk are wanted, which ends with so many guesses.
+    pub(super) fn logits_wanted(&self, chunk_is_last: bool, guessed: usize) -> WantedRows {
         let scores = self.scores.as_ref();
         let scored = scores.map_or(WantedRows::None, |scores| scores.wanted(self.computed));
         match scored {
-            WantedRows::None if chunk_is_last && self.job.max_tokens > 0 => WantedRows::Last,
+            WantedRows::None if chunk_is_last && self.job.max_tokens > 0 => {
+                WantedRows::Last(1 + guessed)
+            }
             wanted => wanted,
         }
     }
 
     /// Whether its next token is chosen behind a chunk.
     pub(super) fn chooses_behind(&self, chunk: &Chunk) -> bool {
-        self.job.max_tokens > 0 && chunk.past + chunk.tokens.len() == self.tokens.len()
+        self.job.max_tokens > 0 && chunk.past + chunk.certain() == self.tokens.len()
     }
 
     /// The tokens of the prompt that a chunk's logits tell the probabilities of.
@@ -470,20 +524,23 @@ impl Sequence {
         self.table.make_known(&self.tokens[..self.computed], pool);
     }
 
-    /// Takes the chosen tokens, up to one that ends the sequence.
+    /// Takes the chosen tokens, up to one that ends the sequence; `guessed` were.
     pub(super) fn push(
         &mut self,
         chosen: Chosen,
+        guessed: usize,
         context_tokens: usize,
         pool: &mut BlockPool,
     ) -> Pushed {
+        let right = chosen.guessed_rightly();
+        self.guesses.observe(guessed, right);
         let Chosen {
-            choice,
+            choices,
             certain,
             complete,
         } = chosen;
         let mut pushed = Pushed {
-            delivered: Vec::with_capacity(1 + certain.len()),
+            delivered: Vec::with_capacity(choices.len() + certain.len()),
             end_token: None,
             shifts: 0,
             end: None,
@@ -493,7 +550,7 @@ impl Sequence {
             token,
             logprobs: None,
         });
-        let mut choices = std::iter::once(choice).chain(certain).peekable();
+        let mut choices = choices.into_iter().chain(certain).peekable();
         while let (Some(choice), None) = (choices.next(), pushed.end) {
             if self.job.end_tokens.binary_search(&choice.token).is_ok() {
                 pushed.end = Some(EndReason::EndToken);
@@ -508,6 +565,12 @@ impl Sequence {
                 pushed.shifts += 1;
             }
         }
+        // What was guessed rightly is in the cache; of the last choice that is never said.
+        let known = match pushed.end {
+            Some(EndReason::EndToken) => pushed.delivered.len(),
+            _ => pushed.delivered.len().saturating_sub(1),
+        };
+        self.advance(right.min(known), pool);
         pushed
     }
 

@@ -73,6 +73,10 @@ pub struct Counters {
     pub cached_tokens: u64,
     /// Tokens computed once more, after a preemption or a context shift.
     pub recomputed_tokens: u64,
+    /// Tokens that were computed in case that they come next.
+    pub guessed_tokens: u64,
+    /// Those of them that came.
+    pub rightly_guessed_tokens: u64,
     /// Tokens generated.
     pub generated_tokens: u64,
     /// Prompt tokens that ended sequences had computed.
@@ -110,6 +114,8 @@ impl Default for Counters {
             prefix_hits: 0,
             cached_tokens: 0,
             recomputed_tokens: 0,
+            guessed_tokens: 0,
+            rightly_guessed_tokens: 0,
             generated_tokens: 0,
             ended_prompt_tokens: 0,
             ended_generated_tokens: 0,

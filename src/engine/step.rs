@@ -27,6 +27,8 @@ pub struct Chunk {
     pub sequence: SequenceId,
     /// The tokens, at least one. They stand at positions `past..past + tokens.len()`.
     pub tokens: Vec<TokenId>,
+    /// How many of them, the last ones, are only guessed: not what comes of one, but whether it was right, is known behind it.
+    pub guessed: usize,
     /// Tokens of the sequence that are in the cache already.
     pub past: usize,
     /// The sequence's blocks, with room for `past + tokens.len()` tokens.
@@ -44,8 +46,8 @@ pub struct Chunk {
 pub enum WantedRows {
     /// None.
     None,
-    /// The last token's.
-    Last,
+    /// Those of so many tokens, the last ones.
+    Last(usize),
     /// Every token's.
     All,
 }
@@ -55,9 +57,16 @@ impl WantedRows {
     pub fn count(self, tokens: usize) -> usize {
         match self {
             Self::None => 0,
-            Self::Last => 1,
+            Self::Last(count) => count,
             Self::All => tokens,
         }
+    }
+}
+
+impl Chunk {
+    /// How many of its tokens are the sequence's for certain.
+    pub(super) fn certain(&self) -> usize {
+        self.tokens.len() - self.guessed
     }
 }
 

@@ -3,6 +3,7 @@
 //! sequence alone, and the life of single sequences.
 
 mod forced;
+mod guesses;
 mod properties;
 mod scores;
 mod sharing;
@@ -22,8 +23,16 @@ const END: TokenId = TokenId(0);
 /// The script chooses this token where a character begins that is not whole.
 const HALF: TokenId = TokenId(1);
 
-/// The token after a sequence: any function of all of it will do.
+/// With this token a text begins that soon repeats itself.
+const SINGSONG: u32 = 96;
+
+/// The token after a sequence: any function of all of it will do. A singsong goes round and round, but for some tokens.
 fn next_token(tokens: &[u32]) -> u32 {
+    if let [SINGSONG, .., last] = tokens
+        && !tokens.len().is_multiple_of(11)
+    {
+        return 2 + (last + 1) % 5;
+    }
     let mut hash = 0xcbf2_9ce4_8422_2325u64;
     for token in tokens {
         hash = (hash ^ u64::from(*token)).wrapping_mul(0x0100_0000_01b3);
@@ -197,6 +206,7 @@ fn options() -> EngineOptions {
         step_tokens: 8,
         batch_tokens: 7,
         step_duration: Duration::from_secs(1),
+        cheap_rows: 1,
         whole_prompts: false,
         context_tokens: 40,
         blocks: 30,

@@ -245,15 +245,16 @@ impl Worker {
         tokens.into_par_iter().map(score).collect()
     }
 
-    /// Chooses the next token of each sequence, several at once on the machine's cores.
+    /// Chooses the next tokens of each sequence, several at once on the machine's cores.
     fn sample(&mut self, plan: &StepPlan) -> Vec<Result<Chosen, GrammarError>> {
         let choosers = self.scheduler.choosers(plan);
         let mut rows: Vec<_> = self.outputs.logits.rows_mut().map(Some).collect();
-        let choosers = choosers
-            .into_iter()
-            .filter_map(|(row, chooser)| Some((chooser, rows[row].take()?)));
-        let choosers: Vec<(Chooser<'_>, &mut [f32])> = choosers.collect();
-        let choose = |(chooser, row): (Chooser<'_>, &mut [f32])| chooser.choose(row);
+        let choosers = choosers.into_iter().map(|(places, chooser)| {
+            let rows = rows[places].iter_mut().filter_map(Option::take);
+            (chooser, rows.collect())
+        });
+        let choosers: Vec<(Chooser<'_>, Vec<&mut [f32]>)> = choosers.collect();
+        let choose = |(chooser, rows): (Chooser<'_>, Vec<&mut [f32]>)| chooser.choose(rows);
         match choosers.len() {
             // Not worth waking anybody.
             1 => choosers.into_iter().map(choose).collect(),

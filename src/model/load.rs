@@ -20,13 +20,16 @@ pub use crate::file_bytes::FileAccess;
 pub use crate::gguf::quant::Target;
 use crate::graph::imported::{ImportedAttention, PastElement};
 use crate::machine;
-use crate::runtime::{Decoder, Device, Encoder, PastPresent};
+use crate::runtime::{Decoder, Device, Encoder, PastPresent, environment};
 pub use crate::runtime::{DeviceChoice, DeviceOptions, SessionOptions};
 use crate::text::{ChatTemplate, Tokenizer, Vocabulary, predefined, predefined_names};
 use crate::token::TokenId;
 
 /// Tokens of a cache block: a power of two that wastes half a block per sequence on average.
 pub const BLOCK_TOKENS: usize = 32;
+
+/// Rows that a step computes in about the time of one: a product reads its matrix once for so many.
+const CHEAP_ROWS: usize = 4;
 
 /// Most tokens that a context may be asked to have.
 pub const MAX_CONTEXT_TOKENS: usize = 1 << 20;
@@ -119,6 +122,7 @@ impl LoadOptions {
             context_tokens,
             batch_tokens: self.batch_tokens,
             step_duration: self.step_duration,
+            cheap_rows: CHEAP_ROWS,
             whole_prompts: false,
             blocks,
             block_tokens: BLOCK_TOKENS,
@@ -205,18 +209,18 @@ pub fn inspect(path: &Path, options: LoadOptions) -> anyhow::Result<Inspected> {
     } = ModelFiles::open_any(path, options.access)?;
     let (source, adapters) = changed(source, &options)?;
     let written = options.chat_template.as_ref().or(chat_template.as_ref());
+    let text = || {
+        let written = written.map(String::as_str);
+        ModelText::new(source.path(), source.vocabulary(), vocabulary, written)
+    };
+    // Meanwhile the library is loaded. Who needs it hears what may be wrong with it.
+    let (text, _) = rayon::join(text, || environment(&options.session.library).map(drop));
     let ModelText {
         tokenizer,
         template,
         beginning: beginning_text,
         end: end_text,
-    } = ModelText::new(
-        source.path(),
-        source.vocabulary(),
-        vocabulary,
-        written.map(String::as_str),
-    )?;
-
+    } = text?;
     let devices = devices(&source, &options.session)?;
     let generates = source.generates();
     let trained_context = source.trained_context();

@@ -134,9 +134,10 @@ pub(crate) fn chunk(number: usize, tokens: &[TokenId], past: usize, blocks: &[Bl
     Chunk {
         sequence: SequenceId(number as u64),
         tokens: tokens.to_vec(),
+        guessed: 0,
         past,
         blocks: blocks.to_vec(),
-        logits: WantedRows::Last,
+        logits: WantedRows::Last(1),
         hidden: WantedRows::None,
         adapters: AdapterScales::default(),
     }

@@ -227,6 +227,7 @@ fn sequences_with_other_adapters_change_no_bit_and_those_without_none() {
     let chunks = wishes.iter().zip(0..).map(|(wish, number)| Chunk {
         sequence: SequenceId(number),
         tokens: tokens.clone(),
+        guessed: 0,
         past: 0,
         blocks: (0..2).map(|_| pool.take().unwrap()).collect(),
         logits: WantedRows::All,

@@ -6,6 +6,7 @@ use super::*;
 
 #[derive(Debug, Clone)]
 struct Arrival {
+    singsong: bool,
     /// The first so many tokens are those of one of two texts.
     shared: usize,
     text: u32,
@@ -21,7 +22,8 @@ struct Arrival {
 impl Arrival {
     fn prompt(&self) -> Vec<u32> {
         let shared = prompt(self.text, self.shared as u32);
-        [&shared[..], &self.own].concat()
+        let singsong: &[u32] = if self.singsong { &[SINGSONG] } else { &[] };
+        [singsong, &shared, &self.own].concat()
     }
 
     fn job(&self) -> Job {
@@ -51,7 +53,7 @@ fn when_full() -> impl Strategy<Value = WhenFull> {
 
 fn arrival() -> impl Strategy<Value = Arrival> {
     (
-        (0usize..25, 0u32..2),
+        (any::<bool>(), 0usize..25, 0u32..2),
         prop::collection::vec(2u32..97, 1..12),
         prop_oneof![0usize..12, 0usize..60],
         prop::option::weighted(0.3, 0usize..6),
@@ -60,8 +62,17 @@ fn arrival() -> impl Strategy<Value = Arrival> {
         when_full(),
     )
         .prop_map(
-            |((shared, text), own, max_tokens, leaves_after, readable, priority, when_full)| {
+            |(
+                (singsong, shared, text),
+                own,
+                max_tokens,
+                leaves_after,
+                readable,
+                priority,
+                when_full,
+            )| {
                 Arrival {
+                    singsong,
                     shared,
                     text,
                     own,
@@ -86,6 +97,7 @@ proptest! {
         parallel in 1usize..6,
         spare_tokens in 0usize..10,
         batch_tokens in 1usize..10,
+        cheap_rows in 0usize..16,
         spare_blocks in 0usize..20,
         fails_every in prop::option::weighted(0.3, 2usize..30),
     ) {
@@ -93,6 +105,7 @@ proptest! {
             parallel,
             step_tokens: parallel + spare_tokens,
             batch_tokens,
+            cheap_rows,
             blocks: 10 + spare_blocks,
             ..options()
         };
