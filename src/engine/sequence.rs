@@ -356,9 +356,7 @@ impl Sequence {
             true => most.min(room).min(left),
             false => 0,
         };
-        self.guessed.clear();
-        let guessed = self.guesses.behind(&self.tokens, most);
-        self.guessed.extend_from_slice(guessed);
+        self.guessed = self.guesses.behind(&self.tokens, most);
     }
 
     /// Tokens that its next chunk may have: those wanted, and those guessed.

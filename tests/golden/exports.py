@@ -5,6 +5,9 @@
         with a head of its own and one whose head is its embedding (`-tied`: other nodes, not only other weights), each
         exported by both tools; one of them with int8 products, too, as the hub's `model_quantized.onnx` has them; and
         exports.json, what transformers computes of them.
+    python exports.py int8
+        adds to exports.json what this machine's processor computes with the int8 products, if it is another result than
+        those that are there: without VNNI the runtime cuts off sums of two products that do not fit into 16 bits.
     python exports.py model FILE.gguf FOLDER
         writes FOLDER/hf (the GGUF file's weights in float32), FOLDER/genai and FOLDER/optimum: a real model, which
         is not kept.
@@ -40,6 +43,7 @@ from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre
 from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 HERE = Path(__file__).resolve().parent
+EXPECTED = HERE / "exports" / "exports.json"
 # Of the first 1,200 those whose recorded texts have the largest smallest gap between the two best tokens.
 SEEDS = {False: 435, True: 438}
 VOCABULARY = 300
@@ -211,7 +215,7 @@ def export_tiny(tied):
             assert difference < 1e-4, (folder, difference)
         case["logits_int4"] = [round(float(x), 6) for x in run(rounded / "model.onnx", ids)]
         if not tied:
-            case["logits_int8"] = [round(float(x), 6) for x in run(scaled / "model.onnx", ids, at_once=1)]
+            case["logits_int8"] = []
         cases.append(case)
     more = {} if tied else {"int8": scaled.name}
     return {"folders": [exact.name, other.name], "int4": rounded.name, **more, "cases": cases}
@@ -226,10 +230,22 @@ def export_both_tiny():
         f"{CONTINUATION} tokens that follow, end tokens taken as others; `smallest_gap`: the smallest distance between the two best "
         "logits on that way. ONNX Runtime's own run of `folders` is within 1e-4 of `logits`. `logits_int4`: the same position "
         "by ONNX Runtime's own run of the folder `int4`, whose weights are rounded to 4 bits and whose activations to int8. "
-        "`logits_int8`: the same of the folder `int8`, which finds one scale for all rows of a run, token by token.",
+        "`logits_int8`: the same of the folder `int8`, which finds one scale for all rows of a run, token by token; on processors "
+        "without VNNI and with it.",
         "models": [export_tiny(tied=False), export_tiny(tied=True)],
     }
-    (HERE / "exports" / "exports.json").write_text(json.dumps(document, indent=1) + "\n")
+    EXPECTED.write_text(json.dumps(document, indent=1) + "\n")
+    add_int8()
+
+
+def add_int8():
+    document = json.loads(EXPECTED.read_text())
+    for model in document["models"]:
+        for case in model["cases"] if "int8" in model else []:
+            found = run(EXPECTED.parent / model["int8"] / "model.onnx", case["tokens"], at_once=1)
+            if all(np.abs(found - known).max() > 1e-5 for known in case["logits_int8"]):
+                case["logits_int8"].append([round(float(x), 6) for x in found])
+    EXPECTED.write_text(json.dumps(document, indent=1) + "\n")
 
 
 def smollm_tokenizer(fields):
@@ -313,6 +329,8 @@ def export_model(file, output):
 if __name__ == "__main__":
     if sys.argv[1:2] == ["tiny"]:
         export_both_tiny()
+    elif sys.argv[1:] == ["int8"]:
+        add_int8()
     elif sys.argv[1:2] == ["model"] and len(sys.argv) == 4:
         export_model(sys.argv[2], sys.argv[3])
     else:

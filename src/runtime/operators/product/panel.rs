@@ -21,43 +21,18 @@ pub(super) trait Codes {
         codes
     }
 
-    /// `sum` with what a group adds to it: `scales` times each matrix row's codes times the row's, and their minimums, if there
-    /// are any, times its sum.
-    fn add<S: Simd, const V: usize>(
+    /// Of each matrix row the sum of codes, as they are stored, times the row's.
+    fn dot<S: Simd, const V: usize>(simd: S, codes: &[S::Bytes; V], row: &Group<V>) -> S::Vector;
+
+    /// The same of what the codes stand for, where there are no minimums.
+    #[inline(always)]
+    fn centred<S: Simd, const V: usize>(
         simd: S,
         codes: &[S::Bytes; V],
         row: &Group<V>,
-        numbers: Numbers<S>,
-        sum: S::Vector,
-    ) -> S::Vector;
-}
-
-/// The numbers of a record.
-#[derive(Clone, Copy)]
-pub(super) struct Numbers<S: Simd> {
-    scales: S::Vector,
-    minimums: Option<S::Vector>,
-}
-
-impl<S: Simd> Numbers<S> {
-    /// A group's part, of codes times those of the row as they are stored.
-    #[inline(always)]
-    fn add<const V: usize>(
-        self,
-        simd: S,
-        dot: S::Vector,
-        row: &Group<V>,
-        sum: S::Vector,
     ) -> S::Vector {
-        let scale = simd.multiply(self.scales, simd.splat(row.scale));
-        let correction = simd.splat(row.correction);
-        match self.minimums {
-            None => simd.multiply_add(simd.subtract(dot, correction), scale, sum),
-            Some(minimums) => {
-                let sum = simd.multiply_add(dot, scale, sum);
-                simd.multiply_add(minimums, correction, sum)
-            }
-        }
+        let zeros = simd.splat(row.correction);
+        simd.subtract(Self::dot(simd, codes, row), zeros)
     }
 }
 
@@ -67,7 +42,7 @@ pub(super) struct Nibbles;
 /// Codes from 0 to 63.
 pub(super) struct SixBits;
 
-/// Codes from 0 to 255, which have no minimums.
+/// Codes from 0 to 255. There are none with minimums.
 pub(super) struct EightBits;
 
 impl Codes for Nibbles {
@@ -86,46 +61,34 @@ impl Codes for Nibbles {
     }
 
     #[inline(always)]
-    fn add<S: Simd, const V: usize>(
-        simd: S,
-        codes: &[S::Bytes; V],
-        row: &Group<V>,
-        numbers: Numbers<S>,
-        sum: S::Vector,
-    ) -> S::Vector {
+    fn dot<S: Simd, const V: usize>(simd: S, codes: &[S::Bytes; V], row: &Group<V>) -> S::Vector {
         // 2 · 15 · 127 · 8 < 2¹⁵
-        let dot = simd.dot_unsigned::<V, 8>(codes, &row.codes);
-        numbers.add(simd, dot, row, sum)
+        simd.dot_unsigned::<V, 8>(codes, &row.codes)
     }
 }
 
 impl Codes for SixBits {
     #[inline(always)]
-    fn add<S: Simd, const V: usize>(
-        simd: S,
-        codes: &[S::Bytes; V],
-        row: &Group<V>,
-        numbers: Numbers<S>,
-        sum: S::Vector,
-    ) -> S::Vector {
+    fn dot<S: Simd, const V: usize>(simd: S, codes: &[S::Bytes; V], row: &Group<V>) -> S::Vector {
         // 2 · 63 · 127 · 2 < 2¹⁵
-        let dot = simd.dot_unsigned::<V, 2>(codes, &row.codes);
-        numbers.add(simd, dot, row, sum)
+        simd.dot_unsigned::<V, 2>(codes, &row.codes)
     }
 }
 
 impl Codes for EightBits {
     #[inline(always)]
-    fn add<S: Simd, const V: usize>(
+    fn dot<S: Simd, const V: usize>(simd: S, codes: &[S::Bytes; V], row: &Group<V>) -> S::Vector {
+        let zeros = simd.splat(row.correction);
+        simd.add(Self::centred(simd, codes, row), zeros)
+    }
+
+    #[inline(always)]
+    fn centred<S: Simd, const V: usize>(
         simd: S,
         codes: &[S::Bytes; V],
         row: &Group<V>,
-        numbers: Numbers<S>,
-        sum: S::Vector,
     ) -> S::Vector {
-        let dot = simd.dot_bytes(codes, &row.codes, row.correction);
-        let scale = simd.multiply(numbers.scales, simd.splat(row.scale));
-        simd.multiply_add(dot, scale, sum)
+        simd.dot_bytes(codes, &row.codes, row.correction)
     }
 }
 
@@ -147,9 +110,15 @@ pub(super) fn product<S: Simd, C: Codes, const V: usize, const R: usize>(
             true => Some(load_numbers(simd, rest, layout.half).0),
             false => None,
         };
-        let numbers = Numbers { scales, minimums };
         for (sum, row) in sums.iter_mut().zip(group) {
-            *sum = C::add(simd, &codes, row, numbers, *sum);
+            let scale = simd.multiply(scales, simd.splat(row.scale));
+            *sum = match minimums {
+                None => simd.multiply_add(C::centred(simd, &codes, row), scale, *sum),
+                Some(minimums) => {
+                    let sum = simd.multiply_add(C::dot(simd, &codes, row), scale, *sum);
+                    simd.multiply_add(minimums, simd.splat(row.correction), sum)
+                }
+            };
         }
     }
     sums
