@@ -20,7 +20,7 @@ pub use crate::file_bytes::FileAccess;
 pub use crate::gguf::quant::Target;
 use crate::graph::imported::{ImportedAttention, PastElement};
 use crate::machine;
-use crate::runtime::{Decoder, Device, Encoder, PastPresent, environment};
+use crate::runtime::{Decoder, Device, Encoder, PastPresent};
 pub use crate::runtime::{DeviceChoice, DeviceOptions, SessionOptions};
 use crate::text::{ChatTemplate, Tokenizer, Vocabulary, predefined, predefined_names};
 use crate::token::TokenId;
@@ -209,18 +209,18 @@ pub fn inspect(path: &Path, options: LoadOptions) -> anyhow::Result<Inspected> {
     } = ModelFiles::open_any(path, options.access)?;
     let (source, adapters) = changed(source, &options)?;
     let written = options.chat_template.as_ref().or(chat_template.as_ref());
-    let text = || {
-        let written = written.map(String::as_str);
-        ModelText::new(source.path(), source.vocabulary(), vocabulary, written)
-    };
-    // Meanwhile the library is loaded. Who needs it hears what may be wrong with it.
-    let (text, _) = rayon::join(text, || environment(&options.session.library).map(drop));
     let ModelText {
         tokenizer,
         template,
         beginning: beginning_text,
         end: end_text,
-    } = text?;
+    } = ModelText::new(
+        source.path(),
+        source.vocabulary(),
+        vocabulary,
+        written.map(String::as_str),
+    )?;
+
     let devices = devices(&source, &options.session)?;
     let generates = source.generates();
     let trained_context = source.trained_context();
