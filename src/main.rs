@@ -18,6 +18,8 @@ use tokio::runtime::Handle;
 use tokio::sync::watch;
 
 fn main() -> ExitCode {
+    // SAFETY: this is the only thread.
+    unsafe { load::forbid_telemetry() };
     let invocation = Invocation::read(std::env::args_os()).unwrap_or_else(|error| error.exit());
     let done = match invocation {
         Invocation::Serve(cli) => start(*cli),

@@ -297,6 +297,18 @@ fn it_ends_in_order_where_nobody_reads_its_log() {
     assert_eq!(ended.expect("it does not end").code(), Some(0));
 }
 
+/// ONNX Runtime would leave a database of what it tells its makers, and a number for the device.
+#[test]
+fn nothing_is_left_in_its_users_home() {
+    let home = tempfile::tempdir().unwrap();
+    let mut command = ortolan();
+    command.env("HOME", home.path());
+    command.env_remove("XDG_CACHE_HOME");
+    let (program, _) = ready(command);
+    program.stop();
+    assert_eq!(fs::read_dir(&home).unwrap().count(), 0);
+}
+
 #[test]
 fn with_a_certificate_it_serves_https() {
     let folder = tempfile::tempdir().unwrap();

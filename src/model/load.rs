@@ -21,7 +21,7 @@ pub use crate::gguf::quant::Target;
 use crate::graph::imported::{ImportedAttention, PastElement};
 use crate::machine;
 use crate::runtime::{Decoder, Device, Encoder, PastPresent};
-pub use crate::runtime::{DeviceChoice, DeviceOptions, SessionOptions};
+pub use crate::runtime::{DeviceChoice, DeviceOptions, SessionOptions, forbid_telemetry};
 use crate::text::{ChatTemplate, Tokenizer, Vocabulary, predefined, predefined_names};
 use crate::token::TokenId;
 

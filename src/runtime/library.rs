@@ -13,6 +13,16 @@ pub struct LibraryError {
     cause: String,
 }
 
+/// Keeps ONNX Runtime from telling its makers anything, and from leaving a database and a device's number in the user's cache
+/// folder: what [`environment`] asks of it comes after it has made them.
+///
+/// # Safety
+/// Nothing else reads or writes the process's environment variables meanwhile: it is to be called before there are threads.
+pub unsafe fn forbid_telemetry() {
+    // SAFETY: as the caller says.
+    unsafe { std::env::set_var("ORT_DISABLE_TELEMETRY", "1") };
+}
+
 /// The process's environment, made with the library at `path`. Later calls get the first one's,
 /// whatever they name: a process holds one ONNX Runtime.
 pub fn environment(path: &Path) -> Result<Environment, LibraryError> {

@@ -17,7 +17,7 @@ pub use decoder::Decoder;
 pub use device::{Device, DeviceChoice, DeviceOptions};
 pub use encoder::Encoder;
 pub use kv::KvCache;
-pub use library::{LibraryError, environment};
+pub use library::{LibraryError, environment, forbid_telemetry};
 pub use past_present::PastPresent;
 pub use session::SessionOptions;
 
