@@ -3,7 +3,7 @@
 //! Source: Bavarian et al., «Efficient Training of Language Models to Fill in the Middle» (2022), section 3
 //! (PSM); the names are those by which llama.cpp recognises the tokens.
 
-use std::collections::HashMap;
+use tokenizers::models::bpe::Vocab;
 
 use super::vocabulary::Vocabulary;
 use crate::token::TokenId;
@@ -57,7 +57,7 @@ pub(super) struct InfillTokens {
 
 impl InfillTokens {
     /// The tokens that the file names, else those with a known name; `None` if one of the three is missing.
-    pub(super) fn find(vocabulary: &Vocabulary, ids: &HashMap<String, u32>) -> Option<Self> {
+    pub(super) fn find(vocabulary: &Vocabulary, ids: &Vocab) -> Option<Self> {
         let find = |given: Option<TokenId>, names: &[&str]| {
             let known = || names.iter().find_map(|name| ids.get(*name));
             given.or_else(|| known().copied().map(TokenId))

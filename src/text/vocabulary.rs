@@ -1,6 +1,8 @@
 //! What a model's file says about its tokens, and what has to hold before a tokenizer can be built on it.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashSet;
+
+use tokenizers::models::bpe::Vocab;
 
 use super::infill::NamedInfillTokens;
 use super::tokenizer::TokenizerError;
@@ -147,7 +149,7 @@ impl TokenKind {
 /// A vocabulary's spellings and merges after they were found consistent.
 pub(super) struct Checked {
     /// The id of every spelling. Tokens without one are left out.
-    pub(super) ids: HashMap<String, u32>,
+    pub(super) ids: Vocab,
     /// The pairs, the most urgent first; both pieces and their union have an id.
     pub(super) merges: Vec<(String, String)>,
 }
@@ -217,8 +219,8 @@ impl Vocabulary {
         place.map(|place| self.tokens[place].as_str())
     }
 
-    fn ids(&self) -> Result<HashMap<String, u32>, TokenizerError> {
-        let mut ids = HashMap::with_capacity(self.tokens.len());
+    fn ids(&self) -> Result<Vocab, TokenizerError> {
+        let mut ids = Vocab::with_capacity(self.tokens.len());
         for (text, id) in self.tokens.iter().zip(0_u32..) {
             if text.is_empty() {
                 continue;
@@ -249,10 +251,7 @@ fn check_scores(scores: &[f32], tokens: usize) -> Result<(), TokenizerError> {
     }
 }
 
-fn pairs(
-    merges: &[String],
-    ids: &HashMap<String, u32>,
-) -> Result<Vec<(String, String)>, TokenizerError> {
+fn pairs(merges: &[String], ids: &Vocab) -> Result<Vec<(String, String)>, TokenizerError> {
     let refuse = |merge: &str, reason| TokenizerError::Merge {
         merge: merge.to_owned(),
         reason,
@@ -267,13 +266,11 @@ fn pairs(
         union.clear();
         union.push_str(left);
         union.push_str(right);
-        if ![left, right, &union]
-            .iter()
-            .all(|&text| ids.contains_key(text))
-        {
+        let [Some(first), Some(second), Some(_)] = [left, right, &union].map(|text| ids.get(text))
+        else {
             return Err(refuse(merge, "it names a piece that is no token"));
-        }
-        if !seen.insert(merge.as_str()) {
+        };
+        if !seen.insert((*first, *second)) {
             return Err(refuse(merge, "it occurs twice"));
         }
         pairs.push((left.to_owned(), right.to_owned()));

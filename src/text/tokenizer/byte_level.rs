@@ -1,7 +1,5 @@
 //! Byte-level BPE: a word's bytes are spelt in an alphabet of their own, and pairs of pieces become one.
 
-use std::collections::HashMap;
-
 use tokenizers::models::bpe::{BPE, Vocab};
 
 use super::TokenizerError;
@@ -11,13 +9,13 @@ use super::word_rules::WordRule;
 /// The way from text to ids with these spellings and merges, words cut by the rule `pre`.
 pub(super) fn pipeline(
     pre: &str,
-    ids: HashMap<String, u32>,
+    ids: Vocab,
     merges: Vec<(String, String)>,
 ) -> Result<Pipeline, TokenizerError> {
     let rule =
         WordRule::named(pre).ok_or_else(|| TokenizerError::UnsupportedPre(pre.to_owned()))?;
     let bpe = BPE::builder()
-        .vocab_and_merges(ids.into_iter().collect::<Vocab>(), merges)
+        .vocab_and_merges(ids, merges)
         .ignore_merges(rule.whole_words_first)
         .build()
         .map_err(|error| TokenizerError::Build(error.to_string()))?;

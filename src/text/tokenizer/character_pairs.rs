@@ -3,8 +3,6 @@
 //!
 //! Source: llama.cpp's `llama-vocab.cpp`, the pre-tokenizer `gemma4`.
 
-use std::collections::HashMap;
-
 use tokenizers::models::bpe::{BPE, Vocab};
 use tokenizers::normalizers::replace::Replace;
 
@@ -19,13 +17,13 @@ const LINE_ENDS: &str = r"\n+";
 
 /// The way from text to ids with these spellings and merges.
 pub(super) fn pipeline(
-    ids: HashMap<String, u32>,
+    ids: Vocab,
     merges: Vec<(String, String)>,
 ) -> Result<Pipeline, TokenizerError> {
     let build =
         |error: Box<dyn std::error::Error + Send + Sync>| TokenizerError::Build(error.to_string());
     let bpe = BPE::builder()
-        .vocab_and_merges(ids.into_iter().collect::<Vocab>(), merges)
+        .vocab_and_merges(ids, merges)
         .byte_fallback(true)
         .build()
         .map_err(build)?;

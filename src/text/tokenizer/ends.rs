@@ -2,7 +2,9 @@
 //!
 //! Source: llama.cpp's `llama-vocab.cpp` (`special_eog_ids`).
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::BTreeSet;
+
+use tokenizers::models::bpe::Vocab;
 
 use crate::text::vocabulary::{TokenKind, Vocabulary};
 use crate::token::TokenId;
@@ -46,7 +48,7 @@ const NAMES: [&str; 33] = [
 
 /// The tokens that end a generation. Those that do by their names steer the model, and those that do not, but have
 /// such a name, are text: a file that says otherwise is mistaken; llama.cpp overrides it too.
-pub(super) fn find(vocabulary: &mut Vocabulary, ids: &HashMap<String, u32>) -> BTreeSet<TokenId> {
+pub(super) fn find(vocabulary: &mut Vocabulary, ids: &Vocab) -> BTreeSet<TokenId> {
     let said = [vocabulary.end, vocabulary.end_of_turn];
     let mut ends: BTreeSet<TokenId> = said.into_iter().flatten().collect();
     ends.extend(&vocabulary.ends);

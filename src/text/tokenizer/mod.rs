@@ -191,13 +191,16 @@ impl Tokenizer {
                     .map(|((name, _), id)| (name.as_str(), TokenId(id))),
             )
         };
+        let infill = InfillTokens::find(&vocabulary, &checked.ids);
+        let (cutter, spellings) =
+            rayon::join(|| cutter(&vocabulary, checked), || spellings(&vocabulary));
         Ok(Tokenizer {
-            infill: InfillTokens::find(&vocabulary, &checked.ids),
+            infill,
             named: named(|kind| kind.is_control() || kind == TokenKind::UserDefined)?,
             user_defined: named(|kind| kind == TokenKind::UserDefined)?,
-            spellings: spellings(&vocabulary),
+            spellings,
             absorbing: vocabulary.absorbing.iter().copied().collect(),
-            cutter: cutter(&vocabulary, checked)?,
+            cutter: cutter?,
             kinds: vocabulary.kinds,
             beginning: vocabulary.beginning,
             adds_beginning: vocabulary.adds_beginning,

@@ -2,8 +2,6 @@
 //!
 //! Source: Devlin et al., «BERT» (2018), and its `tokenization.py`.
 
-use std::collections::HashMap;
-
 use tokenizers::models::bpe::Vocab;
 use tokenizers::models::wordpiece::WordPiece;
 use tokenizers::normalizers::BertNormalizer;
@@ -23,7 +21,7 @@ const MOST_CHARACTERS_OF_A_WORD: usize = 100;
 /// The way from text to ids with these spellings; what they cannot spell is the token `unknown`.
 pub(super) fn pipeline(
     normalization: Normalization,
-    ids: HashMap<String, u32>,
+    ids: Vocab,
     unknown: &str,
 ) -> Result<Pipeline, TokenizerError> {
     if !ids.contains_key(unknown) {
@@ -31,7 +29,7 @@ pub(super) fn pipeline(
         return Err(TokenizerError::Build(problem));
     }
     let model = WordPiece::builder()
-        .vocab(ids.into_iter().collect::<Vocab>())
+        .vocab(ids)
         .unk_token(unknown.to_owned())
         .continuing_subword_prefix(CONTINUING.to_owned())
         .max_input_chars_per_word(MOST_CHARACTERS_OF_A_WORD)
