@@ -23,34 +23,45 @@ pub const PANEL_ROWS: usize = 8;
 /// How a panel's codes are stored.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum PanelCodes {
-    /// From 0 to 15, two in a byte; `zero` of them stands for 0.
-    Nibbles {
-        /// The code that stands for 0.
-        zero: u8,
-    },
+    /// From 0 to 15, two in a byte.
+    Nibbles(Origin),
     /// From 0 to 63.
-    SixBits {
-        /// The code that stands for 0.
-        zero: u8,
-    },
+    SixBits(Origin),
     /// From 0 to 255; 128 stands for 0.
     EightBits,
 }
 
+/// From where codes count.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Origin {
+    /// A code of 0 stands for the group's minimum, which its record has.
+    Minimum,
+    /// This code stands for 0.
+    Zero(u8),
+}
+
 impl PanelCodes {
-    /// What stands for 0.
-    pub fn zero(self) -> u8 {
+    /// From where they count.
+    pub fn origin(self) -> Origin {
         match self {
-            Self::Nibbles { zero } | Self::SixBits { zero } => zero,
-            Self::EightBits => 128,
+            Self::Nibbles(origin) | Self::SixBits(origin) => origin,
+            Self::EightBits => Origin::Zero(128),
+        }
+    }
+
+    /// Numbers that a record has for each row: a scale, and a minimum where codes count from it.
+    fn numbers(self) -> usize {
+        match self.origin() {
+            Origin::Minimum => 2,
+            Origin::Zero(_) => 1,
         }
     }
 
     /// Bits that a code takes.
     pub fn bits(self) -> usize {
         match self {
-            Self::Nibbles { .. } => 4,
-            Self::SixBits { .. } | Self::EightBits => 8,
+            Self::Nibbles(_) => 4,
+            Self::SixBits(_) | Self::EightBits => 8,
         }
     }
 }
@@ -64,8 +75,6 @@ pub struct PanelLayout {
     pub codes: PanelCodes,
     /// Whether scales and minimums are in half precision.
     pub half: bool,
-    /// Whether there are minimums.
-    pub minimum: bool,
 }
 
 /// The sizes of a matrix in panels.
@@ -100,17 +109,25 @@ impl MatrixShape {
 
 impl PanelLayout {
     /// The one for such codes.
+    ///
+    /// # Panics
+    /// If there are minimums beside codes of eight bits: no type has them.
     pub fn new(codes: Codes) -> Self {
-        let zero = codes.least.unsigned_abs();
+        let origin = match codes.minimum {
+            true => Origin::Minimum,
+            false => Origin::Zero(codes.least.unsigned_abs()),
+        };
         Self {
             group: codes.group,
             codes: match codes.most.abs_diff(codes.least) {
-                ..16 => PanelCodes::Nibbles { zero },
-                16..64 => PanelCodes::SixBits { zero },
-                _ => PanelCodes::EightBits,
+                ..16 => PanelCodes::Nibbles(origin),
+                16..64 => PanelCodes::SixBits(origin),
+                _ => {
+                    assert_ne!(origin, Origin::Minimum, "of eight bits: {codes:?}");
+                    PanelCodes::EightBits
+                }
             },
             half: codes.half,
-            minimum: codes.minimum,
         }
     }
 
@@ -121,8 +138,7 @@ impl PanelLayout {
         } else {
             size_of::<f32>()
         };
-        let numbers = 1 + usize::from(self.minimum);
-        PANEL_ROWS * (self.group * self.codes.bits() / 8 + numbers * number)
+        PANEL_ROWS * (self.group * self.codes.bits() / 8 + self.codes.numbers() * number)
     }
 
     /// Bytes of a panel with so many columns.
@@ -137,29 +153,31 @@ impl PanelLayout {
 
     /// Writes a group of one row into its record.
     fn write(self, record: &mut [u8], lane: usize, codes: &[i8], scale: f32, minimum: f32) {
-        let zero = self.codes.zero();
+        let zero = match self.codes.origin() {
+            Origin::Minimum => 0,
+            Origin::Zero(zero) => zero,
+        };
         let code_bytes = PANEL_ROWS * self.group * self.codes.bits() / 8;
         let (stored, numbers) = record.split_at_mut(code_bytes);
         let stored = stored.as_chunks_mut().0;
         let byte = |code: i8| code.cast_unsigned().wrapping_add(zero);
         let fours = codes.as_chunks::<4>().0;
         match self.codes {
-            PanelCodes::Nibbles { .. } => {
+            PanelCodes::Nibbles(_) => {
                 let (low, high) = fours.split_at(fours.len() / 2);
                 for (place, (low, high)) in low.iter().zip(high).enumerate() {
                     let both = |column: usize| byte(low[column]) | byte(high[column]) << 4;
                     stored[place * PANEL_ROWS + lane] = std::array::from_fn(both);
                 }
             }
-            PanelCodes::SixBits { .. } | PanelCodes::EightBits => {
+            PanelCodes::SixBits(_) | PanelCodes::EightBits => {
                 for (place, four) in fours.iter().enumerate() {
                     stored[place * PANEL_ROWS + lane] = four.map(byte);
                 }
             }
         }
-        // Codes that have a minimum begin at 0.
         let values = [scale, minimum];
-        for (place, value) in values[..1 + usize::from(self.minimum)].iter().enumerate() {
+        for (place, value) in values[..self.codes.numbers()].iter().enumerate() {
             let place = place * PANEL_ROWS + lane;
             match self.half {
                 true => numbers.as_chunks_mut().0[place] = f16::from_f32(*value).to_le_bytes(),

@@ -16,10 +16,10 @@ use super::parallel::{OperatorError, ParallelFor, once_each};
 use super::shared::SharedSlice;
 use super::simd::{Instructions, Simd, Work, eight, store_some};
 use crate::graph::Activation;
-use crate::graph::panels::{PANEL_ROWS, PanelCodes, Panels};
+use crate::graph::panels::{Origin, PANEL_ROWS, PanelCodes, Panels};
 use panel::{Codes, EightBits, Nibbles, SixBits};
-pub use rows::QuantisedRows;
-use rows::{Group, ROWS_TOGETHER, Rounding};
+use rows::{Group, Rounding};
+pub use rows::{QuantisedRows, ROWS_TOGETHER};
 
 /// Bytes of panels that are worth another thread's waking.
 const LEAST_BYTES_OF_A_TASK: usize = 16 << 10;
@@ -179,8 +179,10 @@ impl<const V: usize> Work for Task<'_, V> {
     #[inline(always)]
     fn run<S: Simd>(self, simd: S) {
         match self.inputs.matrix.layout.codes {
-            PanelCodes::Nibbles { .. } => self.with::<S, Nibbles>(simd),
-            PanelCodes::SixBits { .. } => self.with::<S, SixBits>(simd),
+            PanelCodes::Nibbles(Origin::Zero(_)) => self.with::<S, Nibbles<false>>(simd),
+            PanelCodes::Nibbles(Origin::Minimum) => self.with::<S, Nibbles<true>>(simd),
+            PanelCodes::SixBits(Origin::Zero(_)) => self.with::<S, SixBits<false>>(simd),
+            PanelCodes::SixBits(Origin::Minimum) => self.with::<S, SixBits<true>>(simd),
             PanelCodes::EightBits => self.with::<S, EightBits>(simd),
         }
     }

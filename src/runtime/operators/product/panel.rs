@@ -10,6 +10,9 @@ pub(super) trait Codes {
     /// Codes in a byte.
     const IN_A_BYTE: usize = 1;
 
+    /// Whether they count from the minimums that the records have.
+    const MINIMUM: bool = false;
+
     /// A vector for each four columns of a group: of every matrix row its four codes.
     #[inline(always)]
     fn unpack<S: Simd, const V: usize>(simd: S, bytes: &[u8]) -> [S::Bytes; V] {
@@ -21,32 +24,22 @@ pub(super) trait Codes {
         codes
     }
 
-    /// Of each matrix row the sum of codes, as they are stored, times the row's.
+    /// Of each matrix row the sum of its codes, from where they count, times the row's.
     fn dot<S: Simd, const V: usize>(simd: S, codes: &[S::Bytes; V], row: &Group<V>) -> S::Vector;
-
-    /// The same of what the codes stand for, where there are no minimums.
-    #[inline(always)]
-    fn centred<S: Simd, const V: usize>(
-        simd: S,
-        codes: &[S::Bytes; V],
-        row: &Group<V>,
-    ) -> S::Vector {
-        let zeros = simd.splat(row.correction);
-        simd.subtract(Self::dot(simd, codes, row), zeros)
-    }
 }
 
 /// Codes from 0 to 15, two in a byte: the low ones are those of a group's first half.
-pub(super) struct Nibbles;
+pub(super) struct Nibbles<const MINIMUM: bool>;
 
 /// Codes from 0 to 63.
-pub(super) struct SixBits;
+pub(super) struct SixBits<const MINIMUM: bool>;
 
-/// Codes from 0 to 255. There are none with minimums.
+/// Codes from 0 to 255.
 pub(super) struct EightBits;
 
-impl Codes for Nibbles {
+impl<const MINIMUM: bool> Codes for Nibbles<MINIMUM> {
     const IN_A_BYTE: usize = 2;
+    const MINIMUM: bool = MINIMUM;
 
     #[inline(always)]
     fn unpack<S: Simd, const V: usize>(simd: S, bytes: &[u8]) -> [S::Bytes; V] {
@@ -63,32 +56,35 @@ impl Codes for Nibbles {
     #[inline(always)]
     fn dot<S: Simd, const V: usize>(simd: S, codes: &[S::Bytes; V], row: &Group<V>) -> S::Vector {
         // 2 · 15 · 127 · 8 < 2¹⁵
-        simd.dot_unsigned::<V, 8>(codes, &row.codes)
+        let stored = simd.dot_unsigned::<V, 8>(codes, &row.codes);
+        counted::<S, MINIMUM>(simd, stored, row.correction)
     }
 }
 
-impl Codes for SixBits {
+impl<const MINIMUM: bool> Codes for SixBits<MINIMUM> {
+    const MINIMUM: bool = MINIMUM;
+
     #[inline(always)]
     fn dot<S: Simd, const V: usize>(simd: S, codes: &[S::Bytes; V], row: &Group<V>) -> S::Vector {
         // 2 · 63 · 127 · 2 < 2¹⁵
-        simd.dot_unsigned::<V, 2>(codes, &row.codes)
+        let stored = simd.dot_unsigned::<V, 2>(codes, &row.codes);
+        counted::<S, MINIMUM>(simd, stored, row.correction)
     }
 }
 
 impl Codes for EightBits {
     #[inline(always)]
     fn dot<S: Simd, const V: usize>(simd: S, codes: &[S::Bytes; V], row: &Group<V>) -> S::Vector {
-        let zeros = simd.splat(row.correction);
-        simd.add(Self::centred(simd, codes, row), zeros)
-    }
-
-    #[inline(always)]
-    fn centred<S: Simd, const V: usize>(
-        simd: S,
-        codes: &[S::Bytes; V],
-        row: &Group<V>,
-    ) -> S::Vector {
         simd.dot_bytes(codes, &row.codes, row.correction)
+    }
+}
+
+/// Sums of codes from where they count, of the sums of what is stored.
+#[inline(always)]
+fn counted<S: Simd, const MINIMUM: bool>(simd: S, stored: S::Vector, zeros: f32) -> S::Vector {
+    match MINIMUM {
+        true => stored,
+        false => simd.subtract(stored, simd.splat(zeros)),
     }
 }
 
@@ -106,19 +102,15 @@ pub(super) fn product<S: Simd, C: Codes, const V: usize, const R: usize>(
         let (codes, numbers) = record.split_at(4 * V * PANEL_ROWS / C::IN_A_BYTE);
         let codes: [S::Bytes; V] = C::unpack(simd, codes);
         let (scales, rest) = load_numbers(simd, numbers, layout.half);
-        let minimums = match layout.minimum {
-            true => Some(load_numbers(simd, rest, layout.half).0),
-            false => None,
-        };
         for (sum, row) in sums.iter_mut().zip(group) {
             let scale = simd.multiply(scales, simd.splat(row.scale));
-            *sum = match minimums {
-                None => simd.multiply_add(C::centred(simd, &codes, row), scale, *sum),
-                Some(minimums) => {
-                    let sum = simd.multiply_add(C::dot(simd, &codes, row), scale, *sum);
-                    simd.multiply_add(minimums, simd.splat(row.correction), sum)
-                }
-            };
+            *sum = simd.multiply_add(C::dot(simd, &codes, row), scale, *sum);
+        }
+        if C::MINIMUM {
+            let (minimums, _) = load_numbers(simd, rest, layout.half);
+            for (sum, row) in sums.iter_mut().zip(group) {
+                *sum = simd.multiply_add(minimums, simd.splat(row.correction), *sum);
+            }
         }
     }
     sums

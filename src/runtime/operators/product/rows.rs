@@ -2,10 +2,10 @@
 
 use super::super::norm::RowNorm;
 use super::super::simd::{LANES, Simd, Work};
-use crate::graph::panels::PanelLayout;
+use crate::graph::panels::{Origin, PanelLayout};
 
 /// Rows that are multiplied together, and whose groups lie beside each other.
-pub(super) const ROWS_TOGETHER: usize = 4;
+pub const ROWS_TOGETHER: usize = 4;
 
 /// The largest code.
 const MOST: f32 = 127.0;
@@ -64,8 +64,7 @@ impl<const V: usize> Work for Rounding<'_, V> {
     #[inline(always)]
     fn run<S: Simd>(self, simd: S) {
         let rows = self.x.len() / self.columns;
-        let minimum = self.layout.minimum;
-        let zero = f32::from(self.layout.codes.zero());
+        let origin = self.layout.codes.origin();
         for (row, values) in self.x.chunks_exact(self.columns).enumerate() {
             let scale = match self.norm {
                 Some(norm) => simd.splat(norm.scale(simd, values)),
@@ -84,7 +83,7 @@ impl<const V: usize> Work for Rounding<'_, V> {
                         *loaded = simd.multiply(*loaded, gain);
                     }
                 }
-                self.groups[place * rows + row] = rounded(simd, loaded, minimum, zero);
+                self.groups[place * rows + row] = rounded(simd, loaded, origin);
             }
         }
     }
@@ -92,12 +91,7 @@ impl<const V: usize> Work for Rounding<'_, V> {
 
 /// A group of the values, `V / 2` vectors.
 #[inline(always)]
-fn rounded<S: Simd, const V: usize>(
-    simd: S,
-    values: &[S::Vector],
-    minimum: bool,
-    zero: f32,
-) -> Group<V> {
+fn rounded<S: Simd, const V: usize>(simd: S, values: &[S::Vector], origin: Origin) -> Group<V> {
     let mut most = simd.splat(0.0);
     // A number that is none, or infinite, makes this one none, and with it the whole group.
     let mut nothing = simd.splat(0.0);
@@ -120,9 +114,9 @@ fn rounded<S: Simd, const V: usize>(
     let mut sums = [0.0; LANES];
     simd.store(simd.dot_unsigned::<V, V>(&ones, &group.codes), &mut sums);
     group.scale = most / MOST + nothing;
-    group.correction = match minimum {
-        true => group.scale * sums[0],
-        false => zero * sums[0],
+    group.correction = match origin {
+        Origin::Minimum => group.scale * sums[0],
+        Origin::Zero(zero) => f32::from(zero) * sums[0],
     };
     group
 }
