@@ -50,7 +50,7 @@ fn events(criterion: &mut Criterion) {
         "created": 1_732_406_400,
         "model": "SmolLM2-135M-Instruct.Q4_1.gguf",
         "system_fingerprint": "ortolan-0.1.0",
-        "choices": [{ "index": 0, "delta": { "content": " Singvogel" }, "finish_reason": null }],
+        "choices": [{ "index": 0, "delta": { "content": " Singvogel" }, "finish_reason": null, "logprobs": null }],
     });
     let chunk: types::ChatCompletionChunk = serde_json::from_value(chunk).expect("it is one");
     criterion.bench_function("event of a stream", |bencher| {

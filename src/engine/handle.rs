@@ -8,8 +8,9 @@ use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 use tokio::sync::{Semaphore, oneshot};
 
 use super::EngineOptions;
+use super::job::Job;
 use super::runner::{ModelRunner, RunError};
-use super::sequence::{Clock, Job, SequenceEvent, SequenceId};
+use super::sequence::{Clock, SequenceEvent, SequenceId};
 use super::slot_orders::{SavedSequence, SlotOrder, SlotTask};
 use super::stats::{BlockStats, Stats};
 use super::worker::{Message, Submission, Worker};

@@ -7,9 +7,11 @@
 
 mod adapters;
 mod budget;
+mod chooser;
 mod context;
 mod guesses;
 mod handle;
+mod job;
 mod pooling;
 mod runner;
 mod scheduler;
@@ -24,12 +26,10 @@ use std::time::Duration;
 
 pub use adapters::AdapterScales;
 pub use handle::{EngineHandle, Events, SlotError, SubmitError, start};
+pub use job::{Job, PrefixUse, StopRule, Verdict, WhenFull};
 pub use pooling::Pooling;
 pub use runner::{ModelRunner, Outputs, Rows, RunError};
-pub use sequence::{
-    Clock, EndReason, Job, PrefixUse, SequenceEvent, SequenceId, SequenceReport, StopRule, Verdict,
-    WhenFull,
-};
+pub use sequence::{Clock, EndReason, SequenceEvent, SequenceId, SequenceReport};
 pub use slot_orders::SavedSequence;
 pub use stats::{BlockStats, Counters, Histogram, SlotStats, Stats};
 pub use step::{Chunk, StepPlan, WantedRows};
@@ -54,8 +54,6 @@ pub struct EngineOptions {
     pub batch_tokens: usize,
     /// How long a step may take while a sequence waits for its next token: prompts beside it are cut so.
     pub step_duration: Duration,
-    /// Rows that a step computes in about the time of one: what the sequences leave of them is for tokens that are only guessed.
-    pub cheap_rows: usize,
     /// Whether a prompt is computed in one step, or not yet: each token of an encoder sees those behind it.
     pub whole_prompts: bool,
     /// Most tokens of a sequence, prompt and continuation.
@@ -80,7 +78,6 @@ impl EngineOptions {
             step_tokens,
             batch_tokens,
             step_duration,
-            cheap_rows: _,
             whole_prompts: _,
             context_tokens,
             blocks,

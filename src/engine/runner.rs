@@ -8,6 +8,11 @@ pub trait ModelRunner: Send {
     /// Room for what its steps compute.
     fn outputs(&self) -> Outputs;
 
+    /// Rows that a step computes in about the time of one: what sequences leave of them is for tokens that are only guessed.
+    fn cheap_rows(&self) -> usize {
+        1
+    }
+
     /// Runs the plan and writes one row per wanted row, of logits and of hidden states, in order.
     ///
     /// # Errors

@@ -11,9 +11,10 @@ use std::time::Instant;
 
 use super::EngineOptions;
 use super::budget::{Pace, share, share_whole};
+use super::chooser::{Chooser, Chosen};
 use super::runner::{Rows, RunError};
 use super::scores::Scored;
-use super::sequence::{Chooser, Chosen, EndReason, Rank, Sequence, SequenceEvent, SequenceId};
+use super::sequence::{EndReason, Rank, Sequence, SequenceEvent, SequenceId};
 use super::slot_orders::LastSequence;
 use super::stats::{Counters, SlotStats};
 use super::step::{Chunk, StepPlan};
@@ -24,6 +25,8 @@ use crate::sampling::Choice;
 /// The waiting and the running sequences.
 pub(super) struct Scheduler {
     options: EngineOptions,
+    /// Rows that a step computes in about the time of one.
+    cheap_rows: usize,
     waiting: BTreeMap<Rank, Sequence>,
     slots: Vec<Option<Sequence>>,
     /// The slots that run.
@@ -49,8 +52,9 @@ pub(super) struct Computed<'a> {
 pub(super) type Delivery = (SequenceId, SequenceEvent);
 
 impl Scheduler {
-    pub(super) fn new(options: EngineOptions) -> Self {
+    pub(super) fn new(options: EngineOptions, cheap_rows: usize) -> Self {
         Self {
+            cheap_rows,
             slots: (0..options.parallel).map(|_| None).collect(),
             last: vec![None; options.parallel],
             waiting: BTreeMap::new(),
@@ -140,12 +144,10 @@ impl Scheduler {
         &'a mut self,
         plan: &'a StepPlan,
     ) -> Vec<(Range<usize>, Chooser<'a>)> {
-        let running = self.slots.iter_mut().flatten();
-        let mut running: HashMap<SequenceId, &mut Sequence> =
-            running.map(|sequence| (sequence.id, sequence)).collect();
+        let mut sequences: Vec<_> = self.slots.iter_mut().map(Option::as_mut).collect();
         let chunks = plan.chunks_with_logits();
         let choosers = chunks.filter_map(|(row, chunk)| {
-            let sequence = running.remove(&chunk.sequence)?;
+            let sequence = sequences[self.running[&chunk.sequence]].take()?;
             let end = row + chunk.logits.count(chunk.tokens.len());
             sequence
                 .chooses_behind(chunk)
@@ -167,7 +169,7 @@ impl Scheduler {
         let mut scored = computed.scored.into_iter();
         let mut sampled = computed.sampled.into_iter();
         let mut hidden = computed.hidden.rows();
-        let mut events = Vec::new();
+        let mut events = Vec::with_capacity(plan.chunks.len());
         for chunk in plan.chunks {
             let id = chunk.sequence;
             let slot = self.running[&id];
@@ -359,13 +361,13 @@ impl Scheduler {
     /// The running slots, those that rank first first.
     fn running_slots(&self) -> Vec<usize> {
         let mut slots: Vec<usize> = self.running.values().copied().collect();
-        slots.sort_by_key(|slot| self.running(*slot).rank());
+        slots.sort_by_cached_key(|slot| self.running(*slot).rank());
         slots
     }
 
     /// Guesses what may come next, as far as it costs next to nothing.
     fn guess(&mut self, slots: &[usize]) {
-        let rows = self.options.cheap_rows / slots.len().max(1);
+        let rows = self.cheap_rows / slots.len().max(1);
         for slot in slots {
             let sequence = self.slots[*slot].as_mut().expect("the slot runs");
             sequence.guess(rows.saturating_sub(1), self.options.context_tokens);

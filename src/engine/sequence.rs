@@ -6,15 +6,16 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::OwnedSemaphorePermit;
 
-use super::adapters::AdapterScales;
+use super::chooser::{Chooser, Chosen};
 use super::context;
 use super::guesses::Guesses;
-use super::pooling::{Pool, Pooling};
+use super::job::{Job, Verdict, WhenFull};
+use super::pooling::Pool;
 use super::scores::{MOST_SCORED_TOKENS, Scored, Scores};
 use super::step::{Chunk, WantedRows};
-use crate::cache::{BlockCopy, BlockPool, BlockTable, PrefixRoot, Reuse};
-use crate::grammar::{Constraint, GrammarError};
-use crate::sampling::{Choice, Sampler};
+use crate::cache::{BlockCopy, BlockPool, BlockTable, Reuse};
+use crate::grammar::GrammarError;
+use crate::sampling::Choice;
 use crate::token::TokenId;
 
 /// The number of a sequence, never used twice.
@@ -26,78 +27,6 @@ pub type Clock = fn() -> Instant;
 
 /// Tokens beyond the limit that may finish a character: one for each byte after the first of four.
 const FINISHING_TOKENS: usize = 3;
-
-/// Decides after every token whether the text so far ends the generation. It reaches the engine as a
-/// predicate over ids; what the ids mean is the caller's.
-pub trait StopRule: Send {
-    /// The verdict after one more token.
-    fn after(&mut self, token: TokenId) -> Verdict;
-}
-
-/// What a [`StopRule`] says.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Verdict {
-    /// Nothing speaks against going on, or against ending.
-    Continue,
-    /// A character has begun and is not whole: a limit of tokens is exceeded to finish it.
-    MidCharacter,
-    /// This token completes a stop.
-    Stop,
-}
-
-/// A request for one continuation, in ids.
-pub struct Job {
-    /// At least one token, and no more than the context has room for if nothing may be dropped.
-    pub prompt: Vec<TokenId>,
-    /// Most tokens to generate; 0 evaluates the prompt only.
-    pub max_tokens: usize,
-    /// Tokens that end the generation when chosen; they are not delivered. Sorted.
-    pub end_tokens: std::sync::Arc<[TokenId]>,
-    /// Chooses.
-    pub sampler: Sampler,
-    /// What the continuation must follow.
-    pub constraint: Option<Constraint>,
-    /// Ends.
-    pub stop: Box<dyn StopRule>,
-    /// The only slot that will do.
-    pub slot: Option<usize>,
-    /// What it may find in the cache.
-    pub prefix: PrefixUse,
-    /// What adapters change of what the model computes of it. Who shares a root is to have the same.
-    pub adapters: AdapterScales,
-    /// What happens when prompt or continuation outgrow the context.
-    pub when_full: WhenFull,
-    /// Those of a higher one are admitted first, and yield their blocks last.
-    pub priority: i32,
-    /// How long it may take from submission to the end.
-    pub timeout: Option<Duration>,
-    /// How the prompt's hidden states become an embedding, if that is what is wanted.
-    pub embed: Option<Pooling>,
-    /// Whether it is told how probable the prompt's tokens were, and with how many of the most probable ones beside
-    /// each. The cache is not read then: there are no logits in it.
-    pub score: Option<usize>,
-}
-
-/// How a sequence uses what others computed. What it computes itself is there for others in any case.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct PrefixUse {
-    /// How many tokens of its beginning it may find there.
-    pub readable: usize,
-    /// Only sequences of the same root find each other's blocks.
-    pub root: PrefixRoot,
-}
-
-/// What happens when a text outgrows its context.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum WhenFull {
-    /// A longer prompt is refused, a longer continuation ends.
-    Stop,
-    /// The older half of the text goes, but for its beginning.
-    Shift {
-        /// Tokens of the prompt that stay; `None` is all.
-        keep: Option<usize>,
-    },
-}
 
 /// What happens to a sequence, in this order: `Started`, `Prompt`, tokens, `EndToken`, one of the last three. After a preemption it
 /// is `Started` once more, and goes on.
@@ -163,24 +92,11 @@ pub struct SequenceReport {
     pub decode: Duration,
 }
 
-/// What chooses a sequence's next token.
-pub(super) struct Chooser<'a> {
-    sampler: &'a mut Sampler,
-    constraint: Option<&'a mut Constraint>,
-    /// Tokens that are certain: the constraint has followed them.
-    foreseen: &'a mut VecDeque<TokenId>,
-    /// Tokens that were computed as well, in case that they come next.
-    guessed: &'a [TokenId],
-}
-
-/// The next tokens, and those after them that can only be these.
-pub(super) struct Chosen {
-    /// At least one. All but the last were guessed rightly.
-    choices: Vec<Choice>,
-    /// What the constraint leaves no choice about.
-    certain: Vec<TokenId>,
-    /// Whether the constraint allows nothing after them.
-    complete: bool,
+/// Who comes first: the higher priority, then the earlier arrival.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Rank {
+    priority: Reverse<i32>,
+    arrival: SequenceId,
 }
 
 /// What came of a [`Chosen`].
@@ -193,74 +109,6 @@ pub(super) struct Pushed {
     pub(super) shifts: u64,
     /// Why the sequence ends, if it does.
     pub(super) end: Option<EndReason>,
-}
-
-impl Chooser<'_> {
-    /// Chooses by the logits of the rows, which are overwritten: by the first row's, and as long as what is chosen is what was
-    /// guessed, by the next one's.
-    pub(super) fn choose(mut self, rows: Vec<&mut [f32]>) -> Result<Chosen, GrammarError> {
-        let mut choices = Vec::with_capacity(rows.len());
-        let mut guessed = self.guessed.iter();
-        for logits in rows {
-            let choice = self.choose_one(logits)?;
-            let right = guessed.next() == Some(&choice.token);
-            choices.push(choice);
-            if !right {
-                break;
-            }
-        }
-        Ok(self.with_foreseen(choices))
-    }
-
-    fn choose_one(&mut self, logits: &mut [f32]) -> Result<Choice, GrammarError> {
-        if let Some(token) = self.foreseen.pop_front() {
-            return Ok(self.sampler.take(token, logits));
-        }
-        let Some(constraint) = &mut self.constraint else {
-            return Ok(self.sampler.choose(logits, |_| ()));
-        };
-        let mut masked = Ok(());
-        let choice = self.sampler.choose(logits, |logits| {
-            masked = constraint.mask(logits);
-            if logits.iter().all(|logit| *logit == f32::NEG_INFINITY) && masked.is_ok() {
-                let problem = "every token that could follow is forbidden by other options";
-                masked = Err(GrammarError::Stuck(problem.to_owned()));
-            }
-        });
-        masked?;
-        constraint.accept(choice.token)?;
-        self.foreseen.extend(constraint.take_forced()?);
-        Ok(choice)
-    }
-
-    /// The choices with what is certain after them; token by token for those who want to know how probable each was.
-    fn with_foreseen(self, choices: Vec<Choice>) -> Chosen {
-        let certain = match self.sampler.wants_logprobs() {
-            true => Vec::new(),
-            false => self.foreseen.drain(..).collect(),
-        };
-        self.sampler.follow(&certain);
-        let constraint = self.constraint.as_deref();
-        Chosen {
-            choices,
-            certain,
-            complete: self.foreseen.is_empty() && constraint.is_some_and(Constraint::is_complete),
-        }
-    }
-}
-
-impl Chosen {
-    /// How many tokens were guessed rightly.
-    pub(super) fn guessed_rightly(&self) -> usize {
-        self.choices.len() - 1
-    }
-}
-
-/// Who comes first: the higher priority, then the earlier arrival.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) struct Rank {
-    priority: Reverse<i32>,
-    arrival: SequenceId,
 }
 
 /// A sequence in the scheduler's care.
@@ -630,22 +478,6 @@ impl Sequence {
             queue_wait: started.saturating_duration_since(self.submitted),
             prompt: prompt_done.saturating_duration_since(started),
             decode: now.saturating_duration_since(prompt_done),
-        }
-    }
-}
-
-impl Job {
-    /// The longest prompt that fits: there is room for one token, if one is to be generated.
-    pub(super) fn most_prompt_tokens(&self, context_tokens: usize) -> usize {
-        context_tokens - usize::from(self.max_tokens > 0)
-    }
-
-    /// Whether its prompt fits, or may be cut until it does.
-    pub(super) fn fits(&self, context_tokens: usize) -> bool {
-        let most = self.most_prompt_tokens(context_tokens);
-        match self.when_full {
-            WhenFull::Shift { .. } if most > 0 => true,
-            WhenFull::Shift { .. } | WhenFull::Stop => self.prompt.len() <= most,
         }
     }
 }

@@ -50,6 +50,7 @@ struct ScriptedRunner {
     /// Every step waits for a word, if there is somebody to give it.
     gate: Option<Receiver<()>>,
     steps: usize,
+    cheap_rows: usize,
 }
 
 impl ScriptedRunner {
@@ -61,6 +62,7 @@ impl ScriptedRunner {
             fails_every: None,
             gate: None,
             steps: 0,
+            cheap_rows: 1,
         }
     }
 
@@ -96,6 +98,10 @@ impl ScriptedRunner {
 impl ModelRunner for ScriptedRunner {
     fn outputs(&self) -> Outputs {
         Outputs::new(VOCABULARY, 2)
+    }
+
+    fn cheap_rows(&self) -> usize {
+        self.cheap_rows
     }
 
     fn run(&mut self, plan: &StepPlan, outputs: &mut Outputs) -> Result<(), RunError> {
@@ -206,7 +212,6 @@ fn options() -> EngineOptions {
         step_tokens: 8,
         batch_tokens: 7,
         step_duration: Duration::from_secs(1),
-        cheap_rows: 1,
         whole_prompts: false,
         context_tokens: 40,
         blocks: 30,

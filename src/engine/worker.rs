@@ -11,10 +11,12 @@ use tokio::sync::OwnedSemaphorePermit;
 use tokio::sync::mpsc::UnboundedSender;
 
 use super::EngineOptions;
+use super::chooser::{Chooser, Chosen};
+use super::job::Job;
 use super::runner::{ModelRunner, Outputs};
 use super::scheduler::{Computed, Delivery, Scheduler};
 use super::scores::Scored;
-use super::sequence::{Chooser, Chosen, Clock, Job, Sequence, SequenceEvent, SequenceId};
+use super::sequence::{Clock, Sequence, SequenceEvent, SequenceId};
 use super::slot_orders::{self, SlotOrder, SlotTask};
 use super::stats::{BlockStats, Stats};
 use super::step::StepPlan;
@@ -65,10 +67,10 @@ impl Worker {
     ) -> Self {
         Self {
             outputs: runner.outputs(),
-            runner,
             blocks: BlockPool::new(options.blocks, options.block_tokens),
             context_tokens: options.context_tokens,
-            scheduler: Scheduler::new(options),
+            scheduler: Scheduler::new(options, runner.cheap_rows()),
+            runner,
             inbox,
             orders: Vec::new(),
             listeners: HashMap::new(),
@@ -270,13 +272,12 @@ impl Worker {
                     | SequenceEvent::Failed(_)
                     | SequenceEvent::Unfollowable(_)
             );
-            let listener = match ended {
-                true => self.listeners.remove(&id),
-                false => self.listeners.get(&id).cloned(),
-            };
-            if let Some(listener) = listener {
+            if let Some(listener) = self.listeners.get(&id) {
                 // A listener that left is noticed at the next `receive`.
                 let _ = listener.send(event);
+            }
+            if ended {
+                self.listeners.remove(&id);
             }
         }
     }

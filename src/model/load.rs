@@ -28,9 +28,6 @@ use crate::token::TokenId;
 /// Tokens of a cache block: a power of two that wastes half a block per sequence on average.
 pub const BLOCK_TOKENS: usize = 32;
 
-/// Rows that a step computes in about the time of one: a product reads its matrix once for so many.
-const CHEAP_ROWS: usize = 4;
-
 /// Most tokens that a context may be asked to have.
 pub const MAX_CONTEXT_TOKENS: usize = 1 << 20;
 
@@ -122,7 +119,6 @@ impl LoadOptions {
             context_tokens,
             batch_tokens: self.batch_tokens,
             step_duration: self.step_duration,
-            cheap_rows: CHEAP_ROWS,
             whole_prompts: false,
             blocks,
             block_tokens: BLOCK_TOKENS,

@@ -5,12 +5,15 @@ use ort::value::{DynValue, TensorRef};
 
 use super::adapters::ScaleRows;
 use super::device::{Device, DeviceLayers};
+use super::operators::product::ROWS_TOGETHER;
 use super::session::SessionOptions;
 use super::stage::{Input, Stage};
 use super::{RuntimeError, add_rows, check_block, no_hidden_states, read_rows};
 use crate::engine::{BlockCopy, BlockId, ModelRunner, Outputs, RunError, StepPlan};
 use crate::graph::imported::{ImportedModel, POSITION_IDS};
-use crate::graph::{DecoderPart, Embeddings, LeastRows, ModelFile, handed_over, names};
+use crate::graph::{
+    DecoderPart, Embeddings, LeastRows, ModelFile, ProductOperator, handed_over, names,
+};
 use crate::token::TokenId;
 
 /// A decoder in one session or several, with its cache.
@@ -25,6 +28,7 @@ pub struct Decoder {
     /// The block of rows that belong to no sequence: one beyond those that plans name.
     spare_block: usize,
     least_rows: LeastRows,
+    cheap_rows: usize,
     batch: Batch,
 }
 
@@ -88,6 +92,8 @@ impl Decoder {
         };
         let stages = divided.iter().enumerate().map(load);
         let later = divided[1..].iter();
+        let mut devices = divided.iter().map(|part| part.device);
+        let reads_once = devices.all(|device| options.products(device) == ProductOperator::Ortolan);
         Ok(Self {
             stages: stages.collect::<anyhow::Result<_>>()?,
             handed_over: later.map(|part| handed_over(part.layers.start)).collect(),
@@ -97,6 +103,8 @@ impl Decoder {
             gives_hidden: true,
             spare_block: blocks,
             least_rows: file.least_rows(options.products(divided[0].device)),
+            // It reads a matrix once for so many; of others it is not known what the second row costs.
+            cheap_rows: if reads_once { ROWS_TOGETHER } else { 1 },
             batch: Batch {
                 scales: ScaleRows::new(file.adapters()),
                 ..Batch::default()
@@ -133,6 +141,7 @@ impl Decoder {
             gives_hidden: model.gives_hidden,
             spare_block: blocks,
             least_rows: LeastRows::OF_IMPORTED,
+            cheap_rows: 1,
             batch: Batch::default(),
         })
     }
@@ -146,6 +155,10 @@ impl Decoder {
 impl ModelRunner for Decoder {
     fn outputs(&self) -> Outputs {
         Outputs::new(self.vocabulary, self.hidden)
+    }
+
+    fn cheap_rows(&self) -> usize {
+        self.cheap_rows
     }
 
     fn run(&mut self, plan: &StepPlan, outputs: &mut Outputs) -> Result<(), RunError> {

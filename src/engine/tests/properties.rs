@@ -105,12 +105,12 @@ proptest! {
             parallel,
             step_tokens: parallel + spare_tokens,
             batch_tokens,
-            cheap_rows,
             blocks: 10 + spare_blocks,
             ..options()
         };
         let mut runner = ScriptedRunner::new(&options);
         runner.fails_every = fails_every;
+        runner.cheap_rows = cheap_rows;
         let engine = start(Box::new(runner), options, Instant::now).unwrap();
         let submitted: Vec<Events> = arrivals
             .iter()
