@@ -15,6 +15,8 @@ use super::client::{Answer, Request, Target};
 pub(crate) enum Case {
     /// Clients that each have one answer after the other written: 64 tokens after 64.
     Streams(usize),
+    /// One client whose texts repeat themselves, as code and lists do.
+    Repeating,
     /// Prompts of 512 tokens, one after the other.
     Prompt,
     /// Eight answers are being written while eight clients come with prompts of 512 tokens.
@@ -80,11 +82,12 @@ const SHARED_ROUNDS: usize = 3;
 const CLIENTS: usize = 8;
 
 impl Case {
-    pub(crate) const ALL: [Self; 9] = [
+    pub(crate) const ALL: [Self; 10] = [
         Self::Streams(1),
         Self::Streams(4),
         Self::Streams(16),
         Self::Streams(32),
+        Self::Repeating,
         Self::Prompt,
         Self::LongPrompts,
         Self::SharedPrefix,
@@ -95,6 +98,7 @@ impl Case {
     pub(crate) fn name(self) -> String {
         match self {
             Self::Streams(clients) => format!("streams-{clients}"),
+            Self::Repeating => "repeating".to_owned(),
             Self::Prompt => "prompt-512".to_owned(),
             Self::LongPrompts => "long-prompts".to_owned(),
             Self::SharedPrefix => "shared-prefix".to_owned(),
@@ -106,6 +110,7 @@ impl Case {
     pub(crate) fn setting(self) -> Setting {
         let (slots, context, cache) = match self {
             Self::Streams(clients) => (clients, 256, None),
+            Self::Repeating => (1, 512, None),
             Self::Prompt => (1, 1024, None),
             Self::LongPrompts => (2 * CLIENTS, 768, None),
             Self::SharedPrefix => (CLIENTS, 1280, None),
@@ -129,6 +134,7 @@ impl Case {
         target.complete(&texts.request(16, 8)).await?;
         match self {
             Self::Streams(clients) => streams(target, &mut texts, clients).await,
+            Self::Repeating => repeating(target, &mut texts).await,
             Self::Prompt => prompt(target, &mut texts).await,
             Self::LongPrompts => long_prompts(target, &mut texts).await,
             Self::SharedPrefix => shared_prefix(target, &mut texts).await,
@@ -147,9 +153,20 @@ async fn streams(
     clients: usize,
 ) -> anyhow::Result<Vec<Figure>> {
     let rounds = (12 / clients).max(3);
-    let work: Vec<Vec<Request>> = (0..clients)
-        .map(|_| (0..rounds).map(|_| texts.request(64, 64)).collect())
-        .collect();
+    let work = (0..clients).map(|_| (0..rounds).map(|_| texts.request(64, 64)).collect());
+    output(target, work.collect()).await
+}
+
+async fn repeating(target: &Target, texts: &mut Texts) -> anyhow::Result<Vec<Figure>> {
+    let request = |_| Request {
+        prompt: texts.functions(4),
+        tokens: 192,
+    };
+    output(target, vec![(0..6).map(request).collect()]).await
+}
+
+/// Tokens of all answers in a second, each client's requests one after the other.
+async fn output(target: &Target, work: Vec<Vec<Request>>) -> anyhow::Result<Vec<Figure>> {
     let start = Instant::now();
     let answers = try_join_all(work.iter().map(|requests| in_turn(target, requests))).await?;
     let tokens: u64 = answers.iter().flatten().map(|answer| answer.tokens).sum();
@@ -283,6 +300,20 @@ impl Texts {
             prompt: self.words(prompt_tokens),
             tokens,
         }
+    }
+
+    /// Functions that differ by a word of three.
+    fn functions(&mut self, count: usize) -> String {
+        let mut function = || {
+            let words = self.words(3);
+            let words: Vec<&str> = words.split_whitespace().collect();
+            let [name, left, right] = [words[0], words[1], words[2]];
+            format!(
+                "def {name}_{left}({left}, {right}):\n    \"\"\"Returns the {name} of {left} and {right}.\"\"\"\n    \
+                 return {name}({left}, {right})\n\n"
+            )
+        };
+        (0..count).map(|_| function()).collect()
     }
 
     fn words(&mut self, count: usize) -> String {
