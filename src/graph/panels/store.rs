@@ -1,5 +1,6 @@
 //! The memory of a graph's panels: matrix behind matrix, in pages as large as the system has.
 
+use std::ops::Range;
 use std::sync::Arc;
 
 use rayon::prelude::*;
@@ -38,14 +39,14 @@ impl Panels {
         self.shape.panels()
     }
 
-    /// One of them.
+    /// Some of them, one after the other.
     ///
     /// # Panics
     /// If there are not so many.
     #[inline(always)]
-    pub fn panel(&self, number: usize) -> &[u8] {
+    pub fn panels(&self, numbers: Range<usize>) -> &[u8] {
         let bytes = self.layout.panel_bytes(self.shape.columns);
-        &self.chunk[self.start + number * bytes..][..bytes]
+        &self.chunk[self.start + numbers.start * bytes..][..numbers.len() * bytes]
     }
 }
 

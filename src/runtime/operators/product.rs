@@ -25,6 +25,8 @@ pub use rows::{QuantisedRows, ROWS_TOGETHER};
 const LEAST_BYTES_OF_A_TASK: usize = 16 << 10;
 /// Into how many parts a product is cut at most: whoever is free takes the next.
 const MOST_TASKS: usize = 16;
+/// Bytes that come from memory at once.
+const LINE_BYTES: usize = 64;
 /// Rows whose rounding is worth other threads.
 const ROWS_WORTH_SHARING: usize = 8;
 
@@ -195,9 +197,14 @@ impl<const V: usize> Task<'_, V> {
         let rows = inputs.rows();
         let groups_of_row = inputs.columns() / inputs.matrix.layout.group;
         for unit in self.units.clone() {
+            let next = self.behind(unit);
             let mut first = 0;
             while first < rows {
                 let count = (rows - first).min(ROWS_TOGETHER);
+                let ahead = next.len() * first / rows..next.len() * (first + count) / rows;
+                for line in next[ahead].iter().step_by(LINE_BYTES) {
+                    simd.prefetch(line);
+                }
                 let groups = first * groups_of_row..(first + count) * groups_of_row;
                 let groups = &self.rounded[groups];
                 match count {
@@ -211,6 +218,19 @@ impl<const V: usize> Task<'_, V> {
         }
     }
 
+    /// The panels that come next, which are fetched from memory while these are multiplied with set after set of rows. With one
+    /// set there is little to do but to read, and the processor looks ahead by itself.
+    #[inline(always)]
+    fn behind(&self, unit: usize) -> &[u8] {
+        let inputs = self.inputs;
+        let together = inputs.panels_together();
+        let next = unit + 1;
+        match next < self.units.end && inputs.rows() > ROWS_TOGETHER {
+            true => inputs.matrix.panels(next * together..(next + 1) * together),
+            false => &[],
+        }
+    }
+
     /// One panel, whose first row is the matrix's of the number `output`, times `R` rows, with its bias.
     #[inline(always)]
     fn panel<S: Simd, C: Codes, const R: usize>(
@@ -221,7 +241,7 @@ impl<const V: usize> Task<'_, V> {
         groups: &[[Group<V>; R]],
     ) -> [S::Vector; R] {
         let inputs = self.inputs;
-        let panel = inputs.matrix.panel(panel);
+        let panel = inputs.matrix.panels(panel..panel + 1);
         let mut sums = panel::product::<S, C, V, R>(simd, panel, groups, inputs.matrix.layout);
         if let Some(values) = inputs.bias {
             let bias = simd.load(&eight(&values[output..]));

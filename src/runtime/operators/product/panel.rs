@@ -102,13 +102,14 @@ pub(super) fn product<S: Simd, C: Codes, const V: usize, const R: usize>(
         let (codes, numbers) = record.split_at(4 * V * PANEL_ROWS / C::IN_A_BYTE);
         let codes: [S::Bytes; V] = C::unpack(simd, codes);
         let (scales, rest) = load_numbers(simd, numbers, layout.half);
+        let minimums = match C::MINIMUM {
+            true => Some(load_numbers(simd, rest, layout.half).0),
+            false => None,
+        };
         for (sum, row) in sums.iter_mut().zip(group) {
             let scale = simd.multiply(scales, simd.splat(row.scale));
             *sum = simd.multiply_add(C::dot(simd, &codes, row), scale, *sum);
-        }
-        if C::MINIMUM {
-            let (minimums, _) = load_numbers(simd, rest, layout.half);
-            for (sum, row) in sums.iter_mut().zip(group) {
+            if let Some(minimums) = minimums {
                 *sum = simd.multiply_add(minimums, simd.splat(row.correction), *sum);
             }
         }
