@@ -152,6 +152,8 @@ fn report(options: &Options, programs: &Programs, results: &Results) -> anyhow::
          Written by `make bench-compare`: both programs in turn on one machine, {} rounds, the same load over HTTP \
          (`benches/load`). A ratio says how many times better ortolan's median is, more tokens or less time or memory; \
          beside it the least and the greatest of the rounds'. Absolute figures hold for this machine in this hour.\n\n\
+         Answers are greedy, and what so small a model says to words in any order soon repeats itself: where few sequences \
+         run, ortolan's [guesses](performance.md) gain by that, most in `streams-1`.\n\n\
          - machine: {}\n\
          - ortolan {}, ONNX Runtime of the commit {}\n\
          - llama-server {}\n\n\
