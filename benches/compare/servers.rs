@@ -101,6 +101,8 @@ impl Server {
         const PATIENCE: Duration = Duration::from_secs(60);
         let port = TcpListener::bind("127.0.0.1:0")?.local_addr()?.port();
         let mut command = programs.command(program, model, setting, port);
+        // Before: it takes a processor for a while.
+        let http = reqwest::Client::new();
         let start = Instant::now();
         let process = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn();
         let process = process.with_context(|| format!("{program} does not start"))?;
@@ -110,7 +112,6 @@ impl Server {
             ready_after: Duration::ZERO,
         };
         let health = format!("{}/health", server.address);
-        let http = reqwest::Client::new();
         loop {
             if let Ok(answer) = http.get(&health).send().await
                 && answer.status().is_success()

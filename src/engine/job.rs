@@ -1,5 +1,6 @@
 //! What the engine is asked for: one continuation, in ids.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::adapters::AdapterScales;
@@ -16,7 +17,7 @@ pub struct Job {
     /// Most tokens to generate; 0 evaluates the prompt only.
     pub max_tokens: usize,
     /// Tokens that end the generation when chosen; they are not delivered. Sorted.
-    pub end_tokens: std::sync::Arc<[TokenId]>,
+    pub end_tokens: Arc<[TokenId]>,
     /// Chooses.
     pub sampler: Sampler,
     /// What the continuation must follow.
