@@ -40,6 +40,7 @@ fn next_token(tokens: &[u32]) -> u32 {
     ((hash >> 20) % VOCABULARY as u64) as u32
 }
 
+/// A hidden state is the token and its position.
 struct ScriptedRunner {
     options: EngineOptions,
     cache: Vec<Option<u32>>,
@@ -219,12 +220,13 @@ fn options() -> EngineOptions {
     }
 }
 
-/// A hidden state is the token and its position.
-/// An engine whose steps wait for a word each, and who gives it.
-fn engine_in_steps(options: EngineOptions) -> (EngineHandle, Sender<()>) {
+/// An engine with so many cheap rows whose steps wait for a word each, and who gives it.
+fn engine_in_steps(cheap_rows: usize) -> (EngineHandle, Sender<()>) {
+    let options = options();
     let (word, gate) = channel();
     let mut runner = Box::new(ScriptedRunner::new(&options));
     runner.gate = Some(gate);
+    runner.cheap_rows = cheap_rows;
     let engine = start(runner, options, Instant::now).unwrap();
     (engine, word)
 }

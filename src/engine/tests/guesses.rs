@@ -4,12 +4,7 @@ use super::*;
 
 /// The numbers of an engine with so many cheap rows that said a singsong to so many listeners.
 fn sung(cheap_rows: usize, listeners: usize) -> Counters {
-    let options = options();
-    let (word, gate) = channel();
-    let mut runner = Box::new(ScriptedRunner::new(&options));
-    runner.gate = Some(gate);
-    runner.cheap_rows = cheap_rows;
-    let engine = start(runner, options, Instant::now).unwrap();
+    let (engine, word) = engine_in_steps(cheap_rows);
     let prompt = [SINGSONG, 2, 3];
     let submit = |_| engine.submit(job(&prompt, 30)).unwrap().1;
     let events: Vec<Events> = (0..listeners).map(submit).collect();

@@ -68,7 +68,7 @@ async fn erased_is_what_no_other_slot_reaches() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_order_waits_until_the_slot_is_free() {
-    let (engine, word) = engine_in_steps(options());
+    let (engine, word) = engine_in_steps(1);
     let (_, mut events) = engine
         .submit(Job {
             slot: Some(0),
