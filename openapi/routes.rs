@@ -205,7 +205,7 @@ impl<'a> Operation<'a> {
         });
         let body = self.body.as_ref().map(|Body { schema, .. }| {
             let ty = format_ident!("{schema}");
-            quote! { body: types::#ty }
+            quote! { body: types::#ty, ignored: &mut Ignored }
         });
         let arguments = caller.into_iter().chain(parameters).chain(body);
         let answer = match &self.kind {
@@ -244,12 +244,15 @@ impl<'a> Operation<'a> {
         let body = self
             .body
             .as_ref()
-            .map(|_| quote! { body: Body<operations::#marker> });
+            .map(|_| quote! { mut body: Body<operations::#marker> });
         let values = self.parameters.iter().map(|parameter| {
             let name = format_ident!("{}", parameter.name);
             quote! { #name.0 }
         });
-        let value = self.body.as_ref().map(|_| quote! { body.value });
+        let value = self
+            .body
+            .as_ref()
+            .map(|_| quote! { body.value, &mut body.ignored });
         let arguments = caller.into_iter().chain(parameters).chain(body);
         let values = caller_value.into_iter().chain(values).chain(value);
         let constructor = match &self.kind {

@@ -40,7 +40,7 @@ use native::{
     completion, embedding, health, infill, lora, metrics, props, slot_actions, slots, tokenize,
 };
 use openai::{chat, completions, models, responses};
-use payload::WithStatus;
+use payload::{Ignored, WithStatus};
 use stream::{EventStream, WholeOrStream};
 
 use crate::model::{GenerateLimits, LoadedModel, ModelState};
@@ -243,12 +243,17 @@ impl Api for Service {
     async fn completion(
         &self,
         mut body: types::CompletionRequest,
+        _: &mut Ignored,
     ) -> Result<WholeOrStream<types::CompletionAnswer>, Error> {
         self.0.defaults.fill(&mut body.temperature, &mut body.seed);
         completion::answer(&*self.loaded()?, body, &self.0.limits).await
     }
 
-    async fn infill(&self, mut body: types::InfillRequest) -> Result<EventStream, Error> {
+    async fn infill(
+        &self,
+        mut body: types::InfillRequest,
+        _: &mut Ignored,
+    ) -> Result<EventStream, Error> {
         self.0.defaults.fill(&mut body.temperature, &mut body.seed);
         let model = self.loaded()?;
         at_length(|| infill::answer(&model, body, &self.0.limits))
@@ -257,11 +262,16 @@ impl Api for Service {
     async fn embedding(
         &self,
         body: types::EmbeddingRequest,
+        _: &mut Ignored,
     ) -> Result<types::EmbeddingAnswer, Error> {
         embedding::answer(&*self.embedder()?, body, &self.0.limits).await
     }
 
-    async fn tokenize(&self, body: types::TokenizeRequest) -> Result<types::Tokens, Error> {
+    async fn tokenize(
+        &self,
+        body: types::TokenizeRequest,
+        _: &mut Ignored,
+    ) -> Result<types::Tokens, Error> {
         let model = self.loaded()?;
         Ok(at_length(|| tokenize::tokenize(&model, body)))
     }
@@ -269,6 +279,7 @@ impl Api for Service {
     async fn apply_template(
         &self,
         body: types::TemplateRequest,
+        _: &mut Ignored,
     ) -> Result<types::RenderedPrompt, Error> {
         let model = self.loaded()?;
         at_length(|| tokenize::apply_template(&model, body))
@@ -277,6 +288,7 @@ impl Api for Service {
     async fn detokenize(
         &self,
         body: types::DetokenizeRequest,
+        _: &mut Ignored,
     ) -> Result<types::DetokenizedText, Error> {
         let model = self.loaded()?;
         at_length(|| tokenize::detokenize(&model, body))
@@ -290,7 +302,11 @@ impl Api for Service {
         ))
     }
 
-    async fn change_props(&self, body: types::PropsChange) -> Result<types::PropsChanged, Error> {
+    async fn change_props(
+        &self,
+        body: types::PropsChange,
+        _: &mut Ignored,
+    ) -> Result<types::PropsChanged, Error> {
         if !self.0.endpoints.change_props {
             let problem = "changing its properties. Start it with `--props`";
             return Err(Error::NotSupported(problem));
@@ -306,6 +322,7 @@ impl Api for Service {
     async fn set_lora_adapters(
         &self,
         body: types::LoraScales,
+        _: &mut Ignored,
     ) -> Result<types::LoraAdaptersSet, Error> {
         lora::set(&*self.loaded()?, body)
     }
@@ -322,6 +339,7 @@ impl Api for Service {
         id_slot: String,
         action: Option<String>,
         body: types::SlotActionRequest,
+        _: &mut Ignored,
     ) -> Result<types::SlotAction, Error> {
         let Some(folder) = &self.0.endpoints.slot_files else {
             let problem = "slots action. Start it with `--slot-save-path`";
@@ -334,6 +352,7 @@ impl Api for Service {
     async fn chat_completion(
         &self,
         mut body: types::ChatCompletionRequest,
+        _: &mut Ignored,
     ) -> Result<WholeOrStream<types::ChatCompletion>, Error> {
         self.0.defaults.fill(&mut body.temperature, &mut body.seed);
         chat::answer(&*self.named(body.model.as_deref())?, body, &self.0.limits).await
@@ -342,6 +361,7 @@ impl Api for Service {
     async fn text_completion(
         &self,
         mut body: types::TextCompletionRequest,
+        _: &mut Ignored,
     ) -> Result<WholeOrStream<types::TextCompletion>, Error> {
         self.0.defaults.fill(&mut body.temperature, &mut body.seed);
         let model = self.named(body.model.as_deref())?;
@@ -352,6 +372,7 @@ impl Api for Service {
         &self,
         caller: Caller,
         mut body: types::ResponsesRequest,
+        _: &mut Ignored,
     ) -> Result<WholeOrStream<types::ResponseObject>, Error> {
         self.0.defaults.fill(&mut body.temperature, &mut body.seed);
         let model = self.named(body.model.as_deref())?;
@@ -362,6 +383,7 @@ impl Api for Service {
         &self,
         caller: Caller,
         body: types::ResponseTokensRequest,
+        _: &mut Ignored,
     ) -> Result<types::ResponseTokens, Error> {
         let model = self.named(body.model.as_deref())?;
         responses::count_tokens(&model, self.history(caller), body)
@@ -408,13 +430,21 @@ impl Api for Service {
         responses::delete(self.history(caller), response_id)
     }
 
-    async fn embeddings(&self, body: types::EmbeddingsRequest) -> Result<types::Embeddings, Error> {
+    async fn embeddings(
+        &self,
+        body: types::EmbeddingsRequest,
+        _: &mut Ignored,
+    ) -> Result<types::Embeddings, Error> {
         let model = self.embedder()?;
         self.named(body.model.as_deref())?;
         openai::embeddings::answer(&model, body, &self.0.limits).await
     }
 
-    async fn rerank(&self, body: types::RerankRequest) -> Result<types::Rerank, Error> {
+    async fn rerank(
+        &self,
+        body: types::RerankRequest,
+        _: &mut Ignored,
+    ) -> Result<types::Rerank, Error> {
         let model = self.embedder()?;
         self.named(body.model.as_deref())?;
         openai::rerank::answer(&model, body, &self.0.limits).await
@@ -423,6 +453,7 @@ impl Api for Service {
     async fn create_message(
         &self,
         body: types::MessagesRequest,
+        _: &mut Ignored,
     ) -> Result<WholeOrStream<types::Message>, Error> {
         let model = self.named(body.model.as_deref())?;
         anthropic::answer(&model, body, &self.0.limits, &self.0.defaults).await
@@ -431,6 +462,7 @@ impl Api for Service {
     async fn count_message_tokens(
         &self,
         body: types::CountTokensRequest,
+        _: &mut Ignored,
     ) -> Result<types::TokenCount, Error> {
         anthropic::count_tokens(&*self.named(body.model.as_deref())?, body)
     }
@@ -468,7 +500,7 @@ mod generated {
 
     use super::caller::Caller;
     use super::error::Error;
-    use super::payload::{Body, Reply, WithStatus};
+    use super::payload::{Body, Ignored, Reply, WithStatus};
     use super::stream::{EventStream, WholeOrStream};
     use super::types;
     include!(concat!(env!("OUT_DIR"), "/routes.rs"));

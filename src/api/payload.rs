@@ -76,8 +76,32 @@ pub struct BodyRules {
 pub(super) struct Body<O: BodyOperation> {
     /// The body.
     pub value: O::Body,
-    /// Dotted paths of the fields that have no effect.
-    pub ignored: Vec<String>,
+    /// Fields that have no effect.
+    pub ignored: Ignored,
+}
+
+/// Fields and constraints of a request that have no effect: the header `x-ortolan-ignored` reports them. With
+/// `--strict` the first one refuses the request instead.
+#[derive(Debug, Default)]
+pub(super) struct Ignored {
+    paths: Vec<String>,
+    strict: bool,
+}
+
+impl Ignored {
+    /// Reports a field by its dotted path, a constraint by the path of its schema and its JSON pointer there.
+    ///
+    /// # Errors
+    /// If fields without effect are refused.
+    pub(super) fn report(&mut self, path: impl Into<String>) -> Result<(), Error> {
+        let path = path.into();
+        if self.strict {
+            let message = format!("{path}: this field has no effect here; leave it out");
+            return Err(Error::invalid(path, message));
+        }
+        self.paths.push(path);
+        Ok(())
+    }
 }
 
 impl<'a, O: BodyOperation> ApiExtractor<'a> for Body<O> {
@@ -114,13 +138,12 @@ impl<'a, O: BodyOperation> ApiExtractor<'a> for Body<O> {
                 .map_err(|error| not_a_body("the body is not valid JSON", &error))?,
         };
         write_integers_as_such(&mut value);
-        let ignored = schema::check(O::SCHEMA, &value)?;
-        if let Some(field) = ignored
-            .first()
-            .filter(|_| rules.is_some_and(|rules| rules.strict))
-        {
-            let message = format!("{field}: this field has no effect here; leave it out");
-            return Err(Error::invalid(field, message).into());
+        let mut ignored = Ignored {
+            paths: Vec::new(),
+            strict: rules.is_some_and(|rules| rules.strict),
+        };
+        for path in schema::check(O::SCHEMA, &value)? {
+            ignored.report(path)?;
         }
         let value = serde_json::from_value(value)
             .map_err(|error| not_a_body("the body is not understood", &error))?;
@@ -236,8 +259,8 @@ impl<O: Operation> Reply<O> {
     }
 
     /// Tells the client which fields had no effect.
-    pub(super) fn ignoring(mut self, fields: &[String]) -> Self {
-        if let Some(value) = ignored_header(fields) {
+    pub(super) fn ignoring(mut self, ignored: &Ignored) -> Self {
+        if let Some(value) = ignored_header(&ignored.paths) {
             self.response.headers_mut().insert(IGNORED_HEADER, value);
         }
         self
@@ -263,7 +286,7 @@ fn ignored_header(fields: &[String]) -> Option<HeaderValue> {
         let encoded: String = field
             .bytes()
             .map(|byte| match byte {
-                b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'.' | b'_' | b'-' | b'~' => {
+                b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'.' | b'_' | b'-' | b'~' | b'/' => {
                     char::from(byte).to_string()
                 }
                 _ => format!("%{byte:02X}"),
@@ -340,8 +363,8 @@ mod tests {
 
     #[test]
     fn ignored_fields_are_encoded_and_cut_at_a_whole_path() {
-        let fields = ["a.b".to_owned(), "ö,\r\n".to_owned(), "x".repeat(2000)];
-        assert_eq!(ignored_header(&fields).unwrap(), "a.b,%C3%B6%2C%0D%0A");
+        let fields = ["a.b/c".to_owned(), "ö,\r\n".to_owned(), "x".repeat(2000)];
+        assert_eq!(ignored_header(&fields).unwrap(), "a.b/c,%C3%B6%2C%0D%0A");
         assert_eq!(ignored_header(&[]), None);
     }
 
