@@ -62,6 +62,52 @@ Feature: Text to tokens and back
     Then the status is 200
     And the answer's "prompt" is "<|im_start|>system\nBe brief.<|im_end|>\n<|im_start|>user\nHello<|im_end|>\n<|im_start|>assistant\n"
 
+  Scenario Outline: An assistant message at the end is continued: <fields>
+    When I post to "/apply-template" as "application/json":
+      """
+      {"messages": [{"role": "system", "content": "s"}, {"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hel"}]<fields>}
+      """
+    Then the status is 200
+    And the answer's "prompt" is "<|im_start|>system\ns<|im_end|>\n<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\nHel"
+
+    Examples:
+      | fields                                                           |
+      |                                                                  |
+      | , "continue_final_message": true                                 |
+      | , "continue_final_message": true, "add_generation_prompt": false |
+
+  Scenario Outline: A conversation without an open message: <fields>
+    When I post to "/apply-template" as "application/json":
+      """
+      {"messages": [{"role": "system", "content": "s"}, {"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hel"}]<fields>}
+      """
+    Then the answer's "prompt" is "<|im_start|>system\ns<|im_end|>\n<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\nHel<|im_end|>\n"
+
+    Examples:
+      | fields                                                            |
+      | , "add_generation_prompt": false                                  |
+      | , "add_generation_prompt": false, "continue_final_message": false |
+
+  Scenario: A new message behind an assistant message
+    When I post to "/apply-template" as "application/json":
+      """
+      {"messages": [{"role": "system", "content": "s"}, {"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hel"}], "continue_final_message": false}
+      """
+    Then the answer's "prompt" is "<|im_start|>system\ns<|im_end|>\n<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\nHel<|im_end|>\n<|im_start|>assistant\n"
+
+  Scenario Outline: No message to continue: <fields>
+    When I post to "/apply-template" as "application/json":
+      """
+      {"messages": [{"role": "<role>", "content": "Hi"}], "continue_final_message": true<fields>}
+      """
+    Then the status is 400
+    And the error's param is "continue_final_message"
+
+    Examples:
+      | role      | fields                          |
+      | user      |                                 |
+      | assistant | , "add_generation_prompt": true |
+
   Scenario: A conversation of nothing
     When I post to "/apply-template" as "application/json":
       """

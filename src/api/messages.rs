@@ -4,7 +4,7 @@ use serde_json::Value;
 
 use super::error::Error;
 use super::types;
-use crate::text::{ChatMessage, Conversation, ToolCall};
+use crate::text::{ChatMessage, Conversation, Ending, ToolCall};
 
 /// A conversation as templates know it, with the functions that are shown: they have no `developer`, whose other name is
 /// `system`.
@@ -26,6 +26,43 @@ pub(super) fn conversation(
         messages,
         tools,
         ..Conversation::default()
+    })
+}
+
+/// The ending that the fields `add_generation_prompt` and `continue_final_message` ask for. Without either, an assistant
+/// message at the end is continued.
+///
+/// # Errors
+/// If both are true, or if the last message is not one that can be continued.
+pub(super) fn ending(
+    messages: &[types::ChatMessage],
+    add_generation_prompt: Option<bool>,
+    continue_final_message: Option<bool>,
+) -> Result<Ending, Error> {
+    let invalid = |problem: &str| {
+        let field = "continue_final_message";
+        Err(Error::invalid(field, format!("{field}: {problem}")))
+    };
+    Ok(match (add_generation_prompt, continue_final_message) {
+        (Some(true), Some(true)) => {
+            return invalid("it cannot be true together with add_generation_prompt");
+        }
+        (_, Some(true)) => {
+            let continues = |last: &types::ChatMessage| {
+                let calls = last
+                    .tool_calls
+                    .as_ref()
+                    .is_some_and(|calls| !calls.is_empty());
+                last.role == types::ChatMessageRole::Assistant && !calls
+            };
+            if !messages.last().is_some_and(continues) {
+                return invalid("the last message must be the assistant's, without tool_calls");
+            }
+            Ending::OpenMessage
+        }
+        (Some(false), _) => Ending::ClosedMessage,
+        (_, Some(false)) => Ending::NewMessage,
+        (None | Some(true), None) => Ending::OpenMessage,
     })
 }
 

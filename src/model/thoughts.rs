@@ -5,7 +5,7 @@ use std::time::SystemTime;
 use super::LoadedModel;
 use super::request::{GenerateError, GenerateOptions, GrammarKind, Prompt, PromptPiece};
 use crate::grammar::{Constraint, ThoughtRule};
-use crate::text::{Conversation, SpecialTokens, ThoughtSyntax};
+use crate::text::{Conversation, Ending, SpecialTokens, ThoughtSyntax};
 
 /// The role whose messages the model writes.
 const ASSISTANT: &str = "assistant";
@@ -27,8 +27,7 @@ impl Thoughts {
 }
 
 impl LoadedModel {
-    /// A conversation as the model's chat template writes it, open for the assistant's answer; if its last message is the
-    /// assistant's, open for the rest of that.
+    /// A conversation as the model's chat template writes it, ended as it says.
     pub fn render(&self, conversation: &Conversation) -> Result<String, GenerateError> {
         self.written(conversation, false)
     }
@@ -39,10 +38,15 @@ impl LoadedModel {
             let text = self.template.render(conversation, SystemTime::now());
             text.map_err(|error| GenerateError::Template(error.to_string()))
         };
-        let syntax = self.template.thought_syntax();
-        let thinks = conversation.thinks() != Some(false);
         let begun = conversation.messages.last();
         let begun = begun.filter(|last| last.role == ASSISTANT && last.calls.is_empty());
+        let begun = match conversation.ending {
+            Ending::OpenMessage => begun,
+            Ending::NewMessage => None,
+            Ending::ClosedMessage => return render(conversation),
+        };
+        let syntax = self.template.thought_syntax();
+        let thinks = conversation.thinks() != Some(false);
         let Some(begun) = begun else {
             let text = render(conversation)?;
             return Ok(match syntax {

@@ -16,6 +16,20 @@ pub struct Conversation {
     pub most_thought_tokens: Option<usize>,
     /// What else its template is told, by name.
     pub settings: Map<String, Value>,
+    /// What its prompt ends with.
+    pub ending: Ending,
+}
+
+/// What the prompt of a conversation ends with.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Ending {
+    /// An open assistant message: the last message if that is the assistant's (a prefill), else a new one.
+    #[default]
+    OpenMessage,
+    /// A new assistant message, also behind an assistant message.
+    NewMessage,
+    /// The last message, closed: nothing is open.
+    ClosedMessage,
 }
 
 /// One message of a conversation.

@@ -13,7 +13,7 @@ mod tokenizer_json;
 mod tools;
 mod vocabulary;
 
-pub use conversation::{ChatMessage, Conversation, ToolCall};
+pub use conversation::{ChatMessage, Conversation, Ending, ToolCall};
 pub use infill::NamedInfillTokens;
 pub use predefined::{predefined, predefined_names};
 pub use stream::{Progress, TextStream};

@@ -11,7 +11,7 @@ use minijinja::value::{Kwargs, Serde, Value, ValueKind};
 use minijinja::{AutoEscape, Environment, Error, ErrorKind, State, UndefinedBehavior, context};
 use serde::Serialize;
 
-use super::conversation::{ChatMessage, Conversation, ENABLE_THINKING};
+use super::conversation::{ChatMessage, Conversation, ENABLE_THINKING, Ending};
 use super::predefined::CHATML;
 use super::thoughts::ThoughtSyntax;
 use super::tools::{HERMES, ToolSyntax, generic};
@@ -178,14 +178,16 @@ impl ChatTemplate {
             settings.insert(ENABLE_THINKING.to_owned(), thinks.into());
             settings.insert(THINKING.to_owned(), thinks.into());
         }
+        for (name, value) in defaults(&conversation.tools, now).map_err(|error| failure(&error))? {
+            settings.entry(name).or_insert(value);
+        }
         // What is named here cannot be set otherwise.
         let context = context! {
             messages,
             tools,
-            add_generation_prompt => true,
+            add_generation_prompt => conversation.ending != Ending::ClosedMessage,
             bos_token => self.beginning_text.as_str(),
             eos_token => self.end_text.as_str(),
-            documents => Value::from(()),
             strftime_now => Value::from_function(move |format: &str| strftime(now, format)),
             ..Value::from(Serde(&settings))
         };
@@ -197,6 +199,27 @@ impl ChatTemplate {
         String::from_utf8(output.bytes)
             .map_err(|_| TemplateError::Failed("it wrote something that is no text".to_owned()))
     }
+}
+
+/// Variables that llama.cpp's server defines for templates, with the values they have unless a request sets them.
+/// `functions` is the JSON text of the tools, empty without any.
+fn defaults(
+    tools: &[serde_json::Value],
+    now: SystemTime,
+) -> Result<[(&'static str, serde_json::Value); 5], Error> {
+    let functions = match tools {
+        [] => String::new(),
+        tools => serde_json::to_string_pretty(tools).map_err(|source| {
+            Error::new(ErrorKind::BadSerialization, "functions").with_source(source)
+        })?,
+    };
+    Ok([
+        (ENABLE_THINKING, true.into()),
+        ("date_string", strftime(now, "%d %b %Y")?.into()),
+        ("datetime", strftime(now, "%b %d %Y %H:%M:%S GMT")?.into()),
+        ("functions", functions.into()),
+        ("documents", serde_json::Value::Null),
+    ])
 }
 
 /// A message as transformers shows it: what it does not have is not there.

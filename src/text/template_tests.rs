@@ -56,12 +56,51 @@ fn settings_are_told_and_change_nothing_else() {
     let settings = json!({"colour": "red", "bos_token": "x", "messages": [], "tools": [1]});
     check_settings(source, &settings, None, "red<s>1True");
     let source = "{{ enable_thinking is defined }} {{ enable_thinking }} {{ thinking }}";
-    check_settings(source, &json!({}), None, "False  ");
+    check_settings(source, &json!({}), None, "True True ");
     check_settings(source, &json!({}), Some(0), "True False False");
     check_settings(source, &json!({}), Some(7), "True True True");
     let no = json!({"enable_thinking": false});
     check_settings(source, &no, None, "True False False");
     check_settings(source, &no, Some(7), "True True True");
+}
+
+#[test]
+fn templates_see_what_llama_cpp_shows_them() {
+    use serde_json::json;
+    let source = "{{ date_string }}|{{ datetime }}|{{ functions }}|{{ documents is none }}";
+    check(source, "14 Nov 2023|Nov 14 2023 22:13:20 GMT||True");
+    let set =
+        json!({"date_string": "26 Jul 2024", "datetime": "now", "functions": "f", "documents": []});
+    check_settings(source, &set, None, "26 Jul 2024|now|f|False");
+    let conversation = Conversation {
+        tools: vec![json!({"type": "function"})],
+        ..[ChatMessage::new("user", "Hi")].into()
+    };
+    // A template that knows of tools, and how they are called.
+    let source = "{{ functions }}{% if tools %}<tool_call>{% endif %}";
+    let template = ChatTemplate::new(Some(source), "", "").unwrap();
+    let text = template.render(&conversation, SystemTime::UNIX_EPOCH);
+    let expected = "[\n  {\n    \"type\": \"function\"\n  }\n]<tool_call>";
+    assert_eq!(text.as_deref(), Ok(expected));
+}
+
+#[test]
+fn a_closed_conversation_has_no_generation_prompt() {
+    let template = ChatTemplate::new(None, "", "").unwrap();
+    let render = |ending| {
+        let conversation = Conversation {
+            ending,
+            ..[ChatMessage::new("user", "Hi")].into()
+        };
+        template
+            .render(&conversation, SystemTime::UNIX_EPOCH)
+            .unwrap()
+    };
+    let closed = "<|im_start|>user\nHi<|im_end|>\n";
+    assert_eq!(render(Ending::ClosedMessage), closed);
+    let open = format!("{closed}<|im_start|>assistant\n");
+    assert_eq!(render(Ending::NewMessage), open);
+    assert_eq!(render(Ending::OpenMessage), open);
 }
 
 #[test]

@@ -1,7 +1,7 @@
 //! `POST /tokenize`, `POST /detokenize` and `POST /apply-template`: what becomes of texts before they are prompts.
 
 use crate::api::error::Error;
-use crate::api::messages::conversation;
+use crate::api::messages::{conversation, ending};
 use crate::api::tools::{Tool, declared};
 use crate::api::types;
 use crate::model::{LoadedModel, TokenizeRequest};
@@ -45,7 +45,13 @@ pub(in crate::api) fn apply_template(
 ) -> Result<types::RenderedPrompt, Error> {
     let tools = declared(body.tools.unwrap_or_default())?;
     let shown = tools.iter().map(Tool::shown).collect();
+    let ending = ending(
+        &body.messages,
+        body.add_generation_prompt,
+        body.continue_final_message,
+    )?;
     let conversation = Conversation {
+        ending,
         settings: body.chat_template_kwargs.unwrap_or_default(),
         ..conversation(body.messages, shown)?
     };

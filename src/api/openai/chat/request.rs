@@ -6,17 +6,23 @@ use super::super::options::generate_options;
 use super::super::thoughts::Thoughts;
 use super::tools;
 use crate::api::error::Error;
-use crate::api::messages::conversation;
+use crate::api::messages::{conversation, ending};
 use crate::api::options::{count, one_grammar};
 use crate::api::types;
 use crate::model::{GenerateOptions, GenerateRequest, GrammarSource, Prompt};
 use crate::sampling::{Distribution, LogprobsWanted};
+use crate::text::Conversation;
 
 impl TryFrom<types::ChatCompletionRequest> for GenerateRequest {
     type Error = Error;
 
     fn try_from(mut body: types::ChatCompletionRequest) -> Result<Self, Error> {
         let messages = std::mem::take(&mut body.messages);
+        let ending = ending(
+            &messages,
+            body.add_generation_prompt,
+            body.continue_final_message,
+        )?;
         let tools = tools::take(&mut body)?;
         let budget = body.thinking_budget_tokens.or(body.reasoning_budget);
         let thoughts = Thoughts::new(
@@ -44,7 +50,10 @@ impl TryFrom<types::ChatCompletionRequest> for GenerateRequest {
             None => (Vec::new(), None),
         };
         Ok(Self {
-            prompt: Prompt::Chat(thoughts.before(conversation(messages, shown)?)),
+            prompt: Prompt::Chat(Conversation {
+                ending,
+                ..thoughts.before(conversation(messages, shown)?)
+            }),
             system_prompt: None,
             options: GenerateOptions {
                 max_tokens: max_tokens.map(|tokens| tokens as usize),

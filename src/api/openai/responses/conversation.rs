@@ -122,6 +122,7 @@ fn from(conversation: &Conversation, first: usize) -> Conversation {
         tools: conversation.tools.clone(),
         most_thought_tokens: conversation.most_thought_tokens,
         settings: conversation.settings.clone(),
+        ending: conversation.ending,
     }
 }
 
