@@ -7,6 +7,7 @@ mod computing;
 mod file;
 mod model;
 mod serving;
+mod short_names;
 
 use std::ffi::OsString;
 use std::path::PathBuf;
@@ -17,7 +18,9 @@ use clap::{CommandFactory, FromArgMatches, Parser, ValueEnum};
 
 pub use adapters::{AdapterFile, AdapterFiles};
 pub use commands::{Command, ExportArgs, InspectArgs, MatrixType, QuantizeArgs, QuantizedType};
-pub use computing::{BatchingArgs, ComputingArgs, Device, Numa};
+pub use computing::{
+    BatchingArgs, CacheType, ComputingArgs, Device, FlashAttention, Numa, SplitMode,
+};
 pub use model::{LoadMode, ModelArgs, Pooling};
 pub use serving::ServingArgs;
 
@@ -113,24 +116,6 @@ pub enum LogFormat {
     Text,
 }
 
-/// The contract's short names of two letters and more, which clap would read as one-letter options in a row.
-const LONG_SHORT_NAMES: &[(&str, &str)] = &[
-    ("-np", "--parallel"),
-    ("-spf", "--system-prompt-file"),
-    ("-ub", "--ubatch-size"),
-    ("-cb", "--cont-batching"),
-    ("-tb", "--threads-batch"),
-    ("-ngl", "--n-gpu-layers"),
-    ("-mg", "--main-gpu"),
-    ("-ts", "--tensor-split"),
-    ("-to", "--timeout"),
-    ("-mu", "--model-url"),
-    ("-hf", "--hf-repo"),
-    ("-hfr", "--hf-repo"),
-    ("-hff", "--hf-file"),
-    ("-hft", "--hf-token"),
-];
-
 /// Options of the contract that are not built yet.
 const LATER: &[&str] = &["--mmproj", "--grp-attn-n", "--grp-attn-w"];
 
@@ -140,7 +125,7 @@ impl Cli {
     /// # Errors
     /// What is wrong with it, or the help that it asks for.
     pub fn read(words: impl IntoIterator<Item = OsString>) -> Result<Self, Error> {
-        let words = words.into_iter().map(expanded).collect();
+        let words = short_names::replaced(words.into_iter().collect(), &Self::command())?;
         let mut words = adapters::joined(words);
         // Behind the program's name.
         let place = words.len().min(1);
@@ -171,24 +156,6 @@ impl Cli {
 /// A message as clap writes it.
 fn error(kind: ErrorKind, message: String) -> Error {
     Cli::command().error(kind, message)
-}
-
-fn expanded(word: OsString) -> OsString {
-    // What is no UTF-8 is a path.
-    let Some(text) = word.to_str() else {
-        return word;
-    };
-    let (name, value) = match text.split_once('=') {
-        Some((name, value)) => (name, Some(value)),
-        None => (text, None),
-    };
-    match LONG_SHORT_NAMES.iter().find(|(short, _)| *short == name) {
-        None => word,
-        Some((_, long)) => match value {
-            Some(value) => format!("{long}={value}").into(),
-            None => (*long).into(),
-        },
-    }
 }
 
 #[cfg(test)]

@@ -13,6 +13,7 @@ use anyhow::{Context, ensure};
 use crate::api::{BodyRules, Defaults, Endpoints};
 use crate::cli::{
     self, BatchingArgs, Cli, ComputingArgs, Device, LoadMode, ModelArgs, Numa, ServingArgs,
+    SplitMode,
 };
 use crate::hub::{self, Download, HubOptions, Wanted};
 use crate::machine::{Placement, Strategy};
@@ -89,6 +90,13 @@ impl Config {
         if batching.cont_batching {
             tracing::info!("--cont-batching: batching is always continuous");
         }
+        if computing.flash_attn.is_some() {
+            tracing::info!("--flash-attn: it has no effect, attention has one implementation here");
+        }
+        ensure!(
+            computing.split_mode != Some(SplitMode::None) || computing.tensor_split.is_empty(),
+            "--split-mode none: it cannot be used with --tensor-split"
+        );
         let placement = computing
             .numa
             .map(|numa| placement(numa, computing.threads));

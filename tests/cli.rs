@@ -382,6 +382,7 @@ fn the_environment_gives_what_flags_leave_open() {
         .env("LLAMA_ARG_N_GPU_LAYERS", "99")
         .env("LLAMA_ARG_MAIN_GPU", "1")
         .env("LLAMA_ARG_DEVICE", "cpu")
+        .env("LLAMA_ARG_FLASH_ATTN", "auto")
         .arg("-m")
         .arg(&elsewhere);
     let (_, message) = refused(command);
@@ -389,6 +390,7 @@ fn the_environment_gives_what_flags_leave_open() {
         message.contains("--n-gpu-layers 99: with --device cpu all layers are on the CPU"),
         "{message}"
     );
+    assert!(message.contains("--flash-attn"), "{message}");
     assert!(message.contains("--main-gpu 1"), "{message}");
 }
 

@@ -8,6 +8,7 @@ use clap::error::Error;
 use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
 
 use super::model::DEFAULT_CONTEXT_TOKENS;
+use super::short_names;
 
 /// A line that begins with a command.
 #[derive(Parser)]
@@ -146,11 +147,10 @@ impl Command {
         if !Self::has_subcommand(first) {
             return None;
         }
-        // Behind `--` are paths.
-        let options = words.iter().position(|word| word == "--");
-        let (options, paths) = words.split_at(options.unwrap_or(words.len()));
-        let options = options.iter().cloned().map(super::expanded);
-        let line = Line::try_parse_from(options.chain(paths.iter().cloned()));
+        let line = Line::command();
+        let command = line.find_subcommand(first).unwrap_or(&line);
+        let words = short_names::replaced(words.to_vec(), command);
+        let line = words.and_then(Line::try_parse_from);
         Some(line.map(|line| line.command))
     }
 }

@@ -130,6 +130,33 @@ pub struct ComputingArgs {
     #[arg(long, value_name = "SHARES", value_delimiter = ',', env = "LLAMA_ARG_TENSOR_SPLIT")]
     pub tensor_split: Vec<f32>,
 
+    /// How layers are split among devices: by whole layers, or not at all; also -sm
+    #[arg(long, value_enum, value_name = "MODE", env = "LLAMA_ARG_SPLIT_MODE")]
+    pub split_mode: Option<SplitMode>,
+
+    /// Element type of cached keys, always f16; accepted as in llama.cpp's server; also -ctk
+    #[arg(long, value_enum, value_name = "TYPE", env = "LLAMA_ARG_CACHE_TYPE_K")]
+    pub cache_type_k: Option<CacheType>,
+
+    /// Element type of cached values, always f16; accepted as in llama.cpp's server; also -ctv
+    #[arg(long, value_enum, value_name = "TYPE", env = "LLAMA_ARG_CACHE_TYPE_V")]
+    pub cache_type_v: Option<CacheType>,
+
+    /// Flash attention; accepted as in llama.cpp's server, without effect; also -fa
+    #[arg(
+        long,
+        value_enum,
+        value_name = "MODE",
+        num_args = 0..=1,
+        default_missing_value = "on",
+        env = "LLAMA_ARG_FLASH_ATTN"
+    )]
+    pub flash_attn: Option<FlashAttention>,
+
+    /// Share one key-value cache among all sequences; always on, accepted as in llama.cpp's server; also -kvu
+    #[arg(long, env = "LLAMA_ARG_KV_UNIFIED", value_parser = FalseyValueParser::new())]
+    pub kv_unified: bool,
+
     /// ONNX Runtime's shared library [default: where `make setup` puts it, or beside this program]
     #[arg(long, value_name = "PATH", env = "ORT_DYLIB_PATH")]
     pub onnxruntime: Option<PathBuf>,
@@ -152,11 +179,42 @@ pub enum Device {
     /// The first that can be had of CUDA, CoreML, CPU.
     Auto,
     /// The CPU.
+    #[value(alias = "none")]
     Cpu,
     /// GPUs of NVIDIA's, with a library of ONNX Runtime that has CUDA.
     Cuda,
     /// What CoreML chooses of a Mac's devices.
     Coreml,
+}
+
+/// How layers are split among devices.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum SplitMode {
+    /// One device has them all.
+    None,
+    /// Each device has some of the layers.
+    Layer,
+}
+
+/// Element type of the key-value cache.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum CacheType {
+    /// Half precision.
+    F16,
+}
+
+/// Values of `--flash-attn`, which llama.cpp spells in several ways.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum FlashAttention {
+    /// On.
+    #[value(aliases = ["1", "true", "enabled"])]
+    On,
+    /// Off.
+    #[value(aliases = ["0", "false", "disabled"])]
+    Off,
+    /// As the backend likes.
+    #[value(alias = "-1")]
+    Auto,
 }
 
 /// A number of layers; today's servers have words for all of them.

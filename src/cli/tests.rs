@@ -219,6 +219,79 @@ fn numa_needs_no_word() {
     assert!(read("-m a.gguf --numa nearby").is_err());
 }
 
+#[test]
+fn short_names_of_several_letters_are_never_split() {
+    let short = "-m a.gguf -ctk f16 -ctv=f16 -fa -sm layer -kvu -lm none -dev none -mg 0 -gan=1";
+    let error = read(short).unwrap_err();
+    assert!(error.contains("--grp-attn-n is not built yet"), "{error}");
+    let short = short.replace(" -gan=1", "");
+    let long = "--model a.gguf --cache-type-k f16 --cache-type-v f16 --flash-attn on --split-mode layer --kv-unified \
+                --load-mode none --device cpu --main-gpu 0";
+    assert_eq!(read(&short), read(long));
+    let computing = |line: &str| read(line).unwrap().computing;
+    let modes = [
+        "-fa auto",
+        "-fa=off",
+        "-fa 1",
+        "-fa -ngl 99",
+        "--flash-attn",
+    ];
+    let modes = modes.map(|line| computing(&format!("-m a.gguf {line}")).flash_attn);
+    let expected = [
+        FlashAttention::Auto,
+        FlashAttention::Off,
+        FlashAttention::On,
+        FlashAttention::On,
+        FlashAttention::On,
+    ];
+    assert_eq!(modes, expected.map(Some));
+
+    for (words, problem) in [
+        ("-ctk q8_0", "'q8_0' for '--cache-type-k <TYPE>'"),
+        ("-ctv=q4_0", "'q4_0' for '--cache-type-v <TYPE>'"),
+        ("-cram 512", "-cram (--cache-ram) is not supported"),
+        ("-nocb", "-nocb (--no-cont-batching) is not supported"),
+        ("-ctkd f16", "-ctkd (--cache-type-k-draft) is not supported"),
+        ("-sp", "-sp (--special) is not supported"),
+        ("-lv 1", "RUST_LOG"),
+        ("-sm row", "'row' for '--split-mode <MODE>'"),
+        ("-cx 3", "unexpected argument '-cx'"),
+        ("-cx=3", "unexpected argument '-cx'"),
+        ("-tt", "unexpected argument '-tt'"),
+        ("-xyz", "unexpected argument '-xyz'"),
+        ("-ctx-size 4096", "write --ctx-size"),
+        ("-embeddings", "write --embeddings"),
+        ("-n-predict 5", "write --n-predict"),
+        ("-mb.gguf", "written -m b.gguf"),
+        ("-hV", "unexpected argument '-hV'"),
+    ] {
+        let error = read(&format!("-m a.gguf {words}")).unwrap_err();
+        assert!(error.contains(problem), "{words}: {error}");
+    }
+    // Values that are attached as clap has it.
+    let cli = read("-m./a.gguf -c4096 -n-1 -t=2 -s7").unwrap();
+    assert_eq!(cli.model.model, Some(PathBuf::from("./a.gguf")));
+    assert_eq!((cli.model.ctx_size, cli.batching.n_predict), (4096, -1));
+    assert_eq!((cli.computing.threads, cli.batching.seed), (Some(2), 7));
+}
+
+/// Every short name is one of its own: neither table has a name twice, and each long name that is served exists.
+#[test]
+fn the_tables_of_short_names_are_sound() {
+    let mut names = short_names::names();
+    let count = names.len();
+    names.sort_unstable();
+    names.dedup();
+    assert_eq!(names.len(), count);
+    for name in names {
+        let line = format!("-m a.gguf {name}=x");
+        if let Err(error) = read(&line) {
+            let split = error.contains(&format!("'{}'", &name[..2]));
+            assert!(!split && !error.contains("unexpected argument"), "{error}");
+        }
+    }
+}
+
 /// What a line says whose file is this; `{}` in it stands for the file's name.
 fn read_with(file: &str, line: &str) -> Result<Cli, String> {
     let folder = tempfile::tempdir().unwrap();
