@@ -15,7 +15,7 @@ use ortolan::server::{Server, StopSignals};
 use ortolan::terminal::{self, Pending};
 use ortolan::web;
 use tokio::runtime::Handle;
-use tokio::sync::watch;
+use tokio::sync::{oneshot, watch};
 
 fn main() -> ExitCode {
     // SAFETY: this is the only thread.
@@ -73,9 +73,13 @@ async fn run(config: Config) -> anyhow::Result<()> {
     let (publish, model) = watch::channel(ModelState::Loading { done: 0.0 });
     let (loading, load_end) = watch::channel(());
     let (serving, served) = watch::channel(());
+    let (give_up, given_up) = oneshot::channel();
     let runtime = Handle::current();
     std::thread::spawn(move || {
-        terminal::load(pending, &publish, &address, &runtime, dropped(served));
+        if let Err(error) = terminal::load(pending, &publish, &address, &runtime, dropped(served)) {
+            // The receiver is gone if the program stops already.
+            let _ = give_up.send(error);
+        }
         drop(loading);
     });
 
@@ -90,8 +94,17 @@ async fn run(config: Config) -> anyhow::Result<()> {
     });
     let routes = web::beside(routes, api::document::has, &config.pages);
     let (cutting, cut) = watch::channel(());
+    let (fail, mut failed) = oneshot::channel();
     let stop = async move {
-        signals.next().await;
+        let error: Option<anyhow::Error> = tokio::select! {
+            () = signals.next() => None,
+            Ok(error) = given_up => Some(error),
+        };
+        if let Some(error) = error {
+            // The receiver lives until the server has stopped.
+            let _ = fail.send(error);
+            return;
+        }
         tracing::info!("stopping: running answers are finished; once more stops at once");
         tokio::spawn(async move {
             signals.next().await;
@@ -108,7 +121,7 @@ async fn run(config: Config) -> anyhow::Result<()> {
     if let ModelState::Ready(model) = &*model.borrow() {
         model.stop();
     }
-    Ok(())
+    failed.try_recv().map_or(Ok(()), Err)
 }
 
 /// Waits until the sender is dropped.

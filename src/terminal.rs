@@ -9,7 +9,7 @@ use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use tokio::runtime::Handle;
 use tokio::sync::watch;
 
-use crate::hub::{Download, Progress};
+use crate::hub::{Download, HubError, Progress};
 use crate::model::load::{self, Inspected, LoadOptions};
 use crate::model::{ModelDetails, ModelState};
 
@@ -40,13 +40,16 @@ const FETCHED: f32 = 0.9;
 /// Loads the model, fetching it if it is elsewhere, with a progress bar, and publishes how far it is; greets when
 /// it is there. What goes wrong is logged and published. `address` is where the server listens; when it stops, what
 /// is not fetched yet is not waited for.
+///
+/// # Errors
+/// The model cannot be fetched until the operator changes something: there is no such repository, for example.
 pub fn load(
     pending: Pending,
     publish: &watch::Sender<ModelState>,
     address: &str,
     runtime: &Handle,
     stop: impl Future<Output = ()>,
-) {
+) -> anyhow::Result<()> {
     // A panic is told like any other failure; without that the server would load for ever.
     let loaded = catch_unwind(AssertUnwindSafe(|| {
         let (inspected, begin) = match pending {
@@ -90,8 +93,13 @@ pub fn load(
         Err(error) => {
             publish.send_replace(ModelState::Failed(format!("{error:#}")));
             tracing::error!("the model cannot be loaded: {error:#}");
+            let fetching = error.downcast_ref::<HubError>();
+            if fetching.is_some_and(HubError::is_permanent) {
+                return Err(error.context("the model cannot be fetched"));
+            }
         }
     }
+    Ok(())
 }
 
 /// Fetches a model: with a bar on a terminal, with a line in the log for each tenth elsewhere.

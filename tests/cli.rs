@@ -323,15 +323,54 @@ fn with_a_certificate_it_serves_https() {
     assert!(address.starts_with("https://127.0.0.1:"), "{address}");
 }
 
+/// A wrong path cannot be retried: the program must not listen with `/health` at 500 for ever.
 #[test]
-fn a_runtime_that_is_none_leaves_it_listening_and_says_so() {
+fn a_wrong_runtime_library_ends_the_program_with_its_path_and_the_cause() {
     let folder = tempfile::tempdir().unwrap();
-    let library = folder.path().join("libonnxruntime.so");
-    fs::write(&library, "no library").unwrap();
-    let (mut program, _) = listening(with_model(with_runtime(&library)));
-    let line = program.says("cannot be loaded");
-    assert!(line.contains(library.to_str().unwrap()), "{line}");
-    assert!(program.runs(), "it goes on listening");
+    let missing = folder.path().join("missing.so");
+    let text = folder.path().join("text.so");
+    fs::write(&text, "no library").unwrap();
+    let other = Path::new(if cfg!(target_os = "macos") {
+        "/usr/lib/libSystem.B.dylib"
+    } else {
+        "libm.so.6"
+    });
+    let nowhere = "http://127.0.0.1:1/wren.gguf";
+    for (library, cause) in [
+        (&*missing, "cannot"),
+        (&*text, "cannot"),
+        (folder.path(), "cannot"),
+        (other, "does not export `OrtGetApiBase`"),
+    ] {
+        let mut fetching = with_runtime(library);
+        fetching
+            .args(["--model-url", nowhere])
+            .env("LLAMA_CACHE", folder.path());
+        let mut by_environment = Command::new(env!("CARGO_BIN_EXE_ortolan"));
+        by_environment
+            .args(["--port", "0"])
+            .env("ORT_DYLIB_PATH", library);
+        let mut on_cpu = with_model(with_runtime(library));
+        on_cpu.args(["--device", "cpu", "-ngl", "0"]);
+        for command in [
+            with_model(with_runtime(library)),
+            with_model(by_environment),
+            on_cpu,
+            fetching,
+        ] {
+            let (code, message) = refused(command);
+            assert_eq!(code, Some(1), "{message}");
+            let path = library.to_str().unwrap();
+            assert!(
+                message.contains("cannot load ONNX Runtime from") && message.contains(path),
+                "{message}"
+            );
+            assert!(
+                message.contains(cause) && message.contains("--onnxruntime"),
+                "{message}"
+            );
+        }
+    }
 }
 
 /// The environment counts where no flag does, under llama.cpp's names.

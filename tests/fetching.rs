@@ -155,3 +155,36 @@ fn a_stop_does_not_wait_for_a_model() {
     let _asked = listener.accept().unwrap();
     assert_eq!(program.stop().code, Some(0));
 }
+
+/// A wrong name, a token that is missing: nobody waits for what another attempt does not change.
+#[test]
+fn a_model_that_is_not_there_ends_the_program_with_the_address_and_the_cause() {
+    for (answer, cause) in [
+        ("404 Not Found", "is not there (404)"),
+        ("401 Unauthorized", "may not be read (401)"),
+    ] {
+        let folder = tempfile::tempdir().unwrap();
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let url = format!("http://{}/wren.gguf", listener.local_addr().unwrap());
+        std::thread::spawn(move || {
+            for stream in listener.incoming() {
+                let mut stream = stream.unwrap();
+                let mut head = [0; 4096];
+                let _ = stream.read(&mut head).unwrap();
+                write!(stream, "HTTP/1.1 {answer}\r\ncontent-length: 0\r\n\r\n").unwrap();
+            }
+        });
+        let mut command = ortolan();
+        command
+            .args(["--model-url", &url])
+            .env("LLAMA_CACHE", folder.path());
+        let ended = Running::start(&mut command).end();
+        assert_eq!(ended.code, Some(1), "{}", ended.errors);
+        let message = ended.errors.lines().last().unwrap();
+        assert!(
+            message.starts_with("error: the model cannot be fetched: ") && message.contains(&url),
+            "{message}"
+        );
+        assert!(message.contains(cause), "{message}");
+    }
+}

@@ -103,6 +103,22 @@ pub enum HubError {
     },
 }
 
+impl HubError {
+    /// Whether another attempt would end in the same way until the operator changes something.
+    pub fn is_permanent(&self) -> bool {
+        match self {
+            Self::Invalid(_)
+            | Self::Offline(_)
+            | Self::NoSuchFile { .. }
+            | Self::NotFound(_)
+            | Self::Refused { .. }
+            | Self::Page(_)
+            | Self::File { .. } => true,
+            Self::Status { .. } | Self::Unreachable { .. } | Self::Different { .. } => false,
+        }
+    }
+}
+
 /// How far a download is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Progress {

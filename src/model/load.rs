@@ -93,11 +93,12 @@ pub struct Inspected {
 }
 
 impl LoadOptions {
-    /// Checks what can be known before the file is here.
+    /// Checks what can be known before the file is here, loading ONNX Runtime's library.
     ///
     /// # Errors
     /// What is wrong.
     pub fn check(&self) -> anyhow::Result<()> {
+        self.session.check_library()?;
         if let Some(source) = &self.chat_template {
             ChatTemplate::new(Some(source), "", "")?;
         }
@@ -292,7 +293,12 @@ pub fn inspect(path: &Path, options: LoadOptions) -> anyhow::Result<Inspected> {
 }
 
 /// The device of each session that the model is computed in.
+///
+/// # Errors
+/// The library or a device cannot be used.
 fn devices(source: &ModelSource, session: &SessionOptions) -> anyhow::Result<Vec<Device>> {
+    // Before the server listens: a wrong library cannot be retried.
+    session.check_library()?;
     let options = &session.devices;
     let layers = match source {
         ModelSource::Tensors(file) => match file.architecture.decoder() {

@@ -1,5 +1,6 @@
 //! Loading ONNX Runtime's shared library, once in a process.
 
+use std::panic::catch_unwind;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
@@ -7,7 +8,7 @@ use ort::environment::Environment;
 
 /// Why the library does not serve.
 #[derive(Debug, thiserror::Error)]
-#[error("cannot load ONNX Runtime from {path}: {cause}")]
+#[error("cannot load ONNX Runtime from {path}: {cause} (--onnxruntime names the library)")]
 pub struct LibraryError {
     path: PathBuf,
     cause: String,
@@ -35,12 +36,18 @@ pub fn environment(path: &Path) -> Result<Environment, LibraryError> {
         path: path.to_owned(),
         cause,
     };
-    let loaded = ort::init_from(path)
-        .map_err(|error| failed(error.to_string()))?
-        .with_name(env!("CARGO_PKG_NAME"))
-        .with_telemetry(false)
-        .build()
-        .map_err(|error| failed(error.to_string()))?;
+    // A library that has ONNX Runtime's entry point and does not answer as expected makes `ort` panic.
+    let loaded = catch_unwind(|| {
+        ort::init_from(path)
+            .map_err(|error| error.to_string())?
+            .with_name(env!("CARGO_PKG_NAME"))
+            .with_telemetry(false)
+            .build()
+            .map_err(|error| error.to_string())
+    });
+    let loaded = loaded
+        .unwrap_or_else(|_| Err("it does not offer the API of ONNX Runtime".to_owned()))
+        .map_err(failed)?;
     // Its own log repeats on the terminal what the errors say.
     loaded.set_log_level(ort::logging::LogLevel::Error);
     Ok(environment.insert(loaded).clone())

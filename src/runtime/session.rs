@@ -11,7 +11,7 @@ use ort::value::{DynValue, Tensor};
 
 use super::device::{Device, DeviceOptions};
 use super::library::one_session_at_a_time;
-use super::{RuntimeError, environment, operators};
+use super::{LibraryError, RuntimeError, environment, operators};
 use crate::graph::onnx::{Initializer, TensorValues};
 use crate::graph::{ModelGraph, OperatorMatrices, ProductOperator};
 use crate::machine::Cores;
@@ -44,6 +44,14 @@ impl SessionOptions {
             devices: DeviceOptions::default(),
             products: None,
         }
+    }
+
+    /// Loads ONNX Runtime's library, unless the process has one already.
+    ///
+    /// # Errors
+    /// The file is missing, is no such library, or is too old.
+    pub fn check_library(&self) -> Result<(), LibraryError> {
+        environment(&self.library).map(drop)
     }
 
     /// Whose products with quantised matrices `device` computes.
