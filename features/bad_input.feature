@@ -38,7 +38,7 @@ Feature: Bad input gets a clear error and nothing is lost
       {"prompt": "Hello", "n_predict": 1}
       """
     Then the status is 403
-    And the error says "pages of «https://elsewhere.example» may not ask here"
+    And the error says "origin 'https://elsewhere.example' is not allowed (see --cors-origin)"
 
   Scenario: A web page of this machine
     When I post to "/completion" from the origin "http://localhost:3000":

@@ -21,7 +21,7 @@ use crate::model::load::{
     self, CacheSize, DeviceChoice, DeviceOptions, FileAccess, LoadOptions, SessionOptions, Target,
 };
 use crate::model::{self, AdapterOptions, GenerateLimits, SystemPrompt};
-use crate::server::{Keys, ServeOptions, Tls};
+use crate::server::{AllowedHost, Keys, ServeOptions, Tls};
 use crate::web::Pages;
 
 /// Most threads that compute: more than any machine has cores.
@@ -295,15 +295,38 @@ fn serve_options(serving: ServingArgs) -> anyhow::Result<ServeOptions> {
         // Neither: the command line has both or none.
         _ => None,
     };
+    let hosts = serving.allowed_hosts.iter().map(|host| host.trim().parse());
+    let hosts: Result<Vec<AllowedHost>, String> = hosts.collect();
     Ok(ServeOptions {
         host: serving.host,
         port: serving.port,
-        origins: serving.cors_origin,
+        origins: origins(&serving.cors_origin)?,
+        hosts: hosts.map_err(|error| anyhow::anyhow!("--allowed-hosts: {error}"))?,
         keys: Arc::new(Keys::new(serving.api_key, serving.api_key_file)?),
         tls,
         idle: Duration::from_secs(serving.timeout),
         stop_deadline: Duration::from_secs(serving.stop_timeout),
     })
+}
+
+/// The origins as browsers write them: in small letters, without a slash at the end.
+fn origins(given: &[String]) -> anyhow::Result<Vec<String>> {
+    let origins = given.iter().map(|origin| {
+        let origin = origin.trim();
+        let written = origin.strip_suffix('/').unwrap_or(origin).to_ascii_lowercase();
+        let is_origin = match written.split_once("://") {
+            Some((scheme, host)) => {
+                !scheme.is_empty() && !host.is_empty() && !host.contains(['/', '@', '?', '#'])
+            }
+            None => ["*", "null"].contains(&&*written),
+        };
+        ensure!(
+            is_origin,
+            "--cors-origin: invalid origin '{origin}': expected a scheme and a host as in https://app.example, or *"
+        );
+        Ok(written)
+    });
+    origins.collect()
 }
 
 fn endpoints(serving: &ServingArgs) -> anyhow::Result<Endpoints> {

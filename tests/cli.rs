@@ -159,6 +159,27 @@ fn options_that_cannot_be_are_refused() {
             1,
             "--api-key-file /nowhere/wren",
         ),
+        (
+            &["--allowed-hosts", "https://app.example"],
+            1,
+            "--allowed-hosts: invalid host 'https://app.example'",
+        ),
+        (
+            &["--cors-origin", "app.example"],
+            1,
+            "--cors-origin: invalid origin 'app.example'",
+        ),
+        (
+            &["-ctk", "q8_0"],
+            2,
+            "invalid value 'q8_0' for '--cache-type-k <TYPE>'",
+        ),
+        (&["-cram", "512"], 2, "-cram (--cache-ram) is not supported"),
+        (
+            &["-sm", "none", "-ts", "1,1"],
+            1,
+            "--split-mode none: it cannot be used with --tensor-split",
+        ),
         (&["--api-key", ""], 1, "--api-key: a key of nothing"),
         (&["--pooling", "max"], 2, "max"),
         (&["--log-format", "yaml"], 2, "yaml"),

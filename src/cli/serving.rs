@@ -28,6 +28,11 @@ pub struct ServingArgs {
     #[arg(long, value_name = "ORIGIN", env = "ORTOLAN_CORS_ORIGIN", value_delimiter = ',')]
     pub cors_origin: Vec<String>,
 
+    /// A name that requests may give in `Host`, beside localhost and --host: app.example, app.example:8443,
+    /// *.app.example, .app.example (with its subdomains) or * (all); repeatable; for proxies that keep `Host`
+    #[arg(long, value_name = "HOST", env = "ORTOLAN_ALLOWED_HOSTS", value_delimiter = ',')]
+    pub allowed_hosts: Vec<String>,
+
     /// A key that lets requests in, sent as `Authorization: Bearer KEY` or `X-Api-Key: KEY`; repeatable
     #[arg(
         long,

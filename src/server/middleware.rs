@@ -7,11 +7,12 @@ use std::time::Instant;
 
 use poem::http::header::{HOST, HeaderName, ORIGIN, RETRY_AFTER};
 use poem::http::uri::Scheme;
-use poem::http::{HeaderValue, Method, StatusCode};
+use poem::http::{HeaderValue, Method, StatusCode, Version};
 use poem::middleware::Cors;
 use poem::{Endpoint, EndpointExt, Request, Response};
 use tracing::Instrument;
 
+use super::hosts::{AllowedHost, Host};
 use super::keys::Keys;
 use super::span;
 use crate::api::{Error, document};
@@ -47,29 +48,35 @@ pub(super) fn apply(
 /// Refuses what a web page of somebody else's could send, before it does anything.
 async fn guard(
     endpoint: Arc<impl Endpoint<Output = Response>>,
-    request: Request,
+    mut request: Request,
     origins: Origins,
 ) -> poem::Result<Response> {
     let text = |name| {
         let value: Option<&HeaderValue> = request.headers().get(name);
         value.map(|value| String::from_utf8_lossy(value.as_bytes()).into_owned())
     };
+    let hosts = request.headers().get_all(HOST).iter().count();
+    if hosts > 1 || (hosts == 0 && request.version() == Version::HTTP_11) {
+        let message = format!("a request of HTTP/1.1 has one Host header, this one has {hosts}");
+        return Ok(refused(&request, StatusCode::BAD_REQUEST, message));
+    }
     let authority = request.uri().authority().map(ToString::to_string);
-    if let Some(host) = text(HOST).or(authority)
-        && !origins.allow_host(&host)
+    let host = text(HOST).or(authority);
+    if let Some(host) = &host
+        && !origins.allow_host(host)
     {
-        return Ok(forbidden(
-            &request,
-            format!("the host «{host}» is not this server's"),
-        ));
+        let message = format!("host '{host}' is not allowed (see --allowed-hosts)");
+        return Ok(refused(&request, StatusCode::FORBIDDEN, message));
     }
     if let Some(origin) = text(ORIGIN)
         && !origins.allow_origin(&origin)
     {
-        return Ok(forbidden(
-            &request,
-            format!("pages of «{origin}» may not ask here"),
-        ));
+        if !origins.is_same_origin(&origin, host.as_deref()) {
+            let message = format!("origin '{origin}' is not allowed (see --cors-origin)");
+            return Ok(refused(&request, StatusCode::FORBIDDEN, message));
+        }
+        // The page is the server's own: there is nothing to allow across origins.
+        request.headers_mut().remove(ORIGIN);
     }
     endpoint.call(request).await
 }
@@ -92,8 +99,7 @@ async fn check_key(
     endpoint.call(request).await
 }
 
-fn forbidden(request: &Request, message: String) -> Response {
-    let status = StatusCode::FORBIDDEN;
+fn refused(request: &Request, status: StatusCode, message: String) -> Response {
     Error::Http { status, message }.answer_at(request.uri().path())
 }
 
@@ -161,11 +167,19 @@ pub struct Origins {
     /// Only names of this machine are served.
     local_only: bool,
     allowed: Vec<String>,
+    hosts: Vec<AllowedHost>,
 }
 
 impl Origins {
-    /// Those of a server that listens on `host`, at `address`. `allowed` are more origins, `*` is all.
-    pub fn new(scheme: &Scheme, host: &str, address: SocketAddr, allowed: &[String]) -> Self {
+    /// Those of a server that listens on `host`, at `address`. `allowed` are more origins, `*` is all; `hosts` are
+    /// more names.
+    pub fn new(
+        scheme: &Scheme,
+        host: &str,
+        address: SocketAddr,
+        allowed: &[String],
+        hosts: &[AllowedHost],
+    ) -> Self {
         let bare = host.trim_start_matches('[').trim_end_matches(']');
         let mut allowed = allowed.to_vec();
         let written = match bare.contains(':') {
@@ -178,25 +192,44 @@ impl Origins {
             allowed.push(format!("{scheme}://{written}"));
         }
         Self {
-            name: bare.to_ascii_lowercase(),
+            name: Host::parse(&written).map_or_else(|| bare.to_ascii_lowercase(), |host| host.name),
             local_only: address.ip().is_loopback(),
             allowed,
+            hosts: hosts.to_vec(),
         }
     }
 
     /// Whether a request with this `Host` may be answered. Bound to loopback, only one that names this
-    /// machine may: a page whose name was made to point here (DNS rebinding) names another.
+    /// machine may: a page whose name was made to point here (DNS rebinding) names another. Bound otherwise, all may,
+    /// unless hosts are listed; then those, names of this machine and addresses, which cannot be rebound.
     pub fn allow_host(&self, host: &str) -> bool {
-        let name = host_name(host);
-        !self.local_only || is_local(&name) || name == self.name
+        if !self.local_only && self.hosts.is_empty() {
+            return true;
+        }
+        let Some(host) = Host::parse(host) else {
+            return false;
+        };
+        host.is_local()
+            || host.name == self.name
+            || (!self.local_only && host.address().is_some())
+            || self.hosts.iter().any(|allowed| allowed.matches(&host))
     }
 
-    /// Whether pages of this origin may ask.
+    /// Whether an origin is the host that the request names, on a server that answers to every name (`*`).
+    fn is_same_origin(&self, origin: &str, host: Option<&str>) -> bool {
+        let origin = origin_host(origin);
+        self.hosts.iter().any(AllowedHost::is_any)
+            && origin.is_some()
+            && origin == host.and_then(Host::parse)
+    }
+
+    /// Whether pages of this origin may ask; those of hosts that are listed by name may.
     pub fn allow_origin(&self, origin: &str) -> bool {
-        let local = origin
-            .split_once("://")
-            .is_some_and(|(_, host)| is_local(&host_name(host)));
-        local
+        let by_host = origin_host(origin).is_some_and(|host| {
+            let mut hosts = self.hosts.iter();
+            host.is_local() || hosts.any(|allowed| !allowed.is_any() && allowed.matches(&host))
+        });
+        by_host
             || self
                 .allowed
                 .iter()
@@ -204,19 +237,8 @@ impl Origins {
     }
 }
 
-/// The name in `name:port`, without the brackets of an IPv6 address.
-fn host_name(host: &str) -> String {
-    let name = match host.strip_prefix('[') {
-        Some(rest) => rest.split(']').next().unwrap_or(rest),
-        None => host.split(':').next().unwrap_or(host),
-    };
-    name.to_ascii_lowercase()
-}
-
-fn is_local(name: &str) -> bool {
-    name == "localhost"
-        || name.ends_with(".localhost")
-        || name
-            .parse::<std::net::IpAddr>()
-            .is_ok_and(|ip| ip.is_loopback())
+/// The host of an origin, as `https://app.example:8443`.
+fn origin_host(origin: &str) -> Option<Host> {
+    let (_, host) = origin.split_once("://")?;
+    Host::parse(host)
 }

@@ -2,6 +2,7 @@
 //! anything is answered, and what is logged, is in [`middleware`].
 
 mod connection;
+mod hosts;
 mod keys;
 mod middleware;
 mod reloaded;
@@ -22,6 +23,7 @@ use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinSet;
 
 use connection::Connections;
+pub use hosts::AllowedHost;
 pub use keys::Keys;
 pub use middleware::Origins;
 pub use signals::StopSignals;
@@ -42,6 +44,8 @@ pub struct ServeOptions {
     pub port: u16,
     /// Origins of web pages that may ask, beside the server's own and localhost's.
     pub origins: Vec<String>,
+    /// Names that requests may call the server by, beside its own and this machine's.
+    pub hosts: Vec<AllowedHost>,
     /// Who may ask.
     pub keys: Arc<Keys>,
     /// What connections are encrypted with; not at all, if there is none.
@@ -98,8 +102,14 @@ impl Server {
         stop: impl Future<Output = ()>,
         cut: impl Future<Output = ()>,
     ) {
-        let (host, scheme) = (&self.options.host, self.scheme());
-        let origins = Origins::new(&scheme, host, self.address, &self.options.origins);
+        let (options, scheme) = (&self.options, self.scheme());
+        let origins = Origins::new(
+            &scheme,
+            &options.host,
+            self.address,
+            &options.origins,
+            &options.hosts,
+        );
         let common = Arc::new(Connections {
             endpoint: middleware::apply(endpoint, origins, self.options.keys).boxed(),
             local: self.address,

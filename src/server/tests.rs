@@ -13,6 +13,7 @@ pub(super) fn options() -> ServeOptions {
         host: "127.0.0.1".to_owned(),
         port: 0,
         origins: vec!["https://app.example".to_owned()],
+        hosts: Vec::new(),
         keys: Arc::default(),
         tls: None,
         idle: Duration::from_secs(60),
@@ -67,6 +68,119 @@ async fn only_hosts_and_origins_of_this_machine_or_allowed_ones_are_answered() {
     }
 }
 
+/// The status of a request with these header lines to a server with these allowed hosts.
+async fn status_with(hosts: &[&str], head: &str) -> String {
+    let server = Server::bind(ServeOptions {
+        hosts: hosts.iter().map(|host| host.parse().unwrap()).collect(),
+        ..options()
+    });
+    let server = server.await.unwrap();
+    let address = server.address();
+    let endpoint = poem::endpoint::make_sync(|_| "hello").map_to_response();
+    let (stop, stopped) = oneshot::channel::<()>();
+    let serving = tokio::spawn(server.serve(
+        endpoint,
+        async { drop(stopped.await) },
+        std::future::pending(),
+    ));
+    let answer = ask(address, &format!("GET / HTTP/1.1\r\n{head}")).await;
+    drop(stop);
+    serving.await.unwrap();
+    answer[9..12].to_owned()
+}
+
+#[tokio::test]
+async fn hosts_that_are_allowed_are_answered_and_their_pages_may_ask() {
+    let named = &["app.example", ".birds.example:8443"][..];
+    for (hosts, head, status) in [
+        (named, "host: app.example:8080\r\n", "200"),
+        (named, "host: localhost\r\n", "200"),
+        (named, "host: a.birds.example:8443\r\n", "200"),
+        (named, "host: a.birds.example\r\n", "403"),
+        (named, "host: rebound.example\r\n", "403"),
+        (
+            named,
+            "host: app.example\r\norigin: https://app.example\r\n",
+            "200",
+        ),
+        (
+            named,
+            "host: localhost\r\norigin: https://birds.example:8443\r\n",
+            "200",
+        ),
+        (
+            named,
+            "host: app.example\r\norigin: https://evil.example\r\n",
+            "403",
+        ),
+        (&["*"], "host: any.example\r\n", "200"),
+        (
+            &["*"],
+            "host: any.example\r\norigin: http://any.example\r\n",
+            "200",
+        ),
+        (
+            &["*"],
+            "host: any.example\r\norigin: http://evil.example\r\n",
+            "403",
+        ),
+        (&["*"], "host: any.example\r\norigin: null\r\n", "403"),
+    ] {
+        assert_eq!(status_with(hosts, head).await, status, "{hosts:?} {head}");
+    }
+}
+
+#[test]
+fn a_list_of_hosts_limits_a_server_that_others_reach() {
+    let address = SocketAddr::from(([0, 0, 0, 0], 8080));
+    let origins = |hosts: &[&str]| {
+        let hosts: Vec<AllowedHost> = hosts.iter().map(|host| host.parse().unwrap()).collect();
+        Origins::new(&Scheme::HTTP, "0.0.0.0", address, &[], &hosts)
+    };
+    assert!(origins(&[]).allow_host("rebound.example"));
+    for (host, allowed) in [
+        ("app.example:8080", true),
+        ("localhost:8080", true),
+        ("10.0.0.5:8080", true),
+        ("[fe80::1]:8080", true),
+        ("rebound.example", false),
+        ("[rebound.example", false),
+    ] {
+        assert_eq!(
+            origins(&["app.example"]).allow_host(host),
+            allowed,
+            "{host}"
+        );
+    }
+}
+
+#[tokio::test]
+async fn a_request_names_one_host() {
+    let (address, _stop) = hello().await;
+    for (head, status) in [
+        ("GET / HTTP/1.1\r\n", 400),
+        (
+            "GET / HTTP/1.1\r\nhost: localhost\r\nhost: localhost\r\n",
+            400,
+        ),
+        ("GET / HTTP/1.1\r\nhost:\r\n", 403),
+        ("GET / HTTP/1.1\r\nhost: localhost\r\n", 200),
+        ("GET / HTTP/1.0\r\n", 200),
+    ] {
+        let answer = ask(address, head).await;
+        assert!(
+            answer[9..].starts_with(&status.to_string()),
+            "{head} {answer}"
+        );
+        if status != 200 {
+            assert!(
+                answer.contains(r#""type":"invalid_request_error""#),
+                "{answer}"
+            );
+        }
+    }
+}
+
 #[test]
 fn the_own_origin_is_written_as_browsers_write_it() {
     let (http, https) = (&Scheme::HTTP, &Scheme::HTTPS);
@@ -81,7 +195,7 @@ fn the_own_origin_is_written_as_browsers_write_it() {
         (http, 443, "http://birds.example", false),
     ] {
         let address = SocketAddr::from(([10, 0, 0, 1], port));
-        let origins = Origins::new(scheme, "birds.example", address, &[]);
+        let origins = Origins::new(scheme, "birds.example", address, &[], &[]);
         assert_eq!(
             origins.allow_origin(origin),
             own,

@@ -400,6 +400,7 @@ async fn serve(keys: Keys, settings: ApiSettings) -> SocketAddr {
         host: "127.0.0.1".to_owned(),
         port: 0,
         origins: Vec::new(),
+        hosts: Vec::new(),
         keys: Arc::new(keys),
         tls: None,
         idle: IDLE,
