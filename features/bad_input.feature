@@ -51,3 +51,26 @@ Feature: Bad input gets a clear error and nothing is lost
   Scenario: A host name that was made to point here
     When I get "/props" with the host "rebound.example"
     Then the status is 403
+    And the error says "host 'rebound.example' is not allowed (see --allowed-hosts)"
+
+  Scenario Outline: A body with the Content-Encoding <encoding> to <path>
+    When I post to "<path>" with the Content-Encoding "<encoding>":
+      """
+      {"content": "Hello", "messages": [{"role": "user", "content": "Hello"}], "max_tokens": 1}
+      """
+    Then the status is 415
+    And the error says "the encoding <named> is not supported: send the body without Content-Encoding"
+
+    Examples:
+      | path                 | encoding       | named |
+      | /tokenize            | gzip           | gzip  |
+      | /v1/chat/completions | deflate        | deflate |
+      | /v1/messages         | br             | br    |
+      | /v1/responses        | identity, zstd | zstd  |
+
+  Scenario: A body that is not encoded may say so
+    When I post to "/tokenize" with the Content-Encoding "identity":
+      """
+      {"content": "Hello"}
+      """
+    Then the status is 200

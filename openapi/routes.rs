@@ -69,6 +69,9 @@ struct Operation<'a> {
 /// Says of an operation that its answer depends on who asks.
 const CALLER: &str = "x-ortolan-caller";
 
+/// The only 415 of an operation that reads a body as JSON whatever its Content-Type.
+const ENCODED_BODY: &str = "#/components/responses/EncodedBody";
+
 struct Parameter<'a> {
     name: &'a str,
     place: &'a str,
@@ -135,7 +138,9 @@ impl<'a> Operation<'a> {
                     .pointer("/content/application~1json/schema")
                     .and_then(component)
                     .ok_or("its body's schema is no reference to a component")?,
-                json_only: responses.contains_key("415"),
+                json_only: responses.get("415").is_some_and(|refused| {
+                    refused.get("$ref").and_then(Value::as_str) != Some(ENCODED_BODY)
+                }),
                 required: body.get("required") == Some(&Value::Bool(true)),
             }),
         };

@@ -55,6 +55,12 @@ pub enum Error {
     /// The Content-Type is another one.
     #[error("send the body with Content-Type: application/json")]
     NotJson,
+    /// The body is compressed.
+    #[error("the encoding {coding} is not supported: send the body without Content-Encoding")]
+    EncodedBody {
+        /// The content coding.
+        coding: String,
+    },
     /// The client stopped sending its body.
     #[error("nothing more of the body came for {} seconds", idle.as_secs())]
     BodyTooSlow {
@@ -128,7 +134,7 @@ impl Error {
         match self {
             Self::Invalid { .. } | Self::NoPreviousResponse(_) => StatusCode::BAD_REQUEST,
             Self::Unauthorized => StatusCode::UNAUTHORIZED,
-            Self::NotJson => StatusCode::UNSUPPORTED_MEDIA_TYPE,
+            Self::NotJson | Self::EncodedBody { .. } => StatusCode::UNSUPPORTED_MEDIA_TYPE,
             Self::BodyTooSlow { .. } => StatusCode::REQUEST_TIMEOUT,
             Self::BodyTooLarge { .. } => StatusCode::PAYLOAD_TOO_LARGE,
             Self::NoSuchModel(_)
@@ -265,6 +271,7 @@ impl Error {
             | Self::NoPreviousResponse(_)
             | Self::NoSuchItem(_)
             | Self::NotJson
+            | Self::EncodedBody { .. }
             | Self::BodyTooLarge { .. }
             | Self::MethodNotAllowed { .. } => Kind::InvalidRequestError,
             Self::Unauthorized => Kind::AuthenticationError,

@@ -3,12 +3,12 @@
 
 use std::borrow::Cow;
 use std::marker::PhantomData;
-use std::pin::pin;
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use futures_util::StreamExt;
-use poem::http::{HeaderValue, StatusCode};
+use poem::http::header::{CONTENT_ENCODING, CONTENT_LENGTH, EXPECT, TRANSFER_ENCODING};
+use poem::http::{HeaderMap, HeaderValue, StatusCode};
 use poem::{IntoResponse, Request, RequestBody, Response};
 use poem_openapi::registry::{
     MetaMediaType, MetaRequest, MetaResponse, MetaResponses, MetaSchema, MetaSchemaRef, Registry,
@@ -126,12 +126,20 @@ impl<'a, O: BodyOperation> ApiExtractor<'a> for Body<O> {
         body: &mut RequestBody,
         _: ExtractParamOptions<()>,
     ) -> poem::Result<Self> {
+        if let Some(coding) = coding(request.headers()) {
+            return Err(Error::EncodedBody { coding }.into());
+        }
         if O::JSON_ONLY && !request.content_type().is_some_and(is_json) {
             return Err(Error::NotJson.into());
         }
         let rules = request.data::<BodyRules>();
         let idle = rules.map_or(Duration::MAX, |rules| rules.idle);
-        let bytes = read(body.take()?, idle).await?;
+        let too_large = declared_bytes(request.headers()) > BODY_BYTES_MAX as u64;
+        if too_large && request.headers().contains_key(EXPECT) {
+            // The client waits for leave to send. Without a read hyper gives none and closes the connection.
+            return Err(TOO_LARGE.into());
+        }
+        let bytes = read(body.take()?, too_large, idle).await?;
         let mut value = match bytes.is_empty() && !O::REQUIRED {
             true => Value::Object(serde_json::Map::new()),
             false => serde_json::from_slice(&bytes)
@@ -151,31 +159,59 @@ impl<'a, O: BodyOperation> ApiExtractor<'a> for Body<O> {
     }
 }
 
-/// The body's bytes. What is beyond the limit is read on and dropped, within bounds: a client that is cut off
-/// while it sends sees a broken connection and no answer.
-async fn read(body: poem::Body, idle: Duration) -> Result<Bytes, Error> {
-    let mut parts = pin!(body.into_bytes_stream());
+/// The first content or transfer coding of a body that changes its bytes, `gzip` for example.
+fn coding(headers: &HeaderMap) -> Option<String> {
+    let content = headers.get_all(CONTENT_ENCODING).iter();
+    let transfer = headers.get_all(TRANSFER_ENCODING).iter();
+    let codings = content.chain(transfer).flat_map(|value| {
+        let value = String::from_utf8_lossy(value.as_bytes()).into_owned();
+        let codings = value.split(',').map(|coding| coding.trim().to_owned());
+        codings.collect::<Vec<_>>()
+    });
+    let mut changing = codings.filter(|coding| {
+        let unchanged = ["", "identity", "chunked"];
+        !unchanged
+            .iter()
+            .any(|name| coding.eq_ignore_ascii_case(name))
+    });
+    changing.next()
+}
+
+/// Bytes of the body as `Content-Length` declares them; 0 where it does not.
+fn declared_bytes(headers: &HeaderMap) -> u64 {
+    let length = headers.get(CONTENT_LENGTH);
+    let length = length.and_then(|length| length.to_str().ok()?.trim().parse().ok());
+    length.unwrap_or(0)
+}
+
+const TOO_LARGE: Error = Error::BodyTooLarge {
+    limit_bytes: BODY_BYTES_MAX,
+};
+
+/// The body's bytes. One that is longer than the limit, or declared to be, is refused at once, and the rest of it is
+/// read beside the answer: a client that is cut off while it sends sees a broken connection and no answer.
+async fn read(body: poem::Body, too_large: bool, idle: Duration) -> Result<Bytes, Error> {
+    let mut parts = Box::pin(body.into_bytes_stream());
     let mut bytes = BytesMut::new();
-    let mut length = 0;
-    loop {
+    while !too_large && bytes.len() <= BODY_BYTES_MAX {
         let part = tokio::time::timeout(idle, parts.next()).await;
-        let Some(part) = part.map_err(|_| Error::BodyTooSlow { idle })? else {
-            break;
-        };
-        let part = part.map_err(|error| not_a_body("the body could not be read", &error))?;
-        length += part.len();
-        match length {
-            0..=BODY_BYTES_MAX => bytes.extend_from_slice(&part),
-            _ if length > BODY_BYTES_MAX + DROPPED_BYTES_MAX => break,
-            _ => bytes = BytesMut::new(),
+        match part.map_err(|_| Error::BodyTooSlow { idle })? {
+            None => return Ok(bytes.freeze()),
+            Some(Ok(part)) => bytes.extend_from_slice(&part),
+            Some(Err(error)) => return Err(not_a_body("the body could not be read", &error)),
         }
     }
-    match length > BODY_BYTES_MAX {
-        true => Err(Error::BodyTooLarge {
-            limit_bytes: BODY_BYTES_MAX,
-        }),
-        false => Ok(bytes.freeze()),
-    }
+    // It ends with the connection, whose end is the stream's.
+    tokio::spawn(async move {
+        let mut dropped = 0;
+        while let Ok(Some(Ok(part))) = tokio::time::timeout(idle, parts.next()).await {
+            dropped += part.len();
+            if dropped > DROPPED_BYTES_MAX {
+                break;
+            }
+        }
+    });
+    Err(TOO_LARGE)
 }
 
 fn not_a_body(what: &str, error: &dyn std::error::Error) -> Error {

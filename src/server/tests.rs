@@ -7,6 +7,10 @@ use tokio::net::TcpStream;
 use tokio::sync::oneshot;
 
 use super::*;
+use crate::api::{
+    self, ApiSettings, BODY_BYTES_MAX, BodyRules, Defaults, Endpoints, ResponseStore,
+};
+use crate::model::{GenerateLimits, ModelState};
 
 pub(super) fn options() -> ServeOptions {
     ServeOptions {
@@ -392,4 +396,140 @@ async fn a_client_that_reads_nothing_is_given_up() {
         .unwrap();
     assert!(given_up.await.is_err(), "nothing is sent on it");
     drop(socket);
+}
+
+/// The routes of the document, their model still loading: whatever is wrong with a body is said before that.
+async fn routes() -> SocketAddr {
+    let server = Server::bind(options()).await.unwrap();
+    let address = server.address();
+    let (_, model) = watch::channel(ModelState::Loading { done: 0.0 });
+    let settings = ApiSettings {
+        model,
+        endpoints: Endpoints {
+            slots: true,
+            metrics: true,
+            embedding: true,
+            change_props: true,
+            slot_files: None,
+        },
+        limits: GenerateLimits::NONE,
+        defaults: Defaults::default(),
+        bodies: BodyRules {
+            idle: Duration::from_secs(60),
+            strict: false,
+        },
+        responses: Arc::new(ResponseStore::new(0)),
+        strict_model_names: false,
+    };
+    tokio::spawn(server.serve(
+        api::routes(settings),
+        std::future::pending(),
+        std::future::pending(),
+    ));
+    address
+}
+
+/// A connection on which these lines and an empty one were sent.
+async fn connection_with(address: SocketAddr, path: &str, lines: &str) -> TcpStream {
+    let mut socket = TcpStream::connect(address).await.unwrap();
+    let head = format!(
+        "POST {path} HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\n{lines}\r\n\r\n"
+    );
+    socket.write_all(head.as_bytes()).await.unwrap();
+    socket
+}
+
+/// Reads an answer with a Content-Length: its head and its body.
+async fn answer_of(socket: &mut TcpStream) -> (String, String) {
+    let mut head = Vec::new();
+    while !head.ends_with(b"\r\n\r\n") {
+        head.push(socket.read_u8().await.unwrap());
+    }
+    let head = String::from_utf8(head).unwrap().to_lowercase();
+    let length = head.split("content-length: ").nth(1);
+    let length = length.map_or(0, |rest| rest.split('\r').next().unwrap().parse().unwrap());
+    let mut body = vec![0; length];
+    socket.read_exact(&mut body).await.unwrap();
+    (head, String::from_utf8(body).unwrap())
+}
+
+const TOO_LONG: usize = BODY_BYTES_MAX + 1;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_body_declared_too_long_is_refused_before_it_is_sent() {
+    let address = routes().await;
+    for path in ["/completion", "/v1/chat/completions", "/v1/messages"] {
+        for lines in [
+            format!("expect: 100-continue\r\ncontent-length: {TOO_LONG}"),
+            format!("content-length: {TOO_LONG}"),
+            format!("content-length: {}", u64::MAX / 2),
+        ] {
+            let mut socket = connection_with(address, path, &lines).await;
+            let (head, body) = answer_of(&mut socket).await;
+            assert!(head.starts_with("http/1.1 413 "), "{path} {lines}: {head}");
+            assert!(body.contains("longer than 8388608 bytes"), "{body}");
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_sends_a_body_that_is_too_long_can_read_the_answer_and_ask_again() {
+    let address = routes().await;
+    let lines = format!("content-length: {TOO_LONG}");
+    let mut socket = connection_with(address, "/tokenize", &lines).await;
+    socket.write_all(&vec![b' '; TOO_LONG]).await.unwrap();
+    let (head, _) = answer_of(&mut socket).await;
+    assert!(head.starts_with("http/1.1 413 "), "{head}");
+    let next = b"GET /openapi.json HTTP/1.1\r\nhost: localhost\r\n\r\n";
+    socket.write_all(next).await.unwrap();
+    let (head, _) = answer_of(&mut socket).await;
+    assert!(head.starts_with("http/1.1 200 "), "{head}");
+
+    // Without a declared length it is known only when it has come.
+    let mut socket = connection_with(address, "/tokenize", "transfer-encoding: chunked").await;
+    let chunk = [&b"100000\r\n"[..], &vec![b' '; 1 << 20], b"\r\n"].concat();
+    for _ in 0..9 {
+        socket.write_all(&chunk).await.unwrap();
+    }
+    let (head, _) = answer_of(&mut socket).await;
+    assert!(head.starts_with("http/1.1 413 "), "{head}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_waits_for_leave_to_send_gets_it() {
+    let body = r#"{"content": "Hello"}"#;
+    let lines = format!("expect: 100-continue\r\ncontent-length: {}", body.len());
+    let mut socket = connection_with(routes().await, "/tokenize", &lines).await;
+    let (head, _) = answer_of(&mut socket).await;
+    assert!(head.starts_with("http/1.1 100 "), "{head}");
+    socket.write_all(body.as_bytes()).await.unwrap();
+    let (head, body) = answer_of(&mut socket).await;
+    assert!(head.starts_with("http/1.1 503 "), "{head}");
+    assert!(body.contains("Loading model"), "{body}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_compressed_body_is_refused_in_words() {
+    let address = routes().await;
+    for (path, coding, status) in [
+        ("/tokenize", "content-encoding: gzip", 415),
+        ("/slots/0?action=erase", "content-encoding: zstd", 415),
+        (
+            "/v1/chat/completions",
+            "content-encoding: identity, br",
+            415,
+        ),
+        ("/v1/messages", "content-encoding: Deflate", 415),
+        ("/tokenize", "content-encoding: identity", 400),
+        ("/tokenize", "content-encoding: ", 400),
+    ] {
+        // The first bytes of a gzip file.
+        let lines = format!("{coding}\r\ncontent-length: 2");
+        let mut socket = connection_with(address, path, &lines).await;
+        socket.write_all(&[0x1f, 0x8b]).await.unwrap();
+        let (head, body) = answer_of(&mut socket).await;
+        assert_eq!(head[9..12], *status.to_string(), "{path} {coding}: {body}");
+        let says_it = body.contains("send the body without Content-Encoding");
+        assert_eq!(says_it, status == 415, "{body}");
+    }
 }

@@ -179,6 +179,17 @@ async fn post(world: &mut World, step: &Step, path: String, media: String) {
     world.raw(request).await;
 }
 
+#[when(expr = "I post to {string} with the Content-Encoding {string}:")]
+async fn post_encoded(world: &mut World, step: &Step, path: String, encoding: String) {
+    let address = world.address().await;
+    let request = reqwest::Client::new()
+        .post(format!("{address}{path}"))
+        .header("content-type", "application/json")
+        .header("content-encoding", encoding)
+        .body(text(step));
+    world.raw(request).await;
+}
+
 #[when(expr = "I post to {string} from the origin {string}:")]
 async fn post_from(world: &mut World, step: &Step, path: String, origin: String) {
     let address = world.address().await;
