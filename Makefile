@@ -11,9 +11,11 @@ LITELLM := .cache/litellm
 LM_EVAL := .cache/lm_eval
 LLAMA_CPP := .cache/llama_cpp
 NODE_SDKS := .cache/node
+OPENAPI_NODE := .cache/openapi_node
+OPENAPI_PYTHON := .cache/openapi_python
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-tests build serve lint test test-tools test-clients test-all fuzz contract-fuzz bench bench-compare soak
+.PHONY: help setup setup-tests build serve lint lint-openapi test test-tools test-clients test-all fuzz contract-fuzz bench bench-compare soak
 
 help: ## list the commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-14s %s\n", $$1, $$2}' Makefile
@@ -37,14 +39,17 @@ lint: ## check the format and run clippy, warnings denied
 	$(CARGO) fmt --check
 	$(CARGO) clippy --locked --all-targets --all-features -- -D warnings
 
+lint-openapi: setup $(OPENAPI_NODE)/installed ## check the OpenAPI document with Redocly and Spectral; needs Node with npm
+	$(CARGO) test --locked --features client,tools --test openapi_clients -- lint
+
 test: setup-tests lint ## everything that must hold: lint, then all tests with the real runtime and model
 	$(CARGO) test --locked --features client --no-fail-fast
 
 test-tools: setup $(SDKS)/installed ## the page in a browser and the sample clients: Chromium and chromedriver, Node, curl, jq, promtool
 	$(CARGO) test --locked --features client,tools --no-fail-fast --test page --test clients
 
-test-clients: setup $(SDKS)/installed $(LANGCHAIN)/installed $(LITELLM)/installed $(LM_EVAL)/installed $(NODE_SDKS)/installed ## libraries of others: OpenAI's for Python and Node, Anthropic's, LangChain's, LiteLLM, Instructor, llm, lm-eval; needs Node with npm
-	$(CARGO) test --locked --features client,tools --no-fail-fast --test sdks --test lm_eval
+test-clients: setup $(SDKS)/installed $(LANGCHAIN)/installed $(LITELLM)/installed $(LM_EVAL)/installed $(NODE_SDKS)/installed $(OPENAPI_NODE)/installed $(OPENAPI_PYTHON)/installed ## libraries of others: OpenAI's for Python and Node, Anthropic's, LangChain's, LiteLLM, Instructor, llm, lm-eval; linters and generators for the OpenAPI document; needs Node with npm
+	$(CARGO) test --locked --features client,tools --no-fail-fast --test sdks --test lm_eval --test openapi_clients
 
 test-all: test test-tools test-clients contract-fuzz ## `make test`, and what needs tools of its own
 
@@ -67,7 +72,7 @@ soak: setup ## ten minutes of mixed load with clients that leave: memory must no
 
 # A Python environment with what the file of its name in .ci/ lists, which is everything: nothing is resolved, nothing
 # compiled. The mark is made last, so that an installation that broke off is begun anew.
-$(SCHEMATHESIS)/installed $(SDKS)/installed $(LANGCHAIN)/installed $(LITELLM)/installed $(LM_EVAL)/installed: \
+$(SCHEMATHESIS)/installed $(SDKS)/installed $(LANGCHAIN)/installed $(LITELLM)/installed $(LM_EVAL)/installed $(OPENAPI_PYTHON)/installed: \
     .cache/%/installed: .ci/%.txt | setup
 	rm -rf $(@D)
 	$(PYTHON) -m venv $(@D)
@@ -86,8 +91,10 @@ $(LLAMA_CPP)/installed: .ci/llama_cpp.txt
 
 # The same with npm.
 $(NODE_SDKS)/installed: tests/sdks/package.json tests/sdks/package-lock.json | setup
+$(OPENAPI_NODE)/installed: tests/openapi/package.json tests/openapi/package-lock.json | setup
+$(NODE_SDKS)/installed $(OPENAPI_NODE)/installed:
 	rm -rf $(@D)
 	mkdir -p $(@D)
 	cp $^ $(@D)
-	npm ci --silent --no-audit --no-fund --prefix $(@D)
+	cd $(@D) && npm ci --silent --no-audit --no-fund --ignore-scripts
 	touch $@

@@ -7,7 +7,9 @@
 use serde_json::{Map, Value, json};
 
 /// Keywords of a schema that bound a value or explain it.
-const HELD_BY_THE_VALIDATOR: [&str; 15] = [
+const HELD_BY_THE_VALIDATOR: [&str; 17] = [
+    "contentMediaType",
+    "contentSchema",
     "default",
     "minLength",
     "maxLength",

@@ -75,6 +75,40 @@ fn the_served_yaml_is_the_served_json() {
     assert_eq!(json, yaml);
 }
 
+/// Every schema, or what looks like one, in a part of the document: an object with `enum` or `type`.
+fn schemas<'a>(part: &'a Value, found: &mut Vec<&'a Value>) {
+    match part {
+        Value::Object(members) => {
+            if members.get("enum").is_some_and(Value::is_array) || members.contains_key("type") {
+                found.push(part);
+            }
+            members.values().for_each(|member| schemas(member, found));
+        }
+        Value::Array(items) => items.iter().for_each(|item| schemas(item, found)),
+        _ => {}
+    }
+}
+
+/// Generators of clients drop a whole operation for `enum: [false, null]` (write a `oneOf` of both) and for an array
+/// without `items`.
+#[test]
+fn generators_can_read_the_schemas() {
+    let document: Value = serde_json::from_str(ortolan::api::document::JSON).unwrap();
+    let mut found = Vec::new();
+    schemas(&document["components"]["schemas"], &mut found);
+    assert!(found.len() > 400, "{}", found.len());
+    let unreadable = |schema: &&&Value| {
+        let values = schema["enum"].as_array().map_or(&[][..], Vec::as_slice);
+        let is_mixed = values.iter().any(Value::is_null) && values.iter().any(Value::is_boolean);
+        let kinds = &schema["type"];
+        let mut of_several = kinds.as_array().into_iter().flatten();
+        let is_array = kinds == "array" || of_several.any(|kind| kind == "array");
+        is_mixed || (is_array && schema.get("items").is_none())
+    };
+    let unreadable: Vec<_> = found.iter().filter(unreadable).collect();
+    assert!(unreadable.is_empty(), "{unreadable:#?}");
+}
+
 /// Merges files with these components and compares the outcome: the names, or the part of the error after the file.
 #[track_caller]
 fn check_merge(components: &[&str], expected: Result<&[&str], &str>) {
