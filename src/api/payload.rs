@@ -3,11 +3,12 @@
 
 use std::borrow::Cow;
 use std::marker::PhantomData;
+use std::pin::pin;
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use futures_util::StreamExt;
-use poem::http::header::{CONTENT_ENCODING, CONTENT_LENGTH, EXPECT, TRANSFER_ENCODING};
+use poem::http::header::{CONTENT_ENCODING, CONTENT_LENGTH, TRANSFER_ENCODING};
 use poem::http::{HeaderMap, HeaderValue, StatusCode};
 use poem::{IntoResponse, Request, RequestBody, Response};
 use poem_openapi::registry::{
@@ -24,9 +25,6 @@ use super::stream::{EventStream, WholeOrStream};
 
 /// Bytes of a body that are read.
 pub const BODY_BYTES_MAX: usize = 8 << 20;
-
-/// Bytes beyond those that are read on, so that the client is still there to be told.
-const DROPPED_BYTES_MAX: usize = 64 << 20;
 
 /// Bytes of the header that lists fields without effect.
 const IGNORED_HEADER_BYTES_MAX: usize = 1024;
@@ -134,12 +132,10 @@ impl<'a, O: BodyOperation> ApiExtractor<'a> for Body<O> {
         }
         let rules = request.data::<BodyRules>();
         let idle = rules.map_or(Duration::MAX, |rules| rules.idle);
-        let too_large = declared_bytes(request.headers()) > BODY_BYTES_MAX as u64;
-        if too_large && request.headers().contains_key(EXPECT) {
-            // The client waits for leave to send. Without a read hyper gives none and closes the connection.
+        if declared_bytes(request.headers()) > BODY_BYTES_MAX as u64 {
             return Err(TOO_LARGE.into());
         }
-        let bytes = read(body.take()?, too_large, idle).await?;
+        let bytes = read(body.take()?, idle).await?;
         let mut value = match bytes.is_empty() && !O::REQUIRED {
             true => Value::Object(serde_json::Map::new()),
             false => serde_json::from_slice(&bytes)
@@ -188,12 +184,11 @@ const TOO_LARGE: Error = Error::BodyTooLarge {
     limit_bytes: BODY_BYTES_MAX,
 };
 
-/// The body's bytes. One that is longer than the limit, or declared to be, is refused at once, and the rest of it is
-/// read beside the answer: a client that is cut off while it sends sees a broken connection and no answer.
-async fn read(body: poem::Body, too_large: bool, idle: Duration) -> Result<Bytes, Error> {
-    let mut parts = Box::pin(body.into_bytes_stream());
+/// The body's bytes. One that is longer than the limit is refused as soon as that is known.
+async fn read(body: poem::Body, idle: Duration) -> Result<Bytes, Error> {
+    let mut parts = pin!(body.into_bytes_stream());
     let mut bytes = BytesMut::new();
-    while !too_large && bytes.len() <= BODY_BYTES_MAX {
+    while bytes.len() <= BODY_BYTES_MAX {
         let part = tokio::time::timeout(idle, parts.next()).await;
         match part.map_err(|_| Error::BodyTooSlow { idle })? {
             None => return Ok(bytes.freeze()),
@@ -201,16 +196,6 @@ async fn read(body: poem::Body, too_large: bool, idle: Duration) -> Result<Bytes
             Some(Err(error)) => return Err(not_a_body("the body could not be read", &error)),
         }
     }
-    // It ends with the connection, whose end is the stream's.
-    tokio::spawn(async move {
-        let mut dropped = 0;
-        while let Ok(Some(Ok(part))) = tokio::time::timeout(idle, parts.next()).await {
-            dropped += part.len();
-            if dropped > DROPPED_BYTES_MAX {
-                break;
-            }
-        }
-    });
     Err(TOO_LARGE)
 }
 

@@ -5,7 +5,8 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use hyper::body::Incoming;
+use hyper::body::{Body as _, Incoming};
+use hyper::header::EXPECT;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
@@ -18,6 +19,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio_io_timeout::TimeoutStream;
 
+use super::body;
 use super::tls::Tls;
 
 /// How long a client may take for its handshake.
@@ -81,7 +83,13 @@ impl Connections {
             async move {
                 let local = LocalAddr(Addr::socket(connections.local));
                 let remote = RemoteAddr(Addr::socket(peer));
-                let request = Request::from((request, local, remote, scheme));
+                let waits = request.headers().contains_key(EXPECT);
+                let has_body = !request.body().is_end_stream();
+                let mut request = Request::from((request, local, remote, scheme));
+                if has_body {
+                    let body = request.take_body();
+                    request.set_body(body::whole(body, waits, connections.idle));
+                }
                 let response = connections.endpoint.get_response(request).await;
                 Ok::<_, std::convert::Infallible>(hyper::Response::from(response))
             }

@@ -1,6 +1,7 @@
 //! Sockets: listening, serving, stopping. What is answered is [`crate::api`]'s; what is refused before
 //! anything is answered, and what is logged, is in [`middleware`].
 
+mod body;
 mod connection;
 mod hosts;
 mod keys;

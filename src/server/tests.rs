@@ -495,6 +495,26 @@ async fn who_sends_a_body_that_is_too_long_can_read_the_answer_and_ask_again() {
     assert!(head.starts_with("http/1.1 413 "), "{head}");
 }
 
+/// Whatever refuses a request before its body is read: no such path, another method, a foreign host, a compression.
+#[tokio::test(flavor = "multi_thread")]
+async fn who_is_refused_early_can_read_why() {
+    let address = routes().await;
+    let length = 4 << 20;
+    for (path, lines, status) in [
+        ("/nowhere", "accept: */*", "404"),
+        ("/health", "accept: */*", "405"),
+        ("/tokenize", "origin: https://evil.example", "403"),
+        ("/tokenize", "content-encoding: gzip", "415"),
+    ] {
+        let lines = format!("{lines}\r\ncontent-length: {length}\r\nconnection: close");
+        let mut socket = connection_with(address, path, &lines).await;
+        socket.write_all(&vec![b' '; length]).await.unwrap();
+        let mut answer = Vec::new();
+        socket.read_to_end(&mut answer).await.unwrap();
+        assert_eq!(&answer[9..12], status.as_bytes(), "{path} {lines}");
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn who_waits_for_leave_to_send_gets_it() {
     let body = r#"{"content": "Hello"}"#;
