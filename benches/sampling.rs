@@ -180,7 +180,14 @@ number ::= "-"? ("0" | [1-9] [0-9]*) ("." [0-9]+)?
             GrammarSource::Gbnf(DATE.to_owned()),
             "2026-11-24 is a day like any other in the north".to_owned(),
         ),
-        ("schema", GrammarSource::JsonSchema(schema), bird()),
+        (
+            "schema",
+            GrammarSource::JsonSchema {
+                schema,
+                strict: false,
+            },
+            bird(),
+        ),
     ] {
         let constraint = || {
             compiler

@@ -13,6 +13,7 @@ mod openai;
 mod options;
 mod payload;
 mod prompts;
+mod relaxed;
 mod sampling;
 mod schema;
 mod stream;
@@ -243,20 +244,20 @@ impl Api for Service {
     async fn completion(
         &self,
         mut body: types::CompletionRequest,
-        _: &mut Ignored,
+        ignored: &mut Ignored,
     ) -> Result<WholeOrStream<types::CompletionAnswer>, Error> {
         self.0.defaults.fill(&mut body.temperature, &mut body.seed);
-        completion::answer(&*self.loaded()?, body, &self.0.limits).await
+        completion::answer(&*self.loaded()?, body, &self.0.limits, ignored).await
     }
 
     async fn infill(
         &self,
         mut body: types::InfillRequest,
-        _: &mut Ignored,
+        ignored: &mut Ignored,
     ) -> Result<EventStream, Error> {
         self.0.defaults.fill(&mut body.temperature, &mut body.seed);
         let model = self.loaded()?;
-        at_length(|| infill::answer(&model, body, &self.0.limits))
+        at_length(|| infill::answer(&model, body, &self.0.limits, ignored))
     }
 
     async fn embedding(
@@ -352,10 +353,11 @@ impl Api for Service {
     async fn chat_completion(
         &self,
         mut body: types::ChatCompletionRequest,
-        _: &mut Ignored,
+        ignored: &mut Ignored,
     ) -> Result<WholeOrStream<types::ChatCompletion>, Error> {
         self.0.defaults.fill(&mut body.temperature, &mut body.seed);
-        chat::answer(&*self.named(body.model.as_deref())?, body, &self.0.limits).await
+        let model = self.named(body.model.as_deref())?;
+        chat::answer(&model, body, &self.0.limits, ignored).await
     }
 
     async fn text_completion(
@@ -372,11 +374,11 @@ impl Api for Service {
         &self,
         caller: Caller,
         mut body: types::ResponsesRequest,
-        _: &mut Ignored,
+        ignored: &mut Ignored,
     ) -> Result<WholeOrStream<types::ResponseObject>, Error> {
         self.0.defaults.fill(&mut body.temperature, &mut body.seed);
         let model = self.named(body.model.as_deref())?;
-        responses::answer(&model, self.history(caller), body, &self.0.limits).await
+        responses::answer(&model, self.history(caller), body, &self.0.limits, ignored).await
     }
 
     async fn count_response_tokens(
@@ -453,10 +455,10 @@ impl Api for Service {
     async fn create_message(
         &self,
         body: types::MessagesRequest,
-        _: &mut Ignored,
+        ignored: &mut Ignored,
     ) -> Result<WholeOrStream<types::Message>, Error> {
         let model = self.named(body.model.as_deref())?;
-        anthropic::answer(&model, body, &self.0.limits, &self.0.defaults).await
+        anthropic::answer(&model, body, &self.0.limits, &self.0.defaults, ignored).await
     }
 
     async fn count_message_tokens(

@@ -100,6 +100,12 @@ impl Ignored {
         self.paths.push(path);
         Ok(())
     }
+
+    /// What was reported, in its order.
+    #[cfg(test)]
+    pub(super) fn paths(&self) -> &[String] {
+        &self.paths
+    }
 }
 
 impl<'a, O: BodyOperation> ApiExtractor<'a> for Body<O> {

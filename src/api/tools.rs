@@ -16,6 +16,8 @@ pub(super) struct Tool {
     pub description: Option<String>,
     /// The JSON Schema of its arguments.
     pub parameters: Value,
+    /// Whether a constraint of the schema that cannot be enforced refuses the request.
+    pub strict: bool,
 }
 
 /// Which of the declared functions are called.
@@ -50,6 +52,7 @@ impl Choice {
         let functions = tools.iter().filter(may_be).map(|tool| Function {
             name: tool.name.clone(),
             parameters: tool.parameters.clone(),
+            strict: tool.strict,
         });
         ToolUse {
             functions: functions.collect(),
@@ -67,6 +70,7 @@ pub(super) fn declared(tools: Vec<types::Tool>) -> Result<Vec<Tool>, Error> {
             name: function.name,
             description: function.description,
             parameters: parameters(function.parameters),
+            strict: function.strict.unwrap_or(false),
         })
         .collect();
     check_names(&tools, |number| format!("tools.{number}.function.name"))?;

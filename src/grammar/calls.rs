@@ -46,7 +46,12 @@ pub enum Otherwise {
     /// Any text.
     Text,
     /// JSON that follows a schema.
-    Json(Value),
+    Json {
+        /// The JSON Schema.
+        schema: Value,
+        /// Whether a constraint that cannot be enforced refuses it.
+        strict: bool,
+    },
 }
 
 /// A call of one function.
@@ -58,6 +63,8 @@ pub struct FunctionCall {
     pub begin: String,
     /// The JSON Schema of the arguments.
     pub arguments: Value,
+    /// Whether a constraint of the schema that cannot be enforced refuses it.
+    pub strict: bool,
     /// What is behind them.
     pub end: String,
 }
@@ -72,7 +79,7 @@ pub(super) fn write(
     let mut rules = vec!["TEXT: /(?s:.+)/".to_owned()];
     let (before, taken) = match &grammar.otherwise {
         Otherwise::Nothing => ("", 0),
-        Otherwise::Json(schema) => {
+        Otherwise::Json { schema, .. } => {
             rules.push(format!("answer: %json {}", schema::read(schema)?));
             ("answer | ", 0)
         }

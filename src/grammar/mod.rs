@@ -54,7 +54,13 @@ pub enum GrammarSource {
     /// Rules in llama.cpp's notation.
     Gbnf(String),
     /// A JSON Schema.
-    JsonSchema(Value),
+    JsonSchema {
+        /// The schema.
+        schema: Value,
+        /// Whether a constraint that cannot be enforced token by token refuses the schema. If not, it is relaxed
+        /// to a superset: see [`Constraint::relaxations`].
+        strict: bool,
+    },
     /// A regular expression for the whole text.
     Regex(String),
     /// Rules in llguidance's kind of Lark.
@@ -83,7 +89,7 @@ impl GrammarSource {
     pub fn kind(&self) -> GrammarKind {
         match self {
             Self::Gbnf(_) => GrammarKind::Gbnf,
-            Self::JsonSchema(_) => GrammarKind::JsonSchema,
+            Self::JsonSchema { .. } => GrammarKind::JsonSchema,
             Self::Regex(_) => GrammarKind::Regex,
             Self::Lark(_) => GrammarKind::Lark,
             Self::Calls(_) => GrammarKind::Calls,
@@ -101,6 +107,16 @@ impl fmt::Display for GrammarKind {
             Self::Calls => "tools",
         })
     }
+}
+
+/// A constraint of a JSON Schema that a text is not held to, because it cannot be enforced token by token: without
+/// it the schema accepts everything that it accepts with it, and more.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Relaxation {
+    /// The function whose arguments the schema is for; `None` is the schema of the answer.
+    pub function: Option<String>,
+    /// The JSON pointer (RFC 6901) to the keyword, or to the part of the schema that was relaxed.
+    pub pointer: String,
 }
 
 /// Why there is no constraint.
@@ -186,12 +202,16 @@ impl GrammarCompiler {
 
     /// A text that begins in a thought, and follows a constraint behind it.
     pub fn after_thought(&self, rule: ThoughtRule, answer: Option<Constraint>) -> Constraint {
-        let answer = answer.and_then(|constraint| constraint.answer);
+        let (answer, relaxations) = match answer {
+            Some(constraint) => (constraint.answer, constraint.relaxations),
+            None => (None, Arc::default()),
+        };
         let vocabulary = Arc::clone(&self.vocabulary);
         let thought = Thought::new(rule, vocabulary, answer.is_some());
         Constraint {
             thought: Some(Box::new(thought)),
             certain: Vec::new(),
+            relaxations,
             answer,
         }
     }
@@ -214,7 +234,7 @@ impl GrammarCompiler {
                 self.constraint(written, cutting)
                     .map_err(GrammarError::TooLarge)
             }
-            GrammarSource::JsonSchema(schema) => {
+            GrammarSource::JsonSchema { schema, .. } => {
                 let written = schema::read(schema)?;
                 let compile =
                     |written| self.constraint(TopLevelGrammar::from_json_schema(written), cutting);
@@ -255,6 +275,7 @@ impl GrammarCompiler {
             None => Ok(Constraint {
                 thought: None,
                 certain: Vec::new(),
+                relaxations: Arc::default(),
                 answer: Some(matcher),
             }),
         }
@@ -331,11 +352,18 @@ pub struct Constraint {
     thought: Option<Box<Thought>>,
     /// What ends it.
     certain: Vec<TokenId>,
+    /// What the text is not held to.
+    relaxations: Arc<[Relaxation]>,
     /// What follows it; anything may, if it is none.
     answer: Option<Matcher>,
 }
 
 impl Constraint {
+    /// Constraints of the JSON Schemas that the text is not held to.
+    pub fn relaxations(&self) -> &[Relaxation] {
+        &self.relaxations
+    }
+
     /// Takes every token out of the race that cannot come next: its logit becomes minus infinity.
     ///
     /// # Errors

@@ -8,6 +8,14 @@ use serde_json::{Value, json};
 use super::tests::{bytes, compiler, follows, long_tokens};
 use super::*;
 
+/// A schema with all its constraints.
+fn strictly(schema: &Value) -> GrammarSource {
+    GrammarSource::JsonSchema {
+        schema: schema.clone(),
+        strict: true,
+    }
+}
+
 /// The schema takes the former and not the latter; the validator says the same of those that are JSON.
 #[track_caller]
 fn check(compiler: &GrammarCompiler, schema: &Value, taken: &[&str], refused: &[&str]) {
@@ -15,7 +23,7 @@ fn check(compiler: &GrammarCompiler, schema: &Value, taken: &[&str], refused: &[
         .should_validate_formats(true)
         .build(schema)
         .unwrap();
-    let source = GrammarSource::JsonSchema(schema.clone());
+    let source = strictly(schema);
     for (texts, wanted) in [(taken, true), (refused, false)] {
         for text in texts {
             if let Ok(value) = serde_json::from_str(text) {
@@ -267,7 +275,7 @@ fn whatever_a_format_lets_through_is_of_it() {
             .should_validate_formats(true)
             .build(&schema)
             .unwrap();
-        let source = GrammarSource::JsonSchema(schema);
+        let source = strictly(&schema);
         let mut random = generator(7);
         let mut complete = 0;
         let mut wrong = Vec::new();

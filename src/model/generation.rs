@@ -7,7 +7,7 @@ use tracing::{Span, field};
 
 use super::request::{
     AnswerToken, FinishReason, GenerateError, GenerateEvent, GenerateOptions, GrammarKind,
-    GrammarSource, Summary, Timings, TokenLogprob,
+    GrammarSource, Relaxation, Summary, Timings, TokenLogprob,
 };
 use super::slots::{SlotRecord, SlotRecords};
 use crate::engine::{EndReason, Events, SequenceEvent, SequenceReport, StopRule, Verdict};
@@ -59,6 +59,8 @@ pub struct Generation {
     stopped_by: Option<usize>,
     end_token: Option<AnswerToken>,
     text: Text,
+    /// What the answer is not held to.
+    relaxations: Vec<Relaxation>,
     span: Span,
 }
 
@@ -110,8 +112,21 @@ impl Generation {
             stopped_by: None,
             end_token: None,
             text: Text::Flowing(stream),
+            relaxations: Vec::new(),
             span: span(),
         }
+    }
+
+    /// With the constraints that the answer is not held to.
+    pub(super) fn relaxed(mut self, relaxations: Vec<Relaxation>) -> Self {
+        self.relaxations = relaxations;
+        self
+    }
+
+    /// Constraints of the request's JSON Schemas that the answer is not held to, because they cannot be enforced
+    /// token by token. None where the schema is strict.
+    pub fn relaxations(&self) -> &[Relaxation] {
+        &self.relaxations
     }
 
     /// How it goes on, with texts among the options as their tokens.

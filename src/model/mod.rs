@@ -29,7 +29,7 @@ pub use memory::MemoryNeed;
 pub use request::{
     AnswerToken, FinishReason, Function, GenerateError, GenerateEvent, GenerateLimits,
     GenerateOptions, GenerateRequest, GrammarError, GrammarKind, GrammarSource, Prompt,
-    PromptPiece, Summary, Timings, TokenLogprob, TokenizeRequest, ToolUse, WhenFull,
+    PromptPiece, Relaxation, Summary, Timings, TokenLogprob, TokenizeRequest, ToolUse, WhenFull,
 };
 pub use saved_slots::{SavedSlotError, SlotReport};
 pub use slots::{Slot, SlotCounts};
@@ -189,6 +189,8 @@ impl LoadedModel {
         let constraint = options.grammar.as_ref();
         let constraint = constraint.map(|grammar| self.constraint(grammar, &tokens));
         let constraint = self.after_thought(thoughts.as_ref(), constraint.transpose()?)?;
+        let relaxations = constraint.as_ref().map(Constraint::relaxations);
+        let relaxations = relaxations.unwrap_or_default().to_vec();
         let job = Job {
             sampler: Sampler::new(options.sampling.clone(), seed, tokens),
             prompt: prompt.clone(),
@@ -235,7 +237,7 @@ impl LoadedModel {
             seed,
             Arc::clone(&self.slots),
         );
-        Ok(generation.read_by(reader))
+        Ok(generation.read_by(reader).relaxed(relaxations))
     }
 
     /// How many generations may run or wait at once.

@@ -7,7 +7,7 @@ use serde_json::Value;
 
 use super::SystemPrompt;
 pub use crate::engine::WhenFull;
-pub use crate::grammar::{GrammarError, GrammarKind, GrammarSource};
+pub use crate::grammar::{GrammarError, GrammarKind, GrammarSource, Relaxation};
 use crate::sampling::SamplingParameters;
 use crate::text::{Conversation, SpecialTokens};
 use crate::token::TokenId;
@@ -83,6 +83,8 @@ pub struct Function {
     pub name: String,
     /// The JSON Schema of its arguments.
     pub parameters: Value,
+    /// Whether a constraint of the schema that cannot be enforced refuses the request.
+    pub strict: bool,
 }
 
 /// What the operator allows, whatever a request says.

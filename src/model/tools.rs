@@ -40,12 +40,15 @@ impl LoadedModel {
             name: function.name.clone(),
             begin: syntax.begin(&function.name),
             arguments: function.parameters.clone(),
+            strict: function.strict,
             end: syntax.after_arguments.to_owned(),
         });
         GrammarSource::Calls(CallGrammar {
             otherwise: match (tools.required, grammar) {
                 (true, _) => Otherwise::Nothing,
-                (false, Some(GrammarSource::JsonSchema(schema))) => Otherwise::Json(schema),
+                (false, Some(GrammarSource::JsonSchema { schema, strict })) => {
+                    Otherwise::Json { schema, strict }
+                }
                 (false, _) => Otherwise::Text,
             },
             mark: syntax.mark.to_owned(),

@@ -96,7 +96,10 @@ fn schemas() {
         512 << 20,
         altered_json(valid, more),
         |schema| {
-            follow(&GrammarSource::JsonSchema(schema));
+            follow(&GrammarSource::JsonSchema {
+                schema,
+                strict: false,
+            });
         },
     );
 }

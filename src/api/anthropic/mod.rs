@@ -7,6 +7,8 @@ use super::answer::{ThoughtForm, answer_events, whole_answer};
 use super::at_length;
 use super::error::Error;
 use super::options::Defaults;
+use super::payload::Ignored;
+use super::relaxed::SchemaPaths;
 use super::stream::{EventStream, WholeOrStream};
 use super::types;
 use crate::model::{GenerateError, GenerateLimits, GrammarKind, LoadedModel};
@@ -20,10 +22,18 @@ pub(super) async fn answer(
     body: types::MessagesRequest,
     limits: &GenerateLimits,
     defaults: &Defaults,
+    ignored: &mut Ignored,
 ) -> Result<WholeOrStream<types::Message>, Error> {
+    let tools = body.tools.iter().flatten();
+    let paths = SchemaPaths {
+        form: "output_config.format.schema",
+        tools: tools.map(|tool| Some(tool.name.clone())).collect(),
+        parameters: "input_schema",
+    };
     let request = generate_request(body, defaults)?.within(limits);
     let streamed = request.options.stream;
     let generation = at_length(|| model.generate(request)).map_err(in_anthropics_words)?;
+    paths.report(generation.relaxations(), ignored)?;
     let heading = Heading::new(&model.details().name, generation.prompt_tokens());
     let events = answer_events(generation, ThoughtForm::Apart);
     if streamed {

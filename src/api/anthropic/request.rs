@@ -88,6 +88,7 @@ pub(super) fn conversation(
             name: tool.name,
             description: tool.description,
             parameters: tool.input_schema.into(),
+            strict: tool.strict.unwrap_or(false),
         })
         .collect();
     check_names(&tools, |number| format!("tools.{number}.name"))?;

@@ -5,6 +5,7 @@ use super::{bias, continuation};
 use crate::api::at_length;
 use crate::api::error::Error;
 use crate::api::options::{limit, one_grammar, scales, seconds, unless_empty};
+use crate::api::payload::Ignored;
 use crate::api::prompts::{Prompts, pieces};
 use crate::api::sampling;
 use crate::api::stream::{EventStream, WholeOrStream};
@@ -17,6 +18,7 @@ pub(in crate::api) async fn answer(
     model: &LoadedModel,
     mut body: types::CompletionRequest,
     limits: &GenerateLimits,
+    ignored: &mut Ignored,
 ) -> Result<WholeOrStream<types::CompletionAnswer>, Error> {
     let system_prompt = body.system_prompt.take().map(words);
     let prompts = match (body.prompt.take(), &system_prompt) {
@@ -30,7 +32,9 @@ pub(in crate::api) async fn answer(
     };
     let options = GenerateOptions::try_from(body)?;
     let stream = options.stream;
-    let asked = at_length(|| continuation::begin(model, prompts, system_prompt, &options, limits))?;
+    let asked = at_length(|| {
+        continuation::begin(model, prompts, system_prompt, &options, limits, ignored)
+    })?;
     if stream {
         return Ok(WholeOrStream::Stream(EventStream::native(asked.events())));
     }
@@ -56,8 +60,10 @@ impl TryFrom<types::CompletionRequest> for GenerateOptions {
             logit_bias: bias::logit_bias(body.logit_bias)?,
             grammar: one_grammar([
                 unless_empty(body.grammar, GrammarSource::Gbnf),
-                body.json_schema
-                    .map(|schema| GrammarSource::JsonSchema(schema.into())),
+                body.json_schema.map(|schema| GrammarSource::JsonSchema {
+                    schema: schema.into(),
+                    strict: false,
+                }),
                 unless_empty(body.regex, GrammarSource::Regex),
                 unless_empty(body.lark, GrammarSource::Lark),
             ])?,

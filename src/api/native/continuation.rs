@@ -8,7 +8,9 @@ use futures_util::{Stream, StreamExt, TryStreamExt};
 
 use super::settings::settings;
 use crate::api::error::Error;
+use crate::api::payload::Ignored;
 use crate::api::prompts::{Prompts, pieces};
+use crate::api::relaxed::SchemaPaths;
 use crate::api::stream::{WholeAnswer, events, whole};
 use crate::api::types;
 use crate::model::{
@@ -24,6 +26,7 @@ pub(super) fn begin(
     system_prompt: Option<SystemPrompt>,
     options: &GenerateOptions,
     limits: &GenerateLimits,
+    ignored: &mut Ignored,
 ) -> Result<Asked, Error> {
     let one = |prompt: types::Prompt, index| {
         let request = GenerateRequest {
@@ -50,6 +53,10 @@ pub(super) fn begin(
             Asked::Several(begun.collect::<Result<_, Error>>()?)
         }
     };
+    // The schema is the same for all prompts.
+    if let Some(generation) = asked.first() {
+        SchemaPaths::of_form("json_schema").report(generation.relaxations(), ignored)?;
+    }
     if let Some(words) = system_prompt {
         model.set_system_prompt(words)?;
     }
@@ -63,6 +70,13 @@ pub(super) enum Asked {
 }
 
 impl Asked {
+    fn first(&self) -> Option<&Generation> {
+        match self {
+            Self::One(asked) => Some(&asked.1),
+            Self::Several(asked) => asked.first().map(|(_, generation)| generation),
+        }
+    }
+
     /// The answers when all are there.
     pub(super) async fn whole(self) -> Result<types::CompletionAnswer, Error> {
         let one = async |(question, generation): (Question, Generation)| {

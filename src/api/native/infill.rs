@@ -6,6 +6,7 @@ use super::continuation;
 use super::props::words;
 use crate::api::error::Error;
 use crate::api::options::as_completion;
+use crate::api::payload::Ignored;
 use crate::api::prompts::Prompts;
 use crate::api::stream::EventStream;
 use crate::api::types;
@@ -16,6 +17,7 @@ pub(in crate::api) fn answer(
     model: &LoadedModel,
     mut body: types::InfillRequest,
     limits: &GenerateLimits,
+    ignored: &mut Ignored,
 ) -> Result<EventStream, Error> {
     let system_prompt = body.system_prompt.take().map(words);
     let (prefix, suffix) = (&body.input_prefix, &body.input_suffix);
@@ -29,6 +31,7 @@ pub(in crate::api) fn answer(
         whole_prompt: true,
         ..GenerateOptions::try_from(as_completion(&body, &own)?)?
     };
-    let asked = continuation::begin(model, Prompts::One(prompt), system_prompt, &options, limits)?;
+    let prompts = Prompts::One(prompt);
+    let asked = continuation::begin(model, prompts, system_prompt, &options, limits, ignored)?;
     Ok(EventStream::native(asked.events()))
 }

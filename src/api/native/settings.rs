@@ -46,8 +46,11 @@ pub(super) fn settings(
     match options.grammar.clone() {
         None => {}
         Some(GrammarSource::Gbnf(text)) => grammar = text,
-        Some(GrammarSource::JsonSchema(Value::Object(schema))) => json_schema = Some(schema),
-        Some(GrammarSource::JsonSchema(_) | GrammarSource::Calls(_)) => {}
+        Some(GrammarSource::JsonSchema {
+            schema: Value::Object(schema),
+            ..
+        }) => json_schema = Some(schema),
+        Some(GrammarSource::JsonSchema { .. } | GrammarSource::Calls(_)) => {}
         Some(GrammarSource::Regex(text)) => regex = text,
         Some(GrammarSource::Lark(text)) => lark = text,
     }

@@ -70,6 +70,7 @@ fn function(name: &str, begin: &str, arguments: Value, end: &str) -> FunctionCal
         name: name.to_owned(),
         begin: begin.to_owned(),
         arguments,
+        strict: false,
         end: end.to_owned(),
     }
 }
@@ -165,7 +166,10 @@ fn a_call_instead_of_a_text_that_begins_otherwise() {
 #[test]
 fn a_call_instead_of_json() {
     check(
-        &tagged(Otherwise::Json(json!({"type": "integer"}))),
+        &tagged(Otherwise::Json {
+            schema: json!({"type": "integer"}),
+            strict: false,
+        }),
         &["12", "<c>now{}</c>"],
         &["", "a", "12<c>now{}</c>", "<c>12"],
     );

@@ -4,7 +4,7 @@ use super::*;
 
 #[track_caller]
 fn check_refused(compiler: &GrammarCompiler, schema: &Value, place: &str, problem: &str) {
-    let source = GrammarSource::JsonSchema(schema.clone());
+    let source = strictly(schema);
     match compiler.compile(&source, Cutting::Free).err() {
         Some(GrammarError::Schema {
             place: found,
@@ -226,9 +226,7 @@ fn what_is_named_is_blamed_before_what_names_it() {
     });
     check_refused(&all, &schema, "/$defs/list/items", "unclosed group");
     let long = json!({"const": "a".repeat(schema::MAX_SCHEMA_BYTES)});
-    let error = all
-        .compile(&GrammarSource::JsonSchema(long), Cutting::Free)
-        .err();
+    let error = all.compile(&strictly(&long), Cutting::Free).err();
     assert!(matches!(error, Some(GrammarError::TooLarge(_))));
 }
 
@@ -286,10 +284,7 @@ fn hostile_schemas_end() {
         json!({"x-guidance": {"lenient": true}, "not": {}}),
     ];
     for schema in schemas {
-        let constraint = all.compile(
-            &GrammarSource::JsonSchema(schema.clone()),
-            Cutting::Canonical,
-        );
+        let constraint = all.compile(&strictly(&schema), Cutting::Canonical);
         let Ok(mut constraint) = constraint else {
             continue;
         };

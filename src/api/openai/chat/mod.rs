@@ -10,6 +10,8 @@ use futures_util::future::try_join_all;
 use crate::api::answer::{answer_events, whole_answer};
 use crate::api::at_length;
 use crate::api::error::Error;
+use crate::api::payload::Ignored;
+use crate::api::relaxed::SchemaPaths;
 use crate::api::stream::{EventStream, WholeOrStream};
 use crate::api::types;
 use crate::model::{GenerateLimits, GenerateRequest, LoadedModel};
@@ -24,6 +26,7 @@ pub(in crate::api) async fn answer(
     model: &LoadedModel,
     body: types::ChatCompletionRequest,
     limits: &GenerateLimits,
+    ignored: &mut Ignored,
 ) -> Result<WholeOrStream<types::ChatCompletion>, Error> {
     let usage_wanted = body
         .stream_options
@@ -38,20 +41,33 @@ pub(in crate::api) async fn answer(
         return Err(Error::invalid("n", format!("n: {problem}")));
     }
     let thoughts = thought_form(body.reasoning_format);
+    let tools = body.tools.iter().flatten();
+    let paths = SchemaPaths {
+        form: "response_format.json_schema.schema",
+        tools: tools.map(|tool| Some(tool.function.name.clone())).collect(),
+        parameters: "function.parameters",
+    };
     let request = GenerateRequest::try_from(body)?.within(limits);
     let streamed = request.options.stream;
-    let begin = |choice: u32| {
+    let mut begin = |choice: u32| {
         let GenerateRequest { options, .. } = request.clone();
         let request = GenerateRequest {
             options: for_choice(options, choice),
             ..request.clone()
         };
-        model
-            .generate(request)
-            .map(|generation| answer_events(generation, thoughts))
-            .map_err(|error| in_openais_words(error, "response_format"))
+        let generation = model.generate(request);
+        let generation = generation.map_err(|error| in_openais_words(error, "response_format"))?;
+        // The schemas are the same for all choices.
+        if choice == 0 {
+            paths.report(generation.relaxations(), ignored)?;
+        }
+        Ok(answer_events(generation, thoughts))
     };
-    let begun = at_length(|| (0..choices).map(begin).collect::<Result<Vec<_>, Error>>())?;
+    let begun = at_length(|| {
+        (0..choices)
+            .map(&mut begin)
+            .collect::<Result<Vec<_>, Error>>()
+    })?;
     let messages = Messages::new(&model.details().name);
     if streamed {
         let chunks = messages.chunks(begun, usage_wanted);

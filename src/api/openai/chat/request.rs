@@ -68,16 +68,19 @@ impl TryFrom<types::ChatCompletionRequest> for GenerateRequest {
 /// What the text must follow to have a form.
 fn required_form(form: types::ResponseFormat) -> Result<Option<GrammarSource>, Error> {
     use types::ResponseFormatType as Type;
-    let schema = match (form.type_, form.json_schema) {
+    let (schema, strict) = match (form.type_, form.json_schema) {
         (Type::Text, _) => return Ok(None),
-        (Type::JsonObject, _) => json!({ "type": "object" }),
-        (Type::JsonSchema, Some(named)) => named.schema.unwrap_or_default().into(),
+        (Type::JsonObject, _) => (json!({ "type": "object" }), false),
+        (Type::JsonSchema, Some(named)) => (
+            named.schema.unwrap_or_default().into(),
+            named.strict.unwrap_or(false),
+        ),
         (Type::JsonSchema, None) => {
             let message = "response_format.json_schema: it is missing";
             return Err(Error::invalid("response_format.json_schema", message));
         }
     };
-    Ok(Some(GrammarSource::JsonSchema(schema)))
+    Ok(Some(GrammarSource::JsonSchema { schema, strict }))
 }
 
 #[cfg(test)]

@@ -18,6 +18,8 @@ use crate::api::answer::answer_events;
 use crate::api::at_length;
 use crate::api::caller::Caller;
 use crate::api::error::Error;
+use crate::api::payload::Ignored;
+use crate::api::relaxed::SchemaPaths;
 use crate::api::stream::{EventStream, WholeOrStream};
 use crate::api::types;
 use crate::model::{GenerateLimits, GenerateRequest, LoadedModel, Prompt};
@@ -67,6 +69,7 @@ pub(in crate::api) async fn answer(
     history: History<'_>,
     mut body: types::ResponsesRequest,
     limits: &GenerateLimits,
+    ignored: &mut Ignored,
 ) -> Result<WholeOrStream<types::ResponseObject>, Error> {
     let response = begun(&body, &model.details().name, history.store.keeps());
     let context = types::ResponseContext {
@@ -79,6 +82,12 @@ pub(in crate::api) async fn answer(
         tool_choice: body.tool_choice.take(),
         tools: body.tools.take(),
         truncation: None,
+    };
+    let tools = context.tools.iter().flatten();
+    let paths = SchemaPaths {
+        form: "text.format.schema",
+        tools: tools.map(|tool| tool.name.clone()).collect(),
+        parameters: "parameters",
     };
     let form = thought_form(body.reasoning_format);
     let effort = body.reasoning.as_ref();
@@ -113,6 +122,7 @@ pub(in crate::api) async fn answer(
         let generation = model.generate(request);
         let generation =
             generation.map_err(|error| in_openais_words(error, "text.format.schema"))?;
+        paths.report(generation.relaxations(), ignored)?;
         Ok::<_, Error>((generation, items))
     })?;
     let (store, caller) = (Arc::clone(history.store), history.caller);

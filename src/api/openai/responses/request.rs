@@ -112,6 +112,7 @@ fn tools(
             name,
             description: tool.description,
             parameters: parameters(tool.parameters),
+            strict: tool.strict.unwrap_or(false),
         })
     });
     let tools = tools.collect::<Result<Vec<Tool>, Error>>()?;
@@ -179,14 +180,15 @@ fn required_form(form: &types::ResponseTextFormat) -> Result<Option<GrammarSourc
         let place = format!("text.format.{field}");
         Error::invalid(&*place, format!("{place}: it is required"))
     };
-    let schema = match form.type_ {
+    let (schema, strict) = match form.type_ {
         Kind::Text => return Ok(None),
-        Kind::JsonObject => serde_json::json!({ "type": "object" }),
+        Kind::JsonObject => (serde_json::json!({ "type": "object" }), false),
         Kind::JsonSchema => {
             form.name.as_ref().ok_or_else(|| missing("name"))?;
             let schema = form.schema.clone();
-            schema.ok_or_else(|| missing("schema"))?.into()
+            let schema = schema.ok_or_else(|| missing("schema"))?.into();
+            (schema, form.strict.unwrap_or(false))
         }
     };
-    Ok(Some(GrammarSource::JsonSchema(schema)))
+    Ok(Some(GrammarSource::JsonSchema { schema, strict }))
 }
