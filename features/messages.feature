@@ -137,7 +137,7 @@ Feature: Messages as with Anthropic's API
       | tool_choice.name: there is no tool       | {"max_tokens": 1, "messages": [{"role": "user", "content": "a"}], "tools": [{"name": "a", "input_schema": {}}], "tool_choice": {"type": "tool", "name": "b"}} |
       | tool_choice.name: it is required         | {"max_tokens": 1, "messages": [{"role": "user", "content": "a"}], "tools": [{"name": "a", "input_schema": {}}], "tool_choice": {"type": "tool"}} |
       | there are no tools to choose from        | {"max_tokens": 1, "messages": [{"role": "user", "content": "a"}], "tool_choice": {"type": "any"}} |
-      | input_schema of function                 | {"max_tokens": 1, "messages": [{"role": "user", "content": "a"}], "tools": [{"name": "a", "input_schema": {"minContains": 2}}]} |
+      | input_schema of function                 | {"max_tokens": 1, "messages": [{"role": "user", "content": "a"}], "tools": [{"name": "a", "strict": true, "input_schema": {"not": {"const": 2}}}]} |
       | thinking.budget_tokens                   | {"max_tokens": 1, "messages": [{"role": "user", "content": "a"}], "thinking": {"type": "enabled", "budget_tokens": 1024}} |
 
   Scenario: Without a key, in Anthropic's words

@@ -367,13 +367,13 @@ Feature: Responses as with OpenAI's newer API
       | tools.0.type             | web_search                                  | "input": "a", "tools": [{"type": "web_search"}] |
       | tools.0.name             | it is required                              | "input": "a", "tools": [{"type": "function"}] |
       | tools.1.name             | another function is called «a», too         | "input": "a", "tools": [{"type": "function", "name": "a"}, {"type": "function", "name": "a"}] |
-      | tools                    | Invalid schema for function 'a': /minContains | "input": "a", "tools": [{"type": "function", "name": "a", "parameters": {"minContains": 2}}] |
+      | tools                    | Invalid schema for function 'a': /not | "input": "a", "tools": [{"type": "function", "name": "a", "strict": true, "parameters": {"not": {"const": 2}}}] |
       | tool_choice              | there are no tools to choose from           | "input": "a", "tool_choice": "required" |
       | tool_choice              | there is no function «b» among the tools    | "input": "a", "tools": [{"type": "function", "name": "a"}], "tool_choice": {"type": "function", "name": "b"} |
       | tool_choice.name         | it is required                              | "input": "a", "tools": [{"type": "function", "name": "a"}], "tool_choice": {"type": "function"} |
       | tool_choice.type         | file_search                                 | "input": "a", "tool_choice": {"type": "file_search"} |
       | text.format.schema       | it is required                              | "input": "a", "text": {"format": {"type": "json_schema", "name": "a"}} |
-      | text.format.schema       | Invalid schema for response_format          | "input": "a", "text": {"format": {"type": "json_schema", "name": "a", "schema": {"minContains": 2}}} |
+      | text.format.schema       | Invalid schema for response_format          | "input": "a", "text": {"format": {"type": "json_schema", "name": "a", "strict": true, "schema": {"not": {"const": 2}}}} |
       | include.0                | thoughts                                    | "input": "a", "include": ["thoughts"] |
       | top_logprobs             | it needs                                    | "input": "a", "top_logprobs": 2 |
       | max_output_tokens        | 0 is less than the minimum of 1             | "input": "a", "max_output_tokens": 0 |

@@ -51,7 +51,26 @@ Feature: Answers of a given form
     When I ask for 200 continuations at a temperature of 1.5 by ten JSON schemas
     Then all that are complete are valid
 
-  Scenario Outline: A schema that cannot be held is refused with a pointer: <schema>
+  Scenario Outline: A constraint that cannot be enforced is relaxed and reported: <schema>
+    When I post to "/completion" as "application/json":
+      """
+      {"prompt": "a", "n_predict": 1, "json_schema": <schema>}
+      """
+    Then the status is 200
+    And the header "x-ortolan-ignored" is "json_schema<place>"
+
+    Examples:
+      | schema                                                              | place                 |
+      | {"type": "array", "uniqueItems": true}                              | /uniqueItems          |
+      | {"properties": {"a": {"not": {"const": 1}}}}                        | /properties/a/not     |
+      | {"items": {"type": "string", "format": "iri"}}                      | /items/format         |
+      | {"anyOf": [{"$ref": "#/nowhere"}]}                                  | /anyOf/0/%24ref       |
+      | {"oneOf": [{"type": "integer"}, {"type": "number"}]}                | /oneOf                |
+      | {"items": {"type": "string", "pattern": "a(?=b)"}}                  | /items/pattern        |
+      | {"properties": {"a": {}, "b": {}}, "minProperties": 2}              | /minProperties        |
+      | {"allOf": [{"type": "string"}, {"type": "null"}]}                   | /allOf                |
+
+  Scenario Outline: What is no schema is refused with a pointer: <schema>
     When I post to "/completion" as "application/json":
       """
       {"prompt": "a", "json_schema": <schema>}
@@ -61,24 +80,77 @@ Feature: Answers of a given form
     And the error says "Failed to parse json_schema: <place>: <problem>"
 
     Examples:
-      | schema                                                              | place                  | problem                        |
-      | {"type": "array", "uniqueItems": true}                              | /uniqueItems           | this keyword is not supported  |
-      | {"properties": {"a": {"not": {}}}}                                  | /properties/a/not      | this keyword is not supported  |
-      | {"items": {"type": "strin"}}                                        | /items/type            |                                |
-      | {"items": {"type": "string", "format": "iri"}}                      | /items/format          | the formats that can be held   |
-      | {"anyOf": [{"$ref": "#/nowhere"}]}                                  | /anyOf/0/$ref          | there is no schema at          |
-      | {"oneOf": [{"type": "integer"}, {"type": "number"}]}                | /oneOf                 | a value may follow both 0 and 1 |
-      | {"items": {"type": "string", "pattern": "a(?=b)"}}                  | /items                 | regex parse error              |
-      | {"allOf": [{"type": "string"}, {"type": "null"}]}                   | the schema             | Unsatisfiable schema           |
+      | schema                             | place           | problem              |
+      | {"items": {"type": "strin"}}       | /items/type     | "strin" is no type   |
+      | {"items": {"type": 5}}             | /items/type     | 5 is no type         |
+      | {"items": {"minimum": "1"}}        | /items/minimum  | it must be a number  |
+      | {"properties": {"a": 1}}           | /properties/a   | a schema is          |
 
-  Scenario: A schema of a chat that cannot be held
+  Scenario Outline: A strict schema of a chat with a constraint that cannot be enforced: <schema>
     When I post to "/v1/chat/completions" as "application/json":
       """
-      {"messages": [{"role": "user", "content": "a"}], "response_format": {"type": "json_schema", "json_schema": {"name": "a", "schema": {"properties": {"b": {"minContains": 1}}}}}}
+      {"messages": [{"role": "user", "content": "a"}], "max_tokens": 1, "response_format": {"type": "json_schema", "json_schema": {"name": "a", "strict": true, "schema": <schema>}}}
       """
     Then the status is 400
     And the error's param is "response_format"
-    And the error says "Invalid schema for response_format: /properties/b/minContains: this keyword is not supported"
+    And the error says "Invalid schema for response_format: <place>: <problem>"
+
+    Examples:
+      | schema                                               | place                   | problem                                   |
+      | {"properties": {"b": {"contains": {"const": 1}}}}    | /properties/b/contains  | contains cannot be enforced token by token |
+      | {"properties": {"b": {"pattern": "^(?!x)a$"}}}       | /properties/b/pattern   | this pattern cannot be enforced           |
+      | {"properties": {"a": {}, "b": {}}, "minProperties": 2} | /minProperties        | minProperties cannot be enforced          |
+
+  Scenario: The same schema of a chat without strict
+    When I post to "/v1/chat/completions" as "application/json":
+      """
+      {"messages": [{"role": "user", "content": "a"}], "max_tokens": 1, "response_format": {"type": "json_schema", "json_schema": {"name": "a", "schema": {"properties": {"b": {"contains": {"const": 1}}}}}}}
+      """
+    Then the status is 200
+    And the header "x-ortolan-ignored" is "response_format.json_schema.schema/properties/b/contains"
+
+  Scenario Outline: One function whose schema cannot be enforced among others: <constraint>
+    When I post to "/v1/chat/completions" as "application/json":
+      """
+      {"messages": [{"role": "user", "content": "a"}], "max_tokens": 1, "tools": [{"type": "function", "function": {"name": "good"}}, {"type": "function", "function": {"name": "bad", "parameters": {"type": "object", "properties": {"v": {<constraint>}}}}}]}
+      """
+    Then the status is 200
+    And the header "x-ortolan-ignored" is "tools.1.function.parameters/properties/v/<keyword>"
+
+    Examples:
+      | constraint                                          | keyword       |
+      | "type": "array", "contains": {"const": "a"}         | contains      |
+      | "type": "object", "propertyNames": {"maxLength": 3} | propertyNames |
+      | "type": "string", "pattern": "^(?!x)a$"             | pattern       |
+      | "properties": {"a": {}, "b": {}}, "minProperties": 2 | minProperties |
+
+  Scenario: A strict function whose schema cannot be enforced is refused by its name
+    When I post to "/v1/chat/completions" as "application/json":
+      """
+      {"messages": [{"role": "user", "content": "a"}], "tools": [{"type": "function", "function": {"name": "bad", "strict": true, "parameters": {"type": "object", "properties": {"v": {"type": "string", "pattern": "^(?!x)a$"}}}}}]}
+      """
+    Then the status is 400
+    And the error's param is "tools"
+    And the error says "function 'bad': /properties/v/pattern: this pattern cannot be enforced"
+
+  Scenario: An integer without bounds ends
+    When I ask for a completion:
+      """
+      {"prompt": "The digits of pi: 31415926535897932384626433832795028841971", "n_predict": 60, "temperature": 0, "json_schema": {"type": "integer"}}
+      """
+    Then the status is 200
+    And the answer's "stopped_eos" is true
+
+  Scenario: An object has no properties but those that it names
+    When I chat:
+      """
+      {"messages": [{"role": "user", "content": "Fill."}], "max_tokens": 60, "temperature": 0, "response_format": {"type": "json_schema", "json_schema": {"name": "x", "schema": {"type": "object", "properties": {"name": {"type": "string", "maxLength": 10}}, "required": ["name"]}}}}
+      """
+    Then the status is 200
+    And the answer's "choices.0.message.content" is JSON that is valid for:
+      """
+      {"type": "object", "properties": {"name": {"type": "string", "maxLength": 10}}, "required": ["name"], "additionalProperties": false}
+      """
 
   Scenario Outline: A form that is none is refused: <form>
     When I post to "/v1/chat/completions" as "application/json":

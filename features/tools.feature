@@ -133,7 +133,7 @@ Feature: Functions that the model may call
       | tools.0.type             | custom                                         | "tools": [{"type": "custom", "function": {"name": "a"}}] |
       | tools.0.function.name    | does not match                                 | "tools": [{"type": "function", "function": {"name": "a b"}}] |
       | tools.1.function.name    | another function is called «a», too            | "tools": [{"type": "function", "function": {"name": "a"}}, {"type": "function", "function": {"name": "a"}}] |
-      | tools                    | Invalid schema for function 'a': /minContains: this keyword is not supported | "tools": [{"type": "function", "function": {"name": "a", "parameters": {"minContains": 2}}}] |
+      | tools                    | Invalid schema for function 'a': /not: not cannot be enforced | "tools": [{"type": "function", "function": {"name": "a", "strict": true, "parameters": {"not": {"const": 2}}}}] |
       | tool_choice              | there are no tools to choose from              | "tool_choice": "required" |
       | tool_choice              | there is no function «b» among the tools       | "tools": [{"type": "function", "function": {"name": "a"}}], "tool_choice": {"type": "function", "function": {"name": "b"}} |
       | tool_choice.function     | it is required                                 | "tools": [{"type": "function", "function": {"name": "a"}}], "tool_choice": {"type": "function"} |

@@ -3,20 +3,10 @@
 
 use serde_json::{Map, Value, json};
 
+use super::digits::Begin;
+use super::schema;
 use super::vocabulary::{GrammarVocabulary, Spelling};
-use super::{GrammarError, schema};
 use crate::token::TokenId;
-
-/// Keywords by which an object has other properties than those of its `properties`, or says that it has none.
-const OPENING: [&str; 7] = [
-    "$ref",
-    "additionalProperties",
-    "allOf",
-    "anyOf",
-    "oneOf",
-    "patternProperties",
-    "unevaluatedProperties",
-];
 
 /// What an answer must follow that may, or must, call functions. The names of control tokens in its texts are the
 /// tokens.
@@ -69,18 +59,28 @@ pub struct FunctionCall {
     pub end: String,
 }
 
+/// The schemas of a grammar, as llguidance takes them.
+pub(super) struct Schemas {
+    /// That of an answer without calls.
+    pub(super) answer: Option<Value>,
+    /// Those of the functions' arguments, in their order.
+    pub(super) arguments: Vec<Value>,
+}
+
 /// Writes the grammar in llguidance's kind of Lark.
 pub(super) fn write(
     grammar: &CallGrammar,
+    schemas: Schemas,
     vocabulary: &dyn GrammarVocabulary,
-) -> Result<String, GrammarError> {
+) -> String {
     let literals = Literals::of(vocabulary);
     let mark = quoted(&grammar.mark);
     let mut rules = vec!["TEXT: /(?s:.+)/".to_owned()];
     let (before, taken) = match &grammar.otherwise {
         Otherwise::Nothing => ("", 0),
-        Otherwise::Json { schema, .. } => {
-            rules.push(format!("answer: %json {}", schema::read(schema)?));
+        Otherwise::Json { .. } => {
+            let schema = schemas.answer.unwrap_or(Value::Bool(true));
+            rules.push(format!("answer: %json {schema}"));
             ("answer | ", 0)
         }
         // A control token ends a text by itself.
@@ -112,34 +112,45 @@ pub(super) fn write(
         }
         None => "",
     };
-    for (number, function) in (0..).zip(&grammar.functions) {
-        rules.push(format!("a{number}: %json {}", arguments(function)?));
+    for (number, mut arguments) in schemas.arguments.into_iter().enumerate() {
+        // They are spelled in one way, so that what is certain is taken at once.
+        arguments["x-guidance"] = json!({
+            "whitespace_flexible": false, "item_separator": ", ", "key_separator": ": ",
+        });
+        rules.push(format!("a{number}: %json {arguments}"));
     }
     let closing = literals.write(&grammar.closing);
     rules.push(format!("start: {before}first {more} {closing}"));
-    Ok(rules.join("\n"))
+    rules.join("\n")
 }
 
-/// The schema of a call's arguments. They are spelt in one way, so that what is certain is taken at once; and an object
-/// that says which properties it has, and not that it has others, has no others: a function takes what it declares.
-fn arguments(function: &FunctionCall) -> Result<Value, GrammarError> {
-    let mut schema = function.arguments.clone();
-    let fields = schema.as_object_mut();
-    let closes = |fields: &&mut Map<String, Value>| {
-        fields.get("properties").is_some_and(Value::is_object)
-            && !fields.keys().any(|keyword| OPENING.contains(&&**keyword))
-    };
-    if let Some(fields) = fields.filter(closes) {
-        fields.insert("additionalProperties".to_owned(), false.into());
+impl FunctionCall {
+    /// The schema of the arguments. A function that declares an empty list of properties takes none.
+    pub(super) fn schema(&self) -> Value {
+        let mut schema = self.arguments.clone();
+        if let Some(fields) = schema.as_object_mut() {
+            let properties = fields.get("properties").and_then(Value::as_object);
+            let constraints = fields.keys().filter(|keyword| *keyword != "required");
+            let mut others = constraints.filter(|keyword| schema::is_structural(keyword));
+            if properties.is_some_and(Map::is_empty)
+                && others.all(|keyword| keyword == "properties")
+            {
+                fields.insert("additionalProperties".to_owned(), false.into());
+            }
+        }
+        schema
     }
-    let mut written = schema::read(&schema).map_err(|error| GrammarError::Function {
-        name: function.name.clone(),
-        error: Box::new(error),
-    })?;
-    written["x-guidance"] = json!({
-        "whitespace_flexible": false, "item_separator": ", ", "key_separator": ": ",
-    });
-    Ok(written)
+}
+
+impl CallGrammar {
+    /// Where JSON begins in a text.
+    pub(super) fn begin(&self) -> Begin {
+        match self.otherwise {
+            Otherwise::Text if self.after_text => Begin::AtMark(self.mark.clone()),
+            Otherwise::Text => Begin::WithMark(self.mark.clone()),
+            Otherwise::Nothing | Otherwise::Json { .. } => Begin::Here,
+        }
+    }
 }
 
 /// A text as llguidance reads it: as in JSON.

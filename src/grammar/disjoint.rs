@@ -3,6 +3,7 @@
 //! are as `schema` writes them.
 
 use std::cell::Cell;
+use std::collections::HashSet;
 
 use serde_json::{Map, Value};
 
@@ -36,6 +37,25 @@ impl Definitions {
         numbered
             .map(|(number, schema)| (number.to_string(), schema.clone()))
             .collect()
+    }
+
+    /// The values of `multipleOf` in a schema and in all that it names.
+    pub(super) fn multiples(&self, schema: &Value) -> Vec<f64> {
+        let (mut multiples, mut seen) = (Vec::new(), HashSet::new());
+        let mut waiting = vec![schema];
+        while let Some(value) = waiting.pop() {
+            match value {
+                Value::Object(fields) => {
+                    let multiple = fields.get("multipleOf").and_then(Value::as_f64);
+                    multiples.extend(multiple.filter(|multiple| !multiples.contains(multiple)));
+                    waiting.extend(fields.values().rev());
+                }
+                Value::Array(values) => waiting.extend(values.iter().rev()),
+                Value::String(text) if seen.insert(text) => waiting.extend(self.named(text)),
+                _ => {}
+            }
+        }
+        multiples
     }
 
     fn named(&self, reference: &str) -> Option<&Value> {

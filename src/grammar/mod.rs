@@ -6,6 +6,7 @@
 
 mod calls;
 mod characters;
+mod digits;
 mod disjoint;
 mod follow;
 mod gbnf;
@@ -16,7 +17,8 @@ mod thought;
 mod vocabulary;
 
 use std::fmt;
-use std::sync::Arc;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::{Arc, OnceLock};
 
 use llguidance::api::{ParserLimits, TopLevelGrammar};
 use llguidance::toktrie::{InferenceCapabilities, TokEnv};
@@ -30,6 +32,8 @@ pub use gbnf::MAX_GRAMMAR_BYTES;
 pub use thought::ThoughtRule;
 pub use vocabulary::{Cutting, GrammarVocabulary, Spelling};
 
+use calls::Schemas;
+use digits::{Begin, DigitLimit, DigitTokens};
 use thought::Thought;
 use vocabulary::Environment;
 
@@ -164,6 +168,8 @@ pub struct GrammarCompiler {
     vocabulary: Arc<dyn GrammarVocabulary>,
     canonical: ParserFactory,
     free: ParserFactory,
+    /// Made when the first JSON Schema comes: it walks the whole vocabulary.
+    digit_tokens: OnceLock<Arc<DigitTokens>>,
 }
 
 impl GrammarCompiler {
@@ -177,6 +183,7 @@ impl GrammarCompiler {
             vocabulary,
             canonical: factory(canonical)?,
             free: factory(free)?,
+            digit_tokens: OnceLock::new(),
         })
     }
 
@@ -202,9 +209,9 @@ impl GrammarCompiler {
 
     /// A text that begins in a thought, and follows a constraint behind it.
     pub fn after_thought(&self, rule: ThoughtRule, answer: Option<Constraint>) -> Constraint {
-        let (answer, relaxations) = match answer {
-            Some(constraint) => (constraint.answer, constraint.relaxations),
-            None => (None, Arc::default()),
+        let (answer, digits, relaxations) = match answer {
+            Some(constraint) => (constraint.answer, constraint.digits, constraint.relaxations),
+            None => (None, None, Arc::default()),
         };
         let vocabulary = Arc::clone(&self.vocabulary);
         let thought = Thought::new(rule, vocabulary, answer.is_some());
@@ -212,6 +219,7 @@ impl GrammarCompiler {
             thought: Some(Box::new(thought)),
             certain: Vec::new(),
             relaxations,
+            digits,
             answer,
         }
     }
@@ -234,12 +242,20 @@ impl GrammarCompiler {
                 self.constraint(written, cutting)
                     .map_err(GrammarError::TooLarge)
             }
-            GrammarSource::JsonSchema { schema, .. } => {
-                let written = schema::read(schema)?;
-                let compile =
-                    |written| self.constraint(TopLevelGrammar::from_json_schema(written), cutting);
-                compile(written)
-                    .map_err(|problem| schema::locate(schema, problem, |part| compile(part).err()))
+            GrammarSource::JsonSchema { schema, strict } => {
+                let compiled = schema::compile(schema, *strict, |written| {
+                    let written = TopLevelGrammar::from_json_schema(written.clone());
+                    self.constraint(written, cutting)
+                })?;
+                let relaxation = |pointer| Relaxation {
+                    function: None,
+                    pointer,
+                };
+                Ok(Constraint {
+                    relaxations: compiled.relaxed.into_iter().map(relaxation).collect(),
+                    digits: Some(self.digit_limit(Begin::Here)),
+                    ..compiled.constraint
+                })
             }
             GrammarSource::Regex(text) => {
                 within(text)?;
@@ -251,12 +267,84 @@ impl GrammarCompiler {
                 self.constraint(TopLevelGrammar::from_lark(text.clone()), cutting)
                     .map_err(GrammarError::Refused)
             }
-            GrammarSource::Calls(calls) => {
-                let written = calls::write(calls, &*self.vocabulary)?;
-                self.constraint(TopLevelGrammar::from_lark(written), cutting)
-                    .map_err(GrammarError::TooLarge)
+            GrammarSource::Calls(calls) => self.calls(calls, cutting),
+        }
+    }
+
+    /// A constraint to calls. Most schemas can be compiled as they are read; only if all together cannot, each is
+    /// compiled alone to find what has to be left out.
+    fn calls(&self, calls: &CallGrammar, cutting: Cutting) -> Result<Constraint, GrammarError> {
+        for alone in [false, true] {
+            let mut relaxations = Vec::new();
+            let Some(schemas) = self.schemas(calls, alone, cutting, &mut relaxations)? else {
+                continue;
+            };
+            let written = calls::write(calls, schemas, &*self.vocabulary);
+            if let Ok(constraint) = self.constraint(TopLevelGrammar::from_lark(written), cutting) {
+                return Ok(Constraint {
+                    relaxations: relaxations.into(),
+                    digits: Some(self.digit_limit(calls.begin())),
+                    ..constraint
+                });
             }
         }
+        let problem = "the schemas of all functions together are too large";
+        Err(GrammarError::TooLarge(problem.to_owned()))
+    }
+
+    /// The schemas of calls, read, or each compiled alone; `None` if one has to be compiled to be read.
+    fn schemas(
+        &self,
+        calls: &CallGrammar,
+        alone: bool,
+        cutting: Cutting,
+        relaxations: &mut Vec<Relaxation>,
+    ) -> Result<Option<Schemas>, GrammarError> {
+        let mut read = |schema: &Value, strict, function: Option<&String>| {
+            let compiled = match alone {
+                false => schema::read_at_once(schema, strict),
+                true => schema::compile(schema, strict, |written| {
+                    let written = TopLevelGrammar::from_json_schema(written.clone());
+                    self.constraint(written, cutting).map(|_| ())
+                })
+                .map(Some),
+            };
+            let compiled = match (compiled, function) {
+                (Err(error), Some(name)) => Err(GrammarError::Function {
+                    name: name.clone(),
+                    error: Box::new(error),
+                }),
+                (compiled, _) => compiled,
+            }?;
+            Ok(compiled.map(
+                |schema::Compiled {
+                     written, relaxed, ..
+                 }| {
+                    relaxations.extend(relaxed.into_iter().map(|pointer| Relaxation {
+                        function: function.cloned(),
+                        pointer,
+                    }));
+                    written
+                },
+            ))
+        };
+        let answer = match &calls.otherwise {
+            Otherwise::Json { schema, strict } => match read(schema, *strict, None)? {
+                None => return Ok(None),
+                answer => answer,
+            },
+            Otherwise::Nothing | Otherwise::Text => None,
+        };
+        let arguments = calls.functions.iter();
+        let arguments = arguments
+            .map(|function| read(&function.schema(), function.strict, Some(&function.name)))
+            .collect::<Result<Option<Vec<Value>>, GrammarError>>()?;
+        Ok(arguments.map(|arguments| Schemas { answer, arguments }))
+    }
+
+    fn digit_limit(&self, begin: Begin) -> DigitLimit {
+        let make = || Arc::new(DigitTokens::of(&self.vocabulary));
+        DigitLimit::new(Arc::clone(self.digit_tokens.get_or_init(make)), begin)
     }
 
     /// A constraint, or in llguidance's words why there is none.
@@ -265,17 +353,22 @@ impl GrammarCompiler {
             Cutting::Canonical => &self.canonical,
             Cutting::Free => &self.free,
         };
-        let mut matcher = Matcher::new(factory.create_parser(written));
-        if matcher.get_error().is_none() {
-            // A grammar that nothing can follow shows at its first token.
-            let _ = matcher.compute_mask_or_eos();
-        }
+        let compile = AssertUnwindSafe(|| {
+            let mut matcher = Matcher::new(factory.create_parser(written));
+            if matcher.get_error().is_none() {
+                // A grammar that nothing can follow shows at its first token.
+                let _ = matcher.compute_mask_or_eos();
+            }
+            matcher
+        });
+        let matcher = catch_unwind(compile).map_err(|_| "reading it panicked".to_owned())?;
         match matcher.get_error() {
             Some(error) => Err(plain(&error)),
             None => Ok(Constraint {
                 thought: None,
                 certain: Vec::new(),
                 relaxations: Arc::default(),
+                digits: None,
                 answer: Some(matcher),
             }),
         }
@@ -354,6 +447,8 @@ pub struct Constraint {
     certain: Vec<TokenId>,
     /// What the text is not held to.
     relaxations: Arc<[Relaxation]>,
+    /// How long its numbers may be.
+    digits: Option<DigitLimit>,
     /// What follows it; anything may, if it is none.
     answer: Option<Matcher>,
 }
@@ -386,6 +481,9 @@ impl Constraint {
         });
         let known = allowed.len().min(logits.len());
         logits[known..].fill(f32::NEG_INFINITY);
+        if let Some(digits) = &self.digits {
+            digits.mask(logits);
+        }
         Ok(())
     }
 
@@ -404,6 +502,9 @@ impl Constraint {
         let Some(answer) = &mut self.answer else {
             return Ok(());
         };
+        if let Some(digits) = &mut self.digits {
+            digits.follow(token);
+        }
         answer
             .consume_token(token.0)
             .map_err(|error| GrammarError::Stuck(plain(&error.to_string())))
@@ -420,7 +521,12 @@ impl Constraint {
         let Some(answer) = self.answer.as_mut().filter(|_| self.thought.is_none()) else {
             return Ok(forced);
         };
-        forced.extend(answer.consume_ff_tokens().into_iter().map(TokenId));
+        for token in answer.consume_ff_tokens().into_iter().map(TokenId) {
+            if let Some(digits) = &mut self.digits {
+                digits.follow(token);
+            }
+            forced.push(token);
+        }
         match answer.get_error() {
             Some(error) => Err(GrammarError::Stuck(plain(&error))),
             None => Ok(forced),

@@ -2,6 +2,9 @@
 //! takes, in the order in which the schema names properties.
 
 mod refused;
+mod relaxed;
+mod superset;
+mod zoo;
 
 use serde_json::{Value, json};
 
@@ -355,7 +358,7 @@ fn arrays_and_objects() {
         &["{}", r#"{"b":"x"}"#, r#"{"a":"x"}"#, r#"{"a":1,"c":2}"#],
     );
     check(
-        json!({"type": "object", "properties": {"a": {"type": "integer"}}}),
+        json!({"type": "object", "properties": {"a": {"type": "integer"}}, "additionalProperties": true}),
         &["{}", r#"{"a":1}"#, r#"{"a":1,"z":null}"#, r#"{"z":null}"#],
         &[r#"{"a":null}"#],
     );

@@ -1,7 +1,10 @@
 use std::sync::Arc;
 
 use super::*;
-use crate::grammar::{Constraint, Cutting, GrammarCompiler, GrammarSource};
+use crate::grammar::{
+    Constraint, Cutting, GrammarCompiler, GrammarError, GrammarSource, Relaxation,
+};
+use crate::token::TokenId;
 
 /// The 256 bytes, and two control tokens.
 struct Bytes(Vec<u8>);
@@ -227,13 +230,69 @@ fn an_object_that_opens_itself_stays_open() {
 
 #[test]
 fn a_schema_that_cannot_be_held_is_told_with_its_function() {
-    let schema = json!({"type": "object", "properties": {"a": {"minContains": 2}}});
-    let grammar = CallGrammar {
-        functions: vec![function("odd", "<c>odd", schema, "</c>")],
+    let schema = json!({"type": "object", "properties": {"a": {"not": {"const": 2}}}});
+    let grammar = |strict| CallGrammar {
+        functions: vec![
+            function("good", "<c>good", json!({"type": "object"}), "</c>"),
+            FunctionCall {
+                strict,
+                ..function("odd", "<c>odd", schema.clone(), "</c>")
+            },
+        ],
         ..tagged(Otherwise::Text)
     };
     assert_eq!(
-        compile(grammar).err().unwrap().to_string(),
-        "function 'odd': /properties/a/minContains: this keyword is not supported"
+        compile(grammar(true)).err().unwrap().to_string(),
+        "function 'odd': /properties/a/not: not cannot be enforced token by token; leave it out, or do not set strict"
+    );
+    let relaxation = Relaxation {
+        function: Some("odd".to_owned()),
+        pointer: "/properties/a/not".to_owned(),
+    };
+    assert_eq!(compile(grammar(false)).unwrap().relaxations(), [relaxation]);
+    check(
+        &grammar(false),
+        &["<c>odd{\"a\": 2}</c>"],
+        &["<c>odd{\"b\": 2}</c>"],
+    );
+}
+
+/// What llguidance alone refuses is found among the functions, and left out of that one's schema.
+#[test]
+fn a_schema_that_llguidance_refuses_is_relaxed_alone() {
+    let odd =
+        json!({"type": "object", "properties": {"a": {"type": "string", "pattern": "^a\\b"}}});
+    let day = json!({"type": "object", "properties": {"of": {"type": "integer", "maximum": 31}}});
+    let grammar = CallGrammar {
+        functions: vec![
+            function("day", "<c>day", day, "</c>"),
+            function("odd", "<c>odd", odd, "</c>"),
+        ],
+        ..tagged(Otherwise::Text)
+    };
+    check(
+        &grammar,
+        &["<c>odd{\"a\": \"x\"}</c>", "<c>day{\"of\": 31}</c>"],
+        &["<c>odd{\"a\": 1}</c>", "<c>day{\"of\": 32}</c>"],
+    );
+    let constraint = compile(grammar).unwrap();
+    let pointers: Vec<&str> = constraint
+        .relaxations()
+        .iter()
+        .map(|relaxation| &*relaxation.pointer)
+        .collect();
+    assert_eq!(pointers, ["/properties/a/pattern"]);
+}
+
+#[test]
+fn numbers_end_in_arguments_and_not_in_the_text_before() {
+    let long = "7".repeat(40);
+    check(
+        &tagged(Otherwise::Text),
+        &[
+            &long,
+            &format!("{long}<c>day{{\"of\": 7777777777777777777}}</c>"),
+        ],
+        &[&format!("<c>day{{\"of\": {long}}}</c>")],
     );
 }
