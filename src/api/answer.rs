@@ -6,8 +6,8 @@ use futures_util::{Stream, StreamExt, stream};
 
 use super::error::Error;
 use super::stream::events;
-use crate::model::{AnswerToken, GenerateError, GenerateEvent, Generation, Summary};
-use crate::text::{AnswerPart, AnswerReader};
+use crate::model::{AnswerToken, FinishReason, GenerateError, GenerateEvent, Generation, Summary};
+use crate::text::{AnswerPart, AnswerReader, TextEnd};
 
 /// What is new of an answer: any number of `Parts`, one `Finished`.
 pub(super) enum AnswerEvent {
@@ -69,7 +69,7 @@ fn read(
             Ok(GenerateEvent::Finished(mut summary)) => {
                 let reader = reader.take().unwrap_or_else(AnswerReader::of_text);
                 summary.thought_tokens = reader.thought_tokens();
-                let parts = reader.finish();
+                let parts = reader.finish(text_end(&summary.reason));
                 let rest = (!parts.is_empty()).then_some(AnswerEvent::Parts {
                     parts,
                     tokens: Vec::new(),
@@ -80,6 +80,15 @@ fn read(
         };
         stream::iter(read)
     })
+}
+
+/// What the end of a generation means for text that was held back.
+fn text_end(reason: &FinishReason) -> TextEnd {
+    match reason {
+        FinishReason::EndOfText => TextEnd::Complete,
+        FinishReason::StopString(_) => TextEnd::StopString,
+        FinishReason::TokenLimit | FinishReason::ContextFull => TextEnd::Cut,
+    }
 }
 
 /// An answer from its first token to its end.

@@ -127,7 +127,7 @@ pub(super) fn write(
 impl FunctionCall {
     /// The schema of the arguments. A function that declares an empty list of properties takes none.
     pub(super) fn schema(&self) -> Value {
-        let mut schema = self.arguments.clone();
+        let mut schema = of_an_object(self.arguments.clone());
         if let Some(fields) = schema.as_object_mut() {
             let properties = fields.get("properties").and_then(Value::as_object);
             let constraints = fields.keys().filter(|keyword| *keyword != "required");
@@ -151,6 +151,25 @@ impl CallGrammar {
             Otherwise::Nothing | Otherwise::Json { .. } => Begin::Here,
         }
     }
+}
+
+/// The schema, for an object: arguments are always one, whether or not a schema says so.
+fn of_an_object(schema: Value) -> Value {
+    let mut fields = match schema {
+        Value::Bool(true) => Map::new(),
+        Value::Object(fields) => fields,
+        other => return other,
+    };
+    let may_be_object = match fields.get("type") {
+        // What is named says its own type; beside a reference, older drafts read nothing.
+        None => !fields.contains_key("$ref"),
+        Some(Value::Array(types)) => types.iter().any(|kind| kind == "object"),
+        Some(_) => false,
+    };
+    if may_be_object {
+        fields.insert("type".to_owned(), "object".into());
+    }
+    fields.into()
 }
 
 /// A text as llguidance reads it: as in JSON.

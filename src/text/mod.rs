@@ -21,7 +21,7 @@ pub use template::{ChatTemplate, TemplateError};
 pub use thoughts::ThoughtSyntax;
 pub use tokenizer::{SpecialTokens, Tokenizer, TokenizerError, UnknownToken};
 pub use tokenizer_json::Steps;
-pub use tools::{AnswerPart, AnswerReader, ToolSyntax};
+pub use tools::{AnswerPart, AnswerReader, TextEnd, ToolSyntax};
 pub use vocabulary::{Absorbs, Algorithm, Normalization, TokenKind, UnigramSpaces, Vocabulary};
 
 /// Bytes at the end of a text that the other begins with, if it is not all of it.

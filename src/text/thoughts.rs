@@ -1,6 +1,7 @@
 //! Thoughts that models write before they answer: between two marks, which the chat template gives away.
 
 use super::common;
+use super::tools::TextEnd;
 
 /// A way to write thoughts.
 #[derive(Debug, PartialEq, Eq)]
@@ -132,14 +133,21 @@ impl ThoughtReader {
         matches!(self.place, Place::Start | Place::Begun | Place::Within)
     }
 
-    /// The text has ended.
-    pub(super) fn finish(mut self) -> Told {
-        let held = std::mem::take(&mut self.held);
+    /// The text has ended. Where it was cut, the beginning of a mark belongs to neither thought nor answer.
+    pub(super) fn finish(mut self, end: TextEnd) -> Told {
+        let mut held = std::mem::take(&mut self.held);
+        let cut = end == TextEnd::Cut;
         match self.place {
-            Place::Begun | Place::Within => Told {
-                thought: held.trim_end().to_owned(),
-                answer: String::new(),
-            },
+            Place::Begun | Place::Within => {
+                if cut {
+                    held.truncate(held.len() - common(&held, self.syntax.end));
+                }
+                Told {
+                    thought: held.trim_end().to_owned(),
+                    answer: String::new(),
+                }
+            }
+            Place::Start if cut && !held.trim_start().is_empty() => Told::default(),
             Place::Start | Place::Answer => Told {
                 thought: String::new(),
                 answer: held,
@@ -229,7 +237,7 @@ mod tests {
                 read.answer += &told.answer;
             }
             let (tokens, whole) = (reader.tokens(), text.len());
-            let rest = reader.finish();
+            let rest = reader.finish(TextEnd::Complete);
             read.thought += &rest.thought;
             read.answer += &rest.answer;
             assert_eq!(
@@ -278,6 +286,29 @@ mod tests {
         check(false, "<think>Hm, hm ", "Hm, hm", "");
         check(true, "Hm </thi", "Hm </thi", "");
         check(false, "<think>Hm</think>\n", "Hm", "");
+    }
+
+    #[test]
+    fn a_mark_that_is_cut_is_told_nowhere() {
+        for (is_begun, text, thought, answer) in [
+            (false, "<thi", "", ""),
+            (false, "\n<think", "", ""),
+            (false, "  ", "", "  "),
+            (false, "<thing", "", "<thing"),
+            (true, "Hm </thi", "Hm", ""),
+            (false, "<think>Hm\n</", "Hm", ""),
+        ] {
+            let mut reader = ThoughtReader::new(&THINK, is_begun);
+            let mut told = reader.push(text, 1);
+            let rest = reader.finish(TextEnd::Cut);
+            told.thought += &rest.thought;
+            told.answer += &rest.answer;
+            assert_eq!(
+                (&*told.thought, &*told.answer),
+                (thought, answer),
+                "{text:?}"
+            );
+        }
     }
 
     #[test]

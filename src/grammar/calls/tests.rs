@@ -296,3 +296,22 @@ fn numbers_end_in_arguments_and_not_in_the_text_before() {
         &[&format!("<c>day{{\"of\": {long}}}</c>")],
     );
 }
+
+#[test]
+fn arguments_are_an_object_whatever_the_schema_leaves_out() {
+    for schema in [
+        json!({}),
+        json!(true),
+        json!({"properties": {"a": {"type": "boolean"}}}),
+        json!({"type": ["object", "null"], "properties": {"a": {"type": "boolean"}}}),
+        json!({"description": "nothing is said", "anyOf": [{"required": ["a"]}, {"type": "object"}]}),
+    ] {
+        let mut grammar = tagged(Otherwise::Nothing);
+        grammar.functions = vec![function("f", "<c>f", schema.clone(), "</c>")];
+        check(
+            &grammar,
+            &["<c>f{\"a\": true}</c>"],
+            &["<c>f7</c>", "<c>f[]</c>", "<c>fnull</c>", "<c>f\"a\"</c>"],
+        );
+    }
+}

@@ -29,7 +29,8 @@ pub(in crate::text) fn in_words(conversation: &Conversation) -> Conversation {
                 last.content = format!("{}\n\n{}", message.content, last.content);
             }
             Some(last) if of_tools && followed_tool => {
-                last.content = format!("{}\n{}", last.content, response(message));
+                last.content.push('\n');
+                last.content.push_str(&response(message));
             }
             _ => messages.push(alone(message)),
         }

@@ -4,7 +4,7 @@
 pub(super) mod generic;
 mod reader;
 
-pub use reader::{AnswerPart, AnswerReader};
+pub use reader::{AnswerPart, AnswerReader, TextEnd};
 
 use super::conversation::ToolCall;
 

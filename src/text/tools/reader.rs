@@ -21,6 +21,17 @@ pub enum AnswerPart {
     Arguments(String),
 }
 
+/// Why an answer has no more text. It decides what becomes of text that was held back.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum TextEnd {
+    /// The model ended it: what was held back is text.
+    Complete,
+    /// A stop string was found: the beginning of a call is not text.
+    StopString,
+    /// A limit cut it: what may be the beginning of a call or of a thought is not text.
+    Cut,
+}
+
 /// Reads the text of one answer.
 #[derive(Debug)]
 pub struct AnswerReader {
@@ -144,16 +155,20 @@ impl AnswerReader {
         }
     }
 
-    /// The text has ended: what was held back.
-    pub fn finish(mut self) -> Vec<AnswerPart> {
-        let told = self.thoughts.take().map(ThoughtReader::finish);
+    /// The text has ended: what was held back, if it is part of the answer. A call that breaks off before its arguments
+    /// is not: nobody could use it, and its markup is no text.
+    pub fn finish(mut self, end: TextEnd) -> Vec<AnswerPart> {
+        let thoughts = self.thoughts.take();
+        let told = thoughts.map(|thoughts| thoughts.finish(end));
         let Told { thought, answer } = told.unwrap_or_default();
         let mut parts = Vec::from_iter(thought_of(thought));
         if !answer.is_empty() {
             parts.extend(self.push_answer(&answer));
         }
         parts.extend(match self.place {
-            Place::Start | Place::Text | Place::FirstCall => said(&self.held),
+            Place::Start | Place::Text if end != TextEnd::Cut => said(&self.held),
+            Place::FirstCall if end == TextEnd::Complete => said(&self.held),
+            Place::Start | Place::Text | Place::FirstCall => None,
             // What belongs to calls was cut off.
             Place::Arguments(_) | Place::AfterArguments | Place::AfterCall => None,
         });

@@ -82,8 +82,13 @@ fn calls(syntax: &ToolSyntax) -> Vec<ToolCall> {
     calls
 }
 
-/// What a reader makes of a text that comes in pieces of so many characters.
-fn read(syntax: &'static ToolSyntax, text: &str, characters: usize) -> Vec<AnswerPart> {
+/// What a reader makes of a text that comes in pieces of so many characters and ends so.
+fn read(
+    syntax: &'static ToolSyntax,
+    text: &str,
+    characters: usize,
+    end: TextEnd,
+) -> Vec<AnswerPart> {
     let names = ["get_weather", "get_weather_of_week", "now"].map(str::to_owned);
     let mut reader = AnswerReader::of_calls(syntax, names.to_vec());
     let all: Vec<char> = text.chars().collect();
@@ -91,7 +96,7 @@ fn read(syntax: &'static ToolSyntax, text: &str, characters: usize) -> Vec<Answe
     for piece in all.chunks(characters) {
         parts.extend(reader.push(&piece.iter().collect::<String>(), piece.len()));
     }
-    joined(parts.into_iter().chain(reader.finish()))
+    joined(parts.into_iter().chain(reader.finish(end)))
 }
 
 /// Neighbouring pieces of texts and arguments as one.
@@ -111,8 +116,13 @@ fn joined(parts: impl Iterator<Item = AnswerPart>) -> Vec<AnswerPart> {
 
 #[track_caller]
 fn check(syntax: &'static ToolSyntax, text: &str, expected: &[AnswerPart]) {
+    check_ended(syntax, text, TextEnd::Complete, expected);
+}
+
+#[track_caller]
+fn check_ended(syntax: &'static ToolSyntax, text: &str, end: TextEnd, expected: &[AnswerPart]) {
     for characters in [1, 2, 3, 7, text.len().max(1)] {
-        let read = read(syntax, text, characters);
+        let read = read(syntax, text, characters, end);
         assert_eq!(read, expected, "in pieces of {characters}: {text}");
     }
 }
@@ -217,6 +227,41 @@ fn a_call_that_breaks_off_has_what_came_of_its_arguments() {
     check(&HERMES, begun, &called("now", r#"{"zone": "U"#));
     let ended = "<function=now>{}</func";
     check(&FUNCTIONARY, ended, &called("now", "{}"));
+}
+
+#[test]
+fn a_call_that_is_cut_before_its_arguments_is_no_text() {
+    for (name, syntax, _) in TEMPLATES {
+        let calls = &calls(syntax)[..1];
+        let written = syntax.write(calls);
+        let arguments = written.find(&calls[0].arguments).unwrap();
+        let lead = match syntax.after_text {
+            true => "Let me see.\n",
+            false => "",
+        };
+        let said: Vec<AnswerPart> = (!lead.is_empty()).then(|| text(lead)).into_iter().collect();
+        for cut in 1..=arguments {
+            let so_far = format!("{lead}{}", &written[..cut]);
+            let parts = read(syntax, &so_far, 1, TextEnd::Cut);
+            let called = AnswerPart::Call {
+                name: "get_weather".to_owned(),
+            };
+            let mut expected = said.clone();
+            // Two names begin alike: only what is behind the name tells which it is.
+            expected.extend((cut == arguments).then_some(called));
+            assert_eq!(parts, expected, "{name}: {so_far}");
+            check_ended(syntax, &so_far, TextEnd::Cut, &expected);
+        }
+    }
+}
+
+#[test]
+fn a_stop_string_takes_the_beginning_of_a_call_but_no_text() {
+    let stop = TextEnd::StopString;
+    check_ended(&HERMES, "a <", stop, &[text("a <")]);
+    check_ended(&HERMES, "a <tool_call>\n{\"na", stop, &[text("a ")]);
+    check_ended(&LLAMA3, "{\"n", stop, &[text("{\"n")]);
+    check_ended(&LLAMA3, "{\"name\": \"no", stop, &[]);
 }
 
 #[test]
