@@ -11,6 +11,7 @@ mod thoughts;
 mod tokenizer;
 mod tokenizer_json;
 mod tools;
+mod turns;
 mod vocabulary;
 
 pub use conversation::{ChatMessage, Conversation, Ending, ToolCall};

@@ -15,6 +15,7 @@ use super::conversation::{ChatMessage, Conversation, ENABLE_THINKING, Ending};
 use super::predefined::CHATML;
 use super::thoughts::ThoughtSyntax;
 use super::tools::{HERMES, ToolSyntax, generic};
+use super::turns;
 
 /// Most bytes a template may have; the largest known ones have some 20,000.
 const SOURCE_BYTES: usize = 512 * 1024;
@@ -140,7 +141,7 @@ impl ChatTemplate {
     }
 
     /// The prompt, open for the assistant's answer. `now` is what a template that asks for the date is
-    /// told (in UTC).
+    /// told (in UTC). Turns that the template refuses or leaves out are folded into others ([`turns`]).
     pub fn render(
         &self,
         conversation: &Conversation,
@@ -165,6 +166,26 @@ impl ChatTemplate {
         let in_words = (self.tools.is_none() && conversation.has_tools())
             .then(|| generic::in_words(conversation));
         let conversation = in_words.as_ref().unwrap_or(conversation);
+        let written = self.render_turns(conversation, now);
+        let is_folded = match &written {
+            Ok(prompt) => !turns::shows_later_systems(prompt, conversation),
+            Err(TemplateError::Refused(_)) => true,
+            Err(_) => false,
+        };
+        if !is_folded {
+            return written;
+        }
+        let foldings = turns::foldings(conversation);
+        let mut folded = foldings.iter().map(|folded| self.render_turns(folded, now));
+        folded.find(Result::is_ok).unwrap_or(written)
+    }
+
+    /// The conversation with the turns that it has.
+    fn render_turns(
+        &self,
+        conversation: &Conversation,
+        now: SystemTime,
+    ) -> Result<String, TemplateError> {
         let messages = conversation.messages.iter();
         let messages: Vec<Value> = messages
             .map(|message| message_value(message, conversation))
