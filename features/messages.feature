@@ -148,3 +148,165 @@ Feature: Messages as with Anthropic's API
       """
     Then the status is 401
     And the answer's "error.type" is "authentication_error"
+
+  Scenario Outline: A text that follows a schema: <field>
+    When I post to "/v1/messages" as "application/json":
+      """
+      {"max_tokens": 60, "temperature": 0, "messages": [{"role": "user", "content": "Where is Bergen?"}], <field>}
+      """
+    Then the status is 200
+    And the header "x-ortolan-ignored" is missing
+    And the answer's "stop_reason" is "end_turn"
+    And the answer's "content" has 1 entries
+    And the answer's "content.0.text" is JSON that is valid for:
+      """
+      {"type": "object", "properties": {"country": {"enum": ["Norway", "Italy"]}}, "required": ["country"], "additionalProperties": false}
+      """
+
+    Examples:
+      | field |
+      | "output_config": {"format": {"type": "json_schema", "schema": {"type": "object", "properties": {"country": {"enum": ["Norway", "Italy"]}}, "required": ["country"], "additionalProperties": false}}} |
+      | "output_format": {"type": "json_schema", "schema": {"type": "object", "properties": {"country": {"enum": ["Norway", "Italy"]}}, "required": ["country"], "additionalProperties": false}} |
+      | "output_config": {"format": {"type": "json_schema", "schema": {"type": "object", "properties": {"country": {"enum": ["Norway", "Italy"]}}, "required": ["country"], "additionalProperties": false}}}, "tools": [{"name": "now", "input_schema": {"type": "object"}}], "system": "Never call a function. Answer with JSON.", "stop_sequences": null |
+
+  Scenario: A text that follows a schema as it comes
+    When I stream a message:
+      """
+      {"max_tokens": 60, "temperature": 0, "messages": [{"role": "user", "content": "Where is Bergen?"}],
+       "output_config": {"format": {"type": "json_schema", "schema": {"const": {"country": "Norway"}}}}}
+      """
+    Then the status is 200
+    And the blocks of the stream are one text that contains "Norway"
+
+  Scenario: A schema beside a tool that must be used
+    When I post to "/v1/messages" as "application/json":
+      """
+      {"max_tokens": 60, "temperature": 0, "messages": [{"role": "user", "content": "What time is it?"}],
+       "output_config": {"format": {"type": "json_schema", "schema": {"type": "object"}}},
+       "tools": [{"name": "now", "input_schema": {"type": "object", "properties": {}}}],
+       "tool_choice": {"type": "any", "disable_parallel_tool_use": true}}
+      """
+    Then the answer's "stop_reason" is "tool_use"
+    And the answer's "content.0.name" is "now"
+
+  Scenario: A conversation that is to be kept is refused in a way that libraries understand
+    When I post to "/v1/messages" as "application/json":
+      """
+      {"max_tokens": 4, "messages": [{"role": "user", "content": "hi"}], "thread": {"type": "create"}}
+      """
+    Then the status is 400
+    And the answer's "error.type" is "invalid_request_error"
+    And the answer's "error.details" is {"error_code": "thread_unsupported_request", "unsupported": ["thread"]}
+    And the error says "thread: this server keeps no conversations"
+    And the answer's "request_id" follows "[0-9a-f]{32}"
+    When I post to "/v1/messages" as "application/json":
+      """
+      {"max_tokens": 4, "messages": [{"role": "user", "content": "hi"}], "thread": null}
+      """
+    Then the status is 200
+
+  Scenario: A system message among the others
+    When I post to "/v1/messages" as "application/json":
+      """
+      {"max_tokens": 4, "messages": [{"role": "user", "content": "hi"}, {"role": "system", "content": "Be brief."}, {"role": "user", "content": "go on"}]}
+      """
+    Then the status is 200
+    And the header "x-ortolan-ignored" is missing
+
+  Scenario: An answer continues the assistant's last message
+    When I post to "/v1/messages" as "application/json":
+      """
+      {"max_tokens": 8, "temperature": 0, "stop_sequences": ["."],
+       "messages": [{"role": "user", "content": "Name the capital of Italy."}, {"role": "assistant", "content": "The capital of Italy is"}]}
+      """
+    Then the status is 200
+    And the answer's "content.0.text" is " Rome"
+
+  Scenario: Tools of another server are left out while the choice is free
+    When I post to "/v1/messages" as "application/json":
+      """
+      {"max_tokens": 60, "temperature": 0, "messages": [{"role": "user", "content": "What is the weather in Bergen?"}],
+       "mcp_servers": [{"type": "url", "url": "http://example.com", "name": "a"}],
+       "tools": [{"type": "web_search_20250305", "name": "web_search"}, {"type": "mcp_toolset", "mcp_server_name": "a"},
+                 {"type": "custom", "name": "mcp__plugin_chrome-devtools-mcp_chrome-devtools__get_console_message", "input_schema": {"type": "object", "properties": {}}}],
+       "tool_choice": {"type": "any", "disable_parallel_tool_use": true}}
+      """
+    Then the status is 200
+    And the header "x-ortolan-ignored" is "mcp_servers,tools.0,tools.1"
+    And the answer's "content.0.name" is "mcp__plugin_chrome-devtools-mcp_chrome-devtools__get_console_message"
+
+  Scenario: Blocks of other servers are left out of the history
+    When I post to "/v1/messages" as "application/json":
+      """
+      {"max_tokens": 8, "temperature": 0, "messages": [
+        {"role": "user", "content": "What is new in Bergen?"},
+        {"role": "assistant", "content": [
+          {"type": "thinking", "thinking": "Hm.", "signature": "abc"},
+          {"type": "server_tool_use", "id": "srvtoolu_1", "name": "web_search", "input": {"query": "Bergen"}},
+          {"type": "web_search_tool_result", "tool_use_id": "srvtoolu_1", "content": [{"type": "web_search_result", "url": "http://example.com", "title": "Bergen", "encrypted_content": "abc", "page_age": null}]},
+          {"type": "text", "text": "It rains.", "citations": [{"type": "web_search_result_location", "url": "http://example.com", "title": "Bergen", "encrypted_index": "a", "cited_text": "rain"}]}]},
+        {"role": "user", "content": [{"type": "document", "source": {"type": "text", "media_type": "text/plain", "data": "It rains 200 days a year."}, "title": "Weather"}, {"type": "text", "text": "How often?"}]}]}
+      """
+    Then the status is 200
+    And the header "x-ortolan-ignored" is "messages.1.content.0.signature,messages.1.content.3.citations,messages.1.content.1,messages.1.content.2"
+
+  Scenario Outline: What turns a limit off: <fields>
+    When I post to "/v1/messages" as "application/json":
+      """
+      {<fields>, "temperature": 0, "stop_sequences": [" "], "messages": [{"role": "user", "content": "Count: 1, 2, 3"}]}
+      """
+    Then the status is 200
+    And the answer's "stop_reason" is "<reason>"
+    And the header "x-ortolan-ignored" is missing
+
+    Examples:
+      | fields                          | reason        |
+      | "max_tokens": 0                 | max_tokens    |
+      | "max_tokens": -1                | stop_sequence |
+      | "max_tokens": 60, "top_k": -1   | stop_sequence |
+
+  Scenario: Fields without effect are named
+    When I post to "/v1/messages" as "application/json":
+      """
+      {"max_tokens": 1, "messages": [{"role": "user", "content": "a"}], "metadata": {"user_id": "a"}, "service_tier": "auto", "speed": "fast",
+       "context_management": {"edits": [{"type": "clear_thinking_20251015", "keep": "all"}]}, "container": "c", "inference_geo": "eu",
+       "cache_control": {"type": "ephemeral"}, "betas": ["a"], "output_config": {"effort": "high"}, "thinking": {"type": "adaptive"},
+       "tools": [{"name": "a", "input_schema": {}, "defer_loading": true, "eager_input_streaming": true}], "new": 1}
+      """
+    Then the status is 200
+    And the header "x-ortolan-ignored" is "metadata,service_tier,speed,context_management,container,inference_geo,cache_control,betas,tools.0.defer_loading,new,output_config.effort"
+
+  Scenario: Tokens are counted of the same bodies
+    When I post to "/v1/messages/count_tokens" as "application/json":
+      """
+      {"model": "any", "system": [], "messages": [{"role": "user", "content": "Name the capital of Italy."}],
+       "tools": [{"type": "web_search_20250305", "name": "web_search"}], "tool_choice": {"type": "auto"}, "thinking": {"type": "disabled"}}
+      """
+    Then the status is 200
+    And the answer's "input_tokens" is 36
+    And the header "x-ortolan-ignored" is "tools.0"
+
+  Scenario Outline: What shapes the answer and is not built is refused by its kind: <problem>
+    When I post to "/v1/messages" as "application/json":
+      """
+      {"max_tokens": 1, "messages": [{"role": "user", "content": <content>}]<more>}
+      """
+    Then the status is 400
+    And the error says "<problem>"
+
+    Examples:
+      | problem                                               | content | more |
+      | messages.0.content.0.type: images are not supported   | [{"type": "image", "source": {"type": "base64", "media_type": "image/png", "data": "AA=="}}] | |
+      | messages.0.content.0.source.type: base64 documents    | [{"type": "document", "source": {"type": "base64", "media_type": "application/pdf", "data": "AA=="}}] | |
+      | (tools.0) is a web_search_20250305, which this server | "a" | , "tools": [{"type": "web_search_20250305", "name": "web_search"}], "tool_choice": {"type": "tool", "name": "web_search"} |
+      | tool_choice: tools.0 is a bash_20250124               | "a" | , "tools": [{"type": "bash_20250124", "name": "bash"}], "tool_choice": {"type": "any"} |
+      | compaction: the server does not summarize             | "a" | , "compaction": {"type": "summarize"} |
+      | output_config.format.schema: it is required           | "a" | , "output_config": {"format": {"type": "json_schema"}} |
+      | output_config.format.schema                           | "a" | , "output_config": {"format": {"type": "json_schema", "schema": {"type": 5}}} |
+      | output_format: a text cannot follow both              | "a" | , "output_format": {"type": "json_schema", "schema": {}}, "output_config": {"format": {"type": "json_schema", "schema": {"type": "object"}}} |
+      | output_config.format.type                             | "a" | , "output_config": {"format": {"type": "regex", "pattern": "a"}} |
+
+  Scenario: Paths that are not there have Anthropic's words, too
+    When I get "/v1/messages/batches"
+    Then the status is 404
+    And the answer's "error.type" is "not_found_error"

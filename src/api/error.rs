@@ -3,6 +3,7 @@
 
 use std::time::Duration;
 
+use poem::http::header::HeaderName;
 use poem::http::{HeaderValue, StatusCode, header};
 use poem::{Endpoint, IntoResponse, Request, Response};
 use serde_json::{Value, json};
@@ -15,6 +16,9 @@ const MESSAGE_BYTES_MAX: usize = 500;
 
 /// How long a client should wait when the queue is full.
 const RETRY_AFTER_SECONDS: u32 = 1;
+
+/// Carries a request's id to Anthropic's clients.
+const ANTHROPIC_REQUEST_ID: HeaderName = HeaderName::from_static("request-id");
 
 /// Whose routes are asked: each has its words for what went wrong.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -31,7 +35,9 @@ impl Surface {
     /// That of a path, also of one that leads nowhere.
     pub fn of(path: &str) -> Self {
         match path {
-            _ if document::has_tag(path, "Anthropic") => Self::Anthropic,
+            _ if document::has_tag(path, "Anthropic") || path.starts_with("/v1/messages/") => {
+                Self::Anthropic
+            }
             _ if path.starts_with("/v1/") || document::has_tag(path, "OpenAI") => Self::OpenAi,
             _ => Self::Native,
         }
@@ -49,6 +55,11 @@ pub enum Error {
         /// What to change.
         message: String,
     },
+    /// A conversation is to be kept on the server, as Anthropic's threads are.
+    #[error(
+        "thread: this server keeps no conversations; leave it out and send the whole conversation"
+    )]
+    ThreadUnsupported,
     /// The request came without a key that the server knows.
     #[error("Invalid API Key")]
     Unauthorized,
@@ -132,7 +143,9 @@ impl Error {
     /// The HTTP status it is answered with.
     pub fn status(&self) -> StatusCode {
         match self {
-            Self::Invalid { .. } | Self::NoPreviousResponse(_) => StatusCode::BAD_REQUEST,
+            Self::Invalid { .. } | Self::ThreadUnsupported | Self::NoPreviousResponse(_) => {
+                StatusCode::BAD_REQUEST
+            }
             Self::Unauthorized => StatusCode::UNAUTHORIZED,
             Self::NotJson | Self::EncodedBody { .. } => StatusCode::UNSUPPORTED_MEDIA_TYPE,
             Self::BodyTooSlow { .. } => StatusCode::REQUEST_TIMEOUT,
@@ -177,7 +190,7 @@ impl Error {
     /// The body of the answer.
     pub fn body(&self, surface: Surface) -> Value {
         match surface {
-            Surface::Anthropic => self.anthropic_body(),
+            Surface::Anthropic => json!(self.anthropic_error()),
             Surface::Native | Surface::OpenAi => json!(types::Error {
                 error: self.detail(surface),
             }),
@@ -207,7 +220,7 @@ impl Error {
         }
     }
 
-    fn anthropic_body(&self) -> Value {
+    fn anthropic_error(&self) -> types::MessagesError {
         use types::MessagesErrorDetailType as Kind;
         let kind = match self.status() {
             StatusCode::UNAUTHORIZED => Kind::AuthenticationError,
@@ -220,12 +233,23 @@ impl Error {
             status if status.is_client_error() => Kind::InvalidRequestError,
             _ => Kind::ApiError,
         };
-        json!(types::MessagesError {
+        types::MessagesError {
             type_: types::MessagesErrorType::Error,
+            request_id: None,
             error: types::MessagesErrorDetail {
                 type_: kind,
                 message: shortened(self.message(Surface::Anthropic)),
+                details: self.anthropic_details(),
             },
+        }
+    }
+
+    /// What Anthropic's libraries read of an error to go on without it.
+    fn anthropic_details(&self) -> Option<types::MessagesErrorDetails> {
+        use types::MessagesErrorDetailsErrorCode as Code;
+        matches!(self, Self::ThreadUnsupported).then(|| types::MessagesErrorDetails {
+            error_code: Code::ThreadUnsupportedRequest,
+            unsupported: vec!["thread".to_owned()],
         })
     }
 
@@ -267,6 +291,7 @@ impl Error {
         use types::ErrorDetailType as Kind;
         match self {
             Self::Invalid { .. }
+            | Self::ThreadUnsupported
             | Self::NoSuchResponse(_)
             | Self::NoPreviousResponse(_)
             | Self::NoSuchItem(_)
@@ -306,6 +331,7 @@ impl Error {
     fn param(&self) -> Option<String> {
         match self {
             Self::Invalid { param, .. } => param.clone(),
+            Self::ThreadUnsupported => Some("thread".to_owned()),
             Self::NoSuchModel(_) => Some("model".to_owned()),
             Self::NoPreviousResponse(_) => Some("previous_response_id".to_owned()),
             Self::NoSuchItem(_) => Some("input".to_owned()),
@@ -363,6 +389,26 @@ pub(super) async fn in_the_words_of_the_surface(
     let surface = Surface::of(request.uri().path());
     let response = endpoint.call(request).await?;
     Ok(worded(response, surface))
+}
+
+/// An answer with its request's id, where a surface has that among its words: Anthropic's clients look for it in a header
+/// of their own, and in an error's body.
+pub fn with_request_id(mut response: Response, path: &str, id: &HeaderValue) -> Response {
+    if Surface::of(path) != Surface::Anthropic {
+        return response;
+    }
+    let body = response.data::<Error>().map(Error::anthropic_error);
+    if let (Some(error), Ok(id)) = (body, id.to_str()) {
+        let error = types::MessagesError {
+            request_id: Some(id.to_owned()),
+            ..error
+        };
+        response.set_body(json!(error).to_string());
+    }
+    response
+        .headers_mut()
+        .insert(ANTHROPIC_REQUEST_ID, id.clone());
+    response
 }
 
 /// An answer in a surface's words, if it tells an error.

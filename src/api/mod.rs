@@ -29,7 +29,7 @@ use poem_openapi::OpenApiService;
 use tokio::sync::watch;
 
 pub use caller::Caller;
-pub use error::Error;
+pub use error::{Error, with_request_id};
 pub use openai::responses::ResponseStore;
 pub use options::Defaults;
 pub use payload::{BODY_BYTES_MAX, BodyRules};
@@ -458,15 +458,19 @@ impl Api for Service {
         ignored: &mut Ignored,
     ) -> Result<WholeOrStream<types::Message>, Error> {
         let model = self.named(body.model.as_deref())?;
-        anthropic::answer(&model, body, &self.0.limits, &self.0.defaults, ignored).await
+        let ApiSettings {
+            limits, defaults, ..
+        } = &self.0;
+        anthropic::answer(&model, body, limits, defaults, ignored).await
     }
 
     async fn count_message_tokens(
         &self,
         body: types::CountTokensRequest,
-        _: &mut Ignored,
+        ignored: &mut Ignored,
     ) -> Result<types::TokenCount, Error> {
-        anthropic::count_tokens(&*self.named(body.model.as_deref())?, body)
+        let model = self.named(body.model.as_deref())?;
+        anthropic::count_tokens(&model, body, ignored)
     }
 
     async fn models(&self) -> Result<types::ModelList, Error> {

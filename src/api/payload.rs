@@ -29,6 +29,9 @@ pub const BODY_BYTES_MAX: usize = 8 << 20;
 /// Bytes of the header that lists fields without effect.
 const IGNORED_HEADER_BYTES_MAX: usize = 1024;
 
+/// Paths that are kept for that header, which has no room for more.
+const IGNORED_PATHS_MAX: usize = 64;
+
 /// From here on not every integer has a number in double precision.
 const EXACT_INTEGERS_END: f64 = (1_u64 << 53) as f64;
 
@@ -87,7 +90,8 @@ pub(super) struct Ignored {
 }
 
 impl Ignored {
-    /// Reports a field by its dotted path, a constraint by the path of its schema and its JSON pointer there.
+    /// Reports a field by its dotted path, a constraint by the path of its schema and its JSON pointer there. Fields
+    /// within it are no longer listed on their own.
     ///
     /// # Errors
     /// If fields without effect are refused.
@@ -97,7 +101,12 @@ impl Ignored {
             let message = format!("{path}: this field has no effect here; leave it out");
             return Err(Error::invalid(path, message));
         }
-        self.paths.push(path);
+        let within = format!("{path}.");
+        self.paths
+            .retain(|known| *known != path && !known.starts_with(&within));
+        if self.paths.len() < IGNORED_PATHS_MAX {
+            self.paths.push(path);
+        }
         Ok(())
     }
 
@@ -393,6 +402,19 @@ mod tests {
         let fields = ["a.b/c".to_owned(), "ö,\r\n".to_owned(), "x".repeat(2000)];
         assert_eq!(ignored_header(&fields).unwrap(), "a.b/c,%C3%B6%2C%0D%0A");
         assert_eq!(ignored_header(&[]), None);
+    }
+
+    #[test]
+    fn a_reported_object_stands_for_what_is_within() {
+        let mut ignored = Ignored::default();
+        for path in ["a.1.b", "a.10", "a.1.c.d", "a.1", "a.1"] {
+            ignored.report(path).unwrap();
+        }
+        assert_eq!(ignored.paths, ["a.10", "a.1"]);
+        (0..1000).for_each(|number| ignored.report(format!("b.{number}")).unwrap());
+        assert_eq!(ignored.paths.len(), IGNORED_PATHS_MAX);
+        ignored.strict = true;
+        assert!(ignored.report("c").is_err());
     }
 
     #[test]

@@ -27,6 +27,16 @@ impl Thoughts {
 }
 
 impl LoadedModel {
+    /// Whether the model can reason before it answers.
+    pub fn thinks(&self) -> bool {
+        self.template.thought_syntax().is_some()
+    }
+
+    /// Whether the chat template has a setting's name among its words.
+    pub fn template_names(&self, setting: &str) -> bool {
+        self.template.source().contains(setting)
+    }
+
     /// A conversation as the model's chat template writes it, ended as it says.
     pub fn render(&self, conversation: &Conversation) -> Result<String, GenerateError> {
         self.written(conversation, false)

@@ -15,7 +15,7 @@ use tracing::Instrument;
 use super::hosts::{AllowedHost, Host};
 use super::keys::Keys;
 use super::span;
-use crate::api::{Error, document};
+use crate::api::{Error, document, with_request_id};
 
 /// Carries a request's id in both directions.
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
@@ -123,8 +123,9 @@ async fn log(
     };
     let span = span::of(&request, id.to_str().unwrap_or_default());
     let response = endpoint.get_response(request);
-    let mut response = response.instrument(span.clone()).await;
+    let response = response.instrument(span.clone()).await;
     line.status = Some(response.status());
+    let mut response = with_request_id(response, &line.path, &id);
     response.headers_mut().insert(REQUEST_ID, id);
     Ok(span::around(span, response))
 }

@@ -14,6 +14,8 @@ pub(super) struct Heading {
     id: String,
     model: String,
     prompt_tokens: usize,
+    /// Whether the block of a thought is empty.
+    hides_thought: bool,
 }
 
 /// The block of a stream that was begun last.
@@ -28,15 +30,17 @@ struct Progress {
     blocks: u32,
     open: Option<Block>,
     called: bool,
+    hides_thought: bool,
 }
 
 impl Heading {
     /// For a prompt of so many tokens.
-    pub(super) fn new(model: &str, prompt_tokens: usize) -> Self {
+    pub(super) fn new(model: &str, prompt_tokens: usize, hides_thought: bool) -> Self {
         Self {
             id: format!("msg_{:032x}", rand::random::<u128>()),
             model: model.to_owned(),
             prompt_tokens,
+            hides_thought,
         }
     }
 
@@ -50,7 +54,12 @@ impl Heading {
             ..
         } = answer;
         let (reason, sequence) = stop(&summary, !calls.is_empty());
-        let thought = (!thought.is_empty()).then(|| thought_block(thought));
+        let thought = (!thought.is_empty()).then(|| {
+            thought_block(match self.hides_thought {
+                true => String::new(),
+                false => thought,
+            })
+        });
         let text = (!content.is_empty() || calls.is_empty()).then(|| text_block(content));
         let calls = calls.into_iter().map(|call| types::MessageBlock {
             // What was cut is no JSON; a call without any would be none.
@@ -90,11 +99,15 @@ impl Heading {
         self,
         events: impl Stream<Item = Result<AnswerEvent, Error>> + Send + 'static,
     ) -> impl Stream<Item = Result<types::MessagesEvent, Error>> + Send + 'static {
+        let hides_thought = self.hides_thought;
         let start = types::MessageStart {
             type_: types::MessageStartType::MessageStart,
             message: self.empty(),
         };
-        let mut progress = Progress::default();
+        let mut progress = Progress {
+            hides_thought,
+            ..Progress::default()
+        };
         let rest = events.flat_map(move |event| {
             let events = match event {
                 Err(error) => vec![Err(error)],
@@ -127,6 +140,9 @@ impl Progress {
             AnswerPart::Thought(thought) => {
                 if open != Some(Kind::Thinking) {
                     self.begin(thought_block(String::new()), &mut events);
+                }
+                if self.hides_thought {
+                    return events;
                 }
                 types::BlockDelta {
                     type_: Delta::ThinkingDelta,

@@ -10,7 +10,7 @@ pub(super) mod models;
 mod options;
 pub(super) mod rerank;
 pub(super) mod responses;
-mod thoughts;
+pub(super) mod thoughts;
 mod tools;
 
 /// Seconds since 1970.

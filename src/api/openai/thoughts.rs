@@ -10,7 +10,7 @@ use crate::text::Conversation;
 const EFFORTS: [usize; 3] = [256, 1024, 8192];
 
 /// What templates call the effort.
-const REASONING_EFFORT: &str = "reasoning_effort";
+pub(in crate::api) const REASONING_EFFORT: &str = "reasoning_effort";
 
 /// How is thought.
 pub(super) struct Thoughts {
@@ -26,15 +26,7 @@ impl Thoughts {
         budget: Option<i64>,
         settings: Option<Map<String, Value>>,
     ) -> Self {
-        use types::ReasoningEffort as Effort;
-        let [minimal, low, medium] = EFFORTS;
-        let by_effort = effort.and_then(|effort| match effort {
-            Effort::None => Some(0),
-            Effort::Minimal => Some(minimal),
-            Effort::Low => Some(low),
-            Effort::Medium => Some(medium),
-            Effort::High | Effort::Xhigh | Effort::Max => None,
-        });
+        let by_effort = effort.and_then(most_tokens);
         let mut settings = settings.unwrap_or_default();
         if let Some(effort) = effort {
             let told = settings.entry(REASONING_EFFORT);
@@ -56,6 +48,19 @@ impl Thoughts {
             settings: self.settings,
             ..conversation
         }
+    }
+}
+
+/// Most reasoning tokens of an effort; `None` is as many as the model likes.
+pub(in crate::api) fn most_tokens(effort: types::ReasoningEffort) -> Option<usize> {
+    use types::ReasoningEffort as Effort;
+    let [minimal, low, medium] = EFFORTS;
+    match effort {
+        Effort::None => Some(0),
+        Effort::Minimal => Some(minimal),
+        Effort::Low => Some(low),
+        Effort::Medium => Some(medium),
+        Effort::High | Effort::Xhigh | Effort::Max => None,
     }
 }
 
