@@ -345,7 +345,6 @@ impl Error {
             Self::Generate(GenerateError::SystemPromptTooLong { .. }) => {
                 Some("system_prompt".to_owned())
             }
-            Self::Generate(GenerateError::Template(_)) => Some("messages".to_owned()),
             _ => None,
         }
     }

@@ -9,7 +9,7 @@ use super::SystemPrompt;
 pub use crate::engine::WhenFull;
 pub use crate::grammar::{GrammarError, GrammarKind, GrammarSource, Relaxation};
 use crate::sampling::SamplingParameters;
-use crate::text::{Conversation, SpecialTokens};
+use crate::text::{Conversation, SpecialTokens, TemplateError};
 use crate::token::TokenId;
 
 /// A checked request for one continuation.
@@ -309,9 +309,9 @@ pub enum GenerateError {
         "what this model's graph computes before its logits is not known: it makes no embeddings"
     )]
     NoHiddenStates,
-    /// The chat template refused the messages.
-    #[error("the model's chat template refuses these messages: {0}")]
-    Template(String),
+    /// The chat template refused the messages, or has a fault.
+    #[error(transparent)]
+    Template(#[from] TemplateError),
     /// The grammar is none, or too large.
     #[error("Failed to parse {kind}: {error}")]
     Grammar {

@@ -46,7 +46,7 @@ impl LoadedModel {
     fn written(&self, conversation: &Conversation, think: bool) -> Result<String, GenerateError> {
         let render = |conversation: &Conversation| {
             let text = self.template.render(conversation, SystemTime::now());
-            text.map_err(|error| GenerateError::Template(error.to_string()))
+            text.map_err(GenerateError::from)
         };
         let begun = conversation.messages.last();
         let begun = begun.filter(|last| last.role == ASSISTANT && last.calls.is_empty());

@@ -2,14 +2,20 @@
 //! come with the model's file and are not trusted: time, memory and depth are bounded, and nothing of
 //! the machine can be reached.
 
+mod content;
+mod json;
+mod python;
+mod source;
+
 use std::error::Error as _;
 use std::io;
 use std::time::SystemTime;
 
 use minijinja::syntax::SyntaxConfig;
-use minijinja::value::{Kwargs, Serde, Value, ValueKind};
+use minijinja::value::{Serde, Value, ValueKind};
 use minijinja::{AutoEscape, Environment, Error, ErrorKind, State, UndefinedBehavior, context};
-use serde::Serialize;
+
+use content::ContentForms;
 
 use super::conversation::{ChatMessage, Conversation, ENABLE_THINKING, Ending};
 use super::predefined::CHATML;
@@ -41,10 +47,10 @@ pub enum TemplateError {
     #[error("the chat template is not valid: {0}")]
     Invalid(String),
     /// It says itself why these messages do not fit (`raise_exception`).
-    #[error("{0}")]
+    #[error("the model's chat template refuses these messages: {0}")]
     Refused(String),
-    /// It went wrong with these messages.
-    #[error("the chat template failed: {0}")]
+    /// It has a fault: it cannot be rendered with these messages. The line is in parentheses.
+    #[error("the model's chat template has a fault: {0}")]
     Failed(String),
 }
 
@@ -60,6 +66,8 @@ pub struct ChatTemplate {
     thoughts: Option<&'static ThoughtSyntax>,
     /// Whether it can be told whether to think.
     switches_thoughts: bool,
+    /// Whether it reads contents as strings or as lists of parts.
+    content_forms: ContentForms,
 }
 
 /// What DeepSeek's and Granite's templates call it whether the model thinks.
@@ -92,10 +100,12 @@ impl ChatTemplate {
         );
         environment.set_auto_escape_callback(|_| AutoEscape::None);
         environment.set_undefined_behavior(UndefinedBehavior::Lenient);
-        environment
-            .set_unknown_method_callback(minijinja_contrib::pycompat::unknown_method_callback);
+        environment.set_unknown_method_callback(python::unknown_method);
         environment.add_function("raise_exception", raise_exception);
-        environment.add_filter("tojson", to_json);
+        environment.add_filter("tojson", json::to_json);
+        environment.add_filter("fromjson", json::from_json);
+        environment.add_filter("from_json", json::from_json);
+        environment.add_filter("wordcount", minijinja_contrib::filters::wordcount);
         environment.set_formatter(|output, state, value| {
             charge(state, value)?;
             minijinja::escape_formatter(output, state, value)
@@ -103,13 +113,14 @@ impl ChatTemplate {
         environment.set_fuel(Some(FUEL));
         environment.set_recursion_limit(RECURSION);
         environment
-            .add_template_owned(NAME, source.to_owned())
+            .add_template_owned(NAME, source::rewritten(source))
             .map_err(invalid)?;
         let template = environment.get_template(NAME).map_err(invalid)?;
         let variables = template.undeclared_variables(false);
         let knows_tools = variables.contains("tools");
         let switches = |name| variables.contains(name);
-        Ok(ChatTemplate {
+        let mut template = ChatTemplate {
+            content_forms: ContentForms::default(),
             thoughts: ThoughtSyntax::of_template(source),
             switches_thoughts: [ENABLE_THINKING, THINKING].into_iter().any(switches),
             tools: ToolSyntax::of_template(source).filter(|_| knows_tools),
@@ -117,7 +128,9 @@ impl ChatTemplate {
             source: source.to_owned(),
             beginning_text: beginning_text.to_owned(),
             end_text: end_text.to_owned(),
-        })
+        };
+        template.content_forms = ContentForms::of_template(&template);
+        Ok(template)
     }
 
     /// The template's text.
@@ -147,11 +160,20 @@ impl ChatTemplate {
         conversation: &Conversation,
         now: SystemTime,
     ) -> Result<String, TemplateError> {
+        self.render_with(conversation, now, &self.content_forms)
+    }
+
+    fn render_with(
+        &self,
+        conversation: &Conversation,
+        now: SystemTime,
+        forms: &ContentForms,
+    ) -> Result<String, TemplateError> {
         std::thread::scope(|scope| {
             std::thread::Builder::new()
                 .name("chat template".to_owned())
                 .stack_size(STACK_BYTES)
-                .spawn_scoped(scope, || self.render_here(conversation, now))
+                .spawn_scoped(scope, || self.render_here(conversation, now, forms))
                 .map_err(|error| TemplateError::Failed(error.to_string()))?
                 .join()
                 .unwrap_or_else(|_| Err(TemplateError::Failed("it panicked".to_owned())))
@@ -162,11 +184,12 @@ impl ChatTemplate {
         &self,
         conversation: &Conversation,
         now: SystemTime,
+        forms: &ContentForms,
     ) -> Result<String, TemplateError> {
         let in_words = (self.tools.is_none() && conversation.has_tools())
             .then(|| generic::in_words(conversation));
         let conversation = in_words.as_ref().unwrap_or(conversation);
-        let written = self.render_turns(conversation, now);
+        let written = self.render_turns(conversation, now, forms);
         let is_folded = match &written {
             Ok(prompt) => !turns::shows_later_systems(prompt, conversation),
             Err(TemplateError::Refused(_)) => true,
@@ -176,7 +199,9 @@ impl ChatTemplate {
             return written;
         }
         let foldings = turns::foldings(conversation);
-        let mut folded = foldings.iter().map(|folded| self.render_turns(folded, now));
+        let mut folded = foldings
+            .iter()
+            .map(|folded| self.render_turns(folded, now, forms));
         folded.find(Result::is_ok).unwrap_or(written)
     }
 
@@ -185,10 +210,11 @@ impl ChatTemplate {
         &self,
         conversation: &Conversation,
         now: SystemTime,
+        forms: &ContentForms,
     ) -> Result<String, TemplateError> {
         let messages = conversation.messages.iter();
         let messages: Vec<Value> = messages
-            .map(|message| message_value(message, conversation))
+            .map(|message| message_value(message, conversation, forms))
             .collect();
         let tools = match conversation.tools.as_slice() {
             [] => Value::from(()),
@@ -244,10 +270,14 @@ fn defaults(
 }
 
 /// A message as transformers shows it: what it does not have is not there.
-fn message_value(message: &ChatMessage, conversation: &Conversation) -> Value {
+fn message_value(
+    message: &ChatMessage,
+    conversation: &Conversation,
+    forms: &ContentForms,
+) -> Value {
     let mut fields = vec![
         ("role", Value::from(message.role.as_str())),
-        ("content", Value::from(message.content.as_str())),
+        ("content", forms.content(message)),
     ];
     if let Some(thought) = &message.thought {
         fields.push(("reasoning_content", Value::from(thought.as_str())));
@@ -340,63 +370,6 @@ fn charge(state: &State<'_, '_>, value: &Value) -> Result<(), Error> {
         }
     }
     Ok(())
-}
-
-/// `json.dumps(value, ensure_ascii=False, indent=indent)`, which is what templates expect of this
-/// filter; Jinja's own escapes for HTML.
-#[expect(clippy::needless_pass_by_value, reason = "the library calls filters like this")]
-fn to_json(state: &State<'_, '_>, value: &Value, options: Kwargs) -> Result<String, Error> {
-    let indent: Option<usize> = options.get("indent")?;
-    let _: Option<bool> = options.get("ensure_ascii")?;
-    options.assert_all_used()?;
-    let mut output = Bounded::default();
-    let written = match indent {
-        Some(width) => {
-            let indent = " ".repeat(width.min(16));
-            let formatter = serde_json::ser::PrettyFormatter::with_indent(indent.as_bytes());
-            value.serialize(&mut serde_json::Serializer::with_formatter(
-                &mut output,
-                formatter,
-            ))
-        }
-        None => value.serialize(&mut serde_json::Serializer::with_formatter(
-            &mut output,
-            SpacedJson,
-        )),
-    };
-    let refuse = |source: serde_json::Error| {
-        Error::new(ErrorKind::BadSerialization, "tojson").with_source(source)
-    };
-    // As for all else that is made, and what is within what is shared is written each time.
-    state.consume_fuel(output.bytes.len() as u64 / FUEL_BYTES)?;
-    written.map_err(refuse)?;
-    String::from_utf8(output.bytes)
-        .map_err(|error| Error::new(ErrorKind::BadSerialization, error.to_string()))
-}
-
-/// JSON on one line with a space after `,` and `:`, as Python writes it.
-struct SpacedJson;
-
-impl serde_json::ser::Formatter for SpacedJson {
-    fn begin_array_value<W: ?Sized + io::Write>(
-        &mut self,
-        writer: &mut W,
-        first: bool,
-    ) -> io::Result<()> {
-        writer.write_all(if first { b"" } else { b", " })
-    }
-
-    fn begin_object_key<W: ?Sized + io::Write>(
-        &mut self,
-        writer: &mut W,
-        first: bool,
-    ) -> io::Result<()> {
-        writer.write_all(if first { b"" } else { b", " })
-    }
-
-    fn begin_object_value<W: ?Sized + io::Write>(&mut self, writer: &mut W) -> io::Result<()> {
-        writer.write_all(b": ")
-    }
 }
 
 /// Collects at most [`OUTPUT_BYTES`].

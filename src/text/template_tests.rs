@@ -2,7 +2,7 @@ use std::time::Duration;
 
 use super::*;
 
-fn render(source: &str) -> Result<String, TemplateError> {
+pub(super) fn render(source: &str) -> Result<String, TemplateError> {
     let messages = [("system", "Be brief."), ("user", "Say <\"é\">.")]
         .map(|(role, content)| ChatMessage::new(role, content));
     let now = SystemTime::UNIX_EPOCH + Duration::from_secs(1_700_000_000);
@@ -10,7 +10,7 @@ fn render(source: &str) -> Result<String, TemplateError> {
 }
 
 #[track_caller]
-fn check(source: &str, expected: &str) {
+pub(super) fn check(source: &str, expected: &str) {
     assert_eq!(render(source).as_deref(), Ok(expected));
 }
 

@@ -1,0 +1,210 @@
+//! Rewrites a template's source where transformers' Jinja has syntax that minijinja lacks: `{% generation %}` blocks,
+//! which only mark text for training, and the `%` operator behind a string literal.
+
+use std::ops::Range;
+
+/// The source with what minijinja lacks in its own words. The lines keep their numbers.
+pub(super) fn rewritten(source: &str) -> String {
+    let mut output = String::with_capacity(source.len());
+    let mut rest = source;
+    while let Some((begin, close)) = next_tag(rest) {
+        output.push_str(&rest[..begin]);
+        let tag = &rest[begin..];
+        if close == "#}" {
+            let end = tag.find(close).map_or(tag.len(), |end| end + close.len());
+            output.push_str(&tag[..end]);
+            rest = &tag[end..];
+            continue;
+        }
+        let end = 2 + tag_end(&tag[2..], close);
+        let inner = &tag[2..end];
+        if inner.trim_matches(['-', '+', ' ', '\t', '\n', '\r']) == "raw" {
+            // What stands in a raw block is text.
+            let raw_end = tag.find("endraw").unwrap_or(tag.len());
+            output.push_str(&tag[..raw_end]);
+            rest = &tag[raw_end..];
+            continue;
+        }
+        output.push_str(&tag[..2]);
+        output.push_str(&tag_inner(inner));
+        rest = &tag[end..];
+    }
+    output.push_str(rest);
+    output
+}
+
+/// Where the next tag, expression or comment begins, and what closes it.
+fn next_tag(text: &str) -> Option<(usize, &'static str)> {
+    let begins = [("{%", "%}"), ("{{", "}}"), ("{#", "#}")];
+    let found = begins
+        .iter()
+        .filter_map(|(open, close)| Some((text.find(open)?, *close)));
+    found.min()
+}
+
+/// Where what stands in a tag ends, string literals skipped.
+fn tag_end(text: &str, close: &str) -> usize {
+    let mut place = 0;
+    while place < text.len() {
+        if text[place..].starts_with(close) {
+            return place;
+        }
+        place += token(&text[place..]).len();
+    }
+    text.len()
+}
+
+/// What stands in a tag, rewritten.
+fn tag_inner(inner: &str) -> String {
+    let word = inner.trim_matches(['-', '+', ' ', '\t', '\n', '\r']);
+    match word {
+        "generation" => return inner.replacen("generation", "if true", 1),
+        "endgeneration" => return inner.replacen("endgeneration", "endif", 1),
+        _ => {}
+    }
+    let mut output = String::with_capacity(inner.len());
+    let mut place = 0;
+    while place < inner.len() {
+        let literal = token(&inner[place..]);
+        output.push_str(literal);
+        place += literal.len();
+        if !literal.starts_with(['"', '\'']) {
+            continue;
+        }
+        let blank = inner[place..].len() - inner[place..].trim_start().len();
+        let Some(operand) = inner[place + blank..].strip_prefix('%') else {
+            continue;
+        };
+        let before = inner.len() - operand.len();
+        let Range { start, end } = operand_range(operand);
+        let operand = &operand[start..end];
+        output.push_str("|format");
+        match is_parenthesized(operand) {
+            true => output.push_str(&tag_inner(operand)),
+            false => output.push_str(&format!("({})", tag_inner(operand))),
+        }
+        place = before + end;
+    }
+    output
+}
+
+/// The right operand of `%`: everything up to the next operator or separator outside of brackets.
+fn operand_range(text: &str) -> Range<usize> {
+    const OPERATORS: [&str; 8] = ["and", "or", "not", "in", "is", "if", "else", "recursive"];
+    let start = text.len() - text.trim_start().len();
+    let (mut place, mut depth, mut end) = (start, 0_usize, start);
+    while place < text.len() {
+        let token = token(&text[place..]);
+        match token {
+            "(" | "[" | "{" => depth += 1,
+            ")" | "]" | "}" if depth == 0 => break,
+            ")" | "]" | "}" => depth -= 1,
+            "+" | "-" | "*" | "/" | "%" | "~" | "=" | "!" | "<" | ">" | "," | ":" if depth == 0 => {
+                // A sign before the operand belongs to it.
+                if end > start || !matches!(token, "+" | "-") {
+                    break;
+                }
+            }
+            word if depth == 0 && end > start && OPERATORS.contains(&word) => break,
+            _ => {}
+        }
+        place += token.len();
+        if !token.trim().is_empty() {
+            end = place;
+        }
+    }
+    start..end
+}
+
+/// Whether the first bracket closes at the end.
+fn is_parenthesized(text: &str) -> bool {
+    let (mut place, mut depth) = (0, 0_usize);
+    while place < text.len() {
+        let token = token(&text[place..]);
+        place += token.len();
+        match token {
+            "(" | "[" | "{" => depth += 1,
+            ")" | "]" | "}" => depth = depth.saturating_sub(1),
+            _ => {}
+        }
+        if depth == 0 {
+            break;
+        }
+    }
+    text.starts_with('(') && place == text.len()
+}
+
+/// The first token: a string literal, a word, or one character.
+fn token(text: &str) -> &str {
+    let first = text.chars().next().unwrap_or_default();
+    let end = match first {
+        '"' | '\'' => {
+            let mut escaped = false;
+            let close = text[1..].find(|character| {
+                let closes = character == first && !escaped;
+                escaped = character == '\\' && !escaped;
+                closes
+            });
+            close.map_or(text.len(), |close| close + 2)
+        }
+        letter if letter.is_alphanumeric() || letter == '_' => text
+            .find(|character: char| !character.is_alphanumeric() && character != '_')
+            .unwrap_or(text.len()),
+        other => other.len_utf8(),
+    };
+    &text[..end]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[track_caller]
+    fn check(source: &str, expected: &str) {
+        assert_eq!(rewritten(source), expected);
+    }
+
+    #[test]
+    fn generation_blocks_are_transparent() {
+        check(
+            "{%- generation -%}a{% endgeneration %}",
+            "{%- if true -%}a{% endif %}",
+        );
+        check("{# {% generation %} #}", "{# {% generation %} #}");
+        check(
+            "{% raw %}{% generation %}{% endraw %}",
+            "{% raw %}{% generation %}{% endraw %}",
+        );
+        check("{{ '{% generation %}' }}", "{{ '{% generation %}' }}");
+    }
+
+    #[test]
+    fn the_percent_operator_behind_a_literal_formats() {
+        check("{{ '%s: %d' % (a, b) }}", "{{ '%s: %d'|format(a, b) }}");
+        check(
+            "{{ '%s' % a.b[0]|upper ~ 'x' }}",
+            "{{ '%s'|format(a.b[0]|upper) ~ 'x' }}",
+        );
+        check(
+            "{% if '%d' % -1 == '-1' %}",
+            "{% if '%d'|format(-1) == '-1' %}",
+        );
+        check(
+            "{{ '%s' % (a) if b else c }}",
+            "{{ '%s'|format(a) if b else c }}",
+        );
+        check(
+            "{{ '%s' % ('%d' % 1) }}",
+            "{{ '%s'|format('%d'|format(1)) }}",
+        );
+        check("{{ 'a %} b' }}", "{{ 'a %} b' }}");
+        check(
+            "{% set x = 'a' %}{{ 7 % 2 }}",
+            "{% set x = 'a' %}{{ 7 % 2 }}",
+        );
+        check(
+            "{% set x = \"it's\" %}é{{ x }}",
+            "{% set x = \"it's\" %}é{{ x }}",
+        );
+    }
+}
