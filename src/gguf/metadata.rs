@@ -98,12 +98,31 @@ impl Metadata {
         })
     }
 
+    /// An integer.
+    pub fn integer(&self, key: &str) -> Result<i64, MetadataError> {
+        self.typed(key, "an integer", Value::as_integer)
+    }
+
     /// An integer of at least 0, for counts and sizes.
     pub fn count(&self, key: &str) -> Result<usize, MetadataError> {
         self.typed(key, "a count", |value| {
             value
                 .as_integer()
                 .and_then(|value| usize::try_from(value).ok())
+        })
+    }
+
+    /// A count, or an array with the same count for each layer.
+    pub fn layer_count(&self, key: &str) -> Result<usize, MetadataError> {
+        self.typed(key, "a count, or the same count for each layer", |value| {
+            let first = match value {
+                Value::Array(values) => {
+                    let first = values.first()?;
+                    values.iter().all(|value| value == first).then_some(first)?
+                }
+                value => value,
+            };
+            usize::try_from(first.as_integer()?).ok()
         })
     }
 

@@ -37,6 +37,13 @@ use crate::safetensors::Safetensors;
 /// The domain of ortolan's own operators.
 pub const ORTOLAN_DOMAIN: &str = "ortolan";
 
+/// The most heads of an attention operator.
+pub const MAX_HEADS: usize = 1024;
+/// The longest head of an attention operator, in elements.
+pub const MAX_HEAD_SIZE: usize = 1024;
+/// A head's elements are a multiple of it: the attention operator computes with vectors of eight.
+pub const HEAD_MULTIPLE: usize = 8;
+
 /// Why a file has no graph.
 #[derive(Debug, thiserror::Error)]
 pub enum GraphError {

@@ -19,6 +19,7 @@ pub(crate) enum Value<'a> {
     Bool(bool),
     Text(&'a str),
     Texts(Vec<String>),
+    I32(i32),
     I32s(Vec<i32>),
     F32s(Vec<f32>),
 }
@@ -73,6 +74,10 @@ fn put(bytes: &mut Vec<u8>, key: &str, value: &Value<'_>) {
     match value {
         Value::U32(number) => {
             kind(bytes, 4);
+            bytes.extend(number.to_le_bytes());
+        }
+        Value::I32(number) => {
+            kind(bytes, 5);
             bytes.extend(number.to_le_bytes());
         }
         Value::F32(number) => {

@@ -5,32 +5,72 @@ use std::path::PathBuf;
 
 use super::gguf::{self, F32, Tensor, Value};
 
-const HIDDEN: u64 = 64;
-const FEED_FORWARD: u64 = 128;
 const LAYERS: u64 = 2;
-const HEADS: u32 = 4;
-const KV_HEADS: u32 = 2;
 const NAMED: [&str; 5] = ["<|endoftext|>", "<PRE>", "<SUF>", "<MID>", "<s>"];
+
+/// The sizes of a model.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Sizes {
+    /// Width of the residual stream.
+    pub(crate) hidden: u64,
+    /// Width of the feed-forward network.
+    pub(crate) feed_forward: u64,
+    /// Query heads.
+    pub(crate) heads: u32,
+    /// Key and value heads.
+    pub(crate) kv_heads: u32,
+    /// Elements of a head.
+    pub(crate) head_size: u64,
+}
+
+impl Default for Sizes {
+    fn default() -> Self {
+        Self {
+            hidden: 64,
+            feed_forward: 128,
+            heads: 4,
+            kv_heads: 2,
+            head_size: 16,
+        }
+    }
+}
 
 /// Writes a model that is trained for 256 tokens into `folder`; `more` is added to its header, in the place of what it
 /// has of the same name. If it names experts, there are as many.
 pub(crate) fn model(folder: &std::path::Path, more: &[(&str, Value<'_>)]) -> PathBuf {
+    model_of_sizes(folder, Sizes::default(), more)
+}
+
+/// The same with these sizes.
+pub(crate) fn model_of_sizes(
+    folder: &std::path::Path,
+    sizes: Sizes,
+    more: &[(&str, Value<'_>)],
+) -> PathBuf {
+    let Sizes {
+        hidden,
+        feed_forward,
+        heads,
+        kv_heads,
+        head_size,
+    } = sizes;
     let tokens: Vec<String> = byte_level_names()
         .into_iter()
         .chain(NAMED.map(str::to_owned))
         .collect();
     let vocabulary = tokens.len() as u64;
     let kinds = [vec![1; 256], vec![3; NAMED.len()]].concat();
-    let head_size = HIDDEN / u64::from(HEADS);
     let mut header = vec![
         ("general.architecture", Value::Text("llama")),
         ("llama.block_count", Value::U32(LAYERS as u32)),
         ("llama.context_length", Value::U32(256)),
-        ("llama.embedding_length", Value::U32(HIDDEN as u32)),
-        ("llama.feed_forward_length", Value::U32(FEED_FORWARD as u32)),
-        ("llama.attention.head_count", Value::U32(HEADS)),
-        ("llama.attention.head_count_kv", Value::U32(KV_HEADS)),
+        ("llama.embedding_length", Value::U32(hidden as u32)),
+        ("llama.feed_forward_length", Value::U32(feed_forward as u32)),
+        ("llama.attention.head_count", Value::U32(heads)),
+        ("llama.attention.head_count_kv", Value::U32(kv_heads)),
         ("llama.attention.layer_norm_rms_epsilon", Value::F32(1e-5)),
+        ("llama.attention.key_length", Value::U32(head_size as u32)),
+        ("llama.attention.value_length", Value::U32(head_size as u32)),
         ("llama.rope.dimension_count", Value::U32(head_size as u32)),
         ("llama.rope.freq_base", Value::F32(10_000.0)),
         ("tokenizer.ggml.model", Value::Text("gpt2")),
@@ -43,22 +83,23 @@ pub(crate) fn model(folder: &std::path::Path, more: &[(&str, Value<'_>)]) -> Pat
         ("tokenizer.ggml.add_bos_token", Value::Bool(false)),
     ];
     header.retain(|(key, _)| more.iter().all(|(other, _)| other != key));
-    let kv = head_size * u64::from(KV_HEADS);
+    let query = head_size * u64::from(heads);
+    let kv = head_size * u64::from(kv_heads);
     let mut tensors = vec![
-        ("token_embd.weight".to_owned(), vec![HIDDEN, vocabulary]),
-        ("output_norm.weight".to_owned(), vec![HIDDEN]),
+        ("token_embd.weight".to_owned(), vec![hidden, vocabulary]),
+        ("output_norm.weight".to_owned(), vec![hidden]),
     ];
     for layer in 0..LAYERS {
         let parts: [(&str, &[u64]); 9] = [
-            ("attn_norm", &[HIDDEN]),
-            ("attn_q", &[HIDDEN, HIDDEN]),
-            ("attn_k", &[HIDDEN, kv]),
-            ("attn_v", &[HIDDEN, kv]),
-            ("attn_output", &[HIDDEN, HIDDEN]),
-            ("ffn_norm", &[HIDDEN]),
-            ("ffn_gate", &[HIDDEN, FEED_FORWARD]),
-            ("ffn_up", &[HIDDEN, FEED_FORWARD]),
-            ("ffn_down", &[FEED_FORWARD, HIDDEN]),
+            ("attn_norm", &[hidden]),
+            ("attn_q", &[hidden, query]),
+            ("attn_k", &[hidden, kv]),
+            ("attn_v", &[hidden, kv]),
+            ("attn_output", &[query, hidden]),
+            ("ffn_norm", &[hidden]),
+            ("ffn_gate", &[hidden, feed_forward]),
+            ("ffn_up", &[hidden, feed_forward]),
+            ("ffn_down", &[feed_forward, hidden]),
         ];
         let named =
             parts.map(|(part, shape)| (format!("blk.{layer}.{part}.weight"), shape.to_vec()));
@@ -76,7 +117,7 @@ pub(crate) fn model(folder: &std::path::Path, more: &[(&str, Value<'_>)]) -> Pat
             }
         }
         let router = |layer| format!("blk.{layer}.ffn_gate_inp.weight");
-        tensors.extend((0..LAYERS).map(|layer| (router(layer), vec![HIDDEN, experts])));
+        tensors.extend((0..LAYERS).map(|layer| (router(layer), vec![hidden, experts])));
     }
     let path = folder.join("tiny.gguf");
     header.extend(more.iter().map(|(key, value)| (*key, value.clone())));

@@ -4,7 +4,7 @@
 
 use serde::Deserialize;
 
-use super::{GraphError, Header, TOKEN_EMBEDDING, Tensors, in_range};
+use super::{GraphError, Header, TOKEN_EMBEDDING, Tensors, check_heads, in_range};
 use crate::gguf::{Metadata, Optional};
 
 /// What is added for each position.
@@ -13,9 +13,6 @@ pub(crate) const POSITION_EMBEDDING: &str = "position_embd.weight";
 pub(crate) const TOKEN_TYPES: &str = "token_types.weight";
 /// The norm of their sum.
 pub(crate) const EMBEDDING_NORM: &str = "token_embd_norm";
-
-/// Heads are whole vectors of the attention operator.
-const HEAD_MULTIPLE: usize = 8;
 
 /// The sizes of an encoder.
 #[derive(Debug, Clone, PartialEq)]
@@ -123,10 +120,7 @@ impl EncoderShape {
             let problem = format!("a width of {hidden} cannot be shared by {heads} heads");
             return Err(GraphError::Inconsistent(problem));
         }
-        if !(hidden / heads).is_multiple_of(HEAD_MULTIPLE) {
-            let what = format!("a head of {} values", hidden / heads);
-            return Err(GraphError::Unsupported(what));
-        }
+        check_heads(heads, hidden / heads)?;
         if !(self.norm_epsilon > 0.0 && self.norm_epsilon.is_finite()) {
             let problem = "the norm's epsilon is to be above 0".to_owned();
             return Err(GraphError::Inconsistent(problem));

@@ -1,7 +1,9 @@
 //! The sizes of a decoder and what its layers are made of: read from a header's keys that all families have, with the
 //! tensors that follow from it. What a family has of its own is in its file.
 
-use super::{Experts, GraphError, Header, OUTPUT, OUTPUT_NORM, TOKEN_EMBEDDING, block, in_range};
+use super::{
+    Experts, GraphError, Header, OUTPUT, OUTPUT_NORM, TOKEN_EMBEDDING, block, check_heads, in_range,
+};
 use crate::gguf::Optional;
 
 /// A decoder's sizes, and how its layers differ from llama's.
@@ -159,6 +161,7 @@ impl DecoderShape {
                 shape.heads, shape.kv_heads
             )));
         }
+        check_heads(shape.heads, head_size)?;
         if header.optional("attention.value_length", head_size)? != head_size {
             return Err(GraphError::Unsupported(
                 "a value head that is not as wide as a key head".to_owned(),
@@ -323,7 +326,11 @@ impl RotaryScaling {
                 }),
             )
         });
-        let trained = || header.size("rope.scaling.original_context_length");
+        // Without the key, the model was trained for the context that it names.
+        let trained = || {
+            let context = header.size("context_length")?;
+            header.optional("rope.scaling.original_context_length", context)
+        };
         if let (Some(short), Some(long)) = (short, long) {
             return Ok(Self::Long {
                 short: short?,

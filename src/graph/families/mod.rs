@@ -22,7 +22,7 @@ pub use experts::{ExpertMatrices, Experts, stays_in_file};
 use hub::HubHeader;
 use serde::Deserialize;
 
-use super::{GraphError, Tensors};
+use super::{GraphError, HEAD_MULTIPLE, MAX_HEAD_SIZE, MAX_HEADS, Tensors};
 use crate::gguf::{Gguf, Metadata, MetadataError, Optional};
 use crate::safetensors::Safetensors;
 
@@ -224,9 +224,10 @@ impl Header<'_> {
         format!("{}.{key}", self.family)
     }
 
+    /// A size; one that the header gives for each layer must be the same for all.
     fn size(&self, key: &str) -> Result<usize, GraphError> {
         let key = self.key(key);
-        in_range(&key, self.metadata.count(&key)?)
+        in_range(&key, self.metadata.layer_count(&key)?)
     }
 
     fn optional(&self, key: &str, default: usize) -> Result<usize, GraphError> {
@@ -275,6 +276,21 @@ fn in_range(key: &str, value: usize) -> Result<usize, GraphError> {
         1..=MAX_SIZE => Ok(value),
         _ => Err(GraphError::Inconsistent(format!("«{key}» is {value}"))),
     }
+}
+
+/// Heads that the attention operator computes.
+fn check_heads(heads: usize, head_size: usize) -> Result<(), GraphError> {
+    if heads > MAX_HEADS {
+        let problem = format!("more than {MAX_HEADS} heads ({heads})");
+        return Err(GraphError::Unsupported(problem));
+    }
+    if head_size > MAX_HEAD_SIZE || !head_size.is_multiple_of(HEAD_MULTIPLE) {
+        let problem = format!(
+            "a head size of {head_size} (only multiples of {HEAD_MULTIPLE} up to {MAX_HEAD_SIZE} are)"
+        );
+        return Err(GraphError::Unsupported(problem));
+    }
+    Ok(())
 }
 
 /// Every tensor of the family is there in its shape (contiguous dimension first), and no other.

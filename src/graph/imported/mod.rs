@@ -16,7 +16,7 @@ use prost::bytes::Bytes;
 pub use inputs::{FedInputs, past_names};
 
 use super::onnx::{ElementType, proto};
-use super::{GraphError, ModelGraph, OperatorMatrices};
+use super::{GraphError, HEAD_MULTIPLE, ModelGraph, OperatorMatrices};
 use crate::file_bytes::FileAccess;
 
 /// `i64 [batch, past + tokens]`: 1 for what is to be seen.
@@ -143,6 +143,10 @@ impl ImportedModel {
             .any(|nodes| nodes::has_operator(nodes, &SCALING_TENSORS));
         let rewritten = match scales_tensors {
             true => Err("it quantises all rows of a step with one scale".to_owned()),
+            false if !found.head_size.is_multiple_of(HEAD_MULTIPLE) => Err(format!(
+                "the attention operator does not support a head size of {}",
+                found.head_size
+            )),
             false => paged::paged(&model, &found.pasts, found.element),
         };
         let (attention, longest_context) = match rewritten {

@@ -259,12 +259,14 @@ fn named(tokens: &[String], name: &str) -> Option<TokenId> {
 struct Header<'a>(&'a Metadata);
 
 impl Header<'_> {
+    /// The token of a role. A number beyond the vocabulary (converters write 2³² − 1 or −1 for "none") names no token, as
+    /// llama.cpp reads it.
     fn token(&self, role: &str) -> Result<Option<TokenId>, MetadataError> {
         let key = format!("tokenizer.ggml.{role}_token_id");
-        let number = self.0.count(&key).optional()?;
-        Ok(number
-            .and_then(|number| u32::try_from(number).ok())
-            .map(TokenId))
+        let number = self.0.integer(&key).optional()?;
+        let tokens = self.0.strings("tokenizer.ggml.tokens")?.len();
+        let token = number.and_then(|number| u32::try_from(number).ok());
+        Ok(token.map(TokenId).filter(|token| token.row() < tokens))
     }
 
     /// The token of the first role that is named.

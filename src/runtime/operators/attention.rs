@@ -19,11 +19,9 @@ use super::shared::SharedSlice;
 use super::simd::{Instructions, LANES};
 use super::tile::Peak;
 use super::write::WriteTokens;
+use crate::graph::{HEAD_MULTIPLE, MAX_HEAD_SIZE, MAX_HEADS};
 
-/// The most query heads of a node.
-pub const MAX_HEADS: usize = 1024;
-/// The longest head.
-pub const MAX_HEAD_SIZE: usize = 1024;
+const _: () = assert!(HEAD_MULTIPLE.is_multiple_of(LANES));
 
 /// Query rows, tokens times the heads of a group, that share a tile's conversion from f16. They and the
 /// tile stay in the second-level cache.
@@ -213,9 +211,10 @@ impl<'a> Checked<'a> {
                 format!("has {heads} heads for {kv_heads} of keys (at most {MAX_HEADS})"),
             ));
         }
-        if head_size == 0 || head_size > MAX_HEAD_SIZE || !head_size.is_multiple_of(LANES) {
-            let problem =
-                format!("head size {head_size} is no multiple of {LANES} up to {MAX_HEAD_SIZE}");
+        if head_size == 0 || head_size > MAX_HEAD_SIZE || !head_size.is_multiple_of(HEAD_MULTIPLE) {
+            let problem = format!(
+                "head size {head_size} is no multiple of {HEAD_MULTIPLE} up to {MAX_HEAD_SIZE}"
+            );
             return Err(invalid("key_cache", problem));
         }
         let kv_width = kv_heads * head_size;

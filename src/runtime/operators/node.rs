@@ -3,8 +3,8 @@
 use ort::operator::{ComputeContext, FromKernelContext, KernelContext};
 use ort::value::{PrimitiveTensorElementType, ValueRef};
 
-use super::attention::MAX_HEADS;
 use super::parallel::OperatorError;
+use crate::graph::MAX_HEADS;
 use crate::graph::{Activation, GATED};
 
 /// The sizes and the elements of an input.
