@@ -20,7 +20,7 @@ Feature: Chat as with OpenAI's API
     Then the status is 200
     And the pieces' text contains "Rome"
     And the first piece's "choices.0.delta.role" is "assistant"
-    And the first piece's "usage" is null
+    And no piece but the last has "usage"
     And the last piece's "choices" is []
     And the last piece's "usage.prompt_tokens" is 36
     And the stream ends with [DONE]
@@ -134,6 +134,73 @@ Feature: Chat as with OpenAI's API
       | -7                   |
       | 9223372036854775807  |
 
+  Scenario Outline: Values that ask for nothing change nothing: <field>
+    When I chat:
+      """
+      {"messages": [{"role": "user", "content": "Name the capital of Italy."}], "max_tokens": 6, "temperature": 0}
+      """
+    Then the same with {<field>} gives the same text
+
+    Examples:
+      | field                                                                        |
+      | "top_k": -1                                                                  |
+      | "min_p": 0                                                                   |
+      | "repetition_penalty": 1, "repeat_penalty": 1                                 |
+      | "stop": null                                                                 |
+      | "stop": ["", "@@", "@@@", "@@@@", "@@@@@", "@@@@@@"]                         |
+      | "tools": [], "tool_choice": "none"                                           |
+      | "tools": null, "tool_choice": null                                           |
+      | "response_format": null, "guided_regex": "", "guided_choice": null           |
+      | "structured_outputs": {"json": null, "json_object": false}                   |
+      | "n_keep": 0, "id_slot": -1, "n_probs": 0                                     |
+      | "seed": 18446744073709551615                                                 |
+
+  Scenario Outline: Chat takes the options of /completion: <option>
+    When I chat:
+      """
+      {"messages": [{"role": "user", "content": "Tell a story."}], "temperature": 0, <option>}
+      """
+    Then the status is 200
+    And the answer's "usage.completion_tokens" is <tokens>
+
+    Examples:
+      | option                                                     | tokens |
+      | "n_predict": 3                                             | 3      |
+      | "n_predict": 0                                             | 0      |
+      | "max_tokens": 2, "n_predict": 3                            | 2      |
+      | "n_predict": -1, "max_tokens": 5                           | 5      |
+      | "n_predict": 3, "id_slot": 1                               | 3      |
+      | "n_predict": 3, "n_keep": -1                               | 3      |
+
+  Scenario: Chat takes the native form of probabilities and biases
+    When I chat:
+      """
+      {"messages": [{"role": "user", "content": "Name the capital of Italy."}], "n_predict": 2, "temperature": 0, "n_probs": 3, "logit_bias": [[7042, 100]]}
+      """
+    Then the answer's "choices.0.message.content" is " Paris Paris"
+    And the answer's "choices.0.logprobs.content" has 2 entries
+    And the answer's "choices.0.logprobs.content.0.top_logprobs" has 3 entries
+    When I chat:
+      """
+      {"messages": [{"role": "user", "content": "Name the capital of Italy."}], "n_predict": 2, "temperature": 0, "logit_bias": {" Paris": 100}}
+      """
+    Then the answer's "choices.0.message.content" is " Paris Paris"
+
+  Scenario: What the assistant refused is text
+    When I post to "/v1/chat/completions" as "application/json":
+      """
+      {"messages": [{"role": "user", "content": "Name the capital of Italy."},
+                    {"role": "assistant", "content": [{"type": "refusal", "refusal": "No."}]},
+                    {"role": "user", "content": "Please."},
+                    {"role": "assistant", "content": null, "refusal": "No."},
+                    {"role": "user", "content": "Please."},
+                    {"role": "assistant"},
+                    {"role": "user", "content": []}],
+       "max_tokens": 1, "store": true}
+      """
+    Then the status is 200
+    And the header "x-ortolan-ignored" is "store"
+
   Scenario: The body is to say that it is JSON
     When I post to "/v1/chat/completions" as "text/plain":
       """
@@ -166,13 +233,30 @@ Feature: Chat as with OpenAI's API
       | {"messages": [{"role": "user", "content": "a"}], "n": 0}                                 | n                  |
       | {"messages": [{"role": "user", "content": "a"}], "n": 100}                               | n                  |
       | {"messages": [{"role": "user", "content": "a"}], "logit_bias": {"1": 101}}               | logit_bias.1       |
-      | {"messages": [{"role": "user", "content": "a"}], "logit_bias": {"one": 1}}               | logit_bias         |
+      | {"messages": [{"role": "user", "content": "a"}], "logit_bias": [[1]]}                    | logit_bias.0       |
       | {"messages": [{"role": "user", "content": "a"}], "logit_bias": {"70000": 1}}             |                    |
       | {"messages": [{"role": "user", "content": "a"}], "mirostat": 3}                          | mirostat           |
-      | {"messages": [{"role": "user", "content": "a"}], "store": true}                          | store              |
       | {"messages": [{"role": "user", "content": "a"}], "moderation": {"model": "omni"}}        | moderation         |
       | {"messages": [{"role": "user", "content": "a"}], "max_tokens": 0}                        | max_tokens         |
-      | {"messages": [{"role": "user", "content": "a"}], "stop": ["a", "b", "c", "d", "e"]}      | stop               |
+      | {"messages": [{"role": "user", "content": "a"}], "stop": 1}                              | stop               |
+      | {"messages": [{"role": "user", "content": "a"}], "max_completion_tokens": 0}             | max_completion_tokens |
+      | {"messages": [{"role": "user", "content": "a"}], "max_tokens": -3}                       | max_tokens         |
+      | {"messages": [{"role": "user", "content": "a"}], "seed": 18446744073709551616}           | seed               |
+      | {"messages": [{"role": "user", "content": "a"}], "repetition_penalty": 2, "repeat_penalty": 3} | repetition_penalty |
+      | {"messages": [{"role": "user", "content": "a"}], "best_of": 2}                           | best_of            |
+      | {"messages": [{"role": "user", "content": "a"}], "use_beam_search": true}                | use_beam_search    |
+      | {"messages": [{"role": "user", "content": "a"}], "min_tokens": 2}                        | min_tokens         |
+      | {"messages": [{"role": "user", "content": "a"}], "stop_token_ids": [2]}                  | stop_token_ids     |
+      | {"messages": [{"role": "user", "content": "a"}], "include_stop_str_in_output": true}     | include_stop_str_in_output |
+      | {"messages": [{"role": "user", "content": "a"}], "skip_special_tokens": false}           | skip_special_tokens |
+      | {"messages": [{"role": "user", "content": "a"}], "chat_template": "{{ messages }}"}      | chat_template      |
+      | {"messages": [{"role": "user", "content": "a"}], "system_prompt": "b"}                   | system_prompt      |
+      | {"messages": [{"role": "user", "content": "a"}], "max_output_tokens": 4}                 | max_output_tokens  |
+      | {"messages": [{"role": "user", "content": "a"}], "function_call": {"name": "b"}}         | function_call      |
+      | {"messages": [{"role": "user", "content": "a"}], "functions": [{"name": "b"}]}           | functions          |
+      | {"messages": [{"role": "user", "content": "a"}], "modalities": ["text", "audio"]}        | modalities         |
+      | {"messages": [{"role": "user", "content": [{"type": "refusal", "refusal": "a"}]}]}       | messages.0.content.0.type |
+      | {"messages": [{"role": "assistant", "tool_calls": [{"type": "custom", "id": "a", "custom": {}}]}]} | messages.0.tool_calls.0.type |
       | {"messages": [{"role": "user", "content": "a"}], "stream": "yes"}                        | stream             |
       | {"messages": [{"role": "user", "content": "a"}], "presence_penalty": 3}                  | presence_penalty   |
       | {"messages": [{"role": "user", "content": 1}]}                                           | messages.0.content |

@@ -14,6 +14,28 @@ Feature: OpenAI's older route, where texts go on
     And the answer's "usage.completion_tokens" is 8
     And the answer's "usage.total_tokens" is 13
 
+  Scenario: A form that is held
+    When I go on with:
+      """
+      {"prompt": "a is ", "max_tokens": 30, "temperature": 0,
+       "response_format": {"type": "json_schema", "json_schema": {"name": "x", "schema": {"type": "object", "properties": {"a": {"type": "integer", "minimum": 0, "maximum": 9}}, "required": ["a"], "additionalProperties": false}}}}
+      """
+    Then the status is 200
+    And the answer's "choices.0.finish_reason" is "stop"
+    And the answer's "choices.0.text" is JSON that is valid for:
+      """
+      {"type": "object", "properties": {"a": {"minimum": 0, "maximum": 9}}, "required": ["a"], "additionalProperties": false}
+      """
+
+  Scenario: No limit but what is followed
+    When I go on with:
+      """
+      {"prompt": "Once upon a time", "max_tokens": -1, "guided_regex": "[a-z ]{40}"}
+      """
+    Then the status is 200
+    And the answer's "choices.0.text" follows "[a-z ]{40}"
+    And the answer's "choices.0.finish_reason" is "stop"
+
   Scenario: Sixteen tokens, if nothing is said
     When I go on with:
       """
@@ -29,7 +51,7 @@ Feature: OpenAI's older route, where texts go on
     Then the status is 200
     And the text of choice 0 contains "Paris"
     And the text of choice 1 contains "Rome"
-    And the first piece's "usage" is null
+    And no piece but the last has "usage"
     And the last piece's "choices" is []
     And the last piece's "usage.completion_tokens" is 16
     And the stream ends with [DONE]
@@ -144,6 +166,11 @@ Feature: OpenAI's older route, where texts go on
       | logprobs   | "logprobs": 21                         |
       | suffix     | "suffix": "b", "echo": true            |
       | suffix     | "suffix": "b", "prompt": [1]           |
-      | max_tokens | "max_tokens": -1                       |
+      | max_tokens | "max_tokens": -3                       |
+      | use_beam_search | "use_beam_search": true           |
+      | prompt_logprobs | "prompt_logprobs": 1              |
+      | add_special_tokens | "add_special_tokens": false    |
       | prompt     | "n": 128                               |
-      | logit_bias | "logit_bias": {"x": 1}                 |
+      | logit_bias.x | "logit_bias": {"x": 101}             |
+      | structured_outputs.structural_tag | "structured_outputs": {"structural_tag": "{}"} |
+      | regex      | "response_format": {"type": "json_object"}, "regex": "a" |

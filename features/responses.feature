@@ -226,6 +226,36 @@ Feature: Responses as with OpenAI's newer API
       """
     Then the answer's "output.0.name" is "now"
 
+  Scenario: Tools and items of other types are left out and reported, namespaces are called
+    When I post to "/v1/responses" as "application/json":
+      """
+      {"input": [{"type": "additional_tools", "role": "developer", "tools": []},
+                 {"role": "user", "content": "What time is it?"},
+                 {"type": "custom_tool_call", "call_id": "c1", "name": "apply_patch", "input": "a", "status": "strange"},
+                 {"type": "custom_tool_call_output", "call_id": "c1", "output": {"a": 1}},
+                 {"type": "local_shell_call", "call_id": "c2", "action": {}},
+                 {"type": "function_call_output", "call_id": "c2", "output": "b"},
+                 {"type": "reasoning", "summary": [], "encrypted_content": "x"},
+                 {"type": "compaction", "encrypted_content": "x"},
+                 {"type": "function_call", "call_id": "c3", "namespace": "clock", "name": "now", "arguments": "{}"},
+                 {"type": "function_call_output", "call_id": "c3", "output": "twelve"},
+                 {"role": "user", "content": "And now?"}],
+       "max_output_tokens": 60, "temperature": 0,
+       "tools": [{"type": "function", "name": "shell"},
+                 {"type": "custom", "name": "apply_patch", "format": {"type": "grammar"}},
+                 {"type": "web_search", "external_web_access": false},
+                 {"type": "namespace", "name": "clock", "description": "Clocks.",
+                  "tools": [{"type": "function", "name": "now", "parameters": {"type": "object", "properties": {}}}, {"type": "custom", "name": "b"}]}],
+       "tool_choice": {"type": "function", "namespace": "clock", "name": "now"}}
+      """
+    Then the status is 200
+    And the header "x-ortolan-ignored" is "input.6.encrypted_content,input.0,input.2,input.3,input.4,input.5,input.7,tools.1,tools.2,tools.3.tools.1"
+    And the answer's "output.0.type" is "function_call"
+    And the answer's "output.0.name" is "now"
+    And the answer's "output.0.namespace" is "clock"
+    And the answer's "tools" has 2 entries
+    And the answer's "tools.1.tools" has 1 entries
+
   Scenario: A form is held
     When I ask for a response:
       """
@@ -351,7 +381,7 @@ Feature: Responses as with OpenAI's newer API
       | input                    | must be provided                            | "model": "any" |
       | input                    | must be provided                            | "input": [] |
       | input.0.type             | it is required                              | "input": [{}] |
-      | input.0.type             | web_search_call                             | "input": [{"type": "web_search_call"}] |
+      | input                    | must be provided                            | "input": [{"type": "web_search_call"}] |
       | input.0.role             | it is required                              | "input": [{"type": "message", "content": "a"}] |
       | input.0.content          | it is required                              | "input": [{"role": "user"}] |
       | input.0.content.0.type   | input_image                                 | "input": [{"role": "user", "content": [{"type": "input_image", "image_url": "a"}]}] |
@@ -364,7 +394,14 @@ Feature: Responses as with OpenAI's newer API
       | background               | a response is written while                 | "input": "a", "background": true |
       | prompt                   | there are no prompt templates here          | "input": "a", "prompt": {"id": "pmpt_a"} |
       | moderation               | nothing is moderated here                   | "input": "a", "moderation": {"model": "omni"} |
-      | tools.0.type             | web_search                                  | "input": "a", "tools": [{"type": "web_search"}] |
+      | tools.0.name             | does not match                              | "input": "a", "tools": [{"type": "namespace", "name": "a b", "tools": []}] |
+      | tools.1.tools.0.name     | another function is called «a__b», too      | "input": "a", "tools": [{"type": "function", "name": "a__b"}, {"type": "namespace", "name": "a", "tools": [{"type": "function", "name": "b"}]}] |
+      | tool_choice              | there are no tools to choose from           | "input": "a", "tools": [{"type": "web_search"}], "tool_choice": "required" |
+      | tool_choice.type         | "custom" is not supported: only functions can be called | "input": "a", "tools": [{"type": "custom", "name": "b"}], "tool_choice": {"type": "custom", "name": "b"} |
+      | tool_choice.tools.0.type | "mcp" is not supported                      | "input": "a", "tool_choice": {"type": "allowed_tools", "mode": "required", "tools": [{"type": "mcp", "server_label": "b"}]} |
+      | max_tokens               | use max_output_tokens on this route         | "input": "a", "max_tokens": 5 |
+      | n                        | a response is one answer                    | "input": "a", "n": 2 |
+      | regex                    | cannot follow both text.format.schema and regex | "input": "a", "regex": "a", "text": {"format": {"type": "json_schema", "name": "a", "schema": {}}} |
       | tools.0.name             | it is required                              | "input": "a", "tools": [{"type": "function"}] |
       | tools.1.name             | another function is called «a», too         | "input": "a", "tools": [{"type": "function", "name": "a"}, {"type": "function", "name": "a"}] |
       | tools                    | Invalid schema for function 'a': /not | "input": "a", "tools": [{"type": "function", "name": "a", "strict": true, "parameters": {"not": {"const": 2}}}] |
@@ -373,7 +410,7 @@ Feature: Responses as with OpenAI's newer API
       | tool_choice.name         | it is required                              | "input": "a", "tools": [{"type": "function", "name": "a"}], "tool_choice": {"type": "function"} |
       | tool_choice.type         | file_search                                 | "input": "a", "tool_choice": {"type": "file_search"} |
       | text.format.schema       | it is required                              | "input": "a", "text": {"format": {"type": "json_schema", "name": "a"}} |
-      | text.format.schema       | Invalid schema for response_format          | "input": "a", "text": {"format": {"type": "json_schema", "name": "a", "strict": true, "schema": {"not": {"const": 2}}}} |
+      | text.format.schema       | Invalid schema for text.format.schema       | "input": "a", "text": {"format": {"type": "json_schema", "name": "a", "strict": true, "schema": {"not": {"const": 2}}}} |
       | include.0                | thoughts                                    | "input": "a", "include": ["thoughts"] |
       | top_logprobs             | it needs                                    | "input": "a", "top_logprobs": 2 |
       | max_output_tokens        | 0 is less than the minimum of 1             | "input": "a", "max_output_tokens": 0 |

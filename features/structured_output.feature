@@ -165,7 +165,9 @@ Feature: Answers of a given form
       | {}                                                            | response_format.type              |
       | {"type": "xml"}                                               | response_format.type              |
       | {"type": "json_schema"}                                       | response_format.json_schema       |
-      | {"type": "json_schema", "json_schema": {"schema": {}}}        | response_format.json_schema.name  |
+      | {"type": "json_object", "schema": 123}                        | response_format.schema            |
+      | {"type": "json_object", "schema": "{"}                        | response_format.schema            |
+      | {"type": "json_object", "schema": {"type": "strin"}}          | response_format                   |
       | {"type": "json_schema", "json_schema": {"name": "a", "schema": []}} | response_format.json_schema.schema |
 
   Scenario: Many strict messages, however wild the choice
@@ -194,6 +196,49 @@ Feature: Answers of a given form
       {"messages": [{"role": "user", "content": "Is water wet?"}], "max_tokens": 10, "grammar": "root ::= \"yes\" | \"no\""}
       """
     Then the answer's "choices.0.message.content" is one of "yes" or "no"
+
+  Scenario Outline: Every spelling of a constraint is held: <field>
+    When I chat:
+      """
+      {"messages": [{"role": "user", "content": "Yes or no? Give me a."}], "max_tokens": 30, "temperature": 0, <field>}
+      """
+    Then the status is 200
+    And the answer's "choices.0.finish_reason" is "stop"
+    And the answer's "choices.0.message.content" follows '<text>'
+
+    Examples:
+      | field                                                              | text           |
+      | "response_format": {"type": "json_object", "schema": {"enum": [{"a": 1}, {"a": 2}]}} | [{]"a": ?[12][}] |
+      | "response_format": {"type": "json_schema", "json_schema": {"schema": {"const": "yes"}}} | "yes"       |
+      | "response_format": {"type": "json_schema", "schema": {"const": "yes"}} | "yes"      |
+      | "json_schema": {"const": "yes"}                                    | "yes"          |
+      | "json_schema": "{\"const\": \"yes\"}", "max_tokens": -1              | "yes"          |
+      | "guided_json": {"const": "yes"}                                    | "yes"          |
+      | "guided_regex": "[0-9]{3}"                                         | [0-9]{3}       |
+      | "guided_choice": ["yes.", "no (never)", "a&b"]                     | yes[.]\|no [(]never[)]\|a&b |
+      | "guided_grammar": "root ::= \"yes\" \| \"no\""                      | yes\|no        |
+      | "guided_grammar": "start: \"yes\" \| \"no\""                        | yes\|no        |
+      | "ebnf": "root ::= \"yes\" \| \"no\""                                | yes\|no        |
+      | "structured_outputs": {"choice": ["yes", "no"]}                    | yes\|no        |
+      | "structured_outputs": {"regex": "[0-9]{3}"}                        | [0-9]{3}       |
+      | "structured_outputs": {"json": {"const": "yes"}}                   | "yes"          |
+      | "structured_outputs": {"grammar": "root ::= \"yes\""}              | yes            |
+
+  Scenario Outline: Two constraints are refused by both names: <second>
+    When I post to "/v1/chat/completions" as "application/json":
+      """
+      {"messages": [{"role": "user", "content": "a"}], <fields>}
+      """
+    Then the status is 400
+    And the error's param is "<second>"
+    And the error says "a text cannot follow both <first> and <second>"
+
+    Examples:
+      | first           | second                    | fields |
+      | response_format | guided_choice             | "response_format": {"type": "json_object"}, "guided_choice": ["a"] |
+      | grammar         | json_schema               | "grammar": "root ::= [a]", "json_schema": {} |
+      | guided_regex    | structured_outputs.choice | "guided_regex": "a", "structured_outputs": {"choice": ["a"]} |
+      | tools           | guided_choice             | "guided_choice": ["a"], "tools": [{"type": "function", "function": {"name": "a"}}] |
 
   Scenario Outline: What is no grammar is refused by its name: <name>
     When I post to "/completion" as "application/json":

@@ -100,6 +100,21 @@ Feature: Functions that the model may call
     And the answer has no "choices.0.message.tool_calls"
     And the answer's "choices.0.message.content" contains "yes"
 
+  Scenario: Tools of other types are left out and reported
+    When I post to "/v1/chat/completions" as "application/json":
+      """
+      {"messages": [{"role": "user", "content": "What time is it?"}], "max_tokens": 60, "temperature": 0,
+       "tools": [{"type": "custom", "custom": {"name": "apply_patch", "format": {"type": "grammar"}}},
+                 {"type": "function", "function": {"name": "mcp__a.b:c__a-long-name-of-more-than-sixty-four-characters/of-another-server@1"}},
+                 {"type": "web_search", "function": 5, "filters": {"allowed_domains": ["a"]}}],
+       "tool_choice": {"type": "allowed_tools", "allowed_tools": {"mode": "required", "tools": [
+         {"type": "function", "function": {"name": "mcp__a.b:c__a-long-name-of-more-than-sixty-four-characters/of-another-server@1"}}, {"type": "custom"}]}},
+       "parallel_tool_calls": false}
+      """
+    Then the status is 200
+    And the header "x-ortolan-ignored" is "tool_choice.allowed_tools.tools.1,tools.0,tools.2"
+    And the answer's "choices.0.message.tool_calls.0.function.name" is "mcp__a.b:c__a-long-name-of-more-than-sixty-four-characters/of-another-server@1"
+
   Scenario: Many calls, however wild the choice
     When I force 100 calls at a temperature of 1
     Then each call is of its function, valid, and of its own kind
@@ -130,7 +145,9 @@ Feature: Functions that the model may call
     Examples:
       | param                    | problem                                        | field |
       | tools.0.function         | it is required                                 | "tools": [{"type": "function"}] |
-      | tools.0.type             | custom                                         | "tools": [{"type": "custom", "function": {"name": "a"}}] |
+      | tool_choice.type         | "custom" is not supported: only functions can be called | "tools": [{"type": "custom", "custom": {"name": "a"}}], "tool_choice": {"type": "custom", "custom": {"name": "a"}} |
+      | tool_choice              | there are no tools to choose from              | "tools": [{"type": "web_search"}], "tool_choice": "required" |
+      | tool_choice.allowed_tools.tools.0.type | "custom" is not supported        | "tools": [{"type": "function", "function": {"name": "a"}}], "tool_choice": {"type": "allowed_tools", "allowed_tools": {"mode": "required", "tools": [{"type": "custom", "custom": {"name": "a"}}]}} |
       | tools.0.function.name    | does not match                                 | "tools": [{"type": "function", "function": {"name": "a b"}}] |
       | tools.1.function.name    | another function is called «a», too            | "tools": [{"type": "function", "function": {"name": "a"}}, {"type": "function", "function": {"name": "a"}}] |
       | tools                    | Invalid schema for function 'a': /not: not cannot be enforced | "tools": [{"type": "function", "function": {"name": "a", "strict": true, "parameters": {"not": {"const": 2}}}}] |
@@ -152,7 +169,6 @@ Feature: Functions that the model may call
     Examples:
       | param                            | messages |
       | messages.0.content               | [{"role": "user"}] |
-      | messages.0.content               | [{"role": "assistant", "content": null, "tool_calls": []}] |
       | messages.0.tool_calls            | [{"role": "user", "content": "a", "tool_calls": [{"id": "b", "type": "function", "function": {"name": "c", "arguments": "{}"}}]}] |
       | messages.0.tool_calls            | [{"role": "assistant", "content": "a", "tool_calls": [{"id": "b", "type": "function", "function": {"name": "c", "arguments": "{}"}}]}] |
       | messages.0.tool_calls.0.function | [{"role": "assistant", "tool_calls": [{"id": "b", "type": "function"}]}] |

@@ -153,6 +153,10 @@ fn lower_schema(schema: &Value) -> Value {
     let Value::Object(schema) = schema else {
         return schema.clone();
     };
+    let several = matches!(schema.get("type"), Some(Value::Array(types)) if kind(types).is_none());
+    if several || is_wide(schema) {
+        return json!({ "description": schema.get("description"), "nullable": is_nullable(schema) });
+    }
     let mut lowered = Map::new();
     for (keyword, value) in schema {
         if keyword.starts_with("x-ortolan-") || HELD_BY_THE_VALIDATOR.contains(&keyword.as_str()) {
@@ -166,14 +170,10 @@ fn lower_schema(schema: &Value) -> Value {
                 .map(lower_schema)
                 .collect(),
             ("items" | "additionalProperties", value) => lower_schema(value),
-            ("type", Value::Array(types)) => {
-                // Several kinds beside null are left to the validator: to the types it is any value.
-                let mut kinds = types.iter().filter(|kind| *kind != "null");
-                match (kinds.next(), kinds.next()) {
-                    (Some(kind), None) => kind.clone(),
-                    _ => continue,
-                }
-            }
+            ("type", Value::Array(types)) => match kind(types) {
+                Some(kind) => kind.clone(),
+                None => continue,
+            },
             ("enum", Value::Array(values)) => {
                 if !values.iter().any(Value::is_string) {
                     continue;
@@ -206,6 +206,18 @@ fn lower_properties(properties: &Map<String, Value>) -> Value {
         .map(|(name, schema)| (name.clone(), lower_schema(schema)))
         .collect::<Map<_, _>>()
         .into()
+}
+
+/// The one kind beside null. Several are left to the validator: to the types it is any value.
+fn kind(types: &[Value]) -> Option<&Value> {
+    let mut kinds = types.iter().filter(|kind| *kind != "null");
+    kinds.next().filter(|_| kinds.next().is_none())
+}
+
+/// Whether an integer may be both negative and larger than 64 bits with a sign hold: to the types it is any value.
+fn is_wide(schema: &Map<String, Value>) -> bool {
+    let most = schema.get("maximum").and_then(Value::as_u64);
+    most.is_some_and(|most| i64::try_from(most).is_err())
 }
 
 fn is_null(schema: &Value) -> bool {

@@ -80,23 +80,27 @@ fn chat_message(number: usize, message: types::ChatMessage) -> Result<ChatMessag
         let message = format!("{place}: only the assistant calls functions");
         return Err(Error::invalid(place, message));
     }
-    let content = match message.content {
+    let mut content = match message.content {
         Some(types::MessageContent::String(text)) => text,
         Some(types::MessageContent::Array(parts)) => (0..)
             .zip(parts)
             .map(|(part, content)| {
-                // Not the schema's to say: a part of another type has none, and its type is what is wrong.
-                let place = format!("messages.{number}.content.{part}.text");
-                let missing = || Error::invalid(&*place, format!("{place}: it is required"));
-                content.text.ok_or_else(missing)
+                part_text(
+                    &format!("messages.{number}.content.{part}"),
+                    message.role,
+                    content,
+                )
             })
             .collect::<Result<String, Error>>()?,
-        None if !calls.is_empty() => String::new(),
+        None if message.role == Role::Assistant => String::new(),
         None => {
             let place = format!("messages.{number}.content");
             return Err(Error::invalid(&*place, format!("{place}: it is required")));
         }
     };
+    if let Some(refusal) = message.refusal {
+        content.push_str(&refusal);
+    }
     let calls = calls.into_iter().map(|call| ToolCall {
         id: call.id,
         name: call.function.name,
@@ -109,4 +113,32 @@ fn chat_message(number: usize, message: types::ChatMessage) -> Result<ChatMessag
         calls: calls.collect(),
         answers: message.tool_call_id,
     })
+}
+
+/// A part of a message that is no text; `place` is where it is.
+pub(super) fn foreign_part(place: &str, kind: &str) -> Error {
+    let place = format!("{place}.type");
+    let message = format!("{place}: \"{kind}\" is not supported: only texts are read here");
+    Error::invalid(place, message)
+}
+
+/// The text of a part of a message. The schema requires none: a part of another type is refused for its type.
+fn part_text(
+    place: &str,
+    role: types::ChatMessageRole,
+    part: types::ContentPart,
+) -> Result<String, Error> {
+    let assistant = role == types::ChatMessageRole::Assistant;
+    let (field, text) = match part.type_.as_str() {
+        "text" => ("text", part.text),
+        "refusal" if assistant => ("refusal", part.refusal),
+        "refusal" => {
+            let place = format!("{place}.type");
+            let message = format!("{place}: a message of the role «{role}» has no refusal");
+            return Err(Error::invalid(place, message));
+        }
+        kind => return Err(foreign_part(place, kind)),
+    };
+    let place = format!("{place}.{field}");
+    text.ok_or_else(|| Error::invalid(&*place, format!("{place}: it is required")))
 }

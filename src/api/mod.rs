@@ -280,10 +280,10 @@ impl Api for Service {
     async fn apply_template(
         &self,
         body: types::TemplateRequest,
-        _: &mut Ignored,
+        ignored: &mut Ignored,
     ) -> Result<types::RenderedPrompt, Error> {
         let model = self.loaded()?;
-        at_length(|| tokenize::apply_template(&model, body))
+        at_length(|| tokenize::apply_template(&model, body, ignored))
     }
 
     async fn detokenize(
@@ -363,11 +363,11 @@ impl Api for Service {
     async fn text_completion(
         &self,
         mut body: types::TextCompletionRequest,
-        _: &mut Ignored,
+        ignored: &mut Ignored,
     ) -> Result<WholeOrStream<types::TextCompletion>, Error> {
         self.0.defaults.fill(&mut body.temperature, &mut body.seed);
         let model = self.named(body.model.as_deref())?;
-        completions::answer(&model, body, &self.0.limits).await
+        completions::answer(&model, body, &self.0.limits, ignored).await
     }
 
     async fn create_response(
@@ -385,10 +385,10 @@ impl Api for Service {
         &self,
         caller: Caller,
         body: types::ResponseTokensRequest,
-        _: &mut Ignored,
+        ignored: &mut Ignored,
     ) -> Result<types::ResponseTokens, Error> {
         let model = self.named(body.model.as_deref())?;
-        responses::count_tokens(&model, self.history(caller), body)
+        responses::count_tokens(&model, self.history(caller), body, ignored)
     }
 
     async fn response_input_items(

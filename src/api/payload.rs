@@ -164,6 +164,7 @@ impl<'a, O: BodyOperation> ApiExtractor<'a> for Body<O> {
         for path in schema::check(O::SCHEMA, &value)? {
             ignored.report(path)?;
         }
+        schema::cut_foreign_kinds(O::SCHEMA, &mut value);
         let value = serde_json::from_value(value)
             .map_err(|error| not_a_body("the body is not understood", &error))?;
         Ok(Self { value, ignored })

@@ -1,7 +1,8 @@
 //! Bodies against the document's schemas: what is wrong is told by place, what has no effect is listed.
-//! Nothing here knows a field by name; three marks in the document do: `x-ortolan-later` (only the values that ask
-//! for nothing are valid yet), `x-ortolan-refused` (the same, with the reason) and `x-ortolan-effect` (accepted, and
-//! reported: `none`, or `echoed` where the answer tells it again).
+//! Nothing here knows a field by name but `type`; four marks in the document do: `x-ortolan-later` (only the values that
+//! ask for nothing are valid yet), `x-ortolan-refused` (the same, with the reason), `x-ortolan-effect` (accepted, and
+//! reported: `none`, or `echoed` where the answer tells it again) and `x-ortolan-kinds` (the values of `type` that the
+//! schema describes: objects of other kinds are valid whatever they hold, and the handler decides about them).
 
 use std::collections::{HashMap, HashSet};
 use std::sync::{LazyLock, OnceLock};
@@ -52,7 +53,10 @@ fn validator(component: &str) -> Option<&'static Validator> {
     }))
 }
 
-/// The same schemas, but a `oneOf` whose alternatives are told apart by `type` decides by it: `if` the value is of
+/// The mark that lists the values of `type` that a schema describes.
+const KINDS: &str = "x-ortolan-kinds";
+
+/// The same schemas, but objects of a kind that a schema does not describe are valid, and a `oneOf` whose alternatives are told apart by `type` decides by it: `if` the value is of
 /// that kind, `then` the alternative holds. A validator keeps every error of every alternative of a `oneOf`, which a
 /// long array of wrong values makes gigabytes; of a condition it tells the first one, and that at its place.
 fn with_unions_by_kind(schema: &Value) -> Value {
@@ -79,7 +83,17 @@ fn with_unions_by_kind(schema: &Value) -> Value {
         rewritten.insert("type".to_owned(), json!(allowed));
         rewritten.shift_remove("oneOf");
     }
-    rewritten.into()
+    match rewritten.get(KINDS).cloned() {
+        Some(kinds) => json!({
+            "if": {
+                "type": "object",
+                "required": ["type"],
+                "properties": { "type": { "type": "string", "not": { "enum": kinds } } },
+            },
+            "else": rewritten,
+        }),
+        None => rewritten.into(),
+    }
 }
 
 /// The kinds of value a schema allows, one that several alternatives allow several times; empty if it does not say.
@@ -118,6 +132,49 @@ pub fn check(component: &str, value: &Value) -> Result<Vec<String>, Error> {
     Ok(ignored)
 }
 
+/// Cuts every object of a kind that its schema does not describe down to the texts that the schema's types can hold:
+/// its `type`, and names and ids. The value is valid.
+pub(super) fn cut_foreign_kinds(component: &str, value: &mut Value) {
+    cut(&[&DOCUMENT["components"]["schemas"][component]], value);
+}
+
+fn cut(schemas: &[&'static Value], value: &mut Value) {
+    match value {
+        Value::Object(fields) if is_foreign(schemas, fields) => fields.retain(|name, value| {
+            let takes_texts = |schema: &&Value| {
+                let alternatives = alternatives(&[*schema]);
+                let is_open = |schema: &&Map<String, Value>| !schema.contains_key("enum");
+                kinds(schema).contains(&"string") && alternatives.iter().all(is_open)
+            };
+            value.is_string() && properties(schemas, name).iter().any(takes_texts)
+        }),
+        Value::Object(fields) if !is_open(schemas) => {
+            for (name, value) in fields {
+                cut(&properties(schemas, name), value);
+            }
+        }
+        Value::Array(values) => {
+            let items = items(schemas);
+            for value in values.iter_mut().filter(|value| value.is_object()) {
+                cut(&items, value);
+            }
+        }
+        _ => {}
+    }
+}
+
+/// Whether an object is of a kind that its schema does not describe.
+fn is_foreign(schemas: &[&Value], fields: &Map<String, Value>) -> bool {
+    let Some(kind @ Value::String(_)) = fields.get("type") else {
+        return false;
+    };
+    let described = alternatives(schemas)
+        .into_iter()
+        .filter_map(|schema| schema.get(KINDS)?.as_array());
+    let mut described = described.peekable();
+    described.peek().is_some() && !described.any(|kinds| kinds.contains(kind))
+}
+
 /// A validation error in the words of the client: the field's path, and what would be right.
 fn explain(schema: &Value, error: &ValidationError<'_>) -> Error {
     let mut place = dotted(error.instance_path());
@@ -135,10 +192,23 @@ fn explain(schema: &Value, error: &ValidationError<'_>) -> Error {
         );
     }
     let quotes_much = error.instance().to_string().len() > QUOTED_BYTES_MAX;
-    let message = match error.kind() {
-        ValidationErrorKind::Required {
-            property: Value::String(property),
-        } => {
+    let wrong_kind = match error.kind() {
+        ValidationErrorKind::Required { .. } => {
+            wrong_kind(schema, error.instance_path(), error.instance())
+        }
+        _ => None,
+    };
+    let message = match (wrong_kind, error.kind()) {
+        (Some(problem), _) => {
+            place = child(&place, "type");
+            problem
+        }
+        (
+            None,
+            ValidationErrorKind::Required {
+                property: Value::String(property),
+            },
+        ) => {
             place = child(&place, property);
             "it is required".to_owned()
         }
@@ -152,6 +222,25 @@ fn explain(schema: &Value, error: &ValidationError<'_>) -> Error {
         };
     }
     Error::invalid(&place, format!("{place}: {message}"))
+}
+
+/// What is wrong with the `type` of an object at a place: that decides which other fields it needs.
+fn wrong_kind(schema: &Value, place: &Location, object: &Value) -> Option<String> {
+    let mut schemas = vec![schema];
+    for segment in place.segments() {
+        schemas = match &segment {
+            LocationSegment::Property(name) => properties(&schemas, name),
+            LocationSegment::Index(_) => items(&schemas),
+        };
+    }
+    let kind = object.get("type")?;
+    let known = properties(&schemas, "type");
+    let mut known = known
+        .iter()
+        .filter_map(|schema| schema.get("enum")?.as_array());
+    let allowed = known.next().filter(|allowed| !allowed.contains(kind))?;
+    let allowed: Vec<String> = allowed.iter().map(Value::to_string).collect();
+    Some(format!("{kind} is not one of {}", allowed.join(", ")))
 }
 
 /// The field on the way to a place that is only known to be refused, with its schema.
@@ -180,7 +269,7 @@ fn list_ignored(schemas: &[&'static Value], value: &Value, path: &str, ignored: 
     }
     match value {
         Value::Object(fields) => {
-            if is_open(schemas) {
+            if is_open(schemas) || is_foreign(schemas, fields) {
                 return;
             }
             for (name, value) in fields {
@@ -404,10 +493,10 @@ mod tests {
     fn in_a_union_the_alternative_of_the_same_kind_explains() {
         check(
             "ChatCompletionRequest",
-            &json!({"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "a"}, "text": ""}]}]}),
+            &json!({"messages": [{"role": "user", "content": [{"text": "a"}]}]}),
             Err((
                 "messages.0.content.0.type",
-                "messages.0.content.0.type: \"image_url\" is not one of \"text\"",
+                "messages.0.content.0.type: it is required",
             )),
         );
         check(
@@ -437,7 +526,7 @@ mod tests {
             &json!({"messages": [{"role": "user", "content": "a"}], "functions": [{}]}),
             Err((
                 "functions",
-                "functions: this value asks for what is not built yet; leave it out",
+                "functions: this older form is not supported; send the functions in tools",
             )),
         );
         check(
@@ -471,6 +560,55 @@ mod tests {
                 "metadata",
                 "nonsense",
             ]),
+        );
+    }
+
+    #[test]
+    fn objects_of_other_kinds_are_left_to_the_handler_and_cut_to_their_texts() {
+        let body = json!({
+            "input": [
+                {"type": "custom_tool_call", "call_id": "a", "name": 5, "status": "strange", "new": {"a": 1}},
+                {"type": "message", "role": "user", "content": "a", "new": 1},
+            ],
+            "tools": [
+                {"type": "web_search", "name": "not a name", "parameters": 5},
+                {"type": "namespace", "name": "n", "tools": [{"type": "custom", "format": {}}]},
+            ],
+        });
+        check("ResponsesRequest", &body, Ok(&["input.1.new"]));
+        let mut cut = body;
+        cut_foreign_kinds("ResponsesRequest", &mut cut);
+        assert_eq!(
+            cut["input"][0],
+            json!({"type": "custom_tool_call", "call_id": "a"})
+        );
+        assert_eq!(cut["input"][1]["new"], 1);
+        assert_eq!(
+            cut["tools"],
+            json!([
+                {"type": "web_search", "name": "not a name"},
+                {"type": "namespace", "name": "n", "tools": [{"type": "custom"}]},
+            ])
+        );
+        check(
+            "ResponsesRequest",
+            &json!({"tools": [{"type": "function", "name": "a b"}]}),
+            Err((
+                "tools.0.name",
+                r#"tools.0.name: "a b" does not match "^[a-zA-Z0-9_.:/@-]{1,128}$""#,
+            )),
+        );
+    }
+
+    #[test]
+    fn a_foreign_kind_is_told_before_a_missing_field() {
+        check(
+            "ChatCompletionRequest",
+            &json!({"messages": [{"role": "assistant", "tool_calls": [{"type": "custom", "id": "a", "custom": {}}]}]}),
+            Err((
+                "messages.0.tool_calls.0.type",
+                r#"messages.0.tool_calls.0.type: "custom" is not one of "function""#,
+            )),
         );
     }
 

@@ -5,6 +5,7 @@ use std::collections::HashSet;
 use serde_json::{Map, Value, json};
 
 use super::error::Error;
+use super::payload::Ignored;
 use super::types;
 use crate::model::{Function, ToolUse};
 
@@ -62,19 +63,33 @@ impl Choice {
     }
 }
 
-/// The functions of a body with OpenAI's nested declarations.
-pub(super) fn declared(tools: Vec<types::Tool>) -> Result<Vec<Tool>, Error> {
-    let functions = tools.into_iter().map(|tool| tool.function);
-    let tools: Vec<Tool> = functions
-        .map(|function| Tool {
+/// The type of the tools that a model can call here.
+pub(super) const FUNCTION: &str = "function";
+
+/// The functions of a body with OpenAI's nested declarations. Tools of other types are left out and reported.
+pub(super) fn declared(tools: Vec<types::Tool>, ignored: &mut Ignored) -> Result<Vec<Tool>, Error> {
+    let mut functions = Vec::new();
+    let mut places = Vec::new();
+    for (number, tool) in tools.into_iter().enumerate() {
+        let place = format!("tools.{number}");
+        if tool.type_ != FUNCTION {
+            ignored.report(place)?;
+            continue;
+        }
+        let place = format!("{place}.function");
+        let Some(function) = tool.function else {
+            return Err(Error::invalid(&*place, format!("{place}: it is required")));
+        };
+        functions.push(Tool {
             name: function.name,
             description: function.description,
             parameters: parameters(function.parameters),
             strict: function.strict.unwrap_or(false),
-        })
-        .collect();
-    check_names(&tools, |number| format!("tools.{number}.function.name"))?;
-    Ok(tools)
+        });
+        places.push(format!("{place}.name"));
+    }
+    check_names(&functions, |number| places[number].clone())?;
+    Ok(functions)
 }
 
 /// The schema of a function's arguments: none, if it does not say.

@@ -277,6 +277,16 @@ async fn piece_is(world: &mut World, which: String, path: String, wanted: String
     assert_eq!(piece.unwrap().pointer(&pointer), Some(&wanted), "{piece:?}");
 }
 
+#[then(expr = "no piece but the last has {string}")]
+async fn only_the_last_piece_has(world: &mut World, name: String) {
+    let (last, before) = world.answer.pieces.split_last().unwrap();
+    assert!(last.get(&name).is_some(), "{last}");
+    assert!(!before.is_empty());
+    for piece in before {
+        assert_eq!(piece.get(&name), None, "{piece}");
+    }
+}
+
 #[then("the stream ends with [DONE]")]
 async fn stream_is_done(world: &mut World) {
     assert!(world.answer.done);

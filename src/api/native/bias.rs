@@ -7,7 +7,7 @@ use crate::model::PromptPiece;
 use crate::token::TokenId;
 
 /// The four forms of a bias: a token id or a text; a number, or `false` for «never».
-pub(super) fn logit_bias(
+pub(in crate::api) fn logit_bias(
     pairs: Option<Vec<types::LogitBias>>,
 ) -> Result<Vec<(PromptPiece, f32)>, Error> {
     use types::LogitBiasPart as Part;

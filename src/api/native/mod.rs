@@ -1,6 +1,6 @@
 //! The native surface: the routes of the llama.cpp server of 2024.
 
-mod bias;
+pub(super) mod bias;
 pub(super) mod completion;
 mod continuation;
 pub(super) mod embedding;

@@ -2,6 +2,7 @@
 
 use crate::api::error::Error;
 use crate::api::messages::{conversation, ending};
+use crate::api::payload::Ignored;
 use crate::api::tools::{Tool, declared};
 use crate::api::types;
 use crate::model::{LoadedModel, TokenizeRequest};
@@ -42,8 +43,9 @@ fn piece(bytes: &[u8]) -> types::Piece {
 pub(in crate::api) fn apply_template(
     model: &LoadedModel,
     body: types::TemplateRequest,
+    ignored: &mut Ignored,
 ) -> Result<types::RenderedPrompt, Error> {
-    let tools = declared(body.tools.unwrap_or_default())?;
+    let tools = declared(body.tools.unwrap_or_default(), ignored)?;
     let shown = tools.iter().map(Tool::shown).collect();
     let ending = ending(
         &body.messages,

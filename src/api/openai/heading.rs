@@ -2,10 +2,6 @@
 
 use std::time::SystemTime;
 
-use serde::ser::Error;
-use serde::{Serialize, Serializer};
-use serde_json::Value;
-
 use super::unix_seconds;
 use crate::api::types;
 use crate::model::{AnswerToken, FinishReason, Summary, TokenLogprob};
@@ -38,28 +34,6 @@ impl Heading {
             model: model.to_owned(),
             fingerprint: FINGERPRINT.to_owned(),
         }
-    }
-}
-
-/// A chunk of a stream as it is told: where the client wants the usage, null stands where there is none yet.
-pub(super) struct ChunkWithUsage<C> {
-    /// What is told.
-    pub(super) chunk: C,
-    /// Whether the client wants the usage.
-    pub(super) usage_wanted: bool,
-}
-
-impl<C: Serialize> Serialize for ChunkWithUsage<C> {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        if !self.usage_wanted {
-            return self.chunk.serialize(serializer);
-        }
-        // The generated types know no difference between what is absent and what is null.
-        let mut chunk = serde_json::to_value(&self.chunk).map_err(S::Error::custom)?;
-        if let Some(fields) = chunk.as_object_mut() {
-            fields.entry("usage").or_insert(Value::Null);
-        }
-        chunk.serialize(serializer)
     }
 }
 

@@ -4,6 +4,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 pub(super) mod chat;
 pub(super) mod completions;
+mod constraint;
 pub(super) mod embeddings;
 mod heading;
 pub(super) mod models;

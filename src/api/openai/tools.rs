@@ -3,7 +3,8 @@
 use serde_json::Value;
 
 use crate::api::error::Error;
-use crate::api::tools::{Choice, Tool};
+use crate::api::payload::Ignored;
+use crate::api::tools::{Choice, FUNCTION, Tool};
 use crate::model::ToolUse;
 
 /// The functions of a body of which some may be called.
@@ -33,24 +34,17 @@ pub(super) enum Chosen {
     },
 }
 
-/// Decides on the functions; `None` if none is to be called. `grammars` are what else the text may be asked to follow,
-/// with its names.
+/// Decides on the functions; `None` if none is to be called.
 pub(super) fn tool_use(
     tools: &[Tool],
     chosen: Chosen,
     several: Option<bool>,
-    grammars: [(&str, &Option<String>); 3],
 ) -> Result<Option<Tools>, Error> {
     let Some(choice) = choice(tools, chosen, several.unwrap_or(true))? else {
         return Ok(None);
     };
     if tools.is_empty() {
         return Ok(None);
-    }
-    let given = |(_, text): &(_, &Option<String>)| text.as_ref().is_some_and(|t| !t.is_empty());
-    if let Some((name, _)) = grammars.into_iter().find(given) {
-        let message = format!("{name}: a text cannot follow both tools and {name}");
-        return Err(Error::invalid(name, message));
     }
     Ok(Some(Tools {
         shown: tools.iter().map(Tool::shown).collect(),
@@ -83,6 +77,45 @@ fn choice(tools: &[Tool], chosen: Chosen, mut several: bool) -> Result<Option<Ch
         names: names.map(|names| names.into_iter().collect()),
         several,
     }))
+}
+
+/// A `tool_choice` that insists on tools of another type.
+pub(super) fn foreign_choice(place: &str, kind: &str) -> Error {
+    let problem = format!("{place}: \"{kind}\" is not supported: only functions can be called");
+    Error::invalid(place, problem)
+}
+
+/// What is chosen of some allowed tools. Those of other types are left out and reported where another answer remains;
+/// `tools` has the type and, of a function, the name of each, `place` is where they are.
+pub(super) fn allowed(
+    place: &str,
+    required: bool,
+    tools: impl IntoIterator<Item = (String, Option<String>)>,
+    ignored: &mut Ignored,
+) -> Result<Chosen, Error> {
+    let mut names = Vec::new();
+    let mut foreign = None;
+    for (number, (kind, name)) in tools.into_iter().enumerate() {
+        match (kind == FUNCTION, name) {
+            (true, Some(name)) => names.push(name),
+            (true, None) => {
+                let place = format!("{place}.{number}");
+                let message = format!("{place}: the function has no name");
+                return Err(Error::invalid(place, message));
+            }
+            (false, _) => {
+                ignored.report(format!("{place}.{number}"))?;
+                foreign = Some((number, kind));
+            }
+        }
+    }
+    match foreign {
+        Some((number, kind)) if names.is_empty() && required => {
+            Err(foreign_choice(&format!("{place}.{number}.type"), &kind))
+        }
+        Some(_) if names.is_empty() => Ok(Chosen::Nothing),
+        _ => Ok(Chosen::Named { required, names }),
+    }
 }
 
 /// A field of `tool_choice` that its kind needs.

@@ -4,22 +4,20 @@ mod message;
 mod request;
 mod tools;
 
-use futures_util::TryStreamExt;
 use futures_util::future::try_join_all;
 
 use crate::api::answer::{answer_events, whole_answer};
 use crate::api::at_length;
 use crate::api::error::Error;
 use crate::api::payload::Ignored;
-use crate::api::relaxed::SchemaPaths;
 use crate::api::stream::{EventStream, WholeOrStream};
 use crate::api::types;
 use crate::model::{GenerateLimits, GenerateRequest, LoadedModel};
 
-use super::heading::ChunkWithUsage;
 use super::options::{for_choice, in_openais_words};
 use super::thoughts::thought_form;
 use message::Messages;
+use request::generate_request;
 
 /// Writes the next message.
 pub(in crate::api) async fn answer(
@@ -41,13 +39,8 @@ pub(in crate::api) async fn answer(
         return Err(Error::invalid("n", format!("n: {problem}")));
     }
     let thoughts = thought_form(body.reasoning_format);
-    let tools = body.tools.iter().flatten();
-    let paths = SchemaPaths {
-        form: "response_format.json_schema.schema",
-        tools: tools.map(|tool| Some(tool.function.name.clone())).collect(),
-        parameters: "function.parameters",
-    };
-    let request = GenerateRequest::try_from(body)?.within(limits);
+    let (request, fields) = generate_request(body, ignored)?;
+    let request = request.within(limits);
     let streamed = request.options.stream;
     let mut begin = |choice: u32| {
         let GenerateRequest { options, .. } = request.clone();
@@ -56,10 +49,10 @@ pub(in crate::api) async fn answer(
             ..request.clone()
         };
         let generation = model.generate(request);
-        let generation = generation.map_err(|error| in_openais_words(error, "response_format"))?;
+        let generation = generation.map_err(|error| in_openais_words(error, &fields))?;
         // The schemas are the same for all choices.
         if choice == 0 {
-            paths.report(generation.relaxations(), ignored)?;
+            fields.report(generation.relaxations(), ignored)?;
         }
         Ok(answer_events(generation, thoughts))
     };
@@ -71,10 +64,6 @@ pub(in crate::api) async fn answer(
     let messages = Messages::new(&model.details().name);
     if streamed {
         let chunks = messages.chunks(begun, usage_wanted);
-        let chunks = chunks.map_ok(move |chunk| ChunkWithUsage {
-            chunk,
-            usage_wanted,
-        });
         return Ok(WholeOrStream::Stream(EventStream::openai(chunks)));
     }
     let answers = try_join_all(begun.into_iter().map(whole_answer)).await?;

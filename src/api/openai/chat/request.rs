@@ -1,86 +1,92 @@
 //! A body of `POST /v1/chat/completions` as a [`GenerateRequest`].
 
-use serde_json::json;
-
-use super::super::options::generate_options;
+use super::super::options::{Fields, generate_options, most_tokens};
 use super::super::thoughts::Thoughts;
 use super::tools;
 use crate::api::error::Error;
 use crate::api::messages::{conversation, ending};
-use crate::api::options::{count, one_grammar};
+use crate::api::options::count;
+use crate::api::payload::Ignored;
 use crate::api::types;
-use crate::model::{GenerateOptions, GenerateRequest, GrammarSource, Prompt};
+use crate::model::{GenerateOptions, GenerateRequest, Prompt};
 use crate::sampling::{Distribution, LogprobsWanted};
 use crate::text::Conversation;
 
-impl TryFrom<types::ChatCompletionRequest> for GenerateRequest {
-    type Error = Error;
+/// What chat templates call the documents of a request.
+const DOCUMENTS: &str = "documents";
 
-    fn try_from(mut body: types::ChatCompletionRequest) -> Result<Self, Error> {
-        let messages = std::mem::take(&mut body.messages);
-        let ending = ending(
-            &messages,
-            body.add_generation_prompt,
-            body.continue_final_message,
-        )?;
-        let tools = tools::take(&mut body)?;
-        let budget = body.thinking_budget_tokens.or(body.reasoning_budget);
-        let thoughts = Thoughts::new(
-            body.reasoning_effort,
-            budget,
-            body.chat_template_kwargs.take(),
-        );
-        let mut options = generate_options(&body, &[])?;
-        let top = count("top_logprobs", body.top_logprobs.unwrap_or(0))?;
-        options.sampling.logprobs = match (body.logprobs.unwrap_or(false), top) {
-            (true, top) => Some(LogprobsWanted {
+/// What a body asks for, and the fields that errors about it name.
+pub(super) fn generate_request(
+    mut body: types::ChatCompletionRequest,
+    ignored: &mut Ignored,
+) -> Result<(GenerateRequest, Fields), Error> {
+    let messages = std::mem::take(&mut body.messages);
+    let ending = ending(
+        &messages,
+        body.add_generation_prompt,
+        body.continue_final_message,
+    )?;
+    let functions = (0..).zip(body.tools.iter().flatten());
+    let functions = functions.filter_map(|(number, tool): (usize, _)| {
+        let name = tool.function.as_ref()?.name.clone();
+        Some((name, format!("tools.{number}.function.parameters")))
+    });
+    let functions = functions.collect();
+    let (shown, callable) = match tools::take(&mut body, ignored)? {
+        Some(tools) => (tools.shown, Some(tools.callable)),
+        None => (Vec::new(), None),
+    };
+    let budget = body.thinking_budget_tokens.or(body.reasoning_budget);
+    let mut settings = body.chat_template_kwargs.take().unwrap_or_default();
+    if let Some(documents) = body.documents.take() {
+        let documents = documents.into_iter().collect();
+        settings.entry(DOCUMENTS).or_insert(documents);
+    }
+    let thoughts = Thoughts::new(body.reasoning_effort, budget, Some(settings));
+    let (mut options, mut fields) = generate_options(&body, &[], "messages", None, callable)?;
+    fields.functions = functions;
+    let top = count("top_logprobs", body.top_logprobs.unwrap_or(0))?;
+    match (body.logprobs.unwrap_or(false), top) {
+        (true, top) => {
+            options.sampling.logprobs = Some(LogprobsWanted {
                 top,
                 of: Distribution::Model,
-            }),
-            (false, 0) => None,
-            (false, _) => {
-                let message = "top_logprobs: it needs \"logprobs\": true";
-                return Err(Error::invalid("top_logprobs", message));
-            }
-        };
-        let form = body.response_format.map(required_form).transpose()?;
-        let max_tokens = body.max_completion_tokens.or(body.max_tokens);
-        let (shown, callable) = match tools {
-            Some(tools) => (tools.shown, Some(tools.callable)),
-            None => (Vec::new(), None),
-        };
-        Ok(Self {
-            prompt: Prompt::Chat(Conversation {
-                ending,
-                ..thoughts.before(conversation(messages, shown)?)
-            }),
-            system_prompt: None,
-            options: GenerateOptions {
-                max_tokens: max_tokens.map(|tokens| tokens as usize),
-                grammar: one_grammar([form.flatten(), options.grammar.take()])?,
-                tools: callable,
-                ..options
-            },
-        })
+            });
+        }
+        // What `n_probs` asks for stays.
+        (false, 0) => {}
+        (false, _) => {
+            let message = "top_logprobs: it needs \"logprobs\": true";
+            return Err(Error::invalid("top_logprobs", message));
+        }
     }
+    let request = GenerateRequest {
+        prompt: Prompt::Chat(Conversation {
+            ending,
+            ..thoughts.before(conversation(messages, shown)?)
+        }),
+        system_prompt: None,
+        options: GenerateOptions {
+            max_tokens: max_tokens(&body)?,
+            ..options
+        },
+    };
+    Ok((request, fields))
 }
 
-/// What the text must follow to have a form.
-fn required_form(form: types::ResponseFormat) -> Result<Option<GrammarSource>, Error> {
-    use types::ResponseFormatType as Type;
-    let (schema, strict) = match (form.type_, form.json_schema) {
-        (Type::Text, _) => return Ok(None),
-        (Type::JsonObject, _) => (json!({ "type": "object" }), false),
-        (Type::JsonSchema, Some(named)) => (
-            named.schema.unwrap_or_default().into(),
-            named.strict.unwrap_or(false),
-        ),
-        (Type::JsonSchema, None) => {
-            let message = "response_format.json_schema: it is missing";
-            return Err(Error::invalid("response_format.json_schema", message));
+/// Most tokens to generate. Only the native name of the limit may be 0.
+fn max_tokens(body: &types::ChatCompletionRequest) -> Result<Option<usize>, Error> {
+    for (field, limit) in [
+        ("max_completion_tokens", body.max_completion_tokens),
+        ("max_tokens", body.max_tokens),
+    ] {
+        if limit == Some(0) {
+            let message = format!("{field}: 0 is less than 1; n_predict may be 0");
+            return Err(Error::invalid(field, message));
         }
-    };
-    Ok(Some(GrammarSource::JsonSchema { schema, strict }))
+    }
+    let limit = body.max_completion_tokens.or(body.max_tokens);
+    Ok(limit.or(body.n_predict).and_then(most_tokens))
 }
 
 #[cfg(test)]
@@ -88,12 +94,12 @@ mod tests {
     use serde_json::{Value, json};
 
     use super::*;
+    use crate::model::WhenFull;
 
     fn request(body: Value) -> Result<GenerateRequest, Error> {
         crate::api::check("ChatCompletionRequest", &body).unwrap();
-        serde_json::from_value::<types::ChatCompletionRequest>(body)
-            .unwrap()
-            .try_into()
+        let body = serde_json::from_value(body).unwrap();
+        generate_request(body, &mut Ignored::default()).map(|(request, _)| request)
     }
 
     #[test]
@@ -143,5 +149,38 @@ mod tests {
             (request.options.max_tokens, request.options.stop),
             (Some(4), vec!["x".to_owned()])
         );
+    }
+
+    #[test]
+    fn the_native_routes_options_count() {
+        let options = |more: Value| {
+            let mut body = json!({"messages": [{"role": "user", "content": "a"}]});
+            body.as_object_mut()
+                .unwrap()
+                .extend(more.as_object().unwrap().clone());
+            request(body).map(|request| request.options)
+        };
+        let native = options(json!({
+            "n_predict": 0, "n_probs": 3, "id_slot": 1, "n_keep": -1, "logit_bias": [[7, false]], "top_k": -1,
+            "repetition_penalty": 1.5, "stop": ["", "a", "b", "c", "d", "e"], "seed": -1,
+        }))
+        .unwrap();
+        assert_eq!((native.max_tokens, native.slot), (Some(0), Some(1)));
+        assert_eq!(native.when_full, WhenFull::Shift { keep: None });
+        assert_eq!(native.sampling.logprobs.map(|wanted| wanted.top), Some(3));
+        assert_eq!(native.logit_bias.len(), 1);
+        assert_eq!(native.sampling.top_k, None);
+        assert_eq!(native.sampling.repetition.repeat_penalty, 1.5);
+        assert_eq!(native.stop, ["a", "b", "c", "d", "e"]);
+        for (more, most) in [
+            (json!({"n_predict": -2}), None),
+            (json!({"max_tokens": -1, "n_predict": 3}), None),
+            (json!({"max_tokens": 4, "n_predict": 3}), Some(4)),
+            (json!({"n_predict": 3}), Some(3)),
+        ] {
+            assert_eq!(options(more).unwrap().max_tokens, most);
+        }
+        assert!(options(json!({"max_tokens": 0})).is_err());
+        assert!(options(json!({"repetition_penalty": 2, "repeat_penalty": 3})).is_err());
     }
 }

@@ -4,14 +4,13 @@ mod text;
 
 use std::sync::Arc;
 
-use futures_util::TryStreamExt;
 use futures_util::future::try_join_all;
 
-use super::heading::ChunkWithUsage;
-use super::options::{for_choice, generate_options};
+use super::options::{Fields, for_choice, generate_options, in_openais_words, most_tokens};
 use crate::api::at_length;
 use crate::api::error::Error;
 use crate::api::options::count;
+use crate::api::payload::Ignored;
 use crate::api::prompts::{Prompts, pieces};
 use crate::api::stream::{EventStream, WholeAnswer, WholeOrStream, events, whole};
 use crate::api::types;
@@ -23,22 +22,30 @@ use crate::sampling::{Distribution, LogprobsWanted};
 use text::Texts;
 
 /// Tokens that are generated if a body does not say.
-const DEFAULT_MAX_TOKENS: u32 = 16;
+const DEFAULT_MAX_TOKENS: i64 = 16;
 
 /// Goes on with each prompt.
 pub(in crate::api) async fn answer(
     model: &Arc<LoadedModel>,
     body: types::TextCompletionRequest,
     limits: &GenerateLimits,
+    ignored: &mut Ignored,
 ) -> Result<WholeOrStream<types::TextCompletion>, Error> {
     let question = Question::read(model, body)?;
+    let mut reported = false;
     let begin = |(prompt, choice): (&Prompt, u32)| {
         let request = GenerateRequest {
             prompt: prompt.clone(),
             system_prompt: None,
             options: for_choice(question.options.clone(), choice),
         };
-        Ok(events(model.generate(request.within(limits))?))
+        let generation = model.generate(request.within(limits));
+        let generation = generation.map_err(|error| in_openais_words(error, &question.fields))?;
+        // The schema is the same for all texts.
+        if !std::mem::replace(&mut reported, true) {
+            question.fields.report(generation.relaxations(), ignored)?;
+        }
+        Ok::<_, Error>(events(generation))
     };
     let begun: Vec<_> = at_length(|| {
         let prompts = question.prompts.iter();
@@ -47,12 +54,7 @@ pub(in crate::api) async fn answer(
     })?;
     let texts = Texts::new(model, question.best_of as usize, question.logprobs);
     if question.options.stream {
-        let usage_wanted = question.usage_wanted;
-        let chunks = texts.chunks(begun, usage_wanted);
-        let chunks = chunks.map_ok(move |chunk| ChunkWithUsage {
-            chunk,
-            usage_wanted,
-        });
+        let chunks = texts.chunks(begun, question.usage_wanted);
         return Ok(WholeOrStream::Stream(EventStream::openai(chunks)));
     }
     let answers = try_join_all(begun.into_iter().map(whole)).await?;
@@ -72,11 +74,14 @@ struct Question {
     logprobs: Option<usize>,
     usage_wanted: bool,
     options: GenerateOptions,
+    /// The fields that errors name.
+    fields: Fields,
 }
 
 impl Question {
     fn read(model: &LoadedModel, body: types::TextCompletionRequest) -> Result<Self, Error> {
-        let mut options = generate_options(&body, &["prompt", "logprobs"])?;
+        let own = ["prompt", "logprobs"];
+        let (mut options, fields) = generate_options(&body, &own, "prompt", None, None)?;
         let choices = body.n.unwrap_or(1);
         let best_of = body.best_of.unwrap_or(choices);
         if best_of < choices || (best_of > choices && options.stream) {
@@ -96,7 +101,7 @@ impl Question {
             top,
             of: Distribution::Model,
         });
-        options.max_tokens = Some(body.max_tokens.unwrap_or(DEFAULT_MAX_TOKENS) as usize);
+        options.max_tokens = most_tokens(body.max_tokens.unwrap_or(DEFAULT_MAX_TOKENS));
         options.echo = body.echo.unwrap_or(false);
         let prompts = Prompts::read("prompt", body.prompt)?.all();
         let count = prompts.len() * best_of as usize;
@@ -122,6 +127,7 @@ impl Question {
                 .and_then(|options| options.include_usage)
                 .unwrap_or(false),
             options,
+            fields,
         })
     }
 }

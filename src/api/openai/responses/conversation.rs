@@ -4,6 +4,7 @@ use std::collections::HashSet;
 use std::sync::Arc;
 
 use super::item::Item;
+use super::request::shown_name;
 use crate::api::error::Error;
 use crate::api::types;
 use crate::model::{GenerateError, LoadedModel};
@@ -33,7 +34,7 @@ pub(super) fn messages(
                 calls.into_iter().for_each(|calls| {
                     calls.push(ToolCall {
                         id: call.call_id.clone(),
-                        name: call.name.clone(),
+                        name: shown_name(call.namespace.as_deref(), &call.name),
                         arguments: call.arguments.clone(),
                     });
                 });
@@ -138,7 +139,7 @@ mod tests {
         list.into_iter()
             .map(|item| match sent("input.0", item).unwrap() {
                 Sent::Item(item) => Item::new(item),
-                Sent::Reference(id) => panic!("{id}"),
+                Sent::Reference(_) | Sent::Foreign(_) => panic!("an item is sent"),
             })
             .collect()
     }
@@ -173,7 +174,7 @@ mod tests {
                 {"type": "function_call", "call_id": "2", "name": "here", "arguments": "{}"},
                 {"type": "function_call_output", "call_id": "2", "output": [{"type": "input_text", "text": "Bergen"}]},
                 {"type": "function_call_output", "call_id": "1", "output": "12:30"},
-                {"type": "function_call", "call_id": "3", "name": "now", "arguments": "{}"},
+                {"type": "function_call", "call_id": "3", "name": "now", "namespace": "clock", "arguments": "{}"},
                 {"type": "function_call_output", "call_id": "3", "output": "12:31"},
             ]),
             &[
@@ -183,7 +184,7 @@ mod tests {
                 ("assistant", "I look.No.", &["now", "here"]),
                 ("tool", "Bergen", &[]),
                 ("tool", "12:30", &[]),
-                ("assistant", "", &["now"]),
+                ("assistant", "", &["clock__now"]),
                 ("tool", "12:31", &[]),
             ],
         );

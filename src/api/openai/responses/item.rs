@@ -5,6 +5,7 @@ use std::sync::Arc;
 use serde::Serialize;
 
 use crate::api::error::Error;
+use crate::api::messages::foreign_part;
 use crate::api::types;
 
 /// An item, shared by all responses that it is a part of.
@@ -21,6 +22,33 @@ pub(super) enum Sent {
     Item(types::ResponseItem),
     /// The id of one that is kept.
     Reference(String),
+    /// One of a kind that is not supported, with the call that it is about.
+    Foreign(Option<String>),
+}
+
+/// The type of the parts that hold a refusal.
+const REFUSAL: &str = "refusal";
+
+/// The kinds of items that are supported.
+enum Kind {
+    Message,
+    FunctionCall,
+    FunctionCallOutput,
+    Reasoning,
+    Reference,
+}
+
+impl Kind {
+    fn of(name: &str) -> Option<Self> {
+        Some(match name {
+            "message" => Self::Message,
+            "function_call" => Self::FunctionCall,
+            "function_call_output" => Self::FunctionCallOutput,
+            "reasoning" => Self::Reasoning,
+            "item_reference" => Self::Reference,
+            _ => return None,
+        })
+    }
 }
 
 impl Item {
@@ -65,21 +93,23 @@ pub(super) fn question(text: String) -> types::ResponseItem {
 
 /// What stands at `place` in a body.
 pub(super) fn sent(place: &str, item: types::ResponseInputItem) -> Result<Sent, Error> {
-    use types::ResponseInputItemType as Kind;
     let missing = |field: &str| {
         let place = format!("{place}.{field}");
         Error::invalid(&*place, format!("{place}: it is required"))
     };
     let kind = match (item.type_, item.role, &item.id) {
-        (Some(kind), ..) => kind,
+        (Some(kind), ..) => match Kind::of(&kind) {
+            Some(kind) => kind,
+            None => return Ok(Sent::Foreign(item.call_id)),
+        },
         (None, Some(_), _) => Kind::Message,
-        (None, None, Some(_)) => Kind::ItemReference,
+        (None, None, Some(_)) => Kind::Reference,
         (None, None, None) => return Err(missing("type")),
     };
     let id = |kind: &str| item.id.clone().unwrap_or_else(|| new_id(kind));
     let status = item.status.unwrap_or(types::ResponseItemStatus::Completed);
     Ok(Sent::Item(match kind {
-        Kind::ItemReference => return Ok(Sent::Reference(item.id.ok_or_else(|| missing("id"))?)),
+        Kind::Reference => return Ok(Sent::Reference(item.id.ok_or_else(|| missing("id"))?)),
         Kind::Message => {
             let role = item.role.ok_or_else(|| missing("role"))?;
             let content = item.content.ok_or_else(|| missing("content"))?;
@@ -98,6 +128,7 @@ pub(super) fn sent(place: &str, item: types::ResponseInputItem) -> Result<Sent, 
             status,
             call_id: item.call_id.ok_or_else(|| missing("call_id"))?,
             name: item.name.ok_or_else(|| missing("name"))?,
+            namespace: item.namespace,
             arguments: item.arguments.ok_or_else(|| missing("arguments"))?,
         }
         .into(),
@@ -138,7 +169,6 @@ fn message_parts(
     role: types::ResponseRole,
     content: types::ResponseInputContent,
 ) -> Result<Vec<types::ResponsePart>, Error> {
-    use types::ResponseInputPartType as Kind;
     let part = |text: String| match role {
         types::ResponseRole::Assistant => output_text(text, Vec::new()).into(),
         _ => input_text(text),
@@ -148,11 +178,11 @@ fn message_parts(
         types::ResponseInputContent::Array(parts) => parts,
     };
     let parts = parts.into_iter().enumerate().map(|(number, sent)| {
-        let kind = sent.type_;
+        let kind = sent.type_.clone();
         let text = part_text(&format!("{place}.{number}"), sent)?;
-        match (kind, role) {
-            (Kind::InputText | Kind::OutputText, _) => Ok(part(text)),
-            (Kind::Refusal, types::ResponseRole::Assistant) => Ok(types::ResponseRefusal {
+        match (kind.as_str(), role) {
+            ("input_text" | "output_text", _) => Ok(part(text)),
+            (REFUSAL, types::ResponseRole::Assistant) => Ok(types::ResponseRefusal {
                 type_: types::ResponseRefusalType::Refusal,
                 refusal: text,
             }
@@ -180,9 +210,10 @@ fn texts(place: &str, content: types::ResponseInputContent) -> Result<Vec<String
 }
 
 fn part_text(place: &str, part: types::ResponseInputPart) -> Result<String, Error> {
-    let (field, text) = match part.type_ {
-        types::ResponseInputPartType::Refusal => ("refusal", part.refusal),
-        _ => ("text", part.text),
+    let (field, text) = match part.type_.as_str() {
+        REFUSAL => (REFUSAL, part.refusal),
+        "input_text" | "output_text" | "summary_text" | "reasoning_text" => ("text", part.text),
+        kind => return Err(foreign_part(place, kind)),
     };
     text.ok_or_else(|| {
         let place = format!("{place}.{field}");

@@ -12,14 +12,13 @@ mod writer;
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
-use super::options::in_openais_words;
+use super::options::{Fields, in_openais_words};
 use super::thoughts::{Thoughts, thought_form};
 use crate::api::answer::answer_events;
 use crate::api::at_length;
 use crate::api::caller::Caller;
 use crate::api::error::Error;
 use crate::api::payload::Ignored;
-use crate::api::relaxed::SchemaPaths;
 use crate::api::stream::{EventStream, WholeOrStream};
 use crate::api::types;
 use crate::model::{GenerateLimits, GenerateRequest, LoadedModel, Prompt};
@@ -83,12 +82,6 @@ pub(in crate::api) async fn answer(
         tools: body.tools.take(),
         truncation: None,
     };
-    let tools = context.tools.iter().flatten();
-    let paths = SchemaPaths {
-        form: "text.format.schema",
-        tools: tools.map(|tool| tool.name.clone()).collect(),
-        parameters: "parameters",
-    };
     let form = thought_form(body.reasoning_format);
     let effort = body.reasoning.as_ref();
     let thoughts = Thoughts::new(
@@ -96,21 +89,19 @@ pub(in crate::api) async fn answer(
         body.thinking_budget_tokens.or(body.reasoning_budget),
         body.chat_template_kwargs.take(),
     );
-    let (generation, items) = at_length(|| {
-        let grammars = [
-            ("grammar", &body.grammar),
-            ("regex", &body.regex),
-            ("lark", &body.lark),
-        ];
+    let (generation, items, namespaces) = at_length(|| {
         let Context {
             items,
             conversation,
             callable,
-        } = Context::read(context, grammars, &history)?;
-        let options = request::options(&body, callable)?;
+            namespaces,
+            schemas,
+        } = Context::read(context, &history, ignored)?;
+        let (options, fields) = request::options(&body, callable, schemas)?;
         let conversation = thoughts.before(conversation);
         let conversation = match response.truncation {
-            types::ResponseTruncation::Auto => fit(model, conversation, options.max_tokens)?,
+            types::ResponseTruncation::Auto => fit(model, conversation, options.max_tokens)
+                .map_err(|error| in_openais_words(error, &fields))?,
             types::ResponseTruncation::Disabled => conversation,
         };
         let request = GenerateRequest {
@@ -120,10 +111,9 @@ pub(in crate::api) async fn answer(
         };
         let request = request.within(limits);
         let generation = model.generate(request);
-        let generation =
-            generation.map_err(|error| in_openais_words(error, "text.format.schema"))?;
-        paths.report(generation.relaxations(), ignored)?;
-        Ok::<_, Error>((generation, items))
+        let generation = generation.map_err(|error| in_openais_words(error, &fields))?;
+        fields.report(generation.relaxations(), ignored)?;
+        Ok::<_, Error>((generation, items, namespaces))
     })?;
     let (store, caller) = (Arc::clone(history.store), history.caller);
     let keep = move |response: &types::ResponseObject| {
@@ -132,7 +122,7 @@ pub(in crate::api) async fn answer(
         }
     };
     let events = answer_events(generation, form);
-    let writer = Writer::new(response);
+    let writer = Writer::new(response, namespaces);
     if body.stream.unwrap_or(false) {
         let events = writer.events(events, keep);
         return Ok(WholeOrStream::Stream(EventStream::responses(events)));
@@ -147,6 +137,7 @@ pub(in crate::api) fn count_tokens(
     model: &LoadedModel,
     history: History<'_>,
     body: types::ResponseTokensRequest,
+    ignored: &mut Ignored,
 ) -> Result<types::ResponseTokens, Error> {
     let context = types::ResponseContext {
         input: body.input,
@@ -159,13 +150,14 @@ pub(in crate::api) fn count_tokens(
         tools: body.tools,
         truncation: None,
     };
-    let grammars = [("grammar", &None), ("regex", &None), ("lark", &None)];
     let effort = body.reasoning.and_then(|reasoning| reasoning.effort);
     let thoughts = Thoughts::new(effort, None, None);
     let tokens = at_length(|| {
-        let context = Context::read(context, grammars, &history)?;
+        let context = Context::read(context, &history, ignored)?;
         let conversation = thoughts.before(context.conversation);
-        Ok::<_, Error>(model.count_tokens(&conversation)?)
+        let fields = Fields::of_prompt("input");
+        let tokens = model.count_tokens(&conversation);
+        tokens.map_err(|error| in_openais_words(error, &fields))
     })?;
     Ok(types::ResponseTokens {
         object: types::ResponseTokensObject::ResponseInputTokens,

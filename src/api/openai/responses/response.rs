@@ -4,8 +4,9 @@ use std::time::SystemTime;
 
 use super::super::unix_seconds;
 use super::item::new_id;
+use super::request::NAMESPACE;
 use crate::api::error::{Error, Surface};
-use crate::api::tools::parameters;
+use crate::api::tools::{FUNCTION, parameters};
 use crate::api::types;
 use crate::model::{GenerateError, Summary};
 
@@ -17,7 +18,7 @@ pub(super) fn begun(
 ) -> types::ResponseObject {
     let text = body.text.as_ref();
     let reasoning = body.reasoning.as_ref();
-    let tools = body.tools.iter().flatten().map(told);
+    let tools = body.tools.iter().flatten().filter_map(told);
     types::ResponseObject {
         id: new_id("resp"),
         object: types::ResponseObjectObject::Response,
@@ -76,13 +77,31 @@ pub(super) fn begun(
     }
 }
 
-/// A function as it is taken: with a schema, which its arguments are held to.
-fn told(tool: &types::ResponseTool) -> types::ResponseTool {
-    types::ResponseTool {
-        parameters: parameters(tool.parameters.clone()).as_object().cloned(),
-        strict: Some(tool.strict.unwrap_or(true)),
-        ..tool.clone()
-    }
+/// A tool as it is taken: a function with a schema, which its arguments are held to. Tools of other types are left out.
+fn told(tool: &types::ResponseTool) -> Option<types::ResponseTool> {
+    let schema = |schema: &Option<_>| parameters(schema.clone()).as_object().cloned();
+    let told = match tool.type_.as_str() {
+        FUNCTION => types::ResponseTool {
+            parameters: schema(&tool.parameters),
+            strict: Some(tool.strict.unwrap_or(true)),
+            ..tool.clone()
+        },
+        NAMESPACE => {
+            let functions = tool.tools.iter().flatten();
+            let functions = functions.filter(|function| function.type_ == FUNCTION);
+            let functions = functions.map(|function| types::ResponseNamespaceTool {
+                parameters: schema(&function.parameters),
+                strict: Some(function.strict.unwrap_or(true)),
+                ..function.clone()
+            });
+            types::ResponseTool {
+                tools: Some(functions.collect()),
+                ..tool.clone()
+            }
+        }
+        _ => return None,
+    };
+    Some(told)
 }
 
 /// Why a response failed that was begun, with OpenAI's word for it.

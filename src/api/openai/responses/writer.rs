@@ -9,6 +9,7 @@ use super::super::heading::token_logprobs;
 use super::super::unix_seconds;
 use super::events::{Events, OfItem, OfPart, OfState, Place};
 use super::item::{new_id, output_text, reasoning_text};
+use super::request::Namespaces;
 use super::response::{failure, usage};
 use crate::api::answer::{AnswerEvent, call_id};
 use crate::api::error::Error;
@@ -22,6 +23,8 @@ use types::ResponseStatus as Status;
 /// Writes one response.
 pub(super) struct Writer {
     response: types::ResponseObject,
+    /// Functions that are called by other names than the model's.
+    namespaces: Namespaces,
     open: Option<Open>,
     /// Tokens whose text is not told yet.
     pending: Vec<types::TokenLogprob>,
@@ -44,9 +47,10 @@ enum Open {
 
 impl Writer {
     /// Of a response that is begun.
-    pub(super) fn new(response: types::ResponseObject) -> Self {
+    pub(super) fn new(response: types::ResponseObject, namespaces: Namespaces) -> Self {
         Self {
             response,
+            namespaces,
             open: None,
             pending: Vec::new(),
             events: Events::default(),
@@ -169,12 +173,17 @@ impl Writer {
     fn begin_call(&mut self, name: String) {
         // Its tokens are no text.
         self.pending.clear();
+        let (namespace, name) = match self.namespaces.get(&name) {
+            Some((namespace, name)) => (Some(namespace.clone()), name.clone()),
+            None => (None, name),
+        };
         let call = types::ResponseFunctionCall {
             id: new_id("fc"),
             type_: types::ResponseFunctionCallType::FunctionCall,
             status: ItemStatus::InProgress,
             call_id: call_id(),
             name,
+            namespace,
             arguments: String::new(),
         };
         self.begin(&call.id, call.clone().into());

@@ -3,12 +3,14 @@ use std::time::Duration;
 use serde_json::{Value, json};
 
 use super::super::response::begun;
+use std::collections::HashMap;
+
 use super::*;
 
 /// What is sent of these events.
 async fn sent(events: Vec<Result<AnswerEvent, Error>>) -> Vec<Value> {
     let body = serde_json::from_value(json!({})).unwrap();
-    let writer = Writer::new(begun(&body, "tiny", true));
+    let writer = Writer::new(begun(&body, "tiny", true), HashMap::new());
     let sent = writer.events(stream::iter(events), |_| ());
     let sent = sent.map(|event| serde_json::to_value(event).unwrap());
     let sent: Vec<Value> = sent.collect().await;
