@@ -67,6 +67,10 @@ bench: setup ## measure prompt and decode speed (no pass, no fail)
 bench-compare: setup $(LLAMA_CPP)/installed ## measure beside llama.cpp's server, which is compiled first (C++, some 15 minutes); ARGS="--help" tells more
 	$(CARGO) bench --locked --bench compare -- $(ARGS)
 
+.PHONY: vendor-page
+vendor-page: ## write the chat page's libraries, src/web/vendor/, from their npm packages; needs npm and its registry
+	$(PYTHON) .ci/vendor_page.py
+
 soak: setup ## ten minutes of mixed load with clients that leave: memory must not grow
 	$(CARGO) bench --locked --bench soak
 

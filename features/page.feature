@@ -13,6 +13,9 @@ Feature: The page at the root
       | /index.html    | text/html; charset=utf-8       |
       | /completion.js | text/javascript; charset=utf-8 |
       | /style.css     | text/css; charset=utf-8        |
+      | /vendor/temml.css | text/css; charset=utf-8     |
+      | /vendor/markdown-it.js | text/javascript; charset=utf-8 |
+      | /vendor/LICENSES.txt | text/plain; charset=utf-8 |
 
   Scenario: It needs no key, what it asks for does
     Given a server with the keys "sk-one" and "sk-two"

@@ -26,20 +26,37 @@ const SCRIPT: &str = "text/javascript; charset=utf-8";
 /// The module that pages import: it is there whatever `--path` says.
 const COMPLETION: File = file("/completion.js", SCRIPT, include_str!("completion.js"));
 
-const FILES: [File; 9] = [
+const STYLE: &str = "text/css; charset=utf-8";
+
+/// The page's own files, and in `vendor/` the libraries of others: `.ci/vendor_page.py` writes that folder.
+const FILES: [File; 15] = [
     file("/", "text/html; charset=utf-8", include_str!("index.html")),
-    file(
-        "/style.css",
-        "text/css; charset=utf-8",
-        include_str!("style.css"),
-    ),
+    file("/style.css", STYLE, include_str!("style.css")),
     file("/icon.svg", "image/svg+xml", include_str!("icon.svg")),
     file("/app.js", SCRIPT, include_str!("app.js")),
     file("/markdown.js", SCRIPT, include_str!("markdown.js")),
     file("/server.js", SCRIPT, include_str!("server.js")),
     file("/settings.js", SCRIPT, include_str!("settings.js")),
     file("/store.js", SCRIPT, include_str!("store.js")),
+    file("/syntax.js", SCRIPT, include_str!("syntax.js")),
     COMPLETION,
+    file(
+        "/vendor/markdown-it.js",
+        SCRIPT,
+        include_str!("vendor/markdown-it.js"),
+    ),
+    file(
+        "/vendor/purify.js",
+        SCRIPT,
+        include_str!("vendor/purify.js"),
+    ),
+    file("/vendor/temml.js", SCRIPT, include_str!("vendor/temml.js")),
+    file("/vendor/temml.css", STYLE, include_str!("vendor/temml.css")),
+    file(
+        "/vendor/LICENSES.txt",
+        "text/plain; charset=utf-8",
+        include_str!("vendor/LICENSES.txt"),
+    ),
 ];
 
 /// The page loads nothing from elsewhere, and no other page shows it.
@@ -199,6 +216,22 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn every_module_that_a_script_imports_is_served() {
+        let mut count = 0;
+        for file in FILES.iter().filter(|file| file.media == SCRIPT) {
+            let imported = file.text.lines().filter(|line| line.starts_with("import "));
+            for line in imported {
+                let name = line.split('\'').nth(1).unwrap();
+                let path = name.strip_prefix('.').unwrap();
+                let (status, media, _) = get(&Pages::Own, path).await;
+                assert_eq!((status, media.as_str()), (200, SCRIPT), "{line}");
+                count += 1;
+            }
+        }
+        assert!(count >= 9, "{count}");
+    }
+
+    #[tokio::test]
     async fn a_folder_takes_the_pages_place_and_the_module_stays() {
         let folder = tempfile::tempdir().unwrap();
         let root = folder.path().join("root");
@@ -209,6 +242,7 @@ mod tests {
         let pages = Pages::Folder(root);
         assert_eq!(get(&pages, "/").await.2, "mine");
         assert_eq!(get(&pages, "/app.js").await.0, 404);
+        assert_eq!(get(&pages, "/vendor/temml.js").await.0, 404);
         assert_eq!(get(&pages, "/health").await.0, 404);
         assert!(
             get(&pages, "/completion.js")
