@@ -1,5 +1,5 @@
 //! The page at the root, in a real browser: a conversation that grows, is stopped and stays, settings that are
-//! sent, and errors in words.
+//! sent, errors in words, Markdown (its cases are in `page/markdown.js`), edited messages, and calls with their results.
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
@@ -12,7 +12,7 @@ mod program;
 mod running;
 
 use browser::{ALL_IDLE, Page, browse};
-use program::ready_with;
+use program::{listening, ortolan, ready_with, with_model};
 use serde_json::{Value, json};
 use thirtyfour::prelude::*;
 
@@ -56,6 +56,30 @@ impl Page {
         );
         self.0.execute(script, Vec::new()).await?;
         Ok(())
+    }
+
+    /// Clicks the last button with this text.
+    async fn press(&self, text: &str) -> WebDriverResult<()> {
+        let path = format!("(//button[normalize-space()='{text}'])[last()]");
+        self.0.find(By::XPath(path)).await?.click().await
+    }
+
+    /// Runs a script that calls back with its result.
+    async fn run(&self, script: &str) -> WebDriverResult<Value> {
+        Ok(self
+            .0
+            .execute_async(script, Vec::new())
+            .await?
+            .json()
+            .clone())
+    }
+
+    /// The roles and texts of the conversations that the browser keeps.
+    async fn kept(&self) -> WebDriverResult<Value> {
+        let script = "const [done] = arguments;
+            done(Object.keys(localStorage).filter((name) => name.startsWith('ortolan.conversation.'))
+              .map((name) => JSON.parse(localStorage[name]).messages.map(({ role, content }) => [role, content])));";
+        self.run(script).await
     }
 
     /// What `/slots` answers.
@@ -173,6 +197,177 @@ async fn errors_are_shown_in_words() {
         );
         page.until("document.querySelector('#state').dataset.state === 'gone'")
             .await?;
+        Ok(())
+    })
+    .await;
+}
+
+/// A model's answer that is what a grammar allows, which is a text with marks that earlier pages did not know.
+const MARKED: &str = r#"root ::= "- a\n  - b\n    - c\n\n***d*** \\( x \\, y \\)\n\n| e | f |\n|---|---|\n| `g|h` | i |\n""#;
+
+#[tokio::test]
+async fn markdown_is_shown_as_its_author_means_it() {
+    let (_server, address) = ready_with(&[]);
+    browse(&address, async |page| {
+        page.until(IS_READY).await?;
+        let outcome = page.run(include_str!("page/markdown.js")).await?;
+        assert_eq!(outcome["failures"], json!([]), "{outcome:#}");
+        assert!(outcome["cases"].as_u64().unwrap() > 50, "{outcome}");
+
+        page.set(&[("grammar", MARKED), ("temperature", "0")])
+            .await?;
+        page.say("Show me a list.").await?;
+        page.until(&format!("{IS_DONE} && {NOTE_OF_LAST_ANSWER}"))
+            .await?;
+        for (what, expression) in [
+            (
+                "three levels",
+                "document.querySelector('.text ul ul ul > li')?.textContent === 'c'",
+            ),
+            (
+                "both emphases",
+                "document.querySelector('.text em > strong')?.textContent === 'd'",
+            ),
+            (
+                "a formula",
+                "document.querySelector('.text .formula > math mspace')",
+            ),
+            (
+                "a pipe in code",
+                "[...document.querySelectorAll('.text td')].map((cell) => cell.textContent).join() === 'g|h,i'",
+            ),
+        ] {
+            let found = page
+                .run(&format!("arguments[0](Boolean({expression}))"))
+                .await?;
+            assert_eq!(found, json!(true), "{what}");
+        }
+        Ok(())
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn the_libraries_are_served_as_they_were_vendored() {
+    let (_server, address) = listening(with_model(ortolan()));
+    browse(&address, async |page| {
+        let sums = include_str!("../src/web/vendor/SHA256SUMS");
+        assert!(sums.lines().count() >= 5, "{sums}");
+        for line in sums.lines() {
+            let (sum, name) = line.split_once("  ").unwrap();
+            let script = format!(
+                "const [done] = arguments;
+                 fetch('/vendor/{name}').then((answer) => answer.arrayBuffer())
+                   .then((bytes) => crypto.subtle.digest('SHA-256', bytes))
+                   .then((sum) => done([...new Uint8Array(sum)].map((byte) => byte.toString(16).padStart(2, '0')).join('')),
+                         (error) => done(String(error)));"
+            );
+            assert_eq!(page.run(&script).await?, json!(sum), "{name}");
+        }
+        Ok(())
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn an_edited_message_replaces_the_old_one_when_it_is_sent() {
+    let (_server, address) = ready_with(&[]);
+    browse(&address, async |page| {
+        let written = "document.querySelector('#message').value";
+        page.until(IS_READY).await?;
+        page.set(&[("grammar", r#"root ::= "one""#)]).await?;
+        page.say("First").await?;
+        page.until(&format!("{IS_DONE} && {NOTE_OF_LAST_ANSWER}"))
+            .await?;
+        let before = json!([[["user", "First"], ["assistant", "one"]]]);
+        assert_eq!(page.kept().await?, before);
+
+        let message = page.0.find(By::Id("message")).await?;
+        message.send_keys("a draft").await?;
+        page.press("Edit").await?;
+        assert_eq!(page.until(written).await?, "First");
+        assert_eq!(page.kept().await?, before);
+        message.send_keys(" and more").await?;
+        page.press("Cancel").await?;
+        assert_eq!(page.until(written).await?, "a draft");
+        page.press("Edit").await?;
+        message.send_keys(Key::Escape + "").await?;
+        assert_eq!(page.until(written).await?, "a draft");
+        assert_eq!(page.kept().await?, before);
+        page.0.refresh().await?;
+        page.until(IS_READY).await?;
+        assert_eq!(page.until_text(TEXT_OF_LAST_ANSWER).await?, "one");
+
+        page.set(&[("grammar", r#"root ::= "two""#)]).await?;
+        page.press("Edit").await?;
+        page.say(", changed").await?;
+        page.until(&format!("{IS_DONE} && {TEXT_OF_LAST_ANSWER} === 'two'"))
+            .await?;
+        page.until(&format!("{IS_DONE} && {NOTE_OF_LAST_ANSWER}"))
+            .await?;
+        let after = json!([[["user", "First, changed"], ["assistant", "two"]]]);
+        assert_eq!(page.kept().await?, after);
+
+        // An answer that does not come leaves the one before.
+        page.set(&[("temperature", "3")]).await?;
+        page.press("Regenerate").await?;
+        page.until(PROBLEM).await?;
+        assert_eq!(page.until_text(TEXT_OF_LAST_ANSWER).await?, "two");
+        assert_eq!(page.kept().await?, after);
+        Ok(())
+    })
+    .await;
+}
+
+/// A conversation after which the default model writes a call.
+const BEFORE_A_CALL: &str = r#"{"id": "calls", "changed": 1, "messages": [
+    {"role": "user", "content": "Say: <tool_call>"}, {"role": "assistant", "content": "<tool_call>"},
+    {"role": "user", "content": "Say: <tool_call>"}, {"role": "assistant", "content": "<tool_call>"}]}"#;
+
+#[tokio::test]
+async fn calls_are_shown_and_take_results() {
+    let (_server, address) = ready_with(&[]);
+    browse(&address, async |page| {
+        page.until(IS_READY).await?;
+        let keep = format!(
+            "localStorage.setItem('ortolan.conversation.calls', JSON.stringify({BEFORE_A_CALL})); arguments[0]();"
+        );
+        page.run(&keep).await?;
+        page.0.refresh().await?;
+        page.until(IS_READY).await?;
+        page.set(&[
+            ("tools", r#"[{"name": "now"}]"#),
+            ("temperature", "0"),
+            ("repeat_penalty", "1"),
+            ("max_tokens", "60"),
+        ])
+        .await?;
+        page.say("Say: <tool_call>").await?;
+        let called = page
+            .until(
+                "document.querySelector('.results')
+                 && [...document.querySelectorAll('.call')].map((call) => [...call.querySelectorAll('code')].map((code) => code.textContent))",
+            )
+            .await?;
+        assert_eq!(called[0], json!(["now", "{}"]), "{called}");
+
+        let result = page.0.find(By::Css(".results textarea")).await?;
+        result.send_keys("12:30").await?;
+        page.press("Send to the model").await?;
+        page.until(&format!(
+            "document.querySelectorAll('#thread > li').length === 7 && {IS_DONE} && {NOTE_OF_LAST_ANSWER}"
+        ))
+        .await?;
+        let shown = page
+            .until_text("document.querySelector('.call pre:last-child').textContent")
+            .await?;
+        assert_eq!(shown, "12:30");
+        let slots = page.slots().await?;
+        let was_sent = slots.iter().any(|slot| {
+            let prompt = slot["prompt"].as_str().unwrap_or_default();
+            prompt.contains(r#"{"name": "now", "arguments": {}}"#) && prompt.contains("12:30")
+        });
+        assert!(was_sent, "{slots:?}");
         Ok(())
     })
     .await;

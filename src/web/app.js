@@ -9,10 +9,14 @@ const byId = (id) => document.getElementById(id);
 const NEAR_END_PX = 48;
 const SAVE_EVERY_MS = 1000;
 const TOAST_MS = 8000;
+const PAINT_SHARE = 4; // of the time while an answer grows, painting takes at most one in so many parts
+const NO_RESULT = 'No result was given.'; // for the model, where a call has none
 
 const runs = new Map(); // conversation id → the answer that is on its way
 const problems = new Map(); // conversation id → why it has no answer
 let conversations = store.conversations();
+const bodies = new WeakMap(); // answer → the element that shows its text
+let editing = null; // { conversation, draft } while the last question is edited; nothing changes until it is sent
 let current = conversations.find(({ id }) => `#${id}` === location.hash) ?? conversations[0] ?? store.newConversation();
 let state = { name: 'connecting' };
 let context = null; // tokens
@@ -20,9 +24,10 @@ let follows = true;
 
 /* Asking */
 
-async function answer(conversation) {
-  const run = { conversation, controller: new AbortController(), began: performance.now(), tokens: 0, saved: 0 };
+/** Asks for the next message of a conversation. If none begins, `replaced`, the answer before, is put back. */
+async function answer(conversation, replaced = null) {
   const message = { role: 'assistant', content: '', note: {} };
+  const run = { conversation, message, controller: new AbortController(), began: performance.now(), tokens: 0, saved: 0, paintAt: 0, complete: false };
   runs.set(conversation.id, run);
   problems.delete(conversation.id);
   byId('toast').hidePopover(); // what it offers to undo has passed
@@ -31,7 +36,7 @@ async function answer(conversation) {
     paint();
   }
   try {
-    const said = conversation.messages.map(({ role, content }) => ({ role, content }));
+    const said = conversation.messages.flatMap(asSent);
     const system = systemPrompt();
     const body = {
       messages: system ? [{ role: 'system', content: system }, ...said] : said,
@@ -42,37 +47,70 @@ async function answer(conversation) {
     const response = await ask('v1/chat/completions', body, { key: store.read('key'), signal: run.controller.signal });
     for await (const event of serverEvents(response)) {
       const [choice] = event.choices;
-      const { content = '', reasoning_content: thought = '' } = choice?.delta ?? {};
-      if (content || thought) grow(conversation, run, message, content, thought);
+      if (choice?.delta) grow(conversation, run, choice.delta);
       if (choice?.finish_reason) message.note.finish = choice.finish_reason;
       if (event.usage) message.note.usage = event.usage;
     }
     if (!message.note.finish) throw new Error('The connection ended before the answer did.');
+    run.complete = true;
   } catch (error) {
     const wasStopped = run.controller.signal.aborted;
     message.note.finish = wasStopped ? 'stopped' : 'broken off';
     if (!wasStopped) failed(conversation, run, error);
   }
   runs.delete(conversation.id);
-  if (run.discarded) return;
   // No words are an answer, too, if the model ended it.
-  if (run.tokens === 0 && message.note.usage) conversation.messages.push(message);
+  if (run.tokens === 0 && run.complete) conversation.messages.push(message);
+  else if (run.tokens === 0 && replaced) conversation.messages.push(replaced);
+  if (run.discarded) return;
   Object.assign(message.note, measured(run));
   saved(conversation);
   if (conversation === current) {
     paint();
-    if (!problems.has(conversation.id)) byId('announcer').textContent = `Answer: ${message.content}`;
+    if (!problems.has(conversation.id)) byId('announcer').textContent = `Answer: ${message.content || calledNames(message)}`;
   }
 }
 
-/** Something is said or thought: the first makes the message, every one is painted with the next frame. */
-function grow(conversation, run, message, content, thought) {
+/** A message as the server takes it: calls are followed by their results. A call that was cut off is left out. */
+function asSent({ role, content, calls = [] }) {
+  const complete = calls.filter(isComplete);
+  if (complete.length === 0) return [{ role, content }];
+  const toolCalls = complete.map(({ id, name, arguments: text }) => ({ id, type: 'function', function: { name, arguments: text } }));
+  const results = complete.map(({ id, result }) => ({ role: 'tool', tool_call_id: id, content: result ?? NO_RESULT }));
+  return [{ role, content: content || null, tool_calls: toolCalls }, ...results];
+}
+
+/** Whether the next message is the model's. */
+const expectsAnswer = (message) => message?.role === 'user' || Boolean(message?.calls?.some(({ result }) => result !== undefined));
+
+const calledNames = ({ calls = [] }) => calls.map(({ name }) => `calls ${name}`).join(', ');
+
+const isComplete = (call) => parsedArguments(call) !== undefined;
+
+function parsedArguments({ arguments: text }) {
+  try {
+    return JSON.parse(text || '{}');
+  } catch {
+    return undefined;
+  }
+}
+
+/** Adds what an event brings: the first one makes the message, every one is painted with a later frame. */
+function grow(conversation, run, { content, reasoning_content: thought, tool_calls: calls }) {
+  if (!content && !thought && !calls?.length) return;
+  const { message } = run;
   const now = performance.now();
   run.first ??= now;
   run.last = now;
   run.tokens += 1;
-  message.content += content;
+  if (content) message.content += content;
   if (thought) message.thought = (message.thought ?? '') + thought;
+  for (const { index, id, function: called } of calls ?? []) {
+    message.calls ??= [];
+    const call = (message.calls[index ?? message.calls.length] ??= { id: id ?? '', name: '', arguments: '' });
+    call.name += called?.name ?? '';
+    call.arguments += called?.arguments ?? '';
+  }
   if (run.tokens === 1) {
     conversation.messages.push(message);
     if (conversation === current) paint();
@@ -81,15 +119,23 @@ function grow(conversation, run, message, content, thought) {
     run.saved = now;
     saved(conversation);
   }
-  run.frame ??= requestAnimationFrame(() => {
-    run.frame = null;
-    if (conversation !== current || runs.get(conversation.id) !== run) return;
-    const item = byId('thread').lastElementChild;
-    render(item.querySelector('.text'), message.content);
-    think(item.querySelector('.thought'), message);
-    item.querySelector('.note').textContent = described({ ...message.note, ...measured(run) });
-    scrollOn();
-  });
+  run.timer ??= setTimeout(() => requestAnimationFrame(() => paintGrowth(run)), run.paintAt - now);
+}
+
+/** Paints an answer that grows, and leaves the browser time for everything else. */
+function paintGrowth(run) {
+  run.timer = null;
+  const { conversation, message } = run;
+  if (conversation !== current || runs.get(conversation.id) !== run) return;
+  const began = performance.now();
+  const item = byId('thread').lastElementChild;
+  render(item.querySelector('.text'), message.content, true);
+  think(item.querySelector('.thought'), message);
+  showCalls(item.querySelector('.calls'), message);
+  item.querySelector('.note').textContent = described({ ...message.note, ...measured(run) });
+  scrollOn();
+  const ended = performance.now();
+  run.paintAt = ended + (ended - began) * (PAINT_SHARE - 1);
 }
 
 /** What a run's clock says: an event is a token, and the first one's wait is the prompt's. */
@@ -103,7 +149,7 @@ function described({ finish, usage, tokens, first, rate }) {
   const count = usage?.completion_tokens ?? tokens;
   const parts = [];
   if (finish === 'length') parts.push('cut off at the limit');
-  else if (finish && finish !== 'stop') parts.push(finish);
+  else if (finish && !['stop', 'tool_calls'].includes(finish)) parts.push(finish);
   if (count !== undefined) parts.push(`${count} ${count === 1 ? 'token' : 'tokens'}`);
   if (rate) parts.push(`${rate.toFixed(1)} per second`);
   if (first !== undefined) parts.push(`first after ${first.toFixed(first < 10 ? 2 : 0)} s`);
@@ -136,6 +182,7 @@ function refresh(byAnotherTab = false) {
     if (kept.id !== current.id) return kept;
     if (byAnotherTab && JSON.stringify(kept.messages) !== JSON.stringify(current.messages)) {
       current.messages = kept.messages;
+      editing = null; // what is written stays, and is sent as a message of its own
       paint();
     }
     return current;
@@ -144,6 +191,7 @@ function refresh(byAnotherTab = false) {
 }
 
 function open(conversation) {
+  if (conversation !== editing?.conversation) cancelEdit();
   current = conversation;
   follows = true;
   history.replaceState(null, '', conversation.messages.length > 0 ? `#${conversation.id}` : location.pathname);
@@ -172,27 +220,40 @@ function forget(conversation) {
   store.remove(conversation);
 }
 
-/** Takes the last question and its answer away; `text` goes before what is being written. */
-function takeBack(text) {
+/** Deletes the last question and what followed it. */
+function deleteTurn() {
+  cancelEdit();
   const conversation = current;
-  const draft = byId('message').value;
   const from = conversation.messages.findLastIndex(({ role }) => role === 'user');
   const turn = conversation.messages.splice(from);
   problems.delete(conversation.id);
   saved(conversation);
   paint();
-  write([text, draft].filter(Boolean).join('\n'));
-  toast(text ? 'The last turn is taken back to be edited.' : 'The last turn is deleted.', () => {
+  toast('The last turn is deleted.', () => {
     conversation.messages.splice(from, Infinity, ...turn);
     saved(conversation);
     open(conversation);
-    write(draft);
   });
 }
 
+/** Copies the last question into the message box. Sending replaces the question and what followed it. */
+function edit(text) {
+  editing = { conversation: current, draft: editing?.draft ?? byId('message').value };
+  paint();
+  write(text);
+}
+
+function cancelEdit() {
+  if (!editing) return;
+  const { draft } = editing;
+  editing = null;
+  paint();
+  write(draft);
+}
+
 function answerAnew() {
-  if (current.messages.at(-1)?.role === 'assistant') current.messages.pop();
-  answer(current);
+  cancelEdit();
+  answer(current, expectsAnswer(current.messages.at(-1)) ? null : current.messages.pop());
 }
 
 /* Painting */
@@ -202,18 +263,21 @@ const button = (textContent, onclick, label) =>
   element('button', { type: 'button', className: 'quiet', textContent, onclick, ariaLabel: label ?? null });
 
 function paint() {
-  const running = runs.has(current.id);
+  const run = runs.get(current.id);
   const last = current.messages.length - 1;
   const lastQuestion = current.messages.findLastIndex(({ role }) => role === 'user');
-  byId('thread').replaceChildren(
-    ...current.messages.map((message, place) =>
-      message.role === 'user'
-        ? question(message, place === lastQuestion && !running)
-        : reply(message, place === last, running)),
-    ...(running && last === lastQuestion ? [waiting()] : []),
-  );
+  const items = current.messages.map((message, place) => {
+    const item = message.role === 'user'
+      ? question(message, place === lastQuestion && !run)
+      : reply(message, place === last && !run, message === run?.message);
+    item.classList.toggle('replaced', editing?.conversation === current && place >= lastQuestion);
+    return item;
+  });
+  if (run && !current.messages.includes(run.message)) items.push(waiting());
+  byId('thread').replaceChildren(...items);
   byId('welcome').hidden = last >= 0;
-  paintProblem(running, last >= 0 && last === lastQuestion);
+  byId('editing').hidden = editing?.conversation !== current;
+  paintProblem(Boolean(run), expectsAnswer(current.messages[last]));
   paintControls();
   document.title = last >= 0 ? `${title(current)} – ortolan` : 'ortolan';
   scrollOn();
@@ -221,9 +285,9 @@ function paint() {
 
 function question(message, isLast) {
   const item = element('li', { className: 'user' });
-  const text = element('div', { className: 'text', textContent: message.content });
+  const text = element('div', { className: 'text', dir: 'auto', textContent: message.content });
   const actions = element('div', { className: 'actions' }, button('Copy', (event) => copy(event.target, message.content)));
-  if (isLast) actions.append(button('Edit', () => takeBack(message.content)), button('Delete', () => takeBack('')));
+  if (isLast) actions.append(button('Edit', () => edit(message.content)), button('Delete', deleteTurn));
   item.append(element('h3', { className: 'unseen', textContent: 'You' }), text, actions);
   return item;
 }
@@ -234,20 +298,60 @@ function think(thought, message) {
   thought.lastElementChild.textContent = message.thought ?? '';
 }
 
-function reply(message, isLast, running) {
-  const text = element('div', { className: 'text' });
-  render(text, message.content);
-  const thought = element('details', { className: 'thought' }, element('summary', { textContent: 'Thought' }), element('div'));
+/** An answer. `canChange`: it is the last one and complete; `growing`: more of it will come. */
+function reply(message, canChange, growing) {
+  const { content, note: measures, calls } = message;
+  const text = bodies.get(message) ?? element('div', { className: 'text' });
+  bodies.set(message, text);
+  render(text, content, growing);
+  const thought = element('details', { className: 'thought' }, element('summary', { textContent: 'Thought' }), element('div', { dir: 'auto' }));
   think(thought, message);
-  const note = element('span', { className: 'note', textContent: running && isLast ? '' : described({ finish: 'broken off', ...message.note }) });
+  const called = element('div', { className: 'calls' });
+  showCalls(called, message);
+  const note = element('span', { className: 'note', textContent: growing ? '' : described({ finish: 'broken off', ...measures }) });
   const actions = element('div', { className: 'actions' });
-  if (!(isLast && running)) actions.append(button('Copy', (event) => copy(event.target, message.content)));
-  if (isLast && !running) actions.append(button('Regenerate', answerAnew));
+  if (!growing) actions.append(button('Copy', (event) => copy(event.target, content || JSON.stringify(calls?.map(callOf)))));
+  if (canChange && !expectsAnswer(message)) actions.append(button('Regenerate', answerAnew));
   actions.append(note);
   const item = element('li', { className: 'assistant' });
-  item.classList.toggle('growing', isLast && running);
-  item.append(element('h3', { className: 'unseen', textContent: 'Answer' }), thought, text, actions);
+  item.classList.toggle('growing', growing);
+  item.append(element('h3', { className: 'unseen', textContent: 'Answer' }), thought, text, called);
+  if (canChange && calls?.some(isComplete) && !expectsAnswer(message)) item.append(resultForm(message));
+  if (!growing && !content && !calls) item.append(element('p', { className: 'empty', textContent: 'The answer is empty.' }));
+  item.append(actions);
   return item;
+}
+
+const callOf = ({ name, arguments: text }) => ({ name, arguments: text });
+
+/** The functions that a message calls, with their arguments and results. */
+function showCalls(target, { calls = [] }) {
+  target.replaceChildren(...calls.map((call) => {
+    const { name, arguments: text, result } = call;
+    const value = parsedArguments(call);
+    const head = element('figcaption', {}, element('span', {}, 'Calls ', element('code', { textContent: name })));
+    const block = (content) => element('pre', { tabIndex: 0 }, element('code', { textContent: content }));
+    const shown = element('figure', { className: 'code call', dir: 'ltr' }, head, block(value === undefined ? text : JSON.stringify(value, null, 2)));
+    if (result !== undefined) shown.append(element('figcaption', { textContent: 'Result' }), block(result));
+    return shown;
+  }));
+}
+
+/** Where the results of calls are written: the page itself runs no function. */
+function resultForm({ calls }) {
+  const complete = calls.filter(isComplete);
+  const fields = complete.map(({ name }) => element('textarea', { rows: 1, dir: 'auto', ariaLabel: `Result of ${name}`, placeholder: `Result of ${name}` }));
+  const send = element('button', { className: 'quiet send-results', textContent: 'Send to the model' });
+  const form = element('form', { className: 'results' }, ...fields, send);
+  form.addEventListener('submit', (event) => {
+    event.preventDefault();
+    if (state.name !== 'ready' || runs.has(current.id)) return;
+    complete.forEach((call, place) => { call.result = fields[place].value; });
+    cancelEdit();
+    saved(current);
+    answer(current);
+  });
+  return form;
 }
 
 function waiting() {
@@ -275,7 +379,7 @@ function paintList() {
   byId('list').shown = shown;
   byId('list').replaceChildren(...conversations.map((conversation) => {
     const name = title(conversation);
-    const choose = element('button', { type: 'button', className: 'choose', textContent: name, title: name, onclick: () => open(conversation) });
+    const choose = element('button', { type: 'button', className: 'choose', dir: 'auto', textContent: name, title: name, onclick: () => open(conversation) });
     if (conversation === current) choose.ariaCurrent = 'true';
     return element('li', {}, choose, button('×', () => discard(conversation), `Delete “${name}”`));
   }));
@@ -367,7 +471,9 @@ byId('composer').addEventListener('submit', (event) => {
   event.preventDefault();
   const text = byId('message').value.trim();
   if (text === '' || state.name !== 'ready' || runs.has(current.id)) return;
-  write('');
+  if (editing) current.messages.splice(current.messages.findLastIndex(({ role }) => role === 'user'));
+  write(editing?.draft ?? '');
+  editing = null;
   current.messages.push({ role: 'user', content: text });
   saved(current);
   history.replaceState(null, '', `#${current.id}`);
@@ -379,9 +485,12 @@ byId('message').addEventListener('keydown', (event) => {
   byId('composer').requestSubmit();
 });
 byId('message').addEventListener('input', fitMessage);
+byId('cancel-edit').addEventListener('click', cancelEdit);
 byId('stop').addEventListener('click', stopAnswer);
 document.addEventListener('keydown', (event) => {
-  if (event.key === 'Escape' && !document.querySelector('dialog[open], nav:popover-open')) stopAnswer();
+  if (event.key !== 'Escape' || document.querySelector('dialog[open], nav:popover-open')) return;
+  if (editing) cancelEdit();
+  else stopAnswer();
 });
 byId('ideas').addEventListener('click', ({ target }) => {
   if (target.localName !== 'button') return;
@@ -420,7 +529,7 @@ keyInput.addEventListener('change', () => {
   check();
 });
 addEventListener('storage', () => refresh(true));
-addEventListener('pagehide', () => conversations.filter(({ id }) => runs.has(id)).forEach(store.save));
+addEventListener('pagehide', () => conversations.filter(({ id }) => runs.get(id)?.tokens > 0).forEach(store.save));
 document.addEventListener('visibilitychange', () => {
   if (!document.hidden && runs.size === 0) check();
 });

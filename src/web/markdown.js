@@ -62,7 +62,7 @@ export function render(target, text, growing = false) {
   shown.set(target, { source: text, text: visible, growing, blocks, env });
 }
 
-/** Without a last line that has nothing but markers: what they mean shows only with what follows them. */
+/** Removes a last line that has only markers: their meaning depends on what follows them. */
 function withoutMarkers(text) {
   const begin = text.lastIndexOf('\n') + 1;
   return /^[-=_*+~`#>|$\\: \t]+$/.test(text.slice(begin)) ? text.slice(0, begin) : text;

@@ -59,15 +59,23 @@ export function requestFields() {
   if (stop.length > 0) fields.stop = stop;
   if (changed.grammar?.trim()) fields.grammar = changed.grammar;
   if (changed.json_schema?.trim()) {
-    fields.response_format = { type: 'json_schema', json_schema: { name: 'answer', schema: parsedSchema() } };
+    fields.response_format = { type: 'json_schema', json_schema: { name: 'answer', schema: parsed('json_schema', 'schema') } };
   }
+  if (changed.tools?.trim()) fields.tools = [parsed('tools', 'list of tools')].flat().map(asTool);
   return fields;
 }
 
-function parsedSchema() {
+/** A tool as the chat route takes it, also if it is written as MCP servers and Anthropic's API have it. */
+function asTool(tool) {
+  if (!tool || tool.function || !tool.name) return tool;
+  const { name, description, parameters, input_schema, inputSchema } = tool;
+  return { type: 'function', function: { name, description, parameters: parameters ?? input_schema ?? inputSchema } };
+}
+
+function parsed(field, name) {
   try {
-    return JSON.parse(changed.json_schema);
+    return JSON.parse(changed[field]);
   } catch (error) {
-    throw new Error(`The schema in the settings is no JSON: ${error.message}`);
+    throw new Error(`The ${name} in the settings is not JSON: ${error.message}`);
   }
 }

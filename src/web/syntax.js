@@ -127,7 +127,7 @@ md.inline.ruler.before('escape', 'formula', (state, silent) => {
   return true;
 });
 
-// TeX outside of delimiters keeps its backslash: nobody escapes these characters for Markdown's sake.
+// TeX outside of delimiters keeps its backslash. Markdown never needs an escape of these characters, except in `\[text\](target)`.
 md.inline.ruler.before('escape', 'tex_escape', (state, silent) => {
   const { src, pos, posMax } = state;
   if (src[pos] !== '\\' || pos + 1 >= posMax || !'()[],;:'.includes(src[pos + 1])) return false;
