@@ -22,8 +22,8 @@ CLIENT = Client(base_url=os.environ["ORTOLAN"], raise_on_unexpected_status=True,
 QUESTION = {"role": "user", "content": "Name the capital of Italy."}
 
 
-def body(model, **fields):
-    return model.from_dict(fields)
+def body(kind, /, **fields):
+    return kind.from_dict(fields)
 
 
 class Generated(unittest.TestCase):
@@ -55,6 +55,13 @@ class Generated(unittest.TestCase):
         self.assertIsInstance(answer, models.ChatCompletion)
         self.assertIn("Rome", answer.choices[0].message.content)
         self.assertEqual(answer.choices[0].finish_reason, "stop")
+
+    def test_a_chat_with_every_default_of_the_document_sent(self):
+        message = models.ChatMessage(role=models.ChatMessageRole.USER, content=QUESTION["content"])
+        request = models.ChatCompletionRequest(messages=[message], max_tokens=24, temperature=0.0)
+        answer = chat_completion.sync(client=CLIENT, body=request)
+        self.assertIsInstance(answer, models.ChatCompletion, answer)
+        self.assertIn("Rome", answer.choices[0].message.content)
 
     def test_an_error_is_read(self):
         request = body(models.ChatCompletionRequest, model="any", messages=[QUESTION], temperature=3)
