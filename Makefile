@@ -13,6 +13,8 @@ LLAMA_CPP := .cache/llama_cpp
 NODE_SDKS := .cache/node
 OPENAPI_NODE := .cache/openapi_node
 OPENAPI_PYTHON := .cache/openapi_python
+AGENTS := .cache/agents
+AGENTS_PYTHON := .cache/agents_python
 
 .DEFAULT_GOAL := help
 .PHONY: help setup setup-tests build serve lint lint-openapi test test-tools test-clients test-all fuzz contract-fuzz bench bench-compare soak
@@ -48,8 +50,8 @@ test: setup-tests lint ## everything that must hold: lint, then all tests with t
 test-tools: setup $(SDKS)/installed ## the page in a browser and the sample clients: Chromium and chromedriver, Node, curl, jq, promtool
 	$(CARGO) test --locked --features client,tools --no-fail-fast --test page --test clients
 
-test-clients: setup $(SDKS)/installed $(LANGCHAIN)/installed $(LITELLM)/installed $(LM_EVAL)/installed $(NODE_SDKS)/installed $(OPENAPI_NODE)/installed $(OPENAPI_PYTHON)/installed ## libraries of others: OpenAI's for Python and Node, Anthropic's, LangChain's, LiteLLM, Instructor, llm, lm-eval; linters and generators for the OpenAPI document; needs Node with npm
-	$(CARGO) test --locked --features client,tools --no-fail-fast --test sdks --test lm_eval --test openapi_clients
+test-clients: setup $(SDKS)/installed $(LANGCHAIN)/installed $(LITELLM)/installed $(LM_EVAL)/installed $(NODE_SDKS)/installed $(OPENAPI_NODE)/installed $(OPENAPI_PYTHON)/installed $(AGENTS)/installed $(AGENTS_PYTHON)/installed ## libraries of others: OpenAI's for Python and Node, Anthropic's, LangChain's, LiteLLM, Instructor, llm, lm-eval; linters and generators for the OpenAPI document; coding agents (1 GB): Claude Code, Codex, opencode; needs Node with npm
+	$(CARGO) test --locked --features client,tools --no-fail-fast --test sdks --test lm_eval --test openapi_clients --test agents
 
 test-all: test test-tools test-clients contract-fuzz ## `make test`, and what needs tools of its own
 
@@ -76,7 +78,7 @@ soak: setup ## ten minutes of mixed load with clients that leave: memory must no
 
 # A Python environment with what the file of its name in .ci/ lists, which is everything: nothing is resolved, nothing
 # compiled. The mark is made last, so that an installation that broke off is begun anew.
-$(SCHEMATHESIS)/installed $(SDKS)/installed $(LANGCHAIN)/installed $(LITELLM)/installed $(LM_EVAL)/installed $(OPENAPI_PYTHON)/installed: \
+$(SCHEMATHESIS)/installed $(SDKS)/installed $(LANGCHAIN)/installed $(LITELLM)/installed $(LM_EVAL)/installed $(OPENAPI_PYTHON)/installed $(AGENTS_PYTHON)/installed: \
     .cache/%/installed: .ci/%.txt | setup
 	rm -rf $(@D)
 	$(PYTHON) -m venv $(@D)
@@ -101,4 +103,13 @@ $(NODE_SDKS)/installed $(OPENAPI_NODE)/installed:
 	mkdir -p $(@D)
 	cp $^ $(@D)
 	cd $(@D) && npm ci --silent --no-audit --no-fund --ignore-scripts
+	touch $@
+
+# The same. `npm ci` would refuse the lock file: opencode has optional packages for platforms that are not in every registry.
+# `npm install` leaves those out and checks the hashes of all others.
+$(AGENTS)/installed: tests/agents/package.json tests/agents/package-lock.json | setup
+	rm -rf $(@D)
+	mkdir -p $(@D)
+	cp $^ $(@D)
+	cd $(@D) && npm install --silent --no-save --no-audit --no-fund
 	touch $@

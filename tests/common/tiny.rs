@@ -148,7 +148,7 @@ pub(crate) fn model_of_sizes(
 }
 
 /// Each byte as GPT-2's byte-level alphabet writes it.
-fn byte_level_names() -> Vec<String> {
+pub(crate) fn byte_level_names() -> Vec<String> {
     let mut next = 256_u32;
     let name = |byte: u8| {
         let printable = matches!(byte, b'!'..=b'~' | 0xA1..=0xAC | 0xAE..=0xFF);
