@@ -140,6 +140,27 @@ impl Agent {
 }
 
 #[test]
+fn claude_code() {
+    let mut claude = Agent::new("claude", &reads_note("Bash", "command"));
+    claude
+        .command
+        .env("ANTHROPIC_BASE_URL", &claude.address)
+        .env("ANTHROPIC_AUTH_TOKEN", "none")
+        .env("CLAUDE_CODE_DISABLE_NONESSENTIAL_TRAFFIC", "1")
+        .env("DISABLE_AUTOUPDATER", "1")
+        .args([
+            "--model",
+            "scripted",
+            "--allowedTools",
+            "Bash",
+            "--max-turns",
+            "4",
+        ])
+        .args(["--print", QUESTION]);
+    claude.answers();
+}
+
+#[test]
 fn opencode() {
     let mut opencode = Agent::new("opencode", &reads_note("bash", "command"));
     let settings = opencode.write("opencode.json", OPENCODE);
@@ -182,6 +203,19 @@ fn check(mut command: Command, script: &str) {
         .env("NO_PROXY", "*")
         .env("PYTHONDONTWRITEBYTECODE", "1");
     Running::start(&mut command).succeed();
+}
+
+#[test]
+fn anthropic_tool_runner_for_python() {
+    check(python(), "anthropic_tool_runner.py");
+}
+
+#[test]
+fn anthropic_tool_runner_for_node() {
+    let mut node = Command::new("node");
+    node.env("NODE_PATH", file(".cache/agents/node_modules"))
+        .arg("--test");
+    check(node, "anthropic_tool_runner.mjs");
 }
 
 #[test]
