@@ -5,7 +5,11 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Instant;
 
-use poem::http::header::{HOST, HeaderName, ORIGIN, RETRY_AFTER};
+use poem::http::header::{
+    ACCESS_CONTROL_ALLOW_CREDENTIALS, ACCESS_CONTROL_ALLOW_HEADERS, ACCESS_CONTROL_ALLOW_METHODS,
+    ACCESS_CONTROL_ALLOW_ORIGIN, ACCESS_CONTROL_REQUEST_METHOD, ALLOW, HOST, HeaderName, ORIGIN,
+    RETRY_AFTER, VARY,
+};
 use poem::http::uri::Scheme;
 use poem::http::{HeaderValue, Method, StatusCode, Version};
 use poem::middleware::Cors;
@@ -22,7 +26,13 @@ const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 /// Lists a body's fields without effect.
 const IGNORED: HeaderName = HeaderName::from_static("x-ortolan-ignored");
 /// What of the document needs no key.
-const OPEN_PATHS: [&str; 4] = ["/health", "/docs", "/openapi.json", "/openapi.yaml"];
+const OPEN_PATHS: [&str; 5] = [
+    "/health",
+    "/v1/health",
+    "/docs",
+    "/openapi.json",
+    "/openapi.yaml",
+];
 /// Longest id that is taken from a client.
 const MAX_REQUEST_ID_BYTES: usize = 128;
 
@@ -35,6 +45,7 @@ pub(super) fn apply(
     let allowed = origins.clone();
     let cors = Cors::new()
         .allow_origins_fn(move |origin| allowed.allow_origin(origin))
+        .allow_credentials(true)
         .expose_headers([REQUEST_ID, IGNORED, RETRY_AFTER]);
     endpoint
         .around(move |endpoint, request| check_key(endpoint, request, Arc::clone(&keys)))
@@ -78,7 +89,10 @@ async fn guard(
         // The page is the server's own: there is nothing to allow across origins.
         request.headers_mut().remove(ORIGIN);
     }
-    endpoint.call(request).await
+    match methods_of(&request) {
+        Some(response) => Ok(response),
+        None => endpoint.call(request).await,
+    }
 }
 
 /// Finds out who asks, and refuses whoever has no key, but for what tells of the server only.
@@ -97,6 +111,33 @@ async fn check_key(
         None => return Ok(Error::Unauthorized.answer_at(&path)),
     }
     endpoint.call(request).await
+}
+
+/// The answer to an `OPTIONS` that is no preflight, which the CORS layer answers: the methods of a path of the API.
+fn methods_of(request: &Request) -> Option<Response> {
+    let origin = request.headers().get(ORIGIN);
+    let asks = request
+        .headers()
+        .contains_key(ACCESS_CONTROL_REQUEST_METHOD);
+    if request.method() != Method::OPTIONS || (origin.is_some() && asks) {
+        return None;
+    }
+    let path = request.uri().path();
+    let methods = document::methods(path).join(", ");
+    if methods.is_empty() {
+        return Some(Error::NoSuchPath(path.to_owned()).answer_at(path));
+    }
+    let response = Response::builder().header(ALLOW, format!("{methods}, OPTIONS"));
+    let response = match origin {
+        None => response,
+        Some(origin) => response
+            .header(ACCESS_CONTROL_ALLOW_ORIGIN, origin)
+            .header(ACCESS_CONTROL_ALLOW_CREDENTIALS, "true")
+            .header(ACCESS_CONTROL_ALLOW_METHODS, methods)
+            .header(ACCESS_CONTROL_ALLOW_HEADERS, "*")
+            .header(VARY, "Origin"),
+    };
+    Some(response.finish())
 }
 
 fn refused(request: &Request, status: StatusCode, message: String) -> Response {

@@ -223,9 +223,39 @@ async fn an_allowed_origin_may_read_the_answer() {
     let answer = ask(address, &preflight).await;
     assert!(answer.contains("access-control-allow-methods"), "{answer}");
     assert!(
+        answer.contains("access-control-allow-credentials: true\r\n"),
+        "{answer}"
+    );
+    assert!(
         !answer.contains("hello"),
         "a preflight does nothing: {answer}"
     );
+}
+
+#[tokio::test]
+async fn options_that_is_no_preflight_names_the_methods() {
+    let (address, _stop) = hello().await;
+    let origin = "origin: https://app.example\r\n";
+    let method = "access-control-request-method: POST\r\n";
+    for headers in ["", origin, method] {
+        let request = format!("OPTIONS /completion HTTP/1.1\r\nhost: localhost\r\n{headers}");
+        let answer = ask(address, &request).await;
+        assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+        assert!(!answer.contains("hello"), "{answer}");
+        assert!(answer.contains("allow: POST, OPTIONS\r\n"), "{answer}");
+        for header in [
+            "access-control-allow-origin: https://app.example",
+            "access-control-allow-credentials: true",
+            "access-control-allow-methods: POST",
+        ] {
+            let has_it = answer.contains(&format!("{header}\r\n"));
+            assert_eq!(has_it, headers == origin, "{answer}");
+        }
+    }
+    let nowhere = "OPTIONS /nowhere HTTP/1.1\r\nhost: localhost\r\n";
+    let answer = ask(address, nowhere).await;
+    assert!(answer.starts_with("HTTP/1.1 404"), "{answer}");
+    assert!(answer.contains("\"not_found_error\""), "{answer}");
 }
 
 #[tokio::test]
