@@ -93,6 +93,7 @@ fn job(number: usize, max_tokens: usize) -> Job {
         timeout: None,
         embed: None,
         score: None,
+        report_prefill: false,
     }
 }
 

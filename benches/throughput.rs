@@ -16,8 +16,8 @@ use futures_util::future::join_all;
 use ortolan::graph::ProductOperator;
 use ortolan::model::load::{CacheSize, FileAccess, LoadOptions, SessionOptions, inspect};
 use ortolan::model::{
-    AdapterOptions, GenerateEvent, GenerateOptions, GenerateRequest, LoadedModel, Prompt,
-    PromptPiece, Summary, WhenFull,
+    AdapterOptions, GenerateEvent, GenerateOptions, GenerateRequest, LineLimits, LoadedModel,
+    ProgressEvents, Prompt, PromptPiece, Summary, WhenFull,
 };
 use ortolan::sampling::SamplingParameters;
 
@@ -171,6 +171,8 @@ async fn generate(
                 timeout: None,
                 echo: false,
                 stream: false,
+                lines: LineLimits::default(),
+                progress: ProgressEvents::default(),
             },
         })
         .expect("the request is in order");

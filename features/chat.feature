@@ -262,3 +262,32 @@ Feature: Chat as with OpenAI's API
       | {"messages": [{"role": "user", "content": 1}]}                                           | messages.0.content |
       | {"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "a"}}]}]} | messages.0.content.0.type |
       | {"messages": [{"role": "user", "content": [{"type": "text", "text": "a"}, {"type": "text"}]}]} | messages.0.content.1.text |
+
+  Scenario Outline: The tokens of a conversation are counted: <path>
+    When I post to "<path>" as "application/json":
+      """
+      {"messages": [{"role": "user", "content": "Hello"}], "max_tokens": 1}
+      """
+    Then the status is 200
+    And the answer's "object" is "response.input_tokens"
+    And the answer's "input_tokens" is 31
+
+    Examples:
+      | path                              |
+      | /v1/chat/completions/input_tokens |
+      | /chat/completions/input_tokens    |
+
+  Scenario: Timings and progress as llama.cpp tells them
+    When I chat:
+      """
+      {"messages": [{"role": "user", "content": "Hello"}], "max_tokens": 3, "temperature": 0, "ignore_eos": true}
+      """
+    Then the answer's "timings.predicted_n" is 3
+    When I stream a chat:
+      """
+      {"messages": [{"role": "user", "content": "Hello"}], "max_tokens": 3, "temperature": 0, "ignore_eos": true, "timings_per_token": true, "return_progress": true, "cache_prompt": false}
+      """
+    Then the second piece's "prompt_progress.total" is 31
+    And the second piece's "prompt_progress.cache" is 0
+    And the third piece's "timings.predicted_n" is 1
+    And the last piece's "timings.predicted_n" is 3

@@ -138,7 +138,7 @@ Feature: Continue a prompt
       {"prompt": ["The capital of France is"], "n_predict": 4, "temperature": 0}
       """
     Then the answer's "content" contains "Paris"
-    And the answer has no "index"
+    And the answer's "index" is 0
 
   Scenario Outline: The path <path> is another name
     When I post to "<path>" as "application/json":
@@ -152,11 +152,12 @@ Feature: Continue a prompt
       | path              | body                                                                   | value                   | is |
       | /completions      | {"prompt": "Hello", "n_predict": 3}                                    | tokens_predicted        | 3  |
       | /chat/completions | {"messages": [{"role": "user", "content": "Hello"}], "max_tokens": 3}  | usage.completion_tokens | 3  |
+      | /responses        | {"input": "Hello", "max_output_tokens": 3}                             | usage.output_tokens     | 3  |
 
   Scenario: Another name is as strict
     When I post to "/completions" as "application/json":
       """
-      {"prompt": "a", "n_predict": -2}
+      {"prompt": "a", "n_predict": -3}
       """
     Then the status is 400
     And the error's param is "n_predict"
@@ -205,7 +206,7 @@ Feature: Continue a prompt
       | body                                            | param       | message                      |
       | {"n_predict": 1}                                | prompt      | required                     |
       | {"prompt": "a", "n_predict": "many"}            | n_predict   | not of type                  |
-      | {"prompt": "a", "n_predict": -2}                | n_predict   | less than the minimum of -1  |
+      | {"prompt": "a", "n_predict": -3}                | n_predict   | less than the minimum of -1  |
       | {"prompt": "a", "top_p": 2}                     | top_p       | maximum of 1                 |
       | {"prompt": "a", "n_keep": -2}                   | n_keep      | less than the minimum of -1  |
       | {"prompt": "a", "priority": 0.5}                | priority    | not of type                  |
@@ -223,3 +224,184 @@ Feature: Continue a prompt
       | {"prompt": "a", "ignore_eos": 1}                | ignore_eos  | not of type                  |
       | {"prompt": "a", "image_data": [{"data": "", "id": 12}]} | image_data | not built yet         |
       | {"prompt": [1.5]}                               | prompt.0    | not of type                  |
+
+  Scenario: What today's clients read of an answer
+    When I post to "/completion" as "application/json":
+      """
+      {"prompt": "1, 2, 3, 4,", "n_predict": 4, "temperature": 0, "return_tokens": true}
+      """
+    Then the answer's "tokens" has 4 entries
+    And the answer's "stop_type" is "limit"
+    And the answer's "has_new_line" is false
+    And the answer's "index" is 0
+    And the answer's "timings.cache_n" is 0
+    And the answer's "generation_settings.seed_cur" is that of the field "generation_settings.seed"
+    When I post to "/completion" as "application/json":
+      """
+      {"prompt": "1, 2, 3, 4,", "n_predict": 9, "temperature": 0, "stop": "6"}
+      """
+    Then the answer's "tokens" is []
+    And the answer's "stop_type" is "word"
+    And the answer's "stopping_word" is "6"
+    When I post to "/completion" as "application/json":
+      """
+      {"prompt": "a", "grammar": "root ::= \"b\\n\""}
+      """
+    Then the answer's "stop_type" is "eos"
+    And the answer's "has_new_line" is true
+
+  Scenario: The ids of a stream's tokens
+    When I stream a completion:
+      """
+      {"prompt": "1, 2, 3, 4,", "n_predict": 4, "temperature": 0, "return_tokens": true}
+      """
+    Then the pieces' "tokens" have 4 entries together
+    And the last piece's "tokens" is []
+
+  Scenario Outline: An answer of the fields that are wanted
+    When I post to "/completion" as "application/json":
+      """
+      {"prompt": <prompt>, "n_predict": 2, "temperature": 0, "response_fields": ["content", "generation_settings/n_predict", "timings/predicted_n", "nothing"]}
+      """
+    Then the status is 200
+    And the answer's "<first>content" contains "Paris"
+    And the answer's "<first>n_predict" is 2
+    And the answer's "<first>predicted_n" is 2
+    And the answer has no "<first>stop"
+
+    Examples:
+      | prompt                                                     | first |
+      | "The capital of France is"                                 |       |
+      | ["The capital of France is", "The capital of France is"]   | 0.    |
+
+  Scenario: The last piece of the fields that are wanted
+    When I stream a completion:
+      """
+      {"prompt": "Hello", "n_predict": 2, "response_fields": ["stop", "timings/cache_n"]}
+      """
+    Then the last piece is {"stop": true, "cache_n": 0}
+
+  Scenario: Several continuations of each prompt
+    When I post to "/completion" as "application/json":
+      """
+      {"prompt": ["a", "b"], "n_predict": 2, "seed": 5, "n_cmpl": 2}
+      """
+    Then the status is 200
+    And the answer has 4 entries
+    And the answer's "1.prompt" is "a"
+    And the answer's "1.generation_settings.seed" is 6
+    And the answer's "2.prompt" is "b"
+    And the answer's "2.generation_settings.seed" is 5
+    And the answer's "3.index" is 3
+
+  Scenario: Progress and timings of a stream
+    Given a server whose model fills gaps
+    When I stream a completion:
+      """
+      {"prompt": "0123456789", "n_predict": 3, "regex": "[abc]{9}", "return_progress": true, "timings_per_token": true}
+      """
+    Then the first piece's "prompt_progress.total" is 10
+    And the first piece's "prompt_progress.processed" is 10
+    And the first piece's "content" is ""
+    And the second piece's "timings.prompt_n" is 10
+    And the last piece's "timings.predicted_n" is 3
+
+  Scenario Outline: Other forms of a field: <fields>
+    When I ask for a completion:
+      """
+      {"prompt": "The capital of France is", "n_predict": 2, "temperature": 0}
+      """
+    Then the same with <fields> gives the same text
+
+    Examples:
+      | fields                                                        |
+      | {"top_k": -1}                                                 |
+      | {"prompt": {"prompt_string": "The capital of France is"}}     |
+      | {"logit_bias": {}}                                            |
+      | {"logit_bias": {"7": -100}}                                   |
+      | {"seed": -9223372036854775808}                                |
+      | {"seed": 9223372036854775807}                                 |
+      | {"samplers": "edkypmxt"}                                      |
+      | {"samplers": ["penalties", "dry", "top_n_sigma", "top_k", "typ_p", "top_p", "min_p", "xtc", "temperature"]} |
+      | {"stop": ["", "xyzzy"]}                                       |
+      | {"stop": "xyzzy"}                                             |
+      | {"max_tokens": 1}                                             |
+
+  Scenario Outline: A token is forced by its id or its text: <bias>
+    When I post to "/completion" as "application/json":
+      """
+      {"prompt": "a", "n_predict": 1, "temperature": 0, "logit_bias": <bias>}
+      """
+    Then the answer's "content" is " France"
+
+    Examples:
+      | bias               |
+      | [[4649, 100]]      |
+      | [[" France", 100]] |
+      | {"4649": 100}      |
+      | {" France": 100}   |
+
+  Scenario Outline: What is off changes nothing and is not reported: <fields>
+    When I post to "/completion" as "application/json":
+      """
+      {"prompt": "a", "n_predict": 1, <fields>}
+      """
+    Then the status is 200
+    And the header "x-ortolan-ignored" is missing
+
+    Examples:
+      | fields                                                                    |
+      | "n_discard": 0, "n_indent": 0, "t_max_predict_ms": 0                      |
+      | "adaptive_target": -1.0, "grammar_lazy": false, "preserved_tokens": []    |
+      | "logit_bias": {}, "samplers": "", "response_fields": [], "n": 1           |
+      | "mirostat": 0, "repeat_last_n": -1, "dry_penalty_last_n": -1, "n_probs": 0 |
+      | "prompt": {"prompt_string": "a", "multimodal_data": []}                   |
+
+  Scenario: What cannot change the text is reported
+    When I post to "/completion" as "application/json":
+      """
+      {"prompt": "a", "n_predict": 1, "t_max_prompt_ms": 500, "n_cache_reuse": 1, "speculative.n_max": 4}
+      """
+    Then the status is 200
+    And the header "x-ortolan-ignored" is "t_max_prompt_ms,n_cache_reuse,speculative.n_max"
+
+  Scenario Outline: What cannot be had is refused: <field>
+    When I post to "/completion" as "application/json":
+      """
+      {"prompt": "a", "n_predict": 1, "<field>": <value>}
+      """
+    Then the status is 400
+    And the error's param is "<field>"
+
+    Examples:
+      | field              | value                    |
+      | n_discard          | 5                        |
+      | adaptive_target    | 0.5                      |
+      | grammar_lazy       | true                     |
+      | grammar_triggers   | [{"type": 1}]            |
+      | preserved_tokens   | ["<think>"]              |
+      | response_format    | {"type": "json_object"}  |
+      | structured_outputs | {"choice": ["a"]}        |
+      | guided_regex       | "a"                      |
+      | tools              | [{"type": "function"}]   |
+      | samplers           | "kz"                     |
+      | n_cmpl             | 0                        |
+      | seed               | 18446744073709551616     |
+      | n_indent           | -1                       |
+
+  Scenario: A line that is indented too little is not written
+    When I post to "/completion" as "application/json":
+      """
+      {"prompt": "a", "n_predict": 20, "n_indent": 2, "grammar": "root ::= \"a\\n  b\\n c\""}
+      """
+    Then the answer's "content" is "a\n  b\n "
+    And the answer's "stop_type" is "limit"
+
+  Scenario: A line break after the time is the last
+    When I post to "/completion" as "application/json":
+      """
+      {"prompt": "a", "n_predict": 200, "t_max_predict_ms": 1, "regex": "([a-z]{4}\\n){400}"}
+      """
+    Then the answer's "stop_type" is "limit"
+    And the answer's "has_new_line" is true
+    And fewer than 200 tokens were generated

@@ -116,3 +116,38 @@ Feature: What a text is to the model
     When I embed 600 words
     Then the status is 400
     And the error says "more than the context of 512"
+
+  Scenario: Texts as objects, texts and ids beside each other
+    Given a server with a model of embeddings
+    When I post to "/v1/embeddings" as "application/json":
+      """
+      {"input": ["bird", {"prompt_string": "bird"}, [101, 4743]]}
+      """
+    Then the status is 200
+    And the answer's "data" has 3 entries
+    When I post to "/embedding" as "application/json":
+      """
+      {"content": {"prompt_string": "bird"}}
+      """
+    Then the status is 200
+    When I post to "/embedding" as "application/json":
+      """
+      {"input": "bird", "embd_normalize": 1}
+      """
+    Then the status is 200
+    And the numbers of the embedding add up to 1
+
+  Scenario Outline: A text is needed, and a norm that is known: <body>
+    Given a server with a model of embeddings
+    When I post to "/embedding" as "application/json":
+      """
+      <body>
+      """
+    Then the status is 400
+    And the error's param is "<param>"
+
+    Examples:
+      | body                                    | param          |
+      | {}                                      | content        |
+      | {"content": "a", "embd_normalize": -1}  | embd_normalize |
+      | {"content": {"prompt_string": 1}}       | content.prompt_string |

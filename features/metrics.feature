@@ -9,7 +9,8 @@ Feature: Numbers for a monitor
       """
     And I get "/metrics"
     Then the status is 200
-    And the header "content-type" is "text/plain; charset=utf-8"
+    And the header "content-type" is "text/plain; version=0.0.4"
+    And the header "process-start-time-unix" is a time of today
     And the metric "llamacpp:prompt_tokens_total" is at least 10
     And the metric "llamacpp:tokens_predicted_total" is at least 5
     And the metric "llamacpp:prompt_tokens_seconds" is at least 1
@@ -18,6 +19,22 @@ Feature: Numbers for a monitor
     And the metric "llamacpp:kv_cache_tokens" is 0
     And the metric "llamacpp:requests_processing" is 0
     And the metric "llamacpp:requests_deferred" is 0
+
+  Scenario: The numbers of today beside them
+    Given a server whose model fills gaps
+    When I ask for a completion:
+      """
+      {"prompt": "0123456789", "n_predict": 5, "ignore_eos": true}
+      """
+    And I get "/metrics"
+    Then the metric "llamacpp:prompt_seconds_total" is at least 0.000001
+    And the metric "llamacpp:tokens_predicted_seconds_total" is at least 0.000001
+    And the metric "llamacpp:n_decode_total" is at least 2
+    And the metric "llamacpp:n_busy_slots_per_decode" is at least 1
+    And the metric "llamacpp:n_tokens_max" is at least 14
+    And the metric "llamacpp:spec_decode_num_draft_tokens_total" is at least 0
+    And the metric "llamacpp:spec_decode_num_accepted_tokens_total" is at least 0
+    And the metric "llamacpp:spec_decode_num_drafts_total" is at least 0
 
   Scenario: What they do not tell
     Given a server whose model fills gaps

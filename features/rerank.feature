@@ -44,6 +44,42 @@ Feature: Which documents answer a query best
       | no documents | "query": "a", "documents": []    | documents |
       | no query     | "documents": ["a"]               | query     |
       | none wanted  | "query": "a", "documents": ["a"], "top_n": 0 | top_n |
+      | nothing      | "query": "a"                     | documents |
+      | both forms   | "query": "a", "documents": ["a"], "texts": ["a"] | texts |
+      | no texts     | "query": "a", "texts": []        | texts     |
+      | cut texts    | "query": "a", "texts": ["a"], "truncate": true | truncate |
+
+  Scenario Outline: Another path: <path>
+    When I post to "<path>" as "application/json":
+      """
+      {"query": "bird", "documents": ["tax", "bird"]}
+      """
+    Then the status is 200
+    And the answer's "results.0.index" is 1
+
+    Examples:
+      | path          |
+      | /rerank       |
+      | /reranking    |
+      | /v1/reranking |
+
+  Scenario: The form of Text Embeddings Inference
+    When I post to "/rerank" as "application/json":
+      """
+      {"query": "bird", "texts": ["tax", "bird"], "raw_scores": true}
+      """
+    Then the status is 200
+    And the answer has 2 entries
+    And the answer's "0.index" is 1
+    And the answer's "0.score" is 1
+    And the answer has no "0.text"
+    And the header "x-ortolan-ignored" is "raw_scores"
+    When I post to "/rerank" as "application/json":
+      """
+      {"query": "bird", "texts": ["tax", "bird"], "return_text": true, "top_n": 1}
+      """
+    Then the answer has 1 entries
+    And the answer's "0.text" is "bird"
 
   Scenario: A decoder ranks only if it is to embed
     Given a server that answers nothing that can be switched off

@@ -20,6 +20,10 @@ Feature: What the server is set to
     And the answer's "default_generation_settings.stream" is false
     And the answer's "default_generation_settings.grammar" is ""
     And the answer's "default_generation_settings.model" is "smollm2"
+    And the answer's "default_generation_settings.params.temperature" is 0.8
+    And the answer's "default_generation_settings.params.n_predict" is -1
+    And the answer's "modalities" is {"vision": false, "audio": false}
+    And the answer's "eos_token" is "<|im_end|>"
 
   Scenario: The models
     When I ask for the models
@@ -31,6 +35,21 @@ Feature: What the server is set to
     When I ask for the model "another"
     Then the status is 404
     And the error says "another"
+
+  Scenario: The models as today's llama.cpp lists them
+    When I get "/models"
+    Then the status is 200
+    And the answer's "data.0.id" is "smollm2"
+    And the answer's "models.0.name" is "smollm2"
+    And the answer's "models.0.capabilities" is ["completion"]
+    And the answer's "models.0.details.family" is "llama"
+    When I get "/models/smollm2"
+    Then the answer's "id" is "smollm2"
+
+  Scenario: Another path of the health
+    When I get "/v1/health"
+    Then the status is 200
+    And the answer's "status" is "ok"
 
   Scenario: The document is served
     When I get "/openapi.json"

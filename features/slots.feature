@@ -34,7 +34,7 @@ Feature: The slots
        "penalize_nl": true, "penalty_prompt_tokens": [], "use_penalty_prompt_tokens": false, "grammar": "",
        "ignore_eos": false, "logit_bias": [], "min_p": 0.05, "mirostat": 0, "mirostat_eta": 0.1, "mirostat_tau": 5,
        "samplers": ["top_k", "tfs_z", "typical_p", "top_p", "min_p", "temperature"], "tfs_z": 1, "top_k": 40,
-       "top_p": 0.95, "typical_p": 1}
+       "top_p": 0.95, "typical_p": 1, "is_processing": false, "params.n_predict": 4, "params.temperature": 0}
       """
 
   Scenario: A slot tells how its last request ended

@@ -23,6 +23,28 @@ Feature: Text to tokens and back
   Scenario: Every recorded text has the recorded tokens, and they are its text again
     Then all recorded texts are tokenized and put together again as recorded
 
+  Scenario Outline: Nothing has no tokens: <body> to <path>
+    When I post to "<path>" as "application/json":
+      """
+      <body>
+      """
+    Then the status is 200
+    And the answer's "<field>" is <nothing>
+
+    Examples:
+      | path        | body              | field   | nothing |
+      | /tokenize   | {}                | tokens  | []      |
+      | /tokenize   | {"content": null} | tokens  | []      |
+      | /detokenize | {}                | content | ""      |
+      | /detokenize | {"tokens": []}    | content | ""      |
+
+  Scenario: Tokens of texts and ids
+    When I post to "/tokenize" as "application/json":
+      """
+      {"content": ["Hello", 7, " world"]}
+      """
+    Then the answer's "tokens" is [19556, 7, 905]
+
   Scenario: A text of nothing
     When I tokenize:
       """
@@ -127,12 +149,10 @@ Feature: Text to tokens and back
 
     Examples:
       | path        | body                                   | param         | message      |
-      | /tokenize   | {}                                     | content       | required     |
       | /tokenize   | {"content": 1}                         | content       | not of type  |
       | /tokenize   | {"content": "a", "parse_special": "a"} | parse_special | not of type  |
       | /tokenize   | {"content": "a", "add_special": 1}     | add_special   | not of type  |
       | /tokenize   | {"content": "a", "with_pieces": 1}     | with_pieces   | not of type  |
-      | /detokenize | {}                                     | tokens        | required     |
       | /detokenize | {"tokens": "a"}                        | tokens        | not of type  |
       | /detokenize | {"tokens": [1, 1.5]}                   | tokens.1      | not of type  |
       | /detokenize | {"tokens": [-1]}                       | tokens.0      | minimum of 0 |

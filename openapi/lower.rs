@@ -162,6 +162,10 @@ fn lower_schema(schema: &Value) -> Value {
         if keyword.starts_with("x-ortolan-") || HELD_BY_THE_VALIDATOR.contains(&keyword.as_str()) {
             continue;
         }
+        // An object that may hold anything is a map to the types; what is said of some of its fields, the validator holds.
+        if keyword == "properties" && schema.get("additionalProperties") == Some(&json!(true)) {
+            continue;
+        }
         let value = match (keyword.as_str(), value) {
             ("properties", Value::Object(properties)) => lower_properties(properties),
             ("oneOf" | "allOf", Value::Array(schemas)) => schemas

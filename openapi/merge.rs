@@ -1,5 +1,6 @@
 //! Merges the files of the document with utoipa's model, and stops where the model would lose something.
 
+use std::collections::HashMap;
 use std::fs;
 
 use serde_json::{Map, Value};
@@ -52,6 +53,7 @@ fn write_aliases_out(document: &mut Value) -> Result<(), String> {
         return Ok(());
     };
     let named = paths.clone();
+    let mut aliases: HashMap<String, usize> = HashMap::new();
     for (path, item) in paths {
         let Some(target) = item.get(ALIAS_OF).and_then(Value::as_str) else {
             continue;
@@ -61,13 +63,21 @@ fn write_aliases_out(document: &mut Value) -> Result<(), String> {
             .filter(|operations| operations.get(ALIAS_OF).is_none())
             .cloned()
             .ok_or_else(|| format!("{path} is an alias of {target}, which is no path"))?;
+        let number = aliases.entry(target.to_owned()).or_default();
+        *number += 1;
+        // Operation ids are unique in the document.
+        let suffix = match *number {
+            1 => "_alias".to_owned(),
+            number => format!("_alias_{number}"),
+        };
         for operation in operations
             .as_object_mut()
             .into_iter()
             .flat_map(Map::values_mut)
         {
             let id = operation["operationId"].clone();
-            operation["operationId"] = format!("{}_alias", id.as_str().unwrap_or_default()).into();
+            operation["operationId"] =
+                (id.as_str().unwrap_or_default().to_owned() + &suffix).into();
             operation["summary"] = format!("The same as `{target}`").into();
             operation[ALIAS_OF] = id;
         }

@@ -98,8 +98,6 @@ enum AnswerKind {
     WithStatus(Ident),
     /// A value of this type or a stream of events.
     WholeOrStream(Ident),
-    /// A stream of events.
-    Stream,
 }
 
 impl<'a> Operation<'a> {
@@ -214,11 +212,10 @@ impl<'a> Operation<'a> {
         });
         let arguments = caller.into_iter().chain(parameters).chain(body);
         let answer = match &self.kind {
-            AnswerKind::Text => quote! { Cow<'static, str> },
+            AnswerKind::Text => quote! { Text },
             AnswerKind::Json(ty) => quote! { types::#ty },
             AnswerKind::WithStatus(ty) => quote! { WithStatus<types::#ty> },
             AnswerKind::WholeOrStream(ty) => quote! { WholeOrStream<types::#ty> },
-            AnswerKind::Stream => quote! { EventStream },
         };
         quote! {
             #[doc = #summary]
@@ -265,7 +262,6 @@ impl<'a> Operation<'a> {
             AnswerKind::Json(_) => quote! { json },
             AnswerKind::WithStatus(_) => quote! { with_status },
             AnswerKind::WholeOrStream(_) => quote! { whole_or_stream },
-            AnswerKind::Stream => quote! { stream },
         };
         let route = format_ident!("{id}");
         let reporting = self
@@ -355,7 +351,9 @@ impl AnswerKind {
             .ok_or("it has no answer 200")?;
         let Some(schema) = success.json_schema() else {
             return match success.media.as_slice() {
-                [("text/event-stream", _)] => Ok(Self::Stream),
+                [("text/event-stream", _)] => {
+                    Err("it has no whole answer: not generated".to_owned())
+                }
                 [_] => Ok(Self::Text),
                 _ => Err("its answer 200 is too varied".to_owned()),
             };

@@ -1,5 +1,6 @@
 //! The metrics of `/metrics`: one table, read from the engine's numbers when somebody asks. Nothing is counted
-//! here. Names that begin with `llamacpp:` are those of 2024, with their meaning of then.
+//! here. Names that begin with `llamacpp:` are those of llama.cpp's server: the eight of 2024 with their meaning of then, and
+//! those of today.
 
 use prometheus::TextEncoder;
 use prometheus::proto::{
@@ -80,6 +81,49 @@ fn families(stats: &Stats, subject: &Subject<'_>) -> Vec<MetricFamily> {
             "llamacpp:requests_deferred",
             "Number of requests deferred.",
             *waiting as f64,
+        ),
+        counter(
+            "llamacpp:prompt_seconds_total",
+            "Prompt process time in seconds.",
+            counters.prompt_seconds,
+        ),
+        counter(
+            "llamacpp:tokens_predicted_seconds_total",
+            "Predict process time in seconds.",
+            counters.decode_seconds,
+        ),
+        counter(
+            "llamacpp:n_decode_total",
+            "Number of steps.",
+            counters.step_tokens.count() as f64,
+        ),
+        gauge(
+            "llamacpp:n_busy_slots_per_decode",
+            "Average number of sequences in a step.",
+            ratio(
+                counters.step_sequences as f64,
+                counters.step_tokens.count() as f64,
+            ),
+        ),
+        counter(
+            "llamacpp:n_tokens_max",
+            "Most tokens that a sequence had in its context.",
+            counters.longest_sequence as f64,
+        ),
+        counter(
+            "llamacpp:spec_decode_num_drafts_total",
+            "Number of steps that verified draft tokens of a sequence.",
+            counters.guesses as f64,
+        ),
+        counter(
+            "llamacpp:spec_decode_num_draft_tokens_total",
+            "Number of draft tokens.",
+            counters.guessed_tokens as f64,
+        ),
+        counter(
+            "llamacpp:spec_decode_num_accepted_tokens_total",
+            "Number of draft tokens that were accepted.",
+            counters.rightly_guessed_tokens as f64,
         ),
         family(
             "ortolan_requests_total",

@@ -92,11 +92,11 @@ async fn texts_are_cut_into_the_recorded_tokens() {
     let model = load(&common::embedding_model(), None);
     for case in common::golden_embeddings()["cases"].as_array().unwrap() {
         let request = TokenizeRequest {
-            content: case["text"].as_str().unwrap().to_owned(),
+            content: vec![PromptPiece::Text(case["text"].as_str().unwrap().to_owned())],
             special: SpecialTokens::Parse,
             add_beginning: false,
         };
-        let found = model.tokenize(&request);
+        let found = model.tokenize(&request).unwrap();
         let found: Vec<u32> = found.iter().map(|token| token.0).collect();
         let recorded: Vec<u32> = from_value(case["tokens"].clone()).unwrap();
         assert_eq!(found, recorded[1..recorded.len() - 1], "{}", case["name"]);

@@ -6,10 +6,13 @@ use futures_util::{Stream, StreamExt, stream};
 
 use super::error::Error;
 use super::stream::events;
-use crate::model::{AnswerToken, FinishReason, GenerateError, GenerateEvent, Generation, Summary};
+use crate::model::{
+    AnswerToken, FinishReason, GenerateError, GenerateEvent, Generation, GenerationProgress,
+    Summary,
+};
 use crate::text::{AnswerPart, AnswerReader, TextEnd};
 
-/// What is new of an answer: any number of `Parts`, one `Finished`.
+/// What is new of an answer: any number of `Parts`, one `Finished`; `Progress` anywhere before the last.
 pub(super) enum AnswerEvent {
     /// The next parts. Tokens may come without any: it is not yet told what they are.
     Parts {
@@ -18,6 +21,8 @@ pub(super) enum AnswerEvent {
         /// The tokens that brought them, and those before that brought nothing.
         tokens: Vec<AnswerToken>,
     },
+    /// How far it is, if that was asked for.
+    Progress(GenerationProgress),
     /// The end; nothing follows.
     Finished(Summary),
 }
@@ -66,6 +71,7 @@ fn read(
                 }
                 vec![Ok(AnswerEvent::Parts { parts, tokens })]
             }
+            Ok(GenerateEvent::Progress(progress)) => vec![Ok(AnswerEvent::Progress(progress))],
             Ok(GenerateEvent::Finished(mut summary)) => {
                 let reader = reader.take().unwrap_or_else(AnswerReader::of_text);
                 summary.thought_tokens = reader.thought_tokens();
@@ -144,6 +150,7 @@ pub(super) async fn whole_answer(
                     }
                 }
             }
+            AnswerEvent::Progress(_) => {}
             AnswerEvent::Finished(summary) => {
                 return Ok(Answer {
                     thought,

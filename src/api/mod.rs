@@ -17,12 +17,12 @@ mod relaxed;
 mod sampling;
 mod schema;
 mod stream;
+mod timings;
 mod tools;
 
-use std::borrow::Cow;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use poem::{Endpoint, EndpointExt, IntoResponse, Request, Response, Route};
 use poem_openapi::OpenApiService;
@@ -41,8 +41,8 @@ use native::{
     completion, embedding, health, infill, lora, metrics, props, slot_actions, slots, tokenize,
 };
 use openai::{chat, completions, models, responses};
-use payload::{Ignored, WithStatus};
-use stream::{EventStream, WholeOrStream};
+use payload::{Ignored, Text, WithStatus};
+use stream::WholeOrStream;
 
 use crate::model::{GenerateLimits, LoadedModel, ModelState};
 
@@ -125,7 +125,7 @@ pub fn routes_description() -> String {
 
 fn service(settings: ApiSettings) -> OpenApiService<Routes<Service>, ()> {
     OpenApiService::new(
-        Routes(Service(settings)),
+        Routes(Service(settings, SystemTime::now())),
         "ortolan",
         env!("CARGO_PKG_VERSION"),
     )
@@ -157,8 +157,8 @@ fn at_length<T>(work: impl FnOnce() -> T) -> T {
     tokio::task::block_in_place(work)
 }
 
-/// Answers the operations.
-struct Service(ApiSettings);
+/// Answers the operations; the time is when the server started.
+struct Service(ApiSettings, SystemTime);
 
 impl Service {
     /// The model, if it is there and well.
@@ -222,23 +222,23 @@ impl Api for Service {
         ))
     }
 
-    async fn document_json(&self) -> Result<Cow<'static, str>, Error> {
+    async fn document_json(&self) -> Result<Text, Error> {
         Ok(document::JSON.into())
     }
 
-    async fn document_yaml(&self) -> Result<Cow<'static, str>, Error> {
+    async fn document_yaml(&self) -> Result<Text, Error> {
         Ok(document::YAML.into())
     }
 
-    async fn docs(&self) -> Result<Cow<'static, str>, Error> {
+    async fn docs(&self) -> Result<Text, Error> {
         Ok(document::page().into())
     }
 
-    async fn metrics(&self) -> Result<Cow<'static, str>, Error> {
+    async fn metrics(&self) -> Result<Text, Error> {
         if !self.0.endpoints.metrics {
             return Err(Error::NotSupported("metrics endpoint."));
         }
-        metrics::metrics(&*self.loaded()?).map(Cow::Owned)
+        metrics::metrics(&*self.loaded()?, self.1)
     }
 
     async fn completion(
@@ -254,10 +254,9 @@ impl Api for Service {
         &self,
         mut body: types::InfillRequest,
         ignored: &mut Ignored,
-    ) -> Result<EventStream, Error> {
+    ) -> Result<WholeOrStream<types::CompletionAnswer>, Error> {
         self.0.defaults.fill(&mut body.temperature, &mut body.seed);
-        let model = self.loaded()?;
-        at_length(|| infill::answer(&model, body, &self.0.limits, ignored))
+        infill::answer(&*self.loaded()?, body, ignored, &self.0.limits).await
     }
 
     async fn embedding(
@@ -274,7 +273,7 @@ impl Api for Service {
         _: &mut Ignored,
     ) -> Result<types::Tokens, Error> {
         let model = self.loaded()?;
-        Ok(at_length(|| tokenize::tokenize(&model, body)))
+        at_length(|| tokenize::tokenize(&model, body))
     }
 
     async fn apply_template(
@@ -358,6 +357,15 @@ impl Api for Service {
         self.0.defaults.fill(&mut body.temperature, &mut body.seed);
         let model = self.named(body.model.as_deref())?;
         chat::answer(&model, body, &self.0.limits, ignored).await
+    }
+
+    async fn count_chat_tokens(
+        &self,
+        body: types::ChatCompletionRequest,
+        ignored: &mut Ignored,
+    ) -> Result<types::ResponseTokens, Error> {
+        let model = self.named(body.model.as_deref())?;
+        chat::count_tokens(&model, body, ignored)
     }
 
     async fn text_completion(
@@ -446,7 +454,7 @@ impl Api for Service {
         &self,
         body: types::RerankRequest,
         _: &mut Ignored,
-    ) -> Result<types::Rerank, Error> {
+    ) -> Result<types::RerankAnswer, Error> {
         let model = self.embedder()?;
         self.named(body.model.as_deref())?;
         openai::rerank::answer(&model, body, &self.0.limits).await
@@ -502,12 +510,10 @@ pub mod client {
 }
 
 mod generated {
-    use std::borrow::Cow;
-
     use super::caller::Caller;
     use super::error::Error;
-    use super::payload::{Body, Ignored, Reply, WithStatus};
-    use super::stream::{EventStream, WholeOrStream};
+    use super::payload::{Body, Ignored, Reply, Text, WithStatus};
+    use super::stream::WholeOrStream;
     use super::types;
     include!(concat!(env!("OUT_DIR"), "/routes.rs"));
 }

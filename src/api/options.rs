@@ -7,7 +7,7 @@ use serde_json::Value;
 
 use super::error::Error;
 use super::types;
-use crate::model::GrammarSource;
+use crate::model::{GenerateOptions, GrammarSource, ProgressEvents};
 
 /// What requests ask for where they name nothing, if it is not the contract's default.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
@@ -61,6 +61,24 @@ pub(super) fn unless_zero(param: &str, number: i64) -> Result<Option<usize>, Err
 /// A count in an answer, where no limit is −1.
 pub(super) fn or_minus_one(limit: Option<usize>) -> i64 {
     limit.map_or(-1, |limit| i64::try_from(limit).unwrap_or(i64::MAX))
+}
+
+/// The same options for another one of several answers to choose from: it has the next seed.
+pub(super) fn for_choice(mut options: GenerateOptions, choice: u32) -> GenerateOptions {
+    let seed = &mut options.sampling.seed;
+    *seed = seed.map(|seed| seed.wrapping_add(choice));
+    options
+}
+
+/// The progress events of a stream that is asked for these.
+pub(super) fn progress_events(
+    return_progress: Option<bool>,
+    timings_per_token: Option<bool>,
+) -> ProgressEvents {
+    ProgressEvents {
+        prompt: return_progress.unwrap_or(false),
+        text: timings_per_token.unwrap_or(false),
+    }
 }
 
 /// The adapters' scales by their numbers.

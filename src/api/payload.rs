@@ -21,7 +21,7 @@ use serde_json::Value;
 
 use super::error::Error;
 use super::schema;
-use super::stream::{EventStream, WholeOrStream};
+use super::stream::WholeOrStream;
 
 /// Bytes of a body that are read.
 pub const BODY_BYTES_MAX: usize = 8 << 20;
@@ -252,6 +252,23 @@ pub(super) struct WithStatus<T> {
     pub value: T,
 }
 
+/// A text, for operations whose answers are no JSON.
+pub(super) struct Text {
+    /// The body.
+    pub text: Cow<'static, str>,
+    /// Headers beside the Content-Type.
+    pub headers: Vec<(&'static str, String)>,
+}
+
+impl From<&'static str> for Text {
+    fn from(text: &'static str) -> Self {
+        Self {
+            text: text.into(),
+            headers: Vec::new(),
+        }
+    }
+}
+
 /// The answer to an operation.
 pub(super) struct Reply<O> {
     response: Response,
@@ -279,19 +296,21 @@ impl<O: Operation> Reply<O> {
         })
     }
 
-    /// Server-sent events.
-    pub(super) fn stream(result: Result<EventStream, Error>) -> Self {
-        Self::new(result, IntoResponse::into_response)
-    }
-
     /// A text of the operation's own media type.
-    pub(super) fn text(result: Result<Cow<'static, str>, Error>) -> Self {
-        Self::new(result, |text| {
+    pub(super) fn text(result: Result<Text, Error>) -> Self {
+        Self::new(result, |Text { text, headers }| {
             let media = O::ANSWERS.first().and_then(|answer| answer.media.first());
             let media = media.map_or("text/plain", |(media, _)| media);
-            Response::builder()
-                .content_type(format!("{media}; charset=utf-8"))
-                .body(text.into_owned())
+            // One with a parameter is answered as the document writes it.
+            let media = match media.contains(';') {
+                true => media.to_owned(),
+                false => format!("{media}; charset=utf-8"),
+            };
+            let mut response = Response::builder().content_type(media);
+            for (name, value) in headers {
+                response = response.header(name, value);
+            }
+            response.body(text.into_owned())
         })
     }
 

@@ -19,6 +19,9 @@ impl Prompts {
         use types::{Prompt, PromptItem, PromptPiece};
         let items = match prompts {
             types::Prompts::String(text) => return Ok(Self::One(Prompt::String(text))),
+            types::Prompts::PromptObject(object) => {
+                return Ok(Self::One(Prompt::String(object.prompt_string)));
+            }
             types::Prompts::Array(items) => items,
         };
         let alone = items.len() == 1;
@@ -27,7 +30,10 @@ impl Prompts {
             .any(|item| matches!(item, PromptItem::Uint32(_)));
         if alone || mixed {
             let pieces = items.into_iter().map(|item| match item {
-                PromptItem::String(text) => Ok(vec![PromptPiece::String(text)]),
+                PromptItem::String(text)
+                | PromptItem::PromptObject(types::PromptObject {
+                    prompt_string: text,
+                }) => Ok(vec![PromptPiece::String(text)]),
                 PromptItem::Uint32(token) => Ok(vec![PromptPiece::Uint32(token)]),
                 PromptItem::Array(pieces) if alone => Ok(pieces),
                 PromptItem::Array(_) => {
@@ -39,7 +45,10 @@ impl Prompts {
             return Ok(Self::One(Prompt::Array(pieces.concat())));
         }
         let prompts = items.into_iter().map(|item| match item {
-            PromptItem::String(text) => Prompt::String(text),
+            PromptItem::String(text)
+            | PromptItem::PromptObject(types::PromptObject {
+                prompt_string: text,
+            }) => Prompt::String(text),
             PromptItem::Uint32(token) => Prompt::Array(vec![PromptPiece::Uint32(token)]),
             PromptItem::Array(pieces) => Prompt::Array(pieces),
         });
@@ -123,5 +132,12 @@ mod tests {
             Ok(&[json!("a"), json!([7, "b"]), json!([8])]),
         );
         check(json!(["a", 7, [8]]), Err("has no prompts in it"));
+        check(json!({"prompt_string": "a"}), Ok(&[json!("a")]));
+        check(json!([{"prompt_string": "a"}]), Ok(&[json!(["a"])]));
+        check(json!([{"prompt_string": "a"}, 7]), Ok(&[json!(["a", 7])]));
+        check(
+            json!([{"prompt_string": "a"}, "b", [7]]),
+            Ok(&[json!("a"), json!("b"), json!([7])]),
+        );
     }
 }

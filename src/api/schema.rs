@@ -304,11 +304,15 @@ fn list_ignored(schemas: &[&'static Value], value: &Value, path: &str, ignored: 
     }
 }
 
-/// Whether objects may hold anything: no alternative names properties.
+/// Whether objects may hold anything: an alternative says so, or none names properties.
 fn is_open(schemas: &[&Value]) -> bool {
-    !alternatives(schemas)
-        .iter()
-        .any(|schema| schema.contains_key("properties"))
+    let alternatives = alternatives(schemas);
+    let says_so = |schema: &&Map<String, Value>| {
+        schema.contains_key("properties")
+            && schema.get("additionalProperties") == Some(&json!(true))
+    };
+    let names_properties = |schema: &&Map<String, Value>| schema.contains_key("properties");
+    alternatives.iter().any(says_so) || !alternatives.iter().any(names_properties)
 }
 
 /// What the schemas say of a property.
@@ -431,9 +435,9 @@ mod tests {
             )),
         );
         check(
-            "TokenizeRequest",
+            "RerankRequest",
             &json!({}),
-            Err(("content", "content: it is required")),
+            Err(("query", "query: it is required")),
         );
         check(
             "CompletionRequest",
@@ -465,7 +469,9 @@ mod tests {
             left,
             [
                 "ChatCompletionEvent",
+                "CompletionAnswer",
                 "CompletionEvent",
+                "CompletionResult",
                 "MessagesEvent",
                 "ResponseItem",
                 "ResponseOutputPart",
@@ -484,7 +490,7 @@ mod tests {
             &json!({"prompt": vec![1.5; 1 << 20]}),
             Err((
                 "prompt.0",
-                r#"prompt.0: 1.5 is not of types "integer", "string", "array""#,
+                r#"prompt.0: 1.5 is not of types "integer", "string", "array", "object""#,
             )),
         );
     }
@@ -624,9 +630,12 @@ mod tests {
     #[test]
     fn long_values_are_not_quoted() {
         check(
-            "TokenizeRequest",
-            &json!({"content": vec![0; 1000]}),
-            Err(("content", "content: the value is not of type \"string\"")),
+            "InfillRequest",
+            &json!({"input_prefix": vec![0; 1000], "input_suffix": ""}),
+            Err((
+                "input_prefix",
+                "input_prefix: the value is not of type \"string\"",
+            )),
         );
     }
 }

@@ -172,6 +172,7 @@ pub(super) async fn whole(
                 content.push_str(&text);
                 tokens.extend(own);
             }
+            GenerateEvent::Progress(_) => {}
             GenerateEvent::Finished(summary) => {
                 return Ok(WholeAnswer {
                     content,

@@ -41,6 +41,8 @@ pub struct Job {
     /// Whether it is told how probable the prompt's tokens were, and with how many of the most probable ones beside
     /// each. The cache is not read then: there are no logits in it.
     pub score: Option<usize>,
+    /// Whether an event tells of each evaluated part of the prompt.
+    pub report_prefill: bool,
 }
 
 /// How a sequence uses what others computed. What it computes itself is there for others in any case.

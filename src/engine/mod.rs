@@ -29,7 +29,7 @@ pub use handle::{EngineHandle, Events, SlotError, SubmitError, start};
 pub use job::{Job, PrefixUse, StopRule, Verdict, WhenFull};
 pub use pooling::Pooling;
 pub use runner::{ModelRunner, Outputs, Rows, RunError};
-pub use sequence::{Clock, EndReason, SequenceEvent, SequenceId, SequenceReport};
+pub use sequence::{Clock, EndReason, PrefillProgress, SequenceEvent, SequenceId, SequenceReport};
 pub use slot_orders::SavedSequence;
 pub use stats::{BlockStats, Counters, Histogram, SlotStats, Stats};
 pub use step::{Chunk, StepPlan, WantedRows};

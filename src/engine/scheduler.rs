@@ -179,6 +179,10 @@ impl Scheduler {
                 .map_or(0, |scored| scored.tokens.len());
             sequence.score(scored.by_ref().take(scores));
             sequence.advance(chunk.certain(), blocks);
+            let prefill = sequence.prefill_progress(now);
+            events.extend(prefill.map(|progress| (id, SequenceEvent::Prefill(progress))));
+            let tokens = sequence.computed as u64;
+            self.counters.longest_sequence = self.counters.longest_sequence.max(tokens);
             let rows = chunk.hidden.count(chunk.tokens.len());
             sequence.pool(hidden.by_ref().take(rows));
             if sequence.wanted() > 0 {
@@ -203,6 +207,7 @@ impl Scheduler {
                         }
                     };
                     let first_token = sequence.prompt_ends(now);
+                    self.counters.guesses += u64::from(chunk.guessed > 0);
                     self.counters.guessed_tokens += chunk.guessed as u64;
                     self.counters.rightly_guessed_tokens += chosen.guessed_rightly() as u64;
                     let pushed = sequence.push(chosen, chunk.guessed, context_tokens, blocks);
@@ -448,6 +453,7 @@ impl Scheduler {
                 false => self.counters.recomputed_tokens += count,
             }
         }
+        self.counters.step_sequences += plan.chunks.len() as u64;
         self.counters.step_tokens.add(tokens as f64);
         if let Some(planned) = self.planned {
             let elapsed = now.saturating_duration_since(planned);

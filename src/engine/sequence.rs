@@ -28,7 +28,7 @@ pub type Clock = fn() -> Instant;
 /// Tokens beyond the limit that may finish a character: one for each byte after the first of four.
 const FINISHING_TOKENS: usize = 3;
 
-/// What happens to a sequence, in this order: `Started`, `Prompt`, tokens, `EndToken`, one of the last three. After a preemption it
+/// What happens to a sequence, in this order: `Started`, `Prefill`, `Prompt`, tokens, `EndToken`, one of the last three. After a preemption it
 /// is `Started` once more, and goes on.
 #[derive(Debug, Clone, PartialEq)]
 pub enum SequenceEvent {
@@ -37,6 +37,8 @@ pub enum SequenceEvent {
         /// The slot.
         slot: usize,
     },
+    /// A part of the prompt was evaluated, if [`Job::report_prefill`] asks for it.
+    Prefill(PrefillProgress),
     /// How probable the prompt's tokens were, but for the first, if that was asked for.
     Prompt(Vec<Choice>),
     /// A token was generated.
@@ -56,6 +58,19 @@ pub enum SequenceEvent {
     Failed(String),
     /// No token follows that the constraint and the other options allow, or finding it takes too much.
     Unfollowable(GrammarError),
+}
+
+/// How much of a prompt was evaluated.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct PrefillProgress {
+    /// Tokens of the prompt, without what was cut from it.
+    pub prompt_tokens: usize,
+    /// Of these, the ones that the cache held when it started.
+    pub cached_tokens: usize,
+    /// Of these, the ones that the cache holds now.
+    pub processed_tokens: usize,
+    /// Since its first step.
+    pub elapsed: Duration,
 }
 
 /// Why a sequence ended.
@@ -362,6 +377,18 @@ impl Sequence {
         }
         self.prompt_done = Some(now);
         Some(now.saturating_duration_since(self.submitted))
+    }
+
+    /// How much of the prompt is evaluated, if that is to be reported and the prompt was not evaluated before.
+    pub(super) fn prefill_progress(&self, now: Instant) -> Option<PrefillProgress> {
+        let (started, cached_tokens) = self.started?;
+        let is_reported = self.job.report_prefill && self.prompt_done.is_none();
+        is_reported.then(|| PrefillProgress {
+            prompt_tokens: self.prompt_tokens,
+            cached_tokens,
+            processed_tokens: self.computed.min(self.prompt_tokens),
+            elapsed: now.saturating_duration_since(started),
+        })
     }
 
     /// So many more tokens are in the cache.

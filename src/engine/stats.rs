@@ -73,6 +73,12 @@ pub struct Counters {
     pub cached_tokens: u64,
     /// Tokens computed once more, after a preemption or a context shift.
     pub recomputed_tokens: u64,
+    /// Most tokens that a sequence had in the cache.
+    pub longest_sequence: u64,
+    /// Sequences in steps, summed over all steps.
+    pub step_sequences: u64,
+    /// Times that draft tokens were verified.
+    pub guesses: u64,
     /// Tokens that were computed in case that they come next.
     pub guessed_tokens: u64,
     /// Those of them that came.
@@ -105,6 +111,9 @@ impl Default for Counters {
     fn default() -> Self {
         Self {
             completed: 0,
+            longest_sequence: 0,
+            step_sequences: 0,
+            guesses: 0,
             cancelled: 0,
             expired: 0,
             failed: 0,

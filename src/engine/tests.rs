@@ -260,6 +260,7 @@ fn job(prompt: &[u32], max_tokens: usize) -> Job {
         timeout: None,
         embed: None,
         score: None,
+        report_prefill: false,
     }
 }
 

@@ -62,6 +62,7 @@ impl LoadedModel {
             timeout,
             embed: Some(self.details.pooling),
             score: None,
+            report_prefill: false,
         };
         let submitted = self.engine.submit(job);
         let (_, events) = submitted.map_err(|error| self.refusal(&error))?;
@@ -76,6 +77,7 @@ impl PendingEmbedding {
         while let Some(event) = self.events.recv().await {
             match event {
                 SequenceEvent::Started { .. }
+                | SequenceEvent::Prefill(_)
                 | SequenceEvent::Prompt(_)
                 | SequenceEvent::Token(_)
                 | SequenceEvent::EndToken(_) => {}

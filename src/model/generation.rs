@@ -1,16 +1,18 @@
 //! A running generation: the engine's ids in, whole characters out.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tracing::{Span, field};
 
 use super::request::{
-    AnswerToken, FinishReason, GenerateError, GenerateEvent, GenerateOptions, GrammarKind,
-    GrammarSource, Relaxation, Summary, Timings, TokenLogprob,
+    AnswerToken, FinishReason, GenerateError, GenerateEvent, GenerateOptions, GenerationProgress,
+    GrammarKind, GrammarSource, Relaxation, Summary, Timings, TokenLogprob,
 };
 use super::slots::{SlotRecord, SlotRecords};
-use crate::engine::{EndReason, Events, SequenceEvent, SequenceReport, StopRule, Verdict};
+use crate::engine::{
+    EndReason, Events, PrefillProgress, SequenceEvent, SequenceReport, StopRule, Verdict,
+};
 use crate::sampling::Choice;
 use crate::text::{AnswerReader, TextStream, Tokenizer};
 use crate::token::TokenId;
@@ -20,20 +22,42 @@ pub(super) struct TextStop {
     stream: TextStream,
     /// Whether a character that has begun is finished beyond the limit of tokens.
     whole_characters: bool,
+    /// How long after the first token a line break ends the text.
+    line_time: Option<Duration>,
+    first_token: Option<Instant>,
 }
 
 impl TextStop {
-    pub(super) fn new(stream: TextStream, whole_characters: bool) -> Self {
+    pub(super) fn new(
+        stream: TextStream,
+        whole_characters: bool,
+        line_time: Option<Duration>,
+    ) -> Self {
         Self {
             stream,
             whole_characters,
+            line_time,
+            first_token: None,
         }
+    }
+
+    /// Whether the text ends because it has a line break now.
+    fn ends_with_line(&mut self, text: &str) -> bool {
+        let Some(time) = self.line_time else {
+            return false;
+        };
+        let first_token = self.first_token.get_or_insert_with(Instant::now);
+        text.contains('\n') && first_token.elapsed() > time
     }
 }
 
 impl StopRule for TextStop {
     fn after(&mut self, token: TokenId) -> Verdict {
-        match self.stream.push(token).stopped_by {
+        let progress = self.stream.push(token);
+        if self.ends_with_line(&progress.text) || self.stream.is_dedented() {
+            return Verdict::Stop;
+        }
+        match progress.stopped_by {
             Some(_) => Verdict::Stop,
             None if self.whole_characters && self.stream.mid_character() => Verdict::MidCharacter,
             None => Verdict::Continue,
@@ -58,6 +82,11 @@ pub struct Generation {
     /// The stop string that was found.
     stopped_by: Option<usize>,
     end_token: Option<AnswerToken>,
+    /// The last report of the prompt's evaluation.
+    prefill: PrefillProgress,
+    first_token: Option<Instant>,
+    /// The event that comes before all others.
+    next: Option<GenerateEvent>,
     text: Text,
     /// What the answer is not held to.
     relaxations: Vec<Relaxation>,
@@ -111,6 +140,9 @@ impl Generation {
             undelivered: Vec::new(),
             stopped_by: None,
             end_token: None,
+            prefill: PrefillProgress::default(),
+            first_token: None,
+            next: None,
             text: Text::Flowing(stream),
             relaxations: Vec::new(),
             span: span(),
@@ -151,6 +183,9 @@ impl Generation {
 
     /// The next event; `None` after the last. May be dropped and called again: nothing is lost.
     pub async fn next(&mut self) -> Option<Result<GenerateEvent, GenerateError>> {
+        if let Some(next) = self.next.take() {
+            return Some(Ok(next));
+        }
         loop {
             match std::mem::replace(&mut self.text, Text::Silent) {
                 Text::Silent => return None,
@@ -173,6 +208,12 @@ impl Generation {
                         return Some(Ok(prompt));
                     }
                 }
+                Some(SequenceEvent::Prefill(progress)) => {
+                    self.prefill = progress;
+                    if self.record.options.progress.prompt {
+                        return Some(Ok(GenerateEvent::Progress(self.progress())));
+                    }
+                }
                 Some(SequenceEvent::Prompt(scores)) => {
                     if let Some(prompt) = self.prompt(&scores) {
                         return Some(Ok(prompt));
@@ -180,6 +221,7 @@ impl Generation {
                 }
                 Some(SequenceEvent::Token(choice)) => {
                     self.generated_tokens += 1;
+                    self.first_token.get_or_insert_with(Instant::now);
                     let progress = stream.push(choice.token);
                     self.undelivered.push(answer_token(&self.tokenizer, choice));
                     self.stopped_by = self.stopped_by.or(progress.stopped_by);
@@ -235,10 +277,32 @@ impl Generation {
         })
     }
 
+    /// The text, or how far the generation is, if that comes before each text.
     fn deliver(&mut self, text: String) -> GenerateEvent {
-        GenerateEvent::Text {
+        let text = GenerateEvent::Text {
             text,
             tokens: std::mem::take(&mut self.undelivered),
+        };
+        if !self.record.options.progress.text {
+            return text;
+        }
+        self.next = Some(text);
+        GenerateEvent::Progress(self.progress())
+    }
+
+    fn progress(&self) -> GenerationProgress {
+        GenerationProgress {
+            prompt_tokens: self.prefill.prompt_tokens,
+            cached_tokens: self.prefill.cached_tokens,
+            processed_tokens: self.prefill.processed_tokens,
+            generated_tokens: self.generated_tokens,
+            timings: Timings {
+                queue_wait: Duration::ZERO,
+                prompt: self.prefill.elapsed,
+                decode: self
+                    .first_token
+                    .map_or(Duration::ZERO, |first| first.elapsed()),
+            },
         }
     }
 
@@ -252,10 +316,9 @@ impl Generation {
             (EndReason::StopRule, Some(stop)) => {
                 FinishReason::StopString(options.stop[stop].clone())
             }
-            (EndReason::EndToken | EndReason::StopRule | EndReason::Complete, _) => {
-                FinishReason::EndOfText
-            }
-            (EndReason::TokenLimit, _) => FinishReason::TokenLimit,
+            (EndReason::EndToken | EndReason::Complete, _) => FinishReason::EndOfText,
+            // Without a stop string it was one of the limits of lines.
+            (EndReason::StopRule, None) | (EndReason::TokenLimit, _) => FinishReason::TokenLimit,
             (EndReason::ContextFull, _) => FinishReason::ContextFull,
             (EndReason::DeadlinePassed, _) => {
                 let timeout = options.timeout.unwrap_or_default();

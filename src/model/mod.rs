@@ -28,8 +28,9 @@ pub use grammar_words::GrammarWords;
 pub use memory::MemoryNeed;
 pub use request::{
     AnswerToken, FinishReason, Function, GenerateError, GenerateEvent, GenerateLimits,
-    GenerateOptions, GenerateRequest, GrammarError, GrammarKind, GrammarSource, Prompt,
-    PromptPiece, Relaxation, Summary, Timings, TokenLogprob, TokenizeRequest, ToolUse, WhenFull,
+    GenerateOptions, GenerateRequest, GenerationProgress, GrammarError, GrammarKind, GrammarSource,
+    LineLimits, ProgressEvents, Prompt, PromptPiece, Relaxation, Summary, Timings, TokenLogprob,
+    TokenizeRequest, ToolUse, WhenFull,
 };
 pub use saved_slots::{SavedSlotError, SlotReport};
 pub use slots::{Slot, SlotCounts};
@@ -45,7 +46,7 @@ use system_prompt::SystemTokens;
 use crate::engine::{AdapterScales, EngineHandle, Job, PrefixRoot, PrefixUse, Stats, SubmitError};
 pub use crate::engine::{Pooling, SlotError};
 use crate::grammar::{Constraint, Cutting, GrammarCompiler};
-use crate::sampling::{Sampler, SamplerTokens, SequenceBreakers};
+use crate::sampling::{InfillTokens, Sampler, SamplerTokens, SequenceBreakers, Stage, TokenPieces};
 use crate::text::{ChatTemplate, SpecialTokens, TextStream, Tokenizer};
 use crate::token::TokenId;
 
@@ -139,6 +140,18 @@ pub struct LoadedModel {
     grammars: OnceLock<Result<GrammarCompiler, GrammarError>>,
 }
 
+/// What the tokens that are text spell.
+struct TextPieces(Arc<Tokenizer>);
+
+impl TokenPieces for TextPieces {
+    fn bytes(&self, token: TokenId) -> &[u8] {
+        match self.0.is_control(token) {
+            true => &[],
+            false => self.0.token_bytes(token).unwrap_or_default(),
+        }
+    }
+}
+
 impl LoadedModel {
     /// What is known about it.
     pub fn details(&self) -> &ModelDetails {
@@ -180,8 +193,11 @@ impl LoadedModel {
             options.grammar = Some(self.call_grammar(tools, options.grammar.take()));
             shown.extend(self.control_tokens(&self.template.tool_syntax().texts()));
         }
-        let stream =
-            || TextStream::new(Arc::clone(&self.tokenizer), options.stop.clone()).showing(&shown);
+        let stream = || {
+            TextStream::new(Arc::clone(&self.tokenizer), options.stop.clone())
+                .showing(&shown)
+                .indented(options.lines.least_indent)
+        };
         let score = match options.echo {
             true => options.sampling.logprobs.map(|wanted| wanted.top),
             false => None,
@@ -200,7 +216,7 @@ impl LoadedModel {
             end_tokens: Arc::clone(&self.end_tokens),
             constraint,
             // Who measures tokens wants as many as it asked for.
-            stop: Box::new(TextStop::new(stream(), score.is_none())),
+            stop: Box::new(TextStop::new(stream(), score.is_none(), options.lines.time)),
             slot: options.slot,
             prefix: PrefixUse {
                 readable: match options.read_cache {
@@ -220,6 +236,7 @@ impl LoadedModel {
             timeout: options.timeout,
             embed: None,
             score,
+            report_prefill: options.progress.prompt || options.progress.text,
         };
         let (task, events) = self
             .engine
@@ -272,6 +289,7 @@ impl LoadedModel {
             }
         };
         let newline = self.tokenizer.encode("\n", SpecialTokens::Literal);
+        let fills = options.sampling.chain.contains(&Stage::Infill);
         let dry = &options.sampling.dry;
         Ok(SamplerTokens {
             before,
@@ -281,6 +299,10 @@ impl LoadedModel {
                 true => self.sequence_breakers(&dry.breakers),
                 false => SequenceBreakers::default(),
             },
+            infill: fills.then(|| InfillTokens {
+                ends: Arc::clone(&self.end_tokens),
+                pieces: Arc::new(TextPieces(Arc::clone(&self.tokenizer))),
+            }),
         })
     }
 
@@ -370,11 +392,14 @@ impl LoadedModel {
     }
 
     /// The tokens of a text.
-    pub fn tokenize(&self, request: &TokenizeRequest) -> Vec<TokenId> {
-        let tokens = self.tokenizer.encode(&request.content, request.special);
+    ///
+    /// # Errors
+    /// If there is an id that is not in the vocabulary.
+    pub fn tokenize(&self, request: &TokenizeRequest) -> Result<Vec<TokenId>, GenerateError> {
+        let tokens = self.encoded(&request.content, request.special)?;
         let wanted = request.add_beginning && self.tokenizer.adds_beginning();
         let beginning = self.tokenizer.beginning().filter(|_| wanted);
-        beginning.into_iter().chain(tokens).collect()
+        Ok(beginning.into_iter().chain(tokens).collect())
     }
 
     /// What a token spells, perhaps a part of a character; nothing if it is not in the vocabulary.

@@ -3,7 +3,7 @@
 use super::request::{GenerateError, Prompt, PromptPiece};
 use super::system_prompt::SystemTokens;
 use super::{LoadedModel, SystemPrompt};
-use crate::text::{Conversation, SpecialTokens};
+use crate::text::{Conversation, Gap, SpecialTokens};
 use crate::token::TokenId;
 
 impl LoadedModel {
@@ -60,33 +60,50 @@ impl LoadedModel {
         Ok(tokens.len())
     }
 
-    /// The prompt whose continuation fills the gap between two texts, behind a system prompt of its own or that of all.
+    /// The prompt whose continuation fills a gap, behind a system prompt of its own or that of all, and how many of the other
+    /// files were left out, from the first on. They are left out until the context has room for `max_tokens` more (a quarter
+    /// of it without that).
     pub fn infill_prompt(
         &self,
-        prefix: &str,
-        suffix: &str,
+        gap: &Gap<'_>,
         system_prompt: Option<&SystemPrompt>,
-    ) -> Result<Vec<TokenId>, GenerateError> {
-        let tokens = self.tokenizer.infill(prefix, suffix);
+        max_tokens: Option<usize>,
+    ) -> Result<(Vec<TokenId>, usize), GenerateError> {
+        let tokens = self.tokenizer.infill(gap);
         let tokens = tokens.ok_or(GenerateError::NoInfill)?;
-        let alone = match system_prompt {
-            Some(words) => words.prompt.is_empty(),
-            None => self.system_prompt().tokens.is_empty(),
+        let before = match system_prompt {
+            Some(words) if words.prompt.is_empty() => 0,
+            Some(words) => self.system_tokens(words.clone())?.tokens.len(),
+            None => self.system_prompt().tokens.len(),
         };
         let beginning = self.tokenizer.beginning();
-        let beginning = beginning.filter(|_| alone && self.tokenizer.adds_beginning());
-        Ok(beginning.into_iter().chain(tokens).collect())
+        let beginning = beginning.filter(|_| before == 0 && self.tokenizer.adds_beginning());
+        let context = self.details.context_tokens;
+        let wanted = max_tokens.unwrap_or(context / 4).max(1);
+        // The prompt has to be shorter than the context.
+        let most = context.saturating_sub(wanted + before + beginning.iter().count());
+        let (tokens, left_out) = tokens.prompt(most);
+        Ok((beginning.into_iter().chain(tokens).collect(), left_out))
     }
 
     pub(super) fn piece_tokens(
         &self,
         pieces: &[PromptPiece],
     ) -> Result<Vec<TokenId>, GenerateError> {
+        self.encoded(pieces, SpecialTokens::Parse)
+    }
+
+    /// The tokens of texts and ids.
+    pub(super) fn encoded(
+        &self,
+        pieces: &[PromptPiece],
+        special: SpecialTokens,
+    ) -> Result<Vec<TokenId>, GenerateError> {
         let mut tokens = Vec::new();
         for piece in pieces {
             match piece {
                 PromptPiece::Text(text) => {
-                    tokens.extend(self.tokenizer.encode(text, SpecialTokens::Parse));
+                    tokens.extend(self.tokenizer.encode(text, special));
                 }
                 PromptPiece::Token(token) if token.row() < self.details.vocabulary_size => {
                     tokens.push(*token);

@@ -63,6 +63,28 @@ pub struct GenerateOptions {
     pub echo: bool,
     /// Whether the client reads the answer as it comes (shown by `/slots`).
     pub stream: bool,
+    /// Where lines end the generation.
+    pub lines: LineLimits,
+    /// Which progress events there are.
+    pub progress: ProgressEvents,
+}
+
+/// Where lines end a generation, as if the limit of tokens were reached.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct LineLimits {
+    /// A line that is indented by fewer spaces and tabs is not written. The first line and empty lines are not looked at.
+    pub least_indent: usize,
+    /// The first line break that comes later than this after the first token is the last.
+    pub time: Option<Duration>,
+}
+
+/// Which [`GenerateEvent::Progress`] there are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct ProgressEvents {
+    /// One for each evaluated part of the prompt.
+    pub prompt: bool,
+    /// One before each text.
+    pub text: bool,
 }
 
 /// Functions that an answer may call.
@@ -147,8 +169,8 @@ pub enum PromptPiece {
 /// What [`super::LoadedModel::tokenize`] is asked for.
 #[derive(Debug, Clone)]
 pub struct TokenizeRequest {
-    /// The text.
-    pub content: String,
+    /// The text, with ids in it that are taken as they are.
+    pub content: Vec<PromptPiece>,
     /// Whether the names of special tokens in the text stand for these tokens.
     pub special: SpecialTokens,
     /// Whether the beginning-of-text token comes first, if the model wants one before a prompt.
@@ -175,7 +197,8 @@ pub struct TokenLogprob {
     pub logprob: f64,
 }
 
-/// What a running generation tells, in this order: a `Prompt` if it was asked for, any number of `Text`, one `Finished`.
+/// What a running generation tells, in this order: a `Prompt` if it was asked for, any number of `Text`, one `Finished`;
+/// `Progress` anywhere before the last.
 #[derive(Debug, Clone)]
 pub enum GenerateEvent {
     /// The prompt, without a beginning-of-text token that was put before it.
@@ -192,8 +215,25 @@ pub enum GenerateEvent {
         /// The tokens generated since the last event. A character or a held-back word may span several.
         tokens: Vec<AnswerToken>,
     },
+    /// How far it is, if [`GenerateOptions::progress`] asks for it.
+    Progress(GenerationProgress),
     /// The end; nothing follows.
     Finished(Summary),
+}
+
+/// How far a generation is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct GenerationProgress {
+    /// Tokens of the prompt, the beginning-of-text token included.
+    pub prompt_tokens: usize,
+    /// Of these, those whose keys and values came from the cache.
+    pub cached_tokens: usize,
+    /// Of these, those that are evaluated or came from the cache.
+    pub processed_tokens: usize,
+    /// Tokens generated; 0 while the prompt is evaluated.
+    pub generated_tokens: usize,
+    /// Durations so far.
+    pub timings: Timings,
 }
 
 /// Everything there is to say about a finished generation.

@@ -1,6 +1,7 @@
 //! Choosing the next token from the logits: the sampler of one sequence, with its history and its random
 //! numbers. What shapes the choice is in [`parameters`]; the stages themselves are in `stages`.
 
+mod infill;
 mod logprobs;
 mod mirostat;
 pub mod parameters;
@@ -10,6 +11,7 @@ mod stages;
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::{Rng, SeedableRng};
 
+pub use infill::{InfillTokens, TokenPieces};
 pub use logprobs::{Distribution, Logprobs, LogprobsWanted};
 pub use parameters::{
     Dry, Exclusion, Mirostat, MirostatVersion, Repetition, SamplingParameters, Stage,
@@ -32,6 +34,8 @@ pub struct SamplerTokens {
     pub newline: Option<TokenId>,
     /// Over what no repeated sequence goes.
     pub breakers: SequenceBreakers,
+    /// What [`Stage::Infill`] needs; without it that stage does nothing.
+    pub infill: Option<InfillTokens>,
 }
 
 /// A chosen token.
@@ -64,6 +68,7 @@ pub struct Sampler {
     history: Option<History>,
     repeats: Option<Repeats>,
     surprise: Option<Surprise>,
+    infill: Option<InfillTokens>,
     random: ChaCha8Rng,
     /// Kept for its memory.
     candidates: Candidates,
@@ -81,11 +86,13 @@ impl Sampler {
             bias,
             newline,
             breakers,
+            infill,
         } = tokens;
         Sampler {
             history: History::new(&parameters.repetition, &before),
             repeats: Repeats::new(&parameters.dry, &before, breakers),
             surprise: parameters.mirostat.map(Surprise::new),
+            infill,
             spared: newline.filter(|_| !parameters.repetition.penalize_newline),
             parameters,
             bias,
@@ -182,7 +189,14 @@ impl Sampler {
             }
         }
         for stage in 0..self.parameters.chain.len() {
-            self.apply(self.parameters.chain[stage]);
+            match (self.parameters.chain[stage], &self.infill) {
+                (Stage::Infill, Some(infill)) => {
+                    let may_end = |end: &&TokenId| logits[end.row()] > f32::NEG_INFINITY;
+                    let end = infill.ends.iter().find(may_end).copied();
+                    infill.apply(&mut self.candidates, end);
+                }
+                (stage, _) => self.apply(stage),
+            }
         }
         let uniform = self.uniform();
         stages::draw(&mut self.candidates, uniform)
@@ -227,6 +241,7 @@ impl Sampler {
                 };
                 stages::temperature(candidates, temperature);
             }
+            Stage::Infill => {}
         }
     }
 

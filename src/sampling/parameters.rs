@@ -60,6 +60,8 @@ pub enum Stage {
     Exclusion,
     /// [`SamplingParameters::temperature`].
     Temperature,
+    /// What llama.cpp's server has for gaps in code: the text ends where it is not sure how it goes on.
+    Infill,
 }
 
 impl Stage {
@@ -74,7 +76,7 @@ impl Stage {
     ];
 
     /// Each stage with its name.
-    const NAMES: [(Stage, &str); 8] = [
+    const NAMES: [(Stage, &str); 9] = [
         (Stage::TopNSigma, "top_n_sigma"),
         (Stage::TopK, "top_k"),
         (Stage::TailFree, "tfs_z"),
@@ -83,6 +85,7 @@ impl Stage {
         (Stage::MinP, "min_p"),
         (Stage::Exclusion, "xtc"),
         (Stage::Temperature, "temperature"),
+        (Stage::Infill, "infill"),
     ];
 
     /// Its name in the contract.

@@ -69,6 +69,27 @@ impl Candidates {
         entries.map(|entry| (entry.token, entry.logit))
     }
 
+    /// The probabilities of the `count` most probable, which alone stay.
+    pub(super) fn probabilities(&mut self, count: usize) -> Vec<(TokenId, f64)> {
+        self.keep_first(count);
+        let sum = self.log_sum();
+        let entries = self.entries.iter();
+        let probability = |entry: &Candidate| (entry.token, (f64::from(entry.logit) - sum).exp());
+        entries.map(probability).collect()
+    }
+
+    /// Begins anew with tokens that are so probable, in proportion to each other.
+    pub(super) fn replace(&mut self, weighted: Vec<(TokenId, f64)>) {
+        self.entries.clear();
+        self.entries
+            .extend(weighted.into_iter().map(|(token, weight)| Candidate {
+                token,
+                logit: finite_above(weight.ln() as f32),
+            }));
+        self.entries.sort_unstable_by(Candidate::order);
+        self.ordered = true;
+    }
+
     fn highest(&self) -> f32 {
         if self.ordered {
             return self

@@ -15,7 +15,7 @@ mod turns;
 mod vocabulary;
 
 pub use conversation::{ChatMessage, Conversation, Ending, ToolCall};
-pub use infill::NamedInfillTokens;
+pub use infill::{Gap, GapTokens, NamedInfillTokens};
 pub use predefined::{predefined, predefined_names};
 pub use stream::{Progress, TextStream};
 pub use template::{ChatTemplate, TemplateError};

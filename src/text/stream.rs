@@ -18,6 +18,9 @@ pub struct TextStream {
     stopped_by: Option<usize>,
     /// Control tokens that are text here.
     shown: Vec<TokenId>,
+    indent: Option<IndentLimit>,
+    /// Whether a line that is indented too little has ended the text.
+    dedented: bool,
 }
 
 /// What a token has brought.
@@ -40,7 +43,21 @@ impl TextStream {
             stops: stop.into_iter().map(StopString::new).collect(),
             stopped_by: None,
             shown: Vec::new(),
+            indent: None,
+            dedented: false,
         }
+    }
+
+    /// The text ends before the first character of a line that `least` or more spaces and tabs do not indent. The first
+    /// line and empty lines are not looked at; 0 is no limit.
+    pub fn indented(mut self, least: usize) -> TextStream {
+        self.indent = (least > 0).then_some(IndentLimit { least, begun: None });
+        self
+    }
+
+    /// Whether a line that is indented too little has ended the text.
+    pub fn is_dedented(&self) -> bool {
+        self.dedented
     }
 
     /// The names of these control tokens are text.
@@ -52,7 +69,7 @@ impl TextStream {
     /// Takes the next token. Control tokens are no text, unless they are shown; after a stop string nothing is.
     pub fn push(&mut self, token: TokenId) -> Progress {
         let is_text = !self.tokenizer.is_control(token) || self.shown.contains(&token);
-        if self.stopped_by.is_none() && is_text {
+        if self.stopped_by.is_none() && !self.dedented && is_text {
             let bytes = self.tokenizer.token_bytes(token).unwrap_or_default();
             self.unfinished.extend_from_slice(bytes);
             let characters = take_characters(&mut self.unfinished);
@@ -75,7 +92,7 @@ impl TextStream {
         if self.stopped_by.is_none() && self.mid_character() {
             text = self.decide("\u{FFFD}").text;
         }
-        if self.stopped_by.is_none() {
+        if self.stopped_by.is_none() && !self.dedented {
             text.push_str(&self.held);
         }
         text
@@ -86,6 +103,20 @@ impl TextStream {
         let before = self.held.len();
         self.held.push_str(characters);
         for (offset, &byte) in characters.as_bytes().iter().enumerate() {
+            if self
+                .indent
+                .as_mut()
+                .is_some_and(|limit| limit.ends_before(byte))
+            {
+                let mut text = std::mem::take(&mut self.held);
+                text.truncate(before + offset);
+                self.unfinished.clear();
+                self.dedented = true;
+                return Progress {
+                    text,
+                    stopped_by: None,
+                };
+            }
             let complete = self
                 .stops
                 .iter_mut()
@@ -114,6 +145,31 @@ impl TextStream {
             text,
             stopped_by: None,
         }
+    }
+}
+
+/// How far lines must be indented.
+#[derive(Debug)]
+struct IndentLimit {
+    /// Fewest spaces and tabs.
+    least: usize,
+    /// Those of the line whose indentation is being read.
+    begun: Option<usize>,
+}
+
+impl IndentLimit {
+    /// Takes the text's next byte; whether the text ends before it.
+    fn ends_before(&mut self, byte: u8) -> bool {
+        match (byte, self.begun) {
+            (b'\n', _) => self.begun = Some(0),
+            (b' ' | b'\t', Some(width)) => self.begun = Some(width + 1),
+            (b'\r', _) | (_, None) => {}
+            (_, Some(width)) => {
+                self.begun = None;
+                return width < self.least;
+            }
+        }
+        false
     }
 }
 

@@ -160,3 +160,28 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn a_line_that_is_indented_too_little_ends_the_text() {
+    for (tokens, least, expected, ends) in [
+        (vec!["a\n  b", "\n c", "d"], 2, "a\n  b\n ", true),
+        (vec!["a\n  b\n  c"], 2, "a\n  b\n  c", false),
+        // The first line, empty lines and their line breaks.
+        (
+            vec!["a", "\n", "\r\n", "\t\tb", "\n", "\nc"],
+            1,
+            "a\n\r\n\t\tb\n\n",
+            true,
+        ),
+        (vec!["a\nb"], 0, "a\nb", false),
+    ] {
+        let bytes: Vec<&[u8]> = tokens.iter().map(|token| token.as_bytes()).collect();
+        let (tokenizer, ids) = tokenizer_of(&bytes);
+        let stops = vec!["\n\n\n".to_owned()];
+        let mut stream = TextStream::new(Arc::new(tokenizer), stops).indented(least);
+        let mut text: String = ids.into_iter().map(|id| stream.push(id).text).collect();
+        assert_eq!(stream.is_dedented(), ends, "{tokens:?}");
+        text += &stream.finish();
+        assert_eq!(text, expected, "{tokens:?}");
+    }
+}

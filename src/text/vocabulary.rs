@@ -177,6 +177,8 @@ impl Vocabulary {
             ("infill prefix", self.infill.prefix),
             ("infill suffix", self.infill.suffix),
             ("infill middle", self.infill.middle),
+            ("infill repository", self.infill.repository),
+            ("infill file", self.infill.file),
         ] {
             if let Some(token) = token.filter(|token| token.row() >= size) {
                 return Err(TokenizerError::OutOfRange { role, token, size });

@@ -7,7 +7,7 @@ use ortolan::gguf::Gguf;
 use ortolan::gguf::quant::Target;
 use ortolan::graph::{ModelFile, ProductOperator};
 use ortolan::model::load;
-use ortolan::text::{SpecialTokens, Tokenizer};
+use ortolan::text::{Gap, SpecialTokens, Tokenizer};
 use proptest::collection::vec;
 use proptest::prelude::*;
 use proptest::sample::{Index, select};
@@ -376,7 +376,12 @@ fn a_vocabulary() {
                     let ids = tokenizer.encode(&text, special);
                     tokenizer.decode(&ids).unwrap();
                 }
-                tokenizer.infill(&text, &text);
+                tokenizer.infill(&Gap {
+                    prefix: &text,
+                    suffix: &text,
+                    begun: &text,
+                    files: vec![(&text, &text)],
+                });
             }
         },
     );

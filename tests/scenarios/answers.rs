@@ -1,5 +1,7 @@
 //! What an answer says.
 
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
 use cucumber::gherkin::Step;
 use cucumber::then;
 use serde_json::{Value, json};
@@ -16,6 +18,18 @@ async fn prompt_has_special_tokens(world: &mut World, count: usize) {
     let special = prompt.iter().filter(|token| **token >= 256);
     assert_eq!(special.count(), count, "{prompt:?}");
     assert!(prompt[0] >= 256 && *prompt.last().unwrap() >= 256);
+}
+
+#[then(expr = "the header {string} is a time of today")]
+async fn header_is_recent(world: &mut World, name: String) {
+    let seconds: u64 = world.answer.headers[&name]
+        .to_str()
+        .unwrap()
+        .parse()
+        .unwrap();
+    let time = UNIX_EPOCH + Duration::from_secs(seconds);
+    let age = SystemTime::now().duration_since(time).unwrap();
+    assert!(age < Duration::from_secs(86_400), "{age:?}");
 }
 
 #[then(regex = r#"^the metric "(.+)" is ([\d.]+)$"#)]
@@ -264,13 +278,38 @@ async fn pieces_are_small(world: &mut World) {
     }
 }
 
-#[then(regex = r#"^the (first|last) piece's "([^"]+)" is (.+)$"#)]
+#[then(expr = "the pieces' {string} have {int} entries together")]
+async fn pieces_have_entries(world: &mut World, name: String, count: usize) {
+    let pieces = world.answer.pieces.iter();
+    let entries = pieces.filter_map(|piece| piece.get(&name)?.as_array());
+    assert_eq!(entries.map(Vec::len).sum::<usize>(), count);
+}
+
+#[then(regex = r#"^the last piece is (\{.+\})$"#)]
+async fn last_piece_is(world: &mut World, wanted: String) {
+    let wanted: Value = serde_json::from_str(&wanted).unwrap();
+    assert_eq!(world.answer.pieces.last(), Some(&wanted));
+}
+
+#[then(expr = "the answer's {string} is that of the field {string}")]
+async fn value_is_another_fields(world: &mut World, path: String, other: String) {
+    assert_eq!(world.answer.at(&path), world.answer.at(&other));
+}
+
+#[then(expr = "fewer than {int} tokens were generated")]
+async fn generated_fewer(world: &mut World, most: u64) {
+    let generated = world.answer.at("tokens_predicted").as_u64().unwrap();
+    assert!((1..most).contains(&generated), "{generated}");
+}
+
+#[then(regex = r#"^the (first|second|third|last) piece's "([^"]+)" is (.+)$"#)]
 async fn piece_is(world: &mut World, which: String, path: String, wanted: String) {
     let pieces = &world.answer.pieces;
-    let piece = if which == "first" {
-        pieces.first()
-    } else {
-        pieces.last()
+    let piece = match &*which {
+        "first" => pieces.first(),
+        "second" => pieces.get(1),
+        "third" => pieces.get(2),
+        _ => pieces.last(),
     };
     let pointer = format!("/{}", path.replace('.', "/"));
     let wanted: Value = serde_json::from_str(&wanted).unwrap();

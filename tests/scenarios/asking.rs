@@ -86,6 +86,15 @@ async fn ask_long_infill(world: &mut World, characters: usize) {
         .await;
 }
 
+#[when(expr = "I post an infill whose {int} other files have {int} characters each:")]
+async fn ask_infill_with_files(world: &mut World, step: &Step, files: usize, characters: usize) {
+    let mut body = json_of(step);
+    body["input_extra"] = vec![json!({"text": "x".repeat(characters)}); files].into();
+    let address = world.address().await;
+    let request = reqwest::Client::new().post(format!("{address}/infill"));
+    world.raw(request.json(&body)).await;
+}
+
 #[when("I chat:")]
 async fn ask_chat(world: &mut World, step: &Step) {
     world.chat(json_of(step)).await;

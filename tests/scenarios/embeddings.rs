@@ -71,3 +71,13 @@ async fn base64_of(world: &mut World, path: String, text: String) {
     let native: Vec<f32> = serde_json::from_value(world.answer.at("embedding").clone()).unwrap();
     assert_eq!(numbers, native);
 }
+
+#[then(expr = "the numbers of the embedding add up to {int}")]
+async fn sizes_add_up(world: &mut World, wanted: u32) {
+    let numbers = world.answer.at("embedding").as_array().unwrap();
+    let sum: f64 = numbers
+        .iter()
+        .map(|number| number.as_f64().unwrap().abs())
+        .sum();
+    assert!((sum - f64::from(wanted)).abs() < 1e-4, "{sum}");
+}

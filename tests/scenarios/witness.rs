@@ -91,8 +91,11 @@ fn listed(operation: &'static Value, status: u16, media: &str) -> Result<Option<
     if answer.is_null() {
         return Err(format!("the status {status} is not listed"));
     }
-    let content = answer["content"]
-        .get(media)
+    // Without the media type's parameters, as the answer's.
+    let mut listed = answer["content"].as_object().into_iter().flatten();
+    let content = listed
+        .find(|(name, _)| name.split(';').next() == Some(media))
+        .map(|(_, content)| content)
         .ok_or_else(|| format!("{status} is not listed as {media}"))?;
     Ok(content
         .pointer("/schema/$ref")

@@ -115,6 +115,7 @@ impl Heading {
                     let events = parts.into_iter().flat_map(|part| progress.part(part));
                     events.map(Ok).collect()
                 }
+                Ok(AnswerEvent::Progress(_)) => Vec::new(),
                 Ok(AnswerEvent::Finished(summary)) => {
                     progress.end(&summary).into_iter().map(Ok).collect()
                 }

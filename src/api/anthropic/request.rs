@@ -10,7 +10,8 @@ use crate::api::options::{Defaults, limit, single};
 use crate::api::payload::Ignored;
 use crate::api::types;
 use crate::model::{
-    GenerateOptions, GenerateRequest, GrammarSource, LoadedModel, Prompt, ToolUse, WhenFull,
+    GenerateOptions, GenerateRequest, GrammarSource, LineLimits, LoadedModel, ProgressEvents,
+    Prompt, ToolUse, WhenFull,
 };
 use crate::sampling::SamplingParameters;
 use crate::text::{ChatMessage, Conversation};
@@ -129,6 +130,8 @@ fn translated(body: &types::MessagesRequest, defaults: &Defaults) -> Result<Mess
         timeout: None,
         echo: false,
         stream: body.stream.unwrap_or(false),
+        lines: LineLimits::default(),
+        progress: ProgressEvents::default(),
     };
     Ok(MessageRequest {
         request: GenerateRequest {

@@ -6,11 +6,17 @@ use crate::api::types;
 use crate::model::PromptPiece;
 use crate::token::TokenId;
 
-/// The four forms of a bias: a token id or a text; a number, or `false` for «never».
+/// The four forms of a bias: a token id or a text; a number, or `false` for «never». They are pairs, or an object whose keys
+/// are ids or texts.
 pub(in crate::api) fn logit_bias(
-    pairs: Option<Vec<types::LogitBias>>,
+    biases: Option<types::LogitBiases>,
 ) -> Result<Vec<(PromptPiece, f32)>, Error> {
     use types::LogitBiasPart as Part;
+    let pairs = match biases {
+        None => return Ok(Vec::new()),
+        Some(types::LogitBiases::LogitBiasMap(map)) => return Ok(of_map(map)),
+        Some(types::LogitBiases::Array(pairs)) => pairs,
+    };
     let pair = |(number, pair): (usize, types::LogitBias)| {
         let place = format!("logit_bias.{number}");
         let wrong = |what: &str| Error::invalid(&*place, format!("{place}: {what}"));
@@ -30,7 +36,25 @@ pub(in crate::api) fn logit_bias(
         };
         Ok((target, amount))
     };
-    pairs.into_iter().flatten().enumerate().map(pair).collect()
+    pairs.into_iter().enumerate().map(pair).collect()
+}
+
+/// In the order of the keys.
+fn of_map(map: types::LogitBiasMap) -> Vec<(PromptPiece, f32)> {
+    let mut biases: Vec<_> = map.0.into_iter().collect();
+    biases.sort_by(|(left, _), (right, _)| left.cmp(right));
+    let bias = |(target, amount): (String, types::LogitBiasAmount)| {
+        let target = match target.parse() {
+            Ok(id) => PromptPiece::Token(TokenId(id)),
+            Err(_) => PromptPiece::Text(target),
+        };
+        let amount = match amount {
+            types::LogitBiasAmount::Number(amount) => single(amount),
+            types::LogitBiasAmount::Boolean(_) => f32::NEG_INFINITY,
+        };
+        (target, amount)
+    };
+    biases.into_iter().map(bias).collect()
 }
 
 fn token(id: f64) -> Option<PromptPiece> {
@@ -81,6 +105,15 @@ mod tests {
                 (token(15043), f32::NEG_INFINITY),
                 (text("Hello"), -0.5),
                 (text("Hello"), f32::NEG_INFINITY),
+            ]
+        );
+        let map = json!({"15043": 1.0, "Hello": -0.5, "2": false});
+        assert_eq!(
+            read(map).unwrap(),
+            [
+                (token(15043), 1.0),
+                (token(2), f32::NEG_INFINITY),
+                (text("Hello"), -0.5),
             ]
         );
         for (pair, problem) in [

@@ -1,16 +1,23 @@
 //! `POST /completion`: the continuation of one prompt, or of several.
 
+use std::time::Duration;
+
+use super::bias;
+use super::continuation::{self, AnswerForm};
 use super::props::words;
-use super::{bias, continuation};
 use crate::api::at_length;
 use crate::api::error::Error;
-use crate::api::options::{limit, one_grammar, scales, seconds, unless_empty};
+use crate::api::options::{
+    count, limit, one_grammar, progress_events, scales, seconds, unless_empty,
+};
 use crate::api::payload::Ignored;
 use crate::api::prompts::{Prompts, pieces};
 use crate::api::sampling;
 use crate::api::stream::{EventStream, WholeOrStream};
 use crate::api::types;
-use crate::model::{GenerateLimits, GenerateOptions, GrammarSource, LoadedModel, WhenFull};
+use crate::model::{
+    GenerateLimits, GenerateOptions, GrammarSource, LineLimits, LoadedModel, WhenFull,
+};
 use crate::sampling::SamplingParameters;
 
 /// Continues the prompts.
@@ -30,10 +37,19 @@ pub(in crate::api) async fn answer(
         }
         (None, None) => return Err(Error::invalid("prompt", "prompt: it is required")),
     };
+    let form = form(&mut body);
     let options = GenerateOptions::try_from(body)?;
     let stream = options.stream;
     let asked = at_length(|| {
-        continuation::begin(model, prompts, system_prompt, &options, limits, ignored)
+        continuation::begin(
+            model,
+            prompts,
+            system_prompt,
+            &options,
+            &form,
+            limits,
+            ignored,
+        )
     })?;
     if stream {
         return Ok(WholeOrStream::Stream(EventStream::native(asked.events())));
@@ -41,20 +57,42 @@ pub(in crate::api) async fn answer(
     Ok(WholeOrStream::Whole(asked.whole().await?))
 }
 
+/// What the answer has; taken out of the body.
+pub(super) fn form(body: &mut types::CompletionRequest) -> AnswerForm {
+    AnswerForm {
+        tokens: body.return_tokens.unwrap_or(false),
+        fields: body.response_fields.take().unwrap_or_default(),
+        choices: body.n_cmpl.or(body.n).unwrap_or(1),
+    }
+}
+
+/// The `n_predict` that is until the context is full.
+const UNTIL_FULL: i64 = -2;
+
 impl TryFrom<types::CompletionRequest> for GenerateOptions {
     type Error = Error;
 
     /// How the prompts are to be continued.
-    fn try_from(body: types::CompletionRequest) -> Result<Self, Error> {
+    fn try_from(mut body: types::CompletionRequest) -> Result<Self, Error> {
+        body.n_probs = body.n_probs.or(body.logprobs);
+        let most = body.n_predict.or(body.max_tokens);
+        let most = most.or(body.max_completion_tokens).unwrap_or(-1);
+        let time = body.t_max_predict_ms.unwrap_or(0);
+        let time = u64::try_from(time).ok().filter(|time| *time > 0);
         let sampling = sampling::parameters(&body, SamplingParameters::native())?;
         Ok(Self {
-            max_tokens: limit("n_predict", body.n_predict.unwrap_or(-1))?,
-            stop: body
-                .stop
-                .into_iter()
-                .flatten()
-                .filter(|stop| !stop.is_empty())
-                .collect(),
+            max_tokens: match most {
+                UNTIL_FULL => None,
+                most => limit("n_predict", most)?,
+            },
+            stop: match body.stop {
+                None => Vec::new(),
+                Some(types::NativeStop::String(stop)) => vec![stop],
+                Some(types::NativeStop::Array(stops)) => stops,
+            }
+            .into_iter()
+            .filter(|stop| !stop.is_empty())
+            .collect(),
             ignore_end: body.ignore_eos.unwrap_or(false),
             sampling,
             logit_bias: bias::logit_bias(body.logit_bias)?,
@@ -70,8 +108,11 @@ impl TryFrom<types::CompletionRequest> for GenerateOptions {
             tools: None,
             penalty_prompt: body.penalty_prompt.map(pieces),
             slot: limit("id_slot", body.id_slot.unwrap_or(-1))?,
-            when_full: WhenFull::Shift {
-                keep: limit("n_keep", body.n_keep.unwrap_or(0))?,
+            when_full: match most {
+                UNTIL_FULL => WhenFull::Stop,
+                _ => WhenFull::Shift {
+                    keep: limit("n_keep", body.n_keep.unwrap_or(0))?,
+                },
             },
             whole_prompt: false,
             read_cache: body.cache_prompt.unwrap_or(false),
@@ -81,6 +122,11 @@ impl TryFrom<types::CompletionRequest> for GenerateOptions {
             timeout: body.request_timeout.map(seconds),
             echo: false,
             stream: body.stream.unwrap_or(false),
+            lines: LineLimits {
+                least_indent: count("n_indent", body.n_indent.unwrap_or(0))?,
+                time: time.map(Duration::from_millis),
+            },
+            progress: progress_events(body.return_progress, body.timings_per_token),
         })
     }
 }
@@ -124,5 +170,59 @@ mod tests {
         assert_eq!(options.sampling.temperature, f32::MAX);
         assert_eq!(options.slot, Some(2));
         assert_eq!(options.stop, ["b"]);
+    }
+
+    #[test]
+    fn other_names_count_behind_the_contracts() {
+        let limit = |body: Value| options(body).unwrap().max_tokens;
+        let all =
+            json!({"prompt": "a", "n_predict": 1, "max_tokens": 2, "max_completion_tokens": 3});
+        assert_eq!(limit(all), Some(1));
+        assert_eq!(
+            limit(json!({"prompt": "a", "max_tokens": 2, "max_completion_tokens": 3})),
+            Some(2)
+        );
+        assert_eq!(
+            limit(json!({"prompt": "a", "max_completion_tokens": 3})),
+            Some(3)
+        );
+        let top = |body: Value| {
+            options(body)
+                .unwrap()
+                .sampling
+                .logprobs
+                .map(|wanted| wanted.top)
+        };
+        assert_eq!(top(json!({"prompt": "a", "logprobs": 2})), Some(2));
+        assert_eq!(
+            top(json!({"prompt": "a", "n_probs": 3, "logprobs": 2})),
+            Some(3)
+        );
+        let stop = options(json!({"prompt": "a", "stop": "b"})).unwrap().stop;
+        assert_eq!(stop, ["b"]);
+    }
+
+    #[test]
+    fn a_generation_may_fill_its_context_or_shift_it() {
+        let when_full = |n_predict| {
+            let options = options(json!({"prompt": "a", "n_predict": n_predict})).unwrap();
+            (options.max_tokens, options.when_full)
+        };
+        assert_eq!(when_full(-2), (None, WhenFull::Stop));
+        assert_eq!(when_full(-1), (None, WhenFull::Shift { keep: Some(0) }));
+    }
+
+    #[test]
+    fn lines_may_end_a_generation() {
+        let lines = |body: Value| options(body).unwrap().lines;
+        assert_eq!(lines(json!({"prompt": "a"})), LineLimits::default());
+        let off = json!({"prompt": "a", "n_indent": 0, "t_max_predict_ms": -1});
+        assert_eq!(lines(off), LineLimits::default());
+        let on = json!({"prompt": "a", "n_indent": 4, "t_max_predict_ms": 250});
+        let expected = LineLimits {
+            least_indent: 4,
+            time: Some(Duration::from_millis(250)),
+        };
+        assert_eq!(lines(on), expected);
     }
 }

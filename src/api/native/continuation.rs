@@ -1,5 +1,6 @@
 //! Generations for the prompts of a native body, and what is answered: whole, or as events as it comes.
 
+use std::future::ready;
 use std::sync::Arc;
 
 use futures_util::future::try_join_all;
@@ -8,48 +9,69 @@ use futures_util::{Stream, StreamExt, TryStreamExt};
 
 use super::settings::settings;
 use crate::api::error::Error;
+use crate::api::options::for_choice;
 use crate::api::payload::Ignored;
 use crate::api::prompts::{Prompts, pieces};
 use crate::api::relaxed::SchemaPaths;
 use crate::api::stream::{WholeAnswer, events, whole};
+use crate::api::timings::{prompt_progress, timings, timings_so_far};
 use crate::api::types;
 use crate::model::{
-    AnswerToken, FinishReason, GenerateEvent, GenerateLimits, GenerateOptions, GenerateRequest,
-    Generation, LoadedModel, ModelDetails, Prompt, Summary, SystemPrompt, Timings, TokenLogprob,
+    AnswerToken, FinishReason, GenerateError, GenerateEvent, GenerateLimits, GenerateOptions,
+    GenerateRequest, Generation, LoadedModel, ModelDetails, Prompt, SystemPrompt, TokenLogprob,
 };
 
-/// Begins a generation for each prompt, or none. A system prompt comes before them, and from then on before those of
+/// What an answer has.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(super) struct AnswerForm {
+    /// Whether the ids of the generated tokens are among it.
+    pub(super) tokens: bool,
+    /// The fields that it has, with a slash for each step into an object; all, if there are none.
+    pub(super) fields: Vec<String>,
+    /// How many continuations each prompt has.
+    pub(super) choices: u32,
+}
+
+/// Begins the generations for each prompt, or none. A system prompt comes before them, and from then on before those of
 /// all.
 pub(super) fn begin(
     model: &LoadedModel,
     prompts: Prompts,
     system_prompt: Option<SystemPrompt>,
     options: &GenerateOptions,
+    form: &AnswerForm,
     limits: &GenerateLimits,
     ignored: &mut Ignored,
 ) -> Result<Asked, Error> {
-    let one = |prompt: types::Prompt, index| {
+    let one = |prompt: types::Prompt, choice, index| {
         let request = GenerateRequest {
             prompt: Prompt::Pieces(pieces(prompt.clone())),
             system_prompt: system_prompt.clone(),
-            options: options.clone(),
+            options: for_choice(options.clone(), choice),
         };
         let generation = model.generate(request.within(limits))?;
         let question = Question {
             details: model.details().clone(),
             options: Arc::clone(generation.options()),
+            form: form.clone(),
             prompt,
             index,
         };
         Ok((question, generation))
     };
     let asked = match prompts {
-        Prompts::One(prompt) => Asked::One(Box::new(one(prompt, None)?)),
-        Prompts::Several(prompts) => {
-            Prompts::check_count("prompt", prompts.len(), model.places())?;
+        Prompts::One(prompt) if form.choices <= 1 => Asked::One(Box::new(one(prompt, 0, None)?)),
+        prompts => {
+            let prompts = prompts.all();
+            let count = prompts.len().saturating_mul(form.choices.max(1) as usize);
+            let param = if form.choices > 1 { "n_cmpl" } else { "prompt" };
+            Prompts::check_count(param, count, model.places())?;
+            let choices = prompts.into_iter().flat_map(|prompt| {
+                (0..form.choices.max(1)).map(move |choice| (prompt.clone(), choice))
+            });
             let begun = (0..)
-                .zip(prompts)
-                .map(|(index, prompt)| one(prompt, Some(index)));
+                .zip(choices)
+                .map(|(index, (prompt, choice))| one(prompt, choice, Some(index)));
             Asked::Several(begun.collect::<Result<_, Error>>()?)
         }
     };
@@ -80,10 +102,16 @@ impl Asked {
     /// The answers when all are there.
     pub(super) async fn whole(self) -> Result<types::CompletionAnswer, Error> {
         let one = async |(question, generation): (Question, Generation)| {
-            Ok::<_, Error>(question.completion(&whole(events(generation)).await?))
+            let answer = whole(events(generation)).await?;
+            let has_new_line = answer.content.contains('\n');
+            let completion = question.completion(&answer, has_new_line);
+            question.selected(completion)
         };
         Ok(match self {
-            Self::One(asked) => types::CompletionAnswer::Completion(one(*asked).await?),
+            Self::One(asked) => match one(*asked).await? {
+                types::CompletionResult::Completion(completion) => completion.into(),
+                types::CompletionResult::SelectedFields(fields) => fields.into(),
+            },
             Self::Several(asked) => {
                 types::CompletionAnswer::Array(try_join_all(asked.into_iter().map(one)).await?)
             }
@@ -99,50 +127,115 @@ impl Asked {
             Self::Several(asked) => asked,
         };
         select_all(asked.into_iter().map(|(question, generation)| {
-            let mut tokens = Vec::new();
-            let event = move |event| question.event(event, &mut tokens);
-            events(generation).map_ok(event).boxed()
+            let mut told = Told::default();
+            let event = move |event| ready(question.event(event, &mut told));
+            events(generation).try_filter_map(event).boxed()
         }))
     }
+}
+
+/// What the events before told.
+#[derive(Default)]
+struct Told {
+    /// Tokens with log-probabilities.
+    tokens: Vec<AnswerToken>,
+    has_new_line: bool,
+    /// Those of the next text.
+    timings: Option<types::Timings>,
 }
 
 /// What an answer repeats of its question.
 pub(super) struct Question {
     details: ModelDetails,
     options: Arc<GenerateOptions>,
+    form: AnswerForm,
     prompt: types::Prompt,
     /// Which of several.
     index: Option<u64>,
 }
 
 impl Question {
-    /// A server-sent event; the last one is the whole answer but for the text, which was sent.
-    /// `tokens` are those of the events before.
-    fn event(&self, event: GenerateEvent, tokens: &mut Vec<AnswerToken>) -> types::CompletionEvent {
-        match event {
-            GenerateEvent::Prompt { text, tokens: own }
-            | GenerateEvent::Text { text, tokens: own } => {
+    /// A server-sent event, if there is something to tell; the last one is the whole answer but for the text, which was
+    /// sent.
+    fn event(
+        &self,
+        event: GenerateEvent,
+        told: &mut Told,
+    ) -> Result<Option<types::CompletionEvent>, Error> {
+        let chunk = types::CompletionChunk {
+            content: String::new(),
+            stop: false,
+            index: self.index,
+            tokens: Vec::new(),
+            timings: None,
+            prompt_progress: None,
+        };
+        Ok(match event {
+            GenerateEvent::Prompt { text, tokens } | GenerateEvent::Text { text, tokens } => {
+                told.has_new_line |= text.contains('\n');
+                let ids = tokens.iter().filter(|_| self.form.tokens);
+                let ids = ids.map(|token| token.token.0).collect();
                 if self.options.sampling.logprobs.is_some() {
-                    tokens.extend(own);
+                    told.tokens.extend(tokens);
                 }
-                types::CompletionChunk {
+                let chunk = types::CompletionChunk {
                     content: text,
-                    stop: false,
-                    index: self.index,
-                }
-                .into()
+                    tokens: ids,
+                    timings: told.timings.take(),
+                    ..chunk
+                };
+                Some(chunk.into())
             }
-            GenerateEvent::Finished(summary) => self
-                .completion(&WholeAnswer {
+            GenerateEvent::Progress(progress) => match prompt_progress(&progress) {
+                Some(prompt_progress) => {
+                    let chunk = types::CompletionChunk {
+                        prompt_progress: Some(prompt_progress),
+                        ..chunk
+                    };
+                    Some(chunk.into())
+                }
+                None => {
+                    told.timings = Some(timings_so_far(&progress));
+                    None
+                }
+            },
+            GenerateEvent::Finished(summary) => {
+                let answer = WholeAnswer {
                     content: String::new(),
-                    tokens: std::mem::take(tokens),
+                    tokens: std::mem::take(&mut told.tokens),
                     summary,
+                };
+                let completion = types::Completion {
+                    // They were sent.
+                    tokens: Vec::new(),
+                    ..self.completion(&answer, told.has_new_line)
+                };
+                Some(match self.selected(completion)? {
+                    types::CompletionResult::Completion(completion) => completion.into(),
+                    types::CompletionResult::SelectedFields(fields) => fields.into(),
                 })
-                .into(),
-        }
+            }
+        })
     }
 
-    fn completion(&self, answer: &WholeAnswer) -> types::Completion {
+    /// The fields that are wanted, those of objects without their path; what is not there is left out.
+    fn selected(&self, completion: types::Completion) -> Result<types::CompletionResult, Error> {
+        if self.form.fields.is_empty() {
+            return Ok(completion.into());
+        }
+        let failed = |error| GenerateError::Failed(format!("the answer is no JSON: {error}"));
+        let whole = serde_json::to_value(completion).map_err(failed)?;
+        let fields = self.form.fields.iter().filter_map(|path| {
+            let value = path
+                .split('/')
+                .try_fold(&whole, |value, name| value.get(name))?;
+            let name = path.rsplit('/').next().unwrap_or_default();
+            Some((name.to_owned(), value.clone()))
+        });
+        Ok(types::SelectedFields(fields.collect()).into())
+    }
+
+    fn completion(&self, answer: &WholeAnswer, has_new_line: bool) -> types::Completion {
         let WholeAnswer {
             content,
             tokens,
@@ -161,8 +254,20 @@ impl Question {
         types::Completion {
             content: content.clone(),
             completion_probabilities: probabilities.collect(),
+            tokens: match self.form.tokens {
+                true => tokens.iter().map(|token| token.token.0).collect(),
+                false => Vec::new(),
+            },
+            has_new_line,
             stop: true,
-            index: self.index,
+            stop_type: match summary.reason {
+                FinishReason::EndOfText => types::CompletionStopType::Eos,
+                FinishReason::TokenLimit | FinishReason::ContextFull => {
+                    types::CompletionStopType::Limit
+                }
+                FinishReason::StopString(_) => types::CompletionStopType::Word,
+            },
+            index: self.index.unwrap_or(0),
             id_slot: summary.slot as u64,
             model: self.details.name.clone(),
             prompt: self.prompt.clone(),
@@ -204,31 +309,6 @@ fn token_text(bytes: &[u8]) -> String {
     }
 }
 
-fn timings(summary: &Summary) -> types::Timings {
-    let Timings { prompt, decode, .. } = summary.timings;
-    let computed = summary.prompt_tokens.saturating_sub(summary.cached_tokens);
-    let (prompt_ms, predicted_ms) = (prompt.as_secs_f64() * 1000.0, decode.as_secs_f64() * 1000.0);
-    types::Timings {
-        prompt_n: computed as u64,
-        prompt_ms,
-        prompt_per_token_ms: ratio(prompt_ms, computed as f64),
-        prompt_per_second: ratio(computed as f64 * 1000.0, prompt_ms),
-        predicted_n: summary.generated_tokens as u64,
-        predicted_ms,
-        predicted_per_token_ms: ratio(predicted_ms, summary.generated_tokens as f64),
-        predicted_per_second: ratio(summary.generated_tokens as f64 * 1000.0, predicted_ms),
-    }
-}
-
-/// A quotient; over nothing it is 0, because JSON has no infinity.
-fn ratio(dividend: f64, divisor: f64) -> f64 {
-    if divisor > 0.0 {
-        dividend / divisor
-    } else {
-        0.0
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use std::time::Duration;
@@ -237,54 +317,135 @@ mod tests {
 
     use super::*;
     use crate::api::tests::details;
+    use crate::model::{GenerationProgress, Summary, Timings};
     use crate::token::TokenId;
 
-    #[test]
-    fn an_answer_tells_why_it_ended_and_fits_the_document() {
+    fn question(form: AnswerForm) -> Question {
         let body: types::CompletionRequest =
             serde_json::from_value(json!({"prompt": ["a", 7], "seed": -1})).unwrap();
-        let question = Question {
+        Question {
             details: details(),
             options: Arc::new(GenerateOptions::try_from(body).unwrap()),
+            form,
             prompt: types::Prompt::String("a".to_owned()),
             index: None,
-        };
-        let summary = Summary {
-            reason: FinishReason::StopString("END".to_owned()),
-            slot: 0,
-            prompt_tokens: 4,
-            cached_tokens: 0,
-            generated_tokens: 2,
-            end_token: None,
-            thought_tokens: 0,
-            truncated: false,
-            seed: 9,
-            timings: Timings {
-                prompt: Duration::from_millis(8),
-                ..Timings::default()
-            },
-        };
+        }
+    }
+
+    fn answer() -> WholeAnswer {
         let token = |bytes: &[u8], logprob| TokenLogprob {
             token: TokenId(1),
             bytes: bytes.to_vec(),
             logprob,
         };
-        let answer = question.completion(&WholeAnswer {
+        WholeAnswer {
             content: "b".to_owned(),
             tokens: vec![AnswerToken {
                 token: TokenId(1),
                 logprobs: Some((token(b"b", -0.5), vec![token(b"\xe2", 0.0)])),
             }],
-            summary,
-        });
+            summary: Summary {
+                reason: FinishReason::StopString("END".to_owned()),
+                slot: 0,
+                prompt_tokens: 4,
+                cached_tokens: 1,
+                generated_tokens: 2,
+                end_token: None,
+                thought_tokens: 0,
+                truncated: false,
+                seed: 9,
+                timings: Timings {
+                    prompt: Duration::from_millis(6),
+                    ..Timings::default()
+                },
+            },
+        }
+    }
+
+    #[test]
+    fn an_answer_tells_why_it_ended_and_fits_the_document() {
+        let answer = question(AnswerForm::default()).completion(&answer(), true);
         assert_eq!(answer.completion_probabilities[0].content, "b");
         let first = &answer.completion_probabilities[0].probs[0];
         assert_eq!((first.prob, &*first.tok_str), (1.0, "byte:\\xe2"));
         assert!(answer.stopped_word && !answer.stopped_eos && !answer.stopped_limit);
+        assert_eq!(answer.stop_type, types::CompletionStopType::Word);
         assert_eq!(answer.stopping_word, "END");
-        assert_eq!(answer.generation_settings.seed, 9);
-        assert_eq!(answer.timings.prompt_per_second, 500.0);
-        assert_eq!(answer.timings.predicted_per_second, 0.0);
+        let settings = &answer.generation_settings;
+        assert_eq!((settings.seed, settings.seed_cur), (9, 9));
+        assert_eq!((answer.index, answer.tokens.len()), (0, 0));
+        assert!(answer.has_new_line);
+        let timings = &answer.timings;
+        assert_eq!((timings.cache_n, timings.prompt_n), (1, 3));
+        assert_eq!(timings.prompt_per_second, 500.0);
+        assert_eq!(timings.predicted_per_second, 0.0);
         crate::api::check("Completion", &serde_json::to_value(&answer).unwrap()).unwrap();
+    }
+
+    #[test]
+    fn an_answer_has_the_fields_that_are_wanted() {
+        let fields = ["content", "tokens", "timings/prompt_n", "prompt/a", "a", ""];
+        let question = question(AnswerForm {
+            tokens: true,
+            fields: fields.map(str::to_owned).to_vec(),
+            choices: 1,
+        });
+        let selected = question.selected(question.completion(&answer(), false));
+        let selected = serde_json::to_value(selected.unwrap()).unwrap();
+        assert_eq!(
+            selected,
+            json!({"content": "b", "tokens": [1], "prompt_n": 3})
+        );
+        crate::api::check("CompletionAnswer", &selected).unwrap();
+        crate::api::check("CompletionEvent", &selected).unwrap();
+    }
+
+    #[test]
+    fn a_chunk_has_what_is_asked_for() {
+        let question = question(AnswerForm {
+            tokens: true,
+            ..AnswerForm::default()
+        });
+        let progress = |generated_tokens| {
+            GenerateEvent::Progress(GenerationProgress {
+                prompt_tokens: 4,
+                cached_tokens: 1,
+                processed_tokens: 3,
+                generated_tokens,
+                timings: Timings {
+                    prompt: Duration::from_millis(6),
+                    ..Timings::default()
+                },
+            })
+        };
+        let mut told = Told::default();
+        let mut event = |event| {
+            let event = question.event(event, &mut told).unwrap()?;
+            let value = serde_json::to_value(&event).unwrap();
+            crate::api::check("CompletionEvent", &value).unwrap();
+            Some(value)
+        };
+        let evaluated = event(progress(0)).unwrap();
+        let expected = json!({"total": 4, "cache": 1, "processed": 3, "time_ms": 6});
+        assert_eq!(evaluated["prompt_progress"], expected);
+        assert_eq!(evaluated["content"], "");
+        assert_eq!(event(progress(1)), None);
+        let text = || GenerateEvent::Text {
+            text: "b\n".to_owned(),
+            tokens: answer().tokens,
+        };
+        let chunk = event(text()).unwrap();
+        assert_eq!(
+            (&chunk["content"], &chunk["tokens"]),
+            (&json!("b\n"), &json!([1]))
+        );
+        assert_eq!(chunk["timings"]["predicted_n"], 1);
+        let bare = json!({"content": "b\n", "stop": false, "tokens": [1]});
+        assert_eq!(event(text()).unwrap(), bare);
+        let last = event(GenerateEvent::Finished(answer().summary)).unwrap();
+        assert_eq!(
+            (&last["tokens"], &last["has_new_line"]),
+            (&json!([]), &json!(true))
+        );
     }
 }

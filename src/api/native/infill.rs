@@ -2,36 +2,76 @@
 
 use serde_json::json;
 
-use super::continuation;
+use super::completion::form;
+use super::continuation::{self, Asked};
 use super::props::words;
+use crate::api::at_length;
 use crate::api::error::Error;
 use crate::api::options::as_completion;
 use crate::api::payload::Ignored;
 use crate::api::prompts::Prompts;
-use crate::api::stream::EventStream;
+use crate::api::stream::{EventStream, WholeOrStream};
 use crate::api::types;
 use crate::model::{GenerateLimits, GenerateOptions, LoadedModel};
+use crate::text::Gap;
+
+/// The name of another file that has none.
+const UNNAMED: &str = "tmp";
 
 /// Fills the gap. A prompt that does not fit is refused: cut, it would have no gap.
-pub(in crate::api) fn answer(
+pub(in crate::api) async fn answer(
+    model: &LoadedModel,
+    body: types::InfillRequest,
+    ignored: &mut Ignored,
+    limits: &GenerateLimits,
+) -> Result<WholeOrStream<types::CompletionAnswer>, Error> {
+    let stream = body.stream.unwrap_or(true);
+    let asked = at_length(|| begin(model, body, stream, ignored, limits))?;
+    if stream {
+        return Ok(WholeOrStream::Stream(EventStream::native(asked.events())));
+    }
+    Ok(WholeOrStream::Whole(asked.whole().await?))
+}
+
+fn begin(
     model: &LoadedModel,
     mut body: types::InfillRequest,
-    limits: &GenerateLimits,
+    stream: bool,
     ignored: &mut Ignored,
-) -> Result<EventStream, Error> {
+    limits: &GenerateLimits,
+) -> Result<Asked, Error> {
     let system_prompt = body.system_prompt.take().map(words);
-    let (prefix, suffix) = (&body.input_prefix, &body.input_suffix);
-    let prompt = model.infill_prompt(prefix, suffix, system_prompt.as_ref())?;
+    let own = [("prompt", json!("")), ("stream", json!(stream))];
+    let mut completion = as_completion(&body, &own)?;
+    let form = form(&mut completion);
+    let options = GenerateOptions {
+        whole_prompt: true,
+        ..GenerateOptions::try_from(completion)?
+    };
+    let files = body.input_extra.iter().flatten();
+    let files = files.map(|file| (file.filename.as_deref().unwrap_or(UNNAMED), &*file.text));
+    let gap = Gap {
+        prefix: &body.input_prefix,
+        suffix: &body.input_suffix,
+        begun: body.prompt.as_deref().unwrap_or_default(),
+        files: files.collect(),
+    };
+    let (prompt, left_out) =
+        model.infill_prompt(&gap, system_prompt.as_ref(), options.max_tokens)?;
+    for number in 0..left_out {
+        ignored.report(format!("input_extra.{number}"))?;
+    }
     let prompt = prompt
         .into_iter()
         .map(|token| types::PromptPiece::Uint32(token.0));
-    let prompt = types::Prompt::Array(prompt.collect());
-    let own = [("prompt", json!("")), ("stream", json!(true))];
-    let options = GenerateOptions {
-        whole_prompt: true,
-        ..GenerateOptions::try_from(as_completion(&body, &own)?)?
-    };
-    let prompts = Prompts::One(prompt);
-    let asked = continuation::begin(model, prompts, system_prompt, &options, limits, ignored)?;
-    Ok(EventStream::native(asked.events()))
+    let prompts = Prompts::One(types::Prompt::Array(prompt.collect()));
+    continuation::begin(
+        model,
+        prompts,
+        system_prompt,
+        &options,
+        &form,
+        limits,
+        ignored,
+    )
 }

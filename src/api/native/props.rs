@@ -18,16 +18,22 @@ pub(in crate::api) fn props(
         user_name,
         assistant_name,
     } = model.system_words();
+    let settings = default_settings(details, max_tokens, defaults, &model.adapters());
     types::Props {
         assistant_name,
         user_name,
         system_prompt: prompt,
-        default_generation_settings: default_settings(
-            details,
-            max_tokens,
-            defaults,
-            &model.adapters(),
-        ),
+        default_generation_settings: types::GenerationSettings {
+            params: Some(Box::new(settings.clone())),
+            ..settings
+        },
+        modalities: types::PropsModalities {
+            vision: false,
+            audio: false,
+        },
+        bos_token: details.beginning_text.clone(),
+        eos_token: details.end_text.clone(),
+        is_sleeping: false,
         total_slots: details.slots as u64,
         chat_template: details.chat_template.clone(),
         model: details.name.clone(),

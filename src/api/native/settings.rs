@@ -7,7 +7,8 @@ use crate::api::options::{Defaults, or_minus_one, single};
 use crate::api::sampling::{MIROSTAT_ETA, MIROSTAT_TAU};
 use crate::api::types;
 use crate::model::{
-    AdapterState, GenerateOptions, GrammarSource, ModelDetails, PromptPiece, WhenFull,
+    AdapterState, GenerateOptions, GrammarSource, LineLimits, ModelDetails, ProgressEvents,
+    PromptPiece, WhenFull,
 };
 use crate::sampling::{Distribution, MirostatVersion, SamplingParameters};
 
@@ -65,6 +66,10 @@ pub(super) fn settings(
         stream: options.stream,
         stop: options.stop.clone(),
         seed: seed.or(given).map_or(-1, i64::from),
+        seed_cur: seed.or(given).map_or(-1, i64::from),
+        n_indent: or_minus_one(Some(options.lines.least_indent)),
+        t_max_predict_ms: options.lines.time.map_or(0, |time| time.as_millis() as i64),
+        params: None,
         temperature,
         dynatemp_range: temperature_range,
         dynatemp_exponent: temperature_exponent,
@@ -148,6 +153,8 @@ pub(super) fn default_settings(
         timeout: None,
         echo: false,
         stream: false,
+        lines: LineLimits::default(),
+        progress: ProgressEvents::default(),
     };
     settings(details, &options, None)
 }

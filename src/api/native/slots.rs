@@ -35,12 +35,17 @@ fn show(
         Some(FinishReason::StopString(word)) => word.clone(),
         _ => String::new(),
     };
+    let task = slot
+        .task
+        .map_or(-1, |task| i64::try_from(task).unwrap_or(i64::MAX));
     types::Slot {
         id: slot.id as u64,
         state: u8::from(slot.processing),
-        task_id: slot
-            .task
-            .map_or(-1, |task| i64::try_from(task).unwrap_or(i64::MAX)),
+        is_processing: slot.processing,
+        speculative: false,
+        task_id: task,
+        id_task: task,
+        params: Some(Box::new(options.clone())),
         prompt,
         next_token: types::NextToken {
             has_next_token: slot.processing,
@@ -61,6 +66,9 @@ fn show(
         stream: options.stream,
         stop: options.stop,
         seed: options.seed,
+        seed_cur: options.seed_cur,
+        n_indent: options.n_indent,
+        t_max_predict_ms: options.t_max_predict_ms,
         temperature: options.temperature,
         dynatemp_range: options.dynatemp_range,
         dynatemp_exponent: options.dynatemp_exponent,
@@ -134,6 +142,8 @@ mod tests {
             ),
             (1, 12, 3, 3)
         );
+        assert!(shown.is_processing);
+        assert_eq!(shown.params.as_ref().unwrap().n_predict, 5);
         crate::api::check("Slot", &serde_json::to_value(&shown).unwrap()).unwrap();
 
         slot.options = None;

@@ -3,6 +3,7 @@
 use crate::api::error::Error;
 use crate::api::messages::{conversation, ending};
 use crate::api::payload::Ignored;
+use crate::api::prompts::pieces;
 use crate::api::tools::{Tool, declared};
 use crate::api::types;
 use crate::model::{LoadedModel, TokenizeRequest};
@@ -10,16 +11,22 @@ use crate::text::{Conversation, SpecialTokens};
 use crate::token::TokenId;
 
 /// The tokens of a text.
-pub(in crate::api) fn tokenize(model: &LoadedModel, body: types::TokenizeRequest) -> types::Tokens {
+pub(in crate::api) fn tokenize(
+    model: &LoadedModel,
+    body: types::TokenizeRequest,
+) -> Result<types::Tokens, Error> {
+    let Some(content) = body.content else {
+        return Ok(types::Tokens { tokens: Vec::new() });
+    };
     let special = match body.parse_special {
         None | Some(true) => SpecialTokens::Parse,
         Some(false) => SpecialTokens::Literal,
     };
     let tokens = model.tokenize(&TokenizeRequest {
-        content: body.content,
+        content: pieces(content),
         special,
         add_beginning: body.add_special.unwrap_or(false),
-    });
+    })?;
     let shown = |token: TokenId| match body.with_pieces {
         Some(true) => types::TokenOrPiece::TokenPiece(types::TokenPiece {
             id: token.0,
@@ -27,9 +34,9 @@ pub(in crate::api) fn tokenize(model: &LoadedModel, body: types::TokenizeRequest
         }),
         _ => types::TokenOrPiece::Uint32(token.0),
     };
-    types::Tokens {
+    Ok(types::Tokens {
         tokens: tokens.into_iter().map(shown).collect(),
-    }
+    })
 }
 
 fn piece(bytes: &[u8]) -> types::Piece {
@@ -67,7 +74,7 @@ pub(in crate::api) fn detokenize(
     model: &LoadedModel,
     body: types::DetokenizeRequest,
 ) -> Result<types::DetokenizedText, Error> {
-    let tokens: Vec<_> = body.tokens.into_iter().map(TokenId).collect();
+    let tokens: Vec<_> = body.tokens.into_iter().flatten().map(TokenId).collect();
     Ok(types::DetokenizedText {
         content: model.detokenize(&tokens)?,
     })

@@ -10,6 +10,22 @@ pub(in crate::api) fn models(details: &ModelDetails) -> types::ModelList {
     types::ModelList {
         object: types::ModelListObject::List,
         data: vec![show(details)],
+        models: vec![types::OllamaModel {
+            name: details.name.clone(),
+            model: details.name.clone(),
+            capabilities: vec![match details.generates {
+                true => types::OllamaModelCapabilitiesItem::Completion,
+                false => types::OllamaModelCapabilitiesItem::Embedding,
+            }],
+            details: types::OllamaModelDetails {
+                format: match details.path.extension() {
+                    Some(extension) => extension.to_string_lossy().into_owned(),
+                    None => String::new(),
+                },
+                family: details.architecture.clone(),
+                parameter_size: details.parameters.to_string(),
+            },
+        }],
     }
 }
 
@@ -33,6 +49,7 @@ fn show(details: &ModelDetails) -> types::Model {
             n_vocab: details.vocabulary_size as u64,
             n_ctx: details.context_tokens as u64,
             n_ctx_train: details.trained_context_tokens as u64,
+            n_embd: details.hidden_size as u64,
             n_params: details.parameters,
             size: details.file_bytes,
         },

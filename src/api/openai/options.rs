@@ -8,14 +8,14 @@ use serde_json::Value;
 use super::constraint::{Constraint, constraint};
 use crate::api::error::Error;
 use crate::api::native::bias;
-use crate::api::options::{as_completion, limit, scales, seconds, single};
+use crate::api::options::{as_completion, limit, progress_events, scales, seconds, single};
 use crate::api::payload::Ignored;
 use crate::api::prompts::pieces;
 use crate::api::sampling;
 use crate::api::types;
 use crate::model::{
-    GenerateError, GenerateOptions, GrammarKind, GrammarSource, PromptPiece, Relaxation, ToolUse,
-    WhenFull,
+    GenerateError, GenerateOptions, GrammarKind, GrammarSource, LineLimits, PromptPiece,
+    Relaxation, ToolUse, WhenFull,
 };
 use crate::sampling::SamplingParameters;
 use crate::token::TokenId;
@@ -71,7 +71,7 @@ pub(super) fn generate_options(
     form: Option<Constraint>,
     tools: Option<ToolUse>,
 ) -> Result<(GenerateOptions, Fields), Error> {
-    let own = ["stop", "logit_bias", "seed", "json_schema"]
+    let own = ["stop", "logit_bias", "logprobs", "seed", "json_schema"]
         .iter()
         .chain(own);
     let own: Vec<(&str, Value)> = own.map(|name| (*name, Value::Null)).collect();
@@ -125,6 +125,8 @@ pub(super) fn generate_options(
         timeout: options.request_timeout.map(seconds),
         echo: false,
         stream: options.stream.unwrap_or(false),
+        lines: LineLimits::default(),
+        progress: progress_events(native.return_progress, native.timings_per_token),
     };
     Ok((
         options,
@@ -162,13 +164,6 @@ pub(super) fn in_openais_words(error: GenerateError, fields: &Fields) -> Error {
     }
 }
 
-/// The same options for another one of several answers to choose from: it has the next seed.
-pub(super) fn for_choice(mut options: GenerateOptions, choice: u32) -> GenerateOptions {
-    let seed = &mut options.sampling.seed;
-    *seed = seed.map(|seed| seed.wrapping_add(choice));
-    options
-}
-
 /// A limit of tokens, of which negative ones are none.
 pub(super) fn most_tokens(tokens: i64) -> Option<usize> {
     usize::try_from(tokens).ok()
@@ -185,11 +180,7 @@ fn seed(seed: &Value) -> Option<u32> {
         (.., Some(seed)) => (seed as u64).cast_signed(),
         (.., None) => return None,
     };
-    match u32::try_from(bits) {
-        Ok(seed) => Some(seed),
-        // Both halves count.
-        Err(_) => Some((bits ^ (bits >> 32)) as u32),
-    }
+    Some(sampling::folded(bits))
 }
 
 /// The penalty of repetition, which vLLM calls by another name.
@@ -214,7 +205,9 @@ fn logit_bias(biases: Option<types::TokenBiases>) -> Result<Vec<(PromptPiece, f3
             };
             Ok(biases.0.into_iter().map(bias).collect())
         }
-        Some(types::TokenBiases::Pairs(pairs)) => bias::logit_bias(Some(pairs.0)),
+        Some(types::TokenBiases::Pairs(pairs)) => {
+            bias::logit_bias(Some(types::LogitBiases::Array(pairs.0)))
+        }
         None => Ok(Vec::new()),
     }
 }

@@ -10,16 +10,21 @@ pub(in crate::api) async fn answer(
     model: &LoadedModel,
     body: types::RerankRequest,
     limits: &GenerateLimits,
-) -> Result<types::Rerank, Error> {
+) -> Result<types::RerankAnswer, Error> {
+    let (param, texts) = match (body.documents, body.texts) {
+        (Some(documents), None) => ("documents", documents.into_iter().map(text).collect()),
+        (None, Some(texts)) => ("texts", texts),
+        (Some(_), Some(_)) => {
+            let problem = "texts: it cannot be sent together with documents";
+            return Err(Error::invalid("texts", problem));
+        }
+        (None, None) => return Err(Error::invalid("documents", "documents: it is required")),
+    };
+    let in_tei_form = param == "texts";
     let query = vec![types::Prompt::String(body.query)];
     let query = embed(model, "query", query, limits).await?;
-    let text = |document| match document {
-        types::RerankDocument::String(text) => text,
-        types::RerankDocument::RerankText(types::RerankText { text }) => text,
-    };
-    let texts: Vec<String> = body.documents.into_iter().map(text).collect();
     let documents = texts.iter().cloned().map(types::Prompt::String).collect();
-    let documents = embed(model, "documents", documents, limits).await?;
+    let documents = embed(model, param, documents, limits).await?;
 
     let tokens = query.iter().chain(&documents);
     let tokens: usize = tokens.map(|embedding| embedding.prompt_tokens).sum();
@@ -31,6 +36,15 @@ pub(in crate::api) async fn answer(
         .collect();
     order.sort_by(|(_, left), (_, right)| right.total_cmp(left));
     order.truncate(body.top_n.map_or(usize::MAX, |most| most as usize));
+    if in_tei_form {
+        let told = body.return_text == Some(true);
+        let ranks = order.into_iter().map(|(index, score)| types::TextRank {
+            index: index as u64,
+            score,
+            text: told.then(|| texts[index].clone()),
+        });
+        return Ok(types::RerankAnswer::Array(ranks.collect()));
+    }
     let told = body.return_documents == Some(true);
     let results = order.into_iter().map(|(index, relevance_score)| {
         let text = || texts[index].clone();
@@ -40,7 +54,7 @@ pub(in crate::api) async fn answer(
             document: told.then(|| types::RerankText { text: text() }),
         }
     });
-    Ok(types::Rerank {
+    Ok(types::RerankAnswer::Rerank(types::Rerank {
         object: types::RerankObject::List,
         model: model.details().name.clone(),
         results: results.collect(),
@@ -48,7 +62,14 @@ pub(in crate::api) async fn answer(
             prompt_tokens: tokens as u64,
             total_tokens: tokens as u64,
         },
-    })
+    }))
+}
+
+fn text(document: types::RerankDocument) -> String {
+    match document {
+        types::RerankDocument::String(text) => text,
+        types::RerankDocument::RerankText(types::RerankText { text }) => text,
+    }
 }
 
 /// Of vectors of length 1.

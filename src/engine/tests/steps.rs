@@ -257,3 +257,43 @@ fn hidden_states_become_one_embedding_whatever_the_chunks_and_the_cache() {
     }
     assert!(engine.stats().counters.prefix_hits > 0);
 }
+
+#[test]
+fn the_evaluation_of_a_prompt_is_reported_part_by_part() {
+    let engine = engine(options());
+    let prompt = prompt(4, 37);
+    let reported = || Job {
+        report_prefill: true,
+        ..job(&prompt, 2)
+    };
+    let parts = |mut events: Events| {
+        let mut parts = Vec::new();
+        while let Some(event) = events.blocking_recv() {
+            match event {
+                SequenceEvent::Prefill(part) => parts.push(part),
+                SequenceEvent::Ended { report, .. } => return (parts, report),
+                _ => {}
+            }
+        }
+        panic!("it never ended")
+    };
+    for is_cached in [false, true] {
+        let (parts, report) = parts(engine.submit(reported()).unwrap().1);
+        assert_eq!(report.cached_tokens > 0, is_cached);
+        assert!(parts.iter().all(|part| part.prompt_tokens == 37));
+        assert!(
+            parts
+                .iter()
+                .all(|part| part.cached_tokens == report.cached_tokens)
+        );
+        let processed: Vec<usize> = parts.iter().map(|part| part.processed_tokens).collect();
+        assert!(
+            processed.is_sorted_by(|left, right| left < right),
+            "{processed:?}"
+        );
+        assert!(processed[0] > report.cached_tokens);
+        assert_eq!(processed.last(), Some(&37));
+    }
+    let (_, events) = engine.submit(job(&prompt, 2)).unwrap();
+    assert!(parts(events).0.is_empty());
+}

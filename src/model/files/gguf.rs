@@ -285,6 +285,8 @@ impl Header<'_> {
             prefix: self.either(["fim_pre", "prefix"])?,
             suffix: self.either(["fim_suf", "suffix"])?,
             middle: self.either(["fim_mid", "middle"])?,
+            repository: self.token("fim_rep")?,
+            file: self.token("fim_sep")?,
         })
     }
 

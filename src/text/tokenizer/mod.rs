@@ -27,7 +27,7 @@ use scored_pairs::ScoredPairs;
 pub(super) use spellings::byte_named;
 use spellings::{Spellings, spell_spaces};
 
-use super::infill::InfillTokens;
+use super::infill::{Gap, GapTokens, InfillTokens};
 use super::tokenizer_json::Spelling;
 use super::vocabulary::{Absorbs, Algorithm, Checked, TokenKind, Vocabulary};
 use crate::token::TokenId;
@@ -263,12 +263,10 @@ impl Tokenizer {
         Ok(String::from_utf8_lossy(&bytes).into_owned())
     }
 
-    /// The prompt whose continuation fills the gap between two texts, in which nothing is a special token.
-    /// `None` if the model does not know how.
-    pub fn infill(&self, prefix: &str, suffix: &str) -> Option<Vec<TokenId>> {
-        let tokens = self.infill?;
-        let encode = |text| self.encode(text, SpecialTokens::Literal);
-        Some(tokens.prompt(&encode(prefix), &encode(suffix)))
+    /// A gap in tokens; `None` if the model does not know how to fill one.
+    pub fn infill(&self, gap: &Gap<'_>) -> Option<GapTokens> {
+        let encode = |text: &str| self.encode(text, SpecialTokens::Literal);
+        Some(self.infill?.tokens(gap, encode))
     }
 
     /// Tokens there are.

@@ -6,6 +6,7 @@ use futures_util::{Stream, StreamExt, stream};
 use super::super::heading::{self, Heading, token_logprobs, usage};
 use crate::api::answer::{Answer, AnswerEvent, Call, call_id};
 use crate::api::error::Error;
+use crate::api::timings::{prompt_progress, timings, timings_so_far};
 use crate::api::types;
 use crate::model::{AnswerToken, FinishReason, Summary};
 use crate::text::AnswerPart;
@@ -39,10 +40,12 @@ impl Messages {
             system_fingerprint: self.0.fingerprint,
             choices: choices.collect(),
             usage: usage(&summaries),
+            timings: summaries.first().map(timings),
         }
     }
 
-    /// The roles, what is said and called as it comes, the reasons of the ends, and the usage if it is wanted.
+    /// The roles, what is said and called as it comes, the reasons of the ends, and the usage if it is wanted. The last chunk
+    /// has the timings of the last choice that ended.
     pub(super) fn chunks(
         self,
         choices: Vec<impl Stream<Item = Result<AnswerEvent, Error>> + Send + 'static>,
@@ -61,25 +64,48 @@ impl Messages {
         let events = choices.map(|(index, events)| events.map(move |event| (index, event)).boxed());
         let mut calls = vec![0; count];
         let mut summaries = Vec::new();
+        let mut timings_of = vec![None; count];
         let rest = select_all(events).flat_map(move |(index, event): (u32, _)| {
             let calls = &mut calls[index as usize];
             let chunks = match event {
                 Err(error) => vec![Err(error)],
                 Ok(AnswerEvent::Parts { parts, tokens }) => {
                     let choices = chunk_choices(index, parts, &tokens, calls);
-                    let chunk = |choice| Ok(self.chunk(Some(choice), None));
-                    choices.into_iter().map(chunk).collect()
+                    let chunk = |choice| types::ChatCompletionChunk {
+                        timings: timings_of[index as usize].take(),
+                        ..self.chunk(Some(choice), None)
+                    };
+                    choices.into_iter().map(chunk).map(Ok).collect()
                 }
+                Ok(AnswerEvent::Progress(progress)) => match prompt_progress(&progress) {
+                    Some(prompt_progress) => {
+                        let choice = chunk_choice(index, types::Delta::default());
+                        vec![Ok(types::ChatCompletionChunk {
+                            prompt_progress: Some(prompt_progress),
+                            ..self.chunk(Some(choice), None)
+                        })]
+                    }
+                    None => {
+                        timings_of[index as usize] = Some(timings_so_far(&progress));
+                        Vec::new()
+                    }
+                },
                 Ok(AnswerEvent::Finished(summary)) => {
                     let choice = types::ChunkChoice {
                         finish_reason: Some(finish_reason(&summary.reason, *calls > 0)),
                         ..chunk_choice(index, types::Delta::default())
                     };
+                    let timings = timings(&summary);
                     summaries.push(summary);
-                    let all = usage_wanted && summaries.len() == count;
-                    let usage = all.then(|| self.chunk(None, Some(usage(&summaries))));
-                    let last = self.chunk(Some(choice), None);
-                    [last].into_iter().chain(usage).map(Ok).collect()
+                    let all = summaries.len() == count;
+                    let usage =
+                        (all && usage_wanted).then(|| self.chunk(None, Some(usage(&summaries))));
+                    let end = self.chunk(Some(choice), None);
+                    let mut chunks: Vec<_> = [end].into_iter().chain(usage).collect();
+                    if all && let Some(last) = chunks.last_mut() {
+                        last.timings = Some(timings);
+                    }
+                    chunks.into_iter().map(Ok).collect()
                 }
             };
             stream::iter(chunks)
@@ -100,6 +126,8 @@ impl Messages {
             system_fingerprint: self.0.fingerprint.clone(),
             choices: choice.into_iter().collect(),
             usage,
+            timings: None,
+            prompt_progress: None,
         }
     }
 }
@@ -204,7 +232,7 @@ mod tests {
     use serde_json::json;
 
     use super::*;
-    use crate::model::Timings;
+    use crate::model::{GenerationProgress, Timings};
 
     fn summary() -> Summary {
         Summary {
@@ -251,6 +279,43 @@ mod tests {
         );
         assert_eq!(values[3]["choices"], json!([]));
         assert_eq!(values[3]["usage"]["total_tokens"], 7);
+        assert_eq!(values[3]["timings"]["predicted_n"], 2);
+        assert!(
+            values[..3]
+                .iter()
+                .all(|value| value.get("timings").is_none())
+        );
+    }
+
+    #[tokio::test]
+    async fn progress_is_told_as_it_is_made() {
+        let progress = |generated_tokens| {
+            Ok(AnswerEvent::Progress(GenerationProgress {
+                prompt_tokens: 5,
+                cached_tokens: 1,
+                processed_tokens: 5,
+                generated_tokens,
+                timings: Timings::default(),
+            }))
+        };
+        let text = AnswerEvent::Parts {
+            parts: vec![AnswerPart::Text("Hi".to_owned())],
+            tokens: Vec::new(),
+        };
+        let end = Ok(AnswerEvent::Finished(summary()));
+        let events = stream::iter([progress(0), progress(1), Ok(text), end]);
+        let chunks = Messages::new("tiny").chunks(vec![events], false);
+        let chunks = chunks.map(|chunk| serde_json::to_value(chunk.unwrap()).unwrap());
+        let values: Vec<_> = chunks.collect().await;
+        for value in &values {
+            crate::api::check("ChatCompletionEvent", value).unwrap();
+        }
+        let expected = json!({"total": 5, "cache": 1, "processed": 5, "time_ms": 0});
+        assert_eq!(values[1]["prompt_progress"], expected);
+        assert_eq!(values[2]["choices"][0]["delta"]["content"], "Hi");
+        assert_eq!(values[2]["timings"]["predicted_n"], 1);
+        assert_eq!(values[3]["timings"]["predicted_n"], 2);
+        assert_eq!(values.len(), 4);
     }
 
     #[test]
@@ -264,5 +329,6 @@ mod tests {
         }]);
         crate::api::check("ChatCompletion", &serde_json::to_value(&answer).unwrap()).unwrap();
         assert_eq!(answer.usage.prompt_tokens_details.cached_tokens, 1);
+        assert_eq!(answer.timings.unwrap().cache_n, 1);
     }
 }

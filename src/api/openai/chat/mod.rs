@@ -9,15 +9,33 @@ use futures_util::future::try_join_all;
 use crate::api::answer::{answer_events, whole_answer};
 use crate::api::at_length;
 use crate::api::error::Error;
+use crate::api::options::for_choice;
 use crate::api::payload::Ignored;
 use crate::api::stream::{EventStream, WholeOrStream};
 use crate::api::types;
-use crate::model::{GenerateLimits, GenerateRequest, LoadedModel};
+use crate::model::{GenerateLimits, GenerateRequest, LoadedModel, Prompt};
 
-use super::options::{for_choice, in_openais_words};
+use super::options::in_openais_words;
 use super::thoughts::thought_form;
 use message::Messages;
 use request::generate_request;
+
+/// Counts the tokens of the conversation that a message would be written from.
+pub(in crate::api) fn count_tokens(
+    model: &LoadedModel,
+    body: types::ChatCompletionRequest,
+    ignored: &mut Ignored,
+) -> Result<types::ResponseTokens, Error> {
+    let (request, _) = generate_request(body, ignored)?;
+    let tokens = match &request.prompt {
+        Prompt::Chat(conversation) => at_length(|| model.count_tokens(conversation))?,
+        Prompt::Pieces(_) => 0,
+    };
+    Ok(types::ResponseTokens {
+        object: types::ResponseTokensObject::ResponseInputTokens,
+        input_tokens: tokens as u64,
+    })
+}
 
 /// Writes the next message.
 pub(in crate::api) async fn answer(

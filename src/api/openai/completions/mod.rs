@@ -6,10 +6,10 @@ use std::sync::Arc;
 
 use futures_util::future::try_join_all;
 
-use super::options::{Fields, for_choice, generate_options, in_openais_words, most_tokens};
+use super::options::{Fields, generate_options, in_openais_words, most_tokens};
 use crate::api::at_length;
 use crate::api::error::Error;
-use crate::api::options::count;
+use crate::api::options::{count, for_choice};
 use crate::api::payload::Ignored;
 use crate::api::prompts::{Prompts, pieces};
 use crate::api::stream::{EventStream, WholeAnswer, WholeOrStream, events, whole};
@@ -18,6 +18,7 @@ use crate::model::{
     GenerateLimits, GenerateOptions, GenerateRequest, LoadedModel, Prompt, PromptPiece,
 };
 use crate::sampling::{Distribution, LogprobsWanted};
+use crate::text::Gap;
 
 use text::Texts;
 
@@ -138,7 +139,12 @@ fn infill(model: &LoadedModel, prompt: &[PromptPiece], suffix: &str) -> Result<P
         let message = "suffix: the prompt before a gap is one text, and no token ids";
         return Err(Error::invalid("suffix", message));
     };
-    let tokens = model.infill_prompt(prefix, suffix, None)?;
+    let gap = Gap {
+        prefix,
+        suffix,
+        ..Gap::default()
+    };
+    let (tokens, _) = model.infill_prompt(&gap, None, None)?;
     Ok(Prompt::Pieces(
         tokens.into_iter().map(PromptPiece::Token).collect(),
     ))

@@ -10,6 +10,7 @@ use super::super::heading::{Heading, finish_reason, logprob, usage};
 use super::mean_logprob;
 use crate::api::error::Error;
 use crate::api::stream::WholeAnswer;
+use crate::api::timings::{prompt_progress, timings, timings_so_far};
 use crate::api::types;
 use crate::model::{AnswerToken, GenerateEvent, LoadedModel, Summary, TokenLogprob};
 
@@ -48,6 +49,7 @@ impl Texts {
             .map(|answer| answer.summary.clone())
             .collect();
         let usage = self.usage(&summaries);
+        let timings = summaries.first().map(timings);
         let mut answers = answers.into_iter();
         let mut written = Vec::new();
         loop {
@@ -68,10 +70,14 @@ impl Texts {
                 });
             }
         }
-        self.part(written, Some(usage))
+        types::TextCompletion {
+            timings,
+            ..self.part(written, Some(usage))
+        }
     }
 
-    /// The pieces of all texts as they come, the reasons of their ends, and the usage if it is wanted.
+    /// The pieces of all texts as they come, the reasons of their ends, and the usage if it is wanted. The last one has the
+    /// timings of the last text that ended.
     pub(super) fn chunks(
         self,
         choices: Vec<impl Stream<Item = Result<GenerateEvent, Error>> + Send + 'static>,
@@ -79,6 +85,7 @@ impl Texts {
     ) -> impl Stream<Item = Result<types::TextCompletion, Error>> + Send + 'static {
         let mut offsets: Vec<Offset> = choices.iter().map(|_| Offset::default()).collect();
         let mut ends: Vec<Option<Summary>> = choices.iter().map(|_| None).collect();
+        let mut timings_of: Vec<Option<types::Timings>> = choices.iter().map(|_| None).collect();
         let events = choices
             .into_iter()
             .enumerate()
@@ -96,19 +103,38 @@ impl Texts {
                     GenerateEvent::Prompt { text, tokens } | GenerateEvent::Text { text, tokens },
                 ) => {
                     let logprobs = self.logprobs(&tokens, &mut offsets[index]);
-                    vec![Ok(self.part(vec![choice(text, logprobs, None)], None))]
+                    vec![Ok(types::TextCompletion {
+                        timings: timings_of[index].take(),
+                        ..self.part(vec![choice(text, logprobs, None)], None)
+                    })]
                 }
+                Ok(GenerateEvent::Progress(progress)) => match prompt_progress(&progress) {
+                    Some(prompt_progress) => vec![Ok(types::TextCompletion {
+                        prompt_progress: Some(prompt_progress),
+                        ..self.part(vec![choice(String::new(), None, None)], None)
+                    })],
+                    None => {
+                        timings_of[index] = Some(timings_so_far(&progress));
+                        Vec::new()
+                    }
+                },
                 Ok(GenerateEvent::Finished(summary)) => {
                     let reason = Some(finish_reason(&summary.reason));
                     let end_token = summary.end_token.as_ref().map(std::slice::from_ref);
                     let logprobs =
                         end_token.and_then(|token| self.logprobs(token, &mut offsets[index]));
                     let last = self.part(vec![choice(String::new(), logprobs, reason)], None);
+                    let timings = timings(&summary);
                     ends[index] = Some(summary);
                     let all: Option<Vec<Summary>> = ends.iter().cloned().collect();
+                    let is_over = all.is_some();
                     let usage = all.filter(|_| usage_wanted);
                     let usage = usage.map(|all| self.part(Vec::new(), Some(self.usage(&all))));
-                    [last].into_iter().chain(usage).map(Ok).collect()
+                    let mut parts: Vec<_> = [last].into_iter().chain(usage).collect();
+                    if is_over && let Some(last) = parts.last_mut() {
+                        last.timings = Some(timings);
+                    }
+                    parts.into_iter().map(Ok).collect()
                 }
             };
             stream::iter(parts)
@@ -128,6 +154,8 @@ impl Texts {
             system_fingerprint: self.heading.fingerprint.clone(),
             choices,
             usage,
+            timings: None,
+            prompt_progress: None,
         }
     }
 

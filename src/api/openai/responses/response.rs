@@ -73,6 +73,8 @@ pub(super) fn begun(
             .truncation
             .unwrap_or(types::ResponseTruncation::Disabled),
         usage: None,
+        timings: None,
+        prompt_progress: None,
         user: body.user.clone(),
     }
 }

@@ -13,8 +13,9 @@ use super::request::Namespaces;
 use super::response::{failure, usage};
 use crate::api::answer::{AnswerEvent, call_id};
 use crate::api::error::Error;
+use crate::api::timings::{prompt_progress, timings, timings_so_far};
 use crate::api::types;
-use crate::model::{AnswerToken, FinishReason, GenerateError, Summary};
+use crate::model::{AnswerToken, FinishReason, GenerateError, GenerationProgress, Summary};
 use crate::text::AnswerPart;
 
 use types::ResponseItemStatus as ItemStatus;
@@ -66,6 +67,7 @@ impl Writer {
         while let Some(event) = events.next().await {
             match event? {
                 AnswerEvent::Parts { parts, tokens } => self.parts(parts, &tokens),
+                AnswerEvent::Progress(_) => {}
                 AnswerEvent::Finished(summary) => {
                     self.end(&summary);
                     return Ok(self.response);
@@ -90,6 +92,7 @@ impl Writer {
         let rest = events.flat_map(move |event| {
             match event {
                 Ok(AnswerEvent::Parts { parts, tokens }) => self.parts(parts, &tokens),
+                Ok(AnswerEvent::Progress(progress)) => self.progress(&progress),
                 Ok(AnswerEvent::Finished(summary)) => {
                     self.end(&summary);
                     keep.take()
@@ -253,7 +256,20 @@ impl Writer {
         self.response.output.push(item);
     }
 
+    /// A response that is in progress is told again: with how much of the prompt was evaluated, or with the timings so far.
+    fn progress(&mut self, progress: &GenerationProgress) {
+        self.response.prompt_progress = prompt_progress(progress);
+        self.response.timings = match self.response.prompt_progress {
+            Some(_) => None,
+            None => Some(timings_so_far(progress)),
+        };
+        self.state(OfState::ResponseInProgress);
+        self.response.prompt_progress = None;
+        self.response.timings = None;
+    }
+
     fn end(&mut self, summary: &Summary) {
+        self.response.timings = Some(timings(summary));
         let is_whole = match summary.reason {
             FinishReason::EndOfText | FinishReason::StopString(_) => true,
             FinishReason::TokenLimit | FinishReason::ContextFull => false,
