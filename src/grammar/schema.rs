@@ -568,11 +568,12 @@ impl<'a> Reader<'a> {
                     let schemas = self.list(&at, value, object.joined)?;
                     written.insert("prefixItems".to_owned(), schemas.into());
                 }
-                "additionalItems" if keywords.get("items").is_some_and(Value::is_array) => {
-                    if !self.is_left_out(object, &["items"]) {
-                        let schema = self.schema(&at, value, object.joined)?;
-                        written.insert("items".to_owned(), schema);
-                    }
+                "additionalItems"
+                    if keywords.get("items").is_some_and(Value::is_array)
+                        && !self.is_left_out(object, &["items"]) =>
+                {
+                    let schema = self.schema(&at, value, object.joined)?;
+                    written.insert("items".to_owned(), schema);
                 }
                 // Without a list in `items` it has no effect.
                 "additionalItems" => {}
@@ -611,12 +612,12 @@ impl<'a> Reader<'a> {
                 | "dependentSchemas" => self.relax_keyword(&at, keyword)?,
                 // What it holds is said by additionalProperties, unless schemas are put together.
                 "unevaluatedProperties"
-                    if accepts_all(value) || object.says("additionalProperties") => {}
+                    if accepts_all(value)
+                        || object.says("additionalProperties")
+                        || self.is_left_out(object, &["properties", "patternProperties"]) => {}
                 "unevaluatedProperties" if !object.composes() => {
-                    if !self.is_left_out(object, &["properties", "patternProperties"]) {
-                        let schema = self.schema(&at, value, object.joined)?;
-                        written.insert("additionalProperties".to_owned(), schema);
-                    }
+                    let schema = self.schema(&at, value, object.joined)?;
+                    written.insert("additionalProperties".to_owned(), schema);
                 }
                 "unevaluatedItems" if accepts_all(value) => {}
                 "unevaluatedProperties" | "unevaluatedItems" => self.relax_keyword(&at, keyword)?,
