@@ -440,9 +440,14 @@ impl<'a> Reader<'a> {
 
     fn schema(&mut self, place: &str, schema: &Value, joined: bool) -> Result<Value, GrammarError> {
         let written = match schema {
+            // The type alone can always be enforced.
             _ if self.left_out.contains(place) => {
                 self.note(place);
-                Value::Bool(true)
+                let mut written = Map::new();
+                if let Some(kind) = schema.get("type") {
+                    self.types(&format!("{place}/type"), kind, &mut written)?;
+                }
+                written.into()
             }
             Value::Bool(_) => schema.clone(),
             Value::Object(keywords) => self.keywords(place, keywords, joined)?,

@@ -85,6 +85,8 @@ pub(super) fn bound(number: &Number, exclusive: bool, side: Side, integers: bool
         Side::Lower if value >= LARGEST_OPEN_MINIMUM => Bound::Lost,
         Side::Upper if value <= -LARGEST_OPEN_MINIMUM => Bound::Lost,
         _ if value.abs() > LARGEST_READABLE => Bound::Lost,
+        // Those of other numbers are written with as few digits as tell them apart in double precision.
+        _ if !integers && format!("{}", value as f64) != value.to_string() => Bound::Lost,
         _ => in_double_precision(value, side),
     };
     (bound, exclusive)
@@ -122,18 +124,12 @@ pub(super) fn stricter(left: Value, right: &Value, side: Side) -> Value {
 /// A constant as llguidance writes it without loss; `None` if a number in it has no such form.
 pub(super) fn constant(value: &Value) -> Option<Value> {
     match value {
-        Value::Number(number) => match integer(number) {
-            // Written in double precision it is not negated as an integer, which i64::MIN cannot be.
-            Some(integer) => {
-                let near = integer as f64;
-                let exact = near as i128 == integer;
-                exact.then(|| match i64::try_from(integer) {
-                    Ok(small) if small.unsigned_abs() <= 1 << 53 => Value::from(small),
-                    _ => Value::from(near),
-                })
-            }
-            None => Some(value.clone()),
-        },
+        // Integers are compared in double precision, and those of 64 bits without their sign; the least one has none.
+        Value::Number(number) if number.is_i64() || number.is_u64() => {
+            let integer = number.as_i64().filter(|integer| *integer != i64::MIN)?;
+            let exact = (integer as f64) as i128 == i128::from(integer);
+            exact.then(|| value.clone())
+        }
         Value::Array(values) => values.iter().map(constant).collect(),
         Value::Object(fields) => {
             let fields = fields.iter();
@@ -226,7 +222,7 @@ mod tests {
             Some(json!([1, {"a": 0.5}]))
         );
         assert_eq!(constant(&json!((1_i64 << 53) + 1)), None);
-        let least = constant(&json!(i64::MIN)).unwrap();
-        assert_eq!(least.as_f64(), Some(-9_223_372_036_854_775_808.0));
+        assert_eq!(constant(&json!({"a": [i64::MIN]})), None);
+        assert_eq!(constant(&json!(1e25)), Some(json!(1e25)));
     }
 }

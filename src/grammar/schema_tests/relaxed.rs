@@ -10,39 +10,44 @@ fn loosely(schema: &Value) -> GrammarSource {
     }
 }
 
-/// A schema is relaxed at these places, and accepts and refuses these texts. No text is refused that is valid.
-#[track_caller]
-fn check(
+/// What is not as it should be: a schema is relaxed at these places, and accepts and refuses these texts.
+fn faults_of(
     compiler: &GrammarCompiler,
     source: &GrammarSource,
     places: &[&str],
     taken: &[&str],
     refused: &[&str],
-) {
-    let GrammarSource::JsonSchema { schema, .. } = source else {
+) -> Vec<String> {
+    let GrammarSource::JsonSchema { schema, strict } = source else {
         panic!("a schema is tested")
     };
-    let constraint = compiler
-        .compile(source, Cutting::Free)
-        .unwrap_or_else(|error| panic!("{schema}: {error}"));
+    let constraint = match compiler.compile(source, Cutting::Free) {
+        Ok(constraint) => constraint,
+        Err(error) => return vec![format!("{schema} (strict: {strict}): {error}")],
+    };
     let relaxations = constraint.relaxations().iter();
     let pointers: Vec<&str> = relaxations.map(|relaxation| &*relaxation.pointer).collect();
-    assert_eq!(pointers, places, "{schema}");
+    let mut faults = Vec::new();
+    if pointers != places {
+        faults.push(format!("{schema} is relaxed at {pointers:?}"));
+    }
     for (texts, wanted) in [(taken, true), (refused, false)] {
         for text in texts {
-            for tokens in [bytes(text), long_tokens(text)] {
-                let follows = follows(compiler, source, &tokens);
-                assert_eq!(follows, wanted, "{schema}: {text}");
+            let mut ways = [bytes(text), long_tokens(text)].into_iter();
+            if ways.any(|tokens| follows(compiler, source, &tokens) != wanted) {
+                faults.push(format!("{schema} accepts {text}: {}", !wanted));
             }
         }
     }
+    faults
 }
 
 #[test]
 fn what_cannot_be_enforced_is_left_out_and_reported() {
     let all = compiler();
-    let check = |schema: Value, places: &[&str], taken: &[&str], refused: &[&str]| {
-        check(&all, &loosely(&schema), places, taken, refused);
+    let mut faults = Vec::new();
+    let mut check = |schema: Value, places: &[&str], taken: &[&str], refused: &[&str]| {
+        faults.extend(faults_of(&all, &loosely(&schema), places, taken, refused));
     };
     check(
         json!({"type": "array", "items": {"type": "integer"}, "uniqueItems": true}),
@@ -147,7 +152,7 @@ fn what_cannot_be_enforced_is_left_out_and_reported() {
         &["1.0001"],
     );
     check(
-        json!({"properties": {"a": {"type": "string", "minLength": 3, "maxLength": 2}}, "required": ["a"]}),
+        json!({"type": "object", "properties": {"a": {"type": "string", "minLength": 3, "maxLength": 2}}, "required": ["a"]}),
         &["/properties/a/minLength"],
         &[r#"{"a": "ab"}"#],
         &[r#"{"a": "abc"}"#],
@@ -171,15 +176,17 @@ fn what_cannot_be_enforced_is_left_out_and_reported() {
         &["[\"x\"]"],
         &["[\"xx\"]"],
     );
+    assert!(faults.is_empty(), "{faults:#?}");
 }
 
 /// What is no constraint, and what can be enforced in other words: for strict schemas, too.
 #[test]
 fn what_says_nothing_or_can_be_said_otherwise_is_not_reported() {
     let all = compiler();
-    let check = |schema: Value, taken: &[&str], refused: &[&str]| {
-        check(&all, &loosely(&schema), &[], taken, refused);
-        check(&all, &strictly(&schema), &[], taken, refused);
+    let mut faults = Vec::new();
+    let mut check = |schema: Value, taken: &[&str], refused: &[&str]| {
+        faults.extend(faults_of(&all, &loosely(&schema), &[], taken, refused));
+        faults.extend(faults_of(&all, &strictly(&schema), &[], taken, refused));
     };
     check(
         json!({"anyOf": [{"not": {}}, {"type": "number"}]}),
@@ -276,13 +283,15 @@ fn what_says_nothing_or_can_be_said_otherwise_is_not_reported() {
         &[r#"{"a": null, "b": null}"#],
         &[r#"{"a": 1}"#, r#"{"b": 1}"#],
     );
+    assert!(faults.is_empty(), "{faults:#?}");
 }
 
 #[test]
 fn an_object_that_names_properties_has_no_others_unless_it_is_composed() {
     let all = compiler();
-    let check = |schema: Value, taken: &[&str], refused: &[&str]| {
-        check(&all, &loosely(&schema), &[], taken, refused);
+    let mut faults = Vec::new();
+    let mut check = |schema: Value, taken: &[&str], refused: &[&str]| {
+        faults.extend(faults_of(&all, &loosely(&schema), &[], taken, refused));
     };
     let nil = json!({"type": "null"});
     let a = json!({"type": "object", "properties": {"a": nil}});
@@ -346,13 +355,15 @@ fn an_object_that_names_properties_has_no_others_unless_it_is_composed() {
         &[both],
         &[own],
     );
+    assert!(faults.is_empty(), "{faults:#?}");
 }
 
 #[test]
 fn integers_of_64_bits_are_exact() {
     let all = compiler();
-    let check = |schema: Value, taken: &[&str], refused: &[&str]| {
-        check(&all, &strictly(&schema), &[], taken, refused);
+    let mut faults = Vec::new();
+    let mut check = |schema: Value, taken: &[&str], refused: &[&str]| {
+        faults.extend(faults_of(&all, &strictly(&schema), &[], taken, refused));
     };
     check(
         json!({"type": "integer", "minimum": i64::MIN, "maximum": i64::MAX}),
@@ -384,17 +395,19 @@ fn integers_of_64_bits_are_exact() {
         &["10"],
     );
     check(
-        json!({"enum": [i64::MIN, 9_007_199_254_740_992_i64]}),
-        &["-9223372036854775808", "9007199254740992"],
-        &["-9223372036854775807", "9007199254740993"],
+        json!({"enum": [9_223_372_036_854_774_784_i64, 9_007_199_254_740_992_i64]}),
+        &["9223372036854774784", "9007199254740992"],
+        &["9223372036854774785", "9007199254740993"],
     );
+    assert!(faults.is_empty(), "{faults:#?}");
 }
 
 #[test]
 fn numbers_without_bounds_end() {
     let all = compiler();
-    let check = |schema: Value, taken: &[&str], refused: &[&str]| {
-        check(&all, &loosely(&schema), &[], taken, refused);
+    let mut faults = Vec::new();
+    let mut check = |schema: Value, taken: &[&str], refused: &[&str]| {
+        faults.extend(faults_of(&all, &loosely(&schema), &[], taken, refused));
     };
     let sevens = |count: usize| "7".repeat(count);
     let (long, too_long) = (sevens(19), sevens(21));
@@ -423,9 +436,10 @@ fn numbers_without_bounds_end() {
     // Constants stay what they are.
     check(
         json!({"const": 1e25}),
-        &["10000000000000000905969664"],
-        &["1000000000000000090596966"],
+        &["10000000000000000000000000"],
+        &["1000000000000000000000000"],
     );
+    assert!(faults.is_empty(), "{faults:#?}");
 }
 
 #[test]
@@ -439,11 +453,12 @@ fn multiples_of_different_numbers_do_not_meet() {
         },
         "required": ["p", "q"],
     });
-    check(
+    let faults = faults_of(
         &all,
         &strictly(&schema),
         &[],
         &[r#"{"p": 1.25, "q": 3000}"#],
         &[r#"{"p": 1.255, "q": 3000}"#, r#"{"p": 1.25, "q": 3001}"#],
     );
+    assert!(faults.is_empty(), "{faults:#?}");
 }

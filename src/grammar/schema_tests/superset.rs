@@ -29,13 +29,13 @@ fn scalar() -> impl Strategy<Value = Pair> {
             )
         }),
         (-40..40_i32, 1..4_i32).prop_map(|(value, step)| {
-            let number = f64::from(value * step) / 4.0;
+            let number = f64::from(value * step) / 2.0;
             let number = match number.fract() == 0.0 {
                 true => json!(number as i64),
                 false => json!(number),
             };
             (
-                json!({"type": "number", "multipleOf": f64::from(step) / 4.0}),
+                json!({"type": "number", "multipleOf": f64::from(step) / 2.0}),
                 number,
             )
         }),

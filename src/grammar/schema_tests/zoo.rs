@@ -24,7 +24,8 @@ fn schemas(file: &str) -> Vec<(String, Value)> {
     entries.into_iter().map(entry).collect()
 }
 
-/// A schema as a validator takes it: without what was relaxed, and with OpenAPI's `nullable` in its own words.
+/// A schema as a validator takes it: without what was relaxed or annotates, and with OpenAPI's `nullable` in its own
+/// words.
 fn without(schema: &Value, relaxed: &[String]) -> Value {
     let mut schema = schema.clone();
     for place in relaxed {
@@ -52,6 +53,8 @@ fn nullable(schema: &mut Value) {
         Value::Array(parts) => parts.iter_mut().for_each(nullable),
         Value::Object(fields) => {
             fields.values_mut().for_each(nullable);
+            // Draft 7 lets a validator read these as constraints; here they annotate.
+            fields.retain(|keyword, _| !keyword.starts_with("content"));
             if fields.remove("nullable") == Some(json!(true)) {
                 *schema = json!({"anyOf": [schema, {"type": "null"}]});
             }
@@ -88,6 +91,7 @@ fn close(mut constraint: Constraint, random: &mut impl FnMut(usize) -> usize) ->
 fn schemas_of_libraries_and_servers_are_accepted_and_held() {
     let all = compiler();
     let mut random = generator(3);
+    let mut wrong = Vec::new();
     for (file, text, least) in ZOO {
         let schemas = schemas(text);
         assert!(schemas.len() >= least, "{file}: {}", schemas.len());
@@ -121,10 +125,9 @@ fn schemas_of_libraries_and_servers_are_accepted_and_held() {
                 };
                 let value: Value = serde_json::from_str(&text)
                     .unwrap_or_else(|error| panic!("{name}: {text}: {error}"));
-                assert!(
-                    validator.is_valid(&value),
-                    "{name}: {known} lets through {text}"
-                );
+                if let Err(error) = validator.validate(&value) {
+                    wrong.push(format!("{name}: {relaxed:?}: {text}: {error}"));
+                }
                 complete += 1;
             }
         }
@@ -134,6 +137,7 @@ fn schemas_of_libraries_and_servers_are_accepted_and_held() {
             schemas.len()
         );
     }
+    assert!(wrong.is_empty(), "{wrong:#?}");
 }
 
 #[test]
