@@ -167,7 +167,6 @@ Feature: Messages as with Anthropic's API
       | field |
       | "output_config": {"format": {"type": "json_schema", "schema": {"type": "object", "properties": {"country": {"enum": ["Norway", "Italy"]}}, "required": ["country"], "additionalProperties": false}}} |
       | "output_format": {"type": "json_schema", "schema": {"type": "object", "properties": {"country": {"enum": ["Norway", "Italy"]}}, "required": ["country"], "additionalProperties": false}} |
-      | "output_config": {"format": {"type": "json_schema", "schema": {"type": "object", "properties": {"country": {"enum": ["Norway", "Italy"]}}, "required": ["country"], "additionalProperties": false}}}, "tools": [{"name": "now", "input_schema": {"type": "object"}}], "system": "Never call a function. Answer with JSON.", "stop_sequences": null |
 
   Scenario: A text that follows a schema as it comes
     When I stream a message:
@@ -177,6 +176,18 @@ Feature: Messages as with Anthropic's API
       """
     Then the status is 200
     And the blocks of the stream are one text that contains "Norway"
+
+  Scenario: A text that follows a schema beside a tool that may be used
+    When I post to "/v1/messages" as "application/json":
+      """
+      {"max_tokens": 60, "temperature": 0, "tools": [{"name": "now", "input_schema": {"type": "object"}}],
+       "messages": [{"role": "user", "content": "Say: yes"}, {"role": "assistant", "content": "\"yes\""}, {"role": "user", "content": "Say: no"},
+                    {"role": "assistant", "content": "\"no\""}, {"role": "user", "content": "Say: yes"}],
+       "output_config": {"format": {"type": "json_schema", "schema": {"enum": ["yes", "no"]}}}}
+      """
+    Then the status is 200
+    And the answer's "stop_reason" is "end_turn"
+    And the answer's "content.0.text" is "\"yes\""
 
   Scenario: A schema beside a tool that must be used
     When I post to "/v1/messages" as "application/json":

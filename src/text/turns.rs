@@ -13,6 +13,9 @@ const ASSISTANT: &str = "assistant";
 /// Between two messages that become one.
 const SEPARATOR: &str = "\n\n";
 
+/// Makes other messages of messages.
+type Folding = fn(&[ChatMessage]) -> Vec<ChatMessage>;
+
 /// Texts that are looked for in the whole prompt, because they are not behind those before; the time is bounded so.
 const REORDERED_TEXTS_MAX: usize = 16;
 
@@ -35,7 +38,7 @@ pub(super) fn shows_later_systems(prompt: &str, conversation: &Conversation) -> 
 /// The conversation in other forms, the one that differs least first: with ids of nine digits; then also without later
 /// system messages; with the turns of one role in a row as one; without any system message.
 pub(super) fn foldings(conversation: &Conversation) -> Vec<Conversation> {
-    let steps: [fn(&[ChatMessage]) -> Vec<ChatMessage>; 4] = [
+    let steps: [Folding; 4] = [
         number_calls,
         fold_later_systems,
         merge_turns,

@@ -57,7 +57,7 @@ async fn judge(name: &str, operation: Option<&'static Value>, response: Response
     let media = response.content_type().unwrap_or_default();
     let media = media.split(';').next().unwrap_or_default().to_owned();
     let schema = match operation {
-        None => Some("Error".to_owned()),
+        None => Some(error_schema(name).to_owned()),
         Some(operation) => match listed(operation, status, &media) {
             Ok(schema) => schema,
             Err(what) => {
@@ -78,6 +78,14 @@ async fn judge(name: &str, operation: Option<&'static Value>, response: Response
             Response::from_parts(parts, Body::from(bytes))
         }
         _ => response,
+    }
+}
+
+/// The shape of errors of what is no operation, by the surface.
+fn error_schema(name: &str) -> &'static str {
+    match name.contains(" /v1/messages") {
+        true => "MessagesError",
+        false => "Error",
     }
 }
 
