@@ -79,7 +79,7 @@ const GUESTS: &[(&str, &[&str])] = &[
     ("tokio_rustls", &["server", "hub"]),
     ("tokenizers", &["text"]),
     ("fancy_regex", &["text"]),
-    ("regex_syntax", &["text"]),
+    ("regex_syntax", &["text", "grammar"]),
     ("minijinja", &["text"]),
     ("llguidance", &["grammar"]),
     ("memmap2", &["file_bytes", "machine"]),
