@@ -1,8 +1,8 @@
 //! What a text must follow: compiled before a request is admitted, then a mask over the vocabulary at every
 //! token. llguidance walks it together with the vocabulary's bytes; the rooms here read what it does not:
 //! [`gbnf`] llama.cpp's notation, cut by [`lexemes`] and written for it by [`lark`], [`schema`] JSON Schema, of
-//! which it passes over what it does not know, [`calls`] puts several schemas among text, and [`thought`] lets a
-//! text think before.
+//! which it passes over what it does not know, [`calls`] puts several schemas among text, [`digits`] bounds the numbers of
+//! both, and [`thought`] lets a text think before.
 
 mod calls;
 mod characters;
