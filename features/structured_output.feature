@@ -212,17 +212,17 @@ Feature: Answers of a given form
       | "response_format": {"type": "json_schema", "json_schema": {"schema": {"const": "yes"}}} | "yes"       |
       | "response_format": {"type": "json_schema", "schema": {"const": "yes"}} | "yes"      |
       | "json_schema": {"const": "yes"}                                    | "yes"          |
-      | "json_schema": "{\"const\": \"yes\"}", "max_tokens": -1              | "yes"          |
+      | "json_schema": "{\\"const\\": \\"yes\\"}", "max_tokens": -1              | "yes"          |
       | "guided_json": {"const": "yes"}                                    | "yes"          |
       | "guided_regex": "[0-9]{3}"                                         | [0-9]{3}       |
       | "guided_choice": ["yes.", "no (never)", "a&b"]                     | yes[.]\|no [(]never[)]\|a&b |
-      | "guided_grammar": "root ::= \"yes\" \| \"no\""                      | yes\|no        |
-      | "guided_grammar": "start: \"yes\" \| \"no\""                        | yes\|no        |
-      | "ebnf": "root ::= \"yes\" \| \"no\""                                | yes\|no        |
+      | "guided_grammar": "root ::= \\"yes\\" \| \\"no\\""                      | yes\|no        |
+      | "guided_grammar": "start: \\"yes\\" \| \\"no\\""                        | yes\|no        |
+      | "ebnf": "root ::= \\"yes\\" \| \\"no\\""                                | yes\|no        |
       | "structured_outputs": {"choice": ["yes", "no"]}                    | yes\|no        |
       | "structured_outputs": {"regex": "[0-9]{3}"}                        | [0-9]{3}       |
       | "structured_outputs": {"json": {"const": "yes"}}                   | "yes"          |
-      | "structured_outputs": {"grammar": "root ::= \"yes\""}              | yes            |
+      | "structured_outputs": {"grammar": "root ::= \\"yes\\""}              | yes            |
 
   Scenario Outline: Two constraints are refused by both names: <second>
     When I post to "/v1/chat/completions" as "application/json":
