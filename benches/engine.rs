@@ -117,6 +117,7 @@ fn between_steps([parallel, waiting]: [usize; 2], steps: u64) -> Duration {
         step_tokens: 4096.max(parallel),
         batch_tokens: 2048,
         step_duration: Duration::from_secs(1),
+        prefill_share: 0.5,
         whole_prompts: false,
         context_tokens,
         blocks: EngineOptions::blocks_for_all(parallel, context_tokens, BLOCK_TOKENS),

@@ -43,6 +43,7 @@ fn measure_products(products: ProductOperator) -> anyhow::Result<()> {
         step_tokens: 512,
         batch_tokens: 512,
         step_duration: Duration::from_millis(100),
+        prefill_share: 0.5,
         cache: CacheSize::AllContexts,
         access: FileAccess::Map,
         lock_memory: false,

@@ -244,6 +244,7 @@ fn load_options(
         step_tokens: batching.ubatch_size,
         batch_tokens: batching.batch_size,
         step_duration: Duration::from_millis(batching.step_ms),
+        prefill_share: batching.prefill_share,
         cache: match (batching.cache_tokens, batching.memory_budget) {
             (Some(tokens), _) => CacheSize::Tokens(tokens),
             (None, Some(budget)) => CacheSize::Bytes(budget.as_u64()),

@@ -32,6 +32,7 @@ fn load(path: &Path, pooling: Option<Pooling>) -> LoadedModel {
         step_tokens: 512,
         batch_tokens: 512,
         step_duration: Duration::from_millis(100),
+        prefill_share: 0.5,
         cache: CacheSize::AllContexts,
         access: FileAccess::Map,
         lock_memory: false,

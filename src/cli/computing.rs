@@ -25,9 +25,19 @@ pub struct BatchingArgs {
     #[arg(short, long, value_name = "N", default_value_t = 2048, env = "LLAMA_ARG_BATCH")]
     pub batch_size: usize,
 
-    /// Milliseconds that a step may take while somebody waits for the next token: prompts are cut so
+    /// Milliseconds that a step may take while sequences decode; longer if --prefill-share needs it
     #[arg(long, value_name = "MS", default_value_t = 100, env = "ORTOLAN_STEP_MS")]
     pub step_ms: u64,
+
+    /// Share of the time that waiting prompts get at least while sequences decode, between 0 and 1
+    #[arg(
+        long,
+        value_name = "SHARE",
+        value_parser = prefill_share,
+        default_value_t = 0.5,
+        env = "ORTOLAN_PREFILL_SHARE"
+    )]
+    pub prefill_share: f64,
 
     /// Tokens of the key-value cache for all sequences together [default: room for all slots' contexts]
     #[arg(long, value_name = "N", env = "ORTOLAN_CACHE_TOKENS")]
@@ -225,4 +235,12 @@ fn gpu_layers(text: &str) -> Result<usize, String> {
             .parse()
             .map_err(|_| format!("«{number}» is no number of layers, nor «all»")),
     }
+}
+
+/// A share of the time that leaves some for both sides.
+fn prefill_share(text: &str) -> Result<f64, String> {
+    let share = text.parse().ok();
+    share
+        .filter(|share| *share > 0.0 && *share < 1.0)
+        .ok_or_else(|| "not a number greater than 0 and less than 1".to_owned())
 }

@@ -95,6 +95,20 @@ fn the_contracts_names_are_understood() {
 }
 
 #[test]
+fn a_prefill_share_leaves_time_for_both_sides() {
+    let share = |line: &str| read(line).map(|cli| cli.batching.prefill_share);
+    assert_eq!(share("-m a.gguf"), Ok(0.5));
+    assert_eq!(share("-m a.gguf --prefill-share 0.75"), Ok(0.75));
+    for wrong in ["0", "1", "-0.5", "1.5", "NaN", "half"] {
+        let error = share(&format!("-m a.gguf --prefill-share={wrong}")).unwrap_err();
+        assert!(
+            error.contains("--prefill-share") && error.contains("greater than 0 and less than 1"),
+            "{error}"
+        );
+    }
+}
+
+#[test]
 fn defaults_are_the_contracts() {
     let Cli {
         model,

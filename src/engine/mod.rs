@@ -20,6 +20,7 @@ mod sequence;
 mod slot_orders;
 mod stats;
 mod step;
+mod step_controller;
 mod worker;
 
 use std::time::Duration;
@@ -42,7 +43,7 @@ pub const MAX_STEP_TOKENS: usize = 1 << 16;
 pub const MAX_SEQUENCES: usize = 1 << 20;
 
 /// The engine's limits.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct EngineOptions {
     /// Sequences that run at once (slots).
     pub parallel: usize,
@@ -52,8 +53,10 @@ pub struct EngineOptions {
     pub step_tokens: usize,
     /// Most tokens that one sequence has in a step.
     pub batch_tokens: usize,
-    /// How long a step may take while a sequence waits for its next token: prompts beside it are cut so.
+    /// How long a step may take while sequences decode: prompts beside them are cut so. Longer where `prefill_share` needs it.
     pub step_duration: Duration,
+    /// Share of the time that prompts have at least while sequences decode: greater than 0, less than 1.
+    pub prefill_share: f64,
     /// Whether a prompt is computed in one step, or not yet: each token of an encoder sees those behind it.
     pub whole_prompts: bool,
     /// Most tokens of a sequence, prompt and continuation.
@@ -78,6 +81,7 @@ impl EngineOptions {
             step_tokens,
             batch_tokens,
             step_duration,
+            prefill_share,
             whole_prompts: _,
             context_tokens,
             blocks,
@@ -90,6 +94,11 @@ impl EngineOptions {
             return Err(
                 "a sequence is to have at least one token and some time in a step".to_owned(),
             );
+        }
+        if !(prefill_share > 0.0 && prefill_share < 1.0) {
+            return Err(format!(
+                "the prefill share {prefill_share} is not greater than 0 and less than 1"
+            ));
         }
         if step_tokens > MAX_STEP_TOKENS {
             return Err(format!(

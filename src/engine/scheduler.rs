@@ -1,16 +1,16 @@
 //! Decides what each step computes. Pure: no thread, no channel, no clock of its own.
 //!
 //! A sequence has tokens wanted and tokens computed; a step closes the gap within a budget of tokens.
-//! There is no prefill and no decode: a sequence that generates wants one token, a new one its whole
-//! prompt. Who ranks first is admitted first and keeps its blocks longest; who ranks last yields them when
-//! there are too few, waits, and is computed anew.
+//! A sequence that generates wants one token and always gets it; prompts share the rows that the step-time
+//! controller leaves beside those. Who ranks first is admitted first and keeps its blocks longest; who ranks
+//! last yields them when there are too few, waits, and is computed anew.
 
 use std::collections::{BTreeMap, HashMap};
 use std::ops::{Bound, Range};
 use std::time::Instant;
 
 use super::EngineOptions;
-use super::budget::{Pace, share, share_whole};
+use super::budget::{share, share_whole};
 use super::chooser::{Chooser, Chosen};
 use super::runner::{Rows, RunError};
 use super::scores::Scored;
@@ -18,6 +18,7 @@ use super::sequence::{EndReason, Rank, Sequence, SequenceEvent, SequenceId};
 use super::slot_orders::LastSequence;
 use super::stats::{Counters, SlotStats};
 use super::step::{Chunk, StepPlan};
+use super::step_controller::{PrefillKind, StepController, StepRows};
 use crate::cache::{BlockCopy, BlockPool, Reuse};
 use crate::grammar::GrammarError;
 use crate::sampling::Choice;
@@ -33,7 +34,7 @@ pub(super) struct Scheduler {
     running: HashMap<SequenceId, usize>,
     /// What each slot ran last.
     last: Vec<Option<LastSequence>>,
-    pace: Pace,
+    controller: StepController,
     planned: Option<Instant>,
     counters: Counters,
 }
@@ -59,7 +60,7 @@ impl Scheduler {
             last: vec![None; options.parallel],
             waiting: BTreeMap::new(),
             running: HashMap::new(),
-            pace: Pace::new(options.step_duration),
+            controller: StepController::new(options.step_duration, options.prefill_share),
             planned: None,
             counters: Counters::default(),
             options,
@@ -88,39 +89,32 @@ impl Scheduler {
         let mut events = self.expire(blocks, now);
         let copies = self.admit(blocks);
         let mut slots = self.running_slots();
-        self.guess(&slots);
-        let wanted: Vec<usize> = slots
-            .iter()
-            .map(|slot| {
-                let sequence = self.running(*slot);
-                let most = match self.options.whole_prompts {
-                    true => usize::MAX,
-                    false => self.options.batch_tokens.min(sequence.chunk_limit()),
-                };
-                sequence.computable().min(most)
-            })
-            .collect();
-        let shares = match self.options.whole_prompts {
-            true => share_whole(&wanted, self.options.step_tokens),
-            false => share(&wanted, self.budget(&slots)),
-        };
         let mut chunks = Vec::with_capacity(slots.len());
-        let mut place = 0;
-        while place < slots.len() {
-            let slot = slots[place];
-            if shares[place] == 0 {
+        while chunks.is_empty() && !slots.is_empty() {
+            // Where all that decode were preempted, prompts that were to wait for them go on.
+            self.guess(&slots);
+            let mut shares = self.shares(&slots).into_iter();
+            let mut place = 0;
+            while let (Some(&slot), Some(share)) = (slots.get(place), shares.next()) {
                 place += 1;
-                continue;
-            }
-            let count = self.make_room(slot, shares[place], blocks);
-            if count > 0 {
+                if share == 0 {
+                    continue;
+                }
+                let mut count = self.make_room(slot, share, blocks);
+                while count == 0 && slots.len() > place {
+                    // The last one yields.
+                    let last = slots.pop().expect("there are some behind this one");
+                    self.preempt(last, blocks);
+                    count = self.make_room(slot, share, blocks);
+                }
+                if count == 0 {
+                    // In the end this one itself.
+                    slots.pop();
+                    self.preempt(slot, blocks);
+                    break;
+                }
                 events.extend(self.join(slot, now));
                 chunks.push(self.chunk(slot, count));
-                place += 1;
-            } else {
-                // The last one yields, in the end this one itself.
-                let last = slots.pop().expect("this one is among them");
-                self.preempt(last, blocks);
             }
         }
         self.planned = Some(now);
@@ -244,6 +238,14 @@ impl Scheduler {
             self.counters.failed += 1;
             let event = SequenceEvent::Failed(error.to_string());
             events.push((chunk.sequence, event));
+        }
+        // What the step was to copy for sequences that only waited is not there: they are admitted once more.
+        let waiting = self.running_slots().into_iter();
+        let waiting: Vec<usize> = waiting
+            .filter(|slot| !self.running(*slot).has_joined())
+            .collect();
+        for slot in waiting {
+            self.requeue(slot, blocks);
         }
         events
     }
@@ -370,23 +372,70 @@ impl Scheduler {
         slots
     }
 
-    /// Guesses what may come next, as far as it costs next to nothing.
+    /// Guesses what may come next, as far as it costs next to nothing and no prompt wants the rows.
     fn guess(&mut self, slots: &[usize]) {
-        let rows = self.cheap_rows / slots.len().max(1);
+        let prompts = slots.iter().any(|slot| !self.running(*slot).is_decoding());
+        let rows = match prompts {
+            true => 0,
+            false => self.cheap_rows / slots.len().max(1),
+        };
         for slot in slots {
             let sequence = self.slots[*slot].as_mut().expect("the slot runs");
             sequence.guess(rows.saturating_sub(1), self.options.context_tokens);
         }
     }
 
-    /// Tokens of the next step: fewer while somebody waits for its next token.
-    fn budget(&self, slots: &[usize]) -> usize {
+    /// How many tokens each of the running sequences gets in the next step. Each that decodes gets its next one; beside them
+    /// the controller limits prefill rows: prompts, what is recomputed, and all but the first of forced tokens.
+    fn shares(&mut self, slots: &[usize]) -> Vec<usize> {
+        let running = |slot: &usize| self.running(*slot);
         let most = self.options.step_tokens;
-        let hurry = slots.iter().any(|slot| self.running(*slot).is_decoding());
-        match hurry {
-            true => self.pace.tokens().clamp(slots.len(), most),
-            false => most,
+        if self.options.whole_prompts {
+            let wanted: Vec<usize> = slots.iter().map(|slot| running(slot).wanted()).collect();
+            return share_whole(&wanted, most);
         }
+        let computable = |sequence: &Sequence| {
+            let most = self.options.batch_tokens.min(sequence.chunk_limit());
+            sequence.computable().min(most)
+        };
+        let decode_rows = slots
+            .iter()
+            .filter(|slot| running(slot).is_decoding())
+            .count();
+        // Nobody waits for another one's rows.
+        let free = decode_rows == 0 || slots.len() == 1;
+        let has_prefill = |slot: &usize| {
+            let sequence = running(slot);
+            !sequence.is_decoding() || sequence.wanted() > 1
+        };
+        if free || !slots.iter().any(has_prefill) {
+            let wanted: Vec<usize> = slots.iter().map(|slot| computable(running(slot))).collect();
+            return share(&wanted, most);
+        }
+        let scored = slots.iter().any(|slot| running(slot).is_scored());
+        let kind = match scored {
+            true => PrefillKind::Scored,
+            false => PrefillKind::Plain,
+        };
+        // Prompts first: what decodes goes on in any case.
+        let mut order: Vec<usize> = (0..slots.len()).collect();
+        order.sort_by_key(|place| running(&slots[*place]).is_decoding());
+        let wanted = order.iter().map(|place| {
+            let sequence = running(&slots[*place]);
+            let most = computable(sequence).min(sequence.wanted());
+            most - usize::from(sequence.is_decoding())
+        });
+        let wanted: Vec<usize> = wanted.collect();
+        let mut shares: Vec<usize> = slots
+            .iter()
+            .map(|slot| usize::from(running(slot).is_decoding()))
+            .collect();
+        let max_rows = most.saturating_sub(decode_rows);
+        let rows = self.controller.prefill_rows(decode_rows, kind, max_rows);
+        for (place, rows) in order.into_iter().zip(share(&wanted, rows)) {
+            shares[place] += rows;
+        }
+        shares
     }
 
     /// Takes blocks for up to `share` more tokens of a sequence. Answers for how many there is room.
@@ -396,8 +445,13 @@ impl Scheduler {
         share.min(room - sequence.computed)
     }
 
-    /// Sends a sequence back to the queue. It will be computed anew; its client only sees it pause.
+    /// Sends a sequence back to the queue to make room for others. It will be computed anew; its client only sees it pause.
     fn preempt(&mut self, slot: usize, blocks: &mut BlockPool) {
+        self.requeue(slot, blocks);
+        self.counters.preemptions += 1;
+    }
+
+    fn requeue(&mut self, slot: usize, blocks: &mut BlockPool) {
         let mut sequence = self.slots[slot].take().expect("the slot runs");
         self.running.remove(&sequence.id);
         match sequence.has_joined() {
@@ -405,7 +459,6 @@ impl Scheduler {
             // What is to be copied for it is not there yet.
             false => sequence.abandon(blocks),
         }
-        self.counters.preemptions += 1;
         self.waiting.insert(sequence.rank(), sequence);
     }
 
@@ -440,27 +493,30 @@ impl Scheduler {
 
     /// Counts what a step computed, before it is entered.
     fn measure(&mut self, plan: &StepPlan, now: Instant) {
-        let tokens = plan.tokens();
-        let mut only_next_tokens = true;
+        let mut rows = StepRows {
+            decode: 0,
+            prefill: 0,
+            draft: 0,
+        };
         for chunk in &plan.chunks {
             let sequence = self.running(self.running[&chunk.sequence]);
-            let (count, decoding) = (chunk.certain() as u64, sequence.is_decoding());
+            let (count, decoding) = (chunk.certain(), sequence.is_decoding());
             let in_prompt = sequence.generated() == 0;
-            only_next_tokens &= decoding;
+            rows.decode += usize::from(decoding);
+            rows.prefill += count - usize::from(decoding);
+            rows.draft += chunk.guessed;
             match in_prompt {
-                true => self.counters.prompt_tokens += count,
+                true => self.counters.prompt_tokens += count as u64,
                 false if decoding => {}
-                false => self.counters.recomputed_tokens += count,
+                false => self.counters.recomputed_tokens += count as u64,
             }
         }
         self.counters.step_sequences += plan.chunks.len() as u64;
-        self.counters.step_tokens.add(tokens as f64);
+        self.counters.step_tokens.add(plan.tokens() as f64);
         if let Some(planned) = self.planned {
             let elapsed = now.saturating_duration_since(planned);
             self.counters.step_seconds.add_duration(elapsed);
-            if !only_next_tokens {
-                self.pace.observe(tokens, elapsed);
-            }
+            self.controller.observe(rows, elapsed);
         }
     }
 

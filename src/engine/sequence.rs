@@ -291,6 +291,11 @@ impl Sequence {
         }
     }
 
+    /// Whether log-probabilities of its prompt are still to be computed.
+    pub(super) fn is_scored(&self) -> bool {
+        self.scores.is_some()
+    }
+
     /// Which logits of its next chunk are wanted, which ends with so many guesses.
     pub(super) fn logits_wanted(&self, chunk_is_last: bool, guessed: usize) -> WantedRows {
         let scores = self.scores.as_ref();

@@ -2,6 +2,7 @@
 //! block that is given away, mixed up or cut short changes the text. Here are the script, what it says to a
 //! sequence alone, and the life of single sequences.
 
+mod fairness;
 mod forced;
 mod guesses;
 mod properties;
@@ -11,6 +12,7 @@ mod slots;
 mod steps;
 mod whole;
 
+use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::time::{Duration, Instant};
 
@@ -213,6 +215,7 @@ fn options() -> EngineOptions {
         step_tokens: 8,
         batch_tokens: 7,
         step_duration: Duration::from_secs(1),
+        prefill_share: 0.5,
         whole_prompts: false,
         context_tokens: 40,
         blocks: 30,

@@ -48,6 +48,8 @@ pub struct LoadOptions {
     pub batch_tokens: usize,
     /// How long a step may take while a sequence waits for its next token.
     pub step_duration: Duration,
+    /// Share of the time that prompts have at least while sequences decode: greater than 0, less than 1.
+    pub prefill_share: f64,
     /// How large the key-value cache is.
     pub cache: CacheSize,
     /// How the file comes into memory.
@@ -120,6 +122,7 @@ impl LoadOptions {
             context_tokens,
             batch_tokens: self.batch_tokens,
             step_duration: self.step_duration,
+            prefill_share: self.prefill_share,
             whole_prompts: false,
             blocks,
             block_tokens: BLOCK_TOKENS,

@@ -322,6 +322,7 @@ async fn of_changed_model(
                 step_tokens: 256,
                 batch_tokens: 256,
                 step_duration: Duration::from_millis(100),
+                prefill_share: 0.5,
                 cache: size.cache,
                 access: FileAccess::Map,
                 lock_memory: false,

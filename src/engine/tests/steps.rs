@@ -173,7 +173,8 @@ fn who_waits_for_a_token_waits_one_short_step() {
     assert!(beside.len() > 20, "two long prompts take many steps");
     assert!(beside.iter().all(|(milliseconds, _)| *milliseconds <= 101));
     let quick = beside.iter().filter(|(milliseconds, _)| *milliseconds < 90);
-    assert!(quick.count() < 5, "the budget is used");
+    // Rows double from one to 32, and the last step has what is left.
+    assert!(quick.count() < 9, "the budget is used");
     let both = beside
         .iter()
         .filter(|(_, chunks)| chunks.len() == 3)
