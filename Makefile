@@ -15,9 +15,11 @@ OPENAPI_NODE := .cache/openapi_node
 OPENAPI_PYTHON := .cache/openapi_python
 AGENTS := .cache/agents
 AGENTS_PYTHON := .cache/agents_python
+RANDOM_GGUF := .cache/random_gguf
+RANDOM_MODEL := .cache/models/random-1b.gguf
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-tests build serve lint lint-openapi test test-tools test-clients test-all fuzz contract-fuzz bench bench-compare soak
+.PHONY: help setup setup-tests build serve lint lint-openapi test test-tools test-clients test-all fuzz contract-fuzz bench bench-fairness bench-compare soak
 
 help: ## list the commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-14s %s\n", $$1, $$2}' Makefile
@@ -66,6 +68,9 @@ contract-fuzz: setup build $(SCHEMATHESIS)/installed ## send generated requests 
 bench: setup ## measure prompt and decode speed (no pass, no fail)
 	$(CARGO) bench --locked --bench attention --bench products --bench engine --bench sampling --bench json --bench throughput --bench serving
 
+bench-fairness: setup $(RANDOM_MODEL) ## measure prompts beside a stream of a 1B model with random weights: at most 2.2 times their time alone
+	$(CARGO) bench --locked --bench fairness -- $(ARGS)
+
 bench-compare: setup $(LLAMA_CPP)/installed ## measure beside llama.cpp's server, which is compiled first (C++, some 15 minutes); ARGS="--help" tells more
 	$(CARGO) bench --locked --bench compare -- $(ARGS)
 
@@ -78,12 +83,17 @@ soak: setup ## ten minutes of mixed load with clients that leave: memory must no
 
 # A Python environment with what the file of its name in .ci/ lists, which is everything: nothing is resolved, nothing
 # compiled. The mark is made last, so that an installation that broke off is begun anew.
-$(SCHEMATHESIS)/installed $(SDKS)/installed $(LANGCHAIN)/installed $(LITELLM)/installed $(LM_EVAL)/installed $(OPENAPI_PYTHON)/installed $(AGENTS_PYTHON)/installed: \
+$(SCHEMATHESIS)/installed $(SDKS)/installed $(LANGCHAIN)/installed $(LITELLM)/installed $(LM_EVAL)/installed $(OPENAPI_PYTHON)/installed $(AGENTS_PYTHON)/installed $(RANDOM_GGUF)/installed: \
     .cache/%/installed: .ci/%.txt | setup
 	rm -rf $(@D)
 	$(PYTHON) -m venv $(@D)
 	$(@D)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --only-binary :all: -r $<
 	touch $@
+
+# The sizes of Llama 3.2 1B.
+$(RANDOM_MODEL): benches/random_gguf.py $(RANDOM_GGUF)/installed
+	$(RANDOM_GGUF)/bin/python $< $(MODEL) $@.part --layers 16 --hidden 2048 --heads 32 --kv-heads 8 --ffn 8192
+	mv $@.part $@
 
 # Compiled for this machine, with its libraries within.
 $(LLAMA_CPP)/installed: .ci/llama_cpp.txt

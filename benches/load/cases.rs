@@ -2,11 +2,12 @@
 
 #![allow(dead_code, reason = "each bench uses a part of it")]
 
+use std::pin::pin;
 use std::process::{Child, Command};
 use std::time::{Duration, Instant};
 
-use anyhow::Context;
-use futures_util::future::{join_all, try_join_all};
+use anyhow::{Context, bail};
+use futures_util::future::{Either, join_all, select, try_join_all};
 
 use super::client::{Answer, Request, Target};
 
@@ -21,6 +22,8 @@ pub(crate) enum Case {
     Prompt,
     /// Eight answers are being written while eight clients come with prompts of 512 tokens.
     LongPrompts,
+    /// Prompts of 256 tokens, alone and beside one stream.
+    PromptBesideStream,
     /// Eight clients whose prompts begin with the same 1,024 tokens, three times.
     SharedPrefix,
     /// Eight clients that want three times what the cache holds.
@@ -55,6 +58,8 @@ pub(crate) enum Unit {
     Seconds,
     Mebibytes,
     Requests,
+    /// A time, in that of the same alone.
+    Times,
 }
 
 impl Unit {
@@ -64,6 +69,7 @@ impl Unit {
             Self::Seconds => "s",
             Self::Mebibytes => "MiB",
             Self::Requests => "requests",
+            Self::Times => "times",
         }
     }
 
@@ -71,7 +77,7 @@ impl Unit {
     pub(crate) fn advantage(self, ours: f64, theirs: f64) -> Option<f64> {
         let (better, worse) = match self {
             Self::TokensPerSecond => (ours, theirs),
-            Self::Seconds | Self::Mebibytes | Self::Requests => (theirs, ours),
+            Self::Seconds | Self::Mebibytes | Self::Requests | Self::Times => (theirs, ours),
         };
         (worse != 0.0).then(|| better / worse)
     }
@@ -82,7 +88,7 @@ const SHARED_ROUNDS: usize = 3;
 const CLIENTS: usize = 8;
 
 impl Case {
-    pub(crate) const ALL: [Self; 10] = [
+    pub(crate) const ALL: [Self; 11] = [
         Self::Streams(1),
         Self::Streams(4),
         Self::Streams(16),
@@ -90,6 +96,7 @@ impl Case {
         Self::Repeating,
         Self::Prompt,
         Self::LongPrompts,
+        Self::PromptBesideStream,
         Self::SharedPrefix,
         Self::SmallCache,
         Self::BusyMachine,
@@ -101,6 +108,7 @@ impl Case {
             Self::Repeating => "repeating".to_owned(),
             Self::Prompt => "prompt-512".to_owned(),
             Self::LongPrompts => "long-prompts".to_owned(),
+            Self::PromptBesideStream => "prompt-beside-stream".to_owned(),
             Self::SharedPrefix => "shared-prefix".to_owned(),
             Self::SmallCache => "small-cache".to_owned(),
             Self::BusyMachine => "busy-machine".to_owned(),
@@ -113,6 +121,7 @@ impl Case {
             Self::Repeating => (1, 512, None),
             Self::Prompt => (1, 1024, None),
             Self::LongPrompts => (2 * CLIENTS, 768, None),
+            Self::PromptBesideStream => (2, 1024, None),
             Self::SharedPrefix => (CLIENTS, 1280, None),
             Self::SmallCache => (CLIENTS, 1024, Some(1024)),
             Self::BusyMachine => (1, 256, None),
@@ -137,6 +146,7 @@ impl Case {
             Self::Repeating => repeating(target, &mut texts).await,
             Self::Prompt => prompt(target, &mut texts).await,
             Self::LongPrompts => long_prompts(target, &mut texts).await,
+            Self::PromptBesideStream => prompt_beside_stream(target, &mut texts).await,
             Self::SharedPrefix => shared_prefix(target, &mut texts).await,
             Self::SmallCache => small_cache(target, &mut texts).await,
             Self::BusyMachine => {
@@ -213,6 +223,45 @@ async fn long_prompts(target: &Target, texts: &mut Texts) -> anyhow::Result<Vec<
             "first token of the long, median",
             quantile(firsts.map(|first| first.as_secs_f64()).collect(), 0.5),
         ),
+    ])
+}
+
+async fn prompt_beside_stream(target: &Target, texts: &mut Texts) -> anyhow::Result<Vec<Figure>> {
+    const PROMPTS: usize = 3;
+    const PROMPT_TOKENS: usize = 256;
+    let requests = |texts: &mut Texts| -> Vec<Request> {
+        let request = |_| texts.request(PROMPT_TOKENS, 1);
+        (0..PROMPTS).map(request).collect()
+    };
+    let median = |answers: &[Answer]| {
+        let firsts = answers
+            .iter()
+            .map(|answer| answer.first_token().as_secs_f64());
+        quantile(firsts.collect(), 0.5)
+    };
+    let alone = median(&in_turn(target, &requests(texts)).await?);
+    let (stream, prompts) = (texts.request(32, 960), requests(texts));
+    let stream = pin!(target.complete(&stream));
+    let prompts = pin!(async {
+        // By then the stream has its first tokens.
+        tokio::time::sleep(Duration::from_secs_f64(alone)).await;
+        in_turn(target, &prompts).await
+    });
+    let beside = match select(stream, prompts).await {
+        Either::Left((stream, _)) => {
+            stream?;
+            bail!("the stream ended before the prompts beside it");
+        }
+        Either::Right((answers, _)) => median(&answers?),
+    };
+    Ok(vec![
+        seconds("first token alone, median", alone),
+        seconds("first token beside a stream, median", beside),
+        Figure {
+            name: "first token beside a stream",
+            unit: Unit::Times,
+            value: beside / alone,
+        },
     ])
 }
 
