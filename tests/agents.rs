@@ -161,6 +161,29 @@ fn claude_code() {
 }
 
 #[test]
+fn codex() {
+    let mut codex = Agent::new("codex", &reads_note("exec_command", "cmd"));
+    let settings = codex.write("config.toml", CODEX);
+    codex
+        .command
+        .env("CODEX_HOME", settings.parent().unwrap())
+        // The sandbox needs user namespaces, which containers may not allow.
+        .args(["exec", "--sandbox", "danger-full-access"])
+        .args(["--skip-git-repo-check", QUESTION]);
+    codex.answers();
+}
+
+const CODEX: &str = r#"
+model = "scripted"
+model_provider = "ortolan"
+
+[model_providers.ortolan]
+name = "ortolan"
+base_url = "ADDRESS/v1"
+wire_api = "responses"
+"#;
+
+#[test]
 fn opencode() {
     let mut opencode = Agent::new("opencode", &reads_note("bash", "command"));
     let settings = opencode.write("opencode.json", OPENCODE);
