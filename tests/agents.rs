@@ -247,6 +247,11 @@ fn openai_agents() {
 }
 
 #[test]
+fn langchain_llama_cpp() {
+    check(python(), "langchain_llama_cpp_suite.py");
+}
+
+#[test]
 fn kvprof_doctor() {
     let (_server, address) = ready_with(&[]);
     let folder = tempfile::tempdir().unwrap();
