@@ -176,17 +176,16 @@ fn tensors(tokens: &[String], chains: &[Vec<String>]) -> Vec<Tensor> {
     ] {
         output[ids[token] * HIDDEN] = logit;
     }
-    let mut next = 1;
-    for pair in chains.iter().flat_map(|chain| chain.windows(2)) {
+    let pairs = chains.iter().flat_map(|chain| chain.windows(2));
+    for (state, pair) in (1..).zip(pairs) {
         let (token, successor) = (ids[&*pair[0]], ids[&*pair[1]]);
         assert_eq!(
             states[token], 0,
             "the piece {:?} has two successors",
             pair[0]
         );
-        states[token] = next;
-        output[successor * HIDDEN + next] = 10.0;
-        next += 1;
+        states[token] = state;
+        output[successor * HIDDEN + state] = 10.0;
     }
     for (token, state) in states.into_iter().enumerate() {
         embedding[token * HIDDEN + state] = 1.0;
