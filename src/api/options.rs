@@ -53,11 +53,6 @@ pub(super) fn limit(param: &str, number: i64) -> Result<Option<usize>, Error> {
     }
 }
 
-/// A count where 0 is «off».
-pub(super) fn unless_zero(param: &str, number: i64) -> Result<Option<usize>, Error> {
-    Ok(Some(count(param, number)?).filter(|count| *count > 0))
-}
-
 /// A count in an answer, where no limit is −1.
 pub(super) fn or_minus_one(limit: Option<usize>) -> i64 {
     limit.map_or(-1, |limit| i64::try_from(limit).unwrap_or(i64::MAX))

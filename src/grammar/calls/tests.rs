@@ -315,3 +315,20 @@ fn arguments_are_an_object_whatever_the_schema_leaves_out() {
         );
     }
 }
+
+#[test]
+fn there_may_be_a_thousand_functions() {
+    let mut grammar = tagged(Otherwise::Text);
+    let schema =
+        json!({"type": "object", "properties": {"a": {"type": "string"}}, "required": ["a"]});
+    let functions = (0..1000).map(|number| {
+        let begin = format!("<c>f{number}:");
+        function(&format!("f{number}"), &begin, schema.clone(), "</c>")
+    });
+    grammar.functions = functions.collect();
+    check(
+        &grammar,
+        &["A <c>f999:{\"a\": \"b\"}</c>", "no call"],
+        &["<c>f1000:{\"a\": \"b\"}</c>", "<c>f7:{}</c>"],
+    );
+}
