@@ -397,8 +397,8 @@ Feature: Responses as with OpenAI's newer API
       | tools.0.name             | does not match                              | "input": "a", "tools": [{"type": "namespace", "name": "a b", "tools": []}] |
       | tools.1.tools.0.name     | another function is called «a__b», too      | "input": "a", "tools": [{"type": "function", "name": "a__b"}, {"type": "namespace", "name": "a", "tools": [{"type": "function", "name": "b"}]}] |
       | tool_choice              | there are no tools to choose from           | "input": "a", "tools": [{"type": "web_search"}], "tool_choice": "required" |
-      | tool_choice.type         | "custom" is not supported: only functions can be called | "input": "a", "tools": [{"type": "custom", "name": "b"}], "tool_choice": {"type": "custom", "name": "b"} |
-      | tool_choice.tools.0.type | "mcp" is not supported                      | "input": "a", "tool_choice": {"type": "allowed_tools", "mode": "required", "tools": [{"type": "mcp", "server_label": "b"}]} |
+      | tool_choice.type         | is not supported: only functions can be called | "input": "a", "tools": [{"type": "custom", "name": "b"}], "tool_choice": {"type": "custom", "name": "b"} |
+      | tool_choice.tools.0.type | is not supported: only functions can be called | "input": "a", "tool_choice": {"type": "allowed_tools", "mode": "required", "tools": [{"type": "mcp", "server_label": "b"}]} |
       | max_tokens               | use max_output_tokens on this route         | "input": "a", "max_tokens": 5 |
       | n                        | a response is one answer                    | "input": "a", "n": 2 |
       | regex                    | cannot follow both text.format.schema and regex | "input": "a", "regex": "a", "text": {"format": {"type": "json_schema", "name": "a", "schema": {}}} |

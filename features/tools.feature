@@ -145,9 +145,9 @@ Feature: Functions that the model may call
     Examples:
       | param                    | problem                                        | field |
       | tools.0.function         | it is required                                 | "tools": [{"type": "function"}] |
-      | tool_choice.type         | "custom" is not supported: only functions can be called | "tools": [{"type": "custom", "custom": {"name": "a"}}], "tool_choice": {"type": "custom", "custom": {"name": "a"}} |
+      | tool_choice.type         | is not supported: only functions can be called | "tools": [{"type": "custom", "custom": {"name": "a"}}], "tool_choice": {"type": "custom", "custom": {"name": "a"}} |
       | tool_choice              | there are no tools to choose from              | "tools": [{"type": "web_search"}], "tool_choice": "required" |
-      | tool_choice.allowed_tools.tools.0.type | "custom" is not supported        | "tools": [{"type": "function", "function": {"name": "a"}}], "tool_choice": {"type": "allowed_tools", "allowed_tools": {"mode": "required", "tools": [{"type": "custom", "custom": {"name": "a"}}]}} |
+      | tool_choice.allowed_tools.tools.0.type | is not supported: only functions | "tools": [{"type": "function", "function": {"name": "a"}}], "tool_choice": {"type": "allowed_tools", "allowed_tools": {"mode": "required", "tools": [{"type": "custom", "custom": {"name": "a"}}]}} |
       | tools.0.function.name    | does not match                                 | "tools": [{"type": "function", "function": {"name": "a b"}}] |
       | tools.1.function.name    | another function is called «a», too            | "tools": [{"type": "function", "function": {"name": "a"}}, {"type": "function", "function": {"name": "a"}}] |
       | tools                    | Invalid schema for function 'a': /not: not cannot be enforced | "tools": [{"type": "function", "function": {"name": "a", "strict": true, "parameters": {"not": {"const": 2}}}}] |
