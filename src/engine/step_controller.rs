@@ -125,7 +125,7 @@ impl StepController {
                 kind,
                 rows: 0.0,
                 granted: 0,
-                limit: self.step_limit,
+                limit: 0.0,
             });
             return 0;
         };
@@ -139,7 +139,8 @@ impl StepController {
             rows.max((mixed.prefill_rows / MAX_GROWTH).clamp(MIN_ROWS, 1.0))
         });
         let rows = rows.min(max_rows as f64);
-        let with_carry = rows + self.carry;
+        let carry = mixed.map_or(0.0, |_| self.carry);
+        let with_carry = rows + carry;
         let mut granted = with_carry as usize;
         if granted > 1
             && granted as f64 > rows
@@ -177,7 +178,7 @@ impl StepController {
         }
         if rows.prefill == 0 {
             self.set_decode_time(rows.decode, seconds);
-            self.owe(self.prefill_share * seconds, allowance.limit);
+            self.owe(self.prefill_share * seconds, self.limit(seconds));
             return;
         }
         let Some(Some(decode)) = self.decode_times.get_mut(rows.decode) else {
