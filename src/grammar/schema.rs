@@ -26,6 +26,8 @@ const MOST_ALTERNATIVES: usize = 200;
 /// The largest number that the values of `multipleOf` of one number have as their common multiple, in units of their
 /// smallest decimal: llguidance multiplies two such numbers in 32 bits.
 const MOST_MULTIPLE: u64 = 65_535;
+/// The same beside bounds: llguidance goes through range and multiple at once, and beyond this one stops midway.
+const MOST_MULTIPLE_WITHIN_BOUNDS: u64 = 10_000;
 /// Most decimals of a value of `multipleOf`: llguidance counts them in 32 bits.
 const MOST_MULTIPLE_DECIMALS: u32 = 8;
 /// Most properties of one object that need not be there: each may be the next one.
@@ -636,6 +638,7 @@ impl<'a> Reader<'a> {
         if object.closes() && !self.is_left_out(object, &["properties"]) {
             written.insert("additionalProperties".to_owned(), no_others());
         }
+        self.check_bounded_multiple(object, &mut written)?;
         if !all_of.is_empty() {
             written.insert("allOf".to_owned(), all_of.into());
         }
@@ -726,6 +729,24 @@ impl<'a> Reader<'a> {
             }
             _ => self.relax(at, MULTIPLE_TOO_LARGE.to_owned()),
         }
+    }
+
+    /// Leaves out a multiple that is too large beside bounds.
+    fn check_bounded_multiple(
+        &mut self,
+        object: &Object<'_>,
+        written: &mut Map<String, Value>,
+    ) -> Result<(), GrammarError> {
+        let bounds = ["minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum"];
+        let multiple = written.get("multipleOf").and_then(Value::as_f64);
+        let small = multiple.is_none_or(|multiple| {
+            numbers::decimal(multiple, MOST_MULTIPLE_WITHIN_BOUNDS).is_some()
+        });
+        if small || !bounds.iter().any(|bound| written.contains_key(*bound)) {
+            return Ok(());
+        }
+        written.remove("multipleOf");
+        self.relax(&object.at("multipleOf"), MULTIPLE_TOO_LARGE.to_owned())
     }
 
     fn bound(

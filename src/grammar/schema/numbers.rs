@@ -72,6 +72,10 @@ pub(super) fn bound(number: &Number, exclusive: bool, side: Side, integers: bool
         };
         return (bound, exclusive);
     };
+    // An integer just below the least one of 64 bits is read as that one, in double precision.
+    if integers && exclusive && side == Side::Lower && number.is_f64() && value <= LEAST_INTEGER {
+        return (Bound::Unneeded, false);
+    }
     let (value, exclusive) = match (integers && exclusive, side) {
         (true, Side::Lower) => (value + 1, false),
         (true, Side::Upper) => (value - 1, false),
@@ -197,6 +201,8 @@ mod tests {
             true,
         );
         assert_eq!(beyond, largest);
+        let below: Value = serde_json::from_str("-9223372036854775809").unwrap();
+        assert_eq!(read(below, true, Side::Lower, true), unneeded);
         let small = read(json!(3), true, Side::Lower, true);
         assert_eq!(small, (Bound::Exact(json!(4)), false));
     }

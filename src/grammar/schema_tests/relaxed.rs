@@ -146,6 +146,12 @@ fn what_cannot_be_enforced_is_left_out_and_reported() {
         &["0.5"],
     );
     check(
+        json!({"type": "integer", "multipleOf": 20_011, "minimum": 0, "maximum": 1_000_000_000}),
+        &["/multipleOf"],
+        &["7"],
+        &["-1"],
+    );
+    check(
         json!({"type": "number", "allOf": [{"multipleOf": 0.001}, {"multipleOf": 1000}]}),
         &["/allOf/1/multipleOf"],
         &["1.001"],
