@@ -24,10 +24,10 @@ const MOST_SCHEMAS: usize = 10_000;
 /// Most alternatives of one `oneOf` that are compared: each is compared with each.
 const MOST_ALTERNATIVES: usize = 200;
 /// The largest number that the values of `multipleOf` of one number have as their common multiple, in units of their
-/// smallest decimal: llguidance multiplies two such numbers in 32 bits.
-const MOST_MULTIPLE: u64 = 65_535;
-/// The same beside bounds: llguidance goes through range and multiple at once, and beyond this one stops midway.
-const MOST_MULTIPLE_WITHIN_BOUNDS: u64 = 10_000;
+/// smallest decimal: beyond it llguidance may stop midway where there are bounds, too.
+const MOST_MULTIPLE: u64 = 10_000;
+/// The bounds of a multiple whose schema has none: a number that has become long could not end at once.
+const MULTIPLES_WITHIN: i64 = 1_000_000_000_000_000;
 /// Most decimals of a value of `multipleOf`: llguidance counts them in 32 bits.
 const MOST_MULTIPLE_DECIMALS: u32 = 8;
 /// Most properties of one object that need not be there: each may be the next one.
@@ -638,7 +638,7 @@ impl<'a> Reader<'a> {
         if object.closes() && !self.is_left_out(object, &["properties"]) {
             written.insert("additionalProperties".to_owned(), no_others());
         }
-        self.check_bounded_multiple(object, &mut written)?;
+        bound_multiple(&mut written);
         if !all_of.is_empty() {
             written.insert("allOf".to_owned(), all_of.into());
         }
@@ -729,24 +729,6 @@ impl<'a> Reader<'a> {
             }
             _ => self.relax(at, MULTIPLE_TOO_LARGE.to_owned()),
         }
-    }
-
-    /// Leaves out a multiple that is too large beside bounds.
-    fn check_bounded_multiple(
-        &mut self,
-        object: &Object<'_>,
-        written: &mut Map<String, Value>,
-    ) -> Result<(), GrammarError> {
-        let bounds = ["minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum"];
-        let multiple = written.get("multipleOf").and_then(Value::as_f64);
-        let small = multiple.is_none_or(|multiple| {
-            numbers::decimal(multiple, MOST_MULTIPLE_WITHIN_BOUNDS).is_some()
-        });
-        if small || !bounds.iter().any(|bound| written.contains_key(*bound)) {
-            return Ok(());
-        }
-        written.remove("multipleOf");
-        self.relax(&object.at("multipleOf"), MULTIPLE_TOO_LARGE.to_owned())
     }
 
     fn bound(
@@ -1084,6 +1066,26 @@ impl Object<'_> {
 /// not written as `false`, so that alternatives are not told apart by what their schemas leave open.
 fn no_others() -> Value {
     json!({ "enum": [] })
+}
+
+/// Gives a multiple the bounds that it lacks.
+fn bound_multiple(written: &mut Map<String, Value>) {
+    if !written.contains_key("multipleOf") {
+        return;
+    }
+    let bound = |keywords: [&str; 2]| {
+        let mut bounds = keywords.iter().filter_map(|keyword| written.get(*keyword));
+        bounds.next().and_then(Value::as_f64)
+    };
+    let least = bound(["minimum", "exclusiveMinimum"]);
+    let most = bound(["maximum", "exclusiveMaximum"]);
+    let within = MULTIPLES_WITHIN as f64;
+    if least.is_none() && most.is_none_or(|most| most > -within) {
+        written.insert("minimum".to_owned(), (-MULTIPLES_WITHIN).into());
+    }
+    if most.is_none() && least.is_none_or(|least| least < within) {
+        written.insert("maximum".to_owned(), MULTIPLES_WITHIN.into());
+    }
 }
 
 /// Whether two of the alternatives may accept the same value, in words.

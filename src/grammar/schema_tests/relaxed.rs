@@ -435,6 +435,11 @@ fn numbers_without_bounds_end() {
         &["1e289", "1e0000000"],
     );
     check(
+        json!({"type": "integer", "multipleOf": 7}),
+        &["777777777777777", "-7"],
+        &[&long],
+    );
+    check(
         json!({}),
         &[&format!("{{\"{too_long}\": [{long}, \"{too_long}\"]}}")],
         &[&format!("[{too_long}]")],
