@@ -287,6 +287,15 @@ Feature: Messages as with Anthropic's API
     Then the status is 200
     And the header "x-ortolan-ignored" is "metadata,service_tier,speed,context_management,container,inference_geo,cache_control,betas,tools.0.defer_loading,new,output_config.effort"
 
+  Scenario: Fields without effect break no request, whatever they hold
+    When I post to "/v1/messages" as "application/json":
+      """
+      {"max_tokens": 1, "messages": [{"role": "user", "content": [{"type": "text", "text": "a", "cache_control": "x", "citations": 1}]}],
+       "metadata": "x", "service_tier": 1, "context_management": [1], "fallbacks": ["x"], "mcp_servers": {}, "container": false}
+      """
+    Then the status is 200
+    And the header "x-ortolan-ignored" is "messages.0.content.0.cache_control,messages.0.content.0.citations,metadata,service_tier,context_management,fallbacks,mcp_servers,container"
+
   Scenario: Tokens are counted of the same bodies
     When I post to "/v1/messages/count_tokens" as "application/json":
       """
