@@ -206,7 +206,7 @@ Feature: Continue a prompt
       | body                                            | param       | message                      |
       | {"n_predict": 1}                                | prompt      | required                     |
       | {"prompt": "a", "n_predict": "many"}            | n_predict   | not of type                  |
-      | {"prompt": "a", "n_predict": -3}                | n_predict   | less than the minimum of -1  |
+      | {"prompt": "a", "n_predict": -3}                | n_predict   | less than the minimum of -2  |
       | {"prompt": "a", "top_p": 2}                     | top_p       | maximum of 1                 |
       | {"prompt": "a", "n_keep": -2}                   | n_keep      | less than the minimum of -1  |
       | {"prompt": "a", "priority": 0.5}                | priority    | not of type                  |
@@ -217,8 +217,9 @@ Feature: Continue a prompt
       | {"prompt": ["a", "b", "c", "d", "e", "f", "g", "h", "i", "j", "k", "l", "m", "n", "o", "p", "q", "r", "s", "t", "u"]} | prompt | 21 prompts are more than the 20 |
       | {"prompt": "a", "id_slot": 9}                   | id_slot     | there is no slot 9           |
       | {"prompt": [1, 70000]}                          |             | token 70000                  |
-      | {"prompt": {"text": "a"}}                       | prompt      | not of type                  |
-      | {"prompt": "a", "stop": "b"}                    | stop        | not of type                  |
+      | {"prompt": {"text": "a"}}                       | prompt.prompt_string | required            |
+      | {"prompt": 1}                                   | prompt      | not of type                  |
+      | {"prompt": "a", "stop": 1}                      | stop        | not of type                  |
       | {"prompt": "a", "stop": ["b", 1]}               | stop.1      | not of type                  |
       | {"prompt": "a", "stream": "yes"}                | stream      | not of type                  |
       | {"prompt": "a", "ignore_eos": 1}                | ignore_eos  | not of type                  |
