@@ -151,6 +151,9 @@ fn long_form(word: &str, command: &Command) -> Result<Option<String>, Error> {
         Some((name, value)) => (name, Some(value)),
         None => (word, None),
     };
+    if let Some(row) = NOT_SERVED.iter().find(|(_, long, _)| *long == name) {
+        return Err(super::error(ErrorKind::UnknownArgument, not_served(*row)));
+    }
     let mut letters = name.chars();
     let (Some('-'), Some(first), Some(second)) = (letters.next(), letters.next(), letters.next())
     else {
@@ -185,12 +188,16 @@ fn long_form(word: &str, command: &Command) -> Result<Option<String>, Error> {
 
 /// What is wrong with a word of several letters behind one dash, and what to write instead.
 fn refusal(name: &str, short: Option<&Arg>, command: &Command) -> String {
-    if let Some((_, long, hint)) = NOT_SERVED.iter().find(|(short, ..)| *short == name) {
-        let hint = match *hint {
-            "" => "leave it out",
-            hint => hint,
-        };
-        return format!("{name} ({long}) is not supported: {hint}");
+    if let Some(row) = NOT_SERVED.iter().find(|(short, ..)| *short == name) {
+        return not_served(*row);
+    }
+    let attached = SERVED.iter().find_map(|(short, _)| {
+        let value = name.strip_prefix(short)?;
+        let is_number = value.starts_with(|char: char| char.is_ascii_digit());
+        is_number.then(|| format!("unexpected argument '{name}': write {short} {value}"))
+    });
+    if let Some(message) = attached {
+        return message;
     }
     let bare = name.trim_start_matches('-');
     let is_long = command.get_arguments().any(|option| {
@@ -207,15 +214,21 @@ fn refusal(name: &str, short: Option<&Arg>, command: &Command) -> String {
     }
 }
 
+fn not_served((short, long, hint): (&str, &str, &str)) -> String {
+    let hint = match hint {
+        "" => "leave it out",
+        hint => hint,
+    };
+    format!("{short} ({long}) is not supported: {hint}")
+}
+
 fn takes_value(option: &Arg) -> bool {
     option.get_action().takes_values()
 }
 
-/// All names of both tables.
+/// All short names of both tables, with their long names.
 #[cfg(test)]
-pub(super) fn names() -> Vec<&'static str> {
-    let served = SERVED.iter().map(|(short, _)| *short);
-    served
-        .chain(NOT_SERVED.iter().map(|(short, ..)| *short))
-        .collect()
+pub(super) fn names() -> Vec<(&'static str, &'static str)> {
+    let not_served = NOT_SERVED.iter().map(|(short, long, _)| (*short, *long));
+    SERVED.iter().copied().chain(not_served).collect()
 }
