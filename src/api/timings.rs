@@ -27,7 +27,7 @@ pub(super) fn timings_so_far(progress: &GenerationProgress) -> types::Timings {
 
 /// How much of a prompt was evaluated; `None` once there is text.
 pub(super) fn prompt_progress(progress: &GenerationProgress) -> Option<types::PromptProgress> {
-    (progress.generated_tokens == 0).then(|| types::PromptProgress {
+    (progress.generated_tokens == 0).then_some(types::PromptProgress {
         total: progress.prompt_tokens as u64,
         cache: progress.cached_tokens as u64,
         processed: progress.processed_tokens as u64,
