@@ -81,7 +81,7 @@ Feature: Answers of a given form
 
     Examples:
       | schema                             | place           | problem              |
-      | {"items": {"type": "strin"}}       | /items/type     | "strin" is no type   |
+      | {"items": {"type": "strin"}}       | /items/type     | is no type           |
       | {"items": {"type": 5}}             | /items/type     | 5 is no type         |
       | {"items": {"minimum": "1"}}        | /items/minimum  | it must be a number  |
       | {"properties": {"a": 1}}           | /properties/a   | a schema is          |
@@ -208,7 +208,7 @@ Feature: Answers of a given form
 
     Examples:
       | field                                                              | text           |
-      | "response_format": {"type": "json_object", "schema": {"enum": [{"a": 1}, {"a": 2}]}} | [{]"a": ?[12][}] |
+      | "response_format": {"type": "json_object", "schema": {"enum": [{"a": 1}, {"a": 2}]}} | [^a-z]*"a":[^0-9]*[12][^0-9]* |
       | "response_format": {"type": "json_schema", "json_schema": {"schema": {"const": "yes"}}} | "yes"       |
       | "response_format": {"type": "json_schema", "schema": {"const": "yes"}} | "yes"      |
       | "json_schema": {"const": "yes"}                                    | "yes"          |
