@@ -348,8 +348,11 @@ mod tests {
         }
     }
 
+    /// A role and what it says.
+    type Turn = (String, String);
+
     /// The roles and texts of a body's conversation, and what is reported.
-    fn read(body: Value) -> Result<(Vec<(String, String)>, Ignored, Asked), Error> {
+    fn read(body: Value) -> Result<(Vec<Turn>, Ignored, Asked), Error> {
         let mut ignored = Ignored::default();
         let body = serde_json::from_value(body).unwrap();
         let asked = conversation(body, &mut ignored)?;
