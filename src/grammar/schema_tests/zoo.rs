@@ -54,8 +54,10 @@ fn nullable(schema: &mut Value) {
         Value::Object(fields) => {
             fields.values_mut().for_each(nullable);
             // Draft 7 lets a validator read these as constraints; here they annotate.
-            fields.retain(|keyword, _| !keyword.starts_with("content"));
-            if fields.remove("nullable") == Some(json!(true)) {
+            fields.retain(|keyword, value| !(keyword.starts_with("content") && value.is_string()));
+            // A property may be called so, too.
+            if fields.get("nullable") == Some(&json!(true)) {
+                fields.remove("nullable");
                 *schema = json!({"anyOf": [schema, {"type": "null"}]});
             }
         }
