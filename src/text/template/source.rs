@@ -99,11 +99,10 @@ fn operand_range(text: &str) -> Range<usize> {
             "(" | "[" | "{" => depth += 1,
             ")" | "]" | "}" if depth == 0 => break,
             ")" | "]" | "}" => depth -= 1,
+            // A sign before the operand belongs to it.
+            "+" | "-" if depth == 0 && end == start => {}
             "+" | "-" | "*" | "/" | "%" | "~" | "=" | "!" | "<" | ">" | "," | ":" if depth == 0 => {
-                // A sign before the operand belongs to it.
-                if end > start || !matches!(token, "+" | "-") {
-                    break;
-                }
+                break;
             }
             word if depth == 0 && end > start && OPERATORS.contains(&word) => break,
             _ => {}
