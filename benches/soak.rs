@@ -168,6 +168,8 @@ async fn text(client: &Client, body: &Value) -> anyhow::Result<String> {
     let request = serde_json::from_value(body.clone())?;
     match client.completion(&request).await?.into_inner() {
         types::CompletionAnswer::Completion(answer) => Ok(answer.content),
-        types::CompletionAnswer::Array(_) => anyhow::bail!("one prompt has one answer"),
+        types::CompletionAnswer::Array(_) | types::CompletionAnswer::SelectedFields(_) => {
+            anyhow::bail!("one prompt has one answer")
+        }
     }
 }
