@@ -69,8 +69,6 @@ pub(crate) fn model_of_sizes(
         ("llama.attention.head_count", Value::U32(heads)),
         ("llama.attention.head_count_kv", Value::U32(kv_heads)),
         ("llama.attention.layer_norm_rms_epsilon", Value::F32(1e-5)),
-        ("llama.attention.key_length", Value::U32(head_size as u32)),
-        ("llama.attention.value_length", Value::U32(head_size as u32)),
         ("llama.rope.dimension_count", Value::U32(head_size as u32)),
         ("llama.rope.freq_base", Value::F32(10_000.0)),
         ("tokenizer.ggml.model", Value::Text("gpt2")),
@@ -82,6 +80,10 @@ pub(crate) fn model_of_sizes(
         ("tokenizer.ggml.bos_token_id", Value::U32(260)),
         ("tokenizer.ggml.add_bos_token", Value::Bool(false)),
     ];
+    if head_size * u64::from(heads) != hidden {
+        let lengths = ["llama.attention.key_length", "llama.attention.value_length"];
+        header.extend(lengths.map(|key| (key, Value::U32(head_size as u32))));
+    }
     header.retain(|(key, _)| more.iter().all(|(other, _)| other != key));
     let query = head_size * u64::from(heads);
     let kv = head_size * u64::from(kv_heads);
