@@ -156,7 +156,7 @@ Feature: How the next token is chosen
     Examples:
       | body                              | param                   | message                |
       | "samplers": ["top_k", "greedy"]   | samplers.1              | greedy                 |
-      | "samplers": "top_k"               | samplers                | not of type            |
+      | "samplers": "top_k"               | samplers                | the letter of no stage |
       | "tfs_z": -1                       | tfs_z                   | minimum of 0           |
       | "typical_p": "a"                  | typical_p               | not of type            |
       | "dynatemp_range": -0.5            | dynatemp_range          | minimum of 0           |
@@ -172,7 +172,7 @@ Feature: How the next token is chosen
       | "penalty_prompt": [70000]         |                         | token 70000            |
       | "mirostat": 3                     | mirostat                |                        |
       | "mirostat_tau": -1                | mirostat_tau            | minimum of 0           |
-      | "mirostat_eta": null, "seed": -2  | seed                    | minimum of -1          |
+      | "mirostat_eta": null, "seed": "a" | seed                    | not of type            |
       | "xtc_probability": 1.5            | xtc_probability         | maximum of 1           |
       | "xtc_threshold": -1               | xtc_threshold           | minimum of 0           |
       | "top_n_sigma": -2                 | top_n_sigma             | minimum of -1          |
