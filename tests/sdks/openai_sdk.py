@@ -198,7 +198,8 @@ class Errors(unittest.TestCase):
             "previous_response_id",
             lambda: respond(model="any", input="a", previous_response_id="resp_a"),
         )
-        self.check(openai.BadRequestError, None, "tools.0.type", lambda: respond(model="any", input="a", tools=[{"type": "web_search"}]))
+        search = {"tools": [{"type": "web_search"}], "tool_choice": {"type": "web_search"}}
+        self.check(openai.BadRequestError, None, "tool_choice.type", lambda: respond(model="any", input="a", **search))
         self.check(openai.NotFoundError, None, None, lambda: CLIENT.responses.retrieve("resp_a"))
         long = [{"role": "user", "content": "word " * 9000}]
         self.check(openai.BadRequestError, "context_length_exceeded", None, lambda: chat(model="any", messages=long))
