@@ -55,12 +55,14 @@ def map_body(context, body):
         if isinstance(body.get("messages"), list) and (len(repr(body)) < 200 or len(repr(body)) % 8):
             converse(body)
             call(body)
-        if context.operation.path.startswith("/v1/responses") and len(repr(body)) % 8:
+        if context.operation.path.removeprefix("/v1").startswith("/responses") and len(repr(body)) % 8:
             respond(body)
             call(body)
         constrain(body)
         shorten(body)
         think(body)
+        if context.operation.path.removeprefix("/v1").startswith("/rerank"):
+            one_form(body)
         if context.operation.path == "/slots/{id_slot}" and len(repr(body)) % 8:
             body["filename"] = FILE
         if isinstance(body.get("lora"), list):
@@ -68,6 +70,18 @@ def map_body(context, body):
     elif context.operation.path == "/lora-adapters" and isinstance(body, list):
         return []
     return body
+
+
+def one_form(body):
+    """Documents, or texts as Text Embeddings Inference has them."""
+    if isinstance(body.get("documents"), list) and len(repr(body)) % 2:
+        for field in ("texts", "return_text", "raw_scores", "truncate"):
+            body.pop(field, None)
+    elif isinstance(body.get("texts"), list):
+        for field in ("documents", "top_n", "return_documents"):
+            body.pop(field, None)
+    elif not isinstance(body.get("documents"), list):
+        body["documents"] = ["a"]
 
 
 def converse(body):
