@@ -11,6 +11,7 @@ VOCABULARY = 49152
 PLACES = 4
 WIDTH = 576
 COMPLETIONS = ("/completion", "/completions")
+EMBEDDINGS = ("/embedding", "/embeddings")
 BLOCK_NEEDS = {
     "text": {"text": "a"},
     "tool_use": {"id": "a", "name": "b", "input": {}},
@@ -52,6 +53,8 @@ def map_body(context, body):
             body["dimensions"] = WIDTH
         if context.operation.path in COMPLETIONS and not any(body.get(field) for field in ("prompt", "system_prompt")):
             body["prompt"] = "a"
+        if context.operation.path in EMBEDDINGS and not any(body.get(field) for field in ("content", "input")):
+            body["content"] = "a"
         if isinstance(body.get("messages"), list) and (len(repr(body)) < 200 or len(repr(body)) % 8):
             converse(body)
             call(body)
