@@ -63,6 +63,7 @@ fuzz: ## files, templates and grammars that mean harm: a million cases of each k
 	$(CARGO) test --locked --features client --test hostile -- --nocapture
 
 contract-fuzz: setup build $(SCHEMATHESIS)/installed ## send generated requests and hold every answer against the document
+	$(SCHEMATHESIS)/bin/python .ci/contract_hooks_test.py
 	$(SCHEMATHESIS)/bin/python .ci/contract_fuzz.py $(BINARY) $(MODEL)
 
 bench: setup ## measure prompt and decode speed (no pass, no fail)

@@ -105,8 +105,9 @@ def converse(body):
 
 def fitting(block, role):
     """A block of a kind that its message may have, with all that it needs."""
-    misplaced = {"user": "tool_use", "assistant": "tool_result"}.get(role)
-    if block.get("type") == misplaced or block.get("type") not in BLOCK_NEEDS:
+    kind = block.get("type")
+    misplaced = (role, kind) in (("user", "tool_use"), ("assistant", "tool_result"))
+    if misplaced or not isinstance(kind, str) or kind not in BLOCK_NEEDS:
         block["type"] = "text"
     for field, value in BLOCK_NEEDS[block["type"]].items():
         block.setdefault(field, value)
