@@ -12,7 +12,8 @@
 //!
 //! No cost model is fitted: a step's time has a hinge where arithmetic exceeds memory traffic, and a line fitted to one side
 //! of it overshoots on the other side by far. All that is assumed of the time of `n` rows is that it does not fall with `n`,
-//! and that its mean for a row does not rise.
+//! and that its mean for a row does not rise. While prefill is behind its share, rows grow by `(L - d) / (elapsed - d)`
+//! instead, which is exact for a constant cost per row, bounded by [`FASTEST_CATCH_UP`].
 
 use std::time::Duration;
 
@@ -22,12 +23,16 @@ const MAX_GROWTH: f64 = 2.0;
 const DECODE_TIME_STEPS: u64 = 32;
 /// How far beyond the limit a step is planned, as a part of it, while prefill is behind its share: steps that only decode and
 /// the first, small mixed steps are made up for.
-const CATCH_UP: f64 = 0.05;
+const CATCH_UP: f64 = 0.08;
+/// The same, if the step's time is proportional to its rows, which is the most that they can cost.
+const FASTEST_CATCH_UP: f64 = 0.12;
 /// Most limits that prefill is made up for.
 const MAX_OWED: f64 = 2.0;
+/// Most limits that prefill is ahead of its share, so that a row that costs several steps' share is not made up for again.
+const MAX_AHEAD: f64 = 1.0;
 /// The longest step, in limits, that rows are rounded up for, if further rows cost as much as those of the last mixed step.
 const ROUNDED_UP: f64 = 1.12;
-/// The same if the step's time is proportional to its rows, which is the most that they can cost.
+/// The same if the step's time is proportional to its rows.
 const ROUNDED_UP_WORST: f64 = 1.2;
 /// Fewest prefill rows of a step, on average.
 const MIN_ROWS: f64 = 1.0 / DECODE_TIME_STEPS as f64;
@@ -67,7 +72,7 @@ pub(super) struct StepController {
     planned: Option<Allowance>,
     /// The part of a row by which earlier steps fell short.
     carry: f64,
-    /// How far prefill is behind its share.
+    /// How far prefill is behind its share; ahead, where negative.
     owed: f64,
 }
 
@@ -130,11 +135,10 @@ impl StepController {
             return 0;
         };
         let limit = self.limit(decode_seconds);
-        let target = limit + self.owed.min(CATCH_UP * limit);
         let mixed = self.mixed[kind as usize];
         let mixed = mixed.map(|mixed| mixed.beside(decode_rows, decode_seconds));
         let rows = mixed.map_or(1.0, |mixed| {
-            let rows = mixed.prefill_rows * (target / mixed.seconds).min(MAX_GROWTH);
+            let rows = mixed.prefill_rows * mixed.growth(limit, self.owed);
             // One interrupted step does not end a prompt's progress.
             rows.max((mixed.prefill_rows / MAX_GROWTH).clamp(MIN_ROWS, 1.0))
         });
@@ -249,7 +253,7 @@ impl StepController {
 
     /// Prefill had so much less than its share; more, where negative.
     fn owe(&mut self, seconds: f64, limit: f64) {
-        self.owed = (self.owed + seconds).clamp(0.0, MAX_OWED * limit);
+        self.owed = (self.owed + seconds).clamp(-MAX_AHEAD * limit, MAX_OWED * limit);
     }
 }
 
@@ -274,6 +278,17 @@ impl MixedStep {
             seconds: self.seconds * with_rows.max(1.0) * slower,
             ..self
         }
+    }
+
+    /// The factor that scales the prefill rows from this step to one of `limit` seconds, of which prefill is behind by `owed`.
+    fn growth(&self, limit: f64, owed: f64) -> f64 {
+        let target = limit + owed.clamp(0.0, CATCH_UP * limit);
+        let longest = limit + owed.clamp(0.0, FASTEST_CATCH_UP * limit);
+        let constant_row_cost =
+            (target - self.decode_seconds) / (self.seconds - self.decode_seconds);
+        (target / self.seconds)
+            .max(constant_row_cost.min(longest / self.seconds))
+            .min(MAX_GROWTH)
     }
 
     /// Whether a step with so many prefill rows, not fewer than this one's, may be too long.
