@@ -252,7 +252,9 @@ Feature: Answers of a given form
 
     Examples:
       | name        | field                                        | problem                                                  |
-      | regex       | "regex": "a(b"                               | Failed to parse regex: at 1(8): invalid regex                |
+      | regex       | "regex": "a(b"                               | Failed to parse regex: character 2: unclosed group       |
+      | regex       | "regex": "é[z-a]"                            | Failed to parse regex: character 2: invalid character class range |
+      | regex       | "regex": "(?=a)b"                            | Failed to parse regex: character 1: look-around          |
       | lark        | "lark": "begin: /a/"                         | Failed to parse lark:                                    |
       | regex       | "regex": 7                                   | regex                                                    |
       | json_schema | "json_schema": "object"                      | json_schema                                              |

@@ -260,7 +260,7 @@ impl GrammarCompiler {
             GrammarSource::Regex(text) => {
                 within(text)?;
                 self.constraint(TopLevelGrammar::from_regex(text), cutting)
-                    .map_err(GrammarError::Refused)
+                    .map_err(|problem| GrammarError::Refused(regex_problem(text, &problem)))
             }
             GrammarSource::Lark(text) => {
                 check_lark(text)?;
@@ -383,6 +383,23 @@ fn plain(error: &str) -> String {
         ["NoExtensionBias"] => "no text can follow it".to_owned(),
         words => words.join(" "),
     }
+}
+
+/// What is wrong with a regular expression, without the grammar that is made of it; `problem` is what llguidance says.
+fn regex_problem(expression: &str, problem: &str) -> String {
+    let (span, words) = match regex_syntax::parse(expression) {
+        Err(regex_syntax::Error::Parse(error)) => (error.span().start, error.kind().to_string()),
+        Err(regex_syntax::Error::Translate(error)) => {
+            (error.span().start, error.kind().to_string())
+        }
+        Ok(read) if !read.properties().look_set().is_empty() => {
+            return "word boundaries are not supported, and ^ and $ only at the ends".to_owned();
+        }
+        // llguidance quotes its own grammar behind the problem.
+        _ => return problem.split(" 1 | ").next().unwrap_or_default().to_owned(),
+    };
+    let character = expression[..span.offset].chars().count() + 1;
+    format!("character {character}: {words}")
 }
 
 fn factory(environment: Environment) -> Result<ParserFactory, GrammarError> {

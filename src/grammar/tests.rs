@@ -339,6 +339,30 @@ fn grammars_take_what_a_plain_matcher_takes() {
 }
 
 #[test]
+fn what_is_wrong_with_a_regular_expression_is_told_in_its_own_terms() {
+    for (expression, problem) in [
+        ("a(b", "character 2: unclosed group"),
+        (
+            "é(?=b)",
+            "character 2: look-around, including look-ahead and look-behind, is not supported",
+        ),
+        (r"a\1", "character 2: backreferences are not supported"),
+        (
+            r"a\bc",
+            "word boundaries are not supported, and ^ and $ only at the ends",
+        ),
+    ] {
+        let regex = GrammarSource::Regex(expression.to_owned());
+        let error = compiler().compile(&regex, Cutting::Free).err();
+        assert_eq!(
+            error,
+            Some(GrammarError::Refused(problem.to_owned())),
+            "{expression}"
+        );
+    }
+}
+
+#[test]
 fn what_is_no_grammar_is_told_by_its_place() {
     let all = compiler();
     #[track_caller]
