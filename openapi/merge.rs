@@ -30,8 +30,10 @@ pub(crate) fn merge(sources: &[&str]) -> Result<OpenApi, String> {
 /// A file as utoipa understands it and as it was written; these must be the same.
 fn read(source: &str) -> Result<(OpenApi, Value), String> {
     let text = fs::read_to_string(source).map_err(|error| format!("{source}: {error}"))?;
-    let mut written: Value =
-        yaml_serde::from_str(&text).map_err(|error| format!("{source}: {error}"))?;
+    // Unlike a map of JSON, one of YAML refuses a key that it already has.
+    let mut written: Value = yaml_serde::from_str::<yaml_serde::Value>(&text)
+        .and_then(yaml_serde::from_value)
+        .map_err(|error| format!("{source}: {error}"))?;
     write_aliases_out(&mut written).map_err(|error| format!("{source}: {error}"))?;
     let model: OpenApi = serde_json::from_value(written.clone())
         .map_err(|error| format!("{source}: not OpenAPI 3.1: {error}"))?;

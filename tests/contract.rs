@@ -150,6 +150,10 @@ fn a_build_stops_where_merging_would_lose_something() {
         Err("1.yaml: /components/schemas: «A» is defined in another file, too"),
     );
     check_merge(
+        &["{A: {type: string}, A: {type: integer}}"],
+        Err("duplicate entry with key \"A\" at line 4 column 23"),
+    );
+    check_merge(
         &["{A: {type: string, const: a}}"],
         Err("utoipa's model does not keep /components/schemas/A/const: it is lost"),
     );
