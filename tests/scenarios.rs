@@ -39,12 +39,14 @@ mod witness;
 #[path = "scenarios/world.rs"]
 mod world;
 
+use std::collections::BTreeSet;
 use std::path::Path;
 use std::process::ExitCode;
 use std::sync::{Mutex, PoisonError};
 
 use cucumber::World as _;
 use cucumber::event::ScenarioFinished;
+use cucumber::feature::Ext as _;
 use cucumber::gherkin::{Feature, GherkinEnv};
 use cucumber::writer::Stats;
 use futures_util::FutureExt;
@@ -122,15 +124,15 @@ fn features() -> &'static Path {
     Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/features"))
 }
 
-fn names() -> Vec<String> {
-    let mut names = Vec::new();
+/// The names of all scenarios, those of outlines with their examples' values, as `--exact` takes them.
+fn names() -> BTreeSet<String> {
+    let mut names = BTreeSet::new();
     for entry in std::fs::read_dir(features()).unwrap() {
         let feature = Feature::parse_path(entry.unwrap().path(), GherkinEnv::default()).unwrap();
-        for scenario in &feature.scenarios {
-            names.push(full_name(&feature, &scenario.name));
-        }
+        let feature = feature.expand_examples().unwrap();
+        let scenarios = feature.scenarios.iter();
+        names.extend(scenarios.map(|scenario| full_name(&feature, &scenario.name)));
     }
-    names.sort();
     names
 }
 
