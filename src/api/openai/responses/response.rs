@@ -85,7 +85,7 @@ fn told(tool: &types::ResponseTool) -> Option<types::ResponseTool> {
     let told = match tool.type_.as_str() {
         FUNCTION => types::ResponseTool {
             parameters: schema(&tool.parameters),
-            strict: Some(tool.strict.unwrap_or(true)),
+            strict: Some(tool.strict.unwrap_or(false)),
             ..tool.clone()
         },
         NAMESPACE => {
@@ -93,7 +93,7 @@ fn told(tool: &types::ResponseTool) -> Option<types::ResponseTool> {
             let functions = functions.filter(|function| function.type_ == FUNCTION);
             let functions = functions.map(|function| types::ResponseNamespaceTool {
                 parameters: schema(&function.parameters),
-                strict: Some(function.strict.unwrap_or(true)),
+                strict: Some(function.strict.unwrap_or(false)),
                 ..function.clone()
             });
             types::ResponseTool {
