@@ -149,5 +149,6 @@ Feature: What a text is to the model
     Examples:
       | body                                    | param          |
       | {}                                      | content        |
-      | {"content": "a", "embd_normalize": -1}  | embd_normalize |
+      | {"content": "a", "embd_normalize": -2}  | embd_normalize |
+      | {"content": null}                       | content        |
       | {"content": {"prompt_string": 1}}       | content.prompt_string |

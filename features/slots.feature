@@ -48,8 +48,17 @@ Feature: The slots
     And the answer's "0.next_token.stopping_word" is ", 9"
     And the answer's "0.next_token.stopped_limit" is false
     And the answer's "0.next_token.stopped_eos" is false
+    And the answer's "0.next_token.has_new_line" is false
     And the answer's "0.use_penalty_prompt_tokens" is true
     And the answer's "0.penalty_prompt_tokens" is [19556]
+
+  Scenario: A slot shows whether its text has a line break
+    When I ask for a completion:
+      """
+      {"prompt": "Once", "n_predict": 4, "id_slot": 0, "grammar": "root ::= \"a\\nb\""}
+      """
+    And I ask for the slots
+    Then the answer's "0.next_token.has_new_line" is true
 
   Scenario: A slot shows what it is doing
     Given a client that reads an endless stream in the slot 1

@@ -1,4 +1,4 @@
-//! What several texts are to the model, for both surfaces.
+//! Embeddings of several texts and their normalization, for both surfaces.
 
 use futures_util::stream::{self, StreamExt, TryStreamExt};
 
@@ -11,11 +11,41 @@ use crate::model::{Embedding, GenerateLimits, LoadedModel};
 /// Most texts of a request: twice as many as OpenAI's API takes.
 const MOST_TEXTS: usize = 4096;
 
-/// The embedding of each prompt; `param` is what they are called.
+/// The `embd_normalize` of llama.cpp that leaves vectors as the model's pooling gives them.
+const NO_NORM: i64 = -1;
+/// The `embd_normalize` that scales the largest absolute value to [`LARGEST_VALUE`].
+const MAXIMUM_NORM: i64 = 0;
+/// The `embd_normalize` that scales vectors to length 1, as OpenAI's are.
+pub(super) const EUCLIDEAN_NORM: i64 = 2;
+/// The largest absolute value under [`MAXIMUM_NORM`]: llama.cpp's, just within 16 bits.
+const LARGEST_VALUE: f64 = 32760.0;
+
+/// Scales a vector as llama.cpp's `embd_normalize` says; values above 2 are the `p` of a p-norm. A vector of zeros stays.
+fn normalized(mut values: Vec<f32>, norm: i64) -> Vec<f32> {
+    let sizes = values.iter().map(|value| f64::from(value.abs()));
+    let size = match norm {
+        NO_NORM => return values,
+        MAXIMUM_NORM => sizes.fold(0.0, f64::max) / LARGEST_VALUE,
+        EUCLIDEAN_NORM => sizes.map(|size| size * size).sum::<f64>().sqrt(),
+        p => {
+            let p = p as f64;
+            sizes.map(|size| size.powf(p)).sum::<f64>().powf(1.0 / p)
+        }
+    };
+    if size > 0.0 {
+        for value in &mut values {
+            *value = (f64::from(*value) / size) as f32;
+        }
+    }
+    values
+}
+
+/// The embedding of each prompt, scaled by a norm; `param` is what they are called.
 pub(super) async fn embed(
     model: &LoadedModel,
     param: &str,
     prompts: Vec<types::Prompt>,
+    norm: i64,
     limits: &GenerateLimits,
 ) -> Result<Vec<Embedding>, Error> {
     if prompts.len() > MOST_TEXTS {
@@ -33,6 +63,34 @@ pub(super) async fn embed(
     let beside = model.places().min(2 * model.details().slots);
     let embeddings = stream::iter(prompts)
         .map(|prompt| async { begin(prompt)?.finish().await })
-        .buffered(beside);
+        .buffered(beside)
+        .map_ok(|embedding| Embedding {
+            values: normalized(embedding.values, norm),
+            ..embedding
+        });
     Ok(embeddings.try_collect().await?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn vectors_are_scaled_as_wanted() {
+        let vector = || vec![3.0, -4.0];
+        assert_eq!(normalized(vector(), NO_NORM), vector());
+        assert_eq!(normalized(vector(), MAXIMUM_NORM), [24570.0, -32760.0]);
+        assert_eq!(normalized(vector(), EUCLIDEAN_NORM), [0.6, -0.8]);
+        let sums = normalized(vector(), 1)
+            .iter()
+            .map(|value| value.abs())
+            .sum::<f32>();
+        assert!((sums - 1.0).abs() < 1e-6);
+        let cubes = normalized(vector(), 3)
+            .iter()
+            .map(|value| value.abs().powi(3))
+            .sum::<f32>();
+        assert!((cubes - 1.0).abs() < 1e-6);
+        assert_eq!(normalized(vec![0.0, 0.0], 1), [0.0, 0.0]);
+    }
 }

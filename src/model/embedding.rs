@@ -14,7 +14,7 @@ use crate::token::TokenId;
 /// What a prompt is to the model.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Embedding {
-    /// `[hidden]`, of length 1; all 0 if the model gave nothing.
+    /// `[hidden]`, as the model's pooling gives them; all 0 if the model gave nothing.
     pub values: Vec<f32>,
     /// Tokens of the prompt.
     pub prompt_tokens: usize,
@@ -91,7 +91,7 @@ impl PendingEmbedding {
                 }
                 SequenceEvent::Ended { report, .. } => {
                     return Ok(Embedding {
-                        values: normalised(values),
+                        values,
                         prompt_tokens: report.prompt_tokens,
                     });
                 }
@@ -113,28 +113,5 @@ struct NeverStops;
 impl StopRule for NeverStops {
     fn after(&mut self, _: TokenId) -> Verdict {
         Verdict::Continue
-    }
-}
-
-/// The vector of the same direction with the length 1.
-fn normalised(mut values: Vec<f32>) -> Vec<f32> {
-    let squares = values.iter().map(|value| f64::from(*value).powi(2));
-    let length = squares.sum::<f64>().sqrt();
-    if length > 0.0 {
-        values
-            .iter_mut()
-            .for_each(|value| *value = (f64::from(*value) / length) as f32);
-    }
-    values
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn an_embedding_has_the_length_1() {
-        assert_eq!(normalised(vec![3.0, -4.0]), [0.6, -0.8]);
-        assert_eq!(normalised(vec![0.0, 0.0]), [0.0, 0.0]);
     }
 }

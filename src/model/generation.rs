@@ -279,6 +279,9 @@ impl Generation {
 
     /// The text, or how far the generation is, if that comes before each text.
     fn deliver(&mut self, text: String) -> GenerateEvent {
+        if text.contains('\n') {
+            self.slots.line_ended(self.slot, &self.record);
+        }
         let text = GenerateEvent::Text {
             text,
             tokens: std::mem::take(&mut self.undelivered),

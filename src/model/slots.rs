@@ -31,6 +31,8 @@ pub struct Slot {
     pub prompt: Arc<[TokenId]>,
     /// Tokens it generated so far.
     pub generated_tokens: usize,
+    /// Whether the text that it generated has a line break.
+    pub has_new_line: bool,
     /// Why it ended, if it did.
     pub finish: Option<FinishReason>,
 }
@@ -62,6 +64,7 @@ pub(super) struct SlotRecord {
     pub(super) options: Arc<GenerateOptions>,
     pub(super) prompt: Arc<[TokenId]>,
     generated_tokens: usize,
+    has_new_line: bool,
     finish: Option<FinishReason>,
 }
 
@@ -76,6 +79,7 @@ impl SlotRecord {
             options,
             prompt: prompt.into(),
             generated_tokens: 0,
+            has_new_line: false,
             finish: None,
         }
     }
@@ -135,16 +139,23 @@ impl SlotRecords {
         generated_tokens: usize,
         reason: FinishReason,
     ) {
+        self.with_record(slot, ended, |record| {
+            record.generated_tokens = generated_tokens;
+            record.finish = Some(reason);
+        });
+    }
+
+    /// The text of a sequence has a line break.
+    pub(super) fn line_ended(&self, slot: usize, sequence: &SlotRecord) {
+        self.with_record(slot, sequence, |record| record.has_new_line = true);
+    }
+
+    /// Changes the slot's record of a sequence. A listener that reads slowly may refer to a slot that runs another
+    /// sequence by now, whose record stays as it is.
+    fn with_record(&self, slot: usize, of: &SlotRecord, change: impl FnOnce(&mut SlotRecord)) {
         self.with(slot, |last| {
-            // A listener that reads slowly may tell of a slot that runs another sequence by now.
-            if let Some(record) = last
-                .record
-                .as_mut()
-                .filter(|record| record.task == ended.task)
-            {
-                record.generated_tokens = generated_tokens;
-                record.finish = Some(reason);
-            }
+            let record = last.record.as_mut();
+            record.filter(|record| record.task == of.task).map(change);
         });
     }
 
@@ -173,6 +184,7 @@ impl SlotRecords {
                         .map(|running| running.generated_tokens)
                         .or(record.map(|record| record.generated_tokens))
                         .unwrap_or(0),
+                    has_new_line: record.is_some_and(|record| record.has_new_line),
                     finish: record
                         .filter(|_| running.is_none())
                         .and_then(|record| record.finish.clone()),

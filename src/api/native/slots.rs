@@ -49,6 +49,7 @@ fn show(
         prompt,
         next_token: types::NextToken {
             has_next_token: slot.processing,
+            has_new_line: slot.has_new_line,
             n_remain: or_minus_one(left),
             n_decoded: slot.generated_tokens as u64,
             stopped_eos: slot.finish == Some(FinishReason::EndOfText),
@@ -129,6 +130,7 @@ mod tests {
             options: Some(Arc::new(GenerateOptions::try_from(request).unwrap())),
             prompt: [TokenId(7)].into(),
             generated_tokens: 2,
+            has_new_line: true,
             finish: None,
         };
         let unasked = default_settings(&details(), None, &Defaults::default(), &[]);
@@ -142,7 +144,7 @@ mod tests {
             ),
             (1, 12, 3, 3)
         );
-        assert!(shown.is_processing);
+        assert!(shown.is_processing && shown.next_token.has_new_line);
         assert_eq!(shown.params.as_ref().unwrap().n_predict, 5);
         crate::api::check("Slot", &serde_json::to_value(&shown).unwrap()).unwrap();
 

@@ -3,7 +3,7 @@
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 
-use crate::api::embeddings::embed;
+use crate::api::embeddings::{EUCLIDEAN_NORM, embed};
 use crate::api::error::Error;
 use crate::api::prompts::Prompts;
 use crate::api::types;
@@ -27,7 +27,7 @@ pub(in crate::api) async fn answer(
         ));
     }
     let prompts = Prompts::read("input", body.input)?.all();
-    let embeddings = embed(model, "input", prompts, limits).await?;
+    let embeddings = embed(model, "input", prompts, EUCLIDEAN_NORM, limits).await?;
     let tokens: usize = embeddings
         .iter()
         .map(|embedding| embedding.prompt_tokens)

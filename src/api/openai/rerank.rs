@@ -1,6 +1,6 @@
 //! `POST /v1/rerank`: which documents are nearest to a query.
 
-use crate::api::embeddings::embed;
+use crate::api::embeddings::{EUCLIDEAN_NORM, embed};
 use crate::api::error::Error;
 use crate::api::types;
 use crate::model::{GenerateLimits, LoadedModel};
@@ -22,9 +22,9 @@ pub(in crate::api) async fn answer(
     };
     let in_tei_form = param == "texts";
     let query = vec![types::Prompt::String(body.query)];
-    let query = embed(model, "query", query, limits).await?;
+    let query = embed(model, "query", query, EUCLIDEAN_NORM, limits).await?;
     let documents = texts.iter().cloned().map(types::Prompt::String).collect();
-    let documents = embed(model, param, documents, limits).await?;
+    let documents = embed(model, param, documents, EUCLIDEAN_NORM, limits).await?;
 
     let tokens = query.iter().chain(&documents);
     let tokens: usize = tokens.map(|embedding| embedding.prompt_tokens).sum();
