@@ -62,6 +62,7 @@ Feature: Fill the gap between two texts
       {"input_prefix": "a", "input_suffix": "b", "input_extra": [{"filename": "x.rs", "text": "yz"}], "n_predict": 0, "stream": false}
       """
     Then the status is 200
+    And the header "x-ortolan-ignored" is "input_extra.0.filename"
     And the answer's "prompt" is [10, 10, 45, 45, 45, 32, 115, 110, 105, 112, 112, 101, 116, 32, 45, 45, 45, 10, 10, 121, 122, 257, 97, 258, 98, 259]
 
   Scenario: Files that do not fit are left out, the first ones first, and named

@@ -8,6 +8,10 @@ mod common;
 mod expectation;
 #[path = "requests/fields.rs"]
 mod fields;
+#[path = "requests/nested_fields.rs"]
+mod nested_fields;
+#[path = "requests/place.rs"]
+mod place;
 #[path = "common/program.rs"]
 mod program;
 #[path = "common/running.rs"]
@@ -54,6 +58,18 @@ async fn every_field_is_honoured_refused_or_reported() {
 #[test]
 fn the_table_has_every_field_of_the_document() {
     let (missing, unknown) = fields::coverage();
+    assert_eq!((missing, unknown), (Vec::new(), Vec::new()));
+}
+
+#[tokio::test]
+async fn every_nested_field_is_honoured_refused_or_reported() {
+    let problems = nested_fields::check().await;
+    assert!(problems.is_empty(), "\n{}", problems.join("\n"));
+}
+
+#[test]
+fn the_table_has_every_nested_field_of_the_document() {
+    let (missing, unknown) = nested_fields::coverage();
     assert_eq!((missing, unknown), (Vec::new(), Vec::new()));
 }
 

@@ -86,6 +86,11 @@ impl LoadedModel {
         Ok((beginning.into_iter().chain(tokens).collect(), left_out))
     }
 
+    /// Whether the other files of an infill prompt are shown with their names.
+    pub fn infill_shows_file_names(&self) -> bool {
+        self.tokenizer.shows_file_names()
+    }
+
     pub(super) fn piece_tokens(
         &self,
         pieces: &[PromptPiece],

@@ -147,6 +147,11 @@ impl InfillTokens {
         })
     }
 
+    /// Whether there is a token that the name of a file follows.
+    pub(super) fn shows_file_names(&self) -> bool {
+        self.file.is_some()
+    }
+
     /// The gap in tokens; `encode` makes those of a text.
     pub(super) fn tokens(&self, gap: &Gap<'_>, encode: impl Fn(&str) -> Vec<TokenId>) -> GapTokens {
         let named = |token: Option<TokenId>, name: &str| match token {

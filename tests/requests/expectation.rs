@@ -17,7 +17,7 @@ const TEXTS: [&str; 5] = [
 ];
 
 /// What must hold of an answer. At least one of the fields is given.
-#[derive(Debug, Default, Deserialize)]
+#[derive(Debug, Clone, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub(crate) struct Expectation {
     /// 400, and the error names this field (in `param`, or on Anthropic's routes in its message).
@@ -32,6 +32,10 @@ pub(crate) struct Expectation {
     /// What the generated text is, or of a stream all its events: `same` or `other` as without the field, or a regular
     /// expression.
     text: Option<String>,
+    /// `other`: the whole answer is not the one without the field.
+    body: Option<String>,
+    /// What a GET of these paths shows after that, as `answer`; `{id}` in a path is the answer's id.
+    then: BTreeMap<String, BTreeMap<String, Value>>,
     /// A JSON Schema that the generated text follows.
     json: Option<Value>,
     /// Whether the answer is a stream of events.
@@ -41,6 +45,23 @@ pub(crate) struct Expectation {
 }
 
 impl Expectation {
+    /// The same about a field: `@` stands for its path, `^` for that of its object.
+    pub(crate) fn about(&self, path: &str) -> Self {
+        let object = path.rsplit_once('.').map_or("", |(object, _)| object);
+        let named = |text: &String| text.replace('@', path).replace('^', object);
+        Self {
+            refused: self.refused.as_ref().map(named),
+            reported: self.reported.iter().map(named).collect(),
+            ..self.clone()
+        }
+    }
+
+    /// Whether the answer is compared with that without the field.
+    pub(crate) fn compares(&self) -> bool {
+        let text = self.text.as_deref();
+        self.body.is_some() || text.is_some_and(|text| ["same", "other"].contains(&text))
+    }
+
     /// What does not hold; `without` is the answer to the same request without the field.
     pub(crate) async fn check(
         &self,
@@ -88,6 +109,18 @@ impl Expectation {
                 return Some(format!("{pointer} is not {expected}: {}", answer.body));
             }
         }
+        if self.body.is_some() && without.is_none_or(|without| without.body == answer.body) {
+            return Some(format!("the answer is the same: {}", answer.body));
+        }
+        for (path, expected) in &self.then {
+            let id = answer.body["id"].as_str().unwrap_or_default();
+            let shown = server.get(&path.replace("{id}", id)).await;
+            for (pointer, expected) in expected {
+                if !holds(shown.pointer(pointer), expected) {
+                    return Some(format!("{path} {pointer} is not {expected}: {shown}"));
+                }
+            }
+        }
         if !self.slot.is_empty() {
             let slot = server.last_slot().await;
             for (name, expected) in &self.slot {
@@ -102,14 +135,14 @@ impl Expectation {
         self.check_text(answer, without)
     }
 
-    /// The same of a route that counts the tokens of such a request: what shapes only the answer may have any value there.
+    /// The same of a route that counts the tokens of such a request or shows its prompt: what shapes only the answer may have any value there.
     pub(crate) fn check_count(&self, answer: &Answer) -> Option<String> {
-        let is_counted = answer.status == 200 && answer.body["input_tokens"].is_u64();
+        let is_counted = answer.status == 200
+            && (answer.body["input_tokens"].is_u64() || answer.body["prompt"].is_string());
         let may_be_refused = self.refused.is_some() || self.status.is_some();
-        let is_reported = self
-            .reported
-            .iter()
-            .all(|path| answer.ignored.contains(path));
+        // Without an answer no schema is enforced, so that none is relaxed.
+        let mut fields = self.reported.iter().filter(|path| !path.contains('/'));
+        let is_reported = fields.all(|path| answer.ignored.contains(path));
         match (is_counted && is_reported) || (may_be_refused && answer.status == 400) {
             true => None,
             false => Some(format!("status {}: {}", answer.status, answer.body)),
@@ -123,6 +156,8 @@ impl Expectation {
             && self.answer.is_empty()
             && self.text.is_none()
             && self.json.is_none()
+            && self.body.is_none()
+            && self.then.is_empty()
             && self.streamed.is_none()
             && self.status.is_none()
     }

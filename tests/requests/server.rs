@@ -1,12 +1,58 @@
 //! The program with the real model, asked over HTTP.
 
 use reqwest::header::CONTENT_TYPE;
+use serde::Deserialize;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-use crate::common::tiny;
+use crate::common::gguf::Value as Metadata;
+use crate::common::{lora, tiny};
 use crate::program::{listening, ortolan, ready_with};
 use crate::running::Running;
+
+/// Shows the ids of calls and thoughts.
+const TEMPLATE: &str = "{% for message in messages %}<{{ message.role }}>\
+    {% for call in message.tool_calls or [] %}[{{ call.id }}]{% endfor %}\
+    {% if message.tool_call_id %}[{{ message.tool_call_id }}]{% endif %}\
+    {% if message.reasoning_content %}{{ '<think>\n' + message.reasoning_content + '\n</think>\n\n' }}{% endif %}\
+    {{ message.content }}{% endfor %}{% if add_generation_prompt %}<assistant>\
+    {% if enable_thinking is defined and not enable_thinking %}{{ '<think>\n\n</think>\n\n' }}{% endif %}{% endif %}";
+
+/// The small model's token `<s>`, which stands before the name of a file.
+const FILE_TOKEN: u32 = 260;
+
+/// Which server a table asks.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum Kind {
+    /// [`Server::start`].
+    #[default]
+    Usual,
+    /// [`Server::small`].
+    Small,
+}
+
+/// The servers that the tables ask.
+pub(crate) struct Servers {
+    usual: Server,
+    small: Server,
+}
+
+impl Servers {
+    pub(crate) fn start() -> Self {
+        Self {
+            usual: Server::start(),
+            small: Server::small(),
+        }
+    }
+
+    pub(crate) fn of(&self, kind: Kind) -> &Server {
+        match kind {
+            Kind::Usual => &self.usual,
+            Kind::Small => &self.small,
+        }
+    }
+}
 
 /// A running server; dropping it ends the program.
 pub(crate) struct Server {
@@ -37,12 +83,22 @@ impl Server {
         Self::new(started, folder)
     }
 
-    /// A model that can fill a gap, which the default one cannot. Its weights mean nothing.
-    pub(crate) fn that_fills_gaps() -> Self {
+    /// A model that can fill a gap among named files and think, and has an adapter, unlike the default one. Its weights
+    /// mean nothing.
+    pub(crate) fn small() -> Self {
         let folder = tempfile::tempdir().unwrap();
-        let model = tiny::model(folder.path(), &[]);
+        let named = [
+            ("llama.context_length", Metadata::U32(1024)),
+            ("tokenizer.chat_template", Metadata::Text(TEMPLATE)),
+            ("tokenizer.ggml.fim_sep_token_id", Metadata::U32(FILE_TOKEN)),
+        ];
+        let model = tiny::model(folder.path(), &named);
+        let adapter = folder.path().join("adapter.gguf");
+        let queries = (0..2).map(|layer| (format!("blk.{layer}.attn_q.weight"), [64, 64]));
+        lora::write(&adapter, "llama", 4, &queries.collect::<Vec<_>>(), 1);
         let mut command = ortolan();
         command.arg("-m").arg(model).args(["--parallel", "2"]);
+        command.arg("--lora").arg(adapter).arg("--props");
         let (mut program, address) = listening(command);
         program.says("the model is ready");
         Self::new((program, address), folder)
@@ -88,12 +144,23 @@ impl Server {
         }
     }
 
+    /// What a path shows.
+    pub(crate) async fn get(&self, path: &str) -> Value {
+        let request = self.client.get(format!("{}{path}", self.address));
+        request.send().await.unwrap().json().await.unwrap()
+    }
+
     /// What `/slots` says of the request that was started last.
     pub(crate) async fn last_slot(&self) -> Value {
-        let request = self.client.get(format!("{}/slots", self.address));
-        let slots: Vec<Value> = request.send().await.unwrap().json().await.unwrap();
-        let task = |slot: &Value| slot["task_id"].as_i64().unwrap();
-        slots.into_iter().max_by_key(task).unwrap()
+        let slots = self.get("/slots").await;
+        let task = |slot: &&Value| slot["task_id"].as_i64().unwrap();
+        slots
+            .as_array()
+            .unwrap()
+            .iter()
+            .max_by_key(task)
+            .unwrap()
+            .clone()
     }
 }
 

@@ -1,5 +1,5 @@
-//! The blocks of a message as what a chat template knows: text, calls, their results. Blocks of other types are left out
-//! and reported, or refused if the user asks for something about them (images, scanned documents).
+//! The blocks of a message as what a chat template knows: text, calls, their results, thoughts of the assistant. Others
+//! are left out and reported, or refused if the user asks for something about them (images, scanned documents).
 
 use serde_json::{Map, Value};
 
@@ -59,17 +59,13 @@ pub(super) fn blocks(
     content: types::BlocksOrText,
     ignored: &mut Ignored,
 ) -> Result<Blocks, Error> {
-    let separator = match role {
-        types::InputMessageRole::Assistant => "",
-        types::InputMessageRole::User | types::InputMessageRole::System => LINE,
-    };
     let mut read = Blocks::default();
     let blocks = match content {
         types::BlocksOrText::String(text) => return Ok(Blocks { text, ..read }),
         types::BlocksOrText::Array(blocks) => blocks,
     };
     for (number, block) in blocks.into_iter().enumerate() {
-        read.take(&format!("{place}.{number}"), block, separator, ignored)?;
+        read.take(&format!("{place}.{number}"), block, role, ignored)?;
     }
     Ok(read)
 }
@@ -79,15 +75,17 @@ impl Blocks {
         &mut self,
         place: &str,
         block: types::InputBlock,
-        separator: &str,
+        role: types::InputMessageRole,
         ignored: &mut Ignored,
     ) -> Result<(), Error> {
+        let is_assistant = role == types::InputMessageRole::Assistant;
         match &*block.type_ {
             "text" => {
                 let text = required(block.text, place, "text")?;
+                let separator = if is_assistant { "" } else { LINE };
                 add_text(&mut self.text, &text, separator);
             }
-            "thinking" => {
+            "thinking" if is_assistant => {
                 let thought = required(block.thinking, place, "thinking")?;
                 self.thought.push_str(&thought);
             }

@@ -61,6 +61,15 @@ fn begin(
     for number in 0..left_out {
         ignored.report(format!("input_extra.{number}"))?;
     }
+    if !model.infill_shows_file_names() {
+        let files = body.input_extra.iter().flatten().enumerate();
+        let named = files
+            .skip(left_out)
+            .filter(|(_, file)| file.filename.is_some());
+        for (number, _) in named {
+            ignored.report(format!("input_extra.{number}.filename"))?;
+        }
+    }
     let prompt = prompt
         .into_iter()
         .map(|token| types::PromptPiece::Uint32(token.0));

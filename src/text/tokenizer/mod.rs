@@ -269,6 +269,11 @@ impl Tokenizer {
         Some(self.infill?.tokens(gap, encode))
     }
 
+    /// Whether other files than the one with the gap are shown with their names.
+    pub fn shows_file_names(&self) -> bool {
+        self.infill.is_some_and(|tokens| tokens.shows_file_names())
+    }
+
     /// Tokens there are.
     pub fn vocabulary_size(&self) -> usize {
         self.kinds.len()
