@@ -385,7 +385,7 @@ Feature: Responses as with OpenAI's newer API
       | input.0.role             | it is required                              | "input": [{"type": "message", "content": "a"}] |
       | input.0.content          | it is required                              | "input": [{"role": "user"}] |
       | input.0.content.0.type   | input_image                                 | "input": [{"role": "user", "content": [{"type": "input_image", "image_url": "a"}]}] |
-      | input.0.content.0.type   | a message of the role «user» has no refusal | "input": [{"role": "user", "content": [{"type": "refusal", "refusal": "a"}]}] |
+      | input.0.content.0.type   | a message of the role 'user' has no refusal | "input": [{"role": "user", "content": [{"type": "refusal", "refusal": "a"}]}] |
       | input.0.content.0.text   | it is required                              | "input": [{"role": "user", "content": [{"type": "input_text"}]}] |
       | input.0.arguments        | it is required                              | "input": [{"type": "function_call", "call_id": "a", "name": "b"}] |
       | input                    | No tool call found                          | "input": [{"type": "function_call_output", "call_id": "a", "output": "b"}] |
@@ -395,7 +395,7 @@ Feature: Responses as with OpenAI's newer API
       | prompt                   | there are no prompt templates here          | "input": "a", "prompt": {"id": "pmpt_a"} |
       | moderation               | nothing is moderated here                   | "input": "a", "moderation": {"model": "omni"} |
       | tools.0.name             | does not match                              | "input": "a", "tools": [{"type": "namespace", "name": "a b", "tools": []}] |
-      | tools.1.tools.0.name     | another function is called «a__b», too      | "input": "a", "tools": [{"type": "function", "name": "a__b"}, {"type": "namespace", "name": "a", "tools": [{"type": "function", "name": "b"}]}] |
+      | tools.1.tools.0.name     | another function is called 'a__b', too      | "input": "a", "tools": [{"type": "function", "name": "a__b"}, {"type": "namespace", "name": "a", "tools": [{"type": "function", "name": "b"}]}] |
       | tool_choice              | there are no tools to choose from           | "input": "a", "tools": [{"type": "web_search"}], "tool_choice": "required" |
       | tool_choice.type         | is not supported: only functions can be called | "input": "a", "tools": [{"type": "custom", "name": "b"}], "tool_choice": {"type": "custom", "name": "b"} |
       | tool_choice.tools.0.type | is not supported: only functions can be called | "input": "a", "tool_choice": {"type": "allowed_tools", "mode": "required", "tools": [{"type": "mcp", "server_label": "b"}]} |
@@ -403,10 +403,10 @@ Feature: Responses as with OpenAI's newer API
       | n                        | a response is one answer                    | "input": "a", "n": 2 |
       | regex                    | cannot follow both text.format.schema and regex | "input": "a", "regex": "a", "text": {"format": {"type": "json_schema", "name": "a", "schema": {}}} |
       | tools.0.name             | it is required                              | "input": "a", "tools": [{"type": "function"}] |
-      | tools.1.name             | another function is called «a», too         | "input": "a", "tools": [{"type": "function", "name": "a"}, {"type": "function", "name": "a"}] |
+      | tools.1.name             | another function is called 'a', too         | "input": "a", "tools": [{"type": "function", "name": "a"}, {"type": "function", "name": "a"}] |
       | tools                    | Invalid schema for function 'a': /not | "input": "a", "tools": [{"type": "function", "name": "a", "strict": true, "parameters": {"not": {"const": 2}}}] |
       | tool_choice              | there are no tools to choose from           | "input": "a", "tool_choice": "required" |
-      | tool_choice              | there is no function «b» among the tools    | "input": "a", "tools": [{"type": "function", "name": "a"}], "tool_choice": {"type": "function", "name": "b"} |
+      | tool_choice              | there is no function 'b' among the tools    | "input": "a", "tools": [{"type": "function", "name": "a"}], "tool_choice": {"type": "function", "name": "b"} |
       | tool_choice.name         | it is required                              | "input": "a", "tools": [{"type": "function", "name": "a"}], "tool_choice": {"type": "function"} |
       | tool_choice.type         | file_search                                 | "input": "a", "tool_choice": {"type": "file_search"} |
       | text.format.schema       | it is required                              | "input": "a", "text": {"format": {"type": "json_schema", "name": "a"}} |

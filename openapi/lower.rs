@@ -83,7 +83,7 @@ fn is_alias(item: &Value) -> bool {
 
 /// progenitor knows one type of failure per operation. Where failures are answered in the operation's own shape
 /// (`/health`),
-/// those of the common shape are left to the client's «unexpected response».
+/// those of the common shape are left to the client's "unexpected response".
 fn keep_one_kind_of_failure(operation: &mut Value) {
     let schema = |answer: &Value| answer.pointer("/content/application~1json/schema").cloned();
     let Some(answers) = operation

@@ -98,7 +98,7 @@ fn difference(written: &Value, kept: &Value, place: &str) -> Option<String> {
                 (Some(written), Some(kept)) => difference(written, kept, &format!("{place}/{key}")),
                 (Some(_), None) => Some(format!("{place}/{key}: it is lost")),
                 (None, kept) => Some(format!(
-                    "{place}: it adds «{key}»: {}",
+                    "{place}: it adds \"{key}\": {}",
                     kept.unwrap_or(&Value::Null)
                 )),
             }),
@@ -128,7 +128,7 @@ fn refuse_duplicates(source: &str, sum: &Value, part: &Value) -> Result<(), Stri
                 .is_some_and(|sum| sum.get(name).is_some())
             {
                 return Err(format!(
-                    "{source}: {place}: «{name}» is defined in another file, too"
+                    "{source}: {place}: \"{name}\" is defined in another file, too"
                 ));
             }
         }

@@ -293,7 +293,7 @@ impl<'a> Parameter<'a> {
         ) {
             (name, place @ ("path" | "query"), Some("string")) => Ok(Self { name, place }),
             (name, ..) => Err(format!(
-                "parameter «{name}»: only strings in the path or the query are generated"
+                "parameter \"{name}\": only strings in the path or the query are generated"
             )),
         }
     }
@@ -312,7 +312,7 @@ impl<'a> Answer<'a> {
     fn read(document: &'a Value, status: &str, response: &'a Value) -> Result<Self, String> {
         let status: u16 = status
             .parse()
-            .map_err(|_| format!("the status «{status}» is no number"))?;
+            .map_err(|_| format!("the status \"{status}\" is no number"))?;
         let response = match response.get("$ref").and_then(Value::as_str) {
             None => response,
             Some(reference) => reference

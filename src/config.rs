@@ -388,7 +388,7 @@ fn model_source(cli: &ModelArgs) -> anyhow::Result<ModelSource> {
                 (None, Some(quant)) => Wanted::Quant(quant),
                 (None, None) => Wanted::Usual,
                 (Some(file), Some(quant)) => {
-                    anyhow::bail!("--hf-file {file}: --hf-repo says «{quant}» already")
+                    anyhow::bail!("--hf-file {file}: --hf-repo says \"{quant}\" already")
                 }
             };
             let options = hub_options(cli)?;

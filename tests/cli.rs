@@ -64,7 +64,7 @@ fn files_that_cannot_be_served_are_refused_with_path_and_cause() {
 
     let other = folder.path().join("other.gguf");
     fs::write(&other, "no model at all").unwrap();
-    check(&other, "does not begin with «GGUF»");
+    check(&other, "does not begin with \"GGUF\"");
     fs::write(&other, "").unwrap();
     check(&other, "the header ends at byte 0");
 
@@ -91,7 +91,7 @@ fn files_that_cannot_be_served_are_refused_with_path_and_cause() {
     let architecture = |bytes: &mut Vec<u8>| replace(bytes, b"llama", b"mamba");
     check(
         &changed(folder.path(), architecture),
-        "the architecture «mamba» is not supported; supported: llama",
+        "the architecture \"mamba\" is not supported; supported: llama",
     );
     let pre = |bytes: &mut Vec<u8>| {
         replace(
@@ -113,7 +113,7 @@ fn files_that_cannot_be_served_are_refused_with_path_and_cause() {
     };
     check(
         &changed(folder.path(), kind),
-        "«blk.0.attn_k.weight» has the type Q8_1, which is not supported",
+        "\"blk.0.attn_k.weight\" has the type Q8_1, which is not supported",
     );
 }
 
@@ -191,7 +191,7 @@ fn options_that_cannot_be_are_refused() {
         (&["-ts", "3,1", "-mg", "2"], 1, "gives it no share"),
         (&["--device", "cuda"], 1, "was built without CUDA"),
         (&["--device", "coreml"], 1, "was built without CoreML"),
-        (&["-ngl", "many"], 2, "«many» is no number of layers"),
+        (&["-ngl", "many"], 2, "\"many\" is no number of layers"),
         (&["-ts", "0,0"], 1, "nobody has a share"),
         (&["-ts", "1,-1"], 1, "--tensor-split -1"),
         (&["-tb", "0"], 1, "--threads-batch 0: from 1 to 1024"),
@@ -210,7 +210,7 @@ fn options_that_cannot_be_are_refused() {
         (
             &["--chat-template", "wren"],
             1,
-            "«wren» is no Jinja template and the name of none; names: chatglm3, ",
+            "\"wren\" is no Jinja template and the name of none; names: chatglm3, ",
         ),
         (
             &["--chat-template", "llama3", "-np", "0"],
@@ -628,7 +628,7 @@ fn an_adapter_that_cannot_be_used_is_refused_with_path_and_cause() {
     check(
         "--lora",
         &common::model(),
-        "«general.type» is «model», not «adapter»",
+        "\"general.type\" is \"model\", not \"adapter\"",
     );
     let mut command = with_model(ortolan());
     command.arg("--lora-base").arg(common::model());

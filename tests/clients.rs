@@ -61,7 +61,7 @@ async fn ask_json(url: String, body: Option<Value>) -> Value {
     serde_json::from_str(&ask(url, body).await).unwrap()
 }
 
-/// «Testing with CURL».
+/// "Testing with CURL".
 #[test]
 fn curl_asks_for_a_completion() {
     let (_server, address) = ready_with(&[]);
@@ -86,7 +86,7 @@ fn curl_asks_for_a_completion() {
     assert_eq!(answer["truncated"], false, "{answer}");
 }
 
-/// «Node JS Test»: it does not say that its body is JSON.
+/// "Node JS Test": it does not say that its body is JSON.
 #[test]
 fn node_asks_for_a_completion() {
     let (_server, address) = ready_with(&SHORT);
@@ -140,7 +140,7 @@ fn curl_embeds() {
     }
 }
 
-/// «Extending or building alternative Web Front End»: its page takes the place of ours.
+/// "Extending or building alternative Web Front End": its page takes the place of ours.
 #[tokio::test]
 async fn a_page_imports_completion_js() {
     let folder = file("tests/clients");
@@ -159,7 +159,7 @@ async fn a_page_imports_completion_js() {
     .await;
 }
 
-/// «Change system prompt on runtime», at run time and at the start.
+/// "Change system prompt on runtime", at run time and at the start.
 #[tokio::test]
 async fn the_example_of_a_system_prompt_is_everybodys() {
     let path = file("tests/clients/system_prompt.json");

@@ -171,7 +171,7 @@ fn what_cannot_be_served_is_shown_with_the_reason() {
     let json = inspected(folder.path(), &["tiny.gguf"]);
     assert_eq!(json["served"], false);
     let problem = json["problem"].as_str().unwrap();
-    assert!(problem.contains("«mamba» is not supported"), "{problem}");
+    assert!(problem.contains("\"mamba\" is not supported"), "{problem}");
     assert_eq!(json["family"], "mamba");
     assert_eq!(json["tensor_types"][0]["tensors"], 20);
 
@@ -206,7 +206,7 @@ fn what_cannot_be_served_is_shown_with_the_reason() {
     assert!(text.contains("llama.block_count = 2"), "{text}");
 
     fs::write(&path, b"no model").unwrap();
-    refuses(folder.path(), &["inspect", "tiny.gguf"], 1, "«GGUF»");
+    refuses(folder.path(), &["inspect", "tiny.gguf"], 1, "\"GGUF\"");
     refuses(folder.path(), &["inspect", "wren.gguf"], 1, "No such file");
     refuses(
         folder.path(),
@@ -406,7 +406,11 @@ fn what_is_there_is_not_written_over() {
     );
     check(&["quantize", "tiny.gguf", ".", "q8_0"], 1, "a folder");
     check(&["quantize", "tiny.gguf", "other.gguf", "q9_0"], 2, "q9_0");
-    check(&["quantize", "out.gguf", "other.gguf", "q8_0"], 1, "«GGUF»");
+    check(
+        &["quantize", "out.gguf", "other.gguf", "q8_0"],
+        1,
+        "\"GGUF\"",
+    );
     assert_eq!(fs::read(&tiny).unwrap(), before);
     assert_eq!(
         fs::read(folder.path().join("out.gguf")).unwrap(),
@@ -461,7 +465,7 @@ fn tensors_that_do_not_fit_are_told() {
         folder.path(),
         &words,
         1,
-        "tensor «a\\u{1b}.weight»: the number inf",
+        "tensor \"a\\u{1b}.weight\": the number inf",
     );
     assert!(!folder.path().join("other.gguf").exists());
 }

@@ -147,7 +147,7 @@ fn a_build_stops_where_merging_would_lose_something() {
     );
     check_merge(
         &["{A: {type: string}}", "{A: {type: integer}}"],
-        Err("1.yaml: /components/schemas: «A» is defined in another file, too"),
+        Err("1.yaml: /components/schemas: \"A\" is defined in another file, too"),
     );
     check_merge(
         &["{A: {type: string}, A: {type: integer}}"],

@@ -218,7 +218,7 @@ fn what_is_not_known_is_named() {
             "position_ids",
             "token_types_"
         )),
-        "…/model.onnx: the graph's input «token_types_» is not supported"
+        "…/model.onnx: the graph's input \"token_types_\" is not supported"
     );
     assert_eq!(
         refused("genai", |_, graph| replaced(
@@ -226,11 +226,11 @@ fn what_is_not_known_is_named() {
             "past_key_values.1.value",
             "past_key_values.1.velue"
         )),
-        "…/model.onnx: the graph's input «past_key_values.1.key» is not supported"
+        "…/model.onnx: the graph's input \"past_key_values.1.key\" is not supported"
     );
     assert_eq!(
         refused("optimum", |_, graph| replaced(graph, "logits", "lagits")),
-        "…/model.onnx: the graph has no output «logits»"
+        "…/model.onnx: the graph has no output \"logits\""
     );
 }
 
@@ -244,7 +244,7 @@ fn weights_stay_beside_the_graph() {
                 location
             )),
             format!(
-                "…/model.onnx: the weights of «model.embed_tokens.weight» are to be in «{location}», which is no file \
+                "…/model.onnx: the weights of \"model.embed_tokens.weight\" are to be in \"{location}\", which is no file \
                  beside the graph"
             )
         );
@@ -263,7 +263,7 @@ fn weights_stay_beside_the_graph() {
     });
     assert_eq!(
         short,
-        "…/model.onnx: the weights of «model.embed_tokens.weight» are to be 76800 bytes from 0 on in \
+        "…/model.onnx: the weights of \"model.embed_tokens.weight\" are to be 76800 bytes from 0 on in \
          …/model.onnx.data, which has 100"
     );
 }

@@ -323,22 +323,22 @@ fn what_a_configuration_says_and_is_not_computed_is_refused() {
     };
     assert_eq!(
         refused("hidden_act", "relu".into()),
-        "the activation «relu» is not supported"
+        "the activation \"relu\" is not supported"
     );
     assert_eq!(
         refused(
             "rope_parameters",
             json!({"rope_type": "dynamic", "factor": 2.0})
         ),
-        "rope scaling «dynamic» is not supported"
+        "rope scaling \"dynamic\" is not supported"
     );
     assert_eq!(
         refused("rope_parameters", json!({"rope_type": "linear"})),
-        "config.json: the rope scaling has no «factor»"
+        "config.json: the rope scaling has no \"factor\""
     );
     assert_eq!(
         refused("num_attention_heads", json!(0)),
-        "«llama.attention.head_count» is 0"
+        "\"llama.attention.head_count\" is 0"
     );
     assert_eq!(
         refused("head_dim", json!(u32::MAX)),
@@ -346,7 +346,7 @@ fn what_a_configuration_says_and_is_not_computed_is_refused() {
     );
     assert!(
         refused("model_type", "mamba".into())
-            .starts_with("the architecture «mamba» is not supported")
+            .starts_with("the architecture \"mamba\" is not supported")
     );
     assert!(refused("vocab_size", json!("many")).starts_with("config.json: invalid type"));
 }
@@ -416,15 +416,15 @@ fn a_mixture_of_experts_that_cannot_be_is_refused() {
     );
     assert_eq!(
         with("llama.expert_used_count", 0),
-        "«llama.expert_used_count» is 0"
+        "\"llama.expert_used_count\" is 0"
     );
     assert_eq!(
         with("llama.expert_count", 5),
-        "the tensor «blk.0.ffn_gate_inp.weight» has the shape [64, 4], not [64, 5]"
+        "the tensor \"blk.0.ffn_gate_inp.weight\" has the shape [64, 4], not [64, 5]"
     );
     assert_eq!(
         with("llama.expert_count", 0),
-        "the tensor «blk.0.ffn_gate.weight» is missing"
+        "the tensor \"blk.0.ffn_gate.weight\" is missing"
     );
     assert_eq!(
         with("llama.expert_gating_func", 2),
@@ -432,7 +432,7 @@ fn a_mixture_of_experts_that_cannot_be_is_refused() {
     );
     assert_eq!(
         with("llama.expert_feed_forward_length", 32),
-        "the tensor «blk.0.ffn_gate_exps.weight» has the shape [64, 96, 4], not [64, 32, 4]"
+        "the tensor \"blk.0.ffn_gate_exps.weight\" has the shape [64, 96, 4], not [64, 32, 4]"
     );
     let without = |part: &str| {
         let refused = changed(&mixtral, |_, tensors| {
@@ -442,11 +442,11 @@ fn a_mixture_of_experts_that_cannot_be_is_refused() {
     };
     assert_eq!(
         without("1.ffn_down_exps"),
-        "the tensor «blk.1.ffn_down_exps.weight» is missing"
+        "the tensor \"blk.1.ffn_down_exps.weight\" is missing"
     );
     assert_eq!(
         without("ffn_gate_inp"),
-        "the tensor «blk.0.ffn_gate_inp.weight» is missing"
+        "the tensor \"blk.0.ffn_gate_inp.weight\" is missing"
     );
     let many = changed(&mixtral, |header, tensors| {
         apart(tensors);

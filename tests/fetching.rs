@@ -27,11 +27,11 @@ fn a_model_that_cannot_be_fetched_is_refused_before_anybody_is_asked() {
         (&["-hff", "wren.gguf"], 2, "--hf-repo"),
         (&["-mu", nowhere, "-hf", "ada/birds"], 2, "--hf-repo"),
         (&["-mu", "wren.gguf"], 1, "wren.gguf is no address"),
-        (&["-hf", "birds"], 1, "«birds» is no repository"),
+        (&["-hf", "birds"], 1, "\"birds\" is no repository"),
         (
             &["-hf", "ada/birds:Q8_0", "-hff", "wren.gguf"],
             1,
-            "says «Q8_0» already",
+            "says \"Q8_0\" already",
         ),
         (&["-mu", nowhere, "--offline"], 1, "--offline asks nobody"),
         (&["-mu", nowhere, "-np", "0"], 1, "at least one slot"),

@@ -85,7 +85,7 @@ pub enum Error {
         limit_bytes: usize,
     },
     /// Another model is asked for.
-    #[error("there is no model «{0}» here")]
+    #[error("there is no model '{0}' here")]
     NoSuchModel(String),
     /// No such response is kept for the caller.
     #[error("Response with id '{0}' not found.")]

@@ -19,7 +19,7 @@ pub(super) fn conversation(
     if messages.last().is_some_and(|last| !last.calls.is_empty()) {
         let place = format!("messages.{}.tool_calls", messages.len() - 1);
         let message =
-            format!("{place}: messages of the role «tool» must follow, one for each call");
+            format!("{place}: messages of the role 'tool' must follow, one for each call");
         return Err(Error::invalid(place, message));
     }
     Ok(Conversation {
@@ -134,7 +134,7 @@ fn part_text(
         "refusal" if assistant => ("refusal", part.refusal),
         "refusal" => {
             let place = format!("{place}.type");
-            let message = format!("{place}: a message of the role «{role}» has no refusal");
+            let message = format!("{place}: a message of the role '{role}' has no refusal");
             return Err(Error::invalid(place, message));
         }
         kind => return Err(foreign_part(place, kind)),

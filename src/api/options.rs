@@ -44,7 +44,7 @@ pub(super) fn count(param: &str, number: i64) -> Result<usize, Error> {
         .map_err(|_| Error::invalid(param, format!("{param}: {number} is no count")))
 }
 
-/// A count where −1 is «no limit».
+/// A count where −1 is "no limit".
 pub(super) fn limit(param: &str, number: i64) -> Result<Option<usize>, Error> {
     if number == -1 {
         Ok(None)

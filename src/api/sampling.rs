@@ -122,7 +122,7 @@ fn chain(samplers: &types::Samplers) -> Result<Vec<Stage>, Error> {
             let letters = letters.chars();
             let names = letters.map(|letter| lettered(letter).ok_or(letter));
             names.collect::<Result<_, char>>().map_err(|letter| {
-                let message = format!("samplers: «{letter}» is the letter of no stage");
+                let message = format!("samplers: '{letter}' is the letter of no stage");
                 Error::invalid("samplers", message)
             })?
         }

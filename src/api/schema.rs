@@ -15,7 +15,7 @@ use serde_json::{Map, Value, json};
 use super::document::DOCUMENT;
 use super::error::Error;
 
-/// Bytes of a value that are quoted in a message; longer ones are called «the value».
+/// Bytes of a value that are quoted in a message; longer ones are called "the value".
 const QUOTED_BYTES_MAX: usize = 120;
 
 /// Fields that are listed as ignored; the header has no room for more.
@@ -121,7 +121,7 @@ fn kinds(schema: &Value) -> Vec<&str> {
 pub fn check(component: &str, value: &Value) -> Result<Vec<String>, Error> {
     let validator = validator(component).ok_or_else(|| Error::Invalid {
         param: None,
-        message: format!("the document has no schema «{component}»"),
+        message: format!("the document has no schema '{component}'"),
     })?;
     let schema = &DOCUMENT["components"]["schemas"][component];
     if let Err(error) = validator.validate(value) {

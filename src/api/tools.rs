@@ -107,7 +107,7 @@ pub(super) fn check_names(tools: &[Tool], place: impl Fn(usize) -> String) -> Re
         None => Ok(()),
         Some(number) => {
             let (place, name) = (place(number), &tools[number].name);
-            let message = format!("{place}: another function is called «{name}», too");
+            let message = format!("{place}: another function is called '{name}', too");
             Err(Error::invalid(place, message))
         }
     }

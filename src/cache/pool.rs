@@ -11,8 +11,8 @@
 //! block's followers are never idle for a shorter time than the block itself, and the one that is idle the
 //! longest has nothing after it.
 //!
-//! Source: Kwon et al., «Efficient Memory Management for Large Language Model Serving with
-//! PagedAttention» (2023), section 4.
+//! Source: Kwon et al., "Efficient Memory Management for Large Language Model Serving with
+//! PagedAttention" (2023), section 4.
 
 use std::collections::BTreeMap;
 

@@ -33,7 +33,7 @@ impl FromStr for AdapterFile {
             .parse()
             .ok()
             .filter(|scale: &f32| scale.abs() <= MOST_SCALE);
-        let wrong = || format!("«{scale}» is no scale from -{MOST_SCALE} to {MOST_SCALE}");
+        let wrong = || format!("\"{scale}\" is no scale from -{MOST_SCALE} to {MOST_SCALE}");
         Ok(Self {
             path: path.into(),
             scale: number.ok_or_else(wrong)?,

@@ -233,7 +233,7 @@ fn gpu_layers(text: &str) -> Result<usize, String> {
         "all" | "auto" | "-1" => Ok(usize::MAX),
         number => number
             .parse()
-            .map_err(|_| format!("«{number}» is no number of layers, nor «all»")),
+            .map_err(|_| format!("\"{number}\" is no number of layers, nor \"all\"")),
     }
 }
 

@@ -365,7 +365,7 @@ impl TokenizerFacts {
             algorithm: match &vocabulary.algorithm {
                 Algorithm::ByteLevel { pre, merges } => {
                     format!(
-                        "byte-level BPE, {} merges, words cut as «{pre}»",
+                        "byte-level BPE, {} merges, words cut as \"{pre}\"",
                         merges.len()
                     )
                 }

@@ -137,7 +137,7 @@ impl<'a> Plan<'a> {
                 None => copy(blocks, &mut writer, bar),
                 Some(target) => convert(source.kind, blocks, *target, &mut writer, bar),
             };
-            written.with_context(|| format!("tensor «{}»", printable(&tensor.name)))?;
+            written.with_context(|| format!("tensor \"{}\"", printable(&tensor.name)))?;
         }
         Ok(writer.finish()?)
     }

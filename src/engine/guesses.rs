@@ -2,7 +2,7 @@
 //! computed together with the token that is wanted, and its logits decide whether it was right: the text is the same with and
 //! without it.
 //!
-//! Source: Saxena, «Prompt Lookup Decoding» (2023).
+//! Source: Saxena, "Prompt Lookup Decoding" (2023).
 
 use crate::token::TokenId;
 

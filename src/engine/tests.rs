@@ -1,4 +1,4 @@
-//! The engine with a scripted runner: its «model» reads the whole sequence back from the blocks, so a
+//! The engine with a scripted runner: its "model" reads the whole sequence back from the blocks, so a
 //! block that is given away, mixed up or cut short changes the text. Here are the script, what it says to a
 //! sequence alone, and the life of single sequences.
 

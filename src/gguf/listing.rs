@@ -136,7 +136,7 @@ impl Listing {
         let mut cursor = Cursor { bytes, position: 0 };
         if cursor.take(4)? != b"GGUF" {
             return Err(HeaderError::Malformed(
-                "it does not begin with «GGUF»".to_owned(),
+                "it does not begin with \"GGUF\"".to_owned(),
             ));
         }
         self.version = cursor.version()?;
@@ -150,7 +150,7 @@ impl Listing {
             let kind = cursor.u32()?;
             let value = cursor.value(kind, 0)?;
             if !seen.insert(key.clone()) {
-                return Err(cursor.malformed(&format!("the key «{key}» stands twice")));
+                return Err(cursor.malformed(&format!("the key \"{key}\" stands twice")));
             }
             let place = start..cursor.position;
             self.pairs.push(ListedPair { key, value, place });
@@ -168,7 +168,7 @@ impl Listing {
                 });
             }
             if !seen.insert(name.clone()) {
-                return Err(cursor.malformed(&format!("the tensor «{name}» stands twice")));
+                return Err(cursor.malformed(&format!("the tensor \"{name}\" stands twice")));
             }
             self.tensors.push(tensor);
         }
@@ -199,7 +199,7 @@ impl Listing {
         {
             if !offset.is_multiple_of(self.alignment) {
                 return Err(HeaderError::Malformed(format!(
-                    "tensor «{name}» does not begin at a multiple of {} bytes",
+                    "tensor \"{name}\" does not begin at a multiple of {} bytes",
                     self.alignment
                 )));
             }
@@ -357,7 +357,7 @@ impl<'a> Cursor<'a> {
         let name = self.string()?;
         let dimensions = self.u32()?;
         if !(1..=MAX_DIMENSIONS).contains(&dimensions) {
-            return Err(self.malformed(&format!("tensor «{name}» has {dimensions} dimensions")));
+            return Err(self.malformed(&format!("tensor \"{name}\" has {dimensions} dimensions")));
         }
         let shape: Vec<usize> = (0..dimensions)
             .map(|_| {
@@ -373,7 +373,7 @@ impl<'a> Cursor<'a> {
             && !columns.is_multiple_of(kind.block_values())
         {
             return Err(self.malformed(&format!(
-                "the rows of tensor «{name}» have {columns} values, no whole number of {} blocks",
+                "the rows of tensor \"{name}\" have {columns} values, no whole number of {} blocks",
                 kind.name()
             )));
         }
@@ -396,7 +396,7 @@ impl<'a> Cursor<'a> {
                 offset,
             }),
             _ => Err(self.malformed(&format!(
-                "tensor «{name}» has the impossible shape {shape:?} or offset {offset}"
+                "tensor \"{name}\" has the impossible shape {shape:?} or offset {offset}"
             ))),
         }
     }

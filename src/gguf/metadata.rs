@@ -55,10 +55,10 @@ impl Value {
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 pub enum MetadataError {
     /// Not in the file.
-    #[error("the metadata has no «{0}»")]
+    #[error("the metadata has no \"{0}\"")]
     Missing(String),
     /// There, but of another type or out of range.
-    #[error("«{key}» is {found}, not {wanted}")]
+    #[error("\"{key}\" is {found}, not {wanted}")]
     Type {
         /// The key.
         key: String,

@@ -62,7 +62,7 @@ pub enum GgufError {
         reason: String,
     },
     /// The header promises more than there is.
-    #[error("{path} is truncated: tensor «{tensor}» ends at byte {end}, the file at {length}")]
+    #[error("{path} is truncated: tensor \"{tensor}\" ends at byte {end}, the file at {length}")]
     Truncated {
         /// The file.
         path: PathBuf,
@@ -82,7 +82,7 @@ pub enum GgufError {
         reason: String,
     },
     /// A tensor's type is not one of [`TensorType`].
-    #[error("{path}: tensor «{tensor}» has the type {kind}, which is not supported")]
+    #[error("{path}: tensor \"{tensor}\" has the type {kind}, which is not supported")]
     UnsupportedType {
         /// The file.
         path: PathBuf,

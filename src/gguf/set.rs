@@ -64,7 +64,7 @@ impl Gguf {
             tensor.file = self.files.len();
             if self.tensors.insert(name.clone(), tensor).is_some() {
                 return Err(wrong(format!(
-                    "the tensor «{name}» is in a file before it, too"
+                    "the tensor \"{name}\" is in a file before it, too"
                 )));
             }
         }

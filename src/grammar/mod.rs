@@ -444,7 +444,7 @@ fn check_lark(text: &str) -> Result<(), GrammarError> {
         return Err(GrammarError::TooLarge(problem));
     }
     if text.matches('&').count() > MOST_LARK_INTERSECTIONS {
-        let problem = format!("more than {MOST_LARK_INTERSECTIONS} times «&»");
+        let problem = format!("more than {MOST_LARK_INTERSECTIONS} times \"&\"");
         return Err(GrammarError::TooLarge(problem));
     }
     match text.contains("%json") {

@@ -188,7 +188,7 @@ mod tests {
         let end = compiler().vocabulary.ends()[0];
         let ends = |answer| allows(&mut thinking("</t>", Some(9), answer), end);
         assert!(ends(None) && !ends(Some("ab")));
-        // «end» would take two bytes of the answer with it.
+        // "end" would take two bytes of the answer with it.
         let mut constraint = thinking("xe", None, Some("ab"));
         let word = compiler().vocabulary.tokens("end")[0];
         assert!(allows(&mut constraint, word));

@@ -72,7 +72,7 @@ impl Adapter {
             let found = metadata.string(key)?;
             if found != wanted {
                 let found: String = found.chars().take(64).collect();
-                let problem = format!("«{key}» is «{found}», not «{wanted}»");
+                let problem = format!("\"{key}\" is \"{found}\", not \"{wanted}\"");
                 return Err(GraphError::Inconsistent(problem));
             }
         }
@@ -218,8 +218,8 @@ fn matrix(weight: &str, model: &ModelFile) -> Result<[usize; 2], GraphError> {
     shape.ok_or_else(|| {
         let whole = model.tensors.get(weight).is_some();
         GraphError::Unsupported(match whole {
-            true => format!("an adapter of «{weight}»"),
-            false => format!("an adapter of «{weight}», which the model does not have,"),
+            true => format!("an adapter of \"{weight}\""),
+            false => format!("an adapter of \"{weight}\", which the model does not have,"),
         })
     })
 }
@@ -242,5 +242,5 @@ fn stored_row(row: usize, weight: &str, order: RowOrder, architecture: &Architec
 
 /// What to say of a tensor that is no part of an adapter here.
 fn unknown(name: &str) -> GraphError {
-    GraphError::Unsupported(format!("the tensor «{name}» of an adapter"))
+    GraphError::Unsupported(format!("the tensor \"{name}\" of an adapter"))
 }

@@ -48,7 +48,7 @@ pub const HEAD_MULTIPLE: usize = 8;
 #[derive(Debug, thiserror::Error)]
 pub enum GraphError {
     /// No family of ours.
-    #[error("the architecture «{found}» is not supported; supported: {supported}")]
+    #[error("the architecture \"{found}\" is not supported; supported: {supported}")]
     UnsupportedArchitecture {
         /// What `general.architecture` says.
         found: String,
@@ -62,10 +62,10 @@ pub enum GraphError {
     #[error("{0}")]
     Inconsistent(String),
     /// A tensor that the family needs is not there.
-    #[error("the tensor «{0}» is missing")]
+    #[error("the tensor \"{0}\" is missing")]
     MissingTensor(String),
     /// A tensor has another shape than the header implies.
-    #[error("the tensor «{name}» has the shape {found:?}, not {wanted:?}")]
+    #[error("the tensor \"{name}\" has the shape {found:?}, not {wanted:?}")]
     Shape {
         /// The tensor.
         name: String,

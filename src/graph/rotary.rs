@@ -1,6 +1,6 @@
 //! The tables of the rotary position embedding.
 //!
-//! Source: Su et al., «RoFormer» (2021), section 3.2.2.
+//! Source: Su et al., "RoFormer" (2021), section 3.2.2.
 
 use std::f64::consts::TAU;
 

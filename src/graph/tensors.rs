@@ -165,7 +165,8 @@ impl Tensors {
                 continue;
             };
             if let Some((_, other)) = names.insert(standard.clone(), (place, name.to_owned())) {
-                let problem = format!("the tensors «{other}» and «{name}» are both «{standard}»");
+                let problem =
+                    format!("the tensors \"{other}\" and \"{name}\" are both \"{standard}\"");
                 return Err(GraphError::Inconsistent(problem));
             }
         }

@@ -72,7 +72,7 @@ impl Repository {
                 user: user.to_owned(),
                 name: name.to_owned(),
             }),
-            _ => Err(format!("«{text}» is no repository: USER/REPO")),
+            _ => Err(format!("\"{text}\" is no repository: USER/REPO")),
         }
     }
 
@@ -131,7 +131,7 @@ pub(super) fn check_file(path: &str) -> Result<(), String> {
     let plain = !path.contains('\\') && Path::new(path).components().all(inside);
     match plain && path.to_ascii_lowercase().ends_with(".gguf") {
         true => Ok(()),
-        false => Err(format!("«{path}» is no GGUF file of a repository")),
+        false => Err(format!("\"{path}\" is no GGUF file of a repository")),
     }
 }
 
@@ -153,7 +153,7 @@ fn is_quant(file: &str, quant: &str) -> bool {
     let Some((before, end)) = start.and_then(|start| stem.split_at_checked(start)) else {
         return false;
     };
-    // «IQ4_XS» is no «Q4_XS».
+    // "IQ4_XS" is no "Q4_XS".
     end.eq_ignore_ascii_case(quant) && !before.ends_with(|c: char| c.is_alphanumeric() || c == '_')
 }
 

@@ -142,7 +142,7 @@ pub fn chat_template(text: String) -> anyhow::Result<String> {
         Some(template) => Ok(template.to_owned()),
         None => {
             let names = predefined_names().collect::<Vec<_>>().join(", ");
-            anyhow::bail!("«{text}» is no Jinja template and the name of none; names: {names}")
+            anyhow::bail!("\"{text}\" is no Jinja template and the name of none; names: {names}")
         }
     }
 }

@@ -35,7 +35,7 @@ pub struct GenerateOptions {
     pub ignore_end: bool,
     /// How a token is chosen.
     pub sampling: SamplingParameters,
-    /// What is added to the logits of tokens, of every token where it is a text; minus infinity is «never».
+    /// What is added to the logits of tokens, of every token where it is a text; minus infinity is "never".
     pub logit_bias: Vec<(PromptPiece, f32)>,
     /// What the text must follow; where functions may be called, a text that calls none, which only a schema can say.
     pub grammar: Option<GrammarSource>,

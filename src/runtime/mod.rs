@@ -40,13 +40,13 @@ pub enum RuntimeError {
         bytes: usize,
     },
     /// A graph lacks an output.
-    #[error("the session gives no «{name}»")]
+    #[error("the session gives no \"{name}\"")]
     NoOutput {
         /// Its name.
         name: String,
     },
     /// An output of a graph that others made is not what was said of it.
-    #[error("the output «{name}» has {found} numbers, not {wanted}")]
+    #[error("the output \"{name}\" has {found} numbers, not {wanted}")]
     Output {
         /// Its name.
         name: String,

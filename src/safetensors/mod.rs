@@ -126,7 +126,7 @@ fn places(bytes: &[u8]) -> Result<HashMap<String, Place>, String> {
         if tensor.shape.len() > MAX_DIMENSIONS {
             let found = tensor.shape.len();
             return Err(format!(
-                "tensor «{name}» has {found} dimensions; {MAX_DIMENSIONS} are the most"
+                "tensor \"{name}\" has {found} dimensions; {MAX_DIMENSIONS} are the most"
             ));
         }
         let (start, end) = tensor.data_offsets;

@@ -55,6 +55,6 @@ fn what_is_no_safetensors_file_is_refused() {
             r#"{"a":{"dtype":"F32","shape":[1,1,1,1,1],"data_offsets":[0,4]}}"#,
             &[0; 4],
         ),
-        "tensor «a» has 5 dimensions; 4 are the most",
+        "tensor \"a\" has 5 dimensions; 4 are the most",
     );
 }

@@ -101,7 +101,7 @@ impl Stage {
     }
 }
 
-/// «Exclude top choices» (XTC).
+/// "Exclude top choices" (XTC).
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Exclusion {
     /// How often it happens; 0 is never.
@@ -146,7 +146,7 @@ pub struct Repetition {
     pub penalize_newline: bool,
 }
 
-/// «Don't repeat yourself» (DRY): what it costs a token to go on with a sequence that occurred.
+/// "Don't repeat yourself" (DRY): what it costs a token to go on with a sequence that occurred.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Dry {
     /// What going on with a sequence of `allowed_length` tokens takes from the logit; 0 is off.

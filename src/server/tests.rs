@@ -37,7 +37,7 @@ async fn ask(address: SocketAddr, head: &str) -> String {
     answer
 }
 
-/// A server that answers with «hello», until the returned sender is dropped.
+/// A server that answers with "hello", until the returned sender is dropped.
 async fn hello() -> (SocketAddr, oneshot::Sender<()>) {
     let server = Server::bind(options()).await.unwrap();
     let (address, (stop, stopped)) = (server.address(), oneshot::channel());

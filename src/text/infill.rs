@@ -1,6 +1,6 @@
 //! Fill in the middle: the tokens between which a model expects what comes before a gap and what comes after it.
 //!
-//! Source: Bavarian et al., «Efficient Training of Language Models to Fill in the Middle» (2022), section 3
+//! Source: Bavarian et al., "Efficient Training of Language Models to Fill in the Middle" (2022), section 3
 //! (PSM); the names are those by which llama.cpp recognises the tokens.
 
 use tokenizers::models::bpe::Vocab;

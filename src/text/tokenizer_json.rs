@@ -182,7 +182,10 @@ fn absorbing(added: &[AddedToken]) -> Result<Vec<(TokenId, Absorbs)>, TokenizerE
     let mut absorbing = Vec::new();
     for token in added {
         if token.single_word {
-            let problem = format!("«{}» as a word of its own is not supported", token.content);
+            let problem = format!(
+                "\"{}\" as a word of its own is not supported",
+                token.content
+            );
             return Err(TokenizerError::Json(problem));
         }
         let absorbs = Absorbs {
@@ -197,11 +200,11 @@ fn absorbing(added: &[AddedToken]) -> Result<Vec<(TokenId, Absorbs)>, TokenizerE
 }
 
 fn missing(name: &str) -> TokenizerError {
-    TokenizerError::Json(format!("the token «{name}» is missing"))
+    TokenizerError::Json(format!("the token \"{name}\" is missing"))
 }
 
 fn unsupported(what: &str, found: &str) -> TokenizerError {
-    TokenizerError::Json(format!("the {what} «{found}» is not supported"))
+    TokenizerError::Json(format!("the {what} \"{found}\" is not supported"))
 }
 
 fn read<T>(read: Result<T, serde_json::Error>) -> Result<T, TokenizerError> {
@@ -284,7 +287,7 @@ fn table(
         // What was added may say again what the vocabulary says.
         if !tokens[row].is_empty() && tokens[row] != *text {
             return Err(TokenizerError::Json(format!(
-                "the tokens «{}» and «{text}» have both the id {id}",
+                "the tokens \"{}\" and \"{text}\" have both the id {id}",
                 tokens[row]
             )));
         }
@@ -426,13 +429,13 @@ mod tests {
             "llama 2",
             "/decoder/decoders/0",
             json!({"type": "CTC", "pad_token": "<pad>", "word_delimiter_token": "|", "cleanup": true}),
-            "tokenizer.json: the decoder «CTC» is not supported",
+            "tokenizer.json: the decoder \"CTC\" is not supported",
         );
         check_refused_of(
             "llama 2",
             "/decoder",
             Value::Null,
-            "tokenizer.json: the decoder «none» is not supported",
+            "tokenizer.json: the decoder \"none\" is not supported",
         );
         check_refused_of(
             "llama 2",
@@ -460,7 +463,7 @@ mod tests {
             "qwen",
             "/pre_tokenizer/pretokenizers/0",
             json!({"type": "FixedLength", "length": 0}),
-            "tokenizer.json: the pre_tokenizer «FixedLength of 0» is not supported",
+            "tokenizer.json: the pre_tokenizer \"FixedLength of 0\" is not supported",
         );
         check_refused_of(
             "qwen",
@@ -472,37 +475,37 @@ mod tests {
             "qwen",
             "/pre_tokenizer/pretokenizers/0/pattern/Regex",
             json!(r"(a+)\1"),
-            r"the expression «(a+)\1» cannot be used: a reference back is not supported",
+            r#"the expression "(a+)\1" cannot be used: a reference back is not supported"#,
         );
         check_refused_of(
             "llama 2",
             "/model/continuing_subword_prefix",
             json!("##"),
-            "tokenizer.json: the model «BPE with continuing_subword_prefix» is not supported",
+            "tokenizer.json: the model \"BPE with continuing_subword_prefix\" is not supported",
         );
         check_refused_of(
             "llama 2",
             "/model/dropout",
             json!(0.1),
-            "tokenizer.json: the model «BPE with dropout» is not supported",
+            "tokenizer.json: the model \"BPE with dropout\" is not supported",
         );
         check_refused_of(
             "llama 2",
             "/model/unk_token",
             json!("<|end|>"),
-            "tokenizer.json: the token «<|end|>» is missing",
+            "tokenizer.json: the token \"<|end|>\" is missing",
         );
         check_refused_of(
             "unigram",
             "/model/unk_id",
             Value::Null,
-            "tokenizer.json: the model «Unigram without a token for what it cannot spell» is not supported",
+            "tokenizer.json: the model \"Unigram without a token for what it cannot spell\" is not supported",
         );
         check_refused_of(
             "qwen",
             "/added_tokens/0/single_word",
             json!(true),
-            "tokenizer.json: «<|start|>» as a word of its own is not supported",
+            "tokenizer.json: \"<|start|>\" as a word of its own is not supported",
         );
     }
 
@@ -549,17 +552,17 @@ mod tests {
         check_refused(
             "/model",
             json!({"type": "WordLevel"}),
-            "tokenizer.json: the model «WordLevel» is not supported",
+            "tokenizer.json: the model \"WordLevel\" is not supported",
         );
         check_refused(
             "/normalizer",
             json!({"type": "Lowercase"}),
-            "tokenizer.json: the normalizer «Lowercase» is not supported",
+            "tokenizer.json: the normalizer \"Lowercase\" is not supported",
         );
         check_refused(
             "/pre_tokenizer",
             Value::Null,
-            "tokenizer.json: the pre_tokenizer «none» is not supported",
+            "tokenizer.json: the pre_tokenizer \"none\" is not supported",
         );
         check_refused(
             "/post_processor/single",
@@ -569,12 +572,12 @@ mod tests {
         check_refused(
             "/model/unk_token",
             json!("<unk>"),
-            "tokenizer.json: the token «<unk>» is missing",
+            "tokenizer.json: the token \"<unk>\" is missing",
         );
         check_refused(
             "/added_tokens/0/id",
             json!(3),
-            "tokenizer.json: the tokens «Bird» and «[CLS]» have both the id 3",
+            "tokenizer.json: the tokens \"Bird\" and \"[CLS]\" have both the id 3",
         );
         check_refused(
             "/added_tokens/0/id",

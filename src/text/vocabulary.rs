@@ -111,7 +111,7 @@ pub struct Normalization {
 }
 
 impl Default for Normalization {
-    /// As the first BERT does it («uncased»), and llama.cpp for all.
+    /// As the first BERT does it ("uncased"), and llama.cpp for all.
     fn default() -> Self {
         Self {
             clean_text: true,

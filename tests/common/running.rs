@@ -54,7 +54,7 @@ impl Running {
     /// If it ends without it.
     pub(crate) fn says(&mut self, words: &str) -> String {
         let line = self.errors.find(|line| line.contains(words));
-        line.unwrap_or_else(|| panic!("it ended and did not say «{words}»"))
+        line.unwrap_or_else(|| panic!("it ended and did not say \"{words}\""))
     }
 
     /// Whether it goes on.

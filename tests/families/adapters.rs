@@ -320,43 +320,43 @@ fn what_does_not_fit_the_model_or_is_not_computed_is_refused_by_name() {
         (
             vec![("general.architecture", Value::Text("qwen2"))],
             query.to_vec(),
-            "«general.architecture» is «qwen2», not «llama»",
+            "\"general.architecture\" is \"qwen2\", not \"llama\"",
         ),
         (
             vec![("general.type", Value::Text("model"))],
             query.to_vec(),
-            "«general.type» is «model», not «adapter»",
+            "\"general.type\" is \"model\", not \"adapter\"",
         ),
         (vec![], vec![], "it has no tensors: it changes nothing"),
         (
             vec![],
             query[..1].to_vec(),
-            "the tensor «blk.0.attn_q.weight.lora_b» is missing",
+            "the tensor \"blk.0.attn_q.weight.lora_b\" is missing",
         ),
         (
             vec![],
             vec![("blk.0.attn_q.weight".to_owned(), [64, 64])],
-            "the tensor «blk.0.attn_q.weight» of an adapter is not supported",
+            "the tensor \"blk.0.attn_q.weight\" of an adapter is not supported",
         ),
         (
             vec![],
             pair("blk.0.attn_q.weight", [32, 4], [4, 64]).to_vec(),
-            "the tensor «blk.0.attn_q.weight.lora_a» has the shape [32, 4], not [64, 4]",
+            "the tensor \"blk.0.attn_q.weight.lora_a\" has the shape [32, 4], not [64, 4]",
         ),
         (
             vec![],
             pair("blk.0.attn_q.weight", [64, 4], [5, 64]).to_vec(),
-            "the tensor «blk.0.attn_q.weight.lora_b» has the shape [5, 64], not [4, 64]",
+            "the tensor \"blk.0.attn_q.weight.lora_b\" has the shape [5, 64], not [4, 64]",
         ),
         (
             vec![],
             pair("blk.7.attn_q.weight", [64, 4], [4, 64]).to_vec(),
-            "an adapter of «blk.7.attn_q.weight», which the model does not have, is not supported",
+            "an adapter of \"blk.7.attn_q.weight\", which the model does not have, is not supported",
         ),
         (
             vec![],
             pair("token_embd.weight", [64, 4], [4, 96]).to_vec(),
-            "an adapter of «token_embd.weight» is not supported",
+            "an adapter of \"token_embd.weight\" is not supported",
         ),
     ] {
         assert_eq!(gguf(&changes, &tensors), message);
@@ -364,19 +364,19 @@ fn what_does_not_fit_the_model_or_is_not_computed_is_refused_by_name() {
 
     told.write_peft(&path);
     for (field, value, message) in [
-        ("peft_type", json!("LOHA"), "the kind of adapter «LOHA»"),
+        ("peft_type", json!("LOHA"), "the kind of adapter \"LOHA\""),
         ("use_dora", json!(true), "DoRA (use_dora)"),
-        ("bias", json!("all"), "the bias «all»"),
+        ("bias", json!("all"), "the bias \"all\""),
         ("modules_to_save", json!(["lm_head"]), "modules_to_save"),
         (
             "init_lora_weights",
             json!("pissa"),
-            "the init_lora_weights «pissa»",
+            "the init_lora_weights \"pissa\"",
         ),
         (
             "alpha_pattern",
             json!({"q_.*": 3}),
-            "the alpha_pattern «q_.*»",
+            "the alpha_pattern \"q_.*\"",
         ),
     ] {
         let mut config = told.json["config"].clone();
@@ -396,7 +396,7 @@ fn what_does_not_fit_the_model_or_is_not_computed_is_refused_by_name() {
     let name = "base_model.model.model.layers.0.self_attn.q_proj.lora_A.weight";
     ::safetensors::serialize_to_file([(name, view)], None, &path).unwrap();
     let refused = open_peft(&path, &told.json["config"], &file).unwrap_err();
-    let wanted = format!("the tensor «{name}» of an adapter is not supported");
+    let wanted = format!("the tensor \"{name}\" of an adapter is not supported");
     assert_eq!(refused.to_string(), wanted);
 }
 

@@ -6,7 +6,7 @@ use crate::api::types;
 use crate::model::PromptPiece;
 use crate::token::TokenId;
 
-/// The four forms of a bias: a token id or a text; a number, or `false` for «never». They are pairs, or an object whose keys
+/// The four forms of a bias: a token id or a text; a number, or `false` for "never". They are pairs, or an object whose keys
 /// are ids or texts.
 pub(in crate::api) fn logit_bias(
     biases: Option<types::LogitBiases>,

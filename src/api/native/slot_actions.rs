@@ -24,7 +24,7 @@ pub(in crate::api) async fn answer(
     }
     let slot: usize = id_slot
         .parse()
-        .map_err(|_| Error::invalid("id_slot", format!("id_slot: «{id_slot}» is no slot")))?;
+        .map_err(|_| Error::invalid("id_slot", format!("id_slot: '{id_slot}' is no slot")))?;
     let filename = body.filename;
     match action {
         Some("save") => {
@@ -71,7 +71,7 @@ pub(in crate::api) async fn answer(
         }
         other => {
             let found = other.unwrap_or_default();
-            let problem = format!("action: «{found}» is not one of save, restore and erase");
+            let problem = format!("action: '{found}' is not one of save, restore and erase");
             Err(Error::invalid("action", problem))
         }
     }

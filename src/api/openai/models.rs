@@ -65,6 +65,6 @@ mod tests {
     fn a_model_is_found_by_its_name_alone() {
         assert_eq!(model(&details(), "tiny".to_owned()).unwrap().id, "tiny");
         let error = model(&details(), "gpt-5".to_owned()).unwrap_err();
-        assert_eq!(error.to_string(), "there is no model «gpt-5» here");
+        assert_eq!(error.to_string(), "there is no model 'gpt-5' here");
     }
 }

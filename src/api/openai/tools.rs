@@ -69,7 +69,7 @@ fn choice(tools: &[Tool], chosen: Chosen, mut several: bool) -> Result<Option<Ch
     };
     let known = |name: &&String| tools.iter().any(|tool| tool.name == **name);
     if let Some(unknown) = names.iter().flatten().find(|name| !known(name)) {
-        let message = format!("tool_choice: there is no function «{unknown}» among the tools");
+        let message = format!("tool_choice: there is no function '{unknown}' among the tools");
         return Err(Error::invalid("tool_choice", message));
     }
     Ok(Some(Choice {

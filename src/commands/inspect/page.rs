@@ -133,7 +133,7 @@ impl Page {
             };
             let value = match token {
                 None => "none".to_owned(),
-                Some(NamedToken { id, text }) => format!("{id} «{text}», {added}"),
+                Some(NamedToken { id, text }) => format!("{id} \"{text}\", {added}"),
             };
             self.line(role, &value);
         };

@@ -57,7 +57,7 @@ fn refusals_say_what_is_wrong() {
         ),
         (
             b"PK\x03\x04....".to_vec(),
-            "m.gguf is not a GGUF file that can be read: it does not begin with «GGUF»",
+            "m.gguf is not a GGUF file that can be read: it does not begin with \"GGUF\"",
         ),
         (
             file(1, 8, 68),
@@ -69,11 +69,11 @@ fn refusals_say_what_is_wrong() {
         ),
         (
             file(3, 9, 68),
-            "m.gguf: tensor «w» has the type Q8_1, which is not supported",
+            "m.gguf: tensor \"w\" has the type Q8_1, which is not supported",
         ),
         (
             file(3, 8, 67),
-            "m.gguf is truncated: tensor «w» ends at byte 228, the file at 227",
+            "m.gguf is truncated: tensor \"w\" ends at byte 228, the file at 227",
         ),
     ] {
         assert_eq!(refusal(&bytes), message);

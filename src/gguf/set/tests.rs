@@ -120,7 +120,11 @@ fn what_is_no_set_is_told_with_the_file() {
     let alone = |folder: &TempDir| write(folder, 2, &file([1, 0, 4], &[("a", 1)]));
     check(alone, 2, "it is alone, not number 2 of 3");
     let same_tensor = |folder: &TempDir| write(folder, 3, &file([2, 3, 4], &[("a", 3)]));
-    check(same_tensor, 3, "the tensor «a» is in a file before it, too");
+    check(
+        same_tensor,
+        3,
+        "the tensor \"a\" is in a file before it, too",
+    );
     let too_few = |folder: &TempDir| write(folder, 3, &file([2, 3, 4], &[("c", 3)]));
     check(too_few, 1, "its files have 3 tensors together, not 4");
     let too_many = |folder: &TempDir| write(folder, 1, &file([0, 1001, 4], &[]));

@@ -70,7 +70,7 @@ impl Config {
                 "aLoRA (alora_invocation_tokens)",
             ),
         ];
-        let other = |what: &str, value: &str| Some(format!("the {what} «{value}»"));
+        let other = |what: &str, value: &str| Some(format!("the {what} \"{value}\""));
         match (&*self.peft_type, self.bias.as_deref()) {
             ("LORA", None | Some("none")) => {}
             ("LORA", Some(bias)) => return other("bias", bias),
@@ -129,7 +129,7 @@ pub(super) fn pairs<'a>(
         let weight = weight.ok_or_else(|| unknown(name))?;
         let other = modules.insert(weight.clone(), module.to_owned());
         if let Some(other) = other.filter(|other| other != module) {
-            let problem = format!("«{other}» and «{module}» are both «{weight}»");
+            let problem = format!("\"{other}\" and \"{module}\" are both \"{weight}\"");
             return Err(GraphError::Inconsistent(problem));
         }
         let pair = pairs.entry(weight).or_default();

@@ -1,6 +1,6 @@
 //! BERT and what has its shape: an encoder, whose tokens see those behind them, too.
 //!
-//! Source: Devlin et al., «BERT» (2018); the names of `transformers`' `BertModel`, and GGUF's.
+//! Source: Devlin et al., "BERT" (2018); the names of `transformers`' `BertModel`, and GGUF's.
 
 use serde::Deserialize;
 
@@ -60,11 +60,11 @@ impl BertConfig {
     pub fn shape(&self) -> Result<EncoderShape, GraphError> {
         let unsupported = |what| Err(GraphError::Unsupported(what));
         if self.hidden_act != "gelu" {
-            return unsupported(format!("the activation «{}»", self.hidden_act));
+            return unsupported(format!("the activation \"{}\"", self.hidden_act));
         }
         match self.position_embedding_type.as_deref() {
             None | Some("absolute") => {}
-            Some(other) => return unsupported(format!("the position embedding «{other}»")),
+            Some(other) => return unsupported(format!("the position embedding \"{other}\"")),
         }
         if self.is_decoder {
             return unsupported("BERT as a decoder".to_owned());

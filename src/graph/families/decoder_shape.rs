@@ -75,7 +75,7 @@ pub struct Rotary {
 pub enum RotaryScaling {
     /// They are not.
     None,
-    /// All are divided by a factor (Chen et al., 2023, «position interpolation»).
+    /// All are divided by a factor (Chen et al., 2023, "position interpolation").
     Linear(f32),
     /// The low ones are divided by the factor, the high ones not, those between in part (Peng et al., 2023).
     Yarn {
@@ -90,7 +90,7 @@ pub enum RotaryScaling {
     },
     /// Each is divided by a number of its own (Llama 3).
     Divided(Vec<f32>),
-    /// Each is divided by one number in short contexts and by another in long ones (Ding et al., 2024, «LongRoPE»).
+    /// Each is divided by one number in short contexts and by another in long ones (Ding et al., 2024, "LongRoPE").
     Long {
         /// The divisors up to `trained` tokens of context.
         short: Vec<f32>,
@@ -321,7 +321,7 @@ impl RotaryScaling {
                 checked.and_then(|values| match values.iter().all(|value| *value > 0.0) {
                     true => Ok(values),
                     false => Err(GraphError::Inconsistent(format!(
-                        "«{name}» is to be above 0"
+                        "\"{name}\" is to be above 0"
                     ))),
                 }),
             )
@@ -358,7 +358,7 @@ impl RotaryScaling {
                 fast: header.above_zero_or("rope.scaling.yarn_beta_fast", 32.0)?,
                 slow: header.above_zero_or("rope.scaling.yarn_beta_slow", 1.0)?,
             }),
-            Some(other) => Err(GraphError::Unsupported(format!("rope scaling «{other}»"))),
+            Some(other) => Err(GraphError::Unsupported(format!("rope scaling \"{other}\""))),
         }
     }
 }

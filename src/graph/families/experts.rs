@@ -1,7 +1,7 @@
 //! Mixtures of experts: a layer with several feed-forward networks, of which each row goes through those that a router's
 //! scores choose. How many there are and how rows are given to them, and where their matrices lie in the files.
 //!
-//! Source: Jiang et al., «Mixtral of Experts» (2024), section 2.1; «Qwen3 Technical Report» (2025).
+//! Source: Jiang et al., "Mixtral of Experts" (2024), section 2.1; "Qwen3 Technical Report" (2025).
 
 use super::{GraphError, Header, block};
 use crate::gguf::Optional;

@@ -3,7 +3,7 @@
 //! positions by a base of their own, and norms queries and keys instead of capping. The 1 that is added to gains is in the
 //! files already.
 //!
-//! Source: «Gemma» (2024), «Gemma 2» (2024), «Gemma 3» (2025), technical reports.
+//! Source: "Gemma" (2024), "Gemma 2" (2024), "Gemma 3" (2025), technical reports.
 
 use super::decoder_shape::{Activation, LocalLayers, RotaryScaling};
 use super::{DecoderShape, GraphError, Header};

@@ -162,7 +162,7 @@ impl Config {
         match self.hidden_act.as_deref() {
             // Gemma 1's first files said `gelu` and meant its approximation.
             Some(other) if !usual.contains(&other) => {
-                return unsupported(format!("the activation «{other}»"));
+                return unsupported(format!("the activation \"{other}\""));
             }
             _ => {}
         }
@@ -296,7 +296,7 @@ impl Rope {
         let [divided, short, long] = ROTARY_DIVISORS;
         let needed = |name: &str, value: Option<f64>| {
             let missing = || {
-                GraphError::Inconsistent(format!("config.json: the rope scaling has no «{name}»"))
+                GraphError::Inconsistent(format!("config.json: the rope scaling has no \"{name}\""))
             };
             value.ok_or_else(missing)
         };
@@ -358,7 +358,7 @@ impl Rope {
                     })
                     .collect()
             }
-            Some(other) => Err(GraphError::Unsupported(format!("rope scaling «{other}»"))),
+            Some(other) => Err(GraphError::Unsupported(format!("rope scaling \"{other}\""))),
         }
     }
 }

@@ -243,7 +243,7 @@ impl Header<'_> {
         match self.metadata.number(&key)? {
             number if number > 0.0 && number.is_finite() => Ok(number),
             other => Err(GraphError::Inconsistent(format!(
-                "«{key}» is {other}, not above 0"
+                "\"{key}\" is {other}, not above 0"
             ))),
         }
     }
@@ -274,7 +274,7 @@ impl Header<'_> {
 fn in_range(key: &str, value: usize) -> Result<usize, GraphError> {
     match value {
         1..=MAX_SIZE => Ok(value),
-        _ => Err(GraphError::Inconsistent(format!("«{key}» is {value}"))),
+        _ => Err(GraphError::Inconsistent(format!("\"{key}\" is {value}"))),
     }
 }
 
@@ -319,7 +319,7 @@ fn check_tensors(
     match tensors.names().find(|name| !known.contains(name)) {
         None => Ok(()),
         Some(name) => Err(GraphError::Unsupported(format!(
-            "the tensor «{name}», which the {family} family does not have,"
+            "the tensor \"{name}\", which the {family} family does not have,"
         ))),
     }
 }

@@ -1,7 +1,7 @@
 //! Phi 3 and 4: queries, keys and values are one tensor in the file, gate and up another; a part of each head is rotated,
 //! by divisors of its own in long contexts.
 //!
-//! Source: «Phi-3 Technical Report» (2024).
+//! Source: "Phi-3 Technical Report" (2024).
 
 use super::{DecoderShape, GraphError, Header};
 

@@ -1,6 +1,6 @@
 //! Qwen 2 and 3: the first adds biases to queries, keys and values, the second norms queries and keys instead.
 //!
-//! Source: «Qwen2 Technical Report» (2024), «Qwen3 Technical Report» (2025).
+//! Source: "Qwen2 Technical Report" (2024), "Qwen3 Technical Report" (2025).
 
 use super::{DecoderShape, GraphError, Header};
 

@@ -88,7 +88,7 @@ pub(super) fn find(graph: &Graph, settings: &ImportSettings) -> Result<Found, Gr
             match found == element && dimensions.contains(&sizes.len()) {
                 true => Ok(Some(sizes.len())),
                 false => Err(GraphError::Unsupported(format!(
-                    "the graph's input «{name}» of type {found} with {} dimensions",
+                    "the graph's input \"{name}\" of type {found} with {} dimensions",
                     sizes.len()
                 ))),
             }
@@ -103,19 +103,19 @@ pub(super) fn find(graph: &Graph, settings: &ImportSettings) -> Result<Found, Gr
         logits_to_keep: take(LOGITS_TO_KEEP, integers, &[0, 1])?,
     };
     if let Some(other) = inputs.keys().min() {
-        let problem = format!("the graph's input «{other}»");
+        let problem = format!("the graph's input \"{other}\"");
         return Err(GraphError::Unsupported(problem));
     }
     let missing = |what: &str| Err(GraphError::Inconsistent(format!("the graph has no {what}")));
     if tokens.is_none() {
-        return missing("input «input_ids»");
+        return missing("input \"input_ids\"");
     }
     if pasts.is_empty() {
-        return missing("inputs «past_key_values.0.…»: it was exported without a cache");
+        return missing("inputs \"past_key_values.0.…\": it was exported without a cache");
     }
     let mut outputs = graph.output.iter();
     if !outputs.any(|output| output.name == names::LOGITS) {
-        return missing("output «logits»");
+        return missing("output \"logits\"");
     }
     let (element, kv_heads, head_size) = past_shape(&shapes, settings)?;
     Ok(Found {
@@ -141,16 +141,16 @@ fn past_shape(
             .find(|known| *known as i32 == element);
         let [_, Some(heads), _, head_size] = sizes[..] else {
             let problem = format!(
-                "«{name}» is not of the shape [batch, heads, past, head size] with a number of heads"
+                "\"{name}\" is not of the shape [batch, heads, past, head size] with a number of heads"
             );
             return Err(GraphError::Inconsistent(problem));
         };
         let Some(element) = element else {
-            return Err(GraphError::Unsupported(format!("the type of «{name}»")));
+            return Err(GraphError::Unsupported(format!("the type of \"{name}\"")));
         };
         let head_size = match (head_size, settings.head_size) {
             (None, None) => {
-                let problem = format!("nothing says how large a head of «{name}» is");
+                let problem = format!("nothing says how large a head of \"{name}\" is");
                 return Err(GraphError::Inconsistent(problem));
             }
             (Some(size), _) => usize::try_from(size).unwrap_or(0),
@@ -159,12 +159,12 @@ fn past_shape(
         let heads = usize::try_from(heads).unwrap_or(0);
         let fine = |size| (1..=MAX_HEAD_SIZE).contains(&size);
         if !fine(heads) || !fine(head_size) {
-            let problem = format!("«{name}» has {heads} heads of {head_size}");
+            let problem = format!("\"{name}\" has {heads} heads of {head_size}");
             return Err(GraphError::Inconsistent(problem));
         }
         let found = (element, heads, head_size);
         if *all.get_or_insert(found) != found {
-            let problem = format!("«{name}» of another shape or type than the layers before it");
+            let problem = format!("\"{name}\" of another shape or type than the layers before it");
             return Err(GraphError::Unsupported(problem));
         }
     }
@@ -177,7 +177,7 @@ pub(super) fn check_presents(graph: &Graph, layers: usize) -> Result<(), GraphEr
     let outputs: HashSet<&str> = outputs.collect();
     for name in (0..layers).flat_map(|layer| past_names(layer)[1].clone()) {
         if !outputs.contains(name.as_str()) {
-            let problem = format!("the graph has no output «{name}»");
+            let problem = format!("the graph has no output \"{name}\"");
             return Err(GraphError::Inconsistent(problem));
         }
     }

@@ -91,7 +91,7 @@ pub(super) fn paged(
         let layer = pasts.iter().position(|[key, _]| key == past);
         let Some(layer) = layer.filter(|layer| !std::mem::replace(&mut layers[*layer], true))
         else {
-            return Err(format!("the past of «{}» is no layer's", found.name));
+            return Err(format!("the past of \"{}\" is no layer's", found.name));
         };
         Attention::new(&found, layer, element)?.write(&mut nodes);
     }
@@ -110,7 +110,7 @@ pub(super) fn paged(
         (0..pasts.len()).flat_map(|layer| [names::key_cache(layer), names::value_cache(layer)]);
     let caches: HashSet<String> = caches.collect();
     match inputs.find(|name| !FED.contains(name) && !caches.contains(*name)) {
-        Some(name) => Err(format!("«{name}» is used beside attention")),
+        Some(name) => Err(format!("\"{name}\" is used beside attention")),
         None => Ok(graph),
     }
 }
@@ -160,7 +160,7 @@ impl<'a> Attention<'a> {
             if SHARED_ATTRIBUTES.contains(&name) {
                 attributes.push(said.clone());
             } else if !ABOUT_PAST.contains(&name) && !says_nothing(said) {
-                return Err(format!("attention with «{name}»"));
+                return Err(format!("attention with \"{name}\""));
             }
         }
         let given = |place: &usize| !input(node, *place).is_empty();

@@ -174,20 +174,20 @@ fn check_place(
     }
     let problem = |what: String| {
         let name = &tensor.name;
-        GraphError::Inconsistent(format!("the weights of «{name}» {what}"))
+        GraphError::Inconsistent(format!("the weights of \"{name}\" {what}"))
     };
     let location = external(tensor, "location").unwrap_or_default();
     // The runtime would follow it anywhere, even into memory.
     if Path::new(location).file_name() != Some(location.as_ref()) {
         return Err(problem(format!(
-            "are to be in «{location}», which is no file beside the graph"
+            "are to be in \"{location}\", which is no file beside the graph"
         )));
     }
     let number = |key| match external(tensor, key) {
         None => Ok(None),
         Some(digits) => match digits.parse::<usize>() {
             Ok(number) => Ok(Some(number)),
-            Err(_) => Err(problem(format!("have the {key} «{digits}»"))),
+            Err(_) => Err(problem(format!("have the {key} \"{digits}\""))),
         },
     };
     let (offset, length) = (number("offset")?.unwrap_or(0), number("length")?);
@@ -223,7 +223,7 @@ fn check_inline(node: &proto::Node) -> Result<(), GraphError> {
         let within = graphs().flat_map(|graph| &graph.initializer);
         let mut tensors = tensors.chain(within);
         if tensors.any(|tensor| tensor.data_location == Some(proto::EXTERNAL)) {
-            let problem = format!("a constant in another file, in the node «{}»,", node.name);
+            let problem = format!("a constant in another file, in the node \"{}\",", node.name);
             return Err(GraphError::Unsupported(problem));
         }
         if graphs().any(|graph| !graph.sparse_initializer.is_empty()) {

@@ -56,7 +56,7 @@ fn weights(folder: &Path, access: FileAccess) -> anyhow::Result<Vec<Safetensors>
     let open = |name: String| {
         ensure!(
             Path::new(&name).file_name() == Some(name.as_ref()),
-            "{}: «{name}» is no file beside it",
+            "{}: \"{name}\" is no file beside it",
             folder.join(WEIGHT_INDEX).display()
         );
         Ok(Safetensors::open(&folder.join(name), access)?)
@@ -138,7 +138,7 @@ fn pooling(folder: &Path) -> anyhow::Result<Option<Pooling>> {
         };
         ensure!(
             known,
-            "{}: the module «{kind}» in «{}» is not supported",
+            "{}: the module \"{kind}\" in \"{}\" is not supported",
             folder.join(MODULES).display(),
             module.path
         );

@@ -1,4 +1,4 @@
-//! Low-rank updates of a product (Hu et al., 2021, «LoRA», <https://arxiv.org/abs/2106.09685>), on plain slices: to each
+//! Low-rank updates of a product (Hu et al., 2021, "LoRA", <https://arxiv.org/abs/2106.09685>), on plain slices: to each
 //! row of it is added what the branches that the row wants make of its input. It knows nothing of ONNX Runtime.
 //!
 //! A row's bits depend on the row alone: whoever computes a part of it adds the same numbers in the same order. A row

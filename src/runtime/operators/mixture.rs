@@ -4,7 +4,7 @@
 //! A row's bits depend on that row alone: each number is one sum over a matrix's columns in their order, and experts are
 //! added in theirs. Matrices stay in the model's file; some rows at a time become numbers, where they are multiplied.
 //!
-//! Source: Jiang et al., «Mixtral of Experts» (2024), section 2.1.
+//! Source: Jiang et al., "Mixtral of Experts" (2024), section 2.1.
 
 use std::ops::Range;
 

@@ -2,7 +2,7 @@
 //! they say: what an alternative came to at a place is remembered, so that no place is tried twice. What cannot be
 //! searched for that way (references back, say) is refused by name.
 //!
-//! Source: Davis, Servant and Lee, «Using Selective Memoization to Defeat Regular Expression Denial of Service» (2021).
+//! Source: Davis, Servant and Lee, "Using Selective Memoization to Defeat Regular Expression Denial of Service" (2021).
 //! The crate `fancy-regex` reads the notation, which is Oniguruma's, as that of the crate `tokenizers`.
 
 mod program;

@@ -315,7 +315,7 @@ fn read_class(notation: &str, folded: bool) -> Result<ClassUnicode, String> {
     }
     let mut parser = ParserBuilder::new().case_insensitive(folded).build();
     let parsed = parser.parse(notation);
-    let parsed = parsed.map_err(|_| format!("«{notation}» is no class of characters"))?;
+    let parsed = parsed.map_err(|_| format!("\"{notation}\" is no class of characters"))?;
     let one = match parsed.kind() {
         HirKind::Class(Characters::Unicode(class)) => return Ok(class.clone()),
         HirKind::Class(Characters::Bytes(class)) => class.to_unicode_class(),
@@ -329,7 +329,7 @@ fn read_class(notation: &str, folded: bool) -> Result<ClassUnicode, String> {
         }
         _ => None,
     };
-    one.ok_or_else(|| format!("«{notation}» is no class of characters"))
+    one.ok_or_else(|| format!("\"{notation}\" is no class of characters"))
 }
 
 fn place(assertion: &Assertion) -> Result<Place, String> {
@@ -388,9 +388,9 @@ fn named(expression: &Expr) -> &'static str {
         Expr::BackrefExistsCondition { .. } | Expr::Conditional { .. } => "a condition",
         Expr::SubroutineCall(_) | Expr::DefineGroup { .. } => "a call of a group",
         Expr::LiteralBytes { .. } => "a byte that is no character",
-        Expr::GeneralNewline { .. } => r"«\R»",
-        Expr::KeepOut => r"«\K»",
-        Expr::ContinueFromPreviousMatchEnd => r"«\G»",
+        Expr::GeneralNewline { .. } => r#""\R""#,
+        Expr::KeepOut => r#""\K""#,
+        Expr::ContinueFromPreviousMatchEnd => r#""\G""#,
         Expr::BacktrackingControlVerb(_) => "a verb of control",
         Expr::Absent(_) => "an absence",
         _ => "a part",

@@ -50,7 +50,7 @@ fn an_empty_match_is_none_at_anothers_end() {
 #[track_caller]
 fn check_refused(expression: &str, reason: &str) {
     let error = Expression::new(expression).unwrap_err().to_string();
-    let start = format!("the expression «{}» cannot be used: ", shown(expression));
+    let start = format!("the expression \"{}\" cannot be used: ", shown(expression));
     assert_eq!(error.strip_prefix(&start), Some(reason));
 }
 

@@ -37,11 +37,11 @@ use crate::token::TokenId;
 pub enum TokenizerError {
     /// Another algorithm than those of [`Algorithm`].
     #[error(
-        "tokenizers of the kind «{0}» are not supported, only byte-level BPE («gpt2»), SentencePiece («llama», «gemma4», «t5») and WordPiece («bert»)"
+        "tokenizers of the kind \"{0}\" are not supported, only byte-level BPE (\"gpt2\"), SentencePiece (\"llama\", \"gemma4\", \"t5\") and WordPiece (\"bert\")"
     )]
     UnsupportedModel(String),
     /// Words would be cut wrongly.
-    #[error("the pre-tokenizer «{0}» is not supported")]
+    #[error("the pre-tokenizer \"{0}\" is not supported")]
     UnsupportedPre(String),
     /// None, or beyond all reason.
     #[error("the vocabulary has {tokens} tokens; there have to be 1 to {most}")]
@@ -91,7 +91,7 @@ pub enum TokenizerError {
         size: usize,
     },
     /// One spelling for two ids.
-    #[error("the tokens {} and {} are both spelt «{text}»", first.0, second.0)]
+    #[error("the tokens {} and {} are both spelt \"{text}\"", first.0, second.0)]
     DuplicateToken {
         /// The spelling.
         text: String,
@@ -101,7 +101,7 @@ pub enum TokenizerError {
         second: TokenId,
     },
     /// A merge that cannot be applied.
-    #[error("the merge «{merge}» cannot be used: {reason}")]
+    #[error("the merge \"{merge}\" cannot be used: {reason}")]
     Merge {
         /// The pair as it stands in the file.
         merge: String,
@@ -109,7 +109,7 @@ pub enum TokenizerError {
         reason: &'static str,
     },
     /// A regular expression that could take long, or is none.
-    #[error("the expression «{expression}» cannot be used: {reason}")]
+    #[error("the expression \"{expression}\" cannot be used: {reason}")]
     Expression {
         /// Its beginning.
         expression: String,

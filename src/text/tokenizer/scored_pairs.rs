@@ -1,7 +1,7 @@
 //! SentencePiece's BPE: of all neighbours that are a token together, the two of the best score become one first. What is
 //! then no token is spelt in bytes.
 //!
-//! Source: Kudo and Richardson, «SentencePiece» (2018), its `bpe_model.cc`; and llama.cpp's `llm_tokenizer_spm`, by which
+//! Source: Kudo and Richardson, "SentencePiece" (2018), its `bpe_model.cc`; and llama.cpp's `llm_tokenizer_spm`, by which
 //! the leftmost of equals comes first. The crate `tokenizers` has no model for it: it knows pairs by a rank that no two
 //! share, and joins nothing but tokens, where here a token may come of characters that are none.
 

@@ -109,7 +109,7 @@ fn a_vocabulary_that_cannot_be_used_says_why() {
     }
     check(
         |vocabulary| vocabulary.algorithm = byte_level("gpt-12", &[]),
-        "the pre-tokenizer «gpt-12» is not supported",
+        "the pre-tokenizer \"gpt-12\" is not supported",
     );
     check(
         |vocabulary| vocabulary.tokens.clear(),
@@ -129,19 +129,19 @@ fn a_vocabulary_that_cannot_be_used_says_why() {
     );
     check(
         |vocabulary| vocabulary.tokens[98] = "a".to_owned(),
-        "the tokens 97 and 98 are both spelt «a»",
+        "the tokens 97 and 98 are both spelt \"a\"",
     );
     check(
         |vocabulary| vocabulary.algorithm = byte_level("gpt-2", &["ab"]),
-        "the merge «ab» cannot be used: it is no pair",
+        "the merge \"ab\" cannot be used: it is no pair",
     );
     check(
         |vocabulary| vocabulary.algorithm = byte_level("gpt-2", &["a c"]),
-        "the merge «a c» cannot be used: it names a piece that is no token",
+        "the merge \"a c\" cannot be used: it names a piece that is no token",
     );
     check(
         |vocabulary| vocabulary.algorithm = byte_level("gpt-2", &["a b", "a b"]),
-        "the merge «a b» cannot be used: it occurs twice",
+        "the merge \"a b\" cannot be used: it occurs twice",
     );
 }
 

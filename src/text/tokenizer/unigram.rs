@@ -1,6 +1,6 @@
 //! SentencePiece's Unigram: of all ways to cut a text into pieces the most probable one.
 //!
-//! Source: Kudo, «Subword Regularization» (2018), and `sentencepiece/src/normalizer.cc`.
+//! Source: Kudo, "Subword Regularization" (2018), and `sentencepiece/src/normalizer.cc`.
 
 use std::sync::Arc;
 

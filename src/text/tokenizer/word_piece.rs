@@ -1,6 +1,6 @@
 //! WordPiece: of each word the longest piece that begins it, then the longest that goes on with it.
 //!
-//! Source: Devlin et al., «BERT» (2018), and its `tokenization.py`.
+//! Source: Devlin et al., "BERT" (2018), and its `tokenization.py`.
 
 use tokenizers::models::bpe::Vocab;
 use tokenizers::models::wordpiece::WordPiece;
@@ -25,7 +25,7 @@ pub(super) fn pipeline(
     unknown: &str,
 ) -> Result<Pipeline, TokenizerError> {
     if !ids.contains_key(unknown) {
-        let problem = format!("the token «{unknown}» for what it cannot spell is missing");
+        let problem = format!("the token \"{unknown}\" for what it cannot spell is missing");
         return Err(TokenizerError::Build(problem));
     }
     let model = WordPiece::builder()

@@ -189,7 +189,7 @@ fn message_parts(
             .into()),
             (kind, _) => {
                 let place = format!("{place}.{number}.type");
-                let problem = format!("{place}: a message of the role «{role}» has no {kind}");
+                let problem = format!("{place}: a message of the role '{role}' has no {kind}");
                 Err(Error::invalid(place, problem))
             }
         }

@@ -46,7 +46,7 @@ pub(in crate::api) fn input_items(
         None | Some("") => 0,
         Some(after) => match items.iter().position(|item| item.id() == after) {
             Some(place) => place + 1,
-            None => return refuse("after", format!("the response has no item «{after}»")),
+            None => return refuse("after", format!("the response has no item '{after}'")),
         },
     };
     let rest = &items[first..];

@@ -73,7 +73,7 @@ pub(in crate::model::files) fn graph(path: &Path) -> anyhow::Result<Option<PathB
         let name = model.decoder.filename;
         ensure!(
             Path::new(&name).file_name() == Some(name.as_ref()),
-            "{}: «{name}» is no file beside it",
+            "{}: \"{name}\" is no file beside it",
             path.join(GENAI_CONFIG).display()
         );
         return Ok(Some(path.join(name)));

@@ -79,7 +79,7 @@ pub(super) fn read(folder: &Path) -> anyhow::Result<(Vocabulary, Option<String>)
         match vocabulary.token(&name) {
             Some(token) => Ok(Some(token)),
             None => bail!(
-                "{}: there is no token «{name}»",
+                "{}: there is no token \"{name}\"",
                 folder.join(TOKENIZER_CONFIG).display()
             ),
         }
@@ -208,6 +208,6 @@ mod tests {
     fn a_name_that_no_token_has_is_refused() {
         let folder = folder(&[(TOKENIZER_CONFIG, json!({"eos_token": "<none>"}))]);
         let error = read(folder.path()).unwrap_err().to_string();
-        assert!(error.ends_with("tokenizer_config.json: there is no token «<none>»"));
+        assert!(error.ends_with("tokenizer_config.json: there is no token \"<none>\""));
     }
 }

@@ -53,6 +53,6 @@ fn without_a_token_for_what_it_cannot_spell_there_is_no_tokenizer_of_word_pieces
     });
     assert_eq!(
         built.unwrap_err().to_string(),
-        "the tokenizer cannot be built: the token «[UNK]» for what it cannot spell is missing"
+        "the tokenizer cannot be built: the token \"[UNK]\" for what it cannot spell is missing"
     );
 }
