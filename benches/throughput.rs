@@ -13,6 +13,7 @@ mod common;
 use std::time::{Duration, Instant};
 
 use futures_util::future::join_all;
+use ortolan::cancel::CancelFlag;
 use ortolan::graph::ProductOperator;
 use ortolan::model::load::{CacheSize, FileAccess, LoadOptions, SessionOptions, inspect};
 use ortolan::model::{
@@ -146,37 +147,37 @@ async fn generate(
             ))
         })
         .collect();
-    let mut generation = model
-        .generate(GenerateRequest {
-            prompt: Prompt::Pieces(prompt),
-            system_prompt: None,
-            options: GenerateOptions {
-                max_tokens: Some(max_tokens),
-                stop: Vec::new(),
-                ignore_end: true,
-                sampling: SamplingParameters {
-                    temperature: 0.0,
-                    ..SamplingParameters::openai()
-                },
-                logit_bias: Vec::new(),
-                grammar: None,
-                tools: None,
-                penalty_prompt: None,
-                slot: None,
-                when_full: WhenFull::Stop,
-                whole_prompt: true,
-                read_cache: false,
-                cache_salt: None,
-                adapters: None,
-                priority: 0,
-                timeout: None,
-                echo: false,
-                stream: false,
-                lines: LineLimits::default(),
-                progress: ProgressEvents::default(),
+    let request = GenerateRequest {
+        prompt: Prompt::Pieces(prompt),
+        system_prompt: None,
+        options: GenerateOptions {
+            max_tokens: Some(max_tokens),
+            stop: Vec::new(),
+            ignore_end: true,
+            sampling: SamplingParameters {
+                temperature: 0.0,
+                ..SamplingParameters::openai()
             },
-        })
-        .expect("the request is in order");
+            logit_bias: Vec::new(),
+            grammar: None,
+            tools: None,
+            penalty_prompt: None,
+            slot: None,
+            when_full: WhenFull::Stop,
+            whole_prompt: true,
+            read_cache: false,
+            cache_salt: None,
+            adapters: None,
+            priority: 0,
+            timeout: None,
+            echo: false,
+            stream: false,
+            lines: LineLimits::default(),
+            progress: ProgressEvents::default(),
+        },
+    };
+    let generation = model.generate(request, &CancelFlag::default());
+    let mut generation = generation.expect("the request is in order");
     while let Some(event) = generation.next().await {
         if let GenerateEvent::Finished(summary) = event.expect("the engine runs") {
             return summary;

@@ -39,6 +39,8 @@ pub struct Config {
     pub load: LoadOptions,
     /// Where to serve.
     pub serve: ServeOptions,
+    /// Requests that may wait to be prepared.
+    pub preparations_waiting: usize,
     /// What is answered of what not every server answers.
     pub endpoints: Endpoints,
     /// What generations may take, whatever a request says.
@@ -110,10 +112,13 @@ impl Config {
         let (strict, strict_model_names) = (serving.strict, serving.strict_model_names);
         let responses_kept = serving.responses_kept;
         let serve = serve_options(serving)?;
+        let model_source = model_source(&model)?;
+        let load = load_options(model, &batching, &computing, placement.as_ref())?;
         Ok(Self {
             http_threads,
-            model: model_source(&model)?,
-            load: load_options(model, &batching, &computing, placement.as_ref())?,
+            model: model_source,
+            preparations_waiting: load.parallel.saturating_add(load.queue),
+            load,
             placement,
             endpoints,
             limits: GenerateLimits {

@@ -130,6 +130,26 @@ pub fn lock_memory() -> io::Result<()> {
     Err(io::Error::from(io::ErrorKind::Unsupported))
 }
 
+/// Lowers the priority of the calling thread, and of those it starts, by that niceness.
+///
+/// # Errors
+/// The system refuses.
+#[cfg(target_os = "linux")]
+pub fn lower_thread_priority(niceness: i32) -> io::Result<()> {
+    // Linux has a niceness for each thread, and 0 is the calling one.
+    let own = rustix::process::getpriority_process(None)?;
+    Ok(rustix::process::setpriority_process(None, own + niceness)?)
+}
+
+/// Not here: elsewhere all threads of a process have one niceness.
+///
+/// # Errors
+/// Always.
+#[cfg(not(target_os = "linux"))]
+pub fn lower_thread_priority(_: i32) -> io::Result<()> {
+    Err(io::Error::from(io::ErrorKind::Unsupported))
+}
+
 /// The cores that the program may use.
 #[cfg(target_os = "linux")]
 fn allowed() -> Cores {

@@ -2,6 +2,7 @@
 
 use std::process::ExitCode;
 use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::Context;
 use ortolan::api::{self, ApiSettings, ResponseStore};
@@ -9,13 +10,16 @@ use ortolan::cli::{Cli, Invocation};
 use ortolan::commands;
 use ortolan::config::{Config, ModelSource};
 use ortolan::logging::Logging;
-use ortolan::model::ModelState;
 use ortolan::model::load;
+use ortolan::model::{ModelState, Preparations};
 use ortolan::server::{Server, StopSignals};
 use ortolan::terminal::{self, Pending};
 use ortolan::web;
 use tokio::runtime::Handle;
 use tokio::sync::{oneshot, watch};
+
+/// How long a request's preparation may continue after a stop is asked for: usual ones take some milliseconds.
+const PREPARATION_STOP_DELAY: Duration = Duration::from_secs(1);
 
 fn main() -> ExitCode {
     // SAFETY: this is the only thread.
@@ -83,8 +87,10 @@ async fn run(config: Config) -> anyhow::Result<()> {
         drop(loading);
     });
 
+    let preparations = Arc::new(Preparations::new(config.preparations_waiting)?);
     let routes = api::routes(ApiSettings {
         model: model.clone(),
+        preparations: Arc::clone(&preparations),
         endpoints: config.endpoints,
         limits: config.limits,
         defaults: config.defaults,
@@ -106,6 +112,10 @@ async fn run(config: Config) -> anyhow::Result<()> {
             return;
         }
         tracing::info!("stopping: running answers are finished; once more stops at once");
+        tokio::spawn(async move {
+            tokio::time::sleep(PREPARATION_STOP_DELAY).await;
+            preparations.stop();
+        });
         tokio::spawn(async move {
             signals.next().await;
             drop(cutting);

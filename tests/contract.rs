@@ -55,7 +55,8 @@ fn content(description: &Value, described: &Value) -> Vec<String> {
 #[test]
 fn the_routes_are_those_of_the_document() {
     let document = facts(&serde_json::from_str(ortolan::api::document::JSON).unwrap());
-    let routes = facts(&serde_json::from_str(&ortolan::api::routes_description()).unwrap());
+    let routes =
+        facts(&serde_json::from_str(&ortolan::api::routes_description().unwrap()).unwrap());
     assert!(
         document.len() > 40,
         "the document tells too little: {document:#?}"

@@ -13,6 +13,7 @@ use std::time::Duration;
 use common::gguf::{self, F16, F32, Q4_0, Q8_0, Tensor, Value};
 use futures_util::future::join_all;
 use half::f16;
+use ortolan::cancel::CancelFlag;
 use ortolan::file_bytes::FileAccess;
 use ortolan::model::load::{CacheSize, LoadOptions, SessionOptions, inspect};
 use ortolan::model::{
@@ -48,7 +49,11 @@ fn load(path: &Path, pooling: Option<Pooling>) -> LoadedModel {
 
 async fn embedding(model: &LoadedModel, text: &str) -> Result<Vec<f32>, GenerateError> {
     let text = [PromptPiece::Text(text.to_owned())];
-    Ok(model.embed(&text, None)?.finish().await?.values)
+    Ok(model
+        .embed(&text, None, &CancelFlag::default())?
+        .finish()
+        .await?
+        .values)
 }
 
 /// What was recorded, by the name of how it was pooled.
@@ -97,7 +102,7 @@ async fn texts_are_cut_into_the_recorded_tokens() {
             special: SpecialTokens::Parse,
             add_beginning: false,
         };
-        let found = model.tokenize(&request).unwrap();
+        let found = model.tokenize(&request, &CancelFlag::default()).unwrap();
         let found: Vec<u32> = found.iter().map(|token| token.0).collect();
         let recorded: Vec<u32> = from_value(case["tokens"].clone()).unwrap();
         assert_eq!(found, recorded[1..recorded.len() - 1], "{}", case["name"]);
@@ -129,7 +134,10 @@ async fn a_single_token_has_the_same_embedding_in_any_company() {
     let model = load(&written(folder.path(), Q4_0), None);
     let embed = |token| {
         let token = [PromptPiece::Token(TokenId(token))];
-        model.embed(&token, None).unwrap().finish()
+        model
+            .embed(&token, None, &CancelFlag::default())
+            .unwrap()
+            .finish()
     };
     let alone = embed(2030).await.unwrap();
     let beside = join_all([2030, 101, 102, 2030].map(embed)).await;

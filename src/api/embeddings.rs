@@ -1,12 +1,13 @@
 //! Embeddings of several texts and their normalization, for both surfaces.
 
+use std::sync::Arc;
+
 use futures_util::stream::{self, StreamExt, TryStreamExt};
 
-use super::at_length;
 use super::error::Error;
 use super::prompts::pieces;
 use super::types;
-use crate::model::{Embedding, GenerateLimits, LoadedModel};
+use crate::model::{Embedding, GenerateLimits, LoadedModel, Preparations};
 
 /// Most texts of a request: twice as many as OpenAI's API takes.
 const MOST_TEXTS: usize = 4096;
@@ -42,7 +43,8 @@ fn normalized(mut values: Vec<f32>, norm: i64) -> Vec<f32> {
 
 /// The embedding of each prompt, scaled by a norm; `param` is what they are called.
 pub(super) async fn embed(
-    model: &LoadedModel,
+    preparations: &Preparations,
+    model: &Arc<LoadedModel>,
     param: &str,
     prompts: Vec<types::Prompt>,
     norm: i64,
@@ -55,14 +57,15 @@ pub(super) async fn embed(
         );
         return Err(Error::invalid(param, problem));
     }
+    let (admitted, timeout) = (preparations.admit()?, limits.timeout);
     let begin = |prompt: types::Prompt| {
-        let text = pieces(prompt);
-        at_length(|| model.embed(&text, limits.timeout))
+        let (model, text) = (Arc::clone(model), pieces(prompt));
+        admitted.run(move |cancel| model.embed(&text, timeout, cancel))
     };
     // Enough that no slot waits for a text, and not all at once: they would take the places of others.
     let beside = model.places().min(2 * model.details().slots);
     let embeddings = stream::iter(prompts)
-        .map(|prompt| async { begin(prompt)?.finish().await })
+        .map(|prompt| async { begin(prompt).await??.finish().await })
         .buffered(beside)
         .map_ok(|embedding| Embedding {
             values: normalized(embedding.values, norm),

@@ -166,16 +166,19 @@ impl Error {
                 | GenerateError::UnknownSlot { .. }
                 | GenerateError::UnknownAdapter { .. }
                 | GenerateError::AdapterTwice(_)
+                | GenerateError::OptionTooLong { .. }
                 | GenerateError::Template(_)
                 | GenerateError::Grammar { .. }
                 | GenerateError::Unfollowable { .. } => StatusCode::BAD_REQUEST,
                 GenerateError::NoInfill
                 | GenerateError::Encoder
                 | GenerateError::NoHiddenStates => StatusCode::NOT_IMPLEMENTED,
-                GenerateError::QueueFull { .. } => StatusCode::TOO_MANY_REQUESTS,
-                GenerateError::EngineEnded(_) | GenerateError::Stopping => {
-                    StatusCode::SERVICE_UNAVAILABLE
+                GenerateError::QueueFull { .. } | GenerateError::PreparationsFull { .. } => {
+                    StatusCode::TOO_MANY_REQUESTS
                 }
+                GenerateError::EngineEnded(_)
+                | GenerateError::Stopping
+                | GenerateError::Cancelled => StatusCode::SERVICE_UNAVAILABLE,
                 GenerateError::DeadlinePassed { .. } => StatusCode::REQUEST_TIMEOUT,
                 GenerateError::Failed(_) => StatusCode::INTERNAL_SERVER_ERROR,
             },
@@ -282,7 +285,7 @@ impl Error {
             Self::NoSuchPath(_) => Some("unknown_url"),
             Self::NoPreviousResponse(_) => Some("previous_response_not_found"),
             Self::Generate(GenerateError::PromptTooLong { .. }) => Some("context_length_exceeded"),
-            Self::Generate(GenerateError::QueueFull { .. }) => Some("rate_limit_exceeded"),
+            _ if self.status() == StatusCode::TOO_MANY_REQUESTS => Some("rate_limit_exceeded"),
             _ => None,
         }
     }
@@ -314,14 +317,19 @@ impl Error {
                 | GenerateError::UnknownSlot { .. }
                 | GenerateError::UnknownAdapter { .. }
                 | GenerateError::AdapterTwice(_)
+                | GenerateError::OptionTooLong { .. }
                 | GenerateError::Template(_)
                 | GenerateError::Grammar { .. }
                 | GenerateError::Unfollowable { .. } => Kind::InvalidRequestError,
                 GenerateError::NoInfill
                 | GenerateError::Encoder
                 | GenerateError::NoHiddenStates => Kind::NotSupportedError,
-                GenerateError::QueueFull { .. } => Kind::RateLimitError,
-                GenerateError::EngineEnded(_) | GenerateError::Stopping => Kind::UnavailableError,
+                GenerateError::QueueFull { .. } | GenerateError::PreparationsFull { .. } => {
+                    Kind::RateLimitError
+                }
+                GenerateError::EngineEnded(_)
+                | GenerateError::Stopping
+                | GenerateError::Cancelled => Kind::UnavailableError,
                 GenerateError::DeadlinePassed { .. } => Kind::TimeoutError,
                 GenerateError::Failed(_) => Kind::ServerError,
             },
@@ -342,6 +350,9 @@ impl Error {
             Self::Generate(
                 GenerateError::Grammar { kind, .. } | GenerateError::Unfollowable { kind, .. },
             ) => Some(kind.to_string()),
+            Self::Generate(GenerateError::OptionTooLong { option, .. }) => {
+                Some((*option).to_owned())
+            }
             Self::Generate(GenerateError::SystemPromptTooLong { .. }) => {
                 Some("system_prompt".to_owned())
             }
@@ -356,7 +367,7 @@ impl IntoResponse for Error {
             .with_status(self.status())
             .into_response();
         match &self {
-            Self::Generate(GenerateError::QueueFull { .. }) => {
+            _ if self.status() == StatusCode::TOO_MANY_REQUESTS => {
                 response
                     .headers_mut()
                     .insert(header::RETRY_AFTER, HeaderValue::from(RETRY_AFTER_SECONDS));

@@ -12,6 +12,7 @@ mod native;
 mod openai;
 mod options;
 mod payload;
+mod preparing;
 mod prompts;
 mod relaxed;
 mod sampling;
@@ -42,15 +43,18 @@ use native::{
 };
 use openai::{chat, completions, models, responses};
 use payload::{Ignored, Text, WithStatus};
+use preparing::prepare;
 use stream::WholeOrStream;
 
-use crate::model::{GenerateLimits, LoadedModel, ModelState};
+use crate::model::{GenerateLimits, LoadedModel, ModelState, Preparations};
 
 /// What the operator decides.
 #[derive(Clone)]
 pub struct ApiSettings {
     /// The model, from the first moment on.
     pub model: watch::Receiver<ModelState>,
+    /// Where requests are prepared.
+    pub preparations: Arc<Preparations>,
     /// What is answered of what not every server answers.
     pub endpoints: Endpoints,
     /// What generations may take, whatever a request says.
@@ -83,9 +87,11 @@ pub struct Endpoints {
 /// All routes of the document. Every failure has the document's shape, those of the HTTP layer, too.
 pub fn routes(settings: ApiSettings) -> impl Endpoint<Output = Response> + 'static {
     let bodies = settings.bodies;
+    let preparations = Arc::clone(&settings.preparations);
     Route::new()
         .nest("/", service(settings))
         .data(bodies)
+        .data(preparations)
         .around(|endpoint, request: Request| async move {
             let (method, path) = (
                 request.method().to_string(),
@@ -100,10 +106,14 @@ pub fn routes(settings: ApiSettings) -> impl Endpoint<Output = Response> + 'stat
 }
 
 /// What poem-openapi says of the routes: it is compared with the document.
-pub fn routes_description() -> String {
+///
+/// # Errors
+/// If the system has no threads to give.
+pub fn routes_description() -> std::io::Result<String> {
     let (_, model) = watch::channel(ModelState::Loading { done: 0.0 });
-    service(ApiSettings {
+    let settings = ApiSettings {
         model,
+        preparations: Arc::new(Preparations::new(0)?),
         endpoints: Endpoints {
             slots: true,
             metrics: true,
@@ -119,8 +129,8 @@ pub fn routes_description() -> String {
         },
         responses: Arc::new(ResponseStore::new(0)),
         strict_model_names: false,
-    })
-    .spec()
+    };
+    Ok(service(settings).spec())
 }
 
 fn service(settings: ApiSettings) -> OpenApiService<Routes<Service>, ()> {
@@ -149,12 +159,6 @@ fn http_error(error: poem::Error, method: String, path: String) -> Response {
         },
     };
     error.into_response()
-}
-
-/// Does what may keep the processor for long (megabytes are tokenized) while the connections of this thread
-/// go on elsewhere.
-fn at_length<T>(work: impl FnOnce() -> T) -> T {
-    tokio::task::block_in_place(work)
 }
 
 /// Answers the operations; the time is when the server started.
@@ -247,7 +251,8 @@ impl Api for Service {
         ignored: &mut Ignored,
     ) -> Result<WholeOrStream<types::CompletionAnswer>, Error> {
         self.0.defaults.fill(&mut body.temperature, &mut body.seed);
-        completion::answer(&*self.loaded()?, body, &self.0.limits, ignored).await
+        let model = self.loaded()?;
+        completion::answer(&self.0.preparations, model, body, &self.0.limits, ignored).await
     }
 
     async fn infill(
@@ -256,7 +261,8 @@ impl Api for Service {
         ignored: &mut Ignored,
     ) -> Result<WholeOrStream<types::CompletionAnswer>, Error> {
         self.0.defaults.fill(&mut body.temperature, &mut body.seed);
-        infill::answer(&*self.loaded()?, body, ignored, &self.0.limits).await
+        let model = self.loaded()?;
+        infill::answer(&self.0.preparations, model, body, ignored, &self.0.limits).await
     }
 
     async fn embedding(
@@ -264,16 +270,20 @@ impl Api for Service {
         body: types::EmbeddingRequest,
         _: &mut Ignored,
     ) -> Result<types::EmbeddingAnswer, Error> {
-        embedding::answer(&*self.embedder()?, body, &self.0.limits).await
+        let model = self.embedder()?;
+        embedding::answer(&self.0.preparations, &model, body, &self.0.limits).await
     }
 
     async fn tokenize(
         &self,
         body: types::TokenizeRequest,
-        _: &mut Ignored,
+        ignored: &mut Ignored,
     ) -> Result<types::Tokens, Error> {
         let model = self.loaded()?;
-        at_length(|| tokenize::tokenize(&model, body))
+        prepare(&self.0.preparations, ignored, move |_, cancel| {
+            tokenize::tokenize(&model, body, cancel)
+        })
+        .await
     }
 
     async fn apply_template(
@@ -282,16 +292,22 @@ impl Api for Service {
         ignored: &mut Ignored,
     ) -> Result<types::RenderedPrompt, Error> {
         let model = self.loaded()?;
-        at_length(|| tokenize::apply_template(&model, body, ignored))
+        prepare(&self.0.preparations, ignored, move |ignored, cancel| {
+            tokenize::apply_template(&model, body, ignored, cancel)
+        })
+        .await
     }
 
     async fn detokenize(
         &self,
         body: types::DetokenizeRequest,
-        _: &mut Ignored,
+        ignored: &mut Ignored,
     ) -> Result<types::DetokenizedText, Error> {
         let model = self.loaded()?;
-        at_length(|| tokenize::detokenize(&model, body))
+        prepare(&self.0.preparations, ignored, move |_, _| {
+            tokenize::detokenize(&model, body)
+        })
+        .await
     }
 
     async fn props(&self) -> Result<types::Props, Error> {
@@ -305,14 +321,17 @@ impl Api for Service {
     async fn change_props(
         &self,
         body: types::PropsChange,
-        _: &mut Ignored,
+        ignored: &mut Ignored,
     ) -> Result<types::PropsChanged, Error> {
         if !self.0.endpoints.change_props {
             let problem = "changing its properties. Start it with `--props`";
             return Err(Error::NotSupported(problem));
         }
         let model = self.loaded()?;
-        at_length(|| props::change(&model, body))
+        prepare(&self.0.preparations, ignored, move |_, cancel| {
+            props::change(&model, body, cancel)
+        })
+        .await
     }
 
     async fn lora_adapters(&self) -> Result<types::LoraAdapters, Error> {
@@ -356,7 +375,7 @@ impl Api for Service {
     ) -> Result<WholeOrStream<types::ChatCompletion>, Error> {
         self.0.defaults.fill(&mut body.temperature, &mut body.seed);
         let model = self.named(body.model.as_deref())?;
-        chat::answer(&model, body, &self.0.limits, ignored).await
+        chat::answer(&self.0.preparations, model, body, &self.0.limits, ignored).await
     }
 
     async fn count_chat_tokens(
@@ -365,7 +384,7 @@ impl Api for Service {
         ignored: &mut Ignored,
     ) -> Result<types::ResponseTokens, Error> {
         let model = self.named(body.model.as_deref())?;
-        chat::count_tokens(&model, body, ignored)
+        chat::count_tokens(&self.0.preparations, model, body, ignored).await
     }
 
     async fn text_completion(
@@ -375,7 +394,7 @@ impl Api for Service {
     ) -> Result<WholeOrStream<types::TextCompletion>, Error> {
         self.0.defaults.fill(&mut body.temperature, &mut body.seed);
         let model = self.named(body.model.as_deref())?;
-        completions::answer(&model, body, &self.0.limits, ignored).await
+        completions::answer(&self.0.preparations, model, body, &self.0.limits, ignored).await
     }
 
     async fn create_response(
@@ -386,7 +405,9 @@ impl Api for Service {
     ) -> Result<WholeOrStream<types::ResponseObject>, Error> {
         self.0.defaults.fill(&mut body.temperature, &mut body.seed);
         let model = self.named(body.model.as_deref())?;
-        responses::answer(&model, self.history(caller), body, &self.0.limits, ignored).await
+        let (preparations, limits) = (&self.0.preparations, &self.0.limits);
+        let history = self.history(caller);
+        responses::answer(preparations, model, history, body, limits, ignored).await
     }
 
     async fn count_response_tokens(
@@ -396,7 +417,8 @@ impl Api for Service {
         ignored: &mut Ignored,
     ) -> Result<types::ResponseTokens, Error> {
         let model = self.named(body.model.as_deref())?;
-        responses::count_tokens(&model, self.history(caller), body, ignored)
+        let history = self.history(caller);
+        responses::count_tokens(&self.0.preparations, model, history, body, ignored).await
     }
 
     async fn response_input_items(
@@ -447,7 +469,7 @@ impl Api for Service {
     ) -> Result<types::Embeddings, Error> {
         let model = self.embedder()?;
         self.named(body.model.as_deref())?;
-        openai::embeddings::answer(&model, body, &self.0.limits).await
+        openai::embeddings::answer(&self.0.preparations, &model, body, &self.0.limits).await
     }
 
     async fn rerank(
@@ -457,7 +479,7 @@ impl Api for Service {
     ) -> Result<types::RerankAnswer, Error> {
         let model = self.embedder()?;
         self.named(body.model.as_deref())?;
-        openai::rerank::answer(&model, body, &self.0.limits).await
+        openai::rerank::answer(&self.0.preparations, &model, body, &self.0.limits).await
     }
 
     async fn create_message(
@@ -466,10 +488,7 @@ impl Api for Service {
         ignored: &mut Ignored,
     ) -> Result<WholeOrStream<types::Message>, Error> {
         let model = self.named(body.model.as_deref())?;
-        let ApiSettings {
-            limits, defaults, ..
-        } = &self.0;
-        anthropic::answer(&model, body, limits, defaults, ignored).await
+        anthropic::answer(&self.0, model, body, ignored).await
     }
 
     async fn count_message_tokens(
@@ -478,7 +497,7 @@ impl Api for Service {
         ignored: &mut Ignored,
     ) -> Result<types::TokenCount, Error> {
         let model = self.named(body.model.as_deref())?;
-        anthropic::count_tokens(&model, body, ignored)
+        anthropic::count_tokens(&self.0.preparations, model, body, ignored).await
     }
 
     async fn models(&self) -> Result<types::ModelList, Error> {

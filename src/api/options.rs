@@ -7,7 +7,7 @@ use serde_json::Value;
 
 use super::error::Error;
 use super::types;
-use crate::model::{GenerateOptions, GrammarSource, ProgressEvents};
+use crate::model::{GrammarSource, ProgressEvents};
 
 /// What requests ask for where they name nothing, if it is not the contract's default.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
@@ -56,13 +56,6 @@ pub(super) fn limit(param: &str, number: i64) -> Result<Option<usize>, Error> {
 /// A count in an answer, where no limit is −1.
 pub(super) fn or_minus_one(limit: Option<usize>) -> i64 {
     limit.map_or(-1, |limit| i64::try_from(limit).unwrap_or(i64::MAX))
-}
-
-/// The same options for another one of several answers to choose from: it has the next seed.
-pub(super) fn for_choice(mut options: GenerateOptions, choice: u32) -> GenerateOptions {
-    let seed = &mut options.sampling.seed;
-    *seed = seed.map(|seed| seed.wrapping_add(choice));
-    options
 }
 
 /// The progress events of a stream that is asked for these.

@@ -4,6 +4,7 @@
 use std::borrow::Cow;
 use std::marker::PhantomData;
 use std::pin::pin;
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
@@ -22,9 +23,14 @@ use serde_json::Value;
 use super::error::Error;
 use super::schema;
 use super::stream::WholeOrStream;
+use crate::model::Preparations;
 
 /// Bytes of a body that are read.
 pub const BODY_BYTES_MAX: usize = 8 << 20;
+
+/// Bytes of a body up to which parsing it and checking it take at most some milliseconds: a longer one is parsed where requests
+/// are prepared, so that it does not hold up the connections of its thread.
+const QUICKLY_PARSED_BYTES: usize = 64 << 10;
 
 /// Bytes of the header that lists fields without effect.
 const IGNORED_HEADER_BYTES_MAX: usize = 1024;
@@ -47,7 +53,7 @@ pub(super) trait Operation: Send + Sync + 'static {
 /// What the document says of an operation's body.
 pub(super) trait BodyOperation: Operation {
     /// What a valid body becomes.
-    type Body: DeserializeOwned + Send;
+    type Body: DeserializeOwned + Send + 'static;
     /// The component that it must fit.
     const SCHEMA: &'static str;
     /// Whether another Content-Type than JSON is refused.
@@ -151,15 +157,30 @@ impl<'a, O: BodyOperation> ApiExtractor<'a> for Body<O> {
             return Err(TOO_LARGE.into());
         }
         let bytes = read(body.take()?, idle).await?;
+        let strict = rules.is_some_and(|rules| rules.strict);
+        match request.data::<Arc<Preparations>>() {
+            Some(preparations) if bytes.len() > QUICKLY_PARSED_BYTES => {
+                let admitted = preparations.admit().map_err(Error::from)?;
+                let parsed = admitted.run(move |_| Self::parsed(&bytes, strict)).await;
+                Ok(parsed.map_err(Error::from)??)
+            }
+            _ => Ok(Self::parsed(&bytes, strict)?),
+        }
+    }
+}
+
+impl<O: BodyOperation> Body<O> {
+    /// The body that these bytes are.
+    fn parsed(bytes: &[u8], strict: bool) -> Result<Self, Error> {
         let mut value = match bytes.is_empty() && !O::REQUIRED {
             true => Value::Object(serde_json::Map::new()),
-            false => serde_json::from_slice(&bytes)
+            false => serde_json::from_slice(bytes)
                 .map_err(|error| not_a_body("the body is not valid JSON", &error))?,
         };
         write_integers_as_such(&mut value);
         let mut ignored = Ignored {
             paths: Vec::new(),
-            strict: rules.is_some_and(|rules| rules.strict),
+            strict,
         };
         for path in schema::check(O::SCHEMA, &value)? {
             ignored.report(path)?;

@@ -41,6 +41,7 @@ pub(super) fn details() -> ModelDetails {
 fn endpoint(state: ModelState, strict: bool) -> impl Endpoint<Output = Response> {
     let (_, model) = watch::channel(state);
     routes(ApiSettings {
+        preparations: Arc::new(Preparations::new(8).unwrap()),
         model,
         endpoints: Endpoints {
             slots: false,

@@ -5,7 +5,7 @@ use std::sync::mpsc::Sender;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
-use tokio::sync::{Semaphore, oneshot};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 
 use super::EngineOptions;
 use super::job::Job;
@@ -45,6 +45,10 @@ pub enum SubmitError {
     #[error("the engine does not run")]
     Stopped,
 }
+
+/// Room for jobs among those that run or wait. What was not used for a job is free again when this is dropped.
+#[derive(Debug)]
+pub struct Reservation(OwnedSemaphorePermit);
 
 /// Why something could not be done with a slot.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -107,8 +111,49 @@ pub fn start(
 }
 
 impl EngineHandle {
-    /// Queues a job. Its events arrive on the receiver.
+    /// Takes room for that many jobs among those that run or wait.
+    pub fn reserve(&self, jobs: usize) -> Result<Reservation, SubmitError> {
+        let full = SubmitError::QueueFull {
+            waiting: self.options.queue,
+        };
+        let count = u32::try_from(jobs).map_err(|_| full.clone())?;
+        let permit = Arc::clone(&self.places).try_acquire_many_owned(count);
+        permit.map(Reservation).map_err(|_| full)
+    }
+
+    /// Queues a job, if there is room. Its events arrive on the receiver.
     pub fn submit(&self, job: Job) -> Result<(SequenceId, Events), SubmitError> {
+        self.check(&job)?;
+        self.submit_reserved(job, &mut self.reserve(1)?)
+    }
+
+    /// Queues a job in room that was reserved for it.
+    pub fn submit_reserved(
+        &self,
+        job: Job,
+        reservation: &mut Reservation,
+    ) -> Result<(SequenceId, Events), SubmitError> {
+        self.check(&job)?;
+        let permit = reservation.0.split(1).ok_or(SubmitError::QueueFull {
+            waiting: self.options.queue,
+        })?;
+        let (events, receiver) = unbounded_channel();
+        let id = SequenceId(self.next.fetch_add(1, Ordering::Relaxed));
+        let submission = Submission {
+            id,
+            job,
+            submitted: (self.clock)(),
+            permit,
+            events,
+        };
+        self.messages
+            .send(Message::Submit(Box::new(submission)))
+            .map_err(|_| SubmitError::Stopped)?;
+        Ok((id, receiver))
+    }
+
+    /// Refuses a job that could never run.
+    fn check(&self, job: &Job) -> Result<(), SubmitError> {
         let EngineOptions {
             parallel,
             context_tokens,
@@ -126,25 +171,7 @@ impl EngineHandle {
         if let Some(slot) = job.slot.filter(|slot| *slot >= parallel) {
             return Err(SubmitError::UnknownSlot(slot));
         }
-        let permit =
-            Arc::clone(&self.places)
-                .try_acquire_owned()
-                .map_err(|_| SubmitError::QueueFull {
-                    waiting: self.options.queue,
-                })?;
-        let (events, receiver) = unbounded_channel();
-        let id = SequenceId(self.next.fetch_add(1, Ordering::Relaxed));
-        let submission = Submission {
-            id,
-            job,
-            submitted: (self.clock)(),
-            permit,
-            events,
-        };
-        self.messages
-            .send(Message::Submit(Box::new(submission)))
-            .map_err(|_| SubmitError::Stopped)?;
-        Ok((id, receiver))
+        Ok(())
     }
 
     /// What the cache holds of the sequence that a slot ran last. Waits until the slot runs nothing.

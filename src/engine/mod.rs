@@ -26,7 +26,7 @@ mod worker;
 use std::time::Duration;
 
 pub use adapters::AdapterScales;
-pub use handle::{EngineHandle, Events, SlotError, SubmitError, start};
+pub use handle::{EngineHandle, Events, Reservation, SlotError, SubmitError, start};
 pub use job::{Job, PrefixUse, StopRule, Verdict, WhenFull};
 pub use pooling::Pooling;
 pub use runner::{ModelRunner, Outputs, Rows, RunError};

@@ -471,6 +471,17 @@ pub struct Constraint {
 }
 
 impl Constraint {
+    /// A copy that shares no caches with this one, so that both can be followed at the same time.
+    pub fn independent(&self) -> Self {
+        Self {
+            answer: self.answer.as_ref().map(Matcher::deep_clone),
+            thought: self.thought.clone(),
+            certain: self.certain.clone(),
+            relaxations: Arc::clone(&self.relaxations),
+            digits: self.digits.clone(),
+        }
+    }
+
     /// Constraints of the JSON Schemas that the text is not held to.
     pub fn relaxations(&self) -> &[Relaxation] {
         &self.relaxations

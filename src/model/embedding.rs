@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use super::request::{GenerateError, PromptPiece};
 use super::{LoadedModel, WhenFull};
+use crate::cancel::CancelFlag;
 use crate::engine::{
     EndReason, Events, Job, PrefixRoot, PrefixUse, SequenceEvent, StopRule, Verdict,
 };
@@ -27,18 +28,21 @@ pub struct PendingEmbedding {
 }
 
 impl LoadedModel {
-    /// Begins an embedding. The text is tokenized here and now; nothing is waited for.
+    /// Begins an embedding. The engine's queue is asked for room before the text is tokenized.
     pub fn embed(
         &self,
         text: &[PromptPiece],
         timeout: Option<Duration>,
+        cancel: &CancelFlag,
     ) -> Result<PendingEmbedding, GenerateError> {
         if !self.details.embeds {
             return Err(GenerateError::NoHiddenStates);
         }
+        let reserved = self.engine.reserve(1);
+        let mut reservation = reserved.map_err(|error| self.refusal(&error))?;
         let adapters = self.adapters.set();
         let job = Job {
-            prompt: self.text_tokens(text)?,
+            prompt: self.text_tokens(text, cancel)?,
             max_tokens: 0,
             end_tokens: Arc::clone(&self.end_tokens),
             sampler: Sampler::new(SamplingParameters::openai(), 0, SamplerTokens::default()),
@@ -64,7 +68,7 @@ impl LoadedModel {
             score: None,
             report_prefill: false,
         };
-        let submitted = self.engine.submit(job);
+        let submitted = self.engine.submit_reserved(job, &mut reservation);
         let (_, events) = submitted.map_err(|error| self.refusal(&error))?;
         Ok(PendingEmbedding { events, timeout })
     }

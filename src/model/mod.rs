@@ -8,6 +8,8 @@ mod generation;
 mod grammar_words;
 pub mod load;
 mod memory;
+mod preparation;
+mod preparations;
 mod prompts;
 pub mod request;
 mod saved_slots;
@@ -26,11 +28,12 @@ pub use embedding::{Embedding, PendingEmbedding};
 pub use generation::Generation;
 pub use grammar_words::GrammarWords;
 pub use memory::MemoryNeed;
+pub use preparations::{Admitted, Preparations};
 pub use request::{
-    AnswerToken, FinishReason, Function, GenerateError, GenerateEvent, GenerateLimits,
-    GenerateOptions, GenerateRequest, GenerationProgress, GrammarError, GrammarKind, GrammarSource,
-    LineLimits, ProgressEvents, Prompt, PromptPiece, Relaxation, Summary, Timings, TokenLogprob,
-    TokenizeRequest, ToolUse, WhenFull,
+    AnswerToken, BatchRequest, FinishReason, Function, GenerateError, GenerateEvent,
+    GenerateLimits, GenerateOptions, GenerateRequest, GenerationProgress, GrammarError,
+    GrammarKind, GrammarSource, LineLimits, ProgressEvents, Prompt, PromptPiece, Relaxation,
+    Summary, Timings, TokenLogprob, TokenizeRequest, ToolUse, WhenFull,
 };
 pub use saved_slots::{SavedSlotError, SlotReport};
 pub use slots::{Slot, SlotCounts};
@@ -39,15 +42,14 @@ pub use system_prompt::SystemPrompt;
 
 use adapters::Adapters;
 use files::ModelSource;
-use generation::TextStop;
-use slots::{SlotRecord, SlotRecords};
+use slots::SlotRecords;
 use system_prompt::SystemTokens;
 
-use crate::engine::{AdapterScales, EngineHandle, Job, PrefixRoot, PrefixUse, Stats, SubmitError};
+use crate::cancel::CancelFlag;
+use crate::engine::{AdapterScales, EngineHandle, PrefixRoot, Stats, SubmitError};
 pub use crate::engine::{Pooling, SlotError};
-use crate::grammar::{Constraint, Cutting, GrammarCompiler};
-use crate::sampling::{InfillTokens, Sampler, SamplerTokens, SequenceBreakers, Stage, TokenPieces};
-use crate::text::{ChatTemplate, SpecialTokens, TextStream, Tokenizer};
+use crate::grammar::GrammarCompiler;
+use crate::text::{ChatTemplate, Tokenizer};
 use crate::token::TokenId;
 
 /// What a server has of its model, from the first moment on.
@@ -140,121 +142,10 @@ pub struct LoadedModel {
     grammars: OnceLock<Result<GrammarCompiler, GrammarError>>,
 }
 
-/// What the tokens that are text spell.
-struct TextPieces(Arc<Tokenizer>);
-
-impl TokenPieces for TextPieces {
-    fn bytes(&self, token: TokenId) -> &[u8] {
-        match self.0.is_control(token) {
-            true => &[],
-            false => self.0.token_bytes(token).unwrap_or_default(),
-        }
-    }
-}
-
 impl LoadedModel {
     /// What is known about it.
     pub fn details(&self) -> &ModelDetails {
         &self.details
-    }
-
-    /// Starts a generation. The prompt is rendered and tokenized here and now; nothing is waited for.
-    pub fn generate(&self, request: GenerateRequest) -> Result<Generation, GenerateError> {
-        let GenerateRequest {
-            prompt,
-            system_prompt,
-            mut options,
-        } = request;
-        if !self.details.generates {
-            return Err(GenerateError::Encoder);
-        }
-        let (prompt, thoughts) = self.opened(prompt, &options)?;
-        let system = match system_prompt {
-            Some(words) => Arc::new(self.system_tokens(words)?),
-            None => self.system_prompt(),
-        };
-        let (prompt, before) = self.prompt_tokens(&prompt, &system)?;
-        if options.whole_prompt && prompt.len() >= self.details.context_tokens {
-            return Err(GenerateError::PromptTooLong {
-                prompt_tokens: prompt.len(),
-                context_tokens: self.details.context_tokens,
-            });
-        }
-        let adapters = self.adapters.scales(options.adapters.as_deref())?;
-        options.adapters = Some(adapters.iter().collect());
-        let seed = *options.sampling.seed.get_or_insert_with(rand::random);
-        let tokens = self.sampler_tokens(&mut options, &prompt)?;
-        let reader = self.answer_reader(options.tools.as_ref(), thoughts.as_ref());
-        let mut shown = Vec::new();
-        if let Some(thoughts) = &thoughts {
-            shown.extend(self.control_tokens(&thoughts.syntax.texts()));
-        }
-        if let Some(tools) = &options.tools {
-            options.grammar = Some(self.call_grammar(tools, options.grammar.take()));
-            shown.extend(self.control_tokens(&self.template.tool_syntax().texts()));
-        }
-        let stream = || {
-            TextStream::new(Arc::clone(&self.tokenizer), options.stop.clone())
-                .showing(&shown)
-                .indented(options.lines.least_indent)
-        };
-        let score = match options.echo {
-            true => options.sampling.logprobs.map(|wanted| wanted.top),
-            false => None,
-        };
-        let constraint = options.grammar.as_ref();
-        let constraint = constraint.map(|grammar| self.constraint(grammar, &tokens));
-        let constraint = self.after_thought(thoughts.as_ref(), constraint.transpose()?)?;
-        let relaxations = constraint.as_ref().map(Constraint::relaxations);
-        let relaxations = relaxations.unwrap_or_default().to_vec();
-        let job = Job {
-            sampler: Sampler::new(options.sampling.clone(), seed, tokens),
-            prompt: prompt.clone(),
-            max_tokens: options
-                .max_tokens
-                .unwrap_or(self.details.trained_context_tokens),
-            end_tokens: Arc::clone(&self.end_tokens),
-            constraint,
-            // Who measures tokens wants as many as it asked for.
-            stop: Box::new(TextStop::new(stream(), score.is_none(), options.lines.time)),
-            slot: options.slot,
-            prefix: PrefixUse {
-                readable: match options.read_cache {
-                    true => usize::MAX,
-                    false => system.tokens.len(),
-                },
-                root: self.prefix_root(options.cache_salt.as_deref(), &adapters),
-            },
-            adapters,
-            when_full: match options.when_full {
-                WhenFull::Shift { keep: Some(keep) } => WhenFull::Shift {
-                    keep: Some(keep.saturating_add(before)),
-                },
-                other => other,
-            },
-            priority: options.priority,
-            timeout: options.timeout,
-            embed: None,
-            score,
-            report_prefill: options.progress.prompt || options.progress.text,
-        };
-        let (task, events) = self
-            .engine
-            .submit(job)
-            .map_err(|error| self.refusal(&error))?;
-        let stream = stream();
-        let echo = options.echo.then_some(before);
-        let record = SlotRecord::new(task, Arc::new(options), prompt);
-        let generation = Generation::new(
-            events,
-            Arc::clone(&self.tokenizer),
-            stream,
-            record,
-            echo,
-            seed,
-            Arc::clone(&self.slots),
-        );
-        Ok(generation.read_by(reader).relaxed(relaxations))
     }
 
     /// How many generations may run or wait at once.
@@ -263,95 +154,11 @@ impl LoadedModel {
         options.parallel + options.queue
     }
 
-    /// What the sampler is told in ids. Texts among the options become their tokens.
-    fn sampler_tokens(
-        &self,
-        options: &mut GenerateOptions,
-        prompt: &[TokenId],
-    ) -> Result<SamplerTokens, GenerateError> {
-        let mut bias = Vec::new();
-        for (piece, amount) in &options.logit_bias {
-            let tokens = self.piece_tokens(std::slice::from_ref(piece))?;
-            bias.extend(tokens.into_iter().map(|token| (token, *amount)));
-        }
-        let shown = |(token, amount): &(TokenId, f32)| (PromptPiece::Token(*token), *amount);
-        options.logit_bias = bias.iter().map(shown).collect();
-        if options.ignore_end {
-            let never = |token: &TokenId| (*token, f32::NEG_INFINITY);
-            bias.extend(self.end_tokens.iter().map(never));
-        }
-        let before = match &mut options.penalty_prompt {
-            None => prompt.to_vec(),
-            Some(pieces) => {
-                let tokens = self.piece_tokens(pieces)?;
-                *pieces = tokens.iter().copied().map(PromptPiece::Token).collect();
-                tokens
-            }
-        };
-        let newline = self.tokenizer.encode("\n", SpecialTokens::Literal);
-        let fills = options.sampling.chain.contains(&Stage::Infill);
-        let dry = &options.sampling.dry;
-        Ok(SamplerTokens {
-            before,
-            bias,
-            newline: newline.last().copied(),
-            breakers: match dry.multiplier > 0.0 {
-                true => self.sequence_breakers(&dry.breakers),
-                false => SequenceBreakers::default(),
-            },
-            infill: fills.then(|| InfillTokens {
-                ends: Arc::clone(&self.end_tokens),
-                pieces: Arc::new(TextPieces(Arc::clone(&self.tokenizer))),
-            }),
-        })
-    }
-
-    /// What the continuation must follow. Where tokens are forbidden, the text is not held to the tokenizer's way
-    /// of cutting it: it may have another.
-    fn constraint(
-        &self,
-        grammar: &GrammarSource,
-        tokens: &SamplerTokens,
-    ) -> Result<Constraint, GenerateError> {
-        let never = |(token, amount): &(TokenId, f32)| {
-            *amount == f32::NEG_INFINITY && !self.end_tokens.contains(token)
-        };
-        let cutting = match tokens.bias.iter().any(never) {
-            true => Cutting::Free,
-            false => Cutting::Canonical,
-        };
-        let compiled = self
-            .grammar_compiler()
-            .and_then(|compiler| compiler.compile(grammar, cutting));
-        compiled.map_err(|error| GenerateError::Grammar {
-            kind: grammar.kind(),
-            error,
-        })
-    }
-
     fn grammar_compiler(&self) -> Result<&GrammarCompiler, GrammarError> {
         let compiler = self.grammars.get_or_init(|| {
             GrammarCompiler::new(Arc::new(GrammarWords(Arc::clone(&self.tokenizer))))
         });
         compiler.as_ref().map_err(Clone::clone)
-    }
-
-    fn sequence_breakers(&self, texts: &[String]) -> SequenceBreakers {
-        let breaks = |token: &TokenId| {
-            let bytes = self.tokenizer.token_bytes(*token).unwrap_or_default();
-            let has = |text: &String| memchr::memmem::find(bytes, text.as_bytes()).is_some();
-            texts.iter().any(has)
-        };
-        let sequences = texts
-            .iter()
-            .map(|text| self.tokenizer.encode(text, SpecialTokens::Literal));
-        SequenceBreakers {
-            tokens: (0..self.details.vocabulary_size as u32)
-                .map(TokenId)
-                .filter(breaks)
-                .collect(),
-            sequences: sequences.filter(|tokens| tokens.len() > 1).collect(),
-        }
     }
 
     fn refusal(&self, error: &SubmitError) -> GenerateError {
@@ -395,8 +202,12 @@ impl LoadedModel {
     ///
     /// # Errors
     /// If there is an id that is not in the vocabulary.
-    pub fn tokenize(&self, request: &TokenizeRequest) -> Result<Vec<TokenId>, GenerateError> {
-        let tokens = self.encoded(&request.content, request.special)?;
+    pub fn tokenize(
+        &self,
+        request: &TokenizeRequest,
+        cancel: &CancelFlag,
+    ) -> Result<Vec<TokenId>, GenerateError> {
+        let tokens = self.encoded(&request.content, request.special, cancel)?;
         let wanted = request.add_beginning && self.tokenizer.adds_beginning();
         let beginning = self.tokenizer.beginning().filter(|_| wanted);
         Ok(beginning.into_iter().chain(tokens).collect())

@@ -3,6 +3,7 @@
 use super::request::{GenerateError, Prompt, PromptPiece};
 use super::system_prompt::SystemTokens;
 use super::{LoadedModel, SystemPrompt};
+use crate::cancel::CancelFlag;
 use crate::text::{Conversation, Gap, SpecialTokens};
 use crate::token::TokenId;
 
@@ -13,14 +14,15 @@ impl LoadedModel {
         &self,
         prompt: &Prompt,
         system: &SystemTokens,
+        cancel: &CancelFlag,
     ) -> Result<(Vec<TokenId>, usize), GenerateError> {
         let (own, begins_with_text) = match prompt {
             Prompt::Pieces(pieces) => (
-                self.piece_tokens(pieces)?,
+                self.piece_tokens(pieces, cancel)?,
                 matches!(pieces.first(), Some(PromptPiece::Text(_)) | None),
             ),
             Prompt::Chat(conversation) => {
-                let text = self.render(conversation)?;
+                let text = self.render(conversation, cancel)?;
                 (self.tokenizer.encode(&text, SpecialTokens::Parse), true)
             }
         };
@@ -41,9 +43,13 @@ impl LoadedModel {
     }
 
     /// The tokens of a text that becomes an embedding: of itself alone, between those that the model wants around it.
-    pub(super) fn text_tokens(&self, text: &[PromptPiece]) -> Result<Vec<TokenId>, GenerateError> {
+    pub(super) fn text_tokens(
+        &self,
+        text: &[PromptPiece],
+        cancel: &CancelFlag,
+    ) -> Result<Vec<TokenId>, GenerateError> {
         let is_text = |piece: Option<&PromptPiece>| !matches!(piece, Some(PromptPiece::Token(_)));
-        let own = self.piece_tokens(text)?;
+        let own = self.piece_tokens(text, cancel)?;
         let beginning = self.tokenizer.beginning().filter(|_| {
             let asked_for = self.tokenizer.adds_beginning() && is_text(text.first());
             asked_for || own.is_empty()
@@ -54,9 +60,13 @@ impl LoadedModel {
     }
 
     /// How many tokens a conversation has as a prompt.
-    pub fn count_tokens(&self, conversation: &Conversation) -> Result<usize, GenerateError> {
+    pub fn count_tokens(
+        &self,
+        conversation: &Conversation,
+        cancel: &CancelFlag,
+    ) -> Result<usize, GenerateError> {
         let prompt = Prompt::Chat(conversation.clone());
-        let (tokens, _) = self.prompt_tokens(&prompt, &self.system_prompt())?;
+        let (tokens, _) = self.prompt_tokens(&prompt, &self.system_prompt(), cancel)?;
         Ok(tokens.len())
     }
 
@@ -68,12 +78,14 @@ impl LoadedModel {
         gap: &Gap<'_>,
         system_prompt: Option<&SystemPrompt>,
         max_tokens: Option<usize>,
+        cancel: &CancelFlag,
     ) -> Result<(Vec<TokenId>, usize), GenerateError> {
+        cancel.check()?;
         let tokens = self.tokenizer.infill(gap);
         let tokens = tokens.ok_or(GenerateError::NoInfill)?;
         let before = match system_prompt {
             Some(words) if words.prompt.is_empty() => 0,
-            Some(words) => self.system_tokens(words.clone())?.tokens.len(),
+            Some(words) => self.system_tokens(words.clone(), cancel)?.tokens.len(),
             None => self.system_prompt().tokens.len(),
         };
         let beginning = self.tokenizer.beginning();
@@ -94,8 +106,9 @@ impl LoadedModel {
     pub(super) fn piece_tokens(
         &self,
         pieces: &[PromptPiece],
+        cancel: &CancelFlag,
     ) -> Result<Vec<TokenId>, GenerateError> {
-        self.encoded(pieces, SpecialTokens::Parse)
+        self.encoded(pieces, SpecialTokens::Parse, cancel)
     }
 
     /// The tokens of texts and ids.
@@ -103,9 +116,11 @@ impl LoadedModel {
         &self,
         pieces: &[PromptPiece],
         special: SpecialTokens,
+        cancel: &CancelFlag,
     ) -> Result<Vec<TokenId>, GenerateError> {
         let mut tokens = Vec::new();
         for piece in pieces {
+            cancel.check()?;
             match piece {
                 PromptPiece::Text(text) => {
                     tokens.extend(self.tokenizer.encode(text, special));

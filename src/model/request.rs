@@ -6,6 +6,7 @@ use std::time::Duration;
 use serde_json::Value;
 
 use super::SystemPrompt;
+use crate::cancel::Cancelled;
 pub use crate::engine::WhenFull;
 pub use crate::grammar::{GrammarError, GrammarKind, GrammarSource, Relaxation};
 use crate::sampling::SamplingParameters;
@@ -20,6 +21,19 @@ pub struct GenerateRequest {
     /// What comes before it, instead of what comes before the prompts of all.
     pub system_prompt: Option<SystemPrompt>,
     /// How.
+    pub options: GenerateOptions,
+}
+
+/// A checked request for continuations of several prompts, or several of each.
+#[derive(Debug, Clone)]
+pub struct BatchRequest {
+    /// The prompts.
+    pub prompts: Vec<Prompt>,
+    /// Continuations of each prompt.
+    pub choices: u32,
+    /// What comes before the prompts, instead of the system prompt of all requests.
+    pub system_prompt: Option<SystemPrompt>,
+    /// How they are continued; the seed is that of each prompt's first choice.
     pub options: GenerateOptions,
 }
 
@@ -131,12 +145,21 @@ impl GenerateLimits {
 
 impl GenerateRequest {
     /// The request as the operator allows it.
+    pub fn within(self, limits: &GenerateLimits) -> Self {
+        Self {
+            options: self.options.within(limits),
+            ..self
+        }
+    }
+}
+
+impl GenerateOptions {
+    /// The options as the operator allows them.
     pub fn within(mut self, limits: &GenerateLimits) -> Self {
-        let options = &mut self.options;
-        options.max_tokens = least(options.max_tokens, limits.max_tokens);
-        options.timeout = least(options.timeout, limits.timeout);
+        self.max_tokens = least(self.max_tokens, limits.max_tokens);
+        self.timeout = least(self.timeout, limits.timeout);
         if !limits.context_shift {
-            options.when_full = WhenFull::Stop;
+            self.when_full = WhenFull::Stop;
         }
         self
     }
@@ -285,6 +308,12 @@ pub struct Timings {
     pub decode: Duration,
 }
 
+impl From<Cancelled> for GenerateError {
+    fn from(_: Cancelled) -> Self {
+        Self::Cancelled
+    }
+}
+
 /// Why a request was not taken, or ended without an answer.
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum GenerateError {
@@ -367,6 +396,23 @@ pub enum GenerateError {
         kind: GrammarKind,
         /// Why.
         error: GrammarError,
+    },
+    /// An option is larger than it may be.
+    #[error("{option}: {problem}")]
+    OptionTooLong {
+        /// The field.
+        option: &'static str,
+        /// How large it is, and the limit.
+        problem: String,
+    },
+    /// The client left, or the server stops.
+    #[error("the request was cancelled before it was queued")]
+    Cancelled,
+    /// As many requests are prepared or wait for that as may.
+    #[error("{waiting} requests wait for their preparation already: try again later")]
+    PreparationsFull {
+        /// Requests that wait.
+        waiting: usize,
     },
     /// As many requests wait as may.
     #[error("{waiting} requests wait already: try again later")]

@@ -27,6 +27,8 @@ pub struct Slot {
     pub task: Option<u64>,
     /// How it was asked for.
     pub options: Option<Arc<GenerateOptions>>,
+    /// The seed of its sampler.
+    pub seed: Option<u32>,
     /// Its prompt.
     pub prompt: Arc<[TokenId]>,
     /// Tokens it generated so far.
@@ -61,6 +63,7 @@ pub(super) struct Shape {
 #[derive(Debug, Clone)]
 pub(super) struct SlotRecord {
     task: SequenceId,
+    seed: u32,
     pub(super) options: Arc<GenerateOptions>,
     pub(super) prompt: Arc<[TokenId]>,
     generated_tokens: usize,
@@ -72,10 +75,12 @@ impl SlotRecord {
     pub(super) fn new(
         task: SequenceId,
         options: Arc<GenerateOptions>,
+        seed: u32,
         prompt: Vec<TokenId>,
     ) -> Self {
         Self {
             task,
+            seed,
             options,
             prompt: prompt.into(),
             generated_tokens: 0,
@@ -179,6 +184,7 @@ impl SlotRecords {
                         .map(|running| running.sequence.0)
                         .or(record.map(|record| record.task.0)),
                     options: record.map(|record| Arc::clone(&record.options)),
+                    seed: record.map(|record| record.seed),
                     prompt: record.map_or_else(Arc::default, |record| Arc::clone(&record.prompt)),
                     generated_tokens: running
                         .map(|running| running.generated_tokens)

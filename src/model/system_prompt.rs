@@ -4,6 +4,7 @@ use std::sync::{Arc, PoisonError};
 
 use super::LoadedModel;
 use super::request::GenerateError;
+use crate::cancel::CancelFlag;
 use crate::text::{SpecialTokens, Tokenizer};
 use crate::token::TokenId;
 
@@ -58,8 +59,12 @@ impl SystemTokens {
 
 impl LoadedModel {
     /// Puts another system prompt before all prompts from now on.
-    pub fn set_system_prompt(&self, words: SystemPrompt) -> Result<(), GenerateError> {
-        let system = self.system_tokens(words)?;
+    pub fn set_system_prompt(
+        &self,
+        words: SystemPrompt,
+        cancel: &CancelFlag,
+    ) -> Result<(), GenerateError> {
+        let system = self.system_tokens(words, cancel)?;
         let mut place = self.system.write().unwrap_or_else(PoisonError::into_inner);
         *place = Arc::new(system);
         Ok(())
@@ -70,7 +75,12 @@ impl LoadedModel {
         self.system_prompt().words.clone()
     }
 
-    pub(super) fn system_tokens(&self, words: SystemPrompt) -> Result<SystemTokens, GenerateError> {
+    pub(super) fn system_tokens(
+        &self,
+        words: SystemPrompt,
+        cancel: &CancelFlag,
+    ) -> Result<SystemTokens, GenerateError> {
+        cancel.check()?;
         SystemTokens::new(words, &self.tokenizer, self.details.context_tokens)
     }
 

@@ -4,6 +4,7 @@ use std::time::SystemTime;
 
 use super::LoadedModel;
 use super::request::{GenerateError, GenerateOptions, GrammarKind, Prompt, PromptPiece};
+use crate::cancel::CancelFlag;
 use crate::grammar::{Constraint, ThoughtRule};
 use crate::text::{Conversation, Ending, SpecialTokens, ThoughtSyntax};
 
@@ -38,13 +39,23 @@ impl LoadedModel {
     }
 
     /// A conversation as the model's chat template writes it, ended as it says.
-    pub fn render(&self, conversation: &Conversation) -> Result<String, GenerateError> {
-        self.written(conversation, false)
+    pub fn render(
+        &self,
+        conversation: &Conversation,
+        cancel: &CancelFlag,
+    ) -> Result<String, GenerateError> {
+        self.written(conversation, false, cancel)
     }
 
     /// The same, in a thought, if the model is to `think` and can.
-    fn written(&self, conversation: &Conversation, think: bool) -> Result<String, GenerateError> {
+    fn written(
+        &self,
+        conversation: &Conversation,
+        think: bool,
+        cancel: &CancelFlag,
+    ) -> Result<String, GenerateError> {
         let render = |conversation: &Conversation| {
+            cancel.check()?;
             let text = self.template.render(conversation, SystemTime::now());
             text.map_err(GenerateError::from)
         };
@@ -85,6 +96,7 @@ impl LoadedModel {
         &self,
         prompt: Prompt,
         options: &GenerateOptions,
+        cancel: &CancelFlag,
     ) -> Result<(Prompt, Option<Thoughts>), GenerateError> {
         let conversation = match prompt {
             Prompt::Chat(conversation) => conversation,
@@ -93,7 +105,7 @@ impl LoadedModel {
         let held = options.grammar.is_some() || options.tools.is_some();
         let most_tokens = conversation.most_thought_tokens.filter(|most| *most > 0);
         let think = most_tokens.is_some() || (held && self.template.switches_thoughts());
-        let text = self.written(&conversation, think)?;
+        let text = self.written(&conversation, think, cancel)?;
         let syntax = self.template.thought_syntax();
         let thoughts = syntax.map(|syntax| Thoughts {
             syntax,

@@ -10,7 +10,7 @@ use super::*;
 use crate::api::{
     self, ApiSettings, BODY_BYTES_MAX, BodyRules, Defaults, Endpoints, ResponseStore,
 };
-use crate::model::{GenerateLimits, ModelState};
+use crate::model::{GenerateLimits, ModelState, Preparations};
 
 pub(super) fn options() -> ServeOptions {
     ServeOptions {
@@ -434,6 +434,7 @@ async fn routes() -> SocketAddr {
     let address = server.address();
     let (_, model) = watch::channel(ModelState::Loading { done: 0.0 });
     let settings = ApiSettings {
+        preparations: Arc::new(Preparations::new(8).unwrap()),
         model,
         endpoints: Endpoints {
             slots: true,

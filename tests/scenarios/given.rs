@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use cucumber::given;
+use ortolan::cancel::CancelFlag;
 use ortolan::model::{GenerateLimits, ModelState, SystemPrompt};
 use ortolan::server::Keys;
 
@@ -89,7 +90,7 @@ async fn wants_a_beginning(world: &mut World) {
     let server = servers::tiny_with_beginnings().await;
     server
         .model
-        .set_system_prompt(SystemPrompt::default())
+        .set_system_prompt(SystemPrompt::default(), &CancelFlag::default())
         .unwrap();
     world.speak_to(server);
 }
@@ -142,7 +143,7 @@ async fn of_its_own(world: &mut World) {
     let server = servers::private().await;
     server
         .model
-        .set_system_prompt(SystemPrompt::default())
+        .set_system_prompt(SystemPrompt::default(), &CancelFlag::default())
         .unwrap();
     world.speak_to(server);
 }

@@ -10,7 +10,9 @@ use ortolan::api::{self, ApiSettings, BodyRules, Defaults, Endpoints, ResponseSt
 use ortolan::model::load::{
     CacheSize, DeviceOptions, FileAccess, LoadOptions, SessionOptions, inspect,
 };
-use ortolan::model::{AdapterOptions, GenerateLimits, LoadedModel, ModelState, SystemPrompt};
+use ortolan::model::{
+    AdapterOptions, GenerateLimits, LoadedModel, ModelState, Preparations, SystemPrompt,
+};
 use ortolan::server::{Keys, ServeOptions, Server};
 use ortolan::web::{self, Pages};
 use tempfile::TempDir;
@@ -384,6 +386,7 @@ fn settings(state: ModelState) -> ApiSettings {
     let (_, model) = watch::channel(state);
     ApiSettings {
         model,
+        preparations: Arc::new(Preparations::new(SLOTS + QUEUE).unwrap()),
         endpoints: all_endpoints(),
         limits: GenerateLimits::NONE,
         defaults: Defaults::default(),

@@ -5,49 +5,50 @@ mod message;
 mod request;
 mod tools;
 
+use std::sync::Arc;
+
 use super::answer::{ThoughtForm, answer_events, whole_answer};
-use super::at_length;
 use super::error::Error;
-use super::options::Defaults;
 use super::payload::Ignored;
+use super::preparing::prepare;
 use super::relaxed::SchemaPaths;
 use super::stream::{EventStream, WholeOrStream};
-use super::types;
-use crate::model::{GenerateError, GenerateLimits, GrammarKind, LoadedModel};
+use super::{ApiSettings, types};
+use crate::model::{GenerateError, GrammarKind, LoadedModel, Preparations};
 
 use message::Heading;
 use request::{MessageRequest, conversation, generate_request};
 
 /// Writes the next message.
 pub(super) async fn answer(
-    model: &LoadedModel,
+    settings: &ApiSettings,
+    model: Arc<LoadedModel>,
     body: types::MessagesRequest,
-    limits: &GenerateLimits,
-    defaults: &Defaults,
     ignored: &mut Ignored,
 ) -> Result<WholeOrStream<types::Message>, Error> {
-    let tools = body.tools.iter().flatten();
-    let tools = tools.map(|tool| tool.name.clone()).collect();
-    let MessageRequest {
-        request,
-        hides_thought,
-        format_field,
-    } = generate_request(body, model, defaults, ignored)?;
-    let paths = SchemaPaths {
-        form: &format!("{format_field}.schema"),
-        tools,
-        parameters: "input_schema",
-    };
-    let request = request.within(limits);
-    let streamed = request.options.stream;
-    let generation = at_length(|| model.generate(request));
-    let generation = generation.map_err(|error| in_anthropics_words(error, format_field))?;
-    paths.report(generation.relaxations(), ignored)?;
-    let heading = Heading::new(
-        &model.details().name,
-        generation.prompt_tokens(),
-        hides_thought,
-    );
+    let streamed = body.stream.unwrap_or(false);
+    let name = model.details().name.clone();
+    let (limits, defaults) = (settings.limits.clone(), settings.defaults);
+    let prepared = prepare(&settings.preparations, ignored, move |ignored, cancel| {
+        let tools = body.tools.iter().flatten();
+        let tools = tools.map(|tool| tool.name.clone()).collect();
+        let MessageRequest {
+            request,
+            hides_thought,
+            format_field,
+        } = generate_request(body, &model, &defaults, ignored)?;
+        let paths = SchemaPaths {
+            form: &format!("{format_field}.schema"),
+            tools,
+            parameters: "input_schema",
+        };
+        let generation = model.generate(request.within(&limits), cancel);
+        let generation = generation.map_err(|error| in_anthropics_words(error, format_field))?;
+        paths.report(generation.relaxations(), ignored)?;
+        Ok((generation, hides_thought))
+    });
+    let (generation, hides_thought) = prepared.await?;
+    let heading = Heading::new(&name, generation.prompt_tokens(), hides_thought);
     let events = answer_events(generation, ThoughtForm::Apart);
     if streamed {
         let events = heading.events(events);
@@ -59,13 +60,17 @@ pub(super) async fn answer(
 }
 
 /// Counts the tokens of a conversation.
-pub(super) fn count_tokens(
-    model: &LoadedModel,
+pub(super) async fn count_tokens(
+    preparations: &Preparations,
+    model: Arc<LoadedModel>,
     body: types::CountTokensRequest,
     ignored: &mut Ignored,
 ) -> Result<types::TokenCount, Error> {
-    let asked = conversation(body, ignored)?;
-    let tokens = at_length(|| model.count_tokens(&asked.conversation))?;
+    let tokens = prepare(preparations, ignored, move |ignored, cancel| {
+        let asked = conversation(body, ignored)?;
+        Ok(model.count_tokens(&asked.conversation, cancel)?)
+    })
+    .await?;
     Ok(types::TokenCount {
         input_tokens: tokens as u64,
     })

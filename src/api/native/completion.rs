@@ -1,28 +1,30 @@
 //! `POST /completion`: the continuation of one prompt, or of several.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::bias;
-use super::continuation::{self, AnswerForm};
+use super::continuation::{AnswerForm, Batch};
 use super::props::words;
-use crate::api::at_length;
 use crate::api::error::Error;
 use crate::api::options::{
     count, limit, one_grammar, progress_events, scales, seconds, unless_empty,
 };
 use crate::api::payload::Ignored;
+use crate::api::preparing::prepare;
 use crate::api::prompts::{Prompts, pieces};
 use crate::api::sampling;
 use crate::api::stream::{EventStream, WholeOrStream};
 use crate::api::types;
 use crate::model::{
-    GenerateLimits, GenerateOptions, GrammarSource, LineLimits, LoadedModel, WhenFull,
+    GenerateLimits, GenerateOptions, GrammarSource, LineLimits, LoadedModel, Preparations, WhenFull,
 };
 use crate::sampling::SamplingParameters;
 
 /// Continues the prompts.
 pub(in crate::api) async fn answer(
-    model: &LoadedModel,
+    preparations: &Preparations,
+    model: Arc<LoadedModel>,
     mut body: types::CompletionRequest,
     limits: &GenerateLimits,
     ignored: &mut Ignored,
@@ -40,17 +42,16 @@ pub(in crate::api) async fn answer(
     let form = form(&mut body);
     let options = GenerateOptions::try_from(body)?;
     let stream = options.stream;
-    let asked = at_length(|| {
-        continuation::begin(
-            model,
-            prompts,
-            system_prompt,
-            &options,
-            &form,
-            limits,
-            ignored,
-        )
-    })?;
+    let question = Batch {
+        prompts,
+        system_prompt,
+        options: options.within(limits),
+        form,
+    };
+    let asked = prepare(preparations, ignored, move |ignored, cancel| {
+        question.begin(&model, ignored, cancel)
+    })
+    .await?;
     if stream {
         return Ok(WholeOrStream::Stream(EventStream::native(asked.events())));
     }

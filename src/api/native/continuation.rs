@@ -9,16 +9,16 @@ use futures_util::{Stream, StreamExt, TryStreamExt};
 
 use super::settings::settings;
 use crate::api::error::Error;
-use crate::api::options::for_choice;
 use crate::api::payload::Ignored;
 use crate::api::prompts::{Prompts, pieces};
 use crate::api::relaxed::SchemaPaths;
 use crate::api::stream::{WholeAnswer, events, whole};
 use crate::api::timings::{prompt_progress, timings, timings_so_far};
 use crate::api::types;
+use crate::cancel::CancelFlag;
 use crate::model::{
-    AnswerToken, FinishReason, GenerateError, GenerateEvent, GenerateLimits, GenerateOptions,
-    GenerateRequest, Generation, LoadedModel, ModelDetails, Prompt, SystemPrompt, TokenLogprob,
+    AnswerToken, BatchRequest, FinishReason, GenerateError, GenerateEvent, GenerateOptions,
+    Generation, LoadedModel, ModelDetails, Prompt, SystemPrompt, TokenLogprob,
 };
 
 /// What an answer has.
@@ -32,57 +32,75 @@ pub(super) struct AnswerForm {
     pub(super) choices: u32,
 }
 
-/// Begins the generations for each prompt, or none. A system prompt comes before them, and from then on before those of
-/// all.
-pub(super) fn begin(
-    model: &LoadedModel,
-    prompts: Prompts,
-    system_prompt: Option<SystemPrompt>,
-    options: &GenerateOptions,
-    form: &AnswerForm,
-    limits: &GenerateLimits,
-    ignored: &mut Ignored,
-) -> Result<Asked, Error> {
-    let one = |prompt: types::Prompt, choice, index| {
-        let request = GenerateRequest {
-            prompt: Prompt::Pieces(pieces(prompt.clone())),
-            system_prompt: system_prompt.clone(),
-            options: for_choice(options.clone(), choice),
-        };
-        let generation = model.generate(request.within(limits))?;
-        let question = Question {
-            details: model.details().clone(),
-            options: Arc::clone(generation.options()),
-            form: form.clone(),
-            prompt,
-            index,
-        };
-        Ok((question, generation))
-    };
-    let asked = match prompts {
-        Prompts::One(prompt) if form.choices <= 1 => Asked::One(Box::new(one(prompt, 0, None)?)),
-        prompts => {
-            let prompts = prompts.all();
-            let count = prompts.len().saturating_mul(form.choices.max(1) as usize);
-            let param = if form.choices > 1 { "n_cmpl" } else { "prompt" };
+/// The prompts of a body and how they are continued.
+pub(super) struct Batch {
+    pub(super) prompts: Prompts,
+    /// Comes before the prompts, and from then on before those of all requests.
+    pub(super) system_prompt: Option<SystemPrompt>,
+    pub(super) options: GenerateOptions,
+    pub(super) form: AnswerForm,
+}
+
+impl Batch {
+    /// Begins the generations for each prompt, or none.
+    pub(super) fn begin(
+        self,
+        model: &LoadedModel,
+        ignored: &mut Ignored,
+        cancel: &CancelFlag,
+    ) -> Result<Asked, Error> {
+        let Self {
+            prompts,
+            system_prompt,
+            options,
+            form,
+        } = self;
+        let choices = form.choices.max(1);
+        let alone = matches!(prompts, Prompts::One(_)) && choices == 1;
+        let prompts = prompts.all();
+        let count = prompts.len().saturating_mul(choices as usize);
+        if !alone {
+            let param = if choices > 1 { "n_cmpl" } else { "prompt" };
             Prompts::check_count(param, count, model.places())?;
-            let choices = prompts.into_iter().flat_map(|prompt| {
-                (0..form.choices.max(1)).map(move |choice| (prompt.clone(), choice))
-            });
-            let begun = (0..)
-                .zip(choices)
-                .map(|(index, (prompt, choice))| one(prompt, choice, Some(index)));
-            Asked::Several(begun.collect::<Result<_, Error>>()?)
         }
-    };
-    // The schema is the same for all prompts.
-    if let Some(generation) = asked.first() {
-        SchemaPaths::of_form("json_schema").report(generation.relaxations(), ignored)?;
+        let pieces = |prompt: &types::Prompt| Prompt::Pieces(pieces(prompt.clone()));
+        let request = BatchRequest {
+            prompts: prompts.iter().map(pieces).collect(),
+            choices,
+            system_prompt: system_prompt.clone(),
+            options,
+        };
+        let generations = model.generate_batch(request, cancel)?;
+        // The schema is the same for all prompts.
+        if let Some(generation) = generations.first() {
+            SchemaPaths::of_form("json_schema").report(generation.relaxations(), ignored)?;
+        }
+        if let Some(words) = system_prompt {
+            model.set_system_prompt(words, cancel)?;
+        }
+        let prompts = prompts.into_iter().map(Arc::new);
+        let prompts = prompts.flat_map(|prompt| std::iter::repeat_n(prompt, choices as usize));
+        let asked = prompts.zip(generations).zip(0_u64..);
+        let mut asked: Vec<_> = asked
+            .map(|((prompt, generation), index)| {
+                let question = Question {
+                    details: model.details().clone(),
+                    options: Arc::clone(generation.options()),
+                    form: form.clone(),
+                    prompt,
+                    index: (!alone).then_some(index),
+                };
+                (question, generation)
+            })
+            .collect();
+        Ok(match asked.pop() {
+            Some(one) if alone => Asked::One(Box::new(one)),
+            last => {
+                asked.extend(last);
+                Asked::Several(asked)
+            }
+        })
     }
-    if let Some(words) = system_prompt {
-        model.set_system_prompt(words)?;
-    }
-    Ok(asked)
 }
 
 /// What was asked, and what answers it.
@@ -92,13 +110,6 @@ pub(super) enum Asked {
 }
 
 impl Asked {
-    fn first(&self) -> Option<&Generation> {
-        match self {
-            Self::One(asked) => Some(&asked.1),
-            Self::Several(asked) => asked.first().map(|(_, generation)| generation),
-        }
-    }
-
     /// The answers when all are there.
     pub(super) async fn whole(self) -> Result<types::CompletionAnswer, Error> {
         let one = async |(question, generation): (Question, Generation)| {
@@ -149,7 +160,7 @@ pub(super) struct Question {
     details: ModelDetails,
     options: Arc<GenerateOptions>,
     form: AnswerForm,
-    prompt: types::Prompt,
+    prompt: Arc<types::Prompt>,
     /// Which of several.
     index: Option<u64>,
 }
@@ -270,7 +281,7 @@ impl Question {
             index: self.index.unwrap_or(0),
             id_slot: summary.slot as u64,
             model: self.details.name.clone(),
-            prompt: self.prompt.clone(),
+            prompt: types::Prompt::clone(&self.prompt),
             generation_settings: settings(&self.details, &self.options, Some(summary.seed)),
             stopped_eos: summary.reason == FinishReason::EndOfText,
             stopped_limit: matches!(
@@ -327,7 +338,7 @@ mod tests {
             details: details(),
             options: Arc::new(GenerateOptions::try_from(body).unwrap()),
             form,
-            prompt: types::Prompt::String("a".to_owned()),
+            prompt: Arc::new(types::Prompt::String("a".to_owned())),
             index: None,
         }
     }

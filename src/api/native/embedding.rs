@@ -1,14 +1,17 @@
 //! `POST /embedding`: what texts are to the model, as vectors.
 
+use std::sync::Arc;
+
 use crate::api::embeddings::{EUCLIDEAN_NORM, embed};
 use crate::api::error::Error;
 use crate::api::prompts::Prompts;
 use crate::api::types;
-use crate::model::{GenerateLimits, LoadedModel};
+use crate::model::{GenerateLimits, LoadedModel, Preparations};
 
 /// The embedding of each text.
 pub(in crate::api) async fn answer(
-    model: &LoadedModel,
+    preparations: &Preparations,
+    model: &Arc<LoadedModel>,
     body: types::EmbeddingRequest,
     limits: &GenerateLimits,
 ) -> Result<types::EmbeddingAnswer, Error> {
@@ -20,7 +23,7 @@ pub(in crate::api) async fn answer(
     let prompts = Prompts::read(param, prompts)?;
     let norm = body.embd_normalize.unwrap_or(EUCLIDEAN_NORM);
     let alone = matches!(prompts, Prompts::One(_));
-    let embeddings = embed(model, param, prompts.all(), norm, limits).await?;
+    let embeddings = embed(preparations, model, param, prompts.all(), norm, limits).await?;
     let mut indexed: Vec<types::IndexedEmbedding> = (0..)
         .zip(embeddings)
         .map(|(index, embedding)| types::IndexedEmbedding {

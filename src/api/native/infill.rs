@@ -1,18 +1,21 @@
 //! `POST /infill`: what stands between two texts.
 
+use std::sync::Arc;
+
 use serde_json::json;
 
 use super::completion::form;
-use super::continuation::{self, Asked};
+use super::continuation::{Asked, Batch};
 use super::props::words;
-use crate::api::at_length;
 use crate::api::error::Error;
 use crate::api::options::as_completion;
 use crate::api::payload::Ignored;
+use crate::api::preparing::prepare;
 use crate::api::prompts::Prompts;
 use crate::api::stream::{EventStream, WholeOrStream};
 use crate::api::types;
-use crate::model::{GenerateLimits, GenerateOptions, LoadedModel};
+use crate::cancel::CancelFlag;
+use crate::model::{GenerateLimits, GenerateOptions, LoadedModel, Preparations};
 use crate::text::Gap;
 
 /// The name of another file that has none.
@@ -20,13 +23,18 @@ const UNNAMED: &str = "tmp";
 
 /// Fills the gap. A prompt that does not fit is refused: cut, it would have no gap.
 pub(in crate::api) async fn answer(
-    model: &LoadedModel,
+    preparations: &Preparations,
+    model: Arc<LoadedModel>,
     body: types::InfillRequest,
     ignored: &mut Ignored,
     limits: &GenerateLimits,
 ) -> Result<WholeOrStream<types::CompletionAnswer>, Error> {
     let stream = body.stream.unwrap_or(true);
-    let asked = at_length(|| begin(model, body, stream, ignored, limits))?;
+    let limits = limits.clone();
+    let asked = prepare(preparations, ignored, move |ignored, cancel| {
+        begin(&model, body, stream, &limits, ignored, cancel)
+    })
+    .await?;
     if stream {
         return Ok(WholeOrStream::Stream(EventStream::native(asked.events())));
     }
@@ -37,8 +45,9 @@ fn begin(
     model: &LoadedModel,
     mut body: types::InfillRequest,
     stream: bool,
-    ignored: &mut Ignored,
     limits: &GenerateLimits,
+    ignored: &mut Ignored,
+    cancel: &CancelFlag,
 ) -> Result<Asked, Error> {
     let system_prompt = body.system_prompt.take().map(words);
     let own = [("prompt", json!("")), ("stream", json!(stream))];
@@ -57,7 +66,7 @@ fn begin(
         files: files.collect(),
     };
     let (prompt, left_out) =
-        model.infill_prompt(&gap, system_prompt.as_ref(), options.max_tokens)?;
+        model.infill_prompt(&gap, system_prompt.as_ref(), options.max_tokens, cancel)?;
     for number in 0..left_out {
         ignored.report(format!("input_extra.{number}"))?;
     }
@@ -74,13 +83,11 @@ fn begin(
         .into_iter()
         .map(|token| types::PromptPiece::Uint32(token.0));
     let prompts = Prompts::One(types::Prompt::Array(prompt.collect()));
-    continuation::begin(
-        model,
+    let question = Batch {
         prompts,
         system_prompt,
-        &options,
-        &form,
-        limits,
-        ignored,
-    )
+        options: options.within(limits),
+        form,
+    };
+    question.begin(model, ignored, cancel)
 }

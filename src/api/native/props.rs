@@ -4,6 +4,7 @@ use super::settings::default_settings;
 use crate::api::error::Error;
 use crate::api::options::Defaults;
 use crate::api::types;
+use crate::cancel::CancelFlag;
 use crate::model::{Attention, LoadedModel, SystemPrompt};
 
 /// The settings of the server. `max_tokens` is its own limit of a generation.
@@ -55,9 +56,10 @@ pub(in crate::api) fn props(
 pub(in crate::api) fn change(
     model: &LoadedModel,
     body: types::PropsChange,
+    cancel: &CancelFlag,
 ) -> Result<types::PropsChanged, Error> {
     if let Some(system_prompt) = body.system_prompt {
-        model.set_system_prompt(words(system_prompt))?;
+        model.set_system_prompt(words(system_prompt), cancel)?;
     }
     Ok(types::PropsChanged { success: true })
 }

@@ -25,7 +25,7 @@ fn show(
 ) -> types::Slot {
     let asked = slot.options.as_deref();
     let options = match asked {
-        Some(options) => settings(details, options, None),
+        Some(options) => settings(details, options, slot.seed),
         None => unasked.clone(),
     };
     let left = asked
@@ -128,6 +128,7 @@ mod tests {
             processing: true,
             task: Some(12),
             options: Some(Arc::new(GenerateOptions::try_from(request).unwrap())),
+            seed: Some(3),
             prompt: [TokenId(7)].into(),
             generated_tokens: 2,
             has_new_line: true,

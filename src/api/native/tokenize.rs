@@ -6,6 +6,7 @@ use crate::api::payload::Ignored;
 use crate::api::prompts::pieces;
 use crate::api::tools::{Tool, declared};
 use crate::api::types;
+use crate::cancel::CancelFlag;
 use crate::model::{LoadedModel, TokenizeRequest};
 use crate::text::{Conversation, SpecialTokens};
 use crate::token::TokenId;
@@ -14,6 +15,7 @@ use crate::token::TokenId;
 pub(in crate::api) fn tokenize(
     model: &LoadedModel,
     body: types::TokenizeRequest,
+    cancel: &CancelFlag,
 ) -> Result<types::Tokens, Error> {
     let Some(content) = body.content else {
         return Ok(types::Tokens { tokens: Vec::new() });
@@ -22,11 +24,12 @@ pub(in crate::api) fn tokenize(
         None | Some(true) => SpecialTokens::Parse,
         Some(false) => SpecialTokens::Literal,
     };
-    let tokens = model.tokenize(&TokenizeRequest {
+    let request = TokenizeRequest {
         content: pieces(content),
         special,
         add_beginning: body.add_special.unwrap_or(false),
-    })?;
+    };
+    let tokens = model.tokenize(&request, cancel)?;
     let shown = |token: TokenId| match body.with_pieces {
         Some(true) => types::TokenOrPiece::TokenPiece(types::TokenPiece {
             id: token.0,
@@ -51,6 +54,7 @@ pub(in crate::api) fn apply_template(
     model: &LoadedModel,
     body: types::TemplateRequest,
     ignored: &mut Ignored,
+    cancel: &CancelFlag,
 ) -> Result<types::RenderedPrompt, Error> {
     let tools = declared(body.tools.unwrap_or_default(), ignored)?;
     let shown = tools.iter().map(Tool::shown).collect();
@@ -65,7 +69,7 @@ pub(in crate::api) fn apply_template(
         ..conversation(body.messages, shown)?
     };
     Ok(types::RenderedPrompt {
-        prompt: model.render(&conversation)?,
+        prompt: model.render(&conversation, cancel)?,
     })
 }
 

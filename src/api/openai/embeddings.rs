@@ -1,5 +1,7 @@
 //! `POST /v1/embeddings`: what texts are to the model, as vectors.
 
+use std::sync::Arc;
+
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 
@@ -7,11 +9,12 @@ use crate::api::embeddings::{EUCLIDEAN_NORM, embed};
 use crate::api::error::Error;
 use crate::api::prompts::Prompts;
 use crate::api::types;
-use crate::model::{GenerateLimits, LoadedModel};
+use crate::model::{GenerateLimits, LoadedModel, Preparations};
 
 /// The embedding of each text, in order.
 pub(in crate::api) async fn answer(
-    model: &LoadedModel,
+    preparations: &Preparations,
+    model: &Arc<LoadedModel>,
     body: types::EmbeddingsRequest,
     limits: &GenerateLimits,
 ) -> Result<types::Embeddings, Error> {
@@ -27,7 +30,7 @@ pub(in crate::api) async fn answer(
         ));
     }
     let prompts = Prompts::read("input", body.input)?.all();
-    let embeddings = embed(model, "input", prompts, EUCLIDEAN_NORM, limits).await?;
+    let embeddings = embed(preparations, model, "input", prompts, EUCLIDEAN_NORM, limits).await?;
     let tokens: usize = embeddings
         .iter()
         .map(|embedding| embedding.prompt_tokens)

@@ -1,13 +1,16 @@
 //! `POST /v1/rerank`: which documents are nearest to a query.
 
+use std::sync::Arc;
+
 use crate::api::embeddings::{EUCLIDEAN_NORM, embed};
 use crate::api::error::Error;
 use crate::api::types;
-use crate::model::{GenerateLimits, LoadedModel};
+use crate::model::{GenerateLimits, LoadedModel, Preparations};
 
 /// The documents in order.
 pub(in crate::api) async fn answer(
-    model: &LoadedModel,
+    preparations: &Preparations,
+    model: &Arc<LoadedModel>,
     body: types::RerankRequest,
     limits: &GenerateLimits,
 ) -> Result<types::RerankAnswer, Error> {
@@ -22,9 +25,9 @@ pub(in crate::api) async fn answer(
     };
     let in_tei_form = param == "texts";
     let query = vec![types::Prompt::String(body.query)];
-    let query = embed(model, "query", query, EUCLIDEAN_NORM, limits).await?;
+    let query = embed(preparations, model, "query", query, EUCLIDEAN_NORM, limits).await?;
     let documents = texts.iter().cloned().map(types::Prompt::String).collect();
-    let documents = embed(model, param, documents, EUCLIDEAN_NORM, limits).await?;
+    let documents = embed(preparations, model, param, documents, EUCLIDEAN_NORM, limits).await?;
 
     let tokens = query.iter().chain(&documents);
     let tokens: usize = tokens.map(|embedding| embedding.prompt_tokens).sum();

@@ -4,16 +4,17 @@ mod message;
 mod request;
 mod tools;
 
+use std::sync::Arc;
+
 use futures_util::future::try_join_all;
 
 use crate::api::answer::{answer_events, whole_answer};
-use crate::api::at_length;
 use crate::api::error::Error;
-use crate::api::options::for_choice;
 use crate::api::payload::Ignored;
+use crate::api::preparing::prepare;
 use crate::api::stream::{EventStream, WholeOrStream};
 use crate::api::types;
-use crate::model::{GenerateLimits, GenerateRequest, LoadedModel, Prompt};
+use crate::model::{BatchRequest, GenerateLimits, LoadedModel, Preparations, Prompt};
 
 use super::options::in_openais_words;
 use super::thoughts::thought_form;
@@ -21,16 +22,20 @@ use message::Messages;
 use request::generate_request;
 
 /// Counts the tokens of the conversation that a message would be written from.
-pub(in crate::api) fn count_tokens(
-    model: &LoadedModel,
+pub(in crate::api) async fn count_tokens(
+    preparations: &Preparations,
+    model: Arc<LoadedModel>,
     body: types::ChatCompletionRequest,
     ignored: &mut Ignored,
 ) -> Result<types::ResponseTokens, Error> {
-    let (request, _) = generate_request(body, ignored)?;
-    let tokens = match &request.prompt {
-        Prompt::Chat(conversation) => at_length(|| model.count_tokens(conversation))?,
-        Prompt::Pieces(_) => 0,
-    };
+    let tokens = prepare(preparations, ignored, move |ignored, cancel| {
+        let (request, _) = generate_request(body, ignored)?;
+        Ok(match &request.prompt {
+            Prompt::Chat(conversation) => model.count_tokens(conversation, cancel)?,
+            Prompt::Pieces(_) => 0,
+        })
+    })
+    .await?;
     Ok(types::ResponseTokens {
         object: types::ResponseTokensObject::ResponseInputTokens,
         input_tokens: tokens as u64,
@@ -39,7 +44,8 @@ pub(in crate::api) fn count_tokens(
 
 /// Writes the next message.
 pub(in crate::api) async fn answer(
-    model: &LoadedModel,
+    preparations: &Preparations,
+    model: Arc<LoadedModel>,
     body: types::ChatCompletionRequest,
     limits: &GenerateLimits,
     ignored: &mut Ignored,
@@ -57,29 +63,30 @@ pub(in crate::api) async fn answer(
         return Err(Error::invalid("n", format!("n: {problem}")));
     }
     let thoughts = thought_form(body.reasoning_format);
-    let (request, fields) = generate_request(body, ignored)?;
-    let request = request.within(limits);
-    let streamed = request.options.stream;
-    let mut begin = |choice: u32| {
-        let GenerateRequest { options, .. } = request.clone();
-        let request = GenerateRequest {
-            options: for_choice(options, choice),
-            ..request.clone()
+    let (streamed, limits) = (body.stream.unwrap_or(false), limits.clone());
+    let name = model.details().name.clone();
+    let begun = prepare(preparations, ignored, move |ignored, cancel| {
+        let (request, fields) = generate_request(body, ignored)?;
+        let request = BatchRequest {
+            prompts: vec![request.prompt],
+            choices,
+            system_prompt: None,
+            options: request.options.within(&limits),
         };
-        let generation = model.generate(request);
-        let generation = generation.map_err(|error| in_openais_words(error, &fields))?;
+        let generations = model.generate_batch(request, cancel);
+        let generations = generations.map_err(|error| in_openais_words(error, &fields))?;
         // The schemas are the same for all choices.
-        if choice == 0 {
+        if let Some(generation) = generations.first() {
             fields.report(generation.relaxations(), ignored)?;
         }
-        Ok(answer_events(generation, thoughts))
-    };
-    let begun = at_length(|| {
-        (0..choices)
-            .map(&mut begin)
-            .collect::<Result<Vec<_>, Error>>()
-    })?;
-    let messages = Messages::new(&model.details().name);
+        Ok(generations)
+    })
+    .await?;
+    let begun = begun.into_iter();
+    let begun: Vec<_> = begun
+        .map(|generation| answer_events(generation, thoughts))
+        .collect();
+    let messages = Messages::new(&name);
     if streamed {
         let chunks = messages.chunks(begun, usage_wanted);
         return Ok(WholeOrStream::Stream(EventStream::openai(chunks)));

@@ -7,15 +7,16 @@ use std::sync::Arc;
 use futures_util::future::try_join_all;
 
 use super::options::{Fields, generate_options, in_openais_words, most_tokens};
-use crate::api::at_length;
 use crate::api::error::Error;
-use crate::api::options::{count, for_choice};
+use crate::api::options::count;
 use crate::api::payload::Ignored;
+use crate::api::preparing::prepare;
 use crate::api::prompts::{Prompts, pieces};
 use crate::api::stream::{EventStream, WholeAnswer, WholeOrStream, events, whole};
 use crate::api::types;
+use crate::cancel::CancelFlag;
 use crate::model::{
-    GenerateLimits, GenerateOptions, GenerateRequest, LoadedModel, Prompt, PromptPiece,
+    BatchRequest, GenerateLimits, GenerateOptions, LoadedModel, Preparations, Prompt, PromptPiece,
 };
 use crate::sampling::{Distribution, LogprobsWanted};
 use crate::text::Gap;
@@ -27,33 +28,32 @@ const DEFAULT_MAX_TOKENS: i64 = 16;
 
 /// Goes on with each prompt.
 pub(in crate::api) async fn answer(
-    model: &Arc<LoadedModel>,
+    preparations: &Preparations,
+    model: Arc<LoadedModel>,
     body: types::TextCompletionRequest,
     limits: &GenerateLimits,
     ignored: &mut Ignored,
 ) -> Result<WholeOrStream<types::TextCompletion>, Error> {
-    let question = Question::read(model, body)?;
-    let mut reported = false;
-    let begin = |(prompt, choice): (&Prompt, u32)| {
-        let request = GenerateRequest {
-            prompt: prompt.clone(),
+    let (limits, own) = (limits.clone(), Arc::clone(&model));
+    let (question, begun) = prepare(preparations, ignored, move |ignored, cancel| {
+        let (question, prompts) = Question::read(&own, body, cancel)?;
+        let request = BatchRequest {
+            prompts,
+            choices: question.best_of,
             system_prompt: None,
-            options: for_choice(question.options.clone(), choice),
+            options: question.options.clone().within(&limits),
         };
-        let generation = model.generate(request.within(limits));
-        let generation = generation.map_err(|error| in_openais_words(error, &question.fields))?;
+        let generations = own.generate_batch(request, cancel);
+        let generations = generations.map_err(|error| in_openais_words(error, &question.fields))?;
         // The schema is the same for all texts.
-        if !std::mem::replace(&mut reported, true) {
+        if let Some(generation) = generations.first() {
             question.fields.report(generation.relaxations(), ignored)?;
         }
-        Ok::<_, Error>(events(generation))
-    };
-    let begun: Vec<_> = at_length(|| {
-        let prompts = question.prompts.iter();
-        let all = prompts.flat_map(|prompt| (0..question.best_of).map(move |n| (prompt, n)));
-        all.map(begin).collect::<Result<_, Error>>()
-    })?;
-    let texts = Texts::new(model, question.best_of as usize, question.logprobs);
+        Ok((question, generations))
+    })
+    .await?;
+    let begun: Vec<_> = begun.into_iter().map(events).collect();
+    let texts = Texts::new(&model, question.best_of as usize, question.logprobs);
     if question.options.stream {
         let chunks = texts.chunks(begun, question.usage_wanted);
         return Ok(WholeOrStream::Stream(EventStream::openai(chunks)));
@@ -66,7 +66,6 @@ pub(in crate::api) async fn answer(
 
 /// What a body asks for.
 struct Question {
-    prompts: Vec<Prompt>,
     /// Texts that are answered for each prompt.
     choices: u32,
     /// Texts that are generated for each prompt.
@@ -80,7 +79,12 @@ struct Question {
 }
 
 impl Question {
-    fn read(model: &LoadedModel, body: types::TextCompletionRequest) -> Result<Self, Error> {
+    /// Reads a body and its prompts.
+    fn read(
+        model: &LoadedModel,
+        body: types::TextCompletionRequest,
+        cancel: &CancelFlag,
+    ) -> Result<(Self, Vec<Prompt>), Error> {
         let own = ["prompt", "logprobs"];
         let (mut options, fields) = generate_options(&body, &own, "prompt", None, None)?;
         let choices = body.n.unwrap_or(1);
@@ -115,11 +119,11 @@ impl Question {
         }
         let prompts = prompts.into_iter().map(pieces);
         let prompts = prompts.map(|prompt| match &suffix {
-            Some(suffix) => infill(model, &prompt, suffix),
+            Some(suffix) => infill(model, &prompt, suffix, cancel),
             None => Ok(Prompt::Pieces(prompt)),
         });
-        Ok(Self {
-            prompts: prompts.collect::<Result<_, Error>>()?,
+        let prompts = prompts.collect::<Result<_, Error>>()?;
+        let question = Self {
             choices,
             best_of,
             logprobs,
@@ -129,12 +133,18 @@ impl Question {
                 .unwrap_or(false),
             options,
             fields,
-        })
+        };
+        Ok((question, prompts))
     }
 }
 
 /// The prompt that fills the gap between a text and its suffix.
-fn infill(model: &LoadedModel, prompt: &[PromptPiece], suffix: &str) -> Result<Prompt, Error> {
+fn infill(
+    model: &LoadedModel,
+    prompt: &[PromptPiece],
+    suffix: &str,
+    cancel: &CancelFlag,
+) -> Result<Prompt, Error> {
     let [PromptPiece::Text(prefix)] = prompt else {
         let message = "suffix: the prompt before a gap is one text, and no token ids";
         return Err(Error::invalid("suffix", message));
@@ -144,7 +154,7 @@ fn infill(model: &LoadedModel, prompt: &[PromptPiece], suffix: &str) -> Result<P
         suffix,
         ..Gap::default()
     };
-    let (tokens, _) = model.infill_prompt(&gap, None, None)?;
+    let (tokens, _) = model.infill_prompt(&gap, None, None, cancel)?;
     Ok(Prompt::Pieces(
         tokens.into_iter().map(PromptPiece::Token).collect(),
     ))

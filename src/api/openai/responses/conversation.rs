@@ -7,6 +7,7 @@ use super::item::Item;
 use super::request::shown_name;
 use crate::api::error::Error;
 use crate::api::types;
+use crate::cancel::CancelFlag;
 use crate::model::{GenerateError, LoadedModel};
 use crate::text::{ChatMessage, Conversation, ToolCall};
 
@@ -86,11 +87,12 @@ pub(super) fn fit(
     model: &LoadedModel,
     conversation: Conversation,
     max_tokens: Option<usize>,
+    cancel: &CancelFlag,
 ) -> Result<Conversation, GenerateError> {
     let context = model.details().context_tokens;
     let room = max_tokens.map_or(context / 4, |tokens| tokens.min(context / 2));
     let fits = |conversation: &Conversation| {
-        let tokens = model.count_tokens(conversation)?;
+        let tokens = model.count_tokens(conversation, cancel)?;
         Ok::<_, GenerateError>(tokens + room < context)
     };
     if fits(&conversation)? {

@@ -15,13 +15,13 @@ use std::sync::Arc;
 use super::options::{Fields, in_openais_words};
 use super::thoughts::{Thoughts, thought_form};
 use crate::api::answer::answer_events;
-use crate::api::at_length;
 use crate::api::caller::Caller;
 use crate::api::error::Error;
 use crate::api::payload::Ignored;
+use crate::api::preparing::prepare;
 use crate::api::stream::{EventStream, WholeOrStream};
 use crate::api::types;
-use crate::model::{GenerateLimits, GenerateRequest, LoadedModel, Prompt};
+use crate::model::{GenerateLimits, GenerateRequest, LoadedModel, Preparations, Prompt};
 
 use conversation::fit;
 use item::Item;
@@ -64,7 +64,8 @@ impl History<'_> {
 
 /// Writes a response.
 pub(in crate::api) async fn answer(
-    model: &LoadedModel,
+    preparations: &Preparations,
+    model: Arc<LoadedModel>,
     history: History<'_>,
     mut body: types::ResponsesRequest,
     limits: &GenerateLimits,
@@ -89,7 +90,14 @@ pub(in crate::api) async fn answer(
         body.thinking_budget_tokens.or(body.reasoning_budget),
         body.chat_template_kwargs.take(),
     );
-    let (generation, items, namespaces) = at_length(|| {
+    let streamed = body.stream.unwrap_or(false);
+    let (store, caller) = (Arc::clone(history.store), history.caller);
+    let (limits, truncation) = (limits.clone(), response.truncation);
+    let prepared = prepare(preparations, ignored, move |ignored, cancel| {
+        let history = History {
+            store: &store,
+            caller,
+        };
         let Context {
             items,
             conversation,
@@ -99,9 +107,11 @@ pub(in crate::api) async fn answer(
         } = Context::read(context, &history, ignored)?;
         let (options, fields) = request::options(&body, callable, schemas)?;
         let conversation = thoughts.before(conversation);
-        let conversation = match response.truncation {
-            types::ResponseTruncation::Auto => fit(model, conversation, options.max_tokens)
-                .map_err(|error| in_openais_words(error, &fields))?,
+        let conversation = match truncation {
+            types::ResponseTruncation::Auto => {
+                fit(&model, conversation, options.max_tokens, cancel)
+                    .map_err(|error| in_openais_words(error, &fields))?
+            }
             types::ResponseTruncation::Disabled => conversation,
         };
         let request = GenerateRequest {
@@ -109,12 +119,13 @@ pub(in crate::api) async fn answer(
             system_prompt: None,
             options,
         };
-        let request = request.within(limits);
-        let generation = model.generate(request);
+        let request = request.within(&limits);
+        let generation = model.generate(request, cancel);
         let generation = generation.map_err(|error| in_openais_words(error, &fields))?;
         fields.report(generation.relaxations(), ignored)?;
-        Ok::<_, Error>((generation, items, namespaces))
-    })?;
+        Ok((generation, items, namespaces))
+    });
+    let (generation, items, namespaces) = prepared.await?;
     let (store, caller) = (Arc::clone(history.store), history.caller);
     let keep = move |response: &types::ResponseObject| {
         if response.store {
@@ -123,7 +134,7 @@ pub(in crate::api) async fn answer(
     };
     let events = answer_events(generation, form);
     let writer = Writer::new(response, namespaces);
-    if body.stream.unwrap_or(false) {
+    if streamed {
         let events = writer.events(events, keep);
         return Ok(WholeOrStream::Stream(EventStream::responses(events)));
     }
@@ -133,8 +144,9 @@ pub(in crate::api) async fn answer(
 }
 
 /// Counts the tokens of what a response would be written from.
-pub(in crate::api) fn count_tokens(
-    model: &LoadedModel,
+pub(in crate::api) async fn count_tokens(
+    preparations: &Preparations,
+    model: Arc<LoadedModel>,
     history: History<'_>,
     body: types::ResponseTokensRequest,
     ignored: &mut Ignored,
@@ -152,13 +164,19 @@ pub(in crate::api) fn count_tokens(
     };
     let effort = body.reasoning.and_then(|reasoning| reasoning.effort);
     let thoughts = Thoughts::new(effort, None, None);
-    let tokens = at_length(|| {
+    let (store, caller) = (Arc::clone(history.store), history.caller);
+    let tokens = prepare(preparations, ignored, move |ignored, cancel| {
+        let history = History {
+            store: &store,
+            caller,
+        };
         let context = Context::read(context, &history, ignored)?;
         let conversation = thoughts.before(context.conversation);
         let fields = Fields::of_prompt("input");
-        let tokens = model.count_tokens(&conversation);
+        let tokens = model.count_tokens(&conversation, cancel);
         tokens.map_err(|error| in_openais_words(error, &fields))
-    })?;
+    })
+    .await?;
     Ok(types::ResponseTokens {
         object: types::ResponseTokensObject::ResponseInputTokens,
         input_tokens: tokens as u64,
