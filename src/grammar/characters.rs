@@ -58,7 +58,12 @@ impl Characters {
         regex.push(']');
     }
 
-    fn from_ranges(mut ranges: Vec<(u32, u32)>) -> Self {
+    /// In order, with gaps between them.
+    pub(super) fn ranges(&self) -> &[(u32, u32)] {
+        &self.0
+    }
+
+    pub(super) fn from_ranges(mut ranges: Vec<(u32, u32)>) -> Self {
         ranges.sort_unstable();
         let mut joined: Vec<(u32, u32)> = Vec::with_capacity(ranges.len());
         for (first, last) in ranges {

@@ -7,11 +7,18 @@ use std::collections::HashSet;
 
 use serde_json::{Map, Value};
 
+use super::GrammarError;
+use super::fuel::Fuel;
+
 /// How far references and schemas within schemas are followed; beyond it nothing is certain.
 const MOST_DEPTH: usize = 16;
 /// Schemas that are looked at in all comparisons of a schema, each as often as it is met; after that nothing is
 /// certain.
 const MOST_LOOKS: usize = 1_000_000;
+/// Values of an `enum` that are compared in a look.
+const VALUES_A_LOOK: usize = 8;
+/// Values of `multipleOf` that are compared in a step.
+const MULTIPLES_A_STEP: u64 = 32;
 
 /// The schemas that references name, by their numbers.
 #[derive(Debug, Default)]
@@ -40,10 +47,18 @@ impl Definitions {
     }
 
     /// The values of `multipleOf` in a schema and in all that it names.
-    pub(super) fn multiples(&self, schema: &Value) -> Vec<f64> {
+    ///
+    /// # Errors
+    /// They take more than `fuel` has.
+    pub(super) fn multiples(
+        &self,
+        schema: &Value,
+        fuel: &Fuel<'_>,
+    ) -> Result<Vec<f64>, GrammarError> {
         let (mut multiples, mut seen) = (Vec::new(), HashSet::new());
         let mut waiting = vec![schema];
         while let Some(value) = waiting.pop() {
+            fuel.spend(1 + multiples.len() as u64 / MULTIPLES_A_STEP)?;
             match value {
                 Value::Object(fields) => {
                     let multiple = fields.get("multipleOf").and_then(Value::as_f64);
@@ -55,7 +70,7 @@ impl Definitions {
                 _ => {}
             }
         }
-        multiples
+        Ok(multiples)
     }
 
     fn named(&self, reference: &str) -> Option<&Value> {
@@ -138,11 +153,27 @@ impl<'a> Comparison<'a> {
                 .iter()
                 .flat_map(|left| rights.iter().map(move |right| (*left, *right)))
         };
-        pairs().any(|(left, right)| no_common_value(left, right))
+        pairs().any(|(left, right)| self.no_common_value(left, right))
             || (kinds & !(WHOLE | BROKEN) == 0 && bounds_part(&lefts, &rights))
             || (kinds == OBJECT && self.properties_part(&lefts, &rights, depth))
             || self.every_alternative(&lefts, right, depth)
             || self.every_alternative(&rights, left, depth)
+    }
+
+    /// Whether both schemas list their values, and none of one is among the other's.
+    fn no_common_value(&self, left: &Map<String, Value>, right: &Map<String, Value>) -> bool {
+        let (Some(lefts), Some(rights)) = (values(left), values(right)) else {
+            return false;
+        };
+        let looks = (lefts.len() + rights.len()) / VALUES_A_LOOK;
+        match self.looks.get().checked_sub(looks) {
+            Some(left) => self.looks.set(left),
+            None => return false,
+        }
+        let rights: HashSet<Compared<'_>> = rights.iter().map(Compared::of).collect();
+        !lefts
+            .iter()
+            .any(|left| rights.contains(&Compared::of(left)))
     }
 
     /// The kinds that a value following the schema may have, and perhaps others.
@@ -162,7 +193,7 @@ impl<'a> Comparison<'a> {
             _ => {}
         }
         if let Some(values) = values(schema) {
-            kinds &= values.map(kind_of).fold(0, |all, one| all | one);
+            kinds &= values.iter().map(kind_of).fold(0, |all, one| all | one);
         }
         if let Some(target) = self.target(schema) {
             kinds &= self.kinds(target, depth);
@@ -245,31 +276,40 @@ fn list<'a>(schema: &'a Map<String, Value>, keyword: &str) -> impl Iterator<Item
 }
 
 /// The only values that may follow it, if it lists them.
-fn values(schema: &Map<String, Value>) -> Option<impl Iterator<Item = &Value> + Clone> {
-    let values = match (schema.get("const"), schema.get("enum")) {
-        (Some(value), _) => std::slice::from_ref(value),
-        (None, Some(Value::Array(values))) => values,
-        _ => return None,
-    };
-    Some(values.iter())
-}
-
-fn no_common_value(left: &Map<String, Value>, right: &Map<String, Value>) -> bool {
-    match (values(left), values(right)) {
-        (Some(mut lefts), Some(rights)) => {
-            lefts.all(|left| rights.clone().all(|right| !equal(left, right)))
-        }
-        _ => false,
+fn values(schema: &Map<String, Value>) -> Option<&[Value]> {
+    match (schema.get("const"), schema.get("enum")) {
+        (Some(value), _) => Some(std::slice::from_ref(value)),
+        (None, Some(Value::Array(values))) => Some(values),
+        _ => None,
     }
 }
 
-/// Equal as JSON Schema means it, or not certainly different.
-fn equal(left: &Value, right: &Value) -> bool {
-    match (left, right) {
-        (Value::Number(left), Value::Number(right)) => left.as_f64() == right.as_f64(),
-        // Numbers within may be written differently.
-        (Value::Array(_), Value::Array(_)) | (Value::Object(_), Value::Object(_)) => true,
-        _ => left == right,
+/// What a value is to comparisons: equal as JSON Schema means it, or not certainly different.
+#[derive(PartialEq, Eq, Hash)]
+enum Compared<'a> {
+    Null,
+    Boolean(bool),
+    /// The bits of the number in double precision.
+    Number(u64),
+    String(&'a str),
+    /// Numbers within may be written differently.
+    Array,
+    Object,
+}
+
+impl<'a> Compared<'a> {
+    fn of(value: &'a Value) -> Self {
+        match value {
+            Value::Null => Self::Null,
+            Value::Bool(value) => Self::Boolean(*value),
+            // The sum makes one zero of both.
+            Value::Number(number) => {
+                Self::Number((number.as_f64().unwrap_or_default() + 0.0).to_bits())
+            }
+            Value::String(text) => Self::String(text),
+            Value::Array(_) => Self::Array,
+            Value::Object(_) => Self::Object,
+        }
     }
 }
 

@@ -70,6 +70,7 @@ pub(super) fn read(
         at: 0,
         nesting: 0,
         vocabulary,
+        tokens: None,
         names: HashMap::new(),
         rules: Vec::new(),
     };
@@ -108,6 +109,8 @@ struct Reader<'a> {
     at: usize,
     nesting: usize,
     vocabulary: &'a dyn GrammarVocabulary,
+    /// The tokens by their names, once one is looked for.
+    tokens: Option<HashMap<&'a [u8], TokenId>>,
     names: HashMap<String, usize>,
     rules: Vec<Rule>,
 }
@@ -242,7 +245,11 @@ impl Reader<'_> {
             .and_then(|rest| rest.strip_suffix("]>"));
         let token = match number {
             Some(number) => number.parse().ok().map(TokenId),
-            None => self.vocabulary.named(&name),
+            None => {
+                let vocabulary = self.vocabulary;
+                let tokens = self.tokens.get_or_insert_with(|| vocabulary.by_name());
+                tokens.get(name.as_bytes()).copied()
+            }
         };
         let token = token.filter(|token| token.row() < self.vocabulary.size());
         let token = token.ok_or_else(|| self.error_at(at, format!("{name} is no token")))?;

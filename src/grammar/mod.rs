@@ -9,9 +9,12 @@ mod characters;
 mod digits;
 mod disjoint;
 mod follow;
+mod fuel;
 mod gbnf;
 mod lark;
+mod lark_limits;
 mod lexemes;
+mod regex_limits;
 mod schema;
 mod thought;
 mod vocabulary;
@@ -34,6 +37,7 @@ pub use vocabulary::{Cutting, GrammarVocabulary, Spelling};
 
 use calls::Schemas;
 use digits::{Begin, DigitLimit, DigitTokens};
+use fuel::Fuel;
 use thought::Thought;
 use vocabulary::Environment;
 
@@ -44,13 +48,14 @@ const MOST_GRAMMAR_SYMBOLS: usize = 100_000;
 /// Memory of the lexer: a kilobyte or two for each.
 const MOST_LEXER_STATES: usize = 50_000;
 
+/// Steps that are counted for each grammar that llguidance reads, beside those that it tells.
+const LEAST_LIBRARY_STEPS: u64 = 5_000;
+/// Bytes of a schema that llguidance reads in a step.
+const SCHEMA_BYTES_A_STEP: u64 = 5;
+
 /// The stack of a compilation, which recurses into what is within what, once for each property and reference;
 /// pages that are not touched cost nothing.
 const STACK_BYTES: usize = 512 * 1024 * 1024;
-/// Most brackets within each other in a grammar in Lark.
-const MAX_LARK_NESTING: usize = 128;
-/// Most `&` in a grammar in Lark: it is not for certain that llguidance ends with sixteen patterns at once.
-const MOST_LARK_INTERSECTIONS: usize = 8;
 
 /// What a text must follow, as it was asked for.
 #[derive(Debug, Clone, PartialEq)]
@@ -158,6 +163,9 @@ pub enum GrammarError {
     /// It is one, and more than is taken.
     #[error("{0}")]
     TooLarge(String),
+    /// The client left, or the server stops: the result is not needed any more.
+    #[error("the compilation was cancelled")]
+    Cancelled,
     /// A text has left the grammar, or following it takes too long.
     #[error("the grammar cannot be followed any further: {0}")]
     Stuck(String),
@@ -196,11 +204,26 @@ impl GrammarCompiler {
         source: &GrammarSource,
         cutting: Cutting,
     ) -> Result<Constraint, GrammarError> {
+        self.compile_unless(source, cutting, &|| false)
+    }
+
+    /// The same as long as it is wanted: the compilation ends soon after `cancelled` says that it is not.
+    ///
+    /// # Errors
+    /// As [`Self::compile`]; [`GrammarError::Cancelled`].
+    pub fn compile_unless(
+        &self,
+        source: &GrammarSource,
+        cutting: Cutting,
+        cancelled: &(dyn Fn() -> bool + Sync),
+    ) -> Result<Constraint, GrammarError> {
         std::thread::scope(|scope| {
             std::thread::Builder::new()
                 .name("grammar".to_owned())
                 .stack_size(STACK_BYTES)
-                .spawn_scoped(scope, || self.compile_here(source, cutting))
+                .spawn_scoped(scope, || {
+                    self.compile_here(source, cutting, &Fuel::new(&cancelled))
+                })
                 .map_err(|error| GrammarError::TooLarge(error.to_string()))?
                 .join()
                 .unwrap_or_else(|_| Err(GrammarError::TooLarge("reading it panicked".to_owned())))
@@ -228,24 +251,27 @@ impl GrammarCompiler {
         &self,
         source: &GrammarSource,
         cutting: Cutting,
+        fuel: &Fuel<'_>,
     ) -> Result<Constraint, GrammarError> {
         match source {
             GrammarSource::Gbnf(text) => {
                 let grammar = gbnf::read(text, &*self.vocabulary)?;
                 let written = match lark::as_regex(&grammar) {
-                    Some(regex) => TopLevelGrammar::from_regex(&regex),
+                    Some(regex) => {
+                        regex_limits::check(&regex)?;
+                        TopLevelGrammar::from_regex(&regex)
+                    }
                     None => {
-                        let rules = lark::as_rules(grammar.root, &lexemes::cut(&grammar));
+                        let rules = lark::as_rules(grammar.root, &lexemes::cut(&grammar, fuel)?);
                         TopLevelGrammar::from_lark(rules)
                     }
                 };
-                self.constraint(written, cutting)
+                self.constraint(written, cutting, fuel)?
                     .map_err(GrammarError::TooLarge)
             }
             GrammarSource::JsonSchema { schema, strict } => {
-                let compiled = schema::compile(schema, *strict, |written| {
-                    let written = TopLevelGrammar::from_json_schema(written.clone());
-                    self.constraint(written, cutting)
+                let compiled = schema::compile(schema, *strict, fuel, |written, fuel| {
+                    self.schema_constraint(written, cutting, fuel)
                 })?;
                 let relaxation = |pointer| Relaxation {
                     function: None,
@@ -259,28 +285,35 @@ impl GrammarCompiler {
             }
             GrammarSource::Regex(text) => {
                 within(text)?;
-                self.constraint(TopLevelGrammar::from_regex(text), cutting)
+                regex_limits::check(text)?;
+                self.constraint(TopLevelGrammar::from_regex(text), cutting, fuel)?
                     .map_err(|problem| GrammarError::Refused(regex_problem(text, &problem)))
             }
             GrammarSource::Lark(text) => {
                 check_lark(text)?;
-                self.constraint(TopLevelGrammar::from_lark(text.clone()), cutting)
+                self.constraint(TopLevelGrammar::from_lark(text.clone()), cutting, fuel)?
                     .map_err(GrammarError::Refused)
             }
-            GrammarSource::Calls(calls) => self.calls(calls, cutting),
+            GrammarSource::Calls(calls) => self.calls(calls, cutting, fuel),
         }
     }
 
     /// A constraint to calls. Most schemas can be compiled as they are read; only if all together cannot, each is
     /// compiled alone to find what has to be left out.
-    fn calls(&self, calls: &CallGrammar, cutting: Cutting) -> Result<Constraint, GrammarError> {
+    fn calls(
+        &self,
+        calls: &CallGrammar,
+        cutting: Cutting,
+        fuel: &Fuel<'_>,
+    ) -> Result<Constraint, GrammarError> {
         for alone in [false, true] {
             let mut relaxations = Vec::new();
-            let Some(schemas) = self.schemas(calls, alone, cutting, &mut relaxations)? else {
+            let Some(schemas) = self.schemas(calls, alone, cutting, fuel, &mut relaxations)? else {
                 continue;
             };
             let written = calls::write(calls, schemas, &*self.vocabulary);
-            if let Ok(constraint) = self.constraint(TopLevelGrammar::from_lark(written), cutting) {
+            let written = TopLevelGrammar::from_lark(written);
+            if let Ok(constraint) = self.constraint(written, cutting, fuel)? {
                 return Ok(Constraint {
                     relaxations: relaxations.into(),
                     digits: Some(self.digit_limit(calls.begin())),
@@ -298,18 +331,20 @@ impl GrammarCompiler {
         calls: &CallGrammar,
         alone: bool,
         cutting: Cutting,
+        fuel: &Fuel<'_>,
         relaxations: &mut Vec<Relaxation>,
     ) -> Result<Option<Schemas>, GrammarError> {
         let mut read = |schema: &Value, strict, function: Option<&String>| {
             let compiled = match alone {
-                false => schema::read_at_once(schema, strict),
-                true => schema::compile(schema, strict, |written| {
-                    let written = TopLevelGrammar::from_json_schema(written.clone());
-                    self.constraint(written, cutting).map(|_| ())
+                false => schema::read_at_once(schema, strict, fuel),
+                true => schema::compile(schema, strict, fuel, |written, fuel| {
+                    let compiled = self.schema_constraint(written, cutting, fuel)?;
+                    Ok(compiled.map(|_| ()))
                 })
                 .map(Some),
             };
             let compiled = match (compiled, function) {
+                (Err(GrammarError::Cancelled), _) => Err(GrammarError::Cancelled),
                 (Err(error), Some(name)) => Err(GrammarError::Function {
                     name: name.clone(),
                     error: Box::new(error),
@@ -347,8 +382,29 @@ impl GrammarCompiler {
         DigitLimit::new(Arc::clone(self.digit_tokens.get_or_init(make)), begin)
     }
 
+    /// A constraint to a schema that [`schema`] wrote, as [`Self::constraint`].
+    fn schema_constraint(
+        &self,
+        written: &Value,
+        cutting: Cutting,
+        fuel: &Fuel<'_>,
+    ) -> Result<Result<Constraint, String>, GrammarError> {
+        fuel.spend(written.to_string().len() as u64 / SCHEMA_BYTES_A_STEP)?;
+        let written = TopLevelGrammar::from_json_schema(written.clone());
+        self.constraint(written, cutting, fuel)
+    }
+
     /// A constraint, or in llguidance's words why there is none.
-    fn constraint(&self, written: TopLevelGrammar, cutting: Cutting) -> Result<Constraint, String> {
+    ///
+    /// # Errors
+    /// No steps are left, or the compilation was cancelled.
+    fn constraint(
+        &self,
+        written: TopLevelGrammar,
+        cutting: Cutting,
+        fuel: &Fuel<'_>,
+    ) -> Result<Result<Constraint, String>, GrammarError> {
+        fuel.spend(LEAST_LIBRARY_STEPS)?;
         let factory = match cutting {
             Cutting::Canonical => &self.canonical,
             Cutting::Free => &self.free,
@@ -361,8 +417,13 @@ impl GrammarCompiler {
             }
             matcher
         });
-        let matcher = catch_unwind(compile).map_err(|_| "reading it panicked".to_owned())?;
-        match matcher.get_error() {
+        let Ok(matcher) = catch_unwind(compile) else {
+            return Ok(Err("reading it panicked".to_owned()));
+        };
+        let stats = matcher.last_step_stats();
+        let steps = stats.map_or(0, |stats| stats.lexer_cost + stats.all_items as u64);
+        fuel.spend(steps)?;
+        Ok(match matcher.get_error() {
             Some(error) => Err(plain(&error)),
             None => Ok(Constraint {
                 thought: None,
@@ -371,7 +432,7 @@ impl GrammarCompiler {
                 digits: None,
                 answer: Some(matcher),
             }),
-        }
+        })
     }
 }
 
@@ -427,26 +488,10 @@ fn within(text: &str) -> Result<(), GrammarError> {
     }
 }
 
-/// What a grammar in Lark may not be, however it is meant: signs count in literals, too.
+/// What a grammar in Lark may not be.
 fn check_lark(text: &str) -> Result<(), GrammarError> {
     within(text)?;
-    let (mut depth, mut deepest) = (0_usize, 0);
-    for character in text.bytes() {
-        match character {
-            b'(' | b'[' | b'{' => depth += 1,
-            b')' | b']' | b'}' => depth = depth.saturating_sub(1),
-            _ => {}
-        }
-        deepest = deepest.max(depth);
-    }
-    if deepest > MAX_LARK_NESTING {
-        let problem = format!("brackets are nested deeper than {MAX_LARK_NESTING}");
-        return Err(GrammarError::TooLarge(problem));
-    }
-    if text.matches('&').count() > MOST_LARK_INTERSECTIONS {
-        let problem = format!("more than {MOST_LARK_INTERSECTIONS} times \"&\"");
-        return Err(GrammarError::TooLarge(problem));
-    }
+    lark_limits::check(text)?;
     match text.contains("%json") {
         true => Err(GrammarError::Refused(
             "%json is not taken: send the schema as json_schema".to_owned(),

@@ -18,12 +18,14 @@ mod relaxing;
 mod strings;
 mod values;
 
+use std::cell::OnceCell;
 use std::collections::{HashMap, HashSet};
 
 use serde_json::{Map, Number, Value, json};
 
 use super::GrammarError;
 use super::disjoint::Definitions;
+use super::fuel::Fuel;
 use alternatives::Alternatives;
 pub(super) use keywords::is_structural;
 use references::{Definition, ignores_siblings_of_references};
@@ -33,8 +35,12 @@ pub(super) use strings::FORMATS;
 
 /// Longest text of a schema.
 pub(super) const MAX_SCHEMA_BYTES: usize = 1 << 19;
+/// Longest JSON pointer to a schema within a schema: each schema is known by its pointer.
+const MAX_POINTER_BYTES: usize = 4096;
 /// Most schemas within a schema, itself included.
 const MOST_SCHEMAS: usize = 10_000;
+/// Steps to read a schema without those within it.
+const STEPS_A_SCHEMA: u64 = 20;
 
 /// What may stand between two parts of a JSON text: little, so that a model cannot go on with blanks.
 const BLANK: &str = r"\x20|\n[\x20\t]{0,32}";
@@ -71,8 +77,13 @@ fn check_size(schema: &Value) -> Result<(), GrammarError> {
 }
 
 /// Reads a schema of at most [`MAX_SCHEMA_BYTES`]. The keywords and schemas at the places in `left_out` do not count.
-fn read(schema: &Value, strict: bool, left_out: &HashSet<String>) -> Result<Reading, Fault> {
-    let mut reader = Reader::new(schema, strict, left_out);
+fn read(
+    schema: &Value,
+    strict: bool,
+    left_out: &HashSet<String>,
+    fuel: &Fuel<'_>,
+) -> Result<Reading, Fault> {
+    let mut reader = Reader::new(schema, strict, left_out, fuel);
     let written = reader.whole("")?;
     reader.check_alternatives()?;
     reader.check_patterns()?;
@@ -99,7 +110,14 @@ struct Reader<'a> {
     root: &'a Value,
     strict: bool,
     left_out: &'a HashSet<String>,
+    fuel: &'a Fuel<'a>,
     relaxed: Vec<String>,
+    /// The same, to be found in.
+    known_relaxed: HashSet<String>,
+    /// Parts that may be empty in the patterns so far.
+    optional_parts: usize,
+    /// The places of the anchors, once one is looked for.
+    anchors: OnceCell<HashMap<&'a str, String>>,
     ignores_siblings: bool,
     /// What a `$ref` named, in the order of the numbers.
     definitions: Vec<Definition>,
@@ -117,12 +135,21 @@ struct Reader<'a> {
 }
 
 impl<'a> Reader<'a> {
-    fn new(root: &'a Value, strict: bool, left_out: &'a HashSet<String>) -> Self {
+    fn new(
+        root: &'a Value,
+        strict: bool,
+        left_out: &'a HashSet<String>,
+        fuel: &'a Fuel<'a>,
+    ) -> Self {
         Self {
             root,
             strict,
             left_out,
+            fuel,
             relaxed: Vec::new(),
+            known_relaxed: HashSet::new(),
+            optional_parts: 0,
+            anchors: OnceCell::new(),
             ignores_siblings: ignores_siblings_of_references(root),
             definitions: Vec::new(),
             numbers: HashMap::new(),
@@ -181,12 +208,19 @@ impl<'a> Reader<'a> {
     }
 
     fn note(&mut self, place: &str) {
-        if !self.relaxed.iter().any(|known| known == place) {
+        if self.known_relaxed.insert(place.to_owned()) {
             self.relaxed.push(place.to_owned());
         }
     }
 
     fn schema(&mut self, place: &str, schema: &Value, joined: bool) -> Result<Value, GrammarError> {
+        if place.len() > MAX_POINTER_BYTES {
+            return Err(GrammarError::TooLarge(format!(
+                "the JSON pointer to a schema has {} bytes, more than {MAX_POINTER_BYTES}",
+                place.len()
+            )));
+        }
+        self.fuel.spend(STEPS_A_SCHEMA)?;
         let written = match schema {
             // The type alone can always be enforced.
             _ if self.left_out.contains(place) => {

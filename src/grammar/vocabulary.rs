@@ -1,5 +1,6 @@
 //! The vocabulary as grammars see it: what each token spells, and how the model's tokenizer cuts a text.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use llguidance::toktrie::{TokRxInfo, TokTrie, TokenizerEnv};
@@ -28,13 +29,14 @@ pub trait GrammarVocabulary: Send + Sync {
 }
 
 impl dyn GrammarVocabulary + '_ {
-    /// The token of that name or text.
-    pub(super) fn named(&self, name: &str) -> Option<TokenId> {
-        let mut tokens = (0..self.size() as u32).map(TokenId);
-        tokens.find(|token| match self.spelling(*token) {
-            Spelling::Text(bytes) => bytes == name.as_bytes(),
-            Spelling::Control(own) => own == name,
-        })
+    /// The tokens by their names or texts; of several with one name, the first.
+    pub(super) fn by_name(&self) -> HashMap<&[u8], TokenId> {
+        let tokens = (0..self.size() as u32).rev().map(TokenId);
+        let named = tokens.map(|token| match self.spelling(token) {
+            Spelling::Text(bytes) => (bytes, token),
+            Spelling::Control(name) => (name.as_bytes(), token),
+        });
+        named.collect()
     }
 }
 

@@ -73,6 +73,9 @@ impl Reader<'_> {
                 "minimum" | "maximum" | "exclusiveMinimum" | "exclusiveMaximum" => {
                     self.bound(&at, keyword, object, &mut written)?;
                 }
+                "patternProperties" if let Some(problem) = self.problem_of_names(value) => {
+                    self.relax(&at, problem)?;
+                }
                 "properties" | "patternProperties" => {
                     let joined = object.has_joined_properties();
                     let schemas = self.schemas_by_name(&at, value, joined)?;

@@ -44,13 +44,11 @@ impl Reader<'_> {
         if self.multiples.len() < 2 {
             return Ok(());
         }
-        let mut within = self
-            .joints
-            .iter()
-            .map(|(_, schema)| self.written.multiples(schema));
-        let too_large = within.find_map(|multiples| {
+        let mut too_large = None;
+        for (_, schema) in &self.joints {
+            let multiples = self.written.multiples(schema, self.fuel)?;
             let mut common = (1, 0);
-            multiples.into_iter().find(|multiple| {
+            too_large = multiples.into_iter().find(|multiple| {
                 let read = numbers::decimal(*multiple, MOST_MULTIPLE);
                 let next = read.and_then(|read| numbers::common_multiple(common, read));
                 match next.filter(|(common, _)| *common <= MOST_MULTIPLE) {
@@ -60,8 +58,11 @@ impl Reader<'_> {
                     }
                     None => true,
                 }
-            })
-        });
+            });
+            if too_large.is_some() {
+                break;
+            }
+        }
         let Some(value) = too_large else {
             return Ok(());
         };

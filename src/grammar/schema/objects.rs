@@ -116,7 +116,7 @@ impl Reader<'_> {
             _ => None,
         };
         let pattern = pattern.filter(|pattern| {
-            !has_patterns && !object.says("properties") && regex_syntax::parse(pattern).is_ok()
+            !has_patterns && !object.says("properties") && self.pattern_problem(pattern).is_none()
         });
         if let Some(pattern) = pattern {
             written.insert("patternProperties".to_owned(), json!({ pattern: rest }));

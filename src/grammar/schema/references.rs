@@ -1,11 +1,13 @@
 //! References: what a `$ref` names becomes a numbered definition.
 
+use std::collections::HashMap;
+
 use serde_json::{Map, Value};
 
 use super::super::GrammarError;
 use super::super::disjoint::Definitions;
 use super::keywords::{SchemaObject, escaped};
-use super::{Reader, text};
+use super::{MAX_POINTER_BYTES, Reader, text};
 
 /// How deep anchors are looked for.
 const MOST_ANCHOR_DEPTH: usize = 64;
@@ -64,7 +66,14 @@ impl Reader<'_> {
         let fragment = decoded(fragment)?;
         match fragment.is_empty() || fragment.starts_with('/') {
             true => Some(fragment),
-            false => anchored(self.root, &fragment, String::new(), MOST_ANCHOR_DEPTH),
+            false => {
+                let anchors = self.anchors.get_or_init(|| {
+                    let mut anchors = HashMap::new();
+                    find_anchors(self.root, String::new(), MOST_ANCHOR_DEPTH, &mut anchors);
+                    anchors
+                });
+                anchors.get(&*fragment).cloned()
+            }
         }
     }
 
@@ -92,32 +101,48 @@ pub(super) fn ignores_siblings_of_references(schema: &Value) -> bool {
         .any(|draft| name == format!("json-schema.org/{draft}/schema"))
 }
 
-/// The place of the schema with this anchor.
-fn anchored(value: &Value, name: &str, place: String, depth: usize) -> Option<String> {
-    let depth = depth.checked_sub(1)?;
+/// Enters the place of each schema with an anchor, the first one of each name.
+fn find_anchors<'a>(
+    value: &'a Value,
+    place: String,
+    depth: usize,
+    anchors: &mut HashMap<&'a str, String>,
+) {
+    let Some(depth) = depth.checked_sub(1) else {
+        return;
+    };
+    if place.len() > MAX_POINTER_BYTES {
+        return;
+    }
     match value {
         Value::Object(fields) => {
-            let is_named = |keyword: &str| fields.get(keyword).and_then(Value::as_str);
-            let fragment = |keyword| is_named(keyword).and_then(|id| id.strip_prefix('#'));
-            let anchors = [
-                is_named("$anchor"),
-                is_named("$dynamicAnchor"),
+            let named = |keyword: &str| fields.get(keyword).and_then(Value::as_str);
+            let fragment = |keyword| named(keyword).and_then(|id| id.strip_prefix('#'));
+            let names = [
+                named("$anchor"),
+                named("$dynamicAnchor"),
                 fragment("$id"),
                 fragment("id"),
             ];
-            if anchors.contains(&Some(name)) {
-                return Some(place);
+            for name in names.into_iter().flatten() {
+                anchors.entry(name).or_insert_with(|| place.clone());
             }
-            fields.iter().find_map(|(field, value)| {
-                anchored(value, name, format!("{place}/{}", escaped(field)), depth)
-            })
+            for (field, value) in fields {
+                find_anchors(value, format!("{place}/{}", escaped(field)), depth, anchors);
+            }
         }
-        Value::Array(values) => values
-            .iter()
-            .enumerate()
-            .find_map(|(number, value)| anchored(value, name, format!("{place}/{number}"), depth)),
-        _ => None,
+        Value::Array(values) => {
+            for (number, value) in values.iter().enumerate() {
+                find_anchors(value, format!("{place}/{number}"), depth, anchors);
+            }
+        }
+        _ => {}
     }
+}
+
+/// A name as a step of a JSON pointer.
+fn escaped(name: &str) -> String {
+    name.replace('~', "~0").replace('/', "~1")
 }
 
 /// A percent-encoded fragment.

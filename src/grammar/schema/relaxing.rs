@@ -5,10 +5,13 @@ use std::collections::HashSet;
 use serde_json::Value;
 
 use super::super::GrammarError;
+use super::super::fuel::Fuel;
 use super::{Fault, Reader, Reading, check_size, read, refused, unenforceable};
 
 /// Most parts of a schema that are compiled to find what is refused.
 const MOST_TRIALS: usize = 300;
+/// Steps that compiling parts of one schema may take.
+const MAX_TRIAL_STEPS: u64 = 2_000_000;
 /// Most constraints that are left out one by one; after that the whole schema is.
 const MOST_ROUNDS: usize = 30;
 
@@ -59,9 +62,10 @@ pub(in crate::grammar) struct Compiled<T> {
 pub(in crate::grammar) fn read_at_once(
     schema: &Value,
     strict: bool,
+    fuel: &Fuel<'_>,
 ) -> Result<Option<Compiled<()>>, GrammarError> {
     check_size(schema)?;
-    match read(schema, strict, &HashSet::new()) {
+    match read(schema, strict, &HashSet::new(), fuel) {
         Ok(Reading { written, relaxed }) => Ok(Some(Compiled {
             constraint: (),
             written,
@@ -75,11 +79,12 @@ pub(in crate::grammar) fn read_at_once(
 /// Compiles a schema with `try_`, which says why it cannot be.
 ///
 /// # Errors
-/// If it is no schema, if it is too large, or if it is strict and cannot be enforced.
+/// If it is no schema, if it is too large, or if it is strict and cannot be enforced; what `try_` fails with.
 pub(in crate::grammar) fn compile<T>(
     schema: &Value,
     strict: bool,
-    try_: impl Fn(&Value) -> Result<T, String>,
+    fuel: &Fuel<'_>,
+    try_: impl Fn(&Value, &Fuel<'_>) -> Result<Result<T, String>, GrammarError>,
 ) -> Result<Compiled<T>, GrammarError> {
     check_size(schema)?;
     let mut search = Search {
@@ -87,11 +92,12 @@ pub(in crate::grammar) fn compile<T>(
         strict,
         left_out: HashSet::new(),
         trials: MOST_TRIALS,
-        refuses: |written: &Value| try_(written).err(),
+        fuel: fuel.part(MAX_TRIAL_STEPS),
+        refuses: |written: &Value, fuel: &Fuel<'_>| Ok(try_(written, fuel)?.err()),
     };
     for round in 0.. {
-        let place = match read(schema, strict, &search.left_out) {
-            Ok(Reading { written, relaxed }) => match try_(&written) {
+        let place = match read(schema, strict, &search.left_out, fuel) {
+            Ok(Reading { written, relaxed }) => match try_(&written, fuel)? {
                 Ok(constraint) => {
                     return Ok(Compiled {
                         constraint,
@@ -99,7 +105,12 @@ pub(in crate::grammar) fn compile<T>(
                         relaxed,
                     });
                 }
-                Err(problem) => search.fault(&problem)?,
+                Err(problem) => {
+                    let before = search.fuel.left();
+                    let place = search.fault(&problem)?;
+                    fuel.spend(before - search.fuel.left())?;
+                    place
+                }
             },
             Err(Fault::LeaveOut(place)) => place,
             Err(Fault::Refused(error)) => return Err(error),
@@ -121,11 +132,15 @@ struct Search<'a, R> {
     left_out: HashSet<String>,
     /// Parts that may still be compiled.
     trials: usize,
+    fuel: Fuel<'a>,
     /// Why a written schema is refused; `None` if it is not.
     refuses: R,
 }
 
-impl<R: Fn(&Value) -> Option<String>> Search<'_, R> {
+impl<R> Search<'_, R>
+where
+    R: Fn(&Value, &Fuel<'_>) -> Result<Option<String>, GrammarError>,
+{
     /// The place that has to be left out so that the schema is taken, or the error if it is strict.
     fn fault(&mut self, problem: &str) -> Result<String, GrammarError> {
         let (place, problem) = self
@@ -154,7 +169,7 @@ impl<R: Fn(&Value) -> Option<String>> Search<'_, R> {
     /// The first part that is refused on its own, what is named before what names it, what is within before what it
     /// is in.
     fn innermost(&mut self) -> Option<(String, String)> {
-        let mut reader = Reader::new(self.schema, self.strict, &self.left_out);
+        let mut reader = Reader::new(self.schema, self.strict, &self.left_out, &self.fuel);
         reader.whole("").ok()?;
         let places: Vec<String> = reader.innermost_first().cloned().collect();
         places.into_iter().find_map(|place| {
@@ -182,8 +197,13 @@ impl<R: Fn(&Value) -> Option<String>> Search<'_, R> {
     /// Why the schema at a place is refused; `None` if it is not, or if no more may be compiled.
     fn problem(&mut self, place: &str, left_out: &HashSet<String>) -> Option<String> {
         self.trials = self.trials.checked_sub(1)?;
-        let mut reader = Reader::new(self.schema, self.strict, left_out);
-        (self.refuses)(&reader.whole(place).ok()?)
+        let mut reader = Reader::new(self.schema, self.strict, left_out, &self.fuel);
+        let written = reader.whole(place).ok()?;
+        let refused = (self.refuses)(&written, &self.fuel);
+        refused.unwrap_or_else(|_| {
+            self.trials = 0;
+            None
+        })
     }
 }
 

@@ -4,6 +4,7 @@ use serde_json::{Map, Value, json};
 
 use super::super::GrammarError;
 use super::super::disjoint::Comparison;
+use super::super::regex_limits;
 use super::{Fault, Reader, refused, text};
 
 /// Most patterns and formats that one string must follow at once: it is not for certain that llguidance ends with
@@ -60,13 +61,40 @@ impl Reader<'_> {
         value: &Value,
         written: &mut Map<String, Value>,
     ) -> Result<(), GrammarError> {
-        if regex_syntax::parse(text(at, value)?).is_ok() {
-            written.insert("pattern".to_owned(), value.clone());
-            return Ok(());
+        match self.pattern_problem(text(at, value)?) {
+            None => {
+                written.insert("pattern".to_owned(), value.clone());
+                Ok(())
+            }
+            Some(problem) => self.relax(at, problem),
         }
-        let problem = "this pattern cannot be enforced: look-around, back-references and unknown escapes are not \
-                       supported";
-        self.relax(at, problem.to_owned())
+    }
+
+    /// Why one of the patterns that properties' names follow takes too much.
+    pub(super) fn problem_of_names(&mut self, schemas: &Value) -> Option<String> {
+        let mut names = schemas.as_object().into_iter().flat_map(Map::keys);
+        let error = names.find_map(|pattern| self.count_pattern(pattern).err())?;
+        Some(format!("a pattern cannot be enforced: {error}"))
+    }
+
+    /// Why a pattern cannot be enforced.
+    pub(super) fn pattern_problem(&mut self, pattern: &str) -> Option<String> {
+        if let Err(error) = self.count_pattern(pattern) {
+            return Some(format!("this pattern cannot be enforced: {error}"));
+        }
+        let unknown = "this pattern cannot be enforced: look-around, back-references and \
+                       unknown escapes are not supported";
+        regex_syntax::parse(pattern)
+            .is_err()
+            .then(|| unknown.to_owned())
+    }
+
+    /// Counts what may be empty in a pattern, with that of the patterns before it.
+    fn count_pattern(&mut self, pattern: &str) -> Result<(), GrammarError> {
+        let parts = self.optional_parts + regex_limits::check(pattern)?.unwrap_or(0);
+        regex_limits::check_optional(parts)?;
+        self.optional_parts = parts;
+        Ok(())
     }
 
     /// Reads `format`; a schema that must hold, too, is returned.
