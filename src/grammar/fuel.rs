@@ -4,31 +4,32 @@
 use std::cell::Cell;
 
 use super::GrammarError;
+use crate::cancel::CancelFlag;
 
 /// Steps of one compilation, all schemas of a request together. A step is about 100 ns or 100 bytes.
 pub(super) const MAX_COMPILE_STEPS: u64 = 10_000_000;
 /// Steps after which the compilation looks again whether it was cancelled.
 const STEPS_BETWEEN_LOOKS: u64 = 1_000;
 
-/// Steps that are left, and whether anything still waits for the result.
+/// Steps that are left, and whether the result is still wanted.
 pub(super) struct Fuel<'a> {
     left: Cell<u64>,
     until_look: Cell<u64>,
-    cancelled: &'a dyn Fn() -> bool,
+    cancel: &'a CancelFlag,
 }
 
 impl<'a> Fuel<'a> {
-    /// For one compilation. `cancelled` tells whether its result is still wanted.
-    pub(super) fn new(cancelled: &'a dyn Fn() -> bool) -> Self {
-        Self::of(MAX_COMPILE_STEPS, cancelled)
+    /// For one compilation, until it is cancelled.
+    pub(super) fn new(cancel: &'a CancelFlag) -> Self {
+        Self::of(MAX_COMPILE_STEPS, cancel)
     }
 
     /// The same with a limit of `steps`.
-    pub(super) fn of(steps: u64, cancelled: &'a dyn Fn() -> bool) -> Self {
+    pub(super) fn of(steps: u64, cancel: &'a CancelFlag) -> Self {
         Self {
             left: Cell::new(steps),
             until_look: Cell::new(0),
-            cancelled,
+            cancel,
         }
     }
 
@@ -41,7 +42,7 @@ impl<'a> Fuel<'a> {
         self.until_look.set(until_look);
         if until_look == 0 {
             self.until_look.set(STEPS_BETWEEN_LOOKS);
-            if (self.cancelled)() {
+            if self.cancel.is_cancelled() {
                 return Err(GrammarError::Cancelled);
             }
         }
@@ -61,7 +62,7 @@ impl<'a> Fuel<'a> {
 
     /// A part of what is left, at most `steps`: what the part spends is spent here by [`Self::spend`].
     pub(super) fn part(&self, steps: u64) -> Fuel<'a> {
-        Fuel::of(steps.min(self.left.get()), self.cancelled)
+        Fuel::of(steps.min(self.left.get()), self.cancel)
     }
 
     /// Steps that are left.
@@ -76,7 +77,8 @@ mod tests {
 
     #[test]
     fn fuel_ends_one_step_past_its_limit() {
-        let fuel = Fuel::of(10, &|| false);
+        let cancel = CancelFlag::default();
+        let fuel = Fuel::of(10, &cancel);
         assert_eq!(fuel.spend(10), Ok(()));
         assert_eq!(fuel.left(), 0);
         assert!(matches!(fuel.spend(1), Err(GrammarError::TooLarge(_))));
@@ -84,11 +86,10 @@ mod tests {
 
     #[test]
     fn fuel_is_refused_within_a_thousand_steps_of_a_cancellation() {
-        let cancelled = Cell::new(false);
-        let read = || cancelled.get();
-        let fuel = Fuel::of(u64::MAX, &read);
+        let cancel = CancelFlag::default();
+        let fuel = Fuel::of(u64::MAX, &cancel);
         assert_eq!(fuel.spend(1), Ok(()));
-        cancelled.set(true);
+        cancel.cancel();
         let refused = (0..=STEPS_BETWEEN_LOOKS).find_map(|_| fuel.spend(1).err());
         assert_eq!(refused, Some(GrammarError::Cancelled));
     }

@@ -38,8 +38,16 @@ struct Definition<'a> {
     optional: usize,
     /// The same within regular expressions.
     within_regexes: usize,
-    /// The names in it, and how many brackets are around each.
-    names: Vec<(&'a str, usize)>,
+    names: Vec<Named<'a>>,
+}
+
+/// A name in a definition.
+struct Named<'a> {
+    name: &'a str,
+    /// Brackets around it.
+    depth: usize,
+    /// Whether an alternative before it is empty if the next definition begins with it.
+    is_behind_empty: bool,
 }
 
 #[derive(Default)]
@@ -61,11 +69,16 @@ impl<'a> Grammar<'a> {
             let was_empty = std::mem::replace(&mut is_empty, false);
             match token {
                 Token::Newline => is_empty = was_empty,
-                Token::Name(own) => current.names.push((own, depth)),
+                Token::Name(name) => current.names.push(Named {
+                    name,
+                    depth,
+                    is_behind_empty: was_empty,
+                }),
                 Token::Colon => {
-                    let header = current.names.iter().rposition(|(_, around)| *around == 0);
+                    let header = current.names.iter().rposition(|named| named.depth == 0);
                     let Some(header) = header else { continue };
-                    let next = current.names[header].0;
+                    let Named { name: next, .. } = current.names[header];
+                    current.optional += usize::from(current.names[header].is_behind_empty);
                     current.names.truncate(header);
                     self.define(name, current);
                     (name, current) = (next, Definition::default());
@@ -140,7 +153,7 @@ impl<'a> Grammar<'a> {
         let mut named = HashSet::new();
         for (_, rule) in rules {
             parts = parts.saturating_add(rule.within_regexes);
-            named.extend(rule.names.iter().map(|(name, _)| *name));
+            named.extend(rule.names.iter().map(|named| named.name));
         }
         let mut counted = HashMap::new();
         named
@@ -164,8 +177,8 @@ impl<'a> Grammar<'a> {
         let own = definition
             .optional
             .saturating_add(definition.within_regexes);
-        let parts = definition.names.iter().fold(own, |parts, (name, _)| {
-            parts.saturating_add(self.parts_of(name, counted))
+        let parts = definition.names.iter().fold(own, |parts, named| {
+            parts.saturating_add(self.parts_of(named.name, counted))
         });
         counted.insert(terminal, parts);
         parts

@@ -28,6 +28,7 @@ use llguidance::toktrie::{InferenceCapabilities, TokEnv};
 use llguidance::{Matcher, ParserFactory};
 use serde_json::Value;
 
+use crate::cancel::CancelFlag;
 use crate::token::TokenId;
 
 pub use calls::{CallGrammar, FunctionCall, Otherwise};
@@ -204,10 +205,10 @@ impl GrammarCompiler {
         source: &GrammarSource,
         cutting: Cutting,
     ) -> Result<Constraint, GrammarError> {
-        self.compile_unless(source, cutting, &|| false)
+        self.compile_unless(source, cutting, &CancelFlag::default())
     }
 
-    /// The same as long as it is wanted: the compilation ends soon after `cancelled` says that it is not.
+    /// The same until it is cancelled: the compilation ends soon after.
     ///
     /// # Errors
     /// As [`Self::compile`]; [`GrammarError::Cancelled`].
@@ -215,14 +216,14 @@ impl GrammarCompiler {
         &self,
         source: &GrammarSource,
         cutting: Cutting,
-        cancelled: &(dyn Fn() -> bool + Sync),
+        cancel: &CancelFlag,
     ) -> Result<Constraint, GrammarError> {
         std::thread::scope(|scope| {
             std::thread::Builder::new()
                 .name("grammar".to_owned())
                 .stack_size(STACK_BYTES)
                 .spawn_scoped(scope, || {
-                    self.compile_here(source, cutting, &Fuel::new(&cancelled))
+                    self.compile_here(source, cutting, &Fuel::new(cancel))
                 })
                 .map_err(|error| GrammarError::TooLarge(error.to_string()))?
                 .join()
@@ -613,6 +614,8 @@ impl Constraint {
     }
 }
 
+#[cfg(test)]
+mod limits_tests;
 #[cfg(test)]
 mod schema_tests;
 #[cfg(test)]

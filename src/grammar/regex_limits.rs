@@ -16,7 +16,7 @@ use super::GrammarError;
 pub(super) const MAX_REGEX_NESTING: u32 = 128;
 /// Most times that a part of a regular expression is repeated, repetitions within each other multiplied.
 pub(super) const MAX_REGEX_REPETITIONS: u64 = 100_000;
-/// Most parts that may be empty (`?`, `*`, `{0,9}`, an empty alternative) in all regular expressions of a request.
+/// Most parts that may be empty (`?`, `*`, `{0,9}`, an empty alternative) in all regular expressions of a grammar or schema.
 pub(super) const MAX_OPTIONAL_PARTS: usize = 4_000;
 /// Most classes of Unicode (`\w`, `\p{L}`, …) in a regular expression, and most letters that ignore case.
 pub(super) const MAX_UNICODE_CLASSES: usize = 4_000;
@@ -32,7 +32,7 @@ pub(super) struct RegexCost {
     ignores_case: bool,
 }
 
-/// Checks an expression against all limits but that of a request. Answers how many parts may be empty; `None` if it is no
+/// Checks an expression against all limits but that of a whole grammar. Answers how many parts may be empty; `None` if it is no
 /// regular expression, which llguidance explains better.
 ///
 /// # Errors

@@ -586,12 +586,20 @@ fn regular_expressions_and_lark_are_taken() {
 #[test]
 fn what_would_be_large_is_followed_within_limits() {
     let all = compiler();
-    let grammars = [
+    for grammar in [
         r#"root ::= ((("a"{2000}){2000}){2000}){2000}"#.to_owned(),
         format!(
             "root ::= {}",
             "(".repeat(60) + "[ab]*" + &"){2000}".repeat(60)
         ),
+    ] {
+        let error = all.compile(&gbnf(&grammar), Cutting::Free).err().unwrap();
+        let error = error.to_string();
+        assert!(error.contains("repetitions are more than"), "{error}");
+    }
+    let grammars = [
+        r#"root ::= ((("a"{10}){10}){10}){100}"#.to_owned(),
+        format!("root ::= {}", "(".repeat(60) + "[ab]*" + &"){1}".repeat(60)),
         (0..400)
             .map(|number| format!("r{number} ::= r{next} r{next}\n", next = number + 1))
             .collect::<String>()

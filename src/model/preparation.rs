@@ -338,7 +338,8 @@ impl LoadedModel {
         cancel.check()?;
         let compiled = self
             .grammar_compiler()
-            .and_then(|compiler| compiler.compile(grammar, cutting));
+            .and_then(|compiler| compiler.compile_unless(grammar, cutting, cancel));
+        cancel.check()?;
         compiled.map_err(|error| GenerateError::Grammar {
             kind: grammar.kind(),
             error,

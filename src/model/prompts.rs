@@ -23,7 +23,10 @@ impl LoadedModel {
             ),
             Prompt::Chat(conversation) => {
                 let text = self.render(conversation, cancel)?;
-                (self.tokenizer.encode(&text, SpecialTokens::Parse), true)
+                let tokens = self
+                    .tokenizer
+                    .encode_unless(&text, SpecialTokens::Parse, cancel)?;
+                (tokens, true)
             }
         };
         let before = match self.tokenizer.beginning() {
@@ -123,7 +126,7 @@ impl LoadedModel {
             cancel.check()?;
             match piece {
                 PromptPiece::Text(text) => {
-                    tokens.extend(self.tokenizer.encode(text, special));
+                    tokens.extend(self.tokenizer.encode_unless(text, special, cancel)?);
                 }
                 PromptPiece::Token(token) if token.row() < self.details.vocabulary_size => {
                     tokens.push(*token);

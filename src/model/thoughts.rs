@@ -56,7 +56,9 @@ impl LoadedModel {
     ) -> Result<String, GenerateError> {
         let render = |conversation: &Conversation| {
             cancel.check()?;
-            let text = self.template.render(conversation, SystemTime::now());
+            let now = SystemTime::now();
+            let text = self.template.render_unless(conversation, now, cancel);
+            cancel.check()?;
             text.map_err(GenerateError::from)
         };
         let begun = conversation.messages.last();

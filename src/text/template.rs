@@ -22,6 +22,7 @@ use super::predefined::CHATML;
 use super::thoughts::ThoughtSyntax;
 use super::tools::{HERMES, ToolSyntax, generic};
 use super::turns;
+use crate::cancel::CancelFlag;
 
 /// Most bytes a template may have; the largest known ones have some 20,000.
 const SOURCE_BYTES: usize = 512 * 1024;
@@ -160,7 +161,17 @@ impl ChatTemplate {
         conversation: &Conversation,
         now: SystemTime,
     ) -> Result<String, TemplateError> {
-        self.render_with(conversation, now, &self.content_forms)
+        self.render_unless(conversation, now, &CancelFlag::default())
+    }
+
+    /// The same until it is cancelled: a rendering ends with the next text that it writes.
+    pub fn render_unless(
+        &self,
+        conversation: &Conversation,
+        now: SystemTime,
+        cancel: &CancelFlag,
+    ) -> Result<String, TemplateError> {
+        self.render_with(conversation, now, &self.content_forms, cancel)
     }
 
     fn render_with(
@@ -168,12 +179,13 @@ impl ChatTemplate {
         conversation: &Conversation,
         now: SystemTime,
         forms: &ContentForms,
+        cancel: &CancelFlag,
     ) -> Result<String, TemplateError> {
         std::thread::scope(|scope| {
             std::thread::Builder::new()
                 .name("chat template".to_owned())
                 .stack_size(STACK_BYTES)
-                .spawn_scoped(scope, || self.render_here(conversation, now, forms))
+                .spawn_scoped(scope, || self.render_here(conversation, now, forms, cancel))
                 .map_err(|error| TemplateError::Failed(error.to_string()))?
                 .join()
                 .unwrap_or_else(|_| Err(TemplateError::Failed("it panicked".to_owned())))
@@ -185,11 +197,12 @@ impl ChatTemplate {
         conversation: &Conversation,
         now: SystemTime,
         forms: &ContentForms,
+        cancel: &CancelFlag,
     ) -> Result<String, TemplateError> {
         let in_words = (self.tools.is_none() && conversation.has_tools())
             .then(|| generic::in_words(conversation));
         let conversation = in_words.as_ref().unwrap_or(conversation);
-        let written = self.render_turns(conversation, now, forms);
+        let written = self.render_turns(conversation, now, forms, cancel);
         let is_folded = match &written {
             Ok(prompt) => !turns::shows_later_systems(prompt, conversation),
             Err(TemplateError::Refused(_)) => true,
@@ -201,7 +214,7 @@ impl ChatTemplate {
         let foldings = turns::foldings(conversation);
         let mut folded = foldings
             .iter()
-            .map(|folded| self.render_turns(folded, now, forms));
+            .map(|folded| self.render_turns(folded, now, forms, cancel));
         folded.find(Result::is_ok).unwrap_or(written)
     }
 
@@ -211,6 +224,7 @@ impl ChatTemplate {
         conversation: &Conversation,
         now: SystemTime,
         forms: &ContentForms,
+        cancel: &CancelFlag,
     ) -> Result<String, TemplateError> {
         let messages = conversation.messages.iter();
         let messages: Vec<Value> = messages
@@ -238,7 +252,7 @@ impl ChatTemplate {
             strftime_now => Value::from_function(move |format: &str| strftime(now, format)),
             ..Value::from(Serde(&settings))
         };
-        let mut output = Bounded::default();
+        let mut output = Bounded::new(cancel);
         self.environment
             .get_template(NAME)
             .and_then(|template| template.render_captured_to(context, &mut output))
@@ -372,14 +386,24 @@ fn charge(state: &State<'_, '_>, value: &Value) -> Result<(), Error> {
     Ok(())
 }
 
-/// Collects at most [`OUTPUT_BYTES`].
-#[derive(Default)]
-struct Bounded {
+/// Collects at most [`OUTPUT_BYTES`], until it is cancelled.
+struct Bounded<'a> {
     bytes: Vec<u8>,
+    cancel: &'a CancelFlag,
 }
 
-impl io::Write for Bounded {
+impl<'a> Bounded<'a> {
+    fn new(cancel: &'a CancelFlag) -> Self {
+        Self {
+            bytes: Vec::new(),
+            cancel,
+        }
+    }
+}
+
+impl io::Write for Bounded<'_> {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.cancel.check().map_err(io::Error::other)?;
         if bytes.len() > OUTPUT_BYTES - self.bytes.len() {
             return Err(io::Error::other(format!(
                 "more than {OUTPUT_BYTES} bytes of output"

@@ -115,6 +115,17 @@ pub(crate) fn fuzz<S: Strategy>(
     eprintln!("{name}: {cases} cases in {:.0?}", began.elapsed());
 }
 
+/// Runs one case, which may take `most_bytes` and the time of a case.
+pub(crate) fn within(name: &'static str, most_bytes: usize, check: impl FnOnce()) {
+    let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
+    let _watch = watch(name, 0);
+    let before = LIVE.load(Relaxed);
+    MOST.store(before, Relaxed);
+    check();
+    let bytes = MOST.load(Relaxed).saturating_sub(before);
+    assert!(bytes <= most_bytes, "{name}: it took {bytes} bytes");
+}
+
 /// Every case has its own chance, so that it can be had again by its number.
 fn runner(name: &str, number: u64) -> TestRunner {
     let mut seed = [0; 32];

@@ -7,6 +7,7 @@ use minijinja::context;
 use minijinja::value::Value;
 
 use super::ChatTemplate;
+use crate::cancel::CancelFlag;
 use crate::text::conversation::{ChatMessage, Conversation};
 
 /// A text that no template has.
@@ -22,7 +23,12 @@ impl ContentForms {
     /// Renders probes: a role whose text is lost as a string and found in parts gets parts.
     pub(super) fn of_template(template: &ChatTemplate) -> Self {
         let shows_probe = |conversation: &Conversation, forms: &Self| {
-            let text = template.render_with(conversation, SystemTime::UNIX_EPOCH, forms);
+            let text = template.render_with(
+                conversation,
+                SystemTime::UNIX_EPOCH,
+                forms,
+                &CancelFlag::default(),
+            );
             text.is_ok_and(|text| text.contains(PROBE))
         };
         let mut forms = Self::default();

@@ -9,6 +9,7 @@ use serde_json::Serializer;
 use serde_json::ser::Formatter;
 
 use super::{Bounded, FUEL_BYTES};
+use crate::cancel::CancelFlag;
 
 /// Most blanks of an indentation.
 const MAX_INDENT: usize = 16;
@@ -62,7 +63,8 @@ pub(super) fn from_json(state: &State<'_, '_>, text: &str) -> Result<Value, Erro
 }
 
 fn write(state: &State<'_, '_>, value: &Value, style: Style<'_>) -> Result<String, Error> {
-    let mut output = Bounded::default();
+    let cancel = CancelFlag::default();
+    let mut output = Bounded::new(&cancel);
     let written = value.serialize(&mut Serializer::with_formatter(&mut output, style));
     // As for all else that is made, and what is within what is shared is written each time.
     state.consume_fuel(output.bytes.len() as u64 / FUEL_BYTES)?;

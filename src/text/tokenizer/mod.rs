@@ -30,6 +30,7 @@ use spellings::{Spellings, spell_spaces};
 use super::infill::{Gap, GapTokens, InfillTokens};
 use super::tokenizer_json::Spelling;
 use super::vocabulary::{Absorbs, Algorithm, Checked, TokenKind, Vocabulary};
+use crate::cancel::{CancelFlag, Cancelled};
 use crate::token::TokenId;
 
 /// Why a vocabulary cannot be used.
@@ -167,10 +168,16 @@ enum Cutter {
 
 impl Cutter {
     /// Puts the text's ids behind `ids`.
-    fn encode(&self, text: &str, before: Before, ids: &mut Vec<TokenId>) {
+    fn encode(
+        &self,
+        text: &str,
+        before: Before,
+        cancel: &CancelFlag,
+        ids: &mut Vec<TokenId>,
+    ) -> Result<(), Cancelled> {
         match self {
-            Cutter::Pipeline(pipeline) => pipeline.encode(text, before, ids),
-            Cutter::ScoredPairs(pairs) => pairs.encode(text, before, ids),
+            Cutter::Pipeline(pipeline) => pipeline.encode(text, before, cancel, ids),
+            Cutter::ScoredPairs(pairs) => pairs.encode(text, before, cancel, ids),
         }
     }
 }
@@ -214,12 +221,27 @@ impl Tokenizer {
     /// cannot spell are left out, as in llama.cpp. Where the vocabulary has a space before a text, it has one behind
     /// each named token, too.
     pub fn encode(&self, text: &str, special: SpecialTokens) -> Vec<TokenId> {
-        self.encode_behind(text, special, Before::Nothing)
+        self.encode_behind(text, special, Before::Nothing, &CancelFlag::default())
+            .expect("nothing cancels it")
+    }
+
+    /// The same until it is cancelled.
+    ///
+    /// # Errors
+    /// It was cancelled.
+    pub fn encode_unless(
+        &self,
+        text: &str,
+        special: SpecialTokens,
+        cancel: &CancelFlag,
+    ) -> Result<Vec<TokenId>, Cancelled> {
+        self.encode_behind(text, special, Before::Nothing, cancel)
     }
 
     /// The ids of a text that goes on with another one: it begins with no more than it says.
     pub fn encode_going_on(&self, text: &str, special: SpecialTokens) -> Vec<TokenId> {
-        self.encode_behind(text, special, Before::Text)
+        self.encode_behind(text, special, Before::Text, &CancelFlag::default())
+            .expect("nothing cancels it")
     }
 
     fn encode_behind(
@@ -227,7 +249,8 @@ impl Tokenizer {
         text: &str,
         special: SpecialTokens,
         mut before: Before,
-    ) -> Vec<TokenId> {
+        cancel: &CancelFlag,
+    ) -> Result<Vec<TokenId>, Cancelled> {
         let names = match special {
             SpecialTokens::Parse => &self.named,
             SpecialTokens::Literal => &self.user_defined,
@@ -239,14 +262,14 @@ impl Tokenizer {
             let token = names.ids[name.pattern().as_usize()];
             let next = self.absorbing.get(&token).copied().unwrap_or_default();
             let between = trimmed(&text[written..name.start()], absorbs.behind, next.before);
-            self.cutter.encode(between, before, &mut ids);
+            self.cutter.encode(between, before, cancel, &mut ids)?;
             ids.push(token);
             before = Before::NamedToken;
             (written, absorbs) = (name.end(), next);
         }
         let rest = trimmed(&text[written..], absorbs.behind, false);
-        self.cutter.encode(rest, before, &mut ids);
-        ids
+        self.cutter.encode(rest, before, cancel, &mut ids)?;
+        Ok(ids)
     }
 
     /// The bytes a token stands for in text, often a part of a character; of a control token, its name.

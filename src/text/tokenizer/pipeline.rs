@@ -5,6 +5,7 @@ use std::sync::Arc;
 use tokenizers::{Model, ModelWrapper, OffsetType};
 
 use super::front::{Evening, Front, WordStep};
+use crate::cancel::{CancelFlag, Cancelled};
 use crate::token::TokenId;
 
 /// Most bytes that are cut into words at once. What is remembered of an expression grows with its text, so a text is
@@ -72,7 +73,13 @@ impl Pipeline {
     }
 
     /// Puts the ids that spell the text, in which nothing is a named token, behind `ids`.
-    pub(super) fn encode(&self, text: &str, before: Before, ids: &mut Vec<TokenId>) {
+    pub(super) fn encode(
+        &self,
+        text: &str,
+        before: Before,
+        cancel: &CancelFlag,
+        ids: &mut Vec<TokenId>,
+    ) -> Result<(), Cancelled> {
         let going_on = self.going_on.as_ref().unwrap_or(&self.beginning);
         let mut front = match before {
             Before::NamedToken if self.goes_on_behind_tokens => going_on,
@@ -81,6 +88,7 @@ impl Pipeline {
         };
         let mut rest = text;
         while !rest.is_empty() {
+            cancel.check()?;
             let (passage, after) = rest.split_at(passage_end(rest, self.parting));
             let encoding = self
                 .encoding(passage, front)
@@ -89,6 +97,7 @@ impl Pipeline {
             rest = after;
             front = going_on;
         }
+        Ok(())
     }
 
     fn encoding(&self, passage: &str, front: &Front) -> tokenizers::Result<tokenizers::Encoding> {

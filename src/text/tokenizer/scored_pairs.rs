@@ -11,6 +11,7 @@ use std::collections::{BinaryHeap, HashMap, HashSet};
 use super::TokenizerError;
 use super::pipeline::Before;
 use super::spellings::{SPACE, byte_named};
+use crate::cancel::{CancelFlag, Cancelled};
 use crate::text::vocabulary::{TokenKind, Vocabulary};
 use crate::token::TokenId;
 
@@ -89,9 +90,15 @@ impl ScoredPairs {
 
     /// Puts the ids that spell the text, in which nothing is a named token, behind `ids`. A text that goes on with another
     /// one has no space before it.
-    pub(super) fn encode(&self, text: &str, before: Before, ids: &mut Vec<TokenId>) {
+    pub(super) fn encode(
+        &self,
+        text: &str,
+        before: Before,
+        cancel: &CancelFlag,
+        ids: &mut Vec<TokenId>,
+    ) -> Result<(), Cancelled> {
         if text.is_empty() {
-            return;
+            return Ok(());
         }
         let space = match self.space_before && before != Before::Text {
             true => SPACE,
@@ -101,11 +108,13 @@ impl ScoredPairs {
         let mut rest = text.as_str();
         let mut word = Word::default();
         while !rest.is_empty() {
+            cancel.check()?;
             let (first, after) = rest.split_at(self.word_end(rest));
             word.merge(first, self);
             self.spell(first, &word, ids);
             rest = after;
         }
+        Ok(())
     }
 
     /// Where no piece can go on: before a space after a character that no piece has before one, or at the end.
