@@ -3,6 +3,7 @@
 
 use std::collections::VecDeque;
 
+use super::numbers::{NumberError, check_logits};
 use crate::grammar::{Constraint, GrammarError};
 use crate::sampling::{Choice, Sampler};
 use crate::token::TokenId;
@@ -15,6 +16,21 @@ pub(super) struct Chooser<'a> {
     pub(super) foreseen: &'a mut VecDeque<TokenId>,
     /// Tokens that were computed as well, in case that they come next.
     pub(super) guessed: &'a [TokenId],
+}
+
+/// Why no next token can be chosen.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum ChooseError {
+    /// None follows that the constraint and the other options allow.
+    Grammar(GrammarError),
+    /// What the step computed cannot be used.
+    Numbers(NumberError),
+}
+
+impl From<GrammarError> for ChooseError {
+    fn from(error: GrammarError) -> Self {
+        Self::Grammar(error)
+    }
 }
 
 /// The next tokens, and those after them that can only be these.
@@ -30,10 +46,11 @@ pub(super) struct Chosen {
 impl Chooser<'_> {
     /// Chooses by the logits of the rows, which are overwritten: by the first row's, and as long as what is chosen is what was
     /// guessed, by the next one's.
-    pub(super) fn choose(mut self, rows: Vec<&mut [f32]>) -> Result<Chosen, GrammarError> {
+    pub(super) fn choose(mut self, rows: Vec<&mut [f32]>) -> Result<Chosen, ChooseError> {
         let mut choices = Vec::with_capacity(rows.len());
         let mut guessed = self.guessed.iter();
         for logits in rows {
+            check_logits(logits).map_err(ChooseError::Numbers)?;
             let choice = self.choose_one(logits)?;
             let right = guessed.next() == Some(&choice.token);
             choices.push(choice);

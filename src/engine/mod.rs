@@ -12,6 +12,7 @@ mod context;
 mod guesses;
 mod handle;
 mod job;
+mod numbers;
 mod pooling;
 mod runner;
 mod scheduler;
@@ -21,6 +22,7 @@ mod slot_orders;
 mod stats;
 mod step;
 mod step_controller;
+mod warm_up;
 mod worker;
 
 use std::time::Duration;
@@ -34,6 +36,7 @@ pub use sequence::{Clock, EndReason, PrefillProgress, SequenceEvent, SequenceId,
 pub use slot_orders::SavedSequence;
 pub use stats::{BlockStats, Counters, Histogram, SlotStats, Stats};
 pub use step::{Chunk, StepPlan, WantedRows};
+pub use warm_up::WarmUp;
 
 pub use crate::cache::{BlockCopy, BlockId, PrefixRoot};
 

@@ -11,7 +11,8 @@ use std::time::Instant;
 
 use super::EngineOptions;
 use super::budget::{share, share_whole};
-use super::chooser::{Chooser, Chosen};
+use super::chooser::{ChooseError, Chooser, Chosen};
+use super::numbers::NumberError;
 use super::runner::{Rows, RunError};
 use super::scores::Scored;
 use super::sequence::{EndReason, Rank, Sequence, SequenceEvent, SequenceId};
@@ -19,8 +20,8 @@ use super::slot_orders::LastSequence;
 use super::stats::{Counters, SlotStats};
 use super::step::{Chunk, StepPlan};
 use super::step_controller::{PrefillKind, StepController, StepRows};
+use super::worker::Unusable;
 use crate::cache::{BlockCopy, BlockPool, Reuse};
-use crate::grammar::GrammarError;
 use crate::sampling::Choice;
 
 /// The waiting and the running sequences.
@@ -36,15 +37,19 @@ pub(super) struct Scheduler {
     last: Vec<Option<LastSequence>>,
     controller: StepController,
     planned: Option<Instant>,
+    /// Steps that were planned so far.
+    steps: u64,
     counters: Counters,
 }
 
 /// What a step computed.
 pub(super) struct Computed<'a> {
+    /// The sequences that fail; nothing else is told of them.
+    pub(super) unusable: Unusable,
     /// How probable the tokens were that logits were to tell of, chunk by chunk.
     pub(super) scored: Vec<Choice>,
     /// A token for every chunk that one is chosen behind, or why there can be none.
-    pub(super) sampled: Vec<Result<Chosen, GrammarError>>,
+    pub(super) sampled: Vec<Result<Chosen, ChooseError>>,
     /// The hidden states that chunks wanted.
     pub(super) hidden: &'a Rows,
 }
@@ -62,6 +67,7 @@ impl Scheduler {
             running: HashMap::new(),
             controller: StepController::new(options.step_duration, options.prefill_share),
             planned: None,
+            steps: 0,
             counters: Counters::default(),
             options,
         }
@@ -118,16 +124,22 @@ impl Scheduler {
             }
         }
         self.planned = Some(now);
+        self.steps += u64::from(!chunks.is_empty());
         let plan = (!chunks.is_empty()).then_some(StepPlan { copies, chunks });
         (plan, events)
     }
 
-    /// The tokens whose probabilities the plan's logits tell, each chunk's with the number of its first row.
-    pub(super) fn scored(&self, plan: &StepPlan) -> Vec<(usize, Scored)> {
+    /// The tokens whose probabilities the plan's logits tell, each sequence's with the number of its first row.
+    pub(super) fn scored(
+        &self,
+        plan: &StepPlan,
+        unusable: &Unusable,
+    ) -> Vec<(SequenceId, usize, Scored)> {
         let chunks = plan.chunks_with_logits();
+        let chunks = chunks.filter(|(_, chunk)| !unusable.contains_key(&chunk.sequence));
         let scored = chunks.filter_map(|(row, chunk)| {
             let sequence = self.running(self.running[&chunk.sequence]);
-            Some((row, sequence.scored(chunk)?))
+            Some((chunk.sequence, row, sequence.scored(chunk)?))
         });
         scored.collect()
     }
@@ -137,9 +149,11 @@ impl Scheduler {
     pub(super) fn choosers<'a>(
         &'a mut self,
         plan: &'a StepPlan,
+        unusable: &Unusable,
     ) -> Vec<(Range<usize>, Chooser<'a>)> {
         let mut sequences: Vec<_> = self.slots.iter_mut().map(Option::as_mut).collect();
         let chunks = plan.chunks_with_logits();
+        let chunks = chunks.filter(|(_, chunk)| !unusable.contains_key(&chunk.sequence));
         let choosers = chunks.filter_map(|(row, chunk)| {
             let sequence = sequences[self.running[&chunk.sequence]].take()?;
             let end = row + chunk.logits.count(chunk.tokens.len());
@@ -166,18 +180,32 @@ impl Scheduler {
         let mut events = Vec::with_capacity(plan.chunks.len());
         for chunk in plan.chunks {
             let id = chunk.sequence;
+            let rows = chunk.hidden.count(chunk.tokens.len());
+            if let Some(error) = computed.unusable.get(&id) {
+                hidden.by_ref().take(rows).for_each(drop);
+                events.push(self.fail_with_numbers(id, *error, blocks));
+                continue;
+            }
             let slot = self.running[&id];
             let sequence = self.slots[slot].as_mut().expect("the slot runs");
             let scores = sequence
                 .scored(&chunk)
                 .map_or(0, |scored| scored.tokens.len());
             sequence.score(scored.by_ref().take(scores));
+            let chosen = sequence
+                .chooses_behind(&chunk)
+                .then(|| sampled.next().expect("every chunk's token was chosen"));
+            if let Some(Err(ChooseError::Numbers(error))) = chosen {
+                // Before what was computed can be found by others.
+                hidden.by_ref().take(rows).for_each(drop);
+                events.push(self.fail_with_numbers(id, error, blocks));
+                continue;
+            }
             sequence.advance(chunk.certain(), blocks);
             let prefill = sequence.prefill_progress(now);
             events.extend(prefill.map(|progress| (id, SequenceEvent::Prefill(progress))));
             let tokens = sequence.computed as u64;
             self.counters.longest_sequence = self.counters.longest_sequence.max(tokens);
-            let rows = chunk.hidden.count(chunk.tokens.len());
             sequence.pool(hidden.by_ref().take(rows));
             if sequence.wanted() > 0 {
                 continue;
@@ -191,9 +219,10 @@ impl Scheduler {
                     (Some(EndReason::TokenLimit), sequence.prompt_ends(now))
                 }
                 _ => {
-                    let chosen = match sampled.next().expect("every chunk's token was chosen") {
+                    let chosen = match chosen.expect("a token is chosen behind the last chunk") {
                         Ok(chosen) => chosen,
-                        Err(error) => {
+                        Err(ChooseError::Numbers(_)) => unreachable!("it failed above"),
+                        Err(ChooseError::Grammar(error)) => {
                             self.remove(id, blocks);
                             self.counters.failed += 1;
                             events.push((id, SequenceEvent::Unfollowable(error)));
@@ -233,11 +262,7 @@ impl Scheduler {
     ) -> Vec<Delivery> {
         let mut events = Vec::new();
         for chunk in plan.chunks {
-            self.planned_sequence(chunk.sequence).abandon(blocks);
-            self.remove(chunk.sequence, blocks);
-            self.counters.failed += 1;
-            let event = SequenceEvent::Failed(error.to_string());
-            events.push((chunk.sequence, event));
+            events.push(self.fail_sequence(chunk.sequence, error.to_string(), blocks));
         }
         // What the step was to copy for sequences that only waited is not there: they are admitted once more.
         let waiting = self.running_slots().into_iter();
@@ -569,6 +594,25 @@ impl Scheduler {
         });
         sequence.release(blocks);
         Some(sequence)
+    }
+
+    /// Ends a planned sequence; of what this step computed for it nothing can be found.
+    fn fail_sequence(&mut self, id: SequenceId, error: String, blocks: &mut BlockPool) -> Delivery {
+        self.planned_sequence(id).abandon(blocks);
+        self.remove(id, blocks);
+        self.counters.failed += 1;
+        (id, SequenceEvent::Failed(error))
+    }
+
+    fn fail_with_numbers(
+        &mut self,
+        id: SequenceId,
+        error: NumberError,
+        blocks: &mut BlockPool,
+    ) -> Delivery {
+        let step = self.steps;
+        tracing::error!(%error, step, "what a step computed cannot be used; its sequence ends");
+        self.fail_sequence(id, format!("step {step}: {error}"), blocks)
     }
 
     fn running(&self, slot: usize) -> &Sequence {

@@ -5,6 +5,7 @@
 mod fairness;
 mod forced;
 mod guesses;
+mod numbers;
 mod properties;
 mod scores;
 mod sharing;

@@ -11,8 +11,9 @@ use tokio::sync::OwnedSemaphorePermit;
 use tokio::sync::mpsc::UnboundedSender;
 
 use super::EngineOptions;
-use super::chooser::{Chooser, Chosen};
+use super::chooser::{ChooseError, Chooser, Chosen};
 use super::job::Job;
+use super::numbers::{NumberError, check_hidden, check_logits};
 use super::runner::{ModelRunner, Outputs};
 use super::scheduler::{Computed, Delivery, Scheduler};
 use super::scores::Scored;
@@ -21,7 +22,6 @@ use super::slot_orders::{self, SlotOrder, SlotTask};
 use super::stats::{BlockStats, Stats};
 use super::step::StepPlan;
 use crate::cache::BlockPool;
-use crate::grammar::GrammarError;
 use crate::sampling::Choice;
 use crate::token::TokenId;
 
@@ -42,6 +42,9 @@ pub(super) struct Submission {
     pub(super) permit: OwnedSemaphorePermit,
     pub(super) events: UnboundedSender<SequenceEvent>,
 }
+
+/// Sequences of a step that cannot go on with what it computed, and why.
+pub(super) type Unusable = HashMap<SequenceId, NumberError>;
 
 pub(super) struct Worker {
     runner: Box<dyn ModelRunner>,
@@ -100,11 +103,13 @@ impl Worker {
         let tokens = plan.tokens();
         let events = match self.runner.run(&plan, &mut self.outputs) {
             Ok(()) => {
+                let unusable = self.unusable(&plan);
                 // Choosing overwrites logits.
-                let scored = self.score(&plan);
-                let sampled = self.sample(&plan);
+                let scored = self.score(&plan, &unusable);
+                let sampled = self.sample(&plan, &unusable);
                 let now = (self.clock)();
                 let computed = Computed {
+                    unusable,
                     scored,
                     sampled,
                     hidden: &self.outputs.hidden,
@@ -231,25 +236,47 @@ impl Worker {
         self.report();
     }
 
+    /// The sequences whose scores or hidden states cannot be used. Logits by which a token is chosen are checked when it is:
+    /// those behind a wrong draft token do not matter.
+    fn unusable(&self, plan: &StepPlan) -> Unusable {
+        let logits: Vec<&[f32]> = self.outputs.logits.rows().collect();
+        let scored = self.scheduler.scored(plan, &Unusable::new());
+        let scored = scored.iter().filter_map(|(id, first, scored)| {
+            let mut rows = logits[*first..][..scored.tokens.len()].iter();
+            let error = rows.find_map(|row| check_logits(row).err())?;
+            Some((*id, error))
+        });
+        let mut hidden = self.outputs.hidden.rows();
+        let chunks = plan.chunks.iter().filter_map(|chunk| {
+            let rows = chunk.hidden.count(chunk.tokens.len());
+            let checked: Vec<_> = hidden.by_ref().take(rows).map(check_hidden).collect();
+            let error = checked.into_iter().find_map(Result::err)?;
+            Some((chunk.sequence, error))
+        });
+        scored.chain(chunks).collect()
+    }
+
     /// Tells how probable tokens of prompts were, on the machine's cores.
-    fn score(&self, plan: &StepPlan) -> Vec<Choice> {
-        let scored = self.scheduler.scored(plan);
+    fn score(&self, plan: &StepPlan, unusable: &Unusable) -> Vec<Choice> {
+        let scored = self.scheduler.scored(plan, unusable);
         if scored.is_empty() {
             return Vec::new();
         }
         let rows: Vec<&[f32]> = self.outputs.logits.rows().collect();
-        let tokens = scored.iter().flat_map(|(first, Scored { top, tokens })| {
-            let rows = rows[*first..].iter().zip(tokens);
-            rows.map(|(row, token)| (*row, *token, *top))
-        });
+        let tokens = scored
+            .iter()
+            .flat_map(|(_, first, Scored { top, tokens })| {
+                let rows = rows[*first..].iter().zip(tokens);
+                rows.map(|(row, token)| (*row, *token, *top))
+            });
         let tokens: Vec<(&[f32], TokenId, usize)> = tokens.collect();
         let score = |(row, token, top)| Choice::by_the_model(row, token, top);
         tokens.into_par_iter().map(score).collect()
     }
 
     /// Chooses the next tokens of each sequence, several at once on the machine's cores.
-    fn sample(&mut self, plan: &StepPlan) -> Vec<Result<Chosen, GrammarError>> {
-        let choosers = self.scheduler.choosers(plan);
+    fn sample(&mut self, plan: &StepPlan, unusable: &Unusable) -> Vec<Result<Chosen, ChooseError>> {
+        let choosers = self.scheduler.choosers(plan, unusable);
         let mut rows: Vec<_> = self.outputs.logits.rows_mut().map(Some).collect();
         let choosers = choosers.into_iter().map(|(places, chooser)| {
             let rows = rows[places].iter_mut().filter_map(Option::take);

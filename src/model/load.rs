@@ -15,7 +15,7 @@ pub use super::files::{ModelFiles, ModelSource, vocabulary};
 use super::slots::SlotRecords;
 use super::system_prompt::SystemTokens;
 use super::{LoadedModel, ModelDetails, Pooling, SystemPrompt};
-use crate::engine::{self, EngineOptions, ModelRunner};
+use crate::engine::{self, EngineOptions, ModelRunner, WarmUp};
 pub use crate::file_bytes::FileAccess;
 pub use crate::gguf::quant::Target;
 use crate::graph::imported::{ImportedAttention, PastElement};
@@ -464,13 +464,20 @@ impl Inspected {
             session,
             lock_memory,
         } = self;
-        let runner = runner(
+        let mut runner = runner(
             &source,
             &session,
             options.context_tokens,
             options.blocks,
             progress,
         )?;
+        let warm_up = WarmUp {
+            token: tokenizer.beginning().unwrap_or(TokenId(0)),
+            generates: details.generates,
+            embeds: details.embeds,
+        };
+        let computed = warm_up.run(&mut *runner, &options);
+        computed.with_context(|| format!("{}: the warm-up step failed", details.path.display()))?;
         if lock_memory {
             match machine::lock_memory() {
                 Ok(()) => tracing::info!("the program's memory stays: nothing is swapped out"),

@@ -7,6 +7,7 @@ use tokio::sync::Semaphore;
 use super::super::chooser::Chosen;
 use super::super::scheduler::{Computed, Scheduler};
 use super::super::sequence::Sequence;
+use super::super::worker::Unusable;
 use super::*;
 use crate::cache::BlockPool;
 
@@ -174,9 +175,12 @@ fn run(options: &EngineOptions, machine: Machine, arrivals: &[Arrival], cheap_ro
             token: TokenId(4),
             logprobs: None,
         };
-        let scored = scheduler.scored(&plan);
-        let scored = scored.iter().map(|(_, scored)| scored.tokens.len()).sum();
-        let choosers = scheduler.choosers(&plan).len();
+        let scored = scheduler.scored(&plan, &Unusable::new());
+        let scored = scored
+            .iter()
+            .map(|(_, _, scored)| scored.tokens.len())
+            .sum();
+        let choosers = scheduler.choosers(&plan, &Unusable::new()).len();
         let chosen = |_| {
             Ok(Chosen {
                 choices: vec![one.clone()],
@@ -185,6 +189,7 @@ fn run(options: &EngineOptions, machine: Machine, arrivals: &[Arrival], cheap_ro
             })
         };
         let computed = Computed {
+            unusable: Unusable::new(),
             scored: vec![one.clone(); scored],
             sampled: (0..choosers).map(chosen).collect(),
             hidden: &outputs.hidden,
