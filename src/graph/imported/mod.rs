@@ -7,6 +7,7 @@ mod needed;
 mod nodes;
 mod paged;
 mod reader;
+mod wire;
 
 use std::path::{Path, PathBuf};
 

@@ -8,10 +8,10 @@ use std::path::Path;
 
 use prost::Message;
 use prost::bytes::Bytes;
-use prost::encoding::{DecodeContext, WireType, decode_key, decode_varint, skip_field};
 
 use super::super::GraphError;
 use super::super::onnx::proto;
+use super::wire::{check_single_fields, parts};
 use crate::file_bytes::{FileAccess, FileBytes};
 
 /// From this version on a weight is no input.
@@ -35,6 +35,7 @@ pub(super) struct Read {
 pub(super) fn read(path: &Path, access: FileAccess) -> Result<Read, GraphError> {
     let bytes = open(path, access)?;
     let malformed = |reason: String| GraphError::Inconsistent(format!("no ONNX model: {reason}"));
+    check_single_fields(&bytes).map_err(malformed)?;
     let structure = bytes.len() - weight_bytes(&bytes).map_err(malformed)?;
     if structure > MOST_STRUCTURE_BYTES {
         return Err(malformed(format!(
@@ -64,6 +65,9 @@ pub(super) fn read(path: &Path, access: FileAccess) -> Result<Read, GraphError> 
     let nodes = graph.node.iter();
     let mut nodes = nodes.chain(model.functions.iter().flat_map(|function| &function.node));
     nodes.try_for_each(check_inline)?;
+    let defaults = model.functions.iter();
+    let mut defaults = defaults.flat_map(|function| &function.attribute_proto);
+    defaults.try_for_each(|attribute| check_attribute("", attribute))?;
     if !graph.sparse_initializer.is_empty() {
         return Err(sparse());
     }
@@ -96,10 +100,10 @@ fn weight_bytes(model: &[u8]) -> Result<usize, String> {
     const TENSOR_RAW: u32 = 9;
 
     let mut sum = 0;
-    parts(model, &mut |tag, graph| match tag {
-        MODEL_GRAPH => parts(graph, &mut |tag, tensor| match tag {
-            GRAPH_INITIALIZER => parts(tensor, &mut |tag, values| {
-                if matches!(tag, TENSOR_FLOATS | TENSOR_RAW) {
+    parts(model, &mut |field, graph| match (field, graph) {
+        (MODEL_GRAPH, Some(graph)) => parts(graph, &mut |field, tensor| match (field, tensor) {
+            (GRAPH_INITIALIZER, Some(tensor)) => parts(tensor, &mut |field, values| {
+                if let (TENSOR_FLOATS | TENSOR_RAW, Some(values)) = (field, values) {
                     sum += values.len();
                 }
                 Ok(())
@@ -109,30 +113,6 @@ fn weight_bytes(model: &[u8]) -> Result<usize, String> {
         _ => Ok(()),
     })?;
     Ok(sum)
-}
-
-/// Hears a part's tag and bytes.
-type ShowPart<'a> = dyn FnMut(u32, &[u8]) -> Result<(), String> + 'a;
-
-/// Shows the parts of a message that have a length, with their tags.
-fn parts(mut message: &[u8], show: &mut ShowPart<'_>) -> Result<(), String> {
-    let in_words = |error: prost::DecodeError| error.to_string();
-    while !message.is_empty() {
-        let (tag, kind) = decode_key(&mut message).map_err(in_words)?;
-        if kind != WireType::LengthDelimited {
-            let context = DecodeContext::default();
-            skip_field(kind, tag, &mut message, context).map_err(in_words)?;
-            continue;
-        }
-        let length = decode_varint(&mut message).map_err(in_words)?;
-        let length = usize::try_from(length).ok();
-        let Some((part, rest)) = length.and_then(|length| message.split_at_checked(length)) else {
-            return Err("it ends in the middle".to_owned());
-        };
-        show(tag, part)?;
-        message = rest;
-    }
-    Ok(())
 }
 
 /// Turns large values within the graph's own file into a place in it.
@@ -155,10 +135,22 @@ fn leave_in_file(tensor: &mut proto::Tensor, file: &Bytes, name: &str) {
 }
 
 /// Where a tensor's values are, if not in the graph.
-fn external<'a>(tensor: &'a proto::Tensor, key: &str) -> Option<&'a str> {
-    let entries = &mut tensor.external_data.iter();
-    let entry = entries.find(|entry| entry.key == key)?;
-    Some(&entry.value)
+///
+/// # Errors
+/// Two entries say it: this program would look at the first, a runtime at the last.
+fn external<'a>(tensor: &'a proto::Tensor, key: &str) -> Result<Option<&'a str>, GraphError> {
+    let mut entries = tensor.external_data.iter();
+    let mut values = entries
+        .by_ref()
+        .filter(|entry| entry.key == key)
+        .map(|entry| &*entry.value);
+    match (values.next(), values.next()) {
+        (value, None) => Ok(value),
+        (_, Some(_)) => Err(GraphError::Inconsistent(format!(
+            "the weights of \"{}\" have two entries named {key}",
+            tensor.name
+        ))),
+    }
 }
 
 /// The values of a tensor are in the graph, or in a file beside it that is as long as they need.
@@ -176,14 +168,14 @@ fn check_place(
         let name = &tensor.name;
         GraphError::Inconsistent(format!("the weights of \"{name}\" {what}"))
     };
-    let location = external(tensor, "location").unwrap_or_default();
+    let location = external(tensor, "location")?.unwrap_or_default();
     // The runtime would follow it anywhere, even into memory.
     if Path::new(location).file_name() != Some(location.as_ref()) {
         return Err(problem(format!(
             "are to be in \"{location}\", which is no file beside the graph"
         )));
     }
-    let number = |key| match external(tensor, key) {
+    let number = |key| match external(tensor, key)? {
         None => Ok(None),
         Some(digits) => match digits.parse::<usize>() {
             Ok(number) => Ok(Some(number)),
@@ -214,23 +206,79 @@ fn check_place(
 
 /// What a node says of itself has its values in the graph.
 fn check_inline(node: &proto::Node) -> Result<(), GraphError> {
-    for attribute in &node.attribute {
-        if attribute.sparse_tensor.is_some() || !attribute.sparse_tensors.is_empty() {
-            return Err(sparse());
-        }
-        let graphs = || attribute.g.iter().chain(&attribute.graphs);
-        let tensors = attribute.t.iter().chain(&attribute.tensors);
-        let within = graphs().flat_map(|graph| &graph.initializer);
-        let mut tensors = tensors.chain(within);
-        if tensors.any(|tensor| tensor.data_location == Some(proto::EXTERNAL)) {
-            let problem = format!("a constant in another file, in the node \"{}\",", node.name);
-            return Err(GraphError::Unsupported(problem));
-        }
-        if graphs().any(|graph| !graph.sparse_initializer.is_empty()) {
-            return Err(sparse());
-        }
-        let mut nodes = graphs().flat_map(|graph| &graph.node);
-        nodes.try_for_each(check_inline)?;
+    let mut attributes = node.attribute.iter();
+    attributes.try_for_each(|attribute| check_attribute(&node.name, attribute))
+}
+
+/// An attribute of a node, or the default of a function's attribute, has its values in the graph.
+fn check_attribute(node: &str, attribute: &proto::Attribute) -> Result<(), GraphError> {
+    if attribute.sparse_tensor.is_some() || !attribute.sparse_tensors.is_empty() {
+        return Err(sparse());
     }
-    Ok(())
+    let graphs = || attribute.g.iter().chain(&attribute.graphs);
+    let tensors = attribute.t.iter().chain(&attribute.tensors);
+    let within = graphs().flat_map(|graph| &graph.initializer);
+    let mut tensors = tensors.chain(within);
+    if tensors.any(|tensor| tensor.data_location == Some(proto::EXTERNAL)) {
+        let problem = format!("a constant in another file, in the node \"{node}\",");
+        return Err(GraphError::Unsupported(problem));
+    }
+    if graphs().any(|graph| !graph.sparse_initializer.is_empty()) {
+        return Err(sparse());
+    }
+    let mut nodes = graphs().flat_map(|graph| &graph.node);
+    nodes.try_for_each(check_inline)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn external_tensor(entries: &[(&str, &str)]) -> proto::Tensor {
+        let entries = entries.iter().map(|(key, value)| proto::StringStringEntry {
+            key: (*key).to_owned(),
+            value: (*value).to_owned(),
+        });
+        proto::Tensor {
+            name: "w".to_owned(),
+            data_location: Some(proto::EXTERNAL),
+            external_data: entries.collect(),
+            ..proto::Tensor::default()
+        }
+    }
+
+    #[test]
+    fn two_entries_that_say_where_a_tensor_is_are_refused() {
+        let path = Path::new("graph.onnx");
+        let check = |entries: &[(&str, &str)]| {
+            let tensor = external_tensor(entries);
+            let own = Bytes::from_static(&[0; 8]);
+            check_place(&tensor, path, FileAccess::Read, &own, &mut BTreeMap::new())
+        };
+        let here = ("location", "graph.onnx");
+        assert!(check(&[here, ("length", "8")]).is_ok());
+        for (second, key) in [
+            (("location", "/etc/passwd"), "location"),
+            (("length", "9"), "length"),
+        ] {
+            let error = check(&[here, ("length", "8"), second]).unwrap_err();
+            let words = format!("two entries named {key}");
+            assert!(error.to_string().contains(&words), "{error}");
+        }
+    }
+
+    #[test]
+    fn no_attribute_has_its_values_in_another_file() {
+        let attribute = proto::Attribute {
+            t: Some(external_tensor(&[("location", "/etc/passwd")])),
+            ..proto::Attribute::default()
+        };
+        assert!(check_attribute("", &proto::Attribute::default()).is_ok());
+        assert!(check_attribute("", &attribute).is_err());
+        let node = proto::Node {
+            attribute: vec![attribute],
+            ..proto::Node::default()
+        };
+        assert!(check_inline(&node).is_err());
+    }
 }
