@@ -313,6 +313,7 @@ impl GrammarCompiler {
                 continue;
             };
             let written = calls::write(calls, schemas, &*self.vocabulary);
+            fuel.spend(written.len() as u64 / SCHEMA_BYTES_A_STEP)?;
             let written = TopLevelGrammar::from_lark(written);
             if let Ok(constraint) = self.constraint(written, cutting, fuel)? {
                 return Ok(Constraint {

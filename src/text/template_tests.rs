@@ -31,6 +31,25 @@ fn templates_see_what_transformers_shows_them() {
     check("{{ strftime_now('%d %b %Y') }}", "14 Nov 2023");
 }
 
+#[test]
+fn a_cancelled_rendering_ends_with_its_next_text() {
+    let messages = [ChatMessage::new("user", "Hi")];
+    let template = ChatTemplate::new(Some("{% for n in range(99) %}x{% endfor %}"), "", "");
+    let template = template.unwrap();
+    let cancel = CancelFlag::default();
+    let render = || {
+        let now = SystemTime::UNIX_EPOCH;
+        template.render_unless(&messages.clone().into(), now, &cancel)
+    };
+    assert_eq!(render(), Ok("x".repeat(99)));
+    cancel.cancel();
+    let error = render().unwrap_err().to_string();
+    assert!(
+        error.contains("cancelled before it was finished"),
+        "{error}"
+    );
+}
+
 /// What a template writes for a conversation that sets these, with so many tokens to think.
 #[track_caller]
 fn check_settings(

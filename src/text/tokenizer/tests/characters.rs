@@ -230,3 +230,15 @@ proptest! {
         prop_assert_eq!(tokenizer.encode(&text, SpecialTokens::Parse), expected);
     }
 }
+
+#[test]
+fn cutting_a_text_ends_when_it_is_cancelled() {
+    for vocabulary in [scored(&[("a", 0.0)], true), vocabulary("gpt-2", &[])] {
+        let tokenizer = Tokenizer::new(vocabulary).unwrap();
+        let cancel = CancelFlag::default();
+        let cut = || tokenizer.encode_unless("a a", SpecialTokens::Parse, &cancel);
+        assert_eq!(cut(), Ok(tokenizer.encode("a a", SpecialTokens::Parse)));
+        cancel.cancel();
+        assert_eq!(cut(), Err(Cancelled));
+    }
+}
