@@ -347,3 +347,24 @@ fn a_graph_is_chosen_by_its_name() {
     fs::copy(graphs.join("model_q4.onnx"), graphs.join("model.onnx")).unwrap();
     assert!(opened(hub.path()).unwrap().ends_with("onnx/model.onnx"));
 }
+
+#[test]
+fn a_graph_with_two_entries_for_a_field_of_one_value_is_refused() {
+    let copy = tempfile::tempdir().unwrap();
+    for entry in fs::read_dir(folder("genai")).unwrap() {
+        let entry = entry.unwrap();
+        fs::copy(entry.path(), copy.path().join(entry.file_name())).unwrap();
+    }
+    let path = copy.path().join("model.onnx");
+    assert!(Imported::try_open(&path).is_ok());
+    // The field `graph` of the model once more, empty: protobuf's decoders take both for one.
+    let mut bytes = fs::read(&path).unwrap();
+    bytes.extend([7 << 3 | 2, 0]);
+    fs::write(&path, bytes).unwrap();
+    let error = Imported::try_open(&path).err().unwrap();
+    let error = format!("{error:#}");
+    assert!(
+        error.contains("the field 7 of a ModelProto has two entries"),
+        "{error}"
+    );
+}

@@ -47,6 +47,16 @@ pub(crate) fn model_of_sizes(
     sizes: Sizes,
     more: &[(&str, Value<'_>)],
 ) -> PathBuf {
+    changed_model(folder, sizes, more, |_| ())
+}
+
+/// The same with its tensors as `change` leaves them.
+pub(crate) fn changed_model(
+    folder: &std::path::Path,
+    sizes: Sizes,
+    more: &[(&str, Value<'_>)],
+    change: impl FnOnce(&mut Vec<Tensor>),
+) -> PathBuf {
     let Sizes {
         hidden,
         feed_forward,
@@ -136,7 +146,7 @@ pub(crate) fn model_of_sizes(
         let values = (0..shape.iter().product::<u64>()).map(|_| weight());
         values.flat_map(f32::to_le_bytes).collect()
     };
-    let tensors: Vec<Tensor> = tensors
+    let mut tensors: Vec<Tensor> = tensors
         .into_iter()
         .map(|(name, shape)| Tensor {
             bytes: weights(&name, &shape),
@@ -145,6 +155,7 @@ pub(crate) fn model_of_sizes(
             kind: F32,
         })
         .collect();
+    change(&mut tensors);
     gguf::write(&path, &header, &tensors);
     path
 }

@@ -1,11 +1,12 @@
 //! Model files of a few kilobytes with sizes, headers and templates that real files have: each answers a request, or is
-//! refused when it is read. None becomes ready and then fails at each request.
+//! refused when it is read. None becomes ready and then fails at each request. Numbers that cannot be used fail the request
+//! that they are for.
 
 use serde_json::{Value as Json, json};
 
-use crate::common::gguf::Value;
+use crate::common::gguf::{Tensor, Value};
 use crate::common::tiny::{self, Sizes};
-use crate::program::{ortolan, post};
+use crate::program::{listening, ortolan, post, refused};
 use crate::running::Running;
 
 /// What becomes of a file.
@@ -236,4 +237,159 @@ async fn templates_show_the_users_text_or_are_refused() {
         let header = [("tokenizer.chat_template", Value::Text(template))];
         check(name, Sizes::default(), &header, outcome).await;
     }
+}
+
+/// Cuts a tensor after all but one of its rows, or its only row after all but one of its numbers.
+fn shortened(tensor: &mut Tensor) {
+    let size = tensor.shape.last_mut().unwrap();
+    let kept = tensor.bytes.len() / *size as usize * (*size as usize - 1);
+    *size -= 1;
+    tensor.bytes.truncate(kept);
+}
+
+#[test]
+fn a_tensor_whose_size_does_not_match_the_others_is_refused() {
+    let mut names = Vec::new();
+    let folder = tempfile::tempdir().unwrap();
+    tiny::changed_model(folder.path(), Sizes::default(), &[], |tensors| {
+        names.extend(tensors.iter().map(|tensor| tensor.name.clone()));
+    });
+    names.retain(|name| !name.starts_with("blk.1."));
+    assert_eq!(names.len(), 11);
+    for name in names {
+        let folder = tempfile::tempdir().unwrap();
+        let path = tiny::changed_model(folder.path(), Sizes::default(), &[], |tensors| {
+            let tensor = tensors.iter_mut().find(|tensor| tensor.name == name);
+            shortened(tensor.unwrap());
+        });
+        let mut command = ortolan();
+        command.arg("-m").arg(path);
+        let (code, message) = refused(command);
+        assert_eq!(code, Some(1), "{name}");
+        assert!(message.contains(&name), "{name}: {message}");
+    }
+}
+
+/// A file cannot say how many numbers its graph computes: that shows in the first step.
+#[test]
+fn an_export_whose_graph_computes_other_sizes_does_not_become_ready() {
+    let golden =
+        std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/exports/genai");
+    for (place, size) in [
+        ("/model/vocab_size", 301),
+        ("/model/decoder/hidden_size", 65),
+    ] {
+        let folder = tempfile::tempdir().unwrap();
+        for entry in std::fs::read_dir(&golden).unwrap() {
+            let entry = entry.unwrap();
+            std::fs::copy(entry.path(), folder.path().join(entry.file_name())).unwrap();
+        }
+        let path = folder.path().join("genai_config.json");
+        let mut config: Json = serde_json::from_slice(&std::fs::read(&path).unwrap()).unwrap();
+        *config.pointer_mut(place).unwrap() = json!(size);
+        std::fs::write(&path, config.to_string()).unwrap();
+        let mut program = Running::start(ortolan().arg("-m").arg(folder.path()));
+        let log: String = program.errors.by_ref().collect();
+        assert!(!log.contains("the model is ready"), "{place}: {log}");
+        let fails = log.contains("the warm-up step failed") && log.contains(&size.to_string());
+        assert!(fails, "{place}: {log}");
+        assert_eq!(program.end().code, Some(1));
+    }
+}
+
+/// The byte whose token has a row of NaN among the embeddings.
+const SPOILT: u8 = b'%';
+
+/// Serves a model whose logits are numbers, but for texts with [`SPOILT`].
+fn spoilt_model(folder: &std::path::Path) -> (Running, String) {
+    let path = tiny::changed_model(folder, Sizes::default(), &[], |tensors| {
+        let embeddings = tensors
+            .iter_mut()
+            .find(|tensor| tensor.name == "token_embd.weight");
+        let embeddings = embeddings.unwrap();
+        let output = Tensor {
+            name: "output.weight".to_owned(),
+            ..embeddings.clone()
+        };
+        let row = embeddings.shape[0] as usize * size_of::<f32>();
+        // Tokens have the order of their bytes.
+        let spoilt = &mut embeddings.bytes[row * usize::from(SPOILT)..][..row];
+        for number in spoilt.chunks_exact_mut(size_of::<f32>()) {
+            number.copy_from_slice(&f32::NAN.to_le_bytes());
+        }
+        tensors.push(output);
+    });
+    let mut command = ortolan();
+    command
+        .arg("-m")
+        .arg(path)
+        .args(["--parallel", "3", "--embedding"]);
+    let (mut program, address) = listening(command);
+    program.says("the model is ready");
+    (program, address)
+}
+
+/// Sends a body. Answers the status and the text.
+async fn sent(address: &str, path: &str, body: Json) -> (u16, String) {
+    let request = reqwest::Client::new().post(format!("{address}{path}"));
+    let answer = request.json(&body).send().await.unwrap();
+    (answer.status().as_u16(), answer.text().await.unwrap())
+}
+
+#[tokio::test]
+async fn logits_that_are_no_numbers_fail_their_request_and_no_other() {
+    let folder = tempfile::tempdir().unwrap();
+    let (_program, address) = spoilt_model(folder.path());
+    let usual =
+        |n_predict: usize| json!({"prompt": "abcabc", "n_predict": n_predict, "temperature": 0});
+    let alone = post(&address, "/completion", usual(100)).await["content"].clone();
+    let chat = |stream: bool| json!({"messages": [{"role": "user", "content": "5 % of it"}], "max_tokens": 4, "stream": stream});
+    let bodies = [
+        (
+            "/completion",
+            json!({"prompt": "5 % of it", "n_predict": 4}),
+        ),
+        (
+            "/v1/completions",
+            json!({"prompt": "5 % of it", "max_tokens": 4}),
+        ),
+        ("/v1/chat/completions", chat(false)),
+        (
+            "/v1/messages",
+            json!({"model": "tiny", "messages": [{"role": "user", "content": "5 % of it"}], "max_tokens": 4}),
+        ),
+        (
+            "/v1/responses",
+            json!({"input": "5 % of it", "max_output_tokens": 4}),
+        ),
+        ("/v1/embeddings", json!({"input": "5 % of it"})),
+    ];
+    for (path, body) in bodies {
+        // Both share the steps in which the wrong one fails.
+        let (other, (status, text)) = tokio::join!(
+            post(&address, "/completion", usual(100)),
+            sent(&address, path, body)
+        );
+        assert_eq!(other["content"], alone, "beside {path}");
+        assert_eq!(status, 500, "{path}: {text}");
+        let names_the_step = text.contains("the computation failed: step ");
+        assert!(names_the_step && text.contains("NaN"), "{path}: {text}");
+    }
+    let (status, events) = sent(&address, "/v1/chat/completions", chat(true)).await;
+    assert!(
+        events.contains("the computation failed: step "),
+        "{status}: {events}"
+    );
+    assert!(
+        events.contains("error") && !events.contains("finish_reason\":\"stop"),
+        "{events}"
+    );
+    // A row that is spoilt on the way to a score is one, too.
+    let echo = json!({"prompt": "5 % of it", "max_tokens": 0, "echo": true, "logprobs": 1});
+    let (status, text) = sent(&address, "/v1/completions", echo).await;
+    assert_eq!(status, 500, "{text}");
+    assert_eq!(
+        post(&address, "/completion", usual(100)).await["content"],
+        alone
+    );
 }
