@@ -21,7 +21,7 @@ use crate::model::load::{
     self, CacheSize, DeviceChoice, DeviceOptions, FileAccess, LoadOptions, SessionOptions, Target,
 };
 use crate::model::{self, AdapterOptions, GenerateLimits, SystemPrompt};
-use crate::server::{AllowedHost, Keys, ServeOptions, Tls};
+use crate::server::{AllowedHost, ConnectionLimits, Keys, ServeOptions, Tls};
 use crate::web::Pages;
 
 /// Most threads that compute: more than any machine has cores.
@@ -303,6 +303,8 @@ fn serve_options(serving: ServingArgs) -> anyhow::Result<ServeOptions> {
     };
     let hosts = serving.allowed_hosts.iter().map(|host| host.trim().parse());
     let hosts: Result<Vec<AllowedHost>, String> = hosts.collect();
+    let total = serving.max_connections as usize;
+    let per_address = serving.connections_per_address.map(|most| most as usize);
     Ok(ServeOptions {
         host: serving.host,
         port: serving.port,
@@ -311,6 +313,10 @@ fn serve_options(serving: ServingArgs) -> anyhow::Result<ServeOptions> {
         keys: Arc::new(Keys::new(serving.api_key, serving.api_key_file)?),
         tls,
         idle: Duration::from_secs(serving.timeout),
+        connections: ConnectionLimits {
+            total,
+            per_address: per_address.unwrap_or(total.div_ceil(2)),
+        },
         stop_deadline: Duration::from_secs(serving.stop_timeout),
     })
 }

@@ -10,6 +10,7 @@ use ortolan::cli::{Cli, Invocation};
 use ortolan::commands;
 use ortolan::config::{Config, ModelSource};
 use ortolan::logging::Logging;
+use ortolan::machine;
 use ortolan::model::load;
 use ortolan::model::{ModelState, Preparations};
 use ortolan::server::{Server, StopSignals};
@@ -44,6 +45,9 @@ fn main() -> ExitCode {
 fn start(cli: Cli) -> anyhow::Result<()> {
     let _logging = Logging::start(cli.logging.log_format, cli.logging.otlp_endpoint.as_deref())?;
     let config = Config::new(cli)?;
+    if let Err(error) = machine::raise_open_file_limit() {
+        tracing::debug!(%error, "the limit of open files stays as it is");
+    }
     if let Some(placement) = &config.placement {
         placement.confine().context("--numa")?;
     }

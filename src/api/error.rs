@@ -1,8 +1,6 @@
 //! What a request can fail with, as the client is told: statuses, kinds and the one shape of all errors.
 //! (`/health` tells its failures in a shape of its own.)
 
-use std::time::Duration;
-
 use poem::http::header::HeaderName;
 use poem::http::{HeaderValue, StatusCode, header};
 use poem::{Endpoint, IntoResponse, Request, Response};
@@ -72,18 +70,18 @@ pub enum Error {
         /// The content coding.
         coding: String,
     },
-    /// The client stopped sending its body.
-    #[error("nothing more of the body came for {} seconds", idle.as_secs())]
-    BodyTooSlow {
-        /// How long was waited.
-        idle: Duration,
-    },
+    /// The client stopped sending its body, or sends it too slowly.
+    #[error("{0}")]
+    BodyTooSlow(String),
     /// The body is longer than is read.
     #[error("the body is longer than {limit_bytes} bytes")]
     BodyTooLarge {
         /// Bytes that are read.
         limit_bytes: usize,
     },
+    /// A limit on what is done at once is reached.
+    #[error("{0}")]
+    Busy(String),
     /// Another model is asked for.
     #[error("there is no model '{0}' here")]
     NoSuchModel(String),
@@ -148,8 +146,9 @@ impl Error {
             }
             Self::Unauthorized => StatusCode::UNAUTHORIZED,
             Self::NotJson | Self::EncodedBody { .. } => StatusCode::UNSUPPORTED_MEDIA_TYPE,
-            Self::BodyTooSlow { .. } => StatusCode::REQUEST_TIMEOUT,
+            Self::BodyTooSlow(_) => StatusCode::REQUEST_TIMEOUT,
             Self::BodyTooLarge { .. } => StatusCode::PAYLOAD_TOO_LARGE,
+            Self::Busy(_) => StatusCode::TOO_MANY_REQUESTS,
             Self::NoSuchModel(_)
             | Self::NoSuchPath(_)
             | Self::NoSuchResponse(_)
@@ -167,6 +166,7 @@ impl Error {
                 | GenerateError::UnknownAdapter { .. }
                 | GenerateError::AdapterTwice(_)
                 | GenerateError::OptionTooLong { .. }
+                | GenerateError::AnswerTooLarge { .. }
                 | GenerateError::Template(_)
                 | GenerateError::Grammar { .. }
                 | GenerateError::Unfollowable { .. } => StatusCode::BAD_REQUEST,
@@ -303,7 +303,8 @@ impl Error {
             | Self::BodyTooLarge { .. }
             | Self::MethodNotAllowed { .. } => Kind::InvalidRequestError,
             Self::Unauthorized => Kind::AuthenticationError,
-            Self::BodyTooSlow { .. } => Kind::TimeoutError,
+            Self::BodyTooSlow(_) => Kind::TimeoutError,
+            Self::Busy(_) => Kind::RateLimitError,
             Self::NoSuchModel(_) | Self::NoSuchPath(_) => Kind::NotFoundError,
             Self::NotSupported(_) => Kind::NotSupportedError,
             Self::Loading | Self::NoModel(_) => Kind::UnavailableError,
@@ -318,6 +319,7 @@ impl Error {
                 | GenerateError::UnknownAdapter { .. }
                 | GenerateError::AdapterTwice(_)
                 | GenerateError::OptionTooLong { .. }
+                | GenerateError::AnswerTooLarge { .. }
                 | GenerateError::Template(_)
                 | GenerateError::Grammar { .. }
                 | GenerateError::Unfollowable { .. } => Kind::InvalidRequestError,

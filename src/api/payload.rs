@@ -2,6 +2,7 @@
 //! answers, the types here do it. Checking a body against its schema is `schema`'s.
 
 use std::borrow::Cow;
+use std::io::ErrorKind;
 use std::marker::PhantomData;
 use std::pin::pin;
 use std::sync::Arc;
@@ -227,10 +228,22 @@ async fn read(body: poem::Body, idle: Duration) -> Result<Bytes, Error> {
     let mut bytes = BytesMut::new();
     while bytes.len() <= BODY_BYTES_MAX {
         let part = tokio::time::timeout(idle, parts.next()).await;
-        match part.map_err(|_| Error::BodyTooSlow { idle })? {
+        let silent = |_| {
+            let seconds = idle.as_secs();
+            Error::BodyTooSlow(format!(
+                "nothing more of the body came for {seconds} seconds"
+            ))
+        };
+        match part.map_err(silent)? {
             None => return Ok(bytes.freeze()),
             Some(Ok(part)) => bytes.extend_from_slice(&part),
-            Some(Err(error)) => return Err(not_a_body("the body could not be read", &error)),
+            Some(Err(error)) => {
+                return Err(match error.kind() {
+                    ErrorKind::TimedOut => Error::BodyTooSlow(error.to_string()),
+                    ErrorKind::QuotaExceeded => Error::Busy(error.to_string()),
+                    _ => not_a_body("the body could not be read", &error),
+                });
+            }
         }
     }
     Err(TOO_LARGE)

@@ -94,6 +94,26 @@ pub struct ServingArgs {
     #[arg(long, value_name = "SECONDS", default_value_t = 600, env = "LLAMA_ARG_TIMEOUT")]
     pub timeout: u64,
 
+    /// Connections at once; a new one takes the place of the one that has been idle longest
+    #[arg(
+        long,
+        value_name = "N",
+        default_value_t = 1024,
+        value_parser = clap::value_parser!(u32).range(1..=1 << 20),
+        env = "ORTOLAN_MAX_CONNECTIONS"
+    )]
+    pub max_connections: u32,
+
+    /// Connections at once of one address, or of one IPv6 network (/64) [default: half of --max-connections]; behind a
+    /// proxy: as many as --max-connections
+    #[arg(
+        long,
+        value_name = "N",
+        value_parser = clap::value_parser!(u32).range(1..=1 << 20),
+        env = "ORTOLAN_CONNECTIONS_PER_ADDRESS"
+    )]
+    pub connections_per_address: Option<u32>,
+
     /// Refuse bodies with fields that have no effect, instead of naming these in the header x-ortolan-ignored
     #[arg(long, env = "ORTOLAN_STRICT", value_parser = FalseyValueParser::new())]
     pub strict: bool,

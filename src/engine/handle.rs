@@ -11,7 +11,7 @@ use super::EngineOptions;
 use super::job::Job;
 use super::runner::{ModelRunner, RunError};
 use super::sequence::{Clock, SequenceEvent, SequenceId};
-use super::slot_orders::{SavedSequence, SlotOrder, SlotTask};
+use super::slot_orders::{MAX_ORDERS, SavedSequence, SlotOrder, SlotTask};
 use super::stats::{BlockStats, Stats};
 use super::worker::{Message, Submission, Worker};
 
@@ -56,6 +56,9 @@ pub enum SlotError {
     /// There is no such slot.
     #[error("there is no slot {0}")]
     Unknown(usize),
+    /// As many orders wait for their slots as may.
+    #[error("{MAX_ORDERS} actions wait for their slots already: try again later")]
+    Busy,
     /// The runner could not.
     #[error(transparent)]
     Run(#[from] RunError),
@@ -70,6 +73,7 @@ pub enum SlotError {
 pub struct EngineHandle {
     messages: Sender<Message>,
     places: Arc<Semaphore>,
+    slot_orders: Arc<Semaphore>,
     stats: Arc<Mutex<Stats>>,
     next: Arc<AtomicU64>,
     options: Arc<EngineOptions>,
@@ -103,6 +107,7 @@ pub fn start(
     Ok(EngineHandle {
         messages,
         places: Arc::new(Semaphore::new(options.parallel + options.queue)),
+        slot_orders: Arc::new(Semaphore::new(MAX_ORDERS)),
         stats,
         next: Arc::new(AtomicU64::new(0)),
         options: Arc::new(options),
@@ -205,9 +210,13 @@ impl EngineHandle {
         if slot >= self.options.parallel {
             return Err(SlotError::Unknown(slot));
         }
+        let permit = Arc::clone(&self.slot_orders).try_acquire_owned();
         let (waiting, done) = oneshot::channel();
-        let task = task(waiting);
-        let order = Message::Slot(SlotOrder { slot, task });
+        let order = Message::Slot(SlotOrder {
+            slot,
+            task: task(waiting),
+            _permit: permit.map_err(|_| SlotError::Busy)?,
+        });
         self.messages.send(order).map_err(|_| SlotError::Stopped)?;
         done.await.map_err(|_| SlotError::Stopped)
     }

@@ -3,7 +3,7 @@
 
 use std::collections::HashSet;
 
-use tokio::sync::oneshot;
+use tokio::sync::{OwnedSemaphorePermit, oneshot};
 
 use super::runner::{ModelRunner, RunError};
 use super::sequence::SequenceId;
@@ -23,10 +23,26 @@ pub struct SavedSequence {
     pub blocks: Vec<Vec<u8>>,
 }
 
+/// Most orders that wait for their slots: one to be restored holds the content of a cache.
+pub(super) const MAX_ORDERS: usize = 8;
+
 /// Something to be done as soon as the slot runs nothing.
 pub(super) struct SlotOrder {
     pub(super) slot: usize,
     pub(super) task: SlotTask,
+    /// Its place among [`MAX_ORDERS`].
+    pub(super) _permit: OwnedSemaphorePermit,
+}
+
+impl SlotOrder {
+    /// Whether nobody waits for the result any more.
+    pub(super) fn is_abandoned(&self) -> bool {
+        match &self.task {
+            SlotTask::Save(waiting) => waiting.is_closed(),
+            SlotTask::Restore(_, waiting) => waiting.is_closed(),
+            SlotTask::Erase(waiting) => waiting.is_closed(),
+        }
+    }
 }
 
 /// What, and who waits for it.

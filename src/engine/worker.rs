@@ -171,6 +171,7 @@ impl Worker {
 
     /// Does what is to be done with slots that run nothing.
     fn follow_orders(&mut self) {
+        self.orders.retain(|order| !order.is_abandoned());
         let free = |order: &mut SlotOrder| self.scheduler.last(order.slot).is_some();
         let orders: Vec<SlotOrder> = self.orders.extract_if(.., free).collect();
         if orders.is_empty() {
@@ -181,7 +182,7 @@ impl Worker {
     }
 
     /// Who gave the order may have left: then nobody is told.
-    fn follow(&mut self, SlotOrder { slot, task }: SlotOrder) {
+    fn follow(&mut self, SlotOrder { slot, task, .. }: SlotOrder) {
         let Some(place) = self.scheduler.last(slot) else {
             return;
         };

@@ -1,6 +1,7 @@
 //! A running generation: the engine's ids in, whole characters out.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use tracing::{Span, field};
@@ -16,6 +17,40 @@ use crate::engine::{
 use crate::sampling::Choice;
 use crate::text::{AnswerReader, TextStream, Tokenizer};
 use crate::token::TokenId;
+
+/// Most bytes of the texts and log-probabilities that a request's generations give: answers that come in one piece are held
+/// in memory until the last generation ends.
+pub(super) const MAX_ANSWER_BYTES: usize = 16 << 20;
+/// Bytes of a token's log-probability in an answer, beside what the token spells.
+const LOGPROB_BYTES: usize = 48;
+
+/// What is left of the bytes that the generations of a request may give together.
+#[derive(Debug, Clone)]
+pub(super) struct AnswerBudget(Arc<AtomicUsize>);
+
+impl AnswerBudget {
+    pub(super) fn new(bytes: usize) -> Self {
+        Self(Arc::new(AtomicUsize::new(bytes)))
+    }
+
+    /// Takes the bytes of what is answered next.
+    fn take(&self, text: &str, tokens: &[AnswerToken]) -> Result<(), GenerateError> {
+        let logprobs = tokens.iter().filter_map(|token| token.logprobs.as_ref());
+        let entries = logprobs.flat_map(|(chosen, top)| std::iter::once(chosen).chain(top));
+        let bytes: usize = entries.map(|entry| entry.bytes.len() + LOGPROB_BYTES).sum();
+        let bytes = bytes + text.len();
+        let order = Ordering::Relaxed;
+        let taken = self
+            .0
+            .fetch_update(order, order, |left| left.checked_sub(bytes));
+        match taken {
+            Ok(_) => Ok(()),
+            Err(_) => Err(GenerateError::AnswerTooLarge {
+                limit_bytes: MAX_ANSWER_BYTES,
+            }),
+        }
+    }
+}
 
 /// The engine's part of a stop: the same text that the client gets, seen token by token.
 pub(super) struct TextStop {
@@ -90,6 +125,7 @@ pub struct Generation {
     text: Text,
     /// What the answer is not held to.
     relaxations: Vec<Relaxation>,
+    budget: AnswerBudget,
     span: Span,
 }
 
@@ -145,8 +181,14 @@ impl Generation {
             next: None,
             text: Text::Flowing(stream),
             relaxations: Vec::new(),
+            budget: AnswerBudget::new(MAX_ANSWER_BYTES),
             span: span(),
         }
+    }
+
+    /// With what is left for the answers of its request.
+    pub(super) fn within_budget(self, budget: AnswerBudget) -> Self {
+        Self { budget, ..self }
     }
 
     /// With the constraints that the answer is not held to.
@@ -183,6 +225,21 @@ impl Generation {
 
     /// The next event; `None` after the last. May be dropped and called again: nothing is lost.
     pub async fn next(&mut self) -> Option<Result<GenerateEvent, GenerateError>> {
+        let event = self.advance().await?;
+        if let Ok(GenerateEvent::Prompt { text, tokens } | GenerateEvent::Text { text, tokens }) =
+            &event
+            && let Err(error) = self.budget.take(text, tokens)
+        {
+            self.text = Text::Silent;
+            self.next = None;
+            // The engine ends the sequence.
+            self.events.close();
+            return Some(Err(error));
+        }
+        Some(event)
+    }
+
+    async fn advance(&mut self) -> Option<Result<GenerateEvent, GenerateError>> {
         if let Some(next) = self.next.take() {
             return Some(Ok(next));
         }
@@ -379,4 +436,33 @@ fn span() -> Span {
         prompt_ms = field::Empty,
         decode_ms = field::Empty,
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_budget_of_an_answer_counts_texts_and_log_probabilities() {
+        let logprob = |bytes: &[u8]| TokenLogprob {
+            token: TokenId(0),
+            bytes: bytes.to_vec(),
+            logprob: -1.0,
+        };
+        let token = AnswerToken {
+            token: TokenId(0),
+            logprobs: Some((logprob(b"a"), vec![logprob(b"bc")])),
+        };
+        let exactly = 4 + (1 + LOGPROB_BYTES) + (2 + LOGPROB_BYTES);
+        let take = |bytes| AnswerBudget::new(bytes).take("text", std::slice::from_ref(&token));
+        assert!(take(exactly).is_ok());
+        assert!(matches!(
+            take(exactly - 1),
+            Err(GenerateError::AnswerTooLarge { .. })
+        ));
+        // Generations of one request share what is left.
+        let budget = AnswerBudget::new(5);
+        assert!(budget.clone().take("text", &[]).is_ok());
+        assert!(budget.take("ab", &[]).is_err());
+    }
 }

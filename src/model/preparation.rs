@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use super::generation::TextStop;
+use super::generation::{AnswerBudget, MAX_ANSWER_BYTES, TextStop};
 use super::slots::SlotRecord;
 use super::system_prompt::SystemTokens;
 use super::thoughts::Thoughts;
@@ -37,6 +37,7 @@ struct Shared {
     call_tokens: Vec<TokenId>,
     /// Log-probabilities of prompt tokens, if the prompt is scored.
     score: Option<usize>,
+    budget: AnswerBudget,
 }
 
 /// A prompt as the engine takes it.
@@ -177,6 +178,7 @@ impl LoadedModel {
             adapters,
             sampler_tokens,
             call_tokens,
+            budget: AnswerBudget::new(MAX_ANSWER_BYTES),
         })
     }
 
@@ -261,7 +263,8 @@ impl LoadedModel {
             seed,
             Arc::clone(&self.slots),
         );
-        Ok(generation.read_by(reader).relaxed(relaxations))
+        let generation = generation.read_by(reader).relaxed(relaxations);
+        Ok(generation.within_budget(shared.budget.clone()))
     }
 
     /// The tokens that the sampler needs, but for those of the prompt. Texts among the options become their tokens.

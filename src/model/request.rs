@@ -405,6 +405,14 @@ pub enum GenerateError {
         /// How large it is, and the limit.
         problem: String,
     },
+    /// The answer has more text and log-probabilities than it may.
+    #[error(
+        "the answer is larger than {limit_bytes} bytes: ask for fewer tokens, choices or log-probabilities"
+    )]
+    AnswerTooLarge {
+        /// Bytes that the answers of a request may have.
+        limit_bytes: usize,
+    },
     /// The client left, or the server stops.
     #[error("the request was cancelled before it was queued")]
     Cancelled,

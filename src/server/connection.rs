@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use hyper::body::{Body as _, Incoming};
-use hyper::header::EXPECT;
+use hyper::header::{CONNECTION, EXPECT, HeaderValue};
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
@@ -17,19 +17,25 @@ use poem::web::{LocalAddr, RemoteAddr};
 use poem::{Addr, Endpoint, Request, Response};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
+use tokio::sync::watch;
 use tokio_io_timeout::TimeoutStream;
 
-use super::body;
+use super::activity::Watched;
+use super::body::{self, AnswerBody, BodyBudget, InFlight};
+use super::places::Place;
 use super::tls::Tls;
+use crate::api::Error;
 
 /// How long a client may take for its handshake.
 const HANDSHAKE_DEADLINE: Duration = Duration::from_secs(10);
-/// How long a client may take to send a request's header.
-const HEADER_DEADLINE: Duration = Duration::from_secs(30);
 /// Most bytes of a request's header.
 const MAX_HEADER_BYTES: usize = 64 << 10;
 /// Most header fields of a request.
 const MAX_HEADERS: usize = 128;
+/// Most requests at once on a connection of HTTP/2.
+const MAX_STREAMS: u32 = 128;
+/// What is answered on a connection beyond the limits.
+const HEALTH_PATHS: [&str; 2] = ["/health", "/v1/health"];
 
 /// What all connections of a server have in common.
 pub(super) struct Connections {
@@ -38,33 +44,52 @@ pub(super) struct Connections {
     pub(super) local: SocketAddr,
     /// What they are encrypted with, if they are.
     pub(super) tls: Option<Arc<Tls>>,
-    /// How long a client may take nothing of an answer.
+    /// How long a client may take nothing of an answer, and the longest that a connection may be idle.
     pub(super) idle: Duration,
+    pub(super) bodies: Arc<BodyBudget>,
 }
 
 impl Connections {
-    /// Serves a connection until it ends, or until it is asked to by `graceful`. One that is not begun yet when
-    /// `stop` is ready is given up.
+    /// Serves a connection until it ends, is idle for too long, loses its place, or is asked to end by `graceful`. Once
+    /// `stopping` is closed, one that answers nothing ends soon.
     pub(super) async fn serve(
         self: Arc<Self>,
         socket: TcpStream,
         peer: SocketAddr,
+        place: Place,
         graceful: Watcher,
-        stop: impl Future<Output = ()> + Send,
+        stopping: watch::Receiver<()>,
     ) {
         // Tokens are small and wanted at once.
         if let Err(error) = socket.set_nodelay(true) {
             tracing::debug!(%error, %peer, "small packets may be delayed");
         }
+        tokio::select! {
+            () = self.encrypt_and_answer(socket, peer, &place, graceful) => {}
+            () = place.activity.expired(self.idle, stopping) => {
+                tracing::debug!(%peer, "an idle connection was closed");
+            }
+        }
+    }
+
+    async fn encrypt_and_answer(
+        self: &Arc<Self>,
+        socket: TcpStream,
+        peer: SocketAddr,
+        place: &Place,
+        graceful: Watcher,
+    ) {
         let Some(tls) = &self.tls else {
-            return self.answer(socket, peer, Scheme::HTTP, graceful).await;
+            return self
+                .answer(socket, peer, Scheme::HTTP, place, graceful)
+                .await;
         };
-        let encrypted = tokio::select! {
-            encrypted = tls.accept(socket, HANDSHAKE_DEADLINE.min(self.idle)) => encrypted,
-            () = stop => return,
-        };
-        match encrypted {
-            Ok(socket) => self.answer(socket, peer, Scheme::HTTPS, graceful).await,
+        match tls.accept(socket, HANDSHAKE_DEADLINE.min(self.idle)).await {
+            Ok(socket) => {
+                place.activity.handshake_done();
+                self.answer(socket, peer, Scheme::HTTPS, place, graceful)
+                    .await;
+            }
             Err(error) => tracing::debug!(%error, %peer, "a connection could not be encrypted"),
         }
     }
@@ -72,41 +97,65 @@ impl Connections {
     /// Answers the requests that come on a connection.
     async fn answer(
         self: &Arc<Self>,
-        socket: impl AsyncRead + AsyncWrite + Send + 'static,
+        socket: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
         peer: SocketAddr,
         scheme: Scheme,
+        place: &Place,
         graceful: Watcher,
     ) {
         let connections = Arc::clone(self);
+        let (activity, reserved) = (Arc::clone(&place.activity), place.reserved);
         let answer = service_fn(move |request: hyper::Request<Incoming>| {
             let (connections, scheme) = (Arc::clone(&connections), scheme.clone());
+            let in_flight = InFlight::new(activity.begin(), Arc::clone(&connections.bodies));
             async move {
                 let local = LocalAddr(Addr::socket(connections.local));
                 let remote = RemoteAddr(Addr::socket(peer));
                 let waits = request.headers().contains_key(EXPECT);
                 let has_body = !request.body().is_end_stream();
+                let is_refused = reserved && !HEALTH_PATHS.contains(&request.uri().path());
                 let mut request = Request::from((request, local, remote, scheme));
                 if has_body {
                     let body = request.take_body();
-                    request.set_body(body::whole(body, waits, connections.idle));
+                    let in_flight = Arc::clone(&in_flight);
+                    request.set_body(body::whole(body, waits, connections.idle, in_flight));
                 }
-                let response = connections.endpoint.get_response(request).await;
-                Ok::<_, std::convert::Infallible>(hyper::Response::from(response))
+                let mut response = match is_refused {
+                    true => {
+                        let problem = "too many connections: try again later".to_owned();
+                        Error::Busy(problem).answer_at(request.uri().path())
+                    }
+                    false => connections.endpoint.get_response(request).await,
+                };
+                if reserved {
+                    let close = HeaderValue::from_static("close");
+                    response.headers_mut().insert(CONNECTION, close);
+                }
+                let response = hyper::Response::from(response).map(|body| AnswerBody {
+                    body,
+                    _request: in_flight,
+                });
+                Ok::<_, std::convert::Infallible>(response)
             }
         });
         let mut builder = auto::Builder::new(TokioExecutor::new());
         builder
             .http1()
             .timer(TokioTimer::new())
-            .header_read_timeout(HEADER_DEADLINE.min(self.idle))
+            // The deadlines of `activity` hold for all protocols.
+            .header_read_timeout(None)
             .max_buf_size(MAX_HEADER_BYTES)
             .max_headers(MAX_HEADERS);
         builder
             .http2()
             .timer(TokioTimer::new())
+            .max_concurrent_streams(MAX_STREAMS)
             .max_header_list_size(MAX_HEADER_BYTES as u32);
         // Reading is not limited here: while an answer is computed, a client has nothing to say.
-        let mut socket = TimeoutStream::new(socket);
+        let mut socket = TimeoutStream::new(Watched {
+            socket,
+            activity: Arc::clone(&place.activity),
+        });
         socket.set_write_timeout(Some(self.idle));
         let connection = builder
             .serve_connection(TokioIo::new(Box::pin(socket)), answer)

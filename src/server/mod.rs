@@ -1,11 +1,13 @@
 //! Sockets: listening, serving, stopping. What is answered is [`crate::api`]'s; what is refused before
 //! anything is answered, and what is logged, is in [`middleware`].
 
+mod activity;
 mod body;
 mod connection;
 mod hosts;
 mod keys;
 mod middleware;
+mod places;
 mod reloaded;
 mod signals;
 mod span;
@@ -20,18 +22,18 @@ use hyper_util::server::graceful::GracefulShutdown;
 use poem::http::uri::Scheme;
 use poem::{Endpoint, EndpointExt, Response};
 use tokio::net::TcpListener;
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::watch;
 use tokio::task::JoinSet;
 
+use body::BodyBudget;
 use connection::Connections;
 pub use hosts::AllowedHost;
 pub use keys::Keys;
 pub use middleware::Origins;
+pub use places::ConnectionLimits;
+use places::Places;
 pub use signals::StopSignals;
 pub use tls::{Tls, TlsError};
-
-/// Most connections at once; more wait in the system's backlog.
-const MAX_CONNECTIONS: usize = 1024;
 
 /// How long to wait when the system has no descriptor for another connection.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
@@ -53,6 +55,8 @@ pub struct ServeOptions {
     pub tls: Option<Arc<Tls>>,
     /// How long a client may take nothing of an answer before it is given up.
     pub idle: Duration,
+    /// How many connections there may be.
+    pub connections: ConnectionLimits,
     /// How long running answers may go on after a stop is asked for.
     pub stop_deadline: Duration,
 }
@@ -116,8 +120,9 @@ impl Server {
             local: self.address,
             tls: self.options.tls,
             idle: self.options.idle,
+            bodies: BodyBudget::new(self.options.idle),
         });
-        let places = Arc::new(Semaphore::new(MAX_CONNECTIONS));
+        let places = Places::new(self.options.connections);
         let graceful = GracefulShutdown::new();
         let (accepting, stopped) = watch::channel(());
         let mut connections = JoinSet::new();
@@ -125,25 +130,23 @@ impl Server {
         loop {
             // Ended connections are taken off the set as others come.
             while connections.try_join_next().is_some() {}
-            let accept = async {
-                let place = Arc::clone(&places).acquire_owned().await;
-                (place, self.listener.accept().await)
-            };
-            let (place, accepted) = tokio::select! {
+            let accepted = tokio::select! {
                 () = &mut stop => break,
-                accepted = accept => accepted,
+                accepted = self.listener.accept() => accepted,
             };
             match accepted {
                 Ok((socket, peer)) => {
+                    let Some(place) = places.admit(peer.ip()) else {
+                        tracing::debug!(%peer, "a connection was refused: all are answering");
+                        continue;
+                    };
                     let common = Arc::clone(&common);
-                    let (watcher, mut stopped) = (graceful.watcher(), stopped.clone());
-                    connections.spawn(async move {
-                        let stop = async { drop(stopped.changed().await) };
-                        common.serve(socket, peer, watcher, stop).await;
-                        drop(place);
-                    });
+                    let (watcher, stopping) = (graceful.watcher(), stopped.clone());
+                    connections.spawn(common.serve(socket, peer, place, watcher, stopping));
                 }
                 Err(error) => {
+                    // What the system lacks may be descriptors.
+                    places.evict_idle();
                     tracing::warn!(%error, "a connection could not be accepted");
                     tokio::time::sleep(ACCEPT_PAUSE).await;
                 }

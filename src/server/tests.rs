@@ -20,6 +20,10 @@ pub(super) fn options() -> ServeOptions {
         hosts: Vec::new(),
         keys: Arc::default(),
         tls: None,
+        connections: ConnectionLimits {
+            total: 64,
+            per_address: 64,
+        },
         idle: Duration::from_secs(60),
         stop_deadline: Duration::from_secs(60),
     }

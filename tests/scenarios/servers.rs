@@ -13,7 +13,7 @@ use ortolan::model::load::{
 use ortolan::model::{
     AdapterOptions, GenerateLimits, LoadedModel, ModelState, Preparations, SystemPrompt,
 };
-use ortolan::server::{Keys, ServeOptions, Server};
+use ortolan::server::{ConnectionLimits, Keys, ServeOptions, Server};
 use ortolan::web::{self, Pages};
 use tempfile::TempDir;
 use tokio::sync::{OnceCell, watch};
@@ -407,6 +407,10 @@ async fn serve(keys: Keys, settings: ApiSettings) -> SocketAddr {
         hosts: Vec::new(),
         keys: Arc::new(keys),
         tls: None,
+        connections: ConnectionLimits {
+            total: 1024,
+            per_address: 1024,
+        },
         idle: IDLE,
         stop_deadline: Duration::from_secs(1),
     });

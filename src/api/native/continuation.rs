@@ -78,8 +78,11 @@ impl Batch {
         if let Some(words) = system_prompt {
             model.set_system_prompt(words, cancel)?;
         }
-        let prompts = prompts.into_iter().map(Arc::new);
-        let prompts = prompts.flat_map(|prompt| std::iter::repeat_n(prompt, choices as usize));
+        // A prompt is repeated once, whatever its choices.
+        let prompts = prompts.into_iter().flat_map(|prompt| {
+            let others = std::iter::repeat_n(None, choices as usize - 1);
+            std::iter::once(Some(prompt)).chain(others)
+        });
         let asked = prompts.zip(generations).zip(0_u64..);
         let mut asked: Vec<_> = asked
             .map(|((prompt, generation), index)| {
@@ -160,7 +163,8 @@ pub(super) struct Question {
     details: ModelDetails,
     options: Arc<GenerateOptions>,
     form: AnswerForm,
-    prompt: Arc<types::Prompt>,
+    /// Of several answers to a prompt, only the first repeats it.
+    prompt: Option<types::Prompt>,
     /// Which of several.
     index: Option<u64>,
 }
@@ -281,8 +285,11 @@ impl Question {
             index: self.index.unwrap_or(0),
             id_slot: summary.slot as u64,
             model: self.details.name.clone(),
-            prompt: types::Prompt::clone(&self.prompt),
-            generation_settings: settings(&self.details, &self.options, Some(summary.seed)),
+            prompt: self.prompt.clone(),
+            generation_settings: self
+                .index
+                .is_none_or(|index| index == 0)
+                .then(|| settings(&self.details, &self.options, Some(summary.seed))),
             stopped_eos: summary.reason == FinishReason::EndOfText,
             stopped_limit: matches!(
                 summary.reason,
@@ -338,7 +345,7 @@ mod tests {
             details: details(),
             options: Arc::new(GenerateOptions::try_from(body).unwrap()),
             form,
-            prompt: Arc::new(types::Prompt::String("a".to_owned())),
+            prompt: Some(types::Prompt::String("a".to_owned())),
             index: None,
         }
     }
@@ -382,7 +389,7 @@ mod tests {
         assert!(answer.stopped_word && !answer.stopped_eos && !answer.stopped_limit);
         assert_eq!(answer.stop_type, types::CompletionStopType::Word);
         assert_eq!(answer.stopping_word, "END");
-        let settings = &answer.generation_settings;
+        let settings = answer.generation_settings.as_ref().unwrap();
         assert_eq!((settings.seed, settings.seed_cur), (9, 9));
         assert_eq!((answer.index, answer.tokens.len()), (0, 0));
         assert!(answer.has_new_line);

@@ -25,7 +25,7 @@ pub(in crate::api) fn props(
         user_name,
         system_prompt: prompt,
         default_generation_settings: types::GenerationSettings {
-            params: Some(Box::new(settings.clone())),
+            params: Box::new(Some(settings.clone())),
             ..settings
         },
         modalities: types::PropsModalities {

@@ -109,6 +109,7 @@ fn told(error: SavedSlotError, slot: usize, model: &LoadedModel) -> Error {
             let slots = model.details().slots;
             Error::Generate(GenerateError::UnknownSlot { slot, slots })
         }
+        SavedSlotError::Slot(SlotError::Busy) => Error::Busy(error.to_string()),
         SavedSlotError::Slot(SlotError::Stopped) => Error::Generate(GenerateError::Stopping),
         SavedSlotError::File(error) if error.kind() == NotFound => {
             Error::invalid("filename", "filename: there is no such file")

@@ -45,7 +45,7 @@ fn show(
         speculative: false,
         task_id: task,
         id_task: task,
-        params: Some(Box::new(options.clone())),
+        params: Some(options.clone()),
         prompt,
         next_token: types::NextToken {
             has_next_token: slot.processing,
