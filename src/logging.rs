@@ -1,6 +1,8 @@
 //! Where log lines and traces go. What is told is `tracing`'s: lines from everywhere, the spans of requests and
 //! generations from `server` and `model`.
 
+mod queue;
+
 use std::env;
 use std::io::IsTerminal;
 
@@ -17,12 +19,16 @@ use tracing_subscriber::util::SubscriberInitExt;
 use tracing_subscriber::{EnvFilter, Registry};
 
 use crate::cli::LogFormat;
+use queue::LineQueue;
 
 /// Where a collector takes traces, below its address (the OTLP specification's default).
 const TRACES_PATH: &str = "/v1/traces";
 
-/// Begun logging. What is still to be exported goes out when it is dropped.
-pub struct Logging(Option<SdkTracerProvider>);
+/// Begun logging. What is still to be written and exported goes out when it is dropped.
+pub struct Logging {
+    lines: LineQueue,
+    traces: Option<SdkTracerProvider>,
+}
 
 impl Logging {
     /// Log lines go to standard error; `RUST_LOG` chooses which. Traces go to the collector at `collector`, an
@@ -33,8 +39,12 @@ impl Logging {
     pub fn start(format: LogFormat, collector: Option<&str>) -> anyhow::Result<Self> {
         let provider = collector.map(provider).transpose()?;
         let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
+        let queue = LineQueue::new(std::io::stderr(), |lines| {
+            tracing::warn!(lines, "log lines were dropped: they were read too slowly");
+        });
+        let writer = queue.clone();
         let lines = tracing_subscriber::fmt::layer()
-            .with_writer(std::io::stderr)
+            .with_writer(move || writer.clone())
             // It would say on standard error that standard error is closed.
             .log_internal_errors(false);
         let lines: Box<dyn Layer<Registry> + Send + Sync> = match format {
@@ -63,7 +73,10 @@ impl Logging {
             .with(lines)
             .with(traces)
             .init();
-        Ok(Self(provider))
+        Ok(Self {
+            lines: queue,
+            traces: provider,
+        })
     }
 }
 
@@ -94,8 +107,9 @@ fn provider(collector: &str) -> anyhow::Result<SdkTracerProvider> {
 
 impl Drop for Logging {
     fn drop(&mut self) {
-        if let Some(Err(error)) = self.0.as_ref().map(SdkTracerProvider::shutdown) {
+        if let Some(Err(error)) = self.traces.as_ref().map(SdkTracerProvider::shutdown) {
             tracing::warn!(%error, "some traces were not exported");
         }
+        self.lines.flush();
     }
 }
