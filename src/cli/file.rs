@@ -2,7 +2,8 @@
 //! the environment counts before it.
 
 use std::ffi::OsString;
-use std::fs;
+use std::fs::File;
+use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use clap::error::{Error, ErrorKind};
@@ -11,6 +12,9 @@ use clap::{Arg, ArgAction, ArgMatches, Command, CommandFactory};
 use toml::{Table, Value};
 
 use super::Cli;
+
+/// Largest file that is read.
+const MAX_FILE_BYTES: u64 = 1 << 20;
 
 /// The words for what the file says that a command line names, if it names one.
 pub(super) fn words(line: &[OsString]) -> Result<Vec<OsString>, Error> {
@@ -53,7 +57,13 @@ fn table(path: &Path) -> Result<Table, Error> {
         let message = format!("--config {}: {problem}", path.display());
         super::error(ErrorKind::Io, message)
     };
-    let text = fs::read_to_string(path).map_err(|error| wrong(&error))?;
+    let mut text = String::new();
+    File::open(path)
+        .and_then(|file| file.take(MAX_FILE_BYTES + 1).read_to_string(&mut text))
+        .map_err(|error| wrong(&error))?;
+    if text.len() as u64 > MAX_FILE_BYTES {
+        return Err(wrong(&format!("it has more than {MAX_FILE_BYTES} bytes")));
+    }
     text.parse().map_err(|error| wrong(&error))
 }
 
@@ -95,6 +105,8 @@ fn option_words(option: &Arg, name: &str, value: Value) -> Result<Vec<OsString>,
         (value, false) => value,
     };
     let values = match value {
+        // Without a word it would not count at all: an empty list of keys would open the server.
+        Value::Array(values) if values.is_empty() => return Err("the list is empty: leave it out"),
         Value::Array(values) if matches!(option.get_action(), ArgAction::Append) => values,
         value => vec![value],
     };

@@ -358,6 +358,9 @@ fn a_file_that_cannot_be_followed_says_why() {
         ("ctx-size = true", "ctx-size: it is no flag"),
         ("ctx-size = [1, 2]", "ctx-size: it takes one value"),
         ("ctx-size = {}", "ctx-size: it is a number or a text"),
+        ("api-key = []", "api-key: the list is empty"),
+        ("allowed-hosts = []", "allowed-hosts: the list is empty"),
+        ("api-key-file = []", "api-key-file: the list is empty"),
         ("metrics = 1", "metrics: it is true or false"),
         (
             "config = 'other.toml'",
@@ -373,6 +376,9 @@ fn a_file_that_cannot_be_followed_says_why() {
         let error = read_with(file, "-m a.gguf --config {}").unwrap_err();
         assert!(error.contains(cause), "{file}: {error}");
     }
+    let long = format!("# {}", "x".repeat(1 << 20));
+    let error = read_with(&long, "-m a.gguf --config {}").unwrap_err();
+    assert!(error.contains("it has more than 1048576 bytes"), "{error}");
     let error = read("-m a.gguf --config /nowhere/a.toml").unwrap_err();
     assert!(
         error.contains("--config /nowhere/a.toml: No such file"),
