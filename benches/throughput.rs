@@ -18,7 +18,7 @@ use ortolan::graph::ProductOperator;
 use ortolan::model::load::{CacheSize, FileAccess, LoadOptions, SessionOptions, inspect};
 use ortolan::model::{
     AdapterOptions, GenerateEvent, GenerateOptions, GenerateRequest, LineLimits, LoadedModel,
-    ProgressEvents, Prompt, PromptPiece, Summary, WhenFull,
+    ProgressEvents, Prompt, PromptPiece, RequestOwner, Summary, WhenFull,
 };
 use ortolan::sampling::SamplingParameters;
 
@@ -174,6 +174,7 @@ async fn generate(
             stream: false,
             lines: LineLimits::default(),
             progress: ProgressEvents::default(),
+            owner: RequestOwner::default(),
         },
     };
     let generation = model.generate(request, &CancelFlag::default());

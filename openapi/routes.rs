@@ -1,6 +1,6 @@
 //! Generates the trait `Api`, a method per operation, and the poem-openapi routes that call it.
 //!
-//! What the code leans on (`Operation`, `Body`, `Reply`, …) is in `src/api/payload.rs`, `Caller` in `src/api/caller.rs`.
+//! What the code leans on (`Operation`, `Body`, `Reply`, …) is in `src/api/payload.rs`, `Caller` and `Admitted` in `src/api/caller.rs`.
 
 use proc_macro2::{Ident, TokenStream};
 use quote::{format_ident, quote};
@@ -58,8 +58,10 @@ struct Operation<'a> {
     name: Ident,
     marker: Ident,
     summary: &'a str,
-    /// Whether the handler is told who asks.
+    /// Whether the handler receives the caller.
     caller: bool,
+    /// Whether it needs no key: its `security` is empty.
+    open: bool,
     parameters: Vec<Parameter<'a>>,
     body: Option<Body<'a>>,
     answers: Vec<Answer<'a>>,
@@ -154,6 +156,7 @@ impl<'a> Operation<'a> {
             marker: format_ident!("{}", camel_case(answered_as)),
             summary: text("summary")?,
             caller: operation.get(CALLER) == Some(&Value::Bool(true)),
+            open: operation.get("security") == Some(&Value::Array(Vec::new())),
             parameters,
             body,
             answers,
@@ -255,7 +258,10 @@ impl<'a> Operation<'a> {
             .body
             .as_ref()
             .map(|_| quote! { body.value, &mut body.ignored });
-        let arguments = caller.into_iter().chain(parameters).chain(body);
+        // First, so that nothing is read of a request without a key.
+        let admitted = (!self.open).then(|| quote! { _admitted: Admitted });
+        let arguments = admitted.into_iter().chain(caller);
+        let arguments = arguments.chain(parameters).chain(body);
         let values = caller_value.into_iter().chain(values).chain(value);
         let constructor = match &self.kind {
             AnswerKind::Text => quote! { text },

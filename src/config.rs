@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use anyhow::{Context, ensure};
 
-use crate::api::{BodyRules, Defaults, Endpoints};
+use crate::api::{BodyRules, Defaults, Endpoints, KeyPolicy};
 use crate::cli::{
     self, BatchingArgs, Cli, ComputingArgs, Device, LoadMode, ModelArgs, Numa, ServingArgs,
     SplitMode,
@@ -21,7 +21,7 @@ use crate::model::load::{
     self, CacheSize, DeviceChoice, DeviceOptions, FileAccess, LoadOptions, SessionOptions, Target,
 };
 use crate::model::{self, AdapterOptions, GenerateLimits, SystemPrompt};
-use crate::server::{AllowedHost, ConnectionLimits, Keys, ServeOptions, Tls};
+use crate::server::{AllowedHost, ConnectionLimits, KeySources, Keys, ServeOptions, Tls};
 use crate::web::Pages;
 
 /// Most threads that compute: more than any machine has cores.
@@ -45,6 +45,8 @@ pub struct Config {
     pub endpoints: Endpoints,
     /// What generations may take, whatever a request says.
     pub limits: GenerateLimits,
+    /// What API keys share.
+    pub key_policy: KeyPolicy,
     /// What a body may be.
     pub bodies: BodyRules,
     /// Most responses that are kept.
@@ -111,6 +113,10 @@ impl Config {
         let timeout = request_timeout(serving.request_timeout)?;
         let (strict, strict_model_names) = (serving.strict, serving.strict_model_names);
         let responses_kept = serving.responses_kept;
+        let key_policy = KeyPolicy {
+            cache_per_key: serving.cache_per_key,
+            max_priority: serving.max_priority,
+        };
         let serve = serve_options(serving)?;
         let model_source = model_source(&model)?;
         let load = load_options(model, &batching, &computing, placement.as_ref())?;
@@ -125,7 +131,9 @@ impl Config {
                 max_tokens,
                 timeout,
                 context_shift,
+                ..GenerateLimits::NONE
             },
+            key_policy,
             defaults,
             bodies: BodyRules {
                 idle: serve.idle,
@@ -310,7 +318,11 @@ fn serve_options(serving: ServingArgs) -> anyhow::Result<ServeOptions> {
         port: serving.port,
         origins: origins(&serving.cors_origin)?,
         hosts: hosts.map_err(|error| anyhow::anyhow!("--allowed-hosts: {error}"))?,
-        keys: Arc::new(Keys::new(serving.api_key, serving.api_key_file)?),
+        keys: Arc::new(Keys::new(KeySources {
+            given: serving.api_key,
+            file: serving.api_key_file,
+            operator_file: serving.operator_key_file,
+        })?),
         tls,
         idle: Duration::from_secs(serving.timeout),
         connections: ConnectionLimits {

@@ -101,6 +101,7 @@ async fn run(config: Config) -> anyhow::Result<()> {
         bodies: config.bodies,
         responses: Arc::new(ResponseStore::new(config.responses_kept)),
         strict_model_names: config.strict_model_names,
+        key_policy: config.key_policy,
     });
     let routes = web::beside(routes, api::document::has, &config.pages);
     let (cutting, cut) = watch::channel(());

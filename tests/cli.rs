@@ -180,7 +180,12 @@ fn options_that_cannot_be_are_refused() {
             1,
             "--split-mode none: it cannot be used with --tensor-split",
         ),
-        (&["--api-key", ""], 1, "--api-key: a key of nothing"),
+        (&["--api-key", ""], 1, "--api-key: a key is empty"),
+        (
+            &["--operator-key-file", "/nowhere/wren"],
+            1,
+            "--operator-key-file /nowhere/wren: No such file",
+        ),
         (&["--pooling", "max"], 2, "max"),
         (&["--log-format", "yaml"], 2, "yaml"),
         (

@@ -17,7 +17,8 @@ use ortolan::cancel::CancelFlag;
 use ortolan::file_bytes::FileAccess;
 use ortolan::model::load::{CacheSize, LoadOptions, SessionOptions, inspect};
 use ortolan::model::{
-    AdapterOptions, GenerateError, LoadedModel, Pooling, PromptPiece, SystemPrompt, TokenizeRequest,
+    AdapterOptions, GenerateError, GenerateLimits, LoadedModel, Pooling, PromptPiece, SystemPrompt,
+    TokenizeRequest,
 };
 use ortolan::safetensors::Safetensors;
 use ortolan::text::SpecialTokens;
@@ -50,7 +51,7 @@ fn load(path: &Path, pooling: Option<Pooling>) -> LoadedModel {
 async fn embedding(model: &LoadedModel, text: &str) -> Result<Vec<f32>, GenerateError> {
     let text = [PromptPiece::Text(text.to_owned())];
     Ok(model
-        .embed(&text, None, &CancelFlag::default())?
+        .embed(&text, &GenerateLimits::NONE, &CancelFlag::default())?
         .finish()
         .await?
         .values)
@@ -135,7 +136,7 @@ async fn a_single_token_has_the_same_embedding_in_any_company() {
     let embed = |token| {
         let token = [PromptPiece::Token(TokenId(token))];
         model
-            .embed(&token, None, &CancelFlag::default())
+            .embed(&token, &GenerateLimits::NONE, &CancelFlag::default())
             .unwrap()
             .finish()
     };

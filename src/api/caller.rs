@@ -1,27 +1,33 @@
-//! Who asks: what is kept for one is not shown to another.
+//! The caller of a request, as `server` identified it before the request reached an operation.
 
 use poem::{FromRequest, Request, RequestBody};
-use ring::digest::{SHA256, digest};
 
-/// Whoever has one key. Where there are no keys, everybody is the same one.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Caller(Option<[u8; 32]>);
+use super::error::Error;
+pub use crate::model::Caller;
 
-impl Caller {
-    /// Everybody, where there are no keys.
-    pub const EVERYBODY: Self = Self(None);
+/// Proof that a request came with a valid key, if the server has keys. Every operation whose `security` in the document
+/// is not empty takes it, so that no spelling of a path gets around the check that compares paths.
+pub(super) struct Admitted;
 
-    /// Whoever has that key; it cannot be told from the caller.
-    pub fn of_key(key: &str) -> Self {
-        let mut own = [0; 32];
-        own.copy_from_slice(digest(&SHA256, key.as_bytes()).as_ref());
-        Self(Some(own))
-    }
+/// The caller; unknown if nothing identified it.
+fn caller_of(request: &Request) -> Caller {
+    let caller = request.data::<Caller>().copied();
+    caller.unwrap_or(Caller::Unknown)
 }
 
 impl<'a> FromRequest<'a> for Caller {
-    /// The one that the server found out.
     async fn from_request(request: &'a Request, _: &mut RequestBody) -> poem::Result<Self> {
-        Ok(request.data::<Self>().copied().unwrap_or(Self::EVERYBODY))
+        Ok(caller_of(request))
+    }
+}
+
+impl<'a> FromRequest<'a> for Admitted {
+    /// # Errors
+    /// [`Error::Unauthorized`] if the caller is unknown.
+    async fn from_request(request: &'a Request, _: &mut RequestBody) -> poem::Result<Self> {
+        match caller_of(request) {
+            Caller::Unknown => Err(Error::Unauthorized.into()),
+            Caller::Anyone | Caller::KeyHolder { .. } => Ok(Self),
+        }
     }
 }

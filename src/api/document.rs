@@ -50,6 +50,13 @@ pub fn has_tag(path: &str, tag: &str) -> bool {
     })
 }
 
+/// Whether the document has a request's path, and none of its operations needs a key: their `security` is empty.
+pub fn is_open(path: &str) -> bool {
+    let operations = item(path).and_then(|(_, item)| item.as_object());
+    let is_open = |operation: &Value| operation["security"].as_array().is_some_and(Vec::is_empty);
+    operations.is_some_and(|operations| operations.values().all(is_open))
+}
+
 /// The methods of a request's path in capital letters; empty if the document has no such path.
 pub fn methods(path: &str) -> Vec<String> {
     let item = item(path).and_then(|(_, item)| item.as_object());

@@ -57,10 +57,10 @@ pub(super) async fn embed(
         );
         return Err(Error::invalid(param, problem));
     }
-    let (admitted, timeout) = (preparations.admit()?, limits.timeout);
+    let (admitted, limits) = (preparations.admit()?, limits.clone());
     let begin = |prompt: types::Prompt| {
         let (model, text) = (Arc::clone(model), pieces(prompt));
-        admitted.run(move |cancel| model.embed(&text, timeout, cancel))
+        admitted.run(move |cancel| model.embed(&text, &limits, cancel))
     };
     // Enough that no slot waits for a text, and not all at once: they would take the places of others.
     let beside = model.places().min(2 * model.details().slots);

@@ -61,6 +61,12 @@ pub enum Error {
     /// The request came without a key that the server knows.
     #[error("Invalid API Key")]
     Unauthorized,
+    /// Only an operator's key may change what all requests get.
+    #[error("{0}: only an operator's key may change this (see --operator-key-file and --props)")]
+    OperatorOnly(&'static str),
+    /// The slot's last request was made with another key.
+    #[error("slot {0} ran another key's request last")]
+    SlotOfAnotherKey(usize),
     /// The Content-Type is another one.
     #[error("send the body with Content-Type: application/json")]
     NotJson,
@@ -145,6 +151,7 @@ impl Error {
                 StatusCode::BAD_REQUEST
             }
             Self::Unauthorized => StatusCode::UNAUTHORIZED,
+            Self::OperatorOnly(_) | Self::SlotOfAnotherKey(_) => StatusCode::FORBIDDEN,
             Self::NotJson | Self::EncodedBody { .. } => StatusCode::UNSUPPORTED_MEDIA_TYPE,
             Self::BodyTooSlow(_) => StatusCode::REQUEST_TIMEOUT,
             Self::BodyTooLarge { .. } => StatusCode::PAYLOAD_TOO_LARGE,
@@ -303,6 +310,7 @@ impl Error {
             | Self::BodyTooLarge { .. }
             | Self::MethodNotAllowed { .. } => Kind::InvalidRequestError,
             Self::Unauthorized => Kind::AuthenticationError,
+            Self::OperatorOnly(_) | Self::SlotOfAnotherKey(_) => Kind::PermissionError,
             Self::BodyTooSlow(_) => Kind::TimeoutError,
             Self::Busy(_) => Kind::RateLimitError,
             Self::NoSuchModel(_) | Self::NoSuchPath(_) => Kind::NotFoundError,

@@ -38,6 +38,7 @@ pub use schema::check;
 
 use generated::{Api, Routes};
 use native::health::HealthQuestion;
+use native::slot_actions::SlotFiles;
 use native::{
     completion, embedding, health, infill, lora, metrics, props, slot_actions, slots, tokenize,
 };
@@ -46,7 +47,7 @@ use payload::{Ignored, Text, WithStatus};
 use preparing::prepare;
 use stream::WholeOrStream;
 
-use crate::model::{GenerateLimits, LoadedModel, ModelState, Preparations};
+use crate::model::{GenerateLimits, LoadedModel, ModelState, Preparations, RequestOwner};
 
 /// What the operator decides.
 #[derive(Clone)]
@@ -67,7 +68,22 @@ pub struct ApiSettings {
     pub responses: Arc<ResponseStore>,
     /// Whether a request that names another model than the one that is served is refused.
     pub strict_model_names: bool,
+    /// What API keys share.
+    pub key_policy: KeyPolicy,
 }
+
+/// What API keys share, beside what each key has to itself.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct KeyPolicy {
+    /// Whether each key has a namespace of its own in the prefix cache.
+    pub cache_per_key: bool,
+    /// Highest priority of a request without an operator's key. `None` is [`USUAL_PRIORITY`] on a server with keys, and
+    /// no limit on one without.
+    pub max_priority: Option<i32>,
+}
+
+/// The priority of a request that asks for none.
+const USUAL_PRIORITY: i32 = 0;
 
 /// What is answered with 501 where it is switched off.
 #[derive(Debug, Clone)]
@@ -129,6 +145,7 @@ pub fn routes_description() -> std::io::Result<String> {
         },
         responses: Arc::new(ResponseStore::new(0)),
         strict_model_names: false,
+        key_policy: KeyPolicy::default(),
     };
     Ok(service(settings).spec())
 }
@@ -190,11 +207,64 @@ impl Service {
         }
     }
 
-    /// The responses that are kept for whoever asks.
+    /// The responses that are kept for the caller.
     fn history(&self, caller: Caller) -> responses::History<'_> {
         responses::History {
             store: &self.0.responses,
-            caller,
+            owner: caller.key(),
+        }
+    }
+
+    /// What the operator allows the caller's generations.
+    fn limits(&self, caller: Caller) -> GenerateLimits {
+        let key = caller.key();
+        GenerateLimits {
+            owner: RequestOwner {
+                key,
+                cache_namespace: key.filter(|_| self.0.key_policy.cache_per_key),
+            },
+            ..self.0.limits.clone()
+        }
+    }
+
+    /// Lowers a priority to the highest that the caller may ask for, and reports that.
+    fn bound_priority(
+        &self,
+        caller: Caller,
+        priority: &mut Option<i32>,
+        ignored: &mut Ignored,
+    ) -> Result<(), Error> {
+        let usual = match caller {
+            Caller::KeyHolder {
+                is_operator: true, ..
+            } => return Ok(()),
+            Caller::Anyone => i32::MAX,
+            Caller::KeyHolder { .. } | Caller::Unknown => USUAL_PRIORITY,
+        };
+        let highest = self.0.key_policy.max_priority.unwrap_or(usual);
+        if let Some(priority) = priority.as_mut().filter(|priority| **priority > highest) {
+            *priority = highest;
+            ignored.report("priority")?;
+        }
+        Ok(())
+    }
+
+    /// Refuses a change of what all requests get, unless the caller is an operator or clients may change it.
+    fn check_change(&self, caller: Caller, what: &'static str) -> Result<(), Error> {
+        match caller.is_operator() || self.0.endpoints.change_props {
+            true => Ok(()),
+            false => Err(Error::OperatorOnly(what)),
+        }
+    }
+
+    /// Refuses a system prompt, which comes before the prompts of all requests, from a caller that may not change it.
+    fn check_system_prompt(&self, caller: Caller, is_given: bool) -> Result<(), Error> {
+        match is_given {
+            true => self.check_change(
+                caller,
+                "system_prompt: the prompt before the prompts of all requests",
+            ),
+            false => Ok(()),
         }
     }
 
@@ -211,12 +281,14 @@ impl Service {
 impl Api for Service {
     async fn health(
         &self,
+        caller: Caller,
         include_slots: Option<String>,
         fail_on_no_slot: Option<String>,
     ) -> Result<WithStatus<types::Health>, Error> {
-        let include_slots = include_slots.is_some() && self.0.endpoints.slots;
+        // The path is open, the slots are not.
+        let may_see = self.0.endpoints.slots && caller != Caller::Unknown;
         let question = HealthQuestion {
-            include_slots,
+            slots_for: (include_slots.is_some() && may_see).then_some(caller),
             fail_on_no_slot: fail_on_no_slot.is_some(),
         };
         Ok(health::health(
@@ -247,31 +319,40 @@ impl Api for Service {
 
     async fn completion(
         &self,
+        caller: Caller,
         mut body: types::CompletionRequest,
         ignored: &mut Ignored,
     ) -> Result<WholeOrStream<types::CompletionAnswer>, Error> {
         self.0.defaults.fill(&mut body.temperature, &mut body.seed);
+        self.bound_priority(caller, &mut body.priority, ignored)?;
+        self.check_system_prompt(caller, body.system_prompt.is_some())?;
+        let limits = self.limits(caller);
         let model = self.loaded()?;
-        completion::answer(&self.0.preparations, model, body, &self.0.limits, ignored).await
+        completion::answer(&self.0.preparations, model, body, &limits, ignored).await
     }
 
     async fn infill(
         &self,
+        caller: Caller,
         mut body: types::InfillRequest,
         ignored: &mut Ignored,
     ) -> Result<WholeOrStream<types::CompletionAnswer>, Error> {
         self.0.defaults.fill(&mut body.temperature, &mut body.seed);
+        self.bound_priority(caller, &mut body.priority, ignored)?;
+        self.check_system_prompt(caller, body.system_prompt.is_some())?;
+        let limits = self.limits(caller);
         let model = self.loaded()?;
-        infill::answer(&self.0.preparations, model, body, ignored, &self.0.limits).await
+        infill::answer(&self.0.preparations, model, body, ignored, &limits).await
     }
 
     async fn embedding(
         &self,
+        caller: Caller,
         body: types::EmbeddingRequest,
         _: &mut Ignored,
     ) -> Result<types::EmbeddingAnswer, Error> {
         let model = self.embedder()?;
-        embedding::answer(&self.0.preparations, &model, body, &self.0.limits).await
+        embedding::answer(&self.0.preparations, &model, body, &self.limits(caller)).await
     }
 
     async fn tokenize(
@@ -310,9 +391,10 @@ impl Api for Service {
         .await
     }
 
-    async fn props(&self) -> Result<types::Props, Error> {
+    async fn props(&self, caller: Caller) -> Result<types::Props, Error> {
         Ok(props::props(
             &*self.loaded()?,
+            caller,
             self.0.limits.max_tokens,
             &self.0.defaults,
         ))
@@ -334,27 +416,30 @@ impl Api for Service {
         .await
     }
 
-    async fn lora_adapters(&self) -> Result<types::LoraAdapters, Error> {
-        Ok(lora::adapters(&*self.loaded()?))
+    async fn lora_adapters(&self, caller: Caller) -> Result<types::LoraAdapters, Error> {
+        Ok(lora::adapters(&*self.loaded()?, caller))
     }
 
     async fn set_lora_adapters(
         &self,
+        caller: Caller,
         body: types::LoraScales,
         _: &mut Ignored,
     ) -> Result<types::LoraAdaptersSet, Error> {
+        self.check_change(caller, "the scales of the adapters for all requests")?;
         lora::set(&*self.loaded()?, body)
     }
 
-    async fn slots(&self) -> Result<types::Slots, Error> {
+    async fn slots(&self, caller: Caller) -> Result<types::Slots, Error> {
         if !self.0.endpoints.slots {
             return Err(Error::NotSupported("slots endpoint."));
         }
-        Ok(slots::slots(&*self.loaded()?, &self.0.defaults))
+        Ok(slots::slots(&*self.loaded()?, &self.0.defaults, caller))
     }
 
     async fn slot_action(
         &self,
+        caller: Caller,
         id_slot: String,
         action: Option<String>,
         body: types::SlotActionRequest,
@@ -365,17 +450,25 @@ impl Api for Service {
             return Err(Error::NotSupported(problem));
         };
         let model = self.loaded()?;
-        slot_actions::answer(&model, folder, &id_slot, action.as_deref(), body).await
+        let owner = self.limits(caller).owner;
+        let files = SlotFiles {
+            folder,
+            caller,
+            owner,
+        };
+        slot_actions::answer(&model, files, &id_slot, action.as_deref(), body).await
     }
 
     async fn chat_completion(
         &self,
+        caller: Caller,
         mut body: types::ChatCompletionRequest,
         ignored: &mut Ignored,
     ) -> Result<WholeOrStream<types::ChatCompletion>, Error> {
         self.0.defaults.fill(&mut body.temperature, &mut body.seed);
+        self.bound_priority(caller, &mut body.priority, ignored)?;
         let model = self.named(body.model.as_deref())?;
-        chat::answer(&self.0.preparations, model, body, &self.0.limits, ignored).await
+        chat::answer(&self.0.preparations, model, body, &self.limits(caller), ignored).await
     }
 
     async fn count_chat_tokens(
@@ -389,12 +482,14 @@ impl Api for Service {
 
     async fn text_completion(
         &self,
+        caller: Caller,
         mut body: types::TextCompletionRequest,
         ignored: &mut Ignored,
     ) -> Result<WholeOrStream<types::TextCompletion>, Error> {
         self.0.defaults.fill(&mut body.temperature, &mut body.seed);
+        self.bound_priority(caller, &mut body.priority, ignored)?;
         let model = self.named(body.model.as_deref())?;
-        completions::answer(&self.0.preparations, model, body, &self.0.limits, ignored).await
+        completions::answer(&self.0.preparations, model, body, &self.limits(caller), ignored).await
     }
 
     async fn create_response(
@@ -404,10 +499,11 @@ impl Api for Service {
         ignored: &mut Ignored,
     ) -> Result<WholeOrStream<types::ResponseObject>, Error> {
         self.0.defaults.fill(&mut body.temperature, &mut body.seed);
+        self.bound_priority(caller, &mut body.priority, ignored)?;
         let model = self.named(body.model.as_deref())?;
-        let (preparations, limits) = (&self.0.preparations, &self.0.limits);
+        let (preparations, limits) = (&self.0.preparations, self.limits(caller));
         let history = self.history(caller);
-        responses::answer(preparations, model, history, body, limits, ignored).await
+        responses::answer(preparations, model, history, body, &limits, ignored).await
     }
 
     async fn count_response_tokens(
@@ -464,31 +560,34 @@ impl Api for Service {
 
     async fn embeddings(
         &self,
+        caller: Caller,
         body: types::EmbeddingsRequest,
         _: &mut Ignored,
     ) -> Result<types::Embeddings, Error> {
         let model = self.embedder()?;
         self.named(body.model.as_deref())?;
-        openai::embeddings::answer(&self.0.preparations, &model, body, &self.0.limits).await
+        openai::embeddings::answer(&self.0.preparations, &model, body, &self.limits(caller)).await
     }
 
     async fn rerank(
         &self,
+        caller: Caller,
         body: types::RerankRequest,
         _: &mut Ignored,
     ) -> Result<types::RerankAnswer, Error> {
         let model = self.embedder()?;
         self.named(body.model.as_deref())?;
-        openai::rerank::answer(&self.0.preparations, &model, body, &self.0.limits).await
+        openai::rerank::answer(&self.0.preparations, &model, body, &self.limits(caller)).await
     }
 
     async fn create_message(
         &self,
+        caller: Caller,
         body: types::MessagesRequest,
         ignored: &mut Ignored,
     ) -> Result<WholeOrStream<types::Message>, Error> {
         let model = self.named(body.model.as_deref())?;
-        anthropic::answer(&self.0, model, body, ignored).await
+        anthropic::answer(&self.0, self.limits(caller), model, body, ignored).await
     }
 
     async fn count_message_tokens(
@@ -529,7 +628,7 @@ pub mod client {
 }
 
 mod generated {
-    use super::caller::Caller;
+    use super::caller::{Admitted, Caller};
     use super::error::Error;
     use super::payload::{Body, Ignored, Reply, Text, WithStatus};
     use super::stream::WholeOrStream;

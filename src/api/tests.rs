@@ -58,7 +58,9 @@ fn endpoint(state: ModelState, strict: bool) -> impl Endpoint<Output = Response>
         },
         responses: Arc::new(ResponseStore::new(0)),
         strict_model_names: false,
+        key_policy: KeyPolicy::default(),
     })
+    .data(Caller::Anyone)
 }
 
 /// Sends a request to a server whose model is still being loaded.

@@ -33,7 +33,8 @@ pub struct ServingArgs {
     #[arg(long, value_name = "HOST", env = "ORTOLAN_ALLOWED_HOSTS", value_delimiter = ',')]
     pub allowed_hosts: Vec<String>,
 
-    /// A key that lets requests in, sent as `Authorization: Bearer KEY` or `X-Api-Key: KEY`; repeatable
+    /// A key that lets requests in, sent as `Authorization: Bearer KEY` or `X-Api-Key: KEY`; repeatable. Every user of
+    /// the machine can read it in the list of processes: prefer --api-key-file
     #[arg(
         long,
         value_name = "KEY",
@@ -43,11 +44,26 @@ pub struct ServingArgs {
     )]
     pub api_key: Vec<String>,
 
-    /// A file with a key in each line, # before remarks; it is read anew when it changes
+    /// A file with a key in each line, # before remarks; it is read again when it changes, and lets nobody in while it
+    /// cannot be read
     #[arg(long, value_name = "FILE", env = "LLAMA_ARG_API_KEY_FILE")]
     pub api_key_file: Option<PathBuf>,
 
-    /// The certificate to serve HTTPS with, PEM, its chain behind it; it is read anew when it changes
+    /// A file with operators' keys, as --api-key-file: they see the requests of all keys, and may change the system
+    /// prompt and the adapters of all [default: the key, if there is only one]
+    #[arg(long, value_name = "FILE", env = "ORTOLAN_OPERATOR_KEY_FILE")]
+    pub operator_key_file: Option<PathBuf>,
+
+    /// Give each key a prefix cache of its own, so that no key can measure which prompts others sent
+    #[arg(long, env = "ORTOLAN_CACHE_PER_KEY", value_parser = FalseyValueParser::new())]
+    pub cache_per_key: bool,
+
+    /// Highest priority of a request without an operator's key; a higher one is lowered [default: 0 with several keys,
+    /// no limit without keys]
+    #[arg(long, value_name = "N", allow_negative_numbers = true, env = "ORTOLAN_MAX_PRIORITY")]
+    pub max_priority: Option<i32>,
+
+    /// The certificate to serve HTTPS with, PEM, its chain behind it; it is read again when it changes
     #[arg(long, value_name = "FILE", requires = "ssl_key_file", env = "LLAMA_ARG_SSL_CERT_FILE")]
     pub ssl_cert_file: Option<PathBuf>,
 
@@ -82,7 +98,7 @@ pub struct ServingArgs {
     )]
     pub embedding: bool,
 
-    /// Let clients change the system prompt by POST /props
+    /// Answer POST /props, and let every key change the system prompt and the adapters of all
     #[arg(long, env = "LLAMA_ARG_ENDPOINT_PROPS", value_parser = FalseyValueParser::new())]
     pub props: bool,
 

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::request::{GenerateError, PromptPiece};
+use super::request::{GenerateError, GenerateLimits, PromptPiece};
 use super::{LoadedModel, WhenFull};
 use crate::cancel::CancelFlag;
 use crate::engine::{
@@ -32,7 +32,7 @@ impl LoadedModel {
     pub fn embed(
         &self,
         text: &[PromptPiece],
-        timeout: Option<Duration>,
+        limits: &GenerateLimits,
         cancel: &CancelFlag,
     ) -> Result<PendingEmbedding, GenerateError> {
         if !self.details.embeds {
@@ -52,7 +52,7 @@ impl LoadedModel {
             prefix: match self.details.generates {
                 true => PrefixUse {
                     readable: usize::MAX,
-                    root: self.prefix_root(None, &adapters),
+                    root: self.prefix_root(limits.owner.cache_namespace, None, &adapters),
                 },
                 // What a token is depends on those behind it: nobody else's will do.
                 false => PrefixUse {
@@ -63,14 +63,17 @@ impl LoadedModel {
             adapters,
             when_full: WhenFull::Stop,
             priority: 0,
-            timeout,
+            timeout: limits.timeout,
             embed: Some(self.details.pooling),
             score: None,
             report_prefill: false,
         };
         let submitted = self.engine.submit_reserved(job, &mut reservation);
         let (_, events) = submitted.map_err(|error| self.refusal(&error))?;
-        Ok(PendingEmbedding { events, timeout })
+        Ok(PendingEmbedding {
+            events,
+            timeout: limits.timeout,
+        })
     }
 }
 

@@ -2,6 +2,7 @@
 //! in [`request`]; how a path becomes a model is in [`load`]. HTTP is somebody else's.
 
 mod adapters;
+mod caller;
 mod embedding;
 mod files;
 mod generation;
@@ -24,6 +25,7 @@ use std::sync::{Arc, OnceLock, RwLock};
 use std::time::SystemTime;
 
 pub use adapters::{AdapterOptions, AdapterState};
+pub use caller::{Caller, KeyId, RequestOwner};
 pub use embedding::{Embedding, PendingEmbedding};
 pub use generation::Generation;
 pub use grammar_words::GrammarWords;
@@ -183,17 +185,22 @@ impl LoadedModel {
         }
     }
 
-    /// Where the chains of a salt begin that these adapters shape. The hash has a key of this process: nobody outside
-    /// can make two of them meet.
-    fn prefix_root(&self, salt: Option<&str>, adapters: &AdapterScales) -> PrefixRoot {
+    /// The cache namespace of a key, a salt and adapters. The hash has a key of this process, so that no client can
+    /// make two namespaces meet.
+    fn prefix_root(
+        &self,
+        key: Option<KeyId>,
+        salt: Option<&str>,
+        adapters: &AdapterScales,
+    ) -> PrefixRoot {
         let adapters: Vec<(usize, u32)> = adapters
             .iter()
             .map(|(adapter, scale)| (adapter, scale.to_bits()))
             .collect();
-        if salt.is_none() && adapters.is_empty() {
+        if key.is_none() && salt.is_none() && adapters.is_empty() {
             return PrefixRoot::default();
         }
-        let hash = |key: &RandomState| key.hash_one((salt, &adapters));
+        let hash = |state: &RandomState| state.hash_one((key, salt, &adapters));
         let [high, low] = self.salts.each_ref().map(hash);
         PrefixRoot(u128::from(high) << 64 | u128::from(low))
     }

@@ -233,7 +233,11 @@ impl LoadedModel {
                     true => usize::MAX,
                     false => shared.system.tokens.len(),
                 },
-                root: self.prefix_root(options.cache_salt.as_deref(), &shared.adapters),
+                root: self.prefix_root(
+                    options.owner.cache_namespace,
+                    options.cache_salt.as_deref(),
+                    &shared.adapters,
+                ),
             },
             adapters: shared.adapters.clone(),
             when_full: match options.when_full {

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use serde_json::Value;
 
-use super::SystemPrompt;
+use super::{RequestOwner, SystemPrompt};
 use crate::cancel::Cancelled;
 pub use crate::engine::WhenFull;
 pub use crate::grammar::{GrammarError, GrammarKind, GrammarSource, Relaxation};
@@ -81,6 +81,8 @@ pub struct GenerateOptions {
     pub lines: LineLimits,
     /// Which progress events there are.
     pub progress: ProgressEvents,
+    /// The key that it was made with; [`GenerateRequest::within`] sets it.
+    pub owner: RequestOwner,
 }
 
 /// Where lines end a generation, as if the limit of tokens were reached.
@@ -123,7 +125,7 @@ pub struct Function {
     pub strict: bool,
 }
 
-/// What the operator allows, whatever a request says.
+/// What the operator allows a caller, whatever its request says.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct GenerateLimits {
     /// Most tokens of a generation.
@@ -132,6 +134,8 @@ pub struct GenerateLimits {
     pub timeout: Option<Duration>,
     /// Whether a part of a text may be dropped when the context is full.
     pub context_shift: bool,
+    /// The caller's key.
+    pub owner: RequestOwner,
 }
 
 impl GenerateLimits {
@@ -140,6 +144,10 @@ impl GenerateLimits {
         max_tokens: None,
         timeout: None,
         context_shift: true,
+        owner: RequestOwner {
+            key: None,
+            cache_namespace: None,
+        },
     };
 }
 
@@ -158,6 +166,7 @@ impl GenerateOptions {
     pub fn within(mut self, limits: &GenerateLimits) -> Self {
         self.max_tokens = least(self.max_tokens, limits.max_tokens);
         self.timeout = least(self.timeout, limits.timeout);
+        self.owner = limits.owner;
         if !limits.context_shift {
             self.when_full = WhenFull::Stop;
         }

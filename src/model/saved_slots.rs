@@ -9,8 +9,8 @@ use std::time::{Duration, Instant};
 use ring::digest::{Context, SHA256};
 use serde::{Deserialize, Serialize};
 
-use super::LoadedModel;
 use super::slots::Shape;
+use super::{Caller, LoadedModel, RequestOwner};
 use crate::engine::{PrefixRoot, SavedSequence, SlotError};
 use crate::runtime::operators::simd::Instructions;
 use crate::token::TokenId;
@@ -33,6 +33,9 @@ pub enum SavedSlotError {
     /// Whose it is cannot be said yet.
     #[error("the slot's last request is still being answered: try again")]
     StillAnswering,
+    /// The slot's sequence is another key's.
+    #[error("the slot ran another key's request last")]
+    AnotherKey,
     /// Reading or writing failed.
     #[error("{0}")]
     File(#[from] io::Error),
@@ -74,13 +77,20 @@ struct Header {
 }
 
 impl LoadedModel {
-    /// Writes what the cache holds of the sequence that a slot ran last. The file appears when it is whole.
-    pub async fn save_slot(&self, slot: usize, path: &Path) -> Result<SlotReport, SavedSlotError> {
+    /// Writes what the cache holds of the sequence that a slot ran last, if the caller may see that. The file appears
+    /// when it is whole.
+    pub async fn save_slot(
+        &self,
+        slot: usize,
+        path: &Path,
+        caller: Caller,
+    ) -> Result<SlotReport, SavedSlotError> {
         let started = Instant::now();
         let saved = self.engine.save_slot(slot).await?;
         let recorded = saved
             .as_ref()
             .and_then(|saved| self.slots.shape(slot, saved.id));
+        let is_empty = saved.is_none();
         let saved = saved.unwrap_or_else(|| SavedSequence {
             id: None,
             root: PrefixRoot::default(),
@@ -91,10 +101,14 @@ impl LoadedModel {
         let usual = Shape {
             salt: None,
             adapters: self.adapters.set(),
+            owner: RequestOwner::default(),
         };
         let shapes = [recorded.unwrap_or_default(), usual].into_iter();
         let mut shapes = shapes.filter(|shape| self.root_of(shape) == saved.root);
         let shape = shapes.next().ok_or(SavedSlotError::StillAnswering)?;
+        if !is_empty && !caller.may_see(shape.owner.key) {
+            return Err(SavedSlotError::AnotherKey);
+        }
         let header = Header {
             model: self.identity(),
             adapters: self.adapters.by_digest(&shape.adapters),
@@ -111,12 +125,13 @@ impl LoadedModel {
         })
     }
 
-    /// Puts a file's sequence into the cache, as much of its beginning as there is room for, as the one that a slot
-    /// ran last.
+    /// Puts a file's sequence into the owner's part of the cache, as much of its beginning as there is room for, as the
+    /// one that a slot ran last.
     pub async fn restore_slot(
         &self,
         slot: usize,
         path: &Path,
+        owner: RequestOwner,
     ) -> Result<SlotReport, SavedSlotError> {
         let started = Instant::now();
         let identity = self.identity();
@@ -132,6 +147,7 @@ impl LoadedModel {
                 .of_digests(&header.adapters)
                 .ok_or(SavedSlotError::AnotherAdapter)?,
             salt: header.salt,
+            owner,
         };
         let saved = SavedSequence {
             id: None,
@@ -150,14 +166,22 @@ impl LoadedModel {
 
     /// Forgets the sequence that a slot ran last, and what of the cache only it reaches. Answers how many tokens that
     /// were.
-    pub async fn erase_slot(&self, slot: usize) -> Result<usize, SavedSlotError> {
+    ///
+    /// # Errors
+    /// Among others, the caller may not see the slot's last request.
+    pub async fn erase_slot(&self, slot: usize, caller: Caller) -> Result<usize, SavedSlotError> {
+        let owner = self.slots.owner(slot);
+        if owner.is_some_and(|owner| !caller.may_see(owner.key)) {
+            return Err(SavedSlotError::AnotherKey);
+        }
         let erased = self.engine.erase_slot(slot).await?;
         self.slots.forget(slot);
         Ok(erased)
     }
 
     fn root_of(&self, shape: &Shape) -> PrefixRoot {
-        self.prefix_root(shape.salt.as_deref(), &shape.adapters)
+        let namespace = shape.owner.cache_namespace;
+        self.prefix_root(namespace, shape.salt.as_deref(), &shape.adapters)
     }
 
     /// What has to be the same for saved keys and values to be of use.

@@ -3,6 +3,7 @@
 
 use std::sync::{Arc, Mutex, PoisonError};
 
+use super::RequestOwner;
 use super::request::{FinishReason, GenerateOptions};
 use crate::engine::{AdapterScales, SequenceId, Stats};
 use crate::token::TokenId;
@@ -49,14 +50,15 @@ struct Last {
     /// A sequence that was asked for.
     record: Option<SlotRecord>,
     /// What shaped one that was restored since.
-    restored: Shape,
+    restored: Option<Shape>,
 }
 
-/// What beside its tokens shapes a sequence's content in the cache, or keeps it from others.
+/// What beside its tokens shapes a sequence's content in the cache, or keeps it from other clients.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub(super) struct Shape {
     pub(super) salt: Option<String>,
     pub(super) adapters: AdapterScales,
+    pub(super) owner: RequestOwner,
 }
 
 /// A sequence as its slot remembers it.
@@ -99,7 +101,7 @@ impl SlotRecords {
         self.with(slot, |last| {
             *last = Last {
                 record: Some(record.clone()),
-                restored: Shape::default(),
+                restored: None,
             };
         });
     }
@@ -109,7 +111,7 @@ impl SlotRecords {
         self.with(slot, |last| {
             *last = Last {
                 record: None,
-                restored: shape,
+                restored: Some(shape),
             };
         });
     }
@@ -124,7 +126,7 @@ impl SlotRecords {
         let last = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let last = last.get(slot)?;
         match task {
-            None => Some(last.restored.clone()),
+            None => last.restored.clone(),
             Some(task) => {
                 let record = last.record.as_ref();
                 let record = record.filter(|record| record.task == task)?;
@@ -132,9 +134,18 @@ impl SlotRecords {
                 Some(Shape {
                     salt: record.options.cache_salt.clone(),
                     adapters: AdapterScales::new(adapters.copied()),
+                    owner: record.options.owner,
                 })
             }
         }
+    }
+
+    /// The key of the slot's last request, or of the caller that restored its sequence since; `None` if it has neither.
+    pub(super) fn owner(&self, slot: usize) -> Option<RequestOwner> {
+        let last = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let last = last.get(slot)?;
+        let asked = last.record.as_ref().map(|record| record.options.owner);
+        asked.or(last.restored.as_ref().map(|shape| shape.owner))
     }
 
     pub(super) fn finish(

@@ -1,10 +1,13 @@
 //! The names that a request may call the server by in its `Host` header, as `--allowed-hosts` lists them.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv6Addr};
 use std::str::FromStr;
 
 /// Ports that a `Host` header leaves out: those of http and https. Behind a proxy that ends TLS it may be either.
 const DEFAULT_PORTS: [u16; 2] = [80, 443];
+
+/// Ends the names below `localhost`, which belong to this machine (RFC 6761).
+const LOCAL_DOMAIN: &str = ".localhost";
 
 /// An entry of the list: `*`, `app.example`, `app.example:8443`, `*.app.example` (its subdomains) or `.app.example`
 /// (the same and itself).
@@ -97,6 +100,7 @@ impl Host {
         let (name, port) = match text.strip_prefix('[') {
             Some(rest) => {
                 let (address, rest) = rest.split_once(']')?;
+                address.parse::<Ipv6Addr>().ok()?;
                 let port = match rest {
                     "" => None,
                     rest => Some(rest.strip_prefix(':')?),
@@ -110,6 +114,8 @@ impl Host {
             },
         };
         let port = match port {
+            // A number may have a sign, a port may not.
+            Some(port) if port.starts_with('+') => return None,
             Some(port) => Some(port.parse().ok()?),
             None => None,
         };
@@ -124,7 +130,7 @@ impl Host {
     /// Whether it is an address, or a name, of this machine alone.
     pub(super) fn is_local(&self) -> bool {
         self.name == "localhost"
-            || self.name.ends_with(".localhost")
+            || (self.name.len() > LOCAL_DOMAIN.len() && self.name.ends_with(LOCAL_DOMAIN))
             || self.address().is_some_and(|address| address.is_loopback())
     }
 

@@ -19,20 +19,12 @@ use tracing::Instrument;
 use super::hosts::{AllowedHost, Host};
 use super::keys::Keys;
 use super::span;
-use crate::api::{Error, document, with_request_id};
+use crate::api::{Caller, Error, document, with_request_id};
 
 /// Carries a request's id in both directions.
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 /// Lists a body's fields without effect.
 const IGNORED: HeaderName = HeaderName::from_static("x-ortolan-ignored");
-/// What of the document needs no key.
-const OPEN_PATHS: [&str; 5] = [
-    "/health",
-    "/v1/health",
-    "/docs",
-    "/openapi.json",
-    "/openapi.yaml",
-];
 /// Longest id that is taken from a client.
 const MAX_REQUEST_ID_BYTES: usize = 128;
 
@@ -72,12 +64,19 @@ async fn guard(
         return Ok(refused(&request, StatusCode::BAD_REQUEST, message));
     }
     let authority = request.uri().authority().map(ToString::to_string);
-    let host = text(HOST).or(authority);
-    if let Some(host) = &host
-        && !origins.allow_host(host)
+    let named = [text(HOST), authority];
+    if let Some(host) = named
+        .iter()
+        .flatten()
+        .find(|host| !origins.allow_host(host))
     {
         let message = format!("host '{host}' is not allowed (see --allowed-hosts)");
         return Ok(refused(&request, StatusCode::FORBIDDEN, message));
+    }
+    let host = named.into_iter().flatten().next();
+    if host.is_none() && origins.limit_hosts() {
+        let message = "the request names no host: send a Host header".to_owned();
+        return Ok(refused(&request, StatusCode::BAD_REQUEST, message));
     }
     if let Some(origin) = text(ORIGIN)
         && !origins.allow_origin(&origin)
@@ -95,7 +94,8 @@ async fn guard(
     }
 }
 
-/// Finds out who asks, and refuses whoever has no key, but for what tells of the server only.
+/// Identifies the caller, and refuses a request without a valid key unless its path is open. What an open path shows
+/// still depends on the caller: `/health` shows slots to those only who may see them.
 async fn check_key(
     endpoint: Arc<impl Endpoint<Output = Response>>,
     mut request: Request,
@@ -104,12 +104,12 @@ async fn check_key(
     let path = request.uri().path().to_owned();
     // What is not in the document is a file of the page, or nothing.
     let reads = [Method::GET, Method::HEAD].contains(request.method());
-    let open = OPEN_PATHS.contains(&&*path) || (reads && !document::has(&path));
-    match keys.caller(request.headers()) {
-        Some(caller) => request.set_data(caller),
-        None if open => {}
-        None => return Ok(Error::Unauthorized.answer_at(&path)),
+    let open = document::is_open(&path) || (reads && !document::has(&path));
+    let caller = keys.caller(request.headers());
+    if caller == Caller::Unknown && !open {
+        return Ok(Error::Unauthorized.answer_at(&path));
     }
+    request.set_data(caller);
     endpoint.call(request).await
 }
 
@@ -241,11 +241,16 @@ impl Origins {
         }
     }
 
+    /// Whether only some hosts are answered, so that a request has to name one.
+    fn limit_hosts(&self) -> bool {
+        self.local_only || !self.hosts.is_empty()
+    }
+
     /// Whether a request with this `Host` may be answered. Bound to loopback, only one that names this
     /// machine may: a page whose name was made to point here (DNS rebinding) names another. Bound otherwise, all may,
     /// unless hosts are listed; then those, names of this machine and addresses, which cannot be rebound.
     pub fn allow_host(&self, host: &str) -> bool {
-        if !self.local_only && self.hosts.is_empty() {
+        if !self.limit_hosts() {
             return true;
         }
         let Some(host) = Host::parse(host) else {

@@ -6,6 +6,7 @@ mod body;
 mod connection;
 mod hosts;
 mod keys;
+mod log_interval;
 mod middleware;
 mod places;
 mod reloaded;
@@ -16,7 +17,7 @@ mod tls;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use hyper_util::server::graceful::GracefulShutdown;
 use poem::http::uri::Scheme;
@@ -28,7 +29,8 @@ use tokio::task::JoinSet;
 use body::BodyBudget;
 use connection::Connections;
 pub use hosts::AllowedHost;
-pub use keys::Keys;
+pub use keys::{KeySources, Keys};
+use log_interval::LogInterval;
 pub use middleware::Origins;
 pub use places::ConnectionLimits;
 use places::Places;
@@ -37,6 +39,9 @@ pub use tls::{Tls, TlsError};
 
 /// How long to wait when the system has no descriptor for another connection.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+
+/// How often that is logged.
+const ACCEPT_LOG_INTERVAL: Duration = Duration::from_secs(1);
 
 /// Where and how to serve.
 #[derive(Debug, Clone)]
@@ -75,8 +80,17 @@ impl Server {
     /// The address cannot be had.
     pub async fn bind(options: ServeOptions) -> io::Result<Self> {
         let listener = TcpListener::bind((options.host.as_str(), options.port)).await?;
+        let address = listener.local_addr()?;
+        if !address.ip().is_loopback() {
+            if options.keys.is_empty() {
+                tracing::warn!(%address, "every client is let in (see --api-key-file)");
+            }
+            if options.hosts.is_empty() {
+                tracing::warn!(%address, "every Host header is answered (see --allowed-hosts)");
+            }
+        }
         Ok(Self {
-            address: listener.local_addr()?,
+            address,
             listener,
             options,
         })
@@ -126,6 +140,7 @@ impl Server {
         let graceful = GracefulShutdown::new();
         let (accepting, stopped) = watch::channel(());
         let mut connections = JoinSet::new();
+        let mut failures = LogInterval::new(ACCEPT_LOG_INTERVAL);
         tokio::pin!(stop);
         loop {
             // Ended connections are taken off the set as others come.
@@ -147,7 +162,9 @@ impl Server {
                 Err(error) => {
                     // What the system lacks may be descriptors.
                     places.evict_idle();
-                    tracing::warn!(%error, "a connection could not be accepted");
+                    if let Some(attempts) = failures.count(Instant::now()) {
+                        tracing::warn!(%error, attempts, "a connection could not be accepted");
+                    }
                     tokio::time::sleep(ACCEPT_PAUSE).await;
                 }
             }

@@ -8,7 +8,7 @@ use tokio::sync::oneshot;
 
 use super::*;
 use crate::api::{
-    self, ApiSettings, BODY_BYTES_MAX, BodyRules, Defaults, Endpoints, ResponseStore,
+    self, ApiSettings, BODY_BYTES_MAX, BodyRules, Defaults, Endpoints, KeyPolicy, ResponseStore,
 };
 use crate::model::{GenerateLimits, ModelState, Preparations};
 
@@ -63,6 +63,14 @@ async fn only_hosts_and_origins_of_this_machine_or_allowed_ones_are_answered() {
         ("host: [::1]:8080\r\n", 200),
         ("host: rebound.example\r\n", 403),
         ("host: localhost.example\r\n", 403),
+        ("host: [::1].evil.com\r\n", 403),
+        ("host: [localhost]\r\n", 403),
+        ("host: 127.0.0.1:1@evil.com\r\n", 403),
+        ("host: 127.0.0.1@evil.com\r\n", 403),
+        ("host: 127.0.0.1:+80\r\n", 403),
+        ("host: localhost:80:80\r\n", 403),
+        ("host: 127.0.0.1.evil.com\r\n", 403),
+        ("host: .localhost\r\n", 403),
         ("host: localhost\r\norigin: http://localhost:3000\r\n", 200),
         ("host: localhost\r\norigin: https://app.example\r\n", 200),
         ("host: localhost\r\norigin: https://evil.example\r\n", 403),
@@ -145,7 +153,8 @@ fn a_list_of_hosts_limits_a_server_that_others_reach() {
         let hosts: Vec<AllowedHost> = hosts.iter().map(|host| host.parse().unwrap()).collect();
         Origins::new(&Scheme::HTTP, "0.0.0.0", address, &[], &hosts)
     };
-    assert!(origins(&[]).allow_host("rebound.example"));
+    assert!(origins(&[]).allow_host("rebound.example") && !origins(&[]).limit_hosts());
+    assert!(origins(&["app.example"]).limit_hosts());
     for (host, allowed) in [
         ("app.example:8080", true),
         ("localhost:8080", true),
@@ -173,7 +182,18 @@ async fn a_request_names_one_host() {
         ),
         ("GET / HTTP/1.1\r\nhost:\r\n", 403),
         ("GET / HTTP/1.1\r\nhost: localhost\r\n", 200),
-        ("GET / HTTP/1.0\r\n", 200),
+        ("GET / HTTP/1.0\r\n", 400),
+        ("GET / HTTP/1.0\r\nhost: localhost\r\n", 200),
+        // Both the target and the header name a host.
+        (
+            "GET http://localhost/ HTTP/1.1\r\nhost: evil.example\r\n",
+            403,
+        ),
+        (
+            "GET http://evil.example/ HTTP/1.1\r\nhost: localhost\r\n",
+            403,
+        ),
+        ("GET http://localhost/ HTTP/1.1\r\nhost: localhost\r\n", 200),
     ] {
         let answer = ask(address, head).await;
         assert!(
@@ -455,6 +475,7 @@ async fn routes() -> SocketAddr {
         },
         responses: Arc::new(ResponseStore::new(0)),
         strict_model_names: false,
+        key_policy: KeyPolicy::default(),
     };
     tokio::spawn(server.serve(
         api::routes(settings),

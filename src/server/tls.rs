@@ -1,5 +1,7 @@
-//! Encryption: a certificate and its key, read anew when their files change, and the handshake.
+//! Encryption: a certificate and its key, read again when their files change, and the handshake. A certificate is no
+//! door: while its files cannot be read, as when one of the two is written, the last pair that fits stays.
 
+use std::fmt;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -47,7 +49,6 @@ pub enum TlsError {
 }
 
 /// What connections are encrypted with.
-#[derive(Debug)]
 pub struct Tls {
     pair: Reloaded<Pair>,
 }
@@ -74,14 +75,23 @@ impl Tls {
         socket: TcpStream,
         deadline: Duration,
     ) -> io::Result<TlsStream<TcpStream>> {
-        let handshake = TlsAcceptor::from(self.pair.now()).accept(socket);
+        let handshake = TlsAcceptor::from(self.pair.last()).accept(socket);
         tokio::time::timeout(deadline, handshake).await?
+    }
+}
+
+impl fmt::Debug for Tls {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.debug_struct("Tls").finish_non_exhaustive()
     }
 }
 
 impl Source for Pair {
     type Value = ServerConfig;
     type Error = TlsError;
+
+    const WITHOUT_FILES: &'static str =
+        "the certificate that was read before is used until these files can be read again";
 
     fn files(&self) -> Vec<&Path> {
         vec![&self.certificate, &self.key]

@@ -5,7 +5,7 @@ use std::time::Duration;
 use cucumber::given;
 use ortolan::cancel::CancelFlag;
 use ortolan::model::{GenerateLimits, ModelState, SystemPrompt};
-use ortolan::server::Keys;
+use ortolan::server::{KeySources, Keys};
 
 use crate::servers;
 use crate::world::World;
@@ -129,7 +129,11 @@ async fn generates_little(world: &mut World, tokens: usize) {
 
 #[given(expr = "a server with the keys {string} and {string}")]
 async fn locked(world: &mut World, one: String, other: String) {
-    let keys = Keys::new(vec![one, other], None).unwrap();
+    let keys = Keys::new(KeySources {
+        given: vec![one, other],
+        ..KeySources::default()
+    });
+    let keys = keys.unwrap();
     world.speak_to(servers::locked(servers::usual().await, keys).await);
 }
 

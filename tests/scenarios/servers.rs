@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
-use ortolan::api::{self, ApiSettings, BodyRules, Defaults, Endpoints, ResponseStore};
+use ortolan::api::{self, ApiSettings, BodyRules, Defaults, Endpoints, KeyPolicy, ResponseStore};
 use ortolan::model::load::{
     CacheSize, DeviceOptions, FileAccess, LoadOptions, SessionOptions, inspect,
 };
@@ -396,6 +396,7 @@ fn settings(state: ModelState) -> ApiSettings {
         },
         responses: Arc::new(ResponseStore::new(16)),
         strict_model_names: false,
+        key_policy: KeyPolicy::default(),
     }
 }
 

@@ -14,7 +14,7 @@ use super::preparing::prepare;
 use super::relaxed::SchemaPaths;
 use super::stream::{EventStream, WholeOrStream};
 use super::{ApiSettings, types};
-use crate::model::{GenerateError, GrammarKind, LoadedModel, Preparations};
+use crate::model::{GenerateError, GenerateLimits, GrammarKind, LoadedModel, Preparations};
 
 use message::Heading;
 use request::{MessageRequest, conversation, generate_request};
@@ -22,13 +22,14 @@ use request::{MessageRequest, conversation, generate_request};
 /// Writes the next message.
 pub(super) async fn answer(
     settings: &ApiSettings,
+    limits: GenerateLimits,
     model: Arc<LoadedModel>,
     body: types::MessagesRequest,
     ignored: &mut Ignored,
 ) -> Result<WholeOrStream<types::Message>, Error> {
     let streamed = body.stream.unwrap_or(false);
     let name = model.details().name.clone();
-    let (limits, defaults) = (settings.limits.clone(), settings.defaults);
+    let defaults = settings.defaults;
     let prepared = prepare(&settings.preparations, ignored, move |ignored, cancel| {
         let tools = body.tools.iter().flatten();
         let tools = tools.map(|tool| tool.name.clone()).collect();

@@ -11,7 +11,7 @@ use crate::api::payload::Ignored;
 use crate::api::types;
 use crate::model::{
     GenerateOptions, GenerateRequest, GrammarSource, LineLimits, LoadedModel, ProgressEvents,
-    Prompt, ToolUse, WhenFull,
+    Prompt, RequestOwner, ToolUse, WhenFull,
 };
 use crate::sampling::SamplingParameters;
 use crate::text::{ChatMessage, Conversation};
@@ -132,6 +132,7 @@ fn translated(body: &types::MessagesRequest, defaults: &Defaults) -> Result<Mess
         stream: body.stream.unwrap_or(false),
         lines: LineLimits::default(),
         progress: ProgressEvents::default(),
+        owner: RequestOwner::default(),
     };
     Ok(MessageRequest {
         request: GenerateRequest {

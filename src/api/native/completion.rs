@@ -17,7 +17,8 @@ use crate::api::sampling;
 use crate::api::stream::{EventStream, WholeOrStream};
 use crate::api::types;
 use crate::model::{
-    GenerateLimits, GenerateOptions, GrammarSource, LineLimits, LoadedModel, Preparations, WhenFull,
+    GenerateLimits, GenerateOptions, GrammarSource, LineLimits, LoadedModel, Preparations, RequestOwner,
+    WhenFull,
 };
 use crate::sampling::SamplingParameters;
 
@@ -128,6 +129,7 @@ impl TryFrom<types::CompletionRequest> for GenerateOptions {
                 time: time.map(Duration::from_millis),
             },
             progress: progress_events(body.return_progress, body.timings_per_token),
+            owner: RequestOwner::default(),
         })
     }
 }

@@ -6,13 +6,13 @@ use super::slots::slots;
 use crate::api::options::Defaults;
 use crate::api::payload::WithStatus;
 use crate::api::types::{Health, HealthStatus};
-use crate::model::{ModelState, SlotCounts};
+use crate::model::{Caller, ModelState, SlotCounts};
 
 /// What the caller wants to know.
 #[derive(Debug, Clone, Copy, Default)]
 pub(in crate::api) struct HealthQuestion {
-    /// Whether to show the slots.
-    pub include_slots: bool,
+    /// The caller to show the slots to, if it wants them and may see them.
+    pub slots_for: Option<Caller>,
     /// Whether it is a failure that all slots are busy.
     pub fail_on_no_slot: bool,
 }
@@ -36,8 +36,8 @@ pub(in crate::api) fn health(
         return without_slots(StatusCode::INTERNAL_SERVER_ERROR, HealthStatus::Error);
     };
     let mut health = ready(&counts, question.fail_on_no_slot);
-    if question.include_slots {
-        health.value.slots = slots(model, defaults).0;
+    if let Some(caller) = question.slots_for {
+        health.value.slots = slots(model, defaults, caller).0;
     }
     health
 }

@@ -1,15 +1,16 @@
 //! `GET /lora-adapters` and `POST /lora-adapters`: the adapters, and how strong they count.
 
+use super::props::shown_path;
 use crate::api::error::Error;
 use crate::api::options::scales;
 use crate::api::types;
-use crate::model::{AdapterState, LoadedModel};
+use crate::model::{AdapterState, Caller, LoadedModel};
 
 /// All adapters.
-pub(in crate::api) fn adapters(model: &LoadedModel) -> types::LoraAdapters {
+pub(in crate::api) fn adapters(model: &LoadedModel, caller: Caller) -> types::LoraAdapters {
     let shown = |(id, adapter): (u64, AdapterState)| types::LoraAdapter {
         id,
-        path: adapter.path.display().to_string(),
+        path: shown_path(&adapter.path, caller),
         scale: adapter.scale,
     };
     types::LoraAdapters((0..).zip(model.adapters()).map(shown).collect())

@@ -1,15 +1,18 @@
 //! `GET /props` and `POST /props`: what the server is set to.
 
+use std::path::Path;
+
 use super::settings::default_settings;
 use crate::api::error::Error;
 use crate::api::options::Defaults;
 use crate::api::types;
 use crate::cancel::CancelFlag;
-use crate::model::{Attention, LoadedModel, SystemPrompt};
+use crate::model::{Attention, Caller, LoadedModel, SystemPrompt};
 
 /// The settings of the server. `max_tokens` is its own limit of a generation.
 pub(in crate::api) fn props(
     model: &LoadedModel,
+    caller: Caller,
     max_tokens: Option<usize>,
     defaults: &Defaults,
 ) -> types::Props {
@@ -38,7 +41,7 @@ pub(in crate::api) fn props(
         total_slots: details.slots as u64,
         chat_template: details.chat_template.clone(),
         model: details.name.clone(),
-        model_path: details.path.display().to_string(),
+        model_path: shown_path(&details.path, caller),
         n_ctx: details.context_tokens as u64,
         build_info: concat!("ortolan ", env!("CARGO_PKG_VERSION")).to_owned(),
         cache_tokens: details.cache_tokens as u64,
@@ -50,6 +53,13 @@ pub(in crate::api) fn props(
         },
         deterministic: details.deterministic,
     }
+}
+
+/// A file as the caller may know it: only an operator sees in which folder it is.
+pub(super) fn shown_path(path: &Path, caller: Caller) -> String {
+    let name = path.file_name().filter(|_| !caller.is_operator());
+    name.map_or(path.display(), |name| Path::new(name).display())
+        .to_string()
 }
 
 /// Changes them.

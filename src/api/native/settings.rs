@@ -8,7 +8,7 @@ use crate::api::sampling::{MIROSTAT_ETA, MIROSTAT_TAU};
 use crate::api::types;
 use crate::model::{
     AdapterState, GenerateOptions, GrammarSource, LineLimits, ModelDetails, ProgressEvents,
-    PromptPiece, WhenFull,
+    PromptPiece, RequestOwner, WhenFull,
 };
 use crate::sampling::{Distribution, MirostatVersion, SamplingParameters};
 
@@ -155,6 +155,7 @@ pub(super) fn default_settings(
         stream: false,
         lines: LineLimits::default(),
         progress: ProgressEvents::default(),
+        owner: RequestOwner::default(),
     };
     settings(details, &options, None)
 }

@@ -1,19 +1,45 @@
 //! `POST /slots/{id_slot}?action=…`: a slot's sequence is kept in a file, put back, or forgotten.
 
+use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use crate::api::at_length;
 use crate::api::error::Error;
 use crate::api::types;
-use crate::model::{GenerateError, LoadedModel, SavedSlotError, SlotError};
+use crate::model::{Caller, GenerateError, LoadedModel, RequestOwner, SavedSlotError, SlotError};
 
 /// Most bytes of a file's name.
 const MAX_NAME_BYTES: usize = 200;
 
-/// Does what `action` says. `folder` is where the operator wants the files.
+/// Begins the name of a folder with the files of one key; the key's digest follows.
+const KEY_FOLDER: &str = "key-";
+
+/// Whose files there are, and where.
+pub(in crate::api) struct SlotFiles<'a> {
+    /// Where the operator wants the files.
+    pub folder: &'a Path,
+    /// Whose they are.
+    pub caller: Caller,
+    /// As the caller's requests have it.
+    pub owner: RequestOwner,
+}
+
+impl SlotFiles<'_> {
+    /// The folder of the caller's files: an operator's are in the folder itself, every other key has one within it.
+    fn folder(&self) -> PathBuf {
+        let key = self.caller.key().filter(|_| !self.caller.is_operator());
+        match key {
+            Some(key) => self.folder.join(format!("{KEY_FOLDER}{}", key.name())),
+            None => self.folder.to_owned(),
+        }
+    }
+}
+
+/// Does what `action` says.
 pub(in crate::api) async fn answer(
     model: &LoadedModel,
-    folder: &Path,
+    files: SlotFiles<'_>,
     id_slot: &str,
     action: Option<&str>,
     body: types::SlotActionRequest,
@@ -28,9 +54,12 @@ pub(in crate::api) async fn answer(
     let filename = body.filename;
     match action {
         Some("save") => {
-            let (name, path) = file(folder, filename)?;
+            let folder = files.folder();
+            let (name, path) = file(&folder, filename)?;
+            at_length(|| fs::create_dir_all(&folder))
+                .map_err(|error| told(error.into(), slot, model))?;
             let saved = model
-                .save_slot(slot, &path)
+                .save_slot(slot, &path, files.caller)
                 .await
                 .map_err(|error| told(error, slot, model))?;
             Ok(types::SlotAction::Saved(types::SlotSaved {
@@ -44,9 +73,9 @@ pub(in crate::api) async fn answer(
             }))
         }
         Some("restore") => {
-            let (name, path) = file(folder, filename)?;
+            let (name, path) = file(&files.folder(), filename)?;
             let restored = model
-                .restore_slot(slot, &path)
+                .restore_slot(slot, &path, files.owner)
                 .await
                 .map_err(|error| told(error, slot, model))?;
             Ok(types::SlotAction::Restored(types::SlotRestored {
@@ -61,7 +90,7 @@ pub(in crate::api) async fn answer(
         }
         Some("erase") => {
             let erased = model
-                .erase_slot(slot)
+                .erase_slot(slot, files.caller)
                 .await
                 .map_err(|error| told(error, slot, model))?;
             Ok(types::SlotAction::Erased(types::SlotErased {
@@ -115,6 +144,7 @@ fn told(error: SavedSlotError, slot: usize, model: &LoadedModel) -> Error {
             Error::invalid("filename", "filename: there is no such file")
         }
         SavedSlotError::StillAnswering => Error::NoModel(error.to_string()),
+        SavedSlotError::AnotherKey => Error::SlotOfAnotherKey(slot),
         SavedSlotError::NoSlot(_)
         | SavedSlotError::AnotherModel
         | SavedSlotError::AnotherAdapter => {

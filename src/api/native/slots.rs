@@ -3,17 +3,38 @@
 use super::settings::{default_settings, settings};
 use crate::api::options::{Defaults, or_minus_one};
 use crate::api::types;
-use crate::model::{FinishReason, LoadedModel, ModelDetails, Slot};
+use crate::model::{Caller, FinishReason, LoadedModel, ModelDetails, Slot};
 
-/// All slots.
-pub(in crate::api) fn slots(model: &LoadedModel, defaults: &Defaults) -> types::Slots {
+/// All slots, each with its request if the caller may see that.
+pub(in crate::api) fn slots(
+    model: &LoadedModel,
+    defaults: &Defaults,
+    caller: Caller,
+) -> types::Slots {
     let details = model.details();
     let unasked = default_settings(details, None, defaults, &model.adapters());
     let shown = model.slots().into_iter().map(|slot| {
+        let slot = visible(slot, caller);
         let prompt = model.detokenize(&slot.prompt).unwrap_or_default();
         show(details, &unasked, &slot, prompt)
     });
     types::Slots(shown.collect())
+}
+
+/// The slot as the caller may see it: of another key's request only that it runs.
+fn visible(slot: Slot, caller: Caller) -> Slot {
+    let owner = slot.options.as_ref().and_then(|options| options.owner.key);
+    match caller.may_see(owner) {
+        true => slot,
+        false => Slot {
+            task: None,
+            options: None,
+            prompt: [].into(),
+            generated_tokens: 0,
+            finish: None,
+            ..slot
+        },
+    }
 }
 
 /// The slot; `unasked` is what it shows before its first request.
@@ -148,6 +169,26 @@ mod tests {
         assert!(shown.is_processing && shown.next_token.has_new_line);
         assert_eq!(shown.params.as_ref().unwrap().n_predict, 5);
         crate::api::check("Slot", &serde_json::to_value(&shown).unwrap()).unwrap();
+
+        // Nothing but the state is left of a request that the caller may not see.
+        let hidden = show(
+            &details(),
+            &unasked,
+            &visible(slot.clone(), Caller::Unknown),
+            String::new(),
+        );
+        let idle = Slot {
+            task: None,
+            options: None,
+            prompt: [].into(),
+            generated_tokens: 0,
+            ..slot.clone()
+        };
+        let expected = show(&details(), &unasked, &idle, String::new());
+        assert_eq!(
+            serde_json::to_value(&hidden).unwrap(),
+            serde_json::to_value(&expected).unwrap()
+        );
 
         slot.options = None;
         slot.task = None;

@@ -15,7 +15,7 @@ use crate::api::sampling;
 use crate::api::types;
 use crate::model::{
     GenerateError, GenerateOptions, GrammarKind, GrammarSource, LineLimits, PromptPiece,
-    Relaxation, ToolUse, WhenFull,
+    Relaxation, RequestOwner, ToolUse, WhenFull,
 };
 use crate::sampling::SamplingParameters;
 use crate::token::TokenId;
@@ -127,6 +127,7 @@ pub(super) fn generate_options(
         stream: options.stream.unwrap_or(false),
         lines: LineLimits::default(),
         progress: progress_events(native.return_progress, native.timings_per_token),
+        owner: RequestOwner::default(),
     };
     Ok((
         options,

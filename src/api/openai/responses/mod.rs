@@ -15,13 +15,12 @@ use std::sync::Arc;
 use super::options::{Fields, in_openais_words};
 use super::thoughts::{Thoughts, thought_form};
 use crate::api::answer::answer_events;
-use crate::api::caller::Caller;
 use crate::api::error::Error;
 use crate::api::payload::Ignored;
 use crate::api::preparing::prepare;
 use crate::api::stream::{EventStream, WholeOrStream};
 use crate::api::types;
-use crate::model::{GenerateLimits, GenerateRequest, LoadedModel, Preparations, Prompt};
+use crate::model::{GenerateLimits, GenerateRequest, KeyId, LoadedModel, Preparations, Prompt};
 
 use conversation::fit;
 use item::Item;
@@ -32,24 +31,24 @@ use store::Kept;
 pub use store::ResponseStore;
 use writer::Writer;
 
-/// What is kept for one caller.
+/// What is kept for one key.
 #[derive(Clone, Copy)]
 pub(in crate::api) struct History<'a> {
     /// What is kept.
     pub store: &'a Arc<ResponseStore>,
-    /// For whom.
-    pub caller: Caller,
+    /// The key that they are kept for; `None` on a server without keys.
+    pub owner: Option<KeyId>,
 }
 
 impl History<'_> {
     fn response(&self, id: String) -> Result<Arc<Kept>, Error> {
-        let kept = self.store.get(self.caller, &id);
+        let kept = self.store.get(self.owner, &id);
         kept.ok_or(Error::NoSuchResponse(id))
     }
 
     /// All items of a response that is to be gone on with.
     fn of_response(&self, id: &str) -> Result<Vec<Arc<Item>>, Error> {
-        let kept = self.store.get(self.caller, id);
+        let kept = self.store.get(self.owner, id);
         let kept = kept.ok_or_else(|| Error::NoPreviousResponse(id.to_owned()))?;
         Ok(kept.input.iter().chain(&kept.output).cloned().collect())
     }
@@ -57,7 +56,7 @@ impl History<'_> {
     fn items(&self, ids: &HashSet<&str>) -> HashMap<String, Arc<Item>> {
         match ids.is_empty() {
             true => HashMap::new(),
-            false => self.store.items(self.caller, ids),
+            false => self.store.items(self.owner, ids),
         }
     }
 }
@@ -91,12 +90,12 @@ pub(in crate::api) async fn answer(
         body.chat_template_kwargs.take(),
     );
     let streamed = body.stream.unwrap_or(false);
-    let (store, caller) = (Arc::clone(history.store), history.caller);
+    let (store, owner) = (Arc::clone(history.store), history.owner);
     let (limits, truncation) = (limits.clone(), response.truncation);
     let prepared = prepare(preparations, ignored, move |ignored, cancel| {
         let history = History {
             store: &store,
-            caller,
+            owner,
         };
         let Context {
             items,
@@ -126,10 +125,10 @@ pub(in crate::api) async fn answer(
         Ok((generation, items, namespaces))
     });
     let (generation, items, namespaces) = prepared.await?;
-    let (store, caller) = (Arc::clone(history.store), history.caller);
+    let (store, owner) = (Arc::clone(history.store), history.owner);
     let keep = move |response: &types::ResponseObject| {
         if response.store {
-            store.put(Kept::new(caller, items, response.clone()));
+            store.put(Kept::new(owner, items, response.clone()));
         }
     };
     let events = answer_events(generation, form);
@@ -164,11 +163,11 @@ pub(in crate::api) async fn count_tokens(
     };
     let effort = body.reasoning.and_then(|reasoning| reasoning.effort);
     let thoughts = Thoughts::new(effort, None, None);
-    let (store, caller) = (Arc::clone(history.store), history.caller);
+    let (store, owner) = (Arc::clone(history.store), history.owner);
     let tokens = prepare(preparations, ignored, move |ignored, cancel| {
         let history = History {
             store: &store,
-            caller,
+            owner,
         };
         let context = Context::read(context, &history, ignored)?;
         let conversation = thoughts.before(context.conversation);
@@ -203,7 +202,7 @@ pub(in crate::api) fn delete(
     history: History<'_>,
     id: String,
 ) -> Result<types::ResponseDeleted, Error> {
-    match history.store.remove(history.caller, &id) {
+    match history.store.remove(history.owner, &id) {
         true => Ok(types::ResponseDeleted {
             id,
             object: types::ResponseDeletedObject::Response,

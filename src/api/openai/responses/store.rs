@@ -1,15 +1,20 @@
-//! Responses that are kept: so many, of so many bytes, each for whoever asked for it. The one that was not used for the
-//! longest goes first. One whose predecessor went is still whole: it holds everything that it was written from.
+//! Responses that are kept for the keys that asked for them, within limits of count and bytes. When a limit is exceeded,
+//! the key that holds most loses its least recently used response: so a key that holds no more than an equal share loses
+//! nothing to others. A response whose predecessor is gone is still whole: it holds everything that it was written from.
 
+use std::cmp::Reverse;
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::item::Item;
-use crate::api::caller::Caller;
 use crate::api::types;
+use crate::model::KeyId;
 
 /// Bytes of all that is kept, as JSON. What several responses were written from is counted for each of them.
 const KEPT_BYTES_MAX: usize = 64 << 20;
+
+/// The key that a response is kept for; `None` on a server without keys.
+type Owner = Option<KeyId>;
 
 /// A response that ended.
 pub(super) struct Kept {
@@ -19,14 +24,14 @@ pub(super) struct Kept {
     pub input: Vec<Arc<Item>>,
     /// What it says and calls.
     pub output: Vec<Arc<Item>>,
-    caller: Caller,
+    owner: Owner,
     bytes: usize,
 }
 
 impl Kept {
-    /// For that caller.
+    /// Kept for `owner`.
     pub(super) fn new(
-        caller: Caller,
+        owner: Owner,
         input: Vec<Arc<Item>>,
         response: types::ResponseObject,
     ) -> Self {
@@ -38,7 +43,7 @@ impl Kept {
             response,
             input,
             output,
-            caller,
+            owner,
             bytes,
         }
     }
@@ -54,9 +59,16 @@ pub struct ResponseStore {
 #[derive(Default)]
 struct Shelf {
     by_id: HashMap<String, Place>,
-    /// Ids, the one that was not used for the longest first.
-    by_use: BTreeMap<u64, String>,
+    shares: HashMap<Owner, Share>,
     uses: u64,
+    bytes: usize,
+}
+
+/// What is kept for one key.
+#[derive(Default)]
+struct Share {
+    /// Ids, the least recently used first.
+    by_use: BTreeMap<u64, String>,
     bytes: usize,
 }
 
@@ -80,52 +92,60 @@ impl ResponseStore {
         self.most > 0
     }
 
-    /// Keeps a response, in the place of those that were not used for the longest.
+    /// Keeps a response, in the place of the least recently used ones of the key that holds most.
     pub(super) fn put(&self, kept: Kept) {
         let mut shelf = self.shelf();
         shelf.take(&kept.response.id);
         shelf.bytes += kept.bytes;
-        let (id, used) = (kept.response.id.clone(), shelf.next_use());
-        shelf.by_use.insert(used, id.clone());
+        let (id, owner, used) = (kept.response.id.clone(), kept.owner, shelf.next_use());
+        let share = shelf.shares.entry(owner).or_default();
+        share.by_use.insert(used, id.clone());
+        share.bytes += kept.bytes;
         let kept = Arc::new(kept);
         shelf.by_id.insert(id, Place { kept, used });
-        while shelf.by_id.len() > self.most || shelf.bytes > self.most_bytes {
-            let Some((_, oldest)) = shelf.by_use.pop_first() else {
+        loop {
+            let oldest = if shelf.by_id.len() > self.most {
+                shelf.oldest_of_largest(owner, |share| share.by_use.len())
+            } else if shelf.bytes > self.most_bytes {
+                shelf.oldest_of_largest(owner, |share| share.bytes)
+            } else {
                 break;
             };
+            let Some(oldest) = oldest else { break };
             shelf.take(&oldest);
         }
     }
 
-    /// A response of that caller's, which is used with that.
-    pub(super) fn get(&self, caller: Caller, id: &str) -> Option<Arc<Kept>> {
+    /// A response of that key, which is used with that.
+    pub(super) fn get(&self, owner: Owner, id: &str) -> Option<Arc<Kept>> {
         let mut shelf = self.shelf();
         let used = shelf.next_use();
         let place = shelf.by_id.get_mut(id);
-        let place = place.filter(|place| place.kept.caller == caller)?;
+        let place = place.filter(|place| place.kept.owner == owner)?;
         let before = std::mem::replace(&mut place.used, used);
         let kept = Arc::clone(&place.kept);
-        shelf.by_use.remove(&before);
-        shelf.by_use.insert(used, id.to_owned());
+        let share = shelf.shares.entry(owner).or_default();
+        share.by_use.remove(&before);
+        share.by_use.insert(used, id.to_owned());
         Some(kept)
     }
 
-    /// Forgets a response of that caller's; whether there was one.
-    pub(super) fn remove(&self, caller: Caller, id: &str) -> bool {
+    /// Forgets a response of that key; whether there was one.
+    pub(super) fn remove(&self, owner: Owner, id: &str) -> bool {
         let mut shelf = self.shelf();
         let place = shelf.by_id.get(id);
-        let own = place.is_some_and(|place| place.kept.caller == caller);
+        let own = place.is_some_and(|place| place.kept.owner == owner);
         if own {
             shelf.take(id);
         }
         own
     }
 
-    /// Those of these items that responses of that caller's hold.
-    pub(super) fn items(&self, caller: Caller, ids: &HashSet<&str>) -> HashMap<String, Arc<Item>> {
+    /// Those of these items that responses of that key hold.
+    pub(super) fn items(&self, owner: Owner, ids: &HashSet<&str>) -> HashMap<String, Arc<Item>> {
         let shelf = self.shelf();
         let own = shelf.by_id.values().map(|place| &place.kept);
-        let own = own.filter(|kept| kept.caller == caller && !ids.is_empty());
+        let own = own.filter(|kept| kept.owner == owner && !ids.is_empty());
         let items = own.flat_map(|kept| kept.input.iter().chain(&kept.output));
         items
             .filter(|item| ids.contains(item.id()))
@@ -146,9 +166,27 @@ impl Shelf {
 
     fn take(&mut self, id: &str) {
         if let Some(place) = self.by_id.remove(id) {
-            self.by_use.remove(&place.used);
             self.bytes -= place.kept.bytes;
+            let owner = place.kept.owner;
+            let share = self.shares.entry(owner).or_default();
+            share.by_use.remove(&place.used);
+            share.bytes -= place.kept.bytes;
+            if share.by_use.is_empty() {
+                self.shares.remove(&owner);
+            }
         }
+    }
+
+    /// The least recently used response of the key that holds most. Of several, `owner` loses its own first, then the one
+    /// that was not used for the longest.
+    fn oldest_of_largest(&self, owner: Owner, size: impl Fn(&Share) -> usize) -> Option<String> {
+        let oldest = self.shares.iter().filter_map(|(key, share)| {
+            let (used, id) = share.by_use.first_key_value()?;
+            Some(((size(share), *key == owner, Reverse(*used)), id))
+        });
+        oldest
+            .max_by_key(|(rank, _)| *rank)
+            .map(|(_, id)| id.clone())
     }
 }
 
@@ -159,7 +197,7 @@ mod tests {
     use super::super::response::begun;
     use super::*;
 
-    const EVERYBODY: Caller = Caller::EVERYBODY;
+    const EVERYBODY: Owner = None;
 
     fn response(id: &str) -> types::ResponseObject {
         let body = serde_json::from_value(json!({})).unwrap();
@@ -177,8 +215,8 @@ mod tests {
         Item::new(serde_json::from_value(item).unwrap())
     }
 
-    fn put(store: &ResponseStore, caller: Caller, id: &str, input: &[Arc<Item>]) {
-        store.put(Kept::new(caller, input.to_vec(), response(id)));
+    fn put(store: &ResponseStore, owner: Owner, id: &str, input: &[Arc<Item>]) {
+        store.put(Kept::new(owner, input.to_vec(), response(id)));
     }
 
     #[track_caller]
@@ -188,10 +226,16 @@ mod tests {
         assert_eq!(kept, ids);
         let shelf = store.shelf();
         let bytes: usize = shelf.by_id.values().map(|place| place.kept.bytes).sum();
+        let shares = || shelf.shares.values();
         assert_eq!(
-            (shelf.bytes, shelf.by_use.len()),
-            (bytes, shelf.by_id.len())
+            (
+                shelf.bytes,
+                shares().map(|share| share.bytes).sum::<usize>(),
+                shares().map(|share| share.by_use.len()).sum::<usize>(),
+            ),
+            (bytes, bytes, shelf.by_id.len())
         );
+        assert!(shares().all(|share| !share.by_use.is_empty()));
     }
 
     #[test]
@@ -227,8 +271,36 @@ mod tests {
     }
 
     #[test]
+    fn a_key_loses_nothing_of_its_share_to_another() {
+        let (ada, ben) = (Some(KeyId::of("ada")), Some(KeyId::of("ben")));
+        let mut store = ResponseStore::new(4);
+        for id in ["a1", "a2", "a3"] {
+            put(&store, ada, id, &[]);
+        }
+        for number in 0..100 {
+            put(&store, ben, &format!("b{number:02}"), &[]);
+        }
+        check(&store, &["a2", "a3", "b98", "b99"]);
+
+        // The same holds for bytes, also where one response alone is larger than all that may be kept.
+        let one = Kept::new(ada, Vec::new(), response("a1")).bytes;
+        store.most_bytes = 4 * one + 400;
+        let long = message(&"x".repeat(one));
+        put(&store, ben, "b_long", std::slice::from_ref(&long));
+        put(&store, ben, "b_more", std::slice::from_ref(&long));
+        check(&store, &["a2", "a3", "b_more"]);
+        put(
+            &store,
+            ben,
+            "b_huge",
+            &[long.clone(), long.clone(), long.clone(), long],
+        );
+        check(&store, &["a2", "a3"]);
+    }
+
+    #[test]
     fn each_sees_its_own() {
-        let (ada, ben) = (Caller::of_key("ada"), Caller::of_key("ben"));
+        let (ada, ben) = (Some(KeyId::of("ada")), Some(KeyId::of("ben")));
         let store = ResponseStore::new(2);
         put(&store, ada, "a", &[message("x")]);
         assert!(store.get(ben, "a").is_none() && store.get(EVERYBODY, "a").is_none());
