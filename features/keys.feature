@@ -33,6 +33,23 @@ Feature: Keys
       """
     Then the status is 401
 
+  Scenario Outline: Health without a key tells the state and no slots: <path>
+    When I get "<path>"
+    Then the status is 200
+    And the answer's "status" is "ok"
+    And the answer has no "slots"
+
+    Examples:
+      | path                                      |
+      | /health?include_slots                     |
+      | /v1/health?include_slots=1                |
+      | /health?fail_on_no_slot&include_slots=    |
+
+  Scenario: Health with a key tells the slots
+    When I get "/health?include_slots" with "Bearer first" as "Authorization"
+    Then the status is 200
+    And the answer's "slots.3.id" is 3
+
   Scenario Outline: <path> is open to everybody
     When I get "<path>"
     Then the status is 200

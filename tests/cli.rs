@@ -14,7 +14,7 @@ mod split;
 use std::fs;
 use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, Stdio};
 
 use program::{listening, ortolan, post, ready, refused, with_model, with_runtime};
 use running::PATIENCE;
@@ -642,4 +642,46 @@ fn an_adapter_that_cannot_be_used_is_refused_with_path_and_cause() {
         message.contains("a base for adapters, and no adapter"),
         "{message}"
     );
+}
+
+/// A pipe holds some hundred lines; what nobody reads of it must delay neither requests nor the end.
+#[cfg(unix)]
+#[tokio::test]
+async fn a_log_that_nobody_reads_stops_nothing() {
+    let mut command = with_model(ortolan());
+    command.stdout(Stdio::null()).stderr(Stdio::piped());
+    let mut program = Killed(command.spawn().unwrap());
+    let mut log = BufReader::new(program.0.stderr.take().unwrap());
+    let mut line = String::new();
+    while !line.contains("listening") {
+        line.clear();
+        assert!(log.read_line(&mut line).unwrap() > 0, "it ended");
+    }
+    let event: serde_json::Value = serde_json::from_str(&line).unwrap();
+    let address = event["address"].as_str().unwrap();
+    let client = reqwest::Client::new();
+    for number in 0..2000 {
+        let request = client.get(format!("{address}/health")).send();
+        let answer = tokio::time::timeout(PATIENCE, request).await;
+        assert!(
+            answer.is_ok_and(|answer| answer.is_ok()),
+            "request {number}"
+        );
+    }
+    let id = program.0.id().to_string();
+    let asked = Command::new("kill").args(["-TERM", &id]).status();
+    assert!(asked.unwrap().success());
+    let ended = program.0.wait_timeout(PATIENCE).unwrap();
+    assert_eq!(ended.map(|status| status.code()), Some(Some(0)));
+    drop(log);
+}
+
+/// A program that is killed when it is dropped.
+struct Killed(Child);
+
+impl Drop for Killed {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
 }

@@ -3,7 +3,7 @@
 use poem::{FromRequest, Request, RequestBody};
 
 use super::error::Error;
-pub use crate::model::Caller;
+pub use crate::model::{Caller, KeyId};
 
 /// Proof that a request came with a valid key, if the server has keys. Every operation whose `security` in the document
 /// is not empty takes it, so that no spelling of a path gets around the check that compares paths.

@@ -29,7 +29,7 @@ use poem::{Endpoint, EndpointExt, IntoResponse, Request, Response, Route};
 use poem_openapi::OpenApiService;
 use tokio::sync::watch;
 
-pub use caller::Caller;
+pub use caller::{Caller, KeyId};
 pub use error::{Error, with_request_id};
 pub use openai::responses::ResponseStore;
 pub use options::Defaults;

@@ -24,6 +24,10 @@ use super::worker::Unusable;
 use crate::cache::{BlockCopy, BlockPool, Reuse};
 use crate::sampling::Choice;
 
+/// Sequences that are admitted before the one that has waited longest, in a row. Then that one is promoted: a high
+/// priority makes others wait, but not for ever.
+const MAX_OVERTAKING: usize = 32;
+
 /// The waiting and the running sequences.
 pub(super) struct Scheduler {
     options: EngineOptions,
@@ -39,6 +43,8 @@ pub(super) struct Scheduler {
     planned: Option<Instant>,
     /// Steps that were planned so far.
     steps: u64,
+    /// Sequences that were admitted since the one that had waited longest was.
+    overtaking: usize,
     counters: Counters,
 }
 
@@ -68,6 +74,7 @@ impl Scheduler {
             controller: StepController::new(options.step_duration, options.prefill_share),
             planned: None,
             steps: 0,
+            overtaking: 0,
             counters: Counters::default(),
             options,
         }
@@ -355,11 +362,36 @@ impl Scheduler {
                 break;
             }
             let mut sequence = self.waiting.remove(&rank).expect("it was just found");
+            self.count_overtaking(sequence.id);
             copies.extend(sequence.begin(reuse, blocks));
             self.running.insert(sequence.id, slot);
             self.slots[slot] = Some(sequence);
         }
         copies
+    }
+
+    /// Counts that a sequence is admitted before others that have waited longer, and promotes one of these in time.
+    fn count_overtaking(&mut self, admitted: SequenceId) {
+        let waiting = self.waiting.values();
+        let longest = waiting
+            .filter(|sequence| !sequence.promoted)
+            .map(|sequence| sequence.id);
+        match longest.min().filter(|longest| *longest < admitted) {
+            None => self.overtaking = 0,
+            Some(_) if self.overtaking + 1 < MAX_OVERTAKING => self.overtaking += 1,
+            Some(longest) => {
+                self.overtaking = 0;
+                let found = self
+                    .waiting
+                    .values()
+                    .find(|sequence| sequence.id == longest);
+                let rank = found.map(Sequence::rank);
+                if let Some(mut sequence) = rank.and_then(|rank| self.waiting.remove(&rank)) {
+                    sequence.promoted = true;
+                    self.add(sequence);
+                }
+            }
+        }
     }
 
     fn free_slot(&self, wanted: Option<usize>) -> Option<usize> {

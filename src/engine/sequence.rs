@@ -107,9 +107,10 @@ pub struct SequenceReport {
     pub decode: Duration,
 }
 
-/// Who comes first: the higher priority, then the earlier arrival.
+/// Which sequence comes first: one that was promoted, then the higher priority, then the earlier arrival.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Rank {
+    promoted: Reverse<bool>,
     priority: Reverse<i32>,
     arrival: SequenceId,
 }
@@ -130,6 +131,8 @@ pub(super) struct Pushed {
 pub(super) struct Sequence {
     pub(super) id: SequenceId,
     pub(super) job: Job,
+    /// Whether it ranks before all priorities: it waited while many others were started.
+    pub(super) promoted: bool,
     /// The prompt, then what was generated, but for what was dropped: the tokens wanted.
     pub(super) tokens: Vec<TokenId>,
     /// How many of `tokens` are in the cache: the tokens computed.
@@ -195,6 +198,7 @@ impl Sequence {
             keep,
             pool,
             job,
+            promoted: false,
             submitted,
             started: None,
             joined: false,
@@ -205,6 +209,7 @@ impl Sequence {
 
     pub(super) fn rank(&self) -> Rank {
         Rank {
+            promoted: Reverse(self.promoted),
             priority: Reverse(self.job.priority),
             arrival: self.id,
         }

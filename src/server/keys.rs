@@ -8,8 +8,7 @@ use poem::http::header::{AUTHORIZATION, HeaderName};
 use subtle::{Choice, ConstantTimeEq};
 
 use super::reloaded::{Reloaded, Source, bytes_of};
-use crate::api::Caller;
-use crate::model::KeyId;
+use crate::api::{Caller, KeyId};
 
 /// Carries a key beside `Authorization`.
 const API_KEY: HeaderName = HeaderName::from_static("x-api-key");

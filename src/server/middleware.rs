@@ -242,7 +242,7 @@ impl Origins {
     }
 
     /// Whether only some hosts are answered, so that a request has to name one.
-    fn limit_hosts(&self) -> bool {
+    pub(super) fn limit_hosts(&self) -> bool {
         self.local_only || !self.hosts.is_empty()
     }
 

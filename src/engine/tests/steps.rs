@@ -215,6 +215,40 @@ fn the_higher_priority_is_admitted_first() {
     assert_eq!(order, [busy, ids[4], ids[1], ids[2], ids[0], ids[3]]);
 }
 
+/// Requests of a high priority that come without end do not keep one of the usual priority from its turn.
+#[test]
+fn a_high_priority_makes_others_wait_but_not_for_ever() {
+    let (engine, steps, gate) = timed_engine(EngineOptions {
+        parallel: 1,
+        ..options()
+    });
+    let (_, mut events) = engine.submit(endless()).unwrap();
+    // It has the slot.
+    events.blocking_recv();
+    let submitted: Vec<(SequenceId, Events)> = (0..60)
+        .map(|number| {
+            let ranked = Job {
+                priority: if number == 0 { 0 } else { 1_000_000 },
+                ..job(&prompt(3, 5), 2)
+            };
+            engine.submit(ranked).unwrap()
+        })
+        .collect();
+    drop(events);
+    drop(gate);
+    let usual = submitted[0].0;
+    for (_, events) in submitted {
+        listen(events);
+    }
+    let mut order: Vec<SequenceId> = Vec::new();
+    for (_, chunks) in steps.lock().unwrap().iter() {
+        order.extend(chunks.iter().map(|(sequence, _)| *sequence));
+    }
+    order.dedup();
+    // Behind the one that had the slot and those that may overtake it.
+    assert_eq!(order.iter().position(|id| *id == usual), Some(1 + 32));
+}
+
 /// The embedding of a prompt beside others, by each kind of pooling.
 #[test]
 fn hidden_states_become_one_embedding_whatever_the_chunks_and_the_cache() {
