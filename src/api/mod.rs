@@ -215,38 +215,29 @@ impl Service {
         }
     }
 
-    /// What the operator allows the caller's generations.
+    /// What the operator allows the caller's requests.
     fn limits(&self, caller: Caller) -> GenerateLimits {
-        let key = caller.key();
-        GenerateLimits {
-            owner: RequestOwner {
-                key,
-                cache_namespace: key.filter(|_| self.0.key_policy.cache_per_key),
-            },
-            ..self.0.limits.clone()
-        }
-    }
-
-    /// Lowers a priority to the highest that the caller may ask for, and reports that.
-    fn bound_priority(
-        &self,
-        caller: Caller,
-        priority: &mut Option<i32>,
-        ignored: &mut Ignored,
-    ) -> Result<(), Error> {
+        let ApiSettings {
+            limits, key_policy, ..
+        } = &self.0;
         let usual = match caller {
-            Caller::KeyHolder {
-                is_operator: true, ..
-            } => return Ok(()),
             Caller::Anyone => i32::MAX,
             Caller::KeyHolder { .. } | Caller::Unknown => USUAL_PRIORITY,
         };
-        let highest = self.0.key_policy.max_priority.unwrap_or(usual);
-        if let Some(priority) = priority.as_mut().filter(|priority| **priority > highest) {
-            *priority = highest;
-            ignored.report("priority")?;
+        let key = caller.key();
+        GenerateLimits {
+            max_priority: match caller {
+                Caller::KeyHolder {
+                    is_operator: true, ..
+                } => i32::MAX,
+                _ => key_policy.max_priority.unwrap_or(usual),
+            },
+            owner: RequestOwner {
+                key,
+                cache_namespace: key.filter(|_| key_policy.cache_per_key),
+            },
+            ..limits.clone()
         }
-        Ok(())
     }
 
     /// Refuses a change of what all requests get, unless the caller is an operator or clients may change it.
@@ -324,9 +315,9 @@ impl Api for Service {
         ignored: &mut Ignored,
     ) -> Result<WholeOrStream<types::CompletionAnswer>, Error> {
         self.0.defaults.fill(&mut body.temperature, &mut body.seed);
-        self.bound_priority(caller, &mut body.priority, ignored)?;
-        self.check_system_prompt(caller, body.system_prompt.is_some())?;
         let limits = self.limits(caller);
+        ignored.report_priority(body.priority, limits.max_priority)?;
+        self.check_system_prompt(caller, body.system_prompt.is_some())?;
         let model = self.loaded()?;
         completion::answer(&self.0.preparations, model, body, &limits, ignored).await
     }
@@ -338,9 +329,9 @@ impl Api for Service {
         ignored: &mut Ignored,
     ) -> Result<WholeOrStream<types::CompletionAnswer>, Error> {
         self.0.defaults.fill(&mut body.temperature, &mut body.seed);
-        self.bound_priority(caller, &mut body.priority, ignored)?;
-        self.check_system_prompt(caller, body.system_prompt.is_some())?;
         let limits = self.limits(caller);
+        ignored.report_priority(body.priority, limits.max_priority)?;
+        self.check_system_prompt(caller, body.system_prompt.is_some())?;
         let model = self.loaded()?;
         infill::answer(&self.0.preparations, model, body, ignored, &limits).await
     }
@@ -466,9 +457,10 @@ impl Api for Service {
         ignored: &mut Ignored,
     ) -> Result<WholeOrStream<types::ChatCompletion>, Error> {
         self.0.defaults.fill(&mut body.temperature, &mut body.seed);
-        self.bound_priority(caller, &mut body.priority, ignored)?;
+        let limits = self.limits(caller);
+        ignored.report_priority(body.priority, limits.max_priority)?;
         let model = self.named(body.model.as_deref())?;
-        chat::answer(&self.0.preparations, model, body, &self.limits(caller), ignored).await
+        chat::answer(&self.0.preparations, model, body, &limits, ignored).await
     }
 
     async fn count_chat_tokens(
@@ -487,9 +479,10 @@ impl Api for Service {
         ignored: &mut Ignored,
     ) -> Result<WholeOrStream<types::TextCompletion>, Error> {
         self.0.defaults.fill(&mut body.temperature, &mut body.seed);
-        self.bound_priority(caller, &mut body.priority, ignored)?;
+        let limits = self.limits(caller);
+        ignored.report_priority(body.priority, limits.max_priority)?;
         let model = self.named(body.model.as_deref())?;
-        completions::answer(&self.0.preparations, model, body, &self.limits(caller), ignored).await
+        completions::answer(&self.0.preparations, model, body, &limits, ignored).await
     }
 
     async fn create_response(
@@ -499,10 +492,10 @@ impl Api for Service {
         ignored: &mut Ignored,
     ) -> Result<WholeOrStream<types::ResponseObject>, Error> {
         self.0.defaults.fill(&mut body.temperature, &mut body.seed);
-        self.bound_priority(caller, &mut body.priority, ignored)?;
+        let limits = self.limits(caller);
+        ignored.report_priority(body.priority, limits.max_priority)?;
         let model = self.named(body.model.as_deref())?;
-        let (preparations, limits) = (&self.0.preparations, self.limits(caller));
-        let history = self.history(caller);
+        let (preparations, history) = (&self.0.preparations, self.history(caller));
         responses::answer(preparations, model, history, body, &limits, ignored).await
     }
 

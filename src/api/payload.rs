@@ -117,6 +117,18 @@ impl Ignored {
         Ok(())
     }
 
+    /// Reports a priority that is higher than the caller may have: it is lowered.
+    pub(super) fn report_priority(
+        &mut self,
+        asked: Option<i32>,
+        highest: i32,
+    ) -> Result<(), Error> {
+        match asked.is_some_and(|priority| priority > highest) {
+            true => self.report("priority"),
+            false => Ok(()),
+        }
+    }
+
     /// What was reported, in its order.
     #[cfg(test)]
     pub(super) fn paths(&self) -> &[String] {

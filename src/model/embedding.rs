@@ -62,7 +62,7 @@ impl LoadedModel {
             },
             adapters,
             when_full: WhenFull::Stop,
-            priority: 0,
+            priority: limits.max_priority.min(0),
             timeout: limits.timeout,
             embed: Some(self.details.pooling),
             score: None,

@@ -134,6 +134,8 @@ pub struct GenerateLimits {
     pub timeout: Option<Duration>,
     /// Whether a part of a text may be dropped when the context is full.
     pub context_shift: bool,
+    /// Highest priority; a higher one is lowered.
+    pub max_priority: i32,
     /// The caller's key.
     pub owner: RequestOwner,
 }
@@ -144,6 +146,7 @@ impl GenerateLimits {
         max_tokens: None,
         timeout: None,
         context_shift: true,
+        max_priority: i32::MAX,
         owner: RequestOwner {
             key: None,
             cache_namespace: None,
@@ -166,6 +169,7 @@ impl GenerateOptions {
     pub fn within(mut self, limits: &GenerateLimits) -> Self {
         self.max_tokens = least(self.max_tokens, limits.max_tokens);
         self.timeout = least(self.timeout, limits.timeout);
+        self.priority = self.priority.min(limits.max_priority);
         self.owner = limits.owner;
         if !limits.context_shift {
             self.when_full = WhenFull::Stop;

@@ -139,6 +139,8 @@ mod tests {
     use serde_json::{Value, json};
 
     use super::*;
+    use crate::model::{GenerateRequest, Prompt};
+
     fn options(body: Value) -> Result<GenerateOptions, Error> {
         serde_json::from_value::<types::CompletionRequest>(body)
             .unwrap()
@@ -203,6 +205,26 @@ mod tests {
         );
         let stop = options(json!({"prompt": "a", "stop": "b"})).unwrap().stop;
         assert_eq!(stop, ["b"]);
+    }
+
+    #[test]
+    fn a_priority_is_lowered_to_the_callers_limit_also_where_none_is_asked_for() {
+        for (body, max_priority, expected) in [
+            (json!({"prompt": "a", "priority": 5}), 3, 3),
+            (json!({"prompt": "a", "priority": -5}), 3, -5),
+            (json!({"prompt": "a"}), -1, -1),
+        ] {
+            let request = GenerateRequest {
+                prompt: Prompt::Pieces(Vec::new()),
+                system_prompt: None,
+                options: options(body).unwrap(),
+            };
+            let limits = GenerateLimits {
+                max_priority,
+                ..GenerateLimits::NONE
+            };
+            assert_eq!(request.within(&limits).options.priority, expected);
+        }
     }
 
     #[test]
