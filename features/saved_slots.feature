@@ -78,6 +78,7 @@ Feature: Keep what a slot has computed
       | /slots/0?action=keep    | {"filename": "a"}            | action   | not one of save            |
       | /slots/0?action=save    | {}                           | filename | a plain name               |
       | /slots/0?action=save    | {"filename": "../a"}         | filename | a plain name               |
+      | /slots/0?action=restore | {"filename": "a.part"}       | filename | a plain name               |
       | /slots/0?action=restore | {"filename": "nothing.bin"}  | filename | there is no such file      |
       | /slots/0?action=restore | {"filename": "nonsense.bin"} | filename | does not begin like one    |
       | /slots/9?action=erase   | {}                           | id_slot  | there is no slot 9         |

@@ -1,7 +1,6 @@
 //! From the command line to the options of each floor, and where to find what was not named.
 
 use std::env;
-use std::fs;
 use std::num::NonZero;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -15,17 +14,23 @@ use crate::cli::{
     self, BatchingArgs, Cli, ComputingArgs, Device, LoadMode, ModelArgs, Numa, ServingArgs,
     SplitMode,
 };
+use crate::file_bytes::read_text_limited;
 use crate::hub::{self, Download, HubOptions, Wanted};
 use crate::machine::{Placement, Strategy};
 use crate::model::load::{
     self, CacheSize, DeviceChoice, DeviceOptions, FileAccess, LoadOptions, SessionOptions, Target,
 };
-use crate::model::{self, AdapterOptions, GenerateLimits, SystemPrompt};
+use crate::model::{
+    self, AdapterOptions, GenerateLimits, SlotFileLimits, SlotFolder, SystemPrompt,
+};
 use crate::server::{AllowedHost, ConnectionLimits, KeySources, Keys, ServeOptions, Tls};
-use crate::web::Pages;
+use crate::web::{Folder, Pages};
 
 /// Most threads that compute: more than any machine has cores.
 const MAX_THREADS: usize = 1024;
+
+/// Most bytes of a file with a chat template or a system prompt; the longest known templates have a twentieth.
+const MAX_TEXT_BYTES: u64 = 1 << 20;
 
 /// How long to wait before a download is tried again.
 const FETCH_PAUSE: Duration = Duration::from_secs(1);
@@ -109,7 +114,10 @@ impl Config {
         let defaults = defaults(&batching)?;
         let http_threads = threads("--threads-http", serving.threads_http)?;
         let http_threads = http_threads.unwrap_or_else(|| usual_http_threads(batching.parallel));
-        let (endpoints, pages) = (endpoints(&serving)?, pages(serving.path.as_deref())?);
+        let (endpoints, pages) = (
+            endpoints(&serving)?,
+            pages(serving.path.as_deref(), serving.path_follow_links)?,
+        );
         let timeout = request_timeout(serving.request_timeout)?;
         let (strict, strict_model_names) = (serving.strict, serving.strict_model_names);
         let responses_kept = serving.responses_kept;
@@ -279,7 +287,7 @@ fn load_options(
         chat_template: match (model.chat_template, model.chat_template_file) {
             (Some(text), _) => Some(load::chat_template(text).context("--chat-template")?),
             (None, Some(path)) => Some(
-                fs::read_to_string(&path)
+                read_text_limited(&path, MAX_TEXT_BYTES)
                     .with_context(|| format!("--chat-template-file {}", path.display()))?,
             ),
             (None, None) => None,
@@ -354,10 +362,16 @@ fn origins(given: &[String]) -> anyhow::Result<Vec<String>> {
 }
 
 fn endpoints(serving: &ServingArgs) -> anyhow::Result<Endpoints> {
-    let slot_files = serving.slot_save_path.clone();
-    if let Some(folder) = &slot_files {
+    if let Some(folder) = &serving.slot_save_path {
         check_folder("--slot-save-path", folder)?;
     }
+    let slot_files = serving.slot_save_path.clone().map(|path| SlotFolder {
+        path,
+        limits: SlotFileLimits {
+            files: serving.slot_save_max_files,
+            bytes: serving.slot_save_max_bytes.as_u64(),
+        },
+    });
     Ok(Endpoints {
         slots: !serving.slots_endpoint_disable,
         metrics: serving.metrics,
@@ -367,12 +381,15 @@ fn endpoints(serving: &ServingArgs) -> anyhow::Result<Endpoints> {
     })
 }
 
-fn pages(folder: Option<&Path>) -> anyhow::Result<Pages> {
+fn pages(folder: Option<&Path>, follow_links: bool) -> anyhow::Result<Pages> {
     let Some(folder) = folder else {
         return Ok(Pages::Own);
     };
     check_folder("--path", folder)?;
-    Ok(Pages::Folder(folder.to_owned()))
+    Ok(Pages::Folder(Folder {
+        path: folder.to_owned(),
+        follow_links,
+    }))
 }
 
 fn check_folder(option: &str, folder: &Path) -> anyhow::Result<()> {
@@ -444,7 +461,7 @@ fn hub_options(cli: &ModelArgs) -> anyhow::Result<HubOptions> {
 /// The system prompt of a file: what a request would send as `system_prompt`, with or without that name around it, or a
 /// text.
 fn system_prompt(path: &Path) -> anyhow::Result<SystemPrompt> {
-    let text = fs::read_to_string(path)?;
+    let text = read_text_limited(path, MAX_TEXT_BYTES)?;
     if !text.trim_start().starts_with('{') {
         return Ok(SystemPrompt {
             prompt: text,

@@ -17,9 +17,10 @@
 //! | [`runtime`] | tensors |
 //! | [`graph`] | the ONNX graph of a file |
 //! | [`text`], [`cache`], [`sampling`], [`grammar`], [`gguf`], [`safetensors`], [`hub`], [`machine`] | leaves: they know nothing of ours |
-//! | [`token`], [`cancel`], [`file_bytes`] | shared by floors that know nothing of each other |
+//! | [`token`], [`cancel`], [`file_bytes`], [`atomic_file`] | shared by floors that know nothing of each other |
 
 pub mod api;
+pub mod atomic_file;
 pub mod cache;
 pub mod cancel;
 pub mod cli;

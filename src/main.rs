@@ -12,7 +12,7 @@ use ortolan::config::{Config, ModelSource};
 use ortolan::logging::Logging;
 use ortolan::machine;
 use ortolan::model::load;
-use ortolan::model::{ModelState, Preparations};
+use ortolan::model::{ModelState, Preparations, remove_slot_parts};
 use ortolan::server::{Server, StopSignals};
 use ortolan::terminal::{self, Pending};
 use ortolan::web;
@@ -25,6 +25,7 @@ const PREPARATION_STOP_DELAY: Duration = Duration::from_secs(1);
 fn main() -> ExitCode {
     // SAFETY: this is the only thread.
     unsafe { load::forbid_telemetry() };
+    machine::fail_writes_past_file_size_limit();
     let invocation = Invocation::read(std::env::args_os()).unwrap_or_else(|error| error.exit());
     let done = match invocation {
         Invocation::Serve(cli) => start(*cli),
@@ -68,6 +69,10 @@ async fn run(config: Config) -> anyhow::Result<()> {
             Pending::Elsewhere(download, Box::new(config.load))
         }
     };
+    if let Some(folder) = &config.endpoints.slot_files {
+        remove_slot_parts(&folder.path)
+            .with_context(|| format!("--slot-save-path {}", folder.path.display()))?;
+    }
     let server = Server::bind(config.serve.clone()).await.map_err(|error| {
         let (host, port) = (&config.serve.host, config.serve.port);
         anyhow::anyhow!("cannot listen on {host}:{port}: {error}")

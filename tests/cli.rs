@@ -154,6 +154,21 @@ fn options_that_cannot_be_are_refused() {
             "--path /nowhere/wren: it is no folder",
         ),
         (&["--slot-save-path", "/nowhere/wren"], 1, "it is no folder"),
+        (&["--path-follow-links"], 2, "--path <DIR>"),
+        #[cfg(unix)]
+        (
+            &["--system-prompt-file", "/dev/zero"],
+            1,
+            "more than 1048576 bytes",
+        ),
+        #[cfg(unix)]
+        (
+            &["--chat-template-file", "/dev/zero"],
+            1,
+            "more than 1048576 bytes",
+        ),
+        #[cfg(unix)]
+        (&["--config", "/dev/zero"], 2, "more than 1048576 bytes"),
         (
             &["--api-key-file", "/nowhere/wren"],
             1,
@@ -504,6 +519,99 @@ async fn a_saved_slot_outlives_a_server_that_is_killed() {
     assert_eq!(second["content"], first["content"]);
     let evaluated = first["tokens_evaluated"].as_u64().unwrap();
     assert_eq!(second["tokens_cached"], evaluated - 1);
+}
+
+/// Asks for something to be done with slot 0. Answers the status and the message.
+async fn slot_action(address: &str, action: &str, filename: &str) -> (u16, String) {
+    let url = format!("{address}/slots/0?action={action}");
+    let body = serde_json::json!({"filename": filename});
+    let request = reqwest::Client::new().post(url).json(&body);
+    let answer = request.send().await.unwrap();
+    (answer.status().as_u16(), answer.text().await.unwrap())
+}
+
+#[cfg(unix)]
+#[tokio::test(flavor = "multi_thread")]
+async fn saved_slots_have_limits_and_only_replace_regular_files() {
+    let folder = tempfile::tempdir().unwrap();
+    for part in ["a.0123456789abcdef.part", ".a.0123456789abcdef.part"] {
+        fs::write(folder.path().join(part), "of a killed save").unwrap();
+    }
+    std::os::unix::fs::symlink("/dev/full", folder.path().join("full")).unwrap();
+    let mut command = ortolan();
+    command.args([
+        "--slot-save-max-files",
+        "1",
+        "--slot-save-max-bytes",
+        "1MiB",
+    ]);
+    command.arg("--slot-save-path").arg(folder.path());
+    let (program, address) = ready(command);
+    let names = || {
+        let entries = fs::read_dir(folder.path()).unwrap();
+        let names = entries.map(|entry| entry.unwrap().file_name().into_string().unwrap());
+        let mut names: Vec<String> = names.collect();
+        names.sort();
+        names
+    };
+    assert_eq!(
+        names(),
+        ["full"],
+        "parts of killed saves are removed at start"
+    );
+    let (status, message) = slot_action(&address, "restore", "a.0123456789abcdef.part").await;
+    assert_eq!(status, 400, "{message}");
+    for action in ["save", "restore"] {
+        let (status, message) = slot_action(&address, action, "full").await;
+        assert!(
+            status == 400 && message.contains("regular file"),
+            "{message}"
+        );
+    }
+    // An empty slot takes some bytes.
+    for _ in 0..2 {
+        let (status, message) = slot_action(&address, "save", "a").await;
+        assert_eq!(status, 200, "{message}");
+    }
+    let (status, message) = slot_action(&address, "save", "b").await;
+    assert!(
+        status == 400 && message.contains("--slot-save-max-files"),
+        "{message}"
+    );
+    // Two blocks of 32 tokens take 1.4 MB.
+    let prompt = "a bird ".repeat(20);
+    let request = serde_json::json!({"prompt": prompt, "n_predict": 0, "id_slot": 0});
+    post(&address, "/completion", request).await;
+    let (status, message) = slot_action(&address, "save", "a").await;
+    assert!(
+        status == 400 && message.contains("--slot-save-max-bytes"),
+        "{message}"
+    );
+    assert_eq!(names(), ["a", "full"]);
+    drop(program);
+}
+
+#[cfg(unix)]
+#[tokio::test(flavor = "multi_thread")]
+async fn a_file_size_limit_ends_a_save_and_not_the_server() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut command = Command::new("sh");
+    // 32 or 64 KiB, as the shell counts.
+    command.args(["-c", "ulimit -f 64; exec \"$@\"", "sh"]);
+    command.arg(env!("CARGO_BIN_EXE_ortolan"));
+    command.args(["--port", "0", "--onnxruntime"]);
+    command.arg(common::onnxruntime());
+    command.arg("--slot-save-path").arg(folder.path());
+    let (mut program, address) = ready(command);
+    let request = serde_json::json!({"prompt": "a bird", "n_predict": 0, "id_slot": 0});
+    post(&address, "/completion", request).await;
+    for _ in 0..2 {
+        let (status, message) = slot_action(&address, "save", "a").await;
+        assert_eq!(status, 500, "{message}");
+        assert!(message.contains("File too large"), "{message}");
+        assert!(program.runs());
+    }
+    assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0);
 }
 
 #[tokio::test(flavor = "multi_thread")]

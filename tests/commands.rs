@@ -598,3 +598,75 @@ fn a_graph_that_others_exported_is_shown_and_not_exported_again() {
     let words = ["export", "-m", model.to_str().unwrap(), "again"];
     refuses(folder.path(), &words, 1, "is a graph already");
 }
+
+#[cfg(unix)]
+#[test]
+fn only_regular_files_are_written_over() {
+    use std::os::unix::fs::{FileTypeExt, symlink};
+
+    let folder = tempfile::tempdir().unwrap();
+    tiny::model(folder.path(), &[]);
+    let at = |name: &str| folder.path().join(name);
+    fs::write(at("target"), "kept").unwrap();
+    symlink(at("target"), at("link.gguf")).unwrap();
+    let _socket = std::os::unix::net::UnixListener::bind(at("socket.gguf")).unwrap();
+    for (output, cause) in [
+        ("/dev/full", "a device"),
+        ("socket.gguf", "a device"),
+        ("link.gguf", "a symbolic link"),
+    ] {
+        let words = ["quantize", "--force", "tiny.gguf", output, "q8_0"];
+        refuses(folder.path(), &words, 1, cause);
+    }
+    let full = fs::symlink_metadata("/dev/full").unwrap();
+    assert!(full.file_type().is_char_device());
+    assert_eq!(fs::read(at("target")).unwrap(), b"kept");
+    fs::create_dir(at("graph")).unwrap();
+    symlink("/dev/full", at("graph/model.onnx.data")).unwrap();
+    let words = ["export", "--force", "tiny.gguf", "graph"];
+    refuses(folder.path(), &words, 1, "a symbolic link");
+    assert_eq!(fs::read_dir(at("graph")).unwrap().count(), 1);
+}
+
+#[cfg(unix)]
+#[test]
+fn a_file_size_limit_is_an_error_that_leaves_nothing() {
+    let folder = tempfile::tempdir().unwrap();
+    tiny::model(folder.path(), &[]);
+    // A killed process left it.
+    let part = folder.path().join(".out.gguf.0123456789abcdef.part");
+    fs::write(&part, "").unwrap();
+    for command in ["quantize tiny.gguf out.gguf q8_0", "export tiny.gguf graph"] {
+        let script = format!("ulimit -f 2; exec \"$0\" {command}");
+        let output = Command::new("sh")
+            .current_dir(folder.path())
+            .args(["-c", &script, env!("CARGO_BIN_EXE_ortolan")])
+            .output()
+            .unwrap();
+        let errors = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(1), "{command}: {errors}");
+        assert!(errors.contains("File too large"), "{command}: {errors}");
+    }
+    assert!(!part.exists());
+    assert!(!folder.path().join("out.gguf").exists());
+    let left = fs::read_dir(folder.path().join("graph")).unwrap();
+    assert_eq!(left.count(), 0);
+}
+
+#[cfg(unix)]
+#[test]
+fn a_model_is_a_regular_file() {
+    let folder = tempfile::tempdir().unwrap();
+    let words = ["inspect", "/dev/zero"];
+    refuses(folder.path(), &words, 1, "not a regular file");
+    fs::create_dir(folder.path().join("model")).unwrap();
+    let pipe = Command::new("mkfifo")
+        .current_dir(folder.path())
+        .args(["model/config.json", "model.gguf"])
+        .status();
+    assert!(pipe.unwrap().success());
+    // Opening a pipe would wait for its writer.
+    for model in ["model", "model.gguf"] {
+        refuses(folder.path(), &["inspect", model], 1, "not a regular file");
+    }
+}

@@ -21,7 +21,6 @@ mod stream;
 mod timings;
 mod tools;
 
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
@@ -47,7 +46,9 @@ use payload::{Ignored, Text, WithStatus};
 use preparing::prepare;
 use stream::WholeOrStream;
 
-use crate::model::{GenerateLimits, LoadedModel, ModelState, Preparations, RequestOwner};
+use crate::model::{
+    GenerateLimits, LoadedModel, ModelState, Preparations, RequestOwner, SlotFolder,
+};
 
 /// What the operator decides.
 #[derive(Clone)]
@@ -97,7 +98,7 @@ pub struct Endpoints {
     /// `POST /props`.
     pub change_props: bool,
     /// `POST /slots/{id_slot}`, with the folder of its files.
-    pub slot_files: Option<PathBuf>,
+    pub slot_files: Option<SlotFolder>,
 }
 
 /// All routes of the document. Every failure has the document's shape, those of the HTTP layer, too.

@@ -2,8 +2,6 @@
 //! the environment counts before it.
 
 use std::ffi::OsString;
-use std::fs::File;
-use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use clap::error::{Error, ErrorKind};
@@ -12,8 +10,9 @@ use clap::{Arg, ArgAction, ArgMatches, Command, CommandFactory};
 use toml::{Table, Value};
 
 use super::Cli;
+use crate::file_bytes::read_text_limited;
 
-/// Largest file that is read.
+/// Most bytes of a file with options.
 const MAX_FILE_BYTES: u64 = 1 << 20;
 
 /// The words for what the file says that a command line names, if it names one.
@@ -57,13 +56,7 @@ fn table(path: &Path) -> Result<Table, Error> {
         let message = format!("--config {}: {problem}", path.display());
         super::error(ErrorKind::Io, message)
     };
-    let mut text = String::new();
-    File::open(path)
-        .and_then(|file| file.take(MAX_FILE_BYTES + 1).read_to_string(&mut text))
-        .map_err(|error| wrong(&error))?;
-    if text.len() as u64 > MAX_FILE_BYTES {
-        return Err(wrong(&format!("it has more than {MAX_FILE_BYTES} bytes")));
-    }
+    let text = read_text_limited(path, MAX_FILE_BYTES).map_err(|error| wrong(&error))?;
     text.parse().map_err(|error| wrong(&error))
 }
 

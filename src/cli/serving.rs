@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use bytesize::ByteSize;
 use clap::Args;
 use clap::builder::FalseyValueParser;
 
@@ -20,9 +21,18 @@ pub struct ServingArgs {
     #[arg(long, value_name = "N", env = "LLAMA_ARG_THREADS_HTTP")]
     pub threads_http: Option<usize>,
 
-    /// A folder whose files are served in the place of the page at the root; they need no key
+    /// A folder whose files are served in the place of the page at the root, without a key; hidden files are not
     #[arg(long, value_name = "DIR", env = "LLAMA_ARG_STATIC_PATH")]
     pub path: Option<PathBuf>,
+
+    /// Serve what links in the folder of --path lead to outside of it, or to hidden files in it
+    #[arg(
+        long,
+        requires = "path",
+        env = "ORTOLAN_PATH_FOLLOW_LINKS",
+        value_parser = FalseyValueParser::new()
+    )]
+    pub path_follow_links: bool,
 
     /// An origin whose web pages may ask, beside the server's own and localhost; repeatable, * is all
     #[arg(long, value_name = "ORIGIN", env = "ORTOLAN_CORS_ORIGIN", value_delimiter = ',')]
@@ -88,6 +98,14 @@ pub struct ServingArgs {
     /// The folder in which clients may save what their slots have computed
     #[arg(long, value_name = "DIR", env = "LLAMA_ARG_SLOT_SAVE_PATH")]
     pub slot_save_path: Option<PathBuf>,
+
+    /// Most files that saved slots may be; with API keys, for each key
+    #[arg(long, value_name = "N", default_value_t = 64, env = "ORTOLAN_SLOT_SAVE_MAX_FILES")]
+    pub slot_save_max_files: usize,
+
+    /// Most bytes that saved slots may take on the disk, as 16GiB; with API keys, for each key
+    #[arg(long, value_name = "SIZE", default_value = "16GiB", env = "ORTOLAN_SLOT_SAVE_MAX_BYTES")]
+    pub slot_save_max_bytes: ByteSize,
 
     /// Answer /embedding; also --embeddings
     #[arg(

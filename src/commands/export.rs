@@ -8,7 +8,8 @@ use std::path::Path;
 use anyhow::{Context, ensure};
 use serde_json::{Value, json};
 
-use super::new_file::{self, NewFile};
+use super::new_file;
+use crate::atomic_file::{AtomicFile, remove_parts};
 use crate::cli::ExportArgs;
 use crate::file_bytes::FileAccess;
 use crate::graph::onnx::{Exported, Initializer, TensorValues, ValueFacts};
@@ -22,6 +23,7 @@ const MODEL_WEIGHTS: &str = "model.onnx.data";
 const EMBEDDINGS: &str = "embeddings.onnx";
 const EMBEDDING_WEIGHTS: &str = "embeddings.onnx.data";
 const FACTS: &str = "ortolan.json";
+const FILES: [&str; 5] = [MODEL, MODEL_WEIGHTS, EMBEDDINGS, EMBEDDING_WEIGHTS, FACTS];
 
 /// Those that every program with ONNX Runtime has.
 const PRODUCTS: ProductOperator = ProductOperator::Contrib;
@@ -72,7 +74,7 @@ pub(super) fn run(args: &ExportArgs) -> anyhow::Result<String> {
     );
     let bytes = data_bytes(&model) + data_bytes(&rows);
     let bar = ByteBar::new(&format!("writing {}", folder.display()), bytes);
-    let new = |name: &str| NewFile::create(&folder.join(name));
+    let new = |name: &str| new_file::create(&folder.join(name));
     let named = |name: &str| format!("cannot write {}", folder.join(name).display());
     let mut written = Vec::new();
     let mut weights = new(MODEL_WEIGHTS)?;
@@ -94,7 +96,7 @@ pub(super) fn run(args: &ExportArgs) -> anyhow::Result<String> {
         written.push(file);
     }
     for file in written {
-        file.finish(args.force)?;
+        new_file::finish(file, args.force)?;
     }
     drop(bar);
     let folder = printable(&folder.display().to_string());
@@ -108,13 +110,14 @@ pub(super) fn run(args: &ExportArgs) -> anyhow::Result<String> {
 fn prepare(folder: &Path, force: bool) -> anyhow::Result<()> {
     let named = || format!("cannot write {}", folder.display());
     fs::create_dir_all(folder).with_context(named)?;
+    remove_parts(folder, |name| FILES.contains(&name)).with_context(named)?;
     let is_empty = fs::read_dir(folder).with_context(named)?.next().is_none();
     ensure!(
         force || is_empty,
         "{} is not empty; --force writes over what is of the same name",
         folder.display()
     );
-    for name in [MODEL, MODEL_WEIGHTS, EMBEDDINGS, EMBEDDING_WEIGHTS, FACTS] {
+    for name in FILES {
         new_file::free(&folder.join(name), force)?;
     }
     Ok(())
@@ -129,7 +132,7 @@ fn data_bytes(exported: &Exported) -> u64 {
 fn write_weights(
     exported: &Exported,
     initializers: &[Initializer],
-    file: &mut NewFile,
+    file: &mut AtomicFile,
     bar: &ByteBar,
 ) -> anyhow::Result<()> {
     let mut place = 0;
@@ -147,7 +150,7 @@ fn write_weights(
     Ok(())
 }
 
-fn write_rows(embeddings: &Embeddings, file: &mut NewFile, bar: &ByteBar) -> anyhow::Result<()> {
+fn write_rows(embeddings: &Embeddings, file: &mut AtomicFile, bar: &ByteBar) -> anyhow::Result<()> {
     let mut values = Vec::new();
     for start in (0..embeddings.rows()).step_by(ROWS) {
         values.clear();
@@ -160,7 +163,7 @@ fn write_rows(embeddings: &Embeddings, file: &mut NewFile, bar: &ByteBar) -> any
     Ok(())
 }
 
-fn write_floats(values: &[f32], file: &mut NewFile) -> std::io::Result<()> {
+fn write_floats(values: &[f32], file: &mut AtomicFile) -> std::io::Result<()> {
     let mut bytes = Vec::new();
     for values in values.chunks(1 << 16) {
         bytes.clear();

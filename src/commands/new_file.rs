@@ -1,85 +1,36 @@
-//! A file that has its name only when it is whole. Until then it is beside it, and goes when it does not become whole.
+//! The files that commands write, with errors that name them.
 
-use std::fs::{self, File, OpenOptions};
-use std::io::{self, BufWriter, Write};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use anyhow::{Context, ensure};
 
-/// Bytes that are written at once.
-const BUFFER_BYTES: usize = 1 << 20;
+use crate::atomic_file::{AtomicFile, check_replaceable};
 
-/// A file that is being written.
-pub(super) struct NewFile {
-    path: PathBuf,
-    temporary: PathBuf,
-    out: BufWriter<File>,
-}
-
-impl NewFile {
-    /// Begins the file that is to be at `path`.
-    ///
-    /// # Errors
-    /// The system's, with the path.
-    pub(super) fn create(path: &Path) -> anyhow::Result<Self> {
-        let name = path.file_name();
-        let name = name.with_context(|| format!("{}: it is no file's name", path.display()))?;
-        let mut hidden = std::ffi::OsString::from(".");
-        hidden.push(name);
-        hidden.push(format!(".{}.part", std::process::id()));
-        let temporary = path.with_file_name(hidden);
-        let file = OpenOptions::new()
-            .write(true)
-            .create_new(true)
-            .open(&temporary)
-            .with_context(|| format!("cannot write {}", path.display()))?;
-        Ok(Self {
-            path: path.to_owned(),
-            temporary,
-            out: BufWriter::with_capacity(BUFFER_BYTES, file),
-        })
-    }
-
-    /// Gives it its name; over another of that name only with `force`.
-    ///
-    /// # Errors
-    /// The system's, with the path.
-    pub(super) fn finish(mut self, force: bool) -> anyhow::Result<()> {
-        let named = || format!("cannot write {}", self.path.display());
-        self.out.flush().with_context(named)?;
-        self.out.get_ref().sync_all().with_context(named)?;
-        free(&self.path, force)?;
-        fs::rename(&self.temporary, &self.path).with_context(named)
-    }
-}
-
-impl Write for NewFile {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.out.write(bytes)
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        self.out.flush()
-    }
-}
-
-impl Drop for NewFile {
-    fn drop(&mut self) {
-        // Where it has its name, there is nothing.
-        let _ = fs::remove_file(&self.temporary);
-    }
-}
-
-/// That nothing is at `path`, or a file that may be written over.
+/// Begins the file that is to be at `path`.
 ///
 /// # Errors
-/// There is something.
+/// The system's, with the path.
+pub(super) fn create(path: &Path) -> anyhow::Result<AtomicFile> {
+    AtomicFile::create(path).with_context(|| format!("cannot write {}", path.display()))
+}
+
+/// Gives it its name; over another of that name only with `force`.
+///
+/// # Errors
+/// The system's, with the path.
+pub(super) fn finish(file: AtomicFile, force: bool) -> anyhow::Result<()> {
+    free(file.path(), force)?;
+    let named = format!("cannot write {}", file.path().display());
+    file.finish().context(named)
+}
+
+/// Checks that nothing is at `path`, or a regular file that may be written over.
+///
+/// # Errors
+/// There is something else.
 pub(super) fn free(path: &Path, force: bool) -> anyhow::Result<()> {
-    let Ok(found) = fs::symlink_metadata(path) else {
-        return Ok(());
-    };
     let shown = path.display();
-    ensure!(!found.is_dir(), "{shown}: there is a folder of that name");
-    ensure!(force, "{shown} exists; --force writes over it");
+    let exists = check_replaceable(path).with_context(|| format!("cannot write {shown}"))?;
+    ensure!(!exists || force, "{shown} exists; --force writes over it");
     Ok(())
 }

@@ -7,7 +7,8 @@ use std::path::Path;
 use anyhow::{Context, ensure};
 use bytesize::ByteSize;
 
-use super::new_file::{self, NewFile};
+use super::new_file;
+use crate::atomic_file::AtomicFile;
 use crate::cli::{MatrixType, QuantizeArgs, QuantizedType};
 use crate::file_bytes::FileAccess;
 use crate::gguf::quant::{Target, is_quantisable};
@@ -40,13 +41,13 @@ pub(super) fn run(args: &QuantizeArgs) -> anyhow::Result<String> {
     not_the_input(&args.input, gguf.contents().count(), &args.output)?;
     let plan = Plan::new(&gguf, args)?;
     let bytes: usize = plan.tensors.iter().map(WrittenTensor::bytes).sum();
-    let file = NewFile::create(&args.output)?;
+    let file = new_file::create(&args.output)?;
     let bar = ByteBar::new(&format!("writing {}", args.output.display()), bytes as u64);
     let file = plan.write(&gguf, file, &bar).with_context(|| {
         let size = ByteSize(bytes as u64).display().iec();
         format!("cannot write {}, {size}", args.output.display())
     })?;
-    file.finish(args.force)?;
+    new_file::finish(file, args.force)?;
     drop(bar);
     Ok(plan.summary(&gguf, args))
 }
@@ -127,7 +128,7 @@ impl<'a> Plan<'a> {
         Ok(())
     }
 
-    fn write(&self, gguf: &Gguf, file: NewFile, bar: &ByteBar) -> anyhow::Result<NewFile> {
+    fn write(&self, gguf: &Gguf, file: AtomicFile, bar: &ByteBar) -> anyhow::Result<AtomicFile> {
         let mut writer = GgufWriter::begin(file, &self.pairs, &self.tensors, self.alignment)?;
         for (tensor, target) in self.tensors.iter().zip(&self.targets) {
             let source = gguf.tensor(&tensor.name);

@@ -14,6 +14,9 @@ use crate::file_bytes::{FileAccess, FileBytes};
 const MAX_DIMENSIONS: u32 = 4;
 /// Most tensors and most key-value pairs of a file.
 const MAX_ENTRIES: u64 = 1 << 16;
+/// Most elements of all arrays of a file: in memory each takes up to 32 times the bytes that it takes in the file. The largest
+/// known tokenizers have a tenth.
+const MAX_ARRAY_ELEMENTS: usize = 1 << 24;
 /// How deep arrays may be nested.
 const MAX_ARRAY_DEPTH: usize = 4;
 /// Where tensors begin if the file does not say ([`ALIGNMENT_KEY`]).
@@ -133,7 +136,11 @@ impl Listing {
         bytes: &[u8],
         unsupported: &mut Option<HeaderError>,
     ) -> Result<(), HeaderError> {
-        let mut cursor = Cursor { bytes, position: 0 };
+        let mut cursor = Cursor {
+            bytes,
+            position: 0,
+            array_elements: 0,
+        };
         if cursor.take(4)? != b"GGUF" {
             return Err(HeaderError::Malformed(
                 "it does not begin with \"GGUF\"".to_owned(),
@@ -228,6 +235,8 @@ impl Listing {
 struct Cursor<'a> {
     bytes: &'a [u8],
     position: usize,
+    /// Of the arrays so far.
+    array_elements: usize,
 }
 
 impl<'a> Cursor<'a> {
@@ -340,6 +349,12 @@ impl<'a> Cursor<'a> {
             }
         };
         let length = self.length(least)?;
+        self.array_elements = self.array_elements.saturating_add(length);
+        if self.array_elements > MAX_ARRAY_ELEMENTS {
+            return Err(self.malformed(&format!(
+                "arrays with more than {MAX_ARRAY_ELEMENTS} elements"
+            )));
+        }
         if kind == 8 {
             return (0..length)
                 .map(|_| self.string())

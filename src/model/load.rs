@@ -12,6 +12,7 @@ use sysinfo::{MemoryRefreshKind, RefreshKind, System};
 
 use super::adapters::{self, AdapterOptions, Adapters};
 pub use super::files::{ModelFiles, ModelSource, vocabulary};
+use super::saved_slots::SlotLocks;
 use super::slots::SlotRecords;
 use super::system_prompt::SystemTokens;
 use super::{LoadedModel, ModelDetails, Pooling, SystemPrompt};
@@ -495,6 +496,7 @@ impl Inspected {
             engine,
             system: RwLock::new(Arc::new(system)),
             slots: Arc::new(SlotRecords::new(slots)),
+            slot_locks: SlotLocks::new(slots),
             source,
             adapters,
             identity: OnceLock::new(),

@@ -37,7 +37,8 @@ pub use request::{
     GrammarKind, GrammarSource, LineLimits, ProgressEvents, Prompt, PromptPiece, Relaxation,
     Summary, Timings, TokenLogprob, TokenizeRequest, ToolUse, WhenFull,
 };
-pub use saved_slots::{SavedSlotError, SlotReport};
+use saved_slots::SlotLocks;
+pub use saved_slots::{SavedSlotError, SlotFileLimits, SlotFolder, SlotReport, remove_slot_parts};
 pub use slots::{Slot, SlotCounts};
 
 pub use system_prompt::SystemPrompt;
@@ -134,6 +135,7 @@ pub struct LoadedModel {
     engine: EngineHandle,
     end_tokens: Arc<[TokenId]>,
     slots: Arc<SlotRecords>,
+    slot_locks: SlotLocks,
     system: RwLock<Arc<SystemTokens>>,
     adapters: Adapters,
     source: ModelSource,

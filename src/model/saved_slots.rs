@@ -1,28 +1,28 @@
-//! A slot's sequence in a file: a line that begins it, a line of JSON that says what it is, the blocks' bytes, and
-//! a digest of all that. Only the model that computed it, in the same version of this program, takes it back.
+//! A slot's sequence is written to a file and put back from one. Only the model that computed it, in the same version of this
+//! program, takes it back. Files are written, read and hashed on the threads for blocking work.
 
-use std::fs::{self, File};
-use std::io::{self, BufRead, BufReader, BufWriter, Read, Write};
-use std::path::Path;
+mod file;
+
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use bytesize::ByteSize;
 use ring::digest::{Context, SHA256};
-use serde::{Deserialize, Serialize};
+use tokio::sync::{Mutex, OwnedMutexGuard};
+use tokio::task::spawn_blocking;
 
+use self::file::{Expected, Header};
+use super::load::BLOCK_TOKENS;
 use super::slots::Shape;
 use super::{Caller, LoadedModel, RequestOwner};
 use crate::engine::{PrefixRoot, SavedSequence, SlotError};
 use crate::runtime::operators::simd::Instructions;
 use crate::token::TokenId;
 
-/// Begins every such file.
-const MAGIC: &str = "ortolan slot 1\n";
-
-/// Most bytes of the line that says what it is: a context of a million tokens fits.
-const MAX_HEADER_BYTES: u64 = 16 << 20;
-
-/// Most bytes of a block.
-const MAX_BLOCK_BYTES: usize = 1 << 30;
+/// Begins the name of a folder with the files of one key; the key's digest follows.
+const KEY_FOLDER: &str = "key-";
 
 /// Why a slot cannot be saved, restored or erased.
 #[derive(Debug, thiserror::Error)]
@@ -48,6 +48,14 @@ pub enum SavedSlotError {
     /// It was computed with an adapter that this model does not have.
     #[error("it was saved with an adapter that is not here")]
     AnotherAdapter,
+    /// The folder has as many files as it may have.
+    #[error(
+        "{0} slots are saved already, the most that --slot-save-max-files allows: save under a name that exists"
+    )]
+    TooManyFiles(usize),
+    /// The folder has no room for the file.
+    #[error("the saved slots would take more than {}, which --slot-save-max-bytes allows", ByteSize(*.0).display().iec())]
+    TooManyBytes(u64),
 }
 
 /// What was done with a slot.
@@ -61,31 +69,68 @@ pub struct SlotReport {
     pub duration: Duration,
 }
 
-/// What the file says of itself.
-#[derive(Debug, Serialize, Deserialize)]
-struct Header {
-    /// A digest of the model and of what computes it, in hexadecimal digits.
-    model: String,
-    /// Only requests of the same salt find it.
-    salt: Option<String>,
-    /// Digests of the adapters that shaped it, with their scales.
-    #[serde(default)]
-    adapters: Vec<(String, f32)>,
-    tokens: Vec<u32>,
-    blocks: usize,
-    block_bytes: usize,
+/// Where slots are saved.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SlotFolder {
+    /// The folder.
+    pub path: PathBuf,
+    /// What may be saved in it.
+    pub limits: SlotFileLimits,
+}
+
+impl SlotFolder {
+    /// The folder within this one that has the files of the key with this name.
+    pub fn of_key(&self, name: &str) -> PathBuf {
+        self.path.join(format!("{}{name}", KEY_FOLDER))
+    }
+}
+
+/// What may be saved in one folder, or in that of one key.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct SlotFileLimits {
+    /// Most files.
+    pub files: usize,
+    /// Most bytes of all files.
+    pub bytes: u64,
+}
+
+/// Removes what killed servers left in a folder of saved slots.
+///
+/// # Errors
+/// The folder cannot be read.
+pub fn remove_slot_parts(folder: &Path) -> io::Result<usize> {
+    file::remove_parts(folder)
+}
+
+/// Holds each slot for one save, restore or erase at a time, so that copies of sequences take no more memory than the cache.
+pub(super) struct SlotLocks(Vec<Arc<Mutex<()>>>);
+
+impl SlotLocks {
+    pub(super) fn new(slots: usize) -> Self {
+        Self((0..slots).map(|_| Arc::default()).collect())
+    }
+
+    async fn lock(&self, slot: usize) -> Result<OwnedMutexGuard<()>, SlotError> {
+        let lock = self.0.get(slot).ok_or(SlotError::Unknown(slot))?;
+        Ok(Arc::clone(lock).lock_owned().await)
+    }
 }
 
 impl LoadedModel {
     /// Writes what the cache holds of the sequence that a slot ran last, if the caller may see that. The file appears
-    /// when it is whole.
+    /// when it is complete.
+    ///
+    /// # Errors
+    /// Among others, the path's folder has no room for it within `limits`.
     pub async fn save_slot(
-        &self,
+        self: &Arc<Self>,
         slot: usize,
-        path: &Path,
+        path: PathBuf,
+        limits: SlotFileLimits,
         caller: Caller,
     ) -> Result<SlotReport, SavedSlotError> {
         let started = Instant::now();
+        let locked = self.slot_locks.lock(slot).await?;
         let saved = self.engine.save_slot(slot).await?;
         let recorded = saved
             .as_ref()
@@ -109,18 +154,23 @@ impl LoadedModel {
         if !is_empty && !caller.may_see(shape.owner.key) {
             return Err(SavedSlotError::AnotherKey);
         }
-        let header = Header {
-            model: self.identity(),
-            adapters: self.adapters.by_digest(&shape.adapters),
-            salt: shape.salt,
-            tokens: saved.tokens.iter().map(|token| token.0).collect(),
-            blocks: saved.blocks.len(),
-            block_bytes: saved.blocks.first().map_or(0, Vec::len),
-        };
-        let bytes = tokio::task::block_in_place(|| write(path, &header, &saved.blocks))?;
+        let tokens = saved.tokens.len();
+        let model = Arc::clone(self);
+        let written = spawn_blocking(move || {
+            let _locked = locked;
+            let header = Header {
+                model: model.identity(),
+                adapters: model.adapters.by_digest(&shape.adapters),
+                salt: shape.salt,
+                tokens: saved.tokens.iter().map(|token| token.0).collect(),
+                blocks: saved.blocks.len(),
+                block_bytes: saved.blocks.first().map_or(0, Vec::len),
+            };
+            file::write(&path, &header, &saved.blocks, limits)
+        });
         Ok(SlotReport {
-            tokens: saved.tokens.len(),
-            bytes,
+            tokens,
+            bytes: written.await.map_err(io::Error::from)??,
             duration: started.elapsed(),
         })
     }
@@ -128,19 +178,19 @@ impl LoadedModel {
     /// Puts a file's sequence into the owner's part of the cache, as much of its beginning as there is room for, as the
     /// one that a slot ran last.
     pub async fn restore_slot(
-        &self,
+        self: &Arc<Self>,
         slot: usize,
-        path: &Path,
+        path: PathBuf,
         owner: RequestOwner,
     ) -> Result<SlotReport, SavedSlotError> {
         let started = Instant::now();
-        let identity = self.identity();
-        let (header, blocks, bytes) = tokio::task::block_in_place(|| read(path, &identity))?;
-        let vocabulary = self.details.vocabulary_size;
-        let tokens: Vec<TokenId> = header.tokens.into_iter().map(TokenId).collect();
-        if tokens.iter().any(|token| token.row() >= vocabulary) {
-            return Err(SavedSlotError::AnotherModel);
-        }
+        let locked = self.slot_locks.lock(slot).await?;
+        let model = Arc::clone(self);
+        let read = spawn_blocking(move || {
+            let read = file::read(&path, &model.expected_slot_file())?;
+            Ok::<_, SavedSlotError>((read, locked))
+        });
+        let ((header, blocks, bytes), _locked) = read.await.map_err(io::Error::from)??;
         let shape = Shape {
             adapters: self
                 .adapters
@@ -152,7 +202,7 @@ impl LoadedModel {
         let saved = SavedSequence {
             id: None,
             root: self.root_of(&shape),
-            tokens,
+            tokens: header.tokens.into_iter().map(TokenId).collect(),
             blocks,
         };
         let tokens = self.engine.restore_slot(slot, saved).await?;
@@ -170,6 +220,7 @@ impl LoadedModel {
     /// # Errors
     /// Among others, the caller may not see the slot's last request.
     pub async fn erase_slot(&self, slot: usize, caller: Caller) -> Result<usize, SavedSlotError> {
+        let _locked = self.slot_locks.lock(slot).await?;
         let owner = self.slots.owner(slot);
         if owner.is_some_and(|owner| !caller.may_see(owner.key)) {
             return Err(SavedSlotError::AnotherKey);
@@ -184,7 +235,17 @@ impl LoadedModel {
         self.prefix_root(namespace, shape.salt.as_deref(), &shape.adapters)
     }
 
-    /// What has to be the same for saved keys and values to be of use.
+    fn expected_slot_file(&self) -> Expected {
+        Expected {
+            model: self.identity(),
+            vocabulary: self.details.vocabulary_size,
+            block_bytes: self.source.cache_bytes_per_token() as usize * BLOCK_TOKENS,
+            element_bytes: self.source.cache_element_bytes(),
+            cache_blocks: self.details.cache_tokens / BLOCK_TOKENS,
+        }
+    }
+
+    /// What has to be the same for saved keys and values to be of use. The first call reads the whole model.
     fn identity(&self) -> String {
         let identity = self.identity.get_or_init(|| {
             let mut digest = Context::new(&SHA256);
@@ -208,140 +269,4 @@ impl LoadedModel {
 
 fn hexadecimal(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
-}
-
-/// Writes beside the path and renames, so that nobody finds half a file.
-fn write(path: &Path, header: &Header, blocks: &[Vec<u8>]) -> io::Result<u64> {
-    let beside = path.with_added_extension(format!("{:016x}.part", rand::random::<u64>()));
-    let written = write_whole(&beside, header, blocks)
-        .and_then(|bytes| fs::rename(&beside, path).map(|()| bytes));
-    if written.is_err() {
-        // What is left is of no use; that it cannot be removed either changes nothing.
-        let _ = fs::remove_file(&beside);
-    }
-    written
-}
-
-fn write_whole(path: &Path, header: &Header, blocks: &[Vec<u8>]) -> io::Result<u64> {
-    let mut file = BufWriter::new(File::create_new(path)?);
-    let mut digest = Context::new(&SHA256);
-    let mut length = 0;
-    let mut put = |bytes: &[u8]| {
-        digest.update(bytes);
-        length += bytes.len() as u64;
-        file.write_all(bytes)
-    };
-    put(MAGIC.as_bytes())?;
-    put(&serde_json::to_vec(header)?)?;
-    put(b"\n")?;
-    for block in blocks {
-        put(block)?;
-    }
-    let digest = digest.finish();
-    file.write_all(digest.as_ref())?;
-    file.into_inner()
-        .map_err(io::IntoInnerError::into_error)?
-        .sync_all()?;
-    Ok(length + digest.as_ref().len() as u64)
-}
-
-fn read(path: &Path, model: &str) -> Result<(Header, Vec<Vec<u8>>, u64), SavedSlotError> {
-    let file = File::open(path)?;
-    let length = file.metadata()?.len();
-    let mut file = BufReader::new(file);
-    let mut magic = [0; MAGIC.len()];
-    let begins = file.read_exact(&mut magic);
-    if begins.is_err() || magic != MAGIC.as_bytes() {
-        return Err(SavedSlotError::NoSlot("it does not begin like one"));
-    }
-    let mut line = Vec::new();
-    file.by_ref()
-        .take(MAX_HEADER_BYTES)
-        .read_until(b'\n', &mut line)?;
-    let header: Header = serde_json::from_slice(&line)
-        .map_err(|_| SavedSlotError::NoSlot("it does not say what it is"))?;
-    if header.model != model {
-        return Err(SavedSlotError::AnotherModel);
-    }
-    let head = (magic.len() + line.len()) as u64;
-    let content = (header.blocks as u64).checked_mul(header.block_bytes as u64);
-    let wanted = content.and_then(|content| content.checked_add(head + 32));
-    if header.block_bytes > MAX_BLOCK_BYTES || wanted != Some(length) {
-        return Err(SavedSlotError::NoSlot("it is not as long as it says"));
-    }
-    let mut digest = Context::new(&SHA256);
-    digest.update(&magic);
-    digest.update(&line);
-    let mut blocks = Vec::with_capacity(header.blocks);
-    for _ in 0..header.blocks {
-        let mut block = vec![0; header.block_bytes];
-        file.read_exact(&mut block)?;
-        digest.update(&block);
-        blocks.push(block);
-    }
-    let mut told = [0; 32];
-    file.read_exact(&mut told)?;
-    match digest.finish().as_ref() == told {
-        true => Ok((header, blocks, length)),
-        false => Err(SavedSlotError::NoSlot("it was damaged")),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn header(blocks: usize) -> Header {
-        Header {
-            model: "m".to_owned(),
-            salt: Some("s".to_owned()),
-            adapters: Vec::new(),
-            tokens: vec![1, 2, 3],
-            blocks,
-            block_bytes: 4,
-        }
-    }
-
-    #[test]
-    fn what_is_no_saved_slot_is_refused_with_its_reason() {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("slot");
-        let blocks = [vec![1, 2, 3, 4], vec![5, 6, 7, 8]];
-        let bytes = write(&path, &header(2), &blocks).unwrap();
-        let (read_header, read_blocks, length) = read(&path, "m").unwrap();
-        assert_eq!(
-            (read_header.tokens, read_header.salt.as_deref()),
-            (vec![1, 2, 3], Some("s"))
-        );
-        assert_eq!((read_blocks, length), (blocks.to_vec(), bytes));
-        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1);
-
-        #[track_caller]
-        fn check(path: &Path, model: &str, change: impl FnOnce(&mut Vec<u8>), expected: &str) {
-            let whole = fs::read(path).unwrap();
-            let mut bytes = whole.clone();
-            change(&mut bytes);
-            fs::write(path, bytes).unwrap();
-            let error = read(path, model).expect_err("it was taken").to_string();
-            assert!(error.contains(expected), "{error}");
-            fs::write(path, whole).unwrap();
-        }
-        check(&path, "other", |_| (), "another model");
-        check(&path, "m", Vec::clear, "does not begin");
-        check(&path, "m", |bytes| bytes.truncate(20), "does not say");
-        check(
-            &path,
-            "m",
-            |bytes| {
-                bytes.pop();
-            },
-            "not as long",
-        );
-        check(&path, "m", |bytes| bytes.push(0), "not as long");
-        let damage = |bytes: &mut Vec<u8>| {
-            let place = bytes.len() - 34;
-            bytes[place] ^= 1;
-        };
-        check(&path, "m", damage, "was damaged");
-    }
 }

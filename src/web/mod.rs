@@ -1,11 +1,12 @@
 //! The page at the root, for people: its files are a part of the program, or come from a folder of the operator's
 //! (`--path`). Which paths are the API's, and what they answer, is somebody else's.
 
+mod folder;
+
 use std::collections::hash_map::DefaultHasher;
 use std::hash::{Hash, Hasher};
-use std::path::PathBuf;
 
-use poem::endpoint::StaticFilesEndpoint;
+pub use folder::Folder;
 use poem::error::StaticFileError;
 use poem::http::header::{
     CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, ETAG, IF_NONE_MATCH, REFERRER_POLICY,
@@ -72,7 +73,7 @@ pub enum Pages {
     /// The program's own.
     Own,
     /// The files of this folder.
-    Folder(PathBuf),
+    Folder(Folder),
 }
 
 /// An endpoint that answers `GET` and `HEAD` of what is no path of the API (`is_api`) with a file, if there is one, and leaves all
@@ -90,9 +91,7 @@ where
         is_api,
         folder: match pages {
             Pages::Own => None,
-            Pages::Folder(folder) => {
-                Some(StaticFilesEndpoint::new(folder).index_file("index.html"))
-            }
+            Pages::Folder(folder) => Some(folder.clone()),
         },
     }
 }
@@ -100,7 +99,7 @@ where
 struct WithPages<A> {
     api: A,
     is_api: fn(&str) -> bool,
-    folder: Option<StaticFilesEndpoint>,
+    folder: Option<Folder>,
 }
 
 impl<A: Endpoint<Output = Response>> Endpoint for WithPages<A> {
@@ -122,15 +121,13 @@ impl<A: Endpoint<Output = Response>> Endpoint for WithPages<A> {
         };
         let answered = match &self.folder {
             None => own(&FILES),
-            Some(folder) => {
-                let mut asked = Request::builder().uri(request.uri().clone()).finish();
-                asked.headers_mut().clone_from(request.headers());
-                match folder.call(asked).await {
-                    Ok(response) => Some(response),
-                    Err(error) if is_absence(&error) => own(std::slice::from_ref(&COMPLETION)),
-                    Err(error) => return Err(error),
-                }
-            }
+            Some(folder) => match folder.response(&request).await {
+                Ok(Some(response)) => Some(response),
+                // It may have been removed meanwhile.
+                Ok(None) => own(std::slice::from_ref(&COMPLETION)),
+                Err(error) if is_absence(&error) => own(std::slice::from_ref(&COMPLETION)),
+                Err(error) => return Err(error),
+            },
         };
         match answered {
             Some(response) => Ok(response),
@@ -143,11 +140,7 @@ impl<A: Endpoint<Output = Response>> Endpoint for WithPages<A> {
 fn is_absence(error: &Error) -> bool {
     matches!(
         error.downcast_ref::<StaticFileError>(),
-        Some(
-            StaticFileError::NotFound
-                | StaticFileError::InvalidPath
-                | StaticFileError::Forbidden(_)
-        )
+        Some(StaticFileError::NotFound)
     )
 }
 
@@ -239,7 +232,10 @@ mod tests {
         std::fs::write(root.join("index.html"), "mine").unwrap();
         std::fs::write(root.join("health"), "not mine").unwrap();
         std::fs::write(folder.path().join("secret"), "secret").unwrap();
-        let pages = Pages::Folder(root);
+        let pages = Pages::Folder(Folder {
+            path: root,
+            follow_links: false,
+        });
         assert_eq!(get(&pages, "/").await.2, "mine");
         assert_eq!(get(&pages, "/app.js").await.0, 404);
         assert_eq!(get(&pages, "/vendor/temml.js").await.0, 404);
@@ -260,6 +256,85 @@ mod tests {
             let (status, _, text) = get(&pages, path).await;
             assert!(status == 404 && text != "secret", "{path}: {status} {text}");
         }
+    }
+
+    #[cfg(unix)]
+    #[tokio::test]
+    async fn hidden_files_and_what_links_lead_to_outside_are_not_served() {
+        use std::os::unix::fs::symlink;
+
+        let folder = tempfile::tempdir().unwrap();
+        let root = folder.path().join(".site");
+        std::fs::create_dir_all(root.join("sub/.git")).unwrap();
+        std::fs::write(folder.path().join("secret"), "secret").unwrap();
+        std::fs::create_dir(folder.path().join("beside")).unwrap();
+        std::fs::write(folder.path().join("beside/index.html"), "secret").unwrap();
+        for (name, text) in [
+            ("page.html", "page"),
+            (".env", "secret"),
+            ("sub/.git/config", "secret"),
+            ("sub/index.html", "sub"),
+        ] {
+            std::fs::write(root.join(name), text).unwrap();
+        }
+        symlink("../secret", root.join("out")).unwrap();
+        symlink("../beside", root.join("folder-out")).unwrap();
+        symlink(".env", root.join("env")).unwrap();
+        symlink("page.html", root.join("within")).unwrap();
+        symlink("/dev/zero", root.join("zeros")).unwrap();
+        let pages = |follow_links| {
+            Pages::Folder(Folder {
+                path: root.clone(),
+                follow_links,
+            })
+        };
+        for path in [
+            "/.env",
+            "/%2eenv",
+            "/sub/.git/config",
+            "/sub%2F.git%2Fconfig",
+            "/out",
+            "/folder-out",
+            "/folder-out/index.html",
+            "/env",
+            "/zeros",
+        ] {
+            assert_eq!(get(&pages(false), path).await.0, 404, "{path}");
+        }
+        for (path, text) in [
+            ("/page.html", "page"),
+            ("/within", "page"),
+            ("/sub/", "sub"),
+        ] {
+            assert_eq!(get(&pages(false), path).await.2, text, "{path}");
+        }
+        // An operator may let links lead elsewhere; paths with hidden names and devices are not served even then.
+        for path in ["/out", "/folder-out", "/env"] {
+            assert_eq!(get(&pages(true), path).await.2, "secret", "{path}");
+        }
+        for path in ["/.env", "/sub/.git/config", "/zeros"] {
+            assert_eq!(get(&pages(true), path).await.0, 404, "{path}");
+        }
+    }
+
+    #[tokio::test]
+    async fn files_of_a_folder_are_what_their_media_type_says() {
+        let folder = tempfile::tempdir().unwrap();
+        std::fs::write(folder.path().join("a.txt"), "<script>").unwrap();
+        let pages = Pages::Folder(Folder {
+            path: folder.path().to_owned(),
+            follow_links: false,
+        });
+        let api = poem::endpoint::make_sync(|_| StatusCode::NOT_FOUND.into_response());
+        let endpoint = beside(api, |_| false, &pages).boxed();
+        let asked = || Request::builder().uri("/a.txt".parse().unwrap());
+        let response = endpoint.call(asked().finish()).await.unwrap();
+        assert_eq!(response.header(X_CONTENT_TYPE_OPTIONS), Some("nosniff"));
+        let tag = response.header(ETAG).unwrap();
+        let again = asked().header(IF_NONE_MATCH, tag).finish();
+        let again = endpoint.call(again).await.unwrap();
+        assert_eq!(again.status(), StatusCode::NOT_MODIFIED);
+        assert_eq!(again.header(X_CONTENT_TYPE_OPTIONS), Some("nosniff"));
     }
 
     #[test]

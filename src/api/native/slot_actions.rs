@@ -2,23 +2,23 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use crate::api::at_length;
 use crate::api::error::Error;
 use crate::api::types;
-use crate::model::{Caller, GenerateError, LoadedModel, RequestOwner, SavedSlotError, SlotError};
+use crate::model::{
+    Caller, GenerateError, LoadedModel, RequestOwner, SavedSlotError, SlotError, SlotFolder,
+};
 
 /// Most bytes of a file's name.
 const MAX_NAME_BYTES: usize = 200;
 
-/// Begins the name of a folder with the files of one key; the key's digest follows.
-const KEY_FOLDER: &str = "key-";
-
 /// Whose files there are, and where.
 pub(in crate::api) struct SlotFiles<'a> {
     /// Where the operator wants the files.
-    pub folder: &'a Path,
+    pub folder: &'a SlotFolder,
     /// Whose they are.
     pub caller: Caller,
     /// As the caller's requests have it.
@@ -27,18 +27,18 @@ pub(in crate::api) struct SlotFiles<'a> {
 
 impl SlotFiles<'_> {
     /// The folder of the caller's files: an operator's are in the folder itself, every other key has one within it.
-    fn folder(&self) -> PathBuf {
+    fn path(&self) -> PathBuf {
         let key = self.caller.key().filter(|_| !self.caller.is_operator());
         match key {
-            Some(key) => self.folder.join(format!("{KEY_FOLDER}{}", key.name())),
-            None => self.folder.to_owned(),
+            Some(key) => self.folder.of_key(&key.name()),
+            None => self.folder.path.clone(),
         }
     }
 }
 
 /// Does what `action` says.
 pub(in crate::api) async fn answer(
-    model: &LoadedModel,
+    model: &Arc<LoadedModel>,
     files: SlotFiles<'_>,
     id_slot: &str,
     action: Option<&str>,
@@ -54,12 +54,12 @@ pub(in crate::api) async fn answer(
     let filename = body.filename;
     match action {
         Some("save") => {
-            let folder = files.folder();
+            let folder = files.path();
             let (name, path) = file(&folder, filename)?;
             at_length(|| fs::create_dir_all(&folder))
                 .map_err(|error| told(error.into(), slot, model))?;
             let saved = model
-                .save_slot(slot, &path, files.caller)
+                .save_slot(slot, path, files.folder.limits, files.caller)
                 .await
                 .map_err(|error| told(error, slot, model))?;
             Ok(types::SlotAction::Saved(types::SlotSaved {
@@ -73,9 +73,9 @@ pub(in crate::api) async fn answer(
             }))
         }
         Some("restore") => {
-            let (name, path) = file(&files.folder(), filename)?;
+            let (name, path) = file(&files.path(), filename)?;
             let restored = model
-                .restore_slot(slot, &path, files.owner)
+                .restore_slot(slot, path, files.owner)
                 .await
                 .map_err(|error| told(error, slot, model))?;
             Ok(types::SlotAction::Restored(types::SlotRestored {
@@ -116,6 +116,8 @@ fn file(folder: &Path, name: Option<String>) -> Result<(String, PathBuf), Error>
     let plain = !name.is_empty()
         && name.len() <= MAX_NAME_BYTES
         && !name.starts_with('.')
+        // A save that was killed may have left a file that ends so.
+        && !name.ends_with(".part")
         && !name
             .chars()
             .any(|letter| matches!(letter, '/' | '\\' | ':') || letter.is_control());
@@ -123,7 +125,7 @@ fn file(folder: &Path, name: Option<String>) -> Result<(String, PathBuf), Error>
         true => Ok((name.clone(), folder.join(name))),
         false => {
             let problem = format!(
-                "filename: a plain name of a file, of at most {MAX_NAME_BYTES} bytes, is needed"
+                "filename: a plain name of a file, of at most {MAX_NAME_BYTES} bytes and not ending in .part, is needed"
             );
             Err(Error::invalid("filename", problem))
         }
@@ -132,7 +134,7 @@ fn file(folder: &Path, name: Option<String>) -> Result<(String, PathBuf), Error>
 
 /// What the client is told. Where the operator keeps the files is not among it.
 fn told(error: SavedSlotError, slot: usize, model: &LoadedModel) -> Error {
-    use std::io::ErrorKind::NotFound;
+    use std::io::ErrorKind::{InvalidInput, IsADirectory, NotFound};
     match error {
         SavedSlotError::Slot(SlotError::Unknown(_)) => {
             let slots = model.details().slots;
@@ -143,9 +145,14 @@ fn told(error: SavedSlotError, slot: usize, model: &LoadedModel) -> Error {
         SavedSlotError::File(error) if error.kind() == NotFound => {
             Error::invalid("filename", "filename: there is no such file")
         }
+        SavedSlotError::File(error) if matches!(error.kind(), InvalidInput | IsADirectory) => {
+            Error::invalid("filename", format!("filename: {error}"))
+        }
         SavedSlotError::StillAnswering => Error::NoModel(error.to_string()),
         SavedSlotError::AnotherKey => Error::SlotOfAnotherKey(slot),
         SavedSlotError::NoSlot(_)
+        | SavedSlotError::TooManyFiles(_)
+        | SavedSlotError::TooManyBytes(_)
         | SavedSlotError::AnotherModel
         | SavedSlotError::AnotherAdapter => {
             Error::invalid("filename", format!("filename: {error}"))
@@ -177,6 +184,7 @@ mod tests {
             "C:x",
             "a\0",
             ".hidden",
+            "a.0123456789abcdef.part",
         ] {
             assert!(file(folder, Some(name.to_owned())).is_err(), "{name:?}");
         }

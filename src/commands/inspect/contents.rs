@@ -1,14 +1,13 @@
 //! What stands in the files themselves, as far as it can be read, whatever it means.
 
-use std::fs::{self, File};
-use std::io::Read;
+use std::fs;
 use std::path::Path;
 
 use anyhow::{Context, bail};
 use serde::Serialize;
 use serde_json::{Map, Number, Value, json};
 
-use crate::file_bytes::FileAccess;
+use crate::file_bytes::{FileAccess, read_regular_limited};
 use crate::gguf::{self, Gguf, ListedTensor, Listing, TensorType};
 use crate::graph::imported::ImportedModel;
 use crate::safetensors::{Element, Safetensors};
@@ -171,10 +170,8 @@ impl Contents {
 
 /// What a folder's `config.json` says.
 fn config(folder: &Path) -> anyhow::Result<Map<String, Value>> {
-    let mut text = String::new();
-    let file = File::open(folder.join("config.json"))?;
-    file.take(MOST_CONFIG_BYTES).read_to_string(&mut text)?;
-    let config: Map<String, Value> = serde_json::from_str(&text).context("config.json")?;
+    let text = read_regular_limited(&folder.join("config.json"), MOST_CONFIG_BYTES)?;
+    let config: Map<String, Value> = serde_json::from_slice(&text).context("config.json")?;
     let pairs = config.into_iter();
     Ok(pairs.map(|(key, value)| (key, shortened(value))).collect())
 }

@@ -91,3 +91,30 @@ fn a_missing_file_is_named() {
     let error = GgufFile::open(Path::new("/"), FileAccess::Read).unwrap_err();
     assert!(error.to_string().contains("directory"), "{error}");
 }
+
+#[test]
+fn arrays_have_no_more_elements_than_their_limit() {
+    const MOST: usize = 1 << 24;
+    let array = |elements: usize| {
+        let mut bytes = b"GGUF".to_vec();
+        bytes.extend(3u32.to_le_bytes());
+        bytes.extend(0u64.to_le_bytes()); // tensors
+        bytes.extend(1u64.to_le_bytes()); // pairs
+        bytes.extend(string("bits"));
+        bytes.extend(9u32.to_le_bytes());
+        bytes.extend(7u32.to_le_bytes());
+        bytes.extend((elements as u64).to_le_bytes());
+        bytes.resize(bytes.len() + elements, 0);
+        bytes
+    };
+    let refused = refusal(&array(MOST + 1));
+    assert!(refused.contains("more than 16777216 elements"), "{refused}");
+    // A length is held against the file before anything is made of it.
+    let mut short = array(2);
+    short.truncate(short.len() - 1);
+    let refused = refusal(&short);
+    assert!(
+        refused.contains("a length of 2 passes the file's end"),
+        "{refused}"
+    );
+}

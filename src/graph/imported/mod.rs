@@ -233,15 +233,20 @@ impl ImportedModel {
 
     /// Bytes of a token's keys and values in all layers.
     pub fn cache_bytes_per_token(&self) -> u64 {
-        let element = match self.attention {
+        let shape = &self.shape;
+        let elements = 2 * shape.layers * shape.kv_heads * shape.head_size;
+        (elements * self.cache_element_bytes()) as u64
+    }
+
+    /// Bytes of a number of a key or value.
+    pub fn cache_element_bytes(&self) -> usize {
+        match self.attention {
             ImportedAttention::PastPresent {
                 element: PastElement::F32,
                 ..
             } => size_of::<f32>(),
             _ => size_of::<half::f16>(),
-        };
-        let shape = &self.shape;
-        (2 * shape.layers * shape.kv_heads * shape.head_size * element) as u64
+        }
     }
 }
 

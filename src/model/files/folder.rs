@@ -5,8 +5,7 @@ mod imported;
 mod text;
 
 use std::collections::{BTreeSet, HashMap};
-use std::fs::File;
-use std::io::{self, Read};
+use std::io;
 use std::path::Path;
 
 use anyhow::{Context, bail, ensure};
@@ -16,7 +15,7 @@ use serde::de::DeserializeOwned;
 
 use super::ModelFiles;
 use crate::engine::Pooling;
-use crate::file_bytes::FileAccess;
+use crate::file_bytes::{FileAccess, read_regular_limited};
 use crate::graph::ModelFile;
 use crate::safetensors::Safetensors;
 
@@ -77,21 +76,11 @@ fn needed(folder: &Path, name: &str) -> anyhow::Result<(String, Vec<u8>)> {
 pub(super) fn optional(folder: &Path, name: &str) -> anyhow::Result<Option<Vec<u8>>> {
     let path = folder.join(name);
     let shown = || path.display().to_string();
-    let file = match File::open(&path) {
-        Ok(file) => file,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-        Err(error) => return Err(error).with_context(shown),
-    };
-    let mut bytes = Vec::new();
-    file.take(MOST_JSON_BYTES + 1)
-        .read_to_end(&mut bytes)
-        .with_context(shown)?;
-    ensure!(
-        bytes.len() as u64 <= MOST_JSON_BYTES,
-        "{} has more than {MOST_JSON_BYTES} bytes",
-        shown()
-    );
-    Ok(Some(bytes))
+    match read_regular_limited(&path, MOST_JSON_BYTES) {
+        Ok(bytes) => Ok(Some(bytes)),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(error).with_context(shown),
+    }
 }
 
 fn parsed<T: DeserializeOwned>(folder: &Path, name: &str) -> anyhow::Result<Option<T>> {

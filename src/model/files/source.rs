@@ -105,6 +105,14 @@ impl ModelSource {
         }
     }
 
+    /// Bytes of a number of a key or value.
+    pub fn cache_element_bytes(&self) -> usize {
+        match self {
+            Self::Tensors(_) => size_of::<half::f16>(),
+            Self::Imported(model) => model.cache_element_bytes(),
+        }
+    }
+
     /// Bytes that the weights take at least, for sequences of up to `context_tokens` tokens.
     pub fn weight_bytes(&self, context_tokens: usize) -> u64 {
         match self {
