@@ -455,6 +455,8 @@ fn hub_options(cli: &ModelArgs) -> anyhow::Result<HubOptions> {
         folder: folder.context("--model-cache: there is no home folder to have one in")?,
         offline: cli.offline,
         pause: FETCH_PAUSE,
+        max_bytes: cli.model_max_bytes.as_u64(),
+        check: load::check_gguf,
     })
 }
 

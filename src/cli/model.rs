@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use bytesize::ByteSize;
 use clap::builder::FalseyValueParser;
 use clap::{Args, ValueEnum};
 
@@ -48,6 +49,10 @@ pub struct ModelArgs {
     /// Where fetched models are kept [default: ~/.cache/ortolan/models]
     #[arg(long, value_name = "FOLDER", env = "LLAMA_CACHE")]
     pub model_cache: Option<PathBuf>,
+
+    /// Maximum size of a downloaded model file, as in 128GiB
+    #[arg(long, value_name = "SIZE", default_value = "128GiB", env = "ORTOLAN_MODEL_MAX_BYTES")]
+    pub model_max_bytes: ByteSize,
 
     /// Ask nobody for a model: what is here is served, or nothing
     #[arg(long, env = "LLAMA_ARG_OFFLINE", value_parser = FalseyValueParser::new())]

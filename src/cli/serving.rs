@@ -21,11 +21,11 @@ pub struct ServingArgs {
     #[arg(long, value_name = "N", env = "LLAMA_ARG_THREADS_HTTP")]
     pub threads_http: Option<usize>,
 
-    /// A folder whose files are served in the place of the page at the root, without a key; hidden files are not
+    /// Serve the files of this folder instead of the page at the root, without a key; hidden files are not served
     #[arg(long, value_name = "DIR", env = "LLAMA_ARG_STATIC_PATH")]
     pub path: Option<PathBuf>,
 
-    /// Serve what links in the folder of --path lead to outside of it, or to hidden files in it
+    /// Follow symbolic links in the folder of --path that lead outside it or to hidden files
     #[arg(
         long,
         requires = "path",
@@ -99,11 +99,11 @@ pub struct ServingArgs {
     #[arg(long, value_name = "DIR", env = "LLAMA_ARG_SLOT_SAVE_PATH")]
     pub slot_save_path: Option<PathBuf>,
 
-    /// Most files that saved slots may be; with API keys, for each key
+    /// Maximum number of saved slots; with API keys, per key
     #[arg(long, value_name = "N", default_value_t = 64, env = "ORTOLAN_SLOT_SAVE_MAX_FILES")]
     pub slot_save_max_files: usize,
 
-    /// Most bytes that saved slots may take on the disk, as 16GiB; with API keys, for each key
+    /// Maximum size of all saved slots, as in 16GiB; with API keys, per key
     #[arg(long, value_name = "SIZE", default_value = "16GiB", env = "ORTOLAN_SLOT_SAVE_MAX_BYTES")]
     pub slot_save_max_bytes: ByteSize,
 

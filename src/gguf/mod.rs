@@ -13,6 +13,6 @@ mod writer;
 pub use listing::{ListedPair, ListedTensor, Listing};
 pub use metadata::{Metadata, MetadataError, Optional, Value};
 pub use quant::TensorType;
-pub use reader::{GgufError, Tensor};
+pub use reader::{GgufError, Tensor, check};
 pub use set::Gguf;
 pub use writer::{GgufWriter, WrittenPair, WrittenTensor};

@@ -121,6 +121,17 @@ impl GgufFile {
     }
 }
 
+/// Checks that the file at `path`, alone if it is one of a set, is a complete GGUF file, whatever the types of its tensors.
+///
+/// # Errors
+/// What is wrong with it.
+pub fn check(path: &Path) -> Result<(), GgufError> {
+    match GgufFile::open(path, FileAccess::Map) {
+        Ok(_) | Err(GgufError::UnsupportedType { .. }) => Ok(()),
+        Err(error) => Err(error),
+    }
+}
+
 /// What the header says.
 #[derive(Debug, PartialEq)]
 pub(super) struct Header {

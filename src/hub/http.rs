@@ -1,6 +1,7 @@
 //! One question after the other: redirects are followed, with the token for the hub alone, and everything has
 //! a limit.
 
+use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -19,8 +20,8 @@ use tokio::net::TcpStream;
 use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::rustls::crypto::ring;
-use tokio_rustls::rustls::pki_types::ServerName;
-use tokio_rustls::rustls::{ClientConfig, RootCertStore};
+use tokio_rustls::rustls::pki_types::{InvalidDnsNameError, ServerName};
+use tokio_rustls::rustls::{self, ClientConfig, RootCertStore};
 use tower_service::Service;
 use url::{Position, Url};
 
@@ -77,7 +78,7 @@ impl Http {
         for _ in 0..=MAX_REDIRECTS {
             let response = timeout(ANSWER_DEADLINE, self.ask(&url, part)).await;
             let response = response.map_err(|_| unreachable(&url, "it does not answer"))?;
-            let response = response.map_err(|error| unreachable(&url, format!("{error:#}")))?;
+            let response = response.map_err(|error| failed(&url, &error))?;
             let (head, body) = response.into_parts();
             match head.status {
                 StatusCode::OK
@@ -100,7 +101,7 @@ impl Http {
                 }
                 StatusCode::NOT_FOUND => return Err(HubError::NotFound(shown(&url))),
                 status if status.is_redirection() => {
-                    url = next(&url, &head.headers).map_err(|cause| unreachable(&url, cause))?;
+                    url = next(&url, &head.headers).map_err(|cause| unusable(&url, cause))?;
                     // The hub speaks first.
                     for (name, value) in &head.headers {
                         linked.entry(name).or_insert(value.clone());
@@ -112,7 +113,7 @@ impl Http {
                 }
             }
         }
-        Err(unreachable(&url, "it leads from one address to the next"))
+        Err(unusable(&url, "it leads from one address to the next"))
     }
 
     /// Tries again, with ever longer pauses, what may go better the next time. `done` tells how much there is: as
@@ -197,7 +198,9 @@ impl HubError {
     fn may_pass(&self) -> bool {
         match self {
             Self::Unreachable { .. } => true,
-            Self::Status { status, .. } => matches!(status, 408 | 429 | 500..),
+            Self::Status { status, .. } => {
+                matches!(status, 408 | 425 | 429 | 500 | 502..=504 | 520..)
+            }
             _ => false,
         }
     }
@@ -260,16 +263,19 @@ async fn send(
     Ok(sender.send_request(request).await?)
 }
 
+/// No server can be trusted.
+#[derive(Debug, thiserror::Error)]
+#[error(
+    "this machine has no certificates that it trusts; install them (ca-certificates) or name a file by SSL_CERT_FILE"
+)]
+struct NoCertificates;
+
 /// Encrypts for whom this machine trusts.
 fn trusting() -> anyhow::Result<TlsConnector> {
     let found = rustls_native_certs::load_native_certs();
     let mut roots = RootCertStore::empty();
     let (usable, _) = roots.add_parsable_certificates(found.certs);
-    anyhow::ensure!(
-        usable > 0,
-        "this machine has no certificates that it trusts; install them (ca-certificates) or name a file by \
-         SSL_CERT_FILE"
-    );
+    anyhow::ensure!(usable > 0, NoCertificates);
     let config = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
         .with_safe_default_protocol_versions()?
         .with_root_certificates(roots)
@@ -286,7 +292,10 @@ fn next(from: &Url, headers: &HeaderMap) -> Result<Url, String> {
         .map_err(|error| format!("it leads to {location}: {error}"))?;
     match (from.scheme(), to.scheme()) {
         ("http", "http" | "https") | ("https", "https") => Ok(to),
-        _ => Err(format!("it leads to {to}, which is not encrypted")),
+        ("https", "http") => Err(format!("it leads to {to}, which is not encrypted")),
+        _ => Err(format!(
+            "it leads to {to}, which is no address of http or https"
+        )),
     }
 }
 
@@ -294,6 +303,36 @@ fn next(from: &Url, headers: &HeaderMap) -> Result<Url, String> {
 pub(super) fn shown(url: &Url) -> String {
     let place = &url[Position::BeforeHost..Position::AfterPath];
     format!("{}://{place}", url.scheme())
+}
+
+/// Why a question has no answer. What is wrong with the request or with the server's certificate stays wrong.
+fn failed(url: &Url, error: &anyhow::Error) -> HubError {
+    let cause = format!("{error:#}");
+    let is_untrusted = |cause: &(dyn std::error::Error + 'static)| {
+        let cause = cause
+            .downcast_ref::<io::Error>()
+            .and_then(io::Error::get_ref);
+        let cause = cause.and_then(|cause| cause.downcast_ref::<rustls::Error>());
+        matches!(cause, Some(rustls::Error::InvalidCertificate(_)))
+    };
+    let is_permanent = error.chain().any(|cause| {
+        cause.is::<NoCertificates>()
+            || cause.is::<hyper::http::Error>()
+            || cause.is::<hyper::http::uri::InvalidUri>()
+            || cause.is::<InvalidDnsNameError>()
+            || is_untrusted(cause)
+    });
+    match is_permanent {
+        true => unusable(url, cause),
+        false => unreachable(url, cause),
+    }
+}
+
+pub(super) fn unusable(url: &Url, cause: impl Into<String>) -> HubError {
+    HubError::Unusable {
+        url: shown(url),
+        cause: cause.into(),
+    }
 }
 
 pub(super) fn unreachable(url: &Url, cause: impl Into<String>) -> HubError {

@@ -1,11 +1,12 @@
-//! Model files from elsewhere: a URL, or a repository of a hub. A file is in its place only when it is whole and
-//! its checksum is right; one that is there is found again without asking anybody.
+//! Model files from elsewhere: a URL, or a repository of a hub. A file is in its place only when it is complete, its
+//! checksum is right and its content was checked; one that is there is found again without asking anybody.
 
 mod http;
 mod repository;
 mod transfer;
 
 use std::fs;
+use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -14,6 +15,12 @@ use url::Url;
 use http::Http;
 use repository::Repository;
 pub use repository::Wanted;
+
+use crate::atomic_file::AtomicFile;
+use crate::file_bytes::read_regular_limited;
+
+/// Most bytes of the file with the name of the file that was chosen: as long as a path can be.
+const MAX_CHOICE_BYTES: u64 = 4096;
 
 /// How to speak to the hub, and where files are kept.
 #[derive(Debug, Clone)]
@@ -28,6 +35,10 @@ pub struct HubOptions {
     pub offline: bool,
     /// How long to wait before the second attempt; each more waits twice as long.
     pub pause: Duration,
+    /// Most bytes of a file, whether its server declares a length or not.
+    pub max_bytes: u64,
+    /// Checks a file before it gets its name; the error is what is wrong with it.
+    pub check: fn(&Path) -> Result<(), String>,
 }
 
 /// Why there is no file.
@@ -81,6 +92,30 @@ pub enum HubError {
         /// Why.
         cause: String,
     },
+    /// It cannot be fetched from there, however often it is tried.
+    #[error("{url} cannot be had: {cause}")]
+    Unusable {
+        /// Whom was asked.
+        url: String,
+        /// Why.
+        cause: String,
+    },
+    /// It has more bytes than a file may have.
+    #[error("{url} has more than the {limit_bytes} bytes that --model-max-bytes allows")]
+    TooLarge {
+        /// Whom was asked.
+        url: String,
+        /// Bytes that a file may have.
+        limit_bytes: u64,
+    },
+    /// What was fetched is no model.
+    #[error("what {url} answers is not a model: {cause}")]
+    NoModel {
+        /// Whom was asked.
+        url: String,
+        /// What is wrong with it.
+        cause: String,
+    },
     /// It is not what it should be.
     #[error("{url} is not what its hub says it is: {what} {found} instead of {promised}")]
     Different {
@@ -113,6 +148,9 @@ impl HubError {
             | Self::NotFound(_)
             | Self::Refused { .. }
             | Self::Page(_)
+            | Self::Unusable { .. }
+            | Self::TooLarge { .. }
+            | Self::NoModel { .. }
             | Self::File { .. } => true,
             Self::Status { .. } | Self::Unreachable { .. } | Self::Different { .. } => false,
         }
@@ -174,9 +212,7 @@ impl Download {
         options: HubOptions,
     ) -> Result<Self, HubError> {
         let url = web_address(text).map_err(HubError::Invalid)?;
-        if repository::last_segment(&url).is_empty() {
-            return Err(HubError::Invalid(format!("{text} names no file")));
-        }
+        repository::check_name(&repository::last_segment(&url)).map_err(HubError::Invalid)?;
         Self::new(Source::Url(url), store, options)
     }
 
@@ -191,9 +227,7 @@ impl Download {
         options: HubOptions,
     ) -> Result<Self, HubError> {
         let repository = Repository::new(name).map_err(HubError::Invalid)?;
-        if let Wanted::File(file) = &wanted {
-            repository::check_file(file).map_err(HubError::Invalid)?;
-        }
+        wanted.check().map_err(HubError::Invalid)?;
         Self::new(Source::Repository(repository, wanted), store, options)
     }
 
@@ -252,14 +286,7 @@ impl Download {
                     bytes,
                 });
             };
-            transfer::fetch(
-                &http,
-                &piece.url,
-                &piece.path,
-                self.options.pause,
-                &mut tell,
-            )
-            .await?;
+            transfer::fetch(&http, &piece.url, &piece.path, &self.options, &mut tell).await?;
         }
         let first = pieces.into_iter().next();
         Ok(first.expect("a model has a file").path)
@@ -276,7 +303,8 @@ impl Download {
 
     /// The file that was chosen when the hub was asked.
     fn chosen_before(&self) -> Option<String> {
-        let file = fs::read_to_string(self.choice()?).ok()?;
+        let file = read_regular_limited(&self.choice()?, MAX_CHOICE_BYTES).ok()?;
+        let file = String::from_utf8(file).ok()?;
         repository::check_file(&file).ok()?;
         Some(file)
     }
@@ -294,7 +322,11 @@ impl Download {
         })?;
         if let Some(choice) = self.choice() {
             let folder = choice.parent().unwrap_or(Path::new("."));
-            let written = fs::create_dir_all(folder).and_then(|()| fs::write(&choice, file));
+            let written = fs::create_dir_all(folder).and_then(|()| {
+                let mut kept = AtomicFile::create(&choice)?;
+                kept.write_all(file.as_bytes())?;
+                kept.finish()
+            });
             written.map_err(|cause| HubError::File {
                 path: choice,
                 cause,
@@ -307,7 +339,7 @@ impl Download {
     fn choice(&self) -> Option<PathBuf> {
         match &self.source {
             Source::Repository(repository, wanted) => {
-                let folder = repository.folder(&self.options.folder);
+                let folder = repository.folder(&self.options);
                 Some(folder.join(format!("{wanted}.choice")))
             }
             Source::Url(_) => None,
@@ -330,18 +362,17 @@ impl Download {
         let piece = |name: &String| {
             let (url, usual) = match &self.source {
                 Source::Url(url) => {
-                    let fault = |error| HubError::Invalid(format!("{url}: {error}"));
                     // Of a set, the others stand beside the first.
                     let url = match names.len() {
                         1 => url.clone(),
-                        _ => url.join(name).map_err(fault)?,
+                        _ => repository::beside(url, name),
                     };
                     let place = repository::place_of(&url, &self.options.folder);
                     (url, place)
                 }
                 Source::Repository(repository, _) => (
                     repository.file_url(&self.options.endpoint, name),
-                    repository.folder(&self.options.folder).join(name),
+                    repository.folder(&self.options).join(name),
                 ),
             };
             let path = match &self.store {
@@ -364,6 +395,11 @@ impl std::fmt::Display for Download {
             Source::Repository(repository, wanted) => write!(formatter, "{repository}: {wanted}"),
         }
     }
+}
+
+/// Bytes in hexadecimal digits.
+fn hexadecimal(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 /// An address of HTTP.

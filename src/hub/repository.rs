@@ -3,16 +3,21 @@
 use std::fmt;
 use std::path::{Component, Path, PathBuf};
 
+use ring::digest::{SHA256, digest};
 use serde::Deserialize;
 use url::Url;
 
 use super::http::{Http, unreachable};
-use super::{HubError, HubOptions};
+use super::{HubError, HubOptions, hexadecimal};
 
 /// Most bytes of a list of files.
 const MAX_LISTING_BYTES: usize = 16 << 20;
 /// Most files of a set.
 const MAX_SET_FILES: usize = 1000;
+/// The hub of `--hf-endpoint`, if it is not given.
+const USUAL_HUB: &str = "https://huggingface.co/";
+/// Endings of files that stand beside downloads: a download of such a name could be taken for one of them.
+const OWN_ENDINGS: [&str; 4] = [".part", ".part.json", ".lock", ".choice"];
 /// What is taken if nothing is said, the first that there is.
 const USUAL_QUANTS: [&str; 2] = ["Q4_K_M", "Q4_0"];
 
@@ -28,6 +33,21 @@ pub enum Wanted {
 }
 
 impl Wanted {
+    /// Checks that the file is a GGUF file, and that the quantization is a word.
+    pub(super) fn check(&self) -> Result<(), String> {
+        let is_word = |text: &str| {
+            let fits = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-');
+            !text.is_empty() && !text.starts_with('.') && text.chars().all(fits)
+        };
+        match self {
+            Self::File(file) => check_file(file),
+            Self::Quant(quant) if !is_word(quant) => Err(format!(
+                "invalid quantization '{quant}': expected one as Q8_0"
+            )),
+            Self::Quant(_) | Self::Usual => Ok(()),
+        }
+    }
+
     /// The file, of a repository's paths.
     pub(super) fn choose<'a>(&'a self, files: &'a [String]) -> Option<&'a str> {
         let of = |quant: &str| models_of(files).find(|file| is_quant(file, quant));
@@ -76,9 +96,13 @@ impl Repository {
         }
     }
 
-    /// Where its files are kept.
-    pub(super) fn folder(&self, root: &Path) -> PathBuf {
-        root.join("hub").join(&self.user).join(&self.name)
+    /// Where its files are kept: those of another hub are other files.
+    pub(super) fn folder(&self, options: &HubOptions) -> PathBuf {
+        let hub = match options.endpoint.as_str() == USUAL_HUB {
+            true => options.folder.join("hub"),
+            false => place_below(options.folder.join("hubs"), &options.endpoint),
+        };
+        hub.join(&self.user).join(&self.name)
     }
 
     pub(super) fn file_url(&self, endpoint: &Url, file: &str) -> Url {
@@ -190,13 +214,58 @@ pub(super) fn last_segment(url: &Url) -> String {
     last.unwrap_or_default().to_owned()
 }
 
-/// Where the file at an address is kept.
+/// Whether a file can be kept under this name.
+pub(super) fn check_name(name: &str) -> Result<(), String> {
+    let is_own = OWN_ENDINGS.iter().any(|ending| name.ends_with(ending));
+    match name.is_empty() || is_own {
+        true => Err(format!("'{name}' is not the name of a model file")),
+        false => Ok(()),
+    }
+}
+
+/// Where the file at an address is kept. Different addresses have different places: a URL's host and path have no `#`, so that it
+/// marks what comes from elsewhere in the URL.
 pub(super) fn place_of(url: &Url, root: &Path) -> PathBuf {
-    let mut place = root.join("url");
-    place.push(url.host_str().unwrap_or_default());
-    // An address has no `..`, but it can have escapes; they stay escaped.
-    place.extend(url.path_segments().into_iter().flatten());
+    let mut place = place_below(root.join("url"), url);
+    if let (Some(query), Some(name)) = (url.query(), place.file_name()) {
+        let digest = digest(&SHA256, query.as_bytes());
+        let name = name.to_owned();
+        place.set_file_name(format!("#{}", hexadecimal(&digest.as_ref()[..QUERY_BYTES])));
+        place.push(name);
+    }
     place
+}
+
+/// Bytes of a query's digest in a place.
+const QUERY_BYTES: usize = 16;
+
+/// The host and path of an address as folders below `root`, and the port unless it is that of HTTPS.
+fn place_below(mut root: PathBuf, url: &Url) -> PathBuf {
+    let host = url.host_str().unwrap_or_default();
+    match (url.scheme(), url.port_or_known_default()) {
+        ("https", Some(443)) | (_, None) => root.push(host),
+        (_, Some(port)) => root.push(format!("{host}#{port}")),
+    }
+    // An address has no `..`, but it can have escapes; they stay escaped.
+    let path = url.path();
+    let path = path.strip_prefix('/').unwrap_or(path);
+    let path = path.strip_suffix('/').unwrap_or(path);
+    if !path.is_empty() {
+        root.extend(
+            path.split('/')
+                .map(|name| if name.is_empty() { "#" } else { name }),
+        );
+    }
+    root
+}
+
+/// The address of a file that stands beside another, with the same query.
+pub(super) fn beside(url: &Url, name: &str) -> Url {
+    let mut url = url.clone();
+    if let Ok(mut path) = url.path_segments_mut() {
+        path.pop().push(name);
+    }
+    url
 }
 
 fn below<'a>(endpoint: &Url, words: impl Iterator<Item = &'a str>) -> Url {
@@ -265,6 +334,34 @@ mod tests {
             assert!(check_file(file).is_err(), "{file}");
         }
         assert_eq!(check_file("a/x.GGUF"), Ok(()));
+    }
+
+    #[test]
+    fn different_addresses_have_different_places() {
+        let place = |url: &str| place_of(&Url::parse(url).unwrap(), Path::new("/cache"));
+        let usual = place("https://a.example/m/x.gguf");
+        assert_eq!(usual, Path::new("/cache/url/a.example/m/x.gguf"));
+        assert_eq!(place("https://a.example:443/m/x.gguf"), usual);
+        let mut places = std::collections::BTreeSet::from([usual]);
+        for url in [
+            "http://a.example/m/x.gguf",
+            "https://a.example:8443/m/x.gguf",
+            "http://a.example:443/m/x.gguf",
+            "https://a.example/m/x.gguf?",
+            "https://a.example/m/x.gguf?v=1",
+            "https://a.example/m/x.gguf?v=2",
+            "https://a.example/m//x.gguf",
+            "https://a.example//m/x.gguf",
+            "https://a.example/m%2Fx.gguf",
+            "https://b.example/m/x.gguf",
+        ] {
+            let place = place(url);
+            assert!(place.starts_with("/cache/url"), "{place:?}");
+            assert!(places.insert(place), "{url}");
+        }
+        for name in ["", "x.gguf.part", "x.gguf.lock", "Q8_0.choice"] {
+            assert!(check_name(name).is_err(), "{name}");
+        }
     }
 
     #[test]

@@ -29,6 +29,8 @@ struct Reply {
     body: Vec<u8>,
     /// Bytes of the body that are sent; then the connection ends.
     sent: usize,
+    /// Whether the answer says how long its body is.
+    tells_length: bool,
 }
 
 impl Reply {
@@ -38,7 +40,14 @@ impl Reply {
             headers: Vec::new(),
             body: body.to_vec(),
             sent: body.len(),
+            tells_length: true,
         }
+    }
+
+    /// Its body ends with the connection.
+    fn without_length(mut self) -> Self {
+        self.tells_length = false;
+        self
     }
 
     fn with(mut self, name: &'static str, value: impl Into<String>) -> Self {
@@ -120,7 +129,10 @@ impl Imitation {
                     for (name, value) in reply.headers {
                         text += &format!("{name}: {value}\r\n");
                     }
-                    text += &format!("content-length: {}\r\n\r\n", reply.body.len());
+                    if reply.tells_length {
+                        text += &format!("content-length: {}\r\n", reply.body.len());
+                    }
+                    text += "\r\n";
                     socket.write_all(text.as_bytes()).await.unwrap();
                     socket.write_all(&reply.body[..reply.sent]).await.unwrap();
                 });
@@ -149,6 +161,8 @@ impl User {
             folder: folder.path().to_owned(),
             offline: false,
             pause: Duration::ZERO,
+            max_bytes: u64::MAX,
+            check: |_| Ok(()),
         };
         Self { folder, options }
     }
@@ -211,7 +225,7 @@ async fn a_file_is_fetched_once() {
         .await
         .unwrap();
     assert_eq!(fs::read(&path).unwrap(), content(5000));
-    assert!(path.ends_with("hub/ada/birds/wren-Q8_0.gguf"), "{path:?}");
+    assert!(path.ends_with("ada/birds/wren-Q8_0.gguf"), "{path:?}");
     let last = heard.last().unwrap();
     assert_eq!(
         (last.bytes_done, last.bytes, last.share()),
@@ -278,7 +292,7 @@ async fn second_process(
     let part = [
         "wren-Q8_0.gguf.lock",
         "wren-Q8_0.gguf.part",
-        "wren-Q8_0.gguf.part.etag",
+        "wren-Q8_0.gguf.part.json",
     ];
     assert_eq!(user.files(), part);
     let fetched = user.fetch().await;
@@ -332,7 +346,7 @@ async fn what_is_wrong_gets_no_name() {
         (
             "x-linked-size",
             "4999".to_owned(),
-            "size 5000 instead of 4999",
+            "size at least 5000 instead of 4999",
         ),
     ] {
         let hub = Imitation::new(move |_, asked| {
@@ -563,7 +577,8 @@ async fn an_address_is_enough_and_the_place_may_be_given() {
     assert!(store("wren-00002-of-00002.gguf").unwrap().is_file());
 
     let usual = download(None).unwrap().run(&mut |_| ()).await.unwrap();
-    let place = "url/127.0.0.1/ada/birds/resolve/main/wren-00001-of-00002.gguf";
+    let port = hub.url.port().unwrap();
+    let place = format!("url/127.0.0.1#{port}/ada/birds/resolve/main/wren-00001-of-00002.gguf");
     assert_eq!(usual, user.folder.path().join(place));
 }
 
@@ -588,16 +603,217 @@ fn addresses_of_files_are_those_of_the_web() {
         folder: PathBuf::new(),
         offline: false,
         pause: Duration::ZERO,
+        max_bytes: u64::MAX,
+        check: |_| Ok(()),
     };
     for text in [
         "wren.gguf",
         "file:///wren.gguf",
         "http://",
         "http://a.example/folder/",
+        "http://a.example/wren.gguf.part",
     ] {
         assert!(
             Download::of_url(text, None, user.clone()).is_err(),
             "{text}"
         );
     }
+}
+
+#[tokio::test]
+async fn another_port_or_query_is_another_file() {
+    let hub = |text: &'static str| {
+        Imitation::new(move |_, asked| Reply::new(200, format!("{text} {}", asked.path).as_bytes()))
+    };
+    let (one, other) = (hub("one").await, hub("other").await);
+    let user = User::of(&one);
+    for (hub, text) in [(&one, "one"), (&other, "other")] {
+        for path in ["/wren.gguf", "/wren.gguf?v=1", "/wren.gguf?v=2"] {
+            let url = hub.url.join(path).unwrap();
+            let download = Download::of_url(url.as_str(), None, user.options.clone()).unwrap();
+            assert_eq!(download.found().unwrap(), None, "{url}");
+            let found = download.run(&mut |_| ()).await.unwrap();
+            assert_eq!(
+                fs::read(found).unwrap(),
+                format!("{text} {path}").as_bytes()
+            );
+        }
+    }
+    // Another hub's repository is another one.
+    let mut options = user.options.clone();
+    user.fetch().await.unwrap();
+    options.endpoint = other.url.clone();
+    let file = Wanted::File("wren-Q8_0.gguf".to_owned());
+    let elsewhere = Download::of_repository("ada/birds", file, None, options).unwrap();
+    assert_eq!(elsewhere.found().unwrap(), None);
+}
+
+#[tokio::test]
+async fn all_files_of_a_set_are_asked_for_with_the_query() {
+    let hub = Imitation::new(|_, asked| Reply::file(asked, b"a part", "\"a\"")).await;
+    let url = hub
+        .url
+        .join("/wren-00001-of-00002.gguf?signature=1")
+        .unwrap();
+    let user = User::of(&hub);
+    let download = Download::of_url(url.as_str(), None, user.options.clone()).unwrap();
+    download.run(&mut |_| ()).await.unwrap();
+    let paths: Vec<String> = hub.asked().into_iter().map(|asked| asked.path).collect();
+    let name = |number| format!("/wren-0000{number}-of-00002.gguf?signature=1");
+    assert_eq!(paths, [name(1), name(2)]);
+}
+
+#[tokio::test]
+async fn what_is_no_model_gets_no_name() {
+    let hub = Imitation::new(|_, asked| Reply::file(asked, &content(5000), "\"a\"")).await;
+    let mut user = User::of(&hub);
+    user.options.check = crate::model::load::check_gguf;
+    let message = user.fetch().await.unwrap_err().to_string();
+    assert!(message.contains("is not a model: "), "{message}");
+    assert!(message.contains("does not begin with"), "{message}");
+    assert_eq!(user.files(), ["wren-Q8_0.gguf.lock"]);
+    assert_eq!(hub.asked().len(), 1);
+}
+
+#[tokio::test]
+async fn what_cannot_get_better_is_not_tried_again() {
+    for (status, location, questions, cause) in [
+        (302, "file:///etc/passwd", 1, "no address of http or https"),
+        (302, "ftp://a.example/wren.gguf", 1, "no address of http"),
+        (302, "http://", 1, "it leads to http://"),
+        (302, FILE, 9, "from one address to the next"),
+        (416, "", 1, "answers 416"),
+        (206, "", 1, "answers 206"),
+        (501, "", 1, "answers 501"),
+        (505, "", 1, "answers 505"),
+    ] {
+        let hub = Imitation::new(move |_, _| Reply::new(status, b"").with("location", location));
+        let hub = hub.await;
+        let refused = User::of(&hub).fetch().await.unwrap_err();
+        let message = refused.to_string();
+        assert!(message.contains(cause), "{status} {location}: {message}");
+        assert_eq!(hub.asked().len(), questions, "{status} {location}");
+    }
+}
+
+#[tokio::test]
+async fn a_token_that_cannot_be_sent_is_not_tried_again() {
+    let hub = Imitation::new(|_, _| Reply::new(200, b"")).await;
+    let user = User::of(&hub).with_token("a\nb");
+    let refused = user.fetch().await.unwrap_err();
+    assert!(refused.is_permanent(), "{refused}");
+    assert!(hub.asked().is_empty());
+}
+
+/// A first process gets 1000 bytes; `change` does something to its folder; then a second one asks.
+async fn changed_part(change: impl FnOnce(&Path)) -> (Imitation, Result<PathBuf, HubError>) {
+    let hub = Imitation::new(move |before, asked| match before {
+        0 => Reply::file(asked, &content(5000), "\"a\"").cut(1000),
+        1 => Reply::new(404, b""),
+        _ => Reply::file(asked, &content(5000), "\"a\""),
+    });
+    let hub = hub.await;
+    let user = User::of(&hub);
+    user.fetch().await.unwrap_err();
+    let path = user.download(Wanted::File("wren-Q8_0.gguf".to_owned()));
+    let part = path.pieces("wren-Q8_0.gguf").unwrap().remove(0).path;
+    change(&part.with_file_name("wren-Q8_0.gguf.part"));
+    let fetched = user.fetch().await;
+    if let Ok(path) = &fetched {
+        assert_eq!(fs::read(path).unwrap(), content(5000));
+    }
+    (hub, fetched)
+}
+
+#[tokio::test]
+async fn a_part_is_continued_only_as_it_was_received() {
+    let last_range = |hub: &Imitation| {
+        hub.asked()
+            .pop()
+            .unwrap()
+            .header("range")
+            .map(str::to_owned)
+    };
+    let (hub, fetched) = changed_part(|part| fs::write(part, [7; 1000]).unwrap()).await;
+    fetched.unwrap();
+    assert_eq!(last_range(&hub), None);
+    let (hub, fetched) = changed_part(|part| fs::write(part, content(999)).unwrap()).await;
+    fetched.unwrap();
+    assert_eq!(last_range(&hub), None);
+    // What came after the last record is not known to be right.
+    let more = [content(1000), vec![7; 100]].concat();
+    let (hub, fetched) = changed_part(|part| fs::write(part, more).unwrap()).await;
+    fetched.unwrap();
+    assert_eq!(last_range(&hub).as_deref(), Some("bytes=1000-"));
+    let remove_record = |part: &Path| fs::remove_file(part.with_extension("part.json")).unwrap();
+    let (hub, fetched) = changed_part(remove_record).await;
+    fetched.unwrap();
+    assert_eq!(last_range(&hub), None);
+}
+
+#[cfg(unix)]
+#[tokio::test]
+async fn a_download_writes_over_regular_files_only() {
+    let target = tempfile::NamedTempFile::new().unwrap();
+    fs::write(&target, "kept").unwrap();
+    let link = |part: &Path| {
+        fs::remove_file(part).unwrap();
+        std::os::unix::fs::symlink(target.path(), part).unwrap();
+    };
+    let (_, fetched) = changed_part(link).await;
+    let message = fetched.unwrap_err().to_string();
+    assert!(message.contains("a symbolic link"), "{message}");
+    assert_eq!(fs::read(&target).unwrap(), b"kept");
+
+    let hub = Imitation::new(|_, asked| Reply::file(asked, b"a model", "\"a\"")).await;
+    let user = User::of(&hub);
+    let store = user.folder.path().join("device");
+    std::os::unix::fs::symlink("/dev/full", &store).unwrap();
+    let url = hub.url.join("/wren.gguf").unwrap();
+    let download = Download::of_url(url.as_str(), Some(store.clone()), user.options.clone());
+    let message = download.unwrap().run(&mut |_| ()).await.unwrap_err();
+    assert!(message.to_string().contains("a symbolic link"), "{message}");
+    assert!(fs::symlink_metadata(store).unwrap().is_symlink());
+    assert!(hub.asked().is_empty());
+}
+
+#[tokio::test]
+async fn a_file_has_a_largest_size() {
+    for tells_length in [true, false] {
+        for (max_bytes, fits) in [(5000, true), (4999, false)] {
+            let hub = Imitation::new(move |_, asked| {
+                let reply = Reply::file(asked, &content(5000), "\"a\"");
+                match tells_length {
+                    true => reply,
+                    false => reply.without_length(),
+                }
+            });
+            let hub = hub.await;
+            let mut user = User::of(&hub);
+            user.options.max_bytes = max_bytes;
+            match user.fetch().await {
+                Ok(path) => assert!(fits && fs::read(path).unwrap() == content(5000)),
+                Err(refused) => {
+                    assert!(!fits && refused.is_permanent(), "{refused}");
+                    let message = refused.to_string();
+                    assert!(
+                        message.contains("4999 bytes that --model-max-bytes"),
+                        "{message}"
+                    );
+                    assert_eq!(user.files(), ["wren-Q8_0.gguf.lock"]);
+                }
+            }
+            assert_eq!(hub.asked().len(), 1);
+        }
+    }
+    // What a hub says of a file's size limits a body that does not end.
+    let hub = Imitation::new(|_, _| {
+        let reply = Reply::new(200, &vec![0; 1 << 20]).with("x-linked-size", "5000");
+        reply.without_length()
+    });
+    let hub = hub.await;
+    let user = User::of(&hub);
+    let message = user.fetch().await.unwrap_err().to_string();
+    assert!(message.contains("instead of 5000"), "{message}");
+    assert_eq!(user.files(), ["wren-Q8_0.gguf.lock"]);
 }

@@ -18,6 +18,7 @@ use super::system_prompt::SystemTokens;
 use super::{LoadedModel, ModelDetails, Pooling, SystemPrompt};
 use crate::engine::{self, EngineOptions, ModelRunner, WarmUp};
 pub use crate::file_bytes::FileAccess;
+use crate::gguf;
 pub use crate::gguf::quant::Target;
 use crate::graph::imported::{ImportedAttention, PastElement};
 use crate::machine;
@@ -31,6 +32,11 @@ pub const BLOCK_TOKENS: usize = 32;
 
 /// Most tokens that a context may be asked to have.
 pub const MAX_CONTEXT_TOKENS: usize = 1 << 20;
+
+/// Checks that a file that was fetched is a complete GGUF file. The error says what is wrong with it.
+pub fn check_gguf(path: &Path) -> Result<(), String> {
+    gguf::check(path).map_err(|error| error.to_string())
+}
 
 /// How a model is to be loaded.
 #[derive(Debug, Clone)]
