@@ -57,6 +57,15 @@ test-clients: setup $(SDKS)/installed $(LANGCHAIN)/installed $(LITELLM)/installe
 
 test-all: test test-tools test-clients contract-fuzz ## `make test`, and what needs tools of its own
 
+.PHONY: audit
+audit: ## check the dependencies against deny.toml: bans, licenses, sources, and advisories if their database can be fetched; needs cargo-deny
+	@command -v cargo-deny >/dev/null || { \
+	  echo 'audit: cargo-deny is not installed; it checks the dependencies against deny.toml.'; \
+	  echo 'Install it with `cargo install --locked cargo-deny` (some minutes), then run `make audit` again.'; exit 1; }
+	$(CARGO) deny --locked check bans licenses sources
+	@if $(CARGO) deny --locked fetch db; then $(CARGO) deny --locked check --disable-fetch advisories; \
+	else echo 'audit: the database of advisories (https://github.com/RustSec/advisory-db) cannot be fetched: advisories are NOT checked.'; fi
+
 fuzz: export FUZZ_CASES ?= 1000000
 fuzz: export FUZZ_SECONDS ?= 900
 fuzz: ## files, templates and grammars that mean harm: a million cases of each kind, or FUZZ_CASES, in FUZZ_SECONDS each

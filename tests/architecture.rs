@@ -74,7 +74,7 @@ const FLOORS: &[(&str, &[&str])] = &[
     ("grammar", &[]),
     ("gguf", &["file_bytes"]),
     ("safetensors", &["file_bytes"]),
-    ("hub", &["atomic_file"]),
+    ("hub", &["atomic_file", "file_bytes"]),
     ("machine", &[]),
     ("token", &[]),
     ("cancel", &[]),
@@ -139,6 +139,31 @@ const ABSENT: &[(&str, &[&str], &str)] = &[
         "clock and chance are passed in",
     ),
 ];
+
+/// Crates of the registry whose place others take (`replacements/`): they are vulnerable or unmaintained.
+const REPLACED: &[&str] = &["quick-xml", "paste"];
+
+#[test]
+fn replaced_crates_and_other_registries_are_not_in_the_lock_file() {
+    const REGISTRY: &str = "source = \"registry+https://github.com/rust-lang/crates.io-index\"";
+    let lock = fs::read_to_string("Cargo.lock").unwrap();
+    let mut replaced = BTreeSet::new();
+    for package in lock.split("[[package]]\n").skip(1) {
+        let field = |name: &str| package.lines().find(|line| line.starts_with(name));
+        let name = field("name = ").unwrap().split('"').nth(1).unwrap();
+        match field("source = ") {
+            None => assert!(
+                name == "ortolan" || replaced.insert(name),
+                "{name} stands twice"
+            ),
+            Some(source) => {
+                assert_eq!(source, REGISTRY, "{name}");
+                assert!(!REPLACED.contains(&name), "{name} is the registry's");
+            }
+        }
+    }
+    assert_eq!(replaced, REPLACED.iter().copied().collect());
+}
 
 #[test]
 fn no_floor_names_one_above_it() {
