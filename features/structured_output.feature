@@ -253,7 +253,7 @@ Feature: Answers of a given form
     Examples:
       | name        | field                                        | problem                                                  |
       | regex       | "regex": "a(b"                               | Failed to parse regex: character 2: unclosed group       |
-      | regex       | "regex": "é[z-a]"                            | Failed to parse regex: character 2: invalid character class range |
+      | regex       | "regex": "é[z-a]"                            | Failed to parse regex: character 3: invalid character class range |
       | regex       | "regex": "(?=a)b"                            | Failed to parse regex: character 1: look-around          |
       | lark        | "lark": "begin: /a/"                         | Failed to parse lark:                                    |
       | regex       | "regex": "a{1000000000}"                     | 1000000000 repetitions are more than 100000              |
