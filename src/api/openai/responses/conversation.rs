@@ -11,7 +11,7 @@ use crate::cancel::CancelFlag;
 use crate::model::{GenerateError, LoadedModel};
 use crate::text::{ChatMessage, Conversation, ToolCall};
 
-/// What was said and called, after the instructions. Thoughts are not told again.
+/// What was said and called, after the instructions. A thought belongs to the assistant's next message or call.
 pub(super) fn messages(
     instructions: Option<String>,
     items: &[Arc<Item>],
@@ -19,26 +19,31 @@ pub(super) fn messages(
     let instructions = instructions.map(|text| ChatMessage::new("system", text));
     let mut messages = Vec::from_iter(instructions);
     let mut open = HashSet::new();
+    let mut thought = String::new();
     for item in items {
         match &item.value {
             types::ResponseItem::Message(message) => {
                 let text = message.content.iter().map(text).collect::<String>();
-                messages.push(ChatMessage::new(role(message.role), text));
+                let mut said = ChatMessage::new(role(message.role), text);
+                if said.role == ASSISTANT {
+                    add_thought(&mut said, &mut thought);
+                }
+                messages.push(said);
             }
             types::ResponseItem::FunctionCall(call) => {
                 open.insert(call.call_id.as_str());
                 // Calls belong to the message before them, or to one that says nothing.
-                if messages.last().is_none_or(|last| last.role != "assistant") {
-                    messages.push(ChatMessage::new("assistant", ""));
+                if messages.last().is_none_or(|last| last.role != ASSISTANT) {
+                    messages.push(ChatMessage::new(ASSISTANT, ""));
                 }
-                let calls = messages.last_mut().map(|last| &mut last.calls);
-                calls.into_iter().for_each(|calls| {
-                    calls.push(ToolCall {
+                if let Some(caller) = messages.last_mut() {
+                    add_thought(caller, &mut thought);
+                    caller.calls.push(ToolCall {
                         id: call.call_id.clone(),
                         name: shown_name(call.namespace.as_deref(), &call.name),
                         arguments: call.arguments.clone(),
                     });
-                });
+                }
             }
             types::ResponseItem::FunctionCallOutput(output) => {
                 let id = output.call_id.as_str();
@@ -52,7 +57,7 @@ pub(super) fn messages(
                     ..ChatMessage::new("tool", output.output.clone())
                 });
             }
-            types::ResponseItem::Reasoning(_) => {}
+            types::ResponseItem::Reasoning(item) => thought.push_str(&thought_text(item)),
         }
     }
     let calls = messages.iter().flat_map(|message| &message.calls);
@@ -65,11 +70,30 @@ pub(super) fn messages(
     }
 }
 
+/// The role of the model's turns.
+const ASSISTANT: &str = "assistant";
+
+/// Moves a thought to the message that it came before.
+fn add_thought(message: &mut ChatMessage, thought: &mut String) {
+    if !thought.is_empty() {
+        let thoughts = message.thought.get_or_insert_default();
+        thoughts.push_str(&std::mem::take(thought));
+    }
+}
+
+/// The whole thought of an item, or its summary if it has no more.
+fn thought_text(item: &types::ResponseReasoning) -> String {
+    match item.content.is_empty() {
+        true => item.summary.iter().map(|part| &*part.text).collect(),
+        false => item.content.iter().map(|part| &*part.text).collect(),
+    }
+}
+
 fn role(role: types::ResponseRole) -> &'static str {
     match role {
         types::ResponseRole::System | types::ResponseRole::Developer => "system",
         types::ResponseRole::User => "user",
-        types::ResponseRole::Assistant => "assistant",
+        types::ResponseRole::Assistant => ASSISTANT,
     }
 }
 
@@ -190,6 +214,36 @@ mod tests {
                 ("tool", "12:31", &[]),
             ],
         );
+    }
+
+    #[test]
+    fn a_thought_belongs_to_the_message_or_call_behind_it() {
+        let reasoning = |fields: Value| {
+            let mut item = json!({"type": "reasoning", "summary": []});
+            item.as_object_mut()
+                .unwrap()
+                .extend(fields.as_object().unwrap().clone());
+            item
+        };
+        let text = |kind: &str, text: &str| json!([{"type": kind, "text": text}]);
+        let messages = messages(
+            None,
+            &items(json!([
+                {"role": "user", "content": "a"},
+                reasoning(json!({"summary": text("summary_text", "short"), "content": text("reasoning_text", "long")})),
+                {"role": "assistant", "content": "b"},
+                {"role": "user", "content": "c"},
+                reasoning(json!({"summary": text("summary_text", "short")})),
+                {"type": "function_call", "call_id": "1", "name": "now", "arguments": "{}"},
+                {"type": "function_call_output", "call_id": "1", "output": "noon"},
+            ])),
+        );
+        let messages = messages.unwrap();
+        let thoughts: Vec<_> = messages
+            .iter()
+            .map(|message| message.thought.as_deref())
+            .collect();
+        assert_eq!(thoughts, [None, Some("long"), None, Some("short"), None]);
     }
 
     #[test]

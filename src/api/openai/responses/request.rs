@@ -106,12 +106,7 @@ fn read(
             {
                 ignored.report(place)?;
             }
-            sent => {
-                if let Sent::Item(types::ResponseItem::Reasoning(thought)) = &sent {
-                    report_thought(&place, thought, ignored)?;
-                }
-                all.push(sent);
-            }
+            sent => all.push(sent),
         }
     }
     let references = all.iter().filter_map(|sent| match sent {
@@ -128,22 +123,6 @@ fn read(
         Sent::Foreign(_) => None,
     });
     items.collect()
-}
-
-/// Thoughts are kept with the response, but the model is not shown them again.
-fn report_thought(
-    place: &str,
-    thought: &types::ResponseReasoning,
-    ignored: &mut Ignored,
-) -> Result<(), Error> {
-    let fields = [
-        ("summary", thought.summary.is_empty()),
-        ("content", thought.content.is_empty()),
-    ];
-    for (field, _) in fields.into_iter().filter(|(_, is_empty)| !is_empty) {
-        ignored.report(format!("{place}.{field}"))?;
-    }
-    Ok(())
 }
 
 /// The functions of a body.
