@@ -1,8 +1,9 @@
 //! Bodies against the document's schemas: what is wrong is told by place, what has no effect is listed.
-//! Nothing here knows a field by name but `type`; four marks in the document do: `x-ortolan-later` (only the values that
+//! Nothing here knows a field by name but `type`; five marks in the document do: `x-ortolan-later` (only the values that
 //! ask for nothing are valid yet), `x-ortolan-refused` (the same, with the reason), `x-ortolan-effect` (accepted, and
-//! reported: `none`, or `echoed` where the answer tells it again) and `x-ortolan-kinds` (the values of `type` that the
-//! schema describes: objects of other kinds are valid whatever they hold, and the handler decides about them).
+//! reported: `none`, or `echoed` where the answer tells it again), `x-ortolan-kinds` (the values of `type` that the
+//! schema describes: objects of other kinds are valid whatever they hold, and the handler decides about them) and
+//! `x-ortolan-for` (the values of `type` beside which a field has an effect; beside others it is reported).
 
 use std::collections::{HashMap, HashSet};
 use std::sync::{LazyLock, OnceLock};
@@ -279,9 +280,10 @@ fn list_ignored(schemas: &[&'static Value], value: &Value, path: &str, ignored: 
                 let path = child(path, name);
                 let known = properties(schemas, name);
                 let without_effect = known.iter().any(|schema| {
-                    schema.get("x-ortolan-effect").is_some()
-                        && !value.is_null()
-                        && schema.get("default") != Some(value)
+                    let is_marked = schema.get("x-ortolan-effect").is_some();
+                    !value.is_null()
+                        && (is_of_other_kind(schema, fields)
+                            || (is_marked && schema.get("default") != Some(value)))
                 });
                 if known.is_empty() || without_effect {
                     ignored.push(path);
@@ -302,6 +304,15 @@ fn list_ignored(schemas: &[&'static Value], value: &Value, path: &str, ignored: 
         }
         _ => {}
     }
+}
+
+/// Whether a field belongs to objects of other kinds than this one.
+fn is_of_other_kind(field: &Value, object: &Map<String, Value>) -> bool {
+    let kinds = field.get("x-ortolan-for").and_then(Value::as_array);
+    let kind = object.get("type").filter(|kind| kind.is_string());
+    kinds
+        .zip(kind)
+        .is_some_and(|(kinds, kind)| !kinds.contains(kind))
 }
 
 /// Whether objects may hold anything: an alternative says so, or none names properties.
@@ -567,6 +578,46 @@ mod tests {
                 "nonsense",
             ]),
         );
+    }
+
+    #[test]
+    fn a_field_of_another_kind_of_object_is_listed() {
+        check(
+            "ChatCompletionRequest",
+            &json!({
+                "messages": [{"role": "assistant", "content": [
+                    {"type": "text", "text": "a", "refusal": "b"}, {"type": "refusal", "text": null, "refusal": "b"},
+                ]}],
+                "response_format": {"type": "text", "json_schema": {"schema": {}}},
+            }),
+            Ok(&[
+                "messages.0.content.0.refusal",
+                "response_format.json_schema",
+            ]),
+        );
+        check(
+            "ResponsesRequest",
+            &json!({"input": [{"type": "message", "role": "user", "content": "a", "output": "b"}, {"role": "user", "content": "a"}]}),
+            Ok(&["input.0.output"]),
+        );
+    }
+
+    #[test]
+    fn a_field_is_marked_for_kinds_that_there_are() {
+        let mut marked = 0;
+        for (name, schema) in DOCUMENT["components"]["schemas"].as_object().unwrap() {
+            let listed = schema
+                .get(KINDS)
+                .or(schema.pointer("/properties/type/enum"));
+            let fields = schema["properties"].as_object().into_iter().flatten();
+            for kind in fields.flat_map(|(_, field)| field["x-ortolan-for"].as_array()) {
+                marked += kind.len();
+                let known =
+                    |kind: &Value| listed.is_none_or(|all| all.as_array().unwrap().contains(kind));
+                assert!(kind.iter().all(known), "{name}: {kind:?}");
+            }
+        }
+        assert!(marked > 30, "{marked}");
     }
 
     #[test]
