@@ -11,8 +11,8 @@ use crate::program::{listening, ortolan, ready_with};
 use crate::running::Running;
 
 /// Shows the ids of calls and thoughts.
-const TEMPLATE: &str = "{% for message in messages %}<{{ message.role }}>\
-    {% for call in message.tool_calls or [] %}[{{ call.id }}]{% endfor %}\
+const TEMPLATE: &str = "{{ tools or '' }}{% for message in messages %}<{{ message.role }}>\
+    {% for call in message.tool_calls or [] %}<tool_call>{{ call.id }}</tool_call>{% endfor %}\
     {% if message.tool_call_id %}[{{ message.tool_call_id }}]{% endif %}\
     {% if message.reasoning_content %}{{ '<think>\n' + message.reasoning_content + '\n</think>\n\n' }}{% endif %}\
     {{ message.content }}{% endfor %}{% if add_generation_prompt %}<assistant>\
