@@ -388,6 +388,23 @@ fn saved_slots_belong_to_their_key() {
 }
 
 #[test]
+fn no_key_uses_up_the_room_for_anothers_saved_slots() {
+    let server = Server::start(&[ADA, BEN], &[], &["--slot-save-max-files", "1"]);
+    let save = |key: &str, slot: usize, name: &str| {
+        let body = json!({"filename": name});
+        let answer = server.post(key, &format!("/slots/{slot}?action=save"), &body);
+        answer.status
+    };
+    server.complete(ADA, SECRET, 0);
+    server.complete(BEN, "a question of Ben's", 1);
+    assert_eq!(save(ADA, 0, "first"), 200);
+    assert_ne!(save(ADA, 0, "second"), 200);
+    assert_eq!(save(BEN, 1, "first"), 200);
+    // What is there may be replaced.
+    assert_eq!(save(ADA, 0, "first"), 200);
+}
+
+#[test]
 fn keys_share_the_prefix_cache_unless_each_is_to_have_its_own() {
     let prompt = "It was the best of times, it was the worst of times, it was the age of wisdom";
     for (options, shared) in [(&[][..], true), (&["--cache-per-key"], false)] {

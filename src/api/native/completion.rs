@@ -17,8 +17,8 @@ use crate::api::sampling;
 use crate::api::stream::{EventStream, WholeOrStream};
 use crate::api::types;
 use crate::model::{
-    GenerateLimits, GenerateOptions, GrammarSource, LineLimits, LoadedModel, Preparations, RequestOwner,
-    WhenFull,
+    GenerateLimits, GenerateOptions, GrammarSource, LineLimits, LoadedModel, Preparations,
+    RequestOwner, WhenFull,
 };
 use crate::sampling::SamplingParameters;
 

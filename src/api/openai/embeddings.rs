@@ -30,7 +30,15 @@ pub(in crate::api) async fn answer(
         ));
     }
     let prompts = Prompts::read("input", body.input)?.all();
-    let embeddings = embed(preparations, model, "input", prompts, EUCLIDEAN_NORM, limits).await?;
+    let embeddings = embed(
+        preparations,
+        model,
+        "input",
+        prompts,
+        EUCLIDEAN_NORM,
+        limits,
+    )
+    .await?;
     let tokens: usize = embeddings
         .iter()
         .map(|embedding| embedding.prompt_tokens)

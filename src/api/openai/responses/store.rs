@@ -285,7 +285,7 @@ mod tests {
         // The same holds for bytes, also where one response alone is larger than all that may be kept.
         let one = Kept::new(ada, Vec::new(), response("a1")).bytes;
         store.most_bytes = 4 * one + 400;
-        let long = message(&"x".repeat(one));
+        let long = message(&"x".repeat(one / 2));
         put(&store, ben, "b_long", std::slice::from_ref(&long));
         put(&store, ben, "b_more", std::slice::from_ref(&long));
         check(&store, &["a2", "a3", "b_more"]);
