@@ -97,6 +97,9 @@ pub fn load(
             if fetching.is_some_and(HubError::is_permanent) {
                 return Err(error.context("the model cannot be fetched"));
             }
+            if load::cannot_compute(&error) {
+                return Err(error.context("the model cannot be loaded"));
+            }
         }
     }
     Ok(())

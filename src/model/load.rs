@@ -16,7 +16,7 @@ use super::saved_slots::SlotLocks;
 use super::slots::SlotRecords;
 use super::system_prompt::SystemTokens;
 use super::{LoadedModel, ModelDetails, Pooling, SystemPrompt};
-use crate::engine::{self, EngineOptions, ModelRunner, WarmUp};
+use crate::engine::{self, EngineOptions, ModelRunner, RunError, WarmUp};
 pub use crate::file_bytes::FileAccess;
 use crate::gguf;
 pub use crate::gguf::quant::Target;
@@ -400,6 +400,11 @@ pub fn runner(
             },
         },
     })
+}
+
+/// Whether loading failed because the model computes nothing: the same file fails again.
+pub fn cannot_compute(error: &anyhow::Error) -> bool {
+    error.downcast_ref::<RunError>().is_some()
 }
 
 /// The blocks of the cache, if they fit into the machine beside the weights, and a context into them.
