@@ -75,7 +75,7 @@ pub(super) fn cut(grammar: &Grammar, fuel: &Fuel<'_>) -> Result<Lexed, GrammarEr
         only_characters: grammar.rules.len() > MOST_RULES,
         fuel: fuel.part(MAX_CUT_STEPS),
     };
-    let found = match cutter.lexemes() {
+    match cutter.lexemes() {
         Err(GrammarError::Cancelled) => Err(GrammarError::Cancelled),
         Err(_) => Cutter {
             broken: HashSet::new(),
@@ -85,8 +85,7 @@ pub(super) fn cut(grammar: &Grammar, fuel: &Fuel<'_>) -> Result<Lexed, GrammarEr
         }
         .lexemes(),
         found => found,
-    };
-    found
+    }
 }
 
 /// Which rules are regular: those that name no token, and only rules that are regular. A rule that leads back to

@@ -38,8 +38,7 @@ pub(super) struct RegexCost {
 /// # Errors
 /// Which limit it exceeds.
 pub(super) fn check(text: &str) -> Result<Option<usize>, GrammarError> {
-    let parser = ParserBuilder::new().nest_limit(MAX_REGEX_NESTING).build();
-    let mut parser = parser;
+    let mut parser = ParserBuilder::new().nest_limit(MAX_REGEX_NESTING).build();
     let ast = match parser.parse(text) {
         Ok(ast) => ast,
         Err(error) => {
