@@ -69,7 +69,7 @@ impl Reader<'_> {
             false => {
                 let anchors = self.anchors.get_or_init(|| {
                     let mut anchors = HashMap::new();
-                    find_anchors(self.root, String::new(), MOST_ANCHOR_DEPTH, &mut anchors);
+                    find_anchors(self.root, "", MOST_ANCHOR_DEPTH, &mut anchors);
                     anchors
                 });
                 anchors.get(&*fragment).cloned()
@@ -104,7 +104,7 @@ pub(super) fn ignores_siblings_of_references(schema: &Value) -> bool {
 /// Enters the place of each schema with an anchor, the first one of each name.
 fn find_anchors<'a>(
     value: &'a Value,
-    place: String,
+    place: &str,
     depth: usize,
     anchors: &mut HashMap<&'a str, String>,
 ) {
@@ -125,15 +125,16 @@ fn find_anchors<'a>(
                 fragment("id"),
             ];
             for name in names.into_iter().flatten() {
-                anchors.entry(name).or_insert_with(|| place.clone());
+                anchors.entry(name).or_insert_with(|| place.to_owned());
             }
             for (field, value) in fields {
-                find_anchors(value, format!("{place}/{}", escaped(field)), depth, anchors);
+                let place = format!("{place}/{}", escaped(field));
+                find_anchors(value, &place, depth, anchors);
             }
         }
         Value::Array(values) => {
             for (number, value) in values.iter().enumerate() {
-                find_anchors(value, format!("{place}/{number}"), depth, anchors);
+                find_anchors(value, &format!("{place}/{number}"), depth, anchors);
             }
         }
         _ => {}
