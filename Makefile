@@ -19,7 +19,7 @@ RANDOM_GGUF := .cache/random_gguf
 RANDOM_MODEL := .cache/models/random-1b.gguf
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-tests build serve lint lint-openapi test test-tools test-clients test-all fuzz contract-fuzz bench bench-fairness bench-compare soak
+.PHONY: help setup setup-tests build serve lint lint-openapi test test-tools test-clients test-all fuzz attack contract-fuzz bench bench-fairness bench-compare soak
 
 help: ## list the commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-14s %s\n", $$1, $$2}' Makefile
@@ -70,6 +70,9 @@ fuzz: export FUZZ_CASES ?= 1000000
 fuzz: export FUZZ_SECONDS ?= 900
 fuzz: ## files, templates and grammars that mean harm: a million cases of each kind, or FUZZ_CASES, in FUZZ_SECONDS each
 	$(CARGO) test --locked --features client --test hostile -- --nocapture
+
+attack: setup ## floods, silent connections and expensive requests beside a witness, three minutes for each of ATTACK_ROUNDS; Linux only
+	$(CARGO) test --locked --features client,tools --test attack -- --nocapture --test-threads 1
 
 contract-fuzz: setup build $(SCHEMATHESIS)/installed ## send generated requests and hold every answer against the document
 	$(SCHEMATHESIS)/bin/python .ci/contract_hooks_test.py

@@ -42,3 +42,21 @@ Feature: More than fits
       """
     Then the status is 408
     And the error says "0.2 seconds"
+
+  Scenario: Several answers repeat their settings and their prompt once
+    When I ask for a completion:
+      """
+      {"prompt": ["a", "b"], "n_predict": 1, "n_cmpl": 2, "logit_bias": [["bird", 1]]}
+      """
+    Then the status is 200
+    And the answer's "0.generation_settings.n_predict" is 1
+    And the answer has no "1.generation_settings"
+    And the answer has no "1.prompt"
+    And the answer's "2.prompt" is "b"
+    And the answer has no "2.generation_settings"
+
+  Scenario: A bias of texts that become too many tokens is refused
+    When I ask for a completion with a bias of 1024 texts of 100 words
+    Then the status is 400
+    And the answer's "error.param" is "logit_bias"
+    And the error says "more than 4096 tokens"

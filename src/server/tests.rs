@@ -609,3 +609,106 @@ async fn a_compressed_body_is_refused_in_words() {
         assert_eq!(says_it, status == 415, "{body}");
     }
 }
+
+/// What connections send before they are silent: nothing, a part of a header, the preface of HTTP/2.
+const SILENT: [&[u8]; 3] = [
+    b"",
+    b"GET / HTTP/1.1\r\nhost: loc",
+    b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0",
+];
+
+async fn silent(address: SocketAddr) -> Vec<TcpStream> {
+    let mut sockets = Vec::new();
+    for beginning in SILENT {
+        let mut socket = TcpStream::connect(address).await.unwrap();
+        socket.write_all(beginning).await.unwrap();
+        sockets.push(socket);
+    }
+    sockets
+}
+
+#[tokio::test]
+async fn connections_that_say_nothing_are_closed_whatever_the_protocol() {
+    let idle = Duration::from_millis(300);
+    let server = Server::bind(ServeOptions { idle, ..options() });
+    let server = server.await.unwrap();
+    let address = server.address();
+    let endpoint = poem::endpoint::make_sync(|_| "hello").map_to_response();
+    let never = std::future::pending;
+    tokio::spawn(server.serve(endpoint, never(), never()));
+    let mut sockets = silent(address).await;
+    // One is silent after an answer.
+    let mut kept = TcpStream::connect(address).await.unwrap();
+    let request = b"GET / HTTP/1.1\r\nhost: localhost\r\n\r\n";
+    kept.write_all(request).await.unwrap();
+    sockets.push(kept);
+    for (number, mut socket) in sockets.into_iter().enumerate() {
+        let mut answer = Vec::new();
+        let end = socket.read_to_end(&mut answer);
+        let end = tokio::time::timeout(10 * idle, end).await;
+        assert!(end.is_ok(), "connection {number} stays");
+    }
+}
+
+#[tokio::test]
+async fn a_stop_does_not_wait_for_connections_that_say_nothing() {
+    let (address, stop) = hello().await;
+    let sockets = silent(address).await;
+    assert!(
+        ask(address, "GET / HTTP/1.1\r\nhost: localhost\r\n")
+            .await
+            .ends_with("hello")
+    );
+    drop(stop);
+    for mut socket in sockets {
+        let mut answer = Vec::new();
+        let end = socket.read_to_end(&mut answer);
+        assert!(
+            tokio::time::timeout(Duration::from_secs(5), end)
+                .await
+                .is_ok()
+        );
+    }
+}
+
+#[tokio::test]
+async fn health_is_answered_when_all_places_are_taken() {
+    let connections = ConnectionLimits {
+        total: 2,
+        per_address: 2,
+    };
+    let server = Server::bind(ServeOptions {
+        connections,
+        ..options()
+    });
+    let server = server.await.unwrap();
+    let address = server.address();
+    let endpoint = poem::endpoint::make(|request: Request| async move {
+        if request.uri().path() == "/wait" {
+            std::future::pending::<()>().await;
+        }
+        Ok::<_, poem::Error>("hello")
+    });
+    let never = std::future::pending;
+    tokio::spawn(server.serve(endpoint.map_to_response(), never(), never()));
+    let status = |answer: String| answer[9..12].to_owned();
+    let head = |path: &str| format!("GET {path} HTTP/1.1\r\nhost: localhost\r\n");
+    // Silent ones give their places to new ones.
+    let _silent = silent(address).await;
+    assert_eq!(status(ask(address, &head("/")).await), "200");
+    let mut waiting = Vec::new();
+    for _ in 0..connections.total {
+        let mut socket = TcpStream::connect(address).await.unwrap();
+        let request = head("/wait") + "\r\n";
+        socket.write_all(request.as_bytes()).await.unwrap();
+        waiting.push(socket);
+    }
+    while status(ask(address, &head("/")).await) != "429" {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    assert_eq!(status(ask(address, &head("/health")).await), "200");
+    drop(waiting);
+    while status(ask(address, &head("/")).await) != "200" {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}

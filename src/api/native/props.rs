@@ -28,7 +28,7 @@ pub(in crate::api) fn props(
         user_name,
         system_prompt: prompt,
         default_generation_settings: types::GenerationSettings {
-            params: Box::new(Some(settings.clone())),
+            params: Some(types::RepeatedSettings(Box::new(settings.clone()))),
             ..settings
         },
         modalities: types::PropsModalities {

@@ -69,7 +69,7 @@ pub(super) fn settings(
         seed_cur: seed.or(given).map_or(-1, i64::from),
         n_indent: or_minus_one(Some(options.lines.least_indent)),
         t_max_predict_ms: options.lines.time.map_or(0, |time| time.as_millis() as i64),
-        params: Box::new(None),
+        params: None,
         temperature,
         dynatemp_range: temperature_range,
         dynatemp_exponent: temperature_exponent,

@@ -66,7 +66,7 @@ fn show(
         speculative: false,
         task_id: task,
         id_task: task,
-        params: Some(options.clone()),
+        params: Some(types::RepeatedSettings(Box::new(options.clone()))),
         prompt,
         next_token: types::NextToken {
             has_next_token: slot.processing,
@@ -167,7 +167,7 @@ mod tests {
             (1, 12, 3, 3)
         );
         assert!(shown.is_processing && shown.next_token.has_new_line);
-        assert_eq!(shown.params.as_ref().unwrap().n_predict, 5);
+        assert_eq!(shown.params.as_ref().unwrap().0.n_predict, 5);
         crate::api::check("Slot", &serde_json::to_value(&shown).unwrap()).unwrap();
 
         // Nothing but the state is left of a request that the caller may not see.

@@ -1,0 +1,131 @@
+//! Requests that cost more than they say, and clients that leave.
+
+use std::time::Duration;
+
+use futures_util::future::join_all;
+use serde_json::{Value, json};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+
+use crate::target::Target;
+
+/// Most bytes of any answer to a request of at most 8 MiB.
+const MAX_ANSWER_BYTES: usize = 32 << 20;
+/// Most bytes that unfinished bodies may take: their budget, and what buffers hold.
+const MAX_UNFINISHED_BYTES: u64 = 256 << 20;
+/// Bytes of each unfinished body.
+const UNFINISHED_BYTES: usize = 8 << 20;
+
+/// How many answers had a status; other statuses than these, and closed connections, fail.
+async fn statuses(
+    target: &Target,
+    requests: impl IntoIterator<Item = (&'static str, Value)>,
+    allowed: &[u16],
+) -> Vec<u16> {
+    let requests: Vec<_> = requests.into_iter().collect();
+    let asked = requests.iter().map(|(path, body)| target.ask(path, body));
+    let statuses = join_all(asked).await.into_iter().map(|answer| {
+        let (status, bytes) = answer.expect("each request has an answer");
+        assert!(allowed.contains(&status), "status {status}");
+        assert!(bytes < MAX_ANSWER_BYTES, "an answer of {bytes} bytes");
+        status
+    });
+    statuses.collect()
+}
+
+/// Grammars, texts and templates that take long.
+pub(crate) async fn preparations(target: &Target) {
+    let regex = json!({"prompt": "a", "n_predict": 1, "regex": "a{1000000000}"});
+    let digits = json!({"content": "7".repeat(1 << 20)});
+    let questions = "x".repeat(1 << 20);
+    let chat = json!({"messages": [{"role": "user", "content": questions}], "max_tokens": 1});
+    let requests = std::iter::repeat_n(("/completion", regex), 60)
+        .chain(std::iter::repeat_n(("/tokenize", digits), 40))
+        .chain(std::iter::repeat_n(("/v1/chat/completions", chat), 20));
+    let statuses = statuses(target, requests, &[200, 400, 429]).await;
+    assert!(
+        statuses.contains(&429),
+        "more than may wait were taken: {statuses:?}"
+    );
+}
+
+/// Bodies whose parts multiply each other.
+pub(crate) async fn multiplied(target: &Target) {
+    let texts = (0..1024).map(|number| json!([format!("{number} ").repeat(200), 1.0]));
+    let biased: Vec<Value> = texts.collect();
+    let ids: Vec<Value> = (0..1000).map(|id| json!([id, 1.0])).collect();
+    let prompts = vec!["a"; 12];
+    let requests = [
+        json!({"prompt": prompts, "n_predict": 1, "logit_bias": biased}),
+        json!({"prompt": prompts, "n_predict": 1, "logit_bias": ids}),
+        json!({"prompt": "word ".repeat(200), "n_predict": 1, "n_cmpl": 12}),
+        json!({"prompt": prompts, "n_predict": 1, "penalty_prompt": "word ".repeat(200_000)}),
+        json!({"prompt": prompts, "n_predict": 1, "stop": ["x".repeat(1 << 20)]}),
+        json!({"prompt": "a", "n_predict": 200, "n_probs": 5000, "ignore_eos": true}),
+    ];
+    for request in requests {
+        statuses(target, [("/completion", request)], &[200, 400, 413, 429]).await;
+    }
+    let slots = reqwest::get(format!("{}/slots", target.url)).await.unwrap();
+    let bytes = slots.bytes().await.unwrap().len();
+    assert!(bytes < MAX_ANSWER_BYTES / 8, "/slots has {bytes} bytes");
+}
+
+/// Bodies that are almost whole, and stay so.
+pub(crate) async fn unfinished(target: &Target) {
+    let before = target.resident_bytes();
+    let part = vec![b'a'; UNFINISHED_BYTES - 1024];
+    let sent = (0..60).map(|_| async {
+        let mut socket = TcpStream::connect(target.host()).await.unwrap();
+        let head = format!(
+            "POST /completion HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\n\
+             content-length: {UNFINISHED_BYTES}\r\n\r\n{{\"prompt\": \""
+        );
+        let _ = socket.write_all(head.as_bytes()).await;
+        // The server may refuse it on the way.
+        let _ = socket.write_all(&part).await;
+        socket
+    });
+    let mut sockets = join_all(sent).await;
+    let grown = target.resident_bytes().saturating_sub(before);
+    assert!(
+        grown < MAX_UNFINISHED_BYTES,
+        "{} MiB for unfinished bodies",
+        grown >> 20
+    );
+    // A small body is read beside them.
+    let small = json!({"content": "a small text"});
+    assert_eq!(target.ask("/tokenize", &small).await.unwrap().0, 200);
+    let (mut refused, mut answer) = (0, [0; 12]);
+    for socket in &mut sockets {
+        let read = socket.read_exact(&mut answer);
+        if let Ok(Ok(_)) = tokio::time::timeout(Duration::from_millis(20), read).await {
+            assert_eq!(&answer, b"HTTP/1.1 429");
+            refused += 1;
+        }
+    }
+    assert!(refused > 0, "no body was refused");
+}
+
+/// Clients that leave: before the answer, within it, and while they send.
+pub(crate) async fn disconnects(target: &Target) {
+    let prompt = "Once upon a time ".repeat(50);
+    let body = json!({"prompt": prompt, "n_predict": 400, "stream": true, "ignore_eos": true});
+    for round in 0..8_u64 {
+        let asked = (0..50_u64).map(|number| {
+            let patience = Duration::from_millis((round * 50 + number) * 7 % 200);
+            tokio::time::timeout(patience, target.ask("/completion", &body))
+        });
+        join_all(asked).await;
+    }
+    // No place stays with a client that left.
+    let body = json!({"prompt": "a", "n_predict": 1});
+    let served = async {
+        while target.ask("/completion", &body).await.unwrap().0 != 200 {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(10), served)
+        .await
+        .unwrap();
+}

@@ -1,0 +1,173 @@
+//! The server that is attacked, and the witness.
+
+use std::time::{Duration, Instant};
+
+use futures_util::StreamExt;
+use serde_json::{Value, json};
+use tokio::sync::oneshot;
+
+/// The longest pause of the witness's stream.
+const MAX_GAP: Duration = Duration::from_secs(1);
+/// Most tokens of the witness: more than come while an attack lasts.
+const WITNESS_TOKENS: usize = 3800;
+/// The longest that a request may take.
+const PATIENCE: Duration = Duration::from_secs(120);
+
+#[derive(Clone)]
+pub(crate) struct Target {
+    http: reqwest::Client,
+    /// `http://host:port`
+    pub(crate) url: String,
+    process: u32,
+}
+
+/// What the witness has seen.
+struct Seen {
+    text: String,
+    tokens: usize,
+    longest_gap: Duration,
+}
+
+impl Target {
+    pub(crate) fn new(url: &str, process: u32) -> Self {
+        // A connection for each request: the server closes idle ones when their places are needed.
+        let http = reqwest::Client::builder().pool_max_idle_per_host(0);
+        Self {
+            http: http.timeout(PATIENCE).build().unwrap(),
+            url: url.to_owned(),
+            process,
+        }
+    }
+
+    /// `host:port`
+    pub(crate) fn host(&self) -> &str {
+        self.url.split_once("://").unwrap().1
+    }
+
+    pub(crate) async fn post(
+        &self,
+        path: &str,
+        body: &Value,
+    ) -> reqwest::Result<reqwest::Response> {
+        let request = self.http.post(format!("{}{path}", self.url));
+        request.json(body).send().await
+    }
+
+    /// The status of an answer, and how many bytes it has; `None` if the connection was closed.
+    pub(crate) async fn ask(&self, path: &str, body: &Value) -> Option<(u16, usize)> {
+        let answer = self.post(path, body).await.ok()?;
+        let status = answer.status().as_u16();
+        Some((status, answer.bytes().await.ok()?.len()))
+    }
+
+    /// Whether `/health` is answered, and how soon.
+    pub(crate) async fn health(&self) -> Duration {
+        let asked = Instant::now();
+        let answer = self.http.get(format!("{}/health", self.url)).send().await;
+        assert_eq!(answer.unwrap().status(), 200);
+        asked.elapsed()
+    }
+
+    pub(crate) fn resident_bytes(&self) -> u64 {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.process)).unwrap();
+        let line = status
+            .lines()
+            .find(|line| line.starts_with("VmRSS:"))
+            .unwrap();
+        let kilobytes: u64 = line.split_whitespace().nth(1).unwrap().parse().unwrap();
+        kilobytes << 10
+    }
+
+    pub(crate) async fn warm_up(&self) {
+        let prompts: Vec<String> = (0..4).map(|number| "bird ".repeat(400 + number)).collect();
+        for body in [
+            json!({"prompt": prompts, "n_predict": 8}),
+            json!({"prompt": "a", "n_predict": 4, "regex": "[a-z]{1,3}"}),
+            json!({"prompt": "a", "n_predict": 4, "json_schema": {"type": "integer"}}),
+        ] {
+            assert_eq!(self.ask("/completion", &body).await.unwrap().0, 200);
+        }
+    }
+
+    /// Runs an attack while a witness reads a stream.
+    pub(crate) async fn beside_witness(&self, name: &str, attack: impl Future<Output = ()>) {
+        let (stop, stopped) = oneshot::channel();
+        let (begin, begun) = oneshot::channel();
+        let witness = self.clone();
+        let witness = tokio::spawn(async move { witness.watch(begin, stopped).await });
+        begun.await.unwrap();
+        let start = Instant::now();
+        attack.await;
+        let attacked = start.elapsed();
+        drop(stop);
+        let Seen {
+            text,
+            tokens,
+            longest_gap,
+        } = witness.await.unwrap();
+        println!(
+            "{name}: {attacked:.1?}, the witness read {tokens} tokens, longest gap {longest_gap:.1?}, {} MiB resident",
+            self.resident_bytes() >> 20
+        );
+        assert!(longest_gap < MAX_GAP, "{name}: a gap of {longest_gap:?}");
+        // Without the attack it has the same text.
+        let answer = self
+            .post("/completion", &witness_body(tokens + 4, false))
+            .await
+            .unwrap();
+        let answer: Value = answer.json().await.unwrap();
+        let alone = answer["content"].as_str().unwrap();
+        assert!(
+            alone.starts_with(&text),
+            "{name}: {text:?} is not {alone:?}"
+        );
+    }
+
+    /// Reads a stream until `stopped`.
+    async fn watch(&self, begin: oneshot::Sender<()>, mut stopped: oneshot::Receiver<()>) -> Seen {
+        let answer = self
+            .post("/completion", &witness_body(WITNESS_TOKENS, true))
+            .await
+            .unwrap();
+        assert_eq!(answer.status(), 200);
+        let mut parts = answer.bytes_stream();
+        let (mut unread, mut begin, mut last) = (Vec::new(), Some(begin), None);
+        let mut seen = Seen {
+            text: String::new(),
+            tokens: 0,
+            longest_gap: Duration::ZERO,
+        };
+        loop {
+            let part = tokio::select! {
+                _ = &mut stopped => return seen,
+                part = parts.next() => part.expect("the stream lasts longer than an attack").unwrap(),
+            };
+            unread.extend_from_slice(&part);
+            while let Some(end) = unread.windows(2).position(|pair| pair == b"\n\n") {
+                let event: Vec<u8> = unread.drain(..end + 2).collect();
+                let Some(data) = event.strip_prefix(b"data: ") else {
+                    continue;
+                };
+                let event: Value = serde_json::from_slice(data).unwrap();
+                seen.text += event["content"]
+                    .as_str()
+                    .unwrap_or_else(|| panic!("{event}"));
+                seen.tokens += 1;
+                let now = Instant::now();
+                if let Some(last) = last.replace(now) {
+                    seen.longest_gap = seen.longest_gap.max(now - last);
+                }
+                if let Some(begin) = begin.take() {
+                    begin.send(()).unwrap();
+                }
+            }
+        }
+    }
+}
+
+fn witness_body(tokens: usize, stream: bool) -> Value {
+    json!({
+        "prompt": "Once upon a time, there was a small songbird", "n_predict": tokens, "temperature": 0,
+        "repeat_penalty": 1, "ignore_eos": true, "stream": stream,
+    })
+}
