@@ -258,9 +258,9 @@ Feature: Answers of a given form
       | lark        | "lark": "begin: /a/"                         | Failed to parse lark:                                    |
       | regex       | "regex": "a{1000000000}"                     | 1000000000 repetitions are more than 100000              |
       | regex       | "regex": "((a?){9000}b{9000}){9000}"         | repetitions are more than 100000                         |
-      | grammar     | "grammar": "root ::= ((\"a\"{2000}){2000})"  | 4000000 repetitions are more than 100000                 |
-      | lark        | "lark": "start: A\nA: \"a\"{1000000000}"      | 1000000000 repetitions are more than 100000              |
-      | lark        | "lark": "start: A\nA: B B B B B B B B B B\nB: C C C C C C C C C C\nC: D D D D D D D D D D\nD: E E E E E E E E E E\nE: \"a\"?" | 10000 optional parts of regular expressions are more than 4000 |
+      | grammar     | "grammar": "root ::= ((\\"a\\"{2000}){2000})"  | 4000000 repetitions are more than 100000                 |
+      | lark        | "lark": "start: A\\nA: \\"a\\"{1000000000}"      | 1000000000 repetitions are more than 100000              |
+      | lark        | "lark": "start: A\\nA: B B B B B B B B B B\\nB: C C C C C C C C C C\\nC: D D D D D D D D D D\\nD: E E E E E E E E E E\\nE: \\"a\\"?" | 10000 optional parts of regular expressions are more than 4000 |
       | regex       | "regex": 7                                   | regex                                                    |
       | json_schema | "json_schema": "object"                      | json_schema                                              |
       | json_schema | "grammar": "root ::= [a]", "json_schema": {} | a text cannot follow both grammar and json_schema        |

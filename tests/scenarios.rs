@@ -4,6 +4,8 @@
 //! `cargo test --test scenarios` runs all; `--list` and `--exact NAME` serve test runners that want a test
 //! per scenario.
 
+// The server's endpoint is a deep type: a layer for each middleware.
+#![recursion_limit = "256"]
 #![expect(clippy::unwrap_used, reason = "a scenario that cannot go on fails")]
 #![expect(clippy::print_stdout, reason = "a test harness is read on the terminal")]
 
