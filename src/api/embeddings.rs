@@ -57,9 +57,9 @@ pub(super) async fn embed(
         );
         return Err(Error::invalid(param, problem));
     }
-    let (admitted, limits) = (preparations.admit()?, limits.clone());
+    let admitted = preparations.admit()?;
     let begin = |prompt: types::Prompt| {
-        let (model, text) = (Arc::clone(model), pieces(prompt));
+        let (model, text, limits) = (Arc::clone(model), pieces(prompt), limits.clone());
         admitted.run(move |cancel| model.embed(&text, &limits, cancel))
     };
     // Enough that no slot waits for a text, and not all at once: they would take the places of others.

@@ -670,7 +670,10 @@ async fn what_is_no_model_gets_no_name() {
     user.options.check = crate::model::load::check_gguf;
     let message = user.fetch().await.unwrap_err().to_string();
     assert!(message.contains("is not a model: "), "{message}");
-    assert!(message.contains("does not begin with \"GGUF\""), "{message}");
+    assert!(
+        message.contains("does not begin with \"GGUF\""),
+        "{message}"
+    );
     assert_eq!(user.files(), ["wren-Q8_0.gguf.lock"]);
     assert_eq!(hub.asked().len(), 1);
 }

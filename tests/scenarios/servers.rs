@@ -11,7 +11,8 @@ use ortolan::model::load::{
     CacheSize, DeviceOptions, FileAccess, LoadOptions, SessionOptions, inspect,
 };
 use ortolan::model::{
-    AdapterOptions, GenerateLimits, LoadedModel, ModelState, Preparations, SystemPrompt,
+    AdapterOptions, GenerateLimits, LoadedModel, ModelState, Preparations, SlotFileLimits,
+    SlotFolder, SystemPrompt,
 };
 use ortolan::server::{ConnectionLimits, Keys, ServeOptions, Server};
 use ortolan::web::{self, Pages};
@@ -38,7 +39,13 @@ fn all_endpoints() -> Endpoints {
         metrics: true,
         embedding: true,
         change_props: true,
-        slot_files: Some(slot_files().to_owned()),
+        slot_files: Some(SlotFolder {
+            path: slot_files().to_owned(),
+            limits: SlotFileLimits {
+                files: 1000,
+                bytes: 1 << 34,
+            },
+        }),
     }
 }
 

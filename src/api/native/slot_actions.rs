@@ -1,11 +1,9 @@
 //! `POST /slots/{id_slot}?action=…`: a slot's sequence is kept in a file, put back, or forgotten.
 
-use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::api::at_length;
 use crate::api::error::Error;
 use crate::api::types;
 use crate::model::{
@@ -54,10 +52,7 @@ pub(in crate::api) async fn answer(
     let filename = body.filename;
     match action {
         Some("save") => {
-            let folder = files.path();
-            let (name, path) = file(&folder, filename)?;
-            at_length(|| fs::create_dir_all(&folder))
-                .map_err(|error| told(error.into(), slot, model))?;
+            let (name, path) = file(&files.path(), filename)?;
             let saved = model
                 .save_slot(slot, path, files.folder.limits, files.caller)
                 .await

@@ -1,6 +1,7 @@
 //! The file of a saved slot: a line that begins it, a line of JSON that describes it, the blocks' bytes, and a digest of all
 //! that. The digest finds damage, not malice: every size in the file is checked against the file's length and the model.
 
+use std::ffi::OsStr;
 use std::fs;
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::path::Path;
@@ -69,7 +70,10 @@ pub(super) fn write(
     let length =
         parts.clone().map(|part| part.len() as u64).sum::<u64>() + SHA256_OUTPUT_LEN as u64;
     let _writing = WRITING.lock().unwrap_or_else(PoisonError::into_inner);
-    check_limits(path, length, limits)?;
+    let folder = path.parent().unwrap_or(Path::new("."));
+    // That of a key is made when it is first needed.
+    fs::create_dir_all(folder)?;
+    check_limits(folder, path.file_name(), length, limits)?;
     let mut file = AtomicFile::create(path)?;
     let mut digest = Context::new(&SHA256);
     for part in parts {
@@ -81,12 +85,17 @@ pub(super) fn write(
     Ok(length)
 }
 
-/// Checks that the path's folder has room for a file of `length` bytes. A file that is replaced does not count.
-fn check_limits(path: &Path, length: u64, limits: SlotFileLimits) -> Result<(), SavedSlotError> {
+/// Checks that the folder has room for a file of `length` bytes. The file `name`, which is replaced, does not count.
+fn check_limits(
+    folder: &Path,
+    name: Option<&OsStr>,
+    length: u64,
+    limits: SlotFileLimits,
+) -> Result<(), SavedSlotError> {
     let (mut files, mut bytes) = (1, length);
-    for entry in fs::read_dir(path.parent().unwrap_or(Path::new(".")))? {
+    for entry in fs::read_dir(folder)? {
         let entry = entry?;
-        if entry.file_type()?.is_file() && Some(&*entry.file_name()) != path.file_name() {
+        if entry.file_type()?.is_file() && Some(&*entry.file_name()) != name {
             files += 1;
             bytes = bytes.saturating_add(entry.metadata()?.len());
         }
