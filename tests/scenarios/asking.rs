@@ -55,6 +55,15 @@ async fn ask_completion(world: &mut World, step: &Step) {
     world.complete(json_of(step)).await;
 }
 
+#[when(expr = "I ask for a completion with a bias of {int} texts of {int} words")]
+async fn with_bias(world: &mut World, texts: usize, words: usize) {
+    let bias: Vec<_> = (0..texts)
+        .map(|_| json!(["bird ".repeat(words), 1]))
+        .collect();
+    let body = json!({"prompt": "a", "n_predict": 1, "logit_bias": bias});
+    world.complete(body).await;
+}
+
 #[when(expr = "I ask for a completion of a prompt of {int} words")]
 async fn ask_long_completion(world: &mut World, words: usize) {
     world
