@@ -9,16 +9,6 @@ use std::ops::{Deref, DerefMut, Range};
 
 use memmap2::MmapMut;
 
-/// Makes a write past the process's file size limit (`ulimit -f`) fail with an error. The signal that the system sends otherwise
-/// (`SIGXFSZ`) would end the process.
-pub fn fail_writes_past_file_size_limit() {
-    #[cfg(unix)]
-    // SAFETY: ignoring a signal runs no code of this program, and any thread may do it at any time.
-    unsafe {
-        libc::signal(libc::SIGXFSZ, libc::SIG_IGN);
-    }
-}
-
 /// What is done where some cores reach some memory sooner than others (llama.cpp's `--numa`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Strategy {

@@ -10,7 +10,6 @@ use ortolan::cli::{Cli, Invocation};
 use ortolan::commands;
 use ortolan::config::{Config, ModelSource};
 use ortolan::logging::Logging;
-use ortolan::machine;
 use ortolan::model::load;
 use ortolan::model::{ModelState, Preparations, remove_slot_parts};
 use ortolan::server::{Server, StopSignals};
@@ -25,7 +24,7 @@ const PREPARATION_STOP_DELAY: Duration = Duration::from_secs(1);
 fn main() -> ExitCode {
     // SAFETY: this is the only thread.
     unsafe { load::forbid_telemetry() };
-    machine::fail_writes_past_file_size_limit();
+    fail_writes_past_file_size_limit();
     let invocation = Invocation::read(std::env::args_os()).unwrap_or_else(|error| error.exit());
     let done = match invocation {
         Invocation::Serve(cli) => start(*cli),
@@ -40,6 +39,16 @@ fn main() -> ExitCode {
             eprintln!("error: {}", lines.join("\n"));
             ExitCode::FAILURE
         }
+    }
+}
+
+/// Makes a write past the process's file size limit (`ulimit -f`) fail with an error. The signal that the system sends otherwise
+/// (`SIGXFSZ`) would end the process.
+fn fail_writes_past_file_size_limit() {
+    #[cfg(unix)]
+    // SAFETY: ignoring a signal runs no code of this program, and any thread may do it at any time.
+    unsafe {
+        libc::signal(libc::SIGXFSZ, libc::SIG_IGN);
     }
 }
 

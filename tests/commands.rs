@@ -623,7 +623,7 @@ fn only_regular_files_are_written_over() {
     assert_eq!(fs::read(at("target")).unwrap(), b"kept");
     fs::create_dir(at("graph")).unwrap();
     symlink("/dev/full", at("graph/model.onnx.data")).unwrap();
-    let words = ["export", "--force", "tiny.gguf", "graph"];
+    let words = ["export", "--force", "-m", "tiny.gguf", "graph"];
     refuses(folder.path(), &words, 1, "a symbolic link");
     assert_eq!(fs::read_dir(at("graph")).unwrap().count(), 1);
 }
@@ -636,7 +636,10 @@ fn a_file_size_limit_is_an_error_that_leaves_nothing() {
     // A killed process left it.
     let part = folder.path().join(".out.gguf.0123456789abcdef.part");
     fs::write(&part, "").unwrap();
-    for command in ["quantize tiny.gguf out.gguf q8_0", "export tiny.gguf graph"] {
+    for command in [
+        "quantize tiny.gguf out.gguf q8_0",
+        "export -m tiny.gguf graph",
+    ] {
         let script = format!("ulimit -f 2; exec \"$0\" {command}");
         let output = Command::new("sh")
             .current_dir(folder.path())
