@@ -289,10 +289,9 @@ Feature: Continue a prompt
       """
     Then the status is 200
     And the answer has 4 entries
-    And the answer's "1.prompt" is "a"
-    And the answer's "1.generation_settings.seed" is 6
+    And the answer's "0.prompt" is "a"
+    And the answer's "0.generation_settings.seed" is 5
     And the answer's "2.prompt" is "b"
-    And the answer's "2.generation_settings.seed" is 5
     And the answer's "3.index" is 3
 
   Scenario: Progress and timings of a stream

@@ -23,17 +23,16 @@ const MAX_GROWTH: f64 = 2.0;
 const DECODE_TIME_STEPS: u64 = 32;
 /// How far beyond the limit a step is planned, as a part of it, while prefill is behind its share: steps that only decode and
 /// the first, small mixed steps are made up for.
-const CATCH_UP: f64 = 0.08;
+const CATCH_UP: f64 = 0.1;
 /// The same, if the step's time is proportional to its rows, which is the most that they can cost.
 const FASTEST_CATCH_UP: f64 = 0.12;
 /// Most limits that prefill is made up for.
 const MAX_OWED: f64 = 2.0;
 /// Most limits that prefill is ahead of its share, so that a row that costs several steps' share is not made up for again.
 const MAX_AHEAD: f64 = 1.0;
-/// The longest step, in limits, that rows are rounded up for, if further rows cost as much as those of the last mixed step.
+/// The longest step, in limits, that rows are rounded up for, if its time is proportional to its rows. What is left to the
+/// 1.2 limits that a step may take is for decode times that change within [`DECODE_TIME_STEPS`].
 const ROUNDED_UP: f64 = 1.12;
-/// The same if the step's time is proportional to its rows.
-const ROUNDED_UP_WORST: f64 = 1.2;
 /// Fewest prefill rows of a step, on average.
 const MIN_ROWS: f64 = 1.0 / DECODE_TIME_STEPS as f64;
 
@@ -293,11 +292,9 @@ impl MixedStep {
 
     /// Whether a step with so many prefill rows, not fewer than this one's, may be too long.
     fn is_too_long_with(&self, prefill_rows: f64, limit: f64) -> bool {
-        let prefill_seconds = (self.seconds - self.decode_seconds).max(0.0);
-        let likely = self.decode_seconds + prefill_seconds * prefill_rows / self.prefill_rows;
         let decode_rows = self.decode_rows as f64;
         let rows = (decode_rows + prefill_rows) / (decode_rows + self.prefill_rows);
-        likely > ROUNDED_UP * limit || self.seconds * rows > ROUNDED_UP_WORST * limit
+        self.seconds * rows > ROUNDED_UP * limit
     }
 }
 
