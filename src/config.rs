@@ -128,6 +128,11 @@ impl Config {
         let serve = serve_options(serving)?;
         let model_source = model_source(&model)?;
         let load = load_options(model, &batching, &computing, placement.as_ref())?;
+        if load.alias.is_none() && serve.keys.has_clients() {
+            tracing::warn!(
+                "every API key reads the path of the model, which is its name (see --alias)"
+            );
+        }
         Ok(Self {
             http_threads,
             model: model_source,

@@ -18,7 +18,7 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 
 use crate::common::tiny;
-use crate::program::{listening, ortolan};
+use crate::program::ortolan;
 use crate::running::Running;
 
 /// What Ada asks, and nobody else may read.
@@ -32,6 +32,8 @@ const OPERATOR: &str = "key-of-the-operator";
 struct Server {
     address: String,
     folder: TempDir,
+    /// What it logged until it listened.
+    log: String,
     _program: Running,
 }
 
@@ -56,12 +58,17 @@ impl Answer {
 impl Server {
     /// One with these keys of clients and of operators.
     fn start(keys: &[&str], operators: &[&str], options: &[&str]) -> Self {
+        Self::unnamed(keys, operators, &[&["-a", "wren"], options].concat())
+    }
+
+    /// The same, whose model has no name but its path.
+    fn unnamed(keys: &[&str], operators: &[&str], options: &[&str]) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let slots = folder.path().join("slots");
         fs::create_dir(&slots).unwrap();
         let mut command = ortolan();
         command.arg("-m").arg(tiny::model(folder.path(), &[]));
-        command.args(["-a", "wren", "--parallel", "2", "--metrics", "--embedding"]);
+        command.args(["--parallel", "2", "--metrics", "--embedding"]);
         command.arg("--slot-save-path").arg(&slots).args(options);
         let files = [("--api-key-file", keys), ("--operator-key-file", operators)];
         for (option, keys) in files.into_iter().filter(|(_, keys)| !keys.is_empty()) {
@@ -69,11 +76,19 @@ impl Server {
             fs::write(&path, keys.join("\n")).unwrap();
             command.arg(option).arg(path);
         }
-        let (mut program, address) = listening(command);
+        let mut program = Running::start(&mut command);
+        let mut log = String::new();
+        let listening = program.errors.find(|line| {
+            log += line;
+            line.contains("listening")
+        });
+        let listening: Value = serde_json::from_str(&listening.unwrap()).unwrap();
+        let address = listening["address"].as_str().unwrap();
         program.says("the model is ready");
         Self {
             address: address.strip_prefix("http://").unwrap().to_owned(),
             folder,
+            log,
             _program: program,
         }
     }
@@ -327,6 +342,23 @@ fn only_operators_see_folders() {
 }
 
 #[test]
+fn the_log_warns_if_keys_read_the_path_of_a_model_without_a_name() {
+    for (keys, options, warns) in [
+        (&[ADA, BEN][..], &[][..], true),
+        (&[ADA, BEN], &["-a", "wren"], false),
+        // Its holder is the operator.
+        (&[ADA], &[], false),
+    ] {
+        let server = Server::unnamed(keys, &[], options);
+        let models = server.get(Some(ADA), "/v1/models");
+        let folder = server.folder.path().to_str().unwrap();
+        assert_eq!(models.says(folder), options.is_empty(), "{}", models.body);
+        let has_warned = server.log.contains("--alias");
+        assert_eq!(has_warned, warns, "{keys:?} {options:?}");
+    }
+}
+
+#[test]
 fn a_system_prompt_of_all_is_an_operators_unless_props_may_be_changed() {
     let body = json!({"system_prompt": "Once"});
     let server = Server::start(&[ADA, BEN], &[OPERATOR], &[]);
@@ -385,6 +417,45 @@ fn saved_slots_belong_to_their_key() {
     assert_eq!(act(BEN, 1, "save", "hers"), 403);
     assert_eq!(act(OPERATOR, 0, "save", "hers"), 200);
     assert_eq!(act(OPERATOR, 0, "erase", ""), 200);
+}
+
+#[test]
+fn no_key_restores_into_anothers_slot() {
+    let server = Server::start(&[ADA, BEN], &[], &[]);
+    let act = |slot: usize, action: &str| {
+        let target = format!("/slots/{slot}?action={action}");
+        server
+            .post(BEN, &target, &json!({"filename": "mine"}))
+            .status
+    };
+    server.complete(ADA, SECRET, 0);
+    server.complete(BEN, "a question of Ben's", 1);
+    assert_eq!(act(1, "save"), 200);
+    assert_eq!(act(0, "restore"), 403);
+    assert_eq!(server.get(Some(ADA), "/slots").json()[0]["prompt"], SECRET);
+    assert_eq!(act(1, "restore"), 200);
+}
+
+#[test]
+fn a_sequence_without_a_record_is_not_taken_for_another_keys() {
+    let server = Server::start(&[ADA, BEN], &[OPERATOR], &[]);
+    // It takes one of the two slots, which records no request.
+    assert_eq!(
+        server
+            .post(ADA, "/embedding", &json!({"content": "a"}))
+            .status,
+        200
+    );
+    for (key, expected) in [(ADA, [200, 503]), (OPERATOR, [200, 200])] {
+        let mut statuses = [0, 1].map(|slot| {
+            let target = format!("/slots/{slot}?action=save");
+            server
+                .post(key, &target, &json!({"filename": "mine"}))
+                .status
+        });
+        statuses.sort_unstable();
+        assert_eq!(statuses, expected, "{key}");
+    }
 }
 
 #[test]

@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use poem::http::HeaderMap;
 use poem::http::header::{AUTHORIZATION, HeaderName};
@@ -51,6 +52,8 @@ pub struct Keys {
     given: Vec<String>,
     file: Option<Reloaded<KeyFile>>,
     operator_file: Option<Reloaded<KeyFile>>,
+    /// Whether clients have had several keys since the start. Then the last key that is left is no operator's.
+    had_several: AtomicBool,
 }
 
 struct KeyFile {
@@ -72,16 +75,25 @@ impl Keys {
             let file = path.map(|path| Reloaded::new(KeyFile { option, path }));
             file.transpose()
         };
-        Ok(Self {
+        let keys = Self {
             given: sources.given,
             file: file("--api-key-file", sources.file)?,
             operator_file: file("--operator-key-file", sources.operator_file)?,
-        })
+            had_several: AtomicBool::new(false),
+        };
+        let filed = keys.file.as_ref().map(Reloaded::last);
+        keys.is_sole(filed.as_deref().map_or(&[][..], Vec::as_slice));
+        Ok(keys)
     }
 
     /// Whether every request is let in.
     pub fn is_empty(&self) -> bool {
         self.given.is_empty() && self.file.is_none() && self.operator_file.is_none()
+    }
+
+    /// Whether there are clients that are no operators.
+    pub fn has_clients(&self) -> bool {
+        self.operator_file.is_some() || self.had_several.load(Ordering::Relaxed)
     }
 
     /// The caller that these headers identify. How long it takes depends on the number of keys and their lengths alone.
@@ -97,8 +109,7 @@ impl Keys {
                 .iter()
                 .chain(filed.iter().flat_map(|keys| keys.iter()))
         };
-        // Where there is one key, its holder is the operator.
-        let is_sole = can_be_sole && keys().all(|key| Some(key) == keys().next());
+        let is_sole = can_be_sole && self.is_sole(filed.as_deref().map_or(&[][..], Vec::as_slice));
         let operators = self.operator_file.as_ref().and_then(Reloaded::fresh);
 
         let bearer = headers.get(AUTHORIZATION).and_then(|value| {
@@ -123,6 +134,17 @@ impl Keys {
             }
         }
         Caller::Unknown
+    }
+
+    /// Whether clients have one key, whose holder is the operator, and never had several: a client must not become
+    /// an operator because the keys of all others were removed.
+    fn is_sole(&self, filed: &[String]) -> bool {
+        let mut keys = self.given.iter().chain(filed);
+        let first = keys.next();
+        if keys.any(|key| Some(key) != first) {
+            self.had_several.store(true, Ordering::Relaxed);
+        }
+        !self.had_several.load(Ordering::Relaxed)
     }
 }
 
@@ -308,7 +330,7 @@ mod tests {
         let keys = Keys {
             given: vec!["two".to_owned()],
             file: Some(file(&path)),
-            operator_file: None,
+            ..Keys::default()
         };
         let is = |key: &str, expected| eventually(|| caller(&keys, "x-api-key", key) == expected);
         is("one", holder("one", false));
@@ -324,5 +346,46 @@ mod tests {
         fs::remove_file(&path).unwrap();
         is("another one", Caller::Unknown);
         assert_eq!(caller(&keys, "x-api-key", "# of Ada"), Caller::Unknown);
+    }
+    #[test]
+    fn the_last_of_several_keys_is_no_operators() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("keys");
+        // Two keys at the start, or one and then two: the one that is left stays a client.
+        for (first, later) in [("one\ntwo\n", "one\ntwo\n"), ("two\n", "one\ntwo\n")] {
+            fs::write(&path, first).unwrap();
+            let keys = Keys {
+                file: Some(file(&path)),
+                ..Keys::default()
+            };
+            let is = |key: &str, expected| {
+                eventually(|| caller(&keys, "x-api-key", key) == expected);
+            };
+            fs::write(&path, later).unwrap();
+            is("one", holder("one", false));
+            fs::write(&path, "two\n").unwrap();
+            is("one", Caller::Unknown);
+            is("two", holder("two", false));
+        }
+        // The only key may be replaced.
+        fs::write(&path, "one\n").unwrap();
+        let keys = Keys {
+            file: Some(file(&path)),
+            ..Keys::default()
+        };
+        fs::write(&path, "another one\n").unwrap();
+        eventually(|| caller(&keys, "x-api-key", "another one") == holder("another one", true));
+    }
+
+    #[test]
+    fn keys_are_counted_at_the_start() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("keys");
+        fs::write(&path, "one\ntwo\n").unwrap();
+        let keys = Keys::new(KeySources {
+            file: Some(path),
+            ..KeySources::default()
+        });
+        assert!(keys.unwrap().had_several.into_inner());
     }
 }
