@@ -10,7 +10,7 @@ pub use crate::model::{Caller, KeyId};
 pub(super) struct Admitted;
 
 /// The caller; unknown if nothing identified it.
-fn caller_of(request: &Request) -> Caller {
+pub(super) fn caller_of(request: &Request) -> Caller {
     let caller = request.data::<Caller>().copied();
     caller.unwrap_or(Caller::Unknown)
 }

@@ -6,6 +6,7 @@ use poem::http::{HeaderValue, StatusCode, header};
 use poem::{Endpoint, IntoResponse, Request, Response};
 use serde_json::{Value, json};
 
+use super::caller::caller_of;
 use super::{document, types};
 use crate::model::GenerateError;
 
@@ -111,6 +112,14 @@ pub enum Error {
     /// The model will not be there.
     #[error("{0}")]
     NoModel(String),
+    /// The model will not be there. Only operators learn the cause, which names files of the server.
+    #[error("{failure}: {cause}")]
+    ModelFailed {
+        /// What failed.
+        failure: &'static str,
+        /// Why.
+        cause: String,
+    },
     /// The model refused the request or failed.
     #[error(transparent)]
     Generate(#[from] GenerateError),
@@ -161,7 +170,9 @@ impl Error {
             | Self::NoSuchResponse(_)
             | Self::NoSuchItem(_) => StatusCode::NOT_FOUND,
             Self::NotSupported(_) => StatusCode::NOT_IMPLEMENTED,
-            Self::Loading | Self::NoModel(_) => StatusCode::SERVICE_UNAVAILABLE,
+            Self::Loading | Self::NoModel(_) | Self::ModelFailed { .. } => {
+                StatusCode::SERVICE_UNAVAILABLE
+            }
             Self::MethodNotAllowed { .. } => StatusCode::METHOD_NOT_ALLOWED,
             Self::Http { status, .. } => *status,
             Self::Generate(error) => match error {
@@ -315,7 +326,7 @@ impl Error {
             Self::Busy(_) => Kind::RateLimitError,
             Self::NoSuchModel(_) | Self::NoSuchPath(_) => Kind::NotFoundError,
             Self::NotSupported(_) => Kind::NotSupportedError,
-            Self::Loading | Self::NoModel(_) => Kind::UnavailableError,
+            Self::Loading | Self::NoModel(_) | Self::ModelFailed { .. } => Kind::UnavailableError,
             Self::Http { status, .. } if status.is_client_error() => Kind::InvalidRequestError,
             Self::Http { .. } => Kind::ServerError,
             Self::Generate(error) => match error {
@@ -395,19 +406,26 @@ impl IntoResponse for Error {
             }
             _ => {}
         }
-        // For whoever knows the path: see `in_the_words_of_the_surface`.
+        // For whoever knows the path: see `as_the_client_may_read_it`.
         response.set_data(self);
         response
     }
 }
 
-/// Says what went wrong in the words of the routes that were asked.
-pub(super) async fn in_the_words_of_the_surface(
+/// Says what went wrong in the words of the routes that were asked, with a cause that names files only to operators.
+pub(super) async fn as_the_client_may_read_it(
     endpoint: impl Endpoint<Output = Response>,
     request: Request,
 ) -> poem::Result<Response> {
     let surface = Surface::of(request.uri().path());
+    let is_operator = caller_of(&request).is_operator();
     let response = endpoint.call(request).await?;
+    let response = match response.data::<Error>() {
+        Some(Error::ModelFailed { failure, .. }) if !is_operator => {
+            Error::NoModel(format!("{failure}: the server's log says why")).into_response()
+        }
+        _ => response,
+    };
     Ok(worded(response, surface))
 }
 

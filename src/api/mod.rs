@@ -119,7 +119,7 @@ pub fn routes(settings: ApiSettings) -> impl Endpoint<Output = Response> + 'stat
                 .await
                 .unwrap_or_else(|error| http_error(error, method, path)))
         })
-        .around(error::in_the_words_of_the_surface)
+        .around(error::as_the_client_may_read_it)
 }
 
 /// What poem-openapi says of the routes: it is compared with the document.
@@ -187,12 +187,16 @@ impl Service {
     fn loaded(&self) -> Result<Arc<LoadedModel>, Error> {
         match &*self.0.model.borrow() {
             ModelState::Loading { .. } => Err(Error::Loading),
-            ModelState::Failed(cause) => Err(Error::NoModel(format!(
-                "the model could not be loaded: {cause}"
-            ))),
+            ModelState::Failed(cause) => Err(Error::ModelFailed {
+                failure: "the model could not be loaded",
+                cause: cause.clone(),
+            }),
             ModelState::Ready(model) => match model.health() {
                 Ok(_) => Ok(Arc::clone(model)),
-                Err(cause) => Err(Error::NoModel(format!("the engine has stopped: {cause}"))),
+                Err(cause) => Err(Error::ModelFailed {
+                    failure: "the engine has stopped",
+                    cause,
+                }),
             },
         }
     }

@@ -39,6 +39,14 @@ pub(super) fn details() -> ModelDetails {
 }
 
 fn endpoint(state: ModelState, strict: bool) -> impl Endpoint<Output = Response> {
+    endpoint_for(Caller::Anyone, state, strict)
+}
+
+fn endpoint_for(
+    caller: Caller,
+    state: ModelState,
+    strict: bool,
+) -> impl Endpoint<Output = Response> {
     let (_, model) = watch::channel(state);
     routes(ApiSettings {
         preparations: Arc::new(Preparations::new(8).unwrap()),
@@ -60,7 +68,7 @@ fn endpoint(state: ModelState, strict: bool) -> impl Endpoint<Output = Response>
         strict_model_names: false,
         key_policy: KeyPolicy::default(),
     })
-    .data(Caller::Anyone)
+    .data(caller)
 }
 
 /// Sends a request to a server whose model is still being loaded.
@@ -267,6 +275,29 @@ async fn a_model_that_failed_to_load_is_told_with_its_cause() {
         (response.status().as_u16(), text.as_str()),
         (500, r#"{"status":"error"}"#)
     );
+}
+
+#[tokio::test]
+async fn only_operators_learn_why_the_model_failed_to_load() {
+    let key = crate::model::KeyId::of("ada");
+    for (is_operator, message) in [
+        (true, "the model could not be loaded: /models/a is no model"),
+        (
+            false,
+            "the model could not be loaded: the server's log says why",
+        ),
+    ] {
+        for path in ["/v1/models", "/props", "/lora-adapters"] {
+            let caller = Caller::KeyHolder { key, is_operator };
+            let state = ModelState::Failed("/models/a is no model".to_owned());
+            let request = Request::builder().uri(path.parse().unwrap()).finish();
+            let response = endpoint_for(caller, state, false).call(request).await;
+            let mut response = response.unwrap();
+            let text = response.take_body().into_string().await.unwrap();
+            assert_eq!(response.status(), StatusCode::SERVICE_UNAVAILABLE, "{path}");
+            assert!(text.contains(message), "{path}: {text}");
+        }
+    }
 }
 
 #[tokio::test]

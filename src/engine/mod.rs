@@ -33,7 +33,7 @@ pub use job::{Job, PrefixUse, StopRule, Verdict, WhenFull};
 pub use pooling::Pooling;
 pub use runner::{ModelRunner, Outputs, Rows, RunError};
 pub use sequence::{Clock, EndReason, PrefillProgress, SequenceEvent, SequenceId, SequenceReport};
-pub use slot_orders::SavedSequence;
+pub use slot_orders::{MAX_ORDERS as MAX_SLOT_ORDERS, SavedSequence};
 pub use stats::{BlockStats, Counters, Histogram, SlotStats, Stats};
 pub use step::{Chunk, StepPlan, WantedRows};
 pub use warm_up::WarmUp;

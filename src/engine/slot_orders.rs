@@ -24,7 +24,7 @@ pub struct SavedSequence {
 }
 
 /// Most orders that wait for their slots: one to be restored holds the content of a cache.
-pub(super) const MAX_ORDERS: usize = 8;
+pub const MAX_ORDERS: usize = 8;
 
 /// Something to be done as soon as the slot runs nothing.
 pub(super) struct SlotOrder {

@@ -10,14 +10,14 @@ use std::time::{Duration, Instant};
 
 use bytesize::ByteSize;
 use ring::digest::{Context, SHA256};
-use tokio::sync::{Mutex, OwnedMutexGuard};
+use tokio::sync::{Mutex, OwnedMutexGuard, OwnedSemaphorePermit, Semaphore};
 use tokio::task::spawn_blocking;
 
 use self::file::{Expected, Header};
 use super::load::BLOCK_TOKENS;
 use super::slots::Shape;
 use super::{Caller, LoadedModel, RequestOwner};
-use crate::engine::{PrefixRoot, SavedSequence, SlotError};
+use crate::engine::{MAX_SLOT_ORDERS, PrefixRoot, SavedSequence, SlotError};
 use crate::runtime::operators::simd::Instructions;
 use crate::token::TokenId;
 
@@ -30,8 +30,8 @@ pub enum SavedSlotError {
     /// The engine's reason.
     #[error(transparent)]
     Slot(#[from] SlotError),
-    /// Whose it is cannot be said yet.
-    #[error("the slot's last request is still being answered: try again")]
+    /// Nothing records whose sequence it is.
+    #[error("the slot's last request is still being answered, or was an embedding: try again")]
     StillAnswering,
     /// The slot's sequence is another key's.
     #[error("the slot ran another key's request last")]
@@ -103,16 +103,37 @@ pub fn remove_slot_parts(folder: &Path) -> io::Result<usize> {
 }
 
 /// Holds each slot for one save, restore or erase at a time, so that copies of sequences take no more memory than the cache.
-pub(super) struct SlotLocks(Vec<Arc<Mutex<()>>>);
+/// Of all slots' actions, [`MAX_SLOT_ORDERS`] run or wait.
+pub(super) struct SlotLocks {
+    slots: Vec<Arc<Mutex<()>>>,
+    actions: Arc<Semaphore>,
+}
+
+/// A slot that is held for an action.
+struct LockedSlot {
+    _slot: OwnedMutexGuard<()>,
+    _action: OwnedSemaphorePermit,
+}
 
 impl SlotLocks {
     pub(super) fn new(slots: usize) -> Self {
-        Self((0..slots).map(|_| Arc::default()).collect())
+        Self {
+            slots: (0..slots).map(|_| Arc::default()).collect(),
+            actions: Arc::new(Semaphore::new(MAX_SLOT_ORDERS)),
+        }
     }
 
-    async fn lock(&self, slot: usize) -> Result<OwnedMutexGuard<()>, SlotError> {
-        let lock = self.0.get(slot).ok_or(SlotError::Unknown(slot))?;
-        Ok(Arc::clone(lock).lock_owned().await)
+    /// Waits until the slot is free.
+    ///
+    /// # Errors
+    /// There is no such slot, or as many actions run or wait as may.
+    async fn lock(&self, slot: usize) -> Result<LockedSlot, SlotError> {
+        let lock = self.slots.get(slot).ok_or(SlotError::Unknown(slot))?;
+        let action = Arc::clone(&self.actions).try_acquire_owned();
+        Ok(LockedSlot {
+            _action: action.map_err(|_| SlotError::Busy)?,
+            _slot: Arc::clone(lock).lock_owned().await,
+        })
     }
 }
 
@@ -136,7 +157,12 @@ impl LoadedModel {
             .as_ref()
             .and_then(|saved| self.slots.shape(slot, saved.id));
         let is_empty = saved.is_none();
-        let saved = saved.unwrap_or_else(|| SavedSequence {
+        let is_recorded =
+            recorded.is_some() || saved.as_ref().is_none_or(|saved| saved.id.is_none());
+        if !is_recorded && !caller.is_operator() {
+            return Err(SavedSlotError::StillAnswering);
+        }
+        let mut saved = saved.unwrap_or_else(|| SavedSequence {
             id: None,
             root: PrefixRoot::default(),
             tokens: Vec::new(),
@@ -158,6 +184,10 @@ impl LoadedModel {
         let model = Arc::clone(self);
         let written = spawn_blocking(move || {
             let _locked = locked;
+            let rows = saved.tokens.len() % BLOCK_TOKENS;
+            if let Some(last) = saved.blocks.last_mut().filter(|_| rows > 0) {
+                file::clear_unused_rows(last, rows, model.source.cache_row_bytes());
+            }
             let header = Header {
                 model: model.identity(),
                 adapters: model.adapters.by_digest(&shape.adapters),
@@ -177,14 +207,19 @@ impl LoadedModel {
 
     /// Puts a file's sequence into the owner's part of the cache, as much of its beginning as there is room for, as the
     /// one that a slot ran last.
+    ///
+    /// # Errors
+    /// Among others, the caller may not see the slot's last request.
     pub async fn restore_slot(
         self: &Arc<Self>,
         slot: usize,
         path: PathBuf,
         owner: RequestOwner,
+        caller: Caller,
     ) -> Result<SlotReport, SavedSlotError> {
         let started = Instant::now();
         let locked = self.slot_locks.lock(slot).await?;
+        self.check_owner(slot, caller)?;
         let model = Arc::clone(self);
         let read = spawn_blocking(move || {
             let read = file::read(&path, &model.expected_slot_file())?;
@@ -221,13 +256,18 @@ impl LoadedModel {
     /// Among others, the caller may not see the slot's last request.
     pub async fn erase_slot(&self, slot: usize, caller: Caller) -> Result<usize, SavedSlotError> {
         let _locked = self.slot_locks.lock(slot).await?;
-        let owner = self.slots.owner(slot);
-        if owner.is_some_and(|owner| !caller.may_see(owner.key)) {
-            return Err(SavedSlotError::AnotherKey);
-        }
+        self.check_owner(slot, caller)?;
         let erased = self.engine.erase_slot(slot).await?;
         self.slots.forget(slot);
         Ok(erased)
+    }
+
+    /// Refuses a slot whose last request the caller may not see.
+    fn check_owner(&self, slot: usize, caller: Caller) -> Result<(), SavedSlotError> {
+        match self.slots.owner(slot) {
+            Some(owner) if !caller.may_see(owner.key) => Err(SavedSlotError::AnotherKey),
+            _ => Ok(()),
+        }
     }
 
     fn root_of(&self, shape: &Shape) -> PrefixRoot {
@@ -269,4 +309,32 @@ impl LoadedModel {
 
 fn hexadecimal(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn one_action_more_than_may_wait_for_slots_is_refused() {
+        let locks = Arc::new(SlotLocks::new(2));
+        assert_eq!(locks.lock(2).await.err(), Some(SlotError::Unknown(2)));
+        let first = locks.lock(0).await.unwrap();
+        let waiting: Vec<_> = (1..MAX_SLOT_ORDERS)
+            .map(|_| {
+                let locks = Arc::clone(&locks);
+                tokio::spawn(async move { locks.lock(0).await.map(drop) })
+            })
+            .collect();
+        tokio::task::yield_now().await;
+        // Whichever slot it is for.
+        for slot in [0, 1] {
+            assert_eq!(locks.lock(slot).await.err(), Some(SlotError::Busy));
+        }
+        drop(first);
+        for action in waiting {
+            assert_eq!(action.await.unwrap(), Ok(()));
+        }
+        assert!(locks.lock(1).await.is_ok());
+    }
 }

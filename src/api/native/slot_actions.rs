@@ -70,7 +70,7 @@ pub(in crate::api) async fn answer(
         Some("restore") => {
             let (name, path) = file(&files.path(), filename)?;
             let restored = model
-                .restore_slot(slot, path, files.owner)
+                .restore_slot(slot, path, files.owner, files.caller)
                 .await
                 .map_err(|error| told(error, slot, model))?;
             Ok(types::SlotAction::Restored(types::SlotRestored {

@@ -27,12 +27,15 @@ fn visible(slot: Slot, caller: Caller) -> Slot {
     match caller.may_see(owner) {
         true => slot,
         false => Slot {
+            id: slot.id,
+            processing: slot.processing,
             task: None,
             options: None,
+            seed: None,
             prompt: [].into(),
             generated_tokens: 0,
+            has_new_line: false,
             finish: None,
-            ..slot
         },
     }
 }
@@ -171,6 +174,7 @@ mod tests {
         crate::api::check("Slot", &serde_json::to_value(&shown).unwrap()).unwrap();
 
         // Nothing but the state is left of a request that the caller may not see.
+        slot.finish = Some(FinishReason::StopString("secret".to_owned()));
         let hidden = show(
             &details(),
             &unasked,
@@ -178,11 +182,15 @@ mod tests {
             String::new(),
         );
         let idle = Slot {
+            id: 1,
+            processing: true,
             task: None,
             options: None,
+            seed: None,
             prompt: [].into(),
             generated_tokens: 0,
-            ..slot.clone()
+            has_new_line: false,
+            finish: None,
         };
         let expected = show(&details(), &unasked, &idle, String::new());
         assert_eq!(

@@ -238,6 +238,15 @@ impl ImportedModel {
         (elements * self.cache_element_bytes()) as u64
     }
 
+    /// Bytes of a token's row of keys or values: of one head where those of a head follow each other, of all heads elsewhere.
+    pub fn cache_row_bytes(&self) -> usize {
+        let heads = match self.attention {
+            ImportedAttention::PastPresent { .. } => 1,
+            _ => self.shape.kv_heads,
+        };
+        heads * self.shape.head_size * self.cache_element_bytes()
+    }
+
     /// Bytes of a number of a key or value.
     pub fn cache_element_bytes(&self) -> usize {
         match self.attention {

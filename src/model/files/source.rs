@@ -105,6 +105,18 @@ impl ModelSource {
         }
     }
 
+    /// Bytes of a token's row of keys or values: rows of a block's tokens follow each other.
+    pub fn cache_row_bytes(&self) -> usize {
+        match self {
+            Self::Tensors(file) => {
+                let shape = file.architecture.decoder();
+                shape.map_or(0, |shape| shape.kv_heads * shape.head_size)
+                    * self.cache_element_bytes()
+            }
+            Self::Imported(model) => model.cache_row_bytes(),
+        }
+    }
+
     /// Bytes of a number of a key or value.
     pub fn cache_element_bytes(&self) -> usize {
         match self {

@@ -54,6 +54,14 @@ pub(super) struct Expected {
     pub(super) cache_blocks: usize,
 }
 
+/// Sets the rows behind the first `rows` of a block to zeros. They are of earlier requests of other clients, and may be NaN,
+/// with which the file could not be restored.
+pub(super) fn clear_unused_rows(block: &mut [u8], rows: usize, row_bytes: usize) {
+    for run in block.chunks_exact_mut(BLOCK_TOKENS * row_bytes) {
+        run[rows * row_bytes..].fill(0);
+    }
+}
+
 /// Writes a file that appears under its name when it is complete. Answers its length in bytes.
 ///
 /// # Errors

@@ -128,6 +128,16 @@ fn a_right_digest_does_not_make_a_file_honest() {
 }
 
 #[test]
+fn rows_without_tokens_are_zeros() {
+    // Two runs of rows of 3 bytes.
+    let row = [7, 8, 9];
+    let mut block = row.repeat(2 * BLOCK_TOKENS);
+    clear_unused_rows(&mut block, 5, row.len());
+    let run = [row.repeat(5), vec![0; (BLOCK_TOKENS - 5) * row.len()]].concat();
+    assert_eq!(block, run.repeat(2));
+}
+
+#[test]
 fn a_folder_has_no_more_files_and_bytes_than_its_limits() {
     let folder = tempfile::tempdir().unwrap();
     let save = |name: &str, files, bytes| {
