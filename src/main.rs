@@ -10,6 +10,7 @@ use ortolan::cli::{Cli, Invocation};
 use ortolan::commands;
 use ortolan::config::{Config, ModelSource};
 use ortolan::logging::Logging;
+use ortolan::machine;
 use ortolan::model::load;
 use ortolan::model::{ModelState, Preparations, remove_slot_parts};
 use ortolan::server::{Server, StopSignals};
