@@ -279,7 +279,7 @@ async fn a_model_that_failed_to_load_is_told_with_its_cause() {
 
 #[tokio::test]
 async fn only_operators_learn_why_the_model_failed_to_load() {
-    let key = crate::model::KeyId::of("ada");
+    let key = KeyId::of("ada");
     for (is_operator, message) in [
         (true, "the model could not be loaded: /models/a is no model"),
         (
