@@ -38,16 +38,16 @@ struct Definition<'a> {
     optional: usize,
     /// The same within regular expressions.
     within_regexes: usize,
-    names: Vec<Named<'a>>,
+    /// Rules and terminals in it, those in its attributes (`start[stop=T]`) included.
+    names: Vec<&'a str>,
 }
 
-/// A name in a definition.
-struct Named<'a> {
+/// A definition that continues behind a grammar in it (`%lark { ... }`).
+struct Outer<'a> {
     name: &'a str,
-    /// Brackets around it.
-    depth: usize,
-    /// Whether an alternative before it is empty if the next definition begins with it.
-    is_behind_empty: bool,
+    definition: Definition<'a>,
+    /// Brackets around its grammar.
+    base: usize,
 }
 
 #[derive(Default)]
@@ -56,68 +56,95 @@ struct Grammar<'a> {
 }
 
 impl<'a> Grammar<'a> {
+    /// Reads definitions as llguidance's parser does: one begins with a name at the beginning of a line, and only a line that
+    /// begins with `|` continues it.
     fn read(&mut self, text: &'a str) -> Result<(), GrammarError> {
-        // Statements before the first definition, and those that begin with %, are a rule without a name.
+        // Statements that begin with % are a rule without a name.
         let (mut name, mut current) = ("", Definition::default());
-        let (mut depth, mut attributes) = (0_usize, 0_usize);
+        let (mut depth, mut base) = (0_usize, 0_usize);
+        let mut outer: Vec<Outer<'_>> = Vec::new();
         // Whether an alternative would be empty if it ended here.
         let mut is_empty = false;
+        // Whether a name here begins a definition; and whether this is between its name and its colon.
+        let (mut begins_line, mut in_header) = (true, false);
         let mut opens_grammar = false;
         let mut rest = text;
         while let Some((token, behind)) = next(rest) {
             rest = behind;
-            let was_empty = std::mem::replace(&mut is_empty, false);
+            let was_empty = std::mem::take(&mut is_empty);
+            let began_line = std::mem::take(&mut begins_line) && depth == base;
+            let opened_grammar = std::mem::take(&mut opens_grammar);
             match token {
-                Token::Newline => is_empty = was_empty,
-                Token::Name(name) => current.names.push(Named {
-                    name,
-                    depth,
-                    is_behind_empty: was_empty,
-                }),
-                Token::Colon => {
-                    let header = current.names.iter().rposition(|named| named.depth == 0);
-                    let Some(header) = header else { continue };
-                    let Named { name: next, .. } = current.names[header];
-                    current.optional += usize::from(current.names[header].is_behind_empty);
-                    current.names.truncate(header);
+                Token::Newline => (is_empty, begins_line) = (was_empty, true),
+                // `?start` and `!start` are rules, too.
+                Token::Optional | Token::Other if began_line => {
+                    (is_empty, begins_line) = (was_empty, true);
+                }
+                Token::Name(next) if began_line => {
+                    current.optional += usize::from(was_empty);
                     self.define(name, current);
                     (name, current) = (next, Definition::default());
-                    is_empty = true;
+                    in_header = true;
                 }
-                Token::Keyword(keyword) => {
+                Token::Name(name) => current.names.push(name),
+                Token::Colon if depth == base => (in_header, is_empty) = (false, true),
+                Token::Statement(keyword) => {
+                    current.optional += usize::from(was_empty);
                     self.define(name, current);
                     (name, current) = ("", Definition::default());
-                    opens_grammar = keyword == "%lark";
-                    if keyword == "%regex" || keyword == "%llguidance" {
+                    begins_line = keyword == "%override";
+                    if keyword == "%llguidance" {
                         rest = behind_json(rest);
                     }
-                    continue;
                 }
-                Token::Bar | Token::Close if was_empty => {
-                    current.optional += 1;
+                Token::Value("%lark") => opens_grammar = true,
+                Token::Value(keyword) => {
+                    // A substring may be empty.
+                    current.optional += usize::from(keyword == "%regex");
+                    rest = behind_json(rest);
+                }
+                Token::Bar => {
+                    current.optional += usize::from(was_empty);
                     is_empty = true;
-                    depth = depth.saturating_sub(usize::from(token == Token::Close));
                 }
-                Token::Bar => is_empty = true,
-                // The rules of a grammar within this one are rules.
-                Token::Open(b'{') if opens_grammar => is_empty = true,
                 Token::Open(bracket) => {
                     depth += 1;
-                    attributes += usize::from(bracket == b'[' || attributes > 0);
-                    current.optional += usize::from(bracket == b'{');
-                    is_empty = true;
                     if depth > MAX_LARK_NESTING {
                         return Err(GrammarError::TooLarge(format!(
                             "brackets are nested deeper than {MAX_LARK_NESTING}"
                         )));
                     }
+                    if opened_grammar {
+                        let definition = std::mem::take(&mut current);
+                        outer.push(Outer {
+                            name,
+                            definition,
+                            base,
+                        });
+                        (name, base, begins_line) = ("", depth, true);
+                    } else {
+                        current.optional += usize::from(bracket != b'(' && !in_header);
+                        is_empty = true;
+                    }
                 }
                 Token::Close => {
+                    current.optional += usize::from(was_empty);
+                    if depth == base
+                        && let Some(around) = outer.pop()
+                    {
+                        self.define(name, current);
+                        Outer {
+                            name,
+                            definition: current,
+                            base,
+                        } = around;
+                    } else {
+                        is_empty = was_empty;
+                    }
                     depth = depth.saturating_sub(1);
-                    attributes = attributes.saturating_sub(1);
                 }
                 Token::Optional => current.optional += 1,
-                Token::Number(number) if attributes == 0 && number > MAX_REGEX_REPETITIONS => {
+                Token::Number(number) if !in_header && number > MAX_REGEX_REPETITIONS => {
                     return Err(GrammarError::TooLarge(format!(
                         "{number} repetitions are more than {MAX_REGEX_REPETITIONS}"
                     )));
@@ -125,11 +152,17 @@ impl<'a> Grammar<'a> {
                 Token::Regex(regex) => {
                     current.within_regexes += regex_limits::check(regex)?.unwrap_or(0);
                 }
-                Token::Number(_) | Token::Other => {}
+                Token::Colon | Token::Number(_) | Token::Other => {}
             }
-            opens_grammar = false;
         }
+        current.optional += usize::from(is_empty);
         self.define(name, current);
+        for Outer {
+            name, definition, ..
+        } in outer
+        {
+            self.define(name, definition);
+        }
         Ok(())
     }
 
@@ -153,7 +186,7 @@ impl<'a> Grammar<'a> {
         let mut named = HashSet::new();
         for (_, rule) in rules {
             parts = parts.saturating_add(rule.within_regexes);
-            named.extend(rule.names.iter().map(|named| named.name));
+            named.extend(rule.names.iter().copied());
         }
         let mut counted = HashMap::new();
         named
@@ -177,8 +210,8 @@ impl<'a> Grammar<'a> {
         let own = definition
             .optional
             .saturating_add(definition.within_regexes);
-        let parts = definition.names.iter().fold(own, |parts, named| {
-            parts.saturating_add(self.parts_of(named.name, counted))
+        let parts = definition.names.iter().fold(own, |parts, name| {
+            parts.saturating_add(self.parts_of(name, counted))
         });
         counted.insert(terminal, parts);
         parts
@@ -191,11 +224,18 @@ fn is_terminal(name: &str) -> bool {
         .is_some_and(|letter| letter.is_ascii_uppercase())
 }
 
+/// Keywords that begin a statement.
+const STATEMENTS: [&str; 5] = ["%declare", "%ignore", "%import", "%llguidance", "%override"];
+/// Keywords within a definition that JSON or a grammar follows. `%if` is none of them: its condition is read as names and numbers.
+const VALUES: [&str; 3] = ["%json", "%lark", "%regex"];
+
 #[derive(Debug, Clone, Copy, PartialEq)]
 enum Token<'a> {
     Name(&'a str),
-    /// With its %.
-    Keyword(&'a str),
+    /// One of [`STATEMENTS`].
+    Statement(&'static str),
+    /// One of [`VALUES`].
+    Value(&'static str),
     /// Without its slashes.
     Regex(&'a str),
     Number(u64),
@@ -247,8 +287,22 @@ fn next(text: &str) -> Option<(Token<'_>, &str)> {
             )
         }
         b'%' => {
-            let end = run(1, u8::is_ascii_lowercase);
-            (Token::Keyword(&text[..end]), end)
+            let of = |keywords: &[&'static str]| {
+                let mut found = keywords.iter().copied();
+                found.find(|keyword| text.starts_with(keyword))
+            };
+            match (of(&STATEMENTS), of(&VALUES)) {
+                (Some(keyword), _) => (Token::Statement(keyword), keyword.len()),
+                (_, Some(keyword)) => (Token::Value(keyword), keyword.len()),
+                (None, None) => (Token::Other, 1),
+            }
+        }
+        // A special token, `</s>` for example.
+        b'<' => {
+            let is_end = |character: char| "<>".contains(character) || character.is_whitespace();
+            let end = text[1..].find(is_end).map(|end| end + 1);
+            let end = end.filter(|end| bytes[*end] == b'>');
+            (Token::Other, end.map_or(1, |end| end + 1))
         }
         b'0'..=b'9' => {
             let end = run(0, is_number);
@@ -324,10 +378,22 @@ mod tests {
                 "start: x\n%lark { start: A\nA: B B\nB: \"y\"? }\nx: \"z\"",
                 2,
             ),
+            ("start: x\nx: %lark { start: B\nB: \"y\"? } A\nA: \"z\"?", 2),
             (
-                "%regex {\"substring_chars\": \"a:?\"}\nstart: A\nA: A \"x\"?",
-                1,
+                "start: (%lark { start: A\nA: B B\nB: \"y\"? })\nx: \"z\"",
+                2,
             ),
+            (
+                "start: A\nA: %regex {\"substring_chars\": \"a:?\"} \"x\"? B\nB: \"y\"*",
+                3,
+            ),
+            ("start: %json {\"a\": \"b?\"} A\nA: \"x\"?", 1),
+            ("a::_: \"x\" %if is_ones([0:2])\nstart: A\nA: \"x\"?", 1),
+            ("start: </s> A\nA: B B\nB: \"y\"? <(>\nx: C\nC: \"z\"?", 3),
+            ("start[stop=A]: /a/\nA: B B\nB: \"y\"?", 2),
+            ("B: \"x\"\n?start[stop=/a?/]: /a/", 1),
+            ("start: A\nA: \"x\" |", 1),
+            ("start: A\nA: [\"x\"] (\"y\")", 1),
         ] {
             assert_eq!(parts(grammar), expected, "{grammar}");
         }
@@ -342,6 +408,11 @@ mod tests {
         }
         let optional = format!("{grammar}T60: \"x\"?");
         assert!(matches!(check(&optional), Err(GrammarError::TooLarge(_))));
+        let behind = optional.replace("T0: ", "T0: %regex {\"substring_chars\": \"a\"} ");
+        assert!(matches!(check(&behind), Err(GrammarError::TooLarge(_))));
+        let parts = "\"x\"? ".repeat(13_000);
+        let beside = format!("start: A\nA: %regex {{\"substring_chars\": \"a\"}} {parts}");
+        assert!(matches!(check(&beside), Err(GrammarError::TooLarge(_))));
         assert_eq!(check(&format!("{grammar}T60: \"x\"")), Ok(()));
     }
 
@@ -351,5 +422,7 @@ mod tests {
         assert_eq!(check(&grammar(MAX_REGEX_REPETITIONS)), Ok(()));
         let error = check(&grammar(MAX_REGEX_REPETITIONS + 1)).unwrap_err();
         assert!(error.to_string().contains("100001 repetitions"), "{error}");
+        let within = format!("start: A\nA: [\"a\"{{{}}}]", MAX_REGEX_REPETITIONS + 1);
+        assert!(check(&within).is_err(), "{within}");
     }
 }
