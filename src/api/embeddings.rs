@@ -7,7 +7,7 @@ use futures_util::stream::{self, StreamExt, TryStreamExt};
 use super::error::Error;
 use super::prompts::pieces;
 use super::types;
-use crate::model::{Embedding, GenerateLimits, LoadedModel, Preparations};
+use crate::model::{Admitted, Embedding, GenerateLimits, LoadedModel};
 
 /// Most texts of a request: twice as many as OpenAI's API takes.
 const MOST_TEXTS: usize = 4096;
@@ -41,9 +41,10 @@ fn normalized(mut values: Vec<f32>, norm: i64) -> Vec<f32> {
     values
 }
 
-/// The embedding of each prompt, scaled by a norm; `param` is what they are called.
+/// The embedding of each prompt, scaled by a norm; `param` is what they are called. All are parts of one request, which is
+/// finished if the server stops meanwhile.
 pub(super) async fn embed(
-    preparations: &Preparations,
+    admitted: &Admitted<'_>,
     model: &Arc<LoadedModel>,
     param: &str,
     prompts: Vec<types::Prompt>,
@@ -57,7 +58,6 @@ pub(super) async fn embed(
         );
         return Err(Error::invalid(param, problem));
     }
-    let admitted = preparations.admit()?;
     let begin = |prompt: types::Prompt| {
         let (model, text, limits) = (Arc::clone(model), pieces(prompt), limits.clone());
         admitted.run(move |cancel| model.embed(&text, &limits, cancel))

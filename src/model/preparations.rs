@@ -5,6 +5,7 @@
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 
 use rayon::{ThreadPool, ThreadPoolBuilder};
@@ -38,6 +39,8 @@ pub struct Preparations {
 pub struct Admitted<'a> {
     preparations: &'a Preparations,
     _place: OwnedSemaphorePermit,
+    /// Whether a part of it is done, so that the request is finished even if the server stops.
+    has_begun: AtomicBool,
 }
 
 impl Preparations {
@@ -80,10 +83,12 @@ impl Preparations {
         Ok(Admitted {
             preparations: self,
             _place: place.map_err(full)?,
+            has_begun: AtomicBool::new(false),
         })
     }
 
-    /// Cancels all preparations, those that begin later included.
+    /// Cancels the first parts of all preparations, those that begin later included. A request of several parts that has had
+    /// one of them is answered: its other parts are done as ever.
     pub fn stop(&self) {
         self.stop.cancel();
     }
@@ -94,7 +99,7 @@ impl Admitted<'_> {
     /// has not begun never does, and work that runs is cancelled by its flag.
     ///
     /// # Errors
-    /// If the work panicked or the server stops.
+    /// If the work panicked, or the server stops before the first part is done.
     pub async fn run<T: Send + 'static>(
         &self,
         work: impl FnOnce(&CancelFlag) -> T + Send + 'static,
@@ -106,8 +111,13 @@ impl Admitted<'_> {
             ..
         } = self.preparations;
         let thread = Arc::clone(idle_threads).acquire_owned().await;
-        stop.check()?;
-        let cancel = stop.child();
+        let cancel = match self.has_begun.load(Ordering::Relaxed) {
+            true => CancelFlag::default(),
+            false => {
+                stop.check()?;
+                stop.child()
+            }
+        };
         let _cancelled_with_client = cancel.clone().cancel_on_drop();
         let (send, result) = oneshot::channel();
         let span = tracing::Span::current();
@@ -119,7 +129,10 @@ impl Admitted<'_> {
             let _ = send.send(result);
         });
         match result.await {
-            Ok(Ok(result)) => Ok(result),
+            Ok(Ok(result)) => {
+                self.has_begun.store(true, Ordering::Relaxed);
+                Ok(result)
+            }
             Ok(Err(_)) | Err(_) => Err(GenerateError::Failed(
                 "the request's preparation panicked".to_owned(),
             )),
@@ -190,8 +203,20 @@ mod tests {
         assert!(matches!(panicked, Err(GenerateError::Failed(_))));
         assert!(admitted.run(|cancel| cancel.check()).await.unwrap().is_ok());
         preparations.stop();
-        let stopped = admitted.run(|_| ()).await;
+        let stopped = preparations.admit().unwrap();
+        let stopped = stopped.run(|_| ()).await;
         assert!(matches!(stopped, Err(GenerateError::Cancelled)));
+    }
+
+    #[tokio::test]
+    async fn a_request_that_has_begun_is_prepared_to_its_end_when_the_server_stops() {
+        let preparations = Preparations::new(3).unwrap();
+        let (batch, late) = (preparations.admit().unwrap(), preparations.admit().unwrap());
+        batch.run(|_| ()).await.unwrap();
+        preparations.stop();
+        assert!(batch.run(|cancel| cancel.check()).await.unwrap().is_ok());
+        let late = late.run(|cancel| cancel.check()).await;
+        assert!(matches!(late, Err(GenerateError::Cancelled)));
     }
 
     #[cfg(target_os = "linux")]

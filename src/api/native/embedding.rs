@@ -23,7 +23,15 @@ pub(in crate::api) async fn answer(
     let prompts = Prompts::read(param, prompts)?;
     let norm = body.embd_normalize.unwrap_or(EUCLIDEAN_NORM);
     let alone = matches!(prompts, Prompts::One(_));
-    let embeddings = embed(preparations, model, param, prompts.all(), norm, limits).await?;
+    let embeddings = embed(
+        &preparations.admit()?,
+        model,
+        param,
+        prompts.all(),
+        norm,
+        limits,
+    )
+    .await?;
     let mut indexed: Vec<types::IndexedEmbedding> = (0..)
         .zip(embeddings)
         .map(|(index, embedding)| types::IndexedEmbedding {

@@ -31,7 +31,7 @@ pub(in crate::api) async fn answer(
     }
     let prompts = Prompts::read("input", body.input)?.all();
     let embeddings = embed(
-        preparations,
+        &preparations.admit()?,
         model,
         "input",
         prompts,

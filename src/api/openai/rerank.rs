@@ -25,17 +25,10 @@ pub(in crate::api) async fn answer(
     };
     let in_tei_form = param == "texts";
     let query = vec![types::Prompt::String(body.query)];
-    let query = embed(preparations, model, "query", query, EUCLIDEAN_NORM, limits).await?;
+    let admitted = preparations.admit()?;
+    let query = embed(&admitted, model, "query", query, EUCLIDEAN_NORM, limits).await?;
     let documents = texts.iter().cloned().map(types::Prompt::String).collect();
-    let documents = embed(
-        preparations,
-        model,
-        param,
-        documents,
-        EUCLIDEAN_NORM,
-        limits,
-    )
-    .await?;
+    let documents = embed(&admitted, model, param, documents, EUCLIDEAN_NORM, limits).await?;
 
     let tokens = query.iter().chain(&documents);
     let tokens: usize = tokens.map(|embedding| embedding.prompt_tokens).sum();
