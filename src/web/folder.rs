@@ -4,10 +4,12 @@ use std::fs;
 use std::path::{Component, Path, PathBuf};
 
 use percent_encoding::percent_decode_str;
+use poem::error::InternalServerError;
 use poem::http::HeaderValue;
 use poem::http::header::X_CONTENT_TYPE_OPTIONS;
 use poem::web::StaticFileRequest;
 use poem::{FromRequest, IntoResponse, Request, Response};
+use tokio::task::spawn_blocking;
 
 /// What a folder is asked for when its own path is requested.
 const INDEX: &str = "index.html";
@@ -24,13 +26,20 @@ pub struct Folder {
 impl Folder {
     /// The response to a `GET` or `HEAD`; `None` if there is no such file.
     pub(super) async fn response(&self, request: &Request) -> poem::Result<Option<Response>> {
-        let Some(file) = self.find(request.uri().path()) else {
-            return Ok(None);
-        };
         let mut asked = Request::builder().uri(request.uri().clone()).finish();
         asked.headers_mut().clone_from(request.headers());
         let asked = StaticFileRequest::from_request_without_body(&asked).await?;
-        let mut response = asked.create_response(&file, true, false)?.into_response();
+        let (folder, url_path) = (self.clone(), request.uri().path().to_owned());
+        // A slow disk must not hold the threads that answer requests.
+        let opened = spawn_blocking(move || {
+            let file = folder.find(&url_path);
+            file.map(|file| asked.create_response(&file, true, false))
+                .transpose()
+        });
+        let Some(file) = opened.await.map_err(InternalServerError)?? else {
+            return Ok(None);
+        };
+        let mut response = file.into_response();
         let headers = response.headers_mut();
         headers.insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
         Ok(Some(response))

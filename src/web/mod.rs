@@ -338,6 +338,29 @@ mod tests {
     }
 
     #[test]
+    fn a_slow_disk_does_not_hold_the_threads_that_answer() {
+        let folder = tempfile::tempdir().unwrap();
+        std::fs::write(folder.path().join("a.txt"), "a").unwrap();
+        let pages = Pages::Folder(Folder {
+            path: folder.path().to_owned(),
+            follow_links: false,
+        });
+        let mut runtime = tokio::runtime::Builder::new_current_thread();
+        let runtime = runtime.enable_time().max_blocking_threads(1).build();
+        runtime.unwrap().block_on(async {
+            // File work waits for the only thread on which it may be done.
+            let (release, released) = std::sync::mpsc::channel::<()>();
+            let occupied = tokio::task::spawn_blocking(move || released.recv());
+            let mut answer = Box::pin(get(&pages, "/a.txt"));
+            let patience = std::time::Duration::from_millis(50);
+            assert!(tokio::time::timeout(patience, &mut answer).await.is_err());
+            drop(release);
+            assert_eq!(answer.await.2, "a");
+            assert!(occupied.await.unwrap().is_err());
+        });
+    }
+
+    #[test]
     fn a_browser_that_has_a_file_is_not_sent_it_again() {
         let first = answer(&COMPLETION, None);
         let tag = first.header(ETAG).unwrap();
