@@ -16,11 +16,15 @@ use ortolan::model::{ModelState, Preparations, remove_slot_parts};
 use ortolan::server::{Server, StopSignals};
 use ortolan::terminal::{self, Pending};
 use ortolan::web;
-use tokio::runtime::Handle;
+use tokio::runtime::{Handle, Runtime};
 use tokio::sync::{oneshot, watch};
 
 /// How long a request's preparation may continue after a stop is asked for: usual ones take some milliseconds.
 const PREPARATION_STOP_DELAY: Duration = Duration::from_secs(1);
+
+/// How long file work on blocking threads may continue when all answers have ended. A saved slot that is incomplete by then is
+/// removed at the next start.
+const FILE_WORK_STOP_DELAY: Duration = Duration::from_secs(2);
 
 fn main() -> ExitCode {
     // SAFETY: this is the only thread.
@@ -67,7 +71,14 @@ fn start(cli: Cli) -> anyhow::Result<()> {
         .thread_name("http")
         .enable_all()
         .build()?;
-    runtime.block_on(run(config))
+    complete(runtime, run(config))
+}
+
+/// Runs a future, and ends the runtime without waiting longer for blocking work than [`FILE_WORK_STOP_DELAY`].
+fn complete<T>(runtime: Runtime, work: impl Future<Output = T>) -> T {
+    let result = runtime.block_on(work);
+    runtime.shutdown_timeout(FILE_WORK_STOP_DELAY);
+    result
 }
 
 async fn run(config: Config) -> anyhow::Result<()> {
@@ -157,4 +168,27 @@ async fn run(config: Config) -> anyhow::Result<()> {
 /// Waits until the sender is dropped.
 async fn dropped(mut receiver: watch::Receiver<()>) {
     while receiver.changed().await.is_ok() {}
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc;
+
+    use super::*;
+
+    #[test]
+    fn blocking_work_that_does_not_end_does_not_keep_the_program() {
+        let (release, released) = mpsc::channel::<()>();
+        let (tell, ended) = mpsc::channel();
+        std::thread::spawn(move || {
+            let runtime = Runtime::new().unwrap();
+            complete(runtime, async {
+                tokio::task::spawn_blocking(move || released.recv());
+            });
+            tell.send(()).unwrap();
+        });
+        let patience = FILE_WORK_STOP_DELAY + Duration::from_secs(30);
+        assert_eq!(ended.recv_timeout(patience), Ok(()));
+        drop(release);
+    }
 }
