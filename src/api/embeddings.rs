@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use futures_util::stream::{self, StreamExt, TryStreamExt};
 
+use super::answer_size::{self, NUMBER_BYTES};
 use super::error::Error;
 use super::prompts::pieces;
 use super::types;
@@ -39,6 +40,12 @@ fn normalized(mut values: Vec<f32>, norm: i64) -> Vec<f32> {
         }
     }
     values
+}
+
+/// Refuses texts whose embeddings, with `width` numbers each, would be too large an answer.
+pub(super) fn check_size(param: &str, texts: usize, width: usize) -> Result<(), Error> {
+    let numbers = texts.saturating_mul(width);
+    answer_size::check(param, numbers.saturating_mul(NUMBER_BYTES))
 }
 
 /// The embedding of each prompt, scaled by a norm; `param` is what they are called. All are parts of one request, which is
@@ -77,6 +84,14 @@ pub(super) async fn embed(
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn as_many_texts_are_embedded_as_their_numbers_fit_into_an_answer() {
+        assert!(check_size("input", 1024, 4096).is_ok());
+        let error = check_size("input", 1025, 4096).unwrap_err();
+        assert!(error.to_string().starts_with("input: "), "{error}");
+        assert!(check_size("input", MOST_TEXTS, usize::MAX).is_err());
+    }
 
     #[test]
     fn vectors_are_scaled_as_wanted() {

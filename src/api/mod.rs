@@ -2,6 +2,7 @@
 //! How a surface translates requests and answers is in its folder; sockets are the server's.
 
 mod answer;
+mod answer_size;
 mod anthropic;
 mod caller;
 pub mod document;
@@ -381,8 +382,8 @@ impl Api for Service {
         ignored: &mut Ignored,
     ) -> Result<types::DetokenizedText, Error> {
         let model = self.loaded()?;
-        prepare(&self.0.preparations, ignored, move |_, _| {
-            tokenize::detokenize(&model, body)
+        prepare(&self.0.preparations, ignored, move |_, cancel| {
+            tokenize::detokenize(&model, body, cancel)
         })
         .await
     }

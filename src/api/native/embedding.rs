@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use crate::api::embeddings::{EUCLIDEAN_NORM, embed};
+use crate::api::embeddings::{EUCLIDEAN_NORM, check_size, embed};
 use crate::api::error::Error;
 use crate::api::prompts::Prompts;
 use crate::api::types;
@@ -23,15 +23,9 @@ pub(in crate::api) async fn answer(
     let prompts = Prompts::read(param, prompts)?;
     let norm = body.embd_normalize.unwrap_or(EUCLIDEAN_NORM);
     let alone = matches!(prompts, Prompts::One(_));
-    let embeddings = embed(
-        &preparations.admit()?,
-        model,
-        param,
-        prompts.all(),
-        norm,
-        limits,
-    )
-    .await?;
+    let prompts = prompts.all();
+    check_size(param, prompts.len(), model.details().hidden_size)?;
+    let embeddings = embed(&preparations.admit()?, model, param, prompts, norm, limits).await?;
     let mut indexed: Vec<types::IndexedEmbedding> = (0..)
         .zip(embeddings)
         .map(|(index, embedding)| types::IndexedEmbedding {

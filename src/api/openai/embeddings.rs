@@ -5,7 +5,7 @@ use std::sync::Arc;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 
-use crate::api::embeddings::{EUCLIDEAN_NORM, embed};
+use crate::api::embeddings::{EUCLIDEAN_NORM, check_size, embed};
 use crate::api::error::Error;
 use crate::api::prompts::Prompts;
 use crate::api::types;
@@ -30,6 +30,7 @@ pub(in crate::api) async fn answer(
         ));
     }
     let prompts = Prompts::read("input", body.input)?.all();
+    check_size("input", prompts.len(), width)?;
     let embeddings = embed(
         &preparations.admit()?,
         model,
