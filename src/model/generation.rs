@@ -461,8 +461,9 @@ mod tests {
             Err(GenerateError::AnswerTooLarge { .. })
         ));
         // Generations of one request share what is left.
-        let budget = AnswerBudget::new(5);
-        assert!(budget.clone().take("text", &[]).is_ok());
-        assert!(budget.take("ab", &[]).is_err());
+        let first = AnswerBudget::new(5);
+        let second = first.clone();
+        assert!(first.take("text", &[]).is_ok());
+        assert!(second.take("ab", &[]).is_err());
     }
 }
