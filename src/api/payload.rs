@@ -4,12 +4,11 @@
 use std::borrow::Cow;
 use std::io::ErrorKind;
 use std::marker::PhantomData;
-use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
-use futures_util::StreamExt;
+use futures_util::{Stream, StreamExt};
 use poem::http::header::{CONTENT_ENCODING, CONTENT_LENGTH, TRANSFER_ENCODING};
 use poem::http::{HeaderMap, HeaderValue, StatusCode};
 use poem::{IntoResponse, Request, RequestBody, Response};
@@ -169,12 +168,17 @@ impl<'a, O: BodyOperation> ApiExtractor<'a> for Body<O> {
         if declared_bytes(request.headers()) > BODY_BYTES_MAX as u64 {
             return Err(TOO_LARGE.into());
         }
-        let bytes = read(body.take()?, idle).await?;
+        let (bytes, unread) = read(body.take()?, idle).await?;
         let strict = rules.is_some_and(|rules| rules.strict);
         match request.data::<Arc<Preparations>>() {
             Some(preparations) if bytes.len() > QUICKLY_PARSED_BYTES => {
                 let admitted = preparations.admit().map_err(Error::from)?;
-                let parsed = admitted.run(move |_| Self::parsed(&bytes, strict)).await;
+                let parse = move |_: &_| {
+                    let parsed = Self::parsed(&bytes, strict);
+                    drop((bytes, unread));
+                    parsed
+                };
+                let parsed = admitted.run(parse).await;
                 Ok(parsed.map_err(Error::from)??)
             }
             _ => Ok(Self::parsed(&bytes, strict)?),
@@ -234,9 +238,13 @@ const TOO_LARGE: Error = Error::BodyTooLarge {
     limit_bytes: BODY_BYTES_MAX,
 };
 
-/// The body's bytes. One that is longer than the limit is refused as soon as that is known.
-async fn read(body: poem::Body, idle: Duration) -> Result<Bytes, Error> {
-    let mut parts = pin!(body.into_bytes_stream());
+/// The body's bytes, and its stream: the budget for bodies counts the bytes until the stream is dropped. A body that is
+/// longer than the limit is refused as soon as that is known.
+async fn read(
+    body: poem::Body,
+    idle: Duration,
+) -> Result<(Bytes, impl Stream + Send + 'static), Error> {
+    let mut parts = Box::pin(body.into_bytes_stream());
     let mut bytes = BytesMut::new();
     while bytes.len() <= BODY_BYTES_MAX {
         let part = tokio::time::timeout(idle, parts.next()).await;
@@ -247,7 +255,7 @@ async fn read(body: poem::Body, idle: Duration) -> Result<Bytes, Error> {
             ))
         };
         match part.map_err(silent)? {
-            None => return Ok(bytes.freeze()),
+            None => return Ok((bytes.freeze(), parts)),
             Some(Ok(part)) => bytes.extend_from_slice(&part),
             Some(Err(error)) => {
                 return Err(match error.kind() {

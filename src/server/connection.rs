@@ -10,7 +10,6 @@ use hyper::header::{CONNECTION, EXPECT, HeaderValue};
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
-use hyper_util::server::graceful::Watcher;
 use poem::endpoint::BoxEndpoint;
 use poem::http::uri::Scheme;
 use poem::web::{LocalAddr, RemoteAddr};
@@ -21,13 +20,15 @@ use tokio::sync::watch;
 use tokio_io_timeout::TimeoutStream;
 
 use super::activity::Watched;
-use super::body::{self, AnswerBody, BodyBudget, InFlight};
+use super::body::{self, AnswerBody, BodyBudget};
 use super::places::Place;
 use super::tls::Tls;
 use crate::api::Error;
 
 /// How long a client may take for its handshake.
 const HANDSHAKE_DEADLINE: Duration = Duration::from_secs(10);
+/// How long an idle client may take to close its connection after it was asked to (GOAWAY of HTTP/2).
+const GOAWAY_DEADLINE: Duration = Duration::from_secs(1);
 /// Most bytes of a request's header.
 const MAX_HEADER_BYTES: usize = 64 << 10;
 /// Most header fields of a request.
@@ -50,44 +51,32 @@ pub(super) struct Connections {
 }
 
 impl Connections {
-    /// Serves a connection until it ends, is idle for too long, loses its place, or is asked to end by `graceful`. Once
-    /// `stopping` is closed, one that answers nothing ends soon.
+    /// Serves a connection until it ends, is idle or stalled for too long, or loses its place. Once `stopping` is closed,
+    /// it ends after what it answers.
     pub(super) async fn serve(
         self: Arc<Self>,
         socket: TcpStream,
         peer: SocketAddr,
         place: Place,
-        graceful: Watcher,
         stopping: watch::Receiver<()>,
     ) {
         // Tokens are small and wanted at once.
         if let Err(error) = socket.set_nodelay(true) {
             tracing::debug!(%error, %peer, "small packets may be delayed");
         }
-        tokio::select! {
-            () = self.encrypt_and_answer(socket, peer, &place, graceful) => {}
-            () = place.activity.expired(self.idle, stopping) => {
-                tracing::debug!(%peer, "an idle connection was closed");
-            }
-        }
-    }
-
-    async fn encrypt_and_answer(
-        self: &Arc<Self>,
-        socket: TcpStream,
-        peer: SocketAddr,
-        place: &Place,
-        graceful: Watcher,
-    ) {
         let Some(tls) = &self.tls else {
             return self
-                .answer(socket, peer, Scheme::HTTP, place, graceful)
+                .answer(socket, peer, Scheme::HTTP, &place, stopping)
                 .await;
         };
-        match tls.accept(socket, HANDSHAKE_DEADLINE.min(self.idle)).await {
+        let encrypted = tokio::select! {
+            encrypted = tls.accept(socket, HANDSHAKE_DEADLINE.min(self.idle)) => encrypted,
+            () = place.activity.expired(self.idle, stopping.clone()) => return,
+        };
+        match encrypted {
             Ok(socket) => {
                 place.activity.handshake_done();
-                self.answer(socket, peer, Scheme::HTTPS, place, graceful)
+                self.answer(socket, peer, Scheme::HTTPS, &place, stopping)
                     .await;
             }
             Err(error) => tracing::debug!(%error, %peer, "a connection could not be encrypted"),
@@ -101,14 +90,17 @@ impl Connections {
         peer: SocketAddr,
         scheme: Scheme,
         place: &Place,
-        graceful: Watcher,
+        mut stopping: watch::Receiver<()>,
     ) {
         let connections = Arc::clone(self);
         let (activity, reserved) = (Arc::clone(&place.activity), place.reserved);
         let answer = service_fn(move |request: hyper::Request<Incoming>| {
             let (connections, scheme) = (Arc::clone(&connections), scheme.clone());
-            let in_flight = InFlight::new(activity.begin(), Arc::clone(&connections.bodies));
+            let begun = activity.begin(request.version());
             async move {
+                let Some(in_flight) = begun else {
+                    return std::future::pending().await;
+                };
                 let local = LocalAddr(Addr::socket(connections.local));
                 let remote = RemoteAddr(Addr::socket(peer));
                 let waits = request.headers().contains_key(EXPECT);
@@ -117,8 +109,8 @@ impl Connections {
                 let mut request = Request::from((request, local, remote, scheme));
                 if has_body {
                     let body = request.take_body();
-                    let in_flight = Arc::clone(&in_flight);
-                    request.set_body(body::whole(body, waits, connections.idle, in_flight));
+                    let share = connections.bodies.share(peer.ip());
+                    request.set_body(body::whole(body, waits, connections.idle, share));
                 }
                 let mut response = match is_refused {
                     true => {
@@ -131,10 +123,8 @@ impl Connections {
                     let close = HeaderValue::from_static("close");
                     response.headers_mut().insert(CONNECTION, close);
                 }
-                let response = hyper::Response::from(response).map(|body| AnswerBody {
-                    body,
-                    _request: in_flight,
-                });
+                let response =
+                    hyper::Response::from(response).map(|body| AnswerBody::new(body, in_flight));
                 Ok::<_, std::convert::Infallible>(response)
             }
         });
@@ -160,9 +150,40 @@ impl Connections {
         let connection = builder
             .serve_connection(TokioIo::new(Box::pin(socket)), answer)
             .into_owned();
-        if let Err(error) = graceful.watch(connection).await {
+        let expired = place.activity.expired(self.idle, stopping.clone());
+        tokio::pin!(connection, expired);
+        let stops = async { drop(stopping.changed().await) };
+        let ended = tokio::select! {
+            ended = &mut connection => Some(ended),
+            () = &mut expired => None,
+            () = stops => {
+                connection.as_mut().graceful_shutdown();
+                tokio::select! {
+                    ended = &mut connection => Some(ended),
+                    () = &mut expired => None,
+                }
+            }
+        };
+        match ended {
             // A client that leaves is no event of ours.
-            tracing::debug!(error, %peer, "a connection ended early");
+            Some(Err(error)) => tracing::debug!(error, %peer, "a connection ended early"),
+            Some(Ok(())) => {}
+            None => {
+                tracing::debug!(%peer, "an idle connection was closed");
+                if !place.activity.is_evicted() {
+                    connection.as_mut().graceful_shutdown();
+                    // A request that the client sent meanwhile is answered.
+                    let expired_again = async {
+                        tokio::time::sleep(GOAWAY_DEADLINE).await;
+                        place.activity.expired(self.idle, stopping).await;
+                    };
+                    tokio::select! {
+                        // An error is of no use here: the connection is closed anyway.
+                        _ = connection => {}
+                        () = expired_again => {}
+                    }
+                }
+            }
         }
     }
 }

@@ -19,7 +19,6 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use hyper_util::server::graceful::GracefulShutdown;
 use poem::http::uri::Scheme;
 use poem::{Endpoint, EndpointExt, Response};
 use tokio::net::TcpListener;
@@ -137,7 +136,6 @@ impl Server {
             bodies: BodyBudget::new(self.options.idle),
         });
         let places = Places::new(self.options.connections);
-        let graceful = GracefulShutdown::new();
         let (accepting, stopped) = watch::channel(());
         let mut connections = JoinSet::new();
         let mut failures = LogInterval::new(ACCEPT_LOG_INTERVAL);
@@ -156,8 +154,7 @@ impl Server {
                         continue;
                     };
                     let common = Arc::clone(&common);
-                    let (watcher, stopping) = (graceful.watcher(), stopped.clone());
-                    connections.spawn(common.serve(socket, peer, place, watcher, stopping));
+                    connections.spawn(common.serve(socket, peer, place, stopped.clone()));
                 }
                 Err(error) => {
                     // What the system lacks may be descriptors.
@@ -170,8 +167,9 @@ impl Server {
             }
         }
         drop((self.listener, accepting));
+        let ended = async { while connections.join_next().await.is_some() {} };
         tokio::select! {
-            () = graceful.shutdown() => {}
+            () = ended => {}
             () = cut => tracing::warn!("stopping at once"),
             () = tokio::time::sleep(self.options.stop_deadline) => {
                 tracing::warn!("the deadline has passed: running answers are cut off");

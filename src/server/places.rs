@@ -1,5 +1,6 @@
 //! How many connections there may be, of all clients and of one address. When a limit is reached, the connection that has
-//! been idle longest gives its place to a new one. When all answer, a new one may still ask for `/health`.
+//! been idle longest gives its place to a new one. So does one whose client takes nothing of its answers. When all
+//! answer, a new one may still ask for `/health`.
 
 use std::collections::HashMap;
 use std::net::{IpAddr, Ipv6Addr};
@@ -106,13 +107,14 @@ impl Taken {
     fn evict_idle(&mut self, of: impl Fn(&Entry) -> bool) -> bool {
         let idle = self.entries.iter().filter(|(_, entry)| of(entry));
         let idle = idle.filter_map(|(id, entry)| Some((entry.activity.idle_since()?, *id)));
-        let Some((_, oldest)) = idle.min() else {
-            return false;
-        };
-        if let Some(entry) = self.entries.remove(&oldest) {
-            entry.activity.evict();
-        }
-        true
+        let mut idle: Vec<_> = idle.collect();
+        idle.sort_unstable();
+        // The oldest may have begun to answer since.
+        let evicted = idle.iter().find_map(|(_, id)| {
+            let entry = self.entries.get(id)?;
+            entry.activity.evict().then_some(*id)
+        });
+        evicted.is_some_and(|id| self.entries.remove(&id).is_some())
     }
 }
 
@@ -123,7 +125,7 @@ impl Drop for Place {
 }
 
 /// The address by which a client is counted: an IPv6 network is one client's.
-fn network(address: IpAddr) -> IpAddr {
+pub(super) fn network(address: IpAddr) -> IpAddr {
     match address.to_canonical() {
         IpAddr::V6(address) => {
             let [a, b, c, d, ..] = address.segments();
@@ -135,6 +137,9 @@ fn network(address: IpAddr) -> IpAddr {
 
 #[cfg(test)]
 mod tests {
+    use poem::http::Version;
+
+    use super::super::activity::STALL_DEADLINE;
     use super::*;
 
     fn places(total: usize, per_address: usize) -> Arc<Places> {
@@ -150,6 +155,25 @@ mod tests {
     }
 
     #[test]
+    fn connections_whose_clients_take_nothing_give_their_places_away() {
+        let places = places(1, 1);
+        let all: Vec<_> = (0..=RESERVED_PLACES)
+            .map(|_| {
+                let place = places.admit(address(1)).unwrap();
+                let request = place.activity.begin(Version::HTTP_2).unwrap();
+                request.has_computed(Some(2));
+                (place, request)
+            })
+            .collect();
+        assert!(places.admit(address(2)).is_none());
+        for (place, _) in &all {
+            place.activity.pass(STALL_DEADLINE);
+        }
+        let next = places.admit(address(2)).unwrap();
+        assert!(!next.reserved && is_evicted(&places, &all[0].0));
+    }
+
+    #[test]
     fn one_more_than_there_are_places_takes_that_of_the_oldest_idle_one() {
         let places = places(2, 2);
         let (first, second) = (
@@ -158,10 +182,14 @@ mod tests {
         );
         std::thread::sleep(std::time::Duration::from_millis(2));
         // The first has been idle for less time than the second.
-        drop(first.activity.begin());
+        drop(first.activity.begin(Version::HTTP_11));
+        first.activity.has_flushed();
         let third = places.admit(address(3)).unwrap();
         assert!(!third.reserved && is_evicted(&places, &second) && !is_evicted(&places, &first));
-        let _answers = (first.activity.begin(), third.activity.begin());
+        let _answers = (
+            first.activity.begin(Version::HTTP_11),
+            third.activity.begin(Version::HTTP_11),
+        );
         let fourth = places.admit(address(4)).unwrap();
         assert!(fourth.reserved && !is_evicted(&places, &first) && !is_evicted(&places, &third));
     }
@@ -185,7 +213,7 @@ mod tests {
     fn reserved_places_are_limited_and_given_to_the_newest() {
         let places = places(1, 1);
         let usual = places.admit(address(1)).unwrap();
-        let _answer = usual.activity.begin();
+        let _answer = usual.activity.begin(Version::HTTP_11);
         let reserved: Vec<_> = (0..RESERVED_PLACES)
             .map(|_| places.admit(address(1)).unwrap())
             .collect();
@@ -202,7 +230,7 @@ mod tests {
         let answers: Vec<_> = reserved
             .iter()
             .chain([&newest])
-            .map(|place| place.activity.begin())
+            .map(|place| place.activity.begin(Version::HTTP_11))
             .collect();
         assert!(places.admit(address(1)).is_none());
         drop((answers, reserved, newest));

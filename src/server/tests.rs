@@ -650,6 +650,46 @@ async fn connections_that_say_nothing_are_closed_whatever_the_protocol() {
     }
 }
 
+/// The types and the lengths of the frames of HTTP/2 that these bytes are.
+fn frames(mut bytes: &[u8]) -> Vec<(u8, usize)> {
+    let mut frames = Vec::new();
+    while let [a, b, c, kind, _, _, _, _, _, rest @ ..] = bytes {
+        let length = usize::from(*a) << 16 | usize::from(*b) << 8 | usize::from(*c);
+        frames.push((*kind, length));
+        bytes = rest.get(length..).unwrap_or_default();
+    }
+    frames
+}
+
+#[tokio::test]
+async fn an_http2_client_gets_a_goaway_even_if_it_takes_no_answer() {
+    const DATA: u8 = 0;
+    const GOAWAY: u8 = 7;
+    let idle = Duration::from_millis(300);
+    let server = Server::bind(ServeOptions { idle, ..options() });
+    let server = server.await.unwrap();
+    let address = server.address();
+    let endpoint = poem::endpoint::make_sync(|_| "hello").map_to_response();
+    let never = std::future::pending;
+    tokio::spawn(server.serve(endpoint, never(), never()));
+    for window in [0, 100] {
+        let mut socket = TcpStream::connect(address).await.unwrap();
+        let settings = [0, 0, 6, 4, 0, 0, 0, 0, 0, 0, 4, 0, 0, 0, window];
+        let request = b"\0\0\x0e\x01\x05\0\0\0\x01\x82\x84\x86\x41\x09localhost";
+        let preface = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+        let beginning = [&preface[..], &settings, request].concat();
+        socket.write_all(&beginning).await.unwrap();
+        let mut answer = Vec::new();
+        let end = socket.read_to_end(&mut answer);
+        let end = tokio::time::timeout(Duration::from_secs(10), end).await;
+        assert!(end.is_ok(), "a connection with window {window} stays");
+        let frames = frames(&answer);
+        let data = frames.iter().find(|(kind, _)| *kind == DATA);
+        assert_eq!(data.is_some(), window > 0, "{frames:?}");
+        assert!(frames.iter().any(|(kind, _)| *kind == GOAWAY), "{frames:?}");
+    }
+}
+
 #[tokio::test]
 async fn a_stop_does_not_wait_for_connections_that_say_nothing() {
     let (address, stop) = hello().await;
