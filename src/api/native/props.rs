@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use super::settings::default_settings;
+use super::settings::{default_settings, repeated};
 use crate::api::error::Error;
 use crate::api::options::Defaults;
 use crate::api::types;
@@ -28,7 +28,7 @@ pub(in crate::api) fn props(
         user_name,
         system_prompt: prompt,
         default_generation_settings: types::GenerationSettings {
-            params: Some(types::RepeatedSettings(Box::new(settings.clone()))),
+            params: repeated(&settings),
             ..settings
         },
         modalities: types::PropsModalities {

@@ -1,6 +1,6 @@
 //! `generation_settings`: every option as it is used. Options that are not built yet show what they do: nothing.
 
-use serde_json::Value;
+use serde_json::{Map, Value};
 
 use super::bias::shown_bias;
 use crate::api::options::{Defaults, or_minus_one, single};
@@ -11,6 +11,15 @@ use crate::model::{
     PromptPiece, RequestOwner, WhenFull,
 };
 use crate::sampling::{Distribution, MirostatVersion, SamplingParameters};
+
+/// The settings once more, as `params`: an object without a schema of its own, because client generators do not take one
+/// that contains itself.
+pub(super) fn repeated(settings: &types::GenerationSettings) -> Map<String, Value> {
+    match serde_json::to_value(settings) {
+        Ok(Value::Object(fields)) => fields,
+        _ => Map::new(),
+    }
+}
 
 /// The settings of a request. The seed is the one that was drawn, if the request left it open.
 pub(super) fn settings(
@@ -69,7 +78,7 @@ pub(super) fn settings(
         seed_cur: seed.or(given).map_or(-1, i64::from),
         n_indent: or_minus_one(Some(options.lines.least_indent)),
         t_max_predict_ms: options.lines.time.map_or(0, |time| time.as_millis() as i64),
-        params: None,
+        params: Map::new(),
         temperature,
         dynatemp_range: temperature_range,
         dynatemp_exponent: temperature_exponent,

@@ -1,6 +1,6 @@
 //! `GET /slots`: what each slot does, or did last.
 
-use super::settings::{default_settings, settings};
+use super::settings::{default_settings, repeated, settings};
 use crate::api::options::{Defaults, or_minus_one};
 use crate::api::types;
 use crate::model::{Caller, FinishReason, LoadedModel, ModelDetails, Slot};
@@ -69,7 +69,7 @@ fn show(
         speculative: false,
         task_id: task,
         id_task: task,
-        params: Some(types::RepeatedSettings(Box::new(options.clone()))),
+        params: repeated(&options),
         prompt,
         next_token: types::NextToken {
             has_next_token: slot.processing,
@@ -170,7 +170,7 @@ mod tests {
             (1, 12, 3, 3)
         );
         assert!(shown.is_processing && shown.next_token.has_new_line);
-        assert_eq!(shown.params.as_ref().unwrap().0.n_predict, 5);
+        assert_eq!(shown.params["n_predict"], 5);
         crate::api::check("Slot", &serde_json::to_value(&shown).unwrap()).unwrap();
 
         // Nothing but the state is left of a request that the caller may not see.
