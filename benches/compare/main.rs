@@ -62,7 +62,10 @@ async fn main() -> anyhow::Result<()> {
     };
     for name in &options.cases {
         let names = Case::ALL.map(Case::name);
-        ensure!(names.contains(name), "\"{name}\" is none of {names:?}");
+        ensure!(
+            names.contains(name),
+            "--case \"{name}\" not found; the cases are {names:?}"
+        );
     }
     let chosen = |case: &Case| options.cases.is_empty() || options.cases.contains(&case.name());
     let cases: Vec<Case> = Case::ALL.into_iter().filter(chosen).collect();

@@ -38,7 +38,7 @@ async fn main() -> anyhow::Result<()> {
         let names = Case::ALL.map(Case::name).join(", ");
         known
             .then_some(())
-            .with_context(|| format!("\"{name}\" is none of {names}"))?;
+            .with_context(|| format!("--case \"{name}\" not found; the cases are {names}"))?;
     }
     let wanted = |case: &Case| options.cases.is_empty() || options.cases.contains(&case.name());
     for case in Case::ALL.into_iter().filter(wanted) {

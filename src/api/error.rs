@@ -406,7 +406,7 @@ impl IntoResponse for Error {
             }
             _ => {}
         }
-        // For whoever knows the path: see `as_the_client_may_read_it`.
+        // Rewritten for the route by `as_the_client_may_read_it`.
         response.set_data(self);
         response
     }

@@ -63,7 +63,7 @@ struct KeyFile {
 
 impl Keys {
     /// Reads the keys. A file has one in each line; empty lines and those that begin with `#` are skipped. A file that
-    /// can no longer be read lets nobody in.
+    /// can no longer be read grants no access.
     ///
     /// # Errors
     /// A key that cannot be sent in a header, or a file that cannot be read or has no key.
