@@ -54,8 +54,8 @@ pub struct ServingArgs {
     )]
     pub api_key: Vec<String>,
 
-    /// A file with a key in each line, # before remarks; it is read again when it changes, and lets nobody in while it
-    /// cannot be read
+    /// File with one API key per line; # starts a comment. Read again when it changes; its keys are refused while it cannot
+    /// be read
     #[arg(long, value_name = "FILE", env = "LLAMA_ARG_API_KEY_FILE")]
     pub api_key_file: Option<PathBuf>,
 
