@@ -30,6 +30,7 @@ fn main() -> ExitCode {
     // SAFETY: this is the only thread.
     unsafe { load::forbid_telemetry() };
     fail_writes_past_file_size_limit();
+    return_freed_memory();
     let invocation = Invocation::read(std::env::args_os()).unwrap_or_else(|error| error.exit());
     let done = match invocation {
         Invocation::Serve(cli) => start(*cli),
@@ -54,6 +55,17 @@ fn fail_writes_past_file_size_limit() {
     // SAFETY: ignoring a signal runs no code of this program, and any thread may do it at any time.
     unsafe {
         libc::signal(libc::SIGXFSZ, libc::SIG_IGN);
+    }
+}
+
+/// Makes glibc's allocator return freed memory to the system. By default, it raises its thresholds with the largest block that was
+/// freed, and keeps what large requests took: up to 32 MiB in each thread's arena.
+fn return_freed_memory() {
+    #[cfg(all(target_os = "linux", target_env = "gnu"))]
+    for parameter in [libc::M_MMAP_THRESHOLD, libc::M_TRIM_THRESHOLD] {
+        const BYTES: libc::c_int = 1 << 20;
+        // SAFETY: `mallopt` takes two integers, and this is the only thread. A value that it refuses changes nothing.
+        unsafe { libc::mallopt(parameter, BYTES) };
     }
 }
 

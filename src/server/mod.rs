@@ -21,7 +21,7 @@ use std::time::{Duration, Instant};
 
 use poem::http::uri::Scheme;
 use poem::{Endpoint, EndpointExt, Response};
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpSocket, lookup_host};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
@@ -35,6 +35,10 @@ pub use places::ConnectionLimits;
 use places::Places;
 pub use signals::StopSignals;
 pub use tls::{Tls, TlsError};
+
+/// Connections that the system keeps until they are accepted. Beyond them it drops handshakes, and a client that sends nothing
+/// waits for an answer in vain. The system may have a lower limit (`net.core.somaxconn`).
+const BACKLOG: u32 = 4096;
 
 /// How long to wait when the system has no descriptor for another connection.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
@@ -78,7 +82,7 @@ impl Server {
     /// # Errors
     /// The address cannot be had.
     pub async fn bind(options: ServeOptions) -> io::Result<Self> {
-        let listener = TcpListener::bind((options.host.as_str(), options.port)).await?;
+        let listener = listen(&options.host, options.port).await?;
         let address = listener.local_addr()?;
         if !address.ip().is_loopback() {
             if options.keys.is_empty() {
@@ -177,6 +181,34 @@ impl Server {
         }
         connections.shutdown().await;
     }
+}
+
+/// Listens on the first address of `host` that can be bound.
+async fn listen(host: &str, port: u16) -> io::Result<TcpListener> {
+    let mut result = Err(io::Error::new(
+        io::ErrorKind::AddrNotAvailable,
+        format!("{host} has no address"),
+    ));
+    for address in lookup_host((host, port)).await? {
+        result = listen_at(address);
+        if result.is_ok() {
+            break;
+        }
+    }
+    result
+}
+
+fn listen_at(address: SocketAddr) -> io::Result<TcpListener> {
+    let socket = match address {
+        SocketAddr::V4(_) => TcpSocket::new_v4()?,
+        SocketAddr::V6(_) => TcpSocket::new_v6()?,
+    };
+    // A restarted server can listen while connections of the previous process are in TIME_WAIT. On Windows, the option would let two servers
+    // share a port.
+    #[cfg(unix)]
+    socket.set_reuseaddr(true)?;
+    socket.bind(address)?;
+    socket.listen(BACKLOG)
 }
 
 #[cfg(test)]
