@@ -1,5 +1,5 @@
-"""What the document cannot say of one running server: the ids of its vocabulary, its model's name, what a grammar is,
-and that one of two fields is there."""
+"""Hooks that adapt schemathesis's generated requests to the running server in ways that the OpenAPI document cannot express:
+token ids, the model's name, valid grammars, and fields that depend on each other."""
 
 import re
 
@@ -8,11 +8,11 @@ import schemathesis
 MODEL = "default"
 FILE = "slot.bin"
 VOCABULARY = 49152
-PLACES = 4
-WIDTH = 576
+SLOTS = 4
+EMBEDDING_SIZE = 576
 COMPLETIONS = ("/completion", "/completions")
 EMBEDDINGS = ("/embedding", "/embeddings")
-BLOCK_NEEDS = {
+REQUIRED_BLOCK_FIELDS = {
     "text": {"text": "a"},
     "tool_use": {"id": "a", "name": "b", "input": {}},
     "tool_result": {"tool_use_id": "a"},
@@ -20,8 +20,8 @@ BLOCK_NEEDS = {
     "redacted_thinking": {},
 }
 SCHEMAS = [{"type": "object"}, {"type": "object", "properties": {"a": {"enum": [1, 2]}}, "required": ["a"]}]
-KEPT = []  # ids of responses
-MOST_KEPT = 128
+STORED = []  # ids of stored responses
+MAX_STORED = 128
 CONSTRAINTS = {
     "grammar": ['root ::= [a-z ]+', 'root ::= " yes" | " no"', 'root ::= "(" root* ")"', ''],
     "regex": ['[a-z ]+', ' [0-9]{3}', '(ab|c)*', ''],
@@ -32,7 +32,7 @@ CONSTRAINTS = {
 
 @schemathesis.hook
 def map_body(context, body):
-    """Ids become ids of the vocabulary, and most of what a text must follow becomes what one can; the rest stays as it was generated."""
+    """Maps token ids into the vocabulary and most constraints to valid ones, and repairs other dependent fields."""
     if isinstance(body, dict):
         for field in ("tokens", "prompt", "penalty_prompt", "content", "input"):
             if isinstance(body.get(field), list):
@@ -45,27 +45,27 @@ def map_body(context, body):
             if isinstance(bias, list) and bias:
                 bias[0] = in_vocabulary(bias[0])
         for field in ("n", "best_of"):
-            if is_count(body.get(field)) and body[field] > PLACES:
-                body[field] = int(body[field]) % PLACES + 1
+            if is_count(body.get(field)) and body[field] > SLOTS:
+                body[field] = int(body[field]) % SLOTS + 1
         if context.operation.path == "/v1/completions":
-            one_text(body)
+            fix_completion(body)
         if is_count(body.get("dimensions")) and body["dimensions"] > 0:
-            body["dimensions"] = WIDTH
+            body["dimensions"] = EMBEDDING_SIZE
         if context.operation.path in COMPLETIONS and not any(body.get(field) for field in ("prompt", "system_prompt")):
             body["prompt"] = "a"
         if context.operation.path in EMBEDDINGS and not any(body.get(field) for field in ("content", "input")):
             body["content"] = "a"
         if isinstance(body.get("messages"), list) and (len(repr(body)) < 200 or len(repr(body)) % 8):
-            converse(body)
-            call(body)
+            fix_messages(body)
+            fix_tools(body)
         if context.operation.path.removeprefix("/v1").startswith("/responses") and len(repr(body)) % 8:
-            respond(body)
-            call(body)
-        constrain(body)
-        shorten(body)
-        think(body)
+            fix_response_input(body)
+            fix_tools(body)
+        fix_constraints(body)
+        shorten_system_prompt(body)
+        fix_thinking(body)
         if context.operation.path.removeprefix("/v1").startswith("/rerank"):
-            one_form(body)
+            fix_rerank(body)
         if context.operation.path == "/slots/{id_slot}" and len(repr(body)) % 8:
             body["filename"] = FILE
         if isinstance(body.get("lora"), list):
@@ -75,8 +75,8 @@ def map_body(context, body):
     return body
 
 
-def one_form(body):
-    """Documents, or texts as Text Embeddings Inference has them."""
+def fix_rerank(body):
+    """Keeps either `documents` or the fields of Text Embeddings Inference (`texts`)."""
     if isinstance(body.get("documents"), list) and len(repr(body)) % 2:
         for field in ("texts", "return_text", "raw_scores", "truncate"):
             body.pop(field, None)
@@ -87,8 +87,8 @@ def one_form(body):
         body["documents"] = ["a"]
 
 
-def converse(body):
-    """Who says nothing says something, only the assistant calls, and what it calls is answered."""
+def fix_messages(body):
+    """Fills empty messages, keeps tool calls only in assistant messages, and appends a user message."""
     messages = [message for message in body["messages"] if isinstance(message, dict)]
     for message in messages:
         if message.get("role") != "assistant":
@@ -96,32 +96,32 @@ def converse(body):
         blocks = message.get("content")
         for block in blocks if isinstance(blocks, list) else []:
             if isinstance(block, dict):
-                fitting(block, message.get("role"))
+                fix_block(block, message.get("role"))
         if not (blocks or message.get("tool_calls")):
             message["content"] = "a"
     if body["messages"]:
         body["messages"].append({"role": "user", "content": "b"})
 
 
-def fitting(block, role):
-    """A block of a kind that its message may have, with all that it needs."""
+def fix_block(block, role):
+    """Gives a content block a type that its message may have, and the fields that the type requires."""
     kind = block.get("type")
     misplaced = (role, kind) in (("user", "tool_use"), ("assistant", "tool_result"))
-    if misplaced or not isinstance(kind, str) or kind not in BLOCK_NEEDS:
+    if misplaced or not isinstance(kind, str) or kind not in REQUIRED_BLOCK_FIELDS:
         block["type"] = "text"
-    for field, value in BLOCK_NEEDS[block["type"]].items():
+    for field, value in REQUIRED_BLOCK_FIELDS[block["type"]].items():
         block.setdefault(field, value)
 
 
-def respond(body):
-    """Items have what they need, calls and what came of them come in pairs, and a response before is one that is kept."""
+def fix_response_input(body):
+    """Completes input items, pairs function calls with outputs, and refers only to stored responses."""
     items = body.get("input")
     if isinstance(items, list):
-        body["input"] = [whole for item in items if isinstance(item, dict) for whole in paired(item)]
+        body["input"] = [fixed for item in items if isinstance(item, dict) for fixed in complete_items(item)]
     if not body.get("input"):
         body["input"] = "a"
     if "previous_response_id" in body:
-        body["previous_response_id"] = KEPT[len(repr(body)) % len(KEPT)] if KEPT else None
+        body["previous_response_id"] = STORED[len(repr(body)) % len(STORED)] if STORED else None
     if is_count(body.get("top_logprobs")) and body["top_logprobs"] > 0:
         body["include"] = ["message.output_text.logprobs"]
     text = body.get("text")
@@ -130,8 +130,8 @@ def respond(body):
         form.update(name="a", schema=SCHEMAS[0])
 
 
-def paired(item):
-    """An item of a response's input, a call with what came of it."""
+def complete_items(item):
+    """The completed input item; a function call is followed by its output."""
     kind = item.get("type")
     if kind == "function_call":
         item.update(call_id="a", name="b", arguments="{}")
@@ -150,8 +150,8 @@ def paired(item):
     return [item]
 
 
-def call(body):
-    """Functions have different names and schemas that can be held; mostly one is chosen that is there."""
+def fix_tools(body):
+    """Gives tools distinct names and valid schemas, and removes fields that cannot be combined with tools."""
     tools = body.get("tools")
     tools = [tool for tool in tools if isinstance(tool, dict)] if isinstance(tools, list) else []
     for number, tool in enumerate(tools):
@@ -168,8 +168,8 @@ def call(body):
             body.pop(field, None)
 
 
-def one_text(body):
-    """Answers to choose from are mostly no more than are generated, and a gap, which this model cannot fill, is none."""
+def fix_completion(body):
+    """Makes `n` and `best_of` consistent in most requests, and removes `suffix`, which the default model does not support."""
     body.pop("suffix", None)
     if isinstance(body.get("prompt"), list) and len(body["prompt"]) > 1:
         body.pop("best_of", None)
@@ -180,8 +180,8 @@ def one_text(body):
         body.pop("best_of", None)
 
 
-def shorten(body):
-    """A system prompt stays for all requests: a long one would leave no room for them."""
+def shorten_system_prompt(body):
+    """A system prompt applies to all later requests, and a long one would leave them no context."""
     system = body.get("system_prompt")
     if isinstance(system, str):
         body["system_prompt"] = system[:8]
@@ -189,16 +189,16 @@ def shorten(body):
         system["prompt"] = system["prompt"][:8]
 
 
-def think(body):
-    """A thought is mostly shorter than its message, as Anthropic has it."""
-    thinking, most = body.get("thinking"), body.get("max_tokens")
-    if isinstance(thinking, dict) and thinking.get("type") == "enabled" and is_count(most) and len(repr(body)) % 8:
+def fix_thinking(body):
+    """Makes the thinking budget smaller than `max_tokens` in most requests, as Anthropic's API requires."""
+    thinking, max_tokens = body.get("thinking"), body.get("max_tokens")
+    if isinstance(thinking, dict) and thinking.get("type") == "enabled" and is_count(max_tokens) and len(repr(body)) % 8:
         thinking["budget_tokens"] = 1
-        body["max_tokens"] = most + 1
+        body["max_tokens"] = max_tokens + 1
 
 
-def constrain(body):
-    """Of the fields that say what a text must follow mostly one stays, and mostly says something that is one."""
+def fix_constraints(body):
+    """In most requests, keeps only one constraint and replaces it with a valid one."""
     given = [field for field in CONSTRAINTS if field in body]
     chance = sum(map(ord, repr([body[field] for field in given])))
     if chance % 8 == 0:
@@ -217,14 +217,14 @@ def in_vocabulary(value):
 
 
 def is_count(value):
-    """To JSON Schema 5.0 is a count, too."""
+    """Whether the value is a non-negative integer; JSON Schema includes floats such as 5.0."""
     whole = isinstance(value, int) or isinstance(value, float) and value.is_integer()
     return whole and not isinstance(value, bool) and value >= 0
 
 
 @schemathesis.hook
 def map_query(context, query):
-    """Most actions are there, and are some."""
+    """Makes most slot actions valid, and removes most `after` cursors."""
     if context.operation.path == "/slots/{id_slot}" and not query:
         return {"action": "save"}
     if context.operation.path == "/v1/responses/{response_id}/input_items" and query and len(repr(query)) % 8:
@@ -236,7 +236,7 @@ def map_query(context, query):
 
 @schemathesis.hook
 def map_path_parameters(context, path_parameters):
-    """Every other name is that of the model that is served, most slots are slots, most responses are kept."""
+    """Makes about half of the model names and most slot ids and response ids valid."""
     parameters = path_parameters or {}
     name, slot = parameters.get("model"), parameters.get("id_slot")
     if isinstance(name, str) and len(name) % 2:
@@ -244,18 +244,18 @@ def map_path_parameters(context, path_parameters):
     if isinstance(slot, str) and len(slot) % 4:
         parameters["id_slot"] = str(len(slot) % 4)
     response = parameters.get("response_id")
-    if isinstance(response, str) and len(response) % 4 and KEPT:
-        forgets = context.operation.method.upper() == "DELETE"
-        parameters["response_id"] = KEPT.pop() if forgets else KEPT[len(response) % len(KEPT)]
+    if isinstance(response, str) and len(response) % 4 and STORED:
+        deletes = context.operation.method.upper() == "DELETE"
+        parameters["response_id"] = STORED.pop() if deletes else STORED[len(response) % len(STORED)]
     return path_parameters
 
 
 @schemathesis.hook
 def after_call(context, case, response):
-    """Remembers which responses are kept."""
+    """Records the ids of stored responses."""
     if case.operation.path == "/v1/responses" and response.status_code == 200:
-        told = response.content.decode("utf-8", "replace")
-        found = re.search(r'"id":"(resp_[0-9a-f]{32})"', told)
-        if found and '"store":true' in told:
-            KEPT.append(found.group(1))
-            del KEPT[:-MOST_KEPT]
+        text = response.content.decode("utf-8", "replace")
+        found = re.search(r'"id":"(resp_[0-9a-f]{32})"', text)
+        if found and '"store":true' in text:
+            STORED.append(found.group(1))
+            del STORED[:-MAX_STORED]

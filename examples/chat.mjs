@@ -1,5 +1,5 @@
-// A conversation with the server in a terminal, for Node 16 or later, without packages: each line is a turn, and the
-// end of the input ends it.
+// Chats with the server in a terminal, for Node 16 or later, without packages. Each input line is a user turn; the chat
+// ends at the end of the input.
 //
 //   node chat.mjs [http://127.0.0.1:8080]      also: API_URL, API_KEY
 //   printf 'Hello.\nAnd now?\n' | node chat.mjs
@@ -13,9 +13,9 @@ const API_KEY = process.env.API_KEY;
 const PREAMBLE = 'A person talks with an assistant. The assistant gives short, friendly and true answers.';
 const USER_TURN = '\nPerson: ';
 const ASSISTANT_TURN = '\nAssistant:';
-const MOST_TOKENS = 256;
+const MAX_TOKENS = 256;
 
-/** Sends `body` and answers with the response, of which nothing has been read; an error of the server is thrown. */
+/** Sends `body` and returns the response, whose content is still unread. Throws the server's error. */
 async function post(path, body) {
   const { request } = API_URL.startsWith('https:') ? https : http;
   const headers = { 'Content-Type': 'application/json', ...(API_KEY && { Authorization: `Bearer ${API_KEY}` }) };
@@ -26,23 +26,23 @@ async function post(path, body) {
   });
   response.setEncoding('utf8');
   if (response.statusCode === 200) return response;
-  const text = await whole(response);
+  const text = await readAll(response);
   let message;
   try {
     ({ message } = JSON.parse(text).error);
   } catch {
-    message = `${API_URL} answered with status ${response.statusCode}`;
+    message = `${API_URL} responded with status ${response.statusCode}`;
   }
   throw new Error(message);
 }
 
-async function whole(response) {
+async function readAll(response) {
   let text = '';
   for await (const part of response) text += part;
   return text;
 }
 
-/** The events of a stream, parsed. */
+/** The parsed events of a stream. Throws the error of an error event. */
 async function* events(response) {
   let rest = '';
   for await (const part of response) {
@@ -58,21 +58,21 @@ async function* events(response) {
 }
 
 async function chat() {
-  // What is kept of the beginning when the conversation outgrows the context.
-  const { tokens } = JSON.parse(await whole(await post('/tokenize', { content: PREAMBLE })));
+  // When the conversation exceeds the context, the server keeps the tokens of the preamble.
+  const { tokens } = JSON.parse(await readAll(await post('/tokenize', { content: PREAMBLE })));
   let conversation = PREAMBLE;
   let slot = -1;
 
-  /** Prints the answer as it comes; the slot it ran in is asked for again. */
-  const answer = async (said) => {
-    conversation += USER_TURN + said + ASSISTANT_TURN;
+  /** Sends a line, prints the answer while it streams, and uses the same slot for the next request. */
+  const sendLine = async (line) => {
+    conversation += USER_TURN + line + ASSISTANT_TURN;
     const response = await post('/completion', {
       prompt: conversation,
       stream: true,
       cache_prompt: true,
       id_slot: slot,
       n_keep: tokens.length,
-      n_predict: MOST_TOKENS,
+      n_predict: MAX_TOKENS,
       stop: [USER_TURN.trimEnd()],
       temperature: 0.4,
     });
@@ -84,15 +84,15 @@ async function chat() {
       process.stdout.write('\n');
       return;
     }
-    throw new Error('the answer broke off');
+    throw new Error('the stream ended before the answer was complete');
   };
 
   const { isTTY } = process.stdin;
   const prompt = () => isTTY && process.stderr.write('> ');
-  if (isTTY) console.error('Write a line; Ctrl+D ends.');
+  if (isTTY) console.error('Type a line; Ctrl+D quits.');
   prompt();
   for await (const line of readline.createInterface({ input: process.stdin, crlfDelay: Infinity })) {
-    if (line !== '') await answer(line);
+    if (line !== '') await sendLine(line);
     prompt();
   }
   if (isTTY) console.error();

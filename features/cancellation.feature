@@ -1,29 +1,29 @@
-Feature: Clients that leave
-  What is computed for them ends, what they held is free, and their neighbours notice nothing.
+Feature: Request cancellation
+  A client disconnects: its request ends, its blocks are released, and other requests are not affected.
 
-  Scenario: Streams that are left free their slots
+  Scenario: disconnecting from a stream frees its slot
     Given four endless streams
-    When all streams are left
+    When the clients of all streams disconnect
     Then all slots become idle
 
-  Scenario Outline: A client leaves <stage> (<form>)
-    Given a neighbour whose text is known
-    And a client <stage> of <form>
-    When it leaves
-    Then it was cancelled, and nothing else was
-    And the neighbour's text is what it is alone
-    And no block of the cache is held
+  Scenario Outline: a disconnect cancels a request <stage> for <form> and no other request
+    Given a concurrent request whose text is known
+    And a request <stage> for <form>
+    When that client disconnects
+    Then that request is cancelled, and no other
+    And the concurrent request's text is the same as alone
+    And no cache block is referenced
 
     Examples:
-      | stage                   | form           |
-      | that waits for the slot | a stream       |
-      | that waits for the slot | a whole answer |
-      | in the prompt           | a stream       |
-      | in the prompt           | a whole answer |
-      | in the middle           | a stream       |
-      | in the middle           | a whole answer |
+      | stage        | form             |
+      | in the queue | a stream         |
+      | in the queue | a whole response |
+      | in prefill   | a stream         |
+      | in prefill   | a whole response |
+      | in decode    | a stream         |
+      | in decode    | a whole response |
 
-  Scenario: A client that stops sending its body
-    When a client sends half of its body and then nothing
+  Scenario: a request body that stops arriving gets 408
+    When a client sends part of its body and then stalls
     Then the status is 408
-    And the error says "the body came more slowly than"
+    And the error message contains "the body arrived more slowly than"

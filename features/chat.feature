@@ -1,109 +1,109 @@
-Feature: Chat as with OpenAI's API
+Feature: OpenAI Chat Completions API
 
-  Scenario: The whole answer
-    When I chat:
+  Scenario: a non-streaming response has a message and token usage
+    When I request a chat completion:
       """
       {"messages": [{"role": "user", "content": "Name the capital of Italy."}], "max_tokens": 24, "temperature": 0}
       """
     Then the status is 200
-    And the answer's "object" is "chat.completion"
-    And the answer's "choices.0.message.role" is "assistant"
-    And the answer's "choices.0.message.content" contains "Rome"
-    And the answer's "usage.prompt_tokens" is 36
-    And the answer's tokens add up
+    And the response's "object" is "chat.completion"
+    And the response's "choices.0.message.role" is "assistant"
+    And the response's "choices.0.message.content" contains "Rome"
+    And the response's "usage.prompt_tokens" is 36
+    And the token counts in usage add up
 
-  Scenario: A stream, with the tokens used
-    When I stream a chat:
+  Scenario: stream_options.include_usage reports token usage in the last event
+    When I stream a chat completion:
       """
       {"messages": [{"role": "user", "content": "Name the capital of Italy."}], "max_tokens": 24, "temperature": 0, "stream_options": {"include_usage": true}}
       """
     Then the status is 200
-    And the pieces' text contains "Rome"
-    And the first piece's "choices.0.delta.role" is "assistant"
-    And no piece but the last has "usage"
-    And the last piece's "choices" is []
-    And the last piece's "usage.prompt_tokens" is 36
+    And the streamed text contains "Rome"
+    And the first event's "choices.0.delta.role" is "assistant"
+    And only the last event has "usage"
+    And the last event's "choices" is []
+    And the last event's "usage.prompt_tokens" is 36
     And the stream ends with [DONE]
 
-  Scenario: The limit of tokens is the reason to stop
-    When I chat:
+  Scenario: finish_reason is length when max_completion_tokens is reached
+    When I request a chat completion:
       """
       {"messages": [{"role": "user", "content": "Tell a story."}], "max_completion_tokens": 3, "temperature": 0}
       """
-    Then the answer's "choices.0.finish_reason" is "length"
-    And the answer's "usage.completion_tokens" is 3
+    Then the response's "choices.0.finish_reason" is "length"
+    And the response's "usage.completion_tokens" is 3
 
-  Scenario: A stop string is the reason to stop
-    When I chat:
+  Scenario: finish_reason is stop when a stop string is generated
+    When I request a chat completion:
       """
       {"messages": [{"role": "user", "content": "Count: 1, 2, 3"}], "max_tokens": 60, "temperature": 0, "stop": " "}
       """
-    Then the answer's "choices.0.finish_reason" is "stop"
+    Then the response's "choices.0.finish_reason" is "stop"
 
-  Scenario: Content in parts, a system message
-    When I chat:
+  Scenario: a system message and an array of content parts are accepted
+    When I request a chat completion:
       """
       {"messages": [{"role": "system", "content": "You are terse."},
                     {"role": "user", "content": [{"type": "text", "text": "Name the capital of Italy."}]}],
        "max_tokens": 24, "temperature": 0}
       """
     Then the status is 200
-    And the answer's "usage.prompt_tokens" is 25
-    And the answer's tokens add up
+    And the response's "usage.prompt_tokens" is 25
+    And the token counts in usage add up
 
-  Scenario: The seed decides
-    When I chat:
+  Scenario: the same seed produces the same text
+    When I request a chat completion:
       """
       {"messages": [{"role": "user", "content": "Tell a story."}], "max_tokens": 16, "seed": 5}
       """
-    Then asking again gives the same text
+    Then repeating the request gives the same text
 
-  Scenario: Several messages to choose from
-    When I chat:
+  Scenario: with n, the choices use consecutive seeds
+    When I request a chat completion:
       """
       {"messages": [{"role": "user", "content": "Tell a story."}], "max_tokens": 8, "seed": 5, "n": 3, "regex": "[a-z ]{400}"}
       """
     Then the status is 200
-    And the answer's "choices.0.index" is 0
-    And the answer's "choices.2.index" is 2
-    And the answer has no "choices.3"
-    And the answer's "usage.completion_tokens" is 24
-    And the answer's "usage.prompt_tokens" is 34
-    And its choice 1 is what the seed 6 chooses alone
+    And the response's "choices.0.index" is 0
+    And the response's "choices.2.index" is 2
+    And the response has no "choices.3"
+    And the response's "usage.completion_tokens" is 24
+    And the response's "usage.prompt_tokens" is 34
+    And choice 1 equals the only choice of a request with the seed 6
 
-  Scenario: Several messages as they come
-    When I stream a chat:
+  Scenario: with n, each streamed choice has a role and a finish_reason
+    When I stream a chat completion:
       """
       {"messages": [{"role": "user", "content": "Tell a story."}], "max_tokens": 8, "seed": 5, "n": 2, "regex": "[a-z ]{400}", "stream_options": {"include_usage": true}}
       """
     Then the status is 200
-    And the first piece's "choices.0.delta.role" is "assistant"
-    And each of 2 choices has a role, 8 tokens' text and an end
-    And the last piece's "usage.completion_tokens" is 16
+    And the first event's "choices.0.delta.role" is "assistant"
+    And each of 2 choices has a role, text events for 8 tokens, and a finish_reason
+    And the last event's "usage.completion_tokens" is 16
     And the stream ends with [DONE]
 
-  Scenario: The bias of tokens
-    When I chat:
+  Scenario: logit_bias 100 forces a token
+    When I request a chat completion:
       """
       {"messages": [{"role": "user", "content": "Name the capital of Italy."}], "max_tokens": 2, "temperature": 0, "logit_bias": {"7042": 100}}
       """
-    Then the answer's "choices.0.message.content" is " Paris Paris"
+    Then the response's "choices.0.message.content" is " Paris Paris"
 
-  Scenario: The assistant's message is gone on with
-    When I chat:
+  Scenario: a trailing assistant message is continued
+    When I request a chat completion:
       """
       {"messages": [{"role": "user", "content": "Name the capital of Italy."}, {"role": "assistant", "content": "The capital of Italy is"}],
        "max_tokens": 3, "temperature": 0}
       """
-    Then the answer's "choices.0.message.content" contains "Rome"
-    And the answer's "usage.prompt_tokens" is 41
+    Then the response's "choices.0.message.content" contains "Rome"
+    And the response's "usage.prompt_tokens" is 41
 
-  Scenario Outline: The native option <option> is taken
-    When I chat:
+  Scenario Outline: a sampling option of /completion is applied: <option>
+    When I request a chat completion:
       """
       {"messages": [{"role": "user", "content": "Tell a story."}], "max_tokens": 24, "seed": 5, "ignore_eos": true}
       """
-    Then the same with {<option>} gives <text> text
+    Then the same request with {<option>} gives <text> text
 
     Examples:
       | option                                                 | text    |
@@ -121,12 +121,12 @@ Feature: Chat as with OpenAI's API
       | "samplers": ["temperature"]                            | the same |
       | "min_keep": 7                                          | the same |
 
-  Scenario Outline: Any whole number is a seed: <seed>
-    When I chat:
+  Scenario Outline: seed accepts any 64-bit integer: <seed>
+    When I request a chat completion:
       """
       {"messages": [{"role": "user", "content": "Tell a story."}], "max_tokens": 12, "seed": <seed>}
       """
-    Then asking again gives the same text
+    Then repeating the request gives the same text
 
     Examples:
       | seed                 |
@@ -134,12 +134,12 @@ Feature: Chat as with OpenAI's API
       | -7                   |
       | 9223372036854775807  |
 
-  Scenario Outline: Values that ask for nothing change nothing: <field>
-    When I chat:
+  Scenario Outline: a neutral field value is accepted and does not change the text: <field>
+    When I request a chat completion:
       """
       {"messages": [{"role": "user", "content": "Name the capital of Italy."}], "max_tokens": 6, "temperature": 0}
       """
-    Then the same with {<field>} gives the same text
+    Then the same request with {<field>} gives the same text
 
     Examples:
       | field                                                                        |
@@ -155,13 +155,13 @@ Feature: Chat as with OpenAI's API
       | "n_keep": 0, "id_slot": -1, "n_probs": 0                                     |
       | "seed": 18446744073709551615                                                 |
 
-  Scenario Outline: Chat takes the options of /completion: <option>
-    When I chat:
+  Scenario Outline: a generation option of /completion is accepted: <option>
+    When I request a chat completion:
       """
       {"messages": [{"role": "user", "content": "Tell a story."}], "temperature": 0, <option>}
       """
     Then the status is 200
-    And the answer's "usage.completion_tokens" is <tokens>
+    And the response's "usage.completion_tokens" is <tokens>
 
     Examples:
       | option                                                     | tokens |
@@ -172,21 +172,21 @@ Feature: Chat as with OpenAI's API
       | "n_predict": 3, "id_slot": 1                               | 3      |
       | "n_predict": 3, "n_keep": -1                               | 3      |
 
-  Scenario: Chat takes the native form of probabilities and biases
-    When I chat:
+  Scenario: n_probs and the logit_bias forms of /completion are accepted
+    When I request a chat completion:
       """
       {"messages": [{"role": "user", "content": "Name the capital of Italy."}], "n_predict": 2, "temperature": 0, "n_probs": 3, "logit_bias": [[7042, 100]]}
       """
-    Then the answer's "choices.0.message.content" is " Paris Paris"
-    And the answer's "choices.0.logprobs.content" has 2 entries
-    And the answer's "choices.0.logprobs.content.0.top_logprobs" has 3 entries
-    When I chat:
+    Then the response's "choices.0.message.content" is " Paris Paris"
+    And the response's "choices.0.logprobs.content" has 2 entries
+    And the response's "choices.0.logprobs.content.0.top_logprobs" has 3 entries
+    When I request a chat completion:
       """
       {"messages": [{"role": "user", "content": "Name the capital of Italy."}], "n_predict": 2, "temperature": 0, "logit_bias": {" Paris": 100}}
       """
-    Then the answer's "choices.0.message.content" is " Paris Paris"
+    Then the response's "choices.0.message.content" is " Paris Paris"
 
-  Scenario: What the assistant refused is text
+  Scenario: a refusal in an assistant message is accepted as text
     When I post to "/v1/chat/completions" as "application/json":
       """
       {"messages": [{"role": "user", "content": "Name the capital of Italy."},
@@ -201,14 +201,14 @@ Feature: Chat as with OpenAI's API
     Then the status is 200
     And the header "x-ortolan-ignored" is "store"
 
-  Scenario: The body is to say that it is JSON
+  Scenario: a request body that is not application/json gets 415
     When I post to "/v1/chat/completions" as "text/plain":
       """
       {"messages": [{"role": "user", "content": "Hi"}]}
       """
     Then the status is 415
 
-  Scenario: What has no effect is reported
+  Scenario: request fields without effect are listed in x-ortolan-ignored
     When I post to "/v1/chat/completions" as "application/json":
       """
       {"messages": [{"role": "user", "content": "Hi"}], "max_tokens": 1, "user": "ada", "prompt_cache_options": {"ttl": "30m"}, "prompt_cache_retention": "24h", "nonsense": {"a": 1}}
@@ -216,7 +216,7 @@ Feature: Chat as with OpenAI's API
     Then the status is 200
     And the header "x-ortolan-ignored" is "user,prompt_cache_options,prompt_cache_retention,nonsense"
 
-  Scenario Outline: Bad input is told by its place: <body>
+  Scenario Outline: the error names the invalid field: <body>
     When I post to "/v1/chat/completions" as "application/json":
       """
       <body>
@@ -263,31 +263,31 @@ Feature: Chat as with OpenAI's API
       | {"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "a"}}]}]} | messages.0.content.0.type |
       | {"messages": [{"role": "user", "content": [{"type": "text", "text": "a"}, {"type": "text"}]}]} | messages.0.content.1.text |
 
-  Scenario Outline: The tokens of a conversation are counted: <path>
+  Scenario Outline: <path> counts the input tokens
     When I post to "<path>" as "application/json":
       """
       {"messages": [{"role": "user", "content": "Hello"}], "max_tokens": 1}
       """
     Then the status is 200
-    And the answer's "object" is "response.input_tokens"
-    And the answer's "input_tokens" is 31
+    And the response's "object" is "response.input_tokens"
+    And the response's "input_tokens" is 31
 
     Examples:
       | path                              |
       | /v1/chat/completions/input_tokens |
       | /chat/completions/input_tokens    |
 
-  Scenario: Timings and progress as llama.cpp tells them
-    When I chat:
+  Scenario: timings and prompt_progress have llama.cpp's format
+    When I request a chat completion:
       """
       {"messages": [{"role": "user", "content": "Hello"}], "max_tokens": 3, "temperature": 0, "ignore_eos": true}
       """
-    Then the answer's "timings.predicted_n" is 3
-    When I stream a chat:
+    Then the response's "timings.predicted_n" is 3
+    When I stream a chat completion:
       """
       {"messages": [{"role": "user", "content": "Hello"}], "max_tokens": 3, "temperature": 0, "ignore_eos": true, "timings_per_token": true, "return_progress": true, "cache_prompt": false}
       """
-    Then the second piece's "prompt_progress.total" is 31
-    And the second piece's "prompt_progress.cache" is 0
-    And the third piece's "timings.predicted_n" is 1
-    And the last piece's "timings.predicted_n" is 3
+    Then the second event's "prompt_progress.total" is 31
+    And the second event's "prompt_progress.cache" is 0
+    And the third event's "timings.predicted_n" is 1
+    And the last event's "timings.predicted_n" is 3

@@ -1,33 +1,33 @@
-Feature: Many at once
-  They share every step and one cache, and nobody notices.
+Feature: Concurrent requests
+  Sequences share steps and one KV cache; no text depends on the other sequences in the batch.
 
-  Scenario: Sixteen together say what each says alone
+  Scenario: sixteen concurrent completions equal the same completions run alone
     Given sixteen prompts
-    When each is continued alone
-    And all are continued at once
-    Then the texts are the same
+    When each prompt is completed alone
+    And all prompts are completed concurrently
+    Then the concurrent texts equal the texts completed alone
 
-  Scenario: The same seed, the same text: alone, together, from the cache, streamed
+  Scenario: a seed produces the same text alone, concurrently, with the prompt cache, and in a stream
     Given sixteen prompts
-    And each with a seed and a way to choose of its own
-    When each is continued alone
-    And all are continued at once
-    Then the texts are the same
-    When all are continued at once, from the cache
-    Then the texts are the same
-    When all are streamed at once
-    Then the texts are the same
+    And each with its own seed and sampling parameters
+    When each prompt is completed alone
+    And all prompts are completed concurrently
+    Then the concurrent texts equal the texts completed alone
+    When all prompts are completed concurrently with the prompt cache
+    Then the concurrent texts equal the texts completed alone
+    When all prompts are streamed concurrently
+    Then the concurrent texts equal the texts completed alone
 
-  Scenario: Eight who want three times the cache
-    Given a server whose cache has room for one context
-    And eight prompts, each of a third of the cache with its answer
-    When each is continued alone
-    And all are continued at once
-    Then the texts are the same
-    And some of them yielded to others on the way
+  Scenario: preemption because of a full KV cache does not change the text
+    Given a server whose KV cache holds one context
+    And eight prompts that each need more than a third of the KV cache
+    When each prompt is completed alone
+    And all prompts are completed concurrently
+    Then the concurrent texts equal the texts completed alone
+    And some sequences were preempted
 
-  Scenario: Who says that it is more urgent is begun first
-    Given a client that reads an endless stream in the slot 0
-    And a client that waits for the slot 0, and then a more urgent one
-    When the endless stream is left
-    Then the more urgent one is answered first
+  Scenario: a queued request with a higher priority starts first
+    Given a client that reads an endless stream in slot 0
+    And a queued request for slot 0, then one with a higher priority
+    When the client of the endless stream disconnects
+    Then the request with the higher priority finishes first

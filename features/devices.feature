@@ -1,14 +1,14 @@
-Feature: Several devices
-  Layers are divided by shares. Here two sessions on the CPU stand for two devices.
+Feature: Multiple devices
+  Layers are split across devices by shares. Here two CPU sessions stand for two devices.
 
-  Scenario: Texts are those of one device
+  Scenario: a model split across two devices generates the same texts as on one device
     Given sixteen prompts
-    When each is continued alone
-    Given a server whose layers two devices share
-    When I ask for the props
-    Then the answer's "device" is "cpu, cpu"
-    And the answer's "deterministic" is true
-    When all are continued at once
-    Then the texts are the same
-    When all are continued at once, from the cache
-    Then the texts are the same
+    When each prompt is completed alone
+    Given a server with its layers split across two devices
+    When I request the props
+    Then the response's "device" is "cpu, cpu"
+    And the response's "deterministic" is true
+    When all prompts are completed concurrently
+    Then the concurrent texts equal the texts completed alone
+    When all prompts are completed concurrently with the prompt cache
+    Then the concurrent texts equal the texts completed alone

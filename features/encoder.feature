@@ -1,58 +1,58 @@
-Feature: A model that only makes embeddings
-  An encoder sees all of a text at once. It writes nothing.
+Feature: Encoder models
+  An encoder attends to the whole text at once. It computes embeddings and generates no text.
 
   Background:
-    Given a server with a model of embeddings
+    Given a server with an embedding model
 
-  Scenario: Texts of one meaning are nearer to each other than to another
-    When I embed:
+  Scenario: embeddings of texts with similar meaning are closer
+    When I request embeddings:
       """
       {"content": ["How many birds did you count this morning?", "What number of birds have you seen today?",
         "The quarterly tax return is due on Friday."]}
       """
     Then the status is 200
-    And the answer's "0.embedding" has 384 entries
-    And the embedding 0 is nearer to 1 than to 2
+    And the response's "0.embedding" has 384 entries
+    And embedding 0 is nearer to 1 than to 2
 
-  Scenario: A text's vector does not depend on those beside it, or on how it was asked for
-    When I embed:
+  Scenario: an embedding depends neither on the other inputs nor on whether its input is text or token ids
+    When I request embeddings:
       """
       {"content": ["ortolan", [101, 2030, 3406, 5802, 102], "A small bird sings in the hedge.", "ortolan"]}
       """
-    Then the embeddings 0 and 1 are the same
-    And the embeddings 0 and 3 are the same
-    And embedding "ortolan" alone gives the same as 0
+    Then embeddings 0 and 1 are the same
+    And embeddings 0 and 3 are the same
+    And embedding "ortolan" alone gives the same vector as entry 0
 
-  Scenario: More texts than there are places are embedded one after the other
-    When I embed 300 texts as with OpenAI's API
+  Scenario: /v1/embeddings accepts more texts than there are slots
+    When I request the embeddings of 300 texts with OpenAI's API
     Then the status is 200
-    And the answer's "data" has 300 entries
-    And the answer's "usage.prompt_tokens" is 900
+    And the response's "data" has 300 entries
+    And the response's "usage.prompt_tokens" is 900
 
-  Scenario: A text that is longer than the model knows places for
-    When I embed 600 words
+  Scenario: an input longer than the model's maximum length is rejected
+    When I request the embedding of 600 words
     Then the status is 400
-    And the error says "the prompt has 602 tokens, more than the context of 512 has room for"
+    And the error message contains "the prompt of 602 tokens is too long for the context of 512 tokens"
 
-  Scenario: Token ids and back
+  Scenario: a text is tokenized and detokenized
     When I tokenize:
       """
       {"content": "Ortolans sing [SEP]"}
       """
-    Then the answer's "tokens" is [2030, 3406, 5802, 2015, 6170, 102]
+    Then the response's "tokens" is [2030, 3406, 5802, 2015, 6170, 102]
     When I detokenize:
       """
       {"tokens": [2030, 3406, 5802, 2015, 6170, 102]}
       """
-    Then the answer's "content" is " ortolans sing[SEP]"
+    Then the response's "content" is " ortolans sing[SEP]"
 
-  Scenario Outline: It does not write: <path>
+  Scenario Outline: text generation with an encoder gets 501: <path>
     When I post to "<path>" as "application/json":
       """
       {<body>}
       """
     Then the status is 501
-    And the error says "this model is an encoder: it makes embeddings and does not go on with texts"
+    And the error message contains "text generation is not supported: this model is an encoder and only computes embeddings"
 
     Examples:
       | path                 | body                                           |
@@ -62,13 +62,13 @@ Feature: A model that only makes embeddings
       | /v1/messages         | "max_tokens": 1, "messages": [{"role": "user", "content": "a"}] |
       | /v1/responses        | "input": "a"                                   |
 
-  Scenario: It has nothing to keep
-    When I save the slot 0 as "encoder.bin"
+  Scenario: saving a slot of an encoder gets 501
+    When I save slot 0 as "encoder.bin"
     Then the status is 501
 
-  Scenario: It needs no --embedding
-    Given a server with a model of embeddings that answers nothing that can be switched off
-    When I embed:
+  Scenario: an encoder serves embeddings without --embedding
+    Given a server with an embedding model and all optional endpoints disabled
+    When I request embeddings:
       """
       {"content": "ortolan"}
       """

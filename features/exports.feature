@@ -1,41 +1,41 @@
-Feature: Graphs that others exported for ONNX Runtime
-  A model of two layers with weights of no meaning, as onnxruntime-genai and optimum export it.
+Feature: Exported ONNX models
+  A two-layer model with random weights, as onnxruntime-genai and optimum export it.
 
-  Scenario Outline: It says how it reads what is past, and many together say what each says alone
-    Given a server with what <tool> exported
-    When I ask for the props
+  Scenario Outline: a model exported by <tool> uses <attention> attention, and batching does not change its texts
+    Given a server with a model exported by <tool>
+    When I request the props
     Then the status is 200
-    And the answer's "attention" is "<attention>"
-    And the answer's "deterministic" is true
-    And the answer's "chat_template" contains "im_start"
+    And the response's "attention" is "<attention>"
+    And the response's "deterministic" is true
+    And the response's "chat_template" contains "im_start"
     Given sixteen prompts
-    When each is continued alone
-    And all are continued at once
-    Then the texts are the same
-    When all are continued at once, from the cache
-    Then the texts are the same
-    When all are streamed at once
-    Then the texts are the same
+    When each prompt is completed alone
+    And all prompts are completed concurrently
+    Then the concurrent texts equal the texts completed alone
+    When all prompts are completed concurrently with the prompt cache
+    Then the concurrent texts equal the texts completed alone
+    When all prompts are streamed concurrently
+    Then the concurrent texts equal the texts completed alone
 
     Examples:
       | tool              | attention    |
       | onnxruntime-genai | paged        |
       | optimum           | past_present |
 
-  Scenario Outline: Its chats end where its configuration says, and embeddings are made of its hidden states
-    Given a server with what <tool> exported
-    When I chat:
+  Scenario Outline: a model exported by <tool> serves chat completions and embeddings
+    Given a server with a model exported by <tool>
+    When I request a chat completion:
       """
       {"messages": [{"role": "user", "content": "Say hello."}], "max_tokens": 4, "temperature": 0}
       """
     Then the status is 200
-    And the answer's "choices.0.message.role" is "assistant"
-    When I embed:
+    And the response's "choices.0.message.role" is "assistant"
+    When I request embeddings:
       """
       {"content": "It stood"}
       """
-    Then the answer's "embedding" has 64 entries
-    And its length is 1
+    Then the response's "embedding" has 64 entries
+    And the embedding's norm is 1
 
     Examples:
       | tool              |

@@ -1,45 +1,45 @@
-Feature: Adapters change what a model says
-  LoRA adapters beside one quantised model: each request has its own, in the steps that all share.
+Feature: LoRA adapters
+  Adapters are applied to one quantized model; each request selects its own scales within shared steps.
 
   Background:
-    Given a server with two adapters, neither of which counts
+    Given a server with two LoRA adapters, both at scale 0
 
-  Scenario: The adapters are shown
-    When I ask for the adapters
+  Scenario: /lora-adapters lists the adapters with their scales
+    When I request the adapters
     Then the status is 200
-    And the answer has 2 entries
-    And the answer's "0.id" is 0
-    And the answer's "0.path" contains "first.gguf"
-    And the answer's "0.scale" is 0
-    And the answer's "1.id" is 1
+    And the response has 2 entries
+    And the response's "0.id" is 0
+    And the response's "0.path" contains "first.gguf"
+    And the response's "0.scale" is 0
+    And the response's "1.id" is 1
 
-  Scenario: What is set counts for requests that say nothing
-    When I ask for a completion:
+  Scenario: the global scales apply to a request without lora
+    When I request a completion:
       """
       {"prompt": "Once upon a time", "n_predict": 12, "temperature": 0}
       """
-    And I set the adapters:
+    And I set the adapter scales:
       """
       [{"id": 1, "scale": 0.5}]
       """
     Then the status is 200
-    And the answer's "success" is true
-    When I ask for the adapters
-    Then the answer's "0.scale" is 0
-    And the answer's "1.scale" is 0.5
-    When I ask for a completion:
+    And the response's "success" is true
+    When I request the adapters
+    Then the response's "0.scale" is 0
+    And the response's "1.scale" is 0.5
+    When I request a completion:
       """
       {"prompt": "Once upon a time", "n_predict": 12, "temperature": 0}
       """
-    Then the answer's settings are:
+    Then the response's generation settings are:
       """
       {"lora": [{"id": 1, "scale": 0.5}]}
       """
-    And the same with {"lora": [{"id": 1, "scale": 0.5}, {"id": 0, "scale": 0}]} gives the same text
-    And the same with {"lora": []} gives another text
+    And the same request with {"lora": [{"id": 1, "scale": 0.5}, {"id": 0, "scale": 0}]} gives the same text
+    And the same request with {"lora": []} gives another text
 
-  Scenario Outline: A request has its own: <path>
-    When I set the adapters:
+  Scenario Outline: an unknown adapter id in a request is rejected: <path>
+    When I set the adapter scales:
       """
       [{"id": 0, "scale": 0.5}]
       """
@@ -49,7 +49,7 @@ Feature: Adapters change what a model says
       """
     Then the status is 400
     And the error's param is "lora"
-    And the error says "there is no adapter 7: the server has 2"
+    And the error message contains "there is no adapter 7: the server has 2"
 
     Examples:
       | path                 | body                                           |
@@ -58,86 +58,86 @@ Feature: Adapters change what a model says
       | /v1/completions      | "prompt": "a"                                  |
       | /v1/responses        | "input": "a"                                   |
 
-  Scenario: A conversation with one adapter and with another
-    When I chat:
+  Scenario: chat completions with different adapters produce different texts
+    When I request a chat completion:
       """
       {"messages": [{"role": "user", "content": "Name a bird."}], "max_tokens": 12, "temperature": 0, "lora": [{"id": 0, "scale": 0.5}]}
       """
     Then the status is 200
-    And the same with {"lora": [{"id": 0, "scale": 0.5}]} gives the same text
-    And the same with {"lora": [{"id": 1, "scale": 0.5}]} gives another text
+    And the same request with {"lora": [{"id": 0, "scale": 0.5}]} gives the same text
+    And the same request with {"lora": [{"id": 1, "scale": 0.5}]} gives another text
 
-  Scenario: Sixteen with different adapters together say what each says alone
+  Scenario: sixteen concurrent completions with different adapters equal the same completions run alone
     Given sixteen prompts
-    And each with adapters of its own
-    When each is continued alone
-    And all are continued at once
-    Then the texts are the same
-    When all are continued at once, from the cache
-    Then the texts are the same
+    And each with its own LoRA adapters
+    When each prompt is completed alone
+    And all prompts are completed concurrently
+    Then the concurrent texts equal the texts completed alone
+    When all prompts are completed concurrently with the prompt cache
+    Then the concurrent texts equal the texts completed alone
 
-  Scenario: What was computed with one adapter is not found with another
-    When I ask for a completion:
+  Scenario: the prefix cache does not share blocks between adapters
+    When I request a completion:
       """
       {"prompt": "The quick brown fox jumps over the lazy dog and runs into the wood.", "n_predict": 0, "cache_salt": "fox", "lora": [{"id": 0, "scale": 1}]}
       """
-    And I ask for a completion:
+    And I request a completion:
       """
       {"prompt": "The quick brown fox jumps over the lazy dog and runs into the wood.", "n_predict": 0, "cache_salt": "fox", "cache_prompt": true, "lora": [{"id": 0, "scale": 1}]}
       """
-    Then the answer's "tokens_cached" is 14
-    When I ask for a completion:
+    Then the response's "tokens_cached" is 14
+    When I request a completion:
       """
       {"prompt": "The quick brown fox jumps over the lazy dog and runs into the wood.", "n_predict": 0, "cache_salt": "fox", "cache_prompt": true, "lora": [{"id": 0, "scale": 0.5}]}
       """
-    Then the answer's "tokens_cached" is 0
-    When I ask for a completion:
+    Then the response's "tokens_cached" is 0
+    When I request a completion:
       """
       {"prompt": "The quick brown fox jumps over the lazy dog and runs into the wood.", "n_predict": 0, "cache_salt": "fox", "cache_prompt": true}
       """
-    Then the answer's "tokens_cached" is 0
+    Then the response's "tokens_cached" is 0
 
-  Scenario: A saved slot keeps its adapter
-    When I ask for a completion:
+  Scenario: a saved slot keeps its adapters
+    When I request a completion:
       """
       {"prompt": "It was the best of times, it was the worst of times, it was the age of wisdom", "n_predict": 0, "id_slot": 0, "lora": [{"id": 1, "scale": 1}]}
       """
-    And I save the slot 0 as "adapted.bin"
-    And I erase the slot 0
-    And I restore the slot 0 as "adapted.bin"
+    And I save slot 0 as "adapted.bin"
+    And I erase slot 0
+    And I restore slot 0 from "adapted.bin"
     Then the status is 200
-    When I ask for a completion:
+    When I request a completion:
       """
       {"prompt": "It was the best of times, it was the worst of times, it was the age of wisdom", "n_predict": 0, "cache_prompt": true, "lora": [{"id": 1, "scale": 1}]}
       """
-    Then the answer's "tokens_cached" is 19
+    Then the response's "tokens_cached" is 19
     Given a server with contexts of 64 tokens
-    When I restore the slot 0 as "adapted.bin"
+    When I restore slot 0 from "adapted.bin"
     Then the status is 400
     And the error's param is "filename"
-    And the error says "an adapter that is not here"
+    And the error message contains "an adapter that is not loaded"
 
-  Scenario: An embedding is made with what is set
-    Then embedding "ortolan" gives another vector while the adapter 0 counts
+  Scenario: embeddings use the global adapter scales
+    Then embedding "ortolan" gives another vector while adapter 0 has scale 1
 
-  Scenario Outline: Bad input is told by its place: <body>
+  Scenario Outline: /lora-adapters rejects an invalid body: <body>
     When I post to "/lora-adapters" as "application/json":
       """
       <body>
       """
     Then the status is 400
-    And the error says "<message>"
+    And the error message contains "<message>"
 
     Examples:
       | body                                           | message                                     |
       | {"id": 0, "scale": 1}                          | is not of type                              |
       | [{"id": 2, "scale": 1}]                        | there is no adapter 2: the server has 2     |
-      | [{"id": 0, "scale": 1}, {"id": 0, "scale": 2}] | the adapter 0 is named twice                |
+      | [{"id": 0, "scale": 1}, {"id": 0, "scale": 2}] | adapter 0 occurs more than once             |
       | [{"id": -1, "scale": 1}]                       | 0.id: -1 is less than the minimum of 0      |
       | [{"id": 0}]                                    | 0.scale: it is required                     |
       | [{"id": 0, "scale": 1e9}]                      | is greater than the maximum of 100          |
 
-  Scenario: A server without adapters has none
+  Scenario: /lora-adapters returns an empty list without adapters
     Given a server with contexts of 64 tokens
-    When I ask for the adapters
-    Then the answer has 0 entries
+    When I request the adapters
+    Then the response has 0 entries

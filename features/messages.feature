@@ -1,54 +1,54 @@
-Feature: Messages as with Anthropic's API
+Feature: Anthropic Messages API
 
-  Scenario: The whole message
+  Scenario: a non-streaming response has the message
     When I post to "/v1/messages" as "application/json":
       """
       {"model": "any", "max_tokens": 24, "temperature": 0, "messages": [{"role": "user", "content": "Name the capital of Italy."}]}
       """
     Then the status is 200
-    And the answer's "type" is "message"
-    And the answer's "role" is "assistant"
-    And the answer's "model" is "smollm2"
-    And the answer's "content" has 1 entries
-    And the answer's "content.0.type" is "text"
-    And the answer's "content.0.text" contains "Rome"
-    And the answer's "stop_reason" is "end_turn"
-    And the answer's "stop_sequence" is null
-    And the answer's "usage.cache_creation_input_tokens" is 0
+    And the response's "type" is "message"
+    And the response's "role" is "assistant"
+    And the response's "model" is "smollm2"
+    And the response's "content" has 1 entries
+    And the response's "content.0.type" is "text"
+    And the response's "content.0.text" contains "Rome"
+    And the response's "stop_reason" is "end_turn"
+    And the response's "stop_sequence" is null
+    And the response's "usage.cache_creation_input_tokens" is 0
 
-  Scenario: As it comes
+  Scenario: a stream has Anthropic's event sequence
     When I stream a message:
       """
       {"max_tokens": 24, "temperature": 0, "messages": [{"role": "user", "content": "Name the capital of Italy."}]}
       """
     Then the status is 200
-    And every event is named as its type
-    And the first piece's "type" is "message_start"
-    And the first piece's "message.stop_reason" is null
-    And the first piece's "message.usage.input_tokens" is 36
-    And the blocks of the stream are one text that contains "Rome"
-    And the last piece's "type" is "message_stop"
+    And every event's name is its type
+    And the first event's "type" is "message_start"
+    And the first event's "message.stop_reason" is null
+    And the first event's "message.usage.input_tokens" is 36
+    And the stream has one text block, which contains "Rome"
+    And the last event's "type" is "message_stop"
 
-  Scenario: A system prompt, blocks, and a limit
+  Scenario: a system prompt, content blocks, and max_tokens are accepted
     When I post to "/v1/messages" as "application/json":
       """
       {"max_tokens": 3, "temperature": 0, "system": [{"type": "text", "text": "You are terse.", "cache_control": {"type": "ephemeral"}}],
        "messages": [{"role": "user", "content": [{"type": "text", "text": "Tell a "}, {"type": "text", "text": "story."}]}]}
       """
     Then the status is 200
-    And the answer's "stop_reason" is "max_tokens"
-    And the answer's "usage.output_tokens" is 3
+    And the response's "stop_reason" is "max_tokens"
+    And the response's "usage.output_tokens" is 3
     And the header "x-ortolan-ignored" is "system.0.cache_control"
 
-  Scenario: A text that ends it
+  Scenario: stop_reason is stop_sequence when a stop sequence is generated
     When I post to "/v1/messages" as "application/json":
       """
       {"max_tokens": 60, "temperature": 0, "stop_sequences": [" "], "messages": [{"role": "user", "content": "Count: 1, 2, 3"}]}
       """
-    Then the answer's "stop_reason" is "stop_sequence"
-    And the answer's "stop_sequence" is " "
+    Then the response's "stop_reason" is "stop_sequence"
+    And the response's "stop_sequence" is " "
 
-  Scenario: A tool that must be used
+  Scenario: tool_choice with a tool forces a tool_use block of that tool
     When I post to "/v1/messages" as "application/json":
       """
       {"max_tokens": 60, "temperature": 0, "messages": [{"role": "user", "content": "What is the weather in Bergen?"}],
@@ -57,33 +57,33 @@ Feature: Messages as with Anthropic's API
        "tool_choice": {"type": "tool", "name": "get_weather", "disable_parallel_tool_use": true}}
       """
     Then the status is 200
-    And the answer's "stop_reason" is "tool_use"
-    And the answer's "content" has 1 entries
-    And the answer's "content.0.type" is "tool_use"
-    And the answer's "content.0.name" is "get_weather"
-    And the answer's "content.0.input.city" is one of "Bergen" or "Bari"
+    And the response's "stop_reason" is "tool_use"
+    And the response's "content" has 1 entries
+    And the response's "content.0.type" is "tool_use"
+    And the response's "content.0.name" is "get_weather"
+    And the response's "content.0.input.city" is one of "Bergen" or "Bari"
 
-  Scenario: A tool's use that is cut has no input
+  Scenario: a truncated tool_use block has an empty input
     When I post to "/v1/messages" as "application/json":
       """
       {"max_tokens": 30, "temperature": 0, "messages": [{"role": "user", "content": "What is the weather in Bergen?"}],
        "tools": [{"name": "f", "input_schema": {"type": "object", "properties": {"city": {"type": "string", "minLength": 300}}, "required": ["city"]}}],
        "tool_choice": {"type": "tool", "name": "f"}}
       """
-    Then the answer's "stop_reason" is "max_tokens"
-    And the answer's "content.0.name" is "f"
-    And the answer's "content.0.input" is {}
+    Then the response's "stop_reason" is "max_tokens"
+    And the response's "content.0.name" is "f"
+    And the response's "content.0.input" is {}
 
-  Scenario: A prompt that is too long is told as Anthropic tells it
+  Scenario: a prompt longer than the context gets Anthropic's error message
     Given a server with contexts of 64 tokens
     When I post to "/v1/messages" as "application/json":
       """
       {"max_tokens": 1, "messages": [{"role": "user", "content": "a b c d e f g h i j k l m n o p q r s t u v w x y z a b c d e f g h i j k l m n o p q r s t u v w x y z"}]}
       """
     Then the status is 400
-    And the error says "prompt is too long: "
+    And the error message contains "prompt is too long: "
 
-  Scenario: A tool's use as it comes
+  Scenario: a tool_use block is streamed
     When I stream a message:
       """
       {"max_tokens": 60, "temperature": 0, "messages": [{"role": "user", "content": "What is the weather in Bergen?"}],
@@ -91,10 +91,10 @@ Feature: Messages as with Anthropic's API
        "tool_choice": {"type": "any", "disable_parallel_tool_use": true}}
       """
     Then the status is 200
-    And every event is named as its type
-    And the blocks of the stream are one use of "get_weather" with '{"city": "Bergen"}'
+    And every event's name is its type
+    And the stream has one tool_use block, which calls "get_weather" with '{"city": "Bergen"}'
 
-  Scenario: What came of a tool
+  Scenario: a tool_result block is accepted as input
     When I post to "/v1/messages" as "application/json":
       """
       {"max_tokens": 8, "temperature": 0, "messages": [
@@ -104,25 +104,25 @@ Feature: Messages as with Anthropic's API
        "tools": [{"name": "now", "input_schema": {"type": "object"}}], "tool_choice": {"type": "none"}}
       """
     Then the status is 200
-    And the answer's "content.0.type" is "text"
+    And the response's "content.0.type" is "text"
 
-  Scenario: How many tokens a conversation has
+  Scenario: /v1/messages/count_tokens counts the input tokens
     When I post to "/v1/messages/count_tokens" as "application/json":
       """
       {"model": "any", "messages": [{"role": "user", "content": "Name the capital of Italy."}]}
       """
     Then the status is 200
-    And the answer's "input_tokens" is 36
+    And the response's "input_tokens" is 36
 
-  Scenario Outline: What cannot be is refused in Anthropic's words: <problem>
+  Scenario Outline: an invalid request gets an error in Anthropic's format: <problem>
     When I post to "/v1/messages" as "application/json":
       """
       <body>
       """
     Then the status is 400
-    And the answer's "type" is "error"
-    And the answer's "error.type" is "invalid_request_error"
-    And the error says "<problem>"
+    And the response's "type" is "error"
+    And the response's "error.type" is "invalid_request_error"
+    And the error message contains "<problem>"
 
     Examples:
       | problem                                  | body |
@@ -130,35 +130,35 @@ Feature: Messages as with Anthropic's API
       | messages: [] has less than 1 item        | {"max_tokens": 1, "messages": []} |
       | messages.0.content.0.text                | {"max_tokens": 1, "messages": [{"role": "user", "content": [{"type": "text"}]}]} |
       | messages.0.content.0.type                | {"max_tokens": 1, "messages": [{"role": "user", "content": [{"type": "image"}]}]} |
-      | has no tool_use                          | {"max_tokens": 1, "messages": [{"role": "user", "content": [{"type": "tool_use", "id": "a", "name": "b", "input": {}}]}]} |
-      | has no tool_result                       | {"max_tokens": 1, "messages": [{"role": "assistant", "content": [{"type": "tool_result", "tool_use_id": "a"}]}]} |
-      | tool_result blocks must follow           | {"max_tokens": 1, "messages": [{"role": "assistant", "content": [{"type": "tool_use", "id": "a", "name": "b", "input": {}}]}]} |
-      | tools.1.name: another function           | {"max_tokens": 1, "messages": [{"role": "user", "content": "a"}], "tools": [{"name": "a", "input_schema": {}}, {"name": "a", "input_schema": {}}]} |
-      | tool_choice.name: there is no tool       | {"max_tokens": 1, "messages": [{"role": "user", "content": "a"}], "tools": [{"name": "a", "input_schema": {}}], "tool_choice": {"type": "tool", "name": "b"}} |
+      | cannot contain tool_use                  | {"max_tokens": 1, "messages": [{"role": "user", "content": [{"type": "tool_use", "id": "a", "name": "b", "input": {}}]}]} |
+      | cannot contain tool_result               | {"max_tokens": 1, "messages": [{"role": "assistant", "content": [{"type": "tool_result", "tool_use_id": "a"}]}]} |
+      | each tool_use block must be followed     | {"max_tokens": 1, "messages": [{"role": "assistant", "content": [{"type": "tool_use", "id": "a", "name": "b", "input": {}}]}]} |
+      | tools.1.name: duplicate function name    | {"max_tokens": 1, "messages": [{"role": "user", "content": "a"}], "tools": [{"name": "a", "input_schema": {}}, {"name": "a", "input_schema": {}}]} |
+      | tool_choice.name: tool not found         | {"max_tokens": 1, "messages": [{"role": "user", "content": "a"}], "tools": [{"name": "a", "input_schema": {}}], "tool_choice": {"type": "tool", "name": "b"}} |
       | tool_choice.name: it is required         | {"max_tokens": 1, "messages": [{"role": "user", "content": "a"}], "tools": [{"name": "a", "input_schema": {}}], "tool_choice": {"type": "tool"}} |
       | there are no tools to choose from        | {"max_tokens": 1, "messages": [{"role": "user", "content": "a"}], "tool_choice": {"type": "any"}} |
       | input_schema of function                 | {"max_tokens": 1, "messages": [{"role": "user", "content": "a"}], "tools": [{"name": "a", "strict": true, "input_schema": {"not": {"const": 2}}}]} |
       | thinking.budget_tokens                   | {"max_tokens": 1, "messages": [{"role": "user", "content": "a"}], "thinking": {"type": "enabled", "budget_tokens": 1024}} |
 
-  Scenario: Without a key, in Anthropic's words
-    Given a server with the keys "first" and "second"
+  Scenario: a request without an API key gets authentication_error
+    Given a server with the API keys "first" and "second"
     When I post to "/v1/messages" as "application/json":
       """
       {"max_tokens": 1, "messages": [{"role": "user", "content": "a"}]}
       """
     Then the status is 401
-    And the answer's "error.type" is "authentication_error"
+    And the response's "error.type" is "authentication_error"
 
-  Scenario Outline: A text that follows a schema: <field>
+  Scenario Outline: the text follows the JSON schema of output_config or output_format: <field>
     When I post to "/v1/messages" as "application/json":
       """
       {"max_tokens": 60, "temperature": 0, "messages": [{"role": "user", "content": "Where is Bergen?"}], <field>}
       """
     Then the status is 200
     And the header "x-ortolan-ignored" is missing
-    And the answer's "stop_reason" is "end_turn"
-    And the answer's "content" has 1 entries
-    And the answer's "content.0.text" is JSON that is valid for:
+    And the response's "stop_reason" is "end_turn"
+    And the response's "content" has 1 entries
+    And the response's "content.0.text" is JSON that validates against:
       """
       {"type": "object", "properties": {"country": {"enum": ["Norway", "Italy"]}}, "required": ["country"], "additionalProperties": false}
       """
@@ -168,16 +168,16 @@ Feature: Messages as with Anthropic's API
       | "output_config": {"format": {"type": "json_schema", "schema": {"type": "object", "properties": {"country": {"enum": ["Norway", "Italy"]}}, "required": ["country"], "additionalProperties": false}}} |
       | "output_format": {"type": "json_schema", "schema": {"type": "object", "properties": {"country": {"enum": ["Norway", "Italy"]}}, "required": ["country"], "additionalProperties": false}} |
 
-  Scenario: A text that follows a schema as it comes
+  Scenario: a streamed text follows the JSON schema of output_config
     When I stream a message:
       """
       {"max_tokens": 60, "temperature": 0, "messages": [{"role": "user", "content": "Where is Bergen?"}],
        "output_config": {"format": {"type": "json_schema", "schema": {"const": {"country": "Norway"}}}}}
       """
     Then the status is 200
-    And the blocks of the stream are one text that contains "Norway"
+    And the stream has one text block, which contains "Norway"
 
-  Scenario: A text that follows a schema beside a tool that may be used
+  Scenario: the text follows the JSON schema of output_config if tool calls are optional
     When I post to "/v1/messages" as "application/json":
       """
       {"max_tokens": 60, "temperature": 0, "tools": [{"name": "now", "input_schema": {"type": "object"}}],
@@ -186,10 +186,10 @@ Feature: Messages as with Anthropic's API
        "output_config": {"format": {"type": "json_schema", "schema": {"enum": ["yes", "no"]}}}}
       """
     Then the status is 200
-    And the answer's "stop_reason" is "end_turn"
-    And the answer's "content.0.text" is "\"yes\""
+    And the response's "stop_reason" is "end_turn"
+    And the response's "content.0.text" is "\"yes\""
 
-  Scenario: A schema beside a tool that must be used
+  Scenario: tool_choice any takes precedence over the JSON schema of output_config
     When I post to "/v1/messages" as "application/json":
       """
       {"max_tokens": 60, "temperature": 0, "messages": [{"role": "user", "content": "What time is it?"}],
@@ -197,26 +197,26 @@ Feature: Messages as with Anthropic's API
        "tools": [{"name": "now", "input_schema": {"type": "object", "properties": {}}}],
        "tool_choice": {"type": "any", "disable_parallel_tool_use": true}}
       """
-    Then the answer's "stop_reason" is "tool_use"
-    And the answer's "content.0.name" is "now"
+    Then the response's "stop_reason" is "tool_use"
+    And the response's "content.0.name" is "now"
 
-  Scenario: A conversation that is to be kept is refused in a way that libraries understand
+  Scenario: thread is rejected with the error code thread_unsupported_request
     When I post to "/v1/messages" as "application/json":
       """
       {"max_tokens": 4, "messages": [{"role": "user", "content": "hi"}], "thread": {"type": "create"}}
       """
     Then the status is 400
-    And the answer's "error.type" is "invalid_request_error"
-    And the answer's "error.details" is {"error_code": "thread_unsupported_request", "unsupported": ["thread"]}
-    And the error says "thread: this server keeps no conversations"
-    And the answer's "request_id" follows "[0-9a-f]{32}"
+    And the response's "error.type" is "invalid_request_error"
+    And the response's "error.details" is {"error_code": "thread_unsupported_request", "unsupported": ["thread"]}
+    And the error message contains "thread: threads are not supported"
+    And the response's "request_id" matches "[0-9a-f]{32}"
     When I post to "/v1/messages" as "application/json":
       """
       {"max_tokens": 4, "messages": [{"role": "user", "content": "hi"}], "thread": null}
       """
     Then the status is 200
 
-  Scenario: A system message among the others
+  Scenario: a system message between other messages is accepted
     When I post to "/v1/messages" as "application/json":
       """
       {"max_tokens": 4, "messages": [{"role": "user", "content": "hi"}, {"role": "system", "content": "Be brief."}, {"role": "user", "content": "go on"}]}
@@ -224,16 +224,16 @@ Feature: Messages as with Anthropic's API
     Then the status is 200
     And the header "x-ortolan-ignored" is missing
 
-  Scenario: An answer continues the assistant's last message
+  Scenario: a trailing assistant message is continued
     When I post to "/v1/messages" as "application/json":
       """
       {"max_tokens": 8, "temperature": 0, "stop_sequences": ["."],
        "messages": [{"role": "user", "content": "Name the capital of Italy."}, {"role": "assistant", "content": "The capital of Italy is"}]}
       """
     Then the status is 200
-    And the answer's "content.0.text" is " Rome"
+    And the response's "content.0.text" is " Rome"
 
-  Scenario: Tools of another server are left out while the choice is free
+  Scenario: server tools are ignored and listed in x-ortolan-ignored
     When I post to "/v1/messages" as "application/json":
       """
       {"max_tokens": 60, "temperature": 0, "messages": [{"role": "user", "content": "What is the weather in Bergen?"}],
@@ -244,9 +244,9 @@ Feature: Messages as with Anthropic's API
       """
     Then the status is 200
     And the header "x-ortolan-ignored" is "mcp_servers,tools.0,tools.1"
-    And the answer's "content.0.name" is "mcp__plugin_chrome-devtools-mcp_chrome-devtools__get_console_message"
+    And the response's "content.0.name" is "mcp__plugin_chrome-devtools-mcp_chrome-devtools__get_console_message"
 
-  Scenario: Blocks of other servers are left out of the history
+  Scenario: server tool blocks of earlier messages are ignored and listed in x-ortolan-ignored
     When I post to "/v1/messages" as "application/json":
       """
       {"max_tokens": 8, "temperature": 0, "messages": [
@@ -261,13 +261,13 @@ Feature: Messages as with Anthropic's API
     Then the status is 200
     And the header "x-ortolan-ignored" is "messages.1.content.0.signature,messages.1.content.3.citations,messages.1.content.1,messages.1.content.2"
 
-  Scenario Outline: What turns a limit off: <fields>
+  Scenario Outline: max_tokens and top_k accept a value without a limit: <fields>
     When I post to "/v1/messages" as "application/json":
       """
       {<fields>, "temperature": 0, "stop_sequences": [" "], "messages": [{"role": "user", "content": "Count: 1, 2, 3"}]}
       """
     Then the status is 200
-    And the answer's "stop_reason" is "<reason>"
+    And the response's "stop_reason" is "<reason>"
     And the header "x-ortolan-ignored" is missing
 
     Examples:
@@ -276,7 +276,7 @@ Feature: Messages as with Anthropic's API
       | "max_tokens": -1                | stop_sequence |
       | "max_tokens": 60, "top_k": -1   | stop_sequence |
 
-  Scenario: Fields without effect are named
+  Scenario: request fields without effect are listed in x-ortolan-ignored
     When I post to "/v1/messages" as "application/json":
       """
       {"max_tokens": 1, "messages": [{"role": "user", "content": "a"}], "metadata": {"user_id": "a"}, "service_tier": "auto", "speed": "fast",
@@ -287,7 +287,7 @@ Feature: Messages as with Anthropic's API
     Then the status is 200
     And the header "x-ortolan-ignored" is "metadata,service_tier,speed,context_management,container,inference_geo,cache_control,betas,tools.0.defer_loading,new,output_config.effort"
 
-  Scenario: Fields without effect break no request, whatever they hold
+  Scenario: request fields without effect are accepted with any value
     When I post to "/v1/messages" as "application/json":
       """
       {"max_tokens": 1, "messages": [{"role": "user", "content": [{"type": "text", "text": "a", "cache_control": "x", "citations": 1}]}],
@@ -296,26 +296,26 @@ Feature: Messages as with Anthropic's API
     Then the status is 200
     And the header "x-ortolan-ignored" is "messages.0.content.0.cache_control,messages.0.content.0.citations,metadata,service_tier,context_management,fallbacks,mcp_servers,container"
 
-  Scenario: Tokens are counted of the same bodies
+  Scenario: /v1/messages/count_tokens accepts a request body of /v1/messages
     When I post to "/v1/messages/count_tokens" as "application/json":
       """
       {"model": "any", "system": [], "messages": [{"role": "user", "content": "Name the capital of Italy."}],
        "tools": [{"type": "web_search_20250305", "name": "web_search"}], "tool_choice": {"type": "auto"}, "thinking": {"type": "disabled"}}
       """
     Then the status is 200
-    And the answer's "input_tokens" is 36
+    And the response's "input_tokens" is 36
     And the header "x-ortolan-ignored" is "tools.0"
 
-  Scenario Outline: What shapes the answer and is not built is refused by its kind: <problem>
+  Scenario Outline: the error names the unsupported field: <problem>
     When I post to "/v1/messages" as "application/json":
       """
-      {"max_tokens": 1, "messages": [{"role": "user", "content": <content>}]<more>}
+      {"max_tokens": 1, "messages": [{"role": "user", "content": <content>}]<fields>}
       """
     Then the status is 400
-    And the error says "<problem>"
+    And the error message contains "<problem>"
 
     Examples:
-      | problem                                               | content | more |
+      | problem                                               | content | fields |
       | messages.0.content.0.type: images are not supported   | [{"type": "image", "source": {"type": "base64", "media_type": "image/png", "data": "AA=="}}] | |
       | messages.0.content.0.source.type: base64 documents    | [{"type": "document", "source": {"type": "base64", "media_type": "application/pdf", "data": "AA=="}}] | |
       | (tools.0) is a web_search_20250305, which this server | "a" | , "tools": [{"type": "web_search_20250305", "name": "web_search"}], "tool_choice": {"type": "tool", "name": "web_search"} |
@@ -323,10 +323,10 @@ Feature: Messages as with Anthropic's API
       | compaction: the server does not summarize             | "a" | , "compaction": {"type": "summarize"} |
       | output_config.format.schema: it is required           | "a" | , "output_config": {"format": {"type": "json_schema"}} |
       | output_config.format.schema                           | "a" | , "output_config": {"format": {"type": "json_schema", "schema": {"type": 5}}} |
-      | output_format: a text cannot follow both              | "a" | , "output_format": {"type": "json_schema", "schema": {}}, "output_config": {"format": {"type": "json_schema", "schema": {"type": "object"}}} |
+      | output_format cannot both be set                      | "a" | , "output_format": {"type": "json_schema", "schema": {}}, "output_config": {"format": {"type": "json_schema", "schema": {"type": "object"}}} |
       | output_config.format.type                             | "a" | , "output_config": {"format": {"type": "regex", "pattern": "a"}} |
 
-  Scenario: Paths that are not there have Anthropic's words, too
+  Scenario: an unknown path gets an error in Anthropic's format
     When I get "/v1/messages/batches"
     Then the status is 404
-    And the answer's "error.type" is "not_found_error"
+    And the response's "error.type" is "not_found_error"

@@ -1,16 +1,16 @@
-Feature: Numbers for a monitor
-  In Prometheus' text format: the eight of 2024, and what an operator wants to know beside them.
+Feature: Prometheus metrics
+  Prometheus' text format: the eight metrics of llama.cpp of 2024, its later ones, and ortolan's own.
 
-  Scenario: The numbers of 2024 count what was asked
-    Given a server whose model fills gaps
-    When I ask for a completion:
+  Scenario: /metrics has llama.cpp's metrics of 2024
+    Given a server whose model supports infill
+    When I request a completion:
       """
       {"prompt": "0123456789", "n_predict": 5, "ignore_eos": true}
       """
     And I get "/metrics"
     Then the status is 200
     And the header "content-type" is "text/plain; version=0.0.4"
-    And the header "process-start-time-unix" is a time of today
+    And the header "process-start-time-unix" is a Unix time within the last 24 hours
     And the metric "llamacpp:prompt_tokens_total" is at least 10
     And the metric "llamacpp:tokens_predicted_total" is at least 5
     And the metric "llamacpp:prompt_tokens_seconds" is at least 1
@@ -20,9 +20,9 @@ Feature: Numbers for a monitor
     And the metric "llamacpp:requests_processing" is 0
     And the metric "llamacpp:requests_deferred" is 0
 
-  Scenario: The numbers of today beside them
-    Given a server whose model fills gaps
-    When I ask for a completion:
+  Scenario: /metrics has llama.cpp's later metrics
+    Given a server whose model supports infill
+    When I request a completion:
       """
       {"prompt": "0123456789", "n_predict": 5, "ignore_eos": true}
       """
@@ -36,13 +36,13 @@ Feature: Numbers for a monitor
     And the metric "llamacpp:spec_decode_num_accepted_tokens_total" is at least 0
     And the metric "llamacpp:spec_decode_num_drafts_total" is at least 0
 
-  Scenario: What they do not tell
-    Given a server whose model fills gaps
-    When I ask for a completion:
+  Scenario: /metrics has ortolan's own metrics
+    Given a server whose model supports infill
+    When I request a completion:
       """
       {"prompt": "The same beginning of a prompt: it is longer than a block.", "n_predict": 3, "ignore_eos": true}
       """
-    And I ask for a completion:
+    And I request a completion:
       """
       {"prompt": "The same beginning of a prompt: it is longer than a block.", "n_predict": 3, "ignore_eos": true, "cache_prompt": true}
       """
@@ -56,8 +56,8 @@ Feature: Numbers for a monitor
     And the metric "ortolan_slots{state="idle"}" is 2
     And the metric "ortolan_preemptions_total" is 0
 
-  Scenario: What a text repeats of itself is guessed
-    When I ask for a completion:
+  Scenario: prompt lookup drafts repeated n-grams, and the draft tokens are accepted
+    When I request a completion:
       """
       {"prompt": "One, two, three, four. One, two, three, four. One, two, three, four. One, two,", "n_predict": 24, "temperature": 0, "ignore_eos": true}
       """
@@ -65,20 +65,20 @@ Feature: Numbers for a monitor
     Then the metric "ortolan_tokens_guessed_total" is at least 5
     And the metric "ortolan_tokens_guessed_rightly_total" is at least 5
 
-  Scenario: They are switched on
-    Given a server that answers nothing that can be switched off
+  Scenario: /metrics gets 501 without --metrics
+    Given a server with all optional endpoints disabled
     When I get "/metrics"
     Then the status is 501
-    And the answer's "error.type" is "not_supported_error"
-    And the answer's "error.message" is "This server does not support metrics endpoint."
+    And the response's "error.type" is "not_supported_error"
+    And the response's "error.message" is "This server does not support metrics endpoint."
 
-  Scenario: What runs and what waits
+  Scenario: /metrics counts running and queued requests
     Given four endless streams
-    And a client that waits for the slot 0, and then a more urgent one
+    And a queued request for slot 0, then one with a higher priority
     When I get "/metrics"
     Then the metric "llamacpp:requests_processing" is 4
     And the metric "llamacpp:requests_deferred" is 2
     And the metric "llamacpp:kv_cache_tokens" is at least 128
-    When all streams are left
-    Then the more urgent one is answered first
+    When the clients of all streams disconnect
+    Then the request with the higher priority finishes first
     And all slots become idle

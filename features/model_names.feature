@@ -1,21 +1,21 @@
-Feature: OpenAI's words, and the model's name
+Feature: Model names and OpenAI error codes
 
-  Scenario: Any name is answered, by the model that is served
-    When I chat:
+  Scenario: any model name is accepted by default
+    When I request a chat completion:
       """
       {"model": "gpt-5", "messages": [{"role": "user", "content": "Hi"}], "max_tokens": 1}
       """
     Then the status is 200
-    And the answer's "model" is "smollm2"
+    And the response's "model" is "smollm2"
 
-  Scenario Outline: A server that is strict about names: <path>
-    Given a server that knows its model's name alone
+  Scenario Outline: --strict-model-names rejects an unknown model name: <path>
+    Given a server with strict model names
     When I post to "<path>" as "application/json":
       """
       {"model": "gpt-5", <body>}
       """
     Then the status is 404
-    And the answer's "error.code" is "model_not_found"
+    And the response's "error.code" is "model_not_found"
     And the error's param is "model"
     When I post to "<path>" as "application/json":
       """
@@ -30,21 +30,21 @@ Feature: OpenAI's words, and the model's name
       | /v1/responses        | "input": "a", "max_output_tokens": 1                          |
       | /v1/embeddings       | "input": "a"                                                  |
 
-  Scenario: The native routes say the status, OpenAI's a word
+  Scenario: error.code is the status on native endpoints and a string on OpenAI's endpoints
     When I get "/nowhere"
-    Then the answer's "error.code" is 404
+    Then the response's "error.code" is 404
     When I get "/v1/nowhere"
-    Then the answer's "error.code" is "unknown_url"
+    Then the response's "error.code" is "unknown_url"
     When I get "/v1/models/gpt-5"
-    Then the answer's "error.code" is "model_not_found"
+    Then the response's "error.code" is "model_not_found"
     When I post to "/v1/chat/completions" as "text/plain":
       """
       {"messages": [{"role": "user", "content": "a"}]}
       """
     Then the status is 415
-    And the answer's "error.code" is null
+    And the response's "error.code" is null
 
-  Scenario: A prompt that is too long, in OpenAI's words
-    When I chat about 5000 words
+  Scenario: a prompt longer than the context gets context_length_exceeded
+    When I request a chat completion with a message of 5000 words
     Then the status is 400
-    And the answer's "error.code" is "context_length_exceeded"
+    And the response's "error.code" is "context_length_exceeded"

@@ -1,7 +1,7 @@
-Feature: The page at the root
-  For people, and for those who build pages of their own. What it does in a browser is tested in one.
+Feature: Web page
+  The built-in web page and its files are served at the root. Browser tests cover its behavior.
 
-  Scenario Outline: <path> is served
+  Scenario Outline: <path> of the web page is served
     When I get "<path>"
     Then the status is 200
     And the header "content-type" is "<media>"
@@ -17,8 +17,8 @@ Feature: The page at the root
       | /vendor/markdown-it.js | text/javascript; charset=utf-8 |
       | /vendor/LICENSES.txt | text/plain; charset=utf-8 |
 
-  Scenario: It needs no key, what it asks for does
-    Given a server with the keys "sk-one" and "sk-two"
+  Scenario: the web page requires no API key, but /props does
+    Given a server with the API keys "sk-one" and "sk-two"
     When I get "/"
     Then the status is 200
     When I get "/completion.js"
@@ -26,7 +26,7 @@ Feature: The page at the root
     When I get "/props"
     Then the status is 401
 
-  Scenario: What is not there is not there
+  Scenario: an unknown file of the web page gets 404
     When I get "/nothing.js"
     Then the status is 404
-    And the error says "there is nothing at /nothing.js"
+    And the error message contains "path not found: /nothing.js"

@@ -1,79 +1,79 @@
-Feature: What was computed is not computed again
-  Prompts that begin alike share what was computed of their beginning, while it is computed and afterwards.
+Feature: Prefix cache
+  Prompts with a common prefix share its cached blocks, both concurrently and in later requests.
 
-  Scenario: The same prompt again
-    When I ask for a completion:
+  Scenario: a second request reuses the cached blocks of the first
+    When I request a completion:
       """
       {"prompt": "The quick brown fox jumps over the lazy dog and runs into the wood.", "n_predict": 4, "cache_salt": "again"}
       """
-    Then the answer's "tokens_cached" is 0
-    And the answer's "timings.prompt_n" is 15
-    When I ask for a completion:
+    Then the response's "tokens_cached" is 0
+    And the response's "timings.prompt_n" is 15
+    When I request a completion:
       """
       {"prompt": "The quick brown fox jumps over the lazy dog and runs into the wood.", "n_predict": 4, "cache_salt": "again", "cache_prompt": true}
       """
-    Then the answer's "tokens_cached" is 14
-    And the answer's "tokens_evaluated" is 15
-    And the answer's "timings.prompt_n" is 1
+    Then the response's "tokens_cached" is 14
+    And the response's "tokens_evaluated" is 15
+    And the response's "timings.prompt_n" is 1
 
-  Scenario: A prompt is evaluated ahead of its use
-    When I ask for a completion:
+  Scenario: a prompt evaluated with n_predict 0 is cached for later requests
+    When I request a completion:
       """
       {"prompt": "A long time ago, in a small town by the sea,", "n_predict": 0, "cache_salt": "ahead"}
       """
-    And I ask for a completion:
+    And I request a completion:
       """
       {"prompt": "A long time ago, in a small town by the sea, there lived", "n_predict": 4, "cache_salt": "ahead", "cache_prompt": true}
       """
-    Then the answer's "tokens_cached" is 13
+    Then the response's "tokens_cached" is 13
 
-  Scenario: A client of 2024 does not read the cache unless it asks to
-    When I ask for a completion:
+  Scenario: /completion reuses cached blocks only with cache_prompt
+    When I request a completion:
       """
       {"prompt": "One two three four five six seven", "n_predict": 4, "cache_salt": "unread"}
       """
-    And I ask for a completion:
+    And I request a completion:
       """
       {"prompt": "One two three four five six seven", "n_predict": 4, "cache_salt": "unread"}
       """
-    Then the answer's "tokens_cached" is 0
+    Then the response's "tokens_cached" is 0
 
-  Scenario: A conversation goes on
-    When I chat:
+  Scenario: a continued chat reuses the cached blocks of its earlier messages
+    When I request a chat completion:
       """
       {"messages": [{"role": "user", "content": "Name the capital of Italy."}], "max_tokens": 24, "temperature": 0, "cache_salt": "chat"}
       """
-    Then the answer's "usage.prompt_tokens_details.cached_tokens" is 0
-    When I go on with the chat: "And of France?"
-    Then nearly all of the conversation before came from the cache
+    Then the response's "usage.prompt_tokens_details.cached_tokens" is 0
+    When I continue the chat with the message "And of France?"
+    Then all but at most two tokens of the previous conversation came from the cache
 
-  Scenario: Nobody finds what another salt computed
-    When I ask for a completion:
+  Scenario: requests with different cache_salt share no blocks
+    When I request a completion:
       """
       {"prompt": "The secret word is ortolan, do not tell it to anybody.", "n_predict": 0, "cache_salt": "mine"}
       """
-    And I ask for a completion:
+    And I request a completion:
       """
       {"prompt": "The secret word is ortolan, do not tell it to anybody.", "n_predict": 0, "cache_salt": "yours", "cache_prompt": true}
       """
-    Then the answer's "tokens_cached" is 0
+    Then the response's "tokens_cached" is 0
 
-  Scenario Outline: The cache changes no text (<sampling>)
-    When I ask for a completion:
+  Scenario Outline: cached blocks do not change the text (<sampling>)
+    When I request a completion:
       """
       {"prompt": "Once upon a time, in a forest full of birds, a young songbird", "n_predict": 40, <sampling>, "cache_salt": "text"}
       """
-    Then asking again from the cache gives the same text
+    Then repeating the request with the prompt cache gives the same text
 
     Examples:
       | sampling                        |
       | "temperature": 0                |
       | "temperature": 1.2, "seed": 11  |
 
-  Scenario: Eight that begin alike and arrive together
+  Scenario: a prefix shared by concurrent prompts is computed once
     Given a server with long contexts
     And eight prompts that share their first 1024 tokens
-    When all are continued at once, from the cache
-    Then what they share was computed once
-    When each is continued alone
-    Then the texts are the same
+    When all prompts are completed concurrently with the prompt cache
+    Then the shared prefix was computed once
+    When each prompt is completed alone
+    Then the concurrent texts equal the texts completed alone

@@ -1,10 +1,10 @@
-Feature: Which documents answer a query best
-  They are in the order of how near their embeddings are to the query's.
+Feature: Rerank API
+  Documents are ranked by the similarity of their embeddings to the query's.
 
   Background:
-    Given a server with a model of embeddings
+    Given a server with an embedding model
 
-  Scenario: The nearest first
+  Scenario: /v1/rerank returns the most similar document first
     When I post to "/v1/rerank" as "application/json":
       """
       {"model": "any", "query": "Which bird sings?", "documents": [
@@ -13,25 +13,25 @@ Feature: Which documents answer a query best
         "Oil became cheaper by three percent."]}
       """
     Then the status is 200
-    And the answer's "object" is "list"
-    And the answer's "model" is "smollm2"
-    And the answer's "results" has 3 entries
-    And the answer's "results.0.index" is 1
-    And the relevance falls from each result to the next
-    And the answer has no "results.0.document"
+    And the response's "object" is "list"
+    And the response's "model" is "smollm2"
+    And the response's "results" has 3 entries
+    And the response's "results.0.index" is 1
+    And the results are in descending order of relevance
+    And the response has no "results.0.document"
 
-  Scenario: Some of them, with their texts
+  Scenario: top_n limits the results, and return_documents adds their texts
     When I post to "/v1/rerank" as "application/json":
       """
       {"query": "bird", "documents": ["tax", "bird", "hedge"], "top_n": 1, "return_documents": true, "rank_fields": []}
       """
     Then the status is 200
-    And the answer's "results" has 1 entries
-    And the answer's "results.0.document.text" is "bird"
-    And the answer's "usage.total_tokens" is 12
+    And the response's "results" has 1 entries
+    And the response's "results.0.document.text" is "bird"
+    And the response's "usage.total_tokens" is 12
     And the header "x-ortolan-ignored" is "rank_fields"
 
-  Scenario Outline: What cannot be ranked: <what>
+  Scenario Outline: /v1/rerank rejects an invalid request: <problem>
     When I post to "/v1/rerank" as "application/json":
       """
       {<body>}
@@ -40,22 +40,22 @@ Feature: Which documents answer a query best
     And the error's param is "<param>"
 
     Examples:
-      | what         | body                             | param     |
-      | no documents | "query": "a", "documents": []    | documents |
-      | no query     | "documents": ["a"]               | query     |
-      | none wanted  | "query": "a", "documents": ["a"], "top_n": 0 | top_n |
-      | nothing      | "query": "a"                     | documents |
-      | both forms   | "query": "a", "documents": ["a"], "texts": ["a"] | texts |
-      | no texts     | "query": "a", "texts": []        | texts     |
-      | cut texts    | "query": "a", "texts": ["a"], "truncate": true | truncate |
+      | problem               | body                                             | param     |
+      | documents is empty    | "query": "a", "documents": []                    | documents |
+      | query is missing      | "documents": ["a"]                               | query     |
+      | top_n is 0            | "query": "a", "documents": ["a"], "top_n": 0     | top_n     |
+      | documents are missing | "query": "a"                                     | documents |
+      | documents and texts   | "query": "a", "documents": ["a"], "texts": ["a"] | texts     |
+      | texts is empty        | "query": "a", "texts": []                        | texts     |
+      | truncate              | "query": "a", "texts": ["a"], "truncate": true   | truncate  |
 
-  Scenario Outline: Another path: <path>
+  Scenario Outline: <path> is an alias of /v1/rerank
     When I post to "<path>" as "application/json":
       """
       {"query": "bird", "documents": ["tax", "bird"]}
       """
     Then the status is 200
-    And the answer's "results.0.index" is 1
+    And the response's "results.0.index" is 1
 
     Examples:
       | path          |
@@ -63,26 +63,26 @@ Feature: Which documents answer a query best
       | /reranking    |
       | /v1/reranking |
 
-  Scenario: The form of Text Embeddings Inference
+  Scenario: /rerank accepts the format of Text Embeddings Inference
     When I post to "/rerank" as "application/json":
       """
       {"query": "bird", "texts": ["tax", "bird"], "raw_scores": true}
       """
     Then the status is 200
-    And the answer has 2 entries
-    And the answer's "0.index" is 1
-    And the answer's "0.score" is 1
-    And the answer has no "0.text"
+    And the response has 2 entries
+    And the response's "0.index" is 1
+    And the response's "0.score" is 1
+    And the response has no "0.text"
     And the header "x-ortolan-ignored" is "raw_scores"
     When I post to "/rerank" as "application/json":
       """
       {"query": "bird", "texts": ["tax", "bird"], "return_text": true, "top_n": 1}
       """
-    Then the answer has 1 entries
-    And the answer's "0.text" is "bird"
+    Then the response has 1 entries
+    And the response's "0.text" is "bird"
 
-  Scenario: A decoder ranks only if it is to embed
-    Given a server that answers nothing that can be switched off
+  Scenario: /v1/rerank of a generative model gets 501 without --embedding
+    Given a server with all optional endpoints disabled
     When I post to "/v1/rerank" as "application/json":
       """
       {"query": "a", "documents": ["a"]}

@@ -1,12 +1,12 @@
-Feature: How the next token is chosen
-  Every option of 2024, and some of today's: its default, what it does, and what is refused.
+Feature: Sampling options
+  The sampling options of 2024 and some later ones: defaults, effects, and rejected values.
 
-  Scenario: The defaults
-    When I ask for a completion:
+  Scenario: the default settings are reported in generation_settings
+    When I request a completion:
       """
       {"prompt": "Hello", "n_predict": 1}
       """
-    Then the answer's settings are:
+    Then the response's generation settings are:
       """
       {"temperature": 0.8, "dynatemp_range": 0, "dynatemp_exponent": 1, "top_k": 40, "top_p": 0.95, "min_p": 0.05,
        "tfs_z": 1, "typical_p": 1, "min_keep": 0, "repeat_penalty": 1.1, "repeat_last_n": 64, "penalize_nl": true,
@@ -17,12 +17,12 @@ Feature: How the next token is chosen
        "samplers": ["top_k", "tfs_z", "typical_p", "top_p", "min_p", "temperature"]}
       """
 
-  Scenario Outline: <options> is always the most probable token
-    When I ask for a completion:
+  Scenario Outline: sampling is greedy with <options>
+    When I request a completion:
       """
       {"prompt": "The capital of France is", "n_predict": 6, "temperature": 0, "repeat_penalty": 1}
       """
-    Then the same with <options> gives the same text
+    Then the same request with <options> gives the same text
 
     Examples:
       | options                                                                   |
@@ -37,13 +37,13 @@ Feature: How the next token is chosen
       | {"temperature": 5, "samplers": ["top_k"], "top_k": 1}                     |
       | {"temperature": -1}                                                       |
 
-  Scenario Outline: <options> is another choice
-    When I ask for a completion:
+  Scenario Outline: the text changes with <options>
+    When I request a completion:
       """
       {"prompt": "Once upon a time, there was a", "n_predict": 40, "seed": 4}
       """
-    Then the same with <options> gives another text
-    And asking again gives the same text
+    Then the same request with <options> gives another text
+    And repeating the request gives the same text
 
     Examples:
       | options                                                   |
@@ -67,96 +67,96 @@ Feature: How the next token is chosen
       | {"samplers": ["temperature", "min_p"], "temperature": 3}  |
       | {"seed": 5}                                               |
 
-  Scenario: A token's bias makes what is improbable certain
-    When I ask for a completion:
+  Scenario: logit_bias of a token id forces an improbable token
+    When I request a completion:
       """
       {"prompt": "The capital of France is", "n_predict": 2, "temperature": 0, "repeat_penalty": 1, "logit_bias": [[4649, 100]]}
       """
-    Then the answer's "content" is " France France"
-    And the answer's "generation_settings.logit_bias" is [[4649.0, 100.0]]
-    And the same with {"logit_bias": [[4649, 100], [4649, false]]} gives another text
+    Then the response's "content" is " France France"
+    And the response's "generation_settings.logit_bias" is [[4649.0, 100.0]]
+    And the same request with {"logit_bias": [[4649, 100], [4649, false]]} gives another text
 
-  Scenario: A text's bias is that of all its tokens
-    When I ask for a completion:
+  Scenario: logit_bias of a text applies to all tokens of the text
+    When I request a completion:
       """
       {"prompt": "The capital of France is", "n_predict": 3, "temperature": 0, "logit_bias": [[" Berlin", 100], ["Paris", -1]]}
       """
-    Then the answer's "content" is " Berlin Berlin Berlin"
-    When I ask for a completion:
+    Then the response's "content" is " Berlin Berlin Berlin"
+    When I request a completion:
       """
       {"prompt": "The capital of France is", "n_predict": 8, "temperature": 0, "logit_bias": [[" Paris", false]]}
       """
-    Then the answer's "content" does not contain "Paris"
-    And the answer's "generation_settings.logit_bias.0.1" is false
+    Then the response's "content" does not contain "Paris"
+    And the response's "generation_settings.logit_bias.0.1" is false
 
-  Scenario: Line breaks can be spared
-    When I ask for a completion:
+  Scenario: penalize_nl and penalty_prompt are reported in generation_settings
+    When I request a completion:
       """
       {"prompt": "a\n\n\n", "n_predict": 2, "temperature": 0, "repeat_penalty": 10000, "penalize_nl": false, "penalty_prompt": "\n"}
       """
-    Then the answer's "generation_settings.penalize_nl" is false
-    And the answer's "generation_settings.use_penalty_prompt_tokens" is true
-    And the answer's "generation_settings.penalty_prompt_tokens.0" is 198
+    Then the response's "generation_settings.penalize_nl" is false
+    And the response's "generation_settings.use_penalty_prompt_tokens" is true
+    And the response's "generation_settings.penalty_prompt_tokens.0" is 198
 
-  Scenario: So many tokens are left at least
-    When I ask for a completion:
+  Scenario: min_keep sets the minimum number of candidate tokens
+    When I request a completion:
       """
       {"prompt": "Once upon a time", "n_predict": 4, "top_p": 0, "min_p": 1, "typical_p": 0, "min_keep": 3, "n_probs": 5, "post_sampling_probs": true}
       """
-    Then every token has 3 probabilities, the highest first
-    And the answer's "generation_settings.min_keep" is 3
+    Then every token has 3 probabilities in descending order
+    And the response's "generation_settings.min_keep" is 3
 
-  Scenario: The penalties may look at nothing of the prompt
-    When I ask for a completion:
+  Scenario: an empty penalty_prompt excludes the prompt from penalties
+    When I request a completion:
       """
       {"prompt": "Hello", "n_predict": 1, "penalty_prompt": []}
       """
     Then the status is 200
-    And the answer's "generation_settings.use_penalty_prompt_tokens" is true
-    And the answer's "generation_settings.penalty_prompt_tokens" is []
+    And the response's "generation_settings.use_penalty_prompt_tokens" is true
+    And the response's "generation_settings.penalty_prompt_tokens" is []
 
-  Scenario: How far back repetitions are looked for
-    When I ask for a completion:
+  Scenario: repeat_last_n limits the window of repeat_penalty
+    When I request a completion:
       """
       {"prompt": "one two three four five. one two three four five. one two three", "n_predict": 2, "temperature": 0, "repeat_penalty": 1}
       """
-    Then the answer's "content" is " four five"
-    And the same with {"repeat_penalty": 10000, "repeat_last_n": 0} gives the same text
-    And the same with {"repeat_penalty": 10000, "repeat_last_n": 3} gives the same text
-    And the same with {"repeat_penalty": 10000, "repeat_last_n": -1} gives another text
+    Then the response's "content" is " four five"
+    And the same request with {"repeat_penalty": 10000, "repeat_last_n": 0} gives the same text
+    And the same request with {"repeat_penalty": 10000, "repeat_last_n": 3} gives the same text
+    And the same request with {"repeat_penalty": 10000, "repeat_last_n": -1} gives another text
 
-  Scenario: A stage that is named twice is applied twice, one that is not named not at all
-    When I ask for a completion:
+  Scenario: a sampler that samplers lists twice is applied twice
+    When I request a completion:
       """
       {"prompt": "Once upon a time, there was a", "n_predict": 20, "seed": 4, "temperature": 4, "samplers": ["top_k", "temperature"]}
       """
-    Then the same with {"temperature": 2, "samplers": ["top_k", "temperature", "temperature"]} gives the same text
-    And the same with {"samplers": ["top_k"]} gives another text
+    Then the same request with {"temperature": 2, "samplers": ["top_k", "temperature", "temperature"]} gives the same text
+    And the same request with {"samplers": ["top_k"]} gives another text
 
-  Scenario: What repeats itself becomes dear
-    When I ask for a completion:
+  Scenario: the DRY sampler penalizes repeated sequences
+    When I request a completion:
       """
       {"prompt": "one two three four five. one two three four five. one two three", "n_predict": 2, "temperature": 0, "repeat_penalty": 1}
       """
-    Then the answer's "content" is " four five"
-    And the same with {"dry_multiplier": 100, "dry_penalty_last_n": 0} gives the same text
-    And the same with {"dry_multiplier": 100, "dry_sequence_breakers": ["three"]} gives the same text
-    And the same with {"dry_multiplier": 100, "dry_allowed_length": 30} gives the same text
-    And the same with {"dry_multiplier": 100} gives another text
+    Then the response's "content" is " four five"
+    And the same request with {"dry_multiplier": 100, "dry_penalty_last_n": 0} gives the same text
+    And the same request with {"dry_multiplier": 100, "dry_sequence_breakers": ["three"]} gives the same text
+    And the same request with {"dry_multiplier": 100, "dry_allowed_length": 30} gives the same text
+    And the same request with {"dry_multiplier": 100} gives another text
 
-  Scenario Outline: Bad input is told by its place: <body>
+  Scenario Outline: the error names the invalid field: <body>
     When I post to "/completion" as "application/json":
       """
       {"prompt": "a", <body>}
       """
     Then the status is 400
     And the error's param is "<param>"
-    And the error says "<message>"
+    And the error message contains "<message>"
 
     Examples:
       | body                              | param                   | message                |
       | "samplers": ["top_k", "greedy"]   | samplers.1              | greedy                 |
-      | "samplers": "top_k"               | samplers                | the letter of no stage |
+      | "samplers": "top_k"               | samplers                | unknown sampler letter |
       | "tfs_z": -1                       | tfs_z                   | minimum of 0           |
       | "typical_p": "a"                  | typical_p               | not of type            |
       | "dynatemp_range": -0.5            | dynatemp_range          | minimum of 0           |

@@ -1,13 +1,13 @@
-//! The document as OpenAPI 3.0, which is what progenitor reads, and without what only the validator holds.
+//! Lowers the document to OpenAPI 3.0 for progenitor, without keywords that only the validator needs.
 //!
-//! The types need no bounds and no defaults: bodies are validated against the document before they become types.
-//! Fields that are known only to be refused or reported (`x-ortolan-later`, `x-ortolan-refused`, `x-ortolan-effect: none`)
-//! are no part of them.
+//! The types need no bounds and defaults, because bodies are validated against the document before they are
+//! deserialized. Fields that are always rejected or ignored (`x-ortolan-later`, `x-ortolan-refused`,
+//! `x-ortolan-effect: none`) are left out of the types.
 
 use serde_json::{Map, Value, json};
 
-/// Keywords of a schema that bound a value or explain it.
-const HELD_BY_THE_VALIDATOR: [&str; 17] = [
+/// Schema keywords that only the validator needs: bounds, defaults and examples.
+const VALIDATOR_KEYWORDS: [&str; 17] = [
     "contentMediaType",
     "contentSchema",
     "default",
@@ -27,20 +27,20 @@ const HELD_BY_THE_VALIDATOR: [&str; 17] = [
     "uniqueItems",
 ];
 
-/// Lowers a 3.1 document; a streamed answer becomes an operation of its own, `…_stream` at the path `…#stream`
-/// (a fragment never reaches the server).
+/// Lowers a 3.1 document. A streamed response becomes a separate operation `…_stream` at the path `…#stream`; clients
+/// do not send the fragment to the server.
 pub(crate) fn lower(document: &Value) -> Result<Value, String> {
     let mut paths = Map::new();
     for (path, item) in members(document, "/paths")? {
         if is_alias(item) {
             continue;
         }
-        let (whole, streamed) = split(item);
-        if whole
+        let (json, streamed) = split(item);
+        if json
             .as_object()
             .is_some_and(|operations| !operations.is_empty())
         {
-            paths.insert(path.clone(), whole);
+            paths.insert(path.clone(), json);
         }
         if let Some(streamed) = streamed {
             paths.insert(format!("{path}#stream"), streamed);
@@ -68,68 +68,71 @@ pub(crate) fn lower(document: &Value) -> Result<Value, String> {
     }))
 }
 
-fn members<'a>(document: &'a Value, place: &str) -> Result<&'a Map<String, Value>, String> {
+fn members<'a>(document: &'a Value, pointer: &str) -> Result<&'a Map<String, Value>, String> {
     document
-        .pointer(place)
+        .pointer(pointer)
         .and_then(Value::as_object)
-        .ok_or_else(|| format!("the document has no {place}"))
+        .ok_or_else(|| format!("the document has no {pointer}"))
 }
 
-/// Whether all operations of a path are another path's: the client needs no second name for them.
+/// Whether all operations of a path are aliases; the client leaves them out.
 fn is_alias(item: &Value) -> bool {
     let mut operations = item.as_object().into_iter().flatten();
     operations.all(|(_, operation)| operation.get("x-ortolan-alias-of").is_some())
 }
 
-/// progenitor knows one type of failure per operation. Where failures are answered in the operation's own shape
-/// (`/health`),
-/// those of the common shape are left to the client's "unexpected response".
-fn keep_one_kind_of_failure(operation: &mut Value) {
-    let schema = |answer: &Value| answer.pointer("/content/application~1json/schema").cloned();
-    let Some(answers) = operation
+/// Keeps one error type per operation, because progenitor supports only one. If errors have the schema of the success
+/// response (`/health`), other error responses are removed; the client reports them as unexpected responses.
+fn keep_one_error_type(operation: &mut Value) {
+    let schema = |response: &Value| {
+        response
+            .pointer("/content/application~1json/schema")
+            .cloned()
+    };
+    let Some(responses) = operation
         .get_mut("responses")
         .and_then(Value::as_object_mut)
     else {
         return;
     };
-    let own = answers.get("200").and_then(schema);
-    let own_failures = answers
-        .iter()
-        .any(|(status, answer)| status != "200" && own.is_some() && schema(answer) == own);
-    if own_failures {
-        answers.retain(|_, answer| schema(answer) == own);
+    let success = responses.get("200").and_then(schema);
+    let shares_schema = responses.iter().any(|(status, response)| {
+        status != "200" && success.is_some() && schema(response) == success
+    });
+    if shares_schema {
+        responses.retain(|_, response| schema(response) == success);
     }
 }
 
-/// A path's operations that have whole answers, with only those, and those that can stream, with only the streamed answer.
+/// Splits the operations of a path into those with JSON responses and those with streamed responses.
 fn split(item: &Value) -> (Value, Option<Value>) {
     const EVENTS: &str = "text/event-stream";
-    let mut whole = item.clone();
+    let mut json = item.clone();
     let mut streamed = Map::new();
-    for (method, operation) in whole.as_object_mut().into_iter().flatten() {
-        keep_one_kind_of_failure(operation);
+    for (method, operation) in json.as_object_mut().into_iter().flatten() {
+        keep_one_error_type(operation);
         let content = operation.pointer_mut("/responses/200/content");
         let content = content.and_then(Value::as_object_mut);
         let Some(events) = content.and_then(|content| content.shift_remove(EVENTS)) else {
             continue;
         };
-        let mut twin = operation.clone();
+        let mut stream_operation = operation.clone();
         let id = operation["operationId"].as_str().unwrap_or_default();
-        twin["operationId"] = json!(format!("{id}_stream"));
-        twin["responses"]["200"]["content"] = json!({ EVENTS: events });
-        streamed.insert(method.clone(), twin);
+        stream_operation["operationId"] = json!(format!("{id}_stream"));
+        stream_operation["responses"]["200"]["content"] = json!({ EVENTS: events });
+        streamed.insert(method.clone(), stream_operation);
     }
-    if let Some(operations) = whole.as_object_mut() {
+    if let Some(operations) = json.as_object_mut() {
         operations.retain(|_, operation| {
             let content = operation.pointer("/responses/200/content");
             content != Some(&json!({}))
         });
     }
     let streamed = (!streamed.is_empty()).then_some(Value::Object(streamed));
-    (whole, streamed)
+    (json, streamed)
 }
 
-/// Lowers every `schema` of parameters, bodies and answers; drops examples and headers, which no type needs.
+/// Lowers each `schema` of parameters, bodies and responses; removes examples and headers, which types do not need.
 fn lower_schemas_within(value: &mut Value) {
     match value {
         Value::Object(members) => {
@@ -153,16 +156,17 @@ fn lower_schema(schema: &Value) -> Value {
     let Value::Object(schema) = schema else {
         return schema.clone();
     };
-    let several = matches!(schema.get("type"), Some(Value::Array(types)) if kind(types).is_none());
-    if several || is_wide(schema) {
+    let has_several_types =
+        matches!(schema.get("type"), Some(Value::Array(types)) if single_type(types).is_none());
+    if has_several_types || is_wide(schema) {
         return json!({ "description": schema.get("description"), "nullable": is_nullable(schema) });
     }
     let mut lowered = Map::new();
     for (keyword, value) in schema {
-        if keyword.starts_with("x-ortolan-") || HELD_BY_THE_VALIDATOR.contains(&keyword.as_str()) {
+        if keyword.starts_with("x-ortolan-") || VALIDATOR_KEYWORDS.contains(&keyword.as_str()) {
             continue;
         }
-        // An object that may hold anything is a map to the types; what is said of some of its fields, the validator holds.
+        // An object with arbitrary properties becomes a map; the validator checks the properties that have schemas.
         if keyword == "properties" && schema.get("additionalProperties") == Some(&json!(true)) {
             continue;
         }
@@ -174,8 +178,8 @@ fn lower_schema(schema: &Value) -> Value {
                 .map(lower_schema)
                 .collect(),
             ("items" | "additionalProperties", value) => lower_schema(value),
-            ("type", Value::Array(types)) => match kind(types) {
-                Some(kind) => kind.clone(),
+            ("type", Value::Array(types)) => match single_type(types) {
+                Some(single) => single.clone(),
                 None => continue,
             },
             ("enum", Value::Array(values)) => {
@@ -198,30 +202,30 @@ fn lower_schema(schema: &Value) -> Value {
     Value::Object(lowered)
 }
 
-/// The properties that the types have.
+/// Lowers properties, without those that are always rejected or ignored.
 fn lower_properties(properties: &Map<String, Value>) -> Value {
     properties
         .iter()
         .filter(|(_, schema)| {
-            let marks = ["x-ortolan-later", "x-ortolan-refused"];
-            let refused = marks.iter().any(|mark| schema.get(mark).is_some());
-            !refused && schema.get("x-ortolan-effect") != Some(&json!("none"))
+            let extensions = ["x-ortolan-later", "x-ortolan-refused"];
+            let is_rejected = extensions.iter().any(|name| schema.get(name).is_some());
+            !is_rejected && schema.get("x-ortolan-effect") != Some(&json!("none"))
         })
         .map(|(name, schema)| (name.clone(), lower_schema(schema)))
         .collect::<Map<_, _>>()
         .into()
 }
 
-/// The one kind beside null. Several are left to the validator: to the types it is any value.
-fn kind(types: &[Value]) -> Option<&Value> {
-    let mut kinds = types.iter().filter(|kind| *kind != "null");
-    kinds.next().filter(|_| kinds.next().is_none())
+/// The only type besides null. A schema with several types becomes an arbitrary value; the validator checks it.
+fn single_type(types: &[Value]) -> Option<&Value> {
+    let mut non_null = types.iter().filter(|name| *name != "null");
+    non_null.next().filter(|_| non_null.next().is_none())
 }
 
-/// Whether an integer may be both negative and larger than 64 bits with a sign hold: to the types it is any value.
+/// Whether an integer can exceed the range of `i64`; it then becomes an arbitrary value.
 fn is_wide(schema: &Map<String, Value>) -> bool {
-    let most = schema.get("maximum").and_then(Value::as_u64);
-    most.is_some_and(|most| i64::try_from(most).is_err())
+    let maximum = schema.get("maximum").and_then(Value::as_u64);
+    maximum.is_some_and(|maximum| i64::try_from(maximum).is_err())
 }
 
 fn is_null(schema: &Value) -> bool {
@@ -229,7 +233,7 @@ fn is_null(schema: &Value) -> bool {
 }
 
 fn is_nullable(schema: &Map<String, Value>) -> bool {
-    let among_types = matches!(schema.get("type"), Some(Value::Array(types)) if types.iter().any(|kind| kind == "null"));
+    let among_types = matches!(schema.get("type"), Some(Value::Array(types)) if types.iter().any(|name| name == "null"));
     let among_alternatives =
         matches!(schema.get("oneOf"), Some(Value::Array(schemas)) if schemas.iter().any(is_null));
     among_types || among_alternatives

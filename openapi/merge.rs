@@ -1,4 +1,4 @@
-//! Merges the files of the document with utoipa's model, and stops where the model would lose something.
+//! Merges the files of the document with utoipa's model. Fails if the model would lose or add content.
 
 use std::collections::HashMap;
 use std::fs;
@@ -6,7 +6,7 @@ use std::fs;
 use serde_json::{Map, Value};
 use utoipa::openapi::OpenApi;
 
-/// Reads the files and merges them; the first one gives title, version and description.
+/// Reads and merges the files; title, version and description come from the first one.
 pub(crate) fn merge(sources: &[&str]) -> Result<OpenApi, String> {
     let mut merged: Option<(OpenApi, Value)> = None;
     for source in sources {
@@ -27,14 +27,14 @@ pub(crate) fn merge(sources: &[&str]) -> Result<OpenApi, String> {
         .ok_or_else(|| "the document has no files".to_owned())
 }
 
-/// A file as utoipa understands it and as it was written; these must be the same.
+/// Parses a file with utoipa's model and as plain JSON. Fails if they differ.
 fn read(source: &str) -> Result<(OpenApi, Value), String> {
     let text = fs::read_to_string(source).map_err(|error| format!("{source}: {error}"))?;
-    // Unlike a map of JSON, one of YAML refuses a key that it already has.
+    // Unlike a JSON map, a YAML map rejects duplicate keys.
     let mut written: Value = yaml_serde::from_str::<yaml_serde::Value>(&text)
         .and_then(yaml_serde::from_value)
         .map_err(|error| format!("{source}: {error}"))?;
-    write_aliases_out(&mut written).map_err(|error| format!("{source}: {error}"))?;
+    expand_aliases(&mut written).map_err(|error| format!("{source}: {error}"))?;
     let model: OpenApi = serde_json::from_value(written.clone())
         .map_err(|error| format!("{source}: not OpenAPI 3.1: {error}"))?;
     let kept = serde_json::to_value(&model).map_err(|error| format!("{source}: {error}"))?;
@@ -46,28 +46,30 @@ fn read(source: &str) -> Result<(OpenApi, Value), String> {
     }
 }
 
-/// Says of a path, and of each of its operations, that it is another name of a path in the same file.
+/// Extension that marks a path, and its operations, as an alias of a path in the same file.
 const ALIAS_OF: &str = "x-ortolan-alias-of";
 
-/// An alias becomes a path with the operations of the path that it names.
-fn write_aliases_out(document: &mut Value) -> Result<(), String> {
+/// Replaces each alias by the operations of its target path.
+fn expand_aliases(document: &mut Value) -> Result<(), String> {
     let Some(paths) = document.get_mut("paths").and_then(Value::as_object_mut) else {
         return Ok(());
     };
-    let named = paths.clone();
+    let targets = paths.clone();
     let mut aliases: HashMap<String, usize> = HashMap::new();
     for (path, item) in paths {
         let Some(target) = item.get(ALIAS_OF).and_then(Value::as_str) else {
             continue;
         };
-        let mut operations = named
+        let mut operations = targets
             .get(target)
             .filter(|operations| operations.get(ALIAS_OF).is_none())
             .cloned()
-            .ok_or_else(|| format!("{path} is an alias of {target}, which is no path"))?;
+            .ok_or_else(|| {
+                format!("{path} is an alias of {target}, which is not a path of the file")
+            })?;
         let number = aliases.entry(target.to_owned()).or_default();
         *number += 1;
-        // Operation ids are unique in the document.
+        // Operation ids must be unique in the document.
         let suffix = match *number {
             1 => "_alias".to_owned(),
             number => format!("_alias_{number}"),
@@ -80,7 +82,7 @@ fn write_aliases_out(document: &mut Value) -> Result<(), String> {
             let id = operation["operationId"].clone();
             operation["operationId"] =
                 (id.as_str().unwrap_or_default().to_owned() + &suffix).into();
-            operation["summary"] = format!("The same as `{target}`").into();
+            operation["summary"] = format!("Alias of `{target}`").into();
             operation[ALIAS_OF] = id;
         }
         *item = operations;
@@ -88,17 +90,19 @@ fn write_aliases_out(document: &mut Value) -> Result<(), String> {
     Ok(())
 }
 
-/// The place of the first difference between what was written and what was kept.
-fn difference(written: &Value, kept: &Value, place: &str) -> Option<String> {
+/// Describes the first difference between the file and utoipa's model of it.
+fn difference(written: &Value, kept: &Value, pointer: &str) -> Option<String> {
     match (written, kept) {
         (Value::Object(written), Value::Object(kept)) => written
             .keys()
             .chain(kept.keys().filter(|key| !written.contains_key(*key)))
             .find_map(|key| match (written.get(key), kept.get(key)) {
-                (Some(written), Some(kept)) => difference(written, kept, &format!("{place}/{key}")),
-                (Some(_), None) => Some(format!("{place}/{key}: it is lost")),
+                (Some(written), Some(kept)) => {
+                    difference(written, kept, &format!("{pointer}/{key}"))
+                }
+                (Some(_), None) => Some(format!("{pointer}/{key}: it is lost")),
                 (None, kept) => Some(format!(
-                    "{place}: it adds \"{key}\": {}",
+                    "{pointer}: it adds \"{key}\": {}",
                     kept.unwrap_or(&Value::Null)
                 )),
             }),
@@ -107,28 +111,28 @@ fn difference(written: &Value, kept: &Value, place: &str) -> Option<String> {
             .zip(kept)
             .enumerate()
             .find_map(|(index, (written, kept))| {
-                difference(written, kept, &format!("{place}/{index}"))
+                difference(written, kept, &format!("{pointer}/{index}"))
             }),
         _ if written == kept => None,
-        _ => Some(format!("{place}: {written} becomes {kept}")),
+        _ => Some(format!("{pointer}: {written} becomes {kept}")),
     }
 }
 
-/// A path or a component may be defined once: `merge_from` would keep the first and say nothing.
+/// Rejects paths and components that are already defined, because `merge_from` would silently keep the first.
 fn refuse_duplicates(source: &str, sum: &Value, part: &Value) -> Result<(), String> {
-    for place in ["/paths", "/components/schemas", "/components/responses"] {
+    for pointer in ["/paths", "/components/schemas", "/components/responses"] {
         let names = part
-            .pointer(place)
+            .pointer(pointer)
             .and_then(Value::as_object)
             .into_iter()
             .flat_map(|named| named.keys());
         for name in names {
             if sum
-                .pointer(place)
+                .pointer(pointer)
                 .is_some_and(|sum| sum.get(name).is_some())
             {
                 return Err(format!(
-                    "{source}: {place}: \"{name}\" is defined in another file, too"
+                    "{source}: {pointer}: \"{name}\" is defined in another file, too"
                 ));
             }
         }

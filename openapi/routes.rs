@@ -1,12 +1,13 @@
-//! Generates the trait `Api`, a method per operation, and the poem-openapi routes that call it.
+//! Generates the trait `Api`, with a method per operation, and the poem-openapi routes that call it.
 //!
-//! What the code leans on (`Operation`, `Body`, `Reply`, …) is in `src/api/payload.rs`, `Caller` and `Admitted` in `src/api/caller.rs`.
+//! The generated code uses types of `src/api/payload.rs` (`Operation`, `Body`, `Reply`, …) and of `src/api/caller.rs`
+//! (`Caller`, `Admitted`).
 
 use proc_macro2::{Ident, TokenStream};
 use quote::{format_ident, quote};
 use serde_json::{Map, Value};
 
-/// The code of all operations of the document.
+/// Generates the code of all operations.
 pub(crate) fn routes(document: &Value) -> Result<String, String> {
     let paths = document
         .pointer("/paths")
@@ -27,17 +28,17 @@ pub(crate) fn routes(document: &Value) -> Result<String, String> {
         }
     }
     let code = quote! {
-        /// What the document asks of the server: a method per operation.
+        /// The operations of the document, one method each.
         pub(super) trait Api: Send + Sync + 'static { #methods }
 
-        /// The operations as types: what the document says of their bodies and answers.
+        /// A type per operation, with the schemas of its body and its responses.
         pub(super) mod operations {
             use super::types;
-            use crate::api::payload::{Answer, BodyOperation, Operation};
+            use crate::api::payload::{BodyOperation, Operation, ResponseSpec};
             #markers
         }
 
-        /// The routes of the document; each calls the method of its name.
+        /// The routes of the document; each calls the method of the same name.
         pub(super) struct Routes<A>(pub(super) A);
 
         #[poem_openapi::OpenApi]
@@ -47,36 +48,38 @@ pub(crate) fn routes(document: &Value) -> Result<String, String> {
     Ok(prettyplease::unparse(&file))
 }
 
-/// What the code needs to know of an operation.
+/// The properties of an operation that the code depends on.
 struct Operation<'a> {
     path: &'a str,
     method: &'a str,
     id: &'a str,
-    /// The operation that it is another path to.
+    /// Id of the operation of which this one is an alias.
     alias_of: Option<&'a str>,
-    /// The method that answers it.
+    /// Name of the method in `Api`.
     name: Ident,
+    /// Name of the type in `operations`.
     marker: Ident,
     summary: &'a str,
     /// Whether the handler receives the caller.
-    caller: bool,
-    /// Whether it needs no key: its `security` is empty.
-    open: bool,
+    takes_caller: bool,
+    /// Whether requests need no API key: `security` is empty.
+    is_public: bool,
     parameters: Vec<Parameter<'a>>,
     body: Option<Body<'a>>,
-    answers: Vec<Answer<'a>>,
-    kind: AnswerKind,
+    responses: Vec<Response<'a>>,
+    kind: ResponseKind,
 }
 
-/// Says of an operation that its answer depends on who asks.
+/// Extension that marks an operation whose response depends on the caller.
 const CALLER: &str = "x-ortolan-caller";
 
-/// The only 415 of an operation that reads a body as JSON whatever its Content-Type.
+/// Response 415 of operations that parse a body as JSON regardless of its Content-Type.
 const ENCODED_BODY: &str = "#/components/responses/EncodedBody";
 
 struct Parameter<'a> {
     name: &'a str,
-    place: &'a str,
+    /// `path` or `query`.
+    location: &'a str,
 }
 
 struct Body<'a> {
@@ -85,21 +88,22 @@ struct Body<'a> {
     required: bool,
 }
 
-struct Answer<'a> {
+struct Response<'a> {
     status: u16,
-    media: Vec<(&'a str, &'a str)>,
+    /// Media types, each with the name of its schema; empty if the schema is not a component.
+    media_types: Vec<(&'a str, &'a str)>,
 }
 
-/// What a handler gives back.
-enum AnswerKind {
-    /// A text of the answer's one media type.
+/// The return type of a handler.
+enum ResponseKind {
+    /// Text of the response's only media type.
     Text,
     /// A value of this type.
     Json(Ident),
-    /// A value of this type with a status: its failures have the same shape.
+    /// A value of this type with a status, because errors have the same schema.
     WithStatus(Ident),
-    /// A value of this type or a stream of events.
-    WholeOrStream(Ident),
+    /// A value of this type, or a stream of events.
+    JsonOrStream(Ident),
 }
 
 impl<'a> Operation<'a> {
@@ -120,9 +124,9 @@ impl<'a> Operation<'a> {
             .get("responses")
             .and_then(Value::as_object)
             .ok_or("it has no responses")?;
-        let answers = responses
+        let parsed_responses = responses
             .iter()
-            .map(|(status, response)| Answer::read(document, status, response))
+            .map(|(status, response)| Response::read(document, status, response))
             .collect::<Result<Vec<_>, _>>()?;
         let parameters = operation
             .get("parameters")
@@ -137,43 +141,48 @@ impl<'a> Operation<'a> {
                 schema: body
                     .pointer("/content/application~1json/schema")
                     .and_then(component)
-                    .ok_or("its body's schema is no reference to a component")?,
-                json_only: responses.get("415").is_some_and(|refused| {
-                    refused.get("$ref").and_then(Value::as_str) != Some(ENCODED_BODY)
+                    .ok_or("the schema of its body must be a reference to a component")?,
+                json_only: responses.get("415").is_some_and(|response| {
+                    response.get("$ref").and_then(Value::as_str) != Some(ENCODED_BODY)
                 }),
                 required: body.get("required") == Some(&Value::Bool(true)),
             }),
         };
         let alias_of = operation.get("x-ortolan-alias-of").and_then(Value::as_str);
-        let answered_as = alias_of.unwrap_or(id);
+        let handler_id = alias_of.unwrap_or(id);
         Ok(Self {
-            kind: AnswerKind::of(&answers)?,
+            kind: ResponseKind::of(&parsed_responses)?,
             path,
             method,
             id,
             alias_of,
-            name: format_ident!("{answered_as}"),
-            marker: format_ident!("{}", camel_case(answered_as)),
+            name: format_ident!("{handler_id}"),
+            marker: format_ident!("{}", camel_case(handler_id)),
             summary: text("summary")?,
-            caller: operation.get(CALLER) == Some(&Value::Bool(true)),
-            open: operation.get("security") == Some(&Value::Array(Vec::new())),
+            takes_caller: operation.get(CALLER) == Some(&Value::Bool(true)),
+            is_public: operation.get("security") == Some(&Value::Array(Vec::new())),
             parameters,
             body,
-            answers,
+            responses: parsed_responses,
         })
     }
 
-    /// The type that carries what the document says of the operation.
+    /// The type in `operations` with the schemas of the operation.
     fn marker(&self) -> TokenStream {
         let Self {
             marker, summary, ..
         } = self;
-        let answers = self.answers.iter().map(|Answer { status, media }| {
-            let media = media
-                .iter()
-                .map(|(media, schema)| quote! { (#media, #schema) });
-            quote! { Answer { status: #status, media: &[#(#media),*] } }
-        });
+        let responses = self.responses.iter().map(
+            |Response {
+                 status,
+                 media_types,
+             }| {
+                let media_types = media_types
+                    .iter()
+                    .map(|(media, schema)| quote! { (#media, #schema) });
+                quote! { ResponseSpec { status: #status, media_types: &[#(#media_types),*] } }
+            },
+        );
         let body = self.body.as_ref().map(
             |Body {
                  schema,
@@ -195,7 +204,7 @@ impl<'a> Operation<'a> {
             #[doc = #summary]
             pub(in crate::api) struct #marker;
             impl Operation for #marker {
-                const ANSWERS: &'static [Answer] = &[#(#answers),*];
+                const RESPONSES: &'static [ResponseSpec] = &[#(#responses),*];
             }
             #body
         }
@@ -203,7 +212,7 @@ impl<'a> Operation<'a> {
 
     fn trait_method(&self) -> TokenStream {
         let Self { name, summary, .. } = self;
-        let caller = self.caller.then(|| quote! { caller: Caller });
+        let caller = self.takes_caller.then(|| quote! { caller: Caller });
         let parameters = self.parameters.iter().map(|parameter| {
             let name = format_ident!("{}", parameter.name);
             let ty = parameter.value_type();
@@ -211,18 +220,18 @@ impl<'a> Operation<'a> {
         });
         let body = self.body.as_ref().map(|Body { schema, .. }| {
             let ty = format_ident!("{schema}");
-            quote! { body: types::#ty, ignored: &mut Ignored }
+            quote! { body: types::#ty, ignored: &mut IgnoredFields }
         });
         let arguments = caller.into_iter().chain(parameters).chain(body);
-        let answer = match &self.kind {
-            AnswerKind::Text => quote! { Text },
-            AnswerKind::Json(ty) => quote! { types::#ty },
-            AnswerKind::WithStatus(ty) => quote! { WithStatus<types::#ty> },
-            AnswerKind::WholeOrStream(ty) => quote! { WholeOrStream<types::#ty> },
+        let response = match &self.kind {
+            ResponseKind::Text => quote! { TextResponse },
+            ResponseKind::Json(ty) => quote! { types::#ty },
+            ResponseKind::WithStatus(ty) => quote! { WithStatus<types::#ty> },
+            ResponseKind::JsonOrStream(ty) => quote! { JsonOrStream<types::#ty> },
         };
         quote! {
             #[doc = #summary]
-            fn #name(&self, #(#arguments),*) -> impl Future<Output = Result<#answer, Error>> + Send;
+            fn #name(&self, #(#arguments),*) -> impl Future<Output = Result<#response, Error>> + Send;
         }
     }
 
@@ -236,15 +245,15 @@ impl<'a> Operation<'a> {
             summary,
             ..
         } = self;
-        let caller = self.caller.then(|| quote! { caller: Caller });
-        let caller_value = self.caller.then(|| quote! { caller });
-        // poem writes `:model` where the document writes `{model}`.
+        let caller = self.takes_caller.then(|| quote! { caller: Caller });
+        let caller_value = self.takes_caller.then(|| quote! { caller });
+        // poem's syntax is `:model` instead of `{model}`.
         let path = path.replace('{', ":").replace('}', "");
         let parameters = self.parameters.iter().map(|parameter| {
             let name = format_ident!("{}", parameter.name);
             let ty = parameter.value_type();
-            let place = format_ident!("{}", camel_case(parameter.place));
-            quote! { #name: poem_openapi::param::#place<#ty> }
+            let extractor = format_ident!("{}", camel_case(parameter.location));
+            quote! { #name: poem_openapi::param::#extractor<#ty> }
         });
         let body = self
             .body
@@ -258,22 +267,22 @@ impl<'a> Operation<'a> {
             .body
             .as_ref()
             .map(|_| quote! { body.value, &mut body.ignored });
-        // First, so that nothing is read of a request without a key.
-        let admitted = (!self.open).then(|| quote! { _admitted: Admitted });
+        // The first argument, so that the body of a request without a valid key is not read.
+        let admitted = (!self.is_public).then(|| quote! { _admitted: Admitted });
         let arguments = admitted.into_iter().chain(caller);
         let arguments = arguments.chain(parameters).chain(body);
         let values = caller_value.into_iter().chain(values).chain(value);
         let constructor = match &self.kind {
-            AnswerKind::Text => quote! { text },
-            AnswerKind::Json(_) => quote! { json },
-            AnswerKind::WithStatus(_) => quote! { with_status },
-            AnswerKind::WholeOrStream(_) => quote! { whole_or_stream },
+            ResponseKind::Text => quote! { text },
+            ResponseKind::Json(_) => quote! { json },
+            ResponseKind::WithStatus(_) => quote! { with_status },
+            ResponseKind::JsonOrStream(_) => quote! { json_or_stream },
         };
         let route = format_ident!("{id}");
         let reporting = self
             .body
             .as_ref()
-            .map(|_| quote! { .ignoring(&body.ignored) });
+            .map(|_| quote! { .with_ignored_fields(&body.ignored) });
         quote! {
             #[doc = #summary]
             #[oai(path = #path, method = #method, operation_id = #id)]
@@ -297,16 +306,16 @@ impl<'a> Parameter<'a> {
             text("in")?,
             parameter.pointer("/schema/type").and_then(Value::as_str),
         ) {
-            (name, place @ ("path" | "query"), Some("string")) => Ok(Self { name, place }),
+            (name, location @ ("path" | "query"), Some("string")) => Ok(Self { name, location }),
             (name, ..) => Err(format!(
-                "parameter \"{name}\": only strings in the path or the query are generated"
+                "parameter \"{name}\": only strings in the path or the query are supported"
             )),
         }
     }
 
-    /// Parameters in the path are always there, those in the query may be left out.
+    /// Path parameters are required, query parameters are optional.
     fn value_type(&self) -> TokenStream {
-        if self.place == "path" {
+        if self.location == "path" {
             quote! { String }
         } else {
             quote! { Option<String> }
@@ -314,22 +323,22 @@ impl<'a> Parameter<'a> {
     }
 }
 
-impl<'a> Answer<'a> {
+impl<'a> Response<'a> {
     fn read(document: &'a Value, status: &str, response: &'a Value) -> Result<Self, String> {
         let status: u16 = status
             .parse()
-            .map_err(|_| format!("the status \"{status}\" is no number"))?;
+            .map_err(|_| format!("invalid status \"{status}\": expected a number"))?;
         let response = match response.get("$ref").and_then(Value::as_str) {
             None => response,
             Some(reference) => reference
                 .strip_prefix('#')
                 .and_then(|pointer| document.pointer(pointer))
-                .ok_or_else(|| format!("{reference} leads nowhere"))?,
+                .ok_or_else(|| format!("{reference} does not exist"))?,
         };
-        let media = response
+        let media_types = response
             .get("content")
             .and_then(Value::as_object)
-            .ok_or_else(|| format!("the answer {status} has no content"))?
+            .ok_or_else(|| format!("the response {status} has no content"))?
             .iter()
             .map(|(media, content)| {
                 (
@@ -338,46 +347,55 @@ impl<'a> Answer<'a> {
                 )
             })
             .collect();
-        Ok(Self { status, media })
+        Ok(Self {
+            status,
+            media_types,
+        })
     }
 
     fn json_schema(&self) -> Option<&'a str> {
-        self.media
+        self.media_types
             .iter()
             .find(|(media, schema)| *media == "application/json" && !schema.is_empty())
             .map(|(_, s)| *s)
     }
 }
 
-impl AnswerKind {
-    fn of(answers: &[Answer]) -> Result<Self, String> {
-        let success = answers
+impl ResponseKind {
+    fn of(responses: &[Response]) -> Result<Self, String> {
+        let success = responses
             .iter()
-            .find(|answer| answer.status == 200)
-            .ok_or("it has no answer 200")?;
+            .find(|response| response.status == 200)
+            .ok_or("it has no response 200")?;
         let Some(schema) = success.json_schema() else {
-            return match success.media.as_slice() {
+            return match success.media_types.as_slice() {
                 [("text/event-stream", _)] => {
-                    Err("it has no whole answer: not generated".to_owned())
+                    Err("streams without a JSON response are not supported".to_owned())
                 }
                 [_] => Ok(Self::Text),
-                _ => Err("its answer 200 is too varied".to_owned()),
+                _ => Err(
+                    "its response 200 has several media types without JSON, which is not supported"
+                        .to_owned(),
+                ),
             };
         };
         let ty = format_ident!("{schema}");
         let streams = success
-            .media
+            .media_types
             .iter()
             .any(|(media, _)| *media == "text/event-stream");
-        let fails_in_its_own_shape = answers
+        let errors_share_schema = responses
             .iter()
-            .any(|answer| answer.json_schema() == Some(schema) && answer.status != 200);
-        Ok(match (streams, fails_in_its_own_shape) {
-            (true, false) => Self::WholeOrStream(ty),
+            .any(|response| response.json_schema() == Some(schema) && response.status != 200);
+        Ok(match (streams, errors_share_schema) {
+            (true, false) => Self::JsonOrStream(ty),
             (false, true) => Self::WithStatus(ty),
             (false, false) => Self::Json(ty),
             (true, true) => {
-                return Err("it streams and fails in its own shape: not generated".to_owned());
+                return Err(
+                    "streams whose errors have the schema of the response are not supported"
+                        .to_owned(),
+                );
             }
         })
     }

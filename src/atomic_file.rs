@@ -1,34 +1,33 @@
-//! Files that appear under their name only when they are complete: written beside it as a hidden part, then renamed.
-//! Only regular files are replaced, never devices, folders or links.
+//! Atomic file creation: writes a hidden temporary file (part file) in the target's folder, then renames it to the
+//! target. Replaces regular files only, never folders, links or devices.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, BufWriter, Write};
 use std::path::{Path, PathBuf};
 
-/// Bytes that are written at once.
 const BUFFER_BYTES: usize = 1 << 20;
 
-/// Hexadecimal digits of the number in a part's name, which keeps concurrent writers of one file apart.
+/// Number of digits of the random hexadecimal number in a part file's name. The number gives concurrent writers of the
+/// same target different part files.
 const PART_DIGITS: usize = 16;
 
-const PART_ENDING: &str = ".part";
+const PART_SUFFIX: &str = ".part";
 
-/// A file that is being written. Dropped before [`AtomicFile::finish`], it leaves nothing behind.
+/// A file that is being written. Dropping an `AtomicFile` before [`AtomicFile::finish`] removes the part file.
 ///
-/// The part, `.NAME.0123456789abcdef.part`, stays locked as long as its writer lives: an unlocked one is what a killed process
-/// left.
+/// The writer locks the part file, `.NAME.0123456789abcdef.part`. An unlocked part file was left by a killed process.
 #[derive(Debug)]
 pub struct AtomicFile {
     path: PathBuf,
-    part: PathBuf,
+    part_path: PathBuf,
     out: BufWriter<File>,
 }
 
 impl AtomicFile {
-    /// Creates the part of the file that will be at `path`, and removes parts of it that killed processes left.
+    /// Creates the part file for `path`, and removes part files for `path` that killed processes left.
     ///
     /// # Errors
-    /// Something that is not a regular file is at `path`, or the operating system's error.
+    /// If `path` exists and is not a regular file, or a file operation fails.
     pub fn create(path: &Path) -> io::Result<Self> {
         check_replaceable(path)?;
         let name = path.file_name();
@@ -37,36 +36,37 @@ impl AtomicFile {
             Some(folder) if !folder.as_os_str().is_empty() => folder,
             _ => Path::new("."),
         };
-        remove_parts(folder, |target| Some(target) == name.to_str())?;
+        remove_stale_part_files(folder, |target| Some(target) == name.to_str())?;
         let mut hidden = std::ffi::OsString::from(".");
         hidden.push(name);
-        hidden.push(format!(".{:016x}{PART_ENDING}", rand::random::<u64>()));
-        let part = path.with_file_name(hidden);
+        hidden.push(format!(".{:016x}{PART_SUFFIX}", rand::random::<u64>()));
+        let part_path = path.with_file_name(hidden);
         let file = OpenOptions::new()
             .write(true)
             .create_new(true)
-            .open(&part)?;
-        // Some network file systems have no locks; there a part of a killed process stays.
+            .open(&part_path)?;
+        // On file systems without locks, such as some network file systems, part files of killed processes are never
+        // removed.
         let _ = file.try_lock();
         Ok(Self {
             path: path.to_owned(),
-            part,
+            part_path,
             out: BufWriter::with_capacity(BUFFER_BYTES, file),
         })
     }
 
-    /// Writes everything to the disk and gives the file its name, replacing a regular file of that name.
+    /// Syncs the data to disk and renames the part file to its target, replacing a regular file of that name.
     ///
     /// # Errors
-    /// Something that is not a regular file is there, or the operating system's error.
+    /// If the target exists and is not a regular file, or a file operation fails.
     pub fn finish(mut self) -> io::Result<()> {
         self.out.flush()?;
         self.out.get_ref().sync_all()?;
         check_replaceable(&self.path)?;
-        fs::rename(&self.part, &self.path)
+        fs::rename(&self.part_path, &self.path)
     }
 
-    /// The path that the file will have.
+    /// The target path.
     pub fn path(&self) -> &Path {
         &self.path
     }
@@ -84,25 +84,25 @@ impl Write for AtomicFile {
 
 impl Drop for AtomicFile {
     fn drop(&mut self) {
-        // After the rename there is no part.
-        let _ = fs::remove_file(&self.part);
+        // After the rename the part file no longer exists.
+        let _ = fs::remove_file(&self.part_path);
     }
 }
 
-/// Checks that nothing is at `path`, or a regular file. Answers whether there is one.
+/// Checks that `path` does not exist or is a regular file. Returns whether it exists.
 ///
 /// # Errors
-/// A folder, a link, a device, a pipe or a socket is there.
+/// If `path` is a folder, a link, a device, a pipe or a socket, or its metadata cannot be read.
 pub fn check_replaceable(path: &Path) -> io::Result<bool> {
     match fs::symlink_metadata(path) {
-        Ok(found) if found.is_file() => Ok(true),
-        Ok(found) => {
-            let kind = match found {
-                _ if found.is_dir() => "a folder",
-                _ if found.is_symlink() => "a symbolic link",
+        Ok(metadata) if metadata.is_file() => Ok(true),
+        Ok(metadata) => {
+            let kind = match metadata {
+                _ if metadata.is_dir() => "a folder",
+                _ if metadata.is_symlink() => "a symbolic link",
                 _ => "a device, pipe or socket",
             };
-            let problem = format!("it is {kind}; only regular files are written over");
+            let problem = format!("it is {kind}; only regular files can be overwritten");
             Err(io::Error::new(io::ErrorKind::InvalidInput, problem))
         }
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
@@ -110,18 +110,22 @@ pub fn check_replaceable(path: &Path) -> io::Result<bool> {
     }
 }
 
-/// Removes the parts in `folder` that killed processes left, of files whose name `is_wanted`. Answers how many there were.
+/// Removes part files in `folder` that killed processes left and whose target's name `is_wanted` accepts. Returns the
+/// number of removed files.
 ///
 /// # Errors
-/// The folder cannot be read.
-pub fn remove_parts(folder: &Path, is_wanted: impl Fn(&str) -> bool) -> io::Result<usize> {
+/// If `folder` cannot be read, or a part file cannot be removed.
+pub fn remove_stale_part_files(
+    folder: &Path,
+    is_wanted: impl Fn(&str) -> bool,
+) -> io::Result<usize> {
     let mut removed = 0;
     for entry in fs::read_dir(folder)? {
         let entry = entry?;
         let name = entry.file_name();
         let target = name.to_str().and_then(target_of_part);
-        let is_part = target.is_some_and(&is_wanted);
-        if is_part && entry.file_type()?.is_file() && is_abandoned(&entry.path()) {
+        let is_matching = target.is_some_and(&is_wanted);
+        if is_matching && entry.file_type()?.is_file() && is_abandoned(&entry.path()) {
             fs::remove_file(entry.path())?;
             removed += 1;
         }
@@ -129,16 +133,17 @@ pub fn remove_parts(folder: &Path, is_wanted: impl Fn(&str) -> bool) -> io::Resu
     Ok(removed)
 }
 
-/// The name of the file that a part of this name is of: hidden, or visible, as earlier versions wrote them.
+/// Returns the name of the target of the part file `name`; `None` if `name` is not a part file's name. Part files of
+/// earlier versions of ortolan do not start with a dot.
 fn target_of_part(name: &str) -> Option<&str> {
-    let (target, number) = name.strip_suffix(PART_ENDING)?.rsplit_once('.')?;
+    let (target, number) = name.strip_suffix(PART_SUFFIX)?.rsplit_once('.')?;
     let is_number = number.len() == PART_DIGITS && number.bytes().all(|b| b.is_ascii_hexdigit());
     is_number.then(|| target.strip_prefix('.').unwrap_or(target))
 }
 
-/// Whether no process writes the part.
-fn is_abandoned(part: &Path) -> bool {
-    File::open(part).is_ok_and(|file| file.try_lock().is_ok())
+/// Whether no process holds the lock of the part file.
+fn is_abandoned(part_path: &Path) -> bool {
+    File::open(part_path).is_ok_and(|file| file.try_lock().is_ok())
 }
 
 #[cfg(test)]
@@ -168,7 +173,7 @@ mod tests {
     }
 
     #[test]
-    fn parts_of_living_writers_stay() {
+    fn keeps_part_files_of_running_writers() {
         let folder = tempfile::tempdir().unwrap();
         let abandoned = [
             ".wren.0123456789abcdef.part",
@@ -180,11 +185,11 @@ mod tests {
             fs::write(folder.path().join(name), "").unwrap();
         }
         let first = AtomicFile::create(&folder.path().join("wren")).unwrap();
-        assert!(!first.part.with_file_name(abandoned[0]).exists());
-        assert!(first.part.with_file_name(abandoned[2]).exists());
+        assert!(!first.part_path.with_file_name(abandoned[0]).exists());
+        assert!(first.part_path.with_file_name(abandoned[2]).exists());
         let second = AtomicFile::create(&folder.path().join("wren")).unwrap();
-        assert_eq!(remove_parts(folder.path(), |_| true).unwrap(), 1);
-        assert!(first.part.exists() && second.part.exists());
+        assert_eq!(remove_stale_part_files(folder.path(), |_| true).unwrap(), 1);
+        assert!(first.part_path.exists() && second.part_path.exists());
         drop((first, second));
         assert_eq!(names(folder.path()), kept);
     }
@@ -207,9 +212,9 @@ mod tests {
             ("dangling", "a symbolic link"),
             ("socket", "a device"),
         ] {
-            let refused = AtomicFile::create(&at(name)).unwrap_err().to_string();
-            assert!(refused.contains(kind), "{name}: {refused}");
-            // What is put there while the file is written stays, too.
+            let error = AtomicFile::create(&at(name)).unwrap_err().to_string();
+            assert!(error.contains(kind), "{name}: {error}");
+            // `finish` does not replace a folder, link or socket that appeared at the target during writing.
             let mut file = AtomicFile::create(&at("new")).unwrap();
             file.path = at(name);
             file.finish().unwrap_err();

@@ -1,10 +1,10 @@
-//! A flag that tells a long computation that its result is no longer wanted.
+//! A flag that cancels a long computation whose result is no longer needed.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-/// Tells a computation to end early. Clones share one flag. Reading it costs one or two atomic loads, so that a loop
-/// can check it every few thousand operations.
+/// A cancellation flag that clones share. A check costs one atomic load for the flag and one for each ancestor, so a
+/// loop can check the flag every few thousand operations.
 #[derive(Debug, Clone, Default)]
 pub struct CancelFlag(Arc<State>);
 
@@ -14,13 +14,13 @@ struct State {
     parent: Option<CancelFlag>,
 }
 
-/// The computation was cancelled before it had a result.
+/// The error of a computation that was cancelled before it finished.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("cancelled before it was finished")]
 pub struct Cancelled;
 
 impl CancelFlag {
-    /// A flag that is also cancelled with this one.
+    /// Returns a new flag that is also cancelled when `self` is cancelled.
     pub fn child(&self) -> Self {
         Self(Arc::new(State {
             is_cancelled: AtomicBool::new(false),
@@ -28,21 +28,21 @@ impl CancelFlag {
         }))
     }
 
-    /// Cancels every computation that has this flag or a child of it.
+    /// Cancels every computation that checks this flag or one of its descendants.
     pub fn cancel(&self) {
         self.0.is_cancelled.store(true, Ordering::Relaxed);
     }
 
-    /// Whether the computation should end.
+    /// Returns whether this flag or one of its ancestors is cancelled.
     pub fn is_cancelled(&self) -> bool {
         self.0.is_cancelled.load(Ordering::Relaxed)
             || self.0.parent.as_ref().is_some_and(Self::is_cancelled)
     }
 
-    /// Whether the computation may continue.
+    /// Returns an error if the computation must stop.
     ///
     /// # Errors
-    /// If it should end.
+    /// If the flag or one of its ancestors is cancelled.
     pub fn check(&self) -> Result<(), Cancelled> {
         match self.is_cancelled() {
             true => Err(Cancelled),
@@ -50,13 +50,13 @@ impl CancelFlag {
         }
     }
 
-    /// Cancels the flag when the returned value is dropped.
+    /// Returns a guard that cancels the flag when it is dropped.
     pub fn cancel_on_drop(self) -> CancelOnDrop {
         CancelOnDrop(self)
     }
 }
 
-/// Cancels its flag when it is dropped.
+/// A guard that cancels its flag when it is dropped.
 #[derive(Debug)]
 pub struct CancelOnDrop(CancelFlag);
 
@@ -71,7 +71,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_child_is_cancelled_with_its_parent_and_not_the_other_way_around() {
+    fn cancelling_a_parent_cancels_its_children_but_not_the_reverse() {
         let parent = CancelFlag::default();
         let (first, second) = (parent.child(), parent.child());
         drop(first.clone().cancel_on_drop());

@@ -1,5 +1,5 @@
-//! The command line, the environment and a file with options: the names of the 2024 contract for what is built,
-//! today's spellings beside them. What they mean together is `config`'s.
+//! Options from the command line, environment variables and an options file. Option names are those of llama.cpp's
+//! server, both of 2024 and of today. `config` validates combinations of options.
 
 mod adapters;
 mod commands;
@@ -24,72 +24,71 @@ pub use computing::{
 pub use model::{LoadMode, ModelArgs, Pooling};
 pub use serving::ServingArgs;
 
-/// What a command line asks for.
+/// The parsed command line.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Invocation {
-    /// To serve.
+    /// Start the server.
     Serve(Box<Cli>),
-    /// Something else.
+    /// Run a command on model files.
     Command(Command),
 }
 
 impl Invocation {
-    /// Reads a command line, its first word being the program.
+    /// Parses a command line whose first argument is the program's name.
     ///
     /// # Errors
-    /// What is wrong with it, or the help that it asks for.
-    pub fn read(words: impl IntoIterator<Item = OsString>) -> Result<Self, Error> {
-        let words: Vec<OsString> = words.into_iter().collect();
-        match Command::read(&words) {
+    /// If the arguments are invalid, or request the help or the version.
+    pub fn from_args(args: impl IntoIterator<Item = OsString>) -> Result<Self, Error> {
+        let args: Vec<OsString> = args.into_iter().collect();
+        match Command::from_args(&args) {
             Some(command) => command.map(Self::Command),
-            None => Cli::read(words).map(|cli| Self::Serve(Box::new(cli))),
+            None => Cli::from_args(args).map(|cli| Self::Serve(Box::new(cli))),
         }
     }
 }
 
-/// Serve a language model over HTTP: the 2024 contract of llama.cpp's server and OpenAI's API, computed by
-/// ONNX Runtime, many requests in every step.
+/// Serve a language model over HTTP, with the APIs of llama.cpp's server, OpenAI and Anthropic.
 #[derive(Debug, Clone, PartialEq, Parser)]
 #[command(
     version,
     max_term_width = 100,
-    after_help = "A flag counts before its environment variable, and that before the file of --config. \
-                  Documentation of the routes: http://HOST:PORT/docs while it runs."
+    after_help = "Precedence: command line, then environment variables, then the file of --config. \
+                  API documentation: http://HOST:PORT/docs while the server runs."
 )]
 pub struct Cli {
-    /// A file with options by their long names, as in `ctx-size = 4096`: TOML
+    /// TOML file with options by their long names, such as `ctx-size = 4096`
     #[arg(long, value_name = "FILE", env = "ORTOLAN_CONFIG")]
     pub config: Option<PathBuf>,
 
-    /// Which model, and how.
+    /// Model file, prompts and adapters.
     #[command(flatten, next_help_heading = "Model")]
     pub model: ModelArgs,
 
-    /// How many sequences share the steps.
+    /// Batching, cache size, and defaults of requests.
     #[command(flatten, next_help_heading = "Batching")]
     pub batching: BatchingArgs,
 
-    /// Where a step is computed.
-    #[command(flatten, next_help_heading = "Computing")]
+    /// Threads, devices and ONNX Runtime.
+    #[command(flatten, next_help_heading = "Threads and devices")]
     pub computing: ComputingArgs,
 
-    /// How to serve.
-    #[command(flatten, next_help_heading = "Serving")]
+    /// Address, keys, endpoints and limits.
+    #[command(flatten, next_help_heading = "HTTP server")]
     pub serving: ServingArgs,
 
-    /// What is told about it.
-    #[command(flatten, next_help_heading = "Logging")]
+    /// Logs and traces.
+    #[command(flatten, next_help_heading = "Logging and tracing")]
     pub logging: LoggingArgs,
 }
 
-/// What is told to whoever runs the server.
+/// Logs and traces.
 #[derive(Debug, Clone, PartialEq, clap::Args)]
 pub struct LoggingArgs {
-    /// How log lines are written
+    /// Format of log lines, which go to standard error; RUST_LOG selects them
     #[arg(long, value_enum, default_value_t = LogFormat::Json, env = "ORTOLAN_LOG_FORMAT")]
     pub log_format: LogFormat,
 
-    /// Write log lines as JSON: the default, accepted as in llama.cpp's server
+    /// Write log lines as JSON: the default; accepted for compatibility with llama.cpp
     #[arg(
         long,
         conflicts_with = "log_format",
@@ -98,62 +97,64 @@ pub struct LoggingArgs {
     )]
     pub log_jsonl: bool,
 
-    /// A collector of traces that takes OTLP over HTTP, as http://127.0.0.1:4318 [default: none]
+    /// URL of a trace collector that accepts OTLP over HTTP, such as http://127.0.0.1:4318 [default: none]
     #[arg(long, value_name = "URL", env = "OTEL_EXPORTER_OTLP_ENDPOINT")]
     pub otlp_endpoint: Option<String>,
 
-    /// No log file; there is none, accepted as in 2024
+    /// No effect: there is no log file; accepted for compatibility with llama.cpp
     #[arg(long)]
     pub log_disable: bool,
 }
 
-/// How log lines are written.
+/// Format of log lines.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum LogFormat {
-    /// One JSON object a line.
+    /// One JSON object per line
     Json,
-    /// For people.
+    /// Human-readable text
     Text,
 }
 
-/// Options of the contract that are not built yet.
-const LATER: &[&str] = &["--mmproj", "--grp-attn-n", "--grp-attn-w"];
+/// Options of llama.cpp's server of 2024 that are not supported yet.
+const UNSUPPORTED_YET: &[&str] = &["--mmproj", "--grp-attn-n", "--grp-attn-w"];
 
 impl Cli {
-    /// Reads a command line, its first word being the program, with what environment and file add to it.
+    /// Parses a command line whose first argument is the program's name. Also reads environment variables and the
+    /// options file.
     ///
     /// # Errors
-    /// What is wrong with it, or the help that it asks for.
-    pub fn read(words: impl IntoIterator<Item = OsString>) -> Result<Self, Error> {
-        let words = short_names::replaced(words.into_iter().collect(), &Self::command())?;
-        let mut words = adapters::joined(words);
-        // Behind the program's name.
-        let place = words.len().min(1);
-        words.splice(place..place, file::words(&words)?);
-        let later = words.iter().skip(1).filter_map(|word| {
-            let name = word.to_str()?.split('=').next()?;
-            LATER.contains(&name).then_some(name)
+    /// If the arguments are invalid, or request the help or the version.
+    pub fn from_args(args: impl IntoIterator<Item = OsString>) -> Result<Self, Error> {
+        let args = short_names::expand(args.into_iter().collect(), &Self::command())?;
+        let mut args = adapters::join_lora_scaled(args);
+        // Options of the file are inserted after the program's name.
+        let index = args.len().min(1);
+        args.splice(index..index, file::args(&args)?);
+        let unsupported = args.iter().skip(1).filter_map(|arg| {
+            let name = arg.to_str()?.split('=').next()?;
+            UNSUPPORTED_YET.contains(&name).then_some(name)
         });
-        match later.into_iter().next() {
-            Some(later) => Err(error(
+        match unsupported.into_iter().next() {
+            Some(name) => Err(error(
                 ErrorKind::UnknownArgument,
-                format!("{later} is not built yet; leave it out"),
+                format!("{name} is not supported yet: leave it out"),
             )),
-            None => Self::parse(words),
+            None => Self::parse_with_clap(args),
         }
     }
 
-    /// As clap does it, with the commands in the help. They are read before, so that here one is out of place.
-    fn parse(words: Vec<OsString>) -> Result<Self, Error> {
+    /// Parses with clap. The help lists the commands. A command in `args` is an error, because
+    /// [`Invocation::from_args`] has already handled a command at the start of the command line.
+    fn parse_with_clap(args: Vec<OsString>) -> Result<Self, Error> {
         let mut command = Self::command()
             .subcommands(Command::all())
             .args_conflicts_with_subcommands(true);
-        let mut matches = command.try_get_matches_from_mut(words)?;
+        let mut matches = command.try_get_matches_from_mut(args)?;
         Self::from_arg_matches_mut(&mut matches).map_err(|error| error.format(&mut command))
     }
 }
 
-/// A message as clap writes it.
+/// Returns an error in clap's format.
 fn error(kind: ErrorKind, message: String) -> Error {
     Cli::command().error(kind, message)
 }

@@ -1,4 +1,5 @@
-//! From the command line to the options of each floor, and where to find what was not named.
+//! Validates command line options and converts them into the options of each module. Also finds defaults such as the
+//! path of ONNX Runtime.
 
 use std::env;
 use std::num::NonZero;
@@ -9,79 +10,80 @@ use std::time::Duration;
 
 use anyhow::{Context, ensure};
 
-use crate::api::{BodyRules, Defaults, Endpoints, KeyPolicy};
+use crate::api::{BodyRules, Endpoints, KeyPolicy, RequestDefaults};
 use crate::cli::{
     self, BatchingArgs, Cli, ComputingArgs, Device, LoadMode, ModelArgs, Numa, ServingArgs,
     SplitMode,
 };
 use crate::file_bytes::read_text_limited;
-use crate::hub::{self, Download, HubOptions, Wanted};
-use crate::machine::{Placement, Strategy};
+use crate::hub::{self, Download, FileSelector, HubOptions};
 use crate::model::load::{
-    self, CacheSize, DeviceChoice, DeviceOptions, FileAccess, LoadOptions, SessionOptions, Target,
+    self, CacheSize, DeviceChoice, DeviceOptions, FileAccess, LoadOptions, QuantizeTarget,
+    SessionOptions,
 };
 use crate::model::{
     self, AdapterOptions, GenerateLimits, SlotFileLimits, SlotFolder, SystemPrompt,
 };
-use crate::server::{AllowedHost, ConnectionLimits, KeySources, Keys, ServeOptions, Tls};
+use crate::platform::{NumaStrategy, Placement};
+use crate::server::{AllowedHost, ApiKeySources, ApiKeys, ConnectionLimits, ServeOptions, Tls};
 use crate::web::{Folder, Pages};
 
-/// Most threads that compute: more than any machine has cores.
+/// Maximum number of threads of a thread pool, more than the cores of common machines.
 const MAX_THREADS: usize = 1024;
 
-/// Most bytes of a file with a chat template or a system prompt; the longest known templates have a twentieth.
+/// Maximum size in bytes of a chat template or system prompt file. The longest known chat templates have about 50 KB.
 const MAX_TEXT_BYTES: u64 = 1 << 20;
 
-/// How long to wait before a download is tried again.
-const FETCH_PAUSE: Duration = Duration::from_secs(1);
+/// Delay before a failed download is retried.
+const DOWNLOAD_RETRY_DELAY: Duration = Duration::from_secs(1);
 
-/// The whole configuration, each part defined where it is used.
+/// Options of the server, grouped by the module that defines them.
 #[derive(Debug)]
 pub struct Config {
-    /// Where the model is.
+    /// The model to serve.
     pub model: ModelSource,
-    /// How to load it.
+    /// Options for loading the model, such as context size, cache size and devices.
     pub load: LoadOptions,
-    /// Where to serve.
+    /// Address, TLS, keys and connection limits.
     pub serve: ServeOptions,
-    /// Requests that may wait to be prepared.
-    pub preparations_waiting: usize,
-    /// What is answered of what not every server answers.
+    /// Maximum number of requests that wait for preparation (template, tokenizer, grammar).
+    pub max_waiting_preparations: usize,
+    /// Endpoints that can be enabled or disabled.
     pub endpoints: Endpoints,
-    /// What generations may take, whatever a request says.
+    /// Limits of requests: generated tokens, duration and context shift.
     pub limits: GenerateLimits,
-    /// What API keys share.
+    /// Whether API keys share the prefix cache, and the maximum priority of their requests.
     pub key_policy: KeyPolicy,
-    /// What a body may be.
+    /// Idle timeout of request bodies, and whether fields without effect are rejected.
     pub bodies: BodyRules,
-    /// Most responses that are kept.
-    pub responses_kept: usize,
-    /// Whether other models' names are refused.
+    /// Maximum number of stored responses of `/v1/responses`.
+    pub max_stored_responses: usize,
+    /// Whether requests that name another model are rejected.
     pub strict_model_names: bool,
-    /// Where the page comes from.
+    /// The web page to serve: built-in, or from a folder.
     pub pages: Pages,
-    /// What requests ask for that name nothing.
-    pub defaults: Defaults,
-    /// Threads that read requests and write answers.
+    /// Sampling defaults of requests that set none.
+    pub defaults: RequestDefaults,
+    /// Number of HTTP threads.
     pub http_threads: usize,
-    /// On which cores the program is, if that was asked for.
+    /// Assignment of threads to cores; `None` without `--numa`.
     pub placement: Option<Placement>,
 }
 
 /// Where the model is.
 #[derive(Debug)]
 pub enum ModelSource {
-    /// Here.
+    /// A local file or folder.
     File(PathBuf),
-    /// Elsewhere, or some of it.
+    /// A model that must be downloaded, at least in part.
     Download(Box<Download>),
 }
 
 impl Config {
-    /// Completes a command line.
+    /// Builds the configuration from the command line.
     ///
     /// # Errors
-    /// Values that do not fit together, or no ONNX Runtime anywhere.
+    /// If values are invalid or conflicting, files are unreadable, or ONNX Runtime is not found.
     pub fn new(cli: Cli) -> anyhow::Result<Self> {
         let Cli {
             config: _,
@@ -93,18 +95,18 @@ impl Config {
         } = cli;
         ensure!(
             batching.n_predict >= -1,
-            "--n-predict {}: at least -1",
+            "--n-predict {}: must be at least -1",
             batching.n_predict
         );
         if batching.cont_batching {
-            tracing::info!("--cont-batching: batching is always continuous");
+            tracing::info!("--cont-batching has no effect: batching is always continuous");
         }
         if computing.flash_attn.is_some() {
-            tracing::info!("--flash-attn: it has no effect, attention has one implementation here");
+            tracing::info!("--flash-attn has no effect: there is one attention kernel");
         }
         ensure!(
             computing.split_mode != Some(SplitMode::None) || computing.tensor_split.is_empty(),
-            "--split-mode none: it cannot be used with --tensor-split"
+            "--split-mode none: cannot be used with --tensor-split"
         );
         let placement = computing
             .numa
@@ -113,14 +115,14 @@ impl Config {
         let context_shift = !batching.no_context_shift;
         let defaults = defaults(&batching)?;
         let http_threads = threads("--threads-http", serving.threads_http)?;
-        let http_threads = http_threads.unwrap_or_else(|| usual_http_threads(batching.parallel));
+        let http_threads = http_threads.unwrap_or_else(|| default_http_threads(batching.parallel));
         let (endpoints, pages) = (
             endpoints(&serving)?,
             pages(serving.path.as_deref(), serving.path_follow_links)?,
         );
         let timeout = request_timeout(serving.request_timeout)?;
         let (strict, strict_model_names) = (serving.strict, serving.strict_model_names);
-        let responses_kept = serving.responses_kept;
+        let max_stored_responses = serving.responses_kept;
         let key_policy = KeyPolicy {
             cache_per_key: serving.cache_per_key,
             max_priority: serving.max_priority,
@@ -128,15 +130,15 @@ impl Config {
         let serve = serve_options(serving)?;
         let model_source = model_source(&model)?;
         let load = load_options(model, &batching, &computing, placement.as_ref())?;
-        if load.alias.is_none() && serve.keys.has_clients() {
+        if load.alias.is_none() && serve.keys.has_client_keys() {
             tracing::warn!(
-                "every API key reads the path of the model, which is its name (see --alias)"
+                "the model's name is its path, and every API key can read it: set another name with --alias"
             );
         }
         Ok(Self {
             http_threads,
             model: model_source,
-            preparations_waiting: load.parallel.saturating_add(load.queue),
+            max_waiting_preparations: load.parallel.saturating_add(load.queue),
             load,
             placement,
             endpoints,
@@ -149,10 +151,10 @@ impl Config {
             key_policy,
             defaults,
             bodies: BodyRules {
-                idle: serve.idle,
+                idle_timeout: serve.idle_timeout,
                 strict,
             },
-            responses_kept,
+            max_stored_responses,
             strict_model_names,
             serve,
             pages,
@@ -160,7 +162,7 @@ impl Config {
     }
 }
 
-/// Which devices compute; what can be told of them without a model is checked.
+/// Converts the device options and validates them as far as possible without a model.
 fn devices(computing: &ComputingArgs, library: &Path) -> anyhow::Result<DeviceOptions> {
     let choice = match computing.device {
         Device::Auto => DeviceChoice::Auto,
@@ -173,9 +175,9 @@ fn devices(computing: &ComputingArgs, library: &Path) -> anyhow::Result<DeviceOp
     }
     let options = DeviceOptions {
         choice,
-        layers: computing.n_gpu_layers,
-        shares: computing.tensor_split.clone(),
-        main: computing.main_gpu,
+        offloaded_layers: computing.n_gpu_layers,
+        tensor_split: computing.tensor_split.clone(),
+        main_gpu: computing.main_gpu,
     };
     options.check(library)?;
     Ok(options)
@@ -183,57 +185,57 @@ fn devices(computing: &ComputingArgs, library: &Path) -> anyhow::Result<DeviceOp
 
 fn placement(numa: Numa, threads: Option<usize>) -> Placement {
     let strategy = match numa {
-        Numa::Distribute => Strategy::Distribute,
-        Numa::Isolate => Strategy::Isolate,
-        Numa::Numactl => Strategy::Inherit,
+        Numa::Distribute => NumaStrategy::Distribute,
+        Numa::Isolate => NumaStrategy::Isolate,
+        Numa::Numactl => NumaStrategy::Inherit,
     };
     let placement = Placement::new(strategy, threads);
-    let (cores, nodes) = (placement.cores.0.len(), placement.turns.len().max(1));
+    let (cores, nodes) = (placement.cores.0.len(), placement.thread_cores.len().max(1));
     tracing::info!(
         threads = placement.threads,
         cores,
         nodes,
-        "--numa: this many threads compute, on these cores"
+        "--numa: compute threads are assigned to cores"
     );
     placement
 }
 
-/// A number of threads that can be.
+/// Validates the number of threads that `option` sets.
 fn threads(option: &str, threads: Option<usize>) -> anyhow::Result<Option<usize>> {
     if let Some(threads) = threads {
         ensure!(
             (1..=MAX_THREADS).contains(&threads),
-            "{option} {threads}: from 1 to {MAX_THREADS}"
+            "{option} {threads}: must be from 1 to {MAX_THREADS}"
         );
     }
     Ok(threads)
 }
 
-/// The contract's default for `--threads-http`.
-fn usual_http_threads(parallel: usize) -> usize {
+/// Returns the default of `--threads-http`, the same as in llama.cpp's server.
+fn default_http_threads(parallel: usize) -> usize {
     let cores = thread::available_parallelism().map_or(1, NonZero::get);
     (cores - 1).max(parallel.saturating_add(2)).min(MAX_THREADS)
 }
 
-/// What requests ask for that name nothing.
-fn defaults(batching: &BatchingArgs) -> anyhow::Result<Defaults> {
+/// Validates the sampling defaults of requests that set none.
+fn defaults(batching: &BatchingArgs) -> anyhow::Result<RequestDefaults> {
     let temperature = batching.temperature.map(f64::from);
     if let Some(temperature) = temperature {
         ensure!(
             temperature.is_finite(),
-            "--temperature {temperature}: it is no number"
+            "--temperature {temperature}: must be a finite number"
         );
     }
     let seed = match batching.seed {
         -1 => None,
         seed => {
             let seed = u32::try_from(seed);
-            Some(
-                seed.with_context(|| format!("--seed {}: from -1 to {}", batching.seed, u32::MAX))?,
-            )
+            Some(seed.with_context(|| {
+                format!("--seed {}: must be from -1 to {}", batching.seed, u32::MAX)
+            })?)
         }
     };
-    Ok(Defaults { temperature, seed })
+    Ok(RequestDefaults { temperature, seed })
 }
 
 fn load_options(
@@ -242,7 +244,7 @@ fn load_options(
     computing: &ComputingArgs,
     placement: Option<&Placement>,
 ) -> anyhow::Result<LoadOptions> {
-    let (maps, lock_memory) = match model.load_mode {
+    let (is_mapped, lock_memory) = match model.load_mode {
         None => (!model.no_mmap, model.mlock),
         Some(LoadMode::Auto | LoadMode::Mmap) => (true, false),
         Some(LoadMode::None) => (false, false),
@@ -253,7 +255,7 @@ fn load_options(
     let adapters = AdapterOptions {
         files: adapters.map(|file| (file.path, file.scale)).collect(),
         base: model.lora_base,
-        idle: model.lora_init_without_apply,
+        init_without_apply: model.lora_init_without_apply,
     };
     let compute_threads = threads("--threads", computing.threads)?;
     let library = match &computing.onnxruntime {
@@ -276,7 +278,7 @@ fn load_options(
             (None, Some(budget)) => CacheSize::Bytes(budget.as_u64()),
             (None, None) => CacheSize::AllContexts,
         },
-        access: match maps {
+        access: match is_mapped {
             true => FileAccess::Map,
             false => FileAccess::Read,
         },
@@ -286,11 +288,12 @@ fn load_options(
             library,
             threads: compute_threads.or(placement.map(|placement| placement.threads)),
             batch_threads: threads("--threads-batch", computing.threads_batch)?,
-            thread_cores: placement.map_or_else(Vec::new, |placement| placement.turns.clone()),
-            products: None,
+            thread_cores: placement
+                .map_or_else(Vec::new, |placement| placement.thread_cores.clone()),
+            matmul_operator: None,
         },
         chat_template: match (model.chat_template, model.chat_template_file) {
-            (Some(text), _) => Some(load::chat_template(text).context("--chat-template")?),
+            (Some(text), _) => Some(load::resolve_chat_template(text).context("--chat-template")?),
             (None, Some(path)) => Some(
                 read_text_limited(&path, MAX_TEXT_BYTES)
                     .with_context(|| format!("--chat-template-file {}", path.display()))?,
@@ -303,8 +306,8 @@ fn load_options(
             None => SystemPrompt::default(),
         },
         quantize: model.quantize.map(|kind| match kind {
-            cli::QuantizedType::Q4_0 => Target::Q4_0,
-            cli::QuantizedType::Q8_0 => Target::Q8_0,
+            cli::QuantizedType::Q4_0 => QuantizeTarget::Q4_0,
+            cli::QuantizedType::Q8_0 => QuantizeTarget::Q8_0,
         }),
         adapters,
         pooling: model.pooling.map(|pooling| match pooling {
@@ -316,52 +319,55 @@ fn load_options(
 }
 
 fn serve_options(serving: ServingArgs) -> anyhow::Result<ServeOptions> {
-    ensure!(serving.timeout > 0, "--timeout 0: at least a second");
+    ensure!(
+        serving.timeout > 0,
+        "--timeout 0: must be at least 1 second"
+    );
     let tls = match (serving.ssl_cert_file, serving.ssl_key_file) {
         (Some(certificate), Some(key)) => Some(Arc::new(Tls::new(certificate, key)?)),
-        // Neither: the command line has both or none.
+        // Neither is set: clap requires both or none.
         _ => None,
     };
     let hosts = serving.allowed_hosts.iter().map(|host| host.trim().parse());
     let hosts: Result<Vec<AllowedHost>, String> = hosts.collect();
     let total = serving.max_connections as usize;
-    let per_address = serving.connections_per_address.map(|most| most as usize);
+    let per_address = serving.connections_per_address.map(|limit| limit as usize);
     Ok(ServeOptions {
         host: serving.host,
         port: serving.port,
-        origins: origins(&serving.cors_origin)?,
-        hosts: hosts.map_err(|error| anyhow::anyhow!("--allowed-hosts: {error}"))?,
-        keys: Arc::new(Keys::new(KeySources {
-            given: serving.api_key,
+        allowed_origins: origins(&serving.cors_origin)?,
+        allowed_hosts: hosts.map_err(|error| anyhow::anyhow!("--allowed-hosts: {error}"))?,
+        keys: Arc::new(ApiKeys::new(ApiKeySources {
+            keys: serving.api_key,
             file: serving.api_key_file,
             operator_file: serving.operator_key_file,
         })?),
         tls,
-        idle: Duration::from_secs(serving.timeout),
-        connections: ConnectionLimits {
+        idle_timeout: Duration::from_secs(serving.timeout),
+        connection_limits: ConnectionLimits {
             total,
             per_address: per_address.unwrap_or(total.div_ceil(2)),
         },
-        stop_deadline: Duration::from_secs(serving.stop_timeout),
+        stop_timeout: Duration::from_secs(serving.stop_timeout),
     })
 }
 
-/// The origins as browsers write them: in small letters, without a slash at the end.
-fn origins(given: &[String]) -> anyhow::Result<Vec<String>> {
-    let origins = given.iter().map(|origin| {
+/// Normalizes origins to the form of browsers' `Origin` headers: lowercase, without a trailing slash.
+fn origins(values: &[String]) -> anyhow::Result<Vec<String>> {
+    let origins = values.iter().map(|origin| {
         let origin = origin.trim();
-        let written = origin.strip_suffix('/').unwrap_or(origin).to_ascii_lowercase();
-        let is_origin = match written.split_once("://") {
+        let normalized = origin.strip_suffix('/').unwrap_or(origin).to_ascii_lowercase();
+        let is_origin = match normalized.split_once("://") {
             Some((scheme, host)) => {
                 !scheme.is_empty() && !host.is_empty() && !host.contains(['/', '@', '?', '#'])
             }
-            None => ["*", "null"].contains(&&*written),
+            None => ["*", "null"].contains(&&*normalized),
         };
         ensure!(
             is_origin,
-            "--cors-origin: invalid origin '{origin}': expected a scheme and a host as in https://app.example, or *"
+            "--cors-origin: invalid origin '{origin}': expected a scheme and a host such as https://app.example, or *"
         );
-        Ok(written)
+        Ok(normalized)
     });
     origins.collect()
 }
@@ -373,8 +379,8 @@ fn endpoints(serving: &ServingArgs) -> anyhow::Result<Endpoints> {
     let slot_files = serving.slot_save_path.clone().map(|path| SlotFolder {
         path,
         limits: SlotFileLimits {
-            files: serving.slot_save_max_files,
-            bytes: serving.slot_save_max_bytes.as_u64(),
+            max_files: serving.slot_save_max_files,
+            max_bytes: serving.slot_save_max_bytes.as_u64(),
         },
     });
     Ok(Endpoints {
@@ -388,7 +394,7 @@ fn endpoints(serving: &ServingArgs) -> anyhow::Result<Endpoints> {
 
 fn pages(folder: Option<&Path>, follow_links: bool) -> anyhow::Result<Pages> {
     let Some(folder) = folder else {
-        return Ok(Pages::Own);
+        return Ok(Pages::BuiltIn);
     };
     check_folder("--path", folder)?;
     Ok(Pages::Folder(Folder {
@@ -400,7 +406,7 @@ fn pages(folder: Option<&Path>, follow_links: bool) -> anyhow::Result<Pages> {
 fn check_folder(option: &str, folder: &Path) -> anyhow::Result<()> {
     ensure!(
         folder.is_dir(),
-        "{option} {}: it is no folder",
+        "{option} {}: not a folder",
         folder.display()
     );
     Ok(())
@@ -414,7 +420,7 @@ fn request_timeout(seconds: Option<f64>) -> anyhow::Result<Option<Duration>> {
     let timeout = timeout.filter(|timeout| !timeout.is_zero());
     ensure!(
         timeout.is_some(),
-        "--request-timeout {seconds}: more than 0 seconds"
+        "--request-timeout {seconds}: must be more than 0 seconds"
     );
     Ok(timeout)
 }
@@ -422,51 +428,53 @@ fn request_timeout(seconds: Option<f64>) -> anyhow::Result<Option<Duration>> {
 fn model_source(cli: &ModelArgs) -> anyhow::Result<ModelSource> {
     let store = cli.model.clone();
     let download = match (&cli.model_url, &cli.hf_repo) {
-        (Some(url), _) => Download::of_url(url, store, hub_options(cli)?).context("--model-url")?,
+        (Some(url), _) => {
+            Download::from_url(url, store, hub_options(cli)?).context("--model-url")?
+        }
         (None, Some(name)) => {
             let (name, quant) = match name.split_once(':') {
                 Some((name, quant)) => (name, Some(quant.to_owned())),
                 None => (name.as_str(), None),
             };
             let wanted = match (cli.hf_file.clone(), quant) {
-                (Some(file), None) => Wanted::File(file),
-                (None, Some(quant)) => Wanted::Quant(quant),
-                (None, None) => Wanted::Usual,
+                (Some(file), None) => FileSelector::Path(file),
+                (None, Some(quant)) => FileSelector::Quantization(quant),
+                (None, None) => FileSelector::Default,
                 (Some(file), Some(quant)) => {
-                    anyhow::bail!("--hf-file {file}: --hf-repo says \"{quant}\" already")
+                    anyhow::bail!("--hf-file {file}: cannot be used with \":{quant}\" in --hf-repo")
                 }
             };
             let options = hub_options(cli)?;
-            Download::of_repository(name, wanted, store, options).context("--hf-repo")?
+            Download::from_repository(name, wanted, store, options).context("--hf-repo")?
         }
         (None, None) => {
-            let missing = "--model, --model-url or --hf-repo says what to serve";
+            let missing = "no model: set --model, --model-url or --hf-repo";
             return Ok(ModelSource::File(store.context(missing)?));
         }
     };
-    Ok(match download.found()? {
+    Ok(match download.find_local()? {
         Some(file) => ModelSource::File(file),
         None => ModelSource::Download(Box::new(download)),
     })
 }
 
 fn hub_options(cli: &ModelArgs) -> anyhow::Result<HubOptions> {
-    let endpoint = hub::web_address(&cli.hf_endpoint).map_err(anyhow::Error::msg);
+    let endpoint = hub::parse_http_url(&cli.hf_endpoint).map_err(anyhow::Error::msg);
     let folder = cli.model_cache.clone();
     let folder = folder.or_else(|| Some(cache_folder()?.join("ortolan").join("models")));
     Ok(HubOptions {
         endpoint: endpoint.context("--hf-endpoint")?,
         token: cli.hf_token.clone().filter(|token| !token.is_empty()),
-        folder: folder.context("--model-cache: there is no home folder to have one in")?,
+        folder: folder.context("no home folder found for downloaded models: set --model-cache")?,
         offline: cli.offline,
-        pause: FETCH_PAUSE,
+        retry_delay: DOWNLOAD_RETRY_DELAY,
         max_bytes: cli.model_max_bytes.as_u64(),
         check: load::check_gguf,
     })
 }
 
-/// The system prompt of a file: what a request would send as `system_prompt`, with or without that name around it, or a
-/// text.
+/// Reads a system prompt file: plain text, or JSON in the form of a request's `system_prompt`, with or without an
+/// enclosing object that has the field `system_prompt`.
 fn system_prompt(path: &Path) -> anyhow::Result<SystemPrompt> {
     let text = read_text_limited(path, MAX_TEXT_BYTES)?;
     if !text.trim_start().starts_with('{') {
@@ -475,10 +483,9 @@ fn system_prompt(path: &Path) -> anyhow::Result<SystemPrompt> {
             ..SystemPrompt::default()
         });
     }
-    /// The file's form.
     #[derive(serde::Deserialize)]
     #[serde(deny_unknown_fields)]
-    struct Words {
+    struct SystemPromptJson {
         prompt: String,
         #[serde(default)]
         anti_prompt: String,
@@ -486,17 +493,17 @@ fn system_prompt(path: &Path) -> anyhow::Result<SystemPrompt> {
         assistant_name: String,
     }
     let mut json: serde_json::Value = serde_json::from_str(&text)?;
-    let within = json.get_mut("system_prompt").map(serde_json::Value::take);
-    let words: Words = serde_json::from_value(within.unwrap_or(json))?;
+    let inner = json.get_mut("system_prompt").map(serde_json::Value::take);
+    let fields: SystemPromptJson = serde_json::from_value(inner.unwrap_or(json))?;
     Ok(SystemPrompt {
-        prompt: words.prompt,
-        user_name: words.anti_prompt,
-        assistant_name: words.assistant_name,
+        prompt: fields.prompt,
+        user_name: fields.anti_prompt,
+        assistant_name: fields.assistant_name,
     })
 }
 
-/// The library's file name on this system.
-const LIBRARY: &str = if cfg!(target_os = "macos") {
+/// File name of ONNX Runtime's shared library on this platform.
+const LIBRARY_NAME: &str = if cfg!(target_os = "macos") {
     "libonnxruntime.dylib"
 } else if cfg!(windows) {
     "onnxruntime.dll"
@@ -505,42 +512,42 @@ const LIBRARY: &str = if cfg!(target_os = "macos") {
 };
 
 fn find_onnxruntime() -> anyhow::Result<PathBuf> {
-    let program = env::current_exe().context("where this program is cannot be found out")?;
-    let places = places(&program, cache_folder());
-    match places.iter().find(|path| path.is_file()) {
+    let program = env::current_exe().context("cannot determine the path of this program")?;
+    let candidates = library_candidates(&program, cache_folder());
+    match candidates.iter().find(|path| path.is_file()) {
         Some(path) => Ok(path.clone()),
         None => {
-            let looked: Vec<String> = places
+            let searched: Vec<String> = candidates
                 .iter()
                 .map(|path| format!("\n  {}", path.display()))
                 .collect();
             anyhow::bail!(
-                "ONNX Runtime's shared library is not found. Run `make setup` in the repository, or name it by \
-                 --onnxruntime PATH or ORT_DYLIB_PATH. Looked at:{}",
-                looked.concat()
+                "ONNX Runtime's shared library was not found. Run `make setup` in the repository, or set its path with \
+                 --onnxruntime PATH or ORT_DYLIB_PATH. Searched:{}",
+                searched.concat()
             )
         }
     }
 }
 
-/// The user's cache.
+/// Returns the user's cache folder: `$XDG_CACHE_HOME`, or `~/.cache`.
 fn cache_folder() -> Option<PathBuf> {
-    let named = env::var_os("XDG_CACHE_HOME").filter(|folder| !folder.is_empty());
-    let usual = || Some(env::home_dir()?.join(".cache"));
-    named.map(PathBuf::from).or_else(usual)
+    let configured = env::var_os("XDG_CACHE_HOME").filter(|folder| !folder.is_empty());
+    let default = || Some(env::home_dir()?.join(".cache"));
+    configured.map(PathBuf::from).or_else(default)
 }
 
-/// Where the library may lie: beside the program, in the repository it was built in or that is the
-/// working directory, in the user's cache.
-fn places(program: &Path, cache: Option<PathBuf>) -> Vec<PathBuf> {
-    let fetched = |root: &Path| root.join(".cache").join("onnxruntime").join(LIBRARY);
-    // target/release/ortolan
+/// Returns the paths to search for ONNX Runtime, in this order: next to the program, in the working directory if it is
+/// a checkout of this repository, in the checkout in which the program was built, in the user's cache folder.
+fn library_candidates(program: &Path, cache: Option<PathBuf>) -> Vec<PathBuf> {
+    let in_repository = |root: &Path| root.join(".cache").join("onnxruntime").join(LIBRARY_NAME);
+    // The program is `target/release/ortolan` in its checkout.
     let repository = program.ancestors().nth(3);
     [
-        program.parent().map(|folder| folder.join(LIBRARY)),
-        Some(fetched(Path::new("."))),
-        repository.map(fetched),
-        cache.map(|cache| cache.join("ortolan").join(LIBRARY)),
+        program.parent().map(|folder| folder.join(LIBRARY_NAME)),
+        Some(in_repository(Path::new("."))),
+        repository.map(in_repository),
+        cache.map(|cache| cache.join("ortolan").join(LIBRARY_NAME)),
     ]
     .into_iter()
     .flatten()
@@ -552,17 +559,20 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_library_is_looked_for_where_it_may_be() {
-        let places = places(
+    fn the_library_is_searched_next_to_the_program_in_repositories_and_in_the_cache() {
+        let candidates = library_candidates(
             Path::new("/src/ortolan/target/release/ortolan"),
             Some(PathBuf::from("/home/ada/.cache")),
         );
-        let wanted = [
+        let folders = [
             "/src/ortolan/target/release",
             "./.cache/onnxruntime",
             "/src/ortolan/.cache/onnxruntime",
             "/home/ada/.cache/ortolan",
         ];
-        assert_eq!(places, wanted.map(|folder| Path::new(folder).join(LIBRARY)));
+        assert_eq!(
+            candidates,
+            folders.map(|folder| Path::new(folder).join(LIBRARY_NAME))
+        );
     }
 }

@@ -1,4 +1,4 @@
-//! A file's bytes, as model files are looked at: mapped, or read at once; and small files, read up to a limit.
+//! Reads files: maps model files or reads them completely, and reads small files up to a size limit.
 
 use std::fs::{self, File};
 use std::io::{self, Read};
@@ -7,16 +7,16 @@ use std::path::Path;
 
 use memmap2::Mmap;
 
-/// How a file comes into memory.
+/// How a file is loaded into memory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum FileAccess {
-    /// Mapped: what is used of it, when it is used.
+    /// Memory-mapped: the operating system loads a page on first access.
     Map,
-    /// Read, all of it.
+    /// Read into memory completely when the file is opened.
     Read,
 }
 
-/// The bytes of an open file.
+/// The contents of a file, mapped or read into memory. Dereferences to bytes.
 #[derive(Debug)]
 pub struct FileBytes(Contents);
 
@@ -30,51 +30,51 @@ impl FileBytes {
     /// Maps or reads the file at `path`.
     ///
     /// # Errors
-    /// The operating system's; the file is not a regular one, or has no room in memory.
+    /// If the file cannot be opened or read, is not a regular file, or does not fit in memory.
     pub fn open(path: &Path, access: FileAccess) -> io::Result<Self> {
         let (file, length) = open_regular(path)?;
         Ok(Self(match access {
-            // SAFETY: the mapping is private and read-only. That nobody shortens the file while it is
-            // mapped cannot be enforced on any system; a model file that is replaced gets a new inode.
+            // SAFETY: The mapping is read-only. Another process could change or truncate the file while it is mapped;
+            // no portable API prevents that. Replacing a model file by renaming creates a new inode, so this mapping
+            // stays valid.
             FileAccess::Map => Contents::Mapped(unsafe { Mmap::map(&file) }?),
             FileAccess::Read => {
                 let mut bytes = Vec::new();
                 bytes.try_reserve_exact(usize::try_from(length).unwrap_or(usize::MAX))?;
-                // What is appended meanwhile is not read.
+                // Do not read bytes that another process has appended in the meantime.
                 file.take(length).read_to_end(&mut bytes)?;
                 Contents::Read(bytes)
             }
         }))
     }
 
-    /// Gives back the memory that the bytes looked at so far take, where they are mapped: they come from the file again when
-    /// they are needed again.
+    /// Releases the resident pages of a mapped file. The next access to a page reads the page from the file again.
     pub fn release(&self) {
         #[cfg(unix)]
         if let Contents::Mapped(bytes) = &self.0 {
-            // SAFETY: nobody writes to the mapping, so that what is dropped is what the file has.
+            // SAFETY: The mapping is never written to, so dropping its pages loses no data.
             let _ = unsafe { bytes.unchecked_advise(memmap2::UncheckedAdvice::DontNeed) };
         }
     }
 }
 
-/// Opens a regular file, or one that a link leads to. Answers its length in bytes, too.
+/// Opens a regular file, following links. Returns the file and its length in bytes.
 ///
 /// # Errors
-/// The operating system's; at `path` is a folder, a device, a pipe or a socket.
+/// If the file cannot be opened, or `path` is a folder, a device, a pipe or a socket.
 pub fn open_regular(path: &Path) -> io::Result<(File, u64)> {
-    // Opening a pipe would wait for its writer.
+    // Check before opening: opening a pipe blocks until the pipe has a writer.
     check_regular(&fs::metadata(path)?)?;
     let file = File::open(path)?;
-    let found = file.metadata()?;
-    check_regular(&found)?;
-    Ok((file, found.len()))
+    let metadata = file.metadata()?;
+    check_regular(&metadata)?;
+    Ok((file, metadata.len()))
 }
 
-fn check_regular(found: &fs::Metadata) -> io::Result<()> {
-    match found {
-        _ if found.is_file() => Ok(()),
-        _ if found.is_dir() => Err(io::ErrorKind::IsADirectory.into()),
+fn check_regular(metadata: &fs::Metadata) -> io::Result<()> {
+    match metadata {
+        _ if metadata.is_file() => Ok(()),
+        _ if metadata.is_dir() => Err(io::ErrorKind::IsADirectory.into()),
         _ => {
             let problem = "it is a device, pipe or socket, not a regular file";
             Err(io::Error::new(io::ErrorKind::InvalidInput, problem))
@@ -82,26 +82,26 @@ fn check_regular(found: &fs::Metadata) -> io::Result<()> {
     }
 }
 
-/// Reads a file of at most `max_bytes`, whatever length the system gives it: pipes and devices have none.
+/// Reads a file of at most `max_bytes` bytes. The file may be a pipe or a device.
 ///
 /// # Errors
-/// The operating system's; the file has more bytes.
+/// If the file cannot be read, or has more than `max_bytes` bytes.
 pub fn read_limited(path: &Path, max_bytes: u64) -> io::Result<Vec<u8>> {
     take_limited(File::open(path)?, max_bytes)
 }
 
-/// Reads a regular file of at most `max_bytes`.
+/// Reads a regular file of at most `max_bytes` bytes.
 ///
 /// # Errors
-/// The operating system's; the file is not a regular one, or has more bytes.
+/// If the file cannot be read, is not a regular file, or has more than `max_bytes` bytes.
 pub fn read_regular_limited(path: &Path, max_bytes: u64) -> io::Result<Vec<u8>> {
     take_limited(open_regular(path)?.0, max_bytes)
 }
 
-/// As [`read_limited`], as a text.
+/// Reads a UTF-8 file of at most `max_bytes` bytes. The file may be a pipe or a device.
 ///
 /// # Errors
-/// Also, the bytes are not UTF-8.
+/// If the file cannot be read, has more than `max_bytes` bytes, or is not valid UTF-8.
 pub fn read_text_limited(path: &Path, max_bytes: u64) -> io::Result<String> {
     let text = String::from_utf8(read_limited(path, max_bytes)?);
     text.map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))
@@ -142,26 +142,26 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_limit_holds_for_what_is_read() {
+    fn rejects_a_file_over_the_size_limit() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("wren");
         fs::write(&path, "four").unwrap();
         assert_eq!(read_limited(&path, 4).unwrap(), b"four");
-        let refused = read_limited(&path, 3).unwrap_err().to_string();
-        assert_eq!(refused, "it has more than 3 bytes");
+        let error = read_limited(&path, 3).unwrap_err().to_string();
+        assert_eq!(error, "it has more than 3 bytes");
     }
 
     #[cfg(unix)]
     #[test]
-    fn what_has_no_length_is_not_read_to_its_end() {
+    fn rejects_devices_and_folders() {
         let zeros = Path::new("/dev/zero");
         read_limited(zeros, 1000).unwrap_err();
         for access in [FileAccess::Map, FileAccess::Read] {
-            let refused = FileBytes::open(zeros, access).unwrap_err().to_string();
-            assert!(refused.contains("not a regular file"), "{refused}");
+            let error = FileBytes::open(zeros, access).unwrap_err().to_string();
+            assert!(error.contains("not a regular file"), "{error}");
         }
         let folder = tempfile::tempdir().unwrap();
-        let refused = FileBytes::open(folder.path(), FileAccess::Read).unwrap_err();
-        assert_eq!(refused.kind(), io::ErrorKind::IsADirectory);
+        let error = FileBytes::open(folder.path(), FileAccess::Read).unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::IsADirectory);
     }
 }

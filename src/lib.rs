@@ -1,23 +1,24 @@
 //! **ortolan**: an HTTP server for language models.
 //!
-//! An OpenAPI document defines every endpoint, ONNX Runtime computes, and a batching scheduler lets
-//! requests share every step. The modules are floors; a floor names only those below it (the table is
-//! in `ARCHITECTURE.md` and held by `tests/architecture.rs`):
+//! An OpenAPI document defines every endpoint, ONNX Runtime runs the model, and a scheduler batches all
+//! requests continuously. The modules form layers. A module depends only on modules in lower layers;
+//! `ARCHITECTURE.md` has the table of dependencies, and `tests/architecture.rs` enforces it:
 //!
-//! | floor | deals in |
+//! | modules | responsibility |
 //! | --- | --- |
-//! | [`cli`], [`config`], [`terminal`], [`logging`] | flags, files, people |
-//! | [`commands`] | what is done with a model's file beside serving it |
-//! | [`server`] | HTTP |
-//! | [`api`] | JSON |
-//! | [`web`] | the page |
-//! | [`metrics`] | numbers for a scrape |
-//! | [`model`] | text |
-//! | [`engine`] | token ids |
-//! | [`runtime`] | tensors |
-//! | [`graph`] | the ONNX graph of a file |
-//! | [`text`], [`cache`], [`sampling`], [`grammar`], [`gguf`], [`safetensors`], [`hub`], [`machine`] | leaves: they know nothing of ours |
-//! | [`token`], [`cancel`], [`file_bytes`], [`atomic_file`] | shared by floors that know nothing of each other |
+//! | [`cli`], [`config`], [`terminal`], [`logging`] | options, terminal output, logs |
+//! | [`commands`] | commands on model files: inspect, quantize, export |
+//! | [`server`] | HTTP connections and access control |
+//! | [`api`] | endpoints: JSON requests and responses |
+//! | [`web`] | the web page |
+//! | [`metrics`] | Prometheus metrics |
+//! | [`model`] | a loaded model: requests and responses as text |
+//! | [`engine`] | scheduling of sequences of token ids |
+//! | [`runtime`] | steps of the model on tensors, with ONNX Runtime |
+//! | [`graph`] | ONNX graphs and their weights |
+//! | [`text`], [`cache`], [`sampling`], [`grammar`] | leaf modules for text, token ids and logits |
+//! | [`gguf`], [`safetensors`], [`hub`], [`platform`] | leaf modules for files and the machine |
+//! | [`token`], [`cancel`], [`file_bytes`], [`atomic_file`] | shared by all layers |
 
 pub mod api;
 pub mod atomic_file;
@@ -33,9 +34,9 @@ pub mod grammar;
 pub mod graph;
 pub mod hub;
 pub mod logging;
-pub mod machine;
 pub mod metrics;
 pub mod model;
+pub mod platform;
 pub mod runtime;
 pub mod safetensors;
 pub mod sampling;

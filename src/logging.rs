@@ -1,5 +1,5 @@
-//! Where log lines and traces go. What is told is `tracing`'s: lines from everywhere, the spans of requests and
-//! generations from `server` and `model`.
+//! Sets up the output of log lines and traces. All modules log through `tracing`; the spans of requests and generations
+//! come from `server` and `model`.
 
 mod queue;
 
@@ -21,31 +21,34 @@ use tracing_subscriber::{EnvFilter, Registry};
 use crate::cli::LogFormat;
 use queue::LineQueue;
 
-/// Where a collector takes traces, below its address (the OTLP specification's default).
+/// Path of a collector's trace endpoint, relative to its URL (the default of the OTLP specification).
 const TRACES_PATH: &str = "/v1/traces";
 
-/// Begun logging. What is still to be written and exported goes out when it is dropped.
+/// Guard of the log and trace outputs. Dropping it writes queued log lines and exports pending traces.
 pub struct Logging {
     lines: LineQueue,
     traces: Option<SdkTracerProvider>,
 }
 
 impl Logging {
-    /// Log lines go to standard error; `RUST_LOG` chooses which. Traces go to the collector at `collector`, an
-    /// `http` address, in OTLP's binary form.
+    /// Starts logging to standard error, filtered by `RUST_LOG`. Traces go to `collector`, an `http` URL, in OTLP's
+    /// binary encoding.
     ///
     /// # Errors
-    /// The collector's address is none.
+    /// If the collector's URL is invalid.
     pub fn start(format: LogFormat, collector: Option<&str>) -> anyhow::Result<Self> {
         let provider = collector.map(provider).transpose()?;
         let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
         let queue = LineQueue::new(std::io::stderr(), |lines| {
-            tracing::warn!(lines, "log lines were dropped: they were read too slowly");
+            tracing::warn!(
+                lines,
+                "log lines were dropped: standard error was read too slowly"
+            );
         });
         let writer = queue.clone();
         let lines = tracing_subscriber::fmt::layer()
             .with_writer(move || writer.clone())
-            // It would say on standard error that standard error is closed.
+            // A failed write to standard error would be reported on standard error itself.
             .log_internal_errors(false);
         let lines: Box<dyn Layer<Registry> + Send + Sync> = match format {
             LogFormat::Json => {
@@ -58,8 +61,8 @@ impl Logging {
             }
         };
         let traces = provider.as_ref().map(|provider| {
-            // Our own spans, whatever of them the log shows; not those of the exporter's client.
-            let ours = Targets::new().with_target(env!("CARGO_CRATE_NAME"), LevelFilter::INFO);
+            // Only the program's own spans, not those of the exporter's HTTP client; independent of the log filter.
+            let own_spans = Targets::new().with_target(env!("CARGO_CRATE_NAME"), LevelFilter::INFO);
             let tracer = provider.tracer(env!("CARGO_PKG_NAME"));
             tracing_opentelemetry::layer()
                 .with_tracer(tracer)
@@ -67,7 +70,7 @@ impl Logging {
                 .with_threads(false)
                 .with_tracked_inactivity(false)
                 .with_target(false)
-                .with_filter(ours)
+                .with_filter(own_spans)
         });
         tracing_subscriber::registry()
             .with(lines)
@@ -81,19 +84,19 @@ impl Logging {
 }
 
 fn provider(collector: &str) -> anyhow::Result<SdkTracerProvider> {
-    let named = || format!("--otlp-endpoint {collector}");
-    let address = url::Url::parse(collector).with_context(named)?;
+    let option = || format!("--otlp-endpoint {collector}");
+    let url = url::Url::parse(collector).with_context(option)?;
     ensure!(
-        address.scheme() == "http" && address.has_host(),
-        "{}: a collector's address is as http://127.0.0.1:4318",
-        named()
+        url.scheme() == "http" && url.has_host(),
+        "{}: must be an http URL such as http://127.0.0.1:4318",
+        option()
     );
     let exporter = SpanExporter::builder()
         .with_http()
         .with_protocol(Protocol::HttpBinary)
         .with_endpoint(format!("{}{TRACES_PATH}", collector.trim_end_matches('/')))
         .build()
-        .with_context(named)?;
+        .with_context(option)?;
     let version = KeyValue::new("service.version", env!("CARGO_PKG_VERSION"));
     let mut resource = Resource::builder().with_attribute(version);
     if env::var_os("OTEL_SERVICE_NAME").is_none() {

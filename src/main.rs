@@ -1,4 +1,4 @@
-//! The program: reads the command line, listens, loads, serves, stops; or does something else with a model's file.
+//! The program: parses the command line, then runs the server (listen, load, serve, stop) or a command on model files.
 
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -10,36 +10,38 @@ use ortolan::cli::{Cli, Invocation};
 use ortolan::commands;
 use ortolan::config::{Config, ModelSource};
 use ortolan::logging::Logging;
-use ortolan::machine;
 use ortolan::model::load;
-use ortolan::model::{ModelState, Preparations, remove_slot_parts};
+use ortolan::model::{ModelState, PreparationPool, remove_partial_slot_files};
+use ortolan::platform;
 use ortolan::server::{Server, StopSignals};
-use ortolan::terminal::{self, Pending};
+use ortolan::terminal::{self, PendingModel};
 use ortolan::web;
 use tokio::runtime::{Handle, Runtime};
 use tokio::sync::{oneshot, watch};
 
-/// How long a request's preparation may continue after a stop is asked for: usual ones take some milliseconds.
+/// How long the preparation of requests (template, tokenizer, grammar) may continue after a stop signal. It usually
+/// takes some milliseconds.
 const PREPARATION_STOP_DELAY: Duration = Duration::from_secs(1);
 
-/// How long file work on blocking threads may continue when all answers have ended. A saved slot that is incomplete by then is
-/// removed at the next start.
+/// How long file operations on blocking threads may continue after all responses have ended. A slot file that is still
+/// incomplete then is removed at the next start.
 const FILE_WORK_STOP_DELAY: Duration = Duration::from_secs(2);
 
 fn main() -> ExitCode {
-    // SAFETY: this is the only thread.
-    unsafe { load::forbid_telemetry() };
+    // SAFETY: no other thread has been started, so none reads the environment.
+    unsafe { load::disable_telemetry() };
     fail_writes_past_file_size_limit();
     return_freed_memory();
-    let invocation = Invocation::read(std::env::args_os()).unwrap_or_else(|error| error.exit());
-    let done = match invocation {
+    let invocation =
+        Invocation::from_args(std::env::args_os()).unwrap_or_else(|error| error.exit());
+    let result = match invocation {
         Invocation::Serve(cli) => start(*cli),
         Invocation::Command(command) => commands::run(command, &mut std::io::stdout().lock()),
     };
-    match done {
+    match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            // It may name what a file says.
+            // The message may quote a file, so control characters are escaped.
             let message = format!("{error:#}");
             let lines: Vec<String> = message.lines().map(terminal::printable).collect();
             eprintln!("error: {}", lines.join("\n"));
@@ -48,8 +50,8 @@ fn main() -> ExitCode {
     }
 }
 
-/// Makes a write past the process's file size limit (`ulimit -f`) fail with an error. The signal that the system sends otherwise
-/// (`SIGXFSZ`) would end the process.
+/// Makes a write past the process's file size limit (`ulimit -f`) fail with an error instead of ending the process by
+/// the signal `SIGXFSZ`.
 fn fail_writes_past_file_size_limit() {
     #[cfg(unix)]
     // SAFETY: ignoring a signal runs no code of this program, and any thread may do it at any time.
@@ -58,52 +60,54 @@ fn fail_writes_past_file_size_limit() {
     }
 }
 
-/// Makes glibc's allocator return freed memory to the system. By default, it raises its thresholds with the largest block that was
-/// freed, and keeps what large requests took: up to 32 MiB in each thread's arena.
+/// Makes glibc's allocator return freed memory to the system. By default, the allocator raises its thresholds to the
+/// size of the largest freed block (at most 32 MiB), and each thread's arena keeps that much freed memory.
 fn return_freed_memory() {
     #[cfg(all(target_os = "linux", target_env = "gnu"))]
     for parameter in [libc::M_MMAP_THRESHOLD, libc::M_TRIM_THRESHOLD] {
-        const BYTES: libc::c_int = 1 << 20;
-        // SAFETY: `mallopt` takes two integers, and this is the only thread. A value that it refuses changes nothing.
-        unsafe { libc::mallopt(parameter, BYTES) };
+        const THRESHOLD_BYTES: libc::c_int = 1 << 20;
+        // SAFETY: `mallopt` takes two integers, and no other thread runs. It ignores invalid values.
+        unsafe { libc::mallopt(parameter, THRESHOLD_BYTES) };
     }
 }
 
 fn start(cli: Cli) -> anyhow::Result<()> {
     let _logging = Logging::start(cli.logging.log_format, cli.logging.otlp_endpoint.as_deref())?;
     let config = Config::new(cli)?;
-    if let Err(error) = machine::raise_open_file_limit() {
-        tracing::debug!(%error, "the limit of open files stays as it is");
+    if let Err(error) = platform::raise_open_file_limit() {
+        tracing::debug!(%error, "cannot raise the limit of open files");
     }
     if let Some(placement) = &config.placement {
-        placement.confine().context("--numa")?;
+        placement.restrict_current_thread().context("--numa")?;
     }
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(config.http_threads)
         .thread_name("http")
         .enable_all()
         .build()?;
-    complete(runtime, run(config))
+    block_on_and_shut_down(runtime, run(config))
 }
 
-/// Runs a future, and ends the runtime without waiting longer for blocking work than [`FILE_WORK_STOP_DELAY`].
-fn complete<T>(runtime: Runtime, work: impl Future<Output = T>) -> T {
-    let result = runtime.block_on(work);
+/// Runs a future, then shuts the runtime down. Waits for blocking operations at most [`FILE_WORK_STOP_DELAY`].
+fn block_on_and_shut_down<T>(runtime: Runtime, future: impl Future<Output = T>) -> T {
+    let result = runtime.block_on(future);
     runtime.shutdown_timeout(FILE_WORK_STOP_DELAY);
     result
 }
 
 async fn run(config: Config) -> anyhow::Result<()> {
     let mut signals = StopSignals::new()?;
-    let pending = match config.model {
-        ModelSource::File(path) => Pending::Here(Box::new(load::inspect(&path, config.load)?)),
+    let pending_model = match config.model {
+        ModelSource::File(path) => {
+            PendingModel::Local(Box::new(load::inspect(&path, config.load)?))
+        }
         ModelSource::Download(download) => {
             config.load.check()?;
-            Pending::Elsewhere(download, Box::new(config.load))
+            PendingModel::Download(download, Box::new(config.load))
         }
     };
     if let Some(folder) = &config.endpoints.slot_files {
-        remove_slot_parts(&folder.path)
+        remove_partial_slot_files(&folder.path)
             .with_context(|| format!("--slot-save-path {}", folder.path.display()))?;
     }
     let server = Server::bind(config.serve.clone()).await.map_err(|error| {
@@ -113,23 +117,25 @@ async fn run(config: Config) -> anyhow::Result<()> {
     let address = server.url();
     tracing::info!(
         address,
-        model = pending.name(),
+        model = pending_model.name(),
         "listening; the model is loading"
     );
-    let (publish, model) = watch::channel(ModelState::Loading { done: 0.0 });
-    let (loading, load_end) = watch::channel(());
-    let (serving, served) = watch::channel(());
-    let (give_up, given_up) = oneshot::channel();
+    let (state, model) = watch::channel(ModelState::Loading { done: 0.0 });
+    let (load_guard, load_end) = watch::channel(());
+    let (serve_guard, served) = watch::channel(());
+    let (send_load_error, load_error) = oneshot::channel();
     let runtime = Handle::current();
     std::thread::spawn(move || {
-        if let Err(error) = terminal::load(pending, &publish, &address, &runtime, dropped(served)) {
-            // The receiver is gone if the program stops already.
-            let _ = give_up.send(error);
+        if let Err(error) =
+            terminal::load(pending_model, &state, &address, &runtime, dropped(served))
+        {
+            // The receiver is gone if the program is already stopping.
+            let _ = send_load_error.send(error);
         }
-        drop(loading);
+        drop(load_guard);
     });
 
-    let preparations = Arc::new(Preparations::new(config.preparations_waiting)?);
+    let preparations = Arc::new(PreparationPool::new(config.max_waiting_preparations)?);
     let routes = api::routes(ApiSettings {
         model: model.clone(),
         preparations: Arc::clone(&preparations),
@@ -137,44 +143,44 @@ async fn run(config: Config) -> anyhow::Result<()> {
         limits: config.limits,
         defaults: config.defaults,
         bodies: config.bodies,
-        responses: Arc::new(ResponseStore::new(config.responses_kept)),
+        responses: Arc::new(ResponseStore::new(config.max_stored_responses)),
         strict_model_names: config.strict_model_names,
         key_policy: config.key_policy,
     });
-    let routes = web::beside(routes, api::document::has, &config.pages);
-    let (cutting, cut) = watch::channel(());
-    let (fail, mut failed) = oneshot::channel();
+    let routes = web::with_pages(routes, api::document::has, &config.pages);
+    let (abort_guard, abort) = watch::channel(());
+    let (send_failure, mut failure) = oneshot::channel();
     let stop = async move {
         let error: Option<anyhow::Error> = tokio::select! {
             () = signals.next() => None,
-            Ok(error) = given_up => Some(error),
+            Ok(error) = load_error => Some(error),
         };
         if let Some(error) = error {
             // The receiver lives until the server has stopped.
-            let _ = fail.send(error);
+            let _ = send_failure.send(error);
             return;
         }
-        tracing::info!("stopping: running answers are finished; once more stops at once");
+        tracing::info!("stopping: running requests can finish; a second signal stops immediately");
         tokio::spawn(async move {
             tokio::time::sleep(PREPARATION_STOP_DELAY).await;
             preparations.stop();
         });
         tokio::spawn(async move {
             signals.next().await;
-            drop(cutting);
+            drop(abort_guard);
         });
     };
-    server.serve(routes, stop, dropped(cut.clone())).await;
-    drop(serving);
-    // Ending the process while ONNX Runtime makes a session would tear it down under its own threads.
+    server.serve(routes, stop, dropped(abort.clone())).await;
+    drop(serve_guard);
+    // Exiting while ONNX Runtime creates a session would destroy state that its threads still use.
     tokio::select! {
         () = dropped(load_end) => {}
-        () = dropped(cut) => {}
+        () = dropped(abort) => {}
     }
     if let ModelState::Ready(model) = &*model.borrow() {
         model.stop();
     }
-    failed.try_recv().map_or(Ok(()), Err)
+    failure.try_recv().map_or(Ok(()), Err)
 }
 
 /// Waits until the sender is dropped.
@@ -189,18 +195,18 @@ mod tests {
     use super::*;
 
     #[test]
-    fn blocking_work_that_does_not_end_does_not_keep_the_program() {
+    fn blocking_work_that_does_not_end_does_not_prevent_the_exit() {
         let (release, released) = mpsc::channel::<()>();
-        let (tell, ended) = mpsc::channel();
+        let (notify, ended) = mpsc::channel();
         std::thread::spawn(move || {
             let runtime = Runtime::new().unwrap();
-            complete(runtime, async {
+            block_on_and_shut_down(runtime, async {
                 tokio::task::spawn_blocking(move || released.recv());
             });
-            tell.send(()).unwrap();
+            notify.send(()).unwrap();
         });
-        let patience = FILE_WORK_STOP_DELAY + Duration::from_secs(30);
-        assert_eq!(ended.recv_timeout(patience), Ok(()));
+        let deadline = FILE_WORK_STOP_DELAY + Duration::from_secs(30);
+        assert_eq!(ended.recv_timeout(deadline), Ok(()));
         drop(release);
     }
 }

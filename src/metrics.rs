@@ -1,6 +1,6 @@
-//! The metrics of `/metrics`: one table, read from the engine's numbers when somebody asks. Nothing is counted
-//! here. Names that begin with `llamacpp:` are those of llama.cpp's server: the eight of 2024 with their meaning of then, and
-//! those of today.
+//! The Prometheus metrics of `/metrics`, computed from the engine's statistics at each scrape. Names that begin with
+//! `llamacpp:` are metrics of llama.cpp's server: the eight metrics of 2024, with the meaning that they had then, and
+//! the metrics that llama.cpp has added since.
 
 use prometheus::TextEncoder;
 use prometheus::proto::{
@@ -9,33 +9,32 @@ use prometheus::proto::{
 
 use crate::engine::{self, Stats};
 
-/// What the numbers are about.
+/// Values for labels and units that the engine's statistics do not contain.
 #[derive(Debug, Clone)]
 pub struct Subject<'a> {
-    /// The model's name.
+    /// The model's name, as in API responses.
     pub model: &'a str,
-    /// The program's version.
+    /// The version of ortolan.
     pub version: &'a str,
-    /// Tokens of a block of the cache.
+    /// Number of tokens in a cache block.
     pub block_tokens: usize,
 }
 
-/// All metrics in Prometheus' text format, version 0.0.4.
+/// Returns all metrics in Prometheus's text format, version 0.0.4.
 ///
 /// # Errors
-/// The encoder's, of which none is known for these.
+/// If the encoder rejects a metric, which no metric of ortolan is known to cause.
 pub fn text(stats: &Stats, subject: &Subject<'_>) -> Result<String, prometheus::Error> {
-    TextEncoder::new().encode_to_string(&families(stats, subject))
+    TextEncoder::new().encode_to_string(&metric_families(stats, subject))
 }
 
-/// The declaration of all there is to see.
-fn families(stats: &Stats, subject: &Subject<'_>) -> Vec<MetricFamily> {
+fn metric_families(stats: &Stats, subject: &Subject<'_>) -> Vec<MetricFamily> {
     let Stats {
         slots,
         waiting,
         blocks,
         counters,
-        dead: _,
+        death_reason: _,
     } = stats;
     let processing = slots.iter().flatten().count();
     vec![
@@ -65,12 +64,12 @@ fn families(stats: &Stats, subject: &Subject<'_>) -> Vec<MetricFamily> {
         gauge(
             "llamacpp:kv_cache_usage_ratio",
             "KV-cache usage. 1 means 100 percent usage.",
-            ratio(blocks.held as f64, blocks.total as f64),
+            ratio(blocks.referenced as f64, blocks.total as f64),
         ),
         gauge(
             "llamacpp:kv_cache_tokens",
             "KV-cache tokens, counted in whole blocks.",
-            (blocks.held * subject.block_tokens) as f64,
+            (blocks.referenced * subject.block_tokens) as f64,
         ),
         gauge(
             "llamacpp:requests_processing",
@@ -107,27 +106,27 @@ fn families(stats: &Stats, subject: &Subject<'_>) -> Vec<MetricFamily> {
         ),
         counter(
             "llamacpp:n_tokens_max",
-            "Most tokens that a sequence had in its context.",
+            "Largest number of tokens in the context of a sequence.",
             counters.longest_sequence as f64,
         ),
         counter(
             "llamacpp:spec_decode_num_drafts_total",
             "Number of steps that verified draft tokens of a sequence.",
-            counters.guesses as f64,
+            counters.draft_verifications as f64,
         ),
         counter(
             "llamacpp:spec_decode_num_draft_tokens_total",
             "Number of draft tokens.",
-            counters.guessed_tokens as f64,
+            counters.draft_tokens as f64,
         ),
         counter(
             "llamacpp:spec_decode_num_accepted_tokens_total",
             "Number of draft tokens that were accepted.",
-            counters.rightly_guessed_tokens as f64,
+            counters.accepted_draft_tokens as f64,
         ),
         family(
             "ortolan_requests_total",
-            "Requests that ended, by how.",
+            "Requests that ended, by outcome.",
             MetricType::COUNTER,
             [
                 ("completed", counters.completed),
@@ -135,109 +134,109 @@ fn families(stats: &Stats, subject: &Subject<'_>) -> Vec<MetricFamily> {
                 ("expired", counters.expired),
                 ("failed", counters.failed),
             ]
-            .map(|(outcome, count)| counted(count as f64, &[("outcome", outcome)])),
+            .map(|(outcome, count)| counter_metric(count as f64, &[("outcome", outcome)])),
         ),
         gauge(
             "ortolan_queue_depth",
-            "Requests that wait for a slot or for blocks of the cache.",
+            "Requests waiting for a slot or for cache blocks.",
             *waiting as f64,
         ),
         counter(
             "ortolan_prefix_hits_total",
-            "Requests of whose prompt the cache held a part.",
+            "Requests with a prompt prefix found in the cache.",
             counters.prefix_hits as f64,
         ),
         counter(
             "ortolan_prompt_tokens_cached_total",
-            "Prompt tokens that the cache held.",
+            "Prompt tokens read from the cache.",
             counters.cached_tokens as f64,
         ),
         counter(
             "ortolan_tokens_recomputed_total",
-            "Tokens computed once more, after a preemption or a context shift.",
+            "Tokens computed again after a preemption or a context shift.",
             counters.recomputed_tokens as f64,
         ),
         counter(
             "ortolan_tokens_guessed_total",
-            "Tokens that were computed in case that they come next.",
-            counters.guessed_tokens as f64,
+            "Draft tokens computed by speculative decoding.",
+            counters.draft_tokens as f64,
         ),
         counter(
             "ortolan_tokens_guessed_rightly_total",
-            "Tokens that came as they were guessed.",
-            counters.rightly_guessed_tokens as f64,
+            "Draft tokens that were accepted.",
+            counters.accepted_draft_tokens as f64,
         ),
         counter(
             "ortolan_preemptions_total",
-            "Times that a request yielded its blocks to one before it.",
+            "Preemptions of requests for lack of cache blocks.",
             counters.preemptions as f64,
         ),
         counter(
             "ortolan_context_shifts_total",
-            "Times that a full context lost its older half.",
+            "Context shifts, each of which drops the older half of a full context.",
             counters.context_shifts as f64,
         ),
         counter(
             "ortolan_cache_evictions_total",
-            "Blocks of the cache whose content was forgotten to make room.",
+            "Cached blocks that were evicted for lack of free blocks.",
             blocks.evictions as f64,
         ),
         family(
             "ortolan_cache_blocks",
-            "Blocks of the cache, by what they hold: a running request, something that can be found, or nothing.",
+            "Cache blocks by state: held by requests, idle with cached content, or free.",
             MetricType::GAUGE,
             [
-                ("held", blocks.held),
-                ("idle", blocks.idle),
+                ("held", blocks.referenced),
+                ("idle", blocks.evictable),
                 ("free", blocks.free()),
             ]
-            .map(|(state, count)| measured(count as f64, &[("state", state)])),
+            .map(|(state, count)| gauge_metric(count as f64, &[("state", state)])),
         ),
         family(
             "ortolan_slots",
-            "Slots, by what they do.",
+            "Slots by state.",
             MetricType::GAUGE,
             [
                 ("processing", processing),
                 ("idle", slots.len() - processing),
             ]
-            .map(|(state, count)| measured(count as f64, &[("state", state)])),
+            .map(|(state, count)| gauge_metric(count as f64, &[("state", state)])),
         ),
         histogram(
             "ortolan_step_tokens",
-            "Tokens of a step.",
+            "Tokens computed in a step.",
             &counters.step_tokens,
         ),
         histogram(
             "ortolan_step_seconds",
-            "What a step takes.",
+            "Duration of a step in seconds.",
             &counters.step_seconds,
         ),
         histogram(
             "ortolan_queue_wait_seconds",
-            "From a request's arrival to its first step.",
+            "Time from a request's arrival to its first step in seconds.",
             &counters.queue_wait_seconds,
         ),
         histogram(
             "ortolan_time_to_first_token_seconds",
-            "From a request's arrival to its first token.",
+            "Time from a request's arrival to its first token in seconds.",
             &counters.first_token_seconds,
         ),
         histogram(
             "ortolan_time_per_output_token_seconds",
-            "Between the tokens of a request, on average.",
+            "Mean time between the output tokens of a request in seconds.",
             &counters.token_interval_seconds,
         ),
         histogram(
             "ortolan_request_duration_seconds",
-            "From a request's arrival to its end.",
+            "Time from a request's arrival to its end in seconds.",
             &counters.sequence_seconds,
         ),
         family(
             "ortolan_build_info",
-            "The program and its model.",
+            "Version of ortolan and name of the model.",
             MetricType::GAUGE,
-            [measured(
+            [gauge_metric(
                 1.0,
                 &[("version", subject.version), ("model", subject.model)],
             )],
@@ -245,7 +244,7 @@ fn families(stats: &Stats, subject: &Subject<'_>) -> Vec<MetricFamily> {
     ]
 }
 
-/// A quotient; over nothing it is 0.
+/// Divides two numbers; 0 if the divisor is 0.
 fn ratio(dividend: f64, divisor: f64) -> f64 {
     match divisor > 0.0 {
         true => dividend / divisor,
@@ -254,15 +253,20 @@ fn ratio(dividend: f64, divisor: f64) -> f64 {
 }
 
 fn counter(name: &str, help: &str, value: f64) -> MetricFamily {
-    family(name, help, MetricType::COUNTER, [counted(value, &[])])
+    family(
+        name,
+        help,
+        MetricType::COUNTER,
+        [counter_metric(value, &[])],
+    )
 }
 
 fn gauge(name: &str, help: &str, value: f64) -> MetricFamily {
-    family(name, help, MetricType::GAUGE, [measured(value, &[])])
+    family(name, help, MetricType::GAUGE, [gauge_metric(value, &[])])
 }
 
 fn histogram(name: &str, help: &str, values: &engine::Histogram) -> MetricFamily {
-    // The encoder adds the bucket without a bound itself.
+    // The encoder adds the `+Inf` bucket.
     let bounded = values.cumulative().filter(|(bound, _)| bound.is_finite());
     let buckets = bounded.map(|(bound, count)| {
         let mut bucket = Bucket::default();
@@ -293,23 +297,23 @@ fn family(
     family
 }
 
-fn counted(value: f64, labels: &[(&str, &str)]) -> Metric {
+fn counter_metric(value: f64, labels: &[(&str, &str)]) -> Metric {
     let mut counter = Counter::default();
     counter.set_value(value);
-    let mut metric = labelled(labels);
+    let mut metric = labeled_metric(labels);
     metric.set_counter(counter);
     metric
 }
 
-fn measured(value: f64, labels: &[(&str, &str)]) -> Metric {
+fn gauge_metric(value: f64, labels: &[(&str, &str)]) -> Metric {
     let mut gauge = Gauge::default();
     gauge.set_value(value);
-    let mut metric = labelled(labels);
+    let mut metric = labeled_metric(labels);
     metric.set_gauge(gauge);
     metric
 }
 
-fn labelled(labels: &[(&str, &str)]) -> Metric {
+fn labeled_metric(labels: &[(&str, &str)]) -> Metric {
     let labels = labels.iter().map(|(name, value)| {
         let mut label = LabelPair::default();
         label.set_name((*name).to_owned());
@@ -327,14 +331,14 @@ mod tests {
     use crate::engine::BlockStats;
 
     #[test]
-    fn what_a_scrape_shows() {
+    fn metrics_match_the_snapshot() {
         let mut stats = Stats {
             slots: vec![None; 2],
             waiting: 3,
             blocks: BlockStats {
                 total: 8,
-                held: 2,
-                idle: 1,
+                referenced: 2,
+                evictable: 1,
                 evictions: 4,
             },
             ..Stats::default()

@@ -1,6 +1,6 @@
-//! The one word that every floor shares.
+//! The token id type, which all layers share.
 
-/// The number of a token in the model's vocabulary.
+/// The index of a token in the model's vocabulary.
 #[derive(
     Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize, serde::Deserialize,
 )]
@@ -8,7 +8,7 @@
 pub struct TokenId(pub u32);
 
 impl TokenId {
-    /// The token's row in a table with one row per token (embeddings, logits).
+    /// The id as a row index into tables with one row per token (embeddings, logits).
     pub fn row(self) -> usize {
         self.0 as usize
     }

@@ -1,7 +1,7 @@
-//! Unmodified coding agents and tool runners against the program. A scripted model calls a tool, the client runs it and sends
-//! the result, and the model answers (`tests/agents/`).
+//! Unmodified coding agents and tool runners against the program. A scripted model calls a tool, the client runs the
+//! tool and sends its result, and the model answers (`tests/agents/`).
 
-#![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+#![expect(clippy::unwrap_used, reason = "a failed assumption fails the test")]
 
 mod common;
 #[path = "common/program.rs"]
@@ -25,13 +25,13 @@ const READ_NOTE: &str = "cat note.txt | tee copy.txt";
 const QUESTION: &str = "Which bird does note.txt name?";
 const ANSWER: &str = "The note names a heron.";
 
-/// A file of the repository.
+/// Path of a file in the repository.
 fn file(path: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join(path)
 }
 
 /// Writes a scripted model into `folder` and serves it.
-fn scripted(folder: &Path, script: &Script) -> (Running, String) {
+fn serve_script(folder: &Path, script: &Script) -> (Running, String) {
     let mut command = ortolan();
     command.args([
         "--parallel",
@@ -44,12 +44,12 @@ fn scripted(folder: &Path, script: &Script) -> (Running, String) {
     ]);
     command.arg(script.write(folder));
     let (mut server, address) = listening(command);
-    server.says("the model is ready");
+    server.wait_for_log("the model is ready");
     (server, address)
 }
 
-/// The model reads and copies a note with a shell command.
-fn reads_note(tool: &'static str, argument: &'static str) -> Script {
+/// A script whose model reads and copies a note with a shell command.
+fn read_note_script(tool: &'static str, argument: &'static str) -> Script {
     Script {
         tool,
         arguments: vec![(argument, READ_NOTE)],
@@ -58,8 +58,8 @@ fn reads_note(tool: &'static str, argument: &'static str) -> Script {
     }
 }
 
-/// The model asks for the weather in Rome.
-fn asks_for_weather() -> Script {
+/// A script whose model requests the weather in Rome.
+fn weather_script() -> Script {
     Script {
         tool: "get_weather",
         arguments: vec![("city", "Rome")],
@@ -68,14 +68,14 @@ fn asks_for_weather() -> Script {
     }
 }
 
-/// The process group of an agent, which is killed at the end of the test.
-struct Group(u32);
+/// An agent's process group; it is killed on drop.
+struct ProcessGroup(u32);
 
-impl Drop for Group {
+impl Drop for ProcessGroup {
     fn drop(&mut self) {
         let group = format!("-{}", self.0);
         let mut kill = Command::new("kill");
-        // It fails if the group has ended, as it should have.
+        // `kill` fails if the group has exited, which is the normal case.
         let _ = kill
             .args(["-KILL", "--", &group])
             .stderr(Stdio::null())
@@ -83,7 +83,7 @@ impl Drop for Group {
     }
 }
 
-/// An agent from npm, with a home folder, a project and a server of its own.
+/// An agent installed from npm, with its own home folder, project and server.
 struct Agent {
     folder: TempDir,
     command: Command,
@@ -96,7 +96,7 @@ impl Agent {
         let program = file(".cache/agents/node_modules/.bin").join(name);
         assert!(program.exists(), "run `make test-clients`");
         let folder = tempfile::tempdir().unwrap();
-        let (server, address) = scripted(folder.path(), script);
+        let (server, address) = serve_script(folder.path(), script);
         let project = folder.path().join("project");
         std::fs::create_dir(&project).unwrap();
         std::fs::write(project.join("note.txt"), NOTE).unwrap();
@@ -107,7 +107,7 @@ impl Agent {
             .env_clear()
             .env("PATH", std::env::var_os("PATH").unwrap())
             .env("HOME", folder.path())
-            // Nothing listens on this port: the agent reaches the server and no other host.
+            // Nothing listens on this port, so the agent can reach only the server.
             .env("HTTP_PROXY", "http://127.0.0.1:9")
             .env("HTTPS_PROXY", "http://127.0.0.1:9")
             .env("NO_PROXY", "127.0.0.1");
@@ -126,14 +126,14 @@ impl Agent {
         path
     }
 
-    /// Runs the agent. The model gives this answer only if it receives what the command printed.
-    fn answers(mut self) {
+    /// Runs the agent and checks its answer. The model answers this way only if it receives the command's output.
+    fn check_answer(mut self) {
         let program = Running::start(&mut self.command);
-        let _group = Group(program.id());
-        let ended = program.end();
-        let printed = format!("{}{}", ended.output, ended.errors);
-        assert_eq!(ended.code, Some(0), "{printed}");
-        assert!(ended.output.contains(ANSWER), "{printed}");
+        let _group = ProcessGroup(program.id());
+        let exit = program.wait();
+        let printed = format!("{}{}", exit.output, exit.errors);
+        assert_eq!(exit.code, Some(0), "{printed}");
+        assert!(exit.output.contains(ANSWER), "{printed}");
         let copy = self.folder.path().join("project/copy.txt");
         assert_eq!(std::fs::read_to_string(copy).unwrap(), NOTE);
     }
@@ -141,7 +141,7 @@ impl Agent {
 
 #[test]
 fn claude_code() {
-    let mut claude = Agent::new("claude", &reads_note("Bash", "command"));
+    let mut claude = Agent::new("claude", &read_note_script("Bash", "command"));
     claude
         .command
         .env("ANTHROPIC_BASE_URL", &claude.address)
@@ -157,12 +157,12 @@ fn claude_code() {
             "4",
         ])
         .args(["--print", QUESTION]);
-    claude.answers();
+    claude.check_answer();
 }
 
 #[test]
 fn codex() {
-    let mut codex = Agent::new("codex", &reads_note("exec_command", "cmd"));
+    let mut codex = Agent::new("codex", &read_note_script("exec_command", "cmd"));
     let settings = codex.write("config.toml", CODEX);
     codex
         .command
@@ -170,7 +170,7 @@ fn codex() {
         // The sandbox needs user namespaces, which containers may not allow.
         .args(["exec", "--sandbox", "danger-full-access"])
         .args(["--skip-git-repo-check", QUESTION]);
-    codex.answers();
+    codex.check_answer();
 }
 
 const CODEX: &str = r#"
@@ -185,7 +185,7 @@ wire_api = "responses"
 
 #[test]
 fn opencode() {
-    let mut opencode = Agent::new("opencode", &reads_note("bash", "command"));
+    let mut opencode = Agent::new("opencode", &read_note_script("bash", "command"));
     let settings = opencode.write("opencode.json", OPENCODE);
     opencode
         .command
@@ -193,7 +193,7 @@ fn opencode() {
         .env("OPENCODE_DISABLE_AUTOUPDATE", "1")
         .env("OPENCODE_DISABLE_MODELS_FETCH", "1")
         .args(["run", QUESTION]);
-    opencode.answers();
+    opencode.check_answer();
 }
 
 const OPENCODE: &str = r#"{
@@ -209,32 +209,32 @@ const OPENCODE: &str = r#"{
   }
 }"#;
 
-/// Python with the packages in `.ci/agents_python.txt`.
+/// The Python environment with the packages of `.ci/agents_python.txt`.
 fn python() -> Command {
     let python = file(".cache/agents_python/bin/python");
     assert!(python.exists(), "run `make test-clients`");
     Command::new(python)
 }
 
-/// Runs a script's tests against the model that asks for the weather.
+/// Runs a test script against the model of [`weather_script`].
 fn check(mut command: Command, script: &str) {
     let folder = tempfile::tempdir().unwrap();
-    let (_server, address) = scripted(folder.path(), &asks_for_weather());
+    let (_server, address) = serve_script(folder.path(), &weather_script());
     command
         .arg(file("tests/agents").join(script))
         .env("ORTOLAN", address)
         .env("NO_PROXY", "*")
         .env("PYTHONDONTWRITEBYTECODE", "1");
-    Running::start(&mut command).succeed();
+    Running::start(&mut command).wait_for_success();
 }
 
 #[test]
-fn anthropic_tool_runner_for_python() {
+fn anthropic_tool_runner_python() {
     check(python(), "anthropic_tool_runner.py");
 }
 
 #[test]
-fn anthropic_tool_runner_for_node() {
+fn anthropic_tool_runner_node() {
     let mut node = Command::new("node");
     node.env("NODE_PATH", file(".cache/agents/node_modules"))
         .arg("--test");
@@ -260,8 +260,8 @@ fn kvprof_doctor() {
         .args(["-m", "kvprof", "doctor", "--upstream", &address])
         .current_dir(folder.path())
         .env("HOME", folder.path());
-    let report = Running::start(&mut doctor).succeed();
-    // kvprof warns of every build that is not llama.cpp's.
+    let report = Running::start(&mut doctor).wait_for_success();
+    // kvprof warns about the build of every server other than llama.cpp.
     let warnings = report
         .lines()
         .filter(|line| line.trim().starts_with("WARN"));

@@ -1,17 +1,17 @@
-//! Holds the table of floors in ARCHITECTURE.md: no module names one that its row does not allow.
+//! Checks the module table of ARCHITECTURE.md: each module may use only the modules and crates listed here.
 
-#![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+#![expect(clippy::unwrap_used, reason = "a failed assumption fails the test")]
 
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-/// A floor and the floors that it may name (itself, `token` and `cancel` aside).
-const FLOORS: &[(&str, &[&str])] = &[
+/// Each module and the modules that it may use, besides itself and [`EVERYWHERE`].
+const MODULES: &[(&str, &[&str])] = &[
     (
         "main",
         &[
-            "cli", "config", "terminal", "server", "api", "web", "model", "hub", "machine",
+            "cli", "config", "terminal", "server", "api", "web", "model", "hub", "platform",
             "logging", "commands",
         ],
     ),
@@ -38,7 +38,7 @@ const FLOORS: &[(&str, &[&str])] = &[
             "web",
             "model",
             "hub",
-            "machine",
+            "platform",
             "file_bytes",
         ],
     ),
@@ -60,14 +60,14 @@ const FLOORS: &[(&str, &[&str])] = &[
             "safetensors",
             "sampling",
             "grammar",
-            "machine",
+            "platform",
             "file_bytes",
             "atomic_file",
         ],
     ),
     ("engine", &["cache", "sampling", "grammar"]),
-    ("runtime", &["engine", "graph", "machine"]),
-    ("graph", &["gguf", "safetensors", "file_bytes", "machine"]),
+    ("runtime", &["engine", "graph", "platform"]),
+    ("graph", &["gguf", "safetensors", "file_bytes", "platform"]),
     ("text", &[]),
     ("cache", &[]),
     ("sampling", &[]),
@@ -75,18 +75,18 @@ const FLOORS: &[(&str, &[&str])] = &[
     ("gguf", &["file_bytes"]),
     ("safetensors", &["file_bytes"]),
     ("hub", &["atomic_file", "file_bytes"]),
-    ("machine", &[]),
+    ("platform", &[]),
     ("token", &[]),
     ("cancel", &[]),
     ("file_bytes", &[]),
     ("atomic_file", &[]),
 ];
 
-/// Floors that every other one may name.
+/// Modules that every module may use.
 const EVERYWHERE: &[&str] = &["token", "cancel"];
 
-/// Crates that only some floors may name.
-const GUESTS: &[(&str, &[&str])] = &[
+/// External crates and the modules that may use them.
+const RESTRICTED_CRATES: &[(&str, &[&str])] = &[
     ("ort", &["runtime"]),
     ("poem", &["server", "api", "web"]),
     ("poem_openapi", &["api"]),
@@ -98,53 +98,53 @@ const GUESTS: &[(&str, &[&str])] = &[
     ("regex_syntax", &["text", "grammar"]),
     ("minijinja", &["text"]),
     ("llguidance", &["grammar"]),
-    ("memmap2", &["file_bytes", "machine"]),
+    ("memmap2", &["file_bytes", "platform"]),
     ("safetensors", &["safetensors"]),
     ("prost", &["graph"]),
     ("prometheus", &["metrics"]),
     ("jsonschema", &["api", "grammar"]),
     ("clap", &["cli"]),
     ("toml", &["cli"]),
-    ("rustix", &["machine"]),
+    ("rustix", &["platform"]),
     ("indicatif", &["terminal"]),
     ("opentelemetry", &["logging", "server"]),
     ("tracing_opentelemetry", &["logging", "server"]),
 ];
 
-/// What is not there by design.
-const ABSENT: &[(&str, &[&str], &str)] = &[
+/// Words that must not occur in a module's code, and the reason.
+const FORBIDDEN_WORDS: &[(&str, &[&str], &str)] = &[
     (
         "engine",
         &["http", "json", "okenizer"],
-        "the engine deals in ids: no HTTP, no JSON, no text",
+        "the engine handles token ids: no HTTP, no JSON, no text",
     ),
     (
         "cache",
         &["f16", "f32", "Tensor"],
-        "the cache knows block numbers, not what is in them",
+        "the cache manages block ids, not their content",
     ),
     (
         "engine",
         &["Instant::now", "SystemTime::now", "rand::"],
-        "clock and chance are passed in",
+        "time and random numbers are passed in",
     ),
     (
         "sampling",
         &["Instant::now", "SystemTime::now", "rand::random"],
-        "clock and chance are passed in",
+        "time and random numbers are passed in",
     ),
     (
         "text",
         &["Instant::now", "SystemTime::now", "rand::"],
-        "clock and chance are passed in",
+        "time and random numbers are passed in",
     ),
 ];
 
-/// Crates of the registry whose place others take (`replacements/`): they are vulnerable or unmaintained.
+/// Vulnerable or unmaintained crates of crates.io that `replacements/` replaces.
 const REPLACED: &[&str] = &["quick-xml", "paste"];
 
 #[test]
-fn replaced_crates_and_other_registries_are_not_in_the_lock_file() {
+fn the_lock_file_has_no_replaced_crate_and_no_other_registry() {
     const REGISTRY: &str = "source = \"registry+https://github.com/rust-lang/crates.io-index\"";
     let lock = fs::read_to_string("Cargo.lock").unwrap();
     let mut replaced = BTreeSet::new();
@@ -154,11 +154,11 @@ fn replaced_crates_and_other_registries_are_not_in_the_lock_file() {
         match field("source = ") {
             None => assert!(
                 name == "ortolan" || replaced.insert(name),
-                "{name} stands twice"
+                "{name} occurs twice"
             ),
             Some(source) => {
                 assert_eq!(source, REGISTRY, "{name}");
-                assert!(!REPLACED.contains(&name), "{name} is the registry's");
+                assert!(!REPLACED.contains(&name), "{name} comes from the registry");
             }
         }
     }
@@ -166,90 +166,90 @@ fn replaced_crates_and_other_registries_are_not_in_the_lock_file() {
 }
 
 #[test]
-fn no_floor_names_one_above_it() {
-    let known: BTreeSet<&str> = FLOORS.iter().map(|(floor, _)| *floor).collect();
-    let mut wrong = Vec::new();
+fn modules_use_only_the_modules_of_their_row() {
+    let modules: BTreeSet<&str> = MODULES.iter().map(|(module, _)| *module).collect();
+    let mut violations = Vec::new();
     for source in sources() {
-        let allowed = FLOORS
+        let allowed = MODULES
             .iter()
-            .find(|(floor, _)| *floor == source.floor)
+            .find(|(module, _)| *module == source.module)
             .map(|(_, allowed)| *allowed)
-            .unwrap_or_else(|| panic!("{} is no floor of the table", source.floor));
+            .unwrap_or_else(|| panic!("the table has no module {}", source.module));
         for (number, line) in source.code_lines() {
             for name in names_after(line, "crate::").chain(names_after(line, "ortolan::")) {
-                let fine =
-                    name == source.floor || EVERYWHERE.contains(&name) || allowed.contains(&name);
-                if known.contains(name) && !fine {
-                    wrong.push(format!("{}:{number} names {name}", source.path.display()));
+                let is_allowed =
+                    name == source.module || EVERYWHERE.contains(&name) || allowed.contains(&name);
+                if modules.contains(name) && !is_allowed {
+                    violations.push(format!("{}:{number} uses {name}", source.path.display()));
                 }
             }
         }
     }
-    assert_eq!(wrong, Vec::<String>::new());
+    assert_eq!(violations, Vec::<String>::new());
 }
 
 #[test]
-fn each_guest_stays_in_its_rooms() {
-    let mut wrong = Vec::new();
+fn restricted_crates_are_used_only_in_their_modules() {
+    let mut violations = Vec::new();
     for source in sources() {
         for (number, line) in source.code_lines() {
-            for (guest, rooms) in GUESTS {
-                let named = line.contains(&format!("{guest}::"))
-                    && words_before(line, &format!("{guest}::"));
-                if named && !rooms.contains(&source.floor.as_str()) {
-                    wrong.push(format!("{}:{number} names {guest}", source.path.display()));
+            for (name, modules) in RESTRICTED_CRATES {
+                let is_used = line.contains(&format!("{name}::"))
+                    && starts_a_path(line, &format!("{name}::"));
+                if is_used && !modules.contains(&source.module.as_str()) {
+                    violations.push(format!("{}:{number} uses {name}", source.path.display()));
                 }
             }
         }
     }
-    assert_eq!(wrong, Vec::<String>::new());
+    assert_eq!(violations, Vec::<String>::new());
 }
 
 #[test]
-fn what_is_absent_by_design_is_absent() {
-    let mut wrong = Vec::new();
+fn forbidden_words_do_not_occur() {
+    let mut violations = Vec::new();
     for source in sources() {
-        for (floor, absent, why) in ABSENT {
-            if source.floor != *floor {
+        for (module, words, reason) in FORBIDDEN_WORDS {
+            if source.module != *module {
                 continue;
             }
             for (number, line) in source.code_lines() {
-                for word in absent.iter().filter(|word| line.contains(**word)) {
-                    wrong.push(format!(
-                        "{}:{number} has {word}: {why}",
+                for word in words.iter().filter(|word| line.contains(**word)) {
+                    violations.push(format!(
+                        "{}:{number} has {word}: {reason}",
                         source.path.display()
                     ));
                 }
             }
         }
     }
-    assert_eq!(wrong, Vec::<String>::new());
+    assert_eq!(violations, Vec::<String>::new());
 }
 
 #[test]
-fn unsafe_code_is_in_the_runtime_where_files_are_mapped_and_before_there_are_threads() {
-    let rooms = ["runtime/", "file_bytes.rs", "main.rs"];
-    let wrong: Vec<String> = sources()
+fn unsafe_code_is_only_in_runtime_file_mapping_and_main() {
+    let allowed = ["runtime/", "file_bytes.rs", "main.rs"];
+    let violations: Vec<String> = sources()
         .filter(|source| {
             source
                 .code_lines()
                 .any(|(_, line)| line.contains("unsafe "))
         })
         .map(|source| source.path.display().to_string().replace('\\', "/"))
-        .filter(|path| !rooms.iter().any(|room| path.starts_with(room)))
+        .filter(|path| !allowed.iter().any(|prefix| path.starts_with(prefix)))
         .collect();
-    assert_eq!(wrong, Vec::<String>::new());
+    assert_eq!(violations, Vec::<String>::new());
 }
 
-/// A file under `src`, and the floor it belongs to.
+/// A file under `src` and the top-level module that it belongs to.
 struct Source {
     path: PathBuf,
-    floor: String,
+    module: String,
     text: String,
 }
 
 impl Source {
-    /// Lines with code that is shipped: no comments, nothing from the file's tests on.
+    /// Numbers and text of the lines of production code: comments and everything from `#[cfg(test)]` on are left out.
     fn code_lines(&self) -> impl Iterator<Item = (usize, &str)> {
         self.text
             .lines()
@@ -264,7 +264,7 @@ fn sources() -> impl Iterator<Item = Source> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
     let mut files = Vec::new();
     walk(&root, &mut files);
-    assert!(files.len() > 20, "the sources were found");
+    assert!(files.len() > 20, "only {} sources found", files.len());
     files
         .into_iter()
         .filter(|path| !path.ends_with("lib.rs") && !is_test(path))
@@ -272,7 +272,7 @@ fn sources() -> impl Iterator<Item = Source> {
             let relative = path.strip_prefix(&root).unwrap().to_owned();
             let first = relative.components().next().unwrap();
             Source {
-                floor: first
+                module: first
                     .as_os_str()
                     .to_str()
                     .unwrap()
@@ -284,7 +284,7 @@ fn sources() -> impl Iterator<Item = Source> {
         })
 }
 
-/// Tests in files of their own: `…tests.rs`, or anything in a folder `tests`.
+/// Whether a file contains only tests: `…tests.rs`, or any file in a folder `tests`.
 fn is_test(path: &Path) -> bool {
     path.to_string_lossy().ends_with("tests.rs")
         || path.components().any(|part| part.as_os_str() == "tests")
@@ -301,7 +301,7 @@ fn walk(folder: &Path, files: &mut Vec<PathBuf>) {
     }
 }
 
-/// The identifiers that follow `prefix` in the line, those of a braced list too.
+/// The identifiers that follow `prefix` in the line, including those of a braced list.
 fn names_after<'a>(line: &'a str, prefix: &'a str) -> impl Iterator<Item = &'a str> {
     line.match_indices(prefix).flat_map(move |(at, _)| {
         let rest = &line[at + prefix.len()..];
@@ -319,8 +319,8 @@ fn names_after<'a>(line: &'a str, prefix: &'a str) -> impl Iterator<Item = &'a s
     })
 }
 
-/// Whether some occurrence of `word` is not the tail of a longer identifier or path.
-fn words_before(line: &str, word: &str) -> bool {
-    line.match_indices(word)
+/// Whether some occurrence of `prefix` is not the tail of a longer identifier or path.
+fn starts_a_path(line: &str, prefix: &str) -> bool {
+    line.match_indices(prefix)
         .any(|(at, _)| !line[..at].ends_with(|c: char| c.is_alphanumeric() || c == '_' || c == ':'))
 }

@@ -1,7 +1,7 @@
-//! What each key may see and change, over HTTP: every operation of the document without a key, with the key of another
-//! client and with an operator's, under every spelling of its path.
+//! What each API key may see and change over HTTP: every operation of the document without a key, with the key of
+//! another client and with an operator key, also under unusual spellings of its path.
 
-#![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+#![expect(clippy::unwrap_used, reason = "a failed assumption fails the test")]
 
 mod common;
 #[path = "common/program.rs"]
@@ -21,48 +21,48 @@ use crate::common::tiny;
 use crate::program::ortolan;
 use crate::running::Running;
 
-/// What Ada asks, and nobody else may read.
+/// Ada's prompt, which no other client may read.
 const SECRET: &str = "the-secret-of-ada";
-/// Keys: two of clients, and an operator's.
+/// Two client keys and an operator key.
 const ADA: &str = "key-of-ada";
 const BEN: &str = "key-of-ben";
 const OPERATOR: &str = "key-of-the-operator";
 
-/// A server of a small model; dropping it ends the program.
+/// A server with a small model; dropping it ends the program.
 struct Server {
     address: String,
     folder: TempDir,
-    /// What it logged until it listened.
+    /// The log until the server listened.
     log: String,
     _program: Running,
 }
 
-/// What a request was answered with.
-struct Answer {
+/// A received HTTP response.
+struct Response {
     status: u16,
-    /// Status line and headers, in small letters.
+    /// Status line and headers in lower case.
     head: String,
     body: String,
 }
 
-impl Answer {
+impl Response {
     fn json(&self) -> Value {
-        serde_json::from_str(&self.body).unwrap_or_else(|_| panic!("no JSON: {}", self.body))
+        serde_json::from_str(&self.body).unwrap_or_else(|_| panic!("not JSON: {}", self.body))
     }
 
-    fn says(&self, words: &str) -> bool {
-        self.body.contains(words) || self.head.contains(&words.to_lowercase())
+    fn contains(&self, text: &str) -> bool {
+        self.body.contains(text) || self.head.contains(&text.to_lowercase())
     }
 }
 
 impl Server {
-    /// One with these keys of clients and of operators.
+    /// Starts a server with these client keys and operator keys.
     fn start(keys: &[&str], operators: &[&str], options: &[&str]) -> Self {
-        Self::unnamed(keys, operators, &[&["-a", "wren"], options].concat())
+        Self::without_alias(keys, operators, &[&["-a", "wren"], options].concat())
     }
 
-    /// The same, whose model has no name but its path.
-    fn unnamed(keys: &[&str], operators: &[&str], options: &[&str]) -> Self {
+    /// Like [`Server::start`], without an alias: the path is the model's name.
+    fn without_alias(keys: &[&str], operators: &[&str], options: &[&str]) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let slots = folder.path().join("slots");
         fs::create_dir(&slots).unwrap();
@@ -84,7 +84,7 @@ impl Server {
         });
         let listening: Value = serde_json::from_str(&listening.unwrap()).unwrap();
         let address = listening["address"].as_str().unwrap();
-        program.says("the model is ready");
+        program.wait_for_log("the model is ready");
         Self {
             address: address.strip_prefix("http://").unwrap().to_owned(),
             folder,
@@ -93,8 +93,8 @@ impl Server {
         }
     }
 
-    /// Sends a request as it is written, with a path that no library tidies up.
-    fn send(&self, key: Option<&str>, method: &str, target: &str, body: &str) -> Answer {
+    /// Sends a request verbatim: no library normalizes the path.
+    fn send(&self, key: Option<&str>, method: &str, target: &str, body: &str) -> Response {
         let key = key.map_or_else(String::new, |key| {
             format!("authorization: Bearer {key}\r\n")
         });
@@ -105,49 +105,49 @@ impl Server {
              content-length: {length}\r\nconnection: close\r\n\r\n{body}"
         );
         socket.write_all(request.as_bytes()).unwrap();
-        let mut answer = Vec::new();
-        socket.read_to_end(&mut answer).unwrap();
-        let answer = String::from_utf8_lossy(&answer).into_owned();
-        let (head, body) = answer.split_once("\r\n\r\n").unwrap();
-        Answer {
+        let mut response = Vec::new();
+        socket.read_to_end(&mut response).unwrap();
+        let response = String::from_utf8_lossy(&response).into_owned();
+        let (head, body) = response.split_once("\r\n\r\n").unwrap();
+        Response {
             status: head.split(' ').nth(1).unwrap().parse().unwrap(),
             head: head.to_lowercase(),
             body: body.to_owned(),
         }
     }
 
-    fn get(&self, key: Option<&str>, target: &str) -> Answer {
+    fn get(&self, key: Option<&str>, target: &str) -> Response {
         self.send(key, "GET", target, "")
     }
 
-    fn post(&self, key: &str, target: &str, body: &Value) -> Answer {
+    fn post(&self, key: &str, target: &str, body: &Value) -> Response {
         self.send(Some(key), "POST", target, &body.to_string())
     }
 
-    /// Asks for a completion of a prompt, in a slot.
+    /// Requests a completion of `prompt` in `slot`.
     fn complete(&self, key: &str, prompt: &str, slot: usize) -> Value {
         let body = json!({"prompt": prompt, "n_predict": 1, "id_slot": slot, "cache_prompt": true});
-        let answer = self.post(key, "/completion", &body);
-        assert_eq!(answer.status, 200, "{}", answer.body);
-        answer.json()
+        let response = self.post(key, "/completion", &body);
+        assert_eq!(response.status, 200, "{}", response.body);
+        response.json()
     }
 }
 
-/// Who is let in.
+/// The key that an operation requires.
 #[derive(Debug, Clone, Copy, PartialEq)]
-enum Needs {
+enum RequiredKey {
     Nothing,
     /// Any key.
     Key,
-    /// An operator's key.
+    /// An operator key.
     Operator,
 }
 
-use Needs::{Key, Nothing, Operator};
+use RequiredKey::{Key, Nothing, Operator};
 
-/// Every operation of the document, and what the request with this body needs.
+/// Every operation of the document: method, path, body, and the key that a request with this body requires.
 #[rustfmt::skip]
-const OPERATIONS: &[(&str, &str, &str, Needs)] = &[
+const OPERATIONS: &[(&str, &str, &str, RequiredKey)] = &[
     ("GET", "/health", "", Nothing),
     ("GET", "/v1/health", "", Nothing),
     ("GET", "/docs", "", Nothing),
@@ -199,34 +199,38 @@ const OPERATIONS: &[(&str, &str, &str, Needs)] = &[
 ];
 
 #[test]
-fn every_operation_needs_the_key_that_the_table_says() {
+fn every_operation_requires_the_key_of_the_table() {
     let server = Server::start(&[ADA, BEN], &[OPERATOR], &[]);
-    for (method, path, body, needs) in OPERATIONS {
+    for (method, path, body, required) in OPERATIONS {
         let target = path.replace("{id_slot}", "0").replace("{model}", "wren");
         let target = target.replace("{response_id}", "resp_1");
-        for (key, is_let_in, may_change) in [
-            (None, *needs == Nothing, false),
-            (Some("guessed"), *needs == Nothing, false),
-            (Some(BEN), true, *needs != Operator),
+        for (key, is_authenticated, is_allowed) in [
+            (None, *required == Nothing, false),
+            (Some("guessed"), *required == Nothing, false),
+            (Some(BEN), true, *required != Operator),
             (Some(OPERATOR), true, true),
         ] {
-            let answer = server.send(key, method, &target, body);
-            let expected = match (is_let_in, may_change) {
+            let response = server.send(key, method, &target, body);
+            let expected = match (is_authenticated, is_allowed) {
                 (false, _) => Some(401),
-                (true, false) => (*needs == Operator).then_some(403),
-                // Whatever is wrong with the body: the key is not.
+                (true, false) => (*required == Operator).then_some(403),
+                // The body may be invalid; the key is not.
                 (true, true) => None,
             };
             let case = format!(
                 "{method} {path} {body} as {key:?}: {} {}",
-                answer.status, answer.body
+                response.status, response.body
             );
             match expected {
-                Some(status) => assert_eq!(answer.status, status, "{case}"),
-                None => assert!(![401, 403].contains(&answer.status), "{case}"),
+                Some(status) => assert_eq!(response.status, status, "{case}"),
+                None => assert!(![401, 403].contains(&response.status), "{case}"),
             }
             if expected == Some(403) {
-                assert_eq!(answer.json()["error"]["type"], "permission_error", "{case}");
+                assert_eq!(
+                    response.json()["error"]["type"],
+                    "permission_error",
+                    "{case}"
+                );
             }
         }
     }
@@ -249,7 +253,7 @@ fn the_table_has_every_operation_of_the_document() {
     assert_eq!(documented, listed.collect());
 }
 
-/// Spellings of a path under which a careless comparison would not know it again.
+/// Spellings of a path that a careless comparison would not recognize.
 fn spellings(path: &str) -> Vec<String> {
     let name = path.trim_start_matches('/');
     let escaped = format!("/%{:02x}{}", name.as_bytes()[0], &name[1..]);
@@ -274,7 +278,7 @@ fn spellings(path: &str) -> Vec<String> {
 }
 
 #[test]
-fn no_spelling_of_a_path_shows_another_keys_prompt_or_where_the_model_is() {
+fn no_spelling_of_a_path_shows_another_keys_prompt_or_the_models_folder() {
     let server = Server::start(&[ADA, BEN], &[OPERATOR], &[]);
     server.complete(ADA, SECRET, 0);
     server.complete(BEN, "a question of Ben's", 1);
@@ -282,25 +286,25 @@ fn no_spelling_of_a_path_shows_another_keys_prompt_or_where_the_model_is() {
     let paths = OPERATIONS.iter().map(|(_, path, ..)| *path);
     let mut paths: BTreeSet<&str> = paths.filter(|path| !path.contains('{')).collect();
     paths.extend(["/slots/0", "/v1/models/wren", "/nothing", "/index.html"]);
-    let mut answers = 0;
+    let mut successes = 0;
     for path in paths {
         for target in spellings(path) {
             for method in ["GET", "HEAD", "OPTIONS", "POST", "PUT", "get", "TRACE"] {
                 for key in [None, Some("guessed"), Some(BEN)] {
-                    let answer = server.send(key, method, &target, "");
-                    let shown = answer.says(SECRET) || answer.says(folder);
-                    assert!(!shown, "{method} {target} as {key:?}: {}", answer.body);
-                    answers += usize::from(answer.status == 200);
+                    let response = server.send(key, method, &target, "");
+                    let shown = response.contains(SECRET) || response.contains(folder);
+                    assert!(!shown, "{method} {target} as {key:?}: {}", response.body);
+                    successes += usize::from(response.status == 200);
                 }
             }
         }
     }
-    // A test in which everything is refused would show nothing.
-    assert!(answers > 100, "{answers}");
+    // A test in which every request is rejected would prove nothing.
+    assert!(successes > 100, "{successes}");
 }
 
 #[test]
-fn slots_are_shown_to_their_key_and_to_operators() {
+fn slots_are_visible_to_their_key_and_to_operators() {
     let server = Server::start(&[ADA, BEN], &[OPERATOR], &[]);
     server.complete(ADA, SECRET, 0);
     server.complete(BEN, "a question of Ben's", 1);
@@ -314,8 +318,8 @@ fn slots_are_shown_to_their_key_and_to_operators() {
             (BEN, ["", "a question of Ben's"]),
             (OPERATOR, [SECRET, "a question of Ben's"]),
         ] {
-            let answer = server.get(Some(key), path).json();
-            let slots = answer.get("slots").unwrap_or(&answer);
+            let response = server.get(Some(key), path).json();
+            let slots = response.get("slots").unwrap_or(&response);
             for (slot, prompt) in prompts.iter().enumerate() {
                 assert_eq!(
                     slots[slot]["prompt"], *prompt,
@@ -326,7 +330,7 @@ fn slots_are_shown_to_their_key_and_to_operators() {
             }
         }
     }
-    // Without a key, health tells the state and nothing more.
+    // Without a key, health shows only the state.
     let health = server.get(None, "/health?include_slots");
     let expected = json!({"status": "ok", "slots_idle": 2, "slots_processing": 0});
     assert_eq!((health.status, health.json()), (200, expected));
@@ -342,31 +346,36 @@ fn only_operators_see_folders() {
 }
 
 #[test]
-fn the_log_warns_if_keys_read_the_path_of_a_model_without_a_name() {
+fn the_log_warns_if_several_keys_can_read_the_models_path() {
     for (keys, options, warns) in [
         (&[ADA, BEN][..], &[][..], true),
         (&[ADA, BEN], &["-a", "wren"], false),
-        // Its holder is the operator.
+        // The only key is also the operator key.
         (&[ADA], &[], false),
     ] {
-        let server = Server::unnamed(keys, &[], options);
+        let server = Server::without_alias(keys, &[], options);
         let models = server.get(Some(ADA), "/v1/models");
         let folder = server.folder.path().to_str().unwrap();
-        assert_eq!(models.says(folder), options.is_empty(), "{}", models.body);
+        assert_eq!(
+            models.contains(folder),
+            options.is_empty(),
+            "{}",
+            models.body
+        );
         let has_warned = server.log.contains("--alias");
         assert_eq!(has_warned, warns, "{keys:?} {options:?}");
     }
 }
 
 #[test]
-fn a_system_prompt_of_all_is_an_operators_unless_props_may_be_changed() {
+fn only_operators_change_the_global_system_prompt_unless_props_is_enabled() {
     let body = json!({"system_prompt": "Once"});
     let server = Server::start(&[ADA, BEN], &[OPERATOR], &[]);
     assert_eq!(server.post(ADA, "/completion", &body).status, 403);
-    let now = || server.get(Some(ADA), "/props").json()["system_prompt"].clone();
-    assert_eq!(now(), "");
+    let current = || server.get(Some(ADA), "/props").json()["system_prompt"].clone();
+    assert_eq!(current(), "");
     assert_eq!(server.post(OPERATOR, "/completion", &body).status, 200);
-    assert_eq!(now(), "Once");
+    assert_eq!(current(), "Once");
 
     let server = Server::start(&[ADA, BEN], &[], &["--props"]);
     assert_eq!(server.post(ADA, "/completion", &body).status, 200);
@@ -375,7 +384,7 @@ fn a_system_prompt_of_all_is_an_operators_unless_props_may_be_changed() {
 }
 
 #[test]
-fn the_only_key_may_do_everything_and_the_first_of_two_may_not() {
+fn a_single_key_has_operator_rights() {
     let server = Server::start(&[ADA], &[], &[]);
     let body = json!({"system_prompt": "Once"});
     assert_eq!(server.post(ADA, "/completion", &body).status, 200);
@@ -385,23 +394,23 @@ fn the_only_key_may_do_everything_and_the_first_of_two_may_not() {
         server.get(Some(ADA), "/slots").json()[0]["prompt"],
         format!("Once{SECRET}")
     );
-    assert!(!server.get(None, "/health?include_slots").says(SECRET));
+    assert!(!server.get(None, "/health?include_slots").contains(SECRET));
 }
 
 #[test]
 fn saved_slots_belong_to_their_key() {
     let server = Server::start(&[ADA, BEN], &[OPERATOR], &[]);
     let act = |key: &str, slot: usize, action: &str, name: &str| {
-        let answer = server.post(
+        let response = server.post(
             key,
             &format!("/slots/{slot}?action={action}"),
             &json!({"filename": name}),
         );
-        answer.status
+        response.status
     };
     server.complete(ADA, SECRET, 0);
     assert_eq!(act(ADA, 0, "save", "mine"), 200);
-    // Another key neither gets what the slot holds, nor the file, nor puts an end to it.
+    // Another key can neither save the slot, nor erase it, nor restore the file.
     assert_eq!(act(BEN, 0, "save", "mine"), 403);
     assert_eq!(act(BEN, 0, "erase", "mine"), 403);
     assert_eq!(act(BEN, 1, "restore", "mine"), 400);
@@ -413,14 +422,14 @@ fn saved_slots_belong_to_their_key() {
         assert_eq!(act(BEN, 1, "restore", folder.to_str().unwrap()), 400);
     }
     assert_eq!(act(ADA, 1, "restore", "mine"), 200);
-    // Restored, it is Ada's as well.
+    // The restored slot belongs to Ada too.
     assert_eq!(act(BEN, 1, "save", "hers"), 403);
     assert_eq!(act(OPERATOR, 0, "save", "hers"), 200);
     assert_eq!(act(OPERATOR, 0, "erase", ""), 200);
 }
 
 #[test]
-fn no_key_restores_into_anothers_slot() {
+fn a_key_cannot_restore_into_another_keys_slot() {
     let server = Server::start(&[ADA, BEN], &[], &[]);
     let act = |slot: usize, action: &str| {
         let target = format!("/slots/{slot}?action={action}");
@@ -437,9 +446,9 @@ fn no_key_restores_into_anothers_slot() {
 }
 
 #[test]
-fn a_sequence_without_a_record_is_not_taken_for_another_keys() {
+fn a_slot_without_a_recorded_request_is_unavailable_rather_than_forbidden() {
     let server = Server::start(&[ADA, BEN], &[OPERATOR], &[]);
-    // It takes one of the two slots, which records no request.
+    // An embedding occupies one of the two slots, and the slot records no request.
     assert_eq!(
         server
             .post(ADA, "/embedding", &json!({"content": "a"}))
@@ -459,30 +468,30 @@ fn a_sequence_without_a_record_is_not_taken_for_another_keys() {
 }
 
 #[test]
-fn no_key_uses_up_the_room_for_anothers_saved_slots() {
+fn the_limit_of_saved_slots_applies_to_each_key() {
     let server = Server::start(&[ADA, BEN], &[], &["--slot-save-max-files", "1"]);
     let save = |key: &str, slot: usize, name: &str| {
         let body = json!({"filename": name});
-        let answer = server.post(key, &format!("/slots/{slot}?action=save"), &body);
-        answer.status
+        let response = server.post(key, &format!("/slots/{slot}?action=save"), &body);
+        response.status
     };
     server.complete(ADA, SECRET, 0);
     server.complete(BEN, "a question of Ben's", 1);
     assert_eq!(save(ADA, 0, "first"), 200);
     assert_ne!(save(ADA, 0, "second"), 200);
     assert_eq!(save(BEN, 1, "first"), 200);
-    // What is there may be replaced.
+    // An existing file may be replaced.
     assert_eq!(save(ADA, 0, "first"), 200);
 }
 
 #[test]
-fn keys_share_the_prefix_cache_unless_each_is_to_have_its_own() {
+fn keys_share_the_prefix_cache_unless_cache_per_key_is_set() {
     let prompt = "It was the best of times, it was the worst of times, it was the age of wisdom";
     for (options, shared) in [(&[][..], true), (&["--cache-per-key"], false)] {
         let server = Server::start(&[ADA, BEN], &[], options);
         let cached = |key| {
-            let answer = server.complete(key, prompt, 0);
-            answer["tokens_cached"].as_u64().unwrap() > 0
+            let response = server.complete(key, prompt, 0);
+            response["tokens_cached"].as_u64().unwrap() > 0
         };
         assert!(!cached(ADA));
         assert!(cached(ADA));
@@ -492,12 +501,12 @@ fn keys_share_the_prefix_cache_unless_each_is_to_have_its_own() {
 }
 
 #[test]
-fn a_priority_is_bounded_but_for_operators() {
+fn the_maximum_priority_applies_to_all_but_operators() {
     let ignored = |server: &Server, key: &str, path: &str, priority: i32| {
         let body = json!({"prompt": "a", "max_tokens": 1, "priority": priority});
-        let answer = server.post(key, path, &body);
-        assert_eq!(answer.status, 200, "{}", answer.body);
-        answer.head.contains("x-ortolan-ignored: priority")
+        let response = server.post(key, path, &body);
+        assert_eq!(response.status, 200, "{}", response.body);
+        response.head.contains("x-ortolan-ignored: priority")
     };
     let server = Server::start(&[ADA, BEN], &[OPERATOR], &[]);
     for path in ["/completion", "/v1/completions"] {

@@ -1,7 +1,7 @@
-//! The program from outside: what it says and how it ends when a file or an option is wrong, and that a
-//! signal ends it in order.
+//! The program's command line: error messages and exit codes for invalid files and options, effects of options, and
+//! orderly shutdown on a signal.
 
-#![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+#![expect(clippy::unwrap_used, reason = "a failed assumption fails the test")]
 
 mod common;
 #[path = "common/program.rs"]
@@ -16,24 +16,24 @@ use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
-use program::{listening, ortolan, post, ready, refused, with_model, with_runtime};
-use running::PATIENCE;
+use program::{listening, ortolan, post, ready, startup_error, with_model, with_runtime};
+use running::TIMEOUT;
 use wait_timeout::ChildExt;
 
-/// The program refuses the file: exit code 1, and a message with its path and this cause.
+/// Checks that the program rejects the model file with exit code 1 and a message with the path and this cause.
 #[track_caller]
-fn check(model: &Path, cause: &str) {
+fn check_rejected(model: &Path, cause: &str) {
     let mut command = ortolan();
     command.arg("-m").arg(model);
-    let (code, message) = refused(command);
+    let (code, message) = startup_error(command);
     assert_eq!(code, Some(1), "{message}");
     assert!(message.contains(&*model.to_string_lossy()), "{message}");
     assert!(message.contains(cause), "{message}");
     assert!(!message.contains("panicked"), "{message}");
 }
 
-/// The default model's first bytes, changed.
-fn changed(folder: &Path, change: impl FnOnce(&mut Vec<u8>)) -> PathBuf {
+/// Writes a copy of the default model with modified bytes.
+fn modified_model(folder: &Path, change: impl FnOnce(&mut Vec<u8>)) -> PathBuf {
     let mut bytes = fs::read(common::model()).unwrap();
     change(&mut bytes);
     let path = folder.join("model.gguf");
@@ -41,56 +41,56 @@ fn changed(folder: &Path, change: impl FnOnce(&mut Vec<u8>)) -> PathBuf {
     path
 }
 
-/// Puts `new` where `old` first stands.
+/// Replaces the first occurrence of `old` with `new`.
 fn replace(bytes: &mut [u8], old: &[u8], new: &[u8]) {
     assert_eq!(old.len(), new.len());
-    let place = bytes
+    let offset = bytes
         .windows(old.len())
         .position(|window| window == old)
         .unwrap();
-    bytes[place..place + new.len()].copy_from_slice(new);
+    bytes[offset..offset + new.len()].copy_from_slice(new);
 }
 
 #[test]
-fn files_that_cannot_be_served_are_refused_with_path_and_cause() {
+fn invalid_model_files_are_rejected_with_path_and_cause() {
     let folder = tempfile::tempdir().unwrap();
-    check(&folder.path().join("missing.gguf"), "No such file");
-    check(
+    check_rejected(&folder.path().join("missing.gguf"), "No such file");
+    check_rejected(
         folder.path(),
-        "config.json is missing; a model's folder has it",
+        "config.json not found: a model folder must contain it",
     );
     fs::write(folder.path().join("config.json"), "{}").unwrap();
-    check(folder.path(), "model.safetensors: No such file");
+    check_rejected(folder.path(), "model.safetensors: No such file");
 
     let other = folder.path().join("other.gguf");
     fs::write(&other, "no model at all").unwrap();
-    check(&other, "does not begin with \"GGUF\"");
+    check_rejected(&other, "does not begin with \"GGUF\"");
     fs::write(&other, "").unwrap();
-    check(&other, "the header ends at byte 0");
+    check_rejected(&other, "the header ends at byte 0");
 
     let set = split::split(&common::model(), folder.path(), 3);
-    check(&set[1], "it is number 2 of 3 files");
+    check_rejected(&set[1], "it is shard 2 of 3");
     fs::remove_file(&set[1]).unwrap();
     let mut command = ortolan();
     command.arg("-m").arg(&set[0]);
-    let (code, message) = refused(command);
+    let (code, message) = startup_error(command);
     assert_eq!(code, Some(1), "{message}");
     assert!(
         message.contains("cannot open") && message.contains("m-00002-of-00003.gguf"),
         "{message}"
     );
 
-    check(
-        &changed(folder.path(), |bytes| bytes.truncate(10_000_000)),
+    check_rejected(
+        &modified_model(folder.path(), |bytes| bytes.truncate(10_000_000)),
         "is truncated",
     );
-    check(
-        &changed(folder.path(), |bytes| bytes.truncate(1_000)),
-        "passes the file's end",
+    check_rejected(
+        &modified_model(folder.path(), |bytes| bytes.truncate(1_000)),
+        "exceeds the file's size",
     );
     let architecture = |bytes: &mut Vec<u8>| replace(bytes, b"llama", b"mamba");
-    check(
-        &changed(folder.path(), architecture),
+    check_rejected(
+        &modified_model(folder.path(), architecture),
         "the architecture \"mamba\" is not supported; supported: llama",
     );
     let pre = |bytes: &mut Vec<u8>| {
@@ -100,47 +100,51 @@ fn files_that_cannot_be_served_are_refused_with_path_and_cause() {
             b"tokenizer.ggml.pre\x08\0\0\0\x06\0\0\0\0\0\0\0smollx",
         )
     };
-    check(&changed(folder.path(), pre), "smollx");
-    // Name, number of dimensions, sizes, then the type: Q4_1 (3) becomes Q8_1 (9).
+    check_rejected(&modified_model(folder.path(), pre), "smollx");
+    // Tensor info: name, number of dimensions, sizes, type. Type Q4_1 (3) becomes Q8_1 (9).
     let kind = |bytes: &mut Vec<u8>| {
-        let place = bytes
+        let name = bytes
             .windows(17)
             .position(|window| window == b"blk.0.attn_k.weig")
             .unwrap();
-        let kind = place + "blk.0.attn_k.weight".len() + 4 + 2 * 8;
+        let kind = name + "blk.0.attn_k.weight".len() + 4 + 2 * 8;
         assert_eq!(bytes[kind], 3);
         bytes[kind] = 9;
     };
-    check(
-        &changed(folder.path(), kind),
-        "\"blk.0.attn_k.weight\" has the type Q8_1, which is not supported",
+    check_rejected(
+        &modified_model(folder.path(), kind),
+        "the type Q8_1 of tensor \"blk.0.attn_k.weight\" is not supported",
     );
 }
 
 #[test]
-fn options_that_cannot_be_are_refused() {
+fn invalid_options_are_rejected() {
     for (options, code, cause) in [
         (&["--nonsense"][..], 2, "--nonsense"),
-        (&["--mmproj", "x"], 2, "not built yet"),
+        (&["--mmproj", "x"], 2, "not supported yet"),
         (&["-c", "many"], 2, "many"),
-        (&["-np", "0"], 1, "at least one slot"),
+        (&["-np", "0"], 1, "the number of slots"),
         (&["-t", "1025"], 1, "from 1 to 1024"),
-        (&["-ub", "65537"], 1, "more than 65536"),
-        (&["--queue", "1048576"], 1, "more than 1048576 sequences"),
+        (&["-ub", "65537"], 1, "the maximum of 65536"),
+        (
+            &["--queue", "1048576"],
+            1,
+            "the maximum of 1048576 sequences",
+        ),
         (
             &["-ub", "2", "-np", "3"],
             1,
-            "no room for one token of each of 3 slots",
+            "a step of 2 tokens is too small for 3 slots",
         ),
         (
             &["--cache-tokens", "64"],
             1,
-            "less than the 512 of one context",
+            "fewer than one context of 512 tokens",
         ),
-        (&["-n", "-2"], 1, "--n-predict -2: at least -1"),
-        (&["-c", "1048577"], 1, "more than 1048576"),
-        (&["-b", "0"], 1, "at least one token"),
-        (&["-to", "0"], 1, "--timeout 0: at least a second"),
+        (&["-n", "-2"], 1, "--n-predict -2: must be at least -1"),
+        (&["-c", "1048577"], 1, "the maximum is 1048576"),
+        (&["-b", "0"], 1, "the batch size"),
+        (&["-to", "0"], 1, "--timeout 0: must be at least 1 second"),
         (&["--request-timeout", "0"], 1, "more than 0 seconds"),
         (
             &["--memory-budget", "1KiB"],
@@ -151,9 +155,9 @@ fn options_that_cannot_be_are_refused() {
         (
             &["--path", "/nowhere/wren"],
             1,
-            "--path /nowhere/wren: it is no folder",
+            "--path /nowhere/wren: not a folder",
         ),
-        (&["--slot-save-path", "/nowhere/wren"], 1, "it is no folder"),
+        (&["--slot-save-path", "/nowhere/wren"], 1, "not a folder"),
         (&["--path-follow-links"], 2, "--path <DIR>"),
         #[cfg(unix)]
         (
@@ -193,7 +197,7 @@ fn options_that_cannot_be_are_refused() {
         (
             &["-sm", "none", "-ts", "1,1"],
             1,
-            "--split-mode none: it cannot be used with --tensor-split",
+            "--split-mode none: cannot be used with --tensor-split",
         ),
         (&["--api-key", ""], 1, "--api-key: a key is empty"),
         (
@@ -206,22 +210,38 @@ fn options_that_cannot_be_are_refused() {
         (
             &["-mg", "1", "--device", "cpu"],
             1,
-            "--main-gpu 1: there is no such device",
+            "--main-gpu 1: device not found",
         ),
-        (&["-ts", "3,1", "-mg", "2"], 1, "gives it no share"),
+        (
+            &["-ts", "3,1", "-mg", "2"],
+            1,
+            "its share in --tensor-split must be greater than 0",
+        ),
         (&["--device", "cuda"], 1, "was built without CUDA"),
         (&["--device", "coreml"], 1, "was built without CoreML"),
-        (&["-ngl", "many"], 2, "\"many\" is no number of layers"),
-        (&["-ts", "0,0"], 1, "nobody has a share"),
+        (&["-ngl", "many"], 2, "expected a number of layers"),
+        (
+            &["-ts", "0,0"],
+            1,
+            "at least one share must be greater than 0",
+        ),
         (&["-ts", "1,-1"], 1, "--tensor-split -1"),
-        (&["-tb", "0"], 1, "--threads-batch 0: from 1 to 1024"),
+        (
+            &["-tb", "0"],
+            1,
+            "--threads-batch 0: must be from 1 to 1024",
+        ),
         (
             &["--threads-http", "0"],
             1,
-            "--threads-http 0: from 1 to 1024",
+            "--threads-http 0: must be from 1 to 1024",
         ),
-        (&["--temp", "nan"], 1, "it is no number"),
-        (&["--seed", "-2"], 1, "--seed -2: from -1 to 4294967295"),
+        (&["--temp", "nan"], 1, "must be a finite number"),
+        (
+            &["--seed", "-2"],
+            1,
+            "--seed -2: must be from -1 to 4294967295",
+        ),
         (
             &["--config", "/nowhere/wren"],
             2,
@@ -230,18 +250,14 @@ fn options_that_cannot_be_are_refused() {
         (
             &["--chat-template", "wren"],
             1,
-            "\"wren\" is no Jinja template and the name of none; names: chatglm3, ",
+            "\"wren\" is neither a Jinja template nor a predefined name: chatglm3, ",
         ),
         (
             &["--chat-template", "llama3", "-np", "0"],
             1,
-            "at least one slot",
+            "the number of slots",
         ),
-        (
-            &["--chat-template", "{{"],
-            1,
-            "the chat template is not valid",
-        ),
+        (&["--chat-template", "{{"], 1, "invalid chat template"),
         (
             &["--chat-template-file", "/nowhere/wren"],
             1,
@@ -273,27 +289,27 @@ fn options_that_cannot_be_are_refused() {
     ] {
         let mut command = ortolan();
         command.arg("-m").arg(common::model()).args(options);
-        let (found, message) = refused(command);
-        assert_eq!(found, Some(code), "{options:?}: {message}");
+        let (actual_code, message) = startup_error(command);
+        assert_eq!(actual_code, Some(code), "{options:?}: {message}");
         assert!(message.contains(cause), "{options:?}: {message}");
     }
 }
 
 #[cfg(unix)]
 #[test]
-fn a_path_need_not_be_text() {
+fn a_path_need_not_be_valid_utf8() {
     use std::os::unix::ffi::OsStrExt;
     let mut command = ortolan();
     command
         .arg("-m")
         .arg(std::ffi::OsStr::from_bytes(b"/nowhere/\xff.gguf"));
-    let (code, message) = refused(command);
+    let (code, message) = startup_error(command);
     assert_eq!(code, Some(1), "{message}");
     assert!(message.contains("cannot open /nowhere/"), "{message}");
 }
 
 #[test]
-fn help_names_the_options() {
+fn help_lists_the_options() {
     let output = ortolan().arg("--help").output().unwrap();
     assert_eq!(output.status.code(), Some(0));
     let help = String::from_utf8(output.stdout).unwrap();
@@ -303,7 +319,7 @@ fn help_names_the_options() {
         "--parallel",
         "--port",
         "Batching:",
-        "Serving:",
+        "HTTP server:",
     ] {
         assert!(help.contains(option), "{help}");
     }
@@ -311,16 +327,16 @@ fn help_names_the_options() {
 
 #[cfg(unix)]
 #[test]
-fn a_signal_ends_it_in_order() {
+fn a_signal_stops_the_server_with_exit_code_0() {
     let (program, address) = listening(with_model(ortolan()));
     assert!(address.starts_with("http://127.0.0.1:"), "{address}");
-    // While it loads or after: either way it ends by itself.
+    // The model may still be loading.
     assert_eq!(program.stop().code, Some(0));
 }
 
 #[cfg(unix)]
 #[test]
-fn it_ends_in_order_where_nobody_reads_its_log() {
+fn a_signal_stops_the_server_after_its_log_pipe_was_closed() {
     let mut command = with_model(ortolan());
     let mut process = command
         .stderr(Stdio::piped())
@@ -330,17 +346,17 @@ fn it_ends_in_order_where_nobody_reads_its_log() {
     let mut log = BufReader::new(process.stderr.take().unwrap()).lines();
     assert!(log.any(|line| line.unwrap().contains("listening")));
     drop(log);
-    let asked = Command::new("kill")
+    let kill = Command::new("kill")
         .args(["-TERM", &process.id().to_string()])
         .status();
-    assert!(asked.unwrap().success());
-    let ended = process.wait_timeout(PATIENCE).unwrap();
-    assert_eq!(ended.expect("it does not end").code(), Some(0));
+    assert!(kill.unwrap().success());
+    let status = process.wait_timeout(TIMEOUT).unwrap();
+    assert_eq!(status.expect("the server stops").code(), Some(0));
 }
 
-/// ONNX Runtime would leave a database of what it tells its makers, and a number for the device.
+/// With telemetry, ONNX Runtime would write a database and a device id.
 #[test]
-fn nothing_is_left_in_its_users_home() {
+fn the_home_folder_stays_empty() {
     let home = tempfile::tempdir().unwrap();
     let mut command = ortolan();
     command.env("HOME", home.path());
@@ -351,7 +367,7 @@ fn nothing_is_left_in_its_users_home() {
 }
 
 #[test]
-fn with_a_certificate_it_serves_https() {
+fn a_certificate_enables_https() {
     let folder = tempfile::tempdir().unwrap();
     let made = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
     let (certificate, key) = (folder.path().join("certificate"), folder.path().join("key"));
@@ -364,9 +380,9 @@ fn with_a_certificate_it_serves_https() {
     assert!(address.starts_with("https://127.0.0.1:"), "{address}");
 }
 
-/// A wrong path cannot be retried: the program must not listen with `/health` at 500 for ever.
+/// Retrying cannot help, so the program must exit instead of listening with `/health` at 500.
 #[test]
-fn a_wrong_runtime_library_ends_the_program_with_its_path_and_the_cause() {
+fn an_invalid_runtime_library_ends_the_program_with_path_and_cause() {
     let folder = tempfile::tempdir().unwrap();
     let missing = folder.path().join("missing.so");
     let text = folder.path().join("text.so");
@@ -376,16 +392,16 @@ fn a_wrong_runtime_library_ends_the_program_with_its_path_and_the_cause() {
     } else {
         "libm.so.6"
     });
-    let nowhere = "http://127.0.0.1:1/wren.gguf";
+    let missing_url = "http://127.0.0.1:1/wren.gguf";
     for (library, cause) in [
         (&*missing, "cannot"),
         (&*text, "cannot"),
         (folder.path(), "cannot"),
         (other, "does not export `OrtGetApiBase`"),
     ] {
-        let mut fetching = with_runtime(library);
-        fetching
-            .args(["--model-url", nowhere])
+        let mut downloading = with_runtime(library);
+        downloading
+            .args(["--model-url", missing_url])
             .env("LLAMA_CACHE", folder.path());
         let mut by_environment = Command::new(env!("CARGO_BIN_EXE_ortolan"));
         by_environment
@@ -397,9 +413,9 @@ fn a_wrong_runtime_library_ends_the_program_with_its_path_and_the_cause() {
             with_model(with_runtime(library)),
             with_model(by_environment),
             on_cpu,
-            fetching,
+            downloading,
         ] {
-            let (code, message) = refused(command);
+            let (code, message) = startup_error(command);
             assert_eq!(code, Some(1), "{message}");
             let path = library.to_str().unwrap();
             assert!(
@@ -414,41 +430,41 @@ fn a_wrong_runtime_library_ends_the_program_with_its_path_and_the_cause() {
     }
 }
 
-/// The environment counts where no flag does, under llama.cpp's names.
+/// The environment variables have llama.cpp's names.
 #[test]
-fn the_environment_gives_what_flags_leave_open() {
+fn flags_take_precedence_over_environment_variables() {
     let folder = tempfile::tempdir().unwrap();
-    let nowhere = folder.path().join("from-the-environment.gguf");
-    let elsewhere = folder.path().join("from-the-flag.gguf");
+    let from_environment = folder.path().join("from-the-environment.gguf");
+    let from_flag = folder.path().join("from-the-flag.gguf");
     let mut command = ortolan();
-    command.env("LLAMA_ARG_MODEL", &nowhere);
-    let (code, message) = refused(command);
+    command.env("LLAMA_ARG_MODEL", &from_environment);
+    let (code, message) = startup_error(command);
     assert_eq!(code, Some(1), "{message}");
     assert!(message.contains("from-the-environment.gguf"), "{message}");
 
     let mut command = ortolan();
     command
-        .env("LLAMA_ARG_MODEL", &nowhere)
+        .env("LLAMA_ARG_MODEL", &from_environment)
         .arg("-m")
-        .arg(&elsewhere);
-    let (_, message) = refused(command);
+        .arg(&from_flag);
+    let (_, message) = startup_error(command);
     assert!(message.contains("from-the-flag.gguf"), "{message}");
 
-    // A model that is here needs no hub.
+    // A local model needs no model hub.
     let mut command = ortolan();
     command
         .env("HF_ENDPOINT", "nowhere")
         .arg("-m")
-        .arg(&elsewhere);
-    let (_, message) = refused(command);
+        .arg(&from_flag);
+    let (_, message) = startup_error(command);
     assert!(message.contains("from-the-flag.gguf"), "{message}");
 
     let mut command = ortolan();
     command
         .env("LLAMA_ARG_CTX_SIZE", "many")
         .arg("-m")
-        .arg(&elsewhere);
-    let (code, message) = refused(command);
+        .arg(&from_flag);
+    let (code, message) = startup_error(command);
     assert_eq!(code, Some(2), "{message}");
     assert!(
         message.contains("--ctx-size") && message.contains("many"),
@@ -464,8 +480,8 @@ fn the_environment_gives_what_flags_leave_open() {
         .env("LLAMA_ARG_DEVICE", "cpu")
         .env("LLAMA_ARG_FLASH_ATTN", "auto")
         .arg("-m")
-        .arg(&elsewhere);
-    let (_, message) = refused(command);
+        .arg(&from_flag);
+    let (_, message) = startup_error(command);
     assert!(
         message.contains("--n-gpu-layers 99: with --device cpu all layers are on the CPU"),
         "{message}"
@@ -475,7 +491,7 @@ fn the_environment_gives_what_flags_leave_open() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_saved_slot_outlives_a_server_that_is_killed() {
+async fn a_saved_slot_can_be_restored_after_the_server_was_killed() {
     use serde_json::json;
 
     let folder = tempfile::tempdir().unwrap();
@@ -495,7 +511,7 @@ async fn a_saved_slot_outlives_a_server_that_is_killed() {
         json!({"filename": "story"}),
     )
     .await;
-    // It is killed while it streams.
+    // The server is killed while it streams.
     let mut endless = request.clone();
     endless["stream"] = true.into();
     endless["n_predict"] = json!(-1);
@@ -521,18 +537,18 @@ async fn a_saved_slot_outlives_a_server_that_is_killed() {
     assert_eq!(second["tokens_cached"], evaluated - 1);
 }
 
-/// Asks for something to be done with slot 0. Answers the status and the message.
+/// Performs an action on slot 0; returns the HTTP status and the body.
 async fn slot_action(address: &str, action: &str, filename: &str) -> (u16, String) {
     let url = format!("{address}/slots/0?action={action}");
     let body = serde_json::json!({"filename": filename});
     let request = reqwest::Client::new().post(url).json(&body);
-    let answer = request.send().await.unwrap();
-    (answer.status().as_u16(), answer.text().await.unwrap())
+    let response = request.send().await.unwrap();
+    (response.status().as_u16(), response.text().await.unwrap())
 }
 
 #[cfg(unix)]
 #[tokio::test(flavor = "multi_thread")]
-async fn saved_slots_have_limits_and_only_replace_regular_files() {
+async fn saved_slots_have_limits_and_replace_only_regular_files() {
     let folder = tempfile::tempdir().unwrap();
     for part in ["a.0123456789abcdef.part", ".a.0123456789abcdef.part"] {
         fs::write(folder.path().join(part), "of a killed save").unwrap();
@@ -557,7 +573,7 @@ async fn saved_slots_have_limits_and_only_replace_regular_files() {
     assert_eq!(
         names(),
         ["full"],
-        "parts of killed saves are removed at start"
+        "partial files of killed saves are removed at start"
     );
     let (status, message) = slot_action(&address, "restore", "a.0123456789abcdef.part").await;
     assert_eq!(status, 400, "{message}");
@@ -568,7 +584,7 @@ async fn saved_slots_have_limits_and_only_replace_regular_files() {
             "{message}"
         );
     }
-    // An empty slot takes some bytes.
+    // An empty slot is a few bytes long.
     for _ in 0..2 {
         let (status, message) = slot_action(&address, "save", "a").await;
         assert_eq!(status, 200, "{message}");
@@ -593,10 +609,10 @@ async fn saved_slots_have_limits_and_only_replace_regular_files() {
 
 #[cfg(unix)]
 #[tokio::test(flavor = "multi_thread")]
-async fn a_file_size_limit_ends_a_save_and_not_the_server() {
+async fn a_file_size_limit_fails_the_save_but_not_the_server() {
     let folder = tempfile::tempdir().unwrap();
     let mut command = Command::new("sh");
-    // 32 or 64 KiB, as the shell counts.
+    // 32 or 64 KiB, depending on the shell's unit.
     command.args(["-c", "ulimit -f 64; exec \"$@\"", "sh"]);
     command.arg(env!("CARGO_BIN_EXE_ortolan"));
     command.args(["--port", "0", "--onnxruntime"]);
@@ -609,13 +625,13 @@ async fn a_file_size_limit_ends_a_save_and_not_the_server() {
         let (status, message) = slot_action(&address, "save", "a").await;
         assert_eq!(status, 500, "{message}");
         assert!(message.contains("File too large"), "{message}");
-        assert!(program.runs());
+        assert!(program.is_running());
     }
     assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0);
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_system_prompt_can_lie_in_a_file() {
+async fn a_system_prompt_is_read_from_a_file() {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("system.json");
     let named = r#"{"system_prompt": {"prompt": "Q: The capital of Italy? A:", "anti_prompt": "Q:", "assistant_name": "A:"}}"#;
@@ -641,7 +657,7 @@ async fn a_system_prompt_can_lie_in_a_file() {
             .args(["--ctx-size", "64", "-m"])
             .arg(common::model());
         command.arg("--system-prompt-file").arg(&file);
-        let (code, message) = refused(command);
+        let (code, message) = startup_error(command);
         assert_eq!(code, Some(1), "{message}");
         assert!(
             message.contains("system.json") && message.contains(cause),
@@ -654,22 +670,22 @@ async fn a_system_prompt_can_lie_in_a_file() {
         .args(["--ctx-size", "64", "-m"])
         .arg(common::model());
     command.arg("--system-prompt-file").arg(&file);
-    let (_, message) = refused(command);
+    let (_, message) = startup_error(command);
     assert!(
         message.contains("leaves no room in the context of 64"),
         "{message}"
     );
 }
 
-/// Asks a running program with a key. Answers the status and the text.
+/// Sends a GET request with an API key; returns the HTTP status and the body.
 async fn get_with(key: &str, url: String) -> (u16, String) {
     let request = reqwest::Client::new().get(url).bearer_auth(key);
-    let answer = request.send().await.unwrap();
-    (answer.status().as_u16(), answer.text().await.unwrap())
+    let response = request.send().await.unwrap();
+    (response.status().as_u16(), response.text().await.unwrap())
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_is_switched_on_is_answered_to_those_with_a_key() {
+async fn options_take_effect_and_api_keys_are_required() {
     use serde_json::json;
 
     let folder = tempfile::tempdir().unwrap();
@@ -697,19 +713,14 @@ async fn what_is_switched_on_is_answered_to_those_with_a_key() {
     let (slots, _) = get_with("two", format!("{address}/slots")).await;
     let (locked, _) = get_with("three", format!("{address}/props")).await;
     let page = get_with("three", format!("{address}/")).await;
-    let question = json!({"prompt": "a", "n_predict": 1});
+    let body = json!({"prompt": "a", "n_predict": 1});
     let request = reqwest::Client::new().post(format!("{address}/completion"));
-    let answer = request
-        .bearer_auth("one")
-        .json(&question)
-        .send()
-        .await
-        .unwrap();
-    let answer: serde_json::Value = answer.json().await.unwrap();
+    let response = request.bearer_auth("one").json(&body).send().await.unwrap();
+    let response: serde_json::Value = response.json().await.unwrap();
     drop(program);
     for settings in [
         &props["default_generation_settings"],
-        &answer["generation_settings"],
+        &response["generation_settings"],
     ] {
         assert_eq!(settings["temperature"], 0.0);
         assert_eq!(settings["seed"], 7);
@@ -722,7 +733,7 @@ async fn what_is_switched_on_is_answered_to_those_with_a_key() {
 }
 
 #[test]
-fn an_adapter_that_cannot_be_used_is_refused_with_path_and_cause() {
+fn an_invalid_adapter_is_rejected_with_path_and_cause() {
     let folder = tempfile::tempdir().unwrap();
     let wide = folder.path().join("wide.gguf");
     let weight = ("blk.0.attn_q.weight".to_owned(), [2048, 2048]);
@@ -730,14 +741,14 @@ fn an_adapter_that_cannot_be_used_is_refused_with_path_and_cause() {
     let check = |option: &str, path: &Path, cause: &str| {
         let mut command = with_model(ortolan());
         command.arg(option).arg(path);
-        let (code, message) = refused(command);
+        let (code, message) = startup_error(command);
         assert_eq!(code, Some(1), "{message}");
         assert!(message.contains(&*path.to_string_lossy()), "{message}");
         assert!(message.contains(cause), "{message}");
     };
     check("--lora", &wide, "has the shape [2048, 4], not [576, 4]");
     check("--lora", &folder.path().join("none"), "No such file");
-    check("--lora", folder.path(), "adapter_config.json is missing");
+    check("--lora", folder.path(), "adapter_config.json not found");
     check(
         "--lora",
         &common::model(),
@@ -745,49 +756,49 @@ fn an_adapter_that_cannot_be_used_is_refused_with_path_and_cause() {
     );
     let mut command = with_model(ortolan());
     command.arg("--lora-base").arg(common::model());
-    let (_, message) = refused(command);
+    let (_, message) = startup_error(command);
     assert!(
-        message.contains("a base for adapters, and no adapter"),
+        message.contains("a base model for adapters is given, but no adapter"),
         "{message}"
     );
 }
 
-/// A pipe holds some hundred lines; what nobody reads of it must delay neither requests nor the end.
+/// A pipe buffers some hundred lines. A full pipe must delay neither requests nor the shutdown.
 #[cfg(unix)]
 #[tokio::test]
-async fn a_log_that_nobody_reads_stops_nothing() {
+async fn a_log_pipe_that_is_not_read_blocks_nothing() {
     let mut command = with_model(ortolan());
     command.stdout(Stdio::null()).stderr(Stdio::piped());
-    let mut program = Killed(command.spawn().unwrap());
+    let mut program = KillOnDrop(command.spawn().unwrap());
     let mut log = BufReader::new(program.0.stderr.take().unwrap());
     let mut line = String::new();
     while !line.contains("listening") {
         line.clear();
-        assert!(log.read_line(&mut line).unwrap() > 0, "it ended");
+        assert!(log.read_line(&mut line).unwrap() > 0, "the log ended");
     }
     let event: serde_json::Value = serde_json::from_str(&line).unwrap();
     let address = event["address"].as_str().unwrap();
     let client = reqwest::Client::new();
     for number in 0..2000 {
         let request = client.get(format!("{address}/health")).send();
-        let answer = tokio::time::timeout(PATIENCE, request).await;
+        let response = tokio::time::timeout(TIMEOUT, request).await;
         assert!(
-            answer.is_ok_and(|answer| answer.is_ok()),
+            response.is_ok_and(|response| response.is_ok()),
             "request {number}"
         );
     }
     let id = program.0.id().to_string();
-    let asked = Command::new("kill").args(["-TERM", &id]).status();
-    assert!(asked.unwrap().success());
-    let ended = program.0.wait_timeout(PATIENCE).unwrap();
-    assert_eq!(ended.map(|status| status.code()), Some(Some(0)));
+    let kill = Command::new("kill").args(["-TERM", &id]).status();
+    assert!(kill.unwrap().success());
+    let status = program.0.wait_timeout(TIMEOUT).unwrap();
+    assert_eq!(status.map(|status| status.code()), Some(Some(0)));
     drop(log);
 }
 
-/// A program that is killed when it is dropped.
-struct Killed(Child);
+/// A process that is killed on drop.
+struct KillOnDrop(Child);
 
-impl Drop for Killed {
+impl Drop for KillOnDrop {
     fn drop(&mut self) {
         let _ = self.0.kill();
         let _ = self.0.wait();

@@ -1,8 +1,7 @@
-//! The examples in the documentation of llama.cpp's server of 2024, word for word (`tests/clients/`), and our own
-//! (`examples/`), each against a server with the real model. Chance has a part in what it says, so the form is
-//! checked. Where an answer must not be empty, `min_p` keeps the model from ending at once.
+//! The verbatim examples of llama.cpp's server documentation of 2024 (`tests/clients/`) and our own (`examples/`), each
+//! against a server with the real model. The generated text is random, so mostly the form of responses is checked.
 
-#![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+#![expect(clippy::unwrap_used, reason = "a failed assumption fails the test")]
 
 #[path = "common/browser.rs"]
 mod browser;
@@ -19,20 +18,20 @@ use std::process::Command;
 
 use browser::{ALL_IDLE, browse};
 use program::ready_with;
-use running::{PATIENCE, Running};
+use running::{Running, TIMEOUT};
 use serde_json::{Value, json};
 
-/// Where the server of 2024 listened.
+/// Port in the examples.
 const PORT: &str = ":8080";
-/// A limit for the answers of clients that name none.
-const SHORT: [&str; 2] = ["-n", "48"];
+/// Default token limit for examples that set none.
+const MAX_TOKENS: [&str; 2] = ["-n", "48"];
 
-/// A file of the repository.
+/// Path of a file in the repository.
 fn file(path: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join(path)
 }
 
-/// Runs an example as it stands, but for the port, and answers what it printed.
+/// Runs an example with only its port replaced; returns its standard output.
 fn run(program: impl AsRef<OsStr>, example: &str, address: &str) -> String {
     let text = fs::read_to_string(file("tests/clients").join(example)).unwrap();
     assert!(text.contains(PORT), "{text}");
@@ -42,54 +41,60 @@ fn run(program: impl AsRef<OsStr>, example: &str, address: &str) -> String {
     fs::write(folder.path().join(example), text).unwrap();
     let mut command = Command::new(program);
     command.arg(example).current_dir(folder.path());
-    Running::start(command.env("NO_PROXY", "*")).succeed()
+    Running::start(command.env("NO_PROXY", "*")).wait_for_success()
 }
 
-/// Asks the server beside a client: GET, or POST with a body.
-async fn ask(url: String, body: Option<Value>) -> String {
-    let client = reqwest::Client::builder().timeout(PATIENCE).no_proxy();
+/// Sends a GET request, or a POST request if there is a body; returns the response body.
+async fn send(url: String, body: Option<Value>) -> String {
+    let client = reqwest::Client::builder().timeout(TIMEOUT).no_proxy();
     let client = client.build().unwrap();
     let request = match body {
         Some(body) => client.post(url).json(&body),
         None => client.get(url),
     };
-    let answer = request.send().await.unwrap().error_for_status().unwrap();
-    answer.text().await.unwrap()
+    let response = request.send().await.unwrap().error_for_status().unwrap();
+    response.text().await.unwrap()
 }
 
-async fn ask_json(url: String, body: Option<Value>) -> Value {
-    serde_json::from_str(&ask(url, body).await).unwrap()
+async fn send_json(url: String, body: Option<Value>) -> Value {
+    serde_json::from_str(&send(url, body).await).unwrap()
 }
 
-/// "Testing with CURL".
+/// The example "Testing with CURL".
 #[test]
-fn curl_asks_for_a_completion() {
+fn curl_completion() {
     let (_server, address) = ready_with(&[]);
     let printed = run("bash", "completion.sh", &address);
-    let answer: Value = serde_json::from_str(&printed).unwrap();
-    assert_ne!(answer["content"].as_str().unwrap(), "", "{answer}");
-    assert_eq!(answer["stop"], true, "{answer}");
+    let response: Value = serde_json::from_str(&printed).unwrap();
+    assert_ne!(response["content"].as_str().unwrap(), "", "{response}");
+    assert_eq!(response["stop"], true, "{response}");
     assert_eq!(
-        answer["prompt"], "Building a website can be done in 10 simple steps:",
-        "{answer}"
+        response["prompt"], "Building a website can be done in 10 simple steps:",
+        "{response}"
     );
     assert_eq!(
-        answer["model"].as_str(),
+        response["model"].as_str(),
         common::model().to_str(),
-        "{answer}"
+        "{response}"
     );
-    assert_eq!(answer["generation_settings"]["n_predict"], 128, "{answer}");
-    let ends = ["stopped_eos", "stopped_limit", "stopped_word"];
-    let ends: Vec<_> = ends.iter().filter(|end| answer[*end] == true).collect();
-    assert_eq!(ends.len(), 1, "{answer}");
-    assert_eq!(answer["stopping_word"], "", "{answer}");
-    assert_eq!(answer["truncated"], false, "{answer}");
+    assert_eq!(
+        response["generation_settings"]["n_predict"], 128,
+        "{response}"
+    );
+    let flags = ["stopped_eos", "stopped_limit", "stopped_word"];
+    let flags: Vec<_> = flags
+        .iter()
+        .filter(|flag| response[*flag] == true)
+        .collect();
+    assert_eq!(flags.len(), 1, "{response}");
+    assert_eq!(response["stopping_word"], "", "{response}");
+    assert_eq!(response["truncated"], false, "{response}");
 }
 
-/// "Node JS Test": it does not say that its body is JSON.
+/// "Node JS Test": it sends JSON without a content type.
 #[test]
-fn node_asks_for_a_completion() {
-    let (_server, address) = ready_with(&SHORT);
+fn node_completion() {
+    let (_server, address) = ready_with(&MAX_TOKENS);
     let printed = run("node", "index.js", &address);
     assert!(!printed.trim().is_empty());
     assert_ne!(printed, "undefined\n");
@@ -97,8 +102,8 @@ fn node_asks_for_a_completion() {
 
 /// The requests of `POST /v1/chat/completions`.
 #[test]
-fn python_and_curl_chat() {
-    let (_server, address) = ready_with(&SHORT);
+fn python_and_curl_chat_completion() {
+    let (_server, address) = ready_with(&MAX_TOKENS);
     let python = file(".cache/sdks/bin/python");
     assert!(python.exists(), "run `make test-tools`");
     let printed = run(python, "chat_completion.py", &address);
@@ -109,45 +114,45 @@ fn python_and_curl_chat() {
     );
 
     let printed = run("bash", "chat_completion.sh", &address);
-    let answer: Value = serde_json::from_str(&printed).unwrap();
-    assert_eq!(answer["object"], "chat.completion", "{answer}");
-    let choice = &answer["choices"][0];
-    assert_eq!(choice["message"]["role"], "assistant", "{answer}");
-    assert!(choice["message"]["content"].is_string(), "{answer}");
-    let end = choice["finish_reason"].as_str().unwrap();
-    assert!(["stop", "length"].contains(&end), "{answer}");
+    let response: Value = serde_json::from_str(&printed).unwrap();
+    assert_eq!(response["object"], "chat.completion", "{response}");
+    let choice = &response["choices"][0];
+    assert_eq!(choice["message"]["role"], "assistant", "{response}");
+    assert!(choice["message"]["content"].is_string(), "{response}");
+    let finish_reason = choice["finish_reason"].as_str().unwrap();
+    assert!(["stop", "length"].contains(&finish_reason), "{response}");
     assert!(
-        answer["usage"]["completion_tokens"].as_u64().unwrap() <= 48,
-        "{answer}"
+        response["usage"]["completion_tokens"].as_u64().unwrap() <= 48,
+        "{response}"
     );
 }
 
 /// The requests of `POST /v1/embeddings`.
 #[test]
-fn curl_embeds() {
+fn curl_embeddings() {
     let (_server, address) = ready_with(&["--embedding"]);
     for (example, count) in [("embeddings.sh", 1), ("embeddings_of_several.sh", 2)] {
         let printed = run("bash", example, &address);
-        let answer: Value = serde_json::from_str(&printed).unwrap();
-        let data = answer["data"].as_array().unwrap();
-        assert_eq!(data.len(), count, "{answer}");
-        let wide = |item: &Value| {
+        let response: Value = serde_json::from_str(&printed).unwrap();
+        let data = response["data"].as_array().unwrap();
+        assert_eq!(data.len(), count, "{response}");
+        let has_576_values = |item: &Value| {
             item["embedding"]
                 .as_array()
                 .is_some_and(|row| row.len() == 576)
         };
-        assert!(data.iter().all(wide), "{answer}");
+        assert!(data.iter().all(has_576_values), "{response}");
     }
 }
 
-/// "Extending or building alternative Web Front End": its page takes the place of ours.
+/// "Extending or building alternative Web Front End": the example's page replaces ours.
 #[tokio::test]
-async fn a_page_imports_completion_js() {
+async fn a_custom_page_imports_completion_js() {
     let folder = file("tests/clients");
     let (_server, address) =
-        ready_with(&[&["--path", folder.to_str().unwrap()], &SHORT[..]].concat());
+        ready_with(&[&["--path", folder.to_str().unwrap()], &MAX_TOKENS[..]].concat());
     browse(&address, async |page| {
-        // The first thing that the example writes replaces all that was in the page.
+        // The example's first write replaces the whole page.
         let written = "!document.documentElement?.outerHTML.includes('completion.js')
             && document.documentElement?.outerHTML";
         page.until(written).await?;
@@ -159,24 +164,24 @@ async fn a_page_imports_completion_js() {
     .await;
 }
 
-/// "Change system prompt on runtime", at run time and at the start.
+/// "Change system prompt on runtime", set by a request and set at startup.
 #[tokio::test]
-async fn the_example_of_a_system_prompt_is_everybodys() {
+async fn the_example_system_prompt_applies_to_all_requests() {
     let path = file("tests/clients/system_prompt.json");
     let example: Value = serde_json::from_str(&fs::read_to_string(&path).unwrap()).unwrap();
-    let question = json!({"prompt": " What is a songbird?\nAssistant:", "stop": ["User:"]});
-    let mut with_system_prompt = question.clone();
+    let body = json!({"prompt": " What is a songbird?\nAssistant:", "stop": ["User:"]});
+    let mut with_system_prompt = body.clone();
     with_system_prompt["system_prompt"] = example["system_prompt"].clone();
     let at_start = ["-spf", path.to_str().unwrap()];
-    for (options, first) in [(&[][..], with_system_prompt), (&at_start, question.clone())] {
-        let (_server, address) = ready_with(&[options, &SHORT[..]].concat());
-        let answer = ask_json(format!("{address}/completion"), Some(first)).await;
-        let evaluated = answer["tokens_evaluated"].as_u64().unwrap();
-        assert!(evaluated > 200, "{answer}");
-        let answer = ask_json(format!("{address}/completion"), Some(question.clone())).await;
-        assert_eq!(answer["tokens_evaluated"], evaluated, "{answer}");
+    for (options, first) in [(&[][..], with_system_prompt), (&at_start, body.clone())] {
+        let (_server, address) = ready_with(&[options, &MAX_TOKENS[..]].concat());
+        let response = send_json(format!("{address}/completion"), Some(first)).await;
+        let evaluated = response["tokens_evaluated"].as_u64().unwrap();
+        assert!(evaluated > 200, "{response}");
+        let response = send_json(format!("{address}/completion"), Some(body.clone())).await;
+        assert_eq!(response["tokens_evaluated"], evaluated, "{response}");
 
-        let props = ask_json(format!("{address}/props"), None).await;
+        let props = send_json(format!("{address}/props"), None).await;
         let prompt = &example["system_prompt"]["prompt"];
         assert_eq!(props["system_prompt"], *prompt, "{props}");
         assert_eq!(props["user_name"], "User:", "{props}");
@@ -184,19 +189,19 @@ async fn the_example_of_a_system_prompt_is_everybodys() {
     }
 }
 
-/// A conversation of two lines: each is answered, and the second line is sent with what was answered to the first.
-async fn converse(program: &str, example: &str) {
-    let (_server, address) = ready_with(&SHORT);
+/// Runs a chat example with two input lines and checks that the second request contains the first response.
+async fn check_chat_example(program: &str, example: &str) {
+    let (_server, address) = ready_with(&MAX_TOKENS);
     let mut command = Command::new(program);
     command.arg(file(example)).arg(&address);
     let mut chat = Running::start(command.env("NO_PROXY", "*"));
-    chat.say("Hello.\n");
-    // It is answered before the next line is said.
+    chat.write_stdin("Hello.\n");
+    // The first response arrives before the next line is sent.
     let mut printed = chat.output.next().unwrap();
-    chat.say("And now?\n");
-    printed += &chat.succeed();
+    chat.write_stdin("And now?\n");
+    printed += &chat.wait_for_success();
 
-    let slots = ask_json(format!("{address}/slots"), None).await;
+    let slots = send_json(format!("{address}/slots"), None).await;
     let prompts: Vec<&str> = slots
         .as_array()
         .unwrap()
@@ -205,7 +210,7 @@ async fn converse(program: &str, example: &str) {
         .filter(|prompt| !prompt.is_empty())
         .collect();
     let [prompt] = prompts[..] else {
-        panic!("it has a slot of its own: {slots}")
+        panic!("the conversation uses one slot: {slots}")
     };
     let (_, rest) = prompt.split_once("\nPerson: Hello.\nAssistant:").unwrap();
     let first = rest.strip_suffix("\nPerson: And now?\nAssistant:").unwrap();
@@ -217,26 +222,27 @@ async fn converse(program: &str, example: &str) {
 }
 
 #[tokio::test]
-async fn a_conversation_with_node() {
-    converse("node", "examples/chat.mjs").await;
+async fn chat_example_for_node() {
+    check_chat_example("node", "examples/chat.mjs").await;
 }
 
 #[tokio::test]
-async fn a_conversation_with_bash_curl_and_jq() {
-    converse("bash", "examples/chat.sh").await;
+async fn chat_example_for_bash_curl_and_jq() {
+    check_chat_example("bash", "examples/chat.sh").await;
 }
 
-/// It objects to colons in names, and to a counter that does not end in `_total`; llama.cpp's names have both.
+/// promtool complains about colons in names and about counters without the suffix `_total`; llama.cpp's names have
+/// both.
 #[tokio::test]
-async fn promtool_finds_nothing_wrong_with_the_metrics() {
+async fn promtool_accepts_all_but_llama_cpps_metric_names() {
     let (_server, address) = ready_with(&["--metrics"]);
     let body = json!({"prompt": "A songbird", "n_predict": 8});
-    ask(format!("{address}/completion"), Some(body)).await;
-    let metrics = ask(format!("{address}/metrics"), None).await;
+    send(format!("{address}/completion"), Some(body)).await;
+    let metrics = send(format!("{address}/metrics"), None).await;
     let mut promtool = Running::start(Command::new("promtool").args(["check", "metrics"]));
-    promtool.say(&metrics);
-    let ended = promtool.end();
-    let complaints = ended.output + ended.errors.as_str();
+    promtool.write_stdin(&metrics);
+    let exit = promtool.wait();
+    let complaints = exit.output + exit.errors.as_str();
     let suffix = "llamacpp:n_tokens_max counter metrics should have \"_total\" suffix";
     let (suffixes, colons): (Vec<&str>, Vec<&str>) =
         complaints.lines().partition(|line| *line == suffix);

@@ -1,18 +1,17 @@
-//! What the program does with a model's file beside serving it, from outside.
+//! The commands `inspect`, `quantize` and `export`, run as a user runs them.
 
-#![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+#![expect(clippy::unwrap_used, reason = "a failed assumption fails the test")]
 
-#[path = "common/bare.rs"]
-mod bare;
 mod common;
 #[path = "common/split.rs"]
 mod split;
+#[path = "common/standalone_decoder.rs"]
+mod standalone_decoder;
 
 use std::fs;
 use std::path::Path;
 use std::process::{Command, Output};
 
-use bare::Bare;
 use common::gguf::{self, F16, F32, Tensor, Value};
 use common::tiny;
 use half::f16;
@@ -22,43 +21,45 @@ use ortolan::file_bytes::FileAccess;
 use ortolan::gguf::{Gguf, TensorType};
 use ortolan::graph::onnx::TensorValues;
 use ortolan::graph::panels::Panels;
-use ortolan::graph::{ModelFile, OperatorMatrices, ProductOperator};
+use ortolan::graph::{MatmulOperator, ModelFile, OperatorMatrices};
 use ortolan::runtime::{environment, operators};
 use ortolan::token::TokenId;
 use serde_json::json;
+use standalone_decoder::StandaloneDecoder;
 
-/// The program in a folder, in an environment that would stop a server.
-fn ortolan(folder: &Path, words: &[&str]) -> Output {
+/// Runs the program in a folder. Its environment has server settings that are invalid, which commands must ignore.
+fn ortolan(folder: &Path, arguments: &[&str]) -> Output {
     Command::new(env!("CARGO_BIN_EXE_ortolan"))
         .current_dir(folder)
-        .args(words)
+        .args(arguments)
         .env("ORTOLAN_CONFIG", "/nowhere/wren.toml")
         .env("LLAMA_ARG_CTX_SIZE", "many")
         .output()
         .unwrap()
 }
 
-/// What it prints, if it succeeds.
+/// Runs the program, which must succeed; returns its standard output.
 #[track_caller]
-fn succeeds(folder: &Path, words: &[&str]) -> String {
-    let output = ortolan(folder, words);
+fn succeeds(folder: &Path, arguments: &[&str]) -> String {
+    let output = ortolan(folder, arguments);
     let errors = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success(), "{words:?}: {errors}");
+    assert!(output.status.success(), "{arguments:?}: {errors}");
     String::from_utf8(output.stdout).unwrap()
 }
 
-/// It ends with this code, and says this.
+/// Runs the program, which must exit with this code and print this error.
 #[track_caller]
-fn refuses(folder: &Path, words: &[&str], code: i32, cause: &str) {
-    let output = ortolan(folder, words);
+fn fails(folder: &Path, arguments: &[&str], code: i32, cause: &str) {
+    let output = ortolan(folder, arguments);
     let errors = String::from_utf8_lossy(&output.stderr);
-    assert_eq!(output.status.code(), Some(code), "{words:?}: {errors}");
-    assert!(errors.contains(cause), "{words:?}: {errors}");
-    assert!(!errors.contains("panicked"), "{words:?}: {errors}");
+    assert_eq!(output.status.code(), Some(code), "{arguments:?}: {errors}");
+    assert!(errors.contains(cause), "{arguments:?}: {errors}");
+    assert!(!errors.contains("panicked"), "{arguments:?}: {errors}");
 }
 
-fn inspected(folder: &Path, words: &[&str]) -> serde_json::Value {
-    let json = succeeds(folder, &[&["inspect", "--json"], words].concat());
+/// The JSON output of `inspect`.
+fn inspected(folder: &Path, arguments: &[&str]) -> serde_json::Value {
+    let json = succeeds(folder, &[&["inspect", "--json"], arguments].concat());
     serde_json::from_str(&json).unwrap()
 }
 
@@ -70,7 +71,7 @@ fn snapshot(name: &str, text: &str) {
 }
 
 #[test]
-fn help_names_the_commands_and_each_has_its_own() {
+fn help_lists_the_commands_and_each_command_has_its_own_help() {
     let folder = tempfile::tempdir().unwrap();
     let help = Command::new(env!("CARGO_BIN_EXE_ortolan"))
         .arg("--help")
@@ -83,18 +84,18 @@ fn help_names_the_commands_and_each_has_its_own() {
         assert!(own.contains(&format!("ortolan {command}")), "{own}");
         assert!(!own.contains("LLAMA_ARG"), "{own}");
     }
-    refuses(folder.path(), &["inspect"], 2, "<FILE>");
-    refuses(folder.path(), &["inspect", "--port", "1", "a"], 2, "--port");
+    fails(folder.path(), &["inspect"], 2, "<FILE>");
+    fails(folder.path(), &["inspect", "--port", "1", "a"], 2, "--port");
 }
 
 #[test]
-fn a_command_stands_first() {
+fn a_command_must_be_the_first_argument() {
     let output = Command::new(env!("CARGO_BIN_EXE_ortolan"))
         .args(["-m", "a.gguf", "inspect", "b.gguf"])
         .output()
         .unwrap();
     assert_eq!(output.status.code(), Some(2));
-    // A model may have a command's name.
+    // A model file may be named like a command.
     let folder = tempfile::tempdir().unwrap();
     let output = Command::new(env!("CARGO_BIN_EXE_ortolan"))
         .current_dir(folder.path())
@@ -106,11 +107,11 @@ fn a_command_stands_first() {
 }
 
 #[test]
-fn a_model_is_shown() {
+fn inspect_shows_a_model() {
     let folder = tempfile::tempdir().unwrap();
     tiny::model(folder.path(), &[]);
-    let words = ["inspect", "tiny.gguf", "--tensors", "-c", "128", "-np", "2"];
-    snapshot("inspect", &succeeds(folder.path(), &words));
+    let arguments = ["inspect", "tiny.gguf", "--tensors", "-c", "128", "-np", "2"];
+    snapshot("inspect", &succeeds(folder.path(), &arguments));
     let json = inspected(folder.path(), &["tiny.gguf"]);
     assert_eq!(json["served"], true);
     assert_eq!(json["sizes"]["layers"], 2);
@@ -121,22 +122,22 @@ fn a_model_is_shown() {
 }
 
 #[test]
-fn a_mixture_of_experts_is_shown_and_not_exported() {
+fn a_mixture_of_experts_is_inspected_but_not_exported() {
     let folder = tempfile::tempdir().unwrap();
     let experts = ["llama.expert_count", "llama.expert_used_count"];
     tiny::model(folder.path(), &experts.map(|key| (key, Value::U32(2))));
     let json = inspected(folder.path(), &["tiny.gguf"]);
     assert_eq!(json["served"], true);
     assert_eq!(json["memory"]["experts"], 2 * 2 * 3 * 64 * 128 * 4);
-    let parts = ["2 experts of width 128 in each layer, 2 of them for each token"];
+    let parts = ["2 experts of width 128 per layer, 2 per token"];
     assert_eq!(json["sizes"]["parts"], json!(parts));
-    let words = ["export", "-m", "tiny.gguf", "out"];
-    let cause = "tiny.gguf: a mixture of experts is not exported";
-    refuses(folder.path(), &words, 1, cause);
+    let arguments = ["export", "-m", "tiny.gguf", "out"];
+    let cause = "tiny.gguf: a mixture of experts is not supported";
+    fails(folder.path(), &arguments, 1, cause);
 }
 
 #[test]
-fn weights_take_the_memory_that_is_told() {
+fn weights_take_the_reported_memory() {
     let folder = tempfile::tempdir().unwrap();
     let tiny = tiny::model(folder.path(), &[]);
     let other = tempfile::tempdir().unwrap();
@@ -145,8 +146,8 @@ fn weights_take_the_memory_that_is_told() {
     for path in [tiny, experts, common::model(), common::gemma()] {
         let gguf = Gguf::open(&path, FileAccess::Map).unwrap();
         let file = ModelFile::new(path, gguf).unwrap();
-        for products in [ProductOperator::Ortolan, ProductOperator::Contrib] {
-            let graph = file.graph(products, 128, &|_| ());
+        for matmul in [MatmulOperator::Ortolan, MatmulOperator::Contrib] {
+            let graph = file.graph(matmul, 128, &|_| ());
             let panels = graph.matrices.panels.iter().map(Panels::bytes);
             let bytes = graph
                 .initializers
@@ -155,16 +156,19 @@ fn weights_take_the_memory_that_is_told() {
                     TensorValues::F32(values) => size_of_val(&values[..]),
                     TensorValues::U8(values) => values.len(),
                 });
-            let found = bytes.chain(panels).sum::<usize>();
-            let told = file.operand_bytes(products, 128).all;
-            // Beside the weights there are a few factors.
-            assert!((told..told + 64).contains(&found), "{found} {told}");
+            let actual = bytes.chain(panels).sum::<usize>();
+            let reported = file.weight_bytes(matmul, 128).total;
+            // A few constant factors are not counted.
+            assert!(
+                (reported..reported + 64).contains(&actual),
+                "{actual} {reported}"
+            );
         }
     }
 }
 
 #[test]
-fn what_cannot_be_served_is_shown_with_the_reason() {
+fn inspect_shows_an_unsupported_model_with_the_reason() {
     let folder = tempfile::tempdir().unwrap();
     let other = [("general.architecture", Value::Text("mamba"))];
     tiny::model(folder.path(), &other);
@@ -175,22 +179,22 @@ fn what_cannot_be_served_is_shown_with_the_reason() {
     assert_eq!(json["family"], "mamba");
     assert_eq!(json["tensor_types"][0]["tensors"], 20);
 
-    // A tokenizer that is none of ours leaves what else is known.
+    // An unsupported tokenizer: everything else is still shown.
     let other = [("tokenizer.ggml.model", Value::Text("wren"))];
     tiny::model(folder.path(), &other);
     let json = inspected(folder.path(), &["tiny.gguf"]);
     assert!(json["problem"].as_str().unwrap().contains("wren"), "{json}");
     assert_eq!(json["sizes"]["hidden"], 64);
 
-    // A tensor type that nobody knows, and a file that is cut.
+    // An unknown tensor type, then a truncated file.
     let path = tiny::model(folder.path(), &[]);
     let whole = fs::read(&path).unwrap();
     let name = b"blk.1.ffn_down.weight";
-    let place = whole.windows(name.len()).position(|part| part == name);
-    let kind = place.unwrap() + name.len() + 4 + 2 * 8;
-    let mut strange = whole.clone();
-    strange[kind] = 40;
-    fs::write(&path, strange).unwrap();
+    let offset = whole.windows(name.len()).position(|part| part == name);
+    let kind = offset.unwrap() + name.len() + 4 + 2 * 8;
+    let mut unknown_type = whole.clone();
+    unknown_type[kind] = 40;
+    fs::write(&path, unknown_type).unwrap();
     let json = inspected(folder.path(), &["tiny.gguf", "--tensors"]);
     assert!(
         json["problem"].as_str().unwrap().contains("NVFP4"),
@@ -206,18 +210,13 @@ fn what_cannot_be_served_is_shown_with_the_reason() {
     assert!(text.contains("llama.block_count = 2"), "{text}");
 
     fs::write(&path, b"no model").unwrap();
-    refuses(folder.path(), &["inspect", "tiny.gguf"], 1, "\"GGUF\"");
-    refuses(folder.path(), &["inspect", "wren.gguf"], 1, "No such file");
-    refuses(
-        folder.path(),
-        &["inspect", "."],
-        1,
-        "config.json is missing",
-    );
+    fails(folder.path(), &["inspect", "tiny.gguf"], 1, "\"GGUF\"");
+    fails(folder.path(), &["inspect", "wren.gguf"], 1, "No such file");
+    fails(folder.path(), &["inspect", "."], 1, "config.json not found");
 }
 
 #[test]
-fn what_a_file_says_does_not_steer_a_terminal() {
+fn inspect_escapes_control_characters() {
     let folder = tempfile::tempdir().unwrap();
     let hostile = [(
         "general.name\u{1b}[2J",
@@ -225,10 +224,10 @@ fn what_a_file_says_does_not_steer_a_terminal() {
     )];
     tiny::model(folder.path(), &hostile);
     for more in [&[][..], &["--json"]] {
-        let words = [&["inspect", "tiny.gguf"], more].concat();
-        let text = succeeds(folder.path(), &words);
-        let steers = |char: char| char.is_control() && char != '\n' || char == '\u{202e}';
-        assert!(!text.contains(steers), "{text}");
+        let arguments = [&["inspect", "tiny.gguf"], more].concat();
+        let text = succeeds(folder.path(), &arguments);
+        let is_unsafe = |char: char| char.is_control() && char != '\n' || char == '\u{202e}';
+        assert!(!text.contains(is_unsafe), "{text}");
         assert!(
             text.contains("u{202e}b") || text.contains("u202eb"),
             "{text}"
@@ -237,7 +236,7 @@ fn what_a_file_says_does_not_steer_a_terminal() {
 }
 
 #[test]
-fn a_folder_and_a_set_are_shown() {
+fn inspect_shows_a_folder_and_a_sharded_model() {
     let folder = tempfile::tempdir().unwrap();
     let embeddings = common::embedding_model();
     let json = inspected(folder.path(), &[embeddings.to_str().unwrap()]);
@@ -251,8 +250,8 @@ fn a_folder_and_a_set_are_shown() {
     let whole = inspected(folder.path(), &[model.to_str().unwrap()]);
     let first = set[0].to_str().unwrap();
     let parts = inspected(folder.path(), &[first]);
-    for what in ["parameters", "tensor_types", "sizes", "served"] {
-        assert_eq!(parts[what], whole[what], "{what}");
+    for field in ["parameters", "tensor_types", "sizes", "served"] {
+        assert_eq!(parts[field], whole[field], "{field}");
     }
     assert_eq!(parts["files"], 3);
     fs::remove_file(&set[2]).unwrap();
@@ -263,7 +262,7 @@ fn a_folder_and_a_set_are_shown() {
     );
 }
 
-/// The kinds of a file's tensors.
+/// Names and types of a file's tensors, sorted by name.
 fn kinds(path: &Path) -> Vec<(String, TensorType)> {
     let gguf = Gguf::open(path, FileAccess::Map).unwrap();
     let kinds = gguf.tensors();
@@ -275,49 +274,52 @@ fn kinds(path: &Path) -> Vec<(String, TensorType)> {
 }
 
 #[test]
-fn matrices_become_blocks_and_all_else_is_kept() {
+fn quantize_changes_matrices_and_keeps_everything_else() {
     let folder = tempfile::tempdir().unwrap();
-    let said = [
+    let metadata = [
         ("general.file_type", Value::U32(0)),
         ("general.name", Value::Text("wren")),
     ];
-    let tiny = tiny::model(folder.path(), &said);
-    let told = succeeds(folder.path(), &["quantize", "tiny.gguf", "q4.gguf", "Q4_0"]);
-    assert!(told.contains("15 of 20 tensors were quantised"), "{told}");
+    let tiny = tiny::model(folder.path(), &metadata);
+    let output = succeeds(folder.path(), &["quantize", "tiny.gguf", "q4.gguf", "Q4_0"]);
+    assert!(
+        output.contains("15 of 20 tensors were quantized"),
+        "{output}"
+    );
     let (before, after) = (
         Gguf::open(&tiny, FileAccess::Map).unwrap(),
         Gguf::open(&folder.path().join("q4.gguf"), FileAccess::Map).unwrap(),
     );
     for (name, tensor) in before.tensors() {
-        let quantised = after.tensor(name).unwrap();
-        assert_eq!(quantised.shape, tensor.shape);
-        let floats = tensor.shape.len() == 1;
-        assert_eq!(quantised.kind == TensorType::F32, floats, "{name}");
+        let quantized = after.tensor(name).unwrap();
+        assert_eq!(quantized.shape, tensor.shape);
+        let is_vector = tensor.shape.len() == 1;
+        assert_eq!(quantized.kind == TensorType::F32, is_vector, "{name}");
         let mut values = vec![0.0; tensor.values()];
-        quantised
+        quantized
             .kind
-            .dequantise(after.bytes(quantised), &mut values);
-        let mut wanted = values.clone();
-        tensor.kind.dequantise(before.bytes(tensor), &mut wanted);
-        let near = |(value, wanted): (&f32, &f32)| (value - wanted).abs() <= 0.04;
-        assert!(values.iter().zip(&wanted).all(near), "{name}");
+            .dequantize(after.bytes(quantized), &mut values);
+        let mut expected = values.clone();
+        tensor.kind.dequantize(before.bytes(tensor), &mut expected);
+        let is_near = |(value, expected): (&f32, &f32)| (value - expected).abs() <= 0.04;
+        assert!(values.iter().zip(&expected).all(is_near), "{name}");
     }
     let pairs = |gguf: &Gguf| {
         let listing = gguf.listings().next().unwrap();
         let bytes = gguf.contents().next().unwrap();
-        let pairs = listing.pairs.into_iter();
-        pairs
-            .map(|pair| (pair.key, bytes[pair.place].to_vec()))
+        let entries = listing.metadata.into_iter();
+        entries
+            .map(|entry| (entry.key, bytes[entry.byte_range].to_vec()))
             .collect::<Vec<_>>()
     };
     let (mut before, mut after) = (pairs(&before), pairs(&after));
     assert_eq!(after.pop().unwrap().0, "general.quantization_version");
-    let changed = |pairs: &mut Vec<(String, Vec<u8>)>| {
-        let place = pairs.iter().position(|(key, _)| key == "general.file_type");
-        pairs.remove(place.unwrap()).1
+    let take_file_type = |pairs: &mut Vec<(String, Vec<u8>)>| {
+        let index = pairs.iter().position(|(key, _)| key == "general.file_type");
+        pairs.remove(index.unwrap()).1
     };
-    assert_eq!(changed(&mut before)[29], 0);
-    assert_eq!(changed(&mut after)[29], 2);
+    assert_eq!(take_file_type(&mut before)[29], 0);
+    assert_eq!(take_file_type(&mut after)[29], 2);
     assert_eq!(after, before);
 
     let json = inspected(folder.path(), &["q4.gguf"]);
@@ -332,19 +334,19 @@ fn matrices_become_blocks_and_all_else_is_kept() {
 }
 
 #[test]
-fn output_and_embedding_matrices_may_become_something_else() {
+fn output_and_embedding_matrices_may_have_their_own_types() {
     let folder = tempfile::tempdir().unwrap();
     tiny::model(folder.path(), &[]);
-    let check = |options: &[&str], wanted: TensorType| {
-        let words = [
+    let check = |options: &[&str], expected: TensorType| {
+        let arguments = [
             &["quantize", "--force", "tiny.gguf", "out.gguf", "q4_0"],
             options,
         ]
         .concat();
-        succeeds(folder.path(), &words);
+        succeeds(folder.path(), &arguments);
         let kinds = kinds(&folder.path().join("out.gguf"));
         let kind = kinds.iter().find(|(name, _)| name == "token_embd.weight");
-        assert_eq!(kind.unwrap().1, wanted, "{options:?}");
+        assert_eq!(kind.unwrap().1, expected, "{options:?}");
     };
     check(&[], TensorType::Q4_0);
     check(&["--output-tensor-type", "q8_0"], TensorType::Q8_0);
@@ -356,12 +358,12 @@ fn output_and_embedding_matrices_may_become_something_else() {
 }
 
 #[test]
-fn a_set_of_quantised_files_becomes_one_file() {
+fn quantize_merges_shards_into_one_file() {
     let folder = tempfile::tempdir().unwrap();
     let set = split::split(&common::model(), folder.path(), 3);
     let first = set[0].to_str().unwrap();
-    let told = succeeds(folder.path(), &["quantize", first, "one.gguf", "q8_0"]);
-    assert!(told.contains("were quantised before"), "{told}");
+    let output = succeeds(folder.path(), &["quantize", first, "one.gguf", "q8_0"]);
+    assert!(output.contains("were already quantized"), "{output}");
     let one = folder.path().join("one.gguf");
     let json = inspected(folder.path(), &["one.gguf"]);
     assert_eq!(
@@ -372,7 +374,7 @@ fn a_set_of_quantised_files_becomes_one_file() {
     );
     assert!(json["metadata"].get("split.count").is_none());
     assert_eq!(kinds(&one).len(), kinds(&common::model()).len());
-    refuses(
+    fails(
         folder.path(),
         &[
             "quantize",
@@ -382,22 +384,22 @@ fn a_set_of_quantised_files_becomes_one_file() {
             "q8_0",
         ],
         1,
-        "is read, and cannot be written over",
+        "is an input file and cannot be overwritten",
     );
 }
 
 #[test]
-fn what_is_there_is_not_written_over() {
+fn existing_files_are_not_overwritten() {
     let folder = tempfile::tempdir().unwrap();
     let tiny = tiny::model(folder.path(), &[]);
     let before = fs::read(&tiny).unwrap();
     fs::write(folder.path().join("out.gguf"), "precious").unwrap();
-    let check = |words: &[&str], code, cause| refuses(folder.path(), words, code, cause);
+    let check = |arguments: &[&str], code, cause| fails(folder.path(), arguments, code, cause);
     check(&["quantize", "tiny.gguf", "out.gguf", "q8_0"], 1, "--force");
     check(
         &["quantize", "--force", "tiny.gguf", "./tiny.gguf", "q8_0"],
         1,
-        "is read",
+        "is an input file",
     );
     check(
         &["quantize", "tiny.gguf", "nowhere/out.gguf", "q8_0"],
@@ -419,7 +421,7 @@ fn what_is_there_is_not_written_over() {
 }
 
 #[test]
-fn tensors_that_do_not_fit_are_told() {
+fn quantize_reports_tensors_that_it_cannot_quantize() {
     let folder = tempfile::tempdir().unwrap();
     let half = |name: &str, shape: &[u64], bytes: Vec<u8>| Tensor {
         name: name.to_owned(),
@@ -436,22 +438,24 @@ fn tensors_that_do_not_fit_are_told() {
     ];
     let path = folder.path().join("wren.gguf");
     gguf::write(&path, &header, &tensors);
-    let told = succeeds(
+    let output = succeeds(
         folder.path(),
         &["quantize", "wren.gguf", "out.gguf", "q8_0"],
     );
     assert!(
-        told.contains("1 of them are no whole number of blocks wide: narrow.weight"),
-        "{told}"
+        output.contains(
+            "1 of them have rows that are not a multiple of the block size: narrow.weight"
+        ),
+        "{output}"
     );
-    let wanted = [
+    let expected = [
         ("bias", TensorType::F16),
         ("ffn_norm.weight", TensorType::F16),
         ("narrow.weight", TensorType::F16),
         ("three.weight", TensorType::Q8_0),
     ];
-    let wanted = wanted.map(|(name, kind)| (name.to_owned(), kind));
-    assert_eq!(kinds(&folder.path().join("out.gguf")), wanted);
+    let expected = expected.map(|(name, kind)| (name.to_owned(), kind));
+    assert_eq!(kinds(&folder.path().join("out.gguf")), expected);
 
     let infinite = Tensor {
         name: "a\u{1b}.weight".to_owned(),
@@ -460,56 +464,56 @@ fn tensors_that_do_not_fit_are_told() {
         bytes: f32::INFINITY.to_le_bytes().repeat(32),
     };
     gguf::write(&path, &header, &[infinite]);
-    let words = ["quantize", "wren.gguf", "other.gguf", "q8_0"];
-    refuses(
+    let arguments = ["quantize", "wren.gguf", "other.gguf", "q8_0"];
+    fails(
         folder.path(),
-        &words,
+        &arguments,
         1,
-        "tensor \"a\\u{1b}.weight\": the number inf",
+        "tensor \"a\\u{1b}.weight\": the value inf",
     );
     assert!(!folder.path().join("other.gguf").exists());
 }
 
-/// The file in the folder as JSON.
+/// The content of a JSON file.
 fn json_file(path: &Path) -> serde_json::Value {
     serde_json::from_slice(&fs::read(path).unwrap()).unwrap()
 }
 
 #[test]
-fn an_exported_graph_computes_what_the_server_does() {
+fn an_exported_graph_computes_the_same_logits_as_the_server() {
     let folder = tempfile::tempdir().unwrap();
     let tiny = tiny::model(folder.path(), &[]);
     succeeds(folder.path(), &["quantize", "tiny.gguf", "q4.gguf", "q4_0"]);
     for model in [tiny, folder.path().join("q4.gguf")] {
-        let words = ["export", "--force", "-c", "128", "-m"];
+        let arguments = ["export", "--force", "-c", "128", "-m"];
         succeeds(
             folder.path(),
-            &[&words[..], &[model.to_str().unwrap(), "out"]].concat(),
+            &[&arguments[..], &[model.to_str().unwrap(), "out"]].concat(),
         );
         let out = folder.path().join("out");
-        let facts = json_file(&out.join("ortolan.json"));
-        assert_eq!(facts["context_tokens"], 128);
+        let description = json_file(&out.join("ortolan.json"));
+        assert_eq!(description["context_tokens"], 128);
         let shape = json!(["blocks", "block_tokens", 2, 16]);
-        assert_eq!(facts["cache"]["shape"], shape);
+        assert_eq!(description["cache"]["shape"], shape);
         let tokens: Vec<i64> = b"Once upon a time"
             .iter()
             .map(|byte| i64::from(*byte))
             .collect();
-        let found = exported_logits(&out, &tokens);
+        let actual = exported_logits(&out, &tokens);
 
-        let mut bare = Bare::with_contrib_products(&model);
+        let mut decoder = StandaloneDecoder::with_contrib_matmul(&model);
         let ids: Vec<TokenId> = tokens.iter().map(|id| TokenId(*id as u32)).collect();
-        let wanted = bare.logits(&ids, &[64]);
-        let (found, wanted) = (found.iter(), wanted.iter().flatten());
-        let difference = found
-            .zip(wanted)
-            .map(|(found, wanted)| (found - wanted).abs());
+        let expected = decoder.logits(&ids, &[64]);
+        let (actual, expected) = (actual.iter(), expected.iter().flatten());
+        let difference = actual
+            .zip(expected)
+            .map(|(actual, expected)| (actual - expected).abs());
         let difference = difference.fold(0.0, f32::max);
         assert!(difference <= 1e-4, "{difference}");
     }
 }
 
-/// The logits after each token, by the exported graphs alone.
+/// The logits after each token, computed by running only the exported graphs.
 fn exported_logits(out: &Path, tokens: &[i64]) -> Vec<f32> {
     let runtime = environment(&common::onnxruntime()).unwrap();
     let session = |name: &str| {
@@ -529,7 +533,7 @@ fn exported_logits(out: &Path, tokens: &[i64]) -> Vec<f32> {
 
     let i32s = |values: Vec<i32>| OnnxTensor::from_array(([values.len()], values)).unwrap();
     let all: Vec<i64> = (0..count as i64).collect();
-    let wanted = || OnnxTensor::from_array(([count], all.clone())).unwrap();
+    let all_rows = || OnnxTensor::from_array(([count], all.clone())).unwrap();
     let table = OnnxTensor::from_array(([1, 1], vec![0_i32])).unwrap();
     let mut inputs: Vec<(String, SessionInputValue<'_>)> = vec![
         (
@@ -544,8 +548,8 @@ fn exported_logits(out: &Path, tokens: &[i64]) -> Vec<f32> {
         ),
         ("past_seqlens".to_owned(), i32s(vec![0]).into()),
         ("block_table".to_owned(), table.into()),
-        ("logit_rows".to_owned(), wanted().into()),
-        ("hidden_rows".to_owned(), wanted().into()),
+        ("logit_rows".to_owned(), all_rows().into()),
+        ("hidden_rows".to_owned(), all_rows().into()),
     ];
     for layer in 0..2 {
         for part in ["key", "value"] {
@@ -561,47 +565,47 @@ fn exported_logits(out: &Path, tokens: &[i64]) -> Vec<f32> {
 }
 
 #[test]
-fn an_encoder_is_exported_and_a_folder_with_something_in_it_is_left() {
+fn export_writes_an_encoder_and_does_not_write_into_a_folder_with_files() {
     let folder = tempfile::tempdir().unwrap();
     let embeddings = common::embedding_model();
     let embeddings = embeddings.to_str().unwrap();
     succeeds(folder.path(), &["export", "-m", embeddings, "a/b"]);
-    let facts = json_file(&folder.path().join("a/b/ortolan.json"));
+    let description = json_file(&folder.path().join("a/b/ortolan.json"));
     assert_eq!(
-        (&facts["family"], facts.get("cache")),
+        (&description["family"], description.get("cache")),
         (&json!("bert"), None)
     );
-    let names = facts["model"]["inputs"].as_array().unwrap();
-    assert!(names.iter().any(|input| input["name"] == "positions"));
+    let inputs = description["model"]["inputs"].as_array().unwrap();
+    assert!(inputs.iter().any(|input| input["name"] == "positions"));
     let weights = fs::metadata(folder.path().join("a/b/embeddings.onnx.data"));
     assert_eq!(weights.unwrap().len(), 30_522 * 384 * 4);
 
     fs::write(folder.path().join("precious"), "x").unwrap();
-    let words = ["export", "-m", embeddings, "."];
-    refuses(folder.path(), &words, 1, "is not empty; --force");
-    refuses(folder.path(), &["export", "."], 2, "--model");
-    refuses(folder.path(), &["export", "-m", "wren", "c"], 1, "wren");
+    let arguments = ["export", "-m", embeddings, "."];
+    fails(folder.path(), &arguments, 1, "is not empty; --force");
+    fails(folder.path(), &["export", "."], 2, "--model");
+    fails(folder.path(), &["export", "-m", "wren", "c"], 1, "wren");
     assert!(!folder.path().join("c").exists());
 }
 
 #[test]
-fn a_graph_that_others_exported_is_shown_and_not_exported_again() {
+fn an_imported_graph_is_inspected_but_not_exported_again() {
     let exports = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/exports");
-    let told = inspected(&exports, &["genai"]);
-    assert_eq!(told["format"], "ONNX");
-    assert_eq!(told["served"], true);
-    assert_eq!(told["family"], "llama");
-    assert_eq!(told["files"], 2);
-    assert_eq!(told["tokenizer"]["tokens"], 300);
+    let json = inspected(&exports, &["genai"]);
+    assert_eq!(json["format"], "ONNX");
+    assert_eq!(json["served"], true);
+    assert_eq!(json["family"], "llama");
+    assert_eq!(json["files"], 2);
+    assert_eq!(json["tokenizer"]["tokens"], 300);
     let folder = tempfile::tempdir().unwrap();
     let model = exports.join("genai");
-    let words = ["export", "-m", model.to_str().unwrap(), "again"];
-    refuses(folder.path(), &words, 1, "is a graph already");
+    let arguments = ["export", "-m", model.to_str().unwrap(), "again"];
+    fails(folder.path(), &arguments, 1, "is an exported graph");
 }
 
 #[cfg(unix)]
 #[test]
-fn only_regular_files_are_written_over() {
+fn only_regular_files_are_overwritten() {
     use std::os::unix::fs::{FileTypeExt, symlink};
 
     let folder = tempfile::tempdir().unwrap();
@@ -615,25 +619,25 @@ fn only_regular_files_are_written_over() {
         ("socket.gguf", "a device"),
         ("link.gguf", "a symbolic link"),
     ] {
-        let words = ["quantize", "--force", "tiny.gguf", output, "q8_0"];
-        refuses(folder.path(), &words, 1, cause);
+        let arguments = ["quantize", "--force", "tiny.gguf", output, "q8_0"];
+        fails(folder.path(), &arguments, 1, cause);
     }
     let full = fs::symlink_metadata("/dev/full").unwrap();
     assert!(full.file_type().is_char_device());
     assert_eq!(fs::read(at("target")).unwrap(), b"kept");
     fs::create_dir(at("graph")).unwrap();
     symlink("/dev/full", at("graph/model.onnx.data")).unwrap();
-    let words = ["export", "--force", "-m", "tiny.gguf", "graph"];
-    refuses(folder.path(), &words, 1, "a symbolic link");
+    let arguments = ["export", "--force", "-m", "tiny.gguf", "graph"];
+    fails(folder.path(), &arguments, 1, "a symbolic link");
     assert_eq!(fs::read_dir(at("graph")).unwrap().count(), 1);
 }
 
 #[cfg(unix)]
 #[test]
-fn a_file_size_limit_is_an_error_that_leaves_nothing() {
+fn a_file_size_limit_is_an_error_that_leaves_no_files() {
     let folder = tempfile::tempdir().unwrap();
     tiny::model(folder.path(), &[]);
-    // A killed process left it.
+    // The partial file of a killed process is removed.
     let part = folder.path().join(".out.gguf.0123456789abcdef.part");
     fs::write(&part, "").unwrap();
     for command in [
@@ -658,18 +662,18 @@ fn a_file_size_limit_is_an_error_that_leaves_nothing() {
 
 #[cfg(unix)]
 #[test]
-fn a_model_is_a_regular_file() {
+fn a_model_must_be_a_regular_file() {
     let folder = tempfile::tempdir().unwrap();
-    let words = ["inspect", "/dev/zero"];
-    refuses(folder.path(), &words, 1, "not a regular file");
+    let arguments = ["inspect", "/dev/zero"];
+    fails(folder.path(), &arguments, 1, "not a regular file");
     fs::create_dir(folder.path().join("model")).unwrap();
     let pipe = Command::new("mkfifo")
         .current_dir(folder.path())
         .args(["model/config.json", "model.gguf"])
         .status();
     assert!(pipe.unwrap().success());
-    // Opening a pipe would wait for its writer.
+    // Opening a pipe would block until it has a writer.
     for model in ["model", "model.gguf"] {
-        refuses(folder.path(), &["inspect", model], 1, "not a regular file");
+        fails(folder.path(), &["inspect", model], 1, "not a regular file");
     }
 }

@@ -1,5 +1,5 @@
-//! The routes as poem-openapi describes them are those of the document: paths, methods, parameters, bodies, answers.
-//! And the document is what was written: a build stops where merging would lose something.
+//! poem-openapi's description of the routes matches the OpenAPI document: paths, methods, parameters, bodies,
+//! responses. The build step that merges the document fails instead of losing a part of it.
 
 #![expect(clippy::unwrap_used, reason = "a test")]
 
@@ -10,112 +10,117 @@ use serde_json::Value;
 #[path = "../openapi/merge.rs"]
 mod merge;
 
-/// What both descriptions can tell of an operation, a line for each fact.
-fn facts(description: &Value) -> BTreeSet<String> {
-    let mut facts = BTreeSet::new();
+/// The comparable properties of all operations, one line for each.
+fn operation_properties(description: &Value) -> BTreeSet<String> {
+    let mut properties = BTreeSet::new();
     for (path, item) in description["paths"].as_object().unwrap() {
         for (method, operation) in item.as_object().unwrap() {
             let id = operation["operationId"].as_str().unwrap();
-            let mut fact = |what: String| facts.insert(format!("{method} {path} ({id}): {what}"));
+            let mut add =
+                |line: String| properties.insert(format!("{method} {path} ({id}): {line}"));
             for parameter in operation["parameters"].as_array().into_iter().flatten() {
                 let required = parameter["required"] == true;
-                fact(format!(
+                add(format!(
                     "parameter {} in {}, required: {required}",
                     parameter["name"], parameter["in"]
                 ));
             }
             let body = &operation["requestBody"];
             for media in content(description, body) {
-                fact(format!("body {media}, required: {}", body["required"]));
+                add(format!("body {media}, required: {}", body["required"]));
             }
             for (status, response) in operation["responses"].as_object().unwrap() {
                 for media in content(description, response) {
-                    fact(format!("answer {status} {media}"));
+                    add(format!("response {status} {media}"));
                 }
             }
         }
     }
-    facts
+    properties
 }
 
-/// Media types with the names of their schemas.
-fn content(description: &Value, described: &Value) -> Vec<String> {
-    let described = match described["$ref"].as_str() {
+/// Media types of a body or response, each with the name of its schema.
+fn content(description: &Value, component: &Value) -> Vec<String> {
+    let component = match component["$ref"].as_str() {
         Some(reference) => description
             .pointer(reference.strip_prefix('#').unwrap())
             .unwrap(),
-        None => described,
+        None => component,
     };
-    let content = described["content"].as_object().into_iter().flatten();
+    let content = component["content"].as_object().into_iter().flatten();
     content
         .map(|(media, content)| format!("{media} {}", content["schema"]["$ref"]))
         .collect()
 }
 
 #[test]
-fn the_routes_are_those_of_the_document() {
-    let document = facts(&serde_json::from_str(ortolan::api::document::JSON).unwrap());
-    let routes =
-        facts(&serde_json::from_str(&ortolan::api::routes_description().unwrap()).unwrap());
+fn the_routes_match_the_document() {
+    let document =
+        operation_properties(&serde_json::from_str(ortolan::api::document::JSON).unwrap());
+    let routes = operation_properties(
+        &serde_json::from_str(&ortolan::api::routes_description().unwrap()).unwrap(),
+    );
     assert!(
         document.len() > 40,
-        "the document tells too little: {document:#?}"
+        "the document has too few properties: {document:#?}"
     );
     let missing: Vec<_> = document.difference(&routes).collect();
-    let invented: Vec<_> = routes.difference(&document).collect();
+    let undocumented: Vec<_> = routes.difference(&document).collect();
     assert!(
-        missing.is_empty() && invented.is_empty(),
-        "missing: {missing:#?}\ninvented: {invented:#?}"
+        missing.is_empty() && undocumented.is_empty(),
+        "missing: {missing:#?}\nundocumented: {undocumented:#?}"
     );
 }
 
 #[test]
-fn the_served_yaml_is_the_served_json() {
+fn the_served_yaml_equals_the_served_json() {
     let json: Value = serde_json::from_str(ortolan::api::document::JSON).unwrap();
     let yaml: Value = yaml_serde::from_str(ortolan::api::document::YAML).unwrap();
     assert_eq!(json, yaml);
 }
 
-/// Every schema, or what looks like one, in a part of the document: an object with `enum`, `oneOf` or `type`.
-fn schemas<'a>(part: &'a Value, found: &mut Vec<&'a Value>) {
-    match part {
+/// Collects all schemas within `value`: the objects with `enum`, `oneOf` or `type`.
+fn collect_schemas<'a>(value: &'a Value, found: &mut Vec<&'a Value>) {
+    match value {
         Value::Object(members) => {
             let keywords = ["enum", "oneOf", "type"];
             if keywords
                 .iter()
                 .any(|keyword| members.contains_key(*keyword))
             {
-                found.push(part);
+                found.push(value);
             }
-            members.values().for_each(|member| schemas(member, found));
+            members
+                .values()
+                .for_each(|member| collect_schemas(member, found));
         }
-        Value::Array(items) => items.iter().for_each(|item| schemas(item, found)),
+        Value::Array(items) => items.iter().for_each(|item| collect_schemas(item, found)),
         _ => {}
     }
 }
 
-/// Generators of clients drop a whole operation for `enum: [false, null]` (write a `oneOf` of both) and for an array
-/// without `items`; the default of a `oneOf` becomes a text if it is a list.
+/// Client generators drop a whole operation for `enum: [false, null]` (write a `oneOf` instead) and for an array
+/// without `items`. They turn the default of a `oneOf` into a string if it is a list.
 #[test]
-fn generators_can_read_the_schemas() {
+fn client_generators_can_read_the_schemas() {
     let document: Value = serde_json::from_str(ortolan::api::document::JSON).unwrap();
     let mut found = Vec::new();
-    schemas(&document["components"]["schemas"], &mut found);
+    collect_schemas(&document["components"]["schemas"], &mut found);
     assert!(found.len() > 400, "{}", found.len());
     let unreadable = |schema: &&&Value| {
         let values = schema["enum"].as_array().map_or(&[][..], Vec::as_slice);
         let is_mixed = values.iter().any(Value::is_null) && values.iter().any(Value::is_boolean);
         let kinds = &schema["type"];
-        let mut of_several = kinds.as_array().into_iter().flatten();
-        let is_array = kinds == "array" || of_several.any(|kind| kind == "array");
-        let is_listed = schema["default"].is_array() && schema.get("oneOf").is_some();
-        is_mixed || is_listed || (is_array && schema.get("items").is_none())
+        let mut alternatives = kinds.as_array().into_iter().flatten();
+        let is_array = kinds == "array" || alternatives.any(|kind| kind == "array");
+        let has_list_default = schema["default"].is_array() && schema.get("oneOf").is_some();
+        is_mixed || has_list_default || (is_array && schema.get("items").is_none())
     };
     let unreadable: Vec<_> = found.iter().filter(unreadable).collect();
     assert!(unreadable.is_empty(), "{unreadable:#?}");
 }
 
-/// Merges files with these components and compares the outcome: the names, or the part of the error after the file.
+/// Merges files with these component schemas; expects the names of the merged schemas, or the end of the error message.
 #[track_caller]
 fn check_merge(components: &[&str], expected: Result<&[&str], &str>) {
     let folder = tempfile::tempdir().unwrap();
@@ -135,13 +140,13 @@ fn check_merge(components: &[&str], expected: Result<&[&str], &str>) {
             assert!(schemas.keys().eq(names), "{:?}", schemas.keys());
         }
         (Err(error), Err(expected)) => assert!(error.ends_with(expected), "{error}"),
-        (Ok(_), Err(expected)) => panic!("it was merged, without: {expected}"),
+        (Ok(_), Err(expected)) => panic!("expected the error: {expected}"),
         (Err(error), Ok(_)) => panic!("{error}"),
     }
 }
 
 #[test]
-fn a_build_stops_where_merging_would_lose_something() {
+fn merging_fails_if_a_part_of_the_document_would_be_lost() {
     check_merge(
         &["{A: {type: string}}", "{B: {type: integer}}"],
         Ok(&["A", "B"]),

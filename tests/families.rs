@@ -1,20 +1,19 @@
-//! Every family of decoders against an independent implementation: models of two to seven layers whose weights follow a
-//! formula, written as GGUF files here, and the logits that were recorded of them (`tests/golden/families.py`).
+//! Every decoder family against logits recorded from an independent implementation (`tests/golden/families.py`): models
+//! of two to seven layers whose weights follow a formula, written here as GGUF files and as safetensors folders.
 
-#![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+#![expect(clippy::unwrap_used, reason = "a failed assumption fails the test")]
 
 #[path = "families/adapters.rs"]
 mod adapters;
-#[path = "common/bare.rs"]
-mod bare;
 mod common;
 #[path = "families/devices.rs"]
 mod devices;
+#[path = "common/standalone_decoder.rs"]
+mod standalone_decoder;
 
 use std::path::{Path, PathBuf};
 
 use ::safetensors::tensor::{Dtype, TensorView};
-use bare::{BLOCK_TOKENS, BLOCKS, logits};
 use common::gguf::{self, F32, Tensor, Value};
 use ortolan::cache::BlockPool;
 use ortolan::file_bytes::FileAccess;
@@ -24,19 +23,22 @@ use ortolan::runtime::{Decoder, SessionOptions};
 use ortolan::safetensors::Safetensors;
 use ortolan::token::TokenId;
 use serde_json::{Value as Json, json};
+use standalone_decoder::{BLOCK_TOKENS, BLOCKS, logits};
 
-/// Keys and values are kept in half precision, which is what the recorded logits know nothing of.
-const MOST_DIFFERENCE: f32 = 0.02;
+/// Largest allowed absolute difference of logits. The server keeps keys and values in half precision; the recorded
+/// logits were computed in single precision.
+const MAX_DIFFERENCE: f32 = 0.02;
 
-/// The recorded models.
+/// The model descriptions and logits of `families.json`.
 fn recorded() -> Vec<Json> {
     match common::recorded("families.json") {
         Json::Array(models) => models,
-        other => panic!("a list was recorded, not {other}"),
+        other => panic!("families.json must contain a list, not {other}"),
     }
 }
 
-/// The values of a tensor by the formula: outputs of SplitMix64 from the hash of the name on.
+/// The values of a tensor: outputs of SplitMix64, seeded with the FNV-1a hash of the tensor's name and scaled by its
+/// kind.
 fn weights(name: &str, shape: &[u64]) -> Vec<f32> {
     let hash = |hash: u64, byte: u8| (hash ^ u64::from(byte)).wrapping_mul(0x100_0000_01b3);
     let mut state = name.bytes().fold(0xcbf2_9ce4_8422_2325, hash);
@@ -46,17 +48,17 @@ fn weights(name: &str, shape: &[u64]) -> Vec<f32> {
         let mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
         ((mixed ^ (mixed >> 31)) >> 40) as f64 / f64::from(1 << 24) - 0.5
     };
-    let value = |centred: f64| match name {
-        _ if name.contains("norm") => 1.0 + centred * 0.5,
-        _ if name.ends_with("bias") => centred * 0.4,
-        "token_embd.weight" => centred * 2.0,
-        _ => centred * (12.0 / shape[0] as f64).sqrt(),
+    let value = |centered: f64| match name {
+        _ if name.contains("norm") => 1.0 + centered * 0.5,
+        _ if name.ends_with("bias") => centered * 0.4,
+        "token_embd.weight" => centered * 2.0,
+        _ => centered * (12.0 / shape[0] as f64).sqrt(),
     };
     let values = 0..shape.iter().product::<u64>();
     values.map(|_| value(output()) as f32).collect()
 }
 
-/// The model's header, and tensors of single precision.
+/// The metadata of a recorded model, and its tensors in single precision.
 fn gguf_parts(model: &Json) -> (Vec<(&str, Value<'_>)>, Vec<Tensor>) {
     let pairs = model["header"].as_array().unwrap().iter();
     let mut header: Vec<(&str, Value<'_>)> = pairs
@@ -67,7 +69,7 @@ fn gguf_parts(model: &Json) -> (Vec<(&str, Value<'_>)>, Vec<Tensor>) {
                 "f32" => Value::F32(value.as_f64().unwrap() as f32),
                 "bool" => Value::Bool(value.as_bool().unwrap()),
                 "string" => Value::Text(value.as_str().unwrap()),
-                other => panic!("a value of the type {other}"),
+                other => panic!("unknown metadata type {other}"),
             };
             (pair[0].as_str().unwrap(), value)
         })
@@ -92,7 +94,7 @@ fn gguf_parts(model: &Json) -> (Vec<(&str, Value<'_>)>, Vec<Tensor>) {
     (header, tensors.collect())
 }
 
-/// Writes the model.
+/// Writes a recorded model as a GGUF file.
 fn write(folder: &Path, model: &Json) -> PathBuf {
     let path = folder.join("model.gguf");
     let (header, tensors) = gguf_parts(model);
@@ -100,21 +102,21 @@ fn write(folder: &Path, model: &Json) -> PathBuf {
     path
 }
 
-/// A tensor of the hub: its name, its sizes and its values.
+/// A tensor in Hugging Face's naming: name, shape and values.
 type HubTensor = (String, Vec<usize>, Vec<f32>);
 
-/// The hub's tensors for the stack of experts' matrices that has this name in GGUF: each apart; or, as transformers 5 has
-/// them, `stacked`, gate and up in one.
+/// The Hugging Face tensors for a GGUF tensor of stacked expert matrices: one tensor for each expert, or `stacked` as
+/// transformers 5 stores them, with gate and up in one tensor.
 fn hub_experts(name: &str, shape: &[u64], family: &str, stacked: bool) -> Vec<HubTensor> {
     let [_, layer, part, _] = name.split('.').collect::<Vec<_>>()[..] else {
         panic!("{name}")
     };
-    let [columns, rows, experts] = [0, 1, 2].map(|place| shape[place] as usize);
+    let [columns, rows, experts] = [0, 1, 2].map(|axis| shape[axis] as usize);
     let values = weights(name, shape);
     let matrices = values.chunks_exact(columns * rows);
     let name_of = |part: &str| format!("model.layers.{layer}.mlp.experts.{part}");
     match (part, stacked) {
-        ("ffn_up_exps", true) => Vec::new(), // beside the gates
+        ("ffn_up_exps", true) => Vec::new(), // part of the gate tensor
         ("ffn_gate_exps", true) => {
             let up = weights(&name.replace("gate", "up"), shape);
             let both = matrices.zip(up.chunks_exact(columns * rows));
@@ -127,7 +129,7 @@ fn hub_experts(name: &str, shape: &[u64], family: &str, stacked: bool) -> Vec<Hu
         }
         (_, true) => vec![(name_of("down_proj"), vec![experts, rows, columns], values)],
         (_, false) => {
-            let (of, part) = match (family, part) {
+            let (module, part) = match (family, part) {
                 ("llama", "ffn_gate_exps") => ("block_sparse_moe", "w1"),
                 ("llama", "ffn_up_exps") => ("block_sparse_moe", "w3"),
                 ("llama", _) => ("block_sparse_moe", "w2"),
@@ -135,18 +137,18 @@ fn hub_experts(name: &str, shape: &[u64], family: &str, stacked: bool) -> Vec<Hu
                 (_, "ffn_up_exps") => ("mlp", "up_proj"),
                 _ => ("mlp", "down_proj"),
             };
-            let of_expert = |(expert, matrix): (usize, &[f32])| {
-                let name = format!("model.layers.{layer}.{of}.experts.{expert}.{part}.weight");
+            let expert_tensor = |(expert, matrix): (usize, &[f32])| {
+                let name = format!("model.layers.{layer}.{module}.experts.{expert}.{part}.weight");
                 (name, vec![rows, columns], matrix.to_vec())
             };
-            matrices.enumerate().map(of_expert).collect()
+            matrices.enumerate().map(expert_tensor).collect()
         }
     }
 }
 
-/// The hub's name of a decoder's tensor.
+/// The Hugging Face name of a GGUF tensor.
 fn hub_name(name: &str, family: &str, stacked: bool) -> String {
-    let newer = matches!(family, "gemma2" | "gemma3");
+    let has_post_norms = matches!(family, "gemma2" | "gemma3");
     let Some((layer, rest)) = name
         .strip_prefix("blk.")
         .and_then(|rest| rest.split_once('.'))
@@ -155,7 +157,7 @@ fn hub_name(name: &str, family: &str, stacked: bool) -> String {
             "token_embd.weight" => "model.embed_tokens.weight",
             "output_norm.weight" => "model.norm.weight",
             "output.weight" => "lm_head.weight",
-            other => panic!("the tensor {other}"),
+            other => panic!("unknown tensor {other}"),
         }
         .to_owned();
     };
@@ -170,7 +172,7 @@ fn hub_name(name: &str, family: &str, stacked: bool) -> String {
         "attn_q_norm" => "self_attn.q_norm",
         "attn_k_norm" => "self_attn.k_norm",
         "post_attention_norm" => "post_attention_layernorm",
-        "ffn_norm" if newer => "pre_feedforward_layernorm",
+        "ffn_norm" if has_post_norms => "pre_feedforward_layernorm",
         "ffn_norm" => "post_attention_layernorm",
         "post_ffw_norm" => "post_feedforward_layernorm",
         "ffn_gate" => "mlp.gate_proj",
@@ -179,24 +181,28 @@ fn hub_name(name: &str, family: &str, stacked: bool) -> String {
         "ffn_down" => "mlp.down_proj",
         "ffn_gate_inp" if family == "llama" && !stacked => "block_sparse_moe.gate",
         "ffn_gate_inp" => "mlp.gate",
-        other => panic!("the part {other}"),
+        other => panic!("unknown tensor part {other}"),
     };
     format!("model.layers.{layer}.{part}.{kind}")
 }
 
-/// Rows as the papers have them, where GGUF's files have neighbours that are rotated together.
-fn in_halves(values: &[f32], columns: usize, head_size: usize) -> Vec<f32> {
+/// Reorders the rows of each head: GGUF stores rotary pairs in adjacent rows, Hugging Face in the two halves of a head.
+fn adjacent_to_half_pairs(values: &[f32], columns: usize, head_size: usize) -> Vec<f32> {
     let row = |row: usize| &values[row * columns..(row + 1) * columns];
     let rows = 0..values.len() / columns;
-    rows.flat_map(|place| {
-        let (head, within) = (place / head_size, place % head_size);
-        let (half, pair) = (within / (head_size / 2), within % (head_size / 2));
+    rows.flat_map(|index| {
+        let (head, index_in_head) = (index / head_size, index % head_size);
+        let (half, pair) = (
+            index_in_head / (head_size / 2),
+            index_in_head % (head_size / 2),
+        );
         row(head * head_size + 2 * pair + half).to_vec()
     })
     .collect()
 }
 
-/// Opens the same model in safetensors, in two files, with this `config.json`, experts `stacked` or apart.
+/// Opens a recorded model as a folder of two safetensors files with this `config.json`; see [`hub_experts`] for
+/// `stacked`.
 fn open_folder(
     folder: &Path,
     model: &Json,
@@ -205,8 +211,8 @@ fn open_folder(
 ) -> Result<ModelFile, GraphError> {
     let header = |key: &str| {
         let pairs = model["header"].as_array().unwrap().iter();
-        let mut found = pairs.filter(|pair| pair[0].as_str().unwrap().ends_with(key));
-        found.next().map(|pair| pair[2].clone())
+        let mut matching = pairs.filter(|pair| pair[0].as_str().unwrap().ends_with(key));
+        matching.next().map(|pair| pair[2].clone())
     };
     let family = header("general.architecture").unwrap();
     let family = family.as_str().unwrap();
@@ -215,7 +221,7 @@ fn open_folder(
     for tensor in model["tensors"].as_array().unwrap() {
         let name = tensor[0].as_str().unwrap();
         if name.starts_with("rope_") {
-            continue; // they follow from the configuration
+            continue; // computed from the configuration
         }
         let mut shape: Vec<u64> = serde_json::from_value(tensor[1].clone()).unwrap();
         if name.contains("_exps") {
@@ -224,7 +230,7 @@ fn open_folder(
         }
         let mut values = weights(name, &shape);
         if family == "llama" && (name.contains("attn_q.") || name.contains("attn_k.")) {
-            values = in_halves(&values, shape[0] as usize, head_size as usize);
+            values = adjacent_to_half_pairs(&values, shape[0] as usize, head_size as usize);
         }
         if family.starts_with("gemma") && name.contains("norm") {
             values.iter_mut().for_each(|value| *value -= 1.0);
@@ -259,7 +265,7 @@ fn open(path: &Path) -> Result<ModelFile, GraphError> {
     ModelFile::new(path.to_owned(), Gguf::open(path, FileAccess::Map).unwrap())
 }
 
-/// Holds a model's logits against the recorded ones, however the tokens are cut into chunks.
+/// Compares a model's logits with the recorded ones, and checks that chunk sizes do not change them.
 fn check(file: &ModelFile, model: &Json) {
     let name = model["name"].as_str().unwrap();
     let options = SessionOptions::new(common::onnxruntime());
@@ -269,23 +275,23 @@ fn check(file: &ModelFile, model: &Json) {
     let mut pool = BlockPool::new(BLOCKS, BLOCK_TOKENS);
     let tokens: Vec<TokenId> = serde_json::from_value(model["tokens"].clone()).unwrap();
     let whole = logits(&mut decoder, &mut pool, &tokens, &[context]);
-    let mut most: f32 = 0.0;
-    for (position, wanted) in model["logits"].as_object().unwrap() {
-        let wanted: Vec<f32> = serde_json::from_value(wanted.clone()).unwrap();
-        let found = &whole[position.parse::<usize>().unwrap()];
-        assert_eq!(found.len(), wanted.len());
-        for (left, right) in found.iter().zip(&wanted) {
+    let mut difference: f32 = 0.0;
+    for (position, expected) in model["logits"].as_object().unwrap() {
+        let expected: Vec<f32> = serde_json::from_value(expected.clone()).unwrap();
+        let actual = &whole[position.parse::<usize>().unwrap()];
+        assert_eq!(actual.len(), expected.len());
+        for (left, right) in actual.iter().zip(&expected) {
             assert!(left.is_finite(), "{name}");
-            most = most.max((left - right).abs());
+            difference = difference.max((left - right).abs());
         }
     }
-    assert!(most <= MOST_DIFFERENCE, "{name}: {most}");
-    let cut = logits(&mut decoder, &mut pool, &tokens, &[1, 9, 3]);
-    assert!(whole == cut, "{name} in chunks");
+    assert!(difference <= MAX_DIFFERENCE, "{name}: {difference}");
+    let chunked = logits(&mut decoder, &mut pool, &tokens, &[1, 9, 3]);
+    assert!(whole == chunked, "{name} in chunks");
 }
 
 #[test]
-fn the_logits_are_those_of_an_independent_implementation() {
+fn logits_match_an_independent_implementation() {
     let mut families = Vec::new();
     for model in recorded() {
         let folder = tempfile::tempdir().unwrap();
@@ -294,14 +300,14 @@ fn the_logits_are_those_of_an_independent_implementation() {
         check(&file, &model);
     }
     families.dedup();
-    let wanted = [
+    let expected = [
         "llama", "qwen2", "qwen3", "gemma", "gemma2", "gemma3", "phi3", "llama", "qwen3moe",
     ];
-    assert_eq!(families, wanted);
+    assert_eq!(families, expected);
 }
 
 #[test]
-fn a_folder_of_the_hub_computes_the_same_in_either_spelling_of_its_configuration() {
+fn a_hugging_face_folder_computes_the_same_with_either_configuration_format() {
     for model in recorded() {
         for (config, stacked) in [("config", true), ("hub_config", false)] {
             let folder = tempfile::tempdir().unwrap();
@@ -312,53 +318,53 @@ fn a_folder_of_the_hub_computes_the_same_in_either_spelling_of_its_configuration
 }
 
 #[test]
-fn what_a_configuration_says_and_is_not_computed_is_refused() {
+fn unsupported_and_invalid_configurations_are_rejected() {
     let model = recorded().swap_remove(0);
-    let refused = |key: &str, value: Json| {
+    let error = |key: &str, value: Json| {
         let mut config = model["config"].clone();
         config[key] = value;
         let folder = tempfile::tempdir().unwrap();
-        let refused = open_folder(folder.path(), &model, &config, false);
-        refused.unwrap_err().to_string()
+        let opened = open_folder(folder.path(), &model, &config, false);
+        opened.unwrap_err().to_string()
     };
     assert_eq!(
-        refused("hidden_act", "relu".into()),
+        error("hidden_act", "relu".into()),
         "the activation \"relu\" is not supported"
     );
     assert_eq!(
-        refused(
+        error(
             "rope_parameters",
             json!({"rope_type": "dynamic", "factor": 2.0})
         ),
-        "rope scaling \"dynamic\" is not supported"
+        "the RoPE scaling \"dynamic\" is not supported"
     );
     assert_eq!(
-        refused("rope_parameters", json!({"rope_type": "linear"})),
-        "config.json: the rope scaling has no \"factor\""
+        error("rope_parameters", json!({"rope_type": "linear"})),
+        "config.json: the RoPE scaling has no \"factor\""
     );
     assert_eq!(
-        refused("num_attention_heads", json!(0)),
-        "\"llama.attention.head_count\" is 0"
+        error("num_attention_heads", json!(0)),
+        "\"llama.attention.head_count\" is 0; it must be from 1 to 16777216"
     );
     assert_eq!(
-        refused("head_dim", json!(u32::MAX)),
-        "config.json: 4294967295 values of a head are rotated; 65536 is the most"
+        error("head_dim", json!(u32::MAX)),
+        "config.json: 4294967295 rotated values of a head; the maximum is 65536"
     );
     assert!(
-        refused("model_type", "mamba".into())
+        error("model_type", "mamba".into())
             .starts_with("the architecture \"mamba\" is not supported")
     );
-    assert!(refused("vocab_size", json!("many")).starts_with("config.json: invalid type"));
+    assert!(error("vocab_size", json!("many")).starts_with("config.json: invalid type"));
 }
 
-/// The recorded model of that name.
+/// The recorded model with this name.
 fn model(name: &str) -> Json {
     let mut models = recorded().into_iter();
     models.find(|model| model["name"] == name).unwrap()
 }
 
-/// Writes and opens the model after its parts were `changed`.
-fn changed(
+/// Modifies a recorded model, writes it as a GGUF file and opens it.
+fn open_modified(
     model: &Json,
     change: impl Fn(&mut Vec<(&str, Value<'_>)>, &mut Vec<Tensor>),
 ) -> Result<ModelFile, GraphError> {
@@ -370,8 +376,8 @@ fn changed(
     open(&path)
 }
 
-/// Each expert's matrix as a tensor of its own, as older files have them.
-fn apart(tensors: &mut Vec<Tensor>) {
+/// Splits stacked expert matrices into one tensor for each expert, as older files store them.
+fn unstack_experts(tensors: &mut Vec<Tensor>) {
     let all = std::mem::take(tensors).into_iter();
     *tensors = all
         .flat_map(|tensor| match tensor.name.split_once("_exps") {
@@ -392,31 +398,31 @@ fn apart(tensors: &mut Vec<Tensor>) {
 }
 
 #[test]
-fn experts_that_are_tensors_of_their_own_compute_the_same() {
+fn experts_in_separate_tensors_compute_the_same() {
     let model = model("mixtral");
     check(
-        &changed(&model, |_, tensors| apart(tensors)).unwrap(),
+        &open_modified(&model, |_, tensors| unstack_experts(tensors)).unwrap(),
         &model,
     );
 }
 
 #[test]
-fn a_mixture_of_experts_that_cannot_be_is_refused() {
+fn an_invalid_mixture_of_experts_is_rejected() {
     let mixtral = model("mixtral");
     let with = |key: &'static str, value: u32| {
-        let refused = changed(&mixtral, |header, _| {
+        let opened = open_modified(&mixtral, |header, _| {
             header.retain(|(known, _)| *known != key);
             header.push((key, Value::U32(value)));
         });
-        refused.unwrap_err().to_string()
+        opened.unwrap_err().to_string()
     };
     assert_eq!(
         with("llama.expert_used_count", 5),
-        "5 experts of 4 cannot be used"
+        "5 experts per token are more than the 4 experts"
     );
     assert_eq!(
         with("llama.expert_used_count", 0),
-        "\"llama.expert_used_count\" is 0"
+        "\"llama.expert_used_count\" is 0; it must be from 1 to 16777216"
     );
     assert_eq!(
         with("llama.expert_count", 5),
@@ -428,17 +434,17 @@ fn a_mixture_of_experts_that_cannot_be_is_refused() {
     );
     assert_eq!(
         with("llama.expert_gating_func", 2),
-        "the choice of experts by the function number 2 is not supported"
+        "the expert gating function 2 is not supported"
     );
     assert_eq!(
         with("llama.expert_feed_forward_length", 32),
         "the tensor \"blk.0.ffn_gate_exps.weight\" has the shape [64, 96, 4], not [64, 32, 4]"
     );
     let without = |part: &str| {
-        let refused = changed(&mixtral, |_, tensors| {
+        let opened = open_modified(&mixtral, |_, tensors| {
             tensors.retain(|tensor| !tensor.name.contains(part));
         });
-        refused.unwrap_err().to_string()
+        opened.unwrap_err().to_string()
     };
     assert_eq!(
         without("1.ffn_down_exps"),
@@ -448,17 +454,17 @@ fn a_mixture_of_experts_that_cannot_be_is_refused() {
         without("ffn_gate_inp"),
         "the tensor \"blk.0.ffn_gate_inp.weight\" is missing"
     );
-    let many = changed(&mixtral, |header, tensors| {
-        apart(tensors);
+    let many = open_modified(&mixtral, |header, tensors| {
+        unstack_experts(tensors);
         header.retain(|(key, _)| *key != "llama.expert_count");
         header.push(("llama.expert_count", Value::U32(1 << 24)));
     });
-    let names = "the header names 2 layers of 16777216 experts and has ";
-    assert!(many.unwrap_err().to_string().starts_with(names));
+    let message = "the header declares 2 layers of 16777216 experts, but there are only ";
+    assert!(many.unwrap_err().to_string().starts_with(message));
 }
 
 #[test]
-fn what_a_configuration_says_of_experts_is_heeded_or_refused() {
+fn expert_settings_of_a_configuration_are_applied_or_rejected() {
     let qwen = model("qwen3moe");
     let opened = |key: &str, value: Json| {
         let mut config = qwen["hub_config"].clone();
@@ -468,14 +474,14 @@ fn what_a_configuration_says_of_experts_is_heeded_or_refused() {
     };
     let experts = opened("norm_topk_prob", Json::Null).unwrap();
     let experts = experts.architecture.decoder().unwrap().experts.clone();
-    assert!(!experts.unwrap().normalised);
+    assert!(!experts.unwrap().normalized);
     for (key, value) in [
         ("mlp_only_layers", json!([1])),
         ("decoder_sparse_step", 2.into()),
     ] {
         assert_eq!(
             opened(key, value).unwrap_err().to_string(),
-            "a mixture of experts in a part of the layers is not supported"
+            "a mixture of experts in only some of the layers is not supported"
         );
     }
 }

@@ -1,6 +1,6 @@
-//! The program from outside, when its model is elsewhere: what it refuses, and that it listens while it fetches.
+//! Downloading the model from a URL or a model hub: invalid options, listening during the download, offline use.
 
-#![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+#![expect(clippy::unwrap_used, reason = "a failed assumption fails the test")]
 
 mod common;
 #[path = "common/program.rs"]
@@ -13,55 +13,60 @@ use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::sync::{Arc, mpsc};
 
-use program::{listening, ortolan, refused};
+use program::{listening, ortolan, startup_error};
 use running::Running;
 use tokio_rustls::rustls::crypto::ring;
 use tokio_rustls::rustls::pki_types::PrivateKeyDer;
 use tokio_rustls::rustls::{ServerConfig, ServerConnection, StreamOwned};
 
 #[test]
-fn a_model_that_cannot_be_fetched_is_refused_before_anybody_is_asked() {
+fn invalid_download_options_are_rejected_before_any_request() {
     let nowhere = "http://127.0.0.1:1/wren.gguf";
     for (options, code, cause) in [
         (&[][..], 2, "--model <FILE>"),
         (&["-hff", "wren.gguf"], 2, "--hf-repo"),
         (&["-mu", nowhere, "-hf", "ada/birds"], 2, "--hf-repo"),
-        (&["-mu", "wren.gguf"], 1, "wren.gguf is no address"),
-        (&["-hf", "birds"], 1, "\"birds\" is no repository"),
+        (&["-mu", "wren.gguf"], 1, "invalid URL wren.gguf"),
+        (&["-hf", "birds"], 1, "invalid repository \"birds\""),
         (
             &["-hf", "ada/birds:Q8_0", "-hff", "wren.gguf"],
             1,
-            "says \"Q8_0\" already",
+            "cannot be used with \":Q8_0\" in --hf-repo",
         ),
-        (&["-mu", nowhere, "--offline"], 1, "--offline asks nobody"),
-        (&["-mu", nowhere, "-np", "0"], 1, "at least one slot"),
+        (
+            &["-mu", nowhere, "--offline"],
+            1,
+            "--offline forbids downloading",
+        ),
+        (&["-mu", nowhere, "-np", "0"], 1, "the number of slots"),
         (
             &["-mu", nowhere, "--chat-template", "{{"],
             1,
-            "the chat template is not valid",
+            "invalid chat template",
         ),
     ] {
         let folder = tempfile::tempdir().unwrap();
         let mut command = ortolan();
         command.env("LLAMA_CACHE", folder.path()).args(options);
-        let (found, message) = refused(command);
-        assert_eq!(found, Some(code), "{options:?}: {message}");
+        let (actual_code, message) = startup_error(command);
+        assert_eq!(actual_code, Some(code), "{options:?}: {message}");
         assert!(message.contains(cause), "{options:?}: {message}");
     }
 }
 
-/// Answers one question for a file over TLS: the first half, and when `go_on` is heard, the other.
-fn give_file(
+/// Serves the default model to one HTTPS request: the first half at once, the second half after `resume` gets a
+/// message.
+fn serve_file(
     listener: &TcpListener,
-    made: &rcgen::CertifiedKey<rcgen::KeyPair>,
-    go_on: &mpsc::Receiver<()>,
+    certificate: &rcgen::CertifiedKey<rcgen::KeyPair>,
+    resume: &mpsc::Receiver<()>,
 ) {
-    let key = PrivateKeyDer::try_from(made.signing_key.serialize_der()).unwrap();
+    let key = PrivateKeyDer::try_from(certificate.signing_key.serialize_der()).unwrap();
     let config = ServerConfig::builder_with_provider(Arc::new(ring::default_provider()))
         .with_safe_default_protocol_versions()
         .unwrap()
         .with_no_client_auth()
-        .with_single_cert(vec![made.cert.der().clone()], key);
+        .with_single_cert(vec![certificate.cert.der().clone()], key);
     let connection = ServerConnection::new(Arc::new(config.unwrap())).unwrap();
     let mut stream = StreamOwned::new(connection, listener.accept().unwrap().0);
     let mut head = Vec::new();
@@ -77,25 +82,25 @@ fn give_file(
         file.len()
     )
     .unwrap();
-    let (half, other) = file.split_at(file.len() / 2);
-    stream.write_all(half).unwrap();
-    go_on.recv().unwrap();
-    stream.write_all(other).unwrap();
+    let (first_half, second_half) = file.split_at(file.len() / 2);
+    stream.write_all(first_half).unwrap();
+    resume.recv().unwrap();
+    stream.write_all(second_half).unwrap();
     stream.flush().unwrap();
 }
 
 #[test]
-fn a_model_is_fetched_while_it_listens() {
+fn the_server_listens_while_it_downloads_the_model() {
     let folder = tempfile::tempdir().unwrap();
-    let made = rcgen::generate_simple_self_signed(["127.0.0.1".to_owned()]).unwrap();
+    let certificate = rcgen::generate_simple_self_signed(["127.0.0.1".to_owned()]).unwrap();
     let trusted = folder.path().join("trusted");
-    fs::write(&trusted, made.cert.pem()).unwrap();
+    fs::write(&trusted, certificate.cert.pem()).unwrap();
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap();
     let url = format!("https://{address}/wren.gguf");
-    let place = format!("url/127.0.0.1#{}/wren.gguf", address.port());
-    let (go_on, gone_on) = mpsc::channel();
-    let giving = std::thread::spawn(move || give_file(&listener, &made, &gone_on));
+    let cached_path = format!("url/127.0.0.1#{}/wren.gguf", address.port());
+    let (resume, resumed) = mpsc::channel();
+    let file_server = std::thread::spawn(move || serve_file(&listener, &certificate, &resumed));
     let program = |options: &[&str]| {
         let mut command = ortolan();
         command.args(["--model-url", &url]).args(options);
@@ -105,7 +110,7 @@ fn a_model_is_fetched_while_it_listens() {
         listening(command)
     };
 
-    let (mut fetching, address) = program(&[]);
+    let (mut downloading, address) = program(&[]);
     let address = address.strip_prefix("http://").unwrap();
     let mut socket = TcpStream::connect(address).unwrap();
     socket
@@ -117,31 +122,31 @@ fn a_model_is_fetched_while_it_listens() {
         health.starts_with("HTTP/1.1 503 ") && health.contains("loading model"),
         "{health}"
     );
-    go_on.send(()).unwrap();
-    giving.join().unwrap();
-    fetching.says("the model is fetched");
-    fetching.says("the model is ready");
-    let said: Vec<String> = fetching
+    resume.send(()).unwrap();
+    file_server.join().unwrap();
+    downloading.wait_for_log("the model is downloaded");
+    downloading.wait_for_log("the model is ready");
+    let lines: Vec<String> = downloading
         .output
         .by_ref()
         .take_while(|line| !line.contains("chat at"))
         .collect();
-    assert!(said[0].trim_end().ends_with(&place), "{said:?}");
-    drop(fetching);
+    assert!(lines[0].trim_end().ends_with(&cached_path), "{lines:?}");
+    drop(downloading);
 
-    // Nobody is there to be asked any more.
+    // The file server is gone: the cached file is used.
     for options in [&[][..], &["--offline"]] {
         let (mut program, _) = program(options);
-        let line = program.says("the model is ready");
-        assert!(line.contains(&place), "{line}");
+        let line = program.wait_for_log("the model is ready");
+        assert!(line.contains(&cached_path), "{line}");
     }
 }
 
 #[cfg(unix)]
 #[test]
-fn a_stop_does_not_wait_for_a_model() {
+fn a_signal_stops_the_server_during_a_download() {
     let folder = tempfile::tempdir().unwrap();
-    // It listens and never answers.
+    // This file server accepts connections and never responds.
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let mut command = ortolan();
     command.args([
@@ -150,17 +155,17 @@ fn a_stop_does_not_wait_for_a_model() {
     ]);
     command.env("LLAMA_CACHE", folder.path());
     let mut program = Running::start(&mut command);
-    program.says("fetching the model");
-    let _asked = listener.accept().unwrap();
+    program.wait_for_log("downloading the model");
+    let _connection = listener.accept().unwrap();
     assert_eq!(program.stop().code, Some(0));
 }
 
-/// A wrong name, a token that is missing: nobody waits for what another attempt does not change.
+/// Retrying does not help against a wrong name or a missing token.
 #[test]
-fn a_model_that_is_not_there_ends_the_program_with_the_address_and_the_cause() {
-    for (answer, cause) in [
-        ("404 Not Found", "is not there (404)"),
-        ("401 Unauthorized", "may not be read (401)"),
+fn a_failed_download_ends_the_program_with_url_and_cause() {
+    for (status_line, cause) in [
+        ("404 Not Found", "not found (404)"),
+        ("401 Unauthorized", "denied access (401)"),
     ] {
         let folder = tempfile::tempdir().unwrap();
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
@@ -170,18 +175,22 @@ fn a_model_that_is_not_there_ends_the_program_with_the_address_and_the_cause() {
                 let mut stream = stream.unwrap();
                 let mut head = [0; 4096];
                 let _ = stream.read(&mut head).unwrap();
-                write!(stream, "HTTP/1.1 {answer}\r\ncontent-length: 0\r\n\r\n").unwrap();
+                write!(
+                    stream,
+                    "HTTP/1.1 {status_line}\r\ncontent-length: 0\r\n\r\n"
+                )
+                .unwrap();
             }
         });
         let mut command = ortolan();
         command
             .args(["--model-url", &url])
             .env("LLAMA_CACHE", folder.path());
-        let ended = Running::start(&mut command).end();
-        assert_eq!(ended.code, Some(1), "{}", ended.errors);
-        let message = ended.errors.lines().last().unwrap();
+        let exit = Running::start(&mut command).wait();
+        assert_eq!(exit.code, Some(1), "{}", exit.errors);
+        let message = exit.errors.lines().last().unwrap();
         assert!(
-            message.starts_with("error: the model cannot be fetched: ") && message.contains(&url),
+            message.starts_with("error: cannot download the model: ") && message.contains(&url),
             "{message}"
         );
         assert!(message.contains(cause), "{message}");

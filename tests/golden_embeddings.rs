@@ -1,8 +1,8 @@
-//! A real encoder's embeddings against what was computed with it elsewhere, in double precision
-//! (`tests/golden/embedding_reference.py`): from its safetensors, and from GGUF files written here with the same weights.
+//! Embeddings of a real encoder against a reference in double precision (`tests/golden/embedding_reference.py`), with
+//! weights from its safetensors folder and from GGUF files that are written here.
 
-#![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
-#![expect(clippy::print_stdout, reason = "how near they are is of interest, too")]
+#![expect(clippy::unwrap_used, reason = "a failed assumption fails the test")]
+#![expect(clippy::print_stdout, reason = "the measured distances are informative")]
 
 mod common;
 
@@ -57,61 +57,61 @@ async fn embedding(model: &LoadedModel, text: &str) -> Result<Vec<f32>, Generate
         .values)
 }
 
-/// What was recorded, by the name of how it was pooled.
-fn cases(pooled: &str) -> Vec<(String, Vec<u32>, Vec<f64>)> {
+/// The recorded texts, tokens and embeddings with this pooling.
+fn cases(pooling: &str) -> Vec<(String, Vec<u32>, Vec<f64>)> {
     let golden = common::golden_embeddings();
     let cases = golden["cases"].as_array().unwrap().iter();
-    let of_one = |case: &Json| {
-        let values = from_value(case.get(pooled)?.clone()).unwrap();
+    let parse = |case: &Json| {
+        let values = from_value(case.get(pooling)?.clone()).unwrap();
         let tokens = from_value(case["tokens"].clone()).unwrap();
         Some((case["text"].as_str().unwrap().to_owned(), tokens, values))
     };
-    cases.filter_map(of_one).collect()
+    cases.filter_map(parse).collect()
 }
 
 fn cosine(left: &[f32], right: &[f64]) -> f64 {
-    let product = |left: &[f64], right: &[f64]| -> f64 {
+    let dot_product = |left: &[f64], right: &[f64]| -> f64 {
         left.iter()
             .zip(right)
             .map(|(left, right)| left * right)
             .sum()
     };
     let left: Vec<f64> = left.iter().copied().map(f64::from).collect();
-    product(&left, right) / (product(&left, &left) * product(right, right)).sqrt()
+    dot_product(&left, right) / (dot_product(&left, &left) * dot_product(right, right)).sqrt()
 }
 
-/// Holds every recorded embedding against the model's.
-async fn check(model: &LoadedModel, pooled: &str, most_distance: f64) {
-    let cases = cases(pooled);
-    assert!(cases.len() >= 3, "the recorded embeddings were read");
-    let mut most: f64 = 0.0;
+/// Compares the model's embeddings with all recorded ones; `max_distance` is the largest allowed `1 - cosine`.
+async fn check(model: &LoadedModel, pooling: &str, max_distance: f64) {
+    let cases = cases(pooling);
+    assert!(cases.len() >= 3, "only {} recorded embeddings", cases.len());
+    let mut largest: f64 = 0.0;
     for (text, _, expected) in cases {
-        let found = embedding(model, &text).await.unwrap();
-        let distance = 1.0 - cosine(&found, &expected);
-        assert!(distance <= most_distance, "{text:?}: {distance:e}");
-        most = most.max(distance);
+        let actual = embedding(model, &text).await.unwrap();
+        let distance = 1.0 - cosine(&actual, &expected);
+        assert!(distance <= max_distance, "{text:?}: {distance:e}");
+        largest = largest.max(distance);
     }
-    println!("{pooled}: cosine at least 1 - {most:e}");
+    println!("{pooling}: cosine at least 1 - {largest:e}");
 }
 
 #[tokio::test]
-async fn texts_are_cut_into_the_recorded_tokens() {
+async fn texts_have_the_recorded_tokens() {
     let model = load(&common::embedding_model(), None);
     for case in common::golden_embeddings()["cases"].as_array().unwrap() {
         let request = TokenizeRequest {
             content: vec![PromptPiece::Text(case["text"].as_str().unwrap().to_owned())],
             special: SpecialTokens::Parse,
-            add_beginning: false,
+            add_bos: false,
         };
-        let found = model.tokenize(&request, &CancelFlag::default()).unwrap();
-        let found: Vec<u32> = found.iter().map(|token| token.0).collect();
+        let tokens = model.tokenize(&request, &CancelFlag::default()).unwrap();
+        let tokens: Vec<u32> = tokens.iter().map(|token| token.0).collect();
         let recorded: Vec<u32> = from_value(case["tokens"].clone()).unwrap();
-        assert_eq!(found, recorded[1..recorded.len() - 1], "{}", case["name"]);
+        assert_eq!(tokens, recorded[1..recorded.len() - 1], "{}", case["name"]);
     }
 }
 
 #[tokio::test]
-async fn embeddings_of_safetensors_are_the_recorded_ones() {
+async fn embeddings_of_safetensors_match_the_recorded_ones() {
     let folder = common::embedding_model();
     check(&load(&folder, None), "mean", 1e-9).await;
     check(&load(&folder, Some(Pooling::First)), "cls", 1e-9).await;
@@ -119,20 +119,20 @@ async fn embeddings_of_safetensors_are_the_recorded_ones() {
 }
 
 #[tokio::test]
-async fn embeddings_of_gguf_files_are_the_recorded_ones() {
+async fn embeddings_of_gguf_files_match_the_recorded_ones() {
     let folder = tempfile::tempdir().unwrap();
-    check(&load(&written(folder.path(), F32), None), "mean", 1e-9).await;
-    check(&load(&written(folder.path(), F16), None), "mean", 1e-5).await;
-    // What rounding costs so small a model; the text of nothing is the farthest off.
-    check(&load(&written(folder.path(), Q8_0), None), "mean", 2e-3).await;
-    check(&load(&written(folder.path(), Q4_0), None), "mean", 0.1).await;
+    check(&load(&write_gguf(folder.path(), F32), None), "mean", 1e-9).await;
+    check(&load(&write_gguf(folder.path(), F16), None), "mean", 1e-5).await;
+    // Quantization costs this small model some accuracy; the empty text has the largest distance.
+    check(&load(&write_gguf(folder.path(), Q8_0), None), "mean", 2e-3).await;
+    check(&load(&write_gguf(folder.path(), Q4_0), None), "mean", 0.1).await;
 }
 
-/// The runtime's 4-bit product takes another path for a single row.
+/// ONNX Runtime's 4-bit matrix multiplication takes another code path for a single row.
 #[tokio::test]
-async fn a_single_token_has_the_same_embedding_in_any_company() {
+async fn a_single_token_has_the_same_embedding_in_any_batch() {
     let folder = tempfile::tempdir().unwrap();
-    let model = load(&written(folder.path(), Q4_0), None);
+    let model = load(&write_gguf(folder.path(), Q4_0), None);
     let embed = |token| {
         let token = [PromptPiece::Token(TokenId(token))];
         model
@@ -141,18 +141,18 @@ async fn a_single_token_has_the_same_embedding_in_any_company() {
             .finish()
     };
     let alone = embed(2030).await.unwrap();
-    let beside = join_all([2030, 101, 102, 2030].map(embed)).await;
-    assert_eq!(beside[0].as_ref().unwrap(), &alone);
-    assert_eq!(beside[3].as_ref().unwrap(), &alone);
+    let batched = join_all([2030, 101, 102, 2030].map(embed)).await;
+    assert_eq!(batched[0].as_ref().unwrap(), &alone);
+    assert_eq!(batched[3].as_ref().unwrap(), &alone);
 }
 
 #[tokio::test]
-async fn an_embedding_does_not_depend_on_those_beside_it() {
+async fn an_embedding_does_not_depend_on_the_batch_composition() {
     let model = load(&common::embedding_model(), None);
     let cases = cases("mean");
     let all = cases.iter().map(|(text, _, _)| embedding(&model, text));
-    let beside = join_all(all).await;
-    for ((text, _, _), beside) in cases.iter().zip(beside) {
+    let batched = join_all(all).await;
+    for ((text, _, _), batched) in cases.iter().zip(batched) {
         let alone = embedding(&model, text).await.unwrap();
         let bits = |values: &[f32]| {
             values
@@ -160,12 +160,12 @@ async fn an_embedding_does_not_depend_on_those_beside_it() {
                 .map(|value| value.to_bits())
                 .collect::<Vec<_>>()
         };
-        assert_eq!(bits(&beside.unwrap()), bits(&alone), "{text:?}");
+        assert_eq!(bits(&batched.unwrap()), bits(&alone), "{text:?}");
     }
 }
 
 #[tokio::test]
-async fn what_has_more_tokens_than_there_are_positions_is_refused() {
+async fn a_text_longer_than_the_context_is_rejected() {
     let model = load(&common::embedding_model(), None);
     let golden = common::golden_embeddings();
     let cases = golden["cases"].as_array().unwrap();
@@ -173,15 +173,16 @@ async fn what_has_more_tokens_than_there_are_positions_is_refused() {
         .iter()
         .find(|case| case["tokens"].as_array().unwrap().len() > 512);
     let text = long.unwrap()["text"].as_str().unwrap();
-    let refused = embedding(&model, text).await.unwrap_err();
+    let error = embedding(&model, text).await.unwrap_err();
     assert_eq!(
-        refused.to_string(),
-        "the prompt has 796 tokens, more than the context of 512 has room for"
+        error.to_string(),
+        "the prompt of 796 tokens is too long for the context of 512 tokens"
     );
 }
 
-/// The model of embeddings as a GGUF file, as llama.cpp's `convert_hf_to_gguf.py` writes it; the matrices of its layers of this kind.
-fn written(folder: &Path, kind: u32) -> PathBuf {
+/// Writes the embedding model as llama.cpp's `convert_hf_to_gguf.py` does; the matrices of its layers have the type
+/// `kind`.
+fn write_gguf(folder: &Path, kind: u32) -> PathBuf {
     let model = common::embedding_model();
     let weights = Safetensors::open(&model.join("model.safetensors"), FileAccess::Map).unwrap();
     let tensors: Vec<Tensor> = weights
@@ -197,12 +198,12 @@ fn written(folder: &Path, kind: u32) -> PathBuf {
             let bytes = match kind {
                 F32 => tensor.bytes.to_vec(),
                 F16 => floats.iter().flat_map(|value| half(*value)).collect(),
-                Q4_0 => blocks.flat_map(four_bits).collect(),
-                Q8_0 => blocks.flat_map(eight_bits).collect(),
-                other => panic!("no tensors of the type {other} are written"),
+                Q4_0 => blocks.flat_map(q4_0_block).collect(),
+                Q8_0 => blocks.flat_map(q8_0_block).collect(),
+                other => panic!("unsupported tensor type {other}"),
             };
             Tensor {
-                name: name_in_gguf(name),
+                name: gguf_name(name),
                 shape: tensor.shape.iter().rev().map(|size| *size as u64).collect(),
                 kind,
                 bytes,
@@ -250,40 +251,41 @@ fn half(value: f32) -> [u8; 2] {
     f16::from_f32(value).to_le_bytes()
 }
 
-/// ggml's `quantize_row_q4_0_ref`: the value that is farthest from 0 is the lowest of 16 steps.
-fn four_bits(block: &[f32; 32]) -> Vec<u8> {
-    let farthest = block
+/// ggml's `quantize_row_q4_0_ref`: the value of the largest magnitude has the quant 0 of 16.
+fn q4_0_block(block: &[f32; 32]) -> Vec<u8> {
+    let largest = block
         .iter()
         .copied()
         .max_by(|a, b| a.abs().total_cmp(&b.abs()))
         .unwrap();
-    let step = farthest / -8.0;
-    let quant = |value: f32| match step {
+    let scale = largest / -8.0;
+    let quant = |value: f32| match scale {
         0.0 => 8,
-        step => (value / step + 8.5).clamp(0.0, 15.0) as u8,
+        scale => (value / scale + 8.5).clamp(0.0, 15.0) as u8,
     };
     let pairs = block[..16].iter().zip(&block[16..]);
     let pairs = pairs.map(|(low, high)| quant(*low) | quant(*high) << 4);
-    half(step).into_iter().chain(pairs).collect()
+    half(scale).into_iter().chain(pairs).collect()
 }
 
 /// ggml's `quantize_row_q8_0_ref`.
-fn eight_bits(block: &[f32; 32]) -> Vec<u8> {
-    let step = block
+fn q8_0_block(block: &[f32; 32]) -> Vec<u8> {
+    let scale = block
         .iter()
-        .fold(0.0_f32, |most, value| most.max(value.abs()))
+        .fold(0.0_f32, |max, value| max.max(value.abs()))
         / 127.0;
-    let quant = |value: &f32| match step {
+    let quant = |value: &f32| match scale {
         0.0 => 0,
-        step => (value / step).round() as i8 as u8,
+        scale => (value / scale).round() as i8 as u8,
     };
-    half(step)
+    half(scale)
         .into_iter()
         .chain(block.iter().map(quant))
         .collect()
 }
 
-fn name_in_gguf(name: &str) -> String {
+/// The GGUF name of a Hugging Face tensor.
+fn gguf_name(name: &str) -> String {
     [
         ("embeddings.word_embeddings", "token_embd"),
         ("embeddings.position_embeddings", "position_embd"),
@@ -300,7 +302,5 @@ fn name_in_gguf(name: &str) -> String {
         ("output.LayerNorm", "layer_output_norm"),
     ]
     .into_iter()
-    .fold(name.to_owned(), |name, (theirs, ours)| {
-        name.replace(theirs, ours)
-    })
+    .fold(name.to_owned(), |name, (hub, gguf)| name.replace(hub, gguf))
 }

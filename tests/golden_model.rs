@@ -1,35 +1,35 @@
-//! The default model's numbers against an independent implementation's (llama.cpp, recorded): the
-//! recorded tokens are fed as context, and at each position the distributions are compared.
+//! Token probabilities and perplexity of two models against results recorded from llama.cpp, and batch invariance:
+//! chunks, batch composition and copied blocks change no bit.
 
-#![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+#![expect(clippy::unwrap_used, reason = "a failed assumption fails the test")]
 
-#[path = "common/bare.rs"]
-mod bare;
 mod common;
 #[path = "common/split.rs"]
 mod split;
+#[path = "common/standalone_decoder.rs"]
+mod standalone_decoder;
 
-use bare::{BLOCK_TOKENS, Bare, CONTEXT, bits, chunk, distribution};
 use ortolan::engine::{AdapterScales, BlockCopy, BlockId, Chunk, ModelRunner, StepPlan};
 use ortolan::file_bytes::FileAccess;
 use ortolan::gguf::Gguf;
 use ortolan::text::SpecialTokens;
 use ortolan::token::TokenId;
 use serde_json::Value;
+use standalone_decoder::{BLOCK_TOKENS, CONTEXT, StandaloneDecoder, bits, chunk, distribution};
 
-/// How near the recorded answers are to be.
-struct Nearness {
-    /// Share of the tokens that are to be the recorded ones.
-    share: f64,
-    /// Where one is not, the recorded one's most lead over the next, in nats.
-    lead: f64,
-    /// How far log-probabilities may be from the recorded ones on average, in nats.
-    difference: f64,
+/// Required agreement with the recorded results.
+struct Tolerance {
+    /// Smallest share of positions where the most probable token is the recorded one.
+    min_share: f64,
+    /// Where it is another token: the largest lead of the recorded token over its runner-up, in nats.
+    max_lead: f64,
+    /// Largest mean difference of log probabilities, in nats.
+    max_mean_difference: f64,
 }
 
-/// Holds the recorded answers against the model.
-#[expect(clippy::print_stdout, reason = "how near they are is of interest, too")]
-fn check_agreement(mut model: Bare, golden: &Value, wanted: &Nearness) {
+/// Feeds the recorded tokens as context and compares the distribution at each position with the recorded one.
+#[expect(clippy::print_stdout, reason = "the measured agreement is informative")]
+fn check_agreement(mut model: StandaloneDecoder, golden: &Value, tolerance: &Tolerance) {
     let (mut positions, mut agreements, mut difference) = (0, 0, 0.0);
     let mut disagreements = Vec::new();
     for entry in golden["greedy"].as_array().unwrap() {
@@ -41,17 +41,17 @@ fn check_agreement(mut model: Bare, golden: &Value, wanted: &Nearness) {
         let generated: Vec<TokenId> = serde_json::from_value(entry["tokens"].clone()).unwrap();
         let tokens = [&prompt[..], &generated].concat();
         let rows = model.logits(&tokens, &[CONTEXT]);
-        for (place, recorded) in entry["top_logprobs"].as_array().unwrap().iter().enumerate() {
+        for (index, recorded) in entry["top_logprobs"].as_array().unwrap().iter().enumerate() {
             let token = |rank: usize| recorded[rank]["id"].as_u64().unwrap() as usize;
             let logprob = |rank: usize| recorded[rank]["logprob"].as_f64().unwrap();
-            let (best, of) = distribution(&rows[prompt.len() - 1 + place]);
+            let (best, model_logprob) = distribution(&rows[prompt.len() - 1 + index]);
             let lead = logprob(0) - logprob(1);
             positions += 1;
-            difference += (of(token(0)) - logprob(0)).abs();
+            difference += (model_logprob(token(0)) - logprob(0)).abs();
             if best == token(0) {
                 agreements += 1;
             } else {
-                disagreements.push((entry["prompt"].as_str().unwrap().to_owned(), place, lead));
+                disagreements.push((entry["prompt"].as_str().unwrap().to_owned(), index, lead));
             }
         }
     }
@@ -60,53 +60,53 @@ fn check_agreement(mut model: Bare, golden: &Value, wanted: &Nearness) {
     println!(
         "{agreements} of {positions} agree ({share:.4}), mean difference {mean:.4} nats: {disagreements:?}"
     );
-    assert!(positions > 200, "the recorded answers were read");
-    let led = |(_, _, lead): &(_, _, f64)| *lead < wanted.lead;
-    assert!(disagreements.iter().all(led), "{disagreements:?}");
-    assert!(share >= wanted.share, "{share}");
-    assert!(mean <= wanted.difference, "{mean}");
+    assert!(positions > 200, "only {positions} recorded positions");
+    let is_near_tie = |(_, _, lead): &(_, _, f64)| *lead < tolerance.max_lead;
+    assert!(disagreements.iter().all(is_near_tie), "{disagreements:?}");
+    assert!(share >= tolerance.min_share, "{share}");
+    assert!(mean <= tolerance.max_mean_difference, "{mean}");
 }
 
 #[test]
-fn the_most_probable_tokens_are_those_of_an_independent_implementation() {
-    let wanted = Nearness {
-        share: 0.93,
-        lead: 0.4,
-        difference: 0.05,
+fn most_probable_tokens_match_llama_cpp() {
+    let tolerance = Tolerance {
+        min_share: 0.93,
+        max_lead: 0.4,
+        max_mean_difference: 0.05,
     };
-    check_agreement(Bare::load(), &common::golden(), &wanted);
-    let model = Bare::with_contrib_products(&common::model());
-    check_agreement(model, &common::golden(), &wanted);
+    check_agreement(StandaloneDecoder::load(), &common::golden(), &tolerance);
+    let model = StandaloneDecoder::with_contrib_matmul(&common::model());
+    check_agreement(model, &common::golden(), &tolerance);
 }
 
 #[test]
-fn gemmas_most_probable_tokens_are_those_of_an_independent_implementation() {
-    // With the same weights in single precision it is 0.965.
-    let wanted = Nearness {
-        share: 0.945,
-        lead: 0.6,
-        difference: 0.05,
+fn most_probable_tokens_of_gemma_match_llama_cpp() {
+    // With weights in single precision, the share is 0.965.
+    let tolerance = Tolerance {
+        min_share: 0.945,
+        max_lead: 0.6,
+        max_mean_difference: 0.05,
     };
-    let model = Bare::load_from(&common::gemma());
-    check_agreement(model, &common::golden_gemma(), &wanted);
+    let model = StandaloneDecoder::load_from(&common::gemma());
+    check_agreement(model, &common::golden_gemma(), &tolerance);
 }
 
-/// As llama-perplexity does it; `perplexity.json` says how in every detail.
-fn perplexity(mut model: Bare, recorded: &Value) -> f64 {
+/// Perplexity as llama-perplexity computes it; `perplexity.json` records the exact procedure.
+fn perplexity(mut model: StandaloneDecoder, recorded: &Value) -> f64 {
     let text = include_str!("golden/perplexity.txt");
     let text = text.strip_suffix('\n').unwrap();
-    let beginning = recorded["bos"].as_u64().map(|id| TokenId(id as u32));
-    let spelt = model.tokenizer.encode(text, SpecialTokens::Literal);
-    let tokens: Vec<TokenId> = beginning.into_iter().chain(spelt).collect();
+    let bos = recorded["bos"].as_u64().map(|id| TokenId(id as u32));
+    let encoded = model.tokenizer.encode(text, SpecialTokens::Literal);
+    let tokens: Vec<TokenId> = bos.into_iter().chain(encoded).collect();
     assert_eq!(tokens.len() as u64, recorded["tokens"].as_u64().unwrap());
     let (mut sum, mut counted) = (0.0, 0);
     for chunk in tokens.chunks_exact(CONTEXT) {
         let mut computed = chunk.to_vec();
-        computed[0] = beginning.unwrap_or(computed[0]);
+        computed[0] = bos.unwrap_or(computed[0]);
         let rows = model.logits(&computed, &[CONTEXT]);
-        for place in CONTEXT / 2..CONTEXT - 1 {
-            let (_, of) = distribution(&rows[place]);
-            sum -= of(chunk[place + 1].row());
+        for position in CONTEXT / 2..CONTEXT - 1 {
+            let (_, logprob) = distribution(&rows[position]);
+            sum -= logprob(chunk[position + 1].row());
             counted += 1;
         }
     }
@@ -115,36 +115,36 @@ fn perplexity(mut model: Bare, recorded: &Value) -> f64 {
 }
 
 #[test]
-fn the_perplexity_of_a_text_is_llama_cpps() {
+fn the_perplexity_of_a_text_matches_llama_cpp() {
     let models = [common::model(), common::gemma()];
     let recorded = common::recorded("perplexity.json");
     for (path, recorded) in models.iter().zip(recorded["models"].as_array().unwrap()) {
         assert!(path.ends_with(recorded["file"].as_str().unwrap()));
-        let found = perplexity(Bare::load_from(path), recorded);
+        let ours = perplexity(StandaloneDecoder::load_from(path), recorded);
         let theirs = recorded["llama.cpp"]["perplexity"].as_f64().unwrap();
-        let share = found / theirs - 1.0;
+        let relative_difference = ours / theirs - 1.0;
         println!(
-            "{}: {found:.4}, llama.cpp {theirs:.4}: {:+.2} %",
+            "{}: {ours:.4}, llama.cpp {theirs:.4}: {:+.2} %",
             path.display(),
-            100.0 * share
+            100.0 * relative_difference
         );
-        assert!(share.abs() <= 0.005, "{share}");
+        assert!(relative_difference.abs() <= 0.005, "{relative_difference}");
     }
 }
 
-/// Some text of so many tokens.
+/// A pseudorandom text with this number of tokens.
 fn long_text(tokens: usize) -> Vec<TokenId> {
     (0..tokens as u32)
-        .map(|place| TokenId(1000 + place * 7919 % 40_000))
+        .map(|index| TokenId(1000 + index * 7919 % 40_000))
         .collect()
 }
 
 #[test]
-fn chunks_do_not_change_a_bit() {
-    let mut model = Bare::load();
+fn chunk_sizes_change_no_bit() {
+    let mut model = StandaloneDecoder::load();
     let tokens = long_text(300);
     let whole = model.logits(&tokens, &[CONTEXT]);
-    let cuts: [&[usize]; 7] = [
+    let chunkings: [&[usize]; 7] = [
         &[1],
         &[2],
         &[3, 1, 7, 5],
@@ -153,9 +153,9 @@ fn chunks_do_not_change_a_bit() {
         &[255, 1],
         &[299, 1],
     ];
-    for chunks in cuts {
-        let cut = model.logits(&tokens, chunks);
-        for (row, (left, right)) in whole.iter().zip(&cut).enumerate() {
+    for chunks in chunkings {
+        let chunked = model.logits(&tokens, chunks);
+        for (row, (left, right)) in whole.iter().zip(&chunked).enumerate() {
             assert!(
                 bits(left) == bits(right),
                 "row {row} in chunks of {chunks:?}"
@@ -164,8 +164,12 @@ fn chunks_do_not_change_a_bit() {
     }
 }
 
-/// A step of these sequences' chunks.
-fn step(model: &mut Bare, copies: Vec<BlockCopy>, chunks: Vec<Chunk>) -> Vec<Vec<u32>> {
+/// Runs a step; returns the bits of its logits.
+fn step(
+    model: &mut StandaloneDecoder,
+    copies: Vec<BlockCopy>,
+    chunks: Vec<Chunk>,
+) -> Vec<Vec<u32>> {
     let mut outputs = model.decoder.outputs();
     let plan = StepPlan { copies, chunks };
     model.decoder.run(&plan, &mut outputs).unwrap();
@@ -173,50 +177,53 @@ fn step(model: &mut Bare, copies: Vec<BlockCopy>, chunks: Vec<Chunk>) -> Vec<Vec
 }
 
 #[test]
-fn neighbours_do_not_change_a_bit() {
-    check_neighbours(Bare::load());
-    check_neighbours(Bare::with_contrib_products(&common::model()));
+fn batch_composition_changes_no_bit() {
+    check_batch_composition(StandaloneDecoder::load());
+    check_batch_composition(StandaloneDecoder::with_contrib_matmul(&common::model()));
 }
 
-fn check_neighbours(mut model: Bare) {
+fn check_batch_composition(mut model: StandaloneDecoder) {
     let tokens = long_text(90);
     let (last, before) = tokens.split_last().unwrap();
     let mut rows = Vec::new();
-    // Alone, beside another one, beside sixteen, beside a long prompt.
-    for neighbours in [&[][..], &[1], &[1; 16], &[200, 1, 3]] {
-        let mut take = |tokens: usize| -> Vec<BlockId> {
+    // Token counts of the other chunks in the step: none, one, sixteen, and a long prompt.
+    for other_tokens in [&[][..], &[1], &[1; 16], &[200, 1, 3]] {
+        let mut allocate = |tokens: usize| -> Vec<BlockId> {
             let blocks = 0..tokens.div_ceil(BLOCK_TOKENS);
-            blocks.map(|_| model.pool.take().unwrap()).collect()
+            blocks.map(|_| model.pool.allocate().unwrap()).collect()
         };
-        let own = take(tokens.len());
-        let others: Vec<Vec<BlockId>> = neighbours.iter().map(|tokens| take(*tokens)).collect();
-        step(&mut model, Vec::new(), vec![chunk(0, before, 0, &own)]);
-        let mut chunks: Vec<Chunk> = neighbours
+        let own = allocate(tokens.len());
+        let other_blocks: Vec<Vec<BlockId>> = other_tokens
             .iter()
-            .zip(&others)
+            .map(|tokens| allocate(*tokens))
+            .collect();
+        step(&mut model, Vec::new(), vec![chunk(0, before, 0, &own)]);
+        let mut chunks: Vec<Chunk> = other_tokens
+            .iter()
+            .zip(&other_blocks)
             .enumerate()
             .map(|(number, (tokens, blocks))| chunk(number + 1, &long_text(*tokens), 0, blocks))
             .collect();
-        let place = neighbours.len() / 2;
-        chunks.insert(place, chunk(0, &[*last], before.len(), &own));
-        rows.push(step(&mut model, Vec::new(), chunks).swap_remove(place));
-        for block in own.into_iter().chain(others.into_iter().flatten()) {
+        let index = other_tokens.len() / 2;
+        chunks.insert(index, chunk(0, &[*last], before.len(), &own));
+        rows.push(step(&mut model, Vec::new(), chunks).swap_remove(index));
+        for block in own.into_iter().chain(other_blocks.into_iter().flatten()) {
             model.pool.release(block);
         }
     }
     for (number, row) in rows.iter().enumerate() {
-        assert!(*row == rows[0], "neighbours {number}");
+        assert!(*row == rows[0], "batch {number}");
     }
 }
 
 #[test]
-fn a_copied_block_is_as_good_as_a_computed_one() {
-    let mut model = Bare::load();
+fn a_copied_block_gives_the_same_bits_as_a_computed_one() {
+    let mut model = StandaloneDecoder::load();
     let tokens = long_text(50);
-    let blocks: Vec<BlockId> = (0..4).map(|_| model.pool.take().unwrap()).collect();
+    let blocks: Vec<BlockId> = (0..4).map(|_| model.pool.allocate().unwrap()).collect();
     let whole = chunk(0, &tokens, 0, &blocks[..2]);
     let computed = step(&mut model, Vec::new(), vec![whole]);
-    // The second block's first 17 tokens are copied to a third one, the last is computed there.
+    // The first 17 tokens of the second block are copied to a third block, where the last token is computed.
     let copies = vec![BlockCopy {
         from: blocks[1],
         to: blocks[2],
@@ -227,9 +234,8 @@ fn a_copied_block_is_as_good_as_a_computed_one() {
     assert!(step(&mut model, Vec::new(), vec![last]) != computed);
 }
 
-/// The same weights, wherever they lie.
 #[test]
-fn a_model_in_three_files_computes_the_same() {
+fn a_model_in_three_shards_computes_the_same() {
     let folder = tempfile::tempdir().unwrap();
     let files = split::split(&common::model(), folder.path(), 3);
     let (whole, set) = (
@@ -241,7 +247,10 @@ fn a_model_in_three_files_computes_the_same() {
         let other = set.tensor(name).unwrap();
         assert!(whole.bytes(tensor) == set.bytes(other), "{name}");
     }
-    let (mut whole, mut set) = (Bare::load(), Bare::load_from(&files[0]));
+    let (mut whole, mut set) = (
+        StandaloneDecoder::load(),
+        StandaloneDecoder::load_from(&files[0]),
+    );
     let tokens = whole
         .tokenizer
         .encode("The wren is a small bird", SpecialTokens::Parse);
@@ -254,7 +263,7 @@ fn a_model_in_three_files_computes_the_same() {
 }
 
 #[test]
-fn an_adapter_that_does_not_count_leaves_quantised_weights_as_they_are_to_the_bit() {
+fn an_inactive_adapter_changes_no_bit_with_quantized_weights() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("adapter.gguf");
     let mut weights = Vec::new();
@@ -270,14 +279,14 @@ fn an_adapter_that_does_not_count_leaves_quantised_weights_as_they_are_to_the_bi
         }
     }
     common::lora::write(&path, "llama", 8, &weights, 1);
-    let mut adapted = Bare::adapted(&common::model(), &[&path]);
-    let mut plain = Bare::load();
+    let mut adapted = StandaloneDecoder::with_adapters(&common::model(), &[&path]);
+    let mut plain = StandaloneDecoder::load();
     let tokens = long_text(40);
-    let wanted = plain.logits(&tokens, &[17, 1]);
-    assert!(adapted.logits(&tokens, &[17, 1]) == wanted);
+    let expected = plain.logits(&tokens, &[17, 1]);
+    assert!(adapted.logits(&tokens, &[17, 1]) == expected);
     let scales = AdapterScales::new([(0, 0.01)]);
-    let Bare { decoder, pool, .. } = &mut adapted;
-    let counting = bare::logits_with(decoder, pool, &tokens, &[17, 1], &scales);
-    assert!(counting != wanted);
-    assert!(adapted.logits(&tokens, &[40]) == wanted);
+    let StandaloneDecoder { decoder, pool, .. } = &mut adapted;
+    let active = standalone_decoder::logits_with(decoder, pool, &tokens, &[17, 1], &scales);
+    assert!(active != expected);
+    assert!(adapted.logits(&tokens, &[40]) == expected);
 }

@@ -1,6 +1,7 @@
-//! Tokens, text and prompts of two models, against what llama.cpp makes of the same files; tokens of exports by others.
+//! Tokenization, detokenization and chat prompts of two models against llama.cpp with the same files; tokenization of
+//! `tokenizer.json` files against their exporters.
 
-#![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+#![expect(clippy::unwrap_used, reason = "a failed assumption fails the test")]
 
 mod common;
 
@@ -27,12 +28,12 @@ fn ids(value: &Value) -> Vec<TokenId> {
 }
 
 #[test]
-fn every_text_has_the_golden_tokens() {
+fn texts_have_the_recorded_tokens() {
     check_texts(&tokenizer(&model()), &common::golden());
 }
 
 #[test]
-fn every_text_has_the_golden_tokens_of_a_sentencepiece_vocabulary() {
+fn texts_have_the_recorded_tokens_of_a_sentencepiece_vocabulary() {
     let file = Gguf::open(&common::gemma(), FileAccess::Map).unwrap();
     check_texts(&tokenizer(&file), &common::golden_gemma());
 }
@@ -54,40 +55,40 @@ fn check_texts(tokenizer: &Tokenizer, golden: &Value) {
                 "{key} of {text:?}"
             );
         }
-        let back = tokenizer.decode(&ids(&entry["tokens"])).unwrap();
-        assert_eq!(back, text);
+        let decoded = tokenizer.decode(&ids(&entry["tokens"])).unwrap();
+        assert_eq!(decoded, text);
     }
 }
 
 #[test]
-fn generation_ends_at_the_tokens_that_llama_cpp_ends_at() {
+fn eog_tokens_are_those_of_llama_cpp() {
     let tokenizer = tokenizer(&model());
-    let names: Vec<String> = tokenizer
-        .end_of_generation()
+    let texts: Vec<String> = tokenizer
+        .eog_tokens()
         .iter()
         .map(|&token| tokenizer.decode(&[token]).unwrap())
         .collect();
-    assert_eq!(names, ["<|endoftext|>", "<|im_end|>", "<reponame>"]);
+    assert_eq!(texts, ["<|endoftext|>", "<|im_end|>", "<reponame>"]);
     assert!(tokenizer.is_control(TokenId(2)));
     assert!(!tokenizer.is_control(TokenId(19556)));
 }
 
 #[test]
-fn a_sentencepiece_vocabulary_ends_as_llama_cpp_says() {
+fn eog_tokens_of_a_sentencepiece_vocabulary_are_those_of_llama_cpp() {
     let file = Gguf::open(&common::gemma(), FileAccess::Map).unwrap();
     let tokenizer = tokenizer(&file);
-    assert_eq!(tokenizer.beginning(), Some(TokenId(2)));
-    assert!(tokenizer.adds_beginning());
-    let names: Vec<String> = tokenizer
-        .end_of_generation()
+    assert_eq!(tokenizer.bos(), Some(TokenId(2)));
+    assert!(tokenizer.adds_bos());
+    let texts: Vec<String> = tokenizer
+        .eog_tokens()
         .iter()
         .map(|&token| tokenizer.decode(&[token]).unwrap())
         .collect();
-    assert_eq!(names, ["<eos>", "<end_of_turn>", "</s>"]);
+    assert_eq!(texts, ["<eos>", "<end_of_turn>", "</s>"]);
 }
 
 #[test]
-fn every_conversation_has_the_golden_prompt() {
+fn conversations_have_the_recorded_prompts() {
     let file = model();
     let source = file.metadata().string("tokenizer.chat_template").unwrap();
     let template = ChatTemplate::new(Some(source), "<|im_start|>", "<|im_end|>").unwrap();
@@ -100,8 +101,8 @@ fn every_conversation_has_the_golden_prompt() {
             .unwrap()
             .iter()
             .map(|message| {
-                let word = |field: &str| message[field].as_str().unwrap();
-                ChatMessage::new(word("role"), word("content"))
+                let text = |field: &str| message[field].as_str().unwrap();
+                ChatMessage::new(text("role"), text("content"))
             })
             .collect();
         let prompt = template
@@ -111,9 +112,9 @@ fn every_conversation_has_the_golden_prompt() {
     }
 }
 
-/// Small models that two tools of others exported, each with its `tokenizer.json` (`tests/golden/exports.py`).
+/// The `tokenizer.json` files of small models that two other tools exported (`tests/golden/exports.py`).
 #[test]
-fn prompts_of_exports_by_others_have_their_tokens() {
+fn prompts_of_imported_models_have_the_recorded_tokens() {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/exports");
     let recorded = common::recorded("exports/exports.json");
     let mut checked = 0;
@@ -130,5 +131,5 @@ fn prompts_of_exports_by_others_have_their_tokens() {
             }
         }
     }
-    assert!(checked >= 12, "the recorded prompts were read");
+    assert!(checked >= 12, "only {checked} recorded prompts");
 }

@@ -1,23 +1,23 @@
-//! `lm-eval`, unmodified, asks the program how probable texts are (`local-completions`, tasks in `tests/lm_eval/`); what
-//! it makes of the answers is what the model's runner gives when it is asked here, without engine or server.
+//! Unmodified `lm-eval` scores texts over HTTP (`local-completions`, tasks in `tests/lm_eval/`). Its metrics must equal
+//! those that are computed here from the logits of the decoder, without engine and server.
 
-#![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+#![expect(clippy::unwrap_used, reason = "a failed assumption fails the test")]
 
-#[path = "common/bare.rs"]
-mod bare;
 mod common;
 #[path = "common/program.rs"]
 mod program;
 #[path = "common/running.rs"]
 mod running;
+#[path = "common/standalone_decoder.rs"]
+mod standalone_decoder;
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use bare::{Bare, CONTEXT, distribution};
 use ortolan::text::SpecialTokens;
 use serde::Deserialize;
 use serde_json::Value;
+use standalone_decoder::{CONTEXT, StandaloneDecoder, distribution};
 
 use program::ready_with;
 use running::Running;
@@ -35,15 +35,15 @@ struct LastWord {
     word: String,
 }
 
-/// How probable a text is behind another.
+/// The probability of a continuation.
 struct Score {
-    /// The natural logarithm of its probability.
+    /// Natural logarithm of the probability.
     logprob: f64,
-    /// Whether each of its tokens was the most probable one.
+    /// Whether each token was the most probable one.
     greedy: bool,
 }
 
-/// A file of the repository.
+/// Path of a file in the repository.
 fn file(path: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join(path)
 }
@@ -55,12 +55,12 @@ fn lines<T: for<'a> Deserialize<'a>>(name: &str) -> Vec<T> {
 }
 
 #[test]
-fn a_task_has_the_score_that_the_runner_gives() {
-    let found = asked_over_http();
-    let mut model = Bare::load();
+fn task_metrics_over_http_equal_those_of_the_decoder() {
+    let found = metrics_over_http();
+    let mut model = StandaloneDecoder::load();
 
     let questions: Vec<Question> = lines("questions.jsonl");
-    let (mut right, mut right_by_length) = (0.0, 0.0);
+    let (mut correct, mut correct_by_length) = (0.0, 0.0);
     for question in &questions {
         let scores: Vec<f64> = question
             .choices
@@ -76,16 +76,16 @@ fn a_task_has_the_score_that_the_runner_gives() {
             .zip(lengths)
             .map(|(score, n)| score / n)
             .collect();
-        right += f64::from(u8::from(best(&scores) == question.answer));
-        right_by_length += f64::from(u8::from(best(&by_length) == question.answer));
+        correct += f64::from(u8::from(best(&scores) == question.answer));
+        correct_by_length += f64::from(u8::from(best(&by_length) == question.answer));
     }
     let count = questions.len() as f64;
-    check(&found, "ortolan_choice", "acc", right / count);
+    check(&found, "ortolan_choice", "acc", correct / count);
     check(
         &found,
         "ortolan_choice",
         "acc_norm",
-        right_by_length / count,
+        correct_by_length / count,
     );
 
     let words: Vec<LastWord> = lines("words.jsonl");
@@ -105,8 +105,8 @@ fn a_task_has_the_score_that_the_runner_gives() {
     check(&found, "ortolan_word", "acc", greedy as f64 / count);
 }
 
-/// The results of all tasks, as `lm-eval` writes them.
-fn asked_over_http() -> Value {
+/// Runs `lm-eval`; returns the metrics of all tasks as it writes them.
+fn metrics_over_http() -> Value {
     let python = file(".cache/lm_eval/bin/python");
     assert!(python.exists(), "run `make test-clients`");
     let (_server, address) = ready_with(&[]);
@@ -118,7 +118,7 @@ fn asked_over_http() -> Value {
         .arg(tasks.join("tokenizer_of_gguf.py"))
         .arg(common::model())
         .arg(&tokenizer);
-    Running::start(&mut make_tokenizer).succeed();
+    Running::start(&mut make_tokenizer).wait_for_success();
 
     let model = format!(
         "base_url={address}/v1/completions,model=any,tokenizer={},max_length=256",
@@ -126,7 +126,7 @@ fn asked_over_http() -> Value {
     );
     let mut lm_eval = Command::new(&python);
     lm_eval
-        // The tasks' data lie where it runs.
+        // The tasks refer to their data relative to the working directory.
         .current_dir(&tasks)
         .args(["-m", "lm_eval", "run", "--model", "local-completions"])
         .args(["--model_args", &model, "--include_path", "."])
@@ -137,26 +137,30 @@ fn asked_over_http() -> Value {
         .env("HF_DATASETS_OFFLINE", "1")
         .env("NO_PROXY", "*")
         .env("PYTHONDONTWRITEBYTECODE", "1");
-    Running::start(&mut lm_eval).succeed();
-    let written = std::fs::read_dir(folder.path().join("any")).unwrap();
-    let results = written
+    Running::start(&mut lm_eval).wait_for_success();
+    let files = std::fs::read_dir(folder.path().join("any")).unwrap();
+    let results = files
         .map(|entry| entry.unwrap().path())
         .find(|path| path.to_string_lossy().contains("results_"));
     let results: Value = serde_json::from_slice(&std::fs::read(results.unwrap()).unwrap()).unwrap();
     results["results"].clone()
 }
 
-/// How probable a text is behind another, as `lm-eval` cuts them: white space at the context's end is the text's.
-fn score(model: &mut Bare, context: &str, text: &str) -> Score {
+/// Scores `text` as a continuation of `context`. As in `lm-eval`, white space at the end of the context belongs to the
+/// text.
+fn score(model: &mut StandaloneDecoder, context: &str, text: &str) -> Score {
     let whole = format!("{context}{text}");
     let encode = |text: &str| model.tokenizer.encode(text, SpecialTokens::Parse);
-    let (tokens, given) = (encode(&whole), encode(context.trim_end()).len());
+    let (tokens, context_tokens) = (encode(&whole), encode(context.trim_end()).len());
     let rows = model.logits(&tokens, &[CONTEXT]);
     let mut score = Score {
         logprob: 0.0,
         greedy: true,
     };
-    for (row, token) in rows[given - 1..].iter().zip(&tokens[given..]) {
+    for (row, token) in rows[context_tokens - 1..]
+        .iter()
+        .zip(&tokens[context_tokens..])
+    {
         let (best, logprob) = distribution(row);
         score.logprob += logprob(token.row());
         score.greedy &= best == token.row();
@@ -164,7 +168,7 @@ fn score(model: &mut Bare, context: &str, text: &str) -> Score {
     score
 }
 
-/// The first of the largest.
+/// Index of the largest score; of the first one if there are several.
 fn best(scores: &[f64]) -> usize {
     let largest = scores.iter().copied().fold(f64::NEG_INFINITY, f64::max);
     scores.iter().position(|score| *score == largest).unwrap()
@@ -173,9 +177,9 @@ fn best(scores: &[f64]) -> usize {
 #[track_caller]
 fn check(results: &Value, task: &str, metric: &str, expected: f64) {
     let found = results[task][format!("{metric},none")].as_f64();
-    let found = found.unwrap_or_else(|| panic!("there is no {metric} of {task}: {results}"));
+    let found = found.unwrap_or_else(|| panic!("{task} has no metric {metric}: {results}"));
     assert!(
         (found - expected).abs() < 5e-5 * expected.abs().max(1.0),
-        "{task}: {metric} is {found} over HTTP, {expected} here"
+        "{task}: {metric} is {found} over HTTP, but {expected} from the decoder"
     );
 }

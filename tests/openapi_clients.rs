@@ -1,7 +1,7 @@
-//! What others make of the document: linters find nothing in it, and the clients that generators write have every
-//! operation and work against the program with the real model (`tests/openapi/`).
+//! The OpenAPI document in third-party tools: linters report no problems; generated clients have every operation and
+//! work against the program with the real model (`tests/openapi/`).
 
-#![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+#![expect(clippy::unwrap_used, reason = "a failed assumption fails the test")]
 
 mod common;
 #[path = "common/program.rs"]
@@ -20,19 +20,19 @@ use running::Running;
 use serde_json::Value;
 use tempfile::TempDir;
 
-/// A file of the repository.
+/// Path of a file in the repository.
 fn file(path: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join(path)
 }
 
-/// A folder with the document as `openapi.json`.
+/// A temporary folder that contains the document as `openapi.json`.
 fn folder_with_document() -> TempDir {
     let folder = tempfile::tempdir().unwrap();
     fs::write(folder.path().join("openapi.json"), document::JSON).unwrap();
     folder
 }
 
-/// A program of Node's that `make test-clients` installs, in a folder.
+/// A Node program that `make test-clients` installs, with this working directory.
 fn node_tool(name: &str, folder: &Path) -> Command {
     let tool = file(".cache/openapi_node/node_modules/.bin").join(name);
     assert!(tool.exists(), "run `make lint-openapi`");
@@ -44,7 +44,7 @@ fn node_tool(name: &str, folder: &Path) -> Command {
     command
 }
 
-/// The names of the document's operations.
+/// The operation ids of the document.
 fn operations() -> Vec<&'static str> {
     let paths = document::DOCUMENT["paths"].as_object().unwrap();
     let operations = paths.values().flat_map(|item| item.as_object().unwrap());
@@ -61,16 +61,16 @@ fn lint_redocly() {
         .args(["lint", "--format", "json", "--config"])
         .arg(file(".ci/redocly.yaml"))
         .arg("openapi.json");
-    let ended = Running::start(&mut command).end();
-    let report: Value = serde_json::from_str(&ended.output)
-        .unwrap_or_else(|error| panic!("{error}: {}{}", ended.output, ended.errors));
-    // Warnings leave its exit status at 0.
+    let exit = Running::start(&mut command).wait();
+    let report: Value = serde_json::from_str(&exit.output)
+        .unwrap_or_else(|error| panic!("{error}: {}{}", exit.output, exit.errors));
+    // The exit code is 0 even if there are warnings.
     assert_eq!(
         report["problems"].as_array().unwrap().len(),
         0,
         "{report:#}"
     );
-    assert_eq!(ended.code, Some(0), "{}", ended.errors);
+    assert_eq!(exit.code, Some(0), "{}", exit.errors);
 }
 
 #[test]
@@ -81,7 +81,7 @@ fn lint_spectral() {
         .args(["lint", "--fail-severity", "hint", "--ruleset"])
         .arg(file(".ci/spectral.yaml"))
         .arg("openapi.json");
-    Running::start(&mut command).succeed();
+    Running::start(&mut command).wait_for_success();
 }
 
 #[test]
@@ -90,14 +90,14 @@ fn openapi_python_client() {
     assert!(bin.exists(), "run `make test-clients`");
     let folder = folder_with_document();
     let mut generator = Command::new(bin.join("openapi-python-client"));
-    // It formats what it has written with the ruff beside it.
+    // The generator formats its output with the ruff of the same environment.
     let path = std::env::var("PATH").unwrap_or_default();
     generator
         .args(["generate", "--meta", "none", "--path", "openapi.json"])
         .args(["--output-path", "generated"])
         .env("PATH", format!("{}:{path}", bin.display()))
         .current_dir(folder.path());
-    Running::start(&mut generator).succeed();
+    Running::start(&mut generator).wait_for_success();
     let (_server, address) = ready_with(&["--embedding"]);
     let mut client = Command::new(bin.join("python"));
     client
@@ -107,41 +107,41 @@ fn openapi_python_client() {
         .env("DOCUMENT", folder.path().join("openapi.json"))
         .env("NO_PROXY", "*")
         .env("PYTHONDONTWRITEBYTECODE", "1");
-    Running::start(&mut client).succeed();
+    Running::start(&mut client).wait_for_success();
 }
 
 #[test]
 fn openapi_typescript() {
     let folder = folder_with_document();
-    let inside = |name: &str| folder.path().join(name);
+    let path_of = |name: &str| folder.path().join(name);
     symlink(
         file(".cache/openapi_node/node_modules"),
-        inside("node_modules"),
+        path_of("node_modules"),
     )
     .unwrap();
-    fs::write(inside("package.json"), r#"{"type": "module"}"#).unwrap();
+    fs::write(path_of("package.json"), r#"{"type": "module"}"#).unwrap();
     let mut generator = node_tool("openapi-typescript", folder.path());
-    // Without the option a property with a default is one that every request must have.
+    // Without this option, properties with a default are required in requests.
     generator.args(["openapi.json", "--default-non-nullable", "false"]);
     generator.args(["--output", "generated.d.ts"]);
-    Running::start(&mut generator).succeed();
-    let wanted = serde_json::to_string(&operations()).unwrap();
-    let wanted = format!(
+    Running::start(&mut generator).wait_for_success();
+    let expected = serde_json::to_string(&operations()).unwrap();
+    let expected = format!(
         "import type {{ operations }} from './generated.js'\n\
-         export const wanted: (keyof operations)[] = {wanted}\n"
+         export const expected: (keyof operations)[] = {expected}\n"
     );
-    fs::write(inside("wanted.ts"), wanted).unwrap();
+    fs::write(path_of("expected.ts"), expected).unwrap();
     let client = "typescript_client.ts";
-    fs::copy(file("tests/openapi").join(client), inside(client)).unwrap();
+    fs::copy(file("tests/openapi").join(client), path_of(client)).unwrap();
     let mut compiler = node_tool("tsc", folder.path());
     compiler.args(["--strict", "--target", "es2022", "--types", "node"]);
     compiler.args(["--module", "nodenext", "--moduleResolution", "nodenext"]);
     compiler.args([client, "generated.d.ts"]);
-    Running::start(&mut compiler).succeed();
+    Running::start(&mut compiler).wait_for_success();
     let (_server, address) = ready_with(&[]);
     let mut node = Command::new("node");
     node.args(["--test", "typescript_client.js"])
         .env("ORTOLAN", address)
         .current_dir(folder.path());
-    Running::start(&mut node).succeed();
+    Running::start(&mut node).wait_for_success();
 }

@@ -1,17 +1,17 @@
-//! What clients send: every field of every route, and requests of real clients. Each field is honoured, refused by
-//! name, or reported in `x-ortolan-ignored`; nothing else may happen to it.
+//! Every field of every route, and requests recorded from real clients. The server must apply each field, reject it by
+//! name, or report it in `x-ortolan-ignored`.
 
-#![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+#![expect(clippy::unwrap_used, reason = "a failed assumption fails the test")]
 
 mod common;
 #[path = "requests/expectation.rs"]
 mod expectation;
+#[path = "requests/field_path.rs"]
+mod field_path;
 #[path = "requests/fields.rs"]
 mod fields;
 #[path = "requests/nested_fields.rs"]
 mod nested_fields;
-#[path = "requests/place.rs"]
-mod place;
 #[path = "common/program.rs"]
 mod program;
 #[path = "common/running.rs"]
@@ -26,7 +26,7 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 use server::Server;
 
-/// A request that a client sent.
+/// A request recorded from a client (`requests/clients.jsonl`).
 #[derive(Deserialize)]
 struct ClientRequest {
     id: String,
@@ -36,21 +36,21 @@ struct ClientRequest {
 }
 
 #[tokio::test]
-async fn requests_of_real_clients_are_answered_or_refused_in_words() {
+async fn requests_of_real_clients_have_the_expected_responses() {
     let server = Server::start();
     let lines = include_str!("requests/clients.jsonl").lines();
     let mut problems = Vec::new();
     for line in lines {
         let request: ClientRequest = serde_json::from_str(line).unwrap();
-        let answer = server.post(&request.path, &request.body).await;
-        let found = request.expect.check(&server, &answer, None).await;
-        problems.extend(found.map(|problem| format!("{}: {problem}", request.id)));
+        let response = server.post(&request.path, &request.body).await;
+        let problem = request.expect.check(&server, &response, None).await;
+        problems.extend(problem.map(|problem| format!("{}: {problem}", request.id)));
     }
     assert!(problems.is_empty(), "\n{}", problems.join("\n"));
 }
 
 #[tokio::test]
-async fn every_field_is_honoured_refused_or_reported() {
+async fn every_field_is_applied_rejected_or_reported() {
     let problems = fields::check().await;
     assert!(problems.is_empty(), "\n{}", problems.join("\n"));
 }
@@ -62,7 +62,7 @@ fn the_table_has_every_field_of_the_document() {
 }
 
 #[tokio::test]
-async fn every_nested_field_is_honoured_refused_or_reported() {
+async fn every_nested_field_is_applied_rejected_or_reported() {
     let problems = nested_fields::check().await;
     assert!(problems.is_empty(), "\n{}", problems.join("\n"));
 }
@@ -73,13 +73,13 @@ fn the_table_has_every_nested_field_of_the_document() {
     assert_eq!((missing, unknown), (Vec::new(), Vec::new()));
 }
 
-/// A table in which nothing can fail would show nothing.
+/// A table whose expectations cannot fail would prove nothing.
 #[tokio::test]
-async fn an_expectation_that_does_not_hold_is_noticed() {
+async fn unmet_expectations_are_reported() {
     let server = Server::start();
     let body = json!({"prompt": "The capital of France is", "n_predict": 2, "temperature": 0});
-    let answer = server.post("/completion", &body).await;
-    for wrong in [
+    let response = server.post("/completion", &body).await;
+    for unmet in [
         json!({"refused": "prompt"}),
         json!({"reported": ["prompt"]}),
         json!({"slot": {"temperature": 0.5}}),
@@ -88,8 +88,8 @@ async fn an_expectation_that_does_not_hold_is_noticed() {
         json!({"streamed": true}),
         json!({}),
     ] {
-        let expectation: Expectation = serde_json::from_value(wrong.clone()).unwrap();
-        let problem = expectation.check(&server, &answer, None).await;
-        assert!(problem.is_some(), "{wrong}");
+        let expectation: Expectation = serde_json::from_value(unmet.clone()).unwrap();
+        let problem = expectation.check(&server, &response, None).await;
+        assert!(problem.is_some(), "{unmet}");
     }
 }

@@ -1,43 +1,43 @@
-//! The scenarios of `features/`, over HTTP, through the generated client, against the real model; every
-//! answer in them is validated against the document on its way out (`scenarios/witness.rs`).
+//! Runs the scenarios of `features/` over HTTP, through the generated client, mostly with a real model. Every response
+//! is validated against the OpenAPI document (`scenarios/response_validation.rs`).
 //!
-//! `cargo test --test scenarios` runs all; `--list` and `--exact NAME` serve test runners that want a test
-//! per scenario.
+//! `cargo test --test scenarios` runs all; `--list` and `--exact NAME` serve test runners that run each scenario as its
+//! own test.
 
-// The server's endpoint is a deep type: a layer for each middleware.
+// The type of the server's endpoint nests one level for each middleware.
 #![recursion_limit = "256"]
-#![expect(clippy::unwrap_used, reason = "a scenario that cannot go on fails")]
-#![expect(clippy::print_stdout, reason = "a test harness is read on the terminal")]
+#![expect(clippy::unwrap_used, reason = "a failed step fails its scenario")]
+#![expect(clippy::print_stdout, reason = "a test harness prints its results")]
 
-#[path = "scenarios/again.rs"]
-mod again;
-#[path = "scenarios/answers.rs"]
-mod answers;
-#[path = "scenarios/asking.rs"]
-mod asking;
 mod common;
-#[path = "scenarios/constrained.rs"]
-mod constrained;
-#[path = "scenarios/crowd.rs"]
-mod crowd;
+#[path = "scenarios/concurrency.rs"]
+mod concurrency;
+#[path = "scenarios/constrained_output.rs"]
+mod constrained_output;
 #[path = "scenarios/embeddings.rs"]
 mod embeddings;
-#[path = "scenarios/given.rs"]
-mod given;
 #[path = "scenarios/lora.rs"]
 mod lora;
 #[path = "scenarios/messages.rs"]
 mod messages;
+#[path = "scenarios/repeated_requests.rs"]
+mod repeated_requests;
+#[path = "scenarios/requests.rs"]
+mod requests;
+#[path = "scenarios/response_assertions.rs"]
+mod response_assertions;
+#[path = "scenarios/response_validation.rs"]
+mod response_validation;
 #[path = "scenarios/responses.rs"]
 mod responses;
+#[path = "scenarios/server_steps.rs"]
+mod server_steps;
 #[path = "scenarios/servers.rs"]
 mod servers;
-#[path = "scenarios/texts.rs"]
-mod texts;
+#[path = "scenarios/text_completions.rs"]
+mod text_completions;
 #[path = "scenarios/tools.rs"]
 mod tools;
-#[path = "scenarios/witness.rs"]
-mod witness;
 #[path = "scenarios/world.rs"]
 mod world;
 
@@ -55,78 +55,78 @@ use futures_util::FutureExt;
 use world::World;
 
 fn main() -> ExitCode {
-    let words: Vec<String> = std::env::args().skip(1).collect();
-    let has = |word: &str| words.iter().any(|given| given == word);
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let has = |flag: &str| arguments.iter().any(|argument| argument == flag);
     if has("--list") {
         if !has("--ignored") {
             names().iter().for_each(|name| println!("{name}: test"));
         }
         return ExitCode::SUCCESS;
     }
-    let wanted: Vec<String> = match has("--exact") {
-        true => words
+    let selected: Vec<String> = match has("--exact") {
+        true => arguments
             .iter()
-            .filter(|word| !word.starts_with('-'))
+            .filter(|argument| !argument.starts_with('-'))
             .cloned()
             .collect(),
         false => Vec::new(),
     };
-    run(wanted)
+    run(selected)
 }
 
-/// Runs the scenarios of these names, all if there are none.
+/// Runs the scenarios with these names, or all if none is given.
 #[tokio::main]
-async fn run(wanted: Vec<String>) -> ExitCode {
-    let all = wanted.is_empty();
-    let ran = World::cucumber()
+async fn run(selected: Vec<String>) -> ExitCode {
+    let all = selected.is_empty();
+    let writer = World::cucumber()
         .with_default_cli()
-        // They share one server, and some fill all of its slots.
+        // Scenarios share a server, and some use all of its slots.
         .max_concurrent_scenarios(1)
         .fail_on_skipped()
-        .after(|feature, _, scenario, end, _| {
-            remember(&full_name(feature, &scenario.name), end);
+        .after(|feature, _, scenario, result, _| {
+            record_failure(&full_name(feature, &scenario.name), result);
             std::future::ready(()).boxed_local()
         })
         .filter_run(features(), move |feature, _, scenario| {
-            all || wanted.contains(&full_name(feature, &scenario.name))
+            all || selected.contains(&full_name(feature, &scenario.name))
         })
         .await;
-    let scenarios = ran.scenarios_stats();
+    let scenarios = writer.scenarios_stats();
     let failures = FAILURES.lock().unwrap_or_else(PoisonError::into_inner);
     failures.iter().for_each(|failure| println!("{failure}"));
-    let broken = witness::complaints();
-    broken
+    let violations = response_validation::violations();
+    violations
         .iter()
-        .for_each(|complaint| println!("an answer breaks the document: {complaint}"));
-    let failed = scenarios.failed + scenarios.skipped + usize::from(!broken.is_empty());
+        .for_each(|violation| println!("a response violates the OpenAPI document: {violation}"));
+    let failed = scenarios.failed + scenarios.skipped + usize::from(!violations.is_empty());
     println!("{} passed, {failed} failed", scenarios.passed);
-    let sound = scenarios.passed > 0 && !Stats::<World>::execution_has_failed(&ran);
-    match failed == 0 && sound {
+    let ran = scenarios.passed > 0 && !Stats::<World>::execution_has_failed(&writer);
+    match failed == 0 && ran {
         true => ExitCode::SUCCESS,
         false => ExitCode::FAILURE,
     }
 }
 
-/// Which scenarios failed, and how: said once more at the end, where a long log is read first.
+/// The failed scenarios with their errors, printed again at the end of the log.
 static FAILURES: Mutex<Vec<String>> = Mutex::new(Vec::new());
 
-fn remember(name: &str, end: &ScenarioFinished) {
-    let how = match end {
+fn record_failure(name: &str, result: &ScenarioFinished) {
+    let error = match result {
         ScenarioFinished::StepFailed(_, _, error) => error.to_string(),
-        ScenarioFinished::StepSkipped => "a step that nobody knows".to_owned(),
+        ScenarioFinished::StepSkipped => "a step without a definition".to_owned(),
         ScenarioFinished::BeforeHookFailed(_) | ScenarioFinished::StepPassed => return,
     };
     FAILURES
         .lock()
         .unwrap_or_else(PoisonError::into_inner)
-        .push(format!("failed: {name}: {how}"));
+        .push(format!("failed: {name}: {error}"));
 }
 
 fn features() -> &'static Path {
     Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/features"))
 }
 
-/// The names of all scenarios, those of outlines with their examples' values, as `--exact` takes them.
+/// The names of all scenarios as `--exact` accepts them; outlines are expanded with their examples.
 fn names() -> BTreeSet<String> {
     let mut names = BTreeSet::new();
     for entry in std::fs::read_dir(features()).unwrap() {

@@ -1,7 +1,7 @@
-//! Libraries of others against the program with the real model, as their users have them: only the address is set
-//! (`tests/sdks/`).
+//! Unmodified third-party client libraries against the program with the real model; only the server's address is
+//! configured (`tests/sdks/`).
 
-#![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+#![expect(clippy::unwrap_used, reason = "a failed assumption fails the test")]
 
 mod common;
 #[path = "common/program.rs"]
@@ -15,12 +15,12 @@ use std::process::Command;
 use program::ready_with;
 use running::Running;
 
-/// A file of the repository.
+/// Path of a file in the repository.
 fn file(path: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join(path)
 }
 
-/// Runs a script's tests against a server with these options.
+/// Runs a test script against a server with these options.
 fn check(mut command: Command, script: &str, options: &[&str]) {
     let (_server, address) = ready_with(options);
     command
@@ -28,12 +28,12 @@ fn check(mut command: Command, script: &str, options: &[&str]) {
         .env("ORTOLAN", address)
         .env("NO_PROXY", "*")
         .env("PYTHONDONTWRITEBYTECODE", "1")
-        // Else LiteLLM fetches a list of prices first.
+        // Without this, LiteLLM downloads a list of prices first.
         .env("LITELLM_LOCAL_MODEL_COST_MAP", "True");
-    Running::start(&mut command).succeed();
+    Running::start(&mut command).wait_for_success();
 }
 
-/// Python with the libraries of this environment.
+/// Python of this virtual environment in `.cache/`.
 fn python(environment: &str) -> Command {
     let python = file(".cache").join(environment).join("bin/python");
     assert!(python.exists(), "run `make test-clients`");
@@ -42,7 +42,7 @@ fn python(environment: &str) -> Command {
 
 #[test]
 fn openai_for_python() {
-    // Few places, so that some are told to come back.
+    // A short queue, so that some requests are rejected with a retry hint.
     check(
         python("sdks"),
         "openai_sdk.py",

@@ -1,24 +1,24 @@
-//! Every tensor type in products: a small model whose matrices are blocks of the type, against the same numbers in single
-//! precision, and the bits of a row in any company.
+//! Matrix multiplication with every tensor type: a small model with matrices of the type against the same values in
+//! single precision, and batch invariance of each row.
 
-#![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+#![expect(clippy::unwrap_used, reason = "a failed assumption fails the test")]
 
-#[path = "common/bare.rs"]
-mod bare;
 mod common;
+#[path = "common/standalone_decoder.rs"]
+mod standalone_decoder;
 
 use std::path::Path;
 
-use bare::{BLOCK_TOKENS, BLOCKS, logits};
 use common::gguf::{self, F32, Tensor, Value};
 use half::{bf16, f16};
 use ortolan::cache::BlockPool;
 use ortolan::file_bytes::FileAccess;
 use ortolan::gguf::Gguf;
-use ortolan::gguf::quant::{Target, TensorType};
-use ortolan::graph::{ModelFile, ProductOperator};
+use ortolan::gguf::quant::{QuantizeTarget, TensorType};
+use ortolan::graph::{MatmulOperator, ModelFile};
 use ortolan::runtime::{Decoder, SessionOptions};
 use ortolan::token::TokenId;
+use standalone_decoder::{BLOCK_TOKENS, BLOCKS, logits};
 
 const HIDDEN: usize = 256;
 const FEED_FORWARD: usize = 512;
@@ -26,7 +26,7 @@ const VOCABULARY: usize = 96;
 const LAYERS: usize = 2;
 const EXPERTS: usize = 4;
 
-/// Attention's matrices: columns and rows.
+/// Attention matrices: name, columns, rows.
 const ATTENTION: [(&str, usize, usize); 4] = [
     ("attn_q", HIDDEN, HIDDEN),
     ("attn_k", HIDDEN, HIDDEN / 2),
@@ -34,9 +34,9 @@ const ATTENTION: [(&str, usize, usize); 4] = [
     ("attn_output", HIDDEN, HIDDEN),
 ];
 
-/// Where a block has its scale in half precision, and the factor of its minimums with what it is of the scale where values
-/// are to be about 0 on average.
-fn scale_places(kind: TensorType) -> (Option<usize>, Option<(usize, f32)>) {
+/// Offset of the half-precision scale in a block; and offset of the scale of its mins, with its ratio to the block's
+/// scale that makes values about 0 on average.
+fn scale_offsets(kind: TensorType) -> (Option<usize>, Option<(usize, f32)>) {
     match kind {
         TensorType::Q4_1 => (Some(0), Some((2, -7.5))),
         TensorType::Q5_1 => (Some(0), Some((2, -15.5))),
@@ -53,25 +53,25 @@ fn scale_places(kind: TensorType) -> (Option<usize>, Option<(usize, f32)>) {
     }
 }
 
-/// So many rows of blocks, whose scales lie near each other.
-fn blocks(kind: TensorType, columns: usize, rows: usize, state: &mut u32) -> Vec<u8> {
+/// Random blocks for a matrix of `rows` rows, with scales of similar size.
+fn random_blocks(kind: TensorType, columns: usize, rows: usize, state: &mut u32) -> Vec<u8> {
     let count = columns * rows / kind.block_values() * kind.block_bytes();
     let mut byte = || {
         *state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
         (*state >> 24) as u8
     };
     let mut bytes: Vec<u8> = (0..count).map(|_| byte()).collect();
-    let (scale_place, minimum_place) = scale_places(kind);
+    let (scale_offset, min_offset) = scale_offsets(kind);
     for block in bytes.chunks_exact_mut(kind.block_bytes()) {
         let scale = 0.02 * (1.0 + f32::from(byte()) / 255.0);
-        let mut put = |place: usize, value: f32| {
-            block[place..place + 2].copy_from_slice(&f16::from_f32(value).to_le_bytes());
+        let mut write = |offset: usize, value: f32| {
+            block[offset..offset + 2].copy_from_slice(&f16::from_f32(value).to_le_bytes());
         };
-        if let Some(place) = scale_place {
-            put(place, scale);
+        if let Some(offset) = scale_offset {
+            write(offset, scale);
         }
-        if let Some((place, share)) = minimum_place {
-            put(place, share * scale);
+        if let Some((offset, ratio)) = min_offset {
+            write(offset, ratio * scale);
         }
         let value = scale * (f32::from(byte()) / 127.5 - 1.0);
         match kind {
@@ -79,12 +79,12 @@ fn blocks(kind: TensorType, columns: usize, rows: usize, state: &mut u32) -> Vec
             TensorType::F16 => block.copy_from_slice(&f16::from_f32(value).to_le_bytes()),
             TensorType::Bf16 => block.copy_from_slice(&bf16::from_f32(value).to_le_bytes()),
             TensorType::Q8K => block[..4].copy_from_slice(&scale.to_le_bytes()),
-            // Of two bits that say 2 too much, one goes.
+            // Each pair of bits must be 0, 1 or 2: one bit of every 3 is cleared.
             TensorType::Tq2_0 => block[..64]
                 .iter_mut()
                 .for_each(|four| *four &= !((*four & (*four >> 1) & 0x55) << 1)),
             TensorType::Mxfp4 => block[0] = 120 + block[0] % 4,
-            // Its scale's bits are in the upper halves of four bytes: 0x2…, between 0.008 and 0.03.
+            // The scale's bits are in the upper halves of four bytes; 0x2… gives a scale between 0.008 and 0.03.
             TensorType::Iq1M => block[55] = block[55] & 0x0f | 0x20,
             _ => {}
         }
@@ -92,13 +92,13 @@ fn blocks(kind: TensorType, columns: usize, rows: usize, state: &mut u32) -> Vec
     bytes
 }
 
-/// The model with matrices of the type, and the same with their numbers.
-struct Pair {
+/// The tensors of a model with matrices of one type, and the same values in single precision.
+struct ModelPair {
     typed: Vec<Tensor>,
     single: Vec<Tensor>,
 }
 
-impl Pair {
+impl ModelPair {
     fn new(kind: TensorType) -> Self {
         let (mut pair, gain, mut state) = Self::start(kind);
         pair.matrix(kind, "output.weight", &[HIDDEN, VOCABULARY], &mut state);
@@ -116,11 +116,11 @@ impl Pair {
         pair
     }
 
-    /// A mixture whose experts alone are of the type.
+    /// A mixture of experts; only the expert matrices have the type.
     fn of_experts(kind: TensorType) -> Self {
         let (mut pair, gain, mut state) = Self::start(kind);
-        // A matrix is about as large as one of the type.
-        let plain = |place: usize| ((place * 7919 % 1009) as f32 - 504.0) / 504.0 / gain / 16.0;
+        // Values of about the same magnitude as those of the type.
+        let plain = |index: usize| ((index * 7919 % 1009) as f32 - 504.0) / 504.0 / gain / 16.0;
         pair.floats("output.weight", &[HIDDEN, VOCABULARY], plain);
         for layer in 0..LAYERS {
             let name = |part: &str| format!("blk.{layer}.{part}.weight");
@@ -140,7 +140,7 @@ impl Pair {
         pair
     }
 
-    /// What both have, gains that make what is multiplied as large as the numbers need it, and the state of chance.
+    /// The common tensors, the norm gain that keeps activations at a usual magnitude, and the random number state.
     fn start(kind: TensorType) -> (Self, f32, u32) {
         let mut pair = Self {
             typed: Vec::new(),
@@ -148,12 +148,12 @@ impl Pair {
         };
         let mut state = 1;
         let mut sample = vec![0.0; HIDDEN * 16];
-        kind.dequantise(&blocks(kind, HIDDEN, 16, &mut state), &mut sample);
+        kind.dequantize(&random_blocks(kind, HIDDEN, 16, &mut state), &mut sample);
         let square: f32 = sample.iter().map(|value| value * value).sum();
         let gain = 1.0 / (square / sample.len() as f32 * HIDDEN as f32).sqrt();
         pair.floats("output_norm.weight", &[HIDDEN], |_| gain);
-        pair.floats("token_embd.weight", &[HIDDEN, VOCABULARY], |place| {
-            ((place * 7919 % 1000) as f32 - 500.0) / 500.0
+        pair.floats("token_embd.weight", &[HIDDEN, VOCABULARY], |index| {
+            ((index * 7919 % 1000) as f32 - 500.0) / 500.0
         });
         (pair, gain, state)
     }
@@ -170,12 +170,12 @@ impl Pair {
         self.single.push(tensor(name, shape, &values));
     }
 
-    /// A matrix, or a stack of them: contiguous dimension first.
+    /// Adds a matrix, or a stack of matrices. The shape has the contiguous dimension first.
     fn matrix(&mut self, kind: TensorType, name: &str, shape: &[usize], state: &mut u32) {
         let rows = shape[1..].iter().product();
-        let bytes = blocks(kind, shape[0], rows, state);
+        let bytes = random_blocks(kind, shape[0], rows, state);
         let mut values = vec![0.0; shape[0] * rows];
-        kind.dequantise(&bytes, &mut values);
+        kind.dequantize(&bytes, &mut values);
         self.single.push(tensor(name, shape, &values));
         self.typed.push(Tensor {
             kind: kind.id(),
@@ -197,12 +197,11 @@ fn tensor(name: &str, shape: &[usize], values: &[f32]) -> Tensor {
     }
 }
 
-/// Whose products compute.
-const PRODUCTS: [ProductOperator; 2] = [ProductOperator::Ortolan, ProductOperator::Contrib];
+const MATMUL_OPERATORS: [MatmulOperator; 2] = [MatmulOperator::Ortolan, MatmulOperator::Contrib];
 
-fn load(file: &ModelFile, products: ProductOperator) -> Decoder {
+fn load(file: &ModelFile, matmul: MatmulOperator) -> Decoder {
     let options = SessionOptions {
-        products: Some(products),
+        matmul_operator: Some(matmul),
         ..SessionOptions::new(common::onnxruntime())
     };
     Decoder::load(file, &options, 64, BLOCKS, BLOCK_TOKENS, &|_| ()).unwrap()
@@ -235,95 +234,105 @@ fn model_file(folder: &Path, tensors: &[Tensor]) -> ModelFile {
 
 /// The largest `1 - cosine` of two rows.
 fn distance(left: &[Vec<f32>], right: &[Vec<f32>]) -> f64 {
-    let product = |left: &[f32], right: &[f32]| -> f64 {
-        let both = left.iter().zip(right);
-        both.map(|(left, right)| f64::from(*left) * f64::from(*right))
+    let dot_product = |left: &[f32], right: &[f32]| -> f64 {
+        let pairs = left.iter().zip(right);
+        pairs
+            .map(|(left, right)| f64::from(*left) * f64::from(*right))
             .sum()
     };
-    let of_rows = |(left, right): (&Vec<f32>, &Vec<f32>)| {
-        1.0 - product(left, right) / (product(left, left) * product(right, right)).sqrt()
+    let row_distance = |(left, right): (&Vec<f32>, &Vec<f32>)| {
+        1.0 - dot_product(left, right)
+            / (dot_product(left, left) * dot_product(right, right)).sqrt()
     };
-    left.iter().zip(right).map(of_rows).fold(0.0, f64::max)
+    left.iter().zip(right).map(row_distance).fold(0.0, f64::max)
 }
 
-/// Holds the model against the one of single precision, and rows against the same in other company. Answers how far it is.
-fn check(kind: TensorType, pair: &Pair, products: ProductOperator, most: f64) -> f64 {
+/// Compares the model with the single-precision one and checks that chunk sizes change no bit. Returns the distance,
+/// which is at most `max_distance`.
+fn check(kind: TensorType, pair: &ModelPair, matmul: MatmulOperator, max_distance: f64) -> f64 {
     let folder = tempfile::tempdir().unwrap();
-    let tokens: Vec<TokenId> = (0..40).map(|place| TokenId(place * 37 % 96)).collect();
-    let of = |tensors: &[Tensor], chunks: &[usize]| {
+    let tokens: Vec<TokenId> = (0..40).map(|index| TokenId(index * 37 % 96)).collect();
+    let compute = |tensors: &[Tensor], chunks: &[usize]| {
         let mut pool = BlockPool::new(BLOCKS, BLOCK_TOKENS);
-        let mut decoder = load(&model_file(folder.path(), tensors), products);
+        let mut decoder = load(&model_file(folder.path(), tensors), matmul);
         logits(&mut decoder, &mut pool, &tokens, chunks)
     };
-    let whole = of(&pair.typed, &[64]);
+    let whole = compute(&pair.typed, &[64]);
     assert!(whole.iter().flatten().all(|logit| logit.is_finite()));
-    let distance = distance(&whole, &of(&pair.single, &[64]));
-    assert!(distance <= most, "{kind:?}, {products:?}: {distance}");
+    let distance = distance(&whole, &compute(&pair.single, &[64]));
+    assert!(distance <= max_distance, "{kind:?}, {matmul:?}: {distance}");
     for chunks in [&[1][..], &[2], &[3, 1, 9]] {
         assert!(
-            whole == of(&pair.typed, chunks),
-            "{kind:?}, {products:?} in chunks of {chunks:?}"
+            whole == compute(&pair.typed, chunks),
+            "{kind:?}, {matmul:?} in chunks of {chunks:?}"
         );
     }
     distance
 }
 
 #[test]
-fn products_are_those_of_the_numbers_and_a_row_has_the_same_bits_in_any_company() {
+fn matmul_matches_single_precision_and_is_batch_invariant_for_every_type() {
     for kind in TensorType::ALL {
-        // Activations are rounded to eight bits where matrices are quantised.
-        let most = if kind.codes().is_some() { 3e-3 } else { 1e-9 };
-        for products in PRODUCTS {
-            let distance = check(kind, &Pair::new(kind), products, most);
-            println!("{}, {products:?}: {distance:.1e}", kind.name());
+        // Activations are quantized to int8 where matrices are quantized.
+        let max_distance = if kind.quant_format().is_some() {
+            3e-3
+        } else {
+            1e-9
+        };
+        for matmul in MATMUL_OPERATORS {
+            let distance = check(kind, &ModelPair::new(kind), matmul, max_distance);
+            println!("{}, {matmul:?}: {distance:.1e}", kind.name());
         }
     }
 }
 
 #[test]
-fn experts_compute_with_the_numbers_of_every_type_in_single_precision() {
+fn experts_of_every_type_compute_in_single_precision() {
     for kind in TensorType::ALL {
-        let ours = ProductOperator::Ortolan;
-        check(kind, &Pair::of_experts(kind), ours, 1e-9);
+        let matmul = MatmulOperator::Ortolan;
+        check(kind, &ModelPair::of_experts(kind), matmul, 1e-9);
     }
 }
 
 #[test]
-fn matrices_of_floats_are_quantised_while_a_model_loads() {
+fn float_matrices_are_quantized_when_the_model_is_loaded() {
     let folder = tempfile::tempdir().unwrap();
-    let tokens: Vec<TokenId> = (0..40).map(|place| TokenId(place * 37 % 96)).collect();
-    let of = |mut decoder: Decoder| {
+    let tokens: Vec<TokenId> = (0..40).map(|index| TokenId(index * 37 % 96)).collect();
+    let compute = |mut decoder: Decoder| {
         let mut pool = BlockPool::new(BLOCKS, BLOCK_TOKENS);
         logits(&mut decoder, &mut pool, &tokens, &[3, 1, 64])
     };
     for (kind, target) in [
-        (TensorType::F32, Target::Q4_0),
-        (TensorType::Bf16, Target::Q8_0),
+        (TensorType::F32, QuantizeTarget::Q4_0),
+        (TensorType::Bf16, QuantizeTarget::Q8_0),
     ] {
-        // The embedding matrix is no part of a product here.
-        let mut floats = Pair::new(kind).typed;
-        // No block has such a scale.
-        let odd = "blk.1.attn_output.weight";
-        let place = floats.iter().position(|tensor| tensor.name == odd).unwrap();
-        floats[place] = tensor(odd, &[HIDDEN, HIDDEN], &[1e9; HIDDEN * HIDDEN]);
-        let stays = |name: &str| [odd, "token_embd.weight"].contains(&name);
-        let quantised = |float: &Tensor| {
+        // The embedding matrix is not multiplied in this model.
+        let mut floats = ModelPair::new(kind).typed;
+        // These values exceed the range of a half-precision scale.
+        let unquantizable = "blk.1.attn_output.weight";
+        let index = floats
+            .iter()
+            .position(|tensor| tensor.name == unquantizable)
+            .unwrap();
+        floats[index] = tensor(unquantizable, &[HIDDEN, HIDDEN], &[1e9; HIDDEN * HIDDEN]);
+        let stays_float = |name: &str| [unquantizable, "token_embd.weight"].contains(&name);
+        let quantize = |float: &Tensor| {
             let shape: Vec<usize> = float.shape.iter().map(|size| *size as usize).collect();
-            match target.serves(&float.name, &shape) && !stays(&float.name) {
+            match target.can_quantize(&float.name, &shape) && !stays_float(&float.name) {
                 true => Tensor {
                     kind: TensorType::from(target).id(),
-                    bytes: target.requantise(kind, &float.bytes).unwrap(),
+                    bytes: target.requantize(kind, &float.bytes).unwrap(),
                     ..float.clone()
                 },
                 false => float.clone(),
             }
         };
-        let blocks: Vec<Tensor> = floats.iter().map(quantised).collect();
-        for products in PRODUCTS {
-            let loaded = model_file(folder.path(), &floats).quantised(target);
-            let loaded = of(load(&loaded, products));
-            let wanted = model_file(folder.path(), &blocks);
-            assert!(loaded == of(load(&wanted, products)));
+        let quantized: Vec<Tensor> = floats.iter().map(quantize).collect();
+        for matmul in MATMUL_OPERATORS {
+            let actual = model_file(folder.path(), &floats).quantized_to(target);
+            let actual = compute(load(&actual, matmul));
+            let expected = model_file(folder.path(), &quantized);
+            assert!(actual == compute(load(&expected, matmul)));
         }
     }
 }

@@ -1,6 +1,7 @@
-//! A collector of traces is told of every request, to the last byte of its answer, and of the generation in it.
+//! The server exports a span for every request, which lasts to the last byte of the response, and one for its
+//! generation.
 
-#![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+#![expect(clippy::unwrap_used, reason = "a failed assumption fails the test")]
 
 mod common;
 #[path = "common/program.rs"]
@@ -17,23 +18,23 @@ use opentelemetry_proto::tonic::common::v1::any_value::Value;
 use opentelemetry_proto::tonic::trace::v1::{Span, span::SpanKind};
 use poem::listener::{Acceptor, Listener, TcpListener};
 use poem::{EndpointExt, Route, Server, handler, web::Data};
-use program::{ortolan, ready, refused};
+use program::{ortolan, ready, startup_error};
 use prost::Message;
 use serde_json::json;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 
-/// The longest that something may take.
-const PATIENCE: Duration = Duration::from_secs(60);
+/// Longest time that the test waits for the spans.
+const TIMEOUT: Duration = Duration::from_secs(60);
 
 #[handler]
-fn collect(body: Vec<u8>, Data(heard): Data<&UnboundedSender<ExportTraceServiceRequest>>) {
-    // A test that is over needs no more of them.
-    let _ = heard.send(ExportTraceServiceRequest::decode(Cursor::new(body)).unwrap());
+fn collect(body: Vec<u8>, Data(exports): Data<&UnboundedSender<ExportTraceServiceRequest>>) {
+    // The receiver is gone if the test has ended.
+    let _ = exports.send(ExportTraceServiceRequest::decode(Cursor::new(body)).unwrap());
 }
 
-/// A collector, its address and what it hears.
-async fn collector() -> (String, UnboundedReceiver<ExportTraceServiceRequest>) {
-    let (hear, heard) = unbounded_channel();
+/// Starts an OTLP collector; returns its address and the requests that it receives.
+async fn start_collector() -> (String, UnboundedReceiver<ExportTraceServiceRequest>) {
+    let (sender, exports) = unbounded_channel();
     let acceptor = TcpListener::bind("127.0.0.1:0")
         .into_acceptor()
         .await
@@ -44,9 +45,9 @@ async fn collector() -> (String, UnboundedReceiver<ExportTraceServiceRequest>) {
         .to_string();
     let routes = Route::new()
         .at("/v1/traces", poem::post(collect))
-        .data(hear);
+        .data(sender);
     tokio::spawn(Server::new_with_acceptor(acceptor).run(routes));
-    (address, heard)
+    (address, exports)
 }
 
 fn value<'a>(attributes: &'a [KeyValue], name: &str) -> &'a Value {
@@ -57,8 +58,8 @@ fn value<'a>(attributes: &'a [KeyValue], name: &str) -> &'a Value {
 
 #[cfg(unix)]
 #[tokio::test(flavor = "multi_thread")]
-async fn a_streams_span_lasts_to_its_end_and_holds_the_generation() {
-    let (address, mut heard) = collector().await;
+async fn the_span_of_a_stream_lasts_to_its_end_and_contains_the_generation() {
+    let (address, mut exports) = start_collector().await;
     let mut command = ortolan();
     command.arg(format!("--otlp-endpoint=http://{address}"));
     let (program, server) = ready(command);
@@ -68,15 +69,15 @@ async fn a_streams_span_lasts_to_its_end_and_holds_the_generation() {
         .header("traceparent", format!("00-{trace}-b7ad6b7169203331-01"))
         .header("x-request-id", "wren")
         .json(&json!({"prompt": "Once upon a time", "n_predict": 6, "ignore_eos": true, "stream": true}));
-    let answer = request.send().await.unwrap();
-    assert_eq!(answer.status(), 200);
-    assert!(answer.text().await.unwrap().contains("\"stop\":true"));
-    // What was not sent yet is sent before the program ends.
+    let response = request.send().await.unwrap();
+    assert_eq!(response.status(), 200);
+    assert!(response.text().await.unwrap().contains("\"stop\":true"));
+    // The program exports all pending spans before it exits.
     assert_eq!(program.stop().code, Some(0));
     let spans = async {
         let mut spans: Vec<Span> = Vec::new();
         while spans.len() < 2 {
-            let export = heard.recv().await.unwrap();
+            let export = exports.recv().await.unwrap();
             for resource in export.resource_spans {
                 let attributes = &resource.resource.unwrap().attributes;
                 let service = Value::StringValue("ortolan".to_owned());
@@ -87,10 +88,10 @@ async fn a_streams_span_lasts_to_its_end_and_holds_the_generation() {
         }
         spans
     };
-    let spans = tokio::time::timeout(PATIENCE, spans).await.unwrap();
+    let spans = tokio::time::timeout(TIMEOUT, spans).await.unwrap();
 
-    let named = |name| spans.iter().find(|span| span.name == name).unwrap();
-    let (request, generation) = (named("POST /completion"), named("generation"));
+    let span_named = |name| spans.iter().find(|span| span.name == name).unwrap();
+    let (request, generation) = (span_named("POST /completion"), span_named("generation"));
     assert_eq!(request.kind(), SpanKind::Server);
     assert_eq!(
         request.trace_id,
@@ -101,14 +102,14 @@ async fn a_streams_span_lasts_to_its_end_and_holds_the_generation() {
         0xb7ad_6b71_6920_3331_u64.to_be_bytes()
     );
     let text = |text: &str| Value::StringValue(text.to_owned());
-    for (name, wanted) in [
+    for (name, expected) in [
         ("http.request.method", text("POST")),
         ("http.route", text("/completion")),
         ("url.path", text("/completion")),
         ("http.response.status_code", Value::IntValue(200)),
         ("request_id", text("wren")),
     ] {
-        assert_eq!(value(&request.attributes, name), &wanted, "{name}");
+        assert_eq!(value(&request.attributes, name), &expected, "{name}");
     }
     assert_eq!(generation.parent_span_id, request.span_id);
     for (name, count) in [
@@ -125,15 +126,15 @@ async fn a_streams_span_lasts_to_its_end_and_holds_the_generation() {
         panic!("{generation:?}");
     };
     assert!(*decode_ms > 0.0);
-    let lasts = (request.end_time_unix_nano - request.start_time_unix_nano) as f64 / 1e6;
+    let request_ms = (request.end_time_unix_nano - request.start_time_unix_nano) as f64 / 1e6;
     assert!(
-        lasts >= *decode_ms,
-        "{lasts} ms, of which {decode_ms} after the first token"
+        request_ms >= *decode_ms,
+        "the request took {request_ms} ms, but decoding took {decode_ms} ms"
     );
 }
 
 #[test]
-fn an_address_that_is_none_is_refused() {
+fn an_invalid_otlp_endpoint_is_rejected() {
     for (address, cause) in [
         ("nowhere", "relative URL without a base"),
         ("https://127.0.0.1:4318", "as http://127.0.0.1:4318"),
@@ -142,7 +143,7 @@ fn an_address_that_is_none_is_refused() {
         command
             .args(["--otlp-endpoint", address, "-m"])
             .arg(common::model());
-        let (code, message) = refused(command);
+        let (code, message) = startup_error(command);
         assert_eq!(code, Some(1), "{message}");
         assert!(
             message.contains("--otlp-endpoint") && message.contains(cause),

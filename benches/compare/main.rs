@@ -1,7 +1,8 @@
-//! ortolan beside llama.cpp's server: the same models, the same load over HTTP, in turn on the same machine.
+//! Compares ortolan with llama.cpp's server: the same models and the same load over HTTP, alternately on the same
+//! machine.
 //!
-//! `make bench-compare` (`cargo bench --bench compare -- --help`). Absolute figures drift from hour to hour, so what counts is
-//! the ratio within one run. Writes `benchmarks.md`, `.json` and `.svg`. Linux only.
+//! `make bench-compare` (`cargo bench --bench compare -- --help`). Absolute figures drift from hour to hour; compare
+//! ratios within one run. Writes `benchmarks.md`, `.json` and `.svg`. Linux only.
 
 #![expect(clippy::print_stdout, reason = "a bench is read on the terminal")]
 
@@ -27,24 +28,24 @@ use results::Results;
 use servers::{Program, Programs, Server};
 
 #[derive(Parser)]
-#[command(name = "compare", about = "Measure ortolan beside llama.cpp's server")]
+#[command(name = "compare", about = "Compare ortolan with llama.cpp's server")]
 struct Options {
-    /// llama.cpp's server
+    /// Path of llama.cpp's server
     #[arg(long, default_value = ".cache/llama_cpp/bin/llama-server")]
     llama_server: PathBuf,
     /// A GGUF file; repeatable [default: the default model, and its weights as Q4_0]
     #[arg(long = "model", value_name = "FILE")]
     models: Vec<PathBuf>,
-    /// Only this case; repeatable
+    /// Run only this case; repeatable
     #[arg(long = "case", value_name = "CASE")]
     cases: Vec<String>,
-    /// How often each is measured
+    /// Number of measurements for each case
     #[arg(long, default_value_t = 3)]
     rounds: usize,
-    /// The folder for benchmarks.md, .json and .svg
+    /// Output folder for benchmarks.md, .json and .svg
     #[arg(long, default_value = "target/compare")]
     out: PathBuf,
-    /// As cargo calls it
+    /// Passed by cargo
     #[arg(long, hide = true)]
     bench: bool,
 }
@@ -67,14 +68,15 @@ async fn main() -> anyhow::Result<()> {
             "--case \"{name}\" not found; the cases are {names:?}"
         );
     }
-    let chosen = |case: &Case| options.cases.is_empty() || options.cases.contains(&case.name());
-    let cases: Vec<Case> = Case::ALL.into_iter().filter(chosen).collect();
+    let is_selected =
+        |case: &Case| options.cases.is_empty() || options.cases.contains(&case.name());
+    let cases: Vec<Case> = Case::ALL.into_iter().filter(is_selected).collect();
 
     let mut results = Results::default();
     for round in 0..options.rounds {
         for case in &cases {
             for model in &models {
-                // In turn, and each first as often.
+                // The programs alternate in running first.
                 let mut order = [Program::Ortolan, Program::LlamaServer];
                 order.rotate_left(round % 2);
                 for program in order {
@@ -86,7 +88,7 @@ async fn main() -> anyhow::Result<()> {
     report(&options, &programs, &results)
 }
 
-/// One case with one program, from its start to its end.
+/// Starts a program, runs one case with it, and adds the figures to the results.
 async fn measure(
     programs: &Programs,
     program: Program,
@@ -96,15 +98,17 @@ async fn measure(
     results: &mut Results,
 ) -> anyhow::Result<()> {
     let name = case.name();
-    let stem = model.file_stem().context("a model is a file")?;
-    let of_model = stem.to_string_lossy();
+    let stem = model
+        .file_stem()
+        .context("the model path has no file name")?;
+    let model_name = stem.to_string_lossy();
     let server = Server::start(programs, program, model, case.setting()).await?;
-    let target = Target::new(&server.address, &of_model);
+    let target = Target::new(&server.address, &model_name);
     let figures = case.run(&target, round).await;
-    let figures = figures.with_context(|| format!("{program}, {of_model}, {name}"))?;
+    let figures = figures.with_context(|| format!("{program}, {model_name}, {name}"))?;
     for figure in &figures {
         println!(
-            "{}: {name}, {of_model}, {program}: {} {:.3} {}",
+            "{}: {name}, {model_name}, {program}: {} {:.3} {}",
             round + 1,
             figure.name,
             figure.value,
@@ -112,7 +116,7 @@ async fn measure(
         );
         results.add(
             program,
-            [&of_model, &name],
+            [&model_name, &name],
             figure.name,
             figure.unit,
             figure.value,
@@ -120,27 +124,27 @@ async fn measure(
     }
     let ready = server.ready_after.as_secs_f64();
     let peak = server.peak_mebibytes()?;
-    let of_case = [&*of_model, &*name];
-    // The same in all of them, but for the size of the cache.
-    let of_all = [&*of_model, "every case"];
-    results.add(program, of_all, "start to ready", Unit::Seconds, ready);
-    results.add(program, of_case, "peak memory", Unit::Mebibytes, peak);
+    let this_case = [&*model_name, &*name];
+    // The startup time hardly depends on the case: only the size of the cache differs.
+    let every_case = [&*model_name, "every case"];
+    results.add(program, every_case, "start to ready", Unit::Seconds, ready);
+    results.add(program, this_case, "peak memory", Unit::Mebibytes, peak);
     Ok(())
 }
 
-/// The default model, and the same weights in llama.cpp's best format.
+/// The default model, and the same weights in the format that llama.cpp computes fastest.
 fn default_models() -> anyhow::Result<Vec<PathBuf>> {
     let model = common::model();
-    let requantised = Path::new("target/SmolLM2-135M-Instruct.Q4_0.gguf");
+    let requantized = Path::new("target/SmolLM2-135M-Instruct.Q4_0.gguf");
     let status = Command::new(env!("CARGO_BIN_EXE_ortolan"))
         .arg("quantize")
         .arg(&model)
-        .arg(requantised)
+        .arg(requantized)
         .args(["q4_0", "--token-embedding-type", "q8_0"])
         .args(["--output-tensor-type", "q8_0", "--force"])
         .status()?;
-    ensure!(status.success(), "quantising ended with {status}");
-    Ok(vec![requantised.to_owned(), model])
+    ensure!(status.success(), "ortolan quantize exited with {status}");
+    Ok(vec![requantized.to_owned(), model])
 }
 
 fn report(options: &Options, programs: &Programs, results: &Results) -> anyhow::Result<()> {
@@ -149,14 +153,16 @@ fn report(options: &Options, programs: &Programs, results: &Results) -> anyhow::
     let path = |ending: &str| options.out.join(format!("benchmarks.{ending}"));
     results.write_json(&path("json"))?;
     plot::draw(results, &path("svg"))?;
-    let [ours, theirs] = [Program::Ortolan, Program::LlamaServer].map(|of| programs.version(of));
+    let [ours, theirs] =
+        [Program::Ortolan, Program::LlamaServer].map(|program| programs.version(program));
     let text = format!(
-        "# Beside llama.cpp's server\n\n\
-         Written by `make bench-compare`: both programs in turn on one machine, {} rounds, the same load over HTTP \
-         (`benches/load`). A ratio says how many times better ortolan's median is, more tokens or less time or memory; \
-         beside it the least and the greatest of the rounds'. Absolute figures hold for this machine in this hour.\n\n\
-         Answers are greedy, and what so small a model says to words in any order soon repeats itself: where few sequences \
-         run, ortolan's [guesses](performance.md) gain by that, most in `streams-1`.\n\n\
+        "# Comparison with llama.cpp's server\n\n\
+         Written by `make bench-compare`: both programs alternate on one machine, {} rounds, the same load over HTTP \
+         (`benches/load`). A ratio says how many times better ortolan's median is (more tokens, or less time or memory); \
+         the range shows the smallest and the largest ratio of a round. Absolute figures are valid only for this machine at \
+         this time.\n\n\
+         Sampling is greedy, and a small model that continues random words soon repeats itself. With few sequences, \
+         ortolan's [speculative decoding](performance.md) gains from that, most in `streams-1`.\n\n\
          - machine: {}\n\
          - ortolan {}, ONNX Runtime of the commit {}\n\
          - llama-server {}\n\n\
@@ -175,9 +181,9 @@ fn report(options: &Options, programs: &Programs, results: &Results) -> anyhow::
 /// The commit that ONNX Runtime was built from.
 fn onnxruntime() -> anyhow::Result<&'static str> {
     environment(&common::onnxruntime())?;
-    let told = ort::info();
-    let commit = told.split("git-commit-id=").nth(1);
-    Ok(commit.map_or(told, |commit| commit.split(',').next().unwrap_or(commit)))
+    let info = ort::info();
+    let commit = info.split("git-commit-id=").nth(1);
+    Ok(commit.map_or(info, |commit| commit.split(',').next().unwrap_or(commit)))
 }
 
 /// The processor's name, its cores and its memory.
@@ -186,7 +192,7 @@ fn machine() -> anyhow::Result<String> {
         let text = std::fs::read_to_string(path)?;
         let line = text.lines().find(|line| line.starts_with(name));
         let value = line.and_then(|line| line.split_once(':'));
-        let (_, value) = value.with_context(|| format!("{path} says {name}"))?;
+        let (_, value) = value.with_context(|| format!("{path} has no {name}"))?;
         anyhow::Ok(value.trim().to_owned())
     };
     let cores = std::thread::available_parallelism()?;

@@ -1,4 +1,4 @@
-//! The ratios as a picture: a bar for each case, from 1 to how many times better ortolan is.
+//! Draws the ratios as a bar chart: each bar goes from 1 to how many times better ortolan is.
 
 use std::path::Path;
 
@@ -8,11 +8,11 @@ use plotters::prelude::*;
 
 use super::results::{Results, Row};
 
-/// Draws those results that have a ratio to an SVG file.
+/// Draws the results that have a ratio to an SVG file.
 pub(crate) fn draw(results: &Results, path: &Path) -> anyhow::Result<()> {
     const WIDTH: u32 = 900;
     const ROW_HEIGHT: usize = 24;
-    const COLOURS: [RGBColor; 2] = [RGBColor(31, 119, 180), RGBColor(230, 126, 34)];
+    const COLORS: [RGBColor; 2] = [RGBColor(31, 119, 180), RGBColor(230, 126, 34)];
 
     let rows: Vec<(&Row, f64)> = results
         .rows()
@@ -26,13 +26,13 @@ pub(crate) fn draw(results: &Results, path: &Path) -> anyhow::Result<()> {
         }
     }
     let ratios = rows.iter().map(|(_, ratio)| *ratio);
-    let least = ratios.clone().fold(0.5, f64::min) / 1.2;
-    let most = ratios.fold(2.0, f64::max) * 1.2;
+    let min = ratios.clone().fold(0.5, f64::min) / 1.2;
+    let max = ratios.fold(2.0, f64::max) * 1.2;
 
     let height = u32::try_from(rows.len() * ROW_HEIGHT + 110)?;
     let area = SVGBackend::new(path, (WIDTH, height)).into_drawing_area();
     area.fill(&WHITE)?;
-    let last = rows.len();
+    let row_count = rows.len();
     let mut chart = ChartBuilder::on(&area)
         .caption(
             "How many times better than llama-server (log scale)",
@@ -41,10 +41,10 @@ pub(crate) fn draw(results: &Results, path: &Path) -> anyhow::Result<()> {
         .margin(12)
         .x_label_area_size(34)
         .y_label_area_size(310)
-        .build_cartesian_2d((least..most).log_scale(), (0..last).into_segmented())?;
-    let label = |place: &SegmentValue<usize>| match place {
-        SegmentValue::CenterOf(place) if *place < last => {
-            let (row, _) = rows[last - 1 - place];
+        .build_cartesian_2d((min..max).log_scale(), (0..row_count).into_segmented())?;
+    let label = |position: &SegmentValue<usize>| match position {
+        SegmentValue::CenterOf(index) if *index < row_count => {
+            let (row, _) = rows[row_count - 1 - index];
             format!("{} · {} · {}", row.model, row.case, row.figure)
         }
         _ => String::new(),
@@ -52,20 +52,20 @@ pub(crate) fn draw(results: &Results, path: &Path) -> anyhow::Result<()> {
     chart
         .configure_mesh()
         .disable_y_mesh()
-        .y_labels(last + 1)
+        .y_labels(row_count + 1)
         .y_label_formatter(&label)
         .x_label_formatter(&|ratio| format!("{ratio:.1}×"))
         .draw()?;
-    for (place, (row, ratio)) in rows.iter().rev().enumerate() {
+    for (index, (row, ratio)) in rows.iter().rev().enumerate() {
         let model = models.iter().position(|model| *model == row.model);
-        let colour = COLOURS[model.unwrap_or(0) % COLOURS.len()];
-        let [from, to] = [place, place + 1].map(SegmentValue::Exact);
-        let mut bar = Rectangle::new([(1.0, from), (*ratio, to)], colour.filled());
+        let color = COLORS[model.unwrap_or(0) % COLORS.len()];
+        let [from, to] = [index, index + 1].map(SegmentValue::Exact);
+        let mut bar = Rectangle::new([(1.0, from), (*ratio, to)], color.filled());
         bar.set_margin(5, 5, 0, 0);
         chart.draw_series([bar])?;
         if let Some(spread) = row.spread() {
-            let ends = spread.map(|ratio| (ratio, SegmentValue::CenterOf(place)));
-            chart.draw_series([PathElement::new(ends, BLACK.stroke_width(2))])?;
+            let line = spread.map(|ratio| (ratio, SegmentValue::CenterOf(index)));
+            chart.draw_series([PathElement::new(line, BLACK.stroke_width(2))])?;
         }
     }
     area.present().with_context(|| path.display().to_string())

@@ -1,4 +1,4 @@
-//! What was measured of both programs, round by round, and what is made of it: medians, ratios, their spread.
+//! The figures of both programs in all rounds, and their medians, ratios and spread.
 
 use std::path::Path;
 
@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use super::cases::{Unit, quantile};
 use super::servers::Program;
 
-/// A figure of one case and model.
+/// One figure of a case and model, in all rounds.
 #[derive(Debug)]
 pub(crate) struct Row {
     pub(crate) model: String,
@@ -20,7 +20,7 @@ pub(crate) struct Row {
 }
 
 impl Row {
-    fn of(&self, program: Program) -> &Vec<f64> {
+    fn values(&self, program: Program) -> &Vec<f64> {
         match program {
             Program::Ortolan => &self.ours,
             Program::LlamaServer => &self.theirs,
@@ -28,21 +28,21 @@ impl Row {
     }
 
     /// Whether both programs have been measured.
-    fn is_whole(&self) -> bool {
+    fn is_complete(&self) -> bool {
         !self.ours.is_empty() && !self.theirs.is_empty()
     }
 
     fn median(&self, program: Program) -> f64 {
-        quantile(self.of(program).clone(), 0.5)
+        quantile(self.values(program).clone(), 0.5)
     }
 
-    /// How many times better ours is: of the medians.
+    /// How many times better ortolan's median is.
     pub(crate) fn advantage(&self) -> Option<f64> {
-        let medians = [Program::Ortolan, Program::LlamaServer].map(|of| self.median(of));
+        let medians = [Program::Ortolan, Program::LlamaServer].map(|program| self.median(program));
         self.unit.advantage(medians[0], medians[1])
     }
 
-    /// The least and the greatest of the rounds' own.
+    /// The smallest and the largest ratio of a round.
     pub(crate) fn spread(&self) -> Option<[f64; 2]> {
         let rounds = self.ours.iter().zip(&self.theirs);
         let ratios = rounds.map(|(&ours, &theirs)| self.unit.advantage(ours, theirs));
@@ -64,11 +64,11 @@ impl Results {
         unit: Unit,
         value: f64,
     ) {
-        let place = self
+        let index = self
             .0
             .iter()
             .position(|row| row.model == model && row.case == case && row.figure == figure);
-        let place = place.unwrap_or_else(|| {
+        let index = index.unwrap_or_else(|| {
             self.0.push(Row {
                 model: model.to_owned(),
                 case: case.to_owned(),
@@ -79,30 +79,30 @@ impl Results {
             });
             self.0.len() - 1
         });
-        let row = &mut self.0[place];
+        let row = &mut self.0[index];
         match program {
             Program::Ortolan => row.ours.push(value),
             Program::LlamaServer => row.theirs.push(value),
         }
     }
 
-    /// Those of which both programs' are known.
+    /// The rows with figures of both programs.
     pub(crate) fn rows(&self) -> impl Iterator<Item = &Row> {
-        self.0.iter().filter(|row| row.is_whole())
+        self.0.iter().filter(|row| row.is_complete())
     }
 
     /// A table in Markdown.
     pub(crate) fn table(&self) -> String {
         let mut table =
-            "| model | case | figure | ortolan | llama-server | ratio | of the rounds |\n\
+            "| model | case | figure | ortolan | llama-server | ratio | range of the rounds |\n\
              | --- | --- | --- | --: | --: | --: | --: |\n"
                 .to_owned();
         for row in self.rows() {
             let [ours, theirs] = [Program::Ortolan, Program::LlamaServer]
-                .map(|of| number(row.median(of)) + " " + row.unit.name());
+                .map(|program| number(row.median(program)) + " " + row.unit.name());
             let ratio = row.advantage().map_or("–".to_owned(), number);
-            let spread = row.spread().map_or("–".to_owned(), |[least, most]| {
-                format!("{} to {}", number(least), number(most))
+            let spread = row.spread().map_or("–".to_owned(), |[min, max]| {
+                format!("{} to {}", number(min), number(max))
             });
             let (model, case, figure) = (&row.model, &row.case, row.figure);
             table += &format!(
@@ -112,7 +112,7 @@ impl Results {
         table
     }
 
-    /// Every figure of every round.
+    /// Writes all figures of all rounds as JSON.
     pub(crate) fn write_json(&self, path: &Path) -> anyhow::Result<()> {
         let rows: Vec<Value> = self
             .rows()
@@ -128,7 +128,7 @@ impl Results {
     }
 }
 
-/// With three digits that count.
+/// Formats a number with about three significant digits.
 fn number(value: f64) -> String {
     match value {
         100.0.. => format!("{value:.0}"),

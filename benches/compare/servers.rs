@@ -1,4 +1,4 @@
-//! The two programs that are compared, as processes of their own.
+//! Runs the two compared servers as child processes.
 
 use std::fmt;
 use std::net::TcpListener;
@@ -10,7 +10,7 @@ use anyhow::{Context, ensure};
 
 use super::cases::Setting;
 
-/// Which program.
+/// A compared server program.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Program {
     Ortolan,
@@ -26,15 +26,14 @@ impl fmt::Display for Program {
     }
 }
 
-/// Where they are.
+/// Paths of the programs.
 #[derive(Debug)]
 pub(crate) struct Programs {
     pub(crate) llama_server: PathBuf,
 }
 
 impl Programs {
-    /// The command line that serves `model` at `port` as `setting` has it: each program's defaults, but for what the setting
-    /// says.
+    /// The command that serves `model` on `port` with this setting and the program's defaults otherwise.
     fn command(&self, program: Program, model: &Path, setting: Setting, port: u16) -> Command {
         let Setting {
             slots,
@@ -56,7 +55,7 @@ impl Programs {
                 option("--ctx-size", context);
                 option("--cache-tokens", cache);
             }
-            // There it is the cache, which the slots have equal parts of, or all together.
+            // In llama.cpp, --ctx-size is the size of the cache, which slots divide equally or share (--kv-unified).
             (Program::LlamaServer, None) => option("--ctx-size", slots * context),
             (Program::LlamaServer, Some(cache)) => {
                 option("--ctx-size", cache);
@@ -67,45 +66,47 @@ impl Programs {
         command
     }
 
-    /// What the program says of its version.
+    /// The version that the program reports.
     pub(crate) fn version(&self, program: Program) -> anyhow::Result<String> {
         if program == Program::Ortolan {
             return Ok(env!("CARGO_PKG_VERSION").to_owned());
         }
         let output = Command::new(&self.llama_server).arg("--version").output()?;
-        let told = [output.stderr, output.stdout].concat();
-        let told = String::from_utf8_lossy(&told);
-        let line = told.lines().find_map(|line| line.strip_prefix("version:"));
-        let version = line.context("llama-server says its version")?;
+        let output = [output.stderr, output.stdout].concat();
+        let output = String::from_utf8_lossy(&output);
+        let line = output
+            .lines()
+            .find_map(|line| line.strip_prefix("version:"));
+        let version = line.context("llama-server --version prints no version")?;
         Ok(version.trim().to_owned())
     }
 }
 
-/// One that runs; it ends with this value.
+/// A running server; it is killed on drop.
 pub(crate) struct Server {
     process: Child,
     /// `http://host:port`
     pub(crate) address: String,
-    /// From its start until it served.
+    /// Time from the start until `/health` succeeded.
     pub(crate) ready_after: Duration,
 }
 
 impl Server {
-    /// Starts it and waits until `/health` says that it serves.
+    /// Starts the server and waits until `/health` succeeds.
     pub(crate) async fn start(
         programs: &Programs,
         program: Program,
         model: &Path,
         setting: Setting,
     ) -> anyhow::Result<Self> {
-        const PATIENCE: Duration = Duration::from_secs(60);
+        const TIMEOUT: Duration = Duration::from_secs(60);
         let port = TcpListener::bind("127.0.0.1:0")?.local_addr()?.port();
         let mut command = programs.command(program, model, setting, port);
-        // Before: it takes a processor for a while.
+        // Created before the start, because it takes a while.
         let http = reqwest::Client::new();
         let start = Instant::now();
         let process = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn();
-        let process = process.with_context(|| format!("{program} does not start"))?;
+        let process = process.with_context(|| format!("cannot start {program}"))?;
         let mut server = Self {
             process,
             address: format!("http://127.0.0.1:{port}"),
@@ -113,31 +114,37 @@ impl Server {
         };
         let health = format!("{}/health", server.address);
         loop {
-            if let Ok(answer) = http.get(&health).send().await
-                && answer.status().is_success()
+            if let Ok(response) = http.get(&health).send().await
+                && response.status().is_success()
             {
                 server.ready_after = start.elapsed();
                 return Ok(server);
             }
-            let ended = server.process.try_wait()?;
-            ensure!(ended.is_none(), "{program} ended: {ended:?}");
-            ensure!(start.elapsed() < PATIENCE, "{program} does not serve");
+            let exit = server.process.try_wait()?;
+            ensure!(exit.is_none(), "{program} exited: {exit:?}");
+            ensure!(
+                start.elapsed() < TIMEOUT,
+                "{program} is not ready after {TIMEOUT:?}"
+            );
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
     }
 
-    /// The most memory that it had resident so far, in MiB.
+    /// Peak resident memory so far, in MiB.
     pub(crate) fn peak_mebibytes(&self) -> anyhow::Result<f64> {
         let status = std::fs::read_to_string(format!("/proc/{}/status", self.process.id()))?;
         let line = status.lines().find(|line| line.starts_with("VmHWM:"));
         let kibibytes = line.and_then(|line| line.split_whitespace().nth(1));
-        Ok(kibibytes.context("it runs")?.parse::<f64>()? / 1024.0)
+        Ok(kibibytes
+            .context("the server is not running")?
+            .parse::<f64>()?
+            / 1024.0)
     }
 }
 
 impl Drop for Server {
     fn drop(&mut self) {
-        // It may have ended by itself; either way it is gone afterwards.
+        // Errors mean that the process has already exited.
         let _ = self.process.kill();
         let _ = self.process.wait();
     }

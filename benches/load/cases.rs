@@ -1,6 +1,6 @@
-//! The cases: what is sent, by how many clients, and which figures come of it.
+//! The load cases: which requests how many clients send, and which figures are measured.
 
-#![allow(dead_code, reason = "each bench uses a part of it")]
+#![allow(dead_code, reason = "each bench uses some of the cases")]
 
 use std::pin::pin;
 use std::process::{Child, Command};
@@ -9,41 +9,41 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, bail};
 use futures_util::future::{Either, join_all, select, try_join_all};
 
-use super::client::{Answer, Request, Target};
+use super::client::{Completion, Request, Target};
 
-/// A load with a name.
+/// A load case.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Case {
-    /// Clients that each have one answer after the other written: 64 tokens after 64.
+    /// This number of clients send sequential requests: prompts of 64 tokens, 64 generated tokens.
     Streams(usize),
     /// One client whose texts repeat themselves, as code and lists do.
     Repeating,
-    /// Prompts of 512 tokens, one after the other.
+    /// Sequential prompts of 512 tokens.
     Prompt,
-    /// Eight answers are being written while eight clients come with prompts of 512 tokens.
+    /// Eight prompts of 512 tokens arrive while eight sequences decode.
     LongPrompts,
     /// Prompts of 256 tokens, alone and beside one stream.
     PromptBesideStream,
-    /// Eight clients whose prompts begin with the same 1,024 tokens, three times.
+    /// Eight clients send three prompts each; all begin with the same 1,024 tokens.
     SharedPrefix,
-    /// Eight clients that want three times what the cache holds.
+    /// Eight clients need three times the size of the cache.
     SmallCache,
     /// One stream, while another program keeps a core busy.
     BusyMachine,
 }
 
-/// What a case wants of a server.
+/// The server settings that a case requires.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Setting {
-    /// Sequences that run at once.
+    /// Number of sequences that run concurrently.
     pub(crate) slots: usize,
-    /// Tokens that each of them may have.
+    /// Context of each slot, in tokens.
     pub(crate) context: usize,
-    /// Tokens of the cache for all of them, if not all their contexts.
+    /// Size of the KV cache in tokens; if absent, all contexts fit.
     pub(crate) cache: Option<usize>,
 }
 
-/// What was measured.
+/// A measured value.
 #[derive(Debug, Clone)]
 pub(crate) struct Figure {
     pub(crate) name: &'static str,
@@ -51,14 +51,14 @@ pub(crate) struct Figure {
     pub(crate) value: f64,
 }
 
-/// What a figure counts, and so which of two is the better one.
+/// The unit of a figure, which also decides whether larger or smaller is better.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Unit {
     TokensPerSecond,
     Seconds,
     Mebibytes,
     Requests,
-    /// A time, in that of the same alone.
+    /// A ratio of two times.
     Times,
 }
 
@@ -73,7 +73,7 @@ impl Unit {
         }
     }
 
-    /// How many times better `ours` is than `theirs`; none where both are nothing.
+    /// How many times better `ours` is than `theirs`; `None` if the worse value is 0.
     pub(crate) fn advantage(self, ours: f64, theirs: f64) -> Option<f64> {
         let (better, worse) = match self {
             Self::TokensPerSecond => (ours, theirs),
@@ -133,13 +133,13 @@ impl Case {
         }
     }
 
-    /// Sends the load to `target`, of texts that only `round` has, and answers what was measured.
+    /// Sends the load to `target`, with texts unique to `round`, and returns the figures.
     ///
     /// # Errors
-    /// A request failed in a case where none has to.
+    /// A request failed in a case that does not count failures.
     pub(crate) async fn run(self, target: &Target, round: usize) -> anyhow::Result<Vec<Figure>> {
         let mut texts = Texts::new(round);
-        // What is done at the first request is not measured.
+        // Warm-up: one-time work of the first request is not measured.
         target.complete(&texts.request(16, 8)).await?;
         match self {
             Self::Streams(clients) => streams(target, &mut texts, clients).await,
@@ -175,11 +175,16 @@ async fn repeating(target: &Target, texts: &mut Texts) -> anyhow::Result<Vec<Fig
     output(target, vec![(0..6).map(request).collect()]).await
 }
 
-/// Tokens of all answers in a second, each client's requests one after the other.
+/// Total generated tokens per second; each client sends its requests sequentially.
 async fn output(target: &Target, work: Vec<Vec<Request>>) -> anyhow::Result<Vec<Figure>> {
     let start = Instant::now();
-    let answers = try_join_all(work.iter().map(|requests| in_turn(target, requests))).await?;
-    let tokens: u64 = answers.iter().flatten().map(|answer| answer.tokens).sum();
+    let completions =
+        try_join_all(work.iter().map(|requests| sequentially(target, requests))).await?;
+    let tokens: u64 = completions
+        .iter()
+        .flatten()
+        .map(|completion| completion.tokens)
+        .sum();
     Ok(vec![Figure {
         name: "output",
         unit: Unit::TokensPerSecond,
@@ -189,10 +194,10 @@ async fn output(target: &Target, work: Vec<Vec<Request>>) -> anyhow::Result<Vec<
 
 async fn prompt(target: &Target, texts: &mut Texts) -> anyhow::Result<Vec<Figure>> {
     let requests: Vec<Request> = (0..5).map(|_| texts.request(512, 1)).collect();
-    let answers = in_turn(target, &requests).await?;
-    let rates = answers.iter().map(|answer| {
-        let seconds = answer.first_token().as_secs_f64();
-        answer.prompt_tokens as f64 / seconds
+    let completions = sequentially(target, &requests).await?;
+    let rates = completions.iter().map(|completion| {
+        let seconds = completion.first_token().as_secs_f64();
+        completion.prompt_tokens as f64 / seconds
     });
     Ok(vec![Figure {
         name: "prompt",
@@ -212,15 +217,15 @@ async fn long_prompts(target: &Target, texts: &mut Texts) -> anyhow::Result<Vec<
     let (running, arriving) = tokio::try_join!(running, arriving)?;
     let gaps: Vec<f64> = running
         .iter()
-        .flat_map(Answer::gaps)
+        .flat_map(Completion::gaps)
         .map(|gap| gap.as_secs_f64())
         .collect();
-    let firsts = arriving.iter().map(Answer::first_token);
+    let firsts = arriving.iter().map(Completion::first_token);
     Ok(vec![
         seconds("gap, p99", quantile(gaps.clone(), 0.99)),
         seconds("gap, longest", quantile(gaps, 1.0)),
         seconds(
-            "first token of the long, median",
+            "first token of long prompts, median",
             quantile(firsts.map(|first| first.as_secs_f64()).collect(), 0.5),
         ),
     ])
@@ -233,26 +238,26 @@ async fn prompt_beside_stream(target: &Target, texts: &mut Texts) -> anyhow::Res
         let request = |_| texts.request(PROMPT_TOKENS, 1);
         (0..PROMPTS).map(request).collect()
     };
-    let median = |answers: &[Answer]| {
-        let firsts = answers
+    let median = |completions: &[Completion]| {
+        let firsts = completions
             .iter()
-            .map(|answer| answer.first_token().as_secs_f64());
+            .map(|completion| completion.first_token().as_secs_f64());
         quantile(firsts.collect(), 0.5)
     };
-    let alone = median(&in_turn(target, &requests(texts)).await?);
+    let alone = median(&sequentially(target, &requests(texts)).await?);
     let (stream, prompts) = (texts.request(32, 960), requests(texts));
     let stream = pin!(target.complete(&stream));
     let prompts = pin!(async {
-        // By then the stream has its first tokens.
+        // By this time the stream has its first tokens.
         tokio::time::sleep(Duration::from_secs_f64(alone)).await;
-        in_turn(target, &prompts).await
+        sequentially(target, &prompts).await
     });
     let beside = match select(stream, prompts).await {
         Either::Left((stream, _)) => {
             stream?;
             bail!("the stream ended before the prompts beside it");
         }
-        Either::Right((answers, _)) => median(&answers?),
+        Either::Right((completions, _)) => median(&completions?),
     };
     Ok(vec![
         seconds("first token alone, median", alone),
@@ -278,15 +283,16 @@ async fn shared_prefix(target: &Target, texts: &mut Texts) -> anyhow::Result<Vec
                 .collect()
         })
         .collect();
-    let answers = try_join_all(work.iter().map(|requests| in_turn(target, requests))).await?;
-    let whole = start.elapsed().as_secs_f64();
-    let firsts = answers.iter().flatten().map(Answer::first_token);
+    let completions =
+        try_join_all(work.iter().map(|requests| sequentially(target, requests))).await?;
+    let total = start.elapsed().as_secs_f64();
+    let firsts = completions.iter().flatten().map(Completion::first_token);
     Ok(vec![
         seconds(
             "first token, p95",
             quantile(firsts.map(|first| first.as_secs_f64()).collect(), 0.95),
         ),
-        seconds("whole", whole),
+        seconds("total time", total),
     ])
 }
 
@@ -294,11 +300,14 @@ async fn small_cache(target: &Target, texts: &mut Texts) -> anyhow::Result<Vec<F
     let requests: Vec<Request> = (0..CLIENTS).map(|_| texts.request(256, 128)).collect();
     let together = join_all(requests.iter().map(|request| target.complete(request))).await;
     let mut differing = 0;
-    for (request, answer) in requests.iter().zip(&together) {
-        let Ok(answer) = answer else { continue };
-        differing += usize::from(target.complete(request).await?.text != answer.text);
+    for (request, completion) in requests.iter().zip(&together) {
+        let Ok(completion) = completion else { continue };
+        differing += usize::from(target.complete(request).await?.text != completion.text);
     }
-    let failed = together.iter().filter(|answer| answer.is_err()).count();
+    let failed = together
+        .iter()
+        .filter(|completion| completion.is_err())
+        .count();
     let count = |name, count| Figure {
         name,
         unit: Unit::Requests,
@@ -306,16 +315,16 @@ async fn small_cache(target: &Target, texts: &mut Texts) -> anyhow::Result<Vec<F
     };
     Ok(vec![
         count("failed", failed),
-        count("other text than alone", differing),
+        count("text differs from the request alone", differing),
     ])
 }
 
-async fn in_turn(target: &Target, requests: &[Request]) -> anyhow::Result<Vec<Answer>> {
-    let mut answers = Vec::with_capacity(requests.len());
+async fn sequentially(target: &Target, requests: &[Request]) -> anyhow::Result<Vec<Completion>> {
+    let mut completions = Vec::with_capacity(requests.len());
     for request in requests {
-        answers.push(target.complete(request).await?);
+        completions.push(target.complete(request).await?);
     }
-    Ok(answers)
+    Ok(completions)
 }
 
 fn seconds(name: &'static str, value: f64) -> Figure {
@@ -323,16 +332,16 @@ fn seconds(name: &'static str, value: f64) -> Figure {
     Figure { name, unit, value }
 }
 
-/// The value that so large a share of `values` does not exceed.
+/// The value that a `share` of `values` does not exceed.
 ///
 /// # Panics
-/// If there is none.
+/// If `values` is empty.
 pub(crate) fn quantile(mut values: Vec<f64>, share: f64) -> f64 {
     values.sort_by(f64::total_cmp);
     values[((values.len() - 1) as f64 * share).round() as usize]
 }
 
-/// Prompts of words that most vocabularies have as one token each; no two are alike.
+/// Generates distinct prompts of words that are one token each in most vocabularies.
 struct Texts {
     state: u64,
 }
@@ -351,7 +360,7 @@ impl Texts {
         }
     }
 
-    /// Functions that differ by a word of three.
+    /// Similar Python functions: only three words differ.
     fn functions(&mut self, count: usize) -> String {
         let mut function = || {
             let words = self.words(3);
@@ -376,7 +385,7 @@ impl Texts {
             " him", " see", " time",
         ];
         let mut next = || {
-            // Knuth's MMIX generator; its upper bits are the good ones.
+            // Knuth's MMIX generator; only its upper bits are random enough.
             self.state = self
                 .state
                 .wrapping_mul(6_364_136_223_846_793_005)
@@ -394,13 +403,13 @@ impl BusyProcess {
     fn start() -> anyhow::Result<Self> {
         let mut command = Command::new("sh");
         let started = command.args(["-c", "while :; do :; done"]).spawn();
-        started.map(Self).context("sh is a loop")
+        started.map(Self).context("cannot start sh")
     }
 }
 
 impl Drop for BusyProcess {
     fn drop(&mut self) {
-        // It may have been ended from outside; either way it is gone afterwards.
+        // Errors mean that the process has already exited.
         let _ = self.0.kill();
         let _ = self.0.wait();
     }

@@ -1,4 +1,4 @@
-//! One streamed completion, as any server with OpenAI's API answers it, and when its tokens came.
+//! A client for streamed completions of any OpenAI-compatible server, which records when tokens arrive.
 
 use std::time::{Duration, Instant};
 
@@ -6,75 +6,72 @@ use anyhow::{Context, bail, ensure};
 use futures_util::StreamExt;
 use serde_json::{Value, json};
 
-/// What is asked for: the prompt is `prompt`, and just so many tokens follow it.
+/// A prompt and the exact number of tokens to generate.
 #[derive(Debug, Clone)]
 pub(crate) struct Request {
     pub(crate) prompt: String,
     pub(crate) tokens: usize,
 }
 
-/// What came.
+/// A received completion.
 #[derive(Debug)]
-pub(crate) struct Answer {
-    /// When the request was sent.
-    sent: Instant,
-    /// When each part of the text came.
+pub(crate) struct Completion {
+    sent_at: Instant,
+    /// Arrival times of the parts of the text.
     arrivals: Vec<Instant>,
-    /// The text.
     pub(crate) text: String,
-    /// Of the prompt, as the server counts.
+    /// Number of prompt tokens, as reported by the server.
     pub(crate) prompt_tokens: u64,
-    /// Of the text, as the server counts.
+    /// Number of generated tokens, as reported by the server.
     pub(crate) tokens: u64,
 }
 
-impl Answer {
-    /// From sending to the first text.
+impl Completion {
+    /// Time to first token.
     pub(crate) fn first_token(&self) -> Duration {
-        self.arrivals[0] - self.sent
+        self.arrivals[0] - self.sent_at
     }
 
-    /// Between one text and the next.
+    /// Times between consecutive parts of the text.
     pub(crate) fn gaps(&self) -> impl Iterator<Item = Duration> {
         self.arrivals.windows(2).map(|pair| pair[1] - pair[0])
     }
 }
 
-/// A server by its address.
+/// The measured server.
 #[derive(Debug, Clone)]
 pub(crate) struct Target {
     http: reqwest::Client,
     /// `http://host:port`
     address: String,
-    /// The model that requests name.
+    /// The `model` field of requests.
     model: String,
 }
 
 impl Target {
-    /// The server at `address`, asked for `model`.
     pub(crate) fn new(address: &str, model: &str) -> Self {
-        // A connection for each request: some servers close those that are idle just when they are used again.
+        // A new connection for each request: some servers close idle connections just when they are reused.
         let http = reqwest::Client::builder().pool_max_idle_per_host(0).build();
         Self {
-            http: http.expect("the client needs nothing that may be missing"),
+            http: http.expect("the default client configuration is valid"),
             address: address.trim_end_matches('/').to_owned(),
             model: model.to_owned(),
         }
     }
 
-    /// The answer to `request`, read to its end.
+    /// Sends a request and reads the stream to its end.
     ///
     /// # Errors
-    /// The server refused, broke off, or gave fewer tokens than it was asked for.
-    pub(crate) async fn complete(&self, request: &Request) -> anyhow::Result<Answer> {
-        let sent = Instant::now();
+    /// The server rejected the request, aborted the stream, or generated fewer tokens than requested.
+    pub(crate) async fn complete(&self, request: &Request) -> anyhow::Result<Completion> {
+        let sent_at = Instant::now();
         let response = self
             .http
             .post(format!("{}/v1/completions", self.address))
             .json(&json!({
                 "model": self.model, "prompt": request.prompt, "max_tokens": request.tokens, "temperature": 0,
                 "stream": true, "stream_options": {"include_usage": true},
-                // Not OpenAI's, but most servers' word: texts of one length can be compared.
+                // Not part of OpenAI's API, but supported by most servers: all texts have the same length.
                 "ignore_eos": true,
             }))
             .send()
@@ -83,8 +80,8 @@ impl Target {
         if !status.is_success() {
             bail!("{status}: {}", response.text().await?);
         }
-        let mut answer = Answer {
-            sent,
+        let mut completion = Completion {
+            sent_at,
             arrivals: Vec::with_capacity(request.tokens),
             text: String::new(),
             prompt_tokens: 0,
@@ -94,32 +91,38 @@ impl Target {
         let mut parts = response.bytes_stream();
         while let Some(part) = parts.next().await {
             unread.extend_from_slice(&part?);
-            let whole = unread
+            let complete_bytes = unread
                 .iter()
                 .rposition(|&byte| byte == b'\n')
                 .map_or(0, |end| end + 1);
-            let lines: Vec<u8> = unread.drain(..whole).collect();
+            let lines: Vec<u8> = unread.drain(..complete_bytes).collect();
             for line in std::str::from_utf8(&lines)?.lines() {
                 if let Some(data) = line.strip_prefix("data:").map(str::trim)
                     && data != "[DONE]"
                 {
-                    answer.take(data)?;
+                    completion.add_event(data)?;
                 }
             }
         }
-        ensure!(!answer.arrivals.is_empty(), "the stream had no text");
-        let wanted = request.tokens as u64;
-        let tokens = answer.tokens;
-        ensure!(tokens >= wanted, "{tokens} of {wanted} tokens came");
-        Ok(answer)
+        ensure!(
+            !completion.arrivals.is_empty(),
+            "the stream contains no text"
+        );
+        let requested = request.tokens as u64;
+        let tokens = completion.tokens;
+        ensure!(
+            tokens >= requested,
+            "received {tokens} of {requested} tokens"
+        );
+        Ok(completion)
     }
 }
 
-impl Answer {
-    fn take(&mut self, event: &str) -> anyhow::Result<()> {
-        let event: Value = serde_json::from_str(event).context("an event is JSON")?;
+impl Completion {
+    fn add_event(&mut self, event: &str) -> anyhow::Result<()> {
+        let event: Value = serde_json::from_str(event).context("an event is not JSON")?;
         if let Some(error) = event.get("error") {
-            bail!("the stream broke off: {error}");
+            bail!("the stream was aborted: {error}");
         }
         if let Some(text) = event["choices"][0]["text"].as_str()
             && !text.is_empty()
@@ -128,7 +131,7 @@ impl Answer {
             self.text.push_str(text);
         }
         if let Some(usage) = event.get("usage").filter(|usage| !usage.is_null()) {
-            let count = |name: &str| usage[name].as_u64().context("a count of tokens");
+            let count = |name: &str| usage[name].as_u64().context("the usage has no token count");
             self.prompt_tokens = count("prompt_tokens")?;
             self.tokens = count("completion_tokens")?;
         }

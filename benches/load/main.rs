@@ -1,4 +1,4 @@
-//! Load for any server with OpenAI's API: `cargo bench --bench load -- http://127.0.0.1:8080 --case streams-16`.
+//! Measures any OpenAI-compatible server: `cargo bench --bench load -- http://127.0.0.1:8080 --case streams-16`.
 
 #![expect(clippy::print_stdout, reason = "a bench is read on the terminal")]
 
@@ -11,20 +11,20 @@ use clap::Parser;
 use client::Target;
 
 #[derive(Parser)]
-#[command(name = "load", about = "Measure a server with OpenAI's API")]
+#[command(name = "load", about = "Measure an OpenAI-compatible server")]
 struct Options {
-    /// The server, as http://127.0.0.1:8080
+    /// Address of the server, such as http://127.0.0.1:8080
     address: String,
-    /// The model that requests name
+    /// The `model` field of requests
     #[arg(long, default_value = "default")]
     model: String,
-    /// Only this case; repeatable. It needs as many slots, of as many tokens, as it says
+    /// Run only this case; repeatable. The server needs the slots and the context that the case prints
     #[arg(long = "case", value_name = "CASE")]
     cases: Vec<String>,
-    /// How often
+    /// Number of measurements for each case
     #[arg(long, default_value_t = 3)]
     rounds: usize,
-    /// As cargo calls it
+    /// Passed by cargo
     #[arg(long, hide = true)]
     bench: bool,
 }
@@ -34,14 +34,15 @@ async fn main() -> anyhow::Result<()> {
     let options = Options::parse();
     let target = Target::new(&options.address, &options.model);
     for name in &options.cases {
-        let known = Case::ALL.iter().any(|case| case.name() == *name);
+        let exists = Case::ALL.iter().any(|case| case.name() == *name);
         let names = Case::ALL.map(Case::name).join(", ");
-        known
+        exists
             .then_some(())
             .with_context(|| format!("--case \"{name}\" not found; the cases are {names}"))?;
     }
-    let wanted = |case: &Case| options.cases.is_empty() || options.cases.contains(&case.name());
-    for case in Case::ALL.into_iter().filter(wanted) {
+    let is_selected =
+        |case: &Case| options.cases.is_empty() || options.cases.contains(&case.name());
+    for case in Case::ALL.into_iter().filter(is_selected) {
         let setting = case.setting();
         println!(
             "{}: {} slots of {} tokens",
@@ -51,11 +52,11 @@ async fn main() -> anyhow::Result<()> {
         );
         for round in 0..options.rounds {
             let figures = case.run(&target, round).await?;
-            let words: Vec<String> = figures
+            let results: Vec<String> = figures
                 .iter()
                 .map(|figure| format!("{} {:.3} {}", figure.name, figure.value, figure.unit.name()))
                 .collect();
-            println!("  {}", words.join(", "));
+            println!("  {}", results.join(", "));
         }
     }
     Ok(())

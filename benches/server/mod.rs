@@ -1,4 +1,4 @@
-//! The program as a process of its own, for what is measured from outside: time, memory, answers.
+//! Runs the server as a child process, for benches that measure its latency, memory and responses.
 
 use std::io::{BufRead, BufReader};
 use std::path::Path;
@@ -10,7 +10,7 @@ use futures_util::StreamExt;
 use ortolan::api::client::Client;
 use serde_json::Value;
 
-/// A server of the default model; it ends with this value.
+/// A running server; it is killed on drop.
 pub(crate) struct Program {
     process: Child,
     /// `http://host:port`
@@ -18,7 +18,7 @@ pub(crate) struct Program {
 }
 
 impl Program {
-    /// Starts it on any port and waits until the model is loaded.
+    /// Starts the server on a free port and waits until its model is loaded.
     pub(crate) async fn start(model: &Path, options: &[&str]) -> anyhow::Result<Self> {
         let mut process = Command::new(env!("CARGO_BIN_EXE_ortolan"))
             .arg("-m")
@@ -28,7 +28,7 @@ impl Program {
             .stdout(Stdio::null())
             .stderr(Stdio::piped())
             .spawn()?;
-        let stderr = process.stderr.take().context("its log is piped")?;
+        let stderr = process.stderr.take().context("the log is not piped")?;
         let mut lines = BufReader::new(stderr).lines();
         let address = lines
             .by_ref()
@@ -37,8 +37,8 @@ impl Program {
                 let line: Value = serde_json::from_str(&line).ok()?;
                 line["address"].as_str().map(str::to_owned)
             })
-            .context("it ended before it listened")?;
-        // A log that nobody reads would stop it.
+            .context("the server exited before it listened")?;
+        // The log must be read, so that the server does not block on a full pipe.
         std::thread::spawn(move || lines.map_while(Result::ok).for_each(drop));
         let program = Self { process, address };
         while !program
@@ -52,43 +52,50 @@ impl Program {
         Ok(program)
     }
 
-    /// A client without a deadline of its own.
+    /// A client without a timeout.
     pub(crate) fn client(&self) -> Client {
         Client::new_with_client(&self.address, reqwest::Client::new())
     }
 
-    /// Its process's number.
+    /// The process id.
     pub(crate) fn id(&self) -> u32 {
         self.process.id()
     }
 
-    /// Bytes of memory that it has resident.
+    /// Resident memory in bytes.
     pub(crate) fn resident_bytes(&self) -> anyhow::Result<u64> {
         let status = std::fs::read_to_string(format!("/proc/{}/status", self.id()))?;
         let line = status.lines().find(|line| line.starts_with("VmRSS:"));
         let kilobytes = line.and_then(|line| line.split_whitespace().nth(1));
-        Ok(kilobytes.context("it runs")?.parse::<u64>()? * 1024)
+        Ok(kilobytes
+            .context("the server is not running")?
+            .parse::<u64>()?
+            * 1024)
     }
 }
 
 impl Drop for Program {
     fn drop(&mut self) {
-        // It may have ended by itself; either way it is gone afterwards.
+        // Errors mean that the process has already exited.
         let _ = self.process.kill();
         let _ = self.process.wait();
     }
 }
 
-/// Reads a stream's events up to the `events`-th, or to its end; dropping it earlier leaves it.
+/// Sends a streamed request and reads up to `events` events. Dropping the future disconnects the client.
 pub(crate) async fn read_events(
     client: &Client,
     body: &Value,
     events: usize,
 ) -> anyhow::Result<()> {
     let request = serde_json::from_value(body.clone())?;
-    let answer = client.completion_stream(&request).await?;
-    ensure!(answer.status() == 200, "the stream began");
-    let mut stream = answer.into_inner().into_inner();
+    let response = client.completion_stream(&request).await?;
+    ensure!(
+        response.status() == 200,
+        "the stream failed: {}",
+        response.status()
+    );
+    let mut stream = response.into_inner().into_inner();
     for _ in 0..events {
         if stream.next().await.transpose()?.is_none() {
             break;

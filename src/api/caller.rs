@@ -1,15 +1,16 @@
-//! The caller of a request, as `server` identified it before the request reached an operation.
+//! Extracts the caller of a request, which the `server` module identifies before the request reaches an operation.
 
 use poem::{FromRequest, Request, RequestBody};
 
 use super::error::Error;
 pub use crate::model::{Caller, KeyId};
 
-/// Proof that a request came with a valid key, if the server has keys. Every operation whose `security` in the document
-/// is not empty takes it, so that no spelling of a path gets around the check that compares paths.
+/// Proof that the request has a valid API key or that the server has no keys. Every operation whose `security` in the
+/// OpenAPI document is not empty takes this argument. Unlike the middleware of `server`, this check does not compare
+/// paths, so no spelling of a path bypasses it.
 pub(super) struct Admitted;
 
-/// The caller; unknown if nothing identified it.
+/// Returns the caller that `server` attached to the request; [`Caller::Unknown`] if `server` attached none.
 pub(super) fn caller_of(request: &Request) -> Caller {
     let caller = request.data::<Caller>().copied();
     caller.unwrap_or(Caller::Unknown)
@@ -23,7 +24,7 @@ impl<'a> FromRequest<'a> for Caller {
 
 impl<'a> FromRequest<'a> for Admitted {
     /// # Errors
-    /// [`Error::Unauthorized`] if the caller is unknown.
+    /// If the caller is unknown.
     async fn from_request(request: &'a Request, _: &mut RequestBody) -> poem::Result<Self> {
         match caller_of(request) {
             Caller::Unknown => Err(Error::Unauthorized.into()),

@@ -1,26 +1,26 @@
-//! The merged document: served as JSON, as YAML and as a page, and asked which methods a path has.
-//! Checking bodies against it is `schema`'s.
+//! The merged OpenAPI document as JSON, YAML and a Swagger UI page, and lookups of its paths, methods and tags.
+//! `schema` validates bodies against the schemas of the document.
 
 use std::sync::LazyLock;
 
 use poem_openapi::OpenApiService;
 use serde_json::Value;
 
-/// The document as JSON.
+/// The OpenAPI document as JSON text.
 pub const JSON: &str = include_str!(concat!(env!("OUT_DIR"), "/openapi.json"));
 
-/// The document as YAML.
+/// The OpenAPI document as YAML text.
 pub const YAML: &str = include_str!(concat!(env!("OUT_DIR"), "/openapi.yaml"));
 
-/// The document.
+/// The parsed OpenAPI document.
 pub static DOCUMENT: LazyLock<Value> =
-    LazyLock::new(|| serde_json::from_str(JSON).expect("the build script wrote it as JSON"));
+    LazyLock::new(|| serde_json::from_str(JSON).expect("the build script writes valid JSON"));
 
-/// Swagger UI with the document in it; it needs nothing from outside.
+/// Returns a Swagger UI page that contains the document and loads nothing from other servers.
 pub fn page() -> &'static str {
     static PAGE: LazyLock<String> = LazyLock::new(|| {
         let empty = OpenApiService::new((), "", "");
-        // The document becomes a part of a script: a `<` in it must not end the script.
+        // The document is embedded in a script element. A `</script>` in the document would end the element.
         let document = JSON.replace('<', "\\u003c");
         let page = empty
             .swagger_ui_html()
@@ -30,34 +30,34 @@ pub fn page() -> &'static str {
     &PAGE
 }
 
-/// Whether the document has a request's path.
+/// Returns whether a request path matches a path template of the document.
 pub fn has(path: &str) -> bool {
     template(path).is_some()
 }
 
-/// The path as the document writes it, as `/v1/models/{model}`.
+/// Returns the path template that a request path matches, such as `/v1/models/{model}`.
 pub fn template(path: &str) -> Option<&'static str> {
     item(path).map(|(template, _)| template.as_str())
 }
 
-/// Whether an operation of a request's path has that tag.
+/// Returns whether an operation of a request path has the tag `tag`.
 pub fn has_tag(path: &str, tag: &str) -> bool {
     let operations = item(path).and_then(|(_, item)| item.as_object());
     let mut operations = operations.into_iter().flatten();
     operations.any(|(_, operation)| {
         let mut tags = operation["tags"].as_array().into_iter().flatten();
-        tags.any(|own| own == tag)
+        tags.any(|value| value == tag)
     })
 }
 
-/// Whether the document has a request's path, and none of its operations needs a key: their `security` is empty.
+/// Returns whether the document has the request path and no operation of the path needs an API key (`security: []`).
 pub fn is_open(path: &str) -> bool {
     let operations = item(path).and_then(|(_, item)| item.as_object());
     let is_open = |operation: &Value| operation["security"].as_array().is_some_and(Vec::is_empty);
     operations.is_some_and(|operations| operations.values().all(is_open))
 }
 
-/// The methods of a request's path in capital letters; empty if the document has no such path.
+/// Returns the HTTP methods of a request path in upper case; empty if the document has no such path.
 pub fn methods(path: &str) -> Vec<String> {
     let item = item(path).and_then(|(_, item)| item.as_object());
     item.into_iter()
@@ -84,14 +84,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_page_holds_the_document_and_nothing_from_outside() {
+    fn the_page_contains_the_document_and_loads_nothing_external() {
         let page = page();
         assert!(page.contains(r#""operationId": "chat_completion""#));
         assert!(!page.contains("src=\"http"), "the page must work offline");
     }
 
     #[test]
-    fn paths_know_their_methods() {
+    fn finds_the_methods_and_template_of_a_path() {
         assert_eq!(methods("/completion"), ["POST"]);
         assert_eq!(methods("/v1/models/some%2Fmodel"), ["GET"]);
         assert!(methods("/v1/models/some/model").is_empty());
@@ -100,7 +100,7 @@ mod tests {
     }
 
     #[test]
-    fn what_people_read_of_the_operations() {
+    fn operations_match_the_snapshot() {
         let mut lines = String::new();
         for (path, item) in DOCUMENT["paths"].as_object().unwrap() {
             for (method, operation) in item.as_object().unwrap() {

@@ -1,5 +1,5 @@
-//! What a request can fail with, as the client is told: statuses, kinds and the one shape of all errors.
-//! (`/health` tells its failures in a shape of its own.)
+//! The errors of the API: HTTP statuses, error types and codes, and the JSON error bodies of each API surface. A failed
+//! `/health` has a schema of its own.
 
 use poem::http::header::HeaderName;
 use poem::http::{HeaderValue, StatusCode, header};
@@ -10,28 +10,28 @@ use super::caller::caller_of;
 use super::{document, types};
 use crate::model::GenerateError;
 
-/// Bytes of a message; what a client sent may be quoted in it.
+/// Longest error message in bytes. Messages may quote the client's input.
 const MESSAGE_BYTES_MAX: usize = 500;
 
-/// How long a client should wait when the queue is full.
+/// The `Retry-After` value of 429 responses, in seconds.
 const RETRY_AFTER_SECONDS: u32 = 1;
 
-/// Carries a request's id to Anthropic's clients.
+/// The header in which Anthropic's clients expect the request id.
 const ANTHROPIC_REQUEST_ID: HeaderName = HeaderName::from_static("request-id");
 
-/// Whose routes are asked: each has its words for what went wrong.
+/// An API surface: a group of routes that share an error format.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Surface {
-    /// The routes of the llama.cpp server of 2024, and the server's own.
+    /// The routes of llama.cpp's server as of 2024, and ortolan's own routes.
     Native,
-    /// OpenAI's.
+    /// OpenAI-compatible routes.
     OpenAi,
-    /// Anthropic's.
+    /// Anthropic-compatible routes.
     Anthropic,
 }
 
 impl Surface {
-    /// That of a path, also of one that leads nowhere.
+    /// Returns the surface of a request path. The prefix decides for paths that are not in the document.
     pub fn of(path: &str) -> Self {
         match path {
             _ if document::has_tag(path, "Anthropic") || path.starts_with("/v1/messages/") => {
@@ -43,109 +43,106 @@ impl Surface {
     }
 }
 
-/// Why a request is refused or fails.
+/// A failure of a request, as it is reported to the client.
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum Error {
-    /// The body cannot be had or means nothing.
+    /// The body cannot be read or is invalid.
     #[error("{message}")]
     Invalid {
-        /// The dotted path of the field that is wrong.
+        /// Dotted path of the invalid field; `None` if the error concerns the whole body.
         param: Option<String>,
-        /// What to change.
+        /// The problem and, if known, how to correct it.
         message: String,
     },
-    /// A conversation is to be kept on the server, as Anthropic's threads are.
-    #[error(
-        "thread: this server keeps no conversations; leave it out and send the whole conversation"
-    )]
+    /// The request uses Anthropic's threads, which store conversations on the server.
+    #[error("thread: threads are not supported; remove the field and send the whole conversation")]
     ThreadUnsupported,
-    /// The request came without a key that the server knows.
+    /// The request has no valid API key.
     #[error("Invalid API Key")]
     Unauthorized,
-    /// Only an operator's key may change what all requests get.
+    /// The change affects all requests and needs an operator's key.
     #[error("{0}: only an operator's key may change this (see --operator-key-file and --props)")]
     OperatorOnly(&'static str),
-    /// The slot's last request was made with another key.
-    #[error("slot {0} ran another key's request last")]
+    /// The slot's last request was sent with another API key.
+    #[error("slot {0} last ran a request of another API key")]
     SlotOfAnotherKey(usize),
-    /// The Content-Type is another one.
+    /// The Content-Type is not JSON.
     #[error("send the body with Content-Type: application/json")]
-    NotJson,
-    /// The body is compressed.
+    UnsupportedContentType,
+    /// The body has a content or transfer coding that the server does not decode, such as `gzip`.
     #[error("the encoding {coding} is not supported: send the body without Content-Encoding")]
-    EncodedBody {
-        /// The content coding.
+    UnsupportedEncoding {
+        /// Name of the coding, as in the header.
         coding: String,
     },
-    /// The client stopped sending its body, or sends it too slowly.
+    /// The client stopped sending the body or sent it too slowly.
     #[error("{0}")]
-    BodyTooSlow(String),
-    /// The body is longer than is read.
+    BodyTimeout(String),
+    /// The body exceeds the limit.
     #[error("the body is longer than {limit_bytes} bytes")]
     BodyTooLarge {
-        /// Bytes that are read.
+        /// Largest accepted body in bytes.
         limit_bytes: usize,
     },
-    /// A limit on what is done at once is reached.
+    /// A limit of concurrent requests or operations is reached.
     #[error("{0}")]
-    Busy(String),
-    /// Another model is asked for.
-    #[error("there is no model '{0}' here")]
-    NoSuchModel(String),
-    /// No such response is kept for the caller.
+    TooManyRequests(String),
+    /// The request names a model that is not served.
+    #[error("model not found: '{0}'")]
+    ModelNotFound(String),
+    /// No response with this id is stored for the caller.
     #[error("Response with id '{0}' not found.")]
-    NoSuchResponse(String),
-    /// The one that is to be gone on with is not.
+    ResponseNotFound(String),
+    /// The `previous_response_id` of a request is not stored for the caller.
     #[error("Previous response with id '{0}' not found.")]
-    NoPreviousResponse(String),
-    /// No response that is kept for the caller has that item.
-    #[error(
-        "Item with id '{0}' not found: only those of responses that are kept can be referred to."
-    )]
-    NoSuchItem(String),
-    /// The operator did not switch it on, or switched it off.
+    PreviousResponseNotFound(String),
+    /// No response stored for the caller has an item with this id.
+    #[error("Item with id '{0}' not found: only items of stored responses can be referenced.")]
+    ItemNotFound(String),
+    /// The endpoint is disabled by the server's options.
     #[error("This server does not support {0}")]
     NotSupported(&'static str),
-    /// The model is not there yet.
+    /// The model is still being loaded.
     #[error("Loading model")]
     Loading,
-    /// The model will not be there.
+    /// The model cannot be used. The message contains no file names of the server.
     #[error("{0}")]
-    NoModel(String),
-    /// The model will not be there. Only operators learn the cause, which names files of the server.
+    ModelUnavailable(String),
+    /// The model failed to load or its engine stopped. Only operators see the cause, which may name files of the
+    /// server.
     #[error("{failure}: {cause}")]
     ModelFailed {
-        /// What failed.
+        /// What failed, without details of the server; sent to all callers.
         failure: &'static str,
-        /// Why.
+        /// The cause; sent to operators only.
         cause: String,
     },
-    /// The model refused the request or failed.
+    /// The model layer rejected the request or failed.
     #[error(transparent)]
     Generate(#[from] GenerateError),
-    /// No route leads there.
-    #[error("there is nothing at {0}")]
-    NoSuchPath(String),
-    /// The path has other methods.
-    #[error("{method} is not allowed here: use {allowed}")]
+    /// No route has this path.
+    #[error("path not found: {0}")]
+    PathNotFound(String),
+    /// The path exists, but not with this method.
+    #[error("method {method} is not allowed for this path: use {allowed}")]
     MethodNotAllowed {
-        /// The method that was used.
+        /// The request's method.
         method: String,
-        /// Those that can be used, separated by commas.
+        /// The allowed methods, separated by commas.
         allowed: String,
     },
-    /// The HTTP layer refused it.
+    /// The HTTP layer rejected the request.
     #[error("{message}")]
     Http {
-        /// Its status.
+        /// The status that the HTTP layer chose.
         status: StatusCode,
-        /// Its reason.
+        /// The HTTP layer's message.
         message: String,
     },
 }
 
 impl Error {
-    /// A field that is wrong, and why.
+    /// Returns an error about the field `param`.
     pub fn invalid(param: impl Into<String>, message: impl Into<String>) -> Self {
         Self::Invalid {
             param: Some(param.into()),
@@ -153,24 +150,26 @@ impl Error {
         }
     }
 
-    /// The HTTP status it is answered with.
+    /// The HTTP status of the response.
     pub fn status(&self) -> StatusCode {
         match self {
-            Self::Invalid { .. } | Self::ThreadUnsupported | Self::NoPreviousResponse(_) => {
+            Self::Invalid { .. } | Self::ThreadUnsupported | Self::PreviousResponseNotFound(_) => {
                 StatusCode::BAD_REQUEST
             }
             Self::Unauthorized => StatusCode::UNAUTHORIZED,
             Self::OperatorOnly(_) | Self::SlotOfAnotherKey(_) => StatusCode::FORBIDDEN,
-            Self::NotJson | Self::EncodedBody { .. } => StatusCode::UNSUPPORTED_MEDIA_TYPE,
-            Self::BodyTooSlow(_) => StatusCode::REQUEST_TIMEOUT,
+            Self::UnsupportedContentType | Self::UnsupportedEncoding { .. } => {
+                StatusCode::UNSUPPORTED_MEDIA_TYPE
+            }
+            Self::BodyTimeout(_) => StatusCode::REQUEST_TIMEOUT,
             Self::BodyTooLarge { .. } => StatusCode::PAYLOAD_TOO_LARGE,
-            Self::Busy(_) => StatusCode::TOO_MANY_REQUESTS,
-            Self::NoSuchModel(_)
-            | Self::NoSuchPath(_)
-            | Self::NoSuchResponse(_)
-            | Self::NoSuchItem(_) => StatusCode::NOT_FOUND,
+            Self::TooManyRequests(_) => StatusCode::TOO_MANY_REQUESTS,
+            Self::ModelNotFound(_)
+            | Self::PathNotFound(_)
+            | Self::ResponseNotFound(_)
+            | Self::ItemNotFound(_) => StatusCode::NOT_FOUND,
             Self::NotSupported(_) => StatusCode::NOT_IMPLEMENTED,
-            Self::Loading | Self::NoModel(_) | Self::ModelFailed { .. } => {
+            Self::Loading | Self::ModelUnavailable(_) | Self::ModelFailed { .. } => {
                 StatusCode::SERVICE_UNAVAILABLE
             }
             Self::MethodNotAllowed { .. } => StatusCode::METHOD_NOT_ALLOWED,
@@ -182,16 +181,16 @@ impl Error {
                 | GenerateError::UnknownToken { .. }
                 | GenerateError::UnknownSlot { .. }
                 | GenerateError::UnknownAdapter { .. }
-                | GenerateError::AdapterTwice(_)
-                | GenerateError::OptionTooLong { .. }
-                | GenerateError::AnswerTooLarge { .. }
+                | GenerateError::DuplicateAdapter(_)
+                | GenerateError::OptionTooLarge { .. }
+                | GenerateError::OutputTooLarge { .. }
                 | GenerateError::Template(_)
                 | GenerateError::Grammar { .. }
-                | GenerateError::Unfollowable { .. } => StatusCode::BAD_REQUEST,
-                GenerateError::NoInfill
-                | GenerateError::Encoder
-                | GenerateError::NoHiddenStates => StatusCode::NOT_IMPLEMENTED,
-                GenerateError::QueueFull { .. } | GenerateError::PreparationsFull { .. } => {
+                | GenerateError::ConstraintFailed { .. } => StatusCode::BAD_REQUEST,
+                GenerateError::InfillUnsupported
+                | GenerateError::GenerationUnsupported
+                | GenerateError::EmbeddingsUnsupported => StatusCode::NOT_IMPLEMENTED,
+                GenerateError::QueueFull { .. } | GenerateError::PreparationQueueFull { .. } => {
                     StatusCode::TOO_MANY_REQUESTS
                 }
                 GenerateError::EngineEnded(_)
@@ -203,23 +202,23 @@ impl Error {
         }
     }
 
-    /// The answer to a request for that path.
-    pub fn answer_at(self, path: &str) -> Response {
-        worded(self.into_response(), Surface::of(path))
+    /// Returns the response to a request for `path`, in the error format of the path's surface.
+    pub fn response_for_path(self, path: &str) -> Response {
+        format_for_surface(self.into_response(), Surface::of(path))
     }
 
-    /// The body of the answer.
+    /// Returns the JSON error body in the format of `surface`.
     pub fn body(&self, surface: Surface) -> Value {
         match surface {
             Surface::Anthropic => json!(self.anthropic_error()),
             Surface::Native | Surface::OpenAi => json!(types::Error {
-                error: self.detail(surface),
+                error: self.openai_error(surface),
             }),
         }
     }
 
-    /// What went wrong, in OpenAI's words or in the native ones.
-    pub(super) fn detail(&self, surface: Surface) -> types::ErrorDetail {
+    /// Returns the error object in the format of the OpenAI or native surface.
+    pub(super) fn openai_error(&self, surface: Surface) -> types::ErrorDetail {
         let code = match surface {
             Surface::Native => self.status().as_u16().into(),
             Surface::OpenAi | Surface::Anthropic => self.openai_code().into(),
@@ -233,8 +232,8 @@ impl Error {
         };
         types::ErrorDetail {
             code,
-            message: shortened(self.message(surface)),
-            type_: self.kind(),
+            message: truncate_message(self.message(surface)),
+            type_: self.error_type(),
             param: self.param(),
             n_prompt_tokens: prompt_tokens,
             n_ctx: context_tokens,
@@ -259,13 +258,13 @@ impl Error {
             request_id: None,
             error: types::MessagesErrorDetail {
                 type_: kind,
-                message: shortened(self.message(Surface::Anthropic)),
+                message: truncate_message(self.message(Surface::Anthropic)),
                 details: self.anthropic_details(),
             },
         }
     }
 
-    /// What Anthropic's libraries read of an error to go on without it.
+    /// Returns the error details from which Anthropic's client libraries learn that threads are not supported.
     fn anthropic_details(&self) -> Option<types::MessagesErrorDetails> {
         use types::MessagesErrorDetailsErrorCode as Code;
         matches!(self, Self::ThreadUnsupported).then(|| types::MessagesErrorDetails {
@@ -274,7 +273,7 @@ impl Error {
         })
     }
 
-    /// What went wrong in words; those that clients know a surface's errors by are that surface's.
+    /// Returns the error message. For a prompt that is too long, uses the wording that clients of `surface` search for.
     fn message(&self, surface: Surface) -> String {
         let (prompt, context) = match self {
             Self::Generate(GenerateError::PromptTooLong {
@@ -295,38 +294,40 @@ impl Error {
         }
     }
 
-    /// OpenAI's word for the cause, where it has one that clients look at.
+    /// Returns the `code` in OpenAI's error bodies; `None` becomes `null`.
     fn openai_code(&self) -> Option<&'static str> {
         match self {
             Self::Unauthorized => Some("invalid_api_key"),
-            Self::NoSuchModel(_) => Some("model_not_found"),
-            Self::NoSuchPath(_) => Some("unknown_url"),
-            Self::NoPreviousResponse(_) => Some("previous_response_not_found"),
+            Self::ModelNotFound(_) => Some("model_not_found"),
+            Self::PathNotFound(_) => Some("unknown_url"),
+            Self::PreviousResponseNotFound(_) => Some("previous_response_not_found"),
             Self::Generate(GenerateError::PromptTooLong { .. }) => Some("context_length_exceeded"),
             _ if self.status() == StatusCode::TOO_MANY_REQUESTS => Some("rate_limit_exceeded"),
             _ => None,
         }
     }
 
-    fn kind(&self) -> types::ErrorDetailType {
+    fn error_type(&self) -> types::ErrorDetailType {
         use types::ErrorDetailType as Kind;
         match self {
             Self::Invalid { .. }
             | Self::ThreadUnsupported
-            | Self::NoSuchResponse(_)
-            | Self::NoPreviousResponse(_)
-            | Self::NoSuchItem(_)
-            | Self::NotJson
-            | Self::EncodedBody { .. }
+            | Self::ResponseNotFound(_)
+            | Self::PreviousResponseNotFound(_)
+            | Self::ItemNotFound(_)
+            | Self::UnsupportedContentType
+            | Self::UnsupportedEncoding { .. }
             | Self::BodyTooLarge { .. }
             | Self::MethodNotAllowed { .. } => Kind::InvalidRequestError,
             Self::Unauthorized => Kind::AuthenticationError,
             Self::OperatorOnly(_) | Self::SlotOfAnotherKey(_) => Kind::PermissionError,
-            Self::BodyTooSlow(_) => Kind::TimeoutError,
-            Self::Busy(_) => Kind::RateLimitError,
-            Self::NoSuchModel(_) | Self::NoSuchPath(_) => Kind::NotFoundError,
+            Self::BodyTimeout(_) => Kind::TimeoutError,
+            Self::TooManyRequests(_) => Kind::RateLimitError,
+            Self::ModelNotFound(_) | Self::PathNotFound(_) => Kind::NotFoundError,
             Self::NotSupported(_) => Kind::NotSupportedError,
-            Self::Loading | Self::NoModel(_) | Self::ModelFailed { .. } => Kind::UnavailableError,
+            Self::Loading | Self::ModelUnavailable(_) | Self::ModelFailed { .. } => {
+                Kind::UnavailableError
+            }
             Self::Http { status, .. } if status.is_client_error() => Kind::InvalidRequestError,
             Self::Http { .. } => Kind::ServerError,
             Self::Generate(error) => match error {
@@ -336,16 +337,16 @@ impl Error {
                 | GenerateError::UnknownToken { .. }
                 | GenerateError::UnknownSlot { .. }
                 | GenerateError::UnknownAdapter { .. }
-                | GenerateError::AdapterTwice(_)
-                | GenerateError::OptionTooLong { .. }
-                | GenerateError::AnswerTooLarge { .. }
+                | GenerateError::DuplicateAdapter(_)
+                | GenerateError::OptionTooLarge { .. }
+                | GenerateError::OutputTooLarge { .. }
                 | GenerateError::Template(_)
                 | GenerateError::Grammar { .. }
-                | GenerateError::Unfollowable { .. } => Kind::InvalidRequestError,
-                GenerateError::NoInfill
-                | GenerateError::Encoder
-                | GenerateError::NoHiddenStates => Kind::NotSupportedError,
-                GenerateError::QueueFull { .. } | GenerateError::PreparationsFull { .. } => {
+                | GenerateError::ConstraintFailed { .. } => Kind::InvalidRequestError,
+                GenerateError::InfillUnsupported
+                | GenerateError::GenerationUnsupported
+                | GenerateError::EmbeddingsUnsupported => Kind::NotSupportedError,
+                GenerateError::QueueFull { .. } | GenerateError::PreparationQueueFull { .. } => {
                     Kind::RateLimitError
                 }
                 GenerateError::EngineEnded(_)
@@ -361,17 +362,17 @@ impl Error {
         match self {
             Self::Invalid { param, .. } => param.clone(),
             Self::ThreadUnsupported => Some("thread".to_owned()),
-            Self::NoSuchModel(_) => Some("model".to_owned()),
-            Self::NoPreviousResponse(_) => Some("previous_response_id".to_owned()),
-            Self::NoSuchItem(_) => Some("input".to_owned()),
+            Self::ModelNotFound(_) => Some("model".to_owned()),
+            Self::PreviousResponseNotFound(_) => Some("previous_response_id".to_owned()),
+            Self::ItemNotFound(_) => Some("input".to_owned()),
             Self::Generate(GenerateError::UnknownSlot { .. }) => Some("id_slot".to_owned()),
             Self::Generate(
-                GenerateError::UnknownAdapter { .. } | GenerateError::AdapterTwice(_),
+                GenerateError::UnknownAdapter { .. } | GenerateError::DuplicateAdapter(_),
             ) => Some("lora".to_owned()),
             Self::Generate(
-                GenerateError::Grammar { kind, .. } | GenerateError::Unfollowable { kind, .. },
+                GenerateError::Grammar { kind, .. } | GenerateError::ConstraintFailed { kind, .. },
             ) => Some(kind.to_string()),
-            Self::Generate(GenerateError::OptionTooLong { option, .. }) => {
+            Self::Generate(GenerateError::OptionTooLarge { option, .. }) => {
                 Some((*option).to_owned())
             }
             Self::Generate(GenerateError::SystemPromptTooLong { .. }) => {
@@ -406,14 +407,15 @@ impl IntoResponse for Error {
             }
             _ => {}
         }
-        // Rewritten for the route by `as_the_client_may_read_it`.
+        // `format_error_response` rewrites the body for the route's surface.
         response.set_data(self);
         response
     }
 }
 
-/// Says what went wrong in the words of the routes that were asked, with a cause that names files only to operators.
-pub(super) async fn as_the_client_may_read_it(
+/// Middleware that writes error responses in the format of the route's surface. Hides causes, which may name files of
+/// the server, from callers that are not operators.
+pub(super) async fn format_error_response(
     endpoint: impl Endpoint<Output = Response>,
     request: Request,
 ) -> poem::Result<Response> {
@@ -422,15 +424,15 @@ pub(super) async fn as_the_client_may_read_it(
     let response = endpoint.call(request).await?;
     let response = match response.data::<Error>() {
         Some(Error::ModelFailed { failure, .. }) if !is_operator => {
-            Error::NoModel(format!("{failure}: the server's log says why")).into_response()
+            Error::ModelUnavailable(format!("{failure}: see the server's log")).into_response()
         }
         _ => response,
     };
-    Ok(worded(response, surface))
+    Ok(format_for_surface(response, surface))
 }
 
-/// An answer with its request's id, where a surface has that among its words: Anthropic's clients look for it in a header
-/// of their own, and in an error's body.
+/// Adds the request id where Anthropic's clients expect it: in the `request-id` header and in error bodies. Returns
+/// responses of other surfaces unchanged.
 pub fn with_request_id(mut response: Response, path: &str, id: &HeaderValue) -> Response {
     if Surface::of(path) != Surface::Anthropic {
         return response;
@@ -449,11 +451,11 @@ pub fn with_request_id(mut response: Response, path: &str, id: &HeaderValue) -> 
     response
 }
 
-/// An answer in a surface's words, if it tells an error.
-fn worded(mut response: Response, surface: Surface) -> Response {
+/// Rewrites the body of an error response in the format of `surface`. Returns other responses unchanged.
+fn format_for_surface(mut response: Response, surface: Surface) -> Response {
     let body = response.data::<Error>().map(|error| error.body(surface));
     if let Some(body) = body.filter(|_| surface != Surface::Native) {
-        // The content type stays.
+        // `set_body` keeps the Content-Type header.
         response.set_body(body.to_string());
     }
     response
@@ -461,15 +463,15 @@ fn worded(mut response: Response, surface: Surface) -> Response {
 
 impl From<Error> for poem::Error {
     fn from(error: Error) -> Self {
-        let mut carried = Self::from_response(error.clone().into_response());
-        // The response's own data is not kept.
-        carried.set_data(error);
-        carried
+        let mut converted = Self::from_response(error.clone().into_response());
+        // `from_response` drops the response's data.
+        converted.set_data(error);
+        converted
     }
 }
 
-/// A message that is no longer than its limit.
-fn shortened(mut message: String) -> String {
+/// Truncates a message to [`MESSAGE_BYTES_MAX`].
+fn truncate_message(mut message: String) -> String {
     if message.len() > MESSAGE_BYTES_MAX {
         message.truncate(message.floor_char_boundary(MESSAGE_BYTES_MAX));
         message.push('…');

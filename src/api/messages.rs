@@ -1,26 +1,31 @@
-//! Conversations with OpenAI's messages, as the native surface takes them, too.
+//! Converts messages in OpenAI's format, which native routes also accept, to a conversation for the chat template.
 
 use serde_json::Value;
 
 use super::error::Error;
 use super::types;
-use crate::text::{ChatMessage, Conversation, Ending, ToolCall};
+use crate::text::{ChatMessage, Conversation, PromptEnding, ToolCall};
 
-/// A conversation as templates know it, with the functions that are shown: they have no `developer`, whose other name is
-/// `system`.
+/// Converts messages to a conversation. The role `developer` becomes `system`, because chat templates do not know
+/// `developer`.
+///
+/// # Errors
+/// If a message is invalid, or if the last message has tool calls, whose results are then missing.
 pub(super) fn conversation(
     messages: Vec<types::ChatMessage>,
     tools: Vec<Value>,
 ) -> Result<Conversation, Error> {
     let messages = (0..).zip(messages);
     let messages: Vec<ChatMessage> = messages
-        .map(|(number, message)| chat_message(number, message))
+        .map(|(index, message)| chat_message(index, message))
         .collect::<Result<_, Error>>()?;
-    if messages.last().is_some_and(|last| !last.calls.is_empty()) {
-        let place = format!("messages.{}.tool_calls", messages.len() - 1);
-        let message =
-            format!("{place}: messages of the role 'tool' must follow, one for each call");
-        return Err(Error::invalid(place, message));
+    if messages
+        .last()
+        .is_some_and(|last| !last.tool_calls.is_empty())
+    {
+        let path = format!("messages.{}.tool_calls", messages.len() - 1);
+        let message = format!("{path}: each call must be followed by a message of role 'tool'");
+        return Err(Error::invalid(path, message));
     }
     Ok(Conversation {
         messages,
@@ -29,44 +34,44 @@ pub(super) fn conversation(
     })
 }
 
-/// The ending that the fields `add_generation_prompt` and `continue_final_message` ask for. Without either, an assistant
-/// message at the end is continued.
+/// Returns how the prompt ends, from the fields `add_generation_prompt` and `continue_final_message`. By default, the
+/// model continues a final assistant message.
 ///
 /// # Errors
-/// If both are true, or if the last message is not one that can be continued.
+/// If both fields are true, or if `continue_final_message` is true and the last message cannot be continued.
 pub(super) fn ending(
     messages: &[types::ChatMessage],
     add_generation_prompt: Option<bool>,
     continue_final_message: Option<bool>,
-) -> Result<Ending, Error> {
+) -> Result<PromptEnding, Error> {
     let invalid = |problem: &str| {
         let field = "continue_final_message";
         Err(Error::invalid(field, format!("{field}: {problem}")))
     };
     Ok(match (add_generation_prompt, continue_final_message) {
         (Some(true), Some(true)) => {
-            return invalid("it cannot be true together with add_generation_prompt");
+            return invalid("it cannot be combined with add_generation_prompt");
         }
         (_, Some(true)) => {
-            let continues = |last: &types::ChatMessage| {
+            let can_continue = |last: &types::ChatMessage| {
                 let calls = last
                     .tool_calls
                     .as_ref()
                     .is_some_and(|calls| !calls.is_empty());
                 last.role == types::ChatMessageRole::Assistant && !calls
             };
-            if !messages.last().is_some_and(continues) {
-                return invalid("the last message must be the assistant's, without tool_calls");
+            if !messages.last().is_some_and(can_continue) {
+                return invalid("the last message must have role 'assistant' and no tool_calls");
             }
-            Ending::OpenMessage
+            PromptEnding::OpenMessage
         }
-        (Some(false), _) => Ending::ClosedMessage,
-        (_, Some(false)) => Ending::NewMessage,
-        (None | Some(true), None) => Ending::OpenMessage,
+        (Some(false), _) => PromptEnding::ClosedMessage,
+        (_, Some(false)) => PromptEnding::NewMessage,
+        (None | Some(true), None) => PromptEnding::OpenMessage,
     })
 }
 
-fn chat_message(number: usize, message: types::ChatMessage) -> Result<ChatMessage, Error> {
+fn chat_message(index: usize, message: types::ChatMessage) -> Result<ChatMessage, Error> {
     use types::ChatMessageRole as Role;
     let role = match message.role {
         Role::System | Role::Developer => "system",
@@ -76,9 +81,9 @@ fn chat_message(number: usize, message: types::ChatMessage) -> Result<ChatMessag
     };
     let calls = message.tool_calls.unwrap_or_default();
     if !calls.is_empty() && message.role != Role::Assistant {
-        let place = format!("messages.{number}.tool_calls");
-        let message = format!("{place}: only the assistant calls functions");
-        return Err(Error::invalid(place, message));
+        let path = format!("messages.{index}.tool_calls");
+        let message = format!("{path}: only 'assistant' messages can have tool calls");
+        return Err(Error::invalid(path, message));
     }
     let mut content = match message.content {
         Some(types::MessageContent::String(text)) => text,
@@ -86,7 +91,7 @@ fn chat_message(number: usize, message: types::ChatMessage) -> Result<ChatMessag
             .zip(parts)
             .map(|(part, content)| {
                 part_text(
-                    &format!("messages.{number}.content.{part}"),
+                    &format!("messages.{index}.content.{part}"),
                     message.role,
                     content,
                 )
@@ -94,8 +99,8 @@ fn chat_message(number: usize, message: types::ChatMessage) -> Result<ChatMessag
             .collect::<Result<String, Error>>()?,
         None if message.role == Role::Assistant => String::new(),
         None => {
-            let place = format!("messages.{number}.content");
-            return Err(Error::invalid(&*place, format!("{place}: it is required")));
+            let path = format!("messages.{index}.content");
+            return Err(Error::invalid(&*path, format!("{path}: it is required")));
         }
     };
     if let Some(refusal) = message.refusal {
@@ -108,23 +113,24 @@ fn chat_message(number: usize, message: types::ChatMessage) -> Result<ChatMessag
     });
     Ok(ChatMessage {
         role: role.to_owned(),
-        thought: message.reasoning_content,
+        reasoning: message.reasoning_content,
         content,
-        calls: calls.collect(),
-        answers: message.tool_call_id,
+        tool_calls: calls.collect(),
+        tool_call_id: message.tool_call_id,
     })
 }
 
-/// A part of a message that is no text; `place` is where it is.
-pub(super) fn foreign_part(place: &str, kind: &str) -> Error {
-    let place = format!("{place}.type");
-    let message = format!("{place}: \"{kind}\" is not supported: only texts are read here");
-    Error::invalid(place, message)
+/// Returns the error for a content part that is not text; `path` is the dotted path of the part.
+pub(super) fn unsupported_part(path: &str, kind: &str) -> Error {
+    let path = format!("{path}.type");
+    let message = format!("{path}: \"{kind}\" is not supported: only text parts are");
+    Error::invalid(path, message)
 }
 
-/// The text of a part of a message. The schema requires none: a part of another type is refused for its type.
+/// Returns the text of a content part. The schema requires only `type`, so that the error for an unsupported type can
+/// name the type.
 fn part_text(
-    place: &str,
+    path: &str,
     role: types::ChatMessageRole,
     part: types::ContentPart,
 ) -> Result<String, Error> {
@@ -133,12 +139,12 @@ fn part_text(
         "text" => ("text", part.text),
         "refusal" if assistant => ("refusal", part.refusal),
         "refusal" => {
-            let place = format!("{place}.type");
-            let message = format!("{place}: a message of the role '{role}' has no refusal");
-            return Err(Error::invalid(place, message));
+            let path = format!("{path}.type");
+            let message = format!("{path}: a '{role}' message cannot contain refusal");
+            return Err(Error::invalid(path, message));
         }
-        kind => return Err(foreign_part(place, kind)),
+        kind => return Err(unsupported_part(path, kind)),
     };
-    let place = format!("{place}.{field}");
-    text.ok_or_else(|| Error::invalid(&*place, format!("{place}: it is required")))
+    let path = format!("{path}.{field}");
+    text.ok_or_else(|| Error::invalid(&*path, format!("{path}: it is required")))
 }

@@ -1,9 +1,9 @@
-//! The API as the document defines it: the generated types, routes and client, and who answers each operation.
-//! How a surface translates requests and answers is in its folder; sockets are the server's.
+//! The HTTP API that the OpenAPI document defines: generated types, routes and client, and the dispatch of each
+//! operation to its handler. Handlers are in the folders of the API surfaces: `native`, `openai` and `anthropic`.
+//! Connections and authorization are in `server`.
 
-mod answer;
-mod answer_size;
 mod anthropic;
+mod assistant;
 mod caller;
 pub mod document;
 mod embeddings;
@@ -13,9 +13,10 @@ mod native;
 mod openai;
 mod options;
 mod payload;
-mod preparing;
+mod prepare;
 mod prompts;
-mod relaxed;
+mod relaxations;
+mod response_size;
 mod sampling;
 mod schema;
 mod stream;
@@ -32,65 +33,65 @@ use tokio::sync::watch;
 pub use caller::{Caller, KeyId};
 pub use error::{Error, with_request_id};
 pub use openai::responses::ResponseStore;
-pub use options::Defaults;
+pub use options::RequestDefaults;
 pub use payload::{BODY_BYTES_MAX, BodyRules};
 pub use schema::check;
 
 use generated::{Api, Routes};
-use native::health::HealthQuestion;
+use native::health::HealthQuery;
 use native::slot_actions::SlotFiles;
 use native::{
     completion, embedding, health, infill, lora, metrics, props, slot_actions, slots, tokenize,
 };
 use openai::{chat, completions, models, responses};
-use payload::{Ignored, Text, WithStatus};
-use preparing::prepare;
-use stream::WholeOrStream;
+use payload::{IgnoredFields, TextResponse, WithStatus};
+use prepare::prepare;
+use stream::JsonOrStream;
 
 use crate::model::{
-    GenerateLimits, LoadedModel, ModelState, Preparations, RequestOwner, SlotFolder,
+    GenerateLimits, LoadedModel, ModelState, PreparationPool, RequestOwner, SlotFolder,
 };
 
-/// What the operator decides.
+/// The operator's settings and the state that all handlers share.
 #[derive(Clone)]
 pub struct ApiSettings {
-    /// The model, from the first moment on.
+    /// The state of the model. The server already listens while the model is being loaded.
     pub model: watch::Receiver<ModelState>,
-    /// Where requests are prepared.
-    pub preparations: Arc<Preparations>,
-    /// What is answered of what not every server answers.
+    /// The threads for the CPU work before a generation: parsing large bodies, rendering templates, tokenizing.
+    pub preparations: Arc<PreparationPool>,
+    /// The optional endpoints that are enabled.
     pub endpoints: Endpoints,
-    /// What generations may take, whatever a request says.
+    /// Upper limits of all generations.
     pub limits: GenerateLimits,
-    /// What they ask for where they name nothing.
-    pub defaults: Defaults,
-    /// What a body may be.
+    /// Defaults for fields that a request leaves out.
+    pub defaults: RequestDefaults,
+    /// Rules for reading request bodies.
     pub bodies: BodyRules,
-    /// The responses that are kept.
+    /// The stored responses of `/v1/responses`.
     pub responses: Arc<ResponseStore>,
-    /// Whether a request that names another model than the one that is served is refused.
+    /// Whether to reject requests that name a model other than the served one.
     pub strict_model_names: bool,
-    /// What API keys share.
+    /// Cache isolation and priority limit of API keys.
     pub key_policy: KeyPolicy,
 }
 
-/// What API keys share, beside what each key has to itself.
+/// Cache isolation and priority limit of API keys.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct KeyPolicy {
-    /// Whether each key has a namespace of its own in the prefix cache.
+    /// Whether each key has its own namespace in the prefix cache.
     pub cache_per_key: bool,
-    /// Highest priority of a request without an operator's key. `None` is [`USUAL_PRIORITY`] on a server with keys, and
-    /// no limit on one without.
+    /// Highest priority of requests without an operator's key. `None` means [`DEFAULT_PRIORITY`] on a server with keys
+    /// and no limit on a server without keys.
     pub max_priority: Option<i32>,
 }
 
-/// The priority of a request that asks for none.
-const USUAL_PRIORITY: i32 = 0;
+/// Priority of requests without the field `priority`.
+const DEFAULT_PRIORITY: i32 = 0;
 
-/// What is answered with 501 where it is switched off.
+/// The optional endpoints that are enabled. Disabled ones respond with 501.
 #[derive(Debug, Clone)]
 pub struct Endpoints {
-    /// `/slots` and `include_slots`, which show what the slots do, prompts included.
+    /// `/slots`, and `include_slots` of `/health`. Both show the requests in the slots, including the prompts.
     pub slots: bool,
     /// `/metrics`.
     pub metrics: bool,
@@ -98,11 +99,12 @@ pub struct Endpoints {
     pub embedding: bool,
     /// `POST /props`.
     pub change_props: bool,
-    /// `POST /slots/{id_slot}`, with the folder of its files.
+    /// `POST /slots/{id_slot}`, with the folder of the saved slots.
     pub slot_files: Option<SlotFolder>,
 }
 
-/// All routes of the document. Every failure has the document's shape, those of the HTTP layer, too.
+/// Returns all routes of the OpenAPI document. Every failure, including failures of the HTTP layer, has the document's
+/// error format.
 pub fn routes(settings: ApiSettings) -> impl Endpoint<Output = Response> + 'static {
     let bodies = settings.bodies;
     let preparations = Arc::clone(&settings.preparations);
@@ -120,18 +122,18 @@ pub fn routes(settings: ApiSettings) -> impl Endpoint<Output = Response> + 'stat
                 .await
                 .unwrap_or_else(|error| http_error(error, method, path)))
         })
-        .around(error::as_the_client_may_read_it)
+        .around(error::format_error_response)
 }
 
-/// What poem-openapi says of the routes: it is compared with the document.
+/// Returns the OpenAPI document that poem-openapi derives from the routes, for comparison with the source document.
 ///
 /// # Errors
-/// If the system has no threads to give.
+/// If a thread cannot be started.
 pub fn routes_description() -> std::io::Result<String> {
     let (_, model) = watch::channel(ModelState::Loading { done: 0.0 });
     let settings = ApiSettings {
         model,
-        preparations: Arc::new(Preparations::new(0)?),
+        preparations: Arc::new(PreparationPool::new(0)?),
         endpoints: Endpoints {
             slots: true,
             metrics: true,
@@ -140,9 +142,9 @@ pub fn routes_description() -> std::io::Result<String> {
             slot_files: None,
         },
         limits: GenerateLimits::NONE,
-        defaults: Defaults::default(),
+        defaults: RequestDefaults::default(),
         bodies: BodyRules {
-            idle: Duration::MAX,
+            idle_timeout: Duration::MAX,
             strict: false,
         },
         responses: Arc::new(ResponseStore::new(0)),
@@ -154,20 +156,23 @@ pub fn routes_description() -> std::io::Result<String> {
 
 fn service(settings: ApiSettings) -> OpenApiService<Routes<Service>, ()> {
     OpenApiService::new(
-        Routes(Service(settings, SystemTime::now())),
+        Routes(Service {
+            settings,
+            started_at: SystemTime::now(),
+        }),
         "ortolan",
         env!("CARGO_PKG_VERSION"),
     )
 }
 
-/// An answer to what never reached an operation.
+/// Returns the response to a request that did not reach an operation.
 fn http_error(error: poem::Error, method: String, path: String) -> Response {
     use poem::http::StatusCode;
     if error.is_from_response() {
         return error.into_response();
     }
     let error = match error.status() {
-        StatusCode::NOT_FOUND => Error::NoSuchPath(path),
+        StatusCode::NOT_FOUND => Error::PathNotFound(path),
         StatusCode::METHOD_NOT_ALLOWED => Error::MethodNotAllowed {
             method,
             allowed: document::methods(&path).join(", "),
@@ -180,13 +185,19 @@ fn http_error(error: poem::Error, method: String, path: String) -> Response {
     error.into_response()
 }
 
-/// Answers the operations; the time is when the server started.
-struct Service(ApiSettings, SystemTime);
+/// Implements the operations of the OpenAPI document.
+struct Service {
+    settings: ApiSettings,
+    started_at: SystemTime,
+}
 
 impl Service {
-    /// The model, if it is there and well.
+    /// Returns the loaded model.
+    ///
+    /// # Errors
+    /// If the model is not loaded or its engine has stopped.
     fn loaded(&self) -> Result<Arc<LoadedModel>, Error> {
-        match &*self.0.model.borrow() {
+        match &*self.settings.model.borrow() {
             ModelState::Loading { .. } => Err(Error::Loading),
             ModelState::Failed(cause) => Err(Error::ModelFailed {
                 failure: "the model could not be loaded",
@@ -202,33 +213,33 @@ impl Service {
         }
     }
 
-    /// The model, if that may be called so.
-    fn named(&self, name: Option<&str>) -> Result<Arc<LoadedModel>, Error> {
+    /// Returns the loaded model. With `--strict-model-names`, rejects a `name` that is not the model's name.
+    fn model_named(&self, name: Option<&str>) -> Result<Arc<LoadedModel>, Error> {
         let model = self.loaded()?;
         match name {
-            Some(name) if self.0.strict_model_names && name != model.details().name => {
-                Err(Error::NoSuchModel(name.to_owned()))
+            Some(name) if self.settings.strict_model_names && name != model.details().name => {
+                Err(Error::ModelNotFound(name.to_owned()))
             }
             _ => Ok(model),
         }
     }
 
-    /// The responses that are kept for the caller.
-    fn history(&self, caller: Caller) -> responses::History<'_> {
-        responses::History {
-            store: &self.0.responses,
+    /// Returns the stored responses of the caller's API key.
+    fn history(&self, caller: Caller) -> responses::ResponseHistory<'_> {
+        responses::ResponseHistory {
+            store: &self.settings.responses,
             owner: caller.key(),
         }
     }
 
-    /// What the operator allows the caller's requests.
+    /// Returns the server's limits with the highest priority, the key and the cache namespace of the caller.
     fn limits(&self, caller: Caller) -> GenerateLimits {
         let ApiSettings {
             limits, key_policy, ..
-        } = &self.0;
-        let usual = match caller {
+        } = &self.settings;
+        let default_max = match caller {
             Caller::Anyone => i32::MAX,
-            Caller::KeyHolder { .. } | Caller::Unknown => USUAL_PRIORITY,
+            Caller::KeyHolder { .. } | Caller::Unknown => DEFAULT_PRIORITY,
         };
         let key = caller.key();
         GenerateLimits {
@@ -236,7 +247,7 @@ impl Service {
                 Caller::KeyHolder {
                     is_operator: true, ..
                 } => i32::MAX,
-                _ => key_policy.max_priority.unwrap_or(usual),
+                _ => key_policy.max_priority.unwrap_or(default_max),
             },
             owner: RequestOwner {
                 key,
@@ -246,31 +257,32 @@ impl Service {
         }
     }
 
-    /// Refuses a change of what all requests get, unless the caller is an operator or clients may change it.
-    fn check_change(&self, caller: Caller, what: &'static str) -> Result<(), Error> {
-        match caller.is_operator() || self.0.endpoints.change_props {
+    /// Rejects a change that affects all requests, unless the caller is an operator or the server runs with `--props`.
+    fn check_may_change(&self, caller: Caller, setting: &'static str) -> Result<(), Error> {
+        match caller.is_operator() || self.settings.endpoints.change_props {
             true => Ok(()),
-            false => Err(Error::OperatorOnly(what)),
+            false => Err(Error::OperatorOnly(setting)),
         }
     }
 
-    /// Refuses a system prompt, which comes before the prompts of all requests, from a caller that may not change it.
+    /// Rejects a system prompt from a caller that may not change it: the system prompt is prepended to the prompts of
+    /// all requests.
     fn check_system_prompt(&self, caller: Caller, is_given: bool) -> Result<(), Error> {
         match is_given {
-            true => self.check_change(
+            true => self.check_may_change(
                 caller,
-                "system_prompt: the prompt before the prompts of all requests",
+                "system_prompt: it is prepended to the prompts of all requests",
             ),
             false => Ok(()),
         }
     }
 
-    /// The model, if it is to embed.
-    fn embedder(&self) -> Result<Arc<LoadedModel>, Error> {
+    /// Returns the loaded model if it may compute embeddings: with `--embedding`, or if the model is an encoder.
+    fn embedding_model(&self) -> Result<Arc<LoadedModel>, Error> {
         let model = self.loaded()?;
-        match self.0.endpoints.embedding || !model.details().generates {
+        match self.settings.endpoints.embedding || !model.details().generates {
             true => Ok(model),
-            false => Err(Error::NotSupported("embeddings: start it with --embedding")),
+            false => Err(Error::NotSupported("embeddings; start it with --embedding")),
         }
     }
 }
@@ -282,83 +294,93 @@ impl Api for Service {
         include_slots: Option<String>,
         fail_on_no_slot: Option<String>,
     ) -> Result<WithStatus<types::Health>, Error> {
-        // The path is open, the slots are not.
-        let may_see = self.0.endpoints.slots && caller != Caller::Unknown;
-        let question = HealthQuestion {
-            slots_for: (include_slots.is_some() && may_see).then_some(caller),
+        // `/health` needs no API key, but showing the slots does.
+        let may_see_slots = self.settings.endpoints.slots && caller != Caller::Unknown;
+        let query = HealthQuery {
+            slots_for: (include_slots.is_some() && may_see_slots).then_some(caller),
             fail_on_no_slot: fail_on_no_slot.is_some(),
         };
         Ok(health::health(
-            &self.0.model.borrow(),
-            &self.0.defaults,
-            question,
+            &self.settings.model.borrow(),
+            &self.settings.defaults,
+            query,
         ))
     }
 
-    async fn document_json(&self) -> Result<Text, Error> {
+    async fn document_json(&self) -> Result<TextResponse, Error> {
         Ok(document::JSON.into())
     }
 
-    async fn document_yaml(&self) -> Result<Text, Error> {
+    async fn document_yaml(&self) -> Result<TextResponse, Error> {
         Ok(document::YAML.into())
     }
 
-    async fn docs(&self) -> Result<Text, Error> {
+    async fn docs(&self) -> Result<TextResponse, Error> {
         Ok(document::page().into())
     }
 
-    async fn metrics(&self) -> Result<Text, Error> {
-        if !self.0.endpoints.metrics {
+    async fn metrics(&self) -> Result<TextResponse, Error> {
+        if !self.settings.endpoints.metrics {
             return Err(Error::NotSupported("metrics endpoint."));
         }
-        metrics::metrics(&*self.loaded()?, self.1)
+        metrics::metrics(&*self.loaded()?, self.started_at)
     }
 
     async fn completion(
         &self,
         caller: Caller,
         mut body: types::CompletionRequest,
-        ignored: &mut Ignored,
-    ) -> Result<WholeOrStream<types::CompletionAnswer>, Error> {
-        self.0.defaults.fill(&mut body.temperature, &mut body.seed);
+        ignored: &mut IgnoredFields,
+    ) -> Result<JsonOrStream<types::CompletionAnswer>, Error> {
+        self.settings
+            .defaults
+            .apply(&mut body.temperature, &mut body.seed);
         let limits = self.limits(caller);
         ignored.report_priority(body.priority, limits.max_priority)?;
         self.check_system_prompt(caller, body.system_prompt.is_some())?;
         let model = self.loaded()?;
-        completion::answer(&self.0.preparations, model, body, &limits, ignored).await
+        completion::handle(&self.settings.preparations, model, body, &limits, ignored).await
     }
 
     async fn infill(
         &self,
         caller: Caller,
         mut body: types::InfillRequest,
-        ignored: &mut Ignored,
-    ) -> Result<WholeOrStream<types::CompletionAnswer>, Error> {
-        self.0.defaults.fill(&mut body.temperature, &mut body.seed);
+        ignored: &mut IgnoredFields,
+    ) -> Result<JsonOrStream<types::CompletionAnswer>, Error> {
+        self.settings
+            .defaults
+            .apply(&mut body.temperature, &mut body.seed);
         let limits = self.limits(caller);
         ignored.report_priority(body.priority, limits.max_priority)?;
         self.check_system_prompt(caller, body.system_prompt.is_some())?;
         let model = self.loaded()?;
-        infill::answer(&self.0.preparations, model, body, ignored, &limits).await
+        infill::handle(&self.settings.preparations, model, body, ignored, &limits).await
     }
 
     async fn embedding(
         &self,
         caller: Caller,
         body: types::EmbeddingRequest,
-        _: &mut Ignored,
+        _: &mut IgnoredFields,
     ) -> Result<types::EmbeddingAnswer, Error> {
-        let model = self.embedder()?;
-        embedding::answer(&self.0.preparations, &model, body, &self.limits(caller)).await
+        let model = self.embedding_model()?;
+        embedding::handle(
+            &self.settings.preparations,
+            &model,
+            body,
+            &self.limits(caller),
+        )
+        .await
     }
 
     async fn tokenize(
         &self,
         body: types::TokenizeRequest,
-        ignored: &mut Ignored,
+        ignored: &mut IgnoredFields,
     ) -> Result<types::Tokens, Error> {
         let model = self.loaded()?;
-        prepare(&self.0.preparations, ignored, move |_, cancel| {
+        prepare(&self.settings.preparations, ignored, move |_, cancel| {
             tokenize::tokenize(&model, body, cancel)
         })
         .await
@@ -367,22 +389,24 @@ impl Api for Service {
     async fn apply_template(
         &self,
         body: types::TemplateRequest,
-        ignored: &mut Ignored,
+        ignored: &mut IgnoredFields,
     ) -> Result<types::RenderedPrompt, Error> {
         let model = self.loaded()?;
-        prepare(&self.0.preparations, ignored, move |ignored, cancel| {
-            tokenize::apply_template(&model, body, ignored, cancel)
-        })
+        prepare(
+            &self.settings.preparations,
+            ignored,
+            move |ignored, cancel| tokenize::apply_template(&model, body, ignored, cancel),
+        )
         .await
     }
 
     async fn detokenize(
         &self,
         body: types::DetokenizeRequest,
-        ignored: &mut Ignored,
+        ignored: &mut IgnoredFields,
     ) -> Result<types::DetokenizedText, Error> {
         let model = self.loaded()?;
-        prepare(&self.0.preparations, ignored, move |_, cancel| {
+        prepare(&self.settings.preparations, ignored, move |_, cancel| {
             tokenize::detokenize(&model, body, cancel)
         })
         .await
@@ -392,22 +416,22 @@ impl Api for Service {
         Ok(props::props(
             &*self.loaded()?,
             caller,
-            self.0.limits.max_tokens,
-            &self.0.defaults,
+            self.settings.limits.max_tokens,
+            &self.settings.defaults,
         ))
     }
 
     async fn change_props(
         &self,
         body: types::PropsChange,
-        ignored: &mut Ignored,
+        ignored: &mut IgnoredFields,
     ) -> Result<types::PropsChanged, Error> {
-        if !self.0.endpoints.change_props {
-            let problem = "changing its properties. Start it with `--props`";
-            return Err(Error::NotSupported(problem));
+        if !self.settings.endpoints.change_props {
+            let feature = "changing its properties; start it with --props";
+            return Err(Error::NotSupported(feature));
         }
         let model = self.loaded()?;
-        prepare(&self.0.preparations, ignored, move |_, cancel| {
+        prepare(&self.settings.preparations, ignored, move |_, cancel| {
             props::change(&model, body, cancel)
         })
         .await
@@ -421,17 +445,21 @@ impl Api for Service {
         &self,
         caller: Caller,
         body: types::LoraScales,
-        _: &mut Ignored,
+        _: &mut IgnoredFields,
     ) -> Result<types::LoraAdaptersSet, Error> {
-        self.check_change(caller, "the scales of the adapters for all requests")?;
+        self.check_may_change(caller, "the scales of the adapters for all requests")?;
         lora::set(&*self.loaded()?, body)
     }
 
     async fn slots(&self, caller: Caller) -> Result<types::Slots, Error> {
-        if !self.0.endpoints.slots {
+        if !self.settings.endpoints.slots {
             return Err(Error::NotSupported("slots endpoint."));
         }
-        Ok(slots::slots(&*self.loaded()?, &self.0.defaults, caller))
+        Ok(slots::slots(
+            &*self.loaded()?,
+            &self.settings.defaults,
+            caller,
+        ))
     }
 
     async fn slot_action(
@@ -440,11 +468,11 @@ impl Api for Service {
         id_slot: String,
         action: Option<String>,
         body: types::SlotActionRequest,
-        _: &mut Ignored,
+        _: &mut IgnoredFields,
     ) -> Result<types::SlotAction, Error> {
-        let Some(folder) = &self.0.endpoints.slot_files else {
-            let problem = "slots action. Start it with `--slot-save-path`";
-            return Err(Error::NotSupported(problem));
+        let Some(folder) = &self.settings.endpoints.slot_files else {
+            let feature = "actions on slots; start it with --slot-save-path";
+            return Err(Error::NotSupported(feature));
         };
         let model = self.loaded()?;
         let owner = self.limits(caller).owner;
@@ -453,67 +481,73 @@ impl Api for Service {
             caller,
             owner,
         };
-        slot_actions::answer(&model, files, &id_slot, action.as_deref(), body).await
+        slot_actions::handle(&model, files, &id_slot, action.as_deref(), body).await
     }
 
     async fn chat_completion(
         &self,
         caller: Caller,
         mut body: types::ChatCompletionRequest,
-        ignored: &mut Ignored,
-    ) -> Result<WholeOrStream<types::ChatCompletion>, Error> {
-        self.0.defaults.fill(&mut body.temperature, &mut body.seed);
+        ignored: &mut IgnoredFields,
+    ) -> Result<JsonOrStream<types::ChatCompletion>, Error> {
+        self.settings
+            .defaults
+            .apply(&mut body.temperature, &mut body.seed);
         let limits = self.limits(caller);
         ignored.report_priority(body.priority, limits.max_priority)?;
-        let model = self.named(body.model.as_deref())?;
-        chat::answer(&self.0.preparations, model, body, &limits, ignored).await
+        let model = self.model_named(body.model.as_deref())?;
+        chat::handle(&self.settings.preparations, model, body, &limits, ignored).await
     }
 
     async fn count_chat_tokens(
         &self,
         body: types::ChatCompletionRequest,
-        ignored: &mut Ignored,
+        ignored: &mut IgnoredFields,
     ) -> Result<types::ResponseTokens, Error> {
-        let model = self.named(body.model.as_deref())?;
-        chat::count_tokens(&self.0.preparations, model, body, ignored).await
+        let model = self.model_named(body.model.as_deref())?;
+        chat::count_tokens(&self.settings.preparations, model, body, ignored).await
     }
 
     async fn text_completion(
         &self,
         caller: Caller,
         mut body: types::TextCompletionRequest,
-        ignored: &mut Ignored,
-    ) -> Result<WholeOrStream<types::TextCompletion>, Error> {
-        self.0.defaults.fill(&mut body.temperature, &mut body.seed);
+        ignored: &mut IgnoredFields,
+    ) -> Result<JsonOrStream<types::TextCompletion>, Error> {
+        self.settings
+            .defaults
+            .apply(&mut body.temperature, &mut body.seed);
         let limits = self.limits(caller);
         ignored.report_priority(body.priority, limits.max_priority)?;
-        let model = self.named(body.model.as_deref())?;
-        completions::answer(&self.0.preparations, model, body, &limits, ignored).await
+        let model = self.model_named(body.model.as_deref())?;
+        completions::handle(&self.settings.preparations, model, body, &limits, ignored).await
     }
 
     async fn create_response(
         &self,
         caller: Caller,
         mut body: types::ResponsesRequest,
-        ignored: &mut Ignored,
-    ) -> Result<WholeOrStream<types::ResponseObject>, Error> {
-        self.0.defaults.fill(&mut body.temperature, &mut body.seed);
+        ignored: &mut IgnoredFields,
+    ) -> Result<JsonOrStream<types::ResponseObject>, Error> {
+        self.settings
+            .defaults
+            .apply(&mut body.temperature, &mut body.seed);
         let limits = self.limits(caller);
         ignored.report_priority(body.priority, limits.max_priority)?;
-        let model = self.named(body.model.as_deref())?;
-        let (preparations, history) = (&self.0.preparations, self.history(caller));
-        responses::answer(preparations, model, history, body, &limits, ignored).await
+        let model = self.model_named(body.model.as_deref())?;
+        let (preparations, history) = (&self.settings.preparations, self.history(caller));
+        responses::handle(preparations, model, history, body, &limits, ignored).await
     }
 
     async fn count_response_tokens(
         &self,
         caller: Caller,
         body: types::ResponseTokensRequest,
-        ignored: &mut Ignored,
+        ignored: &mut IgnoredFields,
     ) -> Result<types::ResponseTokens, Error> {
-        let model = self.named(body.model.as_deref())?;
+        let model = self.model_named(body.model.as_deref())?;
         let history = self.history(caller);
-        responses::count_tokens(&self.0.preparations, model, history, body, ignored).await
+        responses::count_tokens(&self.settings.preparations, model, history, body, ignored).await
     }
 
     async fn response_input_items(
@@ -524,12 +558,12 @@ impl Api for Service {
         order: Option<String>,
         after: Option<String>,
     ) -> Result<types::ResponseItemList, Error> {
-        let page = responses::Page {
+        let query = responses::ItemListQuery {
             limit,
             order,
             after,
         };
-        responses::input_items(self.history(caller), response_id, &page)
+        responses::input_items(self.history(caller), response_id, &query)
     }
 
     async fn cancel_response(
@@ -561,41 +595,53 @@ impl Api for Service {
         &self,
         caller: Caller,
         body: types::EmbeddingsRequest,
-        _: &mut Ignored,
+        _: &mut IgnoredFields,
     ) -> Result<types::Embeddings, Error> {
-        let model = self.embedder()?;
-        self.named(body.model.as_deref())?;
-        openai::embeddings::answer(&self.0.preparations, &model, body, &self.limits(caller)).await
+        let model = self.embedding_model()?;
+        self.model_named(body.model.as_deref())?;
+        openai::embeddings::handle(
+            &self.settings.preparations,
+            &model,
+            body,
+            &self.limits(caller),
+        )
+        .await
     }
 
     async fn rerank(
         &self,
         caller: Caller,
         body: types::RerankRequest,
-        _: &mut Ignored,
+        _: &mut IgnoredFields,
     ) -> Result<types::RerankAnswer, Error> {
-        let model = self.embedder()?;
-        self.named(body.model.as_deref())?;
-        openai::rerank::answer(&self.0.preparations, &model, body, &self.limits(caller)).await
+        let model = self.embedding_model()?;
+        self.model_named(body.model.as_deref())?;
+        openai::rerank::handle(
+            &self.settings.preparations,
+            &model,
+            body,
+            &self.limits(caller),
+        )
+        .await
     }
 
     async fn create_message(
         &self,
         caller: Caller,
         body: types::MessagesRequest,
-        ignored: &mut Ignored,
-    ) -> Result<WholeOrStream<types::Message>, Error> {
-        let model = self.named(body.model.as_deref())?;
-        anthropic::answer(&self.0, self.limits(caller), model, body, ignored).await
+        ignored: &mut IgnoredFields,
+    ) -> Result<JsonOrStream<types::Message>, Error> {
+        let model = self.model_named(body.model.as_deref())?;
+        anthropic::handle(&self.settings, self.limits(caller), model, body, ignored).await
     }
 
     async fn count_message_tokens(
         &self,
         body: types::CountTokensRequest,
-        ignored: &mut Ignored,
+        ignored: &mut IgnoredFields,
     ) -> Result<types::TokenCount, Error> {
-        let model = self.named(body.model.as_deref())?;
-        anthropic::count_tokens(&self.0.preparations, model, body, ignored).await
+        let model = self.model_named(body.model.as_deref())?;
+        anthropic::count_tokens(&self.settings.preparations, model, body, ignored).await
     }
 
     async fn models(&self) -> Result<types::ModelList, Error> {
@@ -607,7 +653,7 @@ impl Api for Service {
     }
 }
 
-/// The document's schemas as types.
+/// The schemas of the OpenAPI document as Rust types.
 #[expect(
     missing_docs,
     unused_qualifications,
@@ -618,7 +664,7 @@ pub mod types {
     include!(concat!(env!("OUT_DIR"), "/types.rs"));
 }
 
-/// The typed client of the document's operations.
+/// Typed client for the operations of the OpenAPI document.
 #[cfg(feature = "client")]
 #[expect(clippy::unwrap_used, reason = "generated from the document")]
 pub mod client {
@@ -629,8 +675,8 @@ pub mod client {
 mod generated {
     use super::caller::{Admitted, Caller};
     use super::error::Error;
-    use super::payload::{Body, Ignored, Reply, Text, WithStatus};
-    use super::stream::WholeOrStream;
+    use super::payload::{Body, IgnoredFields, Reply, TextResponse, WithStatus};
+    use super::stream::JsonOrStream;
     use super::types;
     include!(concat!(env!("OUT_DIR"), "/routes.rs"));
 }

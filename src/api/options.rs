@@ -1,4 +1,5 @@
-//! Values of a request as the floors below take them. Bounds were held by the document's schema.
+//! Converts request fields to the types of the model layer. Schema validation has already checked the bounds of the
+//! fields.
 
 use std::time::Duration;
 
@@ -9,18 +10,18 @@ use super::error::Error;
 use super::types;
 use crate::model::{GrammarSource, ProgressEvents};
 
-/// What requests ask for where they name nothing, if it is not the contract's default.
+/// The operator's defaults for fields that a request leaves out; `None` keeps the default of the API surface.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
-pub struct Defaults {
-    /// How evenly tokens are chosen.
+pub struct RequestDefaults {
+    /// Default sampling temperature.
     pub temperature: Option<f64>,
-    /// Where chance begins.
+    /// Default random seed.
     pub seed: Option<u32>,
 }
 
-impl Defaults {
-    /// Names what a request does not.
-    pub(super) fn fill<S: From<u32>>(&self, temperature: &mut Option<f64>, seed: &mut Option<S>) {
+impl RequestDefaults {
+    /// Sets the temperature and the seed of a request that leaves them out.
+    pub(super) fn apply<S: From<u32>>(&self, temperature: &mut Option<f64>, seed: &mut Option<S>) {
         *temperature = temperature.or(self.temperature);
         if seed.is_none() {
             *seed = self.seed.map(S::from);
@@ -28,23 +29,23 @@ impl Defaults {
     }
 }
 
-/// A number in single precision; one beyond its range becomes the largest.
-pub(super) fn single(number: f64) -> f32 {
+/// Converts a number to single precision. Numbers beyond the range become the largest or smallest finite number.
+pub(super) fn to_f32(number: f64) -> f32 {
     (number as f32).clamp(f32::MIN, f32::MAX)
 }
 
-/// A duration; what is longer than any is the longest.
-pub(super) fn seconds(number: f64) -> Duration {
-    Duration::try_from_secs_f64(number).unwrap_or(Duration::MAX)
+/// Converts seconds to a duration, at most [`Duration::MAX`].
+pub(super) fn duration(seconds: f64) -> Duration {
+    Duration::try_from_secs_f64(seconds).unwrap_or(Duration::MAX)
 }
 
-/// A count that may not be negative.
+/// Converts a count; rejects negative numbers.
 pub(super) fn count(param: &str, number: i64) -> Result<usize, Error> {
     usize::try_from(number)
-        .map_err(|_| Error::invalid(param, format!("{param}: {number} is no count")))
+        .map_err(|_| Error::invalid(param, format!("{param}: {number} must not be negative")))
 }
 
-/// A count where −1 is "no limit".
+/// Converts a limit; -1 is no limit.
 pub(super) fn limit(param: &str, number: i64) -> Result<Option<usize>, Error> {
     if number == -1 {
         Ok(None)
@@ -53,12 +54,12 @@ pub(super) fn limit(param: &str, number: i64) -> Result<Option<usize>, Error> {
     }
 }
 
-/// A count in an answer, where no limit is −1.
+/// Converts a limit for a response; no limit becomes -1.
 pub(super) fn or_minus_one(limit: Option<usize>) -> i64 {
     limit.map_or(-1, |limit| i64::try_from(limit).unwrap_or(i64::MAX))
 }
 
-/// The progress events of a stream that is asked for these.
+/// Returns which progress events a stream contains.
 pub(super) fn progress_events(
     return_progress: Option<bool>,
     timings_per_token: Option<bool>,
@@ -69,49 +70,52 @@ pub(super) fn progress_events(
     }
 }
 
-/// The adapters' scales by their numbers.
-pub(super) fn scales(scales: types::LoraScales) -> Vec<(usize, f32)> {
-    let scale = |scale: types::LoraScale| (scale.id as usize, single(scale.scale));
+/// Converts adapter scales to pairs of adapter id and scale.
+pub(super) fn adapter_scales(scales: types::LoraScales) -> Vec<(usize, f32)> {
+    let scale = |scale: types::LoraScale| (scale.id as usize, to_f32(scale.scale));
     scales.0.into_iter().map(scale).collect()
 }
 
-/// The grammar that a text is, if it is one.
-pub(super) fn unless_empty(
+/// Converts a grammar field; `None` if it is missing or empty.
+pub(super) fn non_empty_grammar(
     text: Option<String>,
     grammar: fn(String) -> GrammarSource,
 ) -> Option<GrammarSource> {
     text.filter(|text| !text.is_empty()).map(grammar)
 }
 
-/// The one grammar of several that may be given.
-pub(super) fn one_grammar<const N: usize>(
-    given: [Option<GrammarSource>; N],
+/// Returns the grammar of a request, if the request has one.
+///
+/// # Errors
+/// If more than one of `grammars` is set.
+pub(super) fn single_grammar<const N: usize>(
+    grammars: [Option<GrammarSource>; N],
 ) -> Result<Option<GrammarSource>, Error> {
-    let mut given = given.into_iter().flatten();
-    match (given.next(), given.next()) {
+    let mut grammars = grammars.into_iter().flatten();
+    match (grammars.next(), grammars.next()) {
         (Some(first), Some(second)) => {
             let (first, second) = (first.kind(), second.kind());
-            let message = format!("{second}: a text cannot follow both {first} and {second}");
+            let message = format!("{second}: {first} and {second} cannot both be set");
             Err(Error::invalid(second.to_string(), message))
         }
         (first, _) => Ok(first),
     }
 }
 
-/// A body of another route as one of `/completion`, where the options that both have are called the same; `own` are
-/// the fields that are not taken over, with what stands in their place.
-pub(super) fn as_completion(
+/// Converts the body of another route to a body of `/completion`: copies the fields that have the same names, then sets
+/// the fields in `overrides`.
+pub(super) fn to_completion_request(
     body: &impl Serialize,
-    own: &[(&str, Value)],
+    overrides: &[(&str, Value)],
 ) -> Result<types::CompletionRequest, Error> {
     let options = serde_json::to_value(body).and_then(|mut options| {
-        for (name, value) in own {
+        for (name, value) in overrides {
             options[*name] = value.clone();
         }
         serde_json::from_value(options)
     });
     options.map_err(|error| Error::Invalid {
         param: None,
-        message: format!("the body is not understood: {error}"),
+        message: format!("the body does not match its schema: {error}"),
     })
 }

@@ -1,5 +1,6 @@
-//! JSON in and JSON out, as poem-openapi's routes see it: the generated code says what each operation takes and
-//! answers, the types here do it. Checking a body against its schema is `schema`'s.
+//! Request bodies and responses of the generated poem-openapi routes: reading, parsing and limiting JSON bodies,
+//! writing JSON, text and event-stream responses, and the header that lists ignored fields. Schema validation is in
+//! `schema`.
 
 use std::borrow::Cow;
 use std::io::ErrorKind;
@@ -22,89 +23,87 @@ use serde_json::Value;
 
 use super::error::Error;
 use super::schema;
-use super::stream::WholeOrStream;
-use crate::model::Preparations;
+use super::stream::JsonOrStream;
+use crate::model::PreparationPool;
 
-/// Bytes of a body that are read.
+/// Largest request body in bytes.
 pub const BODY_BYTES_MAX: usize = 8 << 20;
 
-/// Bytes of a body up to which parsing it and checking it take at most some milliseconds: a longer one is parsed where requests
-/// are prepared, so that it does not hold up the connections of its thread.
-const QUICKLY_PARSED_BYTES: usize = 64 << 10;
+/// Largest body in bytes that is parsed on the connection's thread, which takes a few milliseconds at most. Larger
+/// bodies are parsed on the preparation threads, so that they do not delay other connections.
+const INLINE_PARSE_BYTES_MAX: usize = 64 << 10;
 
-/// Bytes of the header that lists fields without effect.
+/// Longest value of the header that lists ignored fields, in bytes.
 const IGNORED_HEADER_BYTES_MAX: usize = 1024;
 
-/// Paths that are kept for that header, which has no room for more.
+/// Maximum number of ignored fields recorded for a request; the header has no room for more.
 const IGNORED_PATHS_MAX: usize = 64;
 
-/// From here on not every integer has a number in double precision.
+/// 2^53: double precision represents all integers up to this bound exactly.
 const EXACT_INTEGERS_END: f64 = (1_u64 << 53) as f64;
 
-/// The header that lists fields without effect.
+/// The response header that lists ignored fields.
 const IGNORED_HEADER: &str = "x-ortolan-ignored";
 
-/// What the document says of an operation's answers.
+/// An operation of the OpenAPI document. The build script generates the implementations.
 pub(super) trait Operation: Send + Sync + 'static {
-    /// All of them.
-    const ANSWERS: &'static [Answer];
+    const RESPONSES: &'static [ResponseSpec];
 }
 
-/// What the document says of an operation's body.
+/// An operation of the OpenAPI document that takes a request body.
 pub(super) trait BodyOperation: Operation {
-    /// What a valid body becomes.
+    /// The generated type of the body.
     type Body: DeserializeOwned + Send + 'static;
-    /// The component that it must fit.
+    /// The name of the body's schema in `components/schemas`.
     const SCHEMA: &'static str;
-    /// Whether another Content-Type than JSON is refused.
+    /// Whether a Content-Type other than JSON is rejected.
     const JSON_ONLY: bool;
-    /// Whether it may not be left out; where it may, no body is one without fields.
+    /// Whether the body is required. An optional body that is missing is read as `{}`.
     const REQUIRED: bool;
 }
 
-/// An answer that the document lists.
-pub(super) struct Answer {
-    /// The status.
+/// A response as the OpenAPI document declares it.
+pub(super) struct ResponseSpec {
+    /// The HTTP status.
     pub status: u16,
-    /// Media types, each with the name of its component, empty for a schema without a name.
-    pub media: &'static [(&'static str, &'static str)],
+    /// Pairs of media type and schema name. The name is empty if the schema is not in `components/schemas`.
+    pub media_types: &'static [(&'static str, &'static str)],
 }
 
-/// What a body may be; it goes with every request.
+/// Rules for reading request bodies, attached to every request as poem request data.
 #[derive(Debug, Clone, Copy)]
 pub struct BodyRules {
-    /// How long a client may be silent while it sends one.
-    pub idle: Duration,
-    /// Whether fields without effect are refused, not only named in a header.
+    /// Longest wait for the next bytes of a body.
+    pub idle_timeout: Duration,
+    /// Whether to reject requests with ignored fields, instead of listing the fields in a header.
     pub strict: bool,
 }
 
-/// The body of a request, checked.
+/// A request body that passed schema validation.
 pub(super) struct Body<O: BodyOperation> {
-    /// The body.
     pub value: O::Body,
-    /// Fields that have no effect.
-    pub ignored: Ignored,
+    /// The fields of the body that have no effect.
+    pub ignored: IgnoredFields,
 }
 
-/// Fields and constraints of a request that have no effect: the header `x-ortolan-ignored` reports them. With
-/// `--strict` the first one refuses the request instead.
+/// Fields and constraints of a request that have no effect. The header `x-ortolan-ignored` lists them. With `--strict`,
+/// the first of them fails the request.
 #[derive(Debug, Default)]
-pub(super) struct Ignored {
+pub(super) struct IgnoredFields {
     paths: Vec<String>,
     strict: bool,
 }
 
-impl Ignored {
-    /// Reports a field by its dotted path, a constraint by the path of its schema and its JSON pointer there. Fields
-    /// within it are no longer listed on their own.
+impl IgnoredFields {
+    /// Records a field without effect by its dotted path. For a constraint, `path` is the path of its schema followed
+    /// by a JSON pointer. Drops recorded fields that are part of the new field.
     ///
     /// # Errors
-    /// If fields without effect are refused.
+    /// [`Error::Invalid`] if the server runs with `--strict`.
     pub(super) fn report(&mut self, path: impl Into<String>) -> Result<(), Error> {
         let path = path.into();
         if self.strict {
-            let message = format!("{path}: this field has no effect here; leave it out");
+            let message = format!("{path}: this field has no effect on this server; remove it");
             return Err(Error::invalid(path, message));
         }
         let within = format!("{path}.");
@@ -116,19 +115,20 @@ impl Ignored {
         Ok(())
     }
 
-    /// Reports a priority that is higher than the caller may have: it is lowered.
+    /// Records `priority` as ignored if it exceeds `max_priority`, the caller's highest priority, which the server then
+    /// uses.
     pub(super) fn report_priority(
         &mut self,
-        asked: Option<i32>,
-        highest: i32,
+        priority: Option<i32>,
+        max_priority: i32,
     ) -> Result<(), Error> {
-        match asked.is_some_and(|priority| priority > highest) {
+        match priority.is_some_and(|priority| priority > max_priority) {
             true => self.report("priority"),
             false => Ok(()),
         }
     }
 
-    /// What was reported, in its order.
+    /// Returns the recorded paths, in the order in which they were reported.
     #[cfg(test)]
     pub(super) fn paths(&self) -> &[String] {
         &self.paths
@@ -157,60 +157,60 @@ impl<'a, O: BodyOperation> ApiExtractor<'a> for Body<O> {
         body: &mut RequestBody,
         _: ExtractParamOptions<()>,
     ) -> poem::Result<Self> {
-        if let Some(coding) = coding(request.headers()) {
-            return Err(Error::EncodedBody { coding }.into());
+        if let Some(coding) = content_coding(request.headers()) {
+            return Err(Error::UnsupportedEncoding { coding }.into());
         }
         if O::JSON_ONLY && !request.content_type().is_some_and(is_json) {
-            return Err(Error::NotJson.into());
+            return Err(Error::UnsupportedContentType.into());
         }
         let rules = request.data::<BodyRules>();
-        let idle = rules.map_or(Duration::MAX, |rules| rules.idle);
+        let idle_timeout = rules.map_or(Duration::MAX, |rules| rules.idle_timeout);
         if declared_bytes(request.headers()) > BODY_BYTES_MAX as u64 {
             return Err(TOO_LARGE.into());
         }
-        let (bytes, unread) = read(body.take()?, idle).await?;
+        let (bytes, unread) = read_body(body.take()?, idle_timeout).await?;
         let strict = rules.is_some_and(|rules| rules.strict);
-        match request.data::<Arc<Preparations>>() {
-            Some(preparations) if bytes.len() > QUICKLY_PARSED_BYTES => {
+        match request.data::<Arc<PreparationPool>>() {
+            Some(preparations) if bytes.len() > INLINE_PARSE_BYTES_MAX => {
                 let admitted = preparations.admit().map_err(Error::from)?;
                 let parse = move |_: &_| {
-                    let parsed = Self::parsed(&bytes, strict);
+                    let parsed = Self::parse(&bytes, strict);
                     drop((bytes, unread));
                     parsed
                 };
                 let parsed = admitted.run(parse).await;
                 Ok(parsed.map_err(Error::from)??)
             }
-            _ => Ok(Self::parsed(&bytes, strict)?),
+            _ => Ok(Self::parse(&bytes, strict)?),
         }
     }
 }
 
 impl<O: BodyOperation> Body<O> {
-    /// The body that these bytes are.
-    fn parsed(bytes: &[u8], strict: bool) -> Result<Self, Error> {
+    /// Parses a body, validates it against its schema and records fields without effect.
+    fn parse(bytes: &[u8], strict: bool) -> Result<Self, Error> {
         let mut value = match bytes.is_empty() && !O::REQUIRED {
             true => Value::Object(serde_json::Map::new()),
             false => serde_json::from_slice(bytes)
-                .map_err(|error| not_a_body("the body is not valid JSON", &error))?,
+                .map_err(|error| invalid_body("the body is not valid JSON", &error))?,
         };
-        write_integers_as_such(&mut value);
-        let mut ignored = Ignored {
+        normalize_whole_numbers(&mut value);
+        let mut ignored = IgnoredFields {
             paths: Vec::new(),
             strict,
         };
         for path in schema::check(O::SCHEMA, &value)? {
             ignored.report(path)?;
         }
-        schema::cut_foreign_kinds(O::SCHEMA, &mut value);
+        schema::strip_undescribed_objects(O::SCHEMA, &mut value);
         let value = serde_json::from_value(value)
-            .map_err(|error| not_a_body("the body is not understood", &error))?;
+            .map_err(|error| invalid_body("the body does not match its schema", &error))?;
         Ok(Self { value, ignored })
     }
 }
 
-/// The first content or transfer coding of a body that changes its bytes, `gzip` for example.
-fn coding(headers: &HeaderMap) -> Option<String> {
+/// Returns the first content or transfer coding that the server does not decode, such as `gzip`.
+fn content_coding(headers: &HeaderMap) -> Option<String> {
     let content = headers.get_all(CONTENT_ENCODING).iter();
     let transfer = headers.get_all(TRANSFER_ENCODING).iter();
     let codings = content.chain(transfer).flat_map(|value| {
@@ -218,16 +218,16 @@ fn coding(headers: &HeaderMap) -> Option<String> {
         let codings = value.split(',').map(|coding| coding.trim().to_owned());
         codings.collect::<Vec<_>>()
     });
-    let mut changing = codings.filter(|coding| {
-        let unchanged = ["", "identity", "chunked"];
-        !unchanged
+    let mut unsupported = codings.filter(|coding| {
+        let supported = ["", "identity", "chunked"];
+        !supported
             .iter()
             .any(|name| coding.eq_ignore_ascii_case(name))
     });
-    changing.next()
+    unsupported.next()
 }
 
-/// Bytes of the body as `Content-Length` declares them; 0 where it does not.
+/// Returns the size of the body in bytes from `Content-Length`; 0 if the header is missing or invalid.
 fn declared_bytes(headers: &HeaderMap) -> u64 {
     let length = headers.get(CONTENT_LENGTH);
     let length = length.and_then(|length| length.to_str().ok()?.trim().parse().ok());
@@ -238,30 +238,28 @@ const TOO_LARGE: Error = Error::BodyTooLarge {
     limit_bytes: BODY_BYTES_MAX,
 };
 
-/// The body's bytes, and its stream: the budget for bodies counts the bytes until the stream is dropped. A body that is
-/// longer than the limit is refused as soon as that is known.
-async fn read(
+/// Reads a body; rejects it as soon as it exceeds the limit. Also returns the stream of the body: the server's memory
+/// budget for bodies is charged until the stream is dropped.
+async fn read_body(
     body: poem::Body,
-    idle: Duration,
+    idle_timeout: Duration,
 ) -> Result<(Bytes, impl Stream + Send + 'static), Error> {
-    let mut parts = Box::pin(body.into_bytes_stream());
+    let mut chunks = Box::pin(body.into_bytes_stream());
     let mut bytes = BytesMut::new();
     while bytes.len() <= BODY_BYTES_MAX {
-        let part = tokio::time::timeout(idle, parts.next()).await;
-        let silent = |_| {
-            let seconds = idle.as_secs();
-            Error::BodyTooSlow(format!(
-                "nothing more of the body came for {seconds} seconds"
-            ))
+        let chunk = tokio::time::timeout(idle_timeout, chunks.next()).await;
+        let timed_out = |_| {
+            let seconds = idle_timeout.as_secs();
+            Error::BodyTimeout(format!("no data of the body arrived for {seconds} seconds"))
         };
-        match part.map_err(silent)? {
-            None => return Ok((bytes.freeze(), parts)),
-            Some(Ok(part)) => bytes.extend_from_slice(&part),
+        match chunk.map_err(timed_out)? {
+            None => return Ok((bytes.freeze(), chunks)),
+            Some(Ok(chunk)) => bytes.extend_from_slice(&chunk),
             Some(Err(error)) => {
                 return Err(match error.kind() {
-                    ErrorKind::TimedOut => Error::BodyTooSlow(error.to_string()),
-                    ErrorKind::QuotaExceeded => Error::Busy(error.to_string()),
-                    _ => not_a_body("the body could not be read", &error),
+                    ErrorKind::TimedOut => Error::BodyTimeout(error.to_string()),
+                    ErrorKind::QuotaExceeded => Error::TooManyRequests(error.to_string()),
+                    _ => invalid_body("the body could not be read", &error),
                 });
             }
         }
@@ -269,15 +267,16 @@ async fn read(
     Err(TOO_LARGE)
 }
 
-fn not_a_body(what: &str, error: &dyn std::error::Error) -> Error {
+fn invalid_body(problem: &str, error: &dyn std::error::Error) -> Error {
     Error::Invalid {
         param: None,
-        message: format!("{what}: {error}"),
+        message: format!("{problem}: {error}"),
     }
 }
 
-/// To JSON Schema `1.0` is an integer, to the types it is not.
-fn write_integers_as_such(value: &mut Value) {
+/// Converts whole floating-point numbers such as `1.0` to integers. JSON Schema accepts `1.0` as an integer, but serde
+/// does not.
+fn normalize_whole_numbers(value: &mut Value) {
     match value {
         Value::Number(number) if number.is_f64() => {
             let whole = number
@@ -287,8 +286,8 @@ fn write_integers_as_such(value: &mut Value) {
                 *value = Value::from(whole as i64);
             }
         }
-        Value::Array(values) => values.iter_mut().for_each(write_integers_as_such),
-        Value::Object(fields) => fields.values_mut().for_each(write_integers_as_such),
+        Value::Array(values) => values.iter_mut().for_each(normalize_whole_numbers),
+        Value::Object(fields) => fields.values_mut().for_each(normalize_whole_numbers),
         _ => {}
     }
 }
@@ -298,23 +297,20 @@ fn is_json(content_type: &str) -> bool {
     media_type.eq_ignore_ascii_case("application/json")
 }
 
-/// A value with a status: for operations whose failures have the shape of their success.
+/// A JSON body and its status, for operations whose error responses have the same schema as their success response.
 pub(super) struct WithStatus<T> {
-    /// The HTTP status.
     pub status: StatusCode,
-    /// The body.
     pub value: T,
 }
 
-/// A text, for operations whose answers are no JSON.
-pub(super) struct Text {
-    /// The body.
+/// A response whose body is already text: HTML, YAML, metrics or serialized JSON.
+pub(super) struct TextResponse {
     pub text: Cow<'static, str>,
-    /// Headers beside the Content-Type.
+    /// Headers in addition to Content-Type.
     pub headers: Vec<(&'static str, String)>,
 }
 
-impl From<&'static str> for Text {
+impl From<&'static str> for TextResponse {
     fn from(text: &'static str) -> Self {
         Self {
             text: text.into(),
@@ -323,39 +319,41 @@ impl From<&'static str> for Text {
     }
 }
 
-/// The answer to an operation.
+/// The HTTP response of the operation `O`.
 pub(super) struct Reply<O> {
     response: Response,
     operation: PhantomData<fn() -> O>,
 }
 
 impl<O: Operation> Reply<O> {
-    /// A JSON body.
+    /// Responds with a JSON body and status 200, or with the error.
     pub(super) fn json<T: Serialize + Send>(result: Result<T, Error>) -> Self {
         Self::new(result, |value| json(StatusCode::OK, value))
     }
 
-    /// A JSON body with a status.
+    /// Responds with a JSON body and the given status, or with the error.
     pub(super) fn with_status<T: Serialize + Send>(result: Result<WithStatus<T>, Error>) -> Self {
         Self::new(result, |WithStatus { status, value }| json(status, value))
     }
 
-    /// A JSON body or server-sent events.
-    pub(super) fn whole_or_stream<T: Serialize + Send>(
-        result: Result<WholeOrStream<T>, Error>,
+    /// Responds with a JSON body, server-sent events or the error.
+    pub(super) fn json_or_stream<T: Serialize + Send>(
+        result: Result<JsonOrStream<T>, Error>,
     ) -> Self {
-        Self::new(result, |answer| match answer {
-            WholeOrStream::Whole(value) => json(StatusCode::OK, value),
-            WholeOrStream::Stream(events) => events.into_response(),
+        Self::new(result, |response| match response {
+            JsonOrStream::Json(value) => json(StatusCode::OK, value),
+            JsonOrStream::Stream(events) => events.into_response(),
         })
     }
 
-    /// A text of the operation's own media type.
-    pub(super) fn text(result: Result<Text, Error>) -> Self {
-        Self::new(result, |Text { text, headers }| {
-            let media = O::ANSWERS.first().and_then(|answer| answer.media.first());
+    /// Responds with text of the media type that the document declares for the operation, or with the error.
+    pub(super) fn text(result: Result<TextResponse, Error>) -> Self {
+        Self::new(result, |TextResponse { text, headers }| {
+            let media = O::RESPONSES
+                .first()
+                .and_then(|spec| spec.media_types.first());
             let media = media.map_or("text/plain", |(media, _)| media);
-            // One with a parameter is answered as the document writes it.
+            // A media type that already has parameters is sent unchanged.
             let media = match media.contains(';') {
                 true => media.to_owned(),
                 false => format!("{media}; charset=utf-8"),
@@ -368,8 +366,8 @@ impl<O: Operation> Reply<O> {
         })
     }
 
-    /// Tells the client which fields had no effect.
-    pub(super) fn ignoring(mut self, ignored: &Ignored) -> Self {
+    /// Adds the header that lists the ignored fields.
+    pub(super) fn with_ignored_fields(mut self, ignored: &IgnoredFields) -> Self {
         if let Some(value) = ignored_header(&ignored.paths) {
             self.response.headers_mut().insert(IGNORED_HEADER, value);
         }
@@ -389,11 +387,11 @@ fn json(status: StatusCode, value: impl Serialize + Send) -> Response {
     poem::web::Json(value).with_status(status).into_response()
 }
 
-/// The paths that fit into the header, each percent-encoded, separated by commas.
-fn ignored_header(fields: &[String]) -> Option<HeaderValue> {
+/// Returns the header value: as many percent-encoded paths as fit, separated by commas. `None` if there are no paths.
+fn ignored_header(paths: &[String]) -> Option<HeaderValue> {
     let mut header = String::new();
-    for field in fields {
-        let encoded: String = field
+    for path in paths {
+        let encoded: String = path
             .bytes()
             .map(|byte| match byte {
                 b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'.' | b'_' | b'-' | b'~' | b'/' => {
@@ -423,12 +421,12 @@ impl<O: Operation> IntoResponse for Reply<O> {
 
 impl<O: Operation> ApiResponse for Reply<O> {
     fn meta() -> MetaResponses {
-        let responses = O::ANSWERS.iter().map(|answer| MetaResponse {
+        let responses = O::RESPONSES.iter().map(|spec| MetaResponse {
             description: "",
-            status: Some(answer.status),
+            status: Some(spec.status),
             status_range: None,
-            content: answer
-                .media
+            content: spec
+                .media_types
                 .iter()
                 .map(|(media, schema)| media_type(media, schema))
                 .collect(),
@@ -440,7 +438,7 @@ impl<O: Operation> ApiResponse for Reply<O> {
     }
 
     fn register(registry: &mut Registry) {
-        for (_, schema) in O::ANSWERS.iter().flat_map(|answer| answer.media) {
+        for (_, schema) in O::RESPONSES.iter().flat_map(|spec| spec.media_types) {
             register_component(registry, schema);
         }
     }
@@ -457,7 +455,7 @@ fn media_type(media: &'static str, schema: &str) -> MetaMediaType {
     }
 }
 
-/// poem-openapi wants to know every name; what the name stands for is in the document.
+/// Registers the name of a schema, as poem-openapi requires. The schema itself is only in the document.
 fn register_component(registry: &mut Registry, name: &str) {
     if !name.is_empty() {
         registry
@@ -472,15 +470,15 @@ mod tests {
     use super::*;
 
     #[test]
-    fn ignored_fields_are_encoded_and_cut_at_a_whole_path() {
+    fn ignored_paths_are_percent_encoded_and_not_truncated() {
         let fields = ["a.b/c".to_owned(), "ö,\r\n".to_owned(), "x".repeat(2000)];
         assert_eq!(ignored_header(&fields).unwrap(), "a.b/c,%C3%B6%2C%0D%0A");
         assert_eq!(ignored_header(&[]), None);
     }
 
     #[test]
-    fn a_reported_object_stands_for_what_is_within() {
-        let mut ignored = Ignored::default();
+    fn a_reported_object_replaces_the_fields_within_it() {
+        let mut ignored = IgnoredFields::default();
         for path in ["a.1.b", "a.10", "a.1.c.d", "a.1", "a.1"] {
             ignored.report(path).unwrap();
         }
@@ -492,7 +490,7 @@ mod tests {
     }
 
     #[test]
-    fn json_is_recognised_by_its_media_type() {
+    fn json_is_recognized_by_its_media_type() {
         assert!(is_json("Application/JSON; charset=utf-8"));
         assert!(!is_json("text/plain"));
         assert!(!is_json("application/jsonlines"));

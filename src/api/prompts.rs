@@ -1,20 +1,19 @@
-//! The prompts of a body: one or several, each of texts and ids.
+//! The prompts of a request: one or several, each a list of texts and token ids.
 
 use super::error::Error;
 use super::types;
 use crate::model::PromptPiece;
 use crate::token::TokenId;
 
-/// What is to be continued: one prompt, or several beside each other.
+/// The prompts of a request.
 pub(super) enum Prompts {
-    /// One.
     One(types::Prompt),
-    /// At least two.
+    /// At least two prompts.
     Several(Vec<types::Prompt>),
 }
 
 impl Prompts {
-    /// Reads the field `param`.
+    /// Divides the value of the field `param` into prompts.
     pub(super) fn read(param: &str, prompts: types::Prompts) -> Result<Self, Error> {
         use types::{Prompt, PromptItem, PromptPiece};
         let items = match prompts {
@@ -24,20 +23,21 @@ impl Prompts {
             }
             types::Prompts::Array(items) => items,
         };
-        let alone = items.len() == 1;
-        let mixed = items
+        let is_single = items.len() == 1;
+        let has_token_ids = items
             .iter()
             .any(|item| matches!(item, PromptItem::Uint32(_)));
-        if alone || mixed {
+        if is_single || has_token_ids {
             let pieces = items.into_iter().map(|item| match item {
                 PromptItem::String(text)
                 | PromptItem::PromptObject(types::PromptObject {
                     prompt_string: text,
                 }) => Ok(vec![PromptPiece::String(text)]),
                 PromptItem::Uint32(token) => Ok(vec![PromptPiece::Uint32(token)]),
-                PromptItem::Array(pieces) if alone => Ok(pieces),
+                PromptItem::Array(pieces) if is_single => Ok(pieces),
                 PromptItem::Array(_) => {
-                    let problem = "an array with token ids is one prompt, and has no prompts in it";
+                    let problem =
+                        "an array with token ids is a single prompt and cannot contain prompts";
                     Err(Error::invalid(param, format!("{param}: {problem}")))
                 }
             });
@@ -55,30 +55,29 @@ impl Prompts {
         Ok(Self::Several(prompts.collect()))
     }
 
-    /// All of them.
-    pub(super) fn all(self) -> Vec<types::Prompt> {
+    pub(super) fn into_vec(self) -> Vec<types::Prompt> {
         match self {
             Self::One(prompt) => vec![prompt],
             Self::Several(prompts) => prompts,
         }
     }
 
-    /// Refuses more prompts than there are places: they could never run beside each other.
-    pub(super) fn check_count(param: &str, count: usize, places: usize) -> Result<(), Error> {
-        match count > places {
+    /// Rejects more prompts than requests can run or wait at once.
+    pub(super) fn check_count(param: &str, count: usize, max_requests: usize) -> Result<(), Error> {
+        match count > max_requests {
             false => Ok(()),
             true => Err(Error::invalid(
                 param,
                 format!(
-                    "{param}: {count} prompts are more than the {places} requests that may run or wait"
+                    "{param}: {count} prompts are more than the {max_requests} requests that can run or wait"
                 ),
             )),
         }
     }
 }
 
-/// A prompt's texts and ids.
-pub(super) fn pieces(prompt: types::Prompt) -> Vec<PromptPiece> {
+/// Converts a prompt to its texts and token ids.
+pub(super) fn prompt_pieces(prompt: types::Prompt) -> Vec<PromptPiece> {
     match prompt {
         types::Prompt::String(text) => vec![PromptPiece::Text(text)],
         types::Prompt::Array(pieces) => pieces
@@ -97,7 +96,7 @@ mod tests {
 
     use super::*;
 
-    /// The prompts of a body, each as its pieces would be sent alone.
+    /// Checks how a prompt field, given as JSON, is divided into prompts.
     #[track_caller]
     fn check(prompt: Value, expected: Result<&[Value], &str>) {
         let prompts = serde_json::from_value::<types::Prompts>(prompt).unwrap();
@@ -106,13 +105,13 @@ mod tests {
             Ok(Prompts::Several(prompts)) => Ok(prompts),
             Err(error) => Err(error.to_string()),
         };
-        let written = |prompts: Vec<types::Prompt>| {
-            let written = prompts
+        let to_json = |prompts: Vec<types::Prompt>| {
+            let values = prompts
                 .iter()
                 .map(|prompt| serde_json::to_value(prompt).unwrap());
-            written.collect::<Vec<_>>()
+            values.collect::<Vec<_>>()
         };
-        match (found.map(written), expected) {
+        match (found.map(to_json), expected) {
             (Ok(found), Ok(expected)) => assert_eq!(found, expected),
             (Err(error), Err(part)) => assert!(error.contains(part), "{error}"),
             (found, expected) => panic!("{found:?} instead of {expected:?}"),
@@ -120,7 +119,7 @@ mod tests {
     }
 
     #[test]
-    fn one_or_several() {
+    fn divides_the_prompt_field_into_prompts() {
         check(json!("a"), Ok(&[json!("a")]));
         check(json!(["a"]), Ok(&[json!(["a"])]));
         check(json!([[1, "b"]]), Ok(&[json!([1, "b"])]));
@@ -131,7 +130,7 @@ mod tests {
             json!(["a", [7, "b"], [8]]),
             Ok(&[json!("a"), json!([7, "b"]), json!([8])]),
         );
-        check(json!(["a", 7, [8]]), Err("has no prompts in it"));
+        check(json!(["a", 7, [8]]), Err("cannot contain prompts"));
         check(json!({"prompt_string": "a"}), Ok(&[json!("a")]));
         check(json!([{"prompt_string": "a"}]), Ok(&[json!(["a"])]));
         check(json!([{"prompt_string": "a"}, 7]), Ok(&[json!(["a", 7])]));

@@ -1,9 +1,11 @@
-//! Bodies against the document's schemas: what is wrong is told by place, what has no effect is listed.
-//! Nothing here knows a field by name but `type`; five marks in the document do: `x-ortolan-later` (only the values that
-//! ask for nothing are valid yet), `x-ortolan-refused` (the same, with the reason), `x-ortolan-effect` (accepted, and
-//! reported: `none`, or `echoed` where the answer tells it again), `x-ortolan-kinds` (the values of `type` that the
-//! schema describes: objects of other kinds are valid whatever they hold, and the handler decides about them) and
-//! `x-ortolan-for` (the values of `type` beside which a field has an effect; beside others it is reported).
+//! Validates bodies against the schemas of the OpenAPI document, explains errors by dotted path, and lists fields
+//! without effect. The only field name in this code is `type`. Extensions in the document mark all other fields:
+//!
+//! - `x-ortolan-later`: the field is not supported yet; only neutral values are valid.
+//! - `x-ortolan-refused`: like `x-ortolan-later`; the value is the reason for the error message.
+//! - `x-ortolan-effect`: the field is accepted, but ignored and reported. The response repeats an `echoed` field.
+//! - `x-ortolan-kinds`: the values of `type` that the schema describes. Handlers decide on objects of other types.
+//! - `x-ortolan-for`: the values of `type` with which the field has an effect. Otherwise it is reported as ignored.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::{LazyLock, OnceLock};
@@ -16,80 +18,84 @@ use serde_json::{Map, Value, json};
 use super::document::DOCUMENT;
 use super::error::Error;
 
-/// Bytes of a value that are quoted in a message; longer ones are called "the value".
+/// Longest value in bytes that an error message quotes. Longer values are replaced by "the value".
 const QUOTED_BYTES_MAX: usize = 120;
 
-/// Fields that are listed as ignored; the header has no room for more.
+/// Maximum number of ignored fields that are listed; the header has no room for more.
 const IGNORED_FIELDS_MAX: usize = 64;
 
-/// Where validators find the document's schemas: all share one copy of them.
+/// The URI under which all validators share one copy of the document's schemas.
 const SCHEMAS_URI: &str = "urn:ortolan:document";
 
 static SCHEMAS: LazyLock<Registry<'static>> = LazyLock::new(|| {
-    let schemas = with_unions_by_kind(&DOCUMENT["components"]["schemas"]);
+    let schemas = rewrite_unions(&DOCUMENT["components"]["schemas"]);
     Registry::new()
         .draft(Draft::Draft202012)
         .add(SCHEMAS_URI, json!({ "components": { "schemas": schemas } }))
         .and_then(RegistryBuilder::prepare)
-        .expect("the document's schemas are valid: a test holds it")
+        .expect("a test checks that the document's schemas are valid")
 });
 
-/// A place for each component's validator.
+/// The validator of each component, compiled on first use.
 static VALIDATORS: LazyLock<HashMap<&'static str, OnceLock<Validator>>> = LazyLock::new(|| {
     let schemas = &DOCUMENT["components"]["schemas"];
     let names = schemas.as_object().into_iter().flat_map(Map::keys);
     names.map(|name| (name.as_str(), OnceLock::new())).collect()
 });
 
-/// The component's validator, compiled when it is first needed.
+/// Returns the validator of a component; `None` if the document has no such component.
 fn validator(component: &str) -> Option<&'static Validator> {
-    let place = VALIDATORS.get(component)?;
-    Some(place.get_or_init(|| {
+    let cell = VALIDATORS.get(component)?;
+    Some(cell.get_or_init(|| {
         let reference = format!("{SCHEMAS_URI}#/components/schemas/{component}");
         jsonschema::options()
             .with_draft(Draft::Draft202012)
             .with_registry(&SCHEMAS)
             .build(&json!({ "$ref": reference }))
-            .expect("the document's schemas are valid: a test holds it")
+            .expect("a test checks that the document's schemas are valid")
     }))
 }
 
-/// The mark that lists the values of `type` that a schema describes.
-const KINDS: &str = "x-ortolan-kinds";
+/// The extension that lists the values of `type` that a schema describes.
+const DESCRIBED_TYPES: &str = "x-ortolan-kinds";
 
-/// The same schemas, but objects of a kind that a schema does not describe are valid, and a `oneOf` whose alternatives are told apart by `type` decides by it: `if` the value is of
-/// that kind, `then` the alternative holds. A validator keeps every error of every alternative of a `oneOf`, which a
-/// long array of wrong values makes gigabytes; of a condition it tells the first one, and that at its place.
-fn with_unions_by_kind(schema: &Value) -> Value {
+/// Rewrites a schema in two ways. Objects of a `type` that the schema does not describe become valid. A `oneOf` whose
+/// alternatives have different JSON types becomes conditions: `if` the value has the type, `then` the alternative
+/// applies. The validator keeps every error of every alternative of a `oneOf`: gigabytes for a long array of invalid
+/// values. For a condition, it reports only the first error, with its path.
+fn rewrite_unions(schema: &Value) -> Value {
     let fields = match schema {
         Value::Object(fields) => fields,
-        Value::Array(schemas) => return schemas.iter().map(with_unions_by_kind).collect(),
+        Value::Array(schemas) => return schemas.iter().map(rewrite_unions).collect(),
         _ => return schema.clone(),
     };
-    let by_kind = |(name, schema): (&String, &Value)| (name.clone(), with_unions_by_kind(schema));
-    let mut rewritten: Map<_, _> = fields.iter().map(by_kind).collect();
-    let allowed = kinds(schema);
-    let is_told_apart = HashSet::<&str>::from_iter(allowed.iter().copied()).len() == allowed.len();
+    let rewrite = |(name, schema): (&String, &Value)| (name.clone(), rewrite_unions(schema));
+    let mut rewritten: Map<_, _> = fields.iter().map(rewrite).collect();
+    let allowed = json_types(schema);
+    let have_distinct_types =
+        HashSet::<&str>::from_iter(allowed.iter().copied()).len() == allowed.len();
     if let Some(Value::Array(alternatives)) = fields.get("oneOf")
-        && is_told_apart
-        && alternatives.iter().all(|schema| !kinds(schema).is_empty())
+        && have_distinct_types
+        && alternatives
+            .iter()
+            .all(|schema| !json_types(schema).is_empty())
     {
         let conditions = alternatives.iter().map(|alternative| {
             json!({
-                "if": { "type": kinds(alternative) },
-                "then": with_unions_by_kind(alternative),
+                "if": { "type": json_types(alternative) },
+                "then": rewrite_unions(alternative),
             })
         });
         rewritten.insert("allOf".to_owned(), conditions.collect());
         rewritten.insert("type".to_owned(), json!(allowed));
         rewritten.shift_remove("oneOf");
     }
-    match rewritten.get(KINDS).cloned() {
-        Some(kinds) => json!({
+    match rewritten.get(DESCRIBED_TYPES).cloned() {
+        Some(described) => json!({
             "if": {
                 "type": "object",
                 "required": ["type"],
-                "properties": { "type": { "type": "string", "not": { "enum": kinds } } },
+                "properties": { "type": { "type": "string", "not": { "enum": described } } },
             },
             "else": rewritten,
         }),
@@ -97,27 +103,32 @@ fn with_unions_by_kind(schema: &Value) -> Value {
     }
 }
 
-/// The kinds of value a schema allows, one that several alternatives allow several times; empty if it does not say.
-fn kinds(schema: &Value) -> Vec<&str> {
-    if let Some(kind) = schema.get("type") {
-        let several = kind.as_array().into_iter().flatten();
-        return kind
+/// Returns the JSON types that a schema allows, with duplicates if several alternatives allow the same type; empty if
+/// the schema names no type.
+fn json_types(schema: &Value) -> Vec<&str> {
+    if let Some(value) = schema.get("type") {
+        let list = value.as_array().into_iter().flatten();
+        return value
             .as_str()
             .into_iter()
-            .chain(several.filter_map(Value::as_str))
+            .chain(list.filter_map(Value::as_str))
             .collect();
     }
     if let Some(Value::String(reference)) = schema.get("$ref") {
         let target = reference
             .strip_prefix('#')
             .and_then(|pointer| DOCUMENT.pointer(pointer));
-        return target.map(kinds).unwrap_or_default();
+        return target.map(json_types).unwrap_or_default();
     }
     let alternatives = schema.get("oneOf").and_then(Value::as_array);
-    alternatives.into_iter().flatten().flat_map(kinds).collect()
+    alternatives
+        .into_iter()
+        .flatten()
+        .flat_map(json_types)
+        .collect()
 }
 
-/// Checks a value against a component of the document. Gives the dotted paths of the fields that are unknown or have
+/// Validates a value against a component of the document. Returns the dotted paths of fields that are unknown or have
 /// no effect.
 pub fn check(component: &str, value: &Value) -> Result<Vec<String>, Error> {
     let validator = validator(component).ok_or_else(|| Error::Invalid {
@@ -126,60 +137,60 @@ pub fn check(component: &str, value: &Value) -> Result<Vec<String>, Error> {
     })?;
     let schema = &DOCUMENT["components"]["schemas"][component];
     if let Err(error) = validator.validate(value) {
-        return Err(explain(schema, &error));
+        return Err(client_error(schema, &error));
     }
     let mut ignored = Vec::new();
     list_ignored(&[schema], value, "", &mut ignored);
     Ok(ignored)
 }
 
-/// Cuts every object of a kind that its schema does not describe down to the texts that the schema's types can hold:
-/// its `type`, and names and ids. The value is valid.
-pub(super) fn cut_foreign_kinds(component: &str, value: &mut Value) {
-    cut(&[&DOCUMENT["components"]["schemas"][component]], value);
+/// Reduces each object whose `type` is not described by its schema to the string fields that the generated Rust type
+/// can hold: `type`, names and ids. `value` must be valid.
+pub(super) fn strip_undescribed_objects(component: &str, value: &mut Value) {
+    strip(&[&DOCUMENT["components"]["schemas"][component]], value);
 }
 
-fn cut(schemas: &[&'static Value], value: &mut Value) {
+fn strip(schemas: &[&'static Value], value: &mut Value) {
     match value {
-        Value::Object(fields) if is_foreign(schemas, fields) => fields.retain(|name, value| {
-            let takes_texts = |schema: &&Value| {
+        Value::Object(fields) if is_undescribed(schemas, fields) => fields.retain(|name, value| {
+            let allows_strings = |schema: &&Value| {
                 let alternatives = alternatives(&[*schema]);
-                let is_open = |schema: &&Map<String, Value>| !schema.contains_key("enum");
-                kinds(schema).contains(&"string") && alternatives.iter().all(is_open)
+                let has_no_enum = |schema: &&Map<String, Value>| !schema.contains_key("enum");
+                json_types(schema).contains(&"string") && alternatives.iter().all(has_no_enum)
             };
-            value.is_string() && properties(schemas, name).iter().any(takes_texts)
+            value.is_string() && properties(schemas, name).iter().any(allows_strings)
         }),
         Value::Object(fields) if !is_open(schemas) => {
             for (name, value) in fields {
-                cut(&properties(schemas, name), value);
+                strip(&properties(schemas, name), value);
             }
         }
         Value::Array(values) => {
             let items = items(schemas);
             for value in values.iter_mut().filter(|value| value.is_object()) {
-                cut(&items, value);
+                strip(&items, value);
             }
         }
         _ => {}
     }
 }
 
-/// Whether an object is of a kind that its schema does not describe.
-fn is_foreign(schemas: &[&Value], fields: &Map<String, Value>) -> bool {
-    let Some(kind @ Value::String(_)) = fields.get("type") else {
+/// Returns whether an object has a `type` that its schema does not describe.
+fn is_undescribed(schemas: &[&Value], fields: &Map<String, Value>) -> bool {
+    let Some(object_type @ Value::String(_)) = fields.get("type") else {
         return false;
     };
     let described = alternatives(schemas)
         .into_iter()
-        .filter_map(|schema| schema.get(KINDS)?.as_array());
+        .filter_map(|schema| schema.get(DESCRIBED_TYPES)?.as_array());
     let mut described = described.peekable();
-    described.peek().is_some() && !described.any(|kinds| kinds.contains(kind))
+    described.peek().is_some() && !described.any(|types| types.contains(object_type))
 }
 
-/// A validation error in the words of the client: the field's path, and what would be right.
-fn explain(schema: &Value, error: &ValidationError<'_>) -> Error {
-    let mut place = dotted(error.instance_path());
-    if let Some((field, refused)) = refused(schema, error.instance_path()) {
+/// Converts a validation error to an error for the client: the path of the field and what is expected.
+fn client_error(schema: &Value, error: &ValidationError<'_>) -> Error {
+    let mut path = dotted_path(error.instance_path());
+    if let Some((field, refused)) = refused_field(schema, error.instance_path()) {
         if let Some(reason) = refused["x-ortolan-refused"].as_str() {
             return Error::invalid(&field, format!("{field}: {reason}"));
         }
@@ -189,19 +200,19 @@ fn explain(schema: &Value, error: &ValidationError<'_>) -> Error {
             .unwrap_or_default();
         return Error::invalid(
             &field,
-            format!("{field}: this value asks for what is not built yet; leave it out{or}"),
+            format!("{field}: this value is not supported yet; remove the field{or}"),
         );
     }
-    let quotes_much = error.instance().to_string().len() > QUOTED_BYTES_MAX;
-    let wrong_kind = match error.kind() {
+    let is_long = error.instance().to_string().len() > QUOTED_BYTES_MAX;
+    let type_problem = match error.kind() {
         ValidationErrorKind::Required { .. } => {
-            wrong_kind(schema, error.instance_path(), error.instance())
+            type_problem(schema, error.instance_path(), error.instance())
         }
         _ => None,
     };
-    let message = match (wrong_kind, error.kind()) {
+    let message = match (type_problem, error.kind()) {
         (Some(problem), _) => {
-            place = child(&place, "type");
+            path = join(&path, "type");
             problem
         }
         (
@@ -210,46 +221,53 @@ fn explain(schema: &Value, error: &ValidationError<'_>) -> Error {
                 property: Value::String(property),
             },
         ) => {
-            place = child(&place, property);
+            path = join(&path, property);
             "it is required".to_owned()
         }
-        _ if quotes_much => error.masked_with("the value").to_string(),
+        _ if is_long => error.masked_with("the value").to_string(),
         _ => error.to_string(),
     };
-    if place.is_empty() {
+    if path.is_empty() {
         return Error::Invalid {
             param: None,
             message,
         };
     }
-    Error::invalid(&place, format!("{place}: {message}"))
+    Error::invalid(&path, format!("{path}: {message}"))
 }
 
-/// What is wrong with the `type` of an object at a place: that decides which other fields it needs.
-fn wrong_kind(schema: &Value, place: &Location, object: &Value) -> Option<String> {
+/// Returns the problem with the `type` of an object, if there is one. The problem is reported before a missing field,
+/// because the type decides which fields are required.
+fn type_problem(schema: &Value, location: &Location, object: &Value) -> Option<String> {
     let mut schemas = vec![schema];
-    for segment in place.segments() {
+    for segment in location.segments() {
         schemas = match &segment {
             LocationSegment::Property(name) => properties(&schemas, name),
             LocationSegment::Index(_) => items(&schemas),
         };
     }
-    let kind = object.get("type")?;
+    let object_type = object.get("type")?;
     let known = properties(&schemas, "type");
     let mut known = known
         .iter()
         .filter_map(|schema| schema.get("enum")?.as_array());
-    let allowed = known.next().filter(|allowed| !allowed.contains(kind))?;
+    let allowed = known
+        .next()
+        .filter(|allowed| !allowed.contains(object_type))?;
     let allowed: Vec<String> = allowed.iter().map(Value::to_string).collect();
-    Some(format!("{kind} is not one of {}", allowed.join(", ")))
+    Some(format!(
+        "{object_type} is not one of {}",
+        allowed.join(", ")
+    ))
 }
 
-/// The field on the way to a place that is only known to be refused, with its schema.
-fn refused<'s>(schema: &'s Value, place: &Location) -> Option<(String, &'s Value)> {
+/// Returns the path and the schema of the first field on the way to `location` that is marked as not supported or
+/// refused.
+fn refused_field<'s>(schema: &'s Value, location: &Location) -> Option<(String, &'s Value)> {
     let mut schemas = vec![schema];
     let mut path = String::new();
-    for segment in place.segments() {
-        path = child(&path, &segment.to_string());
+    for segment in location.segments() {
+        path = join(&path, &segment.to_string());
         schemas = match &segment {
             LocationSegment::Property(name) => properties(&schemas, name),
             LocationSegment::Index(_) => items(&schemas),
@@ -263,26 +281,26 @@ fn refused<'s>(schema: &'s Value, place: &Location) -> Option<(String, &'s Value
     None
 }
 
-/// Walks a valid value along its schemas and lists the fields that none of them knows or that have no effect.
+/// Lists the fields of a valid value that are unknown to its schemas or have no effect.
 fn list_ignored(schemas: &[&'static Value], value: &Value, path: &str, ignored: &mut Vec<String>) {
     if ignored.len() >= IGNORED_FIELDS_MAX {
         return;
     }
     match value {
         Value::Object(fields) => {
-            if is_open(schemas) || is_foreign(schemas, fields) {
+            if is_open(schemas) || is_undescribed(schemas, fields) {
                 return;
             }
             for (name, value) in fields {
                 if ignored.len() >= IGNORED_FIELDS_MAX {
                     return;
                 }
-                let path = child(path, name);
+                let path = join(path, name);
                 let known = properties(schemas, name);
                 let without_effect = known.iter().any(|schema| {
                     let is_marked = schema.get("x-ortolan-effect").is_some();
                     !value.is_null()
-                        && (is_of_other_kind(schema, fields)
+                        && (is_for_other_type(schema, fields)
                             || (is_marked && schema.get("default") != Some(value)))
                 });
                 if known.is_empty() || without_effect {
@@ -299,34 +317,35 @@ fn list_ignored(schemas: &[&'static Value], value: &Value, path: &str, ignored: 
                 .enumerate()
                 .filter(|(_, value)| value.is_object() || value.is_array())
             {
-                list_ignored(&items, value, &child(path, &index.to_string()), ignored);
+                list_ignored(&items, value, &join(path, &index.to_string()), ignored);
             }
         }
         _ => {}
     }
 }
 
-/// Whether a field belongs to objects of other kinds than this one.
-fn is_of_other_kind(field: &Value, object: &Map<String, Value>) -> bool {
-    let kinds = field.get("x-ortolan-for").and_then(Value::as_array);
-    let kind = object.get("type").filter(|kind| kind.is_string());
-    kinds
-        .zip(kind)
-        .is_some_and(|(kinds, kind)| !kinds.contains(kind))
+/// Returns whether a field has an effect only in objects of another `type` than `object`.
+fn is_for_other_type(field: &Value, object: &Map<String, Value>) -> bool {
+    let types = field.get("x-ortolan-for").and_then(Value::as_array);
+    let object_type = object.get("type").filter(|value| value.is_string());
+    types
+        .zip(object_type)
+        .is_some_and(|(types, object_type)| !types.contains(object_type))
 }
 
-/// Whether objects may hold anything: an alternative says so, or none names properties.
+/// Returns whether objects may have any fields: an alternative allows this explicitly, or no alternative lists
+/// properties.
 fn is_open(schemas: &[&Value]) -> bool {
     let alternatives = alternatives(schemas);
-    let says_so = |schema: &&Map<String, Value>| {
+    let allows_any = |schema: &&Map<String, Value>| {
         schema.contains_key("properties")
             && schema.get("additionalProperties") == Some(&json!(true))
     };
     let names_properties = |schema: &&Map<String, Value>| schema.contains_key("properties");
-    alternatives.iter().any(says_so) || !alternatives.iter().any(names_properties)
+    alternatives.iter().any(allows_any) || !alternatives.iter().any(names_properties)
 }
 
-/// What the schemas say of a property.
+/// Returns the schemas of the property `name`.
 fn properties<'s>(schemas: &[&'s Value], name: &str) -> Vec<&'s Value> {
     let named = alternatives(schemas)
         .into_iter()
@@ -334,7 +353,7 @@ fn properties<'s>(schemas: &[&'s Value], name: &str) -> Vec<&'s Value> {
     named.collect()
 }
 
-/// What the schemas say of an array's items.
+/// Returns the schemas of an array's items.
 fn items<'s>(schemas: &[&'s Value]) -> Vec<&'s Value> {
     alternatives(schemas)
         .into_iter()
@@ -342,23 +361,23 @@ fn items<'s>(schemas: &[&'s Value]) -> Vec<&'s Value> {
         .collect()
 }
 
-/// The schemas with references followed and unions taken apart.
+/// Returns the schemas with references resolved and unions expanded.
 fn alternatives<'s>(schemas: &[&'s Value]) -> Vec<&'s Map<String, Value>> {
-    let mut open: Vec<&Value> = schemas.to_vec();
-    let mut closed = Vec::new();
-    while let Some(schema) = open.pop() {
+    let mut pending: Vec<&Value> = schemas.to_vec();
+    let mut resolved = Vec::new();
+    while let Some(schema) = pending.pop() {
         let Value::Object(schema) = schema else {
             continue;
         };
         if let Some(Value::String(reference)) = schema.get("$ref") {
-            open.extend(
+            pending.extend(
                 reference
                     .strip_prefix('#')
                     .and_then(|pointer| DOCUMENT.pointer(pointer)),
             );
         }
         for union in ["oneOf", "allOf"] {
-            open.extend(
+            pending.extend(
                 schema
                     .get(union)
                     .and_then(Value::as_array)
@@ -366,19 +385,19 @@ fn alternatives<'s>(schemas: &[&'s Value]) -> Vec<&'s Map<String, Value>> {
                     .flatten(),
             );
         }
-        closed.push(schema);
+        resolved.push(schema);
     }
-    closed
+    resolved
 }
 
-/// The dotted path of a place in a value.
-fn dotted(place: &Location) -> String {
-    place.segments().fold(String::new(), |path, segment| {
-        child(&path, &segment.to_string())
+/// Returns the dotted path of a location in a value.
+fn dotted_path(location: &Location) -> String {
+    location.segments().fold(String::new(), |path, segment| {
+        join(&path, &segment.to_string())
     })
 }
 
-fn child(path: &str, name: &str) -> String {
+fn join(path: &str, name: &str) -> String {
     if path.is_empty() {
         name.to_owned()
     } else {
@@ -390,7 +409,7 @@ fn child(path: &str, name: &str) -> String {
 mod tests {
     use super::*;
 
-    /// Component, body, and either what is ignored or `param` and message of the refusal.
+    /// Checks a body against a component. `expected` is the ignored fields, or `param` and message of the error.
     #[track_caller]
     fn check(component: &str, body: &Value, expected: Result<&[&str], (&str, &str)>) {
         match (super::check(component, body), expected) {
@@ -436,7 +455,7 @@ mod tests {
     }
 
     #[test]
-    fn a_bound_is_told_with_its_place() {
+    fn reports_a_violated_bound_with_its_path() {
         check(
             "ChatCompletionRequest",
             &json!({"messages": [{"role": "user", "content": "a"}], "temperature": 3}),
@@ -463,21 +482,17 @@ mod tests {
     }
 
     #[test]
-    fn unions_of_kinds_are_decided_by_kind() {
-        let left: Vec<_> = DOCUMENT["components"]["schemas"]
+    fn unions_of_json_types_become_conditions() {
+        let unions_left: Vec<_> = DOCUMENT["components"]["schemas"]
             .as_object()
             .unwrap()
             .iter()
-            .filter(|(_, schema)| {
-                with_unions_by_kind(schema)
-                    .to_string()
-                    .contains("\"oneOf\":")
-            })
+            .filter(|(_, schema)| rewrite_unions(schema).to_string().contains("\"oneOf\":"))
             .map(|(name, _)| name.as_str())
             .collect();
-        // Their alternatives are all objects; only the server writes them.
+        // The alternatives of these unions are all objects, and only responses contain these unions.
         assert_eq!(
-            left,
+            unions_left,
             [
                 "ChatCompletionEvent",
                 "CompletionAnswer",
@@ -495,7 +510,7 @@ mod tests {
     }
 
     #[test]
-    fn a_long_array_of_wrong_values_is_refused_at_its_first() {
+    fn reports_the_first_invalid_item_of_a_long_array() {
         check(
             "CompletionRequest",
             &json!({"prompt": vec![1.5; 1 << 20]}),
@@ -507,7 +522,7 @@ mod tests {
     }
 
     #[test]
-    fn in_a_union_the_alternative_of_the_same_kind_explains() {
+    fn explains_an_invalid_union_by_the_alternative_of_the_same_type() {
         check(
             "ChatCompletionRequest",
             &json!({"messages": [{"role": "user", "content": [{"text": "a"}]}]}),
@@ -529,13 +544,13 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_built_is_refused_by_name_and_neutral_values_pass() {
+    fn refuses_unsupported_fields_and_accepts_neutral_values() {
         check(
             "CompletionRequest",
             &json!({"prompt": "a", "image_data": [{}]}),
             Err((
                 "image_data",
-                "image_data: this value asks for what is not built yet; leave it out or send []",
+                "image_data: this value is not supported yet; remove the field or send []",
             )),
         );
         check(
@@ -561,7 +576,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_unknown_or_without_effect_is_listed() {
+    fn lists_unknown_fields_and_fields_without_effect() {
         check(
             "ChatCompletionRequest",
             &json!({
@@ -581,7 +596,7 @@ mod tests {
     }
 
     #[test]
-    fn a_field_of_another_kind_of_object_is_listed() {
+    fn lists_a_field_of_another_object_type() {
         check(
             "ChatCompletionRequest",
             &json!({
@@ -603,25 +618,26 @@ mod tests {
     }
 
     #[test]
-    fn a_field_is_marked_for_kinds_that_there_are() {
+    fn x_ortolan_for_names_existing_types() {
         let mut marked = 0;
         for (name, schema) in DOCUMENT["components"]["schemas"].as_object().unwrap() {
             let listed = schema
-                .get(KINDS)
+                .get(DESCRIBED_TYPES)
                 .or(schema.pointer("/properties/type/enum"));
             let fields = schema["properties"].as_object().into_iter().flatten();
-            for kind in fields.flat_map(|(_, field)| field["x-ortolan-for"].as_array()) {
-                marked += kind.len();
-                let known =
-                    |kind: &Value| listed.is_none_or(|all| all.as_array().unwrap().contains(kind));
-                assert!(kind.iter().all(known), "{name}: {kind:?}");
+            for types in fields.flat_map(|(_, field)| field["x-ortolan-for"].as_array()) {
+                marked += types.len();
+                let known = |value: &Value| {
+                    listed.is_none_or(|all| all.as_array().unwrap().contains(value))
+                };
+                assert!(types.iter().all(known), "{name}: {types:?}");
             }
         }
         assert!(marked > 30, "{marked}");
     }
 
     #[test]
-    fn objects_of_other_kinds_are_left_to_the_handler_and_cut_to_their_texts() {
+    fn undescribed_objects_are_stripped_to_their_strings() {
         let body = json!({
             "input": [
                 {"type": "custom_tool_call", "call_id": "a", "name": 5, "status": "strange", "new": {"a": 1}},
@@ -633,15 +649,15 @@ mod tests {
             ],
         });
         check("ResponsesRequest", &body, Ok(&["input.1.new"]));
-        let mut cut = body;
-        cut_foreign_kinds("ResponsesRequest", &mut cut);
+        let mut stripped = body;
+        strip_undescribed_objects("ResponsesRequest", &mut stripped);
         assert_eq!(
-            cut["input"][0],
+            stripped["input"][0],
             json!({"type": "custom_tool_call", "call_id": "a"})
         );
-        assert_eq!(cut["input"][1]["new"], 1);
+        assert_eq!(stripped["input"][1]["new"], 1);
         assert_eq!(
-            cut["tools"],
+            stripped["tools"],
             json!([
                 {"type": "web_search", "name": "not a name"},
                 {"type": "namespace", "name": "n", "tools": [{"type": "custom"}]},
@@ -658,7 +674,7 @@ mod tests {
     }
 
     #[test]
-    fn a_foreign_kind_is_told_before_a_missing_field() {
+    fn reports_an_unsupported_type_before_a_missing_field() {
         check(
             "ChatCompletionRequest",
             &json!({"messages": [{"role": "assistant", "tool_calls": [{"type": "custom", "id": "a", "custom": {}}]}]}),
@@ -670,7 +686,7 @@ mod tests {
     }
 
     #[test]
-    fn only_so_many_ignored_fields_are_listed() {
+    fn the_list_of_ignored_fields_is_limited() {
         let fields = (0..1000).map(|index| (format!("field{index}"), json!(1)));
         let mut body = Map::from_iter(fields);
         body.insert("content".to_owned(), json!("a"));

@@ -1,5 +1,5 @@
-//! The events of a generation, gathered to one answer or sent as they come: server-sent events are frames of JSON,
-//! an error is the last frame, comments keep a quiet stream alive.
+//! Server-sent events: JSON events in the format of each API surface, with an error as the last event, and keep-alive
+//! comments. Also collects the events of a generation into its complete text.
 
 use std::pin::pin;
 use std::time::Duration;
@@ -12,118 +12,119 @@ use serde::Serialize;
 use serde_json::Value;
 
 use super::error::{Error, Surface};
-use crate::model::{AnswerToken, GenerateError, GenerateEvent, Generation, Summary};
+use crate::model::{GenerateError, GenerateEvent, Generation, GenerationSummary, OutputToken};
 
-/// How long a stream is quiet before a comment is sent; it bounds how late a client's leaving is noticed.
+/// Time without events after which the server sends a comment. The comment fails if the client has disconnected.
 const KEEP_ALIVE: Duration = Duration::from_secs(5);
 
-/// An answer in one piece or as it comes.
-pub(super) enum WholeOrStream<T> {
-    /// One JSON body.
-    Whole(T),
-    /// Server-sent events.
+/// A response as one JSON body or as a stream.
+pub(super) enum JsonOrStream<T> {
+    Json(T),
     Stream(EventStream),
 }
 
-/// How a surface writes its streams.
+/// The format of an event stream.
 #[derive(Clone, Copy)]
-struct Form {
-    /// Whose words errors have.
+struct StreamFormat {
+    /// The surface whose error format is used.
     surface: Surface,
-    /// Whether a frame has its value's `type` as its name.
-    named: bool,
-    /// What comes after all values.
-    last: Option<&'static str>,
+    /// Whether the `type` of a value is also the name of its event.
+    named_events: bool,
+    /// Data of an additional event after the last value.
+    final_data: Option<&'static str>,
 }
 
 /// A stream of server-sent events.
 pub(super) struct EventStream(BoxStream<'static, Event>);
 
 impl EventStream {
-    /// A frame `data: {json}` for each value; an error is the last one.
+    /// Creates a stream with an event `data: {json}` for each value. Errors have the native format.
     pub(super) fn native<T: Serialize>(
         values: impl Stream<Item = Result<T, Error>> + Send + 'static,
     ) -> Self {
-        let form = Form {
+        let format = StreamFormat {
             surface: Surface::Native,
-            named: false,
-            last: None,
+            named_events: false,
+            final_data: None,
         };
-        Self::new(values, form)
+        Self::new(values, format)
     }
 
-    /// The same with errors in OpenAI's words; without one, `[DONE]` comes last.
+    /// Creates a stream with an event `data: {json}` for each value, then `[DONE]` unless an error ended the stream.
+    /// Errors have OpenAI's format.
     pub(super) fn openai<T: Serialize>(
         values: impl Stream<Item = Result<T, Error>> + Send + 'static,
     ) -> Self {
-        let form = Form {
+        let format = StreamFormat {
             surface: Surface::OpenAi,
-            named: false,
-            last: Some("[DONE]"),
+            named_events: false,
+            final_data: Some("[DONE]"),
         };
-        Self::new(values, form)
+        Self::new(values, format)
     }
 
-    /// A frame with a name for each value, its `type`; so is an error, in Anthropic's words.
+    /// Creates a stream with an event for each value, named by the value's `type`. Errors have Anthropic's format.
     pub(super) fn anthropic<T: Serialize>(
         values: impl Stream<Item = Result<T, Error>> + Send + 'static,
     ) -> Self {
-        let form = Form {
+        let format = StreamFormat {
             surface: Surface::Anthropic,
-            named: true,
-            last: None,
+            named_events: true,
+            final_data: None,
         };
-        Self::new(values, form)
+        Self::new(values, format)
     }
 
-    /// The same for values that tell errors themselves.
+    /// Creates a stream for OpenAI's Responses API, with an event for each value, named by the value's `type`. An error
+    /// is one of the values.
     pub(super) fn responses<T: Serialize + Send + 'static>(
         values: impl Stream<Item = T> + Send + 'static,
     ) -> Self {
-        let form = Form {
+        let format = StreamFormat {
             surface: Surface::OpenAi,
-            named: true,
-            last: None,
+            named_events: true,
+            final_data: None,
         };
-        Self::new(values.map(Ok), form)
+        Self::new(values.map(Ok), format)
     }
 
     fn new<T: Serialize>(
         values: impl Stream<Item = Result<T, Error>> + Send + 'static,
-        form: Form,
+        format: StreamFormat,
     ) -> Self {
-        /// What is still to be sent.
-        enum Rest<S> {
-            Values(S),
-            Nothing,
+        enum State<S> {
+            Open(S),
+            Ended,
         }
-        let frames = stream::unfold(Rest::Values(Box::pin(values)), move |rest| async move {
-            let Rest::Values(mut values) = rest else {
+        let events = stream::unfold(State::Open(Box::pin(values)), move |state| async move {
+            let State::Open(mut values) = state else {
                 return None;
             };
             match values.next().await {
-                Some(Ok(value)) => match frame(&value, form) {
-                    Ok(event) => Some((event, Rest::Values(values))),
+                Some(Ok(value)) => match event(&value, format) {
+                    Ok(event) => Some((event, State::Open(values))),
                     Err(error) => {
                         tracing::error!(%error, "an event could not be written as JSON");
                         None
                     }
                 },
                 Some(Err(error)) => {
-                    let event = frame(&error.body(form.surface), form).ok()?;
-                    Some((event, Rest::Nothing))
+                    let event = event(&error.body(format.surface), format).ok()?;
+                    Some((event, State::Ended))
                 }
-                None => form.last.map(|last| (Event::message(last), Rest::Nothing)),
+                None => format
+                    .final_data
+                    .map(|data| (Event::message(data), State::Ended)),
             }
         });
-        Self(frames.boxed())
+        Self(events.boxed())
     }
 }
 
-/// A value as an event.
-fn frame(value: &impl Serialize, form: Form) -> serde_json::Result<Event> {
+/// Converts a value to a server-sent event.
+fn event(value: &impl Serialize, format: StreamFormat) -> serde_json::Result<Event> {
     let event = Event::message(serde_json::to_string(value)?);
-    if !form.named {
+    if !format.named_events {
         return Ok(event);
     }
     let name = serde_json::to_value(value)?["type"].take();
@@ -139,8 +140,8 @@ impl IntoResponse for EventStream {
     }
 }
 
-/// The events of a generation; dropping the stream cancels it.
-pub(super) fn events(
+/// Returns the events of a generation. Dropping the stream cancels the generation.
+pub(super) fn generation_events(
     generation: Generation,
 ) -> impl Stream<Item = Result<GenerateEvent, Error>> + Send + 'static {
     stream::unfold(generation, |mut generation| async move {
@@ -149,32 +150,36 @@ pub(super) fn events(
     })
 }
 
-/// A generation from its first token to its end; from its prompt's, if that is told, too.
-pub(super) struct WholeAnswer {
-    /// The text.
+/// The complete text of a generation, including the prompt if it is echoed.
+pub(super) struct GeneratedText {
     pub content: String,
-    /// Its tokens.
-    pub tokens: Vec<AnswerToken>,
-    /// How it ended.
-    pub summary: Summary,
+    /// The tokens of `content`.
+    pub tokens: Vec<OutputToken>,
+    pub summary: GenerationSummary,
 }
 
-/// Waits for the end.
-pub(super) async fn whole(
+/// Collects the events of a generation until it ends.
+pub(super) async fn collect_text(
     events: impl Stream<Item = Result<GenerateEvent, Error>>,
-) -> Result<WholeAnswer, Error> {
+) -> Result<GeneratedText, Error> {
     let mut events = pin!(events);
     let (mut content, mut tokens) = (String::new(), Vec::new());
     while let Some(event) = events.next().await {
         match event? {
-            GenerateEvent::Prompt { text, tokens: own }
-            | GenerateEvent::Text { text, tokens: own } => {
+            GenerateEvent::Prompt {
+                text,
+                tokens: new_tokens,
+            }
+            | GenerateEvent::Text {
+                text,
+                tokens: new_tokens,
+            } => {
                 content.push_str(&text);
-                tokens.extend(own);
+                tokens.extend(new_tokens);
             }
             GenerateEvent::Progress(_) => {}
             GenerateEvent::Finished(summary) => {
-                return Ok(WholeAnswer {
+                return Ok(GeneratedText {
                     content,
                     tokens,
                     summary,
@@ -200,7 +205,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_frame_per_value_and_a_last_word() {
+    async fn sends_an_event_per_value_and_the_final_data() {
         check(
             vec![Ok("a"), Ok("b\n")],
             EventStream::native,
@@ -216,7 +221,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn an_error_is_the_last_frame() {
+    async fn an_error_is_the_last_event() {
         check(
             vec![Ok("a"), Err(Error::Loading), Ok("b")],
             EventStream::native,

@@ -1,4 +1,5 @@
-//! The routes as a client meets them, without a model: what is refused before one is needed, and in which shape.
+//! Tests of routes without a loaded model: requests that are rejected before a model is needed, and the format of
+//! errors.
 
 use std::time::SystemTime;
 
@@ -11,7 +12,7 @@ use super::error::Surface;
 use super::*;
 use crate::model::ModelDetails;
 
-/// A model's details for the tests of the answers that tell them.
+/// Returns the details of a model named `tiny`.
 pub(super) fn details() -> ModelDetails {
     ModelDetails {
         name: "tiny".to_owned(),
@@ -26,8 +27,8 @@ pub(super) fn details() -> ModelDetails {
         parameters: 1000,
         file_bytes: 4000,
         chat_template: String::new(),
-        beginning_text: "<s>".to_owned(),
-        end_text: "</s>".to_owned(),
+        bos_text: "<s>".to_owned(),
+        eos_text: "</s>".to_owned(),
         pooling: crate::model::Pooling::Last,
         loaded_at: SystemTime::UNIX_EPOCH,
         slots: 2,
@@ -49,7 +50,7 @@ fn endpoint_for(
 ) -> impl Endpoint<Output = Response> {
     let (_, model) = watch::channel(state);
     routes(ApiSettings {
-        preparations: Arc::new(Preparations::new(8).unwrap()),
+        preparations: Arc::new(PreparationPool::new(8).unwrap()),
         model,
         endpoints: Endpoints {
             slots: false,
@@ -59,9 +60,9 @@ fn endpoint_for(
             slot_files: None,
         },
         limits: GenerateLimits::NONE,
-        defaults: Defaults::default(),
+        defaults: RequestDefaults::default(),
         bodies: BodyRules {
-            idle: Duration::from_secs(60),
+            idle_timeout: Duration::from_secs(60),
             strict,
         },
         responses: Arc::new(ResponseStore::new(0)),
@@ -101,43 +102,43 @@ async fn answer(state: ModelState, request: Request) -> (Response, String) {
 }
 
 #[tokio::test]
-async fn every_failure_has_one_shape() {
+async fn all_failures_have_the_error_format() {
     let json = "application/json";
     let long = "x".repeat(BODY_BYTES_MAX + 1);
-    let asked: [(&str, Method, &str, &str, &str); 14] = [
-        ("no such path", Method::GET, "/nothing", "", ""),
+    let requests: [(&str, Method, &str, &str, &str); 14] = [
+        ("unknown path", Method::GET, "/nothing", "", ""),
         (
-            "no such path of OpenAI's",
+            "unknown path of OpenAI's surface",
             Method::GET,
             "/v1/nothing",
             "",
             "",
         ),
-        ("no such method", Method::GET, "/completion", "", ""),
+        ("method not allowed", Method::GET, "/completion", "", ""),
         (
-            "no such method of a template",
+            "method not allowed for a path template",
             Method::DELETE,
             "/v1/models/a",
             "",
             "",
         ),
         ("no body", Method::POST, "/completion", json, ""),
-        ("no JSON", Method::POST, "/completion", json, "{"),
+        ("invalid JSON", Method::POST, "/completion", json, "{"),
         (
-            "no messages",
+            "missing messages",
             Method::POST,
             "/v1/chat/completions",
             json,
             "{}",
         ),
         (
-            "no such value",
+            "unsupported value",
             Method::POST,
             "/completion",
             json,
             r#"{"prompt": "a", "image_data": [{}]}"#,
         ),
-        ("too long", Method::POST, "/tokenize", json, &long),
+        ("body too large", Method::POST, "/tokenize", json, &long),
         (
             "wrong type",
             Method::POST,
@@ -146,21 +147,21 @@ async fn every_failure_has_one_shape() {
             r#"{"content": 1}"#,
         ),
         (
-            "no integer",
+            "not an integer",
             Method::POST,
             "/detokenize",
             json,
             r#"{"tokens": [1.5]}"#,
         ),
         (
-            "another Content-Type",
+            "unsupported Content-Type",
             Method::POST,
             "/v1/chat/completions",
             "text/plain",
             r#"{"messages": []}"#,
         ),
         (
-            "no messages",
+            "empty messages",
             Method::POST,
             "/v1/chat/completions",
             json,
@@ -168,8 +169,8 @@ async fn every_failure_has_one_shape() {
         ),
         ("slots are disabled", Method::GET, "/slots", "", ""),
     ];
-    let mut read = String::new();
-    for (name, method, path, content_type, body) in asked {
+    let mut lines = String::new();
+    for (name, method, path, content_type, body) in requests {
         let (response, text) = send(method, path, content_type, body.to_owned()).await;
         let status = response.status().as_u16();
         let value: Value = serde_json::from_str(&text).unwrap();
@@ -182,7 +183,7 @@ async fn every_failure_has_one_shape() {
             .header("allow")
             .map(|allowed| format!(" (Allow: {allowed})"))
             .unwrap_or_default();
-        read.push_str(&format!(
+        lines.push_str(&format!(
             "{name}: {}{allowed}\n  {}\n",
             status, value["error"]
         ));
@@ -190,23 +191,23 @@ async fn every_failure_has_one_shape() {
     let mut settings = insta::Settings::clone_current();
     settings.set_snapshot_path("../../snapshots");
     settings.set_prepend_module_to_snapshot(false);
-    settings.bind(|| insta::assert_snapshot!("errors", read));
+    settings.bind(|| insta::assert_snapshot!("errors", lines));
 }
 
 #[test]
-fn a_full_queue_is_told_in_the_words_of_each_surface() {
+fn a_full_queue_has_the_error_code_of_each_surface() {
     let full = Error::from(crate::model::GenerateError::QueueFull { waiting: 1 });
-    for (surface, place, word) in [
+    for (surface, field, value) in [
         (Surface::Native, "code", serde_json::json!(429)),
         (Surface::OpenAi, "code", "rate_limit_exceeded".into()),
         (Surface::Anthropic, "type", "rate_limit_error".into()),
     ] {
-        assert_eq!(full.body(surface)["error"][place], word);
+        assert_eq!(full.body(surface)["error"][field], value);
     }
 }
 
 #[tokio::test]
-async fn native_bodies_are_read_whatever_their_content_type() {
+async fn native_routes_accept_any_content_type() {
     for content_type in ["application/x-www-form-urlencoded", "text/plain", ""] {
         let (response, text) = send(
             Method::POST,
@@ -215,20 +216,20 @@ async fn native_bodies_are_read_whatever_their_content_type() {
             r#"{"prompt": "a"}"#,
         )
         .await;
-        // The body was understood: all that is missing is the model.
+        // The body is accepted; the request fails because the model is not loaded.
         assert_eq!(response.status(), StatusCode::SERVICE_UNAVAILABLE, "{text}");
         assert!(text.contains("Loading model"), "{text}");
     }
 }
 
 #[tokio::test]
-async fn an_integer_may_be_written_with_a_point() {
+async fn whole_numbers_are_accepted_as_integers() {
     let (response, text) = send(Method::POST, "/detokenize", "", r#"{"tokens": [1.0, 2e1]}"#).await;
     assert_eq!(response.status(), StatusCode::SERVICE_UNAVAILABLE, "{text}");
 }
 
 #[tokio::test]
-async fn a_strict_server_refuses_fields_without_effect() {
+async fn a_strict_server_refuses_ignored_fields() {
     let request = Request::builder().method(Method::POST);
     let request = request
         .uri("/completion".parse().unwrap())
@@ -239,7 +240,7 @@ async fn a_strict_server_refuses_fields_without_effect() {
     assert_eq!(response.status(), StatusCode::BAD_REQUEST);
     let text = response.into_body().into_string().await.unwrap();
     assert!(
-        text.contains("n_pred: this field has no effect here"),
+        text.contains("n_pred: this field has no effect on this server"),
         "{text}"
     );
     assert!(text.contains(r#""param":"n_pred""#), "{text}");
@@ -262,7 +263,7 @@ async fn ignored_fields_are_reported_in_a_header() {
 }
 
 #[tokio::test]
-async fn a_model_that_failed_to_load_is_told_with_its_cause() {
+async fn a_model_that_failed_to_load_is_reported_with_its_cause() {
     let failed = || ModelState::Failed("no memory".to_owned());
     let (response, text) = get(failed(), "/v1/models").await;
     assert_eq!(response.status(), StatusCode::SERVICE_UNAVAILABLE);
@@ -278,14 +279,11 @@ async fn a_model_that_failed_to_load_is_told_with_its_cause() {
 }
 
 #[tokio::test]
-async fn only_operators_learn_why_the_model_failed_to_load() {
+async fn only_operators_see_why_the_model_failed_to_load() {
     let key = KeyId::of("ada");
     for (is_operator, message) in [
         (true, "the model could not be loaded: /models/a is no model"),
-        (
-            false,
-            "the model could not be loaded: the server's log says why",
-        ),
+        (false, "the model could not be loaded: see the server's log"),
     ] {
         for path in ["/v1/models", "/props", "/lora-adapters"] {
             let caller = Caller::KeyHolder { key, is_operator };
@@ -301,7 +299,7 @@ async fn only_operators_learn_why_the_model_failed_to_load() {
 }
 
 #[tokio::test]
-async fn parameters_of_health_count_by_their_presence_however_they_are_written() {
+async fn query_parameters_of_health_are_set_by_their_presence() {
     for query in [
         "include_slots",
         "include_slots=&fail_on_no_slot=1",

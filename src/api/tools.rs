@@ -1,39 +1,38 @@
-//! Functions that a request declares, as all surfaces take them: what the model is shown of them, and which it may call.
+//! The tools of a request, for all API surfaces: their JSON for the chat template, and the functions that the model may
+//! call.
 
 use std::collections::HashSet;
 
 use serde_json::{Map, Value, json};
 
 use super::error::Error;
-use super::payload::Ignored;
+use super::payload::IgnoredFields;
 use super::types;
-use crate::model::{Function, ToolUse};
+use crate::model::{FunctionDefinition, ToolOptions};
 
-/// A declared function.
+/// A function that a request declares as a tool.
 pub(super) struct Tool {
-    /// What it is called.
     pub name: String,
-    /// What it does.
     pub description: Option<String>,
-    /// The JSON Schema of its arguments.
+    /// JSON Schema of the function's arguments.
     pub parameters: Value,
-    /// Whether a constraint of the schema that cannot be enforced refuses the request.
+    /// Whether to reject the request if a constraint of the schema cannot be enforced.
     pub strict: bool,
 }
 
-/// Which of the declared functions are called.
-pub(super) struct Choice {
-    /// Whether one must be.
+/// Which of the declared functions the model may or must call.
+pub(super) struct ToolSelection {
+    /// Whether at least one function must be called.
     pub required: bool,
-    /// Those that may be, if it is not all of them.
+    /// The names of the functions that may be called; `None` for all.
     pub names: Option<HashSet<String>>,
-    /// Whether several may be at once.
-    pub several: bool,
+    /// Whether one message may contain several tool calls.
+    pub parallel: bool,
 }
 
 impl Tool {
-    /// The function as models have learnt to read it: the keys in this order.
-    pub(super) fn shown(&self) -> Value {
+    /// Returns the function as JSON for the chat template, with the keys in the order that models are trained with.
+    pub(super) fn template_value(&self) -> Value {
         let mut function = json!({ "name": self.name });
         if let Some(description) = &self.description {
             function["description"] = json!(description);
@@ -43,42 +42,48 @@ impl Tool {
     }
 }
 
-impl Choice {
-    /// The functions that may be called; all names are known.
-    pub(super) fn of(&self, tools: &[Tool]) -> ToolUse {
-        let may_be = |tool: &&Tool| {
+impl ToolSelection {
+    /// Selects the functions of `tools` that may be called.
+    pub(super) fn apply(&self, tools: &[Tool]) -> ToolOptions {
+        let is_allowed = |tool: &&Tool| {
             let names = self.names.as_ref();
             names.is_none_or(|names| names.contains(&tool.name))
         };
-        let functions = tools.iter().filter(may_be).map(|tool| Function {
-            name: tool.name.clone(),
-            parameters: tool.parameters.clone(),
-            strict: tool.strict,
-        });
-        ToolUse {
+        let functions = tools
+            .iter()
+            .filter(is_allowed)
+            .map(|tool| FunctionDefinition {
+                name: tool.name.clone(),
+                parameters: tool.parameters.clone(),
+                strict: tool.strict,
+            });
+        ToolOptions {
             functions: functions.collect(),
             required: self.required,
-            several: self.several,
+            parallel: self.parallel,
         }
     }
 }
 
-/// The type of the tools that a model can call here.
+/// The only supported tool type.
 pub(super) const FUNCTION: &str = "function";
 
-/// The functions of a body with OpenAI's nested declarations. Tools of other types are left out and reported.
-pub(super) fn declared(tools: Vec<types::Tool>, ignored: &mut Ignored) -> Result<Vec<Tool>, Error> {
+/// Reads tools in the format of OpenAI's chat completions. Ignores and reports tools of other types.
+pub(super) fn read_tools(
+    tools: Vec<types::Tool>,
+    ignored: &mut IgnoredFields,
+) -> Result<Vec<Tool>, Error> {
     let mut functions = Vec::new();
-    let mut places = Vec::new();
-    for (number, tool) in tools.into_iter().enumerate() {
-        let place = format!("tools.{number}");
+    let mut paths = Vec::new();
+    for (index, tool) in tools.into_iter().enumerate() {
+        let path = format!("tools.{index}");
         if tool.type_ != FUNCTION {
-            ignored.report(place)?;
+            ignored.report(path)?;
             continue;
         }
-        let place = format!("{place}.function");
+        let path = format!("{path}.function");
         let Some(function) = tool.function else {
-            return Err(Error::invalid(&*place, format!("{place}: it is required")));
+            return Err(Error::invalid(&*path, format!("{path}: it is required")));
         };
         functions.push(Tool {
             name: function.name,
@@ -86,13 +91,13 @@ pub(super) fn declared(tools: Vec<types::Tool>, ignored: &mut Ignored) -> Result
             parameters: parameters(function.parameters),
             strict: function.strict.unwrap_or(false),
         });
-        places.push(format!("{place}.name"));
+        paths.push(format!("{path}.name"));
     }
-    check_names(&functions, |number| places[number].clone())?;
+    check_names(&functions, |index| paths[index].clone())?;
     Ok(functions)
 }
 
-/// The schema of a function's arguments: none, if it does not say.
+/// Returns the schema of a function's arguments; an object without properties if the request has no schema.
 pub(super) fn parameters(schema: Option<Map<String, Value>>) -> Value {
     match schema {
         Some(schema) if !schema.is_empty() => schema.into(),
@@ -100,15 +105,15 @@ pub(super) fn parameters(schema: Option<Map<String, Value>>) -> Value {
     }
 }
 
-/// Refuses names that two functions have; `place` is where the name of a function stands.
-pub(super) fn check_names(tools: &[Tool], place: impl Fn(usize) -> String) -> Result<(), Error> {
-    let mut known = HashSet::new();
-    match tools.iter().position(|tool| !known.insert(&tool.name)) {
+/// Rejects duplicate function names. `path` returns the dotted path of the name of the tool at an index.
+pub(super) fn check_names(tools: &[Tool], path: impl Fn(usize) -> String) -> Result<(), Error> {
+    let mut names = HashSet::new();
+    match tools.iter().position(|tool| !names.insert(&tool.name)) {
         None => Ok(()),
-        Some(number) => {
-            let (place, name) = (place(number), &tools[number].name);
-            let message = format!("{place}: another function is called '{name}', too");
-            Err(Error::invalid(place, message))
+        Some(index) => {
+            let (path, name) = (path(index), &tools[index].name);
+            let message = format!("{path}: duplicate function name '{name}'");
+            Err(Error::invalid(path, message))
         }
     }
 }

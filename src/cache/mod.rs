@@ -1,10 +1,10 @@
-//! Which blocks of the key-value cache belong to whom, and what is in them. Block numbers and token ids
-//! only: the memory behind them is [`crate::runtime`]'s, and who needs what is [`crate::engine`]'s.
+//! Bookkeeping of the paged KV cache: block pool, prefix tree and block tables. This module handles only block ids and
+//! token ids: [`crate::runtime`] owns the memory, and [`crate::engine`] decides which sequence gets blocks.
 
 mod pool;
 mod prefix;
 mod table;
 
 pub use pool::{BlockId, BlockPool};
-pub use prefix::PrefixRoot;
-pub use table::{BlockCopy, BlockTable, Reuse};
+pub use prefix::CacheNamespace;
+pub use table::{BlockCopy, BlockTable, CachedPrefix};

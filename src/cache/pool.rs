@@ -1,45 +1,46 @@
-//! The blocks of the cache: how many hold each, which are free, and which are kept for their content.
+//! The block pool of the KV cache: reference counts, free blocks, and evictable blocks whose contents stay cached.
 //!
 //! ```text
-//! free ──take──▶ held ──release──▶ idle: nobody holds it, its content can be found
-//!   ▲              │ ▲               │
-//!   └──release─────┘ └─────hold──────┤
-//!      (no content)      (a reader)  └──take──▶ held, its content forgotten: the idle the longest first
+//! free ──allocate──▶ referenced ──release──▶ evictable: no references, contents cached
+//!   ▲                 │     ▲                  │
+//!   └─────release─────┘     └──add_reference───┤
+//!       (not cached)                           └──allocate──▶ referenced, old contents evicted (LRU first)
 //! ```
 //!
-//! Whoever holds a block holds all blocks before it in its chain, and lets go of the deepest first. So a
-//! block's followers are never idle for a shorter time than the block itself, and the one that is idle the
-//! longest has nothing after it.
+//! A sequence that references a block also references the blocks of all earlier tokens, and releases its last block
+//! first. A block therefore becomes evictable after its children in the prefix tree. So the least recently used
+//! evictable block never has children and can be evicted alone.
 //!
 //! Source: Kwon et al., "Efficient Memory Management for Large Language Model Serving with
 //! PagedAttention" (2023), section 4.
 
 use std::collections::BTreeMap;
 
-use super::prefix::{Before, PrefixTree};
+use super::prefix::{Parent, PrefixTree};
 use crate::token::TokenId;
 
-/// A block's number: its place in the cache's memory.
+/// Index of a block in the KV cache's memory, less than [`BlockPool::blocks`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct BlockId(u32);
 
 impl BlockId {
-    /// The number.
+    /// The index as a `usize`, for indexing memory and tables.
     pub fn index(self) -> usize {
         self.0 as usize
     }
 }
 
-/// All blocks, each with the number of its holders.
+/// Tracks the state of every block, and keeps the prefix tree of the cached blocks.
 #[derive(Debug)]
 pub struct BlockPool {
     block_tokens: usize,
     states: Vec<State>,
     free: Vec<BlockId>,
-    /// By the time since which they are idle.
-    idle: BTreeMap<u64, BlockId>,
-    /// Blocks that became idle so far: a clock.
-    idle_clock: u64,
+    /// Evictable blocks, keyed by the value of `eviction_clock` when the block became evictable. The first block is the
+    /// least recently used.
+    evictable: BTreeMap<u64, BlockId>,
+    /// Logical clock: counts how often any block became evictable.
+    eviction_clock: u64,
     tree: PrefixTree,
     evictions: u64,
 }
@@ -47,190 +48,199 @@ pub struct BlockPool {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum State {
     Free,
-    Held { holders: u32 },
-    Idle { since: u64 },
+    Referenced { references: u32 },
+    Evictable { since: u64 },
 }
 
 impl BlockPool {
-    /// A pool of `blocks` free blocks for `block_tokens` tokens each.
+    /// Creates a pool of `blocks` free blocks, each with room for `block_tokens` tokens.
     ///
     /// # Panics
-    /// If `block_tokens` is 0 or there are more blocks than `u32` counts.
+    /// If `block_tokens` is 0 or `blocks` exceeds `u32::MAX`.
     pub fn new(blocks: usize, block_tokens: usize) -> Self {
         assert!(block_tokens > 0, "a block holds at least one token");
-        let count = u32::try_from(blocks).expect("block numbers fit u32");
+        let count = u32::try_from(blocks).expect("block indices fit u32");
         Self {
             block_tokens,
             states: vec![State::Free; blocks],
-            // The lowest number is taken first.
+            // Reversed, because `allocate` pops from the end: the lowest index is allocated first.
             free: (0..count).rev().map(BlockId).collect(),
-            idle: BTreeMap::new(),
-            idle_clock: 0,
+            evictable: BTreeMap::new(),
+            eviction_clock: 0,
             tree: PrefixTree::default(),
             evictions: 0,
         }
     }
 
-    /// A block that nobody holds, held once from now on; `None` if there is none. If only idle ones are
-    /// left, the content of the one that is idle the longest is forgotten.
-    pub fn take(&mut self) -> Option<BlockId> {
+    /// Allocates a block with one reference. If no block is free, evicts the least recently used evictable block.
+    /// Returns `None` if all blocks are referenced.
+    pub fn allocate(&mut self) -> Option<BlockId> {
         let block = match self.free.pop() {
             Some(block) => block,
             None => {
-                let (_, block) = self.idle.pop_first()?;
-                self.tree.forget(block);
+                let (_, block) = self.evictable.pop_first()?;
+                self.tree.remove(block);
                 self.evictions += 1;
                 block
             }
         };
-        self.states[block.index()] = State::Held { holders: 1 };
+        self.states[block.index()] = State::Referenced { references: 1 };
         Some(block)
     }
 
-    /// Another holder for a held or idle block.
+    /// Adds a reference to a referenced or evictable block.
     ///
     /// # Panics
     /// If the block is free.
-    pub fn hold(&mut self, block: BlockId) {
+    pub fn add_reference(&mut self, block: BlockId) {
         let state = &mut self.states[block.index()];
         match state {
-            State::Held { holders } => *holders += 1,
-            State::Idle { since } => {
-                self.idle.remove(since);
-                *state = State::Held { holders: 1 };
+            State::Referenced { references } => *references += 1,
+            State::Evictable { since } => {
+                self.evictable.remove(since);
+                *state = State::Referenced { references: 1 };
             }
-            State::Free => panic!("a free block has nothing to hold"),
+            State::Free => panic!("a free block cannot be referenced"),
         }
     }
 
-    /// One holder less. After the last one the block is idle if its content can be found, free if not.
+    /// Removes a reference. A block without references becomes evictable if it is cached, otherwise free.
     ///
     /// # Panics
-    /// If nobody holds the block.
+    /// If the block has no reference.
     pub fn release(&mut self, block: BlockId) {
         let state = &mut self.states[block.index()];
         match state {
-            State::Held { holders: 1 } if self.tree.has(block) => {
-                *state = State::Idle {
-                    since: self.idle_clock,
+            State::Referenced { references: 1 } if self.tree.contains(block) => {
+                *state = State::Evictable {
+                    since: self.eviction_clock,
                 };
-                self.idle.insert(self.idle_clock, block);
-                self.idle_clock += 1;
+                self.evictable.insert(self.eviction_clock, block);
+                self.eviction_clock += 1;
             }
-            State::Held { holders: 1 } => {
+            State::Referenced { references: 1 } => {
                 *state = State::Free;
                 self.free.push(block);
             }
-            State::Held { holders } => *holders -= 1,
-            State::Free | State::Idle { .. } => panic!("only a held block can be released"),
+            State::Referenced { references } => *references -= 1,
+            State::Free | State::Evictable { .. } => {
+                panic!("only a referenced block can be released")
+            }
         }
     }
 
-    /// Whether nobody holds the block and its content can be found.
-    pub(super) fn is_idle(&self, block: BlockId) -> bool {
-        matches!(self.states[block.index()], State::Idle { .. })
+    /// Returns whether the block has no references and is cached.
+    pub(super) fn is_evictable(&self, block: BlockId) -> bool {
+        matches!(self.states[block.index()], State::Evictable { .. })
     }
 
-    /// The block that holds just these tokens after `before`.
-    pub(super) fn find(&self, before: Before, tokens: &[TokenId]) -> Option<BlockId> {
-        self.tree.find(before, tokens)
+    /// Looks up the cached block that follows `parent` and holds exactly `tokens`.
+    pub(super) fn find(&self, parent: Parent, tokens: &[TokenId]) -> Option<BlockId> {
+        self.tree.find(parent, tokens)
     }
 
-    /// The block after `before` that shares most with `tokens` at their beginning, and how many.
-    pub(super) fn closest(&self, before: Before, tokens: &[TokenId]) -> Option<(BlockId, usize)> {
-        self.tree.closest(before, tokens)
+    /// Looks up the cached block after `parent` that shares the most leading tokens with `tokens`. Returns the block
+    /// and the number of shared tokens, at least 1.
+    pub(super) fn longest_partial_match(
+        &self,
+        parent: Parent,
+        tokens: &[TokenId],
+    ) -> Option<(BlockId, usize)> {
+        self.tree.longest_partial_match(parent, tokens)
     }
 
-    /// Makes the content of a held block known. It must not be written any more.
+    /// Adds a referenced block to the prefix tree: the block follows `parent` and holds `tokens`. The block must not be
+    /// written afterwards.
     ///
     /// # Panics
-    /// If nobody holds the block.
-    pub(super) fn enter(&mut self, block: BlockId, before: Before, tokens: &[TokenId]) {
+    /// If the block has no reference.
+    pub(super) fn insert(&mut self, block: BlockId, parent: Parent, tokens: &[TokenId]) {
         assert!(
-            matches!(self.states[block.index()], State::Held { .. }),
-            "only a held block has a content"
+            matches!(self.states[block.index()], State::Referenced { .. }),
+            "only a referenced block has contents"
         );
-        self.tree.enter(block, before, tokens);
+        self.tree.insert(block, parent, tokens);
     }
 
-    /// Forgets what is in a block that nobody holds and that nothing comes after. Answers whether it is such a block.
-    pub fn forget(&mut self, block: BlockId) -> bool {
+    /// Frees an evictable block without children and drops its cached contents. Leaves any other block unchanged and
+    /// returns `false`.
+    pub fn erase(&mut self, block: BlockId) -> bool {
         let state = &mut self.states[block.index()];
-        let State::Idle { since } = *state else {
+        let State::Evictable { since } = *state else {
             return false;
         };
-        if self.tree.has_followers(block) {
+        if self.tree.has_children(block) {
             return false;
         }
-        self.idle.remove(&since);
-        self.tree.forget(block);
+        self.evictable.remove(&since);
+        self.tree.remove(block);
         *state = State::Free;
         self.free.push(block);
         true
     }
 
-    /// Blocks that can be taken: free ones, and idle ones.
+    /// Number of blocks that can be allocated: free and evictable ones.
     pub fn available(&self) -> usize {
-        self.free.len() + self.idle.len()
+        self.free.len() + self.evictable.len()
     }
 
-    /// Blocks that nobody holds and that are kept for their content.
-    pub fn idle(&self) -> usize {
-        self.idle.len()
+    /// Number of evictable blocks.
+    pub fn evictable(&self) -> usize {
+        self.evictable.len()
     }
 
-    /// All blocks.
+    /// Total number of blocks: free, referenced and evictable.
     pub fn blocks(&self) -> usize {
         self.states.len()
     }
 
-    /// Contents that were forgotten to make room.
+    /// Number of blocks that [`Self::allocate`] has evicted so far.
     pub fn evictions(&self) -> u64 {
         self.evictions
     }
 
-    /// Tokens a block holds.
+    /// Number of tokens per block.
     pub fn block_tokens(&self) -> usize {
         self.block_tokens
     }
 
-    /// Blocks that so many tokens need.
+    /// Number of blocks needed for `tokens` tokens.
     pub fn blocks_for(&self, tokens: usize) -> usize {
         tokens.div_ceil(self.block_tokens)
     }
 
-    /// Holds the pool against itself, for when nothing runs: every block is either free or idle, and what
-    /// can be found hangs together.
+    /// Checks the pool's consistency while no sequence runs: every block is free or evictable, and the parent of each
+    /// cached block is cached and became evictable later.
     ///
     /// # Errors
-    /// What does not add up.
-    pub fn check_at_rest(&self) -> Result<(), String> {
+    /// If a check fails, with a description of the inconsistency.
+    pub fn check_when_idle(&self) -> Result<(), String> {
         if self.available() != self.blocks() {
             return Err(format!(
-                "{} free and {} idle blocks are not all {}",
+                "{} free and {} evictable blocks are not all {} blocks",
                 self.free.len(),
-                self.idle.len(),
+                self.evictable.len(),
                 self.blocks()
             ));
         }
         for block in &self.free {
-            if self.states[block.index()] != State::Free || self.tree.has(*block) {
+            if self.states[block.index()] != State::Free || self.tree.contains(*block) {
                 return Err(format!("block {} is not free", block.0));
             }
         }
-        for (since, block) in &self.idle {
-            if self.states[block.index()] != (State::Idle { since: *since }) {
-                return Err(format!("block {} is not idle since {since}", block.0));
+        for (since, block) in &self.evictable {
+            if self.states[block.index()] != (State::Evictable { since: *since }) {
+                return Err(format!("block {} is not evictable since {since}", block.0));
             }
         }
-        for (block, before) in self.tree.links() {
+        for (block, parent) in self.tree.parents() {
             let since = |block: BlockId| match self.states[block.index()] {
-                State::Idle { since } => Some(since),
-                State::Free | State::Held { .. } => None,
+                State::Evictable { since } => Some(since),
+                State::Free | State::Referenced { .. } => None,
             };
-            if since(block).is_none() || before.is_some_and(|before| since(before) <= since(block))
+            if since(block).is_none() || parent.is_some_and(|parent| since(parent) <= since(block))
             {
-                return Err(format!("block {} outlives what comes before it", block.0));
+                return Err(format!("block {} outlives its parent", block.0));
             }
         }
         Ok(())
@@ -242,34 +252,38 @@ mod tests {
     use super::*;
 
     #[test]
-    #[should_panic(expected = "only a held block can be released")]
+    #[should_panic(expected = "only a referenced block can be released")]
     fn a_free_block_cannot_be_released() {
         let mut pool = BlockPool::new(1, 4);
-        let block = pool.take().unwrap();
+        let block = pool.allocate().unwrap();
         pool.release(block);
         pool.release(block);
     }
 
     #[test]
-    fn what_is_idle_the_longest_goes_first() {
-        let root = Before::Root(super::super::PrefixRoot(0));
-        let content = |number| vec![TokenId(number)];
+    fn the_least_recently_used_block_is_evicted_first() {
+        let namespace = Parent::Namespace(super::super::CacheNamespace(0));
+        let contents = |number| vec![TokenId(number)];
         let mut pool = BlockPool::new(3, 1);
-        let blocks: Vec<BlockId> = (0..3).map(|_| pool.take().unwrap()).collect();
+        let blocks: Vec<BlockId> = (0..3).map(|_| pool.allocate().unwrap()).collect();
         for (number, block) in (0..).zip(&blocks) {
-            pool.enter(*block, root, &content(number));
+            pool.insert(*block, namespace, &contents(number));
         }
         blocks.iter().for_each(|block| pool.release(*block));
         assert_eq!(
-            (pool.available(), pool.idle(), pool.take().is_some()),
+            (
+                pool.available(),
+                pool.evictable(),
+                pool.allocate().is_some()
+            ),
             (3, 3, true)
         );
-        assert_eq!(pool.find(root, &content(0)), None);
-        // Who is read again is the last to go.
-        pool.hold(blocks[1]);
+        assert_eq!(pool.find(namespace, &contents(0)), None);
+        // A block that was used again is evicted last.
+        pool.add_reference(blocks[1]);
         pool.release(blocks[1]);
-        assert_eq!(pool.take(), Some(blocks[2]));
-        assert_eq!(pool.find(root, &content(1)), Some(blocks[1]));
+        assert_eq!(pool.allocate(), Some(blocks[2]));
+        assert_eq!(pool.find(namespace, &contents(1)), Some(blocks[1]));
         assert_eq!(pool.evictions(), 2);
     }
 }

@@ -1,13 +1,13 @@
-//! Which block holds which tokens: a tree of contents.
+//! The prefix tree of cached blocks: maps token prefixes to the blocks that hold their keys and values.
 //!
 //! ```text
-//! root ─ block 7 [the first 32 tokens] ─ block 2 [the next 32] ─ block 9 [11 more: an end]
-//!                                      └ block 5 [another next 32]
+//! namespace ─ block 7 [the first 32 tokens] ─ block 2 [the next 32] ─ block 9 [11 more: a partial block]
+//!                                           └ block 5 [another next 32]
 //! ```
 //!
-//! A content is found by the block before it and by its tokens themselves, so equal is equal and no hash is
-//! trusted. The contents after one block are in the order of their tokens: the one that shares most with a
-//! given text stands beside the place where that text would be.
+//! A cached block is looked up by its parent and its token ids. The token ids themselves are compared, not a hash of
+//! them. The children of a block are sorted by their token ids, so the longest partial match is adjacent to the
+//! position at which the looked-up tokens would be inserted.
 
 use std::collections::{BTreeMap, HashMap};
 use std::ops::Bound;
@@ -16,104 +16,109 @@ use std::sync::Arc;
 use super::pool::BlockId;
 use crate::token::TokenId;
 
-/// Where a chain of blocks begins. Contents of different roots are never found for each other: whatever
-/// else shapes the keys and values, or must not be shared, decides the root.
+/// Identifies one prefix tree; sequences share cached blocks only within a namespace. The namespace is derived from the
+/// inputs other than tokens that change keys and values (adapters) or forbid sharing (cache salt).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
-pub struct PrefixRoot(pub u128);
+pub struct CacheNamespace(pub u128);
 
-/// What comes before a block.
+/// The parent of a cached block.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub(super) enum Before {
-    /// Nothing.
-    Root(PrefixRoot),
-    /// A full block.
+pub(super) enum Parent {
+    /// The block holds the first tokens of sequences in this namespace.
+    Namespace(CacheNamespace),
+    /// The block follows this full block.
     Block(BlockId),
 }
 
-/// What is in a block.
+/// The position of a cached block in the tree, and the tokens whose keys and values the block holds.
 #[derive(Debug, Clone)]
-struct Content {
-    before: Before,
+struct CachedBlock {
+    parent: Parent,
     tokens: Arc<[TokenId]>,
 }
 
-/// The contents that can be found.
+/// All cached blocks, indexed by parent and by block id.
 #[derive(Debug, Default)]
 pub(super) struct PrefixTree {
-    after: HashMap<Before, BTreeMap<Arc<[TokenId]>, BlockId>>,
-    contents: HashMap<BlockId, Content>,
+    children: HashMap<Parent, BTreeMap<Arc<[TokenId]>, BlockId>>,
+    blocks: HashMap<BlockId, CachedBlock>,
 }
 
 impl PrefixTree {
-    /// The block with just these tokens.
-    pub(super) fn find(&self, before: Before, tokens: &[TokenId]) -> Option<BlockId> {
-        self.after.get(&before)?.get(tokens).copied()
+    /// Looks up the block that follows `parent` and holds exactly `tokens`.
+    pub(super) fn find(&self, parent: Parent, tokens: &[TokenId]) -> Option<BlockId> {
+        self.children.get(&parent)?.get(tokens).copied()
     }
 
-    /// The block whose tokens share most with `tokens` at their beginning, and how many they share: at
-    /// least one.
-    pub(super) fn closest(&self, before: Before, tokens: &[TokenId]) -> Option<(BlockId, usize)> {
-        let after = self.after.get(&before)?;
+    /// Looks up the block after `parent` that shares the most leading tokens with `tokens`. Returns the block and the
+    /// number of shared tokens, at least 1.
+    pub(super) fn longest_partial_match(
+        &self,
+        parent: Parent,
+        tokens: &[TokenId],
+    ) -> Option<(BlockId, usize)> {
+        let children = self.children.get(&parent)?;
         let below = (Bound::Unbounded, Bound::Excluded(tokens));
         let above = (Bound::Included(tokens), Bound::Unbounded);
-        let neighbours = [
-            after.range::<[TokenId], _>(below).next_back(),
-            after.range::<[TokenId], _>(above).next(),
+        let neighbors = [
+            children.range::<[TokenId], _>(below).next_back(),
+            children.range::<[TokenId], _>(above).next(),
         ];
-        neighbours
+        neighbors
             .into_iter()
             .flatten()
-            .map(|(content, block)| (*block, shared(content, tokens)))
+            .map(|(child, block)| (*block, shared_prefix_tokens(child, tokens)))
             .max_by_key(|(_, count)| *count)
             .filter(|(_, count)| *count > 0)
     }
 
-    /// Enters a content that is not there.
-    pub(super) fn enter(&mut self, block: BlockId, before: Before, tokens: &[TokenId]) {
+    /// Inserts a block. No other block may have the same parent and tokens.
+    pub(super) fn insert(&mut self, block: BlockId, parent: Parent, tokens: &[TokenId]) {
         let tokens: Arc<[TokenId]> = tokens.into();
-        let after = self.after.entry(before).or_default();
-        let other = after.insert(Arc::clone(&tokens), block);
-        debug_assert!(other.is_none(), "a content is entered once");
-        self.contents.insert(block, Content { before, tokens });
+        let children = self.children.entry(parent).or_default();
+        let other = children.insert(Arc::clone(&tokens), block);
+        debug_assert!(other.is_none(), "the tokens are cached already");
+        self.blocks.insert(block, CachedBlock { parent, tokens });
     }
 
-    /// Whether the block's content can be found.
-    pub(super) fn has(&self, block: BlockId) -> bool {
-        self.contents.contains_key(&block)
+    /// Returns whether the block is cached.
+    pub(super) fn contains(&self, block: BlockId) -> bool {
+        self.blocks.contains_key(&block)
     }
 
-    /// Whether a content comes after the block's.
-    pub(super) fn has_followers(&self, block: BlockId) -> bool {
-        self.after.contains_key(&Before::Block(block))
+    /// Returns whether a cached block has this block as its parent.
+    pub(super) fn has_children(&self, block: BlockId) -> bool {
+        self.children.contains_key(&Parent::Block(block))
     }
 
-    /// Forgets a block's content. Nothing may come after it.
-    pub(super) fn forget(&mut self, block: BlockId) {
-        debug_assert!(!self.has_followers(block));
-        let Some(Content { before, tokens }) = self.contents.remove(&block) else {
+    /// Removes a block, which must not have children.
+    pub(super) fn remove(&mut self, block: BlockId) {
+        debug_assert!(!self.has_children(block));
+        let Some(CachedBlock { parent, tokens }) = self.blocks.remove(&block) else {
             return;
         };
-        if let Some(after) = self.after.get_mut(&before) {
-            after.remove(&tokens);
-            if after.is_empty() {
-                self.after.remove(&before);
+        if let Some(children) = self.children.get_mut(&parent) {
+            children.remove(&tokens);
+            if children.is_empty() {
+                self.children.remove(&parent);
             }
         }
     }
 
-    /// The block before each block with a content; `None` for those that begin a chain.
-    pub(super) fn links(&self) -> impl Iterator<Item = (BlockId, Option<BlockId>)> {
-        self.contents
+    /// Iterates over the cached blocks with their parent blocks. The parent is `None` for a block that holds the first
+    /// tokens of a namespace.
+    pub(super) fn parents(&self) -> impl Iterator<Item = (BlockId, Option<BlockId>)> {
+        self.blocks
             .iter()
-            .map(|(block, content)| match content.before {
-                Before::Root(_) => (*block, None),
-                Before::Block(before) => (*block, Some(before)),
+            .map(|(block, cached)| match cached.parent {
+                Parent::Namespace(_) => (*block, None),
+                Parent::Block(parent) => (*block, Some(parent)),
             })
     }
 }
 
-/// How many tokens two texts share at their beginning.
-fn shared(left: &[TokenId], right: &[TokenId]) -> usize {
+/// Returns the length of the common prefix, in tokens.
+fn shared_prefix_tokens(left: &[TokenId], right: &[TokenId]) -> usize {
     left.iter()
         .zip(right)
         .take_while(|(left, right)| left == right)
@@ -130,31 +135,36 @@ mod tests {
     }
 
     #[test]
-    fn the_closest_content_shares_most() {
+    fn the_longest_partial_match_shares_the_most_tokens() {
         let mut pool = BlockPool::new(5, 4);
-        let blocks: Vec<BlockId> = (0..5).map(|_| pool.take().unwrap()).collect();
-        let root = Before::Root(PrefixRoot(1));
+        let blocks: Vec<BlockId> = (0..5).map(|_| pool.allocate().unwrap()).collect();
+        let namespace = Parent::Namespace(CacheNamespace(1));
         let mut tree = PrefixTree::default();
-        for (block, content) in
+        for (block, contents) in
             blocks
                 .iter()
                 .zip([&[1, 2, 3, 4][..], &[1, 2, 7, 7], &[1, 2, 7, 9], &[5]])
         {
-            tree.enter(*block, root, &tokens(content));
+            tree.insert(*block, namespace, &tokens(contents));
         }
         #[track_caller]
-        fn check(tree: &PrefixTree, before: Before, text: &[u32], found: Option<(BlockId, usize)>) {
-            assert_eq!(tree.closest(before, &tokens(text)), found);
+        fn check(
+            tree: &PrefixTree,
+            parent: Parent,
+            text: &[u32],
+            expected: Option<(BlockId, usize)>,
+        ) {
+            assert_eq!(tree.longest_partial_match(parent, &tokens(text)), expected);
         }
-        check(&tree, root, &[1, 2, 3, 9], Some((blocks[0], 3)));
-        check(&tree, root, &[1, 2, 7, 8], Some((blocks[2], 3)));
-        check(&tree, root, &[1, 2, 7, 7, 1], Some((blocks[1], 4)));
-        check(&tree, root, &[5, 6], Some((blocks[3], 1)));
-        check(&tree, root, &[2], None);
-        check(&tree, Before::Root(PrefixRoot(2)), &[1, 2], None);
-        check(&tree, Before::Block(blocks[0]), &[1, 2], None);
-        assert_eq!(tree.find(root, &tokens(&[1, 2, 3])), None);
-        tree.forget(blocks[0]);
-        check(&tree, root, &[1, 2, 3, 4], Some((blocks[1], 2)));
+        check(&tree, namespace, &[1, 2, 3, 9], Some((blocks[0], 3)));
+        check(&tree, namespace, &[1, 2, 7, 8], Some((blocks[2], 3)));
+        check(&tree, namespace, &[1, 2, 7, 7, 1], Some((blocks[1], 4)));
+        check(&tree, namespace, &[5, 6], Some((blocks[3], 1)));
+        check(&tree, namespace, &[2], None);
+        check(&tree, Parent::Namespace(CacheNamespace(2)), &[1, 2], None);
+        check(&tree, Parent::Block(blocks[0]), &[1, 2], None);
+        assert_eq!(tree.find(namespace, &tokens(&[1, 2, 3])), None);
+        tree.remove(blocks[0]);
+        check(&tree, namespace, &[1, 2, 3, 4], Some((blocks[1], 2)));
     }
 }

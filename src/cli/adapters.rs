@@ -1,4 +1,4 @@
-//! `--lora` and `--lora-scaled`, which number the adapters in the order in which they stand on the line.
+//! `--lora` and `--lora-scaled`: adapter ids follow the order of these options on the command line.
 
 use std::ffi::OsString;
 use std::path::PathBuf;
@@ -7,70 +7,75 @@ use std::str::FromStr;
 use clap::error::Error;
 use clap::{Arg, ArgAction, ArgMatches, Args, Command, FromArgMatches, value_parser};
 
-/// Largest scale, either way, as in requests.
-const MOST_SCALE: f32 = 100.0;
+/// Maximum absolute value of an adapter scale, the same as in requests.
+const MAX_SCALE: f32 = 100.0;
 
-/// The adapters in the order of their numbers.
+/// Adapter files; the index of a file is the id of its adapter.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct AdapterFiles(pub Vec<AdapterFile>);
 
-/// An adapter's file or folder, and how strong it counts.
+/// An adapter's path and its default scale.
 #[derive(Debug, Clone, PartialEq)]
 pub struct AdapterFile {
-    /// Where it is.
+    /// A GGUF file, or a folder in PEFT's format.
     pub path: PathBuf,
-    /// How strong it counts for requests that say nothing.
+    /// Scale for requests without `lora`, from -100 to 100.
     pub scale: f32,
 }
 
 impl FromStr for AdapterFile {
     type Err = String;
 
-    /// `FILE:SCALE`.
+    /// Parses `FILE:SCALE`.
     fn from_str(text: &str) -> Result<Self, String> {
-        let (path, scale) = text.rsplit_once(':').ok_or("it has no scale: FILE:SCALE")?;
+        let (path, scale) = text
+            .rsplit_once(':')
+            .ok_or("the scale is missing: expected FILE:SCALE")?;
         let number = scale
             .parse()
             .ok()
-            .filter(|scale: &f32| scale.abs() <= MOST_SCALE);
-        let wrong = || format!("\"{scale}\" is no scale from -{MOST_SCALE} to {MOST_SCALE}");
+            .filter(|scale: &f32| scale.abs() <= MAX_SCALE);
+        let error = || {
+            format!("invalid scale \"{scale}\": expected a number from -{MAX_SCALE} to {MAX_SCALE}")
+        };
         Ok(Self {
             path: path.into(),
-            scale: number.ok_or_else(wrong)?,
+            scale: number.ok_or_else(error)?,
         })
     }
 }
 
-const PLAIN: &str = "lora";
-const SCALED: &str = "lora_scaled";
+const LORA: &str = "lora";
+const LORA_SCALED: &str = "lora_scaled";
 
 impl Args for AdapterFiles {
     fn augment_args(command: Command) -> Command {
-        let option = |id, name, value, variable, help| {
+        let option = |id, long_name, value_name, env, help| {
             Arg::new(id)
-                .long(name)
-                .value_name(value)
-                .env(variable)
+                .long(long_name)
+                .value_name(value_name)
+                .env(env)
+                .help_heading(super::model::ADAPTERS)
                 .value_delimiter(',')
                 .action(ArgAction::Append)
                 .help(help)
         };
-        let plain = option(
-            PLAIN,
+        let lora = option(
+            LORA,
             "lora",
             "FILE",
             "ORTOLAN_LORA",
-            "A LoRA adapter: a GGUF file, or a folder as PEFT saves them; repeatable, and numbered from 0 in this order",
+            "LoRA adapter: a GGUF file or a PEFT folder; repeatable, with ids from 0 in the order given",
         );
-        let scaled = option(
-            SCALED,
+        let lora_scaled = option(
+            LORA_SCALED,
             "lora-scaled",
             "FILE:SCALE",
             "ORTOLAN_LORA_SCALED",
-            "The same, as strong as SCALE says instead of 1; also as two words",
+            "LoRA adapter with a scale from -100 to 100 instead of 1; also as two arguments: FILE SCALE",
         );
-        command.arg(plain.value_parser(value_parser!(PathBuf))).arg(
-            scaled
+        command.arg(lora.value_parser(value_parser!(PathBuf))).arg(
+            lora_scaled
                 .value_parser(AdapterFile::from_str)
                 .allow_negative_numbers(true),
         )
@@ -83,21 +88,21 @@ impl Args for AdapterFiles {
 
 impl FromArgMatches for AdapterFiles {
     fn from_arg_matches(matches: &ArgMatches) -> Result<Self, Error> {
-        let places = |id| matches.indices_of(id).into_iter().flatten();
-        let plain = matches.get_many::<PathBuf>(PLAIN).into_iter().flatten();
-        let plain = plain.map(|path| AdapterFile {
+        let indices = |id| matches.indices_of(id).into_iter().flatten();
+        let lora = matches.get_many::<PathBuf>(LORA).into_iter().flatten();
+        let lora = lora.map(|path| AdapterFile {
             path: path.clone(),
             scale: 1.0,
         });
-        let scaled = matches
-            .get_many::<AdapterFile>(SCALED)
+        let lora_scaled = matches
+            .get_many::<AdapterFile>(LORA_SCALED)
             .into_iter()
             .flatten();
-        let mut files: Vec<(usize, AdapterFile)> = places(PLAIN)
-            .zip(plain)
-            .chain(places(SCALED).zip(scaled.cloned()))
+        let mut files: Vec<(usize, AdapterFile)> = indices(LORA)
+            .zip(lora)
+            .chain(indices(LORA_SCALED).zip(lora_scaled.cloned()))
             .collect();
-        files.sort_by_key(|(place, _)| *place);
+        files.sort_by_key(|(index, _)| *index);
         Ok(Self(files.into_iter().map(|(_, file)| file).collect()))
     }
 
@@ -107,22 +112,20 @@ impl FromArgMatches for AdapterFiles {
     }
 }
 
-/// The line with 2024's `--lora-scaled FILE SCALE` as one word each.
-pub(super) fn joined(words: Vec<OsString>) -> Vec<OsString> {
-    let mut words = words.into_iter().peekable();
+/// Joins the two values of `--lora-scaled FILE SCALE`, llama.cpp's form of 2024, into `FILE:SCALE`.
+pub(super) fn join_lora_scaled(args: Vec<OsString>) -> Vec<OsString> {
+    let mut args = args.into_iter().peekable();
     let mut joined = Vec::new();
-    while let Some(word) = words.next() {
-        if word != "--lora-scaled" {
-            joined.push(word);
+    while let Some(arg) = args.next() {
+        if arg != "--lora-scaled" {
+            joined.push(arg);
             continue;
         }
-        let file = words.next();
-        let is_scale = |word: &OsString| {
-            word.to_str()
-                .is_some_and(|word| word.parse::<f32>().is_ok())
-        };
-        let scale = words.next_if(is_scale);
-        joined.push(word);
+        let file = args.next();
+        let is_scale =
+            |arg: &OsString| arg.to_str().is_some_and(|text| text.parse::<f32>().is_ok());
+        let scale = args.next_if(is_scale);
+        joined.push(arg);
         match (file, scale) {
             (Some(mut file), Some(scale)) => {
                 file.push(":");

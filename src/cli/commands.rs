@@ -1,5 +1,5 @@
-//! What the program does instead of serving. Its commands stand first on the line, and read neither the environment nor
-//! a file with options.
+//! Commands on model files: `inspect`, `quantize`, `export`. A command is the first argument; commands read neither
+//! environment variables nor the options file.
 
 use std::ffi::OsString;
 use std::path::PathBuf;
@@ -10,67 +10,67 @@ use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
 use super::model::DEFAULT_CONTEXT_TOKENS;
 use super::short_names;
 
-/// A line that begins with a command.
+/// A command line that starts with a command.
 #[derive(Parser)]
 #[command(name = "ortolan", version, max_term_width = 100)]
-struct Line {
+struct CommandLine {
     #[command(subcommand)]
     command: Command,
 }
 
-/// What is done with a model's file.
+/// A command on model files.
 #[derive(Debug, Clone, PartialEq, Subcommand)]
 pub enum Command {
-    /// Show what a model's file holds, whether it can be served, and the memory it will need
+    /// Show the contents of a model file, whether it can be served, and the memory it needs
     Inspect(InspectArgs),
 
-    /// Write a GGUF file whose matrices are blocks of 4 or 8 bits
+    /// Write a GGUF file with matrices quantized to 4 or 8 bits
     Quantize(QuantizeArgs),
 
-    /// Write a folder with the model's ONNX graph, for other programs
+    /// Write the model's ONNX graph to a folder, for other programs
     Export(ExportArgs),
 }
 
-/// What is shown.
+/// Arguments of `inspect`.
 #[derive(Debug, Clone, PartialEq, Args)]
 pub struct InspectArgs {
-    /// A GGUF file, the first of a set, or a folder as the hub has them
+    /// GGUF file, first shard of a split GGUF file, or model folder as on a model hub
     #[arg(value_name = "FILE")]
     pub path: PathBuf,
 
-    /// Name every tensor
+    /// List all tensors
     #[arg(long)]
     pub tensors: bool,
 
-    /// Write JSON, for programs
+    /// Print JSON
     #[arg(long)]
     pub json: bool,
 
-    /// Tokens of each context that the memory is told for, as the server's; 0 is what the model was trained with
+    /// Context size in tokens for the memory estimate; 0: the model's training context
     #[arg(short, long, value_name = "N", default_value_t = DEFAULT_CONTEXT_TOKENS)]
     pub ctx_size: usize,
 
-    /// Sequences at once that the memory is told for, as the server's; also -np
+    /// Number of slots for the memory estimate; also -np
     #[arg(long, value_name = "N", default_value_t = 1)]
     pub parallel: usize,
 }
 
-/// What is written of what, as llama.cpp's program of that name has it.
+/// Arguments of `quantize`, in the order of llama.cpp's `llama-quantize`.
 #[derive(Debug, Clone, PartialEq, Args)]
 pub struct QuantizeArgs {
-    /// The GGUF file, or the first of a set
+    /// GGUF file, or first shard of a split GGUF file
     #[arg(value_name = "IN")]
     pub input: PathBuf,
 
-    /// The file to write: one, whole or not at all
+    /// File to write; it appears only when it is complete
     #[arg(value_name = "OUT")]
     pub output: PathBuf,
 
-    /// What matrices become; norms, biases and other vectors stay as they are
+    /// Type of the quantized matrices; norms, biases and other vectors are left unchanged
     #[arg(value_enum, value_name = "TYPE", ignore_case = true)]
-    pub kind: QuantizedType,
+    pub target_type: QuantizedType,
 
-    /// What the output matrix becomes instead; the embedding matrix, where it serves as such
+    /// Type of the output matrix, or of the embedding matrix where both are the same
     #[arg(
         long,
         value_enum,
@@ -80,77 +80,78 @@ pub struct QuantizeArgs {
     )]
     pub output_tensor_type: Option<MatrixType>,
 
-    /// What the embedding matrix becomes instead
+    /// Type of the embedding matrix
     #[arg(long, value_enum, value_name = "TYPE", ignore_case = true)]
     pub token_embedding_type: Option<MatrixType>,
 
-    /// Write over OUT, if there is such a file
+    /// Overwrite OUT if it exists
     #[arg(long)]
     pub force: bool,
 }
 
-/// What is written where.
+/// Arguments of `export`.
 #[derive(Debug, Clone, PartialEq, Args)]
 pub struct ExportArgs {
-    /// The model: a GGUF file, the first of a set, or a folder as the hub has them
+    /// GGUF file, first shard of a split GGUF file, or model folder as on a model hub
     #[arg(short, long, value_name = "FILE")]
     pub model: PathBuf,
 
-    /// The folder to write; it is made if it is not there
+    /// Output folder; created if it does not exist
     #[arg(value_name = "DIR")]
     pub folder: PathBuf,
 
-    /// Tokens that a sequence may have; 0 is what the model was trained with
+    /// Maximum number of tokens of a sequence; 0: the model's training context
     #[arg(short, long, value_name = "N", default_value_t = 0)]
     pub ctx_size: usize,
 
-    /// Write into DIR even if it is not empty, over files of the same names
+    /// Write to DIR even if it is not empty; files of the same names are overwritten
     #[arg(long)]
     pub force: bool,
 }
 
-/// A type of blocks that is written.
+/// A quantized tensor type.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum QuantizedType {
-    /// 4 bits and a scale for each 32: 4.5 bits a weight.
+    /// 4 bits, with a scale per 32 weights: 4.5 bits per weight
     #[value(name = "q4_0")]
     Q4_0,
-    /// 8 bits and a scale for each 32: 8.5 bits a weight.
+    /// 8 bits, with a scale per 32 weights: 8.5 bits per weight
     #[value(name = "q8_0")]
     Q8_0,
 }
 
-/// The same, and floats.
+/// A quantized or floating-point tensor type.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum MatrixType {
-    /// Single precision.
+    /// Single precision
     F32,
-    /// Half precision.
+    /// Half precision
     F16,
-    /// As TYPE's.
+    /// 4 bits, with a scale per 32 weights
     #[value(name = "q4_0")]
     Q4_0,
-    /// As TYPE's.
+    /// 8 bits, with a scale per 32 weights
     #[value(name = "q8_0")]
     Q8_0,
 }
 
 impl Command {
-    /// All of them, as clap describes them.
+    /// Returns the clap definitions of all commands.
     pub(super) fn all() -> Vec<clap::Command> {
-        Line::command().get_subcommands().cloned().collect()
+        CommandLine::command().get_subcommands().cloned().collect()
     }
 
-    /// Reads a line whose first word behind the program's name is a command's; `None`: it is not.
-    pub(super) fn read(words: &[OsString]) -> Option<Result<Self, Error>> {
-        let first = words.get(1)?.to_str()?;
+    /// Parses the arguments of a command. Returns `None` if the first argument after the program's name is not a
+    /// command.
+    pub(super) fn from_args(args: &[OsString]) -> Option<Result<Self, Error>> {
+        let first = args.get(1)?.to_str()?;
         if !Self::has_subcommand(first) {
             return None;
         }
-        let line = Line::command();
-        let command = line.find_subcommand(first).unwrap_or(&line);
-        let words = short_names::replaced(words.to_vec(), command);
-        let line = words.and_then(Line::try_parse_from);
+        let program = CommandLine::command();
+        let command = program.find_subcommand(first).unwrap_or(&program);
+        let args = short_names::expand(args.to_vec(), command);
+        let line = args.and_then(CommandLine::try_parse_from);
         Some(line.map(|line| line.command))
     }
 }

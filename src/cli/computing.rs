@@ -1,4 +1,4 @@
-//! Options of what runs at once, and on what.
+//! Options of batching, the key-value cache, generation limits, threads and devices.
 
 use std::path::PathBuf;
 
@@ -6,30 +6,36 @@ use bytesize::ByteSize;
 use clap::builder::FalseyValueParser;
 use clap::{Args, ValueEnum};
 
-/// How many sequences share the steps, and how.
+/// Heading in `--help` of the options of the KV cache.
+const KV_CACHE: &str = "KV cache";
+
+/// Heading in `--help` of the limits and defaults of requests.
+const GENERATION: &str = "Generation";
+
+/// Batching, cache size, and defaults of requests.
 #[derive(Debug, Clone, PartialEq, Args)]
 pub struct BatchingArgs {
-    /// Sequences that run at once (slots); also -np
+    /// Number of slots: sequences that run concurrently; also -np
     #[arg(long, value_name = "N", default_value_t = 1, env = "LLAMA_ARG_N_PARALLEL")]
     pub parallel: usize,
 
-    /// Requests that may wait beside them; more are told to come back later [default: 4 × parallel + 64]
+    /// Maximum number of queued requests; further ones get status 429 [default: 4 × parallel + 64]
     #[arg(long, value_name = "N", env = "ORTOLAN_QUEUE")]
     pub queue: Option<usize>,
 
-    /// Most tokens computed in one step; also -ub
+    /// Maximum number of tokens computed in one step; also -ub
     #[arg(long, value_name = "N", default_value_t = 512, env = "LLAMA_ARG_UBATCH")]
     pub ubatch_size: usize,
 
-    /// Most tokens of one request in a step
+    /// Maximum number of tokens of one request in a step
     #[arg(short, long, value_name = "N", default_value_t = 2048, env = "LLAMA_ARG_BATCH")]
     pub batch_size: usize,
 
-    /// Milliseconds that a step may take while sequences decode; longer if --prefill-share needs it
+    /// Target step time in milliseconds while sequences decode; exceeded where --prefill-share requires it
     #[arg(long, value_name = "MS", default_value_t = 100, env = "ORTOLAN_STEP_MS")]
     pub step_ms: u64,
 
-    /// Share of the time that waiting prompts get at least while sequences decode, between 0 and 1
+    /// Minimum share of time for prefill of waiting prompts while sequences decode, between 0 and 1
     #[arg(
         long,
         value_name = "SHARE",
@@ -39,28 +45,34 @@ pub struct BatchingArgs {
     )]
     pub prefill_share: f64,
 
-    /// Tokens of the key-value cache for all sequences together [default: room for all slots' contexts]
-    #[arg(long, value_name = "N", env = "ORTOLAN_CACHE_TOKENS")]
+    /// Size of the KV cache in tokens, shared by all sequences [default: the contexts of all slots]
+    #[arg(long, value_name = "N", env = "ORTOLAN_CACHE_TOKENS", help_heading = KV_CACHE)]
     pub cache_tokens: Option<usize>,
 
-    /// Memory of the key-value cache instead, as in 512MiB or 2GiB
+    /// Size of the KV cache in memory, such as 512MiB or 2GiB; replaces --cache-tokens
     #[arg(
         long,
         value_name = "SIZE",
         conflicts_with = "cache_tokens",
-        env = "ORTOLAN_MEMORY_BUDGET"
+        env = "ORTOLAN_MEMORY_BUDGET",
+        help_heading = KV_CACHE
     )]
     pub memory_budget: Option<ByteSize>,
 
-    /// End a text where its context ends, instead of dropping its older half
-    #[arg(long, env = "LLAMA_ARG_NO_CONTEXT_SHIFT", value_parser = FalseyValueParser::new())]
+    /// End generation when the context is full instead of dropping the older half of the sequence
+    #[arg(
+        long,
+        env = "LLAMA_ARG_NO_CONTEXT_SHIFT",
+        value_parser = FalseyValueParser::new(),
+        help_heading = KV_CACHE
+    )]
     pub no_context_shift: bool,
 
-    /// Batch continuously; always on, accepted as in 2024; also -cb
+    /// No effect: batching is always continuous; accepted for compatibility with llama.cpp; also -cb
     #[arg(long, env = "LLAMA_ARG_CONT_BATCHING", value_parser = FalseyValueParser::new())]
     pub cont_batching: bool,
 
-    /// Most tokens a request may generate, whatever it says; -1 is no limit
+    /// Maximum number of tokens that a request can generate; -1: no limit
     #[arg(
         short,
         long,
@@ -68,45 +80,49 @@ pub struct BatchingArgs {
         default_value_t = -1,
         allow_negative_numbers = true,
         env = "LLAMA_ARG_N_PREDICT",
-        visible_alias = "predict"
+        visible_alias = "predict",
+        help_heading = GENERATION
     )]
     pub n_predict: i64,
 
-    /// The temperature of a request that names none [default: 0.8, on /v1 1.0]
+    /// Sampling temperature of requests that do not set one [default: 0.8, on /v1 1.0]
     #[arg(
         long,
         value_name = "T",
         allow_negative_numbers = true,
         env = "LLAMA_ARG_TEMP",
-        visible_alias = "temp"
+        visible_alias = "temp",
+        help_heading = GENERATION
     )]
     pub temperature: Option<f32>,
 
-    /// The seed of a request that names none; -1 is another for each
+    /// Random seed of requests that do not set one; -1: a new seed for each request
     #[arg(
         short,
         long,
         value_name = "N",
         default_value_t = -1,
         allow_negative_numbers = true,
-        env = "LLAMA_ARG_SEED"
+        env = "LLAMA_ARG_SEED",
+        help_heading = GENERATION
     )]
     pub seed: i64,
 }
 
-/// Where a step is computed, and by how many.
+/// Threads, devices and ONNX Runtime.
 #[derive(Debug, Clone, PartialEq, Args)]
 pub struct ComputingArgs {
-    /// Threads that compute [default: one per core]
+    /// Number of compute threads [default: one per core]
     #[arg(short, long, value_name = "N", env = "LLAMA_ARG_THREADS")]
     pub threads: Option<usize>,
 
-    /// Threads that compute steps with a part of a prompt [default: as --threads]; another number takes the memory
-    /// of the weights once more; also -tb
+    /// Number of compute threads in steps with prefill [default: same as --threads]; also -tb
+    ///
+    /// A value other than that of --threads stores the weights in memory twice.
     #[arg(long, value_name = "N", env = "LLAMA_ARG_THREADS_BATCH")]
     pub threads_batch: Option<usize>,
 
-    /// What is done about memory that some cores reach sooner than others; without a word, distribute
+    /// NUMA strategy [default when given without a value: distribute]
     #[arg(
         long,
         value_enum,
@@ -117,11 +133,11 @@ pub struct ComputingArgs {
     )]
     pub numa: Option<Numa>,
 
-    /// Where to compute
+    /// Device that computes
     #[arg(long, value_enum, default_value_t = Device::Auto, env = "LLAMA_ARG_DEVICE")]
     pub device: Device,
 
-    /// Layers on GPUs, the last ones; the CPU has those before them, with 0 all; also -ngl [default: all]
+    /// Number of layers on GPUs, counted from the last; the CPU computes the others [default: all]; also -ngl
     #[arg(
         long,
         value_name = "N",
@@ -132,27 +148,29 @@ pub struct ComputingArgs {
     )]
     pub n_gpu_layers: Option<usize>,
 
-    /// The device that computes the logits, of several; without --tensor-split it computes all; also -mg
+    /// Index of the device that computes the logits, and without --tensor-split all layers; also -mg
     #[arg(long, value_name = "N", env = "LLAMA_ARG_MAIN_GPU")]
     pub main_gpu: Option<usize>,
 
-    /// Each device's share of the layers, as in 3,2; on the CPU each share has a session of its own; also -ts
+    /// Share of the layers for each device, such as 3,2; also -ts
+    ///
+    /// On the CPU, each share becomes a separate ONNX Runtime session.
     #[arg(long, value_name = "SHARES", value_delimiter = ',', env = "LLAMA_ARG_TENSOR_SPLIT")]
     pub tensor_split: Vec<f32>,
 
-    /// How layers are split among devices: by whole layers, or not at all; also -sm
+    /// How layers are split among devices; also -sm
     #[arg(long, value_enum, value_name = "MODE", env = "LLAMA_ARG_SPLIT_MODE")]
     pub split_mode: Option<SplitMode>,
 
-    /// Element type of cached keys, always f16; accepted as in llama.cpp's server; also -ctk
-    #[arg(long, value_enum, value_name = "TYPE", env = "LLAMA_ARG_CACHE_TYPE_K")]
+    /// Data type of cached keys: always f16; accepted for compatibility with llama.cpp; also -ctk
+    #[arg(long, value_enum, value_name = "TYPE", env = "LLAMA_ARG_CACHE_TYPE_K", help_heading = KV_CACHE)]
     pub cache_type_k: Option<CacheType>,
 
-    /// Element type of cached values, always f16; accepted as in llama.cpp's server; also -ctv
-    #[arg(long, value_enum, value_name = "TYPE", env = "LLAMA_ARG_CACHE_TYPE_V")]
+    /// Data type of cached values: always f16; accepted for compatibility with llama.cpp; also -ctv
+    #[arg(long, value_enum, value_name = "TYPE", env = "LLAMA_ARG_CACHE_TYPE_V", help_heading = KV_CACHE)]
     pub cache_type_v: Option<CacheType>,
 
-    /// Flash attention; accepted as in llama.cpp's server, without effect; also -fa
+    /// No effect: there is one attention kernel; accepted for compatibility with llama.cpp; also -fa
     #[arg(
         long,
         value_enum,
@@ -163,84 +181,89 @@ pub struct ComputingArgs {
     )]
     pub flash_attn: Option<FlashAttention>,
 
-    /// Share one key-value cache among all sequences; always on, accepted as in llama.cpp's server; also -kvu
-    #[arg(long, env = "LLAMA_ARG_KV_UNIFIED", value_parser = FalseyValueParser::new())]
+    /// No effect: all sequences share one cache; accepted for compatibility with llama.cpp; also -kvu
+    #[arg(
+        long,
+        env = "LLAMA_ARG_KV_UNIFIED",
+        value_parser = FalseyValueParser::new(),
+        help_heading = KV_CACHE
+    )]
     pub kv_unified: bool,
 
-    /// ONNX Runtime's shared library [default: where `make setup` puts it, or beside this program]
+    /// ONNX Runtime shared library [default: next to this program, or where `make setup` installs it]
     #[arg(long, value_name = "PATH", env = "ORT_DYLIB_PATH")]
     pub onnxruntime: Option<PathBuf>,
 }
 
-/// What is done where some cores reach some memory sooner than others.
+/// NUMA strategy of the compute threads.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum Numa {
-    /// Threads on all nodes in turn.
+    /// Spread threads over all nodes, round-robin
     Distribute,
-    /// Threads only on the cores of the node where the program started.
+    /// Use only the cores of the node on which the program started
     Isolate,
-    /// As many threads as `numactl` left cores.
+    /// Use the cores that `numactl` allows, one thread per core
     Numactl,
 }
 
-/// Where to compute.
+/// Device that computes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum Device {
-    /// The first that can be had of CUDA, CoreML, CPU.
+    /// The first available of CUDA, CoreML, CPU
     Auto,
-    /// The CPU.
+    /// CPU
     #[value(alias = "none")]
     Cpu,
-    /// GPUs of NVIDIA's, with a library of ONNX Runtime that has CUDA.
+    /// NVIDIA GPUs; requires an ONNX Runtime library with CUDA
     Cuda,
-    /// What CoreML chooses of a Mac's devices.
+    /// Apple's CoreML, which chooses among CPU, GPU and Neural Engine
     Coreml,
 }
 
 /// How layers are split among devices.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum SplitMode {
-    /// One device has them all.
+    /// All layers on one device
     None,
-    /// Each device has some of the layers.
+    /// Whole layers, divided among the devices
     Layer,
 }
 
-/// Element type of the key-value cache.
+/// Data type of the key-value cache.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum CacheType {
-    /// Half precision.
+    /// Half precision
     F16,
 }
 
-/// Values of `--flash-attn`, which llama.cpp spells in several ways.
+/// Values of `--flash-attn`, in all of llama.cpp's spellings.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum FlashAttention {
-    /// On.
+    /// Enabled
     #[value(aliases = ["1", "true", "enabled"])]
     On,
-    /// Off.
+    /// Disabled
     #[value(aliases = ["0", "false", "disabled"])]
     Off,
-    /// As the backend likes.
+    /// Chosen by the device
     #[value(alias = "-1")]
     Auto,
 }
 
-/// A number of layers; today's servers have words for all of them.
+/// Parses a number of layers; `all`, `auto` and `-1` mean all layers.
 fn gpu_layers(text: &str) -> Result<usize, String> {
     match text {
         "all" | "auto" | "-1" => Ok(usize::MAX),
         number => number
             .parse()
-            .map_err(|_| format!("\"{number}\" is no number of layers, nor \"all\"")),
+            .map_err(|_| "expected a number of layers or \"all\"".to_owned()),
     }
 }
 
-/// A share of the time that leaves some for both sides.
+/// Parses a share greater than 0 and less than 1, so that neither prefill nor decode starves.
 fn prefill_share(text: &str) -> Result<f64, String> {
     let share = text.parse().ok();
     share
         .filter(|share| *share > 0.0 && *share < 1.0)
-        .ok_or_else(|| "not a number greater than 0 and less than 1".to_owned())
+        .ok_or_else(|| "expected a number greater than 0 and less than 1".to_owned())
 }

@@ -1,5 +1,5 @@
-//! A file with options: each becomes the words that would say it on the command line, unless something there or in
-//! the environment counts before it.
+//! Reads the options file (`--config`). Each of its options becomes command line arguments, unless the command line or
+//! the environment overrides the option.
 
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
@@ -12,55 +12,56 @@ use toml::{Table, Value};
 use super::Cli;
 use crate::file_bytes::read_text_limited;
 
-/// Most bytes of a file with options.
+/// Maximum size of an options file in bytes.
 const MAX_FILE_BYTES: u64 = 1 << 20;
 
-/// The words for what the file says that a command line names, if it names one.
-pub(super) fn words(line: &[OsString]) -> Result<Vec<OsString>, Error> {
+/// Converts the options file that `--config` names into command line arguments. Without `--config`, there are none.
+pub(super) fn args(command_line: &[OsString]) -> Result<Vec<OsString>, Error> {
     let command = Cli::command();
-    // What is wrong with the line is said when it is read together with the file.
-    let Ok(said) = command
+    // Errors of the command line are reported later, when it is parsed together with the file.
+    let Ok(matches) = command
         .clone()
         .ignore_errors(true)
-        .try_get_matches_from(line)
+        .try_get_matches_from(command_line)
     else {
         return Ok(Vec::new());
     };
-    let Some(path) = said.get_one::<PathBuf>("config") else {
+    let Some(path) = matches.get_one::<PathBuf>("config") else {
         return Ok(Vec::new());
     };
-    let mut words = Vec::new();
+    let mut args = Vec::new();
     for (name, value) in table(path)? {
-        let wrong = |problem: &str| {
+        let invalid = |problem: &str| {
             let message = format!("{}: {name}: {problem}", path.display());
             super::error(ErrorKind::InvalidValue, message)
         };
-        if super::LATER.contains(&&*format!("--{name}")) {
-            words.push(format!("--{name}").into());
+        if super::UNSUPPORTED_YET.contains(&&*format!("--{name}")) {
+            args.push(format!("--{name}").into());
             continue;
         }
-        let option = option(&command, &name).ok_or_else(|| wrong("there is no such option"))?;
+        let option =
+            option(&command, &name).ok_or_else(|| invalid("unknown option (see --help)"))?;
         if option.get_id() == "config" {
-            return Err(wrong("a file cannot name another"));
+            return Err(invalid("not allowed in an options file"));
         }
-        let option_words = option_words(option, &name, value).map_err(wrong)?;
-        if !counts_after(option, &command, &said) {
-            words.extend(option_words);
+        let option_args = option_args(option, &name, value).map_err(invalid)?;
+        if !is_overridden(option, &command, &matches) {
+            args.extend(option_args);
         }
     }
-    Ok(words)
+    Ok(args)
 }
 
 fn table(path: &Path) -> Result<Table, Error> {
-    let wrong = |problem: &dyn std::fmt::Display| {
+    let invalid = |problem: &dyn std::fmt::Display| {
         let message = format!("--config {}: {problem}", path.display());
         super::error(ErrorKind::Io, message)
     };
-    let text = read_text_limited(path, MAX_FILE_BYTES).map_err(|error| wrong(&error))?;
-    text.parse().map_err(|error| wrong(&error))
+    let text = read_text_limited(path, MAX_FILE_BYTES).map_err(|error| invalid(&error))?;
+    text.parse().map_err(|error| invalid(&error))
 }
 
-/// The option of that long name.
+/// Finds the option whose long name or alias is `name`.
 fn option<'a>(command: &'a Command, name: &str) -> Option<&'a Arg> {
     command.get_arguments().find(|option| {
         let aliases = option.get_all_aliases().unwrap_or_default();
@@ -68,51 +69,53 @@ fn option<'a>(command: &'a Command, name: &str) -> Option<&'a Arg> {
     })
 }
 
-/// Whether the line or the environment says it, or something that excludes it.
-fn counts_after(option: &Arg, command: &Command, said: &ArgMatches) -> bool {
-    let is_said = |option: &Arg| {
-        let source = said.value_source(option.get_id().as_str());
+/// Whether the command line or the environment sets the option, or another option that conflicts with it.
+fn is_overridden(option: &Arg, command: &Command, matches: &ArgMatches) -> bool {
+    let is_set = |option: &Arg| {
+        let source = matches.value_source(option.get_id().as_str());
         matches!(
             source,
             Some(ValueSource::CommandLine | ValueSource::EnvVariable)
         )
     };
-    let excludes = |other: &Arg| command.get_arg_conflicts_with(other).contains(&option);
-    is_said(option)
+    let conflicts = |other: &Arg| command.get_arg_conflicts_with(other).contains(&option);
+    is_set(option)
         || command
             .get_arg_conflicts_with(option)
             .into_iter()
-            .any(is_said)
+            .any(is_set)
         || command
             .get_arguments()
-            .any(|other| is_said(other) && excludes(other))
+            .any(|other| is_set(other) && conflicts(other))
 }
 
-/// The words for one option of the file.
-fn option_words(option: &Arg, name: &str, value: Value) -> Result<Vec<OsString>, &'static str> {
+/// Converts one option of the file into command line arguments, one for each value.
+fn option_args(option: &Arg, name: &str, value: Value) -> Result<Vec<OsString>, &'static str> {
     let is_flag = matches!(option.get_action(), ArgAction::SetTrue);
     let value = match (value, is_flag) {
         (Value::Boolean(false), true) => return Ok(Vec::new()),
         (Value::Boolean(true), true) => return Ok(vec![format!("--{name}").into()]),
-        (_, true) => return Err("it is true or false"),
+        (_, true) => return Err("expected true or false"),
         (value, false) => value,
     };
     let values = match value {
-        // Without a word it would not count at all: an empty list of keys would open the server.
-        Value::Array(values) if values.is_empty() => return Err("the list is empty: leave it out"),
+        // An empty list would add no argument: with `api-key = []` the server would run without authentication.
+        Value::Array(values) if values.is_empty() => {
+            return Err("the list is empty: leave the option out");
+        }
         Value::Array(values) if matches!(option.get_action(), ArgAction::Append) => values,
         value => vec![value],
     };
-    let words = values.into_iter().map(|value| {
+    let args = values.into_iter().map(|value| {
         let text = match value {
             Value::String(text) => text,
             Value::Integer(number) => number.to_string(),
             Value::Float(number) => number.to_string(),
-            Value::Boolean(_) => return Err("it is no flag"),
-            Value::Array(_) => return Err("it takes one value"),
-            Value::Table(_) | Value::Datetime(_) => return Err("it is a number or a text"),
+            Value::Boolean(_) => return Err("expected a value, not a boolean"),
+            Value::Array(_) => return Err("expected one value, not a list"),
+            Value::Table(_) | Value::Datetime(_) => return Err("expected a number or a string"),
         };
         Ok(format!("--{name}={text}").into())
     });
-    words.collect()
+    args.collect()
 }

@@ -1,4 +1,4 @@
-//! Options of the model: where it is, how it is read, what it is told.
+//! Options of the model: its file or download, chat template, adapters and memory.
 
 use std::path::PathBuf;
 
@@ -9,13 +9,21 @@ use clap::{Args, ValueEnum};
 use super::AdapterFiles;
 use super::commands::QuantizedType;
 
-/// The contract's default for `--ctx-size`.
+/// Default of `--ctx-size` in llama.cpp's server of 2024.
 pub(super) const DEFAULT_CONTEXT_TOKENS: usize = 512;
 
-/// Which model, and how.
+/// Heading in `--help` of the options that shape prompts.
+const PROMPTS: &str = "Chat template and system prompt";
+
+/// Heading in `--help` of the options of LoRA adapters.
+pub(super) const ADAPTERS: &str = "LoRA adapters";
+
+/// Model file, prompts and adapters.
 #[derive(Debug, Clone, PartialEq, Args)]
 pub struct ModelArgs {
-    /// The model, a GGUF file; with --model-url or --hf-repo, where to store it
+    /// Model: a GGUF file, or a folder as model hubs have it
+    ///
+    /// With --model-url or --hf-repo: path to which the downloaded file is written.
     #[arg(
         short,
         long,
@@ -25,100 +33,110 @@ pub struct ModelArgs {
     )]
     pub model: Option<PathBuf>,
 
-    /// Fetch the model from this address, unless it is here already; also -mu
+    /// URL to download the model from, unless it is already on disk; also -mu
     #[arg(long, value_name = "URL", conflicts_with = "hf_repo", env = "LLAMA_ARG_MODEL_URL")]
     pub model_url: Option<String>,
 
-    /// Fetch the model from this repository of the hub, unless it is here already: of the files that end with
-    /// QUANT, or Q4_K_M, or Q4_0, or of all, the first; also -hf, -hfr
+    /// Model hub repository to download the model from, unless it is already on disk; also -hf, -hfr
+    ///
+    /// Selects the first file whose name ends with QUANT; without QUANT, the first Q4_K_M file, else the first Q4_0
+    /// file, else the first GGUF file.
     #[arg(long, value_name = "USER/REPO[:QUANT]", env = "LLAMA_ARG_HF_REPO")]
     pub hf_repo: Option<String>,
 
-    /// The file of that repository; also -hff
+    /// File of the repository to download; also -hff
     #[arg(long, value_name = "FILE", requires = "hf_repo", env = "LLAMA_ARG_HF_FILE")]
     pub hf_file: Option<String>,
 
-    /// The token that the hub is shown, and nobody else; also -hft
+    /// Access token, sent only to the model hub; also -hft
     #[arg(long, value_name = "TOKEN", env = "HF_TOKEN", hide_env_values = true)]
     pub hf_token: Option<String>,
 
-    /// Another hub
+    /// URL of the model hub
     #[arg(long, value_name = "URL", default_value = "https://huggingface.co", env = "HF_ENDPOINT")]
     pub hf_endpoint: String,
 
-    /// Where fetched models are kept [default: ~/.cache/ortolan/models]
+    /// Folder of downloaded models [default: ~/.cache/ortolan/models]
     #[arg(long, value_name = "FOLDER", env = "LLAMA_CACHE")]
     pub model_cache: Option<PathBuf>,
 
-    /// Maximum size of a downloaded model file, as in 128GiB
+    /// Maximum size of a downloaded model file, such as 128GiB
     #[arg(long, value_name = "SIZE", default_value = "128GiB", env = "ORTOLAN_MODEL_MAX_BYTES")]
     pub model_max_bytes: ByteSize,
 
-    /// Ask nobody for a model: what is here is served, or nothing
+    /// Do not access the network; fail if the model is not on disk
     #[arg(long, env = "LLAMA_ARG_OFFLINE", value_parser = FalseyValueParser::new())]
     pub offline: bool,
 
-    /// The model's name in answers, instead of its path
+    /// Model name in responses [default: the model's path]
     #[arg(short, long, value_name = "NAME", env = "LLAMA_ARG_ALIAS")]
     pub alias: Option<String>,
 
-    /// A chat template instead of the model's own: Jinja, or a name that llama.cpp's server knows, as chatml
-    #[arg(long, value_name = "TEMPLATE", env = "LLAMA_ARG_CHAT_TEMPLATE")]
+    /// Chat template to use instead of the model's: Jinja source, or the name of a built-in template such as chatml
+    #[arg(long, value_name = "TEMPLATE", env = "LLAMA_ARG_CHAT_TEMPLATE", help_heading = PROMPTS)]
     pub chat_template: Option<String>,
 
-    /// The file of a Jinja chat template instead
+    /// File with a Jinja chat template that replaces the model's own
     #[arg(
         long,
         value_name = "FILE",
         conflicts_with = "chat_template",
-        env = "LLAMA_ARG_CHAT_TEMPLATE_FILE"
+        env = "LLAMA_ARG_CHAT_TEMPLATE_FILE",
+        help_heading = PROMPTS
     )]
     pub chat_template_file: Option<PathBuf>,
 
-    /// Read chat templates as Jinja; always on, accepted as in llama.cpp's server
-    #[arg(long, env = "LLAMA_ARG_JINJA", value_parser = FalseyValueParser::new())]
+    /// No effect: chat templates are always Jinja; accepted for compatibility with llama.cpp
+    #[arg(long, env = "LLAMA_ARG_JINJA", value_parser = FalseyValueParser::new(), help_heading = PROMPTS)]
     pub jinja: bool,
 
-    /// A file with what comes before every prompt: JSON with `prompt`, `anti_prompt` and `assistant_name`, or a text;
-    /// also -spf
-    #[arg(long, value_name = "FILE", env = "LLAMA_ARG_SYSTEM_PROMPT_FILE")]
+    /// File with a system prompt that precedes every prompt; also -spf
+    ///
+    /// Either plain text, or JSON with the fields `prompt`, `anti_prompt` and `assistant_name`.
+    #[arg(long, value_name = "FILE", env = "LLAMA_ARG_SYSTEM_PROMPT_FILE", help_heading = PROMPTS)]
     pub system_prompt_file: Option<PathBuf>,
 
-    /// How a text's hidden states become its embedding [default: as the model says, else last]
+    /// Pooling of hidden states into an embedding [default: the model's own, else last]
     #[arg(long, value_enum, value_name = "TYPE", env = "LLAMA_ARG_POOLING")]
     pub pooling: Option<Pooling>,
 
-    /// What is added to its products.
+    /// Adapters in the order of their ids.
     #[command(flatten)]
     pub adapters: AdapterFiles,
 
-    /// A model of the same sizes whose weights stand in the place of those that adapters change: that of higher precision
-    /// which they were trained on, say
-    #[arg(long, value_name = "FILE", env = "ORTOLAN_LORA_BASE")]
+    /// Model to take the weights from that LoRA adapters modify, instead of the served model
+    ///
+    /// Its tensor shapes must be those of the served model. Usually it is the higher-precision model that the adapters
+    /// were trained on.
+    #[arg(long, value_name = "FILE", env = "ORTOLAN_LORA_BASE", help_heading = ADAPTERS)]
     pub lora_base: Option<PathBuf>,
 
-    /// Let adapters count for nothing until a request or POST /lora-adapters says otherwise
-    #[arg(long, env = "ORTOLAN_LORA_INIT_WITHOUT_APPLY", value_parser = FalseyValueParser::new())]
+    /// Start with all adapter scales at 0, until a request or POST /lora-adapters sets them
+    #[arg(
+        long,
+        env = "ORTOLAN_LORA_INIT_WITHOUT_APPLY",
+        value_parser = FalseyValueParser::new(),
+        help_heading = ADAPTERS
+    )]
     pub lora_init_without_apply: bool,
 
-    /// Tokens a sequence may have, prompt and answer; 0 is what the model was trained with
+    /// Context size of a sequence in tokens, prompt and output; 0: the model's training context
     #[arg(short, long, value_name = "N", default_value_t = DEFAULT_CONTEXT_TOKENS, env = "LLAMA_ARG_CTX_SIZE")]
     pub ctx_size: usize,
 
-    /// Multiply with matrices of floats (F32, F16, BF16) as blocks of TYPE, made while the model loads; what is quantised
-    /// already stays as it is
+    /// Quantize F32, F16 and BF16 matrices to TYPE while loading; quantized ones are left unchanged
     #[arg(long, value_enum, value_name = "TYPE", ignore_case = true, env = "ORTOLAN_QUANTIZE")]
     pub quantize: Option<QuantizedType>,
 
-    /// Keep everything in memory once the model is loaded: nothing is swapped out
+    /// Lock all memory once the model is loaded, so that none of it is swapped out
     #[arg(long, env = "LLAMA_ARG_MLOCK", value_parser = FalseyValueParser::new())]
     pub mlock: bool,
 
-    /// Read the model's file into memory instead of mapping it
+    /// Read the model file into memory instead of mapping it
     #[arg(long, env = "LLAMA_ARG_NO_MMAP", value_parser = FalseyValueParser::new())]
     pub no_mmap: bool,
 
-    /// How the file comes into memory, instead of --mlock and --no-mmap: auto is mmap
+    /// How the model file is loaded into memory; replaces --mlock and --no-mmap
     #[arg(
         long,
         value_enum,
@@ -129,29 +147,29 @@ pub struct ModelArgs {
     pub load_mode: Option<LoadMode>,
 }
 
-/// Which hidden states become an embedding.
+/// Pooling of a text's hidden states into its embedding.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum Pooling {
-    /// The mean of all tokens'.
+    /// Mean over all tokens
     Mean,
-    /// The first token's.
+    /// Hidden state of the first token
     Cls,
-    /// The last token's.
+    /// Hidden state of the last token
     Last,
 }
 
-/// How a file comes into memory.
+/// How a model file is loaded into memory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum LoadMode {
-    /// Mapped.
+    /// Same as mmap
     Auto,
-    /// Read.
+    /// Read the file
     None,
-    /// Mapped.
+    /// Map the file
     Mmap,
-    /// Read, and nothing is swapped out.
+    /// Read the file and lock memory
     Mlock,
-    /// Mapped, and nothing is swapped out.
+    /// Map the file and lock memory
     #[value(name = "mmap+mlock")]
     MmapMlock,
 }

@@ -1,14 +1,13 @@
-//! Options with a short name of several letters, as llama.cpp writes them: `-ngl 99`, `-ctk f16`. clap knows short
-//! names of one letter only and would read `-ctk` as `-c tk`, so these words are replaced or refused before clap
-//! sees them.
+//! llama.cpp's short option names of several letters, such as `-ngl 99` and `-ctk f16`. clap supports short names of
+//! one letter only and would parse `-ctk` as `-c tk`, so these arguments are replaced or rejected before clap parses.
 
 use std::ffi::OsString;
 
 use clap::error::{Error, ErrorKind};
 use clap::{Arg, Command};
 
-/// llama.cpp's short names of two letters and more that exist here, with the long names that clap knows.
-const SERVED: &[(&str, &str)] = &[
+/// Supported short names of several letters, with their long names.
+const SUPPORTED: &[(&str, &str)] = &[
     ("-cb", "--cont-batching"),
     ("-ctk", "--cache-type-k"),
     ("-ctv", "--cache-type-v"),
@@ -35,9 +34,9 @@ const SERVED: &[(&str, &str)] = &[
     ("-ub", "--ubatch-size"),
 ];
 
-/// llama.cpp's other short names of two letters and more, of 2024 and of today, with their long names and what to do
-/// instead. A name that is in neither table is refused too; these get a better message.
-const NOT_SERVED: &[(&str, &str, &str)] = &[
+/// Unsupported short names of several letters, of 2024 and of today: short name, long name, and the advice in the error
+/// message (if empty, to leave the option out). Names in neither table are rejected with a less specific message.
+const UNSUPPORTED: &[(&str, &str, &str)] = &[
     ("-ag", "--agent", ""),
     ("-no-ag", "--no-agent", ""),
     ("-bs", "--backend-sampling", ""),
@@ -47,11 +46,11 @@ const NOT_SERVED: &[(&str, &str, &str)] = &[
     ("-cmoe", "--cpu-moe", ""),
     ("-cmoed", "--cpu-moe-draft", ""),
     ("-cms", "--checkpoint-min-step", ""),
-    ("-Cr", "--cpu-range", "--numa or taskset choose cores"),
+    ("-Cr", "--cpu-range", "select cores with --numa or taskset"),
     (
         "-cram",
         "--cache-ram",
-        "--cache-tokens or --memory-budget set the size of the cache",
+        "set the size of the cache with --cache-tokens or --memory-budget",
     ),
     ("-Crb", "--cpu-range-batch", ""),
     ("-ctkd", "--cache-type-k-draft", ""),
@@ -84,13 +83,13 @@ const NOT_SERVED: &[(&str, &str, &str)] = &[
     (
         "-lv",
         "--verbosity",
-        "the environment variable RUST_LOG chooses log lines",
+        "select log lines with the environment variable RUST_LOG",
     ),
     ("-lzm", "--lazy-mode", ""),
     (
         "-md",
         "--model-draft",
-        "prompt lookup drafts tokens without a second model",
+        "draft tokens come from prompt lookup, without a draft model",
     ),
     ("-mmdev", "--mmproj-device", ""),
     ("-mmu", "--mmproj-url", ""),
@@ -124,35 +123,37 @@ const NOT_SERVED: &[(&str, &str, &str)] = &[
     ("-td", "--threads-draft", ""),
 ];
 
-/// The words with long names in the place of llama.cpp's short ones, up to a `--`. The first word is the program.
+/// Replaces llama.cpp's short names by long names in all arguments before `--`. The first argument is the program's
+/// name.
 ///
 /// # Errors
-/// A word that would be read as several options, or as one with a value attached that is a word itself.
-pub(super) fn replaced(words: Vec<OsString>, command: &Command) -> Result<Vec<OsString>, Error> {
+/// If an option is not supported, or clap would parse an argument as several options or as one option with an
+/// unintended value.
+pub(super) fn expand(args: Vec<OsString>, command: &Command) -> Result<Vec<OsString>, Error> {
     let mut only_values = false;
-    let mut replaced = Vec::with_capacity(words.len());
-    for (index, word) in words.into_iter().enumerate() {
-        only_values |= word == "--";
-        replaced.push(match word.to_str() {
+    let mut expanded = Vec::with_capacity(args.len());
+    for (index, arg) in args.into_iter().enumerate() {
+        only_values |= arg == "--";
+        expanded.push(match arg.to_str() {
             Some(text) if index > 0 && !only_values => match long_form(text, command)? {
                 Some(long) => long.into(),
-                None => word,
+                None => arg,
             },
-            // A word that is not UTF-8 is a path.
-            _ => word,
+            // An argument that is not UTF-8 is a path.
+            _ => arg,
         });
     }
-    Ok(replaced)
+    Ok(expanded)
 }
 
-/// The word with the long name; `None` if clap reads the word as it is meant.
-fn long_form(word: &str, command: &Command) -> Result<Option<String>, Error> {
-    let (name, value) = match word.split_once('=') {
+/// Returns the argument with its long name, or `None` if clap parses `arg` as intended.
+fn long_form(arg: &str, command: &Command) -> Result<Option<String>, Error> {
+    let (name, value) = match arg.split_once('=') {
         Some((name, value)) => (name, Some(value)),
-        None => (word, None),
+        None => (arg, None),
     };
-    if let Some(row) = NOT_SERVED.iter().find(|(_, long, _)| *long == name) {
-        return Err(super::error(ErrorKind::UnknownArgument, not_served(*row)));
+    if let Some(row) = UNSUPPORTED.iter().find(|(_, long, _)| *long == name) {
+        return Err(super::error(ErrorKind::UnknownArgument, unsupported(*row)));
     }
     let mut letters = name.chars();
     let (Some('-'), Some(first), Some(second)) = (letters.next(), letters.next(), letters.next())
@@ -162,7 +163,7 @@ fn long_form(word: &str, command: &Command) -> Result<Option<String>, Error> {
     if !first.is_ascii_alphabetic() {
         return Ok(None);
     }
-    if let Some((_, long)) = SERVED.iter().find(|(short, _)| *short == name) {
+    if let Some((_, long)) = SUPPORTED.iter().find(|(short, _)| *short == name) {
         return Ok(Some(match value {
             Some(value) => format!("{long}={value}"),
             None => (*long).to_owned(),
@@ -171,7 +172,7 @@ fn long_form(word: &str, command: &Command) -> Result<Option<String>, Error> {
     let short = command
         .get_arguments()
         .find(|option| option.get_short() == Some(first) && takes_value(option));
-    // `-c4096`, `-m/models/a.gguf`: clap's spelling of an option with its value.
+    // `-c4096`, `-m/models/a.gguf`: clap parses a value that directly follows the letter.
     if short.is_some() && !second.is_alphabetic() && second != '-' {
         return Ok(None);
     }
@@ -182,16 +183,17 @@ fn long_form(word: &str, command: &Command) -> Result<Option<String>, Error> {
     }
     Err(super::error(
         ErrorKind::UnknownArgument,
-        refusal(name, short, command),
+        unknown_argument(name, short, command),
     ))
 }
 
-/// What is wrong with a word of several letters behind one dash, and what to write instead.
-fn refusal(name: &str, short: Option<&Arg>, command: &Command) -> String {
-    if let Some(row) = NOT_SERVED.iter().find(|(short, ..)| *short == name) {
-        return not_served(*row);
+/// Returns the error message for an unknown argument with one dash and several letters. It suggests what to write
+/// instead.
+fn unknown_argument(name: &str, short: Option<&Arg>, command: &Command) -> String {
+    if let Some(row) = UNSUPPORTED.iter().find(|(short, ..)| *short == name) {
+        return unsupported(*row);
     }
-    let attached = SERVED.iter().find_map(|(short, _)| {
+    let attached = SUPPORTED.iter().find_map(|(short, _)| {
         let value = name.strip_prefix(short)?;
         let is_number = value.starts_with(|char: char| char.is_ascii_digit());
         is_number.then(|| format!("unexpected argument '{name}': write {short} {value}"))
@@ -207,14 +209,14 @@ fn refusal(name: &str, short: Option<&Arg>, command: &Command) -> String {
     match short.and_then(Arg::get_short) {
         _ if is_long => format!("unexpected argument '{name}': write --{bare}"),
         Some(letter) => format!(
-            "unexpected argument '{name}': there is no such option (-{letter} with a value is written -{letter} {})",
+            "unexpected argument '{name}': unknown option; to give -{letter} a value, write -{letter} {}",
             bare.strip_prefix(letter).unwrap_or(bare)
         ),
-        None => format!("unexpected argument '{name}': there is no such option"),
+        None => format!("unexpected argument '{name}': unknown option (see --help)"),
     }
 }
 
-fn not_served((short, long, hint): (&str, &str, &str)) -> String {
+fn unsupported((short, long, hint): (&str, &str, &str)) -> String {
     let hint = match hint {
         "" => "leave it out",
         hint => hint,
@@ -226,9 +228,9 @@ fn takes_value(option: &Arg) -> bool {
     option.get_action().takes_values()
 }
 
-/// All short names of both tables, with their long names.
+/// Returns the short and long names of both tables.
 #[cfg(test)]
 pub(super) fn names() -> Vec<(&'static str, &'static str)> {
-    let not_served = NOT_SERVED.iter().map(|(short, long, _)| (*short, *long));
-    SERVED.iter().copied().chain(not_served).collect()
+    let unsupported = UNSUPPORTED.iter().map(|(short, long, _)| (*short, *long));
+    SUPPORTED.iter().copied().chain(unsupported).collect()
 }

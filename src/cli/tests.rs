@@ -1,4 +1,4 @@
-//! What a command line means.
+//! Tests of the command line, the environment and the options file.
 
 use std::fs;
 
@@ -6,24 +6,24 @@ use bytesize::ByteSize;
 
 use super::*;
 
-fn read(line: &str) -> Result<Cli, String> {
-    let words = std::iter::once("ortolan").chain(line.split_whitespace());
-    Cli::read(words.map(OsString::from)).map_err(|error| error.to_string())
+/// Parses a command line without the program's name.
+fn parse(line: &str) -> Result<Cli, String> {
+    let args = std::iter::once("ortolan").chain(line.split_whitespace());
+    Cli::from_args(args.map(OsString::from)).map_err(|error| error.to_string())
 }
 
 #[test]
-fn the_definition_is_sound() {
+fn clap_accepts_the_definition_of_the_options() {
     Cli::command().debug_assert();
 }
 
-/// What a line asks for.
 fn invocation(line: &str) -> Result<Invocation, String> {
-    let words = std::iter::once("ortolan").chain(line.split_whitespace());
-    Invocation::read(words.map(OsString::from)).map_err(|error| error.to_string())
+    let args = std::iter::once("ortolan").chain(line.split_whitespace());
+    Invocation::from_args(args.map(OsString::from)).map_err(|error| error.to_string())
 }
 
 #[test]
-fn a_line_that_begins_with_a_command_is_the_commands() {
+fn a_command_line_that_starts_with_a_command_runs_the_command() {
     let inspect = |line: &str| match invocation(line) {
         Ok(Invocation::Command(Command::Inspect(args))) => args,
         other => panic!("{other:?}"),
@@ -39,7 +39,7 @@ fn a_line_that_begins_with_a_command_is_the_commands() {
         panic!("{quantize:?}");
     };
     let types = (
-        args.kind,
+        args.target_type,
         args.output_tensor_type,
         args.token_embedding_type,
     );
@@ -56,14 +56,14 @@ fn a_line_that_begins_with_a_command_is_the_commands() {
 }
 
 #[test]
-fn what_begins_otherwise_is_for_the_server() {
+fn a_command_line_without_a_command_starts_the_server() {
     let serve = invocation("-m inspect");
     assert!(matches!(serve, Ok(Invocation::Serve(_))), "{serve:?}");
     for line in ["-m a.gguf inspect b.gguf", "nonsense", "-- inspect a"] {
         assert!(invocation(line).is_err(), "{line}");
     }
     let help = invocation("--help").unwrap_err();
-    let help_of_one = invocation("help quantize").unwrap_err();
+    let quantize_help = invocation("help quantize").unwrap_err();
     assert!(
         help.starts_with("Serve a language model")
             && help.contains("--ctx-size")
@@ -71,23 +71,23 @@ fn what_begins_otherwise_is_for_the_server() {
         "{help}"
     );
     assert!(
-        help_of_one.contains("--token-embedding-type"),
-        "{help_of_one}"
+        quantize_help.contains("--token-embedding-type"),
+        "{quantize_help}"
     );
 }
 
 #[test]
-fn the_contracts_names_are_understood() {
+fn accepts_llama_cpp_option_names_of_2024() {
     let short =
-        read("-m a.gguf -c 128 -np 3 -ub 64 -b 256 -n -1 -ngl 0 -cb -t 2 -a name -to 9").unwrap();
-    let long = read(
+        parse("-m a.gguf -c 128 -np 3 -ub 64 -b 256 -n -1 -ngl 0 -cb -t 2 -a name -to 9").unwrap();
+    let long = parse(
         "--model a.gguf --ctx-size 128 --parallel=3 --ubatch-size 64 --batch-size 256 --n-predict=-1 \
          --n-gpu-layers 0 --cont-batching --threads 2 --alias name --timeout 9",
     );
     assert_eq!(Ok(short.clone()), long);
     assert_eq!((short.batching.parallel, short.model.ctx_size), (3, 128));
     let line = "-m a.gguf --log-disable --embeddings --no-slots --log-format text --predict 5";
-    let switches = read(line).unwrap();
+    let switches = parse(line).unwrap();
     assert!(switches.logging.log_disable && switches.serving.embedding);
     assert!(switches.serving.slots_endpoint_disable);
     assert_eq!(switches.logging.log_format, LogFormat::Text);
@@ -95,12 +95,12 @@ fn the_contracts_names_are_understood() {
 }
 
 #[test]
-fn a_prefill_share_leaves_time_for_both_sides() {
-    let share = |line: &str| read(line).map(|cli| cli.batching.prefill_share);
+fn the_prefill_share_is_greater_than_0_and_less_than_1() {
+    let share = |line: &str| parse(line).map(|cli| cli.batching.prefill_share);
     assert_eq!(share("-m a.gguf"), Ok(0.5));
     assert_eq!(share("-m a.gguf --prefill-share 0.75"), Ok(0.75));
-    for wrong in ["0", "1", "-0.5", "1.5", "NaN", "half"] {
-        let error = share(&format!("-m a.gguf --prefill-share={wrong}")).unwrap_err();
+    for invalid in ["0", "1", "-0.5", "1.5", "NaN", "half"] {
+        let error = share(&format!("-m a.gguf --prefill-share={invalid}")).unwrap_err();
         assert!(
             error.contains("--prefill-share") && error.contains("greater than 0 and less than 1"),
             "{error}"
@@ -109,14 +109,14 @@ fn a_prefill_share_leaves_time_for_both_sides() {
 }
 
 #[test]
-fn defaults_are_the_contracts() {
+fn defaults_are_those_of_llama_cpp_in_2024() {
     let Cli {
         model,
         batching,
         serving,
         logging,
         ..
-    } = read("-m a.gguf").unwrap();
+    } = parse("-m a.gguf").unwrap();
     assert_eq!((model.ctx_size, batching.parallel), (512, 1));
     assert_eq!((batching.n_predict, batching.seed), (-1, -1));
     assert_eq!((batching.batch_size, batching.ubatch_size), (2048, 512));
@@ -128,57 +128,57 @@ fn defaults_are_the_contracts() {
 }
 
 #[test]
-fn floats_may_be_quantised_at_load() {
-    let kind = |line| read(line).map(|cli| cli.model.quantize);
-    assert_eq!(kind("-m folder").unwrap(), None);
+fn quantize_takes_a_type_that_can_be_written() {
+    let quantize = |line| parse(line).map(|cli| cli.model.quantize);
+    assert_eq!(quantize("-m folder").unwrap(), None);
     let eight_bits = Some(QuantizedType::Q8_0);
-    assert_eq!(kind("-m folder --quantize Q8_0").unwrap(), eight_bits);
-    assert!(kind("-m folder --quantize q4_k").is_err());
+    assert_eq!(quantize("-m folder --quantize Q8_0").unwrap(), eight_bits);
+    assert!(quantize("-m folder --quantize q4_k").is_err());
 }
 
 #[test]
-fn the_cache_has_one_size() {
-    let cli = read("-m a.gguf --memory-budget 2GiB").unwrap();
+fn the_cache_size_is_given_in_tokens_or_in_bytes() {
+    let cli = parse("-m a.gguf --memory-budget 2GiB").unwrap();
     assert_eq!(cli.batching.memory_budget, Some(ByteSize::gib(2)));
-    assert!(read("-m a.gguf --memory-budget 2GiB --cache-tokens 1").is_err());
-    assert!(read("-m a.gguf --memory-budget plenty").is_err());
+    assert!(parse("-m a.gguf --memory-budget 2GiB --cache-tokens 1").is_err());
+    assert!(parse("-m a.gguf --memory-budget plenty").is_err());
 }
 
 #[test]
-fn the_model_comes_from_one_place() {
+fn the_model_has_one_source() {
     for line in [
         "-mu http://a/b.gguf -m b.gguf",
         "-hfr a/b -hff c.gguf",
         "-hf a/b:Q8_0",
         "--hf-repo=a/b --offline",
     ] {
-        read(line).unwrap();
+        parse(line).unwrap();
     }
     for line in ["-hf a/b -mu http://a/b.gguf", "-m a.gguf -hff c.gguf"] {
-        assert!(read(line).is_err(), "{line}");
+        assert!(parse(line).is_err(), "{line}");
     }
 }
 
 #[test]
-fn what_is_not_built_yet_is_refused_by_name() {
+fn unsupported_and_unknown_options_are_rejected_by_name() {
     for line in ["-m a.gguf --mmproj secret", "-m a.gguf --grp-attn-n=4"] {
-        let error = read(line).unwrap_err();
-        assert!(error.contains("not built yet"), "{error}");
+        let error = parse(line).unwrap_err();
+        assert!(error.contains("not supported yet"), "{error}");
     }
     assert!(
-        read("-m a.gguf --nonsense")
+        parse("-m a.gguf --nonsense")
             .unwrap_err()
             .contains("--nonsense")
     );
-    assert!(read("").unwrap_err().contains("--model"));
+    assert!(parse("").unwrap_err().contains("--model"));
 }
 
 #[test]
-fn adapters_are_numbered_as_they_stand_on_the_line() {
+fn adapter_ids_follow_the_order_on_the_command_line() {
     let adapters = |line: &str| {
-        let adapters = read(&format!("-m a.gguf {line}"))?.model.adapters.0;
-        let told = |file: AdapterFile| (file.path.display().to_string(), file.scale);
-        Ok::<_, String>(adapters.into_iter().map(told).collect::<Vec<_>>())
+        let adapters = parse(&format!("-m a.gguf {line}"))?.model.adapters.0;
+        let pair = |file: AdapterFile| (file.path.display().to_string(), file.scale);
+        Ok::<_, String>(adapters.into_iter().map(pair).collect::<Vec<_>>())
     };
     let both = ["a", "b:c", "d", "e"].map(str::to_owned);
     let both: Vec<_> = both.into_iter().zip([0.5, -2.0, 1.0, 1.0]).collect();
@@ -197,8 +197,8 @@ fn adapters_are_numbered_as_they_stand_on_the_line() {
 }
 
 #[test]
-fn todays_spellings_are_understood() {
-    let cli = read(
+fn accepts_current_llama_cpp_option_names() {
+    let cli = parse(
         "-m a.gguf -tb 4 -mg 0 -ts 3,1 --temp -1 -s 7 --slots --log-jsonl --load-mode mmap+mlock",
     );
     let cli = cli.unwrap();
@@ -220,29 +220,32 @@ fn todays_spellings_are_understood() {
         "--load-mode nonsense",
         "--temp warm",
     ] {
-        assert!(read(&format!("-m a.gguf {line}")).is_err(), "{line}");
+        assert!(parse(&format!("-m a.gguf {line}")).is_err(), "{line}");
     }
 }
 
 #[test]
-fn numa_needs_no_word() {
-    let numa = |line| read(line).unwrap().computing.numa;
+fn numa_without_a_value_means_distribute() {
+    let numa = |line| parse(line).unwrap().computing.numa;
     assert_eq!(numa("--numa -m a.gguf"), Some(Numa::Distribute));
     assert_eq!(numa("-m a.gguf --numa isolate"), Some(Numa::Isolate));
     assert_eq!(numa("-m a.gguf --numa=numactl"), Some(Numa::Numactl));
-    assert!(read("-m a.gguf --numa nearby").is_err());
+    assert!(parse("-m a.gguf --numa nearby").is_err());
 }
 
 #[test]
 fn short_names_of_several_letters_are_never_split() {
     let short = "-m a.gguf -ctk f16 -ctv=f16 -fa -sm layer -kvu -lm none -dev none -mg 0 -gan=1";
-    let error = read(short).unwrap_err();
-    assert!(error.contains("--grp-attn-n is not built yet"), "{error}");
+    let error = parse(short).unwrap_err();
+    assert!(
+        error.contains("--grp-attn-n is not supported yet"),
+        "{error}"
+    );
     let short = short.replace(" -gan=1", "");
     let long = "--model a.gguf --cache-type-k f16 --cache-type-v f16 --flash-attn on --split-mode layer --kv-unified \
                 --load-mode none --device cpu --main-gpu 0";
-    assert_eq!(read(&short), read(long));
-    let computing = |line: &str| read(line).unwrap().computing;
+    assert_eq!(parse(&short), parse(long));
+    let computing = |line: &str| parse(line).unwrap().computing;
     let modes = [
         "-fa auto",
         "-fa=off",
@@ -260,7 +263,7 @@ fn short_names_of_several_letters_are_never_split() {
     ];
     assert_eq!(modes, expected.map(Some));
 
-    for (words, problem) in [
+    for (args, problem) in [
         ("-ctk q8_0", "'q8_0' for '--cache-type-k <TYPE>'"),
         ("-ctv=q4_0", "'q4_0' for '--cache-type-v <TYPE>'"),
         ("-cram 512", "-cram (--cache-ram) is not supported"),
@@ -278,22 +281,22 @@ fn short_names_of_several_letters_are_never_split() {
         ("-ctx-size 4096", "write --ctx-size"),
         ("-embeddings", "write --embeddings"),
         ("-n-predict 5", "write --n-predict"),
-        ("-mb.gguf", "written -m b.gguf"),
+        ("-mb.gguf", "write -m b.gguf"),
         ("-hV", "unexpected argument '-hV'"),
     ] {
-        let error = read(&format!("-m a.gguf {words}")).unwrap_err();
-        assert!(error.contains(problem), "{words}: {error}");
+        let error = parse(&format!("-m a.gguf {args}")).unwrap_err();
+        assert!(error.contains(problem), "{args}: {error}");
     }
-    // Values that are attached as clap has it.
-    let cli = read("-m./a.gguf -c4096 -n-1 -t=2 -s7").unwrap();
+    // clap accepts values that directly follow the letter.
+    let cli = parse("-m./a.gguf -c4096 -n-1 -t=2 -s7").unwrap();
     assert_eq!(cli.model.model, Some(PathBuf::from("./a.gguf")));
     assert_eq!((cli.model.ctx_size, cli.batching.n_predict), (4096, -1));
     assert_eq!((cli.computing.threads, cli.batching.seed), (Some(2), 7));
 }
 
-/// Neither table has a name twice, a long name that is served exists, and one that is not does not.
+/// Short names are unique; long names of supported options exist, and those of unsupported options do not.
 #[test]
-fn the_tables_of_short_names_are_sound() {
+fn the_tables_of_short_names_match_the_options() {
     let names = short_names::names();
     let short: std::collections::BTreeSet<_> = names.iter().map(|(short, _)| short).collect();
     assert_eq!(short.len(), names.len());
@@ -305,25 +308,25 @@ fn the_tables_of_short_names_are_sound() {
         })
     };
     for (short, long) in names {
-        let known = exists(&long[2..]) || LATER.contains(&long);
+        let known = exists(&long[2..]) || UNSUPPORTED_YET.contains(&long);
         for name in [short, long] {
-            let error = read(&format!("-m a.gguf {name}=x")).err();
+            let error = parse(&format!("-m a.gguf {name}=x")).err();
             let is_refused = error.is_some_and(|error| error.contains("is not supported: "));
             assert_eq!(is_refused, !known, "{name}");
         }
     }
 }
 
-/// What a line says whose file is this; `{}` in it stands for the file's name.
-fn read_with(file: &str, line: &str) -> Result<Cli, String> {
+/// Parses a command line in which `{}` stands for the path of an options file with the content `file`.
+fn parse_with(file: &str, line: &str) -> Result<Cli, String> {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("options.toml");
     fs::write(&path, file).unwrap();
-    read(&line.replace("{}", path.to_str().unwrap()))
+    parse(&line.replace("{}", path.to_str().unwrap()))
 }
 
 #[test]
-fn a_file_says_what_the_line_does_not() {
+fn the_options_file_sets_options_that_the_command_line_does_not() {
     let file = r#"
         model = "a.gguf"
         ctx-size = 4096
@@ -332,54 +335,60 @@ fn a_file_says_what_the_line_does_not() {
         mlock = false
         api-key = ["one", "two"]
         "#;
-    let mut cli = read_with(file, "--config {} -c 128").unwrap();
+    let mut cli = parse_with(file, "--config {} -c 128").unwrap();
     assert!(cli.config.take().is_some());
     let line = "-m a.gguf -c 128 --temp 0.5 --metrics --api-key one --api-key two";
-    assert_eq!(Ok(cli), read(line));
+    assert_eq!(Ok(cli), parse(line));
 }
 
 #[test]
-fn what_excludes_an_option_of_the_file_counts_before_it() {
+fn the_command_line_overrides_conflicting_options_of_the_file() {
     let file = "model = 'a.gguf'\ncache-tokens = 4096\nlog-format = 'text'";
-    let cli = read_with(file, "--memory-budget 2GiB --config={} --log-jsonl").unwrap();
+    let cli = parse_with(file, "--memory-budget 2GiB --config={} --log-jsonl").unwrap();
     assert_eq!(cli.batching.cache_tokens, None);
     assert_eq!(cli.logging.log_format, LogFormat::Json);
 }
 
 #[test]
-fn a_file_that_cannot_be_followed_says_why() {
+fn invalid_options_files_are_rejected_with_the_cause() {
     for (file, cause) in [
         ("ctx-size 4096", "options.toml: TOML parse error at line 1"),
-        (
-            "ctx_size = 4096",
-            "options.toml: ctx_size: there is no such option",
-        ),
+        ("ctx_size = 4096", "options.toml: ctx_size: unknown option"),
         ("ctx-size = 'many'", "'many' for '--ctx-size <N>'"),
-        ("ctx-size = true", "ctx-size: it is no flag"),
-        ("ctx-size = [1, 2]", "ctx-size: it takes one value"),
-        ("ctx-size = {}", "ctx-size: it is a number or a text"),
+        (
+            "ctx-size = true",
+            "ctx-size: expected a value, not a boolean",
+        ),
+        (
+            "ctx-size = [1, 2]",
+            "ctx-size: expected one value, not a list",
+        ),
+        ("ctx-size = {}", "ctx-size: expected a number or a string"),
         ("api-key = []", "api-key: the list is empty"),
         ("allowed-hosts = []", "allowed-hosts: the list is empty"),
         ("api-key-file = []", "api-key-file: the list is empty"),
-        ("metrics = 1", "metrics: it is true or false"),
+        ("metrics = 1", "metrics: expected true or false"),
         (
             "config = 'other.toml'",
-            "config: a file cannot name another",
+            "config: not allowed in an options file",
         ),
-        ("mmproj = 'x'", "--mmproj is not built yet"),
-        ("lora-scaled = 'a.gguf'", "it has no scale: FILE:SCALE"),
+        ("mmproj = 'x'", "--mmproj is not supported yet"),
+        (
+            "lora-scaled = 'a.gguf'",
+            "the scale is missing: expected FILE:SCALE",
+        ),
         (
             "cache-tokens = 1\nmemory-budget = '1GiB'",
             "cannot be used with",
         ),
     ] {
-        let error = read_with(file, "-m a.gguf --config {}").unwrap_err();
+        let error = parse_with(file, "-m a.gguf --config {}").unwrap_err();
         assert!(error.contains(cause), "{file}: {error}");
     }
     let long = format!("# {}", "x".repeat(1 << 20));
-    let error = read_with(&long, "-m a.gguf --config {}").unwrap_err();
+    let error = parse_with(&long, "-m a.gguf --config {}").unwrap_err();
     assert!(error.contains("it has more than 1048576 bytes"), "{error}");
-    let error = read("-m a.gguf --config /nowhere/a.toml").unwrap_err();
+    let error = parse("-m a.gguf --config /nowhere/a.toml").unwrap_err();
     assert!(
         error.contains("--config /nowhere/a.toml: No such file"),
         "{error}"
@@ -387,11 +396,11 @@ fn a_file_that_cannot_be_followed_says_why() {
 }
 
 #[test]
-fn the_environment_says_every_option_but_one() {
-    let silent: Vec<String> = Cli::command()
+fn every_option_but_log_disable_has_an_environment_variable() {
+    let without_variable: Vec<String> = Cli::command()
         .get_arguments()
         .filter(|option| option.get_env().is_none())
         .map(|option| option.get_id().to_string())
         .collect();
-    assert_eq!(silent, ["log_disable"]);
+    assert_eq!(without_variable, ["log_disable"]);
 }

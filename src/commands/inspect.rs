@@ -1,5 +1,5 @@
-//! `ortolan inspect`: what is in a model's files, whether the server takes them, and the memory that it will need. What
-//! cannot be served is shown as far as its headers can be read, with the reason.
+//! `ortolan inspect`: shows the contents of model files, whether the server supports the model, and its memory
+//! estimate. For an unsupported or damaged model, shows the headers' contents and the reason.
 
 mod contents;
 mod page;
@@ -15,18 +15,18 @@ use crate::file_bytes::FileAccess;
 use crate::gguf::{Gguf, TensorType};
 use crate::graph::families::RotaryScaling;
 use crate::graph::imported::ImportedModel;
-use crate::graph::{Architecture, Computation, DecoderShape, ModelFile, stays_in_file};
-use crate::model::MemoryNeed;
-use crate::model::load::{MAX_CONTEXT_TOKENS, ModelFiles, ModelSource, ModelText};
+use crate::graph::{Architecture, DecoderShape, MatmulKind, ModelFile, is_expert_tensor};
+use crate::model::MemoryEstimate;
+use crate::model::load::{MAX_CONTEXT_TOKENS, ModelSource, OpenedModel, TextProcessor};
 use crate::terminal;
 use crate::text::{Algorithm, Vocabulary};
 use crate::token::TokenId;
-use contents::{Contents, TensorLine};
+use contents::{Contents, TensorEntry};
 
-/// Most sequences at once that memory is told for.
+/// Maximum value of `--parallel`.
 const MAX_PARALLEL: usize = 1 << 20;
 
-/// What is shown of a model.
+/// Report about a model. The JSON output has the same field names.
 #[derive(Serialize)]
 struct Report {
     path: String,
@@ -35,21 +35,21 @@ struct Report {
     bytes: u64,
     parameters: u64,
     served: bool,
-    /// Why it is not.
+    /// Why the server cannot load the model.
     problem: Option<String>,
     family: Option<String>,
-    sizes: Option<Sizes>,
-    tokenizer: Option<TokenizerFacts>,
+    sizes: Option<Hyperparameters>,
+    tokenizer: Option<TokenizerInfo>,
     chat_template: Option<String>,
-    tensor_types: Vec<TypeCount>,
+    tensor_types: Vec<TensorTypeSummary>,
     memory: Option<Memory>,
     metadata: Map<String, Value>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    tensors: Option<Vec<TensorLine>>,
+    tensors: Option<Vec<TensorEntry>>,
 }
 
 #[derive(Serialize)]
-struct Sizes {
+struct Hyperparameters {
     layers: usize,
     hidden: usize,
     heads: usize,
@@ -58,16 +58,16 @@ struct Sizes {
     feed_forward: usize,
     vocabulary: usize,
     trained_context: usize,
-    rotary: Option<RotaryFacts>,
-    window: Option<Window>,
-    /// What its layers have that not all families' have.
+    rotary: Option<RotaryInfo>,
+    window: Option<SlidingWindow>,
+    /// Optional features of the layers, such as biases, norms and experts.
     parts: Vec<String>,
     tied_output: bool,
 }
 
 #[derive(Serialize)]
-struct RotaryFacts {
-    /// Values of a head that are turned.
+struct RotaryInfo {
+    /// Number of rotated dimensions per head.
     values: usize,
     pairs: &'static str,
     base: f32,
@@ -75,14 +75,15 @@ struct RotaryFacts {
 }
 
 #[derive(Serialize)]
-struct Window {
+struct SlidingWindow {
     tokens: usize,
-    /// Each so-manieth layer sees all.
-    all_seeing: Option<usize>,
+    /// Every n-th layer has global attention; `None` if no layer has.
+    #[serde(rename = "all_seeing")]
+    global_every: Option<usize>,
 }
 
 #[derive(Serialize)]
-struct TokenizerFacts {
+struct TokenizerInfo {
     algorithm: String,
     tokens: usize,
     beginning: Option<NamedToken>,
@@ -97,23 +98,23 @@ struct NamedToken {
     text: String,
 }
 
-/// The tensors of one type.
+/// Count and size of all tensors of a type.
 #[derive(Serialize)]
-struct TypeCount {
+struct TensorTypeSummary {
     #[serde(rename = "type")]
     kind: String,
     tensors: usize,
     values: u64,
-    /// Where the type is known.
+    /// `None` for an unknown type.
     bytes: Option<u64>,
     computed: String,
 }
 
-/// Bytes.
+/// Memory estimate in bytes, except for `ctx_size` (tokens) and `parallel` (slots).
 #[derive(Serialize)]
 struct Memory {
     weights: u64,
-    /// About.
+    /// Approximate size of the runtime's packed copy of the weights.
     packed: u64,
     embeddings: u64,
     experts: u64,
@@ -125,21 +126,21 @@ struct Memory {
     total: u64,
 }
 
-/// What is to be shown.
+/// Inspects a model and returns the report as text or JSON.
 ///
 /// # Errors
-/// Nothing can be read.
+/// If an option is invalid, or no file header can be read.
 pub(super) fn run(args: &InspectArgs) -> anyhow::Result<String> {
     let InspectArgs {
         ctx_size, parallel, ..
     } = *args;
     ensure!(
         ctx_size <= MAX_CONTEXT_TOKENS,
-        "--ctx-size {ctx_size}: at most {MAX_CONTEXT_TOKENS}"
+        "--ctx-size {ctx_size}: must be at most {MAX_CONTEXT_TOKENS}"
     );
     ensure!(
         (1..=MAX_PARALLEL).contains(&parallel),
-        "--parallel {parallel}: from 1 to {MAX_PARALLEL}"
+        "--parallel {parallel}: must be from 1 to {MAX_PARALLEL}"
     );
     let report = Report::new(args)?;
     match args.json {
@@ -148,36 +149,36 @@ pub(super) fn run(args: &InspectArgs) -> anyhow::Result<String> {
     }
 }
 
-/// The report for programs, in which nothing steers a terminal.
+/// Returns the report as JSON. Escapes characters that would control a terminal.
 fn json(report: &Report) -> anyhow::Result<String> {
-    let text = serde_json::to_string_pretty(report).context("the report is no JSON")?;
-    let mut shown = String::with_capacity(text.len() + 1);
+    let text = serde_json::to_string_pretty(report).context("cannot write the report as JSON")?;
+    let mut escaped = String::with_capacity(text.len() + 1);
     for char in text.chars() {
-        match terminal::steers(char) && char != '\n' {
-            // Within a string, and below U+10000.
-            true => shown.push_str(&format!("\\u{:04x}", u32::from(char))),
-            false => shown.push(char),
+        match terminal::is_unsafe_to_print(char) && char != '\n' {
+            // These characters occur only inside JSON strings, and all are below U+10000.
+            true => escaped.push_str(&format!("\\u{:04x}", u32::from(char))),
+            false => escaped.push(char),
         }
     }
-    shown.push('\n');
-    Ok(shown)
+    escaped.push('\n');
+    Ok(escaped)
 }
 
 impl Report {
     fn new(args: &InspectArgs) -> anyhow::Result<Self> {
         let path = args.path.as_path();
-        let opened = ModelFiles::open_any(path, FileAccess::Map);
+        let opened = OpenedModel::open_any(path, FileAccess::Map);
         let graph = match opened.as_ref().map(|files| &files.file) {
             Ok(ModelSource::Imported(graph)) => Some(graph),
             _ => None,
         };
         let contents = match graph {
-            Some(graph) => Ok(Contents::of_graph(graph)),
+            Some(graph) => Ok(Contents::from_graph(graph)),
             None => Contents::read(path),
         };
         let contents = match (contents, &opened) {
             (Ok(contents), _) => contents,
-            // Its words are the server's.
+            // Report the error that the server would report.
             (Err(_), Err(error)) => anyhow::bail!("{error:#}"),
             (Err(error), Ok(_)) => return Err(error),
         };
@@ -185,7 +186,7 @@ impl Report {
             path: path.display().to_string(),
             family: contents.family(),
             parameters: graph.map_or(contents.parameters(), ImportedModel::parameters),
-            tensor_types: type_counts(&contents.tensors),
+            tensor_types: summarize_types(&contents.tensors),
             format: contents.format,
             files: contents.files,
             bytes: contents.bytes,
@@ -199,11 +200,11 @@ impl Report {
             tensors: args.tensors.then_some(contents.tensors),
         };
         let problem = match opened {
-            Ok(files) => report.tell(files, args).err(),
+            Ok(files) => report.add_model(files, args).err(),
             Err(error) => {
-                // The text may be what is wrong.
+                // The tensors of a GGUF file may be valid even if the tokenizer is not supported.
                 if let Ok(file) = model_file(path) {
-                    report.tell_of_file(&file, args);
+                    report.add_model_file(&file, args);
                 }
                 Some(error)
             }
@@ -213,31 +214,35 @@ impl Report {
         Ok(report)
     }
 
-    fn tell(&mut self, files: ModelFiles<ModelSource>, args: &InspectArgs) -> anyhow::Result<()> {
-        let ModelFiles {
+    fn add_model(
+        &mut self,
+        files: OpenedModel<ModelSource>,
+        args: &InspectArgs,
+    ) -> anyhow::Result<()> {
+        let OpenedModel {
             file,
             vocabulary,
             chat_template,
             pooling: _,
         } = files;
         match &file {
-            ModelSource::Tensors(file) => self.tell_of_file(file, args),
+            ModelSource::Tensors(file) => self.add_model_file(file, args),
             ModelSource::Imported(graph) => self.family = Some(graph.family.clone()),
         }
-        self.tokenizer = Some(TokenizerFacts::new(&vocabulary));
+        self.tokenizer = Some(TokenizerInfo::new(&vocabulary));
         self.chat_template.clone_from(&chat_template);
-        let trained = file.trained_context();
+        let trained = file.trained_context_tokens();
         ensure!(
             trained <= MAX_CONTEXT_TOKENS || args.ctx_size > 0,
-            "a context of {trained} tokens is more than {MAX_CONTEXT_TOKENS}: --ctx-size says a smaller one"
+            "the trained context of {trained} tokens exceeds the maximum of {MAX_CONTEXT_TOKENS}: set --ctx-size"
         );
-        let tokens = file.vocabulary();
-        ModelText::new(file.path(), tokens, vocabulary, chat_template.as_deref()).map(drop)
+        let tokens = file.vocabulary_size();
+        TextProcessor::new(file.path(), tokens, vocabulary, chat_template.as_deref()).map(drop)
     }
 
-    fn tell_of_file(&mut self, file: &ModelFile, args: &InspectArgs) {
+    fn add_model_file(&mut self, file: &ModelFile, args: &InspectArgs) {
         self.family = Some(file.architecture.name().to_owned());
-        self.sizes = Some(Sizes::new(&file.architecture));
+        self.sizes = Some(Hyperparameters::new(&file.architecture));
         self.memory = Some(Memory::new(file, args));
     }
 }
@@ -252,27 +257,29 @@ impl Memory {
         let trained = file.architecture.trained_context();
         let ctx_size = match args.ctx_size {
             0 => trained,
-            // An encoder has no places beyond.
+            // An encoder has no position embeddings beyond its trained context.
             tokens if file.architecture.decoder().is_none() => tokens.min(trained),
             tokens => tokens,
         };
-        let need = MemoryNeed::new(file, ctx_size, args.parallel);
+        let estimate = MemoryEstimate::new(file, ctx_size, args.parallel);
         Self {
-            weights: need.weights,
-            packed: need.packed,
-            embeddings: need.embeddings,
-            experts: need.experts,
-            cache_per_token: need.cache_per_token,
-            cache_of_trained_context: need.cache_per_token.saturating_mul(trained as u64),
+            weights: estimate.weight_bytes,
+            packed: estimate.packed_weight_bytes,
+            embeddings: estimate.embedding_bytes,
+            experts: estimate.expert_bytes,
+            cache_per_token: estimate.cache_bytes_per_token,
+            cache_of_trained_context: estimate
+                .cache_bytes_per_token
+                .saturating_mul(trained as u64),
             ctx_size,
             parallel: args.parallel,
-            cache: need.cache,
-            total: need.total(),
+            cache: estimate.cache_bytes,
+            total: estimate.total_bytes(),
         }
     }
 }
 
-impl Sizes {
+impl Hyperparameters {
     fn new(architecture: &Architecture) -> Self {
         match architecture {
             Architecture::Decoder { shape, .. } => Self {
@@ -284,10 +291,10 @@ impl Sizes {
                 feed_forward: shape.feed_forward,
                 vocabulary: shape.vocabulary,
                 trained_context: shape.trained_context,
-                rotary: Some(RotaryFacts::new(shape)),
-                window: shape.local.as_ref().map(|local| Window {
-                    tokens: local.window,
-                    all_seeing: local.all_seeing,
+                rotary: Some(RotaryInfo::new(shape)),
+                window: shape.sliding_window.as_ref().map(|window| SlidingWindow {
+                    tokens: window.window_tokens,
+                    global_every: window.global_every,
                 }),
                 parts: parts(shape),
                 tied_output: shape.tied_output,
@@ -303,37 +310,37 @@ impl Sizes {
                 trained_context: shape.trained_context,
                 rotary: None,
                 window: None,
-                parts: vec!["an encoder with learnt positions".to_owned()],
+                parts: vec!["an encoder with learned positions".to_owned()],
                 tied_output: false,
             },
         }
     }
 }
 
-/// What the layers have that not all families' have.
+/// Optional features of the layers, such as biases, norms and experts.
 fn parts(shape: &DecoderShape) -> Vec<String> {
-    let capped = |what, cap: Option<f32>| cap.map(|cap| format!("{what} capped at {cap}"));
-    let told = |has: bool, what: &str| has.then(|| what.to_owned());
+    let softcap = |name, cap: Option<f32>| cap.map(|cap| format!("{name} soft-capped at {cap}"));
+    let feature = |is_present: bool, name: &str| is_present.then(|| name.to_owned());
     let parts = [
-        told(shape.biases, "biases of queries, keys and values"),
-        told(shape.query_key_norms, "norms of queries and keys"),
-        told(shape.post_norms, "norms behind attention and feed-forward"),
-        capped("scores", shape.score_cap),
-        capped("logits", shape.logit_cap),
-        told(shape.embedding_scale.is_some(), "scaled embeddings"),
+        feature(shape.qkv_biases, "biases for queries, keys and values"),
+        feature(shape.query_key_norms, "norms for queries and keys"),
+        feature(shape.post_norms, "norms after attention and feed-forward"),
+        softcap("attention scores", shape.score_softcap),
+        softcap("logits", shape.logit_softcap),
+        feature(shape.embedding_scale.is_some(), "scaled embeddings"),
         shape.experts.as_ref().map(|experts| {
-            let (count, used, wide) = (experts.count, experts.used, experts.feed_forward);
-            format!("{count} experts of width {wide} in each layer, {used} of them for each token")
+            let (count, top_k, width) = (experts.count, experts.top_k, experts.feed_forward);
+            format!("{count} experts of width {width} per layer, {top_k} per token")
         }),
     ];
     parts.into_iter().flatten().collect()
 }
 
-impl RotaryFacts {
+impl RotaryInfo {
     fn new(shape: &DecoderShape) -> Self {
         let rotary = &shape.rotary;
         Self {
-            values: rotary.rotated,
+            values: rotary.rotated_dims,
             pairs: match rotary.interleaved {
                 true => "neighbours",
                 false => "halves",
@@ -343,81 +350,86 @@ impl RotaryFacts {
                 RotaryScaling::None => "none".to_owned(),
                 RotaryScaling::Linear(factor) => format!("linear by {factor}"),
                 RotaryScaling::Yarn {
-                    factor, trained, ..
-                } => format!("yarn by {factor}, from {trained} tokens on"),
-                RotaryScaling::Divided(_) => "a divisor for each frequency".to_owned(),
-                RotaryScaling::Long { trained, .. } => {
-                    format!("long: other divisors beyond {trained} tokens")
+                    factor,
+                    original_context,
+                    ..
+                } => format!("yarn by {factor}, original context {original_context} tokens"),
+                RotaryScaling::PerFrequency(_) => "a factor for each frequency".to_owned(),
+                RotaryScaling::LongRope {
+                    original_context, ..
+                } => {
+                    format!("longrope: other factors beyond {original_context} tokens")
                 }
             },
         }
     }
 }
 
-impl TokenizerFacts {
+impl TokenizerInfo {
     fn new(vocabulary: &Vocabulary) -> Self {
-        let named = |token: Option<TokenId>| {
+        let named_token = |token: Option<TokenId>| {
             let TokenId(id) = token?;
             let text = vocabulary.tokens.get(token?.row())?.clone();
             Some(NamedToken { id, text })
         };
         Self {
             algorithm: match &vocabulary.algorithm {
-                Algorithm::ByteLevel { pre, merges } => {
+                Algorithm::ByteLevelBpe { pre, merges } => {
                     format!(
-                        "byte-level BPE, {} merges, words cut as \"{pre}\"",
+                        "byte-level BPE, {} merges, pre-tokenizer \"{pre}\"",
                         merges.len()
                     )
                 }
-                Algorithm::CharacterPairs { merges } => {
-                    format!("BPE of characters, {} merges", merges.len())
+                Algorithm::CharacterBpe { merges } => {
+                    format!("character BPE, {} merges", merges.len())
                 }
-                Algorithm::ScoredPairs { .. } => "SentencePiece's BPE".to_owned(),
-                Algorithm::Unigram { .. } => "SentencePiece's Unigram".to_owned(),
+                Algorithm::SentencePieceBpe { .. } => "SentencePiece BPE".to_owned(),
+                Algorithm::Unigram { .. } => "SentencePiece Unigram".to_owned(),
                 Algorithm::WordPiece(_) => "WordPiece".to_owned(),
-                Algorithm::Steps(_) => "as tokenizer.json says".to_owned(),
+                Algorithm::TokenizerJson(_) => "tokenizer.json".to_owned(),
             },
             tokens: vocabulary.tokens.len(),
-            beginning: named(vocabulary.beginning),
-            adds_beginning: vocabulary.adds_beginning,
-            end: named(vocabulary.end),
-            adds_end: vocabulary.adds_end,
+            beginning: named_token(vocabulary.bos),
+            adds_beginning: vocabulary.adds_bos,
+            end: named_token(vocabulary.eos),
+            adds_end: vocabulary.adds_eos,
         }
     }
 }
 
-/// The types in the order in which they first stand in the files.
-fn type_counts(tensors: &[TensorLine]) -> Vec<TypeCount> {
-    let mut counts: Vec<TypeCount> = Vec::new();
+/// Summarizes the tensors by type, in the order of each type's first occurrence.
+fn summarize_types(tensors: &[TensorEntry]) -> Vec<TensorTypeSummary> {
+    let mut summaries: Vec<TensorTypeSummary> = Vec::new();
     for name in tensors.iter().map(|tensor| &tensor.kind) {
-        if counts.iter().any(|count| count.kind == *name) {
+        if summaries.iter().any(|summary| summary.kind == *name) {
             continue;
         }
         let of_type = || tensors.iter().filter(|tensor| tensor.kind == *name);
-        let known = of_type().find_map(|tensor| tensor.known);
+        let tensor_type = of_type().find_map(|tensor| tensor.tensor_type);
         let matrices = || of_type().filter(|tensor| tensor.shape.len() > 1);
-        let multiplies = matrices().any(|tensor| !stays_in_file(&tensor.name));
-        let experts = matrices().any(|tensor| stays_in_file(&tensor.name));
-        counts.push(TypeCount {
+        let has_weights = matrices().any(|tensor| !is_expert_tensor(&tensor.name));
+        let has_experts = matrices().any(|tensor| is_expert_tensor(&tensor.name));
+        summaries.push(TensorTypeSummary {
             kind: name.clone(),
             tensors: of_type().count(),
             values: of_type()
-                .map(TensorLine::values)
+                .map(TensorEntry::values)
                 .fold(0, u64::saturating_add),
             bytes: of_type().map(|tensor| tensor.bytes).sum(),
-            computed: computed(known, multiplies, experts),
+            computed: describe_computation(tensor_type, has_weights, has_experts),
         });
     }
-    counts
+    summaries
 }
 
-fn computed(kind: Option<TensorType>, multiplies: bool, experts: bool) -> String {
+/// Describes which computation the runtime uses for tensors of a type.
+fn describe_computation(kind: Option<TensorType>, has_weights: bool, has_experts: bool) -> String {
     match kind {
         None => "not supported".to_owned(),
-        Some(_) if !multiplies => "in single precision".to_owned(),
-        Some(kind) if experts => {
-            format!("{}; experts in single precision", Computation::from(kind))
+        Some(_) if !has_weights => "in single precision".to_owned(),
+        Some(kind) if has_experts => {
+            format!("{}; experts in single precision", MatmulKind::from(kind))
         }
-        Some(kind) => Computation::from(kind).to_string(),
+        Some(kind) => MatmulKind::from(kind).to_string(),
     }
 }

@@ -1,18 +1,18 @@
-//! What the program does with a model's file beside serving it: a file for each command.
+//! The commands other than serving, one module per command.
 
 mod export;
 mod inspect;
-mod new_file;
+mod output_file;
 mod quantize;
 
 use std::io::{ErrorKind, Write};
 
 use crate::cli::Command;
 
-/// Does what the command says; what people read goes to `out`.
+/// Runs a command and writes its text output to `out`.
 ///
 /// # Errors
-/// Why it cannot be done.
+/// If the command fails.
 pub fn run(command: Command, out: &mut dyn Write) -> anyhow::Result<()> {
     let text = match command {
         Command::Inspect(args) => inspect::run(&args)?,
@@ -20,7 +20,7 @@ pub fn run(command: Command, out: &mut dyn Write) -> anyhow::Result<()> {
         Command::Export(args) => export::run(&args)?,
     };
     match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
-        // Whoever reads has seen enough.
+        // The reading program, such as `head`, closed the pipe.
         Err(error) if error.kind() == ErrorKind::BrokenPipe => Ok(()),
         written => Ok(written?),
     }

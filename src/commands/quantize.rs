@@ -1,4 +1,4 @@
-//! `ortolan quantize`: a GGUF file's matrices become blocks of 4 or 8 bits; all else is copied.
+//! `ortolan quantize`: quantizes the matrices of a GGUF file to 4 or 8 bits and copies all other tensors and metadata.
 
 use std::fs;
 use std::io::Write;
@@ -7,62 +7,62 @@ use std::path::Path;
 use anyhow::{Context, ensure};
 use bytesize::ByteSize;
 
-use super::new_file;
+use super::output_file;
 use crate::atomic_file::AtomicFile;
 use crate::cli::{MatrixType, QuantizeArgs, QuantizedType};
 use crate::file_bytes::FileAccess;
-use crate::gguf::quant::{Target, is_quantisable};
-use crate::gguf::{Gguf, GgufWriter, ListedTensor, TensorType, WrittenPair, WrittenTensor};
+use crate::gguf::quant::{QuantizeTarget, is_quantizable};
+use crate::gguf::{Gguf, GgufWriter, OutputEntry, OutputTensor, TensorInfo, TensorType};
 use crate::terminal::{ByteBar, printable};
 
 const FILE_TYPE: &str = "general.file_type";
 const QUANTIZATION_VERSION: &str = "general.quantization_version";
-/// What blocks are made by now (ggml's `GGML_QNT_VERSION`).
-const QUANTIZATION_VERSION_NOW: u32 = 2;
-/// Keys of a file of a set begin with this.
-const OF_A_SET: &str = "split.";
+/// Version of the block formats (ggml's `GGML_QNT_VERSION`).
+const CURRENT_QUANTIZATION_VERSION: u32 = 2;
+/// Prefix of the metadata keys that describe shards; the output is a single file.
+const SHARD_KEY_PREFIX: &str = "split.";
 
 const EMBEDDING: &str = "token_embd.weight";
 const OUTPUT: &str = "output.weight";
 
-/// Values between two writes: whole blocks of every type.
-const PIECE_VALUES: usize = 1 << 22;
+/// Elements per write, a multiple of every type's block size. When copying, bytes per write.
+const CHUNK_VALUES: usize = 1 << 22;
 
-/// Names of tensors that are told.
-const SHOWN_NAMES: usize = 4;
+/// Maximum number of misaligned tensors that the summary names.
+const MAX_SHOWN_NAMES: usize = 4;
 
-/// Writes the file, and says what became of what.
+/// Writes the quantized file and returns a summary.
 ///
 /// # Errors
-/// What is wrong, with the file's path.
+/// If a file cannot be read or written, or a tensor cannot be quantized.
 pub(super) fn run(args: &QuantizeArgs) -> anyhow::Result<String> {
-    new_file::free(&args.output, args.force)?;
+    output_file::check_available(&args.output, args.force)?;
     let gguf = Gguf::open(&args.input, FileAccess::Map)?;
-    not_the_input(&args.input, gguf.contents().count(), &args.output)?;
+    check_not_input(&args.input, gguf.contents().count(), &args.output)?;
     let plan = Plan::new(&gguf, args)?;
-    let bytes: usize = plan.tensors.iter().map(WrittenTensor::bytes).sum();
-    let file = new_file::create(&args.output)?;
+    let bytes: usize = plan.tensors.iter().map(OutputTensor::bytes).sum();
+    let file = output_file::create(&args.output)?;
     let bar = ByteBar::new(&format!("writing {}", args.output.display()), bytes as u64);
     let file = plan.write(&gguf, file, &bar).with_context(|| {
         let size = ByteSize(bytes as u64).display().iec();
         format!("cannot write {}, {size}", args.output.display())
     })?;
-    new_file::finish(file, args.force)?;
+    output_file::finish(file, args.force)?;
     drop(bar);
     Ok(plan.summary(&gguf, args))
 }
 
-/// What the file will be.
+/// The metadata and tensors of the output file.
 struct Plan<'a> {
-    pairs: Vec<WrittenPair<'a>>,
-    tensors: Vec<WrittenTensor>,
-    /// What of the tensors changes, in their order.
-    targets: Vec<Option<Target>>,
+    pairs: Vec<OutputEntry<'a>>,
+    tensors: Vec<OutputTensor>,
+    /// Target type of each tensor; `None` copies it.
+    targets: Vec<Option<QuantizeTarget>>,
     alignment: usize,
-    /// Names of matrices that are no whole number of blocks wide.
-    odd: Vec<String>,
-    /// How many were blocks of another type already.
-    requantised: usize,
+    /// Names of matrices that cannot be quantized, because their row length is not a multiple of the block size.
+    misaligned: Vec<String>,
+    /// Number of tensors that are converted from another quantized type.
+    requantized: usize,
 }
 
 impl<'a> Plan<'a> {
@@ -72,27 +72,27 @@ impl<'a> Plan<'a> {
             tensors: Vec::new(),
             targets: Vec::new(),
             alignment: 0,
-            odd: Vec::new(),
-            requantised: 0,
+            misaligned: Vec::new(),
+            requantized: 0,
         };
         let tied = gguf.tensor(OUTPUT).is_none();
         for (number, (listing, bytes)) in gguf.listings().zip(gguf.contents()).enumerate() {
-            // Of a set the first file has the pairs.
+            // The first shard has the metadata.
             if number == 0 {
                 plan.alignment = listing.alignment;
-                let pairs = listing.pairs.iter();
-                let pairs = pairs.filter(|pair| !pair.key.starts_with(OF_A_SET));
+                let pairs = listing.metadata.iter();
+                let pairs = pairs.filter(|pair| !pair.key.starts_with(SHARD_KEY_PREFIX));
                 plan.pairs.extend(pairs.map(|pair| match &*pair.key {
-                    FILE_TYPE => WrittenPair::U32(FILE_TYPE, file_type(args.kind)),
-                    _ => WrittenPair::Copied(&bytes[pair.place.clone()]),
+                    FILE_TYPE => OutputEntry::U32(FILE_TYPE, file_type(args.target_type)),
+                    _ => OutputEntry::Copied(&bytes[pair.byte_range.clone()]),
                 }));
-                let said = |key: &str| listing.pairs.iter().any(|pair| pair.key == key);
+                let has_key = |key: &str| listing.metadata.iter().any(|pair| pair.key == key);
                 for (key, number) in [
-                    (FILE_TYPE, file_type(args.kind)),
-                    (QUANTIZATION_VERSION, QUANTIZATION_VERSION_NOW),
+                    (FILE_TYPE, file_type(args.target_type)),
+                    (QUANTIZATION_VERSION, CURRENT_QUANTIZATION_VERSION),
                 ] {
-                    if !said(key) {
-                        plan.pairs.push(WrittenPair::U32(key, number));
+                    if !has_key(key) {
+                        plan.pairs.push(OutputEntry::U32(key, number));
                     }
                 }
             }
@@ -103,24 +103,24 @@ impl<'a> Plan<'a> {
         Ok(plan)
     }
 
-    fn add(&mut self, tensor: ListedTensor, args: &QuantizeArgs, tied: bool) -> anyhow::Result<()> {
-        let ListedTensor {
+    fn add(&mut self, tensor: TensorInfo, args: &QuantizeArgs, tied: bool) -> anyhow::Result<()> {
+        let TensorInfo {
             name, kind, shape, ..
         } = tensor;
         let kind = kind.map_err(anyhow::Error::msg)?;
-        let wanted = wanted(&name, &shape, args, tied);
-        let fits = |target: &Target| target.fits(&shape);
-        if wanted.is_some_and(|target| !fits(&target)) {
-            self.odd.push(name.clone());
+        let requested = requested_type(&name, &shape, args, tied);
+        let fits = |target: &QuantizeTarget| target.divides_rows_of(&shape);
+        if requested.is_some_and(|target| !fits(&target)) {
+            self.misaligned.push(name.clone());
         }
-        let target = wanted
+        let target = requested
             .filter(fits)
             .filter(|target| TensorType::from(*target) != kind);
-        if target.is_some() && kind.codes().is_some() {
-            self.requantised += 1;
+        if target.is_some() && kind.quant_format().is_some() {
+            self.requantized += 1;
         }
         self.targets.push(target);
-        self.tensors.push(WrittenTensor {
+        self.tensors.push(OutputTensor {
             name,
             kind: target.map_or(kind, TensorType::from),
             shape,
@@ -132,7 +132,7 @@ impl<'a> Plan<'a> {
         let mut writer = GgufWriter::begin(file, &self.pairs, &self.tensors, self.alignment)?;
         for (tensor, target) in self.tensors.iter().zip(&self.targets) {
             let source = gguf.tensor(&tensor.name);
-            let source = source.context("a tensor that is listed is there")?;
+            let source = source.context("a listed tensor is missing")?;
             let blocks = gguf.bytes(source);
             let written = match target {
                 None => copy(blocks, &mut writer, bar),
@@ -143,7 +143,7 @@ impl<'a> Plan<'a> {
         Ok(writer.finish()?)
     }
 
-    /// What became of what, for people.
+    /// Returns a text for the terminal: file sizes and the numbers of changed tensors.
     fn summary(&self, gguf: &Gguf, args: &QuantizeArgs) -> String {
         let size = |bytes: u64| ByteSize(bytes).display().iec().to_string();
         let before = gguf.file_bytes();
@@ -151,77 +151,87 @@ impl<'a> Plan<'a> {
         let percent = after as f64 / before.max(1) as f64 * 100.0;
         let changed = self.targets.iter().flatten().count();
         let mut lines = vec![
-            format!("{}  {}", shown(&args.input), size(before)),
-            format!("{}  {}, {percent:.0} %", shown(&args.output), size(after)),
+            format!("{}  {}", printable_path(&args.input), size(before)),
             format!(
-                "{changed} of {} tensors were quantised, the others are as they were",
+                "{}  {}, {percent:.0} %",
+                printable_path(&args.output),
+                size(after)
+            ),
+            format!(
+                "{changed} of {} tensors were quantized, the others were copied",
                 self.tensors.len()
             ),
         ];
-        if !self.odd.is_empty() {
-            let names: Vec<String> = self.odd.iter().map(|name| printable(name)).collect();
-            let more = match self.odd.len() > SHOWN_NAMES {
+        if !self.misaligned.is_empty() {
+            let names: Vec<String> = self.misaligned.iter().map(|name| printable(name)).collect();
+            let more = match self.misaligned.len() > MAX_SHOWN_NAMES {
                 true => ", …",
                 false => "",
             };
-            let names = names[..names.len().min(SHOWN_NAMES)].join(", ");
+            let names = names[..names.len().min(MAX_SHOWN_NAMES)].join(", ");
             lines.push(format!(
-                "{} of them are no whole number of blocks wide: {names}{more}",
-                self.odd.len()
+                "{} of them have rows that are not a multiple of the block size: {names}{more}",
+                self.misaligned.len()
             ));
         }
-        if self.requantised > 0 {
+        if self.requantized > 0 {
             lines.push(format!(
-                "{} were quantised before: what that lost stays lost; a file of F16, BF16 or F32 gives better ones",
-                self.requantised
+                "{} were already quantized, which loses precision again; an F16, BF16 or F32 file gives better results",
+                self.requantized
             ));
         }
         lines.join("\n") + "\n"
     }
 }
 
-/// That `output` is none of the set of so many files whose first is `input`.
-fn not_the_input(input: &Path, files: usize, output: &Path) -> anyhow::Result<()> {
+/// Checks that `output` is not a shard of the input model, which has `files` shards, the first of them `input`.
+fn check_not_input(input: &Path, files: usize, output: &Path) -> anyhow::Result<()> {
     let Ok(output) = fs::canonicalize(output) else {
         return Ok(());
     };
     let name = input.file_name().unwrap_or_default().to_string_lossy();
     for number in 1..=files {
-        let sibling = name.replace("-00001-of-", &format!("-{number:05}-of-"));
-        let sibling = input.with_file_name(sibling);
+        let shard = name.replace("-00001-of-", &format!("-{number:05}-of-"));
+        let shard = input.with_file_name(shard);
         ensure!(
-            fs::canonicalize(sibling).ok().as_ref() != Some(&output),
-            "{} is read, and cannot be written over",
+            fs::canonicalize(shard).ok().as_ref() != Some(&output),
+            "{} is an input file and cannot be overwritten",
             output.display()
         );
     }
     Ok(())
 }
 
-fn shown(path: &Path) -> String {
+fn printable_path(path: &Path) -> String {
     printable(&path.display().to_string())
 }
 
-/// What a tensor is to become, if it is a matrix that may.
-fn wanted(name: &str, shape: &[usize], args: &QuantizeArgs, tied: bool) -> Option<Target> {
-    if !is_quantisable(name, shape) {
+/// Returns the requested type of a tensor, or `None` to copy it. `tied` means that the output matrix is the embedding
+/// matrix.
+fn requested_type(
+    name: &str,
+    shape: &[usize],
+    args: &QuantizeArgs,
+    tied: bool,
+) -> Option<QuantizeTarget> {
+    if !is_quantizable(name, shape) {
         return None;
     }
     let output = args.output_tensor_type;
-    let own = match name {
+    let special_type = match name {
         OUTPUT => output,
         EMBEDDING => args.token_embedding_type.or(output.filter(|_| tied)),
         _ => None,
     };
-    Some(match (own, args.kind) {
-        (Some(MatrixType::F32), _) => Target::F32,
-        (Some(MatrixType::F16), _) => Target::F16,
-        (Some(MatrixType::Q4_0), _) | (None, QuantizedType::Q4_0) => Target::Q4_0,
-        (Some(MatrixType::Q8_0), _) | (None, QuantizedType::Q8_0) => Target::Q8_0,
+    Some(match (special_type, args.target_type) {
+        (Some(MatrixType::F32), _) => QuantizeTarget::F32,
+        (Some(MatrixType::F16), _) => QuantizeTarget::F16,
+        (Some(MatrixType::Q4_0), _) | (None, QuantizedType::Q4_0) => QuantizeTarget::Q4_0,
+        (Some(MatrixType::Q8_0), _) | (None, QuantizedType::Q8_0) => QuantizeTarget::Q8_0,
     })
 }
 
-/// What a file's matrices mostly are (llama.cpp's `llama_ftype`).
+/// Returns llama.cpp's `llama_ftype` value: the type of most matrices of a file.
 fn file_type(kind: QuantizedType) -> u32 {
     match kind {
         QuantizedType::Q4_0 => 2,
@@ -230,9 +240,9 @@ fn file_type(kind: QuantizedType) -> u32 {
 }
 
 fn copy<W: Write>(blocks: &[u8], writer: &mut GgufWriter<W>, bar: &ByteBar) -> anyhow::Result<()> {
-    for piece in blocks.chunks(PIECE_VALUES) {
-        writer.blocks(piece)?;
-        bar.add(piece.len());
+    for chunk in blocks.chunks(CHUNK_VALUES) {
+        writer.write_blocks(chunk)?;
+        bar.add(chunk.len());
     }
     Ok(())
 }
@@ -240,15 +250,15 @@ fn copy<W: Write>(blocks: &[u8], writer: &mut GgufWriter<W>, bar: &ByteBar) -> a
 fn convert<W: Write>(
     kind: TensorType,
     blocks: &[u8],
-    target: Target,
+    target: QuantizeTarget,
     writer: &mut GgufWriter<W>,
     bar: &ByteBar,
 ) -> anyhow::Result<()> {
-    let piece_bytes = PIECE_VALUES / kind.block_values() * kind.block_bytes();
-    for piece in blocks.chunks(piece_bytes) {
-        let made = target.requantise(kind, piece)?;
-        writer.blocks(&made)?;
-        bar.add(made.len());
+    let chunk_bytes = CHUNK_VALUES / kind.block_values() * kind.block_bytes();
+    for chunk in blocks.chunks(chunk_bytes) {
+        let converted = target.requantize(kind, chunk)?;
+        writer.write_blocks(&converted)?;
+        bar.add(converted.len());
     }
     Ok(())
 }

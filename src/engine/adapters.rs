@@ -1,13 +1,14 @@
-//! How strong a sequence wants each adapter of the model. What an adapter is, the runner knows.
+//! The adapter scales of a sequence. The runner owns the adapters; scales refer to them by index.
 
 use std::sync::Arc;
 
-/// The scales that are not 0, by the adapters' numbers: equal wishes are equal values.
+/// The nonzero adapter scales of a sequence, sorted by adapter index, so that equal selections compare equal.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct AdapterScales(Arc<[(usize, f32)]>);
 
 impl AdapterScales {
-    /// Those of a list, in any order; of a number that stands twice the last counts.
+    /// Creates the scales from pairs of adapter index and scale in any order. If an index repeats, the last pair
+    /// counts.
     pub fn new(scales: impl IntoIterator<Item = (usize, f32)>) -> Self {
         let scales: std::collections::BTreeMap<usize, f32> = scales.into_iter().collect();
         Self(
@@ -18,7 +19,7 @@ impl AdapterScales {
         )
     }
 
-    /// Each with its adapter's number, in the order of these.
+    /// Iterates over pairs of adapter index and nonzero scale, by ascending index.
     pub fn iter(&self) -> impl ExactSizeIterator<Item = (usize, f32)> {
         self.0.iter().copied()
     }
@@ -29,7 +30,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn equal_wishes_are_equal() {
+    fn the_order_and_scales_of_0_do_not_matter() {
         let scales = AdapterScales::new([(3, 0.5), (0, 0.0), (1, -2.0)]);
         assert_eq!(scales, AdapterScales::new([(1, -2.0), (3, 0.5)]));
         assert_eq!(AdapterScales::new([(2, 0.0)]), AdapterScales::default());

@@ -1,37 +1,43 @@
-//! Which sequences get how many of the tokens that a step may have.
+//! Splits a step's token budget among the sequences.
 
-/// Shares `budget` tokens among sequences that want so many each, in the order of their rank. Each gets one; of a smaller
-/// budget, first the first sequence, then those that want least. Half of the rest is for the first that wants more: short
-/// prompts do not starve a long one. What remains goes to those that want least: a short prompt does not wait for a long one.
+/// Splits `budget` tokens among sequences, sorted by scheduling priority. Each sequence has `wanted` tokens to compute.
+/// Returns the number of tokens for each sequence.
+///
+/// 1. Each sequence gets one token. If the budget is too small for that, the first sequence gets a token first, then
+///    the others by ascending number of wanted tokens.
+/// 2. Half of the remaining budget goes to the first sequence that wants more tokens, so that short prompts do not
+///    starve a long one.
+/// 3. The rest goes to the sequences with the fewest wanted tokens, so that a short prompt does not wait for a long
+///    one.
 pub(super) fn share(wanted: &[usize], budget: usize) -> Vec<usize> {
     let mut shares = vec![0; wanted.len()];
     let mut left = budget;
-    let mut give = |number: usize, most: usize| {
-        let given = (wanted[number] - shares[number]).min(most);
-        shares[number] += given;
+    let mut give = |index: usize, max_tokens: usize| {
+        let given = (wanted[index] - shares[index]).min(max_tokens);
+        shares[index] += given;
         given
     };
     let mut by_need: Vec<usize> = (0..wanted.len()).collect();
-    by_need.sort_by_key(|number| wanted[*number]);
-    let front = wanted.iter().position(|wanted| *wanted > 0);
-    let behind = by_need.iter().copied();
-    let behind = behind.filter(|number| Some(*number) != front);
-    for number in front.into_iter().chain(behind) {
-        left -= give(number, left.min(1));
+    by_need.sort_by_key(|index| wanted[*index]);
+    let first = wanted.iter().position(|wanted| *wanted > 0);
+    let others = by_need.iter().copied();
+    let others = others.filter(|index| Some(*index) != first);
+    for index in first.into_iter().chain(others) {
+        left -= give(index, left.min(1));
     }
-    let first = wanted.iter().position(|wanted| *wanted > 1);
-    left -= first.map_or(0, |first| give(first, left.div_ceil(2)));
-    for number in by_need {
-        left -= give(number, left);
+    let prompt = wanted.iter().position(|wanted| *wanted > 1);
+    left -= prompt.map_or(0, |prompt| give(prompt, left.div_ceil(2)));
+    for index in by_need {
+        left -= give(index, left);
     }
     shares
 }
 
-/// Shares `budget` tokens among sequences that are computed whole or not at all, the one that came first first: it has
-/// all it wants, whatever the budget; those behind it, as far as there is room.
+/// Splits `budget` tokens among sequences whose tokens must be computed in a single step. The first sequence gets all
+/// its tokens even if they exceed the budget. Each later sequence gets all its tokens if they fit, otherwise none.
 pub(super) fn share_whole(wanted: &[usize], budget: usize) -> Vec<usize> {
     let mut left = budget;
-    let share = |(number, wanted): (usize, &usize)| match number == 0 || *wanted <= left {
+    let share = |(index, wanted): (usize, &usize)| match index == 0 || *wanted <= left {
         true => {
             left = left.saturating_sub(*wanted);
             *wanted
@@ -53,7 +59,7 @@ mod tests {
     }
 
     #[test]
-    fn decoding_sequences_come_first_and_no_prompt_stands_still() {
+    fn each_sequence_gets_a_token_and_prompts_share_the_rest() {
         check(&[1, 1, 1], 8, &[1, 1, 1]);
         check(&[1, 500, 1], 64, &[1, 62, 1]);
         check(&[500, 20, 1], 64, &[43, 20, 1]);
@@ -66,7 +72,7 @@ mod tests {
     }
 
     #[test]
-    fn whole_sequences_have_all_or_nothing() {
+    fn whole_prompts_get_all_their_tokens_or_none() {
         assert_eq!(share_whole(&[5, 4, 2, 1], 8), [5, 0, 2, 1]);
         assert_eq!(share_whole(&[9, 1, 1], 8), [9, 0, 0]);
         assert!(share_whole(&[], 8).is_empty());
@@ -74,14 +80,14 @@ mod tests {
 
     proptest! {
         #[test]
-        fn the_budget_is_spent_and_not_overspent(
+        fn exactly_the_budget_is_spent(
             wanted in prop::collection::vec(0usize..300, 0..20), budget in 0usize..400,
         ) {
             let shares = share(&wanted, budget);
             prop_assert_eq!(shares.iter().sum::<usize>(), budget.min(wanted.iter().sum()));
-            for (share, most) in shares.iter().zip(&wanted) {
-                let least = usize::from(budget >= wanted.len() && *most > 0);
-                prop_assert!((least..=*most).contains(share));
+            for (share, wanted_tokens) in shares.iter().zip(&wanted) {
+                let min = usize::from(budget >= wanted.len() && *wanted_tokens > 0);
+                prop_assert!((min..=*wanted_tokens).contains(share));
             }
         }
     }

@@ -1,4 +1,4 @@
-//! What everybody else holds of the engine: submit a job, listen to its events, read the numbers.
+//! The handle to the engine: submits requests, returns their events, executes slot actions and reads statistics.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::Sender;
@@ -8,74 +8,74 @@ use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 
 use super::EngineOptions;
-use super::job::Job;
+use super::request::SequenceRequest;
 use super::runner::{ModelRunner, RunError};
 use super::sequence::{Clock, SequenceEvent, SequenceId};
-use super::slot_orders::{MAX_ORDERS, SavedSequence, SlotOrder, SlotTask};
+use super::slot_actions::{MAX_SLOT_ACTIONS, SavedSequence, SlotAction, SlotCommand};
 use super::stats::{BlockStats, Stats};
-use super::worker::{Message, Submission, Worker};
+use super::worker::{Message, SubmitMessage, Worker};
 
-/// A sequence's events. Dropping it cancels the sequence within one step.
-pub type Events = UnboundedReceiver<SequenceEvent>;
+/// The events of one sequence. Dropping the receiver cancels the sequence within one step.
+pub type SequenceEvents = UnboundedReceiver<SequenceEvent>;
 
-/// Why a job was not taken.
+/// Why a request was refused.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum SubmitError {
-    /// As many wait as may.
+    /// The queue is full.
     #[error("{waiting} requests wait already")]
     QueueFull {
-        /// How many.
+        /// Number of waiting requests, which is the queue's limit.
         waiting: usize,
     },
-    /// A sequence of its length cannot be.
+    /// The prompt does not fit the context.
     #[error("a prompt of {prompt_tokens} tokens does not fit a context of {context_tokens}")]
     TooLong {
-        /// Tokens of the prompt.
+        /// Number of tokens in the prompt.
         prompt_tokens: usize,
-        /// Tokens a sequence may have.
+        /// Maximum number of tokens of a sequence.
         context_tokens: usize,
     },
-    /// No token to begin with.
+    /// The prompt has no tokens.
     #[error("the prompt is empty")]
     Empty,
-    /// There is no such slot.
+    /// The slot does not exist.
     #[error("there is no slot {0}")]
     UnknownSlot(usize),
-    /// The engine stops, or has failed.
-    #[error("the engine does not run")]
+    /// The engine is stopping or its thread has ended.
+    #[error("the engine is not running")]
     Stopped,
 }
 
-/// Room for jobs among those that run or wait. What was not used for a job is free again when this is dropped.
+/// Admission permits for a number of requests. Dropping the reservation returns the unused permits.
 #[derive(Debug)]
 pub struct Reservation(OwnedSemaphorePermit);
 
-/// Why something could not be done with a slot.
+/// Why a slot action failed.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum SlotError {
-    /// There is no such slot.
+    /// The slot does not exist.
     #[error("there is no slot {0}")]
     Unknown(usize),
-    /// As many orders wait for their slots as may.
-    #[error("{MAX_ORDERS} actions wait for their slots already: try again later")]
+    /// Too many slot actions are pending.
+    #[error("{MAX_SLOT_ACTIONS} actions wait for their slots already: try again later")]
     Busy,
-    /// The runner could not.
+    /// The runner could not read or write a block.
     #[error(transparent)]
     Run(#[from] RunError),
-    /// The engine stops, or has failed.
-    #[error("the engine does not run")]
+    /// The engine is stopping or its thread has ended.
+    #[error("the engine is not running")]
     Stopped,
 }
 
-/// A handle to the engine's thread; clones share it. When the last one is dropped, the thread ends as
-/// soon as nothing runs.
+/// A handle to the engine's thread; clones share the thread. The thread ends when all handles are dropped and no
+/// sequence is left.
 #[derive(Clone)]
 pub struct EngineHandle {
     messages: Sender<Message>,
-    places: Arc<Semaphore>,
-    slot_orders: Arc<Semaphore>,
+    admission_permits: Arc<Semaphore>,
+    slot_action_permits: Arc<Semaphore>,
     stats: Arc<Mutex<Stats>>,
-    next: Arc<AtomicU64>,
+    next_id: Arc<AtomicU64>,
     options: Arc<EngineOptions>,
     clock: Clock,
 }
@@ -83,7 +83,7 @@ pub struct EngineHandle {
 /// Starts the engine's thread.
 ///
 /// # Errors
-/// If the options do not fit together ([`EngineOptions::check`]) or the system has no thread to give.
+/// If the options are invalid ([`EngineOptions::check`]), or the operating system cannot create a thread.
 pub fn start(
     runner: Box<dyn ModelRunner>,
     options: EngineOptions,
@@ -106,122 +106,129 @@ pub fn start(
         .map_err(|error| format!("cannot start the engine's thread: {error}"))?;
     Ok(EngineHandle {
         messages,
-        places: Arc::new(Semaphore::new(options.parallel + options.queue)),
-        slot_orders: Arc::new(Semaphore::new(MAX_ORDERS)),
+        admission_permits: Arc::new(Semaphore::new(options.parallel + options.queue)),
+        slot_action_permits: Arc::new(Semaphore::new(MAX_SLOT_ACTIONS)),
         stats,
-        next: Arc::new(AtomicU64::new(0)),
+        next_id: Arc::new(AtomicU64::new(0)),
         options: Arc::new(options),
         clock,
     })
 }
 
 impl EngineHandle {
-    /// Takes room for that many jobs among those that run or wait.
-    pub fn reserve(&self, jobs: usize) -> Result<Reservation, SubmitError> {
+    /// Reserves admission permits for `requests` requests. Reserves none if the queue does not have room for all of
+    /// them.
+    pub fn reserve(&self, requests: usize) -> Result<Reservation, SubmitError> {
         let full = SubmitError::QueueFull {
             waiting: self.options.queue,
         };
-        let count = u32::try_from(jobs).map_err(|_| full.clone())?;
-        let permit = Arc::clone(&self.places).try_acquire_many_owned(count);
+        let count = u32::try_from(requests).map_err(|_| full.clone())?;
+        let permit = Arc::clone(&self.admission_permits).try_acquire_many_owned(count);
         permit.map(Reservation).map_err(|_| full)
     }
 
-    /// Queues a job, if there is room. Its events arrive on the receiver.
-    pub fn submit(&self, job: Job) -> Result<(SequenceId, Events), SubmitError> {
-        self.check(&job)?;
-        self.submit_reserved(job, &mut self.reserve(1)?)
+    /// Queues a request if the queue is not full. Returns the id of the sequence and the receiver of its events.
+    pub fn submit(
+        &self,
+        request: SequenceRequest,
+    ) -> Result<(SequenceId, SequenceEvents), SubmitError> {
+        self.check(&request)?;
+        self.submit_reserved(request, &mut self.reserve(1)?)
     }
 
-    /// Queues a job in room that was reserved for it.
+    /// Queues a request with one of the reserved admission permits.
     pub fn submit_reserved(
         &self,
-        job: Job,
+        request: SequenceRequest,
         reservation: &mut Reservation,
-    ) -> Result<(SequenceId, Events), SubmitError> {
-        self.check(&job)?;
+    ) -> Result<(SequenceId, SequenceEvents), SubmitError> {
+        self.check(&request)?;
         let permit = reservation.0.split(1).ok_or(SubmitError::QueueFull {
             waiting: self.options.queue,
         })?;
         let (events, receiver) = unbounded_channel();
-        let id = SequenceId(self.next.fetch_add(1, Ordering::Relaxed));
-        let submission = Submission {
+        let id = SequenceId(self.next_id.fetch_add(1, Ordering::Relaxed));
+        let message = SubmitMessage {
             id,
-            job,
+            request,
             submitted: (self.clock)(),
             permit,
             events,
         };
         self.messages
-            .send(Message::Submit(Box::new(submission)))
+            .send(Message::Submit(Box::new(message)))
             .map_err(|_| SubmitError::Stopped)?;
         Ok((id, receiver))
     }
 
-    /// Refuses a job that could never run.
-    fn check(&self, job: &Job) -> Result<(), SubmitError> {
+    /// Returns an error for a request that can never run.
+    fn check(&self, request: &SequenceRequest) -> Result<(), SubmitError> {
         let EngineOptions {
             parallel,
             context_tokens,
             ..
         } = *self.options;
-        if job.prompt.is_empty() {
+        if request.prompt.is_empty() {
             return Err(SubmitError::Empty);
         }
-        if !job.fits(context_tokens) {
+        if !request.fits(context_tokens) {
             return Err(SubmitError::TooLong {
-                prompt_tokens: job.prompt.len(),
+                prompt_tokens: request.prompt.len(),
                 context_tokens,
             });
         }
-        if let Some(slot) = job.slot.filter(|slot| *slot >= parallel) {
+        if let Some(slot) = request.slot.filter(|slot| *slot >= parallel) {
             return Err(SubmitError::UnknownSlot(slot));
         }
         Ok(())
     }
 
-    /// What the cache holds of the sequence that a slot ran last. Waits until the slot runs nothing.
+    /// Waits until the slot is free, then reads the cached blocks of the last sequence that ran in the slot. Returns
+    /// `None` if the slot has no last sequence.
     pub async fn save_slot(&self, slot: usize) -> Result<Option<SavedSequence>, SlotError> {
-        let saved = self.order(slot, SlotTask::Save).await?;
+        let saved = self.run_slot_action(slot, SlotAction::Save).await?;
         Ok(saved?)
     }
 
-    /// Puts a saved sequence into the cache as the one that a slot ran last. Waits until the slot runs nothing.
-    /// Answers how many of its tokens there was room for.
+    /// Waits until the slot is free, then writes a saved sequence into the cache and makes it the slot's last sequence.
+    /// Returns the number of restored tokens: fewer than saved if too few blocks are available.
     pub async fn restore_slot(
         &self,
         slot: usize,
         saved: SavedSequence,
     ) -> Result<usize, SlotError> {
-        let restored = self.order(slot, |waiting| SlotTask::Restore(saved, waiting));
+        let restored = self.run_slot_action(slot, |reply| SlotAction::Restore(saved, reply));
         Ok(restored.await??)
     }
 
-    /// Forgets what of the cache only the sequence reaches that a slot ran last. Waits until the slot runs nothing.
-    /// Answers how many tokens that were.
+    /// Waits until the slot is free, then erases the cached blocks of its last sequence that no other slot's last
+    /// sequence shares. Returns the number of erased tokens.
     pub async fn erase_slot(&self, slot: usize) -> Result<usize, SlotError> {
-        self.order(slot, SlotTask::Erase).await
+        self.run_slot_action(slot, SlotAction::Erase).await
     }
 
-    async fn order<T>(
+    async fn run_slot_action<T>(
         &self,
         slot: usize,
-        task: impl FnOnce(oneshot::Sender<T>) -> SlotTask,
+        action: impl FnOnce(oneshot::Sender<T>) -> SlotAction,
     ) -> Result<T, SlotError> {
         if slot >= self.options.parallel {
             return Err(SlotError::Unknown(slot));
         }
-        let permit = Arc::clone(&self.slot_orders).try_acquire_owned();
-        let (waiting, done) = oneshot::channel();
-        let order = Message::Slot(SlotOrder {
+        let permit = Arc::clone(&self.slot_action_permits).try_acquire_owned();
+        let (reply, result) = oneshot::channel();
+        let command = Message::Slot(SlotCommand {
             slot,
-            task: task(waiting),
+            action: action(reply),
             _permit: permit.map_err(|_| SlotError::Busy)?,
         });
-        self.messages.send(order).map_err(|_| SlotError::Stopped)?;
-        done.await.map_err(|_| SlotError::Stopped)
+        self.messages
+            .send(command)
+            .map_err(|_| SlotError::Stopped)?;
+        result.await.map_err(|_| SlotError::Stopped)
     }
 
-    /// The numbers after the last step.
+    /// A copy of the statistics after the last step.
     pub fn stats(&self) -> Stats {
         self.stats
             .lock()
@@ -229,14 +236,14 @@ impl EngineHandle {
             .clone()
     }
 
-    /// The engine's limits.
+    /// The options that the engine was started with.
     pub fn options(&self) -> &EngineOptions {
         &self.options
     }
 
-    /// Ends all sequences after the step that runs, and the thread with them.
+    /// Ends all sequences and the thread after the current step.
     pub fn stop(&self) {
-        // A worker that is gone has nothing to stop.
+        // An error means that the thread has already ended.
         let _ = self.messages.send(Message::Stop);
     }
 }

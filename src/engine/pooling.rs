@@ -1,28 +1,28 @@
-//! One embedding from a sequence's hidden states.
+//! Pooling: reduces the hidden states of a prompt to one embedding.
 
 use super::step::WantedRows;
 
-/// Which rows become the embedding (GGUF's `pooling_type`).
+/// How hidden states are reduced to an embedding (GGUF's `pooling_type`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Pooling {
-    /// The mean of all.
+    /// The mean over all tokens.
     Mean,
-    /// The first token's.
+    /// The first token's hidden state (CLS pooling).
     First,
-    /// The last token's.
+    /// The last token's hidden state.
     Last,
 }
 
-/// What was gathered so far.
+/// The hidden states that were pooled so far.
 #[derive(Debug)]
-pub(super) struct Pool {
+pub(super) struct PoolingState {
     pooling: Pooling,
     rows: usize,
-    /// The sum of all rows, or the one row.
+    /// The sum of all rows for [`Pooling::Mean`], otherwise the selected row; `[hidden]`.
     values: Vec<f64>,
 }
 
-impl Pool {
+impl PoolingState {
     pub(super) fn new(pooling: Pooling) -> Self {
         Self {
             pooling,
@@ -31,16 +31,17 @@ impl Pool {
         }
     }
 
-    /// Whether it needs the rows of tokens that the cache holds: their hidden states are not in it.
-    pub(super) fn needs_all(&self) -> bool {
+    /// Returns whether pooling needs the hidden states of all tokens. If so, the prompt must not reuse cached blocks,
+    /// which hold no hidden states.
+    pub(super) fn needs_all_tokens(&self) -> bool {
         match self.pooling {
             Pooling::Mean | Pooling::First => true,
             Pooling::Last => false,
         }
     }
 
-    /// The rows it needs of a chunk.
-    pub(super) fn wanted(&self, chunk_is_last: bool) -> WantedRows {
+    /// Returns which rows of hidden states the runner must return for a chunk.
+    pub(super) fn wanted_rows(&self, chunk_is_last: bool) -> WantedRows {
         match (self.pooling, chunk_is_last) {
             (Pooling::Mean | Pooling::First, _) => WantedRows::All,
             (Pooling::Last, true) => WantedRows::Last(1),
@@ -48,30 +49,30 @@ impl Pool {
         }
     }
 
-    /// Takes the rows of the next chunk.
+    /// Adds the hidden states of the next chunk.
     pub(super) fn add<'a>(&mut self, rows: impl Iterator<Item = &'a [f32]>) {
         for row in rows {
-            let wide = row.iter().copied().map(f64::from);
+            let values = row.iter().copied().map(f64::from);
             match self.pooling {
                 Pooling::Mean if self.rows > 0 => {
                     self.values
                         .iter_mut()
-                        .zip(wide)
+                        .zip(values)
                         .for_each(|(sum, value)| *sum += value);
                 }
                 Pooling::First if self.rows > 0 => {}
-                Pooling::Mean | Pooling::First | Pooling::Last => self.values = wide.collect(),
+                Pooling::Mean | Pooling::First | Pooling::Last => self.values = values.collect(),
             }
             self.rows += 1;
         }
     }
 
-    /// Forgets what was gathered: it is computed anew.
+    /// Drops the pooled rows before the prompt is recomputed.
     pub(super) fn clear(&mut self) {
         *self = Self::new(self.pooling);
     }
 
-    /// The embedding.
+    /// Returns the embedding, `[hidden]`.
     pub(super) fn finish(&self) -> Vec<f32> {
         let count = match self.pooling {
             Pooling::Mean => self.rows as f64,

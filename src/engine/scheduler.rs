@@ -1,9 +1,9 @@
-//! Decides what each step computes. Pure: no thread, no channel, no clock of its own.
+//! The scheduler decides what each step computes. It has no thread, channel or clock; callers pass the current time.
 //!
-//! A sequence has tokens wanted and tokens computed; a step closes the gap within a budget of tokens.
-//! A sequence that generates wants one token and always gets it; prompts share the rows that the step-time
-//! controller leaves beside those. Who ranks first is admitted first and keeps its blocks longest; who ranks
-//! last yields them when there are too few, waits, and is computed anew.
+//! A step computes more tokens of the running sequences, within a token budget. Each decoding sequence gets its next
+//! token in every step. The remaining rows that the step controller allows are for prefill. Sequences are admitted by
+//! scheduling priority (`Rank`). When blocks run out, the sequence with the lowest scheduling priority is preempted:
+//! the sequence returns to the queue and is recomputed later.
 
 use std::collections::{BTreeMap, HashMap};
 use std::ops::{Bound, Range};
@@ -11,68 +11,68 @@ use std::time::Instant;
 
 use super::EngineOptions;
 use super::budget::{share, share_whole};
-use super::chooser::{ChooseError, Chooser, Chosen};
-use super::numbers::NumberError;
+use super::output_checks::InvalidOutput;
+use super::prompt_logprobs::LogprobTargets;
 use super::runner::{Rows, RunError};
-use super::scores::Scored;
 use super::sequence::{EndReason, Rank, Sequence, SequenceEvent, SequenceId};
-use super::slot_orders::LastSequence;
+use super::sequence_sampler::{SampleError, SamplerOutput, SequenceSampler};
+use super::slot_actions::LastSequence;
 use super::stats::{Counters, SlotStats};
 use super::step::{Chunk, StepPlan};
 use super::step_controller::{PrefillKind, StepController, StepRows};
-use super::worker::Unusable;
-use crate::cache::{BlockCopy, BlockPool, Reuse};
-use crate::sampling::Choice;
+use super::worker::InvalidOutputs;
+use crate::cache::{BlockCopy, BlockPool, CachedPrefix};
+use crate::sampling::SampledToken;
 
-/// Sequences that are admitted before the one that has waited longest, in a row. Then that one is promoted: a high
-/// priority makes others wait, but not for ever.
+/// Number of consecutive admissions that may overtake the sequence that has waited longest. That sequence is then
+/// promoted, so that high priorities cannot starve it.
 const MAX_OVERTAKING: usize = 32;
 
-/// The waiting and the running sequences.
+/// Holds the waiting and running sequences, plans steps and applies their results.
 pub(super) struct Scheduler {
     options: EngineOptions,
-    /// Rows that a step computes in about the time of one.
-    cheap_rows: usize,
+    /// See [`super::ModelRunner::speculative_row_budget`].
+    speculative_row_budget: usize,
     waiting: BTreeMap<Rank, Sequence>,
     slots: Vec<Option<Sequence>>,
-    /// The slots that run.
+    /// The slot of each running sequence.
     running: HashMap<SequenceId, usize>,
-    /// What each slot ran last.
-    last: Vec<Option<LastSequence>>,
+    /// The sequence that each slot ran last.
+    last_sequences: Vec<Option<LastSequence>>,
     controller: StepController,
-    planned: Option<Instant>,
-    /// Steps that were planned so far.
+    planned_at: Option<Instant>,
+    /// Number of steps planned so far.
     steps: u64,
-    /// Sequences that were admitted since the one that had waited longest was.
+    /// Number of consecutive admissions that overtook the sequence that has waited longest.
     overtaking: usize,
     counters: Counters,
 }
 
-/// What a step computed.
-pub(super) struct Computed<'a> {
-    /// The sequences that fail; nothing else is told of them.
-    pub(super) unusable: Unusable,
-    /// How probable the tokens were that logits were to tell of, chunk by chunk.
-    pub(super) scored: Vec<Choice>,
-    /// A token for every chunk that one is chosen behind, or why there can be none.
-    pub(super) sampled: Vec<Result<Chosen, ChooseError>>,
-    /// The hidden states that chunks wanted.
+/// The results of a step, which [`Scheduler::commit`] applies.
+pub(super) struct StepResult<'a> {
+    /// The sequences with invalid outputs. They fail and have no other results here.
+    pub(super) invalid: InvalidOutputs,
+    /// Log probabilities of the prompt tokens that [`Scheduler::logprob_targets`] returned, in the same order.
+    pub(super) prompt_logprobs: Vec<SampledToken>,
+    /// The outputs of the samplers that [`Scheduler::sequence_samplers`] returned, in the same order.
+    pub(super) sampled: Vec<Result<SamplerOutput, SampleError>>,
+    /// The rows of hidden states that the plan requested.
     pub(super) hidden: &'a Rows,
 }
 
-/// An event and whose it is.
-pub(super) type Delivery = (SequenceId, SequenceEvent);
+/// An event and the sequence whose client receives it.
+pub(super) type OutgoingEvent = (SequenceId, SequenceEvent);
 
 impl Scheduler {
-    pub(super) fn new(options: EngineOptions, cheap_rows: usize) -> Self {
+    pub(super) fn new(options: EngineOptions, speculative_row_budget: usize) -> Self {
         Self {
-            cheap_rows,
+            speculative_row_budget,
             slots: (0..options.parallel).map(|_| None).collect(),
-            last: vec![None; options.parallel],
+            last_sequences: vec![None; options.parallel],
             waiting: BTreeMap::new(),
             running: HashMap::new(),
             controller: StepController::new(options.step_duration, options.prefill_share),
-            planned: None,
+            planned_at: None,
             steps: 0,
             overtaking: 0,
             counters: Counters::default(),
@@ -85,169 +85,175 @@ impl Scheduler {
         self.waiting.insert(sequence.rank(), sequence);
     }
 
-    /// Forgets a sequence whose client left, wherever it is, and frees its blocks.
+    /// Removes a running or waiting sequence whose client disconnected, and releases its blocks.
     pub(super) fn cancel(&mut self, id: SequenceId, blocks: &mut BlockPool) {
         if self.remove(id, blocks).is_some() {
             self.counters.cancelled += 1;
         }
     }
 
-    /// Ends what is past its deadline, fills free slots, then plans the next step. `None` if there is
-    /// nothing to compute. The events tell which sequences ended and which started.
+    /// Ends sequences past their deadline, fills free slots, then plans the next step. The plan is `None` if there is
+    /// nothing to compute. Returns the plan, and the events of sequences that ended or started.
     pub(super) fn plan(
         &mut self,
         blocks: &mut BlockPool,
         now: Instant,
-    ) -> (Option<StepPlan>, Vec<Delivery>) {
+    ) -> (Option<StepPlan>, Vec<OutgoingEvent>) {
         let mut events = self.expire(blocks, now);
         let copies = self.admit(blocks);
         let mut slots = self.running_slots();
         let mut chunks = Vec::with_capacity(slots.len());
         while chunks.is_empty() && !slots.is_empty() {
-            // Where all that decode were preempted, prompts that were to wait for them go on.
-            self.guess(&slots);
+            // Repeat if all sequences with a share were preempted: the remaining sequences get the step.
+            self.update_drafts(&slots);
             let mut shares = self.shares(&slots).into_iter();
-            let mut place = 0;
-            while let (Some(&slot), Some(share)) = (slots.get(place), shares.next()) {
-                place += 1;
+            let mut index = 0;
+            while let (Some(&slot), Some(share)) = (slots.get(index), shares.next()) {
+                index += 1;
                 if share == 0 {
                     continue;
                 }
-                let mut count = self.make_room(slot, share, blocks);
-                while count == 0 && slots.len() > place {
-                    // The last one yields.
-                    let last = slots.pop().expect("there are some behind this one");
+                let mut count = self.grow_blocks(slot, share, blocks);
+                while count == 0 && slots.len() > index {
+                    // Preempt the sequence with the lowest scheduling priority.
+                    let last = slots.pop().expect("a later slot remains");
                     self.preempt(last, blocks);
-                    count = self.make_room(slot, share, blocks);
+                    count = self.grow_blocks(slot, share, blocks);
                 }
                 if count == 0 {
-                    // In the end this one itself.
+                    // No other sequence is left to preempt.
                     slots.pop();
                     self.preempt(slot, blocks);
                     break;
                 }
-                events.extend(self.join(slot, now));
+                events.extend(self.mark_running(slot, now));
                 chunks.push(self.chunk(slot, count));
             }
         }
-        self.planned = Some(now);
+        self.planned_at = Some(now);
         self.steps += u64::from(!chunks.is_empty());
         let plan = (!chunks.is_empty()).then_some(StepPlan { copies, chunks });
         (plan, events)
     }
 
-    /// The tokens whose probabilities the plan's logits tell, each sequence's with the number of its first row.
-    pub(super) fn scored(
+    /// Returns, for each chunk with prompt log probabilities, the sequence, the index of the first row of its logits,
+    /// and the prompt tokens whose log probabilities the rows give. Leaves out the sequences in `invalid`.
+    pub(super) fn logprob_targets(
         &self,
         plan: &StepPlan,
-        unusable: &Unusable,
-    ) -> Vec<(SequenceId, usize, Scored)> {
+        invalid: &InvalidOutputs,
+    ) -> Vec<(SequenceId, usize, LogprobTargets)> {
         let chunks = plan.chunks_with_logits();
-        let chunks = chunks.filter(|(_, chunk)| !unusable.contains_key(&chunk.sequence));
-        let scored = chunks.filter_map(|(row, chunk)| {
+        let chunks = chunks.filter(|(_, chunk)| !invalid.contains_key(&chunk.sequence));
+        let targets = chunks.filter_map(|(row, chunk)| {
             let sequence = self.running(self.running[&chunk.sequence]);
-            Some((chunk.sequence, row, sequence.scored(chunk)?))
+            Some((chunk.sequence, row, sequence.logprob_targets(chunk)?))
         });
-        scored.collect()
+        targets.collect()
     }
 
-    /// What chooses for the plan's chunks behind which a token is chosen, in their order, each with the numbers of its
-    /// rows.
-    pub(super) fn choosers<'a>(
+    /// Returns, for each chunk that ends with sampling a token, the range of the rows of logits to sample from, and the
+    /// sampler of the sequence. Leaves out the sequences in `invalid`.
+    pub(super) fn sequence_samplers<'a>(
         &'a mut self,
         plan: &'a StepPlan,
-        unusable: &Unusable,
-    ) -> Vec<(Range<usize>, Chooser<'a>)> {
+        invalid: &InvalidOutputs,
+    ) -> Vec<(Range<usize>, SequenceSampler<'a>)> {
         let mut sequences: Vec<_> = self.slots.iter_mut().map(Option::as_mut).collect();
         let chunks = plan.chunks_with_logits();
-        let chunks = chunks.filter(|(_, chunk)| !unusable.contains_key(&chunk.sequence));
-        let choosers = chunks.filter_map(|(row, chunk)| {
+        let chunks = chunks.filter(|(_, chunk)| !invalid.contains_key(&chunk.sequence));
+        let samplers = chunks.filter_map(|(row, chunk)| {
             let sequence = sequences[self.running[&chunk.sequence]].take()?;
             let end = row + chunk.logits.count(chunk.tokens.len());
-            sequence
-                .chooses_behind(chunk)
-                .then(|| (end - 1 - chunk.guessed..end, sequence.chooser(chunk)))
+            sequence.samples_after(chunk).then(|| {
+                (
+                    end - 1 - chunk.draft_tokens..end,
+                    sequence.sequence_sampler(chunk),
+                )
+            })
         });
-        choosers.collect()
+        samplers.collect()
     }
 
-    /// Enters what a step computed.
+    /// Applies the results of a step: caches computed blocks, appends sampled tokens and ends finished sequences.
+    /// Returns the events to deliver.
     pub(super) fn commit(
         &mut self,
         plan: StepPlan,
-        computed: Computed<'_>,
+        result: StepResult<'_>,
         blocks: &mut BlockPool,
         now: Instant,
-    ) -> Vec<Delivery> {
+    ) -> Vec<OutgoingEvent> {
         self.measure(&plan, now);
         let context_tokens = self.options.context_tokens;
-        let mut scored = computed.scored.into_iter();
-        let mut sampled = computed.sampled.into_iter();
-        let mut hidden = computed.hidden.rows();
+        let mut prompt_logprobs = result.prompt_logprobs.into_iter();
+        let mut sampled = result.sampled.into_iter();
+        let mut hidden = result.hidden.rows();
         let mut events = Vec::with_capacity(plan.chunks.len());
         for chunk in plan.chunks {
             let id = chunk.sequence;
             let rows = chunk.hidden.count(chunk.tokens.len());
-            if let Some(error) = computed.unusable.get(&id) {
+            if let Some(error) = result.invalid.get(&id) {
                 hidden.by_ref().take(rows).for_each(drop);
-                events.push(self.fail_with_numbers(id, *error, blocks));
+                events.push(self.fail_invalid_output(id, *error, blocks));
                 continue;
             }
             let slot = self.running[&id];
             let sequence = self.slots[slot].as_mut().expect("the slot runs");
-            let scores = sequence
-                .scored(&chunk)
-                .map_or(0, |scored| scored.tokens.len());
-            sequence.score(scored.by_ref().take(scores));
-            let chosen = sequence
-                .chooses_behind(&chunk)
-                .then(|| sampled.next().expect("every chunk's token was chosen"));
-            if let Some(Err(ChooseError::Numbers(error))) = chosen {
-                // Before what was computed can be found by others.
+            let targets = sequence
+                .logprob_targets(&chunk)
+                .map_or(0, |targets| targets.tokens.len());
+            sequence.add_prompt_logprobs(prompt_logprobs.by_ref().take(targets));
+            let output = sequence
+                .samples_after(&chunk)
+                .then(|| sampled.next().expect("each such chunk has an output"));
+            if let Some(Err(SampleError::InvalidOutput(error))) = output {
+                // Fail the sequence before `advance` caches the blocks of this step for other sequences.
                 hidden.by_ref().take(rows).for_each(drop);
-                events.push(self.fail_with_numbers(id, error, blocks));
+                events.push(self.fail_invalid_output(id, error, blocks));
                 continue;
             }
-            sequence.advance(chunk.certain(), blocks);
+            sequence.advance(chunk.non_draft_tokens(), blocks);
             let prefill = sequence.prefill_progress(now);
             events.extend(prefill.map(|progress| (id, SequenceEvent::Prefill(progress))));
             let tokens = sequence.computed as u64;
             self.counters.longest_sequence = self.counters.longest_sequence.max(tokens);
-            sequence.pool(hidden.by_ref().take(rows));
-            if sequence.wanted() > 0 {
+            sequence.add_hidden_states(hidden.by_ref().take(rows));
+            if sequence.uncomputed_tokens() > 0 {
                 continue;
             }
-            let scores = sequence.take_scores();
-            events.extend(scores.map(|scores| (id, SequenceEvent::Prompt(scores))));
-            let (end, first_token) = match sequence.job.max_tokens {
+            let logprobs = sequence.take_prompt_logprobs();
+            events.extend(logprobs.map(|tokens| (id, SequenceEvent::PromptLogprobs(tokens))));
+            let (end, first_token) = match sequence.request.max_tokens {
                 0 => {
                     let embedding = sequence.embedding();
                     events.extend(embedding.map(|values| (id, SequenceEvent::Embedding(values))));
-                    (Some(EndReason::TokenLimit), sequence.prompt_ends(now))
+                    (Some(EndReason::TokenLimit), sequence.finish_prompt(now))
                 }
                 _ => {
-                    let chosen = match chosen.expect("a token is chosen behind the last chunk") {
-                        Ok(chosen) => chosen,
-                        Err(ChooseError::Numbers(_)) => unreachable!("it failed above"),
-                        Err(ChooseError::Grammar(error)) => {
+                    let output = match output.expect("the last chunk has an output") {
+                        Ok(output) => output,
+                        Err(SampleError::InvalidOutput(_)) => unreachable!("handled above"),
+                        Err(SampleError::Grammar(error)) => {
                             self.remove(id, blocks);
                             self.counters.failed += 1;
-                            events.push((id, SequenceEvent::Unfollowable(error)));
+                            events.push((id, SequenceEvent::ConstraintFailed(error)));
                             continue;
                         }
                     };
-                    let first_token = sequence.prompt_ends(now);
-                    self.counters.guesses += u64::from(chunk.guessed > 0);
-                    self.counters.guessed_tokens += chunk.guessed as u64;
-                    self.counters.rightly_guessed_tokens += chosen.guessed_rightly() as u64;
-                    let pushed = sequence.push(chosen, chunk.guessed, context_tokens, blocks);
-                    self.counters.generated_tokens += pushed.delivered.len() as u64;
-                    self.counters.context_shifts += pushed.shifts;
-                    let token = |choice| (id, SequenceEvent::Token(choice));
-                    events.extend(pushed.delivered.into_iter().map(token));
-                    let end_token = |choice| (id, SequenceEvent::EndToken(choice));
-                    events.extend(pushed.end_token.map(end_token));
-                    (pushed.end, first_token)
+                    let first_token = sequence.finish_prompt(now);
+                    self.counters.draft_verifications += u64::from(chunk.draft_tokens > 0);
+                    self.counters.draft_tokens += chunk.draft_tokens as u64;
+                    self.counters.accepted_draft_tokens += output.accepted_draft_tokens() as u64;
+                    let appended =
+                        sequence.append(output, chunk.draft_tokens, context_tokens, blocks);
+                    self.counters.generated_tokens += appended.delivered.len() as u64;
+                    self.counters.context_shifts += appended.shifts;
+                    let token = |token| (id, SequenceEvent::Token(token));
+                    events.extend(appended.delivered.into_iter().map(token));
+                    let end_token = |token| (id, SequenceEvent::EndToken(token));
+                    events.extend(appended.end_token.map(end_token));
+                    (appended.end, first_token)
                 }
             };
             if let Some(duration) = first_token {
@@ -260,42 +266,43 @@ impl Scheduler {
         events
     }
 
-    /// Ends the plan's sequences: the step that was to compute them failed.
+    /// Fails all sequences of a plan whose step failed. Returns the events to deliver.
     pub(super) fn fail(
         &mut self,
         plan: StepPlan,
         error: &RunError,
         blocks: &mut BlockPool,
-    ) -> Vec<Delivery> {
+    ) -> Vec<OutgoingEvent> {
         let mut events = Vec::new();
         for chunk in plan.chunks {
             events.push(self.fail_sequence(chunk.sequence, error.to_string(), blocks));
         }
-        // What the step was to copy for sequences that only waited is not there: they are admitted once more.
-        let waiting = self.running_slots().into_iter();
-        let waiting: Vec<usize> = waiting
-            .filter(|slot| !self.running(*slot).has_joined())
+        // Sequences that were admitted but had no chunk in the failed step lack their block copies: admit them again
+        // later.
+        let not_started = self.running_slots().into_iter();
+        let not_started: Vec<usize> = not_started
+            .filter(|slot| !self.running(*slot).has_run())
             .collect();
-        for slot in waiting {
+        for slot in not_started {
             self.requeue(slot, blocks);
         }
         events
     }
 
-    /// What a slot ran last; nothing while it runs something.
-    pub(super) fn last(&mut self, slot: usize) -> Option<&mut Option<LastSequence>> {
+    /// Returns the last sequence that ran in a slot; the outer `None` means that the slot is in use.
+    pub(super) fn last_sequence(&mut self, slot: usize) -> Option<&mut Option<LastSequence>> {
         match self.slots[slot] {
             Some(_) => None,
-            None => Some(&mut self.last[slot]),
+            None => Some(&mut self.last_sequences[slot]),
         }
     }
 
-    /// What the slots ran last.
-    pub(super) fn all_last(&self) -> impl Iterator<Item = &LastSequence> {
-        self.last.iter().flatten()
+    /// Iterates over the last sequences of all slots.
+    pub(super) fn last_sequences(&self) -> impl Iterator<Item = &LastSequence> {
+        self.last_sequences.iter().flatten()
     }
 
-    /// Whether nothing runs or waits.
+    /// Returns whether no sequence runs or waits.
     pub(super) fn is_idle(&self) -> bool {
         self.running.is_empty() && self.waiting.is_empty()
     }
@@ -308,7 +315,7 @@ impl Scheduler {
         &self.counters
     }
 
-    /// What each slot does; `None` for a free one.
+    /// The sequence in each slot; `None` is a free slot.
     pub(super) fn slots(&self) -> impl Iterator<Item = Option<SlotStats>> {
         self.slots.iter().map(|slot| {
             slot.as_ref().map(|sequence| SlotStats {
@@ -319,7 +326,7 @@ impl Scheduler {
         })
     }
 
-    fn expire(&mut self, blocks: &mut BlockPool, now: Instant) -> Vec<Delivery> {
+    fn expire(&mut self, blocks: &mut BlockPool, now: Instant) -> Vec<OutgoingEvent> {
         let running = self.slots.iter().flatten();
         let expired: Vec<SequenceId> = running
             .chain(self.waiting.values())
@@ -332,59 +339,64 @@ impl Scheduler {
             .collect()
     }
 
-    /// Fills free slots with those that rank first. The first that finds too few blocks makes all behind it
-    /// wait: otherwise small ones would starve it. Passed over are one that insists on a taken slot, and
-    /// one whose prompt another one is computing: it has its slot for certain, and waits for what it will
-    /// find. Answers what is to be copied, in this order.
+    /// Admits waiting sequences to free slots by scheduling priority. Returns the block copies, in the order of
+    /// execution.
+    ///
+    /// If a sequence needs more blocks than are available, all later sequences wait as well, because small sequences
+    /// could otherwise starve a large one. A sequence is skipped if its requested slot is in use, or while a running
+    /// sequence is computing the prefix that both share. In the second case a free slot stays reserved for the skipped
+    /// sequence.
     fn admit(&mut self, blocks: &mut BlockPool) -> Vec<BlockCopy> {
         let mut copies = Vec::new();
-        let mut promised = 0;
-        let mut after = Bound::Unbounded;
-        while self.running.len() + promised < self.slots.len() {
-            let rest = (after, Bound::Unbounded);
-            let Some((rank, sequence)) = self.waiting.range(rest).next() else {
+        let mut reserved_slots = 0;
+        let mut start = Bound::Unbounded;
+        while self.running.len() + reserved_slots < self.slots.len() {
+            let range = (start, Bound::Unbounded);
+            let Some((rank, sequence)) = self.waiting.range(range).next() else {
                 break;
             };
             let rank = *rank;
-            after = Bound::Excluded(rank);
-            let Some(slot) = self.free_slot(sequence.job.slot) else {
+            start = Bound::Excluded(rank);
+            let Some(slot) = self.free_slot(sequence.request.slot) else {
                 continue;
             };
-            let reuse = Reuse::find(sequence.table.root(), sequence.findable(), blocks);
-            if self.is_under_way(sequence, reuse.tokens(blocks.block_tokens())) {
-                promised += 1;
+            let cached = CachedPrefix::find(
+                sequence.table.namespace(),
+                sequence.reusable_tokens(),
+                blocks,
+            );
+            if self.is_being_computed(sequence, cached.tokens(blocks.block_tokens())) {
+                reserved_slots += 1;
                 continue;
             }
             let tokens = (sequence.tokens.len() + 1).min(self.options.context_tokens);
-            // Those that run will need another block each before long.
-            let needed = reuse.blocks_taken(tokens, blocks) + self.running.len();
+            // Reserve a block for each running sequence, which will need another one soon.
+            let needed = cached.required_blocks(tokens, blocks) + self.running.len();
             if needed > blocks.available() {
                 break;
             }
-            let mut sequence = self.waiting.remove(&rank).expect("it was just found");
+            let mut sequence = self.waiting.remove(&rank).expect("the sequence is waiting");
             self.count_overtaking(sequence.id);
-            copies.extend(sequence.begin(reuse, blocks));
+            copies.extend(sequence.admit(cached, blocks));
             self.running.insert(sequence.id, slot);
             self.slots[slot] = Some(sequence);
         }
         copies
     }
 
-    /// Counts that a sequence is admitted before others that have waited longer, and promotes one of these in time.
+    /// Counts an admission if it overtakes the sequence that has waited longest. After [`MAX_OVERTAKING`] of them,
+    /// promotes the overtaken sequence.
     fn count_overtaking(&mut self, admitted: SequenceId) {
         let waiting = self.waiting.values();
-        let longest = waiting
+        let oldest = waiting
             .filter(|sequence| !sequence.promoted)
             .map(|sequence| sequence.id);
-        match longest.min().filter(|longest| *longest < admitted) {
+        match oldest.min().filter(|oldest| *oldest < admitted) {
             None => self.overtaking = 0,
             Some(_) if self.overtaking + 1 < MAX_OVERTAKING => self.overtaking += 1,
-            Some(longest) => {
+            Some(oldest) => {
                 self.overtaking = 0;
-                let found = self
-                    .waiting
-                    .values()
-                    .find(|sequence| sequence.id == longest);
+                let found = self.waiting.values().find(|sequence| sequence.id == oldest);
                 let rank = found.map(Sequence::rank);
                 if let Some(mut sequence) = rank.and_then(|rank| self.waiting.remove(&rank)) {
                     sequence.promoted = true;
@@ -394,115 +406,129 @@ impl Scheduler {
         }
     }
 
-    fn free_slot(&self, wanted: Option<usize>) -> Option<usize> {
-        match wanted {
+    fn free_slot(&self, requested: Option<usize>) -> Option<usize> {
+        match requested {
             Some(slot) => Some(slot).filter(|slot| self.slots[*slot].is_none()),
             None => self.slots.iter().position(Option::is_none),
         }
     }
 
-    /// Whether a running sequence is computing full blocks that this one will find, beyond the `found`
-    /// tokens that it finds already.
-    fn is_under_way(&self, sequence: &Sequence, found: usize) -> bool {
+    /// Returns whether a running sequence is computing full blocks of this sequence's prefix that are not cached yet.
+    /// The first `cached_tokens` tokens of the prefix are cached.
+    fn is_being_computed(&self, sequence: &Sequence, cached_tokens: usize) -> bool {
         let block_tokens = self.options.block_tokens;
-        let findable = sequence.findable();
+        let reusable_tokens = sequence.reusable_tokens();
         self.slots.iter().flatten().any(|other| {
-            // What is found already need not be compared.
-            let same_root = other.table.root() == sequence.table.root();
-            if !same_root || other.tokens.len() <= found || findable.len() <= found {
+            // Skip the comparison if the other sequence cannot share more than the cached tokens.
+            let same_namespace = other.table.namespace() == sequence.table.namespace();
+            if !same_namespace
+                || other.tokens.len() <= cached_tokens
+                || reusable_tokens.len() <= cached_tokens
+            {
                 return false;
             }
-            let shared = findable
+            let shared = reusable_tokens
                 .iter()
                 .zip(&other.tokens)
                 .take_while(|(left, right)| left == right)
                 .count();
             let shared = shared / block_tokens * block_tokens;
-            shared > found && other.computed < shared
+            shared > cached_tokens && other.computed < shared
         })
     }
 
-    /// The running slots, those that rank first first.
+    /// Returns the slots in use, sorted by the scheduling priority of their sequences.
     fn running_slots(&self) -> Vec<usize> {
         let mut slots: Vec<usize> = self.running.values().copied().collect();
         slots.sort_by_cached_key(|slot| self.running(*slot).rank());
         slots
     }
 
-    /// Guesses what may come next, as far as it costs next to nothing and no prompt wants the rows.
-    fn guess(&mut self, slots: &[usize]) {
-        let prompts = slots.iter().any(|slot| !self.running(*slot).is_decoding());
-        let rows = match prompts {
+    /// Drafts tokens for the rows that are left of the speculative row budget. Drafts none while any sequence is in
+    /// prefill.
+    fn update_drafts(&mut self, slots: &[usize]) {
+        let has_prefill = slots.iter().any(|slot| !self.running(*slot).is_decoding());
+        let rows = match has_prefill {
             true => 0,
-            false => self.cheap_rows / slots.len().max(1),
+            false => self.speculative_row_budget / slots.len().max(1),
         };
         for slot in slots {
             let sequence = self.slots[*slot].as_mut().expect("the slot runs");
-            sequence.guess(rows.saturating_sub(1), self.options.context_tokens);
+            sequence.update_draft(rows.saturating_sub(1), self.options.context_tokens);
         }
     }
 
-    /// How many tokens each of the running sequences gets in the next step. Each that decodes gets its next one; beside them
-    /// the controller limits prefill rows: prompts, what is recomputed, and all but the first of forced tokens.
+    /// Returns the number of tokens that each running sequence gets in the next step. A decoding sequence always gets
+    /// its next token. The step controller limits the prefill rows: prompts, recomputed tokens, and forced tokens after
+    /// the first.
     fn shares(&mut self, slots: &[usize]) -> Vec<usize> {
         let running = |slot: &usize| self.running(*slot);
-        let most = self.options.step_tokens;
+        let step_tokens = self.options.step_tokens;
         if self.options.whole_prompts {
-            let wanted: Vec<usize> = slots.iter().map(|slot| running(slot).wanted()).collect();
-            return share_whole(&wanted, most);
+            let wanted: Vec<usize> = slots
+                .iter()
+                .map(|slot| running(slot).uncomputed_tokens())
+                .collect();
+            return share_whole(&wanted, step_tokens);
         }
-        let computable = |sequence: &Sequence| {
-            let most = self.options.batch_tokens.min(sequence.chunk_limit());
-            sequence.computable().min(most)
+        let chunk_tokens = |sequence: &Sequence| {
+            let max_tokens = self.options.batch_tokens.min(sequence.max_chunk_tokens());
+            sequence.computable_tokens().min(max_tokens)
         };
         let decode_rows = slots
             .iter()
             .filter(|slot| running(slot).is_decoding())
             .count();
-        // Nobody waits for another one's rows.
-        let free = decode_rows == 0 || slots.len() == 1;
+        // There is no limit if no decoding sequence would wait for the prefill of another sequence.
+        let is_unlimited = decode_rows == 0 || slots.len() == 1;
         let has_prefill = |slot: &usize| {
             let sequence = running(slot);
-            !sequence.is_decoding() || sequence.wanted() > 1
+            !sequence.is_decoding() || sequence.uncomputed_tokens() > 1
         };
-        if free || !slots.iter().any(has_prefill) {
-            let wanted: Vec<usize> = slots.iter().map(|slot| computable(running(slot))).collect();
-            return share(&wanted, most);
+        if is_unlimited || !slots.iter().any(has_prefill) {
+            let wanted: Vec<usize> = slots
+                .iter()
+                .map(|slot| chunk_tokens(running(slot)))
+                .collect();
+            return share(&wanted, step_tokens);
         }
-        let scored = slots.iter().any(|slot| running(slot).is_scored());
-        let kind = match scored {
-            true => PrefillKind::Scored,
+        let with_logprobs = slots
+            .iter()
+            .any(|slot| running(slot).wants_prompt_logprobs());
+        let kind = match with_logprobs {
+            true => PrefillKind::WithLogprobs,
             false => PrefillKind::Plain,
         };
-        // Prompts first: what decodes goes on in any case.
+        // Prompts come first: `shares` already has a row for each decoding sequence.
         let mut order: Vec<usize> = (0..slots.len()).collect();
-        order.sort_by_key(|place| running(&slots[*place]).is_decoding());
-        let wanted = order.iter().map(|place| {
-            let sequence = running(&slots[*place]);
-            let most = computable(sequence).min(sequence.wanted());
-            most - usize::from(sequence.is_decoding())
+        order.sort_by_key(|index| running(&slots[*index]).is_decoding());
+        let wanted = order.iter().map(|index| {
+            let sequence = running(&slots[*index]);
+            let max_tokens = chunk_tokens(sequence).min(sequence.uncomputed_tokens());
+            max_tokens - usize::from(sequence.is_decoding())
         });
         let wanted: Vec<usize> = wanted.collect();
         let mut shares: Vec<usize> = slots
             .iter()
             .map(|slot| usize::from(running(slot).is_decoding()))
             .collect();
-        let max_rows = most.saturating_sub(decode_rows);
+        let max_rows = step_tokens.saturating_sub(decode_rows);
         let rows = self.controller.prefill_rows(decode_rows, kind, max_rows);
-        for (place, rows) in order.into_iter().zip(share(&wanted, rows)) {
-            shares[place] += rows;
+        for (index, rows) in order.into_iter().zip(share(&wanted, rows)) {
+            shares[index] += rows;
         }
         shares
     }
 
-    /// Takes blocks for up to `share` more tokens of a sequence. Answers for how many there is room.
-    fn make_room(&mut self, slot: usize, share: usize, blocks: &mut BlockPool) -> usize {
+    /// Allocates blocks for up to `share` more tokens of a sequence. Returns the number of tokens that fit.
+    fn grow_blocks(&mut self, slot: usize, share: usize, blocks: &mut BlockPool) -> usize {
         let sequence = self.slots[slot].as_mut().expect("the slot runs");
         let room = sequence.table.grow(sequence.computed + share, blocks);
         share.min(room - sequence.computed)
     }
 
-    /// Sends a sequence back to the queue to make room for others. It will be computed anew; its client only sees it pause.
+    /// Returns a running sequence to the queue to free its blocks. The sequence is recomputed later; its client only
+    /// sees a pause.
     fn preempt(&mut self, slot: usize, blocks: &mut BlockPool) {
         self.requeue(slot, blocks);
         self.counters.preemptions += 1;
@@ -511,20 +537,20 @@ impl Scheduler {
     fn requeue(&mut self, slot: usize, blocks: &mut BlockPool) {
         let mut sequence = self.slots[slot].take().expect("the slot runs");
         self.running.remove(&sequence.id);
-        match sequence.has_joined() {
+        match sequence.has_run() {
             true => sequence.release(blocks),
-            // What is to be copied for it is not there yet.
-            false => sequence.abandon(blocks),
+            // The block copy was not executed, so the contents of the new block are not valid.
+            false => sequence.release_uncommitted(blocks),
         }
         self.waiting.insert(sequence.rank(), sequence);
     }
 
-    fn join(&mut self, slot: usize, now: Instant) -> Option<Delivery> {
+    fn mark_running(&mut self, slot: usize, now: Instant) -> Option<OutgoingEvent> {
         let sequence = self.slots[slot].as_mut().expect("the slot runs");
-        if sequence.has_joined() {
+        if sequence.has_run() {
             return None;
         }
-        if let Some((queue_wait, cached_tokens)) = sequence.join(now) {
+        if let Some((queue_wait, cached_tokens)) = sequence.mark_running(now) {
             self.counters.queue_wait_seconds.add_duration(queue_wait);
             self.counters.prefix_hits += u64::from(cached_tokens > 0);
             self.counters.cached_tokens += cached_tokens as u64;
@@ -534,21 +560,21 @@ impl Scheduler {
 
     fn chunk(&self, slot: usize, count: usize) -> Chunk {
         let sequence = self.running(slot);
-        let guessed = count.saturating_sub(sequence.wanted());
-        let last = count >= sequence.wanted();
+        let draft_tokens = count.saturating_sub(sequence.uncomputed_tokens());
+        let is_last = count >= sequence.uncomputed_tokens();
         Chunk {
             sequence: sequence.id,
             tokens: sequence.next_tokens(count).collect(),
-            guessed,
+            draft_tokens,
             past: sequence.computed,
             blocks: sequence.table.blocks().to_vec(),
-            logits: sequence.logits_wanted(last, guessed),
-            hidden: sequence.hidden_wanted(last),
-            adapters: sequence.job.adapters.clone(),
+            logits: sequence.wanted_logits(is_last, draft_tokens),
+            hidden: sequence.wanted_hidden_states(is_last),
+            adapters: sequence.request.adapters.clone(),
         }
     }
 
-    /// Counts what a step computed, before it is entered.
+    /// Updates the counters and the step controller after a step, before the results of the step are applied.
     fn measure(&mut self, plan: &StepPlan, now: Instant) {
         let mut rows = StepRows {
             decode: 0,
@@ -557,11 +583,11 @@ impl Scheduler {
         };
         for chunk in &plan.chunks {
             let sequence = self.running(self.running[&chunk.sequence]);
-            let (count, decoding) = (chunk.certain(), sequence.is_decoding());
+            let (count, decoding) = (chunk.non_draft_tokens(), sequence.is_decoding());
             let in_prompt = sequence.generated() == 0;
             rows.decode += usize::from(decoding);
             rows.prefill += count - usize::from(decoding);
-            rows.draft += chunk.guessed;
+            rows.draft += chunk.draft_tokens;
             match in_prompt {
                 true => self.counters.prompt_tokens += count as u64,
                 false if decoding => {}
@@ -570,21 +596,21 @@ impl Scheduler {
         }
         self.counters.step_sequences += plan.chunks.len() as u64;
         self.counters.step_tokens.add(plan.tokens() as f64);
-        if let Some(planned) = self.planned {
-            let elapsed = now.saturating_duration_since(planned);
+        if let Some(planned_at) = self.planned_at {
+            let elapsed = now.saturating_duration_since(planned_at);
             self.counters.step_seconds.add_duration(elapsed);
             self.controller.observe(rows, elapsed);
         }
     }
 
-    /// Ends a sequence, wherever it is.
+    /// Ends a running or waiting sequence and updates the counters. Returns the event to deliver.
     fn end(
         &mut self,
         id: SequenceId,
         reason: EndReason,
         blocks: &mut BlockPool,
         now: Instant,
-    ) -> Option<Delivery> {
+    ) -> Option<OutgoingEvent> {
         let sequence = self.remove(id, blocks)?;
         let report = sequence.report(now);
         let counters = &mut self.counters;
@@ -612,38 +638,43 @@ impl Scheduler {
         Some((id, SequenceEvent::Ended { reason, report }))
     }
 
-    /// Takes a sequence out, wherever it is; its blocks are given back.
+    /// Removes a running or waiting sequence and releases its blocks.
     fn remove(&mut self, id: SequenceId, blocks: &mut BlockPool) -> Option<Sequence> {
         let Some(slot) = self.running.remove(&id) else {
-            let rank = self.waiting.values().find(|sequence| sequence.id == id)?;
-            return self.waiting.remove(&rank.rank());
+            let sequence = self.waiting.values().find(|sequence| sequence.id == id)?;
+            return self.waiting.remove(&sequence.rank());
         };
         let mut sequence = self.slots[slot].take()?;
-        self.last[slot] = Some(LastSequence {
+        self.last_sequences[slot] = Some(LastSequence {
             id: Some(sequence.id),
-            root: sequence.table.root(),
+            namespace: sequence.table.namespace(),
             tokens: sequence.tokens[..sequence.computed].to_vec(),
         });
         sequence.release(blocks);
         Some(sequence)
     }
 
-    /// Ends a planned sequence; of what this step computed for it nothing can be found.
-    fn fail_sequence(&mut self, id: SequenceId, error: String, blocks: &mut BlockPool) -> Delivery {
-        self.planned_sequence(id).abandon(blocks);
+    /// Fails a sequence of the plan. The tokens that the step was to compute are not cached.
+    fn fail_sequence(
+        &mut self,
+        id: SequenceId,
+        error: String,
+        blocks: &mut BlockPool,
+    ) -> OutgoingEvent {
+        self.planned_sequence(id).release_uncommitted(blocks);
         self.remove(id, blocks);
         self.counters.failed += 1;
         (id, SequenceEvent::Failed(error))
     }
 
-    fn fail_with_numbers(
+    fn fail_invalid_output(
         &mut self,
         id: SequenceId,
-        error: NumberError,
+        error: InvalidOutput,
         blocks: &mut BlockPool,
-    ) -> Delivery {
+    ) -> OutgoingEvent {
         let step = self.steps;
-        tracing::error!(%error, step, "what a step computed cannot be used; its sequence ends");
+        tracing::error!(%error, step, "invalid outputs of a step; the sequence ends");
         self.fail_sequence(id, format!("step {step}: {error}"), blocks)
     }
 

@@ -1,4 +1,4 @@
-//! One sequence: the tokens wanted, the tokens computed, and when it ends.
+//! One waiting or running sequence: its tokens, the number of computed tokens, its blocks and its end conditions.
 
 use std::cmp::Reverse;
 use std::collections::VecDeque;
@@ -6,108 +6,110 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::OwnedSemaphorePermit;
 
-use super::chooser::{Chooser, Chosen};
-use super::context;
-use super::guesses::Guesses;
-use super::job::{Job, Verdict, WhenFull};
-use super::pooling::Pool;
-use super::scores::{MOST_SCORED_TOKENS, Scored, Scores};
+use super::context_shift;
+use super::pooling::PoolingState;
+use super::prompt_logprobs::{LogprobTargets, MAX_LOGPROB_CHUNK_TOKENS, PromptLogprobs};
+use super::request::{ContextOverflow, SequenceRequest, StopDecision};
+use super::sequence_sampler::{SamplerOutput, SequenceSampler};
+use super::speculative::PromptLookup;
 use super::step::{Chunk, WantedRows};
-use crate::cache::{BlockCopy, BlockPool, BlockTable, Reuse};
+use crate::cache::{BlockCopy, BlockPool, BlockTable, CachedPrefix};
 use crate::grammar::GrammarError;
-use crate::sampling::Choice;
+use crate::sampling::SampledToken;
 use crate::token::TokenId;
 
-/// The number of a sequence, never used twice.
+/// The id of a sequence, unique within an engine.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct SequenceId(pub u64);
 
-/// Tells the time. The engine has no clock of its own, so that tests decide what time it is.
+/// Returns the current time. The engine has no clock of its own, so that tests control the time.
 pub type Clock = fn() -> Instant;
 
-/// Tokens beyond the limit that may finish a character: one for each byte after the first of four.
-const FINISHING_TOKENS: usize = 3;
+/// Number of tokens by which `max_tokens` may be exceeded to complete a character: a UTF-8 character has up to three
+/// bytes after its first.
+const MAX_CHARACTER_COMPLETION_TOKENS: usize = 3;
 
-/// What happens to a sequence, in this order: `Started`, `Prefill`, `Prompt`, tokens, `EndToken`, one of the last three. After a preemption it
-/// is `Started` once more, and goes on.
+/// An event of a sequence. Events arrive in the order of the variants, and one of `Ended`, `Failed` and
+/// `ConstraintFailed` is the last. After a preemption, `Started` is sent again and the sequence continues.
 #[derive(Debug, Clone, PartialEq)]
 pub enum SequenceEvent {
-    /// It got a slot; its first chunk is in this step.
+    /// The sequence runs in a slot and its first chunk is in the current step.
     Started {
-        /// The slot.
+        /// Index of the slot.
         slot: usize,
     },
-    /// A part of the prompt was evaluated, if [`Job::report_prefill`] asks for it.
+    /// A chunk of the prompt was evaluated; sent if [`SequenceRequest::report_prefill`] is set.
     Prefill(PrefillProgress),
-    /// How probable the prompt's tokens were, but for the first, if that was asked for.
-    Prompt(Vec<Choice>),
+    /// Log probabilities of all prompt tokens but the first; sent if [`SequenceRequest::prompt_logprobs`] is set.
+    PromptLogprobs(Vec<SampledToken>),
     /// A token was generated.
-    Token(Choice),
-    /// An end token was chosen; told to those who want to know how probable tokens were.
-    EndToken(Choice),
+    Token(SampledToken),
+    /// An end-of-generation token was sampled; sent only with log probabilities.
+    EndToken(SampledToken),
     /// The prompt's embedding, `[hidden]`.
     Embedding(Vec<f32>),
-    /// The end.
+    /// The sequence ended.
     Ended {
-        /// Why.
+        /// Why the sequence ended.
         reason: EndReason,
-        /// What it was.
+        /// Token counts and times of the sequence.
         report: SequenceReport,
     },
-    /// A step failed, or the engine stops.
+    /// A step failed or the engine is stopping; the string is the error message.
     Failed(String),
-    /// No token follows that the constraint and the other options allow, or finding it takes too much.
-    Unfollowable(GrammarError),
+    /// The constraint and the other options allow no token, or finding an allowed token exceeds a limit.
+    ConstraintFailed(GrammarError),
 }
 
-/// How much of a prompt was evaluated.
+/// How much of a prompt is evaluated.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct PrefillProgress {
-    /// Tokens of the prompt, without what was cut from it.
+    /// Number of prompt tokens after truncation.
     pub prompt_tokens: usize,
-    /// Of these, the ones that the cache held when it started.
+    /// Number of prompt tokens that were cached when the sequence started.
     pub cached_tokens: usize,
-    /// Of these, the ones that the cache holds now.
+    /// Number of prompt tokens that are computed or were cached.
     pub processed_tokens: usize,
-    /// Since its first step.
+    /// Time since the first step.
     pub elapsed: Duration,
 }
 
 /// Why a sequence ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum EndReason {
-    /// An end token was chosen.
+    /// An end-of-generation token was sampled.
     EndToken,
-    /// The stop rule said so, after the last token delivered.
+    /// The stop rule ended the sequence after the last delivered token.
     StopRule,
-    /// `max_tokens`.
+    /// `max_tokens` tokens were generated.
     TokenLimit,
-    /// The constraint allows nothing more.
+    /// The constraint allows no further token.
     Complete,
     /// The context is full.
     ContextFull,
-    /// `timeout` has passed.
+    /// The request's `timeout` has passed.
     DeadlinePassed,
 }
 
-/// A sequence's life in numbers.
+/// Token counts and times of an ended sequence.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct SequenceReport {
-    /// Tokens of the prompt, without what was cut from it.
+    /// Number of prompt tokens after truncation.
     pub prompt_tokens: usize,
-    /// Of these, the ones that the cache held when it started.
+    /// Number of prompt tokens that were cached when the sequence started.
     pub cached_tokens: usize,
-    /// Whether a part of prompt or continuation was dropped.
+    /// Whether tokens of the prompt or the generated text were dropped.
     pub truncated: bool,
-    /// From submission to the first step.
+    /// Time from submission to the first step.
     pub queue_wait: Duration,
-    /// From there to the first token, or to the end of the prompt if there is none.
+    /// Time from the first step to the first token, or to the end of a prompt that is only evaluated.
     pub prompt: Duration,
-    /// From the first token to the end.
+    /// Time from the first token to the end.
     pub decode: Duration,
 }
 
-/// Which sequence comes first: one that was promoted, then the higher priority, then the earlier arrival.
+/// Scheduling priority; the smallest value is scheduled first. Promoted sequences come first, then higher request
+/// priority, then earlier arrival.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Rank {
     promoted: Reverse<bool>,
@@ -115,93 +117,101 @@ pub(super) struct Rank {
     arrival: SequenceId,
 }
 
-/// What came of a [`Chosen`].
-pub(super) struct Pushed {
-    /// What is to be delivered.
-    pub(super) delivered: Vec<Choice>,
-    /// The end token with its log-probabilities, if they are wanted.
-    pub(super) end_token: Option<Choice>,
-    /// How often the older half of the text was dropped.
+/// The effects of appending a [`SamplerOutput`].
+pub(super) struct AppendResult {
+    /// Tokens to deliver to the client.
+    pub(super) delivered: Vec<SampledToken>,
+    /// The end-of-generation token, only with log probabilities.
+    pub(super) end_token: Option<SampledToken>,
+    /// Number of context shifts.
     pub(super) shifts: u64,
-    /// Why the sequence ends, if it does.
+    /// Why the sequence ends; `None` if it continues.
     pub(super) end: Option<EndReason>,
 }
 
-/// A sequence in the scheduler's care.
+/// A waiting or running sequence.
 pub(super) struct Sequence {
     pub(super) id: SequenceId,
-    pub(super) job: Job,
-    /// Whether it ranks before all priorities: it waited while many others were started.
+    pub(super) request: SequenceRequest,
+    /// Whether the sequence is scheduled before sequences of any request priority, because many have overtaken it.
     pub(super) promoted: bool,
-    /// The prompt, then what was generated, but for what was dropped: the tokens wanted.
+    /// The prompt and the generated tokens, without dropped tokens.
     pub(super) tokens: Vec<TokenId>,
-    /// How many of `tokens` are in the cache: the tokens computed.
+    /// Number of leading `tokens` whose keys and values are in the cache.
     pub(super) computed: usize,
     pub(super) table: BlockTable,
     prompt_tokens: usize,
     generated: usize,
-    /// Tokens that are certain to come next.
-    foreseen: VecDeque<TokenId>,
-    guesses: Guesses,
-    /// Tokens that may come next, for this step.
-    guessed: Vec<TokenId>,
-    /// Tokens of the last choice: until they are computed, the sequence only waits for its next token.
-    uncomputed_choices: usize,
-    /// Tokens that stay when the context is full; `None` if nothing may be dropped.
-    keep: Option<usize>,
-    pool: Option<Pool>,
-    /// Until they are delivered.
-    scores: Option<Scores>,
+    /// Forced tokens that the sampler has not returned yet.
+    forced: VecDeque<TokenId>,
+    prompt_lookup: PromptLookup,
+    /// Draft tokens of the next step.
+    draft: Vec<TokenId>,
+    /// Number of tokens that the last step appended. The sequence is decoding while at most this many tokens are
+    /// uncomputed.
+    last_appended_tokens: usize,
+    /// Number of leading tokens that a context shift keeps; `None` without context shift.
+    keep_tokens: Option<usize>,
+    pooling: Option<PoolingState>,
+    /// `None` if not requested or already delivered.
+    prompt_logprobs: Option<PromptLogprobs>,
     truncated: bool,
     submitted: Instant,
-    /// When it started, and how many tokens of its prompt the cache held.
+    /// Time of the first step, and the number of prompt tokens that were cached.
     started: Option<(Instant, usize)>,
-    /// Whether it has been in a step since it was last admitted.
-    joined: bool,
+    /// Whether the sequence was in a step since its last admission.
+    has_run: bool,
     prompt_done: Option<Instant>,
-    /// Held until the sequence ends: its place among those that may run or wait.
+    /// The admission permit, held until the sequence ends.
     _permit: OwnedSemaphorePermit,
 }
 
 impl Sequence {
-    /// A sequence for a job, its prompt cut if it is too long and may be.
+    /// Creates a waiting sequence. Truncates a prompt that exceeds the context if the request allows context shifts.
     pub(super) fn new(
         id: SequenceId,
-        mut job: Job,
+        mut request: SequenceRequest,
         context_tokens: usize,
         submitted: Instant,
         permit: OwnedSemaphorePermit,
     ) -> Self {
-        let mut tokens = std::mem::take(&mut job.prompt);
-        let pool = job.embed.map(Pool::new);
-        let whole = tokens.len();
-        let keep = match job.when_full {
-            WhenFull::Stop => None,
-            WhenFull::Shift { keep } => Some(context::kept(keep, whole, context_tokens)),
+        let mut tokens = std::mem::take(&mut request.prompt);
+        let pooling = request.pooling.map(PoolingState::new);
+        let original_tokens = tokens.len();
+        let keep_tokens = match request.context_overflow {
+            ContextOverflow::Stop => None,
+            ContextOverflow::Shift { keep } => Some(context_shift::kept_tokens(
+                keep,
+                original_tokens,
+                context_tokens,
+            )),
         };
-        if let Some(keep) = keep.filter(|_| whole > job.most_prompt_tokens(context_tokens)) {
-            context::cut(&mut tokens, keep, context_tokens);
+        let max_prompt_tokens = request.max_prompt_tokens(context_tokens);
+        if let Some(keep) = keep_tokens.filter(|_| original_tokens > max_prompt_tokens) {
+            context_shift::truncate_prompt(&mut tokens, keep, context_tokens);
         }
         Self {
             id,
-            table: BlockTable::new(job.prefix.root),
+            table: BlockTable::new(request.prefix_cache.namespace),
             prompt_tokens: tokens.len(),
-            scores: job.score.map(|top| Scores::new(top, tokens.len())),
-            truncated: tokens.len() < whole,
+            prompt_logprobs: request
+                .prompt_logprobs
+                .map(|top| PromptLogprobs::new(top, tokens.len())),
+            truncated: tokens.len() < original_tokens,
             tokens,
             computed: 0,
             generated: 0,
-            foreseen: VecDeque::new(),
-            guesses: Guesses::default(),
-            guessed: Vec::new(),
-            uncomputed_choices: 0,
-            keep,
-            pool,
-            job,
+            forced: VecDeque::new(),
+            prompt_lookup: PromptLookup::default(),
+            draft: Vec::new(),
+            last_appended_tokens: 0,
+            keep_tokens,
+            pooling,
+            request,
             promoted: false,
             submitted,
             started: None,
-            joined: false,
+            has_run: false,
             prompt_done: None,
             _permit: permit,
         }
@@ -210,57 +220,57 @@ impl Sequence {
     pub(super) fn rank(&self) -> Rank {
         Rank {
             promoted: Reverse(self.promoted),
-            priority: Reverse(self.job.priority),
+            priority: Reverse(self.request.priority),
             arrival: self.id,
         }
     }
 
-    /// Guesses up to `most` tokens that may come next: none where it would be of no use.
-    pub(super) fn guess(&mut self, most: usize, context_tokens: usize) {
-        // Behind all of them there is one more, and room.
+    /// Drafts up to `max_tokens` tokens for the next step. Drafts none during prefill or with a constraint.
+    pub(super) fn update_draft(&mut self, max_tokens: usize, context_tokens: usize) {
+        // After the draft, the context must have room for the sampled token and one more.
         let room = context_tokens.saturating_sub(self.tokens.len() + 2);
-        let left = self.job.max_tokens.saturating_sub(self.generated + 1);
-        let most = match self.is_decoding() && self.job.constraint.is_none() {
-            true => most.min(room).min(left),
+        let remaining = self.request.max_tokens.saturating_sub(self.generated + 1);
+        let max_tokens = match self.is_decoding() && self.request.constraint.is_none() {
+            true => max_tokens.min(room).min(remaining),
             false => 0,
         };
-        self.guessed = self.guesses.behind(&self.tokens, most);
+        self.draft = self.prompt_lookup.draft(&self.tokens, max_tokens);
     }
 
-    /// Tokens that its next chunk may have: those wanted, and those guessed.
-    pub(super) fn computable(&self) -> usize {
-        self.wanted() + self.guessed.len()
+    /// Number of tokens that the next chunk may have: uncomputed and draft tokens.
+    pub(super) fn computable_tokens(&self) -> usize {
+        self.uncomputed_tokens() + self.draft.len()
     }
 
-    /// So many of them.
+    /// Iterates over the first `count` uncomputed and draft tokens.
     pub(super) fn next_tokens(&self, count: usize) -> impl Iterator<Item = TokenId> {
-        let wanted = self.tokens[self.computed..].iter();
-        wanted.chain(&self.guessed).copied().take(count)
+        let uncomputed = self.tokens[self.computed..].iter();
+        uncomputed.chain(&self.draft).copied().take(count)
     }
 
-    /// What chooses its next tokens behind a chunk.
-    pub(super) fn chooser<'a>(&'a mut self, chunk: &'a Chunk) -> Chooser<'a> {
-        Chooser {
-            guessed: &chunk.tokens[chunk.certain()..],
-            sampler: &mut self.job.sampler,
-            constraint: self.job.constraint.as_mut(),
-            foreseen: &mut self.foreseen,
+    /// Returns the sampler for the tokens after a chunk.
+    pub(super) fn sequence_sampler<'a>(&'a mut self, chunk: &'a Chunk) -> SequenceSampler<'a> {
+        SequenceSampler {
+            draft: &chunk.tokens[chunk.non_draft_tokens()..],
+            sampler: &mut self.request.sampler,
+            constraint: self.request.constraint.as_mut(),
+            forced: &mut self.forced,
         }
     }
 
-    /// Tokens still to be computed before the next one can be chosen.
-    pub(super) fn wanted(&self) -> usize {
+    /// Number of tokens to compute before the next token can be sampled.
+    pub(super) fn uncomputed_tokens(&self) -> usize {
         self.tokens.len() - self.computed
     }
 
-    /// Whether its prompt is through and it only waits for its next token.
+    /// Returns whether the prompt is computed and only the last appended tokens remain to be computed.
     pub(super) fn is_decoding(&self) -> bool {
-        self.prompt_done.is_some() && self.wanted() <= self.uncomputed_choices
+        self.prompt_done.is_some() && self.uncomputed_tokens() <= self.last_appended_tokens
     }
 
-    /// Whether it has been in a step since it was last admitted.
-    pub(super) fn has_joined(&self) -> bool {
-        self.joined
+    /// Returns whether the sequence was in a step since its last admission.
+    pub(super) fn has_run(&self) -> bool {
+        self.has_run
     }
 
     pub(super) fn prompt_tokens(&self) -> usize {
@@ -273,105 +283,115 @@ impl Sequence {
 
     pub(super) fn has_expired(&self, now: Instant) -> bool {
         let age = now.saturating_duration_since(self.submitted);
-        self.job.timeout.is_some_and(|timeout| age >= timeout)
+        self.request.timeout.is_some_and(|timeout| age >= timeout)
     }
 
-    /// The tokens that it may find in the cache: all but the last, whose logits are wanted. One that
-    /// may read little finds its own again after a preemption.
-    pub(super) fn findable(&self) -> &[TokenId] {
-        let readable = match (&self.pool, self.started) {
-            _ if self.scores.is_some() => 0,
-            (Some(pool), _) if pool.needs_all() => 0,
+    /// The leading tokens that may be read from the cache: never the last token, whose outputs are needed. After a
+    /// preemption, `max_reused_tokens` no longer applies, so that the sequence reuses its own blocks.
+    pub(super) fn reusable_tokens(&self) -> &[TokenId] {
+        let max_reused_tokens = match (&self.pooling, self.started) {
+            _ if self.prompt_logprobs.is_some() => 0,
+            (Some(pooling), _) if pooling.needs_all_tokens() => 0,
             (_, Some(_)) => usize::MAX,
-            (_, None) => self.job.prefix.readable,
+            (_, None) => self.request.prefix_cache.max_reused_tokens,
         };
-        &self.tokens[..readable.min(self.tokens.len() - 1)]
+        &self.tokens[..max_reused_tokens.min(self.tokens.len() - 1)]
     }
 
-    /// Most tokens of its next chunk.
-    pub(super) fn chunk_limit(&self) -> usize {
-        match self.scores {
-            Some(_) => MOST_SCORED_TOKENS,
+    /// Maximum number of tokens in the next chunk.
+    pub(super) fn max_chunk_tokens(&self) -> usize {
+        match self.prompt_logprobs {
+            Some(_) => MAX_LOGPROB_CHUNK_TOKENS,
             None => usize::MAX,
         }
     }
 
-    /// Whether log-probabilities of its prompt are still to be computed.
-    pub(super) fn is_scored(&self) -> bool {
-        self.scores.is_some()
+    /// Returns whether log probabilities of the prompt remain to be computed.
+    pub(super) fn wants_prompt_logprobs(&self) -> bool {
+        self.prompt_logprobs.is_some()
     }
 
-    /// Which logits of its next chunk are wanted, which ends with so many guesses.
-    pub(super) fn logits_wanted(&self, chunk_is_last: bool, guessed: usize) -> WantedRows {
-        let scores = self.scores.as_ref();
-        let scored = scores.map_or(WantedRows::None, |scores| scores.wanted(self.computed));
-        match scored {
-            WantedRows::None if chunk_is_last && self.job.max_tokens > 0 => {
-                WantedRows::Last(1 + guessed)
+    /// Returns which rows of logits the runner must return for the next chunk. The chunk ends with `draft_tokens` draft
+    /// tokens.
+    pub(super) fn wanted_logits(&self, chunk_is_last: bool, draft_tokens: usize) -> WantedRows {
+        let logprobs = self.prompt_logprobs.as_ref();
+        let for_logprobs = logprobs.map_or(WantedRows::None, |logprobs| {
+            logprobs.wanted_rows(self.computed)
+        });
+        match for_logprobs {
+            WantedRows::None if chunk_is_last && self.request.max_tokens > 0 => {
+                WantedRows::Last(1 + draft_tokens)
             }
             wanted => wanted,
         }
     }
 
-    /// Whether its next token is chosen behind a chunk.
-    pub(super) fn chooses_behind(&self, chunk: &Chunk) -> bool {
-        self.job.max_tokens > 0 && chunk.past + chunk.certain() == self.tokens.len()
+    /// Returns whether a token is sampled after a chunk.
+    pub(super) fn samples_after(&self, chunk: &Chunk) -> bool {
+        self.request.max_tokens > 0 && chunk.past + chunk.non_draft_tokens() == self.tokens.len()
     }
 
-    /// The tokens of the prompt that a chunk's logits tell the probabilities of.
-    pub(super) fn scored(&self, chunk: &Chunk) -> Option<Scored> {
-        let scores = self.scores.as_ref()?;
-        Some(scores.of_chunk(chunk, &self.tokens))
+    /// Returns the prompt tokens whose log probabilities a chunk's logits give; `None` if the request needs none.
+    pub(super) fn logprob_targets(&self, chunk: &Chunk) -> Option<LogprobTargets> {
+        let logprobs = self.prompt_logprobs.as_ref()?;
+        Some(logprobs.targets(chunk, &self.tokens))
     }
 
-    /// Takes the scores of the chunk that was computed.
-    pub(super) fn score(&mut self, choices: impl Iterator<Item = Choice>) {
-        if let Some(scores) = &mut self.scores {
-            scores.add(choices);
+    /// Adds the log probabilities of a computed chunk.
+    pub(super) fn add_prompt_logprobs(&mut self, tokens: impl Iterator<Item = SampledToken>) {
+        if let Some(logprobs) = &mut self.prompt_logprobs {
+            logprobs.add(tokens);
         }
     }
 
-    /// How probable the prompt's tokens were, once they are all known; told once.
-    pub(super) fn take_scores(&mut self) -> Option<Vec<Choice>> {
-        self.scores.take().map(Scores::finish)
+    /// Takes the log probabilities of the whole prompt; `None` if they were taken before or not requested.
+    pub(super) fn take_prompt_logprobs(&mut self) -> Option<Vec<SampledToken>> {
+        self.prompt_logprobs.take().map(PromptLogprobs::finish)
     }
 
-    /// Which hidden states of its next chunk are wanted.
-    pub(super) fn hidden_wanted(&self, chunk_is_last: bool) -> WantedRows {
-        let pool = self.pool.as_ref();
-        pool.map_or(WantedRows::None, |pool| pool.wanted(chunk_is_last))
+    /// Returns which rows of hidden states the runner must return for the next chunk.
+    pub(super) fn wanted_hidden_states(&self, chunk_is_last: bool) -> WantedRows {
+        let pooling = self.pooling.as_ref();
+        pooling.map_or(WantedRows::None, |pooling| {
+            pooling.wanted_rows(chunk_is_last)
+        })
     }
 
-    /// Takes the hidden states of the chunk that was computed.
-    pub(super) fn pool<'a>(&mut self, rows: impl Iterator<Item = &'a [f32]>) {
-        if let Some(pool) = &mut self.pool {
-            pool.add(rows);
+    /// Adds the hidden states of a computed chunk.
+    pub(super) fn add_hidden_states<'a>(&mut self, rows: impl Iterator<Item = &'a [f32]>) {
+        if let Some(pooling) = &mut self.pooling {
+            pooling.add(rows);
         }
     }
 
-    /// The prompt's embedding, if that is what is wanted.
+    /// Returns the embedding of the prompt, if the request has a pooling method.
     pub(super) fn embedding(&self) -> Option<Vec<f32>> {
-        self.pool.as_ref().map(Pool::finish)
+        self.pooling.as_ref().map(PoolingState::finish)
     }
 
-    /// Takes what was found in the cache. Answers what is to be copied first.
-    pub(super) fn begin(&mut self, reuse: Reuse, pool: &mut BlockPool) -> Option<BlockCopy> {
-        let (computed, copy) = self.table.begin(reuse, pool);
+    /// References the cached prefix when the sequence is admitted. Returns the block copy to execute before the next
+    /// step.
+    pub(super) fn admit(
+        &mut self,
+        cached: CachedPrefix,
+        pool: &mut BlockPool,
+    ) -> Option<BlockCopy> {
+        let (computed, copy) = self.table.attach(cached, pool);
         self.computed = computed;
-        self.joined = false;
-        if let Some(pool) = &mut self.pool {
-            pool.clear();
+        self.has_run = false;
+        if let Some(pooling) = &mut self.pooling {
+            pooling.clear();
         }
-        if let Some(scores) = &mut self.scores {
-            scores.clear();
+        if let Some(logprobs) = &mut self.prompt_logprobs {
+            logprobs.clear();
         }
         copy
     }
 
-    /// Its first chunk since it was admitted is in this step. Answers how long it waited and what the
-    /// cache held, the first time.
-    pub(super) fn join(&mut self, now: Instant) -> Option<(Duration, usize)> {
-        self.joined = true;
+    /// Marks that the sequence is in the next step. The first call returns the queue wait and the number of cached
+    /// tokens.
+    pub(super) fn mark_running(&mut self, now: Instant) -> Option<(Duration, usize)> {
+        self.has_run = true;
         if self.started.is_some() {
             return None;
         }
@@ -379,9 +399,8 @@ impl Sequence {
         Some((now.saturating_duration_since(self.submitted), self.computed))
     }
 
-    /// Marks the prompt's end: the first token, or the end of a prompt that is only evaluated. Answers how
-    /// long it took since submission, the first time.
-    pub(super) fn prompt_ends(&mut self, now: Instant) -> Option<Duration> {
+    /// Marks that the prompt is computed. The first call returns the time since submission.
+    pub(super) fn finish_prompt(&mut self, now: Instant) -> Option<Duration> {
         if self.prompt_done.is_some() {
             return None;
         }
@@ -389,10 +408,10 @@ impl Sequence {
         Some(now.saturating_duration_since(self.submitted))
     }
 
-    /// How much of the prompt is evaluated, if that is to be reported and the prompt was not evaluated before.
+    /// Returns the prefill progress; `None` if the request does not report it or the prompt is already computed.
     pub(super) fn prefill_progress(&self, now: Instant) -> Option<PrefillProgress> {
         let (started, cached_tokens) = self.started?;
-        let is_reported = self.job.report_prefill && self.prompt_done.is_none();
+        let is_reported = self.request.report_prefill && self.prompt_done.is_none();
         is_reported.then(|| PrefillProgress {
             prompt_tokens: self.prompt_tokens,
             cached_tokens,
@@ -401,81 +420,86 @@ impl Sequence {
         })
     }
 
-    /// So many more tokens are in the cache.
+    /// Adds `tokens` tokens to the computed tokens and caches the blocks that are now full.
     pub(super) fn advance(&mut self, tokens: usize, pool: &mut BlockPool) {
         self.computed += tokens;
-        self.table.make_known(&self.tokens[..self.computed], pool);
+        self.table
+            .commit_full_blocks(&self.tokens[..self.computed], pool);
     }
 
-    /// Takes the chosen tokens, up to one that ends the sequence; `guessed` were.
-    pub(super) fn push(
+    /// Appends the sampled and forced tokens until a token ends the sequence. `draft_tokens` is the number of draft
+    /// tokens in the step.
+    pub(super) fn append(
         &mut self,
-        chosen: Chosen,
-        guessed: usize,
+        output: SamplerOutput,
+        draft_tokens: usize,
         context_tokens: usize,
         pool: &mut BlockPool,
-    ) -> Pushed {
-        let right = chosen.guessed_rightly();
-        self.guesses.observe(guessed, right);
-        let Chosen {
-            choices,
-            certain,
-            complete,
-        } = chosen;
-        let mut pushed = Pushed {
-            delivered: Vec::with_capacity(choices.len() + certain.len()),
+    ) -> AppendResult {
+        let accepted = output.accepted_draft_tokens();
+        self.prompt_lookup.observe(draft_tokens, accepted);
+        let SamplerOutput {
+            sampled,
+            forced,
+            is_complete,
+        } = output;
+        let mut result = AppendResult {
+            delivered: Vec::with_capacity(sampled.len() + forced.len()),
             end_token: None,
             shifts: 0,
             end: None,
         };
-        self.uncomputed_choices = 0;
-        let certain = certain.into_iter().map(|token| Choice {
+        self.last_appended_tokens = 0;
+        let forced = forced.into_iter().map(|token| SampledToken {
             token,
             logprobs: None,
         });
-        let mut choices = choices.into_iter().chain(certain).peekable();
-        while let (Some(choice), None) = (choices.next(), pushed.end) {
-            if self.job.end_tokens.binary_search(&choice.token).is_ok() {
-                pushed.end = Some(EndReason::EndToken);
-                pushed.end_token = Some(choice).filter(|choice| choice.logprobs.is_some());
+        let mut tokens = sampled.into_iter().chain(forced).peekable();
+        while let (Some(token), None) = (tokens.next(), result.end) {
+            if self.request.end_tokens.binary_search(&token.token).is_ok() {
+                result.end = Some(EndReason::EndToken);
+                result.end_token = Some(token).filter(|token| token.logprobs.is_some());
                 break;
             }
-            let last = complete && choices.peek().is_none();
-            pushed.end = self.push_token(choice.token, last, context_tokens);
-            pushed.delivered.push(choice);
-            if pushed.end.is_none() && self.tokens.len() >= context_tokens {
+            let is_last = is_complete && tokens.peek().is_none();
+            result.end = self.append_token(token.token, is_last, context_tokens);
+            result.delivered.push(token);
+            if result.end.is_none() && self.tokens.len() >= context_tokens {
                 self.shift(pool);
-                pushed.shifts += 1;
+                result.shifts += 1;
             }
         }
-        // What was guessed rightly is in the cache; of the last choice that is never said.
-        let known = match pushed.end {
-            Some(EndReason::EndToken) => pushed.delivered.len(),
-            _ => pushed.delivered.len().saturating_sub(1),
+        // Accepted draft tokens are already computed. The last appended token never is.
+        let appended = match result.end {
+            Some(EndReason::EndToken) => result.delivered.len(),
+            _ => result.delivered.len().saturating_sub(1),
         };
-        self.advance(right.min(known), pool);
-        pushed
+        self.advance(accepted.min(appended), pool);
+        result
     }
 
-    /// Takes one token. Answers why the sequence ends with it, if it does.
-    fn push_token(
+    /// Appends one token. Returns the reason if the token ends the sequence.
+    fn append_token(
         &mut self,
         token: TokenId,
-        last: bool,
+        is_last: bool,
         context_tokens: usize,
     ) -> Option<EndReason> {
         self.tokens.push(token);
         self.generated += 1;
-        self.uncomputed_choices += 1;
-        let limit = match self.job.stop.after(token) {
-            Verdict::Stop => return Some(EndReason::StopRule),
-            Verdict::Continue => self.job.max_tokens,
-            Verdict::MidCharacter => self.job.max_tokens.saturating_add(FINISHING_TOKENS),
+        self.last_appended_tokens += 1;
+        let limit = match self.request.stop.after_token(token) {
+            StopDecision::Stop => return Some(EndReason::StopRule),
+            StopDecision::Continue => self.request.max_tokens,
+            StopDecision::MidCharacter => self
+                .request
+                .max_tokens
+                .saturating_add(MAX_CHARACTER_COMPLETION_TOKENS),
         };
         match self.tokens.len() >= context_tokens {
-            _ if last => Some(EndReason::Complete),
+            _ if is_last => Some(EndReason::Complete),
             _ if self.generated >= limit => Some(EndReason::TokenLimit),
-            true if self.keep.is_none() => {
+            true if self.keep_tokens.is_none() => {
                 self.truncated = true;
                 Some(EndReason::ContextFull)
             }
@@ -483,24 +507,24 @@ impl Sequence {
         }
     }
 
-    /// Drops the older half of the text, but for its beginning; the rest is to be computed anew.
+    /// Context shift: drops the older half of the tokens after the kept ones. The newer half is recomputed.
     fn shift(&mut self, pool: &mut BlockPool) {
-        let Some(keep) = self.keep else { return };
-        self.computed = self.table.shorten(keep, pool);
-        context::shift(&mut self.tokens, keep);
+        let Some(keep) = self.keep_tokens else { return };
+        self.computed = self.table.truncate(keep, pool);
+        context_shift::shift(&mut self.tokens, keep);
         self.truncated = true;
     }
 
-    /// Gives its blocks back; what is in them can be found by others, and by itself when it comes back.
+    /// Releases the blocks and caches their contents, for other sequences and for this sequence after a preemption.
     pub(super) fn release(&mut self, pool: &mut BlockPool) {
         self.table
-            .release_known(&self.tokens[..self.computed], pool);
+            .commit_and_release(&self.tokens[..self.computed], pool);
         self.computed = 0;
     }
 
-    /// Gives its blocks back, of which only those can be found that could be before: a step was to write
-    /// into them and did not.
-    pub(super) fn abandon(&mut self, pool: &mut BlockPool) {
+    /// Releases the blocks without caching any that are not cached yet: the step that was to write them failed or did
+    /// not run.
+    pub(super) fn release_uncommitted(&mut self, pool: &mut BlockPool) {
         self.table.release(pool);
         self.computed = 0;
     }

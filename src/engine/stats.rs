@@ -1,107 +1,107 @@
-//! What the engine tells about itself: written by the worker after every step, read by anybody.
+//! The engine's statistics: the worker publishes them after every step, other threads read a copy.
 
 use std::time::Duration;
 
 use super::sequence::SequenceId;
 
-/// The state after the last step.
+/// The state of the engine after its last step.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Stats {
-    /// A free slot is `None`.
+    /// The sequence in each slot; `None` is a free slot.
     pub slots: Vec<Option<SlotStats>>,
-    /// Sequences that wait for a slot or for blocks.
+    /// Number of sequences that wait for a slot or for blocks.
     pub waiting: usize,
-    /// The cache.
+    /// The state of the KV cache.
     pub blocks: BlockStats,
-    /// What happened since the start.
+    /// Totals since the start.
     pub counters: Counters,
-    /// Why the engine no longer runs.
-    pub dead: Option<String>,
+    /// Why the engine's thread has ended; `None` while it runs.
+    pub death_reason: Option<String>,
 }
 
 /// The sequence in a slot.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct SlotStats {
-    /// Which.
+    /// The sequence's id.
     pub sequence: SequenceId,
-    /// Tokens of its prompt.
+    /// Number of prompt tokens of the sequence.
     pub prompt_tokens: usize,
-    /// Tokens generated so far.
+    /// Number of tokens that the sequence has generated so far.
     pub generated_tokens: usize,
 }
 
-/// The blocks of the cache.
+/// Numbers of KV cache blocks by state.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct BlockStats {
-    /// All.
+    /// Number of all blocks.
     pub total: usize,
-    /// Held by running sequences.
-    pub held: usize,
-    /// Held by nobody, kept for what is in them.
-    pub idle: usize,
-    /// Contents that were forgotten to make room.
+    /// Blocks that running sequences reference.
+    pub referenced: usize,
+    /// Blocks without a reference, kept for their cached contents.
+    pub evictable: usize,
+    /// Number of cached blocks whose contents were evicted.
     pub evictions: u64,
 }
 
 impl BlockStats {
-    /// Blocks with nothing in them.
+    /// Blocks without a reference and without cached contents.
     pub fn free(&self) -> usize {
-        self.total - self.held - self.idle
+        self.total - self.referenced - self.evictable
     }
 }
 
-/// What happened since the start.
+/// Totals since the start.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Counters {
-    /// Sequences that ended by themselves.
+    /// Sequences that ended normally.
     pub completed: u64,
-    /// Sequences whose client left.
+    /// Sequences whose client disconnected.
     pub cancelled: u64,
     /// Sequences whose deadline passed.
     pub expired: u64,
-    /// Sequences whose step failed.
+    /// Sequences that a failed step or constraint ended.
     pub failed: u64,
-    /// Times that a sequence yielded its blocks to an older one.
+    /// Preemptions: a sequence released its blocks to a sequence of higher scheduling priority.
     pub preemptions: u64,
-    /// Times that a full context lost its older half.
+    /// Context shifts: the older half of a full context was dropped.
     pub context_shifts: u64,
-    /// Prompt tokens that were computed.
+    /// Computed prompt tokens.
     pub prompt_tokens: u64,
-    /// Sequences of whose prompt the cache held a part.
+    /// Sequences whose prompt was partly cached.
     pub prefix_hits: u64,
-    /// Prompt tokens that the cache held.
+    /// Prompt tokens that were read from the cache.
     pub cached_tokens: u64,
-    /// Tokens computed once more, after a preemption or a context shift.
+    /// Tokens that were recomputed after a preemption or a context shift.
     pub recomputed_tokens: u64,
-    /// Most tokens that a sequence had in the cache.
+    /// Largest number of tokens that one sequence had in the KV cache.
     pub longest_sequence: u64,
-    /// Sequences in steps, summed over all steps.
+    /// Sequences per step, summed over all steps.
     pub step_sequences: u64,
-    /// Times that draft tokens were verified.
-    pub guesses: u64,
-    /// Tokens that were computed in case that they come next.
-    pub guessed_tokens: u64,
-    /// Those of them that came.
-    pub rightly_guessed_tokens: u64,
-    /// Tokens generated.
+    /// Drafts that were verified.
+    pub draft_verifications: u64,
+    /// Draft tokens that were computed.
+    pub draft_tokens: u64,
+    /// Draft tokens that were accepted.
+    pub accepted_draft_tokens: u64,
+    /// Generated tokens.
     pub generated_tokens: u64,
-    /// Prompt tokens that ended sequences had computed.
+    /// Computed prompt tokens of ended sequences.
     pub ended_prompt_tokens: u64,
-    /// Tokens that ended sequences generated after their first.
+    /// Generated tokens of ended sequences, without the first token of each sequence.
     pub ended_generated_tokens: u64,
-    /// Seconds that prompts took, summed over ended sequences.
+    /// Prefill time in seconds, summed over ended sequences.
     pub prompt_seconds: f64,
-    /// Seconds from the first token to the last, summed over ended sequences.
+    /// Time from the first token to the end in seconds, summed over ended sequences.
     pub decode_seconds: f64,
-    /// Tokens of each step.
+    /// Number of tokens per step.
     pub step_tokens: Histogram,
-    /// Seconds that each step took.
+    /// Time per step in seconds.
     pub step_seconds: Histogram,
     /// Seconds from submission to the first step.
     pub queue_wait_seconds: Histogram,
     /// Seconds from submission to the first token.
     pub first_token_seconds: Histogram,
-    /// Mean seconds between a sequence's tokens.
+    /// Mean time between the tokens of each ended sequence, in seconds.
     pub token_interval_seconds: Histogram,
     /// Seconds from submission to the end.
     pub sequence_seconds: Histogram,
@@ -113,7 +113,7 @@ impl Default for Counters {
             completed: 0,
             longest_sequence: 0,
             step_sequences: 0,
-            guesses: 0,
+            draft_verifications: 0,
             cancelled: 0,
             expired: 0,
             failed: 0,
@@ -123,8 +123,8 @@ impl Default for Counters {
             prefix_hits: 0,
             cached_tokens: 0,
             recomputed_tokens: 0,
-            guessed_tokens: 0,
-            rightly_guessed_tokens: 0,
+            draft_tokens: 0,
+            accepted_draft_tokens: 0,
             generated_tokens: 0,
             ended_prompt_tokens: 0,
             ended_generated_tokens: 0,
@@ -140,7 +140,7 @@ impl Default for Counters {
     }
 }
 
-/// Upper bounds of a histogram's buckets, rising.
+/// Upper bounds of a histogram's buckets, ascending.
 type Bounds = [f64; 16];
 
 const SECOND_BOUNDS: Bounds = [
@@ -153,11 +153,11 @@ const TOKEN_BOUNDS: Bounds = [
     16384.0, 65536.0,
 ];
 
-/// How often values fell between bounds.
+/// A histogram: number of values per bucket, and the sum of all values.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Histogram {
     bounds: &'static Bounds,
-    /// The last is for values above all bounds.
+    /// The last bucket counts the values above all bounds.
     counts: [u64; 17],
     sum: f64,
 }
@@ -171,18 +171,19 @@ impl Histogram {
         }
     }
 
-    /// Counts a value.
+    /// Records a value.
     pub(super) fn add(&mut self, value: f64) {
         self.counts[self.bounds.partition_point(|bound| *bound < value)] += 1;
         self.sum += value;
     }
 
-    /// Counts a duration, in seconds.
+    /// Records a duration in seconds.
     pub(super) fn add_duration(&mut self, duration: Duration) {
         self.add(duration.as_secs_f64());
     }
 
-    /// For each upper bound the number of values up to it; the last bound is infinity.
+    /// Iterates over the upper bounds of the buckets, each with the number of values up to the bound. The last bound is
+    /// infinity.
     pub fn cumulative(&self) -> impl Iterator<Item = (f64, u64)> {
         let bounds = self.bounds.iter().copied().chain([f64::INFINITY]);
         bounds.zip(self.counts.iter().scan(0, |sum, count| {
@@ -191,12 +192,12 @@ impl Histogram {
         }))
     }
 
-    /// Values counted.
+    /// Number of recorded values.
     pub fn count(&self) -> u64 {
         self.counts.iter().sum()
     }
 
-    /// Their sum.
+    /// Sum of the recorded values.
     pub fn sum(&self) -> f64 {
         self.sum
     }
@@ -207,7 +208,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_value_on_a_bound_is_within_it() {
+    fn a_value_equal_to_a_bound_counts_in_its_bucket() {
         let mut histogram = Histogram::new(&TOKEN_BOUNDS);
         [0.5, 1.0, 3.0, 1e9]
             .into_iter()

@@ -1,59 +1,60 @@
-//! What one step computes: plain data, made by the scheduler, read by the runner, consumed by
-//! `commit` or `fail`.
+//! The plan of one step: plain data that the scheduler creates, the runner executes, and `Scheduler::commit` or
+//! `Scheduler::fail` consumes.
 
 use super::adapters::AdapterScales;
 use super::sequence::SequenceId;
 use crate::cache::{BlockCopy, BlockId};
 use crate::token::TokenId;
 
-/// A ragged list of chunks, run as one call.
+/// A ragged batch of chunks that the model computes in one call.
 ///
 /// ```text
-/// rows      0 1 2 3 4 5 | 6 | 7 | 8 9 10 11
-/// chunks    a prompt    | a decoding sequence's last token | … | the end of another prompt
+/// rows      0 1 2 3 4 5 | 6             | 7             | 8 9 10 11
+/// chunks    a prompt    | a decode row  | a decode row  | the end of another prompt
 /// ```
 #[derive(Debug, PartialEq)]
 pub struct StepPlan {
-    /// Blocks to be copied, in this order, before anything is computed.
+    /// Blocks to copy, in this order, before the step computes anything.
     pub copies: Vec<BlockCopy>,
-    /// At least one; no sequence twice.
+    /// At least one chunk; at most one of each sequence.
     pub chunks: Vec<Chunk>,
 }
 
-/// The next tokens of one sequence.
+/// Consecutive tokens of one sequence to compute in a step.
 #[derive(Debug, PartialEq)]
 pub struct Chunk {
-    /// Whose they are.
+    /// The sequence that the tokens belong to.
     pub sequence: SequenceId,
-    /// The tokens, at least one. They stand at positions `past..past + tokens.len()`.
+    /// At least one token, at the positions `past..past + tokens.len()`.
     pub tokens: Vec<TokenId>,
-    /// How many of them, the last ones, are only guessed: not what comes of one, but whether it was right, is known behind it.
-    pub guessed: usize,
-    /// Tokens of the sequence that are in the cache already.
+    /// Number of draft tokens at the end of `tokens`. The logits of the row before a draft token decide whether the
+    /// token is accepted.
+    pub draft_tokens: usize,
+    /// Number of the sequence's tokens that are already in the cache.
     pub past: usize,
-    /// The sequence's blocks, with room for `past + tokens.len()` tokens.
+    /// The sequence's block table, with room for `past + tokens.len()` tokens.
     pub blocks: Vec<BlockId>,
-    /// Which logits are wanted.
+    /// The rows of logits to return.
     pub logits: WantedRows,
-    /// Which hidden states are wanted.
+    /// The rows of hidden states to return.
     pub hidden: WantedRows,
-    /// What adapters are to change of it: the same for all chunks of a sequence.
+    /// The adapter scales, the same for all chunks of a sequence.
     pub adapters: AdapterScales,
 }
 
-/// The rows of a chunk of which something is wanted.
+/// The rows of a chunk for which the runner returns logits or hidden states.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum WantedRows {
-    /// None.
+    /// No row.
     None,
-    /// Those of so many tokens, the last ones.
+    /// The given number of last rows.
     Last(usize),
-    /// Every token's.
+    /// Every row.
     All,
 }
 
 impl WantedRows {
-    /// How many rows of a chunk of so many tokens; they are its last.
+    /// Number of wanted rows of a chunk of `tokens` tokens: always the last rows.
     pub fn count(self, tokens: usize) -> usize {
         match self {
             Self::None => 0,
@@ -64,19 +65,19 @@ impl WantedRows {
 }
 
 impl Chunk {
-    /// How many of its tokens are the sequence's for certain.
-    pub(super) fn certain(&self) -> usize {
-        self.tokens.len() - self.guessed
+    /// Number of tokens before the draft tokens.
+    pub(super) fn non_draft_tokens(&self) -> usize {
+        self.tokens.len() - self.draft_tokens
     }
 }
 
 impl StepPlan {
-    /// Rows of the step.
+    /// Number of tokens in the step, which is its number of rows.
     pub fn tokens(&self) -> usize {
         self.chunks.iter().map(|chunk| chunk.tokens.len()).sum()
     }
 
-    /// The chunks with logits, each with the number of its first among the rows of logits.
+    /// Iterates over the chunks that return logits, each with the index of its first row among the returned logits.
     pub(super) fn chunks_with_logits(&self) -> impl Iterator<Item = (usize, &Chunk)> {
         let chunks = self.chunks.iter().scan(0, |rows, chunk| {
             let first = *rows;
@@ -86,12 +87,12 @@ impl StepPlan {
         chunks.filter(|(_, chunk)| chunk.logits != WantedRows::None)
     }
 
-    /// The rows whose logits are wanted, in order.
+    /// Indices of the rows whose logits are returned, in order.
     pub fn logit_rows(&self) -> Vec<usize> {
         self.rows(|chunk| chunk.logits)
     }
 
-    /// The rows whose hidden states are wanted, in order.
+    /// Indices of the rows whose hidden states are returned, in order.
     pub fn hidden_rows(&self) -> Vec<usize> {
         self.rows(|chunk| chunk.hidden)
     }

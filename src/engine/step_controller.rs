@@ -1,91 +1,95 @@
-//! How many prefill rows a step may carry while sequences decode: the step-time controller.
+//! The step-time controller: limits the prefill rows of a step while sequences decode.
 //!
-//! With `d` the measured time of a step that only decodes and `s` the prefill share, a step may take
-//! `L = max(step limit, d / (1 - s))`: prefill then has at least the share `s` of the time, and no decoding sequence waits
-//! longer than `L` for its next token, whatever the model's size. Prefill rows are scaled by `L / elapsed` of the previous
-//! mixed step (one with decode and prefill rows), at most doubled, beginning with one row.
+//! Let `d` be the measured time of a step that only decodes, and `s` the prefill share. A mixed step (with decode and
+//! prefill rows) may take `L = max(step limit, d / (1 - s))`. Prefill then gets at least the share `s` of the time, and
+//! no decoding sequence waits longer than `L` for its next token, for any model size. The first mixed step has one
+//! prefill row. In each further mixed step, the prefill rows grow by the factor `L / elapsed`, at most 2, where
+//! `elapsed` is the time of the previous mixed step.
 //!
 //! ```text
-//! step       decode only | mixed, 1 row | mixed, 2 rows | … | mixed, n rows   (31 mixed steps at most)   | decode only | …
-//! takes      d           | d …          |               |   | L                                          | d
+//! step   decode only | mixed, 1 row | mixed, 2 rows | … | mixed, n rows (at most 31 mixed steps) | decode only | …
+//! time   d           | d …          |               |   | L                                      | d
 //! ```
 //!
-//! No cost model is fitted: a step's time has a hinge where arithmetic exceeds memory traffic, and a line fitted to one side
-//! of it overshoots on the other side by far. All that is assumed of the time of `n` rows is that it does not fall with `n`,
-//! and that its mean for a row does not rise. While prefill is behind its share, rows grow by `(L - d) / (elapsed - d)`
-//! instead, which is exact for a constant cost per row, bounded by [`FASTEST_CATCH_UP`].
+//! The controller fits no cost model. The time of a step has a kink where computation begins to take longer than memory
+//! access, and a line fitted on one side of the kink is far off on the other side. The controller only assumes that the
+//! time of a step does not fall with the number of rows, and that the mean time per row does not rise. While prefill is
+//! behind its share, the factor is `(L - d) / (elapsed - d)` instead. This factor is exact if every row costs the same,
+//! and is bounded by [`MAX_CATCH_UP_PROPORTIONAL`].
 
 use std::time::Duration;
 
-/// Most that the prefill rows grow by from one step to the next.
+/// Maximum growth factor of the prefill rows from one mixed step to the next.
 const MAX_GROWTH: f64 = 2.0;
-/// A measured decode time is used in this many steps, the measuring one included.
+/// Number of steps for which a measured decode time is valid, including the measured step.
 const DECODE_TIME_STEPS: u64 = 32;
-/// How far beyond the limit a step is planned, as a part of it, while prefill is behind its share: steps that only decode and
-/// the first, small mixed steps are made up for.
-const CATCH_UP: f64 = 0.1;
-/// The same, if the step's time is proportional to its rows, which is the most that they can cost.
-const FASTEST_CATCH_UP: f64 = 0.12;
-/// Most limits that prefill is made up for.
-const MAX_OWED: f64 = 2.0;
-/// Most limits that prefill is ahead of its share, so that a row that costs several steps' share is not made up for again.
-const MAX_AHEAD: f64 = 1.0;
-/// The longest step, in limits, that rows are rounded up for, if its time is proportional to its rows. What is left to the
-/// 1.2 limits that a step may take is for decode times that change within [`DECODE_TIME_STEPS`].
-const ROUNDED_UP: f64 = 1.12;
-/// Fewest prefill rows of a step, on average.
+/// Fraction of the limit by which a planned step may exceed the limit while prefill is behind its share. The excess
+/// makes up for decode-only steps and for the first, small mixed steps.
+const MAX_CATCH_UP: f64 = 0.1;
+/// The same fraction under the worst-case assumption that a step's time is proportional to its rows.
+const MAX_CATCH_UP_PROPORTIONAL: f64 = 0.12;
+/// Maximum deficit of prefill time, as a multiple of the limit.
+const MAX_DEFICIT: f64 = 2.0;
+/// Maximum surplus of prefill time, as a multiple of the limit. If one row costs the prefill share of several steps,
+/// the surplus cancels the deficit of the following steps.
+const MAX_SURPLUS: f64 = 1.0;
+/// Rows are rounded up only if the step then takes at most this multiple of the limit, assuming a time proportional to
+/// the rows. A step may take 1.2 times the limit; the difference is a margin for decode times that change within
+/// [`DECODE_TIME_STEPS`].
+const MAX_ROUNDED_UP_STEP: f64 = 1.12;
+/// Minimum mean number of prefill rows per step.
 const MIN_ROWS: f64 = 1.0 / DECODE_TIME_STEPS as f64;
 
-/// What prefill rows are for: a row costs more where its logits are wanted, so both are measured on their own.
+/// The kind of prefill rows. A row costs more if its logits are computed, so each kind is measured separately.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum PrefillKind {
-    /// Keys and values, and logits behind the last row at most.
+    /// Rows without logits, except for a prompt's last row.
     Plain,
-    /// The log-probabilities of prompt tokens.
-    Scored,
+    /// Rows with logits, for the log probabilities of prompt tokens.
+    WithLogprobs,
 }
 
-/// The rows of a step that ran.
+/// Numbers of rows of an executed step.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct StepRows {
-    /// Decoding sequences, each with one row.
+    /// One row per decoding sequence.
     pub(super) decode: usize,
-    /// Prefill rows.
+    /// Rows of prompts, recomputed tokens and forced tokens.
     pub(super) prefill: usize,
-    /// Draft rows.
+    /// Rows of draft tokens.
     pub(super) draft: usize,
 }
 
-/// Measures steps and limits the prefill rows beside decoding sequences. Times are in seconds.
+/// Measures step times and limits the prefill rows of steps with decoding sequences. Times are in seconds.
 #[derive(Debug)]
 pub(super) struct StepController {
     step_limit: f64,
     prefill_share: f64,
-    /// Steps observed.
+    /// Number of steps observed.
     steps: u64,
-    /// The time of the last decode-only step with so many decode rows.
+    /// The time of the last decode-only step, by number of decode rows.
     decode_times: Vec<Option<DecodeTime>>,
     /// The last mixed step of each [`PrefillKind`].
     mixed: [Option<MixedStep>; 2],
-    /// The limit for the step that is planned.
+    /// The allowance of the step that was planned but not observed yet.
     planned: Option<Allowance>,
-    /// The part of a row by which earlier steps fell short.
+    /// Fraction of a row that rounding down has not granted yet.
     carry: f64,
-    /// How far prefill is behind its share; ahead, where negative.
-    owed: f64,
+    /// Time by which prefill is behind its share; negative if it is ahead.
+    deficit: f64,
 }
 
 #[derive(Debug, Clone, Copy)]
 struct DecodeTime {
     seconds: f64,
-    /// Number of the step.
+    /// Index of the measured step.
     step: u64,
 }
 
 #[derive(Debug, Clone, Copy)]
 struct MixedStep {
     decode_rows: usize,
-    /// The decode time that held then.
+    /// The decode time that was valid at that step.
     decode_seconds: f64,
     prefill_rows: f64,
     seconds: f64,
@@ -94,15 +98,15 @@ struct MixedStep {
 #[derive(Debug, Clone, Copy)]
 struct Allowance {
     kind: PrefillKind,
-    /// Prefill rows on average.
+    /// Fractional number of prefill rows, before rounding.
     rows: f64,
-    /// Prefill rows of this step.
+    /// Prefill rows that this step may have.
     granted: usize,
     limit: f64,
 }
 
 impl StepController {
-    /// Nothing measured yet. `prefill_share` is greater than 0 and less than 1.
+    /// Creates a controller without measurements. `prefill_share` is greater than 0 and less than 1.
     pub(super) fn new(step_limit: Duration, prefill_share: f64) -> Self {
         Self {
             step_limit: step_limit.as_secs_f64(),
@@ -112,12 +116,12 @@ impl StepController {
             mixed: [None; 2],
             planned: None,
             carry: 0.0,
-            owed: 0.0,
+            deficit: 0.0,
         }
     }
 
-    /// Prefill rows, `max_rows` at most, of the next step, in which `decode_rows` sequences decode. 0 if the time of a step
-    /// without prefill rows is to be measured first.
+    /// Returns the number of prefill rows for the next step, at most `max_rows`. `decode_rows` is the number of
+    /// decoding sequences in the step. Returns 0 if the decode time must be measured first.
     pub(super) fn prefill_rows(
         &mut self,
         decode_rows: usize,
@@ -135,10 +139,10 @@ impl StepController {
         };
         let limit = self.limit(decode_seconds);
         let mixed = self.mixed[kind as usize];
-        let mixed = mixed.map(|mixed| mixed.beside(decode_rows, decode_seconds));
+        let mixed = mixed.map(|mixed| mixed.with_decode_rows(decode_rows, decode_seconds));
         let rows = mixed.map_or(1.0, |mixed| {
-            let rows = mixed.prefill_rows * mixed.growth(limit, self.owed);
-            // One interrupted step does not end a prompt's progress.
+            let rows = mixed.prefill_rows * mixed.growth(limit, self.deficit);
+            // A single step that is unusually slow must not stop prefill.
             rows.max((mixed.prefill_rows / MAX_GROWTH).clamp(MIN_ROWS, 1.0))
         });
         let rows = rows.min(max_rows as f64);
@@ -162,13 +166,13 @@ impl StepController {
         granted
     }
 
-    /// A step with these rows took `elapsed`.
+    /// Records that a step with these rows took `elapsed`.
     pub(super) fn observe(&mut self, rows: StepRows, elapsed: Duration) {
         self.steps += 1;
         let (planned, seconds) = (self.planned.take(), elapsed.as_secs_f64());
         let Some(allowance) = planned else {
-            // No prefill waited beside decoding sequences.
-            (self.carry, self.owed) = (0.0, 0.0);
+            // The step was planned without a limit, because no decoding sequence waited for prefill.
+            (self.carry, self.deficit) = (0.0, 0.0);
             if rows.decode == 0 {
                 self.decode_times.clear();
             } else if rows.prefill + rows.draft == 0 {
@@ -181,13 +185,13 @@ impl StepController {
         }
         if rows.prefill == 0 {
             self.set_decode_time(rows.decode, seconds);
-            self.owe(self.prefill_share * seconds, self.limit(seconds));
+            self.add_deficit(self.prefill_share * seconds, self.limit(seconds));
             return;
         }
         let Some(Some(decode)) = self.decode_times.get_mut(rows.decode) else {
             return;
         };
-        // The decode rows alone take no longer than with others.
+        // The decode rows alone cannot take longer than the mixed step.
         decode.seconds = decode.seconds.min(seconds);
         let prefill_seconds = seconds - decode.seconds;
         let step = MixedStep {
@@ -198,7 +202,7 @@ impl StepController {
         };
         self.observe_mixed(step, allowance);
         let missed = self.prefill_share * seconds - prefill_seconds;
-        self.owe(missed, allowance.limit);
+        self.add_deficit(missed, allowance.limit);
     }
 
     fn observe_mixed(&mut self, step: MixedStep, allowance: Allowance) {
@@ -209,7 +213,7 @@ impl StepController {
             limit,
         } = allowance;
         let observed = if step.prefill_rows > rows && step.prefill_rows as usize == granted {
-            // The same for the rows before they were rounded up.
+            // Rows were rounded up: scale the prefill time down to the fractional number of rows.
             let prefill_seconds = step.seconds - step.decode_seconds;
             MixedStep {
                 prefill_rows: rows,
@@ -219,7 +223,7 @@ impl StepController {
         } else if step.prefill_rows as usize == granted {
             step
         } else {
-            // A step that was not full says little about a full one, unless even it was too long.
+            // A step with fewer rows than granted says little about a full step, unless even that step took too long.
             let in_time = step.seconds <= limit;
             let scaled = step.prefill_rows * (limit / step.seconds).min(MAX_GROWTH);
             if in_time && scaled < rows && self.mixed[kind as usize].is_some() {
@@ -230,16 +234,16 @@ impl StepController {
         self.mixed[kind as usize] = Some(observed);
     }
 
-    /// How long a step may take beside which `decode_rows` alone take `decode_seconds`.
+    /// Returns the maximum time of a mixed step whose decode rows alone take `decode_seconds`.
     fn limit(&self, decode_seconds: f64) -> f64 {
-        let of_share = decode_seconds / (1.0 - self.prefill_share);
-        self.step_limit.max(of_share)
+        let share_limit = decode_seconds / (1.0 - self.prefill_share);
+        self.step_limit.max(share_limit)
     }
 
     fn decode_time(&self, decode_rows: usize) -> Option<f64> {
         let measured = (*self.decode_times.get(decode_rows)?)?;
-        let fresh = self.steps + 1 - measured.step < DECODE_TIME_STEPS;
-        fresh.then_some(measured.seconds)
+        let is_valid = self.steps + 1 - measured.step < DECODE_TIME_STEPS;
+        is_valid.then_some(measured.seconds)
     }
 
     fn set_decode_time(&mut self, decode_rows: usize, seconds: f64) {
@@ -250,15 +254,16 @@ impl StepController {
         self.decode_times[decode_rows] = Some(DecodeTime { seconds, step });
     }
 
-    /// Prefill had so much less than its share; more, where negative.
-    fn owe(&mut self, seconds: f64, limit: f64) {
-        self.owed = (self.owed + seconds).clamp(-MAX_AHEAD * limit, MAX_OWED * limit);
+    /// Adds the time by which prefill fell short of its share; negative if prefill got more.
+    fn add_deficit(&mut self, seconds: f64, limit: f64) {
+        self.deficit = (self.deficit + seconds).clamp(-MAX_SURPLUS * limit, MAX_DEFICIT * limit);
     }
 }
 
 impl MixedStep {
-    /// At most what this step would have been beside `decode_rows` that alone take `decode_seconds` now.
-    fn beside(self, decode_rows: usize, decode_seconds: f64) -> Self {
+    /// Returns this step with `decode_rows` decode rows, which alone now take `decode_seconds`. The returned time is an
+    /// upper bound.
+    fn with_decode_rows(self, decode_rows: usize, decode_seconds: f64) -> Self {
         let (before, now) = (self.decode_rows as f64, decode_rows as f64);
         let with_rows = (now + self.prefill_rows) / (before + self.prefill_rows);
         let more_rows = (now / before).max(1.0);
@@ -268,7 +273,7 @@ impl MixedStep {
         };
         let slower = match decode_rows == self.decode_rows {
             true => slower,
-            // How much of it the rows make is not known.
+            // The changed number of rows may explain a decrease of the ratio, so only an increase counts.
             false => slower.max(1.0),
         };
         Self {
@@ -279,10 +284,11 @@ impl MixedStep {
         }
     }
 
-    /// The factor that scales the prefill rows from this step to one of `limit` seconds, of which prefill is behind by `owed`.
-    fn growth(&self, limit: f64, owed: f64) -> f64 {
-        let target = limit + owed.clamp(0.0, CATCH_UP * limit);
-        let longest = limit + owed.clamp(0.0, FASTEST_CATCH_UP * limit);
+    /// Returns the factor from this step's prefill rows to those of a step that takes `limit` seconds. `deficit` is the
+    /// time by which prefill is behind its share.
+    fn growth(&self, limit: f64, deficit: f64) -> f64 {
+        let target = limit + deficit.clamp(0.0, MAX_CATCH_UP * limit);
+        let longest = limit + deficit.clamp(0.0, MAX_CATCH_UP_PROPORTIONAL * limit);
         let constant_row_cost =
             (target - self.decode_seconds) / (self.seconds - self.decode_seconds);
         (target / self.seconds)
@@ -290,11 +296,12 @@ impl MixedStep {
             .min(MAX_GROWTH)
     }
 
-    /// Whether a step with so many prefill rows, not fewer than this one's, may be too long.
+    /// Returns whether a step with `prefill_rows` prefill rows may take too long. `prefill_rows` is at least that of
+    /// this step.
     fn is_too_long_with(&self, prefill_rows: f64, limit: f64) -> bool {
         let decode_rows = self.decode_rows as f64;
         let rows = (decode_rows + prefill_rows) / (decode_rows + self.prefill_rows);
-        self.seconds * rows > ROUNDED_UP * limit
+        self.seconds * rows > MAX_ROUNDED_UP_STEP * limit
     }
 }
 
@@ -304,16 +311,16 @@ mod tests {
 
     const LIMIT: Duration = Duration::from_millis(100);
 
-    /// Plans and runs a step beside `decode_rows` while prompts of any length wait. Returns its prefill rows.
+    /// Plans and observes a step with `decode_rows` decode rows while long prompts wait. Returns its prefill rows.
     fn step(
         controller: &mut StepController,
         decode_rows: usize,
         milliseconds: fn(usize) -> u64,
     ) -> usize {
-        step_of(controller, decode_rows, PrefillKind::Plain, milliseconds)
+        step_of_kind(controller, decode_rows, PrefillKind::Plain, milliseconds)
     }
 
-    fn step_of(
+    fn step_of_kind(
         controller: &mut StepController,
         decode_rows: usize,
         kind: PrefillKind,
@@ -330,7 +337,7 @@ mod tests {
         prefill
     }
 
-    /// A step that only decodes while no prompt waits.
+    /// Observes a decode-only step while no prompt waits.
     fn decode(controller: &mut StepController, decode: usize, milliseconds: u64) {
         let rows = StepRows {
             decode,
@@ -351,25 +358,25 @@ mod tests {
             .map(|_| step(&mut controller, 1, large_model))
             .collect();
         assert_eq!(rows[..5], [0, 1, 2, 4, 8]);
-        // 600 ms are 20 rows; what prefill did not have at first, it has now.
+        // 600 ms allow 20 rows, plus the rows that make up for the deficit of the first steps.
         for rows in &rows[5..] {
             assert!((15..=21).contains(rows), "{rows}");
         }
     }
 
     #[test]
-    fn a_decode_time_that_is_known_is_not_measured_again_but_for_every_32nd_step() {
+    fn the_decode_time_is_measured_again_every_32nd_step() {
         let mut controller = StepController::new(LIMIT, 0.5);
         decode(&mut controller, 2, 300);
         let rows: Vec<usize> = (0..65)
             .map(|_| step(&mut controller, 2, large_model))
             .collect();
-        let measuring: Vec<usize> = (0..65).filter(|step| rows[*step] == 0).collect();
-        assert_eq!(measuring, [31, 63]);
+        let measured: Vec<usize> = (0..65).filter(|step| rows[*step] == 0).collect();
+        assert_eq!(measured, [31, 63]);
     }
 
     #[test]
-    fn a_change_of_the_decode_rows_is_measured() {
+    fn the_decode_time_is_measured_for_each_number_of_decode_rows() {
         let mut controller = StepController::new(LIMIT, 0.5);
         decode(&mut controller, 2, 300);
         assert_eq!(step(&mut controller, 2, large_model), 1);
@@ -377,21 +384,21 @@ mod tests {
         assert_eq!(step(&mut controller, 3, large_model), 1);
         // Measured four steps ago.
         assert_eq!(step(&mut controller, 2, large_model), 2);
-        // No sequence decodes, and so nothing that was measured counts later.
+        // A step without decode rows discards the measured decode times.
         decode(&mut controller, 0, 300);
         assert_eq!(step(&mut controller, 2, large_model), 0);
     }
 
     #[test]
-    fn rows_that_cost_more_begin_with_one() {
+    fn the_first_step_of_another_prefill_kind_has_one_row() {
         let mut controller = StepController::new(LIMIT, 0.5);
         decode(&mut controller, 1, 300);
         for _ in 0..8 {
             step(&mut controller, 1, large_model);
         }
-        let scored = |rows: usize| large_model(1) + 100 * (rows as u64 - 1);
+        let with_logprobs = |rows: usize| large_model(1) + 100 * (rows as u64 - 1);
         let rows: Vec<usize> = (0..4)
-            .map(|_| step_of(&mut controller, 1, PrefillKind::Scored, scored))
+            .map(|_| step_of_kind(&mut controller, 1, PrefillKind::WithLogprobs, with_logprobs))
             .collect();
         assert_eq!(rows[..2], [1, 1]);
         assert!(
@@ -402,13 +409,13 @@ mod tests {
     }
 
     #[test]
-    fn a_machine_that_gets_slower_has_fewer_rows_in_the_next_step_and_not_none() {
+    fn a_slowdown_reduces_the_rows_of_the_next_step_but_not_to_zero() {
         let mut controller = StepController::new(LIMIT, 0.5);
         decode(&mut controller, 1, 10);
         let fast = |rows: usize| 10 + rows as u64;
         let rows: Vec<usize> = (0..12).map(|_| step(&mut controller, 1, fast)).collect();
         assert!((80..=96).contains(&rows[11]), "{rows:?}");
-        // Ten times as slow: one step is too long.
+        // Ten times slower: one step is too long.
         let slow = |rows: usize| 100 + 10 * rows as u64;
         step(&mut controller, 1, slow);
         let rows = step(&mut controller, 1, slow);
@@ -419,23 +426,23 @@ mod tests {
         assert!((1..=2).contains(&rows[0]) && rows[8] >= 80, "{rows:?}");
     }
 
-    /// Costs of a row that the share has no time for: it has the rows of a few steps together.
+    /// A row costs more than a step's share of prefill, so one row is granted every few steps.
     #[test]
     fn fractions_of_rows_add_up() {
         let mut controller = StepController::new(Duration::from_millis(1), 0.2);
         let cost = |rows: usize| 100 + 100 * (rows as u64 - 1);
         let rows: Vec<usize> = (0..200).map(|_| step(&mut controller, 1, cost)).collect();
         assert!(rows.iter().all(|rows| *rows <= 1));
-        // A row takes 100 ms, four times what a step of 125 ms has beside the 100 ms of its decode row.
+        // A row takes 100 ms, four times the prefill time of a step of 125 ms with 100 ms of decode.
         let count: usize = rows[100..].iter().sum();
         assert!(
             (20..=32).contains(&count),
-            "{count} rows of a hundred steps"
+            "{count} rows in a hundred steps"
         );
     }
 
     #[test]
-    fn a_clock_that_stands_still_stops_nothing() {
+    fn rows_double_while_the_clock_stands_still() {
         let mut controller = StepController::new(LIMIT, 0.5);
         let rows: Vec<usize> = (0..12).map(|_| step(&mut controller, 1, |_| 0)).collect();
         assert_eq!(rows, [0, 1, 2, 4, 8, 16, 32, 64, 128, 256, 500, 500]);

@@ -1,37 +1,38 @@
-//! The engine with a scripted runner: its "model" reads the whole sequence back from the blocks, so a
-//! block that is given away, mixed up or cut short changes the text. Here are the script, what it says to a
-//! sequence alone, and the life of single sequences.
+//! Tests of the engine with a scripted runner. The runner reads the whole sequence back from the cache blocks to choose
+//! the next token, so a lost, mixed-up or truncated block changes the text. This file has the runner, the expected
+//! output of a sequence that runs alone, and tests of single sequences.
 
 mod fairness;
 mod forced;
-mod guesses;
-mod numbers;
+mod output_checks;
+mod prompt_logprobs;
 mod properties;
-mod scores;
-mod sharing;
-mod slots;
+mod shared_resources;
+mod slot_actions;
+mod speculative;
 mod steps;
-mod whole;
+mod whole_prompts;
 
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::time::{Duration, Instant};
 
 use super::*;
-use crate::sampling::{Choice, Sampler, SamplerTokens, SamplingParameters};
+use crate::sampling::{SampledToken, Sampler, SamplerInputs, SamplingParameters};
 use crate::token::TokenId;
 
 const VOCABULARY: usize = 97;
 const END: TokenId = TokenId(0);
-/// The script chooses this token where a character begins that is not whole.
-const HALF: TokenId = TokenId(1);
+/// A token whose text ends within a multi-byte character.
+const PARTIAL_CHARACTER: TokenId = TokenId(1);
 
-/// With this token a text begins that soon repeats itself.
-const SINGSONG: u32 = 96;
+/// A prompt that begins with this token makes the scripted runner generate a repeating text.
+const REPEATING: u32 = 96;
 
-/// The token after a sequence: any function of all of it will do. A singsong goes round and round, but for some tokens.
+/// Returns the next token of a sequence: a hash of all its tokens. A repeating text cycles through five tokens, except
+/// at every 11th position.
 fn next_token(tokens: &[u32]) -> u32 {
-    if let [SINGSONG, .., last] = tokens
+    if let [REPEATING, .., last] = tokens
         && !tokens.len().is_multiple_of(11)
     {
         return 2 + (last + 1) % 5;
@@ -43,18 +44,18 @@ fn next_token(tokens: &[u32]) -> u32 {
     ((hash >> 20) % VOCABULARY as u64) as u32
 }
 
-/// A hidden state is the token and its position.
+/// A runner whose next token is [`next_token`]. The hidden state of a token is the token id and the position.
 struct ScriptedRunner {
     options: EngineOptions,
     cache: Vec<Option<u32>>,
     /// Fails every step in which this token is computed.
     poison: Option<TokenId>,
-    /// Fails every so many steps.
+    /// Fails every n-th step.
     fails_every: Option<usize>,
-    /// Every step waits for a word, if there is somebody to give it.
+    /// If set, each step waits for a message until the sender is dropped.
     gate: Option<Receiver<()>>,
     steps: usize,
-    cheap_rows: usize,
+    speculative_row_budget: usize,
 }
 
 impl ScriptedRunner {
@@ -66,11 +67,12 @@ impl ScriptedRunner {
             fails_every: None,
             gate: None,
             steps: 0,
-            cheap_rows: 1,
+            speculative_row_budget: 1,
         }
     }
 
-    /// Whether the step fails. Then nothing was copied, and what it was to write is spoilt.
+    /// Returns whether the step fails. A failed step copies no block and invalidates the cache contents that it was to
+    /// write.
     fn fails(&mut self, plan: &StepPlan) -> bool {
         self.steps += 1;
         let computes = |token| {
@@ -85,15 +87,15 @@ impl ScriptedRunner {
         if fails {
             for chunk in &plan.chunks {
                 for position in chunk.past..chunk.past + chunk.tokens.len() {
-                    let place = self.place(chunk, position);
-                    self.cache[place] = None;
+                    let index = self.cache_index(chunk, position);
+                    self.cache[index] = None;
                 }
             }
         }
         fails
     }
 
-    fn place(&self, chunk: &Chunk, position: usize) -> usize {
+    fn cache_index(&self, chunk: &Chunk, position: usize) -> usize {
         let block_tokens = self.options.block_tokens;
         chunk.blocks[position / block_tokens].index() * block_tokens + position % block_tokens
     }
@@ -104,8 +106,8 @@ impl ModelRunner for ScriptedRunner {
         Outputs::new(VOCABULARY, 2)
     }
 
-    fn cheap_rows(&self) -> usize {
-        self.cheap_rows
+    fn speculative_row_budget(&self) -> usize {
+        self.speculative_row_budget
     }
 
     fn run(&mut self, plan: &StepPlan, outputs: &mut Outputs) -> Result<(), RunError> {
@@ -123,7 +125,7 @@ impl ModelRunner for ScriptedRunner {
         );
         assert!((1..=parallel).contains(&plan.chunks.len()));
         if let Some(gate) = &self.gate {
-            // Nobody is left to give the word: go on.
+            // An error means that the sender was dropped: continue.
             let _ = gate.recv();
         }
         if self.fails(plan) {
@@ -146,12 +148,13 @@ impl ModelRunner for ScriptedRunner {
             let end = chunk.past + chunk.tokens.len();
             assert!(end <= context_tokens);
             for (offset, token) in chunk.tokens.iter().enumerate() {
-                let place = self.place(chunk, chunk.past + offset);
-                self.cache[place] = Some(token.0);
+                let index = self.cache_index(chunk, chunk.past + offset);
+                self.cache[index] = Some(token.0);
             }
             let read: Vec<u32> = (0..end)
                 .map(|position| {
-                    self.cache[self.place(chunk, position)].expect("what is read was written")
+                    self.cache[self.cache_index(chunk, position)]
+                        .expect("the position was written before")
                 })
                 .collect();
             let wanted = chunk.hidden.count(chunk.tokens.len());
@@ -172,7 +175,7 @@ impl ModelRunner for ScriptedRunner {
         Ok(())
     }
 
-    /// Each token, or 255.
+    /// Returns one byte per token; 255 for a position that was not written.
     fn read_block(&mut self, block: BlockId) -> Result<Vec<u8>, RunError> {
         let size = self.options.block_tokens;
         let tokens = &self.cache[block.index() * size..][..size];
@@ -196,15 +199,15 @@ impl ModelRunner for ScriptedRunner {
     }
 }
 
-/// Stops at a token, and takes [`HALF`] for the beginning of a character.
+/// Stops at the given token, and reports that [`PARTIAL_CHARACTER`] ends within a character.
 struct StopAt(Option<TokenId>);
 
 impl StopRule for StopAt {
-    fn after(&mut self, token: TokenId) -> Verdict {
+    fn after_token(&mut self, token: TokenId) -> StopDecision {
         match token {
-            token if Some(token) == self.0 => Verdict::Stop,
-            HALF => Verdict::MidCharacter,
-            _ => Verdict::Continue,
+            token if Some(token) == self.0 => StopDecision::Stop,
+            PARTIAL_CHARACTER => StopDecision::MidCharacter,
+            _ => StopDecision::Continue,
         }
     }
 }
@@ -224,15 +227,15 @@ fn options() -> EngineOptions {
     }
 }
 
-/// An engine with so many cheap rows whose steps wait for a word each, and who gives it.
-fn engine_in_steps(cheap_rows: usize) -> (EngineHandle, Sender<()>) {
+/// Returns an engine whose steps each wait for a message from the returned sender, until the sender is dropped.
+fn gated_engine(speculative_row_budget: usize) -> (EngineHandle, Sender<()>) {
     let options = options();
-    let (word, gate) = channel();
+    let (step_gate, gate) = channel();
     let mut runner = Box::new(ScriptedRunner::new(&options));
     runner.gate = Some(gate);
-    runner.cheap_rows = cheap_rows;
+    runner.speculative_row_budget = speculative_row_budget;
     let engine = start(runner, options, Instant::now).unwrap();
-    (engine, word)
+    (engine, step_gate)
 }
 
 fn engine(options: EngineOptions) -> EngineHandle {
@@ -240,40 +243,40 @@ fn engine(options: EngineOptions) -> EngineHandle {
     start(runner, options, Instant::now).unwrap()
 }
 
-fn job(prompt: &[u32], max_tokens: usize) -> Job {
+fn request(prompt: &[u32], max_tokens: usize) -> SequenceRequest {
     let prompt: Vec<TokenId> = prompt.iter().copied().map(TokenId).collect();
     let greedy = SamplingParameters {
         temperature: 0.0,
         ..SamplingParameters::openai()
     };
-    Job {
-        sampler: Sampler::new(greedy, 0, SamplerTokens::default()),
+    SequenceRequest {
+        sampler: Sampler::new(greedy, 0, SamplerInputs::default()),
         prompt,
         max_tokens,
         end_tokens: [END].into(),
         constraint: None,
         stop: Box::new(StopAt(None)),
         slot: None,
-        prefix: PrefixUse {
-            readable: usize::MAX,
-            root: PrefixRoot(0),
+        prefix_cache: PrefixCacheOptions {
+            max_reused_tokens: usize::MAX,
+            namespace: CacheNamespace(0),
         },
         adapters: AdapterScales::default(),
-        when_full: WhenFull::Stop,
+        context_overflow: ContextOverflow::Stop,
         priority: 0,
         timeout: None,
-        embed: None,
-        score: None,
+        pooling: None,
+        prompt_logprobs: None,
         report_prefill: false,
     }
 }
 
-/// What the script says to a prompt, by itself: the tokens, and why they end.
+/// Returns the expected output of a sequence that runs alone: the generated tokens and the end reason.
 fn oracle(
     prompt: &[u32],
     max_tokens: usize,
     stop: Option<TokenId>,
-    when_full: WhenFull,
+    context_overflow: ContextOverflow,
 ) -> (Vec<u32>, EndReason) {
     let context = options().context_tokens;
     let mut text: Vec<TokenId> = prompt.iter().copied().map(TokenId).collect();
@@ -281,12 +284,14 @@ fn oracle(
     if max_tokens == 0 {
         return (generated, EndReason::TokenLimit);
     }
-    let keep = match when_full {
-        WhenFull::Stop => None,
-        WhenFull::Shift { keep } => Some(context::kept(keep, prompt.len(), context)),
+    let keep = match context_overflow {
+        ContextOverflow::Stop => None,
+        ContextOverflow::Shift { keep } => {
+            Some(context_shift::kept_tokens(keep, prompt.len(), context))
+        }
     };
     if let Some(keep) = keep.filter(|_| prompt.len() >= context) {
-        context::cut(&mut text, keep, context);
+        context_shift::truncate_prompt(&mut text, keep, context);
     }
     loop {
         let numbers: Vec<u32> = text.iter().map(|token| token.0).collect();
@@ -296,7 +301,7 @@ fn oracle(
         }
         text.push(token);
         generated.push(token.0);
-        let limit = max_tokens.saturating_add(if token == HALF { 3 } else { 0 });
+        let limit = max_tokens.saturating_add(if token == PARTIAL_CHARACTER { 3 } else { 0 });
         let reason = if Some(token) == stop {
             EndReason::StopRule
         } else if generated.len() >= limit {
@@ -305,7 +310,7 @@ fn oracle(
             match keep {
                 None => EndReason::ContextFull,
                 Some(keep) => {
-                    context::shift(&mut text, keep);
+                    context_shift::shift(&mut text, keep);
                     continue;
                 }
             }
@@ -316,18 +321,18 @@ fn oracle(
     }
 }
 
-/// Listens to the end: tokens, and the last event.
-fn listen(mut events: Events) -> (Vec<u32>, SequenceEvent) {
+/// Receives all events of a sequence. Returns the tokens and the last event.
+fn collect(mut events: SequenceEvents) -> (Vec<u32>, SequenceEvent) {
     let mut tokens = Vec::new();
     loop {
         match events
             .blocking_recv()
-            .expect("a sequence's last event is its end")
+            .expect("the last event is an end event")
         {
             SequenceEvent::Started { .. } => {}
-            SequenceEvent::Token(choice) => tokens.push(choice.token.0),
+            SequenceEvent::Token(token) => tokens.push(token.token.0),
             end => {
-                assert!(events.blocking_recv().is_none(), "nothing follows the end");
+                assert!(events.blocking_recv().is_none(), "no event follows the end");
                 return (tokens, end);
             }
         }
@@ -335,78 +340,84 @@ fn listen(mut events: Events) -> (Vec<u32>, SequenceEvent) {
 }
 
 #[track_caller]
-fn check(events: Events, (tokens, reason): (Vec<u32>, EndReason)) {
-    let (heard, end) = listen(events);
-    assert_eq!(heard, tokens);
+fn check(events: SequenceEvents, (tokens, reason): (Vec<u32>, EndReason)) {
+    let (received, end) = collect(events);
+    assert_eq!(received, tokens);
     assert!(
-        matches!(end, SequenceEvent::Ended { reason: found, .. } if found == reason),
+        matches!(end, SequenceEvent::Ended { reason: actual, .. } if actual == reason),
         "{end:?}, not {reason:?}"
     );
 }
 
 #[test]
-fn a_sequence_is_continued_as_the_script_says() {
+fn a_sequence_has_the_expected_output() {
     let engine = engine(options());
     for (prompt, max_tokens) in [
         (vec![5, 6, 7], 6),
-        ((2..30).collect(), 4),     // a prompt of several steps
-        (vec![9], 0),               // evaluated only
-        (vec![3; 39], 5),           // the context ends first
-        (vec![11, 12], usize::MAX), // an end token, or the context
+        ((2..30).collect(), 4),     // prefill takes several steps
+        (vec![9], 0),               // only evaluates the prompt
+        (vec![3; 39], 5),           // reaches the end of the context first
+        (vec![11, 12], usize::MAX), // ends with an end token or at the end of the context
     ] {
-        let (_, events) = engine.submit(job(&prompt, max_tokens)).unwrap();
-        check(events, oracle(&prompt, max_tokens, None, WhenFull::Stop));
+        let (_, events) = engine.submit(request(&prompt, max_tokens)).unwrap();
+        check(
+            events,
+            oracle(&prompt, max_tokens, None, ContextOverflow::Stop),
+        );
     }
-    assert_eq!(engine.stats().blocks.held, 0);
+    assert_eq!(engine.stats().blocks.referenced, 0);
 }
 
 #[test]
-fn a_limit_is_exceeded_to_finish_a_character() {
-    // A prompt after which the script's second token begins a character.
+fn the_token_limit_is_exceeded_to_complete_a_character() {
+    // A prompt whose second generated token ends within a character.
     let prompt = (2..10_000)
         .map(|seed| vec![seed % 97, seed / 97])
         .find(|prompt| {
-            let (tokens, _) = oracle(prompt, 20, None, WhenFull::Stop);
-            tokens.len() > 4 && tokens[1] == HALF.0 && tokens[2] != HALF.0
+            let (tokens, _) = oracle(prompt, 20, None, ContextOverflow::Stop);
+            tokens.len() > 4 && tokens[1] == PARTIAL_CHARACTER.0 && tokens[2] != PARTIAL_CHARACTER.0
         })
         .unwrap();
     let engine = engine(options());
-    let (_, events) = engine.submit(job(&prompt, 2)).unwrap();
-    let (tokens, _) = listen(events);
+    let (_, events) = engine.submit(request(&prompt, 2)).unwrap();
+    let (tokens, _) = collect(events);
     assert_eq!(tokens.len(), 3);
 }
 
 #[test]
-fn a_stop_rule_ends_at_its_token() {
+fn a_stop_rule_ends_the_sequence_with_its_token() {
     let prompt = [5, 6, 7];
-    let (whole, _) = oracle(&prompt, 8, None, WhenFull::Stop);
-    let stop = TokenId(whole[3]);
+    let (tokens, _) = oracle(&prompt, 8, None, ContextOverflow::Stop);
+    let stop = TokenId(tokens[3]);
     let engine = engine(options());
     let (_, events) = engine
-        .submit(Job {
+        .submit(SequenceRequest {
             stop: Box::new(StopAt(Some(stop))),
-            ..job(&prompt, 8)
+            ..request(&prompt, 8)
         })
         .unwrap();
-    check(events, oracle(&prompt, 8, Some(stop), WhenFull::Stop));
+    check(
+        events,
+        oracle(&prompt, 8, Some(stop), ContextOverflow::Stop),
+    );
 }
 
 #[test]
-fn jobs_that_cannot_be_are_refused() {
+fn requests_that_can_never_run_are_refused() {
     let engine = engine(options());
-    let refused = |job| engine.submit(job).err().unwrap();
-    assert_eq!(refused(job(&[], 1)), SubmitError::Empty);
+    let refused = |request| engine.submit(request).err().unwrap();
+    assert_eq!(refused(request(&[], 1)), SubmitError::Empty);
     let too_long = SubmitError::TooLong {
         prompt_tokens: 40,
         context_tokens: 40,
     };
-    assert_eq!(refused(job(&[2; 40], 1)), too_long);
-    let elsewhere = Job {
+    assert_eq!(refused(request(&[2; 40], 1)), too_long);
+    let unknown_slot = SequenceRequest {
         slot: Some(3),
-        ..job(&[2], 1)
+        ..request(&[2], 1)
     };
-    assert_eq!(refused(elsewhere), SubmitError::UnknownSlot(3));
-    // Nor can a text of one token go on in a context of one.
+    assert_eq!(refused(unknown_slot), SubmitError::UnknownSlot(3));
+    // A context of one token has no room for a generated token, even with context shift.
     let tiny = start(
         Box::new(ScriptedRunner::new(&options())),
         EngineOptions {
@@ -416,65 +427,72 @@ fn jobs_that_cannot_be_are_refused() {
         Instant::now,
     )
     .unwrap();
-    let shifting = Job {
-        when_full: WhenFull::Shift { keep: None },
-        ..job(&[2, 3], 1)
+    let shifting = SequenceRequest {
+        context_overflow: ContextOverflow::Shift { keep: None },
+        ..request(&[2, 3], 1)
     };
     assert!(matches!(
         tiny.submit(shifting),
         Err(SubmitError::TooLong { .. })
     ));
     // A prompt that fills the context can be evaluated.
-    let (_, events) = engine.submit(job(&[2; 40], 0)).unwrap();
+    let (_, events) = engine.submit(request(&[2; 40], 0)).unwrap();
     check(events, (Vec::new(), EndReason::TokenLimit));
 }
 
 #[test]
-fn the_queue_is_bounded_and_drains() {
+fn the_queue_is_bounded_and_its_requests_are_all_answered() {
     let engine = engine(EngineOptions {
         queue: 2,
         ..options()
     });
-    // More than can run and wait, faster than they end or not: those taken are all answered.
-    let outcomes: Vec<_> = (0..50).map(|n| engine.submit(job(&[2 + n], 30))).collect();
+    // More requests than can run and wait; some may end before the last is submitted. All accepted requests are
+    // answered.
+    let outcomes: Vec<_> = (0..50)
+        .map(|n| engine.submit(request(&[2 + n], 30)))
+        .collect();
     for (n, outcome) in (0..).zip(outcomes) {
         match outcome {
-            Ok((_, events)) => check(events, oracle(&[2 + n], 30, None, WhenFull::Stop)),
+            Ok((_, events)) => check(events, oracle(&[2 + n], 30, None, ContextOverflow::Stop)),
             Err(error) => assert_eq!(error, SubmitError::QueueFull { waiting: 2 }),
         }
     }
-    let (_, events) = engine.submit(job(&[2], 1)).unwrap();
-    check(events, oracle(&[2], 1, None, WhenFull::Stop));
+    let (_, events) = engine.submit(request(&[2], 1)).unwrap();
+    check(events, oracle(&[2], 1, None, ContextOverflow::Stop));
 }
 
 #[test]
-fn a_failed_step_ends_its_sequences_and_no_others() {
+fn a_failed_step_ends_only_its_sequences() {
     let options = options();
     let mut runner = ScriptedRunner::new(&options);
     runner.poison = Some(TokenId(96));
     let engine = start(Box::new(runner), options, Instant::now).unwrap();
-    let (_, events) = engine.submit(job(&[96], 5)).unwrap();
+    let (_, events) = engine.submit(request(&[96], 5)).unwrap();
     assert_eq!(
-        listen(events).1,
+        collect(events).1,
         SequenceEvent::Failed("poisoned".to_owned())
     );
     let prompt = (2..90)
         .map(|n| [n])
-        .find(|prompt| !oracle(prompt, 5, None, WhenFull::Stop).0.contains(&96))
+        .find(|prompt| {
+            !oracle(prompt, 5, None, ContextOverflow::Stop)
+                .0
+                .contains(&96)
+        })
         .unwrap();
-    let (_, events) = engine.submit(job(&prompt, 5)).unwrap();
-    check(events, oracle(&prompt, 5, None, WhenFull::Stop));
-    assert_eq!(engine.stats().blocks.held, 0);
+    let (_, events) = engine.submit(request(&prompt, 5)).unwrap();
+    check(events, oracle(&prompt, 5, None, ContextOverflow::Stop));
+    assert_eq!(engine.stats().blocks.referenced, 0);
 }
 
 #[test]
-fn a_slot_can_be_insisted_on() {
+fn a_request_can_require_a_slot() {
     let engine = engine(options());
     for slot in [2, 0, 2] {
         let (_, mut events) = engine
-            .submit(Job {
+            .submit(SequenceRequest {
                 slot: Some(slot),
-                ..job(&[7], 2)
+                ..request(&[7], 2)
             })
             .unwrap();
         assert_eq!(
@@ -485,11 +503,11 @@ fn a_slot_can_be_insisted_on() {
 }
 
 #[test]
-fn a_stop_tells_everybody() {
+fn stopping_the_engine_ends_all_sequences() {
     let engine = engine(options());
-    let (_, events) = engine.submit(job(&[5], usize::MAX)).unwrap();
+    let (_, events) = engine.submit(request(&[5], usize::MAX)).unwrap();
     engine.stop();
-    let (_, end) = listen(events);
+    let (_, end) = collect(events);
     assert!(matches!(
         end,
         SequenceEvent::Failed(_) | SequenceEvent::Ended { .. }
@@ -498,8 +516,8 @@ fn a_stop_tells_everybody() {
 
 #[test]
 fn a_runner_that_panics_is_reported() {
-    struct Panics;
-    impl ModelRunner for Panics {
+    struct PanickingRunner;
+    impl ModelRunner for PanickingRunner {
         fn outputs(&self) -> Outputs {
             Outputs::new(VOCABULARY, 2)
         }
@@ -516,24 +534,24 @@ fn a_runner_that_panics_is_reported() {
             panic!("on purpose")
         }
     }
-    let engine = start(Box::new(Panics), options(), Instant::now).unwrap();
-    let (_, mut events) = engine.submit(job(&[5], 3)).unwrap();
+    let engine = start(Box::new(PanickingRunner), options(), Instant::now).unwrap();
+    let (_, mut events) = engine.submit(request(&[5], 3)).unwrap();
     while events.blocking_recv().is_some() {}
-    // The channel closes while the thread unwinds; the report is made before it ends.
-    while engine.stats().dead.is_none() {
+    // The channel closes while the thread unwinds, possibly before the statistics are updated.
+    while engine.stats().death_reason.is_none() {
         std::thread::yield_now();
     }
     assert_eq!(
-        engine.stats().dead.as_deref(),
+        engine.stats().death_reason.as_deref(),
         Some("the engine's thread panicked")
     );
     assert!(matches!(
-        engine.submit(job(&[5], 3)),
+        engine.submit(request(&[5], 3)),
         Err(SubmitError::Stopped)
     ));
 }
 
-/// A prompt of so many tokens that is not the beginning of another seed's.
+/// Returns a prompt of `tokens` tokens that differs from the prompts of other seeds.
 fn prompt(seed: u32, tokens: u32) -> Vec<u32> {
     (0..tokens).map(|n| 2 + (seed * 31 + n * 7) % 95).collect()
 }

@@ -1,8 +1,8 @@
-//! A first prompt and a first token, before the model is ready: what cannot be computed shows here, and not at every
-//! request.
+//! Warm-up: runs a prefill and a decode step while the model loads, so that a model that cannot run fails at load and
+//! not at each request.
 
 use super::adapters::AdapterScales;
-use super::numbers::{check_hidden, check_logits};
+use super::output_checks::{check_hidden, check_logits};
 use super::runner::{ModelRunner, RunError};
 use super::sequence::SequenceId;
 use super::step::{Chunk, StepPlan, WantedRows};
@@ -10,37 +10,37 @@ use super::{BlockId, EngineOptions};
 use crate::cache::BlockPool;
 use crate::token::TokenId;
 
-/// Tokens of the prompt, if the context has room: a step for prompts may be another session than one of single tokens.
+/// Length of the warm-up prompt, if the context has room.
 const PROMPT_TOKENS: usize = 2;
 
-/// What a model is tried with.
+/// The input of the warm-up steps, and the outputs that the model has.
 #[derive(Debug, Clone)]
 pub struct WarmUp {
-    /// A token of the vocabulary.
+    /// Any token of the vocabulary.
     pub token: TokenId,
-    /// Whether it has logits.
+    /// Whether the model has logits.
     pub generates: bool,
-    /// Whether it has hidden states.
+    /// Whether the model has hidden states.
     pub embeds: bool,
 }
 
 impl WarmUp {
-    /// Runs a step with a prompt and, if the model generates, one with the next token. The cache is left as if nothing
-    /// had been computed. Numbers that cannot be used are logged: they may come of this token alone.
+    /// Runs a prefill step and, if the model generates, a decode step: the runner may use a different session for each.
+    /// No block stays cached. Invalid outputs are only logged, because this token alone may cause them.
     ///
     /// # Errors
-    /// A step failed.
+    /// If a step fails.
     pub fn run(
         &self,
         runner: &mut dyn ModelRunner,
         options: &EngineOptions,
     ) -> Result<(), RunError> {
         let mut pool = BlockPool::new(options.blocks, options.block_tokens);
-        let most = options.context_tokens.min(options.batch_tokens);
-        let prompt = PROMPT_TOKENS.min(options.step_tokens).min(most);
+        let max_tokens = options.context_tokens.min(options.batch_tokens);
+        let prompt = PROMPT_TOKENS.min(options.step_tokens).min(max_tokens);
         let tokens = prompt + 1;
         let blocks = 0..tokens.div_ceil(options.block_tokens);
-        let blocks: Vec<BlockId> = blocks.map_while(|_| pool.take()).collect();
+        let blocks: Vec<BlockId> = blocks.map_while(|_| pool.allocate()).collect();
         self.step(runner, &blocks, 0, prompt)?;
         let has_room = tokens <= options.context_tokens;
         match self.generates && has_room {
@@ -56,7 +56,7 @@ impl WarmUp {
         past: usize,
         count: usize,
     ) -> Result<(), RunError> {
-        let wanted = |is_there| match is_there {
+        let wanted_rows = |has_output| match has_output {
             true => WantedRows::Last(1),
             false => WantedRows::None,
         };
@@ -65,11 +65,11 @@ impl WarmUp {
             chunks: vec![Chunk {
                 sequence: SequenceId(0),
                 tokens: vec![self.token; count],
-                guessed: 0,
+                draft_tokens: 0,
                 past,
                 blocks: blocks.to_vec(),
-                logits: wanted(self.generates),
-                hidden: wanted(self.embeds),
+                logits: wanted_rows(self.generates),
+                hidden: wanted_rows(self.embeds),
                 adapters: AdapterScales::default(),
             }],
         };
@@ -79,7 +79,7 @@ impl WarmUp {
         let hidden = outputs.hidden.rows().map(check_hidden);
         if let Err(error) = logits.chain(hidden).collect::<Result<(), _>>() {
             let token = self.token.0;
-            tracing::warn!(%error, token, "the warm-up step computed no usable numbers");
+            tracing::warn!(%error, token, "invalid outputs in the warm-up step");
         }
         Ok(())
     }

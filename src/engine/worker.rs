@@ -1,4 +1,4 @@
-//! The engine's thread: the one owner of the runner, the cache and the sequences.
+//! The engine's thread. It owns the runner, the cache and the sequences, runs the step loop and delivers the events.
 
 use std::collections::HashMap;
 use std::ops::ControlFlow;
@@ -11,40 +11,40 @@ use tokio::sync::OwnedSemaphorePermit;
 use tokio::sync::mpsc::UnboundedSender;
 
 use super::EngineOptions;
-use super::chooser::{ChooseError, Chooser, Chosen};
-use super::job::Job;
-use super::numbers::{NumberError, check_hidden, check_logits};
+use super::output_checks::{InvalidOutput, check_hidden, check_logits};
+use super::prompt_logprobs::LogprobTargets;
+use super::request::SequenceRequest;
 use super::runner::{ModelRunner, Outputs};
-use super::scheduler::{Computed, Delivery, Scheduler};
-use super::scores::Scored;
+use super::scheduler::{OutgoingEvent, Scheduler, StepResult};
 use super::sequence::{Clock, Sequence, SequenceEvent, SequenceId};
-use super::slot_orders::{self, SlotOrder, SlotTask};
+use super::sequence_sampler::{SampleError, SamplerOutput, SequenceSampler};
+use super::slot_actions::{self, SlotAction, SlotCommand};
 use super::stats::{BlockStats, Stats};
 use super::step::StepPlan;
 use crate::cache::BlockPool;
-use crate::sampling::Choice;
+use crate::sampling::SampledToken;
 use crate::token::TokenId;
 
-/// What is told to sequences that a stop cuts off.
+/// Error message of the sequences that are unfinished when the engine stops.
 const STOPPING: &str = "the server is stopping";
 
-/// What reaches the worker.
+/// A message from an [`super::EngineHandle`].
 pub(super) enum Message {
-    Submit(Box<Submission>),
-    Slot(SlotOrder),
+    Submit(Box<SubmitMessage>),
+    Slot(SlotCommand),
     Stop,
 }
 
-pub(super) struct Submission {
+pub(super) struct SubmitMessage {
     pub(super) id: SequenceId,
-    pub(super) job: Job,
+    pub(super) request: SequenceRequest,
     pub(super) submitted: Instant,
     pub(super) permit: OwnedSemaphorePermit,
     pub(super) events: UnboundedSender<SequenceEvent>,
 }
 
-/// Sequences of a step that cannot go on with what it computed, and why.
-pub(super) type Unusable = HashMap<SequenceId, NumberError>;
+/// The sequences of a step that have invalid outputs.
+pub(super) type InvalidOutputs = HashMap<SequenceId, InvalidOutput>;
 
 pub(super) struct Worker {
     runner: Box<dyn ModelRunner>,
@@ -53,9 +53,9 @@ pub(super) struct Worker {
     blocks: BlockPool,
     context_tokens: usize,
     inbox: Receiver<Message>,
-    /// Those whose slots run something.
-    orders: Vec<SlotOrder>,
-    listeners: HashMap<SequenceId, UnboundedSender<SequenceEvent>>,
+    /// Commands that wait until their slot is free.
+    slot_commands: Vec<SlotCommand>,
+    event_senders: HashMap<SequenceId, UnboundedSender<SequenceEvent>>,
     stats: Arc<Mutex<Stats>>,
     clock: Clock,
 }
@@ -72,178 +72,182 @@ impl Worker {
             outputs: runner.outputs(),
             blocks: BlockPool::new(options.blocks, options.block_tokens),
             context_tokens: options.context_tokens,
-            scheduler: Scheduler::new(options, runner.cheap_rows()),
+            scheduler: Scheduler::new(options, runner.speculative_row_budget()),
             runner,
             inbox,
-            orders: Vec::new(),
-            listeners: HashMap::new(),
+            slot_commands: Vec::new(),
+            event_senders: HashMap::new(),
             stats,
             clock,
         }
     }
 
-    /// Steps until a stop is asked for, or nobody is left who could ask for anything.
+    /// Runs steps until a stop message arrives, or all handles are dropped and no sequence is left.
     pub(super) fn run(mut self) {
-        let obituary = Obituary(Arc::clone(&self.stats));
+        let death_guard = EngineDeathGuard(Arc::clone(&self.stats));
         while self.receive().is_continue() {
             self.step();
         }
-        for (_, listener) in self.listeners.drain() {
-            // A listener that left needs no news.
-            let _ = listener.send(SequenceEvent::Failed(STOPPING.to_owned()));
+        for (_, events) in self.event_senders.drain() {
+            // An error means that the client has disconnected.
+            let _ = events.send(SequenceEvent::Failed(STOPPING.to_owned()));
         }
-        drop(obituary);
+        drop(death_guard);
     }
 
     fn step(&mut self) {
         let (plan, events) = self.scheduler.plan(&mut self.blocks, (self.clock)());
-        self.report();
+        self.publish_stats();
         self.deliver(events);
         let Some(plan) = plan else { return };
         let tokens = plan.tokens();
         let events = match self.runner.run(&plan, &mut self.outputs) {
             Ok(()) => {
-                let unusable = self.unusable(&plan);
-                // Choosing overwrites logits.
-                let scored = self.score(&plan, &unusable);
-                let sampled = self.sample(&plan, &unusable);
+                let invalid = self.check_outputs(&plan);
+                // Compute prompt log probabilities before sampling, which overwrites the logits.
+                let prompt_logprobs = self.prompt_logprobs(&plan, &invalid);
+                let sampled = self.sample(&plan, &invalid);
                 let now = (self.clock)();
-                let computed = Computed {
-                    unusable,
-                    scored,
+                let result = StepResult {
+                    invalid,
+                    prompt_logprobs,
                     sampled,
                     hidden: &self.outputs.hidden,
                 };
-                self.scheduler.commit(plan, computed, &mut self.blocks, now)
+                self.scheduler.commit(plan, result, &mut self.blocks, now)
             }
             Err(error) => {
                 tracing::error!(%error, tokens, "a step failed; its sequences end");
                 self.scheduler.fail(plan, &error, &mut self.blocks)
             }
         };
-        self.report();
+        self.publish_stats();
         self.deliver(events);
     }
 
-    /// Takes what has arrived, then forgets whose listener left. Waits only if there is nothing to do.
+    /// Handles the messages that have arrived and cancels sequences of disconnected clients. Waits for a message only
+    /// while no sequence runs or waits.
     fn receive(&mut self) -> ControlFlow<()> {
-        // The last step may have made their slots free.
-        self.follow_orders();
+        // The last step may have freed slots.
+        self.run_slot_commands();
         loop {
             let message = match self.scheduler.is_idle() {
                 true => {
-                    self.check_the_blocks();
+                    self.check_block_pool();
                     self.inbox.recv().map_err(|_| TryRecvError::Disconnected)
                 }
                 false => self.inbox.try_recv(),
             };
             match message {
-                Ok(Message::Submit(submission)) => self.add(*submission),
-                Ok(Message::Slot(order)) => {
-                    self.orders.push(order);
-                    self.follow_orders();
+                Ok(Message::Submit(message)) => self.add(*message),
+                Ok(Message::Slot(command)) => {
+                    self.slot_commands.push(command);
+                    self.run_slot_commands();
                 }
                 Ok(Message::Stop) => return ControlFlow::Break(()),
                 Err(TryRecvError::Empty) => break,
-                // The last handle is gone: finish what runs, then end.
+                // All handles are dropped: finish the remaining sequences, then end.
                 Err(TryRecvError::Disconnected) if self.scheduler.is_idle() => {
                     return ControlFlow::Break(());
                 }
                 Err(TryRecvError::Disconnected) => break,
             }
         }
-        self.forget_the_departed();
+        self.cancel_disconnected();
         ControlFlow::Continue(())
     }
 
-    fn add(&mut self, submission: Submission) {
-        let Submission {
+    fn add(&mut self, message: SubmitMessage) {
+        let SubmitMessage {
             id,
-            job,
+            request,
             submitted,
             permit,
             events,
-        } = submission;
-        self.listeners.insert(id, events);
-        let sequence = Sequence::new(id, job, self.context_tokens, submitted, permit);
+        } = message;
+        self.event_senders.insert(id, events);
+        let sequence = Sequence::new(id, request, self.context_tokens, submitted, permit);
         self.scheduler.add(sequence);
     }
 
-    /// Does what is to be done with slots that run nothing.
-    fn follow_orders(&mut self) {
-        self.orders.retain(|order| !order.is_abandoned());
-        let free = |order: &mut SlotOrder| self.scheduler.last(order.slot).is_some();
-        let orders: Vec<SlotOrder> = self.orders.extract_if(.., free).collect();
-        if orders.is_empty() {
+    /// Executes the commands whose slots are free.
+    fn run_slot_commands(&mut self) {
+        self.slot_commands.retain(|command| !command.is_abandoned());
+        let is_ready =
+            |command: &mut SlotCommand| self.scheduler.last_sequence(command.slot).is_some();
+        let ready: Vec<SlotCommand> = self.slot_commands.extract_if(.., is_ready).collect();
+        if ready.is_empty() {
             return;
         }
-        orders.into_iter().for_each(|order| self.follow(order));
-        self.report();
+        ready
+            .into_iter()
+            .for_each(|command| self.run_slot_command(command));
+        self.publish_stats();
     }
 
-    /// Who gave the order may have left: then nobody is told.
-    fn follow(&mut self, SlotOrder { slot, task, .. }: SlotOrder) {
-        let Some(place) = self.scheduler.last(slot) else {
+    /// Executes a command. The caller may have disconnected, so errors of sending the result are ignored.
+    fn run_slot_command(&mut self, SlotCommand { slot, action, .. }: SlotCommand) {
+        let Some(last_sequence) = self.scheduler.last_sequence(slot) else {
             return;
         };
         let (runner, blocks) = (&mut *self.runner, &mut self.blocks);
-        match task {
-            SlotTask::Save(waiting) => {
-                let saved = place.as_ref();
-                let saved = saved.map(|last| slot_orders::save(last, runner, blocks));
-                let _ = waiting.send(saved.transpose());
+        match action {
+            SlotAction::Save(reply) => {
+                let saved = last_sequence.as_ref();
+                let saved = saved.map(|last| slot_actions::save(last, runner, blocks));
+                let _ = reply.send(saved.transpose());
             }
-            SlotTask::Restore(saved, waiting) => {
-                let restored = slot_orders::restore(saved, runner, blocks);
+            SlotAction::Restore(saved, reply) => {
+                let restored = slot_actions::restore(saved, runner, blocks);
                 let count = restored.as_ref().map(|last| last.tokens.len());
-                let _ = waiting.send(count.map_err(Clone::clone));
-                *place = restored.ok();
+                let _ = reply.send(count.map_err(Clone::clone));
+                *last_sequence = restored.ok();
             }
-            SlotTask::Erase(waiting) => {
-                let erased = place.take().map(|last| {
-                    let others = self.scheduler.all_last();
-                    slot_orders::erase(&last, others, blocks)
+            SlotAction::Erase(reply) => {
+                let erased = last_sequence.take().map(|last| {
+                    let others = self.scheduler.last_sequences();
+                    slot_actions::erase(&last, others, blocks)
                 });
-                let _ = waiting.send(erased.unwrap_or(0));
+                let _ = reply.send(erased.unwrap_or(0));
             }
         }
     }
 
-    /// Nobody holds a block now, or one was lost.
-    fn check_the_blocks(&self) {
-        if let Err(error) = self.blocks.check_at_rest() {
+    /// Checks that no block is referenced while no sequence runs.
+    fn check_block_pool(&self) {
+        if let Err(error) = self.blocks.check_when_idle() {
             tracing::error!(
                 error,
-                "the cache's blocks do not add up; this is a defect of the program"
+                "the block pool of the KV cache is inconsistent; this is a bug in ortolan"
             );
             debug_assert!(false, "{error}");
         }
     }
 
-    fn forget_the_departed(&mut self) {
-        let departed: Vec<SequenceId> = self
-            .listeners
+    fn cancel_disconnected(&mut self) {
+        let disconnected: Vec<SequenceId> = self
+            .event_senders
             .iter()
-            .filter(|(_, listener)| listener.is_closed())
+            .filter(|(_, events)| events.is_closed())
             .map(|(id, _)| *id)
             .collect();
-        if departed.is_empty() {
+        if disconnected.is_empty() {
             return;
         }
-        for id in departed {
-            self.listeners.remove(&id);
+        for id in disconnected {
+            self.event_senders.remove(&id);
             self.scheduler.cancel(id, &mut self.blocks);
         }
-        self.report();
+        self.publish_stats();
     }
 
-    /// The sequences whose scores or hidden states cannot be used. Logits by which a token is chosen are checked when it is:
-    /// those behind a wrong draft token do not matter.
-    fn unusable(&self, plan: &StepPlan) -> Unusable {
+    /// Checks the hidden states, and the logits for prompt log probabilities. Sampling checks the other logits itself,
+    /// because logits after a rejected draft token are not used.
+    fn check_outputs(&self, plan: &StepPlan) -> InvalidOutputs {
         let logits: Vec<&[f32]> = self.outputs.logits.rows().collect();
-        let scored = self.scheduler.scored(plan, &Unusable::new());
-        let scored = scored.iter().filter_map(|(id, first, scored)| {
-            let mut rows = logits[*first..][..scored.tokens.len()].iter();
+        let targets = self.scheduler.logprob_targets(plan, &InvalidOutputs::new());
+        let targets = targets.iter().filter_map(|(id, first, targets)| {
+            let mut rows = logits[*first..][..targets.tokens.len()].iter();
             let error = rows.find_map(|row| check_logits(row).err())?;
             Some((*id, error))
         });
@@ -254,88 +258,92 @@ impl Worker {
             let error = checked.into_iter().find_map(Result::err)?;
             Some((chunk.sequence, error))
         });
-        scored.chain(chunks).collect()
+        targets.chain(chunks).collect()
     }
 
-    /// Tells how probable tokens of prompts were, on the machine's cores.
-    fn score(&self, plan: &StepPlan, unusable: &Unusable) -> Vec<Choice> {
-        let scored = self.scheduler.scored(plan, unusable);
-        if scored.is_empty() {
+    /// Computes the log probabilities of prompt tokens, in parallel.
+    fn prompt_logprobs(&self, plan: &StepPlan, invalid: &InvalidOutputs) -> Vec<SampledToken> {
+        let targets = self.scheduler.logprob_targets(plan, invalid);
+        if targets.is_empty() {
             return Vec::new();
         }
         let rows: Vec<&[f32]> = self.outputs.logits.rows().collect();
-        let tokens = scored
+        let tokens = targets
             .iter()
-            .flat_map(|(_, first, Scored { top, tokens })| {
+            .flat_map(|(_, first, LogprobTargets { top, tokens })| {
                 let rows = rows[*first..].iter().zip(tokens);
                 rows.map(|(row, token)| (*row, *token, *top))
             });
         let tokens: Vec<(&[f32], TokenId, usize)> = tokens.collect();
-        let score = |(row, token, top)| Choice::by_the_model(row, token, top);
-        tokens.into_par_iter().map(score).collect()
+        let logprobs = |(row, token, top)| SampledToken::from_model_logits(row, token, top);
+        tokens.into_par_iter().map(logprobs).collect()
     }
 
-    /// Chooses the next tokens of each sequence, several at once on the machine's cores.
-    fn sample(&mut self, plan: &StepPlan, unusable: &Unusable) -> Vec<Result<Chosen, ChooseError>> {
-        let choosers = self.scheduler.choosers(plan, unusable);
+    /// Samples the next tokens of each sequence, in parallel.
+    fn sample(
+        &mut self,
+        plan: &StepPlan,
+        invalid: &InvalidOutputs,
+    ) -> Vec<Result<SamplerOutput, SampleError>> {
+        let samplers = self.scheduler.sequence_samplers(plan, invalid);
         let mut rows: Vec<_> = self.outputs.logits.rows_mut().map(Some).collect();
-        let choosers = choosers.into_iter().map(|(places, chooser)| {
-            let rows = rows[places].iter_mut().filter_map(Option::take);
-            (chooser, rows.collect())
+        let samplers = samplers.into_iter().map(|(range, sampler)| {
+            let rows = rows[range].iter_mut().filter_map(Option::take);
+            (sampler, rows.collect())
         });
-        let choosers: Vec<(Chooser<'_>, Vec<&mut [f32]>)> = choosers.collect();
-        let choose = |(chooser, rows): (Chooser<'_>, Vec<&mut [f32]>)| chooser.choose(rows);
-        match choosers.len() {
-            // Not worth waking anybody.
-            1 => choosers.into_iter().map(choose).collect(),
-            _ => choosers.into_par_iter().map(choose).collect(),
+        let samplers: Vec<(SequenceSampler<'_>, Vec<&mut [f32]>)> = samplers.collect();
+        let sample = |(sampler, rows): (SequenceSampler<'_>, Vec<&mut [f32]>)| sampler.sample(rows);
+        match samplers.len() {
+            // Waking other threads does not pay off for a single sequence.
+            1 => samplers.into_iter().map(sample).collect(),
+            _ => samplers.into_par_iter().map(sample).collect(),
         }
     }
 
-    fn deliver(&mut self, events: Vec<Delivery>) {
+    fn deliver(&mut self, events: Vec<OutgoingEvent>) {
         for (id, event) in events {
-            let ended = matches!(
+            let is_last = matches!(
                 event,
                 SequenceEvent::Ended { .. }
                     | SequenceEvent::Failed(_)
-                    | SequenceEvent::Unfollowable(_)
+                    | SequenceEvent::ConstraintFailed(_)
             );
-            if let Some(listener) = self.listeners.get(&id) {
-                // A listener that left is noticed at the next `receive`.
-                let _ = listener.send(event);
+            if let Some(events) = self.event_senders.get(&id) {
+                // The next `receive` notices a disconnected client.
+                let _ = events.send(event);
             }
-            if ended {
-                self.listeners.remove(&id);
+            if is_last {
+                self.event_senders.remove(&id);
             }
         }
     }
 
-    fn report(&mut self) {
+    fn publish_stats(&mut self) {
         let mut stats = self.stats.lock().unwrap_or_else(PoisonError::into_inner);
         stats.slots.clear();
         stats.slots.extend(self.scheduler.slots());
         stats.waiting = self.scheduler.waiting();
         stats.blocks = BlockStats {
             total: self.blocks.blocks(),
-            held: self.blocks.blocks() - self.blocks.available(),
-            idle: self.blocks.idle(),
+            referenced: self.blocks.blocks() - self.blocks.available(),
+            evictable: self.blocks.evictable(),
             evictions: self.blocks.evictions(),
         };
         stats.counters.clone_from(self.scheduler.counters());
     }
 }
 
-/// Says in the numbers that the thread has ended, also when it panics.
-struct Obituary(Arc<Mutex<Stats>>);
+/// Records in the statistics that the thread has ended, also after a panic.
+struct EngineDeathGuard(Arc<Mutex<Stats>>);
 
-impl Drop for Obituary {
+impl Drop for EngineDeathGuard {
     fn drop(&mut self) {
-        let cause = match std::thread::panicking() {
+        let reason = match std::thread::panicking() {
             true => "the engine's thread panicked",
             false => STOPPING,
         };
         let mut stats = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        stats.dead = Some(cause.to_owned());
+        stats.death_reason = Some(reason.to_owned());
         stats.slots.iter_mut().for_each(|slot| *slot = None);
         stats.waiting = 0;
     }

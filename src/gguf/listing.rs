@@ -1,5 +1,5 @@
-//! What stands in a GGUF file's header, in its order, as far as it can be read. No bytes make it panic or allocate more
-//! than a small multiple of their number.
+//! Parses a GGUF header in file order, up to the first malformed entry. For any input, the parser does not panic, and
+//! allocates at most a small multiple of the file's size.
 
 use std::collections::HashSet;
 use std::ops::Range;
@@ -10,62 +10,62 @@ use super::quant::TensorType;
 use super::reader::GgufError;
 use crate::file_bytes::{FileAccess, FileBytes};
 
-/// Most dimensions of a tensor (ggml's `GGML_MAX_DIMS`).
+/// Maximum number of dimensions of a tensor (ggml's `GGML_MAX_DIMS`).
 const MAX_DIMENSIONS: u32 = 4;
-/// Most tensors and most key-value pairs of a file.
+/// Maximum number of tensors, and of key-value pairs, in a file.
 const MAX_ENTRIES: u64 = 1 << 16;
-/// Most elements of all arrays of a file: in memory each takes up to 32 times the bytes that it takes in the file. The largest
-/// known tokenizers have a tenth.
+/// Maximum total number of array elements in a file. In memory, an element takes up to 32 times its size in the file.
+/// The largest known tokenizers have a tenth of this number of elements.
 const MAX_ARRAY_ELEMENTS: usize = 1 << 24;
-/// How deep arrays may be nested.
+/// Maximum nesting depth of arrays.
 const MAX_ARRAY_DEPTH: usize = 4;
-/// Where tensors begin if the file does not say ([`ALIGNMENT_KEY`]).
+/// Alignment of tensor data in bytes, unless [`ALIGNMENT_KEY`] is set.
 pub(super) const DEFAULT_ALIGNMENT: usize = 32;
-/// Says where tensors begin.
+/// The metadata key of the alignment of tensor data in bytes.
 pub(super) const ALIGNMENT_KEY: &str = "general.alignment";
 
-/// A header as it stands in its file.
+/// A parsed header with entries in file order. If the header is malformed, the listing ends before the malformed entry.
 #[derive(Debug, Default)]
-pub struct Listing {
-    /// The format's version.
+pub struct HeaderListing {
+    /// The GGUF version: 2 or 3.
     pub version: u32,
     /// The key-value pairs.
-    pub pairs: Vec<ListedPair>,
-    /// The tensors.
-    pub tensors: Vec<ListedTensor>,
-    /// Tensors begin at multiples of so many bytes.
+    pub metadata: Vec<MetadataEntry>,
+    /// The header entries of the tensors.
+    pub tensors: Vec<TensorInfo>,
+    /// Alignment of tensor data in bytes.
     pub alignment: usize,
-    /// Where the tensors' data begin.
-    pub(super) data: usize,
+    /// Byte offset of the tensor data section in the file.
+    pub(super) data_offset: usize,
 }
 
-/// A key-value pair.
+/// A key-value pair of the header.
 #[derive(Debug)]
-pub struct ListedPair {
-    /// The key; what is no UTF-8 was replaced.
+pub struct MetadataEntry {
+    /// The key; invalid UTF-8 is replaced by U+FFFD.
     pub key: String,
-    /// The value.
+    /// The value, with integers and floats widened to 64 bits.
     pub value: Value,
-    /// The bytes of all of it in its file.
-    pub place: Range<usize>,
+    /// The byte range of the entry in the file: key, value type and value.
+    pub byte_range: Range<usize>,
 }
 
-/// A tensor.
+/// A tensor's entry in the header.
 #[derive(Debug)]
-pub struct ListedTensor {
-    /// Its name; what is no UTF-8 was replaced.
+pub struct TensorInfo {
+    /// The name; invalid UTF-8 is replaced by U+FFFD.
     pub name: String,
-    /// The type of its blocks; the error is the name of one that is not supported.
+    /// The tensor type, or the name of an unsupported type.
     pub kind: Result<TensorType, String>,
-    /// Values along each dimension, the contiguous one first.
+    /// Size of each dimension in elements; the contiguous dimension is first.
     pub shape: Vec<usize>,
-    /// Bytes of its blocks, if the type is known.
-    pub bytes: Option<usize>,
-    /// Counted from where all data begin.
+    /// Length of the tensor's data in bytes; `None` if the type is not supported.
+    pub byte_length: Option<usize>,
+    /// Byte offset relative to the start of the tensor data section.
     pub(super) offset: usize,
 }
 
-/// An error before the path is known.
+/// A header error. [`Self::with_path`] adds the file's path.
 #[derive(Debug)]
 pub(super) enum HeaderError {
     Malformed(String),
@@ -81,7 +81,7 @@ pub(super) enum HeaderError {
 }
 
 impl HeaderError {
-    pub(super) fn at(self, path: &Path) -> GgufError {
+    pub(super) fn with_path(self, path: &Path) -> GgufError {
         let path = path.to_owned();
         match self {
             HeaderError::Malformed(reason) => GgufError::Malformed { path, reason },
@@ -102,29 +102,31 @@ impl HeaderError {
     }
 }
 
-impl Listing {
-    /// What can be read of the header of the file at `path`, alone if it is one of a set.
+impl HeaderListing {
+    /// Parses the header of the file at `path`. Does not open the other shards of a split model.
     ///
     /// # Errors
-    /// Nothing can.
+    /// If the file cannot be opened, or no entry of the header is readable.
     pub fn open(path: &Path) -> Result<Self, GgufError> {
         let bytes = FileBytes::open(path, FileAccess::Map);
         let bytes = bytes.map_err(|cause| GgufError::Open {
             path: path.to_owned(),
             cause,
         })?;
-        match Self::of(&bytes) {
-            (Self { pairs, tensors, .. }, Some(problem))
-                if pairs.is_empty() && tensors.is_empty() =>
-            {
-                Err(problem.at(path))
-            }
+        match Self::parse(&bytes) {
+            (
+                Self {
+                    metadata, tensors, ..
+                },
+                Some(error),
+            ) if metadata.is_empty() && tensors.is_empty() => Err(error.with_path(path)),
             (listing, _) => Ok(listing),
         }
     }
 
-    /// What can be read of these bytes of a file, and why that is not all, or not enough to compute with.
-    pub(super) fn of(bytes: &[u8]) -> (Self, Option<HeaderError>) {
+    /// Parses the header at the start of `bytes`. The error, if any, says why the listing is incomplete, or why the
+    /// file cannot be used.
+    pub(super) fn parse(bytes: &[u8]) -> (Self, Option<HeaderError>) {
         let mut listing = Self::default();
         let mut unsupported = None;
         let read = listing.read(bytes, &mut unsupported);
@@ -147,8 +149,8 @@ impl Listing {
             ));
         }
         self.version = cursor.version()?;
-        let tensor_count = cursor.entries("tensors")?;
-        let pair_count = cursor.entries("key-value pairs")?;
+        let tensor_count = cursor.entry_count("tensors")?;
+        let pair_count = cursor.entry_count("key-value pairs")?;
 
         let mut seen = HashSet::new();
         for _ in 0..pair_count {
@@ -157,12 +159,16 @@ impl Listing {
             let kind = cursor.u32()?;
             let value = cursor.value(kind, 0)?;
             if !seen.insert(key.clone()) {
-                return Err(cursor.malformed(&format!("the key \"{key}\" stands twice")));
+                return Err(cursor.malformed(&format!("duplicate key \"{key}\"")));
             }
-            let place = start..cursor.position;
-            self.pairs.push(ListedPair { key, value, place });
+            let byte_range = start..cursor.position;
+            self.metadata.push(MetadataEntry {
+                key,
+                value,
+                byte_range,
+            });
         }
-        self.alignment = self.said_alignment()?;
+        self.alignment = self.declared_alignment()?;
 
         seen.clear();
         for _ in 0..tensor_count {
@@ -175,52 +181,56 @@ impl Listing {
                 });
             }
             if !seen.insert(name.clone()) {
-                return Err(cursor.malformed(&format!("the tensor \"{name}\" stands twice")));
+                return Err(cursor.malformed(&format!("duplicate tensor \"{name}\"")));
             }
             self.tensors.push(tensor);
         }
-        self.data = cursor.position.next_multiple_of(self.alignment);
-        self.check_places(bytes.len())
+        self.data_offset = cursor.position.next_multiple_of(self.alignment);
+        self.check_tensor_ranges(bytes.len())
     }
 
-    fn said_alignment(&self) -> Result<usize, HeaderError> {
-        let said = self.pairs.iter().find(|pair| pair.key == ALIGNMENT_KEY);
-        match said.map(|pair| pair.value.as_integer()) {
+    fn declared_alignment(&self) -> Result<usize, HeaderError> {
+        let declared = self
+            .metadata
+            .iter()
+            .find(|entry| entry.key == ALIGNMENT_KEY);
+        match declared.map(|entry| entry.value.as_integer()) {
             None => Ok(DEFAULT_ALIGNMENT),
             Some(Some(bytes @ 1..=65_536)) if bytes & (bytes - 1) == 0 => Ok(bytes as usize),
             Some(_) => Err(HeaderError::Malformed(
-                "general.alignment is not a power of two up to 65,536".to_owned(),
+                "general.alignment is not a power of two up to 65536".to_owned(),
             )),
         }
     }
 
-    /// Each tensor whose size is known lies within the file, which has so many bytes.
-    fn check_places(&self, length: usize) -> Result<(), HeaderError> {
-        let mut cut: Option<(&str, u64)> = None;
-        for ListedTensor {
+    /// Checks that each tensor is aligned and lies within the file of `length` bytes. Unsupported types have an unknown
+    /// size, which counts as 0.
+    fn check_tensor_ranges(&self, length: usize) -> Result<(), HeaderError> {
+        let mut truncated: Option<(&str, u64)> = None;
+        for TensorInfo {
             name,
-            bytes,
+            byte_length,
             offset,
             ..
         } in &self.tensors
         {
             if !offset.is_multiple_of(self.alignment) {
                 return Err(HeaderError::Malformed(format!(
-                    "tensor \"{name}\" does not begin at a multiple of {} bytes",
+                    "tensor \"{name}\" does not start at a multiple of {} bytes",
                     self.alignment
                 )));
             }
-            let start = self.data.checked_add(*offset);
-            let end = start.and_then(|start| start.checked_add(bytes.unwrap_or(0)));
+            let start = self.data_offset.checked_add(*offset);
+            let end = start.and_then(|start| start.checked_add(byte_length.unwrap_or(0)));
             if end.is_some_and(|end| end <= length) {
                 continue;
             }
             let end = end.map_or(u64::MAX, |end| end as u64);
-            if cut.is_none_or(|(_, first)| end < first) {
-                cut = Some((name, end));
+            if truncated.is_none_or(|(_, first)| end < first) {
+                truncated = Some((name, end));
             }
         }
-        match cut {
+        match truncated {
             None => Ok(()),
             Some((tensor, end)) => Err(HeaderError::Truncated {
                 tensor: tensor.to_owned(),
@@ -231,11 +241,11 @@ impl Listing {
     }
 }
 
-/// Reads little-endian words one after the other.
+/// Reads consecutive little-endian values.
 struct Cursor<'a> {
     bytes: &'a [u8],
     position: usize,
-    /// Of the arrays so far.
+    /// Total number of array elements, limited to [`MAX_ARRAY_ELEMENTS`].
     array_elements: usize,
 }
 
@@ -251,7 +261,7 @@ impl<'a> Cursor<'a> {
     fn take(&mut self, count: usize) -> Result<&'a [u8], HeaderError> {
         if count > self.remaining() {
             return Err(HeaderError::Malformed(format!(
-                "the header ends at byte {}, where {count} more bytes are expected",
+                "the header ends at byte {}, but {count} more bytes are expected",
                 self.bytes.len()
             )));
         }
@@ -263,17 +273,17 @@ impl<'a> Cursor<'a> {
     fn version(&mut self) -> Result<u32, HeaderError> {
         match self.u32()? {
             version @ (2 | 3) => Ok(version),
-            version if matches!(version.swap_bytes(), 1..=3) => {
-                Err(HeaderError::Malformed("it is big-endian".to_owned()))
-            }
+            version if matches!(version.swap_bytes(), 1..=3) => Err(HeaderError::Malformed(
+                "big-endian files are not supported".to_owned(),
+            )),
             version => Err(HeaderError::Malformed(format!(
-                "its version is {version}; 2 and 3 can be read"
+                "version {version} is not supported; supported versions: 2 and 3"
             ))),
         }
     }
 
     fn word<const N: usize>(&mut self) -> Result<[u8; N], HeaderError> {
-        Ok(self.take(N)?.try_into().expect("take gives N bytes"))
+        Ok(self.take(N)?.try_into().expect("take returns N bytes"))
     }
 
     fn u32(&mut self) -> Result<u32, HeaderError> {
@@ -284,25 +294,24 @@ impl<'a> Cursor<'a> {
         self.word().map(u64::from_le_bytes)
     }
 
-    /// A length in bytes or elements, of which each takes at least `least` bytes of what remains.
-    fn length(&mut self, least: usize) -> Result<usize, HeaderError> {
+    /// Reads a number of elements. Fails if this number of elements, of at least `min_element_bytes` bytes each,
+    /// exceeds the remaining bytes.
+    fn length(&mut self, min_element_bytes: usize) -> Result<usize, HeaderError> {
         let length = self.u64()?;
         usize::try_from(length)
             .ok()
             .filter(|length| {
                 length
-                    .checked_mul(least)
+                    .checked_mul(min_element_bytes)
                     .is_some_and(|n| n <= self.remaining())
             })
-            .ok_or_else(|| self.malformed(&format!("a length of {length} passes the file's end")))
+            .ok_or_else(|| self.malformed(&format!("a length of {length} exceeds the file's size")))
     }
 
-    fn entries(&mut self, what: &str) -> Result<u64, HeaderError> {
+    fn entry_count(&mut self, kind: &str) -> Result<u64, HeaderError> {
         match self.u64()? {
             count if count <= MAX_ENTRIES => Ok(count),
-            count => Err(self.malformed(&format!(
-                "{count} {what}; at most {MAX_ENTRIES} can be read"
-            ))),
+            count => Err(self.malformed(&format!("{count} {kind}; the maximum is {MAX_ENTRIES}"))),
         }
     }
 
@@ -327,7 +336,7 @@ impl<'a> Cursor<'a> {
             11 => Value::Signed(i64::from_le_bytes(self.word()?)),
             12 => Value::Float(f64::from_le_bytes(self.word()?)),
             other => {
-                return Err(self.malformed(&format!("there is no value type number {other}")));
+                return Err(self.malformed(&format!("unknown value type {other}")));
             }
         })
     }
@@ -335,20 +344,20 @@ impl<'a> Cursor<'a> {
     fn array(&mut self, depth: usize) -> Result<Value, HeaderError> {
         if depth >= MAX_ARRAY_DEPTH {
             return Err(self.malformed(&format!(
-                "arrays are nested more than {MAX_ARRAY_DEPTH} deep"
+                "arrays are nested more than {MAX_ARRAY_DEPTH} levels deep"
             )));
         }
         let kind = self.u32()?;
-        let least = match kind {
+        let min_element_bytes = match kind {
             0 | 1 | 7 => 1,
             2 | 3 => 2,
             4..=6 => 4,
             8..=12 => 8,
             other => {
-                return Err(self.malformed(&format!("there is no value type number {other}")));
+                return Err(self.malformed(&format!("unknown value type {other}")));
             }
         };
-        let length = self.length(least)?;
+        let length = self.length(min_element_bytes)?;
         self.array_elements = self.array_elements.saturating_add(length);
         if self.array_elements > MAX_ARRAY_ELEMENTS {
             return Err(self.malformed(&format!(
@@ -367,8 +376,8 @@ impl<'a> Cursor<'a> {
             .map(Value::Array)
     }
 
-    /// A tensor's line.
-    fn tensor(&mut self) -> Result<ListedTensor, HeaderError> {
+    /// Reads the header entry of a tensor.
+    fn tensor(&mut self) -> Result<TensorInfo, HeaderError> {
         let name = self.string()?;
         let dimensions = self.u32()?;
         if !(1..=MAX_DIMENSIONS).contains(&dimensions) {
@@ -388,7 +397,7 @@ impl<'a> Cursor<'a> {
             && !columns.is_multiple_of(kind.block_values())
         {
             return Err(self.malformed(&format!(
-                "the rows of tensor \"{name}\" have {columns} values, no whole number of {} blocks",
+                "the rows of tensor \"{name}\" have {columns} values, which is not a whole number of {} blocks",
                 kind.name()
             )));
         }
@@ -396,22 +405,23 @@ impl<'a> Cursor<'a> {
             .iter()
             .try_fold(1usize, |product, size| product.checked_mul(*size))
             .filter(|values| *values > 0);
-        // Of an unknown type, as if a value were a byte: what is checked is that they can be counted.
+        // The size of unsupported types is unknown. One byte per value still detects overflow.
         let (block_values, block_bytes) = match kind {
             Ok(kind) => (kind.block_values(), kind.block_bytes()),
             Err(_) => (1, 1),
         };
-        let bytes = values.and_then(|values| (values / block_values).checked_mul(block_bytes));
-        match (bytes, usize::try_from(offset)) {
-            (Some(bytes), Ok(offset)) => Ok(ListedTensor {
-                bytes: kind.is_ok().then_some(bytes),
+        let byte_length =
+            values.and_then(|values| (values / block_values).checked_mul(block_bytes));
+        match (byte_length, usize::try_from(offset)) {
+            (Some(byte_length), Ok(offset)) => Ok(TensorInfo {
+                byte_length: kind.is_ok().then_some(byte_length),
                 name,
                 kind,
                 shape,
                 offset,
             }),
             _ => Err(self.malformed(&format!(
-                "tensor \"{name}\" has the impossible shape {shape:?} or offset {offset}"
+                "tensor \"{name}\" has the invalid shape {shape:?} or offset {offset}"
             ))),
         }
     }

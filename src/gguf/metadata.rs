@@ -1,23 +1,23 @@
-//! The key-value pairs of a GGUF header, and typed access to them.
+//! The key-value pairs of a GGUF header, with typed access.
 
 use std::collections::BTreeMap;
 
-/// A value as it stands in the file.
+/// A metadata value. Integers and floats are widened to 64 bits.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Value {
-    /// Any unsigned integer type.
+    /// `u8`, `u16`, `u32` or `u64` in the file.
     Unsigned(u64),
-    /// Any signed integer type.
+    /// `i8`, `i16`, `i32` or `i64` in the file.
     Signed(i64),
-    /// `f32` or `f64`.
+    /// `f32` or `f64` in the file.
     Float(f64),
-    /// One byte, 0 or not.
+    /// Stored as one byte; any value but 0 is true.
     Bool(bool),
-    /// UTF-8; other bytes were replaced by U+FFFD.
+    /// Invalid UTF-8 is replaced by U+FFFD.
     String(String),
-    /// Elements of one type.
+    /// An array whose elements have the same type, other than string.
     Array(Vec<Value>),
-    /// An array of strings, the one kind that is long (vocabularies).
+    /// An array of strings, such as a vocabulary.
     Strings(Vec<String>),
 }
 
@@ -34,7 +34,7 @@ impl Value {
         }
     }
 
-    /// The integer, if it is one that `i64` holds.
+    /// Returns the value as an `i64`; `None` if the value is not an integer or does not fit.
     pub fn as_integer(&self) -> Option<i64> {
         match self {
             Value::Unsigned(value) => i64::try_from(*value).ok(),
@@ -51,46 +51,46 @@ impl Value {
     }
 }
 
-/// Why a key does not serve.
+/// Why a metadata value cannot be read.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 pub enum MetadataError {
-    /// Not in the file.
+    /// The key is not in the file.
     #[error("the metadata has no \"{0}\"")]
     Missing(String),
-    /// There, but of another type or out of range.
-    #[error("\"{key}\" is {found}, not {wanted}")]
+    /// The value has another type, or is out of range.
+    #[error("\"{key}\" is {found}, not {expected}")]
     Type {
-        /// The key.
+        /// The metadata key.
         key: String,
-        /// What would have served.
-        wanted: &'static str,
-        /// What is there.
+        /// The type that was expected.
+        expected: &'static str,
+        /// The type of the value in the file.
         found: &'static str,
     },
 }
 
-/// All pairs of a header.
+/// The key-value pairs of a header. Getters fail if the key is missing or the value has another type.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Metadata(BTreeMap<String, Value>);
 
 impl Metadata {
-    /// Enters a pair; false if the key was there already (it keeps its first value).
+    /// Inserts a key-value pair. If the key exists, keeps the existing value and returns false.
     pub fn insert(&mut self, key: String, value: Value) -> bool {
         match self.0.entry(key) {
             std::collections::btree_map::Entry::Occupied(_) => false,
-            std::collections::btree_map::Entry::Vacant(place) => {
-                place.insert(value);
+            std::collections::btree_map::Entry::Vacant(entry) => {
+                entry.insert(value);
                 true
             }
         }
     }
 
-    /// The value, of whatever type.
+    /// The value at `key`, of any type.
     pub fn get(&self, key: &str) -> Option<&Value> {
         self.0.get(key)
     }
 
-    /// A string.
+    /// The string at `key`.
     pub fn string(&self, key: &str) -> Result<&str, MetadataError> {
         self.typed(key, "a string", |value| match value {
             Value::String(text) => Some(text.as_str()),
@@ -98,12 +98,12 @@ impl Metadata {
         })
     }
 
-    /// An integer.
+    /// The integer at `key`.
     pub fn integer(&self, key: &str) -> Result<i64, MetadataError> {
         self.typed(key, "an integer", Value::as_integer)
     }
 
-    /// An integer of at least 0, for counts and sizes.
+    /// The non-negative integer at `key`, for counts and sizes.
     pub fn count(&self, key: &str) -> Result<usize, MetadataError> {
         self.typed(key, "a count", |value| {
             value
@@ -112,7 +112,7 @@ impl Metadata {
         })
     }
 
-    /// A count, or an array with the same count for each layer.
+    /// The count at `key`, which may be an array that contains the same count for each layer.
     pub fn layer_count(&self, key: &str) -> Result<usize, MetadataError> {
         self.typed(key, "a count, or the same count for each layer", |value| {
             let first = match value {
@@ -126,12 +126,12 @@ impl Metadata {
         })
     }
 
-    /// A number.
+    /// The number at `key`, integer or float, as `f32`.
     pub fn number(&self, key: &str) -> Result<f32, MetadataError> {
         self.typed(key, "a number", Value::as_number)
     }
 
-    /// A boolean.
+    /// The boolean at `key`.
     pub fn flag(&self, key: &str) -> Result<bool, MetadataError> {
         self.typed(key, "a boolean", |value| match value {
             Value::Bool(value) => Some(*value),
@@ -139,7 +139,7 @@ impl Metadata {
         })
     }
 
-    /// An array of strings.
+    /// The array of strings at `key`.
     pub fn strings(&self, key: &str) -> Result<&[String], MetadataError> {
         self.typed(key, "an array of strings", |value| match value {
             Value::Strings(strings) => Some(strings.as_slice()),
@@ -148,7 +148,7 @@ impl Metadata {
         })
     }
 
-    /// An array of integers.
+    /// The array of integers at `key`.
     pub fn integers(&self, key: &str) -> Result<Vec<i64>, MetadataError> {
         self.typed(key, "an array of integers", |value| match value {
             Value::Array(values) => values.iter().map(Value::as_integer).collect(),
@@ -156,7 +156,7 @@ impl Metadata {
         })
     }
 
-    /// An array of numbers.
+    /// The array of numbers at `key`.
     pub fn numbers(&self, key: &str) -> Result<Vec<f32>, MetadataError> {
         self.typed(key, "an array of numbers", |value| match value {
             Value::Array(values) => values.iter().map(Value::as_number).collect(),
@@ -167,7 +167,7 @@ impl Metadata {
     fn typed<'a, T>(
         &'a self,
         key: &str,
-        wanted: &'static str,
+        expected: &'static str,
         read: impl FnOnce(&'a Value) -> Option<T>,
     ) -> Result<T, MetadataError> {
         let value = self
@@ -175,15 +175,15 @@ impl Metadata {
             .ok_or_else(|| MetadataError::Missing(key.to_owned()))?;
         read(value).ok_or_else(|| MetadataError::Type {
             key: key.to_owned(),
-            wanted,
+            expected,
             found: value.type_name(),
         })
     }
 }
 
-/// `Missing` becomes `None`; a wrong type stays an error.
+/// Makes a metadata key optional.
 pub trait Optional<T> {
-    /// See the trait.
+    /// Turns [`MetadataError::Missing`] into `None`; a wrong type remains an error.
     fn optional(self) -> Result<Option<T>, MetadataError>;
 }
 

@@ -1,5 +1,5 @@
-//! GGUF files: the header's key-value pairs, the tensors' places, and what their blocks stand for.
-//! Nothing here knows what a model is; [`crate::graph`] does.
+//! Reads and writes GGUF files: header metadata, tensor locations, quantization and dequantization of tensor blocks.
+//! [`crate::graph`] interprets the contents for each model architecture.
 //!
 //! Source: the GGUF specification (ggml repository, `docs/gguf.md`), versions 2 and 3.
 
@@ -7,12 +7,12 @@ mod listing;
 mod metadata;
 pub mod quant;
 mod reader;
-mod set;
+mod shards;
 mod writer;
 
-pub use listing::{ListedPair, ListedTensor, Listing};
+pub use listing::{HeaderListing, MetadataEntry, TensorInfo};
 pub use metadata::{Metadata, MetadataError, Optional, Value};
 pub use quant::TensorType;
 pub use reader::{GgufError, Tensor, check};
-pub use set::Gguf;
-pub use writer::{GgufWriter, WrittenPair, WrittenTensor};
+pub use shards::Gguf;
+pub use writer::{GgufWriter, OutputEntry, OutputTensor};

@@ -1,32 +1,32 @@
-//! Opens a GGUF file whose whole header is in order, and lends the tensors' bytes from the mapped file.
+//! Opens a single GGUF file, validates its whole header, and gives access to tensor bytes.
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
-use super::listing::{HeaderError, Listing};
+use super::listing::{HeaderError, HeaderListing};
 use super::metadata::Metadata;
 use super::quant::TensorType;
 use crate::file_bytes::{FileAccess, FileBytes};
 
-/// An open file.
+/// The contents of an open GGUF file.
 #[derive(Debug)]
 pub(super) struct GgufFile(FileBytes);
 
-/// Where a tensor's blocks lie and how to read them.
+/// The location, type and shape of a tensor.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Tensor {
-    /// How its blocks are read.
+    /// The type of the tensor's blocks.
     pub kind: TensorType,
-    /// Values along each dimension, the contiguous one first: a matrix is `[columns, rows]`.
+    /// Size of each dimension in elements; the contiguous dimension is first, so a matrix is `[columns, rows]`.
     pub shape: Vec<usize>,
-    /// Which of the model's files it is in, from 0.
-    pub(super) file: usize,
+    /// Index of the shard that contains the tensor; 0 if the model is not split.
+    pub(super) file_index: usize,
     start: usize,
     bytes: usize,
 }
 
 impl Tensor {
-    /// Values of a row.
+    /// Number of values in a row.
     pub fn columns(&self) -> usize {
         self.shape.first().copied().unwrap_or(1)
     }
@@ -36,59 +36,61 @@ impl Tensor {
         self.shape.iter().skip(1).product()
     }
 
-    /// Number of values.
+    /// Total number of values.
     pub fn values(&self) -> usize {
         self.shape.iter().product()
     }
 }
 
-/// Why a file cannot be read.
+/// Why a GGUF file cannot be opened.
 #[derive(Debug, thiserror::Error)]
 pub enum GgufError {
-    /// The operating system refused.
+    /// The file cannot be opened or mapped.
     #[error("cannot open {path}: {cause}")]
     Open {
-        /// The file.
+        /// The file's path.
         path: PathBuf,
-        /// What the system says.
+        /// The operating system's error.
         cause: std::io::Error,
     },
-    /// The header is not one.
-    #[error("{path} is not a GGUF file that can be read: {reason}")]
+    /// The header is malformed.
+    #[error("{path} is not a valid GGUF file: {reason}")]
     Malformed {
-        /// The file.
+        /// The file's path.
         path: PathBuf,
-        /// What is wrong, and at which byte.
+        /// What is wrong with the header, with the byte offset if known.
         reason: String,
     },
-    /// The header promises more than there is.
-    #[error("{path} is truncated: tensor \"{tensor}\" ends at byte {end}, the file at {length}")]
+    /// A tensor extends past the end of the file.
+    #[error(
+        "{path} is truncated: tensor \"{tensor}\" ends at byte {end}, but the file has {length} bytes"
+    )]
     Truncated {
-        /// The file.
+        /// The file's path.
         path: PathBuf,
-        /// The first tensor that is cut.
+        /// The tensor. If several extend past the end of the file, the tensor that ends first.
         tensor: String,
-        /// Where it would end.
+        /// The byte offset at which the tensor would end.
         end: u64,
-        /// Where the file ends.
+        /// The file's length in bytes.
         length: u64,
     },
-    /// It is cut into several files, and they do not fit together.
-    #[error("{path} is not a file of a set in order: {reason}")]
-    Set {
-        /// The file.
+    /// The shards of a split model are inconsistent.
+    #[error("{path} is not a valid shard of a split model: {reason}")]
+    InvalidShard {
+        /// The file's path.
         path: PathBuf,
-        /// Why.
+        /// What is inconsistent.
         reason: String,
     },
     /// A tensor's type is not one of [`TensorType`].
-    #[error("{path}: tensor \"{tensor}\" has the type {kind}, which is not supported")]
+    #[error("{path}: the type {kind} of tensor \"{tensor}\" is not supported")]
     UnsupportedType {
-        /// The file.
+        /// The file's path.
         path: PathBuf,
-        /// The tensor.
+        /// The tensor's name.
         tensor: String,
-        /// The type's name.
+        /// The type's name in ggml.
         kind: String,
     },
 }
@@ -96,21 +98,21 @@ pub enum GgufError {
 impl GgufFile {
     /// Maps or reads the file at `path` and parses its header.
     pub(super) fn open(path: &Path, access: FileAccess) -> Result<(Self, Header), GgufError> {
-        let failed = |cause| GgufError::Open {
+        let open_error = |cause| GgufError::Open {
             path: path.to_owned(),
             cause,
         };
-        let bytes = FileBytes::open(path, access).map_err(failed)?;
-        let header = Header::parse(&bytes).map_err(|error| error.at(path))?;
+        let bytes = FileBytes::open(path, access).map_err(open_error)?;
+        let header = Header::parse(&bytes).map_err(|error| error.with_path(path))?;
         Ok((Self(bytes), header))
     }
 
-    /// All of its bytes.
+    /// The whole file, including the header.
     pub(super) fn contents(&self) -> &FileBytes {
         &self.0
     }
 
-    /// The blocks of one of its tensors.
+    /// The blocks of `tensor`, which must be a tensor of this file.
     pub(super) fn bytes(&self, tensor: &Tensor) -> &[u8] {
         &self.0[tensor.start..tensor.start + tensor.bytes]
     }
@@ -121,10 +123,11 @@ impl GgufFile {
     }
 }
 
-/// Checks that the file at `path`, alone if it is one of a set, is a complete GGUF file, whatever the types of its tensors.
+/// Checks that the file at `path` is a complete GGUF file. Accepts unsupported tensor types. Does not open the other
+/// shards of a split model.
 ///
 /// # Errors
-/// What is wrong with it.
+/// If the file is malformed, truncated or cannot be opened.
 pub fn check(path: &Path) -> Result<(), GgufError> {
     match GgufFile::open(path, FileAccess::Map) {
         Ok(_) | Err(GgufError::UnsupportedType { .. }) => Ok(()),
@@ -132,7 +135,7 @@ pub fn check(path: &Path) -> Result<(), GgufError> {
     }
 }
 
-/// What the header says.
+/// A parsed and validated header.
 #[derive(Debug, PartialEq)]
 pub(super) struct Header {
     pub(super) metadata: Metadata,
@@ -141,30 +144,30 @@ pub(super) struct Header {
 
 impl Header {
     fn parse(bytes: &[u8]) -> Result<Self, HeaderError> {
-        let (listing, problem) = Listing::of(bytes);
+        let (listing, problem) = HeaderListing::parse(bytes);
         if let Some(problem) = problem {
             return Err(problem);
         }
-        let data = listing.data;
+        let data_offset = listing.data_offset;
         let mut header = Self {
             metadata: Metadata::default(),
             tensors: HashMap::with_capacity(listing.tensors.len()),
         };
-        for pair in listing.pairs {
-            header.metadata.insert(pair.key, pair.value);
+        for entry in listing.metadata {
+            header.metadata.insert(entry.key, entry.value);
         }
-        for listed in listing.tensors {
-            let (Ok(kind), Some(bytes)) = (listed.kind, listed.bytes) else {
-                unreachable!("of another type it would be a problem");
+        for info in listing.tensors {
+            let (Ok(kind), Some(bytes)) = (info.kind, info.byte_length) else {
+                unreachable!("parsing reports unsupported types as an error");
             };
             let tensor = Tensor {
                 kind,
-                shape: listed.shape,
-                file: 0,
-                start: data + listed.offset,
+                shape: info.shape,
+                file_index: 0,
+                start: data_offset + info.offset,
                 bytes,
             };
-            header.tensors.insert(listed.name, tensor);
+            header.tensors.insert(info.name, tensor);
         }
         Ok(header)
     }

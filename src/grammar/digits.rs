@@ -1,96 +1,96 @@
-//! A limit on the numbers of a JSON text: without one, a number of a schema without bounds may go on for ever. It is
-//! none of the schema's, so that constants and explicit bounds stay exact: a digit beyond the limit is only forbidden
-//! where something else may come.
+//! Limits the length of numbers in generated JSON: without bounds in the schema, a model could generate digits
+//! endlessly. The limit applies to the token mask: digits beyond the limit are masked only where the grammar also
+//! allows another token. So constants and explicit bounds in the schema stay exact.
 
 use std::sync::Arc;
 
-use super::vocabulary::{GrammarVocabulary, Spelling};
+use super::vocabulary::{GrammarToken, GrammarVocabulary};
 use crate::token::TokenId;
 
-/// The largest magnitude of a negative integer: that of 64 bits with a sign.
-const LARGEST_NEGATIVE: u128 = 1 << 63;
-/// The largest integer: that of 64 bits without a sign.
-const LARGEST_POSITIVE: u128 = u64::MAX as u128;
-/// Most digits of a fraction: no number in double precision from 1e-4 on needs more.
-const MOST_FRACTION_DIGITS: u32 = 20;
-/// Most digits of an exponent.
-const MOST_EXPONENT_DIGITS: u32 = 3;
-/// The largest exponent: with the largest integer before it the number is still one in double precision.
-const LARGEST_EXPONENT: u32 = 288;
-/// Digits that every integer may have.
-const FREE_DIGITS: u32 = 18;
+/// Largest magnitude of a negative integer, the magnitude of `i64::MIN`.
+const MAX_NEGATIVE_MAGNITUDE: u128 = 1 << 63;
+/// Largest positive integer.
+const MAX_POSITIVE: u128 = u64::MAX as u128;
+/// Maximum number of digits after the decimal point. A double-precision number of at least 1e-4 needs no more.
+const MAX_FRACTION_DIGITS: u32 = 20;
+/// Maximum number of digits in an exponent, leading zeros included.
+const MAX_EXPONENT_DIGITS: u32 = 3;
+/// Largest exponent: `u64::MAX` with this exponent is still finite in double precision.
+const MAX_EXPONENT: u32 = 288;
+/// Integers with up to this many digits never exceed the limits above.
+const SAFE_INTEGER_DIGITS: u32 = 18;
 
-/// The tokens that have digits.
+/// The tokens of the vocabulary that contain digits.
 pub(super) struct DigitTokens {
     vocabulary: Arc<dyn GrammarVocabulary>,
     tokens: Vec<TokenId>,
-    /// The most digits of one.
-    most: u32,
+    /// Maximum number of digits in one token.
+    max_digits: u32,
 }
 
 impl DigitTokens {
     pub(super) fn of(vocabulary: &Arc<dyn GrammarVocabulary>) -> Self {
         let all = (0..vocabulary.size() as u32).map(TokenId);
-        let count = |token: &TokenId| match vocabulary.spelling(*token) {
-            Spelling::Text(bytes) => bytes.iter().filter(|byte| byte.is_ascii_digit()).count(),
-            Spelling::Control(_) => 0,
+        let count = |token: &TokenId| match vocabulary.grammar_token(*token) {
+            GrammarToken::Text(bytes) => bytes.iter().filter(|byte| byte.is_ascii_digit()).count(),
+            GrammarToken::Control(_) => 0,
         };
         let tokens: Vec<TokenId> = all.filter(|token| count(token) > 0).collect();
-        let most = tokens.iter().map(count).max().unwrap_or(0);
+        let max_digits = tokens.iter().map(count).max().unwrap_or(0);
         Self {
             vocabulary: Arc::clone(vocabulary),
-            most: u32::try_from(most).unwrap_or(u32::MAX),
+            max_digits: u32::try_from(max_digits).unwrap_or(u32::MAX),
             tokens,
         }
     }
 
     fn bytes(&self, token: TokenId) -> &[u8] {
-        match self.vocabulary.spelling(token) {
-            Spelling::Text(bytes) => bytes,
-            Spelling::Control(name) => name.as_bytes(),
+        match self.vocabulary.grammar_token(token) {
+            GrammarToken::Text(bytes) => bytes,
+            GrammarToken::Control(name) => name.as_bytes(),
         }
     }
 }
 
-/// Where JSON begins in a text.
+/// Where the JSON begins in the generated text.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Begin {
-    /// At once.
-    Here,
-    /// With this mark, which may come anywhere.
-    AtMark(String),
-    /// With this mark, if the text begins with it.
-    WithMark(String),
+pub(super) enum JsonStart {
+    /// The whole text is JSON.
+    TextStart,
+    /// At the first occurrence of this marker.
+    Marker(String),
+    /// At this marker, which begins the text; otherwise the text contains no JSON.
+    LeadingMarker(String),
 }
 
-/// Follows a text, and forbids digits that would make a number too long.
+/// Scans the generated text for numbers, and masks tokens that would make a number too long.
 #[derive(Clone)]
 pub(super) struct DigitLimit {
     tokens: Arc<DigitTokens>,
-    /// What is waited for; `None` once the text is JSON.
-    begin: Option<Begin>,
-    /// The last bytes before it is.
+    /// Where the JSON will begin; `None` once the JSON has begun.
+    start: Option<JsonStart>,
+    /// The last bytes before the JSON, at most as many as the marker has.
     before: Vec<u8>,
-    scan: Scan,
+    scan: NumberScan,
 }
 
 impl DigitLimit {
-    pub(super) fn new(tokens: Arc<DigitTokens>, begin: Begin) -> Self {
-        let waits = match &begin {
-            Begin::Here => false,
-            Begin::AtMark(mark) | Begin::WithMark(mark) => !mark.is_empty(),
+    pub(super) fn new(tokens: Arc<DigitTokens>, start: JsonStart) -> Self {
+        let is_pending = match &start {
+            JsonStart::TextStart => false,
+            JsonStart::Marker(marker) | JsonStart::LeadingMarker(marker) => !marker.is_empty(),
         };
         Self {
             tokens,
-            begin: waits.then_some(begin),
+            start: is_pending.then_some(start),
             before: Vec::new(),
-            scan: Scan::Outside,
+            scan: NumberScan::Outside,
         }
     }
 
-    /// Takes the tokens out of the race that would make a number too long, unless there are no others.
+    /// Masks the tokens that would make a number too long, unless no other token is allowed.
     pub(super) fn mask(&self, logits: &mut [f32]) {
-        if self.begin.is_some() || !self.scan.is_near_limit(self.tokens.most) {
+        if self.start.is_some() || !self.scan.is_near_limit(self.tokens.max_digits) {
             return;
         }
         let allowed = |logit: &f32| *logit != f32::NEG_INFINITY;
@@ -109,42 +109,44 @@ impl DigitLimit {
         }
     }
 
-    /// Follows a token of the text.
-    pub(super) fn follow(&mut self, token: TokenId) {
+    /// Advances the scan past an accepted token.
+    pub(super) fn accept(&mut self, token: TokenId) {
         let tokens = Arc::clone(&self.tokens);
         for byte in tokens.bytes(token) {
-            self.follow_byte(*byte);
+            self.scan_byte(*byte);
         }
     }
 
-    fn follow_byte(&mut self, byte: u8) {
-        let mark = match &self.begin {
-            // A number that can only go on stays where it is.
+    fn scan_byte(&mut self, byte: u8) {
+        let marker = match &self.start {
+            // Beyond the limit, in digits that the grammar forces, the state stays the same.
             None => {
                 self.scan = self.scan.next(byte).unwrap_or(self.scan);
                 return;
             }
-            Some(Begin::Here) => return,
-            Some(Begin::AtMark(mark)) => {
-                if self.before.len() == mark.len() {
+            Some(JsonStart::TextStart) => return,
+            Some(JsonStart::Marker(marker)) => {
+                if self.before.len() == marker.len() {
                     self.before.remove(0);
                 }
-                mark
+                marker
             }
-            Some(Begin::WithMark(mark)) if self.before.len() == mark.len() => return,
-            Some(Begin::WithMark(mark)) => mark,
+            Some(JsonStart::LeadingMarker(marker)) if self.before.len() == marker.len() => return,
+            Some(JsonStart::LeadingMarker(marker)) => marker,
         };
         self.before.push(byte);
-        if self.before == mark.as_bytes() {
-            self.scan = Scan::Outside.after(&self.before).unwrap_or(Scan::Outside);
-            self.begin = None;
+        if self.before == marker.as_bytes() {
+            self.scan = NumberScan::Outside
+                .after(&self.before)
+                .unwrap_or(NumberScan::Outside);
+            self.start = None;
         }
     }
 }
 
-/// How far a JSON text is, as far as it matters for numbers.
+/// The state of a scan for numbers in JSON text.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Scan {
+enum NumberScan {
     /// Neither in a number nor in a string.
     Outside,
     String {
@@ -164,8 +166,8 @@ enum Scan {
     },
 }
 
-impl Scan {
-    /// After more bytes; `None` if a number would be too long.
+impl NumberScan {
+    /// Returns the state after `bytes`; `None` if a number becomes too long.
     fn after(self, bytes: &[u8]) -> Option<Self> {
         bytes.iter().try_fold(self, |scan, byte| scan.next(*byte))
     }
@@ -187,11 +189,11 @@ impl Scan {
                 _,
             ) if is_digit => {
                 let value = value * 10 + u128::from(digit);
-                let largest = match negative {
-                    true => LARGEST_NEGATIVE,
-                    false => LARGEST_POSITIVE,
+                let max = match negative {
+                    true => MAX_NEGATIVE_MAGNITUDE,
+                    false => MAX_POSITIVE,
                 };
-                (value <= largest).then_some(())?;
+                (value <= max).then_some(())?;
                 let digits = digits + 1;
                 Self::Integer {
                     negative,
@@ -201,7 +203,7 @@ impl Scan {
             }
             (Self::Integer { .. }, b'.') => Self::Fraction { digits: 0 },
             (Self::Fraction { digits }, _) if is_digit => {
-                (digits < MOST_FRACTION_DIGITS).then_some(())?;
+                (digits < MAX_FRACTION_DIGITS).then_some(())?;
                 Self::Fraction { digits: digits + 1 }
             }
             (Self::Integer { .. } | Self::Fraction { .. }, b'e' | b'E') => Self::Exponent {
@@ -211,7 +213,7 @@ impl Scan {
             (Self::Exponent { digits: 0, .. }, b'+' | b'-') => self,
             (Self::Exponent { value, digits }, _) if is_digit => {
                 let value = value * 10 + digit;
-                (digits < MOST_EXPONENT_DIGITS && value <= LARGEST_EXPONENT).then_some(())?;
+                (digits < MAX_EXPONENT_DIGITS && value <= MAX_EXPONENT).then_some(())?;
                 Self::Exponent {
                     value,
                     digits: digits + 1,
@@ -232,16 +234,16 @@ impl Scan {
         })
     }
 
-    /// Whether a token with so many digits may be too long.
-    fn is_near_limit(self, most: u32) -> bool {
-        let free = match self {
+    /// Whether a token with `max_digits` digits could make a number too long.
+    fn is_near_limit(self, max_digits: u32) -> bool {
+        let safe_digits = match self {
             Self::String { .. } => return false,
-            Self::Outside => FREE_DIGITS,
-            Self::Integer { digits, .. } => FREE_DIGITS.saturating_sub(digits),
-            Self::Fraction { digits } => MOST_FRACTION_DIGITS.saturating_sub(digits),
+            Self::Outside => SAFE_INTEGER_DIGITS,
+            Self::Integer { digits, .. } => SAFE_INTEGER_DIGITS.saturating_sub(digits),
+            Self::Fraction { digits } => MAX_FRACTION_DIGITS.saturating_sub(digits),
             Self::Exponent { .. } => 0,
         };
-        most > free
+        max_digits > safe_digits
     }
 }
 
@@ -250,11 +252,11 @@ mod tests {
     use super::*;
 
     fn fits(text: &str) -> bool {
-        Scan::Outside.after(text.as_bytes()).is_some()
+        NumberScan::Outside.after(text.as_bytes()).is_some()
     }
 
     #[test]
-    fn integers_have_64_bits() {
+    fn integers_are_limited_to_64_bits() {
         assert!(fits("[18446744073709551615, -9223372036854775808]"));
         assert!(!fits("18446744073709551616"));
         assert!(!fits("-9223372036854775809"));
@@ -265,7 +267,7 @@ mod tests {
     }
 
     #[test]
-    fn fractions_and_exponents_end() {
+    fn the_digits_of_fractions_and_exponents_are_limited() {
         assert!(fits("0.12345678901234567890"));
         assert!(!fits("0.123456789012345678901"));
         assert!(fits("[1.5e-288, 1E+288, 1e007]"));

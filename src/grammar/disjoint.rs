@@ -1,6 +1,6 @@
-//! What schemas say together: whether no value can follow two of them at once, as far as that can be seen by kinds,
-//! by lists of values, by bounds of numbers and by properties; and how many patterns a string must follow. Schemas
-//! are as `schema` writes them.
+//! Analyzes schemas translated by [`schema`](super::schema): whether two schemas are disjoint, and how many patterns a
+//! string must match at once. Two schemas count as disjoint if their types, enumerated values, numeric bounds or
+//! properties show that no value is valid for both.
 
 use std::cell::Cell;
 use std::collections::HashSet;
@@ -10,17 +10,18 @@ use serde_json::{Map, Value};
 use super::GrammarError;
 use super::fuel::Fuel;
 
-/// How far references and schemas within schemas are followed; beyond it nothing is certain.
-const MOST_DEPTH: usize = 16;
-/// Schemas that are looked at in all comparisons of a schema, each as often as it is met; after that nothing is
-/// certain.
-const MOST_LOOKS: usize = 1_000_000;
-/// Values of an `enum` that are compared in a look.
-const VALUES_A_LOOK: usize = 8;
-/// Values of `multipleOf` that are compared in a step.
-const MULTIPLES_A_STEP: u64 = 32;
+/// Maximum depth of nested references and subschemas. Deeper schemas count as not disjoint, and as having too many
+/// patterns.
+const MAX_DEPTH: usize = 16;
+/// Maximum number of subschema visits in all comparisons of a schema. Beyond it, schemas count as they do beyond
+/// [`MAX_DEPTH`].
+const MAX_COMPARISON_VISITS: usize = 1_000_000;
+/// Comparing this many `enum` values counts as one visit.
+const VALUES_PER_VISIT: usize = 8;
+/// Comparing this many `multipleOf` values costs one step of fuel.
+const MULTIPLES_PER_STEP: u64 = 32;
 
-/// The schemas that references name, by their numbers.
+/// The translated targets of `$ref`. Target number `n` is referenced as `#/$defs/n`.
 #[derive(Debug, Default)]
 pub(super) struct Definitions(Vec<Value>);
 
@@ -33,12 +34,11 @@ impl Definitions {
         self.0.push(schema);
     }
 
-    /// The `$ref` to a number.
     pub(super) fn reference(number: usize) -> String {
         format!("#/$defs/{number}")
     }
 
-    /// The value of `$defs`.
+    /// Returns the value of `$defs`: the definitions keyed by number.
     pub(super) fn numbered(&self) -> Map<String, Value> {
         let numbered = self.0.iter().enumerate();
         numbered
@@ -46,79 +46,80 @@ impl Definitions {
             .collect()
     }
 
-    /// The values of `multipleOf` in a schema and in all that it names.
+    /// Returns the distinct values of `multipleOf` in `schema` and in all schemas that `schema` references.
     ///
     /// # Errors
-    /// They take more than `fuel` has.
+    /// If `fuel` runs out.
     pub(super) fn multiples(
         &self,
         schema: &Value,
         fuel: &Fuel<'_>,
     ) -> Result<Vec<f64>, GrammarError> {
         let (mut multiples, mut seen) = (Vec::new(), HashSet::new());
-        let mut waiting = vec![schema];
-        while let Some(value) = waiting.pop() {
-            fuel.spend(1 + multiples.len() as u64 / MULTIPLES_A_STEP)?;
+        let mut pending = vec![schema];
+        while let Some(value) = pending.pop() {
+            fuel.spend(1 + multiples.len() as u64 / MULTIPLES_PER_STEP)?;
             match value {
                 Value::Object(fields) => {
                     let multiple = fields.get("multipleOf").and_then(Value::as_f64);
                     multiples.extend(multiple.filter(|multiple| !multiples.contains(multiple)));
-                    waiting.extend(fields.values().rev());
+                    pending.extend(fields.values().rev());
                 }
-                Value::Array(values) => waiting.extend(values.iter().rev()),
-                Value::String(text) if seen.insert(text) => waiting.extend(self.named(text)),
+                Value::Array(values) => pending.extend(values.iter().rev()),
+                Value::String(text) if seen.insert(text) => pending.extend(self.referenced(text)),
                 _ => {}
             }
         }
         Ok(multiples)
     }
 
-    fn named(&self, reference: &str) -> Option<&Value> {
+    fn referenced(&self, reference: &str) -> Option<&Value> {
         let number = reference.strip_prefix("#/$defs/")?;
         self.0.get(number.parse::<usize>().ok()?)
     }
 }
 
-/// Kinds of values, a bit for each; a whole number is one of its own.
-type Kinds = u8;
-const NULL: Kinds = 1;
-const BOOLEAN: Kinds = 2;
-const WHOLE: Kinds = 4;
-const BROKEN: Kinds = 8;
-const STRING: Kinds = 16;
-const ARRAY: Kinds = 32;
-const OBJECT: Kinds = 64;
-const ALL: Kinds = 127;
+/// A set of value types, one bit each. Integers and fractional numbers are separate types.
+type TypeSet = u8;
+const NULL: TypeSet = 1;
+const BOOLEAN: TypeSet = 2;
+const INTEGER: TypeSet = 4;
+const FRACTIONAL: TypeSet = 8;
+const STRING: TypeSet = 16;
+const ARRAY: TypeSet = 32;
+const OBJECT: TypeSet = 64;
+const ALL: TypeSet = 127;
 
-/// Compares schemas.
-pub(super) struct Comparison<'a> {
+/// Compares schemas; all comparisons together make at most [`MAX_COMPARISON_VISITS`] visits.
+pub(super) struct SchemaComparison<'a> {
     definitions: &'a Definitions,
-    looks: Cell<usize>,
+    visits_left: Cell<usize>,
 }
 
-impl<'a> Comparison<'a> {
+impl<'a> SchemaComparison<'a> {
     pub(super) fn new(definitions: &'a Definitions) -> Self {
         Self {
             definitions,
-            looks: Cell::new(MOST_LOOKS),
+            visits_left: Cell::new(MAX_COMPARISON_VISITS),
         }
     }
 
-    /// Whether it is certain that no value follows both.
+    /// Returns true only if no value is valid for both schemas; false may mean "unknown".
     pub(super) fn are_disjoint(&self, left: &'a Value, right: &'a Value) -> bool {
-        self.disjoint(left, right, MOST_DEPTH)
+        self.disjoint(left, right, MAX_DEPTH)
     }
 
-    /// How many patterns and formats a string must follow at most, if it follows the schema.
-    pub(super) fn patterns_at_once(&self, schema: &'a Value) -> usize {
-        self.patterns(schema, MOST_DEPTH)
+    /// Returns the maximum number of patterns and formats that a string must match at once to be valid for the schema;
+    /// `usize::MAX` if a limit is reached.
+    pub(super) fn simultaneous_patterns(&self, schema: &'a Value) -> usize {
+        self.patterns(schema, MAX_DEPTH)
     }
 
     fn patterns(&self, schema: &'a Value, depth: usize) -> usize {
         let Value::Object(schema) = schema else {
             return 0;
         };
-        let Some(depth) = self.deeper(depth) else {
+        let Some(depth) = self.visit(depth) else {
             return usize::MAX;
         };
         let own = ["pattern", "format"].map(|keyword| usize::from(schema.contains_key(keyword)));
@@ -131,18 +132,18 @@ impl<'a> Comparison<'a> {
             .fold(0, usize::saturating_add)
     }
 
-    /// One level deeper, if that is allowed.
-    fn deeper(&self, depth: usize) -> Option<usize> {
-        self.looks.set(self.looks.get().checked_sub(1)?);
+    /// Counts a visit of a subschema. Returns the depth that remains below the subschema; `None` if a limit is reached.
+    fn visit(&self, depth: usize) -> Option<usize> {
+        self.visits_left.set(self.visits_left.get().checked_sub(1)?);
         depth.checked_sub(1)
     }
 
     fn disjoint(&self, left: &'a Value, right: &'a Value, depth: usize) -> bool {
-        let Some(depth) = self.deeper(depth) else {
+        let Some(depth) = self.visit(depth) else {
             return false;
         };
-        let kinds = self.kinds(left, depth) & self.kinds(right, depth);
-        if kinds == 0 {
+        let common_types = self.types(left, depth) & self.types(right, depth);
+        if common_types == 0 {
             return true;
         }
         let (mut lefts, mut rights) = (Vec::new(), Vec::new());
@@ -154,67 +155,68 @@ impl<'a> Comparison<'a> {
                 .flat_map(|left| rights.iter().map(move |right| (*left, *right)))
         };
         pairs().any(|(left, right)| self.no_common_value(left, right))
-            || (kinds & !(WHOLE | BROKEN) == 0 && bounds_part(&lefts, &rights))
-            || (kinds == OBJECT && self.properties_part(&lefts, &rights, depth))
-            || self.every_alternative(&lefts, right, depth)
-            || self.every_alternative(&rights, left, depth)
+            || (common_types & !(INTEGER | FRACTIONAL) == 0 && bounds_are_disjoint(&lefts, &rights))
+            || (common_types == OBJECT && self.properties_are_disjoint(&lefts, &rights, depth))
+            || self.all_alternatives_are_disjoint(&lefts, right, depth)
+            || self.all_alternatives_are_disjoint(&rights, left, depth)
     }
 
-    /// Whether both schemas list their values, and none of one is among the other's.
+    /// Whether both schemas enumerate their values, and no value is in both enumerations.
     fn no_common_value(&self, left: &Map<String, Value>, right: &Map<String, Value>) -> bool {
         let (Some(lefts), Some(rights)) = (values(left), values(right)) else {
             return false;
         };
-        let looks = (lefts.len() + rights.len()) / VALUES_A_LOOK;
-        match self.looks.get().checked_sub(looks) {
-            Some(left) => self.looks.set(left),
+        let visits = (lefts.len() + rights.len()) / VALUES_PER_VISIT;
+        match self.visits_left.get().checked_sub(visits) {
+            Some(left) => self.visits_left.set(left),
             None => return false,
         }
-        let rights: HashSet<Compared<'_>> = rights.iter().map(Compared::of).collect();
+        let rights: HashSet<ComparisonKey<'_>> = rights.iter().map(ComparisonKey::of).collect();
         !lefts
             .iter()
-            .any(|left| rights.contains(&Compared::of(left)))
+            .any(|left| rights.contains(&ComparisonKey::of(left)))
     }
 
-    /// The kinds that a value following the schema may have, and perhaps others.
-    fn kinds(&self, schema: &Value, depth: usize) -> Kinds {
-        let (schema, depth) = match (schema, self.deeper(depth)) {
+    /// Returns a superset of the types of all values that are valid for the schema.
+    fn types(&self, schema: &Value, depth: usize) -> TypeSet {
+        let (schema, depth) = match (schema, self.visit(depth)) {
             (Value::Bool(false), _) => return 0,
             (Value::Object(schema), Some(depth)) => (schema, depth),
             _ => return ALL,
         };
-        let mut kinds = ALL;
+        let mut types = ALL;
         match schema.get("type") {
-            Some(Value::String(name)) => kinds &= kinds_named(name),
+            Some(Value::String(name)) => types &= types_named(name),
             Some(Value::Array(names)) => {
                 let names = names.iter().filter_map(Value::as_str);
-                kinds &= names.map(kinds_named).fold(0, |all, one| all | one);
+                types &= names.map(types_named).fold(0, |all, one| all | one);
             }
             _ => {}
         }
         if let Some(values) = values(schema) {
-            kinds &= values.iter().map(kind_of).fold(0, |all, one| all | one);
+            types &= values.iter().map(type_of).fold(0, |all, one| all | one);
         }
         if let Some(target) = self.target(schema) {
-            kinds &= self.kinds(target, depth);
+            types &= self.types(target, depth);
         }
         for part in list(schema, "allOf") {
-            kinds &= self.kinds(part, depth);
+            types &= self.types(part, depth);
         }
         if let Some(Value::Array(parts)) = schema.get("anyOf") {
-            let parts = parts.iter().map(|part| self.kinds(part, depth));
-            kinds &= parts.fold(0, |all, one| all | one);
+            let parts = parts.iter().map(|part| self.types(part, depth));
+            types &= parts.fold(0, |all, one| all | one);
         }
-        kinds
+        types
     }
 
-    /// The schemas that all hold where this one does: itself, what it refers to, what is in `allOf`.
+    /// Collects the schemas that every value valid for `schema` satisfies: `schema`, the target of `$ref`, the schemas
+    /// in `allOf`, and so on recursively.
     fn flatten(&self, schema: &'a Value, depth: usize, all: &mut Vec<&'a Map<String, Value>>) {
         let Value::Object(schema) = schema else {
             return;
         };
         all.push(schema);
-        let Some(depth) = self.deeper(depth) else {
+        let Some(depth) = self.visit(depth) else {
             return;
         };
         let parts = self.target(schema).into_iter();
@@ -224,11 +226,11 @@ impl<'a> Comparison<'a> {
     }
 
     fn target(&self, schema: &Map<String, Value>) -> Option<&'a Value> {
-        self.definitions.named(schema.get("$ref")?.as_str()?)
+        self.definitions.referenced(schema.get("$ref")?.as_str()?)
     }
 
-    /// Whether one of the schemas has alternatives, none of which can hold where the other schema does.
-    fn every_alternative(
+    /// Whether one of the schemas has an `anyOf` whose alternatives are all disjoint from `other`.
+    fn all_alternatives_are_disjoint(
         &self,
         schemas: &[&'a Map<String, Value>],
         other: &'a Value,
@@ -244,8 +246,9 @@ impl<'a> Comparison<'a> {
         })
     }
 
-    /// Whether objects that follow both would need a property that one side forbids, or that no value fits.
-    fn properties_part(
+    /// Whether some property is required by either side, and is forbidden by either side or has disjoint schemas on the
+    /// two sides.
+    fn properties_are_disjoint(
         &self,
         lefts: &[&'a Map<String, Value>],
         rights: &[&'a Map<String, Value>],
@@ -275,7 +278,7 @@ fn list<'a>(schema: &'a Map<String, Value>, keyword: &str) -> impl Iterator<Item
         .flatten()
 }
 
-/// The only values that may follow it, if it lists them.
+/// Returns the values of `const` or `enum`; `None` if the schema has neither.
 fn values(schema: &Map<String, Value>) -> Option<&[Value]> {
     match (schema.get("const"), schema.get("enum")) {
         (Some(value), _) => Some(std::slice::from_ref(value)),
@@ -284,25 +287,25 @@ fn values(schema: &Map<String, Value>) -> Option<&[Value]> {
     }
 }
 
-/// What a value is to comparisons: equal as JSON Schema means it, or not certainly different.
+/// A key for comparing values. Values with different keys are different; values with equal keys may be equal.
 #[derive(PartialEq, Eq, Hash)]
-enum Compared<'a> {
+enum ComparisonKey<'a> {
     Null,
     Boolean(bool),
-    /// The bits of the number in double precision.
+    /// The bits of the number as an `f64`.
     Number(u64),
     String(&'a str),
-    /// Numbers within may be written differently.
+    /// Arrays and objects are not compared by content, because equal numbers in them may be written differently.
     Array,
     Object,
 }
 
-impl<'a> Compared<'a> {
+impl<'a> ComparisonKey<'a> {
     fn of(value: &'a Value) -> Self {
         match value {
             Value::Null => Self::Null,
             Value::Bool(value) => Self::Boolean(*value),
-            // The sum makes one zero of both.
+            // Adding 0.0 turns -0.0 into 0.0.
             Value::Number(number) => {
                 Self::Number((number.as_f64().unwrap_or_default() + 0.0).to_bits())
             }
@@ -313,34 +316,37 @@ impl<'a> Compared<'a> {
     }
 }
 
-fn bounds_part(lefts: &[&Map<String, Value>], rights: &[&Map<String, Value>]) -> bool {
-    let above = |uppers: &[&Map<String, Value>], lowers: &[&Map<String, Value>]| {
+/// Whether the upper bounds of one side leave no number above the lower bounds of the other side.
+fn bounds_are_disjoint(lefts: &[&Map<String, Value>], rights: &[&Map<String, Value>]) -> bool {
+    let is_below = |uppers: &[&Map<String, Value>], lowers: &[&Map<String, Value>]| {
         let bound = |schema: &Map<String, Value>, keyword: &str| schema.get(keyword)?.as_f64();
-        let (upper, open_upper) =
+        let (upper, exclusive_upper) =
             uppers
                 .iter()
-                .fold((f64::INFINITY, f64::INFINITY), |least, schema| {
+                .fold((f64::INFINITY, f64::INFINITY), |min, schema| {
                     (
-                        bound(schema, "maximum").map_or(least.0, |bound| bound.min(least.0)),
-                        bound(schema, "exclusiveMaximum")
-                            .map_or(least.1, |bound| bound.min(least.1)),
+                        bound(schema, "maximum").map_or(min.0, |bound| bound.min(min.0)),
+                        bound(schema, "exclusiveMaximum").map_or(min.1, |bound| bound.min(min.1)),
                     )
                 });
-        let (lower, open_lower) =
+        let (lower, exclusive_lower) =
             lowers
                 .iter()
-                .fold((f64::NEG_INFINITY, f64::NEG_INFINITY), |most, schema| {
+                .fold((f64::NEG_INFINITY, f64::NEG_INFINITY), |max, schema| {
                     (
-                        bound(schema, "minimum").map_or(most.0, |bound| bound.max(most.0)),
-                        bound(schema, "exclusiveMinimum").map_or(most.1, |bound| bound.max(most.1)),
+                        bound(schema, "minimum").map_or(max.0, |bound| bound.max(max.0)),
+                        bound(schema, "exclusiveMinimum").map_or(max.1, |bound| bound.max(max.1)),
                     )
                 });
-        lower > upper || open_lower >= upper || lower >= open_upper || open_lower >= open_upper
+        lower > upper
+            || exclusive_lower >= upper
+            || lower >= exclusive_upper
+            || exclusive_lower >= exclusive_upper
     };
-    above(lefts, rights) || above(rights, lefts)
+    is_below(lefts, rights) || is_below(rights, lefts)
 }
 
-/// Whether an object that follows the schema certainly lacks the property.
+/// Returns true only if no object with the property is valid for the schema.
 fn forbids(schema: &Map<String, Value>, name: &str) -> bool {
     match schema.get("properties").and_then(|named| named.get(name)) {
         Some(own) => own == &Value::Bool(false),
@@ -351,12 +357,12 @@ fn forbids(schema: &Map<String, Value>, name: &str) -> bool {
     }
 }
 
-fn kinds_named(name: &str) -> Kinds {
+fn types_named(name: &str) -> TypeSet {
     match name {
         "null" => NULL,
         "boolean" => BOOLEAN,
-        "integer" => WHOLE,
-        "number" => WHOLE | BROKEN,
+        "integer" => INTEGER,
+        "number" => INTEGER | FRACTIONAL,
         "string" => STRING,
         "array" => ARRAY,
         "object" => OBJECT,
@@ -364,13 +370,13 @@ fn kinds_named(name: &str) -> Kinds {
     }
 }
 
-fn kind_of(value: &Value) -> Kinds {
+fn type_of(value: &Value) -> TypeSet {
     match value {
         Value::Null => NULL,
         Value::Bool(_) => BOOLEAN,
         Value::Number(number) => match number.as_f64() {
-            Some(number) if number.fract() != 0.0 => BROKEN,
-            _ => WHOLE,
+            Some(number) if number.fract() != 0.0 => FRACTIONAL,
+            _ => INTEGER,
         },
         Value::String(_) => STRING,
         Value::Array(_) => ARRAY,

@@ -1,32 +1,31 @@
-//! What may come after the lexemes of a grammar: the sets FIRST and FOLLOW of parsing (Aho, Sethi and Ullman,
-//! section 4.4), of characters.
+//! Computes FIRST and FOLLOW sets of characters for the lexemes of a grammar (Aho, Sethi and Ullman, section 4.4).
 //!
-//! The sets are the least solution of inclusions between the parts of the grammar. Parts that include each other have
-//! equal sets, so that each set is made once, after those that it includes (DeRemer and Pennello, "Efficient
-//! Computation of LALR(1) Look-Ahead Sets", 1982): the time is linear in the grammar times the words of a set.
+//! The sets are the nodes of a graph; each edge means that one set includes another set. Nodes on a cycle have equal
+//! sets. So each strongly connected component is computed once, after the components that it includes (DeRemer and
+//! Pennello, "Efficient Computation of LALR(1) Look-Ahead Sets", 1982). The time is linear in the product of the
+//! grammar's size and the size of a set.
 
 use super::GrammarError;
-use super::characters::Characters;
+use super::character_set::CharacterSet;
 use super::fuel::Fuel;
-use super::lexemes::{Lexed, Piece};
+use super::lexemes::{LexedExpression, LexedGrammar};
 
-/// What a part of a grammar may begin with.
+/// The characters with which an expression can begin.
 #[derive(Debug, Clone, Default)]
 pub(super) struct First {
-    pub(super) characters: Characters,
-    /// Whether the part may be the empty text.
+    pub(super) characters: CharacterSet,
+    /// Whether the expression can match the empty text.
     pub(super) nullable: bool,
 }
 
 impl First {
-    pub(super) fn of(characters: Characters) -> Self {
+    pub(super) fn of(characters: CharacterSet) -> Self {
         Self {
             characters,
             nullable: false,
         }
     }
 
-    /// Of one part after the other.
     pub(super) fn sequence(parts: impl Iterator<Item = Self>) -> Self {
         let mut whole = Self {
             nullable: true,
@@ -42,7 +41,6 @@ impl First {
         whole
     }
 
-    /// Of one of the parts.
     pub(super) fn choice(parts: impl Iterator<Item = Self>) -> Self {
         parts.fold(Self::default(), |mut whole, part| {
             whole.characters.add(&part.characters);
@@ -51,73 +49,73 @@ impl First {
         })
     }
 
-    /// Of a part that comes so often at least.
-    pub(super) fn repeated(mut self, least: u32) -> Self {
-        self.nullable |= least == 0;
+    pub(super) fn repeated(mut self, min: u32) -> Self {
+        self.nullable |= min == 0;
         self
     }
 }
 
-/// Lexemes after which the same characters may come.
-pub(super) struct Followed {
-    /// At least one.
+/// Lexemes with the same FOLLOW set.
+pub(super) struct LexemesWithFollow {
+    /// Indices of the lexemes, at least one.
     pub(super) lexemes: Vec<usize>,
-    /// The characters that may come next.
-    pub(super) next: Characters,
+    /// The characters that can come directly after these lexemes.
+    pub(super) follow: CharacterSet,
 }
 
-/// The characters that may come after each lexeme; lexemes that end every text are left out.
+/// Computes the FOLLOW sets of all lexemes. Lexemes with an empty set are omitted.
 ///
 /// # Errors
-/// The sets take more than `fuel` has.
-pub(super) fn following(lexed: &Lexed, fuel: &Fuel<'_>) -> Result<Vec<Followed>, GrammarError> {
+/// If `fuel` runs out.
+pub(super) fn follow_sets(
+    lexed: &LexedGrammar,
+    fuel: &Fuel<'_>,
+) -> Result<Vec<LexemesWithFollow>, GrammarError> {
     let alphabet = Alphabet::of(lexed);
     let mut inclusions = Inclusions::of(lexed, &alphabet, fuel)?;
-    let after: Vec<usize> = (0..lexed.lexemes.len())
+    let follow_nodes: Vec<usize> = (0..lexed.lexemes.len())
         .map(|_| inclusions.add(None))
         .collect();
-    let after_rules: Vec<usize> = lexed.rules.iter().map(|_| inclusions.add(None)).collect();
-    let mut walk = Walk {
+    let rule_follow_nodes: Vec<usize> = lexed.rules.iter().map(|_| inclusions.add(None)).collect();
+    let mut walk = FollowWalk {
         lexed,
-        after: &after,
-        after_rules: &after_rules,
+        follow_nodes: &follow_nodes,
+        rule_follow_nodes: &rule_follow_nodes,
     };
-    for (rule, piece) in lexed.rules.iter().enumerate() {
-        walk.enter(piece, after_rules[rule], &mut inclusions);
+    for (rule, expression) in lexed.rules.iter().enumerate() {
+        walk.visit(expression, rule_follow_nodes[rule], &mut inclusions);
     }
     let solution = inclusions.solve(alphabet.words(), fuel)?;
-    let mut followed: Vec<(usize, Vec<usize>)> = Vec::new();
-    let mut places = vec![None; solution.sets.len()];
-    for (lexeme, part) in after.iter().enumerate() {
-        let set = solution.of[*part];
-        let place = *places[set].get_or_insert_with(|| {
-            followed.push((set, Vec::new()));
-            followed.len() - 1
+    let mut groups: Vec<(usize, Vec<usize>)> = Vec::new();
+    let mut group_of_set = vec![None; solution.sets.len()];
+    for (lexeme, node) in follow_nodes.iter().enumerate() {
+        let set = solution.set_of[*node];
+        let group = *group_of_set[set].get_or_insert_with(|| {
+            groups.push((set, Vec::new()));
+            groups.len() - 1
         });
-        followed[place].1.push(lexeme);
+        groups[group].1.push(lexeme);
     }
-    let followed = followed.into_iter().map(|(set, lexemes)| Followed {
+    let groups = groups.into_iter().map(|(set, lexemes)| LexemesWithFollow {
         lexemes,
-        next: alphabet.characters(&solution.sets[set]),
+        follow: alphabet.characters(&solution.sets[set]),
     });
-    Ok(followed
-        .filter(|followed| !followed.next.is_empty())
-        .collect())
+    Ok(groups.filter(|group| !group.follow.is_empty()).collect())
 }
 
-/// The characters of a grammar, as ranges that no set of it divides.
+/// A partition of all code points into ranges, such that the FIRST set of each lexeme is a union of ranges.
 struct Alphabet {
-    /// Where each range begins, in order; the last one ends behind the last character.
+    /// The first code point of each range, sorted; the last element is one past the last code point.
     starts: Vec<u32>,
 }
 
-/// A set of ranges of an [`Alphabet`], a bit for each.
+/// A character set with one bit for each range of an [`Alphabet`].
 type Set = Vec<u64>;
 
 impl Alphabet {
-    fn of(lexed: &Lexed) -> Self {
+    fn of(lexed: &LexedGrammar) -> Self {
         let firsts = lexed.lexemes.iter().map(|lexeme| &lexeme.first.characters);
-        let all = Characters::all();
+        let all = CharacterSet::all();
         let mut starts: Vec<u32> = firsts
             .chain([&all])
             .flat_map(|characters| characters.ranges())
@@ -132,7 +130,7 @@ impl Alphabet {
         self.starts.len().div_ceil(u64::BITS as usize)
     }
 
-    fn set(&self, characters: &Characters) -> Set {
+    fn set(&self, characters: &CharacterSet) -> Set {
         let mut set = vec![0; self.words()];
         for (first, last) in characters.ranges() {
             let from = self.starts.partition_point(|start| start < first);
@@ -144,10 +142,10 @@ impl Alphabet {
         set
     }
 
-    fn characters(&self, set: &Set) -> Characters {
+    fn characters(&self, set: &Set) -> CharacterSet {
         let is_in = |bit: &usize| set[bit / 64] >> (bit % 64) & 1 == 1;
         let ranges = (0..self.starts.len() - 1).filter(is_in);
-        Characters::from_ranges(
+        CharacterSet::from_ranges(
             ranges
                 .map(|bit| (self.starts[bit], self.starts[bit + 1] - 1))
                 .collect(),
@@ -155,23 +153,27 @@ impl Alphabet {
     }
 }
 
-/// Sets that include others: a set for each part of the grammar.
+/// A graph of set inclusions. Each FIRST or FOLLOW set is a node.
 struct Inclusions {
-    /// What is in a set whatever it includes.
+    /// For each node, the characters that the node adds to those of its included nodes.
     own: Vec<Option<Set>>,
-    /// The sets that each includes.
+    /// For each node, the nodes that it includes.
     included: Vec<Vec<usize>>,
-    /// Whether each rule may be the empty text.
     nullable: Vec<bool>,
-    /// What each rule may begin with.
+    /// The FIRST node of each rule.
     rules: Vec<usize>,
-    /// The set of all characters.
+    /// The node of the set of all characters.
     all: usize,
 }
 
 impl Inclusions {
-    /// What the parts of the grammar may begin with. The set of a lexeme has the lexeme's number.
-    fn of(lexed: &Lexed, alphabet: &Alphabet, fuel: &Fuel<'_>) -> Result<Self, GrammarError> {
+    /// Creates the graph with the FIRST nodes of the grammar. The FIRST node of a lexeme has the same index as the
+    /// lexeme.
+    fn of(
+        lexed: &LexedGrammar,
+        alphabet: &Alphabet,
+        fuel: &Fuel<'_>,
+    ) -> Result<Self, GrammarError> {
         fuel.spend((lexed.lexemes.len() * alphabet.words()) as u64)?;
         let mut inclusions = Self {
             own: Vec::new(),
@@ -183,10 +185,10 @@ impl Inclusions {
         for lexeme in &lexed.lexemes {
             inclusions.add(Some(alphabet.set(&lexeme.first.characters)));
         }
-        inclusions.all = inclusions.add(Some(alphabet.set(&Characters::all())));
+        inclusions.all = inclusions.add(Some(alphabet.set(&CharacterSet::all())));
         inclusions.rules = lexed.rules.iter().map(|_| inclusions.add(None)).collect();
-        for (rule, piece) in lexed.rules.iter().enumerate() {
-            let (first, _) = inclusions.first(lexed, piece);
+        for (rule, expression) in lexed.rules.iter().enumerate() {
+            let (first, _) = inclusions.first(lexed, expression);
             inclusions.include(inclusions.rules[rule], first);
         }
         Ok(inclusions)
@@ -202,13 +204,13 @@ impl Inclusions {
         self.included[whole].push(part);
     }
 
-    /// What a part may begin with, and whether it may be empty.
-    fn first(&mut self, lexed: &Lexed, piece: &Piece) -> (usize, bool) {
-        match piece {
-            Piece::Lexeme(number) => (*number, lexed.lexemes[*number].first.nullable),
-            Piece::Token { .. } => (self.all, false),
-            Piece::Rule(rule) => (self.rules[*rule], self.nullable[*rule]),
-            Piece::Sequence(parts) => {
+    /// Returns the FIRST node of an expression, and whether the expression is nullable.
+    fn first(&mut self, lexed: &LexedGrammar, expression: &LexedExpression) -> (usize, bool) {
+        match expression {
+            LexedExpression::Lexeme(number) => (*number, lexed.lexemes[*number].first.nullable),
+            LexedExpression::Token { .. } => (self.all, false),
+            LexedExpression::Rule(rule) => (self.rules[*rule], self.nullable[*rule]),
+            LexedExpression::Sequence(parts) => {
                 let whole = self.add(None);
                 for part in parts {
                     let (first, nullable) = self.first(lexed, part);
@@ -219,7 +221,7 @@ impl Inclusions {
                 }
                 (whole, true)
             }
-            Piece::Choice(parts) => {
+            LexedExpression::Choice(parts) => {
                 let whole = self.add(None);
                 let mut any = false;
                 for part in parts {
@@ -229,45 +231,44 @@ impl Inclusions {
                 }
                 (whole, any)
             }
-            Piece::Repeat { of, least, .. } => {
-                let (first, nullable) = self.first(lexed, of);
-                (first, nullable || *least == 0)
+            LexedExpression::Repeat { inner, min, .. } => {
+                let (first, nullable) = self.first(lexed, inner);
+                (first, nullable || *min == 0)
             }
         }
     }
 
-    /// The least sets that hold all inclusions.
+    /// Computes the least sets that satisfy all inclusions.
     fn solve(self, words: usize, fuel: &Fuel<'_>) -> Result<Solution, GrammarError> {
         let edges: usize = self.included.iter().map(Vec::len).sum();
         fuel.spend(((edges + self.own.len()) * words) as u64)?;
-        let parts = self.own.len();
+        let nodes = self.own.len();
         let mut solver = Solver {
             inclusions: &self,
             words,
             visited: 0,
-            visits: vec![0; parts],
-            open: Vec::new(),
+            visits: vec![0; nodes],
+            stack: Vec::new(),
             solution: Solution {
-                of: vec![UNSOLVED; parts],
+                set_of: vec![UNSOLVED; nodes],
                 sets: Vec::new(),
             },
         };
-        for part in 0..parts {
-            if solver.visits[part] == 0 {
-                solver.visit(part);
+        for node in 0..nodes {
+            if solver.visits[node] == 0 {
+                solver.visit(node);
             }
         }
         Ok(solver.solution)
     }
 }
 
-/// Whether each rule may be the empty text.
-fn nullable_rules(lexed: &Lexed, fuel: &Fuel<'_>) -> Result<Vec<bool>, GrammarError> {
+fn nullable_rules(lexed: &LexedGrammar, fuel: &Fuel<'_>) -> Result<Vec<bool>, GrammarError> {
     let mut nullable = vec![false; lexed.rules.len()];
     loop {
         let mut changed = false;
-        for (rule, piece) in lexed.rules.iter().enumerate() {
-            if !nullable[rule] && is_nullable(lexed, piece, &nullable, fuel)? {
+        for (rule, expression) in lexed.rules.iter().enumerate() {
+            if !nullable[rule] && is_nullable(lexed, expression, &nullable, fuel)? {
                 nullable[rule] = true;
                 changed = true;
             }
@@ -279,17 +280,17 @@ fn nullable_rules(lexed: &Lexed, fuel: &Fuel<'_>) -> Result<Vec<bool>, GrammarEr
 }
 
 fn is_nullable(
-    lexed: &Lexed,
-    piece: &Piece,
+    lexed: &LexedGrammar,
+    expression: &LexedExpression,
     rules: &[bool],
     fuel: &Fuel<'_>,
 ) -> Result<bool, GrammarError> {
     fuel.spend(1)?;
-    Ok(match piece {
-        Piece::Lexeme(number) => lexed.lexemes[*number].first.nullable,
-        Piece::Token { .. } => false,
-        Piece::Rule(rule) => rules[*rule],
-        Piece::Sequence(parts) => {
+    Ok(match expression {
+        LexedExpression::Lexeme(number) => lexed.lexemes[*number].first.nullable,
+        LexedExpression::Token { .. } => false,
+        LexedExpression::Rule(rule) => rules[*rule],
+        LexedExpression::Sequence(parts) => {
             for part in parts {
                 if !is_nullable(lexed, part, rules, fuel)? {
                     return Ok(false);
@@ -297,7 +298,7 @@ fn is_nullable(
             }
             true
         }
-        Piece::Choice(parts) => {
+        LexedExpression::Choice(parts) => {
             for part in parts {
                 if is_nullable(lexed, part, rules, fuel)? {
                     return Ok(true);
@@ -305,108 +306,124 @@ fn is_nullable(
             }
             false
         }
-        Piece::Repeat { of, least, .. } => *least == 0 || is_nullable(lexed, of, rules, fuel)?,
+        LexedExpression::Repeat { inner, min, .. } => {
+            *min == 0 || is_nullable(lexed, inner, rules, fuel)?
+        }
     })
 }
 
-/// Enters what may come after each part.
-struct Walk<'a> {
-    lexed: &'a Lexed,
-    /// What may come after each lexeme, and after each rule.
-    after: &'a [usize],
-    after_rules: &'a [usize],
+/// Walks the expressions of a grammar and adds the inclusions of the FOLLOW nodes.
+struct FollowWalk<'a> {
+    lexed: &'a LexedGrammar,
+    /// The FOLLOW node of each lexeme.
+    follow_nodes: &'a [usize],
+    /// The FOLLOW node of each rule.
+    rule_follow_nodes: &'a [usize],
 }
 
-impl Walk<'_> {
-    /// `after` may come after the whole. Answers what the part may begin with, and whether it may be empty.
-    fn enter(&mut self, piece: &Piece, after: usize, inclusions: &mut Inclusions) -> (usize, bool) {
-        match piece {
-            Piece::Lexeme(number) => inclusions.include(self.after[*number], after),
-            Piece::Token { .. } => {}
-            Piece::Rule(rule) => inclusions.include(self.after_rules[*rule], after),
-            Piece::Sequence(parts) => {
-                // Behind each part: what the rest may begin with, and what is behind the whole if the rest may be empty.
-                let (mut behind, mut rest, mut empty) = (after, None, true);
+impl FollowWalk<'_> {
+    /// Adds the inclusions for an expression with the FOLLOW node `follow`: the FOLLOW nodes of the lexemes and rules
+    /// with which the expression can end include `follow`. Returns the FIRST node of the expression, and whether the
+    /// expression is nullable.
+    fn visit(
+        &mut self,
+        expression: &LexedExpression,
+        follow: usize,
+        inclusions: &mut Inclusions,
+    ) -> (usize, bool) {
+        match expression {
+            LexedExpression::Lexeme(number) => {
+                inclusions.include(self.follow_nodes[*number], follow)
+            }
+            LexedExpression::Token { .. } => {}
+            LexedExpression::Rule(rule) => {
+                inclusions.include(self.rule_follow_nodes[*rule], follow)
+            }
+            LexedExpression::Sequence(parts) => {
+                // The FOLLOW set of a part: FIRST of the rest, and FOLLOW of the whole sequence if the rest is
+                // nullable.
+                let (mut part_follow, mut rest, mut rest_is_nullable) = (follow, None, true);
                 for part in parts.iter().rev() {
-                    let (first, nullable) = self.enter(part, behind, inclusions);
+                    let (first, nullable) = self.visit(part, part_follow, inclusions);
                     let whole = inclusions.add(None);
                     inclusions.include(whole, first);
                     if let (true, Some(rest)) = (nullable, rest) {
                         inclusions.include(whole, rest);
                     }
-                    empty &= nullable;
+                    rest_is_nullable &= nullable;
                     rest = Some(whole);
-                    behind = match empty {
+                    part_follow = match rest_is_nullable {
                         true => {
                             let both = inclusions.add(None);
                             inclusions.include(both, whole);
-                            inclusions.include(both, after);
+                            inclusions.include(both, follow);
                             both
                         }
                         false => whole,
                     };
                 }
                 return match rest {
-                    Some(whole) => (whole, empty),
+                    Some(whole) => (whole, rest_is_nullable),
                     None => (inclusions.add(None), true),
                 };
             }
-            Piece::Choice(parts) => {
+            LexedExpression::Choice(parts) => {
                 let whole = inclusions.add(None);
                 let mut any = false;
                 for part in parts {
-                    let (first, nullable) = self.enter(part, after, inclusions);
+                    let (first, nullable) = self.visit(part, follow, inclusions);
                     inclusions.include(whole, first);
                     any |= nullable;
                 }
                 return (whole, any);
             }
-            Piece::Repeat { of, least, .. } => {
-                let behind = inclusions.add(None);
-                inclusions.include(behind, after);
-                let (first, nullable) = self.enter(of, behind, inclusions);
-                inclusions.include(behind, first);
-                return (first, nullable || *least == 0);
+            LexedExpression::Repeat { inner, min, .. } => {
+                let inner_follow = inclusions.add(None);
+                inclusions.include(inner_follow, follow);
+                let (first, nullable) = self.visit(inner, inner_follow, inclusions);
+                inclusions.include(inner_follow, first);
+                return (first, nullable || *min == 0);
             }
         }
-        inclusions.first(self.lexed, piece)
+        inclusions.first(self.lexed, expression)
     }
 }
 
-/// The sets, and which of them each part has.
+/// The computed sets. `set_of` maps each node to the index of its set in `sets`.
 struct Solution {
-    of: Vec<usize>,
+    set_of: Vec<usize>,
     sets: Vec<Set>,
 }
 
-/// No set yet.
+/// Marks a node whose set is not computed yet.
 const UNSOLVED: usize = usize::MAX;
 
-/// Finds the parts that include each other (Tarjan's strongly connected components) and makes the set of each group
-/// once all sets that it includes are made.
+/// Finds the strongly connected components with Tarjan's algorithm, and computes the set of each component after the
+/// sets that it includes.
 struct Solver<'a> {
     inclusions: &'a Inclusions,
     words: usize,
     visited: usize,
-    /// When each part was visited, from 1.
+    /// For each node, its position in the order of visits, from 1; 0 if not visited.
     visits: Vec<usize>,
-    /// Visited parts without a set, in this order.
-    open: Vec<usize>,
+    /// Tarjan's stack: visited nodes whose set is not computed yet.
+    stack: Vec<usize>,
     solution: Solution,
 }
 
 impl Solver<'_> {
-    /// Visits a part and all that it includes. Answers the earliest visit that it leads back to.
-    fn visit(&mut self, part: usize) -> usize {
+    /// Visits a node and, recursively, the nodes that it includes. Returns the lowest visit number reachable from the
+    /// node (Tarjan's low-link).
+    fn visit(&mut self, node: usize) -> usize {
         let inclusions = self.inclusions;
         self.visited += 1;
         let own = self.visited;
-        self.visits[part] = own;
-        let place = self.open.len();
-        self.open.push(part);
+        self.visits[node] = own;
+        let position = self.stack.len();
+        self.stack.push(node);
         let mut earliest = own;
-        for included in &inclusions.included[part] {
-            if self.solution.of[*included] == UNSOLVED {
+        for included in &inclusions.included[node] {
+            if self.solution.set_of[*included] == UNSOLVED {
                 let visit = match self.visits[*included] {
                     0 => self.visit(*included),
                     visit => visit,
@@ -415,25 +432,25 @@ impl Solver<'_> {
             }
         }
         if earliest == own {
-            let group = self.open.split_off(place);
+            let component = self.stack.split_off(position);
             let mut set = vec![0; self.words];
             let mut add = |other: &Set| {
                 set.iter_mut()
                     .zip(other)
-                    .for_each(|(word, more)| *word |= more);
+                    .for_each(|(word, other)| *word |= other);
             };
-            for part in &group {
-                inclusions.own[*part].iter().for_each(&mut add);
-                let included = inclusions.included[*part].iter();
-                let solved = included.map(|part| self.solution.of[*part]);
+            for node in &component {
+                inclusions.own[*node].iter().for_each(&mut add);
+                let included = inclusions.included[*node].iter();
+                let solved = included.map(|node| self.solution.set_of[*node]);
                 solved
                     .filter(|set| *set != UNSOLVED)
                     .for_each(|set| add(&self.solution.sets[set]));
             }
-            let number = self.solution.sets.len();
+            let index = self.solution.sets.len();
             self.solution.sets.push(set);
-            for part in group {
-                self.solution.of[part] = number;
+            for node in component {
+                self.solution.set_of[node] = index;
             }
         }
         earliest

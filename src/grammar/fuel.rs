@@ -1,47 +1,46 @@
-//! The work that one compilation may still do. Work is counted in steps, so that the limit does not depend on the
-//! machine's speed.
+//! Fuel: the work budget of one compilation, counted in steps so that the limit does not depend on the speed of the
+//! machine.
 
 use std::cell::Cell;
 
 use super::GrammarError;
 use crate::cancel::CancelFlag;
 
-/// Steps of one compilation, all schemas of a request together. A step is about 100 ns or 100 bytes.
+/// Maximum number of steps of one compilation, for all schemas of a request together. One step stands for about 100 ns
+/// of CPU time or 100 bytes of memory.
 pub(super) const MAX_COMPILE_STEPS: u64 = 10_000_000;
-/// Steps after which the compilation looks again whether it was cancelled.
-const STEPS_BETWEEN_LOOKS: u64 = 1_000;
+const STEPS_BETWEEN_CANCEL_CHECKS: u64 = 1_000;
 
-/// Steps that are left, and whether the result is still wanted.
+/// The steps left for a compilation, and its cancel flag.
 pub(super) struct Fuel<'a> {
     left: Cell<u64>,
-    until_look: Cell<u64>,
+    until_cancel_check: Cell<u64>,
     cancel: &'a CancelFlag,
 }
 
 impl<'a> Fuel<'a> {
-    /// For one compilation, until it is cancelled.
+    /// Returns [`MAX_COMPILE_STEPS`] steps for one compilation. Spending fails once `cancel` is set.
     pub(super) fn new(cancel: &'a CancelFlag) -> Self {
-        Self::of(MAX_COMPILE_STEPS, cancel)
+        Self::with_steps(MAX_COMPILE_STEPS, cancel)
     }
 
-    /// The same with a limit of `steps`.
-    pub(super) fn of(steps: u64, cancel: &'a CancelFlag) -> Self {
+    pub(super) fn with_steps(steps: u64, cancel: &'a CancelFlag) -> Self {
         Self {
             left: Cell::new(steps),
-            until_look: Cell::new(0),
+            until_cancel_check: Cell::new(0),
             cancel,
         }
     }
 
-    /// Takes `steps`.
+    /// Deducts `steps` from the steps left.
     ///
     /// # Errors
-    /// Too few are left, or the compilation was cancelled.
+    /// If fewer steps are left, or the compilation was cancelled.
     pub(super) fn spend(&self, steps: u64) -> Result<(), GrammarError> {
-        let until_look = self.until_look.get().saturating_sub(steps);
-        self.until_look.set(until_look);
-        if until_look == 0 {
-            self.until_look.set(STEPS_BETWEEN_LOOKS);
+        let until_cancel_check = self.until_cancel_check.get().saturating_sub(steps);
+        self.until_cancel_check.set(until_cancel_check);
+        if until_cancel_check == 0 {
+            self.until_cancel_check.set(STEPS_BETWEEN_CANCEL_CHECKS);
             if self.cancel.is_cancelled() {
                 return Err(GrammarError::Cancelled);
             }
@@ -54,18 +53,17 @@ impl<'a> Fuel<'a> {
             None => {
                 self.left.set(0);
                 Err(GrammarError::TooLarge(format!(
-                    "compiling it takes more than {MAX_COMPILE_STEPS} steps"
+                    "the compilation takes more than {MAX_COMPILE_STEPS} steps"
                 )))
             }
         }
     }
 
-    /// A part of what is left, at most `steps`: what the part spends is spent here by [`Self::spend`].
-    pub(super) fn part(&self, steps: u64) -> Fuel<'a> {
-        Fuel::of(steps.min(self.left.get()), self.cancel)
+    /// Returns separate fuel of at most `steps`, whose use is not deducted from `self`.
+    pub(super) fn limited_to(&self, steps: u64) -> Fuel<'a> {
+        Fuel::with_steps(steps.min(self.left.get()), self.cancel)
     }
 
-    /// Steps that are left.
     pub(super) fn left(&self) -> u64 {
         self.left.get()
     }
@@ -76,21 +74,21 @@ mod tests {
     use super::*;
 
     #[test]
-    fn fuel_ends_one_step_past_its_limit() {
+    fn spending_one_step_past_the_limit_fails() {
         let cancel = CancelFlag::default();
-        let fuel = Fuel::of(10, &cancel);
+        let fuel = Fuel::with_steps(10, &cancel);
         assert_eq!(fuel.spend(10), Ok(()));
         assert_eq!(fuel.left(), 0);
         assert!(matches!(fuel.spend(1), Err(GrammarError::TooLarge(_))));
     }
 
     #[test]
-    fn fuel_is_refused_within_a_thousand_steps_of_a_cancellation() {
+    fn spending_fails_within_a_thousand_steps_of_a_cancellation() {
         let cancel = CancelFlag::default();
-        let fuel = Fuel::of(u64::MAX, &cancel);
+        let fuel = Fuel::with_steps(u64::MAX, &cancel);
         assert_eq!(fuel.spend(1), Ok(()));
         cancel.cancel();
-        let refused = (0..=STEPS_BETWEEN_LOOKS).find_map(|_| fuel.spend(1).err());
-        assert_eq!(refused, Some(GrammarError::Cancelled));
+        let error = (0..=STEPS_BETWEEN_CANCEL_CHECKS).find_map(|_| fuel.spend(1).err());
+        assert_eq!(error, Some(GrammarError::Cancelled));
     }
 }

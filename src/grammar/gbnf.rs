@@ -1,170 +1,174 @@
-//! llama.cpp's notation for grammars (its `grammars/README.md`): rules `name ::= …` with literals, character
-//! classes, groups, alternatives, repetition, tokens and comments. The rule `root` is the text.
+//! Parses llama.cpp's GBNF notation (see `grammars/README.md` in llama.cpp): rules `name ::= …` with literals,
+//! character classes, groups, alternatives, repetition, tokens and comments. The rule `root` matches the whole text.
 
 use std::collections::HashMap;
 
 use super::{GrammarError, GrammarVocabulary};
 use crate::token::TokenId;
 
-/// Longest text of a grammar.
+/// Maximum length of a GBNF grammar, regular expression or Lark grammar, in bytes.
 pub const MAX_GRAMMAR_BYTES: usize = 1 << 16;
-/// Most groups within each other.
+/// Maximum nesting depth of groups.
 const MAX_NESTING: usize = 64;
-/// Most repetitions of a thing.
+/// Maximum count in a repetition such as `{2,5}`.
 const MAX_REPETITIONS: u32 = 2000;
 
-/// Rules; every name in them is one of them.
+/// A parsed grammar, in which every referenced rule is defined.
 #[derive(Debug, PartialEq)]
 pub(super) struct Grammar {
     pub(super) rules: Vec<Expression>,
-    /// The place of `root`.
+    /// The index of the rule `root`.
     pub(super) root: usize,
 }
 
-/// What a rule is made of.
+/// The body of a rule, or a part of it.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) enum Expression {
     /// One character of a class.
-    Character(Class),
-    /// One token, whatever it spells.
+    Character(CharacterClass),
+    /// The token with this id; other tokens with the same text do not match.
     Token {
         token: TokenId,
-        /// Any but this one.
+        /// Matches every token except `token` instead.
         negated: bool,
     },
-    /// What the rule at this place is.
+    /// The rule with this index.
     Rule(usize),
-    /// One after the other; none is the empty text.
+    /// All parts in order; an empty sequence matches the empty text.
     Sequence(Vec<Expression>),
-    /// One of these.
+    /// One of the alternatives.
     Choice(Vec<Expression>),
-    /// So often.
     Repeat {
-        of: Box<Expression>,
-        least: u32,
-        /// `None`: any number.
-        most: Option<u32>,
+        inner: Box<Expression>,
+        min: u32,
+        /// `None` for no maximum.
+        max: Option<u32>,
     },
 }
 
-/// Characters, or all but these.
+/// A character class. If `negated`, the class contains all characters outside the inclusive ranges.
 #[derive(Debug, Clone, PartialEq)]
-pub(super) struct Class {
+pub(super) struct CharacterClass {
     pub(super) ranges: Vec<(char, char)>,
     pub(super) negated: bool,
 }
 
-/// Reads a grammar for a vocabulary.
-pub(super) fn read(
+/// Parses a grammar. Token names such as `<think>` are looked up in `vocabulary`.
+pub(super) fn parse(
     text: &str,
     vocabulary: &dyn GrammarVocabulary,
 ) -> Result<Grammar, GrammarError> {
     if text.len() > MAX_GRAMMAR_BYTES {
         return Err(GrammarError::TooLarge(format!(
-            "a grammar of {} bytes is longer than {MAX_GRAMMAR_BYTES}",
+            "the grammar has {} bytes; the limit is {MAX_GRAMMAR_BYTES}",
             text.len()
         )));
     }
-    let mut reader = Reader {
+    let mut parser = Parser {
         text: text.chars().collect(),
-        at: 0,
+        position: 0,
         nesting: 0,
         vocabulary,
-        tokens: None,
+        tokens_by_name: None,
         names: HashMap::new(),
         rules: Vec::new(),
     };
-    reader.space(Newlines::Passed);
-    while reader.peek().is_some() {
-        reader.rule()?;
+    parser.skip_space(Newlines::Skip);
+    while parser.peek().is_some() {
+        parser.rule()?;
     }
-    let Reader { names, rules, .. } = &reader;
+    let Parser { names, rules, .. } = &parser;
     let Some(&root) = names.get("root") else {
-        return Err(reader.error("there is no rule named root"));
+        return Err(parser.error("there is no rule named root"));
     };
-    let mut known = Vec::with_capacity(rules.len());
+    let mut defined = Vec::with_capacity(rules.len());
     for rule in rules {
         match rule {
-            Rule::Defined(expression) => known.push(expression.clone()),
-            Rule::Named { at, name } => {
-                return Err(reader.error_at(*at, format!("there is no rule named {name}")));
+            Rule::Defined(expression) => defined.push(expression.clone()),
+            Rule::Referenced { position, name } => {
+                return Err(parser.error_at(*position, format!("there is no rule named {name}")));
             }
         }
     }
-    Ok(Grammar { rules: known, root })
+    Ok(Grammar {
+        rules: defined,
+        root,
+    })
 }
 
 #[derive(Debug)]
 enum Rule {
     Defined(Expression),
-    /// Named there, and not defined yet.
-    Named {
-        at: usize,
+    /// Not defined yet; first referenced at `position`.
+    Referenced {
+        position: usize,
         name: String,
     },
 }
 
-struct Reader<'a> {
+struct Parser<'a> {
     text: Vec<char>,
-    at: usize,
+    position: usize,
     nesting: usize,
     vocabulary: &'a dyn GrammarVocabulary,
-    /// The tokens by their names, once one is looked for.
-    tokens: Option<HashMap<&'a [u8], TokenId>>,
+    /// Tokens by name; built when the grammar first uses a token name.
+    tokens_by_name: Option<HashMap<&'a [u8], TokenId>>,
+    /// Rule indices by name.
     names: HashMap<String, usize>,
     rules: Vec<Rule>,
 }
 
-/// Whether a line may end here.
+/// How to treat a newline: as whitespace, or as the end of the rule.
 #[derive(Clone, Copy, PartialEq)]
 enum Newlines {
-    Passed,
-    End,
+    Skip,
+    EndRule,
 }
 
-impl Reader<'_> {
+impl Parser<'_> {
     fn rule(&mut self) -> Result<(), GrammarError> {
-        let at = self.at;
+        let start = self.position;
         let name = self
             .name()
-            .ok_or_else(|| self.error("a rule begins with its name"))?;
-        self.space(Newlines::End);
+            .ok_or_else(|| self.error("expected a rule name"))?;
+        self.skip_space(Newlines::EndRule);
         if !self.eat("::=") {
-            return Err(self.error("::= follows a rule's name"));
+            return Err(self.error("expected ::= after the rule name"));
         }
-        self.space(Newlines::Passed);
-        let number = self.number_of(&name, at);
-        if matches!(self.rules[number], Rule::Defined(_)) {
-            return Err(self.error_at(at, format!("there are two rules named {name}")));
+        self.skip_space(Newlines::Skip);
+        let index = self.rule_index(&name, start);
+        if matches!(self.rules[index], Rule::Defined(_)) {
+            return Err(self.error_at(start, format!("the rule {name} is defined twice")));
         }
-        let expression = self.choice(Newlines::End)?;
-        self.rules[number] = Rule::Defined(expression);
+        let expression = self.choice(Newlines::EndRule)?;
+        self.rules[index] = Rule::Defined(expression);
         match self.peek() {
             None => Ok(()),
             Some('\r' | '\n') => {
-                self.space(Newlines::Passed);
+                self.skip_space(Newlines::Skip);
                 Ok(())
             }
-            Some(')') => Err(self.error("there is no ( for this )")),
-            Some(_) => Err(self.error("a rule ends with its line")),
+            Some(')') => Err(self.error("unmatched )")),
+            Some(_) => Err(self.error("expected the end of the line")),
         }
     }
 
-    fn number_of(&mut self, name: &str, at: usize) -> usize {
-        if let Some(number) = self.names.get(name) {
-            return *number;
+    /// Returns the index of the rule `name`. Adds the rule if the name is new.
+    fn rule_index(&mut self, name: &str, position: usize) -> usize {
+        if let Some(index) = self.names.get(name) {
+            return *index;
         }
-        let number = self.rules.len();
+        let index = self.rules.len();
         let name = name.to_owned();
-        self.names.insert(name.clone(), number);
-        self.rules.push(Rule::Named { at, name });
-        number
+        self.names.insert(name.clone(), index);
+        self.rules.push(Rule::Referenced { position, name });
+        index
     }
 
     fn choice(&mut self, newlines: Newlines) -> Result<Expression, GrammarError> {
         let mut choices = vec![self.sequence(newlines)?];
         while self.eat("|") {
-            self.space(Newlines::Passed);
+            self.skip_space(Newlines::Skip);
             choices.push(self.sequence(newlines)?);
         }
         Ok(match choices.len() {
@@ -180,28 +184,28 @@ impl Reader<'_> {
                 Some('"') => self.literal()?,
                 Some('[') => self.class()?,
                 Some('.') => {
-                    self.at += 1;
-                    Expression::Character(Class {
+                    self.position += 1;
+                    Expression::Character(CharacterClass {
                         ranges: Vec::new(),
                         negated: true,
                     })
                 }
                 Some('(') => self.group()?,
                 Some('<') => self.token(false)?,
-                Some('!') if self.text.get(self.at + 1) == Some(&'<') => {
-                    self.at += 1;
+                Some('!') if self.text.get(self.position + 1) == Some(&'<') => {
+                    self.position += 1;
                     self.token(true)?
                 }
-                Some(first) if is_name(first) => {
-                    let at = self.at;
+                Some(first) if is_name_character(first) => {
+                    let start = self.position;
                     let name = self.name().unwrap_or_default();
-                    Expression::Rule(self.number_of(&name, at))
+                    Expression::Rule(self.rule_index(&name, start))
                 }
                 _ => break,
             };
             let part = self.repeated(part)?;
             parts.push(part);
-            self.space(newlines);
+            self.skip_space(newlines);
         }
         Ok(match parts.len() {
             1 => parts.remove(0),
@@ -210,108 +214,116 @@ impl Reader<'_> {
     }
 
     fn group(&mut self) -> Result<Expression, GrammarError> {
-        let at = self.at;
-        self.at += 1;
+        let start = self.position;
+        self.position += 1;
         self.nesting += 1;
         if self.nesting > MAX_NESTING {
             return Err(self.error(format!("groups are nested deeper than {MAX_NESTING}")));
         }
-        self.space(Newlines::Passed);
-        let inner = self.choice(Newlines::Passed)?;
+        self.skip_space(Newlines::Skip);
+        let inner = self.choice(Newlines::Skip)?;
         if !self.eat(")") {
             return Err(match self.peek() {
-                None => self.error_at(at, "there is no ) for this ("),
-                Some(_) => self.error("a literal, a class, a group or a rule's name is expected"),
+                None => self.error_at(start, "unclosed ("),
+                Some(_) => {
+                    self.error("expected a literal, a character class, a group or a rule name")
+                }
             });
         }
         self.nesting -= 1;
         Ok(inner)
     }
 
-    /// `<[id]>` or `<name>`.
+    /// Parses a token written as `<[id]>` or `<name>`.
     fn token(&mut self, negated: bool) -> Result<Expression, GrammarError> {
-        let at = self.at;
-        let rest = self.text[at..].iter();
+        let start = self.position;
+        let rest = self.text[start..].iter();
         let length = rest
             .take_while(|character| !matches!(character, '>' | '\n'))
             .count();
-        let name: String = self.text[at..at + length].iter().chain(&['>']).collect();
-        self.at += length;
+        let name: String = self.text[start..start + length]
+            .iter()
+            .chain(&['>'])
+            .collect();
+        self.position += length;
         if !self.eat(">") {
-            return Err(self.error_at(at, "this token's name does not end"));
+            return Err(self.error_at(start, "this token name has no closing >"));
         }
-        let number = name
+        let id = name
             .strip_prefix("<[")
             .and_then(|rest| rest.strip_suffix("]>"));
-        let token = match number {
-            Some(number) => number.parse().ok().map(TokenId),
+        let token = match id {
+            Some(id) => id.parse().ok().map(TokenId),
             None => {
                 let vocabulary = self.vocabulary;
-                let tokens = self.tokens.get_or_insert_with(|| vocabulary.by_name());
+                let tokens = self
+                    .tokens_by_name
+                    .get_or_insert_with(|| vocabulary.by_name());
                 tokens.get(name.as_bytes()).copied()
             }
         };
         let token = token.filter(|token| token.row() < self.vocabulary.size());
-        let token = token.ok_or_else(|| self.error_at(at, format!("{name} is no token")))?;
+        let token =
+            token.ok_or_else(|| self.error_at(start, format!("token not found: {name}")))?;
         Ok(Expression::Token { token, negated })
     }
 
-    /// The part with the operators that follow it.
+    /// Applies the repetition operators that follow to `part`.
     fn repeated(&mut self, mut part: Expression) -> Result<Expression, GrammarError> {
         loop {
-            let (least, most) = match self.peek() {
+            let (min, max) = match self.peek() {
                 Some('*') => (0, None),
                 Some('+') => (1, None),
                 Some('?') => (0, Some(1)),
                 Some('{') => self.bounds()?,
                 _ => return Ok(part),
             };
-            self.at += 1;
+            self.position += 1;
             part = Expression::Repeat {
-                of: Box::new(part),
-                least,
-                most,
+                inner: Box::new(part),
+                min,
+                max,
             };
         }
     }
 
-    /// `{m}`, `{m,}`, `{m,n}` or `{,n}`, up to the closing brace.
+    /// Parses `{m}`, `{m,}`, `{m,n}` or `{,n}`, up to but not including the closing brace.
     fn bounds(&mut self) -> Result<(u32, Option<u32>), GrammarError> {
-        self.at += 1;
-        self.space(Newlines::End);
-        let least = self.count()?;
-        self.space(Newlines::End);
-        let most = match self.eat(",") {
+        self.position += 1;
+        self.skip_space(Newlines::EndRule);
+        let min = self.count()?;
+        self.skip_space(Newlines::EndRule);
+        let max = match self.eat(",") {
             true => {
-                self.space(Newlines::End);
+                self.skip_space(Newlines::EndRule);
                 self.count()?
             }
-            false if least.is_none() => return Err(self.error("a number is expected")),
-            false => least,
+            false if min.is_none() => return Err(self.error("expected a number")),
+            false => min,
         };
-        self.space(Newlines::End);
+        self.skip_space(Newlines::EndRule);
         if self.peek() != Some('}') {
-            return Err(self.error("} is expected"));
+            return Err(self.error("expected }"));
         }
-        let least = least.unwrap_or(0);
-        if most.is_some_and(|most| most < least) {
-            return Err(self.error(format!("not more than {least}")));
+        let min = min.unwrap_or(0);
+        if max.is_some_and(|max| max < min) {
+            return Err(self.error(format!("the maximum is less than the minimum {min}")));
         }
-        Ok((least, most))
+        Ok((min, max))
     }
 
     fn count(&mut self) -> Result<Option<u32>, GrammarError> {
-        let start = self.at;
+        let start = self.position;
         while self
             .peek()
             .is_some_and(|character| character.is_ascii_digit())
         {
-            self.at += 1;
+            self.position += 1;
         }
-        if self.at == start {
+        if self.position == start {
             return Ok(None);
         }
-        let digits: String = self.text[start..self.at].iter().collect();
+        let digits: String = self.text[start..self.position].iter().collect();
         match digits.parse() {
             Ok(count) if count <= MAX_REPETITIONS => Ok(Some(count)),
             _ => Err(self.error_at(start, format!("more than {MAX_REPETITIONS} repetitions"))),
@@ -319,15 +331,15 @@ impl Reader<'_> {
     }
 
     fn literal(&mut self) -> Result<Expression, GrammarError> {
-        let at = self.at;
-        self.at += 1;
+        let start = self.position;
+        self.position += 1;
         let mut characters = Vec::new();
         while !self.eat("\"") {
             if self.peek().is_none() {
-                return Err(self.error_at(at, "this literal does not end"));
+                return Err(self.error_at(start, "this literal has no closing quote"));
             }
             let character = self.character()?;
-            characters.push(Expression::Character(Class {
+            characters.push(Expression::Character(CharacterClass {
                 ranges: vec![(character, character)],
                 negated: false,
             }));
@@ -339,42 +351,42 @@ impl Reader<'_> {
     }
 
     fn class(&mut self) -> Result<Expression, GrammarError> {
-        let at = self.at;
-        self.at += 1;
+        let start = self.position;
+        self.position += 1;
         let negated = self.eat("^");
         let mut ranges = Vec::new();
         while !self.eat("]") {
             if self.peek().is_none() {
-                return Err(self.error_at(at, "this class does not end"));
+                return Err(self.error_at(start, "this character class has no closing ]"));
             }
             let first = self.character()?;
-            let dash = self.peek() == Some('-') && self.text.get(self.at + 1) != Some(&']');
+            let dash = self.peek() == Some('-') && self.text.get(self.position + 1) != Some(&']');
             let last = match dash {
                 true => {
-                    self.at += 1;
+                    self.position += 1;
                     if self.peek().is_none() {
-                        return Err(self.error_at(at, "this class does not end"));
+                        return Err(self.error_at(start, "this character class has no closing ]"));
                     }
                     self.character()?
                 }
                 false => first,
             };
             if last < first {
-                return Err(self.error("a range ends before it begins"));
+                return Err(self.error("this range ends before it begins"));
             }
             ranges.push((first, last));
         }
         if ranges.is_empty() && !negated {
-            return Err(self.error_at(at, "no character is in this class"));
+            return Err(self.error_at(start, "this character class is empty"));
         }
-        Ok(Expression::Character(Class { ranges, negated }))
+        Ok(Expression::Character(CharacterClass { ranges, negated }))
     }
 
-    /// A character of a literal or class, escapes resolved.
+    /// Parses one character of a literal or class, and resolves escape sequences.
     fn character(&mut self) -> Result<char, GrammarError> {
-        let start = self.at;
+        let start = self.position;
         let Some(character) = self.next() else {
-            return Err(self.error("a character is expected"));
+            return Err(self.error("expected a character"));
         };
         if character != '\\' {
             return Ok(character);
@@ -383,47 +395,47 @@ impl Reader<'_> {
             Some('n') => Ok('\n'),
             Some('r') => Ok('\r'),
             Some('t') => Ok('\t'),
-            Some(same @ ('\\' | '"' | '[' | ']' | '-' | '^')) => Ok(same),
+            Some(escaped @ ('\\' | '"' | '[' | ']' | '-' | '^')) => Ok(escaped),
             Some('x') => self.hexadecimal(start, 2),
             Some('u') => self.hexadecimal(start, 4),
             Some('U') => self.hexadecimal(start, 8),
-            _ => Err(self.error_at(start, "there is no such escape")),
+            _ => Err(self.error_at(start, "unknown escape sequence")),
         }
     }
 
     fn hexadecimal(&mut self, start: usize, digits: usize) -> Result<char, GrammarError> {
-        let mut number = 0;
+        let mut code_point = 0;
         for _ in 0..digits {
             let digit = self.next().and_then(|digit| digit.to_digit(16));
             let digit = digit.ok_or_else(|| {
-                self.error_at(start, format!("{digits} hexadecimal digits are expected"))
+                self.error_at(start, format!("expected {digits} hexadecimal digits"))
             })?;
-            number = number * 16 + digit;
+            code_point = code_point * 16 + digit;
         }
-        char::from_u32(number)
-            .ok_or_else(|| self.error_at(start, format!("U+{number:04X} is no character")))
+        char::from_u32(code_point)
+            .ok_or_else(|| self.error_at(start, format!("U+{code_point:04X} is not a character")))
     }
 
     fn name(&mut self) -> Option<String> {
-        let start = self.at;
-        while self.peek().is_some_and(is_name) {
-            self.at += 1;
+        let start = self.position;
+        while self.peek().is_some_and(is_name_character) {
+            self.position += 1;
         }
-        (self.at > start).then(|| self.text[start..self.at].iter().collect())
+        (self.position > start).then(|| self.text[start..self.position].iter().collect())
     }
 
-    /// Passes blanks and comments.
-    fn space(&mut self, newlines: Newlines) {
+    /// Skips whitespace and comments.
+    fn skip_space(&mut self, newlines: Newlines) {
         while let Some(character) = self.peek() {
             match character {
-                ' ' | '\t' => self.at += 1,
-                '\r' | '\n' if newlines == Newlines::Passed => self.at += 1,
+                ' ' | '\t' => self.position += 1,
+                '\r' | '\n' if newlines == Newlines::Skip => self.position += 1,
                 '#' => {
                     while self
                         .peek()
                         .is_some_and(|character| !matches!(character, '\r' | '\n'))
                     {
-                        self.at += 1;
+                        self.position += 1;
                     }
                 }
                 _ => return,
@@ -431,33 +443,34 @@ impl Reader<'_> {
         }
     }
 
+    /// Consumes `word` if it comes next.
     fn eat(&mut self, word: &str) -> bool {
-        let fits = word
+        let matches = word
             .chars()
             .enumerate()
-            .all(|(offset, character)| self.text.get(self.at + offset) == Some(&character));
-        if fits {
-            self.at += word.chars().count();
+            .all(|(offset, character)| self.text.get(self.position + offset) == Some(&character));
+        if matches {
+            self.position += word.chars().count();
         }
-        fits
+        matches
     }
 
     fn peek(&self) -> Option<char> {
-        self.text.get(self.at).copied()
+        self.text.get(self.position).copied()
     }
 
     fn next(&mut self) -> Option<char> {
         let character = self.peek()?;
-        self.at += 1;
+        self.position += 1;
         Some(character)
     }
 
     fn error(&self, problem: impl Into<String>) -> GrammarError {
-        self.error_at(self.at, problem)
+        self.error_at(self.position, problem)
     }
 
-    fn error_at(&self, at: usize, problem: impl Into<String>) -> GrammarError {
-        let before = &self.text[..at.min(self.text.len())];
+    fn error_at(&self, position: usize, problem: impl Into<String>) -> GrammarError {
+        let before = &self.text[..position.min(self.text.len())];
         let line_start = before.iter().rposition(|character| *character == '\n');
         GrammarError::Syntax {
             line: 1 + before
@@ -470,6 +483,6 @@ impl Reader<'_> {
     }
 }
 
-fn is_name(character: char) -> bool {
+fn is_name_character(character: char) -> bool {
     character.is_ascii_alphanumeric() || character == '-' || character == '_'
 }

@@ -1,29 +1,30 @@
-//! Writes a grammar in the words of llguidance: as one regular expression, which it follows exactly, or as rules
-//! over the lexemes into which `lexemes` cuts it.
+//! Writes a GBNF grammar for llguidance: as one regular expression if possible, else as Lark rules over the lexemes
+//! found by [`lexemes`](super::lexemes).
 
 use std::fmt::Write;
 
-use super::gbnf::{Class, Expression, Grammar};
-use super::lexemes::{Lexed, Piece};
+use super::gbnf::{CharacterClass, Expression, Grammar};
+use super::lexemes::{LexedExpression, LexedGrammar};
 
-/// Longest regular expression of a whole grammar; one that would be longer is written as rules.
+/// Maximum length of the regular expression of a whole grammar; longer grammars are written as rules.
 const MAX_REGEX_BYTES: usize = 1 << 16;
 
-/// The grammar as one regular expression, if no rule comes back to itself and it is not too long.
+/// Writes the grammar as one regular expression; `None` if the grammar is recursive or contains tokens, or if the
+/// expression becomes too long.
 pub(super) fn as_regex(grammar: &Grammar) -> Option<String> {
     write_regex(grammar, &Expression::Rule(grammar.root), MAX_REGEX_BYTES)
 }
 
-/// A part of the grammar as a regular expression, if it is one and not longer than that.
+/// Writes a part of the grammar as [`as_regex`] does, with the limit `max_bytes`.
 pub(super) fn write_regex(
     grammar: &Grammar,
     part: &Expression,
-    most_bytes: usize,
+    max_bytes: usize,
 ) -> Option<String> {
     let mut writer = RegexWriter {
         grammar,
-        most_bytes,
-        open: vec![false; grammar.rules.len()],
+        max_bytes,
+        is_open: vec![false; grammar.rules.len()],
         regex: String::new(),
     };
     writer.part(part)?;
@@ -32,28 +33,28 @@ pub(super) fn write_regex(
 
 struct RegexWriter<'a> {
     grammar: &'a Grammar,
-    most_bytes: usize,
-    /// The rules that are being written.
-    open: Vec<bool>,
+    max_bytes: usize,
+    /// For each rule, whether the rule is being written. A reference to such a rule is recursive.
+    is_open: Vec<bool>,
     regex: String,
 }
 
 impl RegexWriter<'_> {
     fn part(&mut self, part: &Expression) -> Option<()> {
-        if self.regex.len() > self.most_bytes {
+        if self.regex.len() > self.max_bytes {
             return None;
         }
         match part {
             Expression::Character(class) => write_class(class, &mut self.regex),
-            // A regular expression is of characters.
+            // Regular expressions match characters, not tokens.
             Expression::Token { .. } => return None,
             Expression::Rule(rule) => {
-                if std::mem::replace(&mut self.open[*rule], true) {
+                if std::mem::replace(&mut self.is_open[*rule], true) {
                     return None;
                 }
                 let grammar = self.grammar;
                 self.group(&grammar.rules[*rule])?;
-                self.open[*rule] = false;
+                self.is_open[*rule] = false;
             }
             Expression::Sequence(parts) => {
                 for part in parts {
@@ -70,9 +71,9 @@ impl RegexWriter<'_> {
                 }
                 self.regex.push(')');
             }
-            Expression::Repeat { of, least, most } => {
-                self.group(of)?;
-                write_bounds(*least, *most, &mut self.regex);
+            Expression::Repeat { inner, min, max } => {
+                self.group(inner)?;
+                write_bounds(*min, *max, &mut self.regex);
             }
         }
         Some(())
@@ -86,7 +87,7 @@ impl RegexWriter<'_> {
     }
 }
 
-fn write_class(class: &Class, text: &mut String) {
+fn write_class(class: &CharacterClass, text: &mut String) {
     if class.ranges.is_empty() {
         text.push_str("(?s:.)");
         return;
@@ -102,37 +103,37 @@ fn write_class(class: &Class, text: &mut String) {
     text.push(']');
 }
 
-fn write_bounds(least: u32, most: Option<u32>, text: &mut String) {
-    let _ = match most {
-        Some(most) => write!(text, "{{{least},{most}}}"),
-        None => write!(text, "{{{least},}}"),
+fn write_bounds(min: u32, max: Option<u32>, text: &mut String) {
+    let _ = match max {
+        Some(max) => write!(text, "{{{min},{max}}}"),
+        None => write!(text, "{{{min},}}"),
     };
 }
 
-/// The grammar as rules over its lexemes.
-pub(super) fn as_rules(root: usize, lexed: &Lexed) -> String {
+/// Writes the grammar as Lark rules `r0`, `r1`, … over the lexemes `T0`, `T1`, …
+pub(super) fn as_rules(root: usize, lexed: &LexedGrammar) -> String {
     let mut text = format!("start: r{root}\n");
     for (number, rule) in lexed.rules.iter().enumerate() {
         // Writing to a string does not fail.
         let _ = write!(text, "r{number}: ");
-        write_piece(lexed, rule, &mut text);
+        write_expression(lexed, rule, &mut text);
         text.push('\n');
     }
     for (number, lexeme) in lexed.lexemes.iter().enumerate() {
-        // No lexeme is empty; one that may be is left out instead.
-        let some = if lexeme.first.nullable {
+        // llguidance's lexemes cannot match the empty text; nullable lexemes are optional in the rules instead.
+        let not_empty = if lexeme.first.nullable {
             " & /(?s:.+)/"
         } else {
             ""
         };
-        let _ = writeln!(text, "T{number}: /{}/{some}", lexeme.regex);
+        let _ = writeln!(text, "T{number}: /{}/{not_empty}", lexeme.regex);
     }
     text
 }
 
-fn write_piece(lexed: &Lexed, piece: &Piece, text: &mut String) {
-    match piece {
-        Piece::Lexeme(number) => {
+fn write_expression(lexed: &LexedGrammar, expression: &LexedExpression, text: &mut String) {
+    match expression {
+        LexedExpression::Lexeme(number) => {
             let optional = if lexed.lexemes[*number].first.nullable {
                 "?"
             } else {
@@ -140,42 +141,42 @@ fn write_piece(lexed: &Lexed, piece: &Piece, text: &mut String) {
             };
             let _ = write!(text, "T{number}{optional}");
         }
-        Piece::Token { token, negated } => {
-            let but = if *negated { "^" } else { "" };
-            let _ = write!(text, "<[{but}{}]>", token.0);
+        LexedExpression::Token { token, negated } => {
+            let negation = if *negated { "^" } else { "" };
+            let _ = write!(text, "<[{negation}{}]>", token.0);
         }
-        Piece::Rule(rule) => {
+        LexedExpression::Rule(rule) => {
             let _ = write!(text, "r{rule}");
         }
-        Piece::Sequence(parts) | Piece::Choice(parts) if parts.is_empty() => {
+        LexedExpression::Sequence(parts) | LexedExpression::Choice(parts) if parts.is_empty() => {
             text.push_str("\"\"");
         }
-        Piece::Sequence(parts) => {
+        LexedExpression::Sequence(parts) => {
             for (number, part) in parts.iter().enumerate() {
                 if number > 0 {
                     text.push(' ');
                 }
-                write_piece(lexed, part, text);
+                write_expression(lexed, part, text);
             }
         }
-        Piece::Choice(choices) => {
+        LexedExpression::Choice(choices) => {
             text.push('(');
             for (number, choice) in choices.iter().enumerate() {
                 if number > 0 {
                     text.push_str(" | ");
                 }
-                write_piece(lexed, choice, text);
+                write_expression(lexed, choice, text);
             }
             text.push(')');
         }
-        Piece::Repeat { of, least, most } => {
+        LexedExpression::Repeat { inner, min, max } => {
             text.push('(');
-            write_piece(lexed, of, text);
+            write_expression(lexed, inner, text);
             text.push(')');
-            match (least, most) {
+            match (min, max) {
                 (0, None) => text.push('*'),
                 (1, None) => text.push('+'),
-                (least, most) => write_bounds(*least, *most, text),
+                (min, max) => write_bounds(*min, *max, text),
             }
         }
     }

@@ -1,8 +1,7 @@
-//! What a grammar in llguidance's kind of Lark may cost, found before llguidance gets it. A terminal stands for its text
-//! wherever it is named, so that terminals that name each other several times become exponentially large: their optional
-//! parts are counted as often as they are named.
-//!
-//! Source: the tokens of `llguidance/src/lark/lexer.rs`.
+//! Limits on the cost of a grammar in llguidance's Lark dialect, checked before llguidance compiles the grammar.
+//! llguidance expands a terminal at each reference, so terminals that reference each other several times grow
+//! exponentially. Therefore the optional parts of a terminal, those that can match the empty text, are counted once per
+//! reference. The tokens are those of `llguidance/src/lark/lexer.rs`.
 
 use std::collections::{HashMap, HashSet};
 
@@ -11,43 +10,44 @@ use serde::de::IgnoredAny;
 use super::GrammarError;
 use super::regex_limits::{self, MAX_REGEX_REPETITIONS, check_optional};
 
-/// Most brackets within each other.
+/// Maximum nesting depth of brackets.
 pub(super) const MAX_LARK_NESTING: usize = 128;
-/// Most `&`: it is not for certain that llguidance ends with sixteen patterns at once. Signs count in literals, too.
+/// Maximum number of `&` characters, including those in literals. With sixteen intersections, llguidance may not
+/// terminate.
 pub(super) const MAX_LARK_INTERSECTIONS: usize = 8;
 
-/// Checks a grammar against all limits but that of its length.
+/// Checks a Lark grammar against all limits except the length.
 ///
 /// # Errors
-/// Which limit it exceeds.
+/// If the grammar exceeds a limit.
 pub(super) fn check(text: &str) -> Result<(), GrammarError> {
     if text.matches('&').count() > MAX_LARK_INTERSECTIONS {
         return Err(GrammarError::TooLarge(format!(
-            "more than {MAX_LARK_INTERSECTIONS} times \"&\""
+            "more than {MAX_LARK_INTERSECTIONS} occurrences of \"&\""
         )));
     }
     let mut grammar = Grammar::default();
-    grammar.read(text)?;
+    grammar.scan(text)?;
     check_optional(grammar.optional_parts())
 }
 
-/// What a rule or terminal is made of.
+/// A rule or terminal: the number of its optional parts, and its references.
 #[derive(Default)]
 struct Definition<'a> {
-    /// Parts of its own that may be empty, but for those within regular expressions.
+    /// The number of optional parts outside regular expressions.
     optional: usize,
-    /// The same within regular expressions.
-    within_regexes: usize,
-    /// Rules and terminals in it, those in its attributes (`start[stop=T]`) included.
-    names: Vec<&'a str>,
+    /// The number of optional parts within regular expressions.
+    optional_in_regexes: usize,
+    /// Referenced rules and terminals, including those in attributes (`start[stop=T]`).
+    references: Vec<&'a str>,
 }
 
-/// A definition that continues behind a grammar in it (`%lark { ... }`).
-struct Outer<'a> {
+/// A definition that continues after a nested grammar (`%lark { ... }`).
+struct EnclosingDefinition<'a> {
     name: &'a str,
     definition: Definition<'a>,
-    /// Brackets around its grammar.
-    base: usize,
+    /// The number of open brackets around the grammar that contains this definition.
+    base_depth: usize,
 }
 
 #[derive(Default)]
@@ -56,52 +56,52 @@ struct Grammar<'a> {
 }
 
 impl<'a> Grammar<'a> {
-    /// Reads definitions as llguidance's parser does: one begins with a name at the beginning of a line, and only a line that
-    /// begins with `|` continues it.
-    fn read(&mut self, text: &'a str) -> Result<(), GrammarError> {
-        // Statements that begin with % are a rule without a name.
+    /// Scans definitions as llguidance's parser does: a definition begins with a name at the start of a line, and only
+    /// a line that begins with `|` continues it.
+    fn scan(&mut self, text: &'a str) -> Result<(), GrammarError> {
+        // Statements such as %ignore are counted as a rule without a name.
         let (mut name, mut current) = ("", Definition::default());
-        let (mut depth, mut base) = (0_usize, 0_usize);
-        let mut outer: Vec<Outer<'_>> = Vec::new();
-        // Whether an alternative would be empty if it ended here.
+        let (mut depth, mut base_depth) = (0_usize, 0_usize);
+        let mut enclosing: Vec<EnclosingDefinition<'_>> = Vec::new();
+        // Whether the current alternative is empty so far.
         let mut is_empty = false;
-        // Whether a name here begins a definition; and whether this is between its name and its colon.
+        // `begins_line`: a name here begins a definition. `in_header`: between the name of a definition and the colon.
         let (mut begins_line, mut in_header) = (true, false);
         let mut opens_grammar = false;
         let mut rest = text;
-        while let Some((token, behind)) = next(rest) {
-            rest = behind;
+        while let Some((token, after)) = next_token(rest) {
+            rest = after;
             let was_empty = std::mem::take(&mut is_empty);
-            let began_line = std::mem::take(&mut begins_line) && depth == base;
+            let began_line = std::mem::take(&mut begins_line) && depth == base_depth;
             let opened_grammar = std::mem::take(&mut opens_grammar);
             match token {
                 Token::Newline => (is_empty, begins_line) = (was_empty, true),
-                // `?start` and `!start` are rules, too.
+                // A rule may be written `?start` or `!start`.
                 Token::Optional | Token::Other if began_line => {
                     (is_empty, begins_line) = (was_empty, true);
                 }
-                Token::Name(next) if began_line => {
+                Token::Name(defined) if began_line => {
                     current.optional += usize::from(was_empty);
                     self.define(name, current);
-                    (name, current) = (next, Definition::default());
+                    (name, current) = (defined, Definition::default());
                     in_header = true;
                 }
-                Token::Name(name) => current.names.push(name),
-                Token::Colon if depth == base => (in_header, is_empty) = (false, true),
+                Token::Name(name) => current.references.push(name),
+                Token::Colon if depth == base_depth => (in_header, is_empty) = (false, true),
                 Token::Statement(keyword) => {
                     current.optional += usize::from(was_empty);
                     self.define(name, current);
                     (name, current) = ("", Definition::default());
                     begins_line = keyword == "%override";
                     if keyword == "%llguidance" {
-                        rest = behind_json(rest);
+                        rest = after_json(rest);
                     }
                 }
                 Token::Value("%lark") => opens_grammar = true,
                 Token::Value(keyword) => {
-                    // A substring may be empty.
+                    // The substring that %regex matches may be empty.
                     current.optional += usize::from(keyword == "%regex");
-                    rest = behind_json(rest);
+                    rest = after_json(rest);
                 }
                 Token::Bar => {
                     current.optional += usize::from(was_empty);
@@ -116,12 +116,12 @@ impl<'a> Grammar<'a> {
                     }
                     if opened_grammar {
                         let definition = std::mem::take(&mut current);
-                        outer.push(Outer {
+                        enclosing.push(EnclosingDefinition {
                             name,
                             definition,
-                            base,
+                            base_depth,
                         });
-                        (name, base, begins_line) = ("", depth, true);
+                        (name, base_depth, begins_line) = ("", depth, true);
                     } else {
                         current.optional += usize::from(bracket != b'(' && !in_header);
                         is_empty = true;
@@ -129,15 +129,15 @@ impl<'a> Grammar<'a> {
                 }
                 Token::Close => {
                     current.optional += usize::from(was_empty);
-                    if depth == base
-                        && let Some(around) = outer.pop()
+                    if depth == base_depth
+                        && let Some(outer) = enclosing.pop()
                     {
                         self.define(name, current);
-                        Outer {
+                        EnclosingDefinition {
                             name,
                             definition: current,
-                            base,
-                        } = around;
+                            base_depth,
+                        } = outer;
                     } else {
                         is_empty = was_empty;
                     }
@@ -150,56 +150,63 @@ impl<'a> Grammar<'a> {
                     )));
                 }
                 Token::Regex(regex) => {
-                    current.within_regexes += regex_limits::check(regex)?.unwrap_or(0);
+                    current.optional_in_regexes += regex_limits::check(regex)?.unwrap_or(0);
+                }
+                Token::CaseInsensitiveRegex(regex) => {
+                    let cost = regex_limits::check(&format!("(?i){regex}"))?;
+                    current.optional_in_regexes += cost.unwrap_or(0);
+                }
+                Token::CaseInsensitiveString(string) => {
+                    regex_limits::check(&format!("(?i){}", regex_syntax::escape(string)))?;
                 }
                 Token::Colon | Token::Number(_) | Token::Other => {}
             }
         }
         current.optional += usize::from(is_empty);
         self.define(name, current);
-        for Outer {
+        for EnclosingDefinition {
             name, definition, ..
-        } in outer
+        } in enclosing
         {
             self.define(name, definition);
         }
         Ok(())
     }
 
-    /// Grammars within this one may use a name again: then it stands for all of them.
+    /// Adds a definition. Definitions with the same name, in different nested grammars, are merged.
     fn define(&mut self, name: &'a str, definition: Definition<'a>) {
-        let known = self.definitions.entry(name).or_default();
-        known.optional = known.optional.saturating_add(definition.optional);
-        known.within_regexes = known
-            .within_regexes
-            .saturating_add(definition.within_regexes);
-        known.names.extend(definition.names);
+        let merged = self.definitions.entry(name).or_default();
+        merged.optional = merged.optional.saturating_add(definition.optional);
+        merged.optional_in_regexes = merged
+            .optional_in_regexes
+            .saturating_add(definition.optional_in_regexes);
+        merged.references.extend(definition.references);
     }
 
-    /// Parts that may be empty in all regular expressions that the rules name.
+    /// Counts the optional parts in the regular expressions of all rules and in the terminals that the rules reference.
     fn optional_parts(&self) -> usize {
         let rules = self
             .definitions
             .iter()
             .filter(|(name, _)| !is_terminal(name));
         let mut parts = 0_usize;
-        let mut named = HashSet::new();
+        let mut referenced = HashSet::new();
         for (_, rule) in rules {
-            parts = parts.saturating_add(rule.within_regexes);
-            named.extend(rule.names.iter().copied());
+            parts = parts.saturating_add(rule.optional_in_regexes);
+            referenced.extend(rule.references.iter().copied());
         }
         let mut counted = HashMap::new();
-        named
+        referenced
             .into_iter()
             .filter(|name| is_terminal(name))
             .fold(parts, |parts, name| {
-                parts.saturating_add(self.parts_of(name, &mut counted))
+                parts.saturating_add(self.optional_parts_of(name, &mut counted))
             })
     }
 
-    /// Parts that may be empty in a terminal, with all that it stands for. One that leads back to itself is none, which
-    /// llguidance says.
-    fn parts_of(&self, terminal: &'a str, counted: &mut HashMap<&'a str, usize>) -> usize {
+    /// Counts the optional parts of a terminal, with references expanded. A recursive reference counts 0, because
+    /// llguidance rejects recursive terminals.
+    fn optional_parts_of(&self, terminal: &'a str, counted: &mut HashMap<&'a str, usize>) -> usize {
         if let Some(parts) = counted.get(terminal) {
             return *parts;
         }
@@ -209,9 +216,9 @@ impl<'a> Grammar<'a> {
         };
         let own = definition
             .optional
-            .saturating_add(definition.within_regexes);
-        let parts = definition.names.iter().fold(own, |parts, name| {
-            parts.saturating_add(self.parts_of(name, counted))
+            .saturating_add(definition.optional_in_regexes);
+        let parts = definition.references.iter().fold(own, |parts, name| {
+            parts.saturating_add(self.optional_parts_of(name, counted))
         });
         counted.insert(terminal, parts);
         parts
@@ -226,7 +233,8 @@ fn is_terminal(name: &str) -> bool {
 
 /// Keywords that begin a statement.
 const STATEMENTS: [&str; 5] = ["%declare", "%ignore", "%import", "%llguidance", "%override"];
-/// Keywords within a definition that JSON or a grammar follows. `%if` is none of them: its condition is read as names and numbers.
+/// Keywords within a definition that are followed by JSON or a nested grammar. `%if` is not included: its condition is
+/// scanned as names and numbers.
 const VALUES: [&str; 3] = ["%json", "%lark", "%regex"];
 
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -236,10 +244,14 @@ enum Token<'a> {
     Statement(&'static str),
     /// One of [`VALUES`].
     Value(&'static str),
-    /// Without its slashes.
+    /// A regular expression, without its slashes.
     Regex(&'a str),
+    /// A regular expression with the flag `i`, without its slashes.
+    CaseInsensitiveRegex(&'a str),
+    /// A string literal with the flag `i`, without its quotes.
+    CaseInsensitiveString(&'a str),
     Number(u64),
-    /// `?`, `*`, `~`, or an empty string.
+    /// `?`, `*`, `~`, or an empty string literal.
     Optional,
     Colon,
     Bar,
@@ -249,8 +261,8 @@ enum Token<'a> {
     Other,
 }
 
-/// The next token and what is behind it; blanks and comments are passed over.
-fn next(text: &str) -> Option<(Token<'_>, &str)> {
+/// Returns the next token after whitespace and comments, and the text after this token.
+fn next_token(text: &str) -> Option<(Token<'_>, &str)> {
     let mut text = text.trim_start_matches([' ', '\t', '\r']);
     while text.starts_with('#') || text.starts_with("//") {
         text = text[text.find('\n').unwrap_or(text.len())..].trim_start_matches([' ', '\t', '\r']);
@@ -272,32 +284,35 @@ fn next(text: &str) -> Option<(Token<'_>, &str)> {
         b'?' | b'*' | b'~' => (Token::Optional, 1),
         b'"' => {
             let end = quoted_end(bytes, b'"');
-            let token = match end {
-                2 => Token::Optional,
-                _ => Token::Other,
-            };
-            (token, end)
+            let string = text.get(1..end.saturating_sub(1)).unwrap_or_default();
+            match (bytes.get(end), string) {
+                (_, "") => (Token::Optional, end),
+                (Some(b'i'), _) => (Token::CaseInsensitiveString(string), end + 1),
+                _ => (Token::Other, end),
+            }
         }
         b'/' => {
             let end = quoted_end(bytes, b'/');
             let regex = text.get(1..end.saturating_sub(1)).unwrap_or_default();
-            (
-                Token::Regex(regex),
-                run(end.min(bytes.len()), u8::is_ascii_lowercase),
-            )
+            let flags_end = run(end, u8::is_ascii_lowercase);
+            let token = match text[end..flags_end].contains('i') {
+                true => Token::CaseInsensitiveRegex(regex),
+                false => Token::Regex(regex),
+            };
+            (token, flags_end)
         }
         b'%' => {
-            let of = |keywords: &[&'static str]| {
-                let mut found = keywords.iter().copied();
-                found.find(|keyword| text.starts_with(keyword))
+            let keyword_of = |keywords: &[&'static str]| {
+                let mut keywords = keywords.iter().copied();
+                keywords.find(|keyword| text.starts_with(keyword))
             };
-            match (of(&STATEMENTS), of(&VALUES)) {
+            match (keyword_of(&STATEMENTS), keyword_of(&VALUES)) {
                 (Some(keyword), _) => (Token::Statement(keyword), keyword.len()),
                 (_, Some(keyword)) => (Token::Value(keyword), keyword.len()),
                 (None, None) => (Token::Other, 1),
             }
         }
-        // A special token, `</s>` for example.
+        // A special token, such as `</s>`.
         b'<' => {
             let is_end = |character: char| "<>".contains(character) || character.is_whitespace();
             let end = text[1..].find(is_end).map(|end| end + 1);
@@ -328,22 +343,22 @@ fn next(text: &str) -> Option<(Token<'_>, &str)> {
     Some((token, &text[length..]))
 }
 
-/// The length of what begins with a quote and ends with the next one that is not escaped.
+/// Returns the length of the quoted text at the start of `bytes`, including the closing quote if there is one.
 fn quoted_end(bytes: &[u8], quote: u8) -> usize {
-    let mut place = 1;
-    while let Some(byte) = bytes.get(place) {
+    let mut position = 1;
+    while let Some(byte) = bytes.get(position) {
         match *byte {
-            b'\\' => place += 1,
-            byte if byte == quote => return place + 1,
+            b'\\' => position += 1,
+            byte if byte == quote => return position + 1,
             _ => {}
         }
-        place += 1;
+        position += 1;
     }
     bytes.len()
 }
 
-/// What is behind a JSON value; all of it, if there is none.
-fn behind_json(text: &str) -> &str {
+/// Returns the text after the JSON value at the start of `text`, or all of `text` if there is no valid JSON value.
+fn after_json(text: &str) -> &str {
     let mut values = serde_json::Deserializer::from_str(text).into_iter::<IgnoredAny>();
     match values.next() {
         Some(Ok(_)) => &text[values.byte_offset()..],
@@ -353,19 +368,20 @@ fn behind_json(text: &str) -> &str {
 
 #[cfg(test)]
 mod tests {
+    use super::super::regex_limits::MAX_UNICODE_CLASSES;
     use super::*;
 
-    fn parts(text: &str) -> usize {
+    fn optional_parts(text: &str) -> usize {
         let mut grammar = Grammar::default();
-        grammar.read(text).unwrap();
+        grammar.scan(text).unwrap();
         grammar.optional_parts()
     }
 
     #[test]
-    fn optional_parts_count_as_often_as_they_are_named() {
+    fn optional_parts_count_once_per_reference() {
         for (grammar, expected) in [
             ("start: A\nA: \"a\"? /b*c?/", 3),
-            // A grammar of rules is followed by the parser.
+            // Optional parts of rules are handled by the parser and do not count.
             ("start: a? a*\na: \"x\" | ", 0),
             ("start: A B\nA: B B\nB: C C C\nC: \"x\"?", 9),
             ("start: A\nA[lazy]: \"x\" |\nB: \"y\"*", 1),
@@ -395,12 +411,12 @@ mod tests {
             ("start: A\nA: \"x\" |", 1),
             ("start: A\nA: [\"x\"] (\"y\")", 1),
         ] {
-            assert_eq!(parts(grammar), expected, "{grammar}");
+            assert_eq!(optional_parts(grammar), expected, "{grammar}");
         }
     }
 
     #[test]
-    fn terminals_that_name_each_other_are_not_expanded_beyond_the_limit() {
+    fn terminals_that_reference_each_other_are_not_expanded_past_the_limit() {
         let mut grammar = "start: T0\n".to_owned();
         for number in 0..60 {
             let next = number + 1;
@@ -408,21 +424,37 @@ mod tests {
         }
         let optional = format!("{grammar}T60: \"x\"?");
         assert!(matches!(check(&optional), Err(GrammarError::TooLarge(_))));
-        let behind = optional.replace("T0: ", "T0: %regex {\"substring_chars\": \"a\"} ");
-        assert!(matches!(check(&behind), Err(GrammarError::TooLarge(_))));
+        let nested = optional.replace("T0: ", "T0: %regex {\"substring_chars\": \"a\"} ");
+        assert!(matches!(check(&nested), Err(GrammarError::TooLarge(_))));
         let parts = "\"x\"? ".repeat(13_000);
-        let beside = format!("start: A\nA: %regex {{\"substring_chars\": \"a\"}} {parts}");
-        assert!(matches!(check(&beside), Err(GrammarError::TooLarge(_))));
+        let combined = format!("start: A\nA: %regex {{\"substring_chars\": \"a\"}} {parts}");
+        assert!(matches!(check(&combined), Err(GrammarError::TooLarge(_))));
         assert_eq!(check(&format!("{grammar}T60: \"x\"")), Ok(()));
     }
 
     #[test]
-    fn a_repetition_is_refused_one_past_its_limit() {
+    fn case_insensitive_literals_past_the_limit_are_rejected() {
+        let letters = |count: usize| "a".repeat(count);
+        for (start, end) in [("/", "/i"), ("/", "/si"), ("\"", "\"i")] {
+            let grammar = |count| format!("start: A\nA: {start}{}{end}", letters(count));
+            assert_eq!(check(&grammar(MAX_UNICODE_CLASSES)), Ok(()), "{end}");
+            let error = check(&grammar(MAX_UNICODE_CLASSES + 1)).unwrap_err();
+            assert!(
+                error.to_string().contains("4001 Unicode classes"),
+                "{error}"
+            );
+        }
+        let case_sensitive = format!("start: A\nA: /{}/s", letters(MAX_UNICODE_CLASSES + 1));
+        assert_eq!(check(&case_sensitive), Ok(()));
+    }
+
+    #[test]
+    fn a_repetition_one_past_the_limit_is_rejected() {
         let grammar = |count: u64| format!("start[max_tokens=200000]: A\nA: \"a\"{{{count}}}");
         assert_eq!(check(&grammar(MAX_REGEX_REPETITIONS)), Ok(()));
         let error = check(&grammar(MAX_REGEX_REPETITIONS + 1)).unwrap_err();
         assert!(error.to_string().contains("100001 repetitions"), "{error}");
-        let within = format!("start: A\nA: [\"a\"{{{}}}]", MAX_REGEX_REPETITIONS + 1);
-        assert!(check(&within).is_err(), "{within}");
+        let in_brackets = format!("start: A\nA: [\"a\"{{{}}}]", MAX_REGEX_REPETITIONS + 1);
+        assert!(check(&in_brackets).is_err(), "{in_brackets}");
     }
 }

@@ -1,126 +1,128 @@
-//! Cuts a grammar into lexemes: parts that are regular expressions. llguidance follows a lexeme by a table, and
-//! what is between lexemes by a parser, which is far slower; but its lexer is greedy: at every place it goes on
-//! with whatever lexeme can go on, and does not come back. So a part is a lexeme only if that is never wrong:
-//! where a lexeme may end, no lexeme can go on with a character that may come next. What does not pass is cut
-//! into smaller parts, in the end into single characters, which always pass.
+//! Splits a grammar into lexemes: regular parts that llguidance matches with its lexer, which is much faster than its
+//! parser. But the lexer takes the longest match and does not backtrack. So a part becomes a lexeme only if the longest
+//! match is always right: none of its texts may begin with the text of a lexeme and a character that can follow that
+//! lexeme. Other parts are split further, down to single characters, which are always right.
 
 use std::collections::{HashMap, HashSet};
 
 use llguidance::derivre::{ExprRef, RegexAst, RegexBuilder};
 
 use super::GrammarError;
-use super::characters::Characters;
-use super::follow::{First, following};
+use super::character_set::CharacterSet;
+use super::follow::{First, follow_sets};
 use super::fuel::Fuel;
 use super::gbnf::{Expression, Grammar};
 use super::lark::write_regex;
 use crate::token::TokenId;
 
-/// Most rules of a grammar that is cut; one of more is left in characters.
-const MOST_RULES: usize = 500;
-/// Steps that looking for lexemes may take. A grammar that takes more is left in characters: it is followed exactly
-/// the same, and each token's mask takes longer.
-const MAX_CUT_STEPS: u64 = 2_000_000;
-/// Longest regular expression of a lexeme.
+/// Maximum number of rules of a grammar that is split into lexemes. In larger grammars, each character is a lexeme.
+const MAX_LEXED_RULES: usize = 500;
+/// Maximum number of steps of the search for lexemes. Beyond it, each character is a lexeme: the grammar matches the
+/// same texts, but each token mask takes longer.
+const MAX_SPLIT_STEPS: u64 = 2_000_000;
+/// Maximum length of a lexeme's regular expression, in bytes.
 const MAX_LEXEME_BYTES: usize = 1 << 12;
-/// Steps of one comparison of a lexeme with all; one that takes more is taken for failed.
+/// Maximum number of steps to compare one lexeme with all lexemes. A comparison that needs more counts as a conflict.
 const COMPARISON_FUEL: u64 = 20_000;
-/// Steps that a comparison takes in any case, and bytes of expressions that are copied for it in one step.
-const LEAST_COMPARISON_STEPS: u64 = 1_000;
-const COPIED_BYTES_A_STEP: u64 = 100;
+/// Base cost of a comparison in steps.
+const MIN_COMPARISON_STEPS: u64 = 1_000;
+/// Copying this many bytes of regular expressions costs one step.
+const COPIED_BYTES_PER_STEP: u64 = 100;
 
-/// A grammar as its lexemes and what is between them.
-pub(super) struct Lexed {
-    /// One for each rule of the grammar; those that nothing names are empty choices.
-    pub(super) rules: Vec<Piece>,
+pub(super) struct LexedGrammar {
+    /// The rules, with the same indices as in the [`Grammar`]. Unreferenced rules are empty choices.
+    pub(super) rules: Vec<LexedExpression>,
     pub(super) lexemes: Vec<Lexeme>,
 }
 
-/// A regular part.
+/// A part of the grammar that llguidance matches with its lexer.
 pub(super) struct Lexeme {
     pub(super) regex: String,
-    /// What it may begin with.
     pub(super) first: First,
-    /// Whether it is always one character.
+    /// Whether the lexeme is a single character class.
     is_character: bool,
 }
 
-/// A rule, or a part of one.
-pub(super) enum Piece {
+/// An [`Expression`] in which lexemes replace the regular parts.
+pub(super) enum LexedExpression {
+    /// The lexeme with this index.
     Lexeme(usize),
     Token {
         token: TokenId,
         negated: bool,
     },
     Rule(usize),
-    Sequence(Vec<Piece>),
-    Choice(Vec<Piece>),
+    Sequence(Vec<LexedExpression>),
+    Choice(Vec<LexedExpression>),
     Repeat {
-        of: Box<Piece>,
-        least: u32,
-        most: Option<u32>,
+        inner: Box<LexedExpression>,
+        min: u32,
+        max: Option<u32>,
     },
 }
 
-/// Cuts a grammar.
+/// Splits a grammar into lexemes, or into single characters if the search exceeds a limit.
 ///
 /// # Errors
-/// The compilation was cancelled.
-pub(super) fn cut(grammar: &Grammar, fuel: &Fuel<'_>) -> Result<Lexed, GrammarError> {
+/// If the compilation was cancelled, or `fuel` runs out.
+pub(super) fn split(grammar: &Grammar, fuel: &Fuel<'_>) -> Result<LexedGrammar, GrammarError> {
     let regular = regular_rules(grammar);
-    let mut cutter = Cutter {
+    let mut splitter = LexemeSplitter {
         grammar,
         regular: &regular,
-        broken: HashSet::new(),
-        only_characters: grammar.rules.len() > MOST_RULES,
-        fuel: fuel.part(MAX_CUT_STEPS),
+        conflicting: HashSet::new(),
+        only_characters: grammar.rules.len() > MAX_LEXED_RULES,
+        fuel: fuel.limited_to(MAX_SPLIT_STEPS),
     };
-    match cutter.lexemes() {
+    match splitter.lexemes() {
         Err(GrammarError::Cancelled) => Err(GrammarError::Cancelled),
-        Err(_) => Cutter {
-            broken: HashSet::new(),
+        Err(_) => LexemeSplitter {
+            conflicting: HashSet::new(),
             only_characters: true,
-            fuel: fuel.part(u64::MAX),
-            ..cutter
+            fuel: fuel.limited_to(u64::MAX),
+            ..splitter
         }
         .lexemes(),
-        found => found,
+        lexed => lexed,
     }
 }
 
-/// Which rules are regular: those that name no token, and only rules that are regular. A rule that leads back to
-/// itself is not.
+/// Finds the regular rules: those that contain no token and reference only regular rules. Recursive rules are not
+/// regular.
 fn regular_rules(grammar: &Grammar) -> Vec<bool> {
     let rules = grammar.rules.len();
     let mut regular = vec![false; rules];
-    // The rules that name each rule, once for each time, and how many rules each one names that may not be regular.
-    let mut named_by = vec![Vec::new(); rules];
-    let mut waits_for = vec![0_usize; rules];
+    // For each rule, the rules that reference it, once per reference.
+    let mut referenced_by = vec![Vec::new(); rules];
+    // For each rule, the number of references to rules that are not known to be regular.
+    let mut unresolved = vec![0_usize; rules];
     let mut ready = Vec::new();
     for (number, rule) in grammar.rules.iter().enumerate() {
-        let mut named = Vec::new();
-        if names(rule, &mut named) {
-            waits_for[number] = named.len();
-            named.iter().for_each(|rule| named_by[*rule].push(number));
-            if named.is_empty() {
+        let mut referenced = Vec::new();
+        if collect_references(rule, &mut referenced) {
+            unresolved[number] = referenced.len();
+            referenced
+                .iter()
+                .for_each(|rule| referenced_by[*rule].push(number));
+            if referenced.is_empty() {
                 ready.push(number);
             }
         }
     }
     while let Some(rule) = ready.pop() {
         regular[rule] = true;
-        for by in &named_by[rule] {
-            waits_for[*by] -= 1;
-            if waits_for[*by] == 0 {
-                ready.push(*by);
+        for referencing in &referenced_by[rule] {
+            unresolved[*referencing] -= 1;
+            if unresolved[*referencing] == 0 {
+                ready.push(*referencing);
             }
         }
     }
     regular
 }
 
-/// Adds the rules that an expression names. Answers whether it names no token.
-fn names(expression: &Expression, rules: &mut Vec<usize>) -> bool {
+/// Appends the rules that an expression references to `rules`. Returns false if the expression contains a token.
+fn collect_references(expression: &Expression, rules: &mut Vec<usize>) -> bool {
     match expression {
         Expression::Character(_) => true,
         Expression::Token { .. } => false,
@@ -129,9 +131,9 @@ fn names(expression: &Expression, rules: &mut Vec<usize>) -> bool {
             true
         }
         Expression::Sequence(parts) | Expression::Choice(parts) => {
-            parts.iter().all(|part| names(part, rules))
+            parts.iter().all(|part| collect_references(part, rules))
         }
-        Expression::Repeat { of, .. } => names(of, rules),
+        Expression::Repeat { inner, .. } => collect_references(inner, rules),
     }
 }
 
@@ -143,219 +145,225 @@ fn is_regular(expression: &Expression, regular: &[bool]) -> bool {
         Expression::Sequence(parts) | Expression::Choice(parts) => {
             parts.iter().all(|part| is_regular(part, regular))
         }
-        Expression::Repeat { of, .. } => is_regular(of, regular),
+        Expression::Repeat { inner, .. } => is_regular(inner, regular),
     }
 }
 
-struct Cutter<'a> {
+struct LexemeSplitter<'a> {
     grammar: &'a Grammar,
     regular: &'a [bool],
-    /// Regular expressions that are no lexemes after all.
-    broken: HashSet<String>,
+    /// Regular expressions that cannot be lexemes, because the longest match may be wrong.
+    conflicting: HashSet<String>,
     only_characters: bool,
     fuel: Fuel<'a>,
 }
 
-/// What was found of a grammar so far.
+/// The state of one pass over the grammar.
 #[derive(Default)]
-struct Found {
+struct SplitPass {
     lexemes: Vec<Lexeme>,
-    numbers: HashMap<String, usize>,
-    /// Rules that were named, and whether each one was.
-    named: Vec<usize>,
-    is_named: Vec<bool>,
+    /// Lexeme indices by regular expression.
+    indices: HashMap<String, usize>,
+    /// Referenced rules, in the order of their first reference.
+    referenced: Vec<usize>,
+    is_referenced: Vec<bool>,
 }
 
-impl Found {
-    fn name(&mut self, rule: usize) {
-        if !std::mem::replace(&mut self.is_named[rule], true) {
-            self.named.push(rule);
+impl SplitPass {
+    fn reference(&mut self, rule: usize) {
+        if !std::mem::replace(&mut self.is_referenced[rule], true) {
+            self.referenced.push(rule);
         }
     }
 }
 
-impl Cutter<'_> {
-    /// Cuts the grammar until no lexeme can be taken wrongly.
-    fn lexemes(&mut self) -> Result<Lexed, GrammarError> {
+impl LexemeSplitter<'_> {
+    /// Splits the grammar repeatedly, until no lexemes conflict.
+    fn lexemes(&mut self) -> Result<LexedGrammar, GrammarError> {
         loop {
-            let lexed = self.cut()?;
+            let lexed = self.split()?;
             if !self.find_conflicts(&lexed)? {
                 return Ok(lexed);
             }
         }
     }
 
-    fn cut(&self) -> Result<Lexed, GrammarError> {
-        let mut found = Found {
-            is_named: vec![false; self.grammar.rules.len()],
-            ..Found::default()
+    fn split(&self) -> Result<LexedGrammar, GrammarError> {
+        let mut pass = SplitPass {
+            is_referenced: vec![false; self.grammar.rules.len()],
+            ..SplitPass::default()
         };
-        found.name(self.grammar.root);
-        let nothing = || Piece::Choice(Vec::new());
-        let mut rules: Vec<Piece> = self.grammar.rules.iter().map(|_| nothing()).collect();
+        pass.reference(self.grammar.root);
+        let empty_choice = |_| LexedExpression::Choice(Vec::new());
+        let mut rules: Vec<LexedExpression> = self.grammar.rules.iter().map(empty_choice).collect();
         let mut next = 0;
-        while let Some(&rule) = found.named.get(next) {
-            rules[rule] = self.piece(&self.grammar.rules[rule], &mut found)?;
+        while let Some(&rule) = pass.referenced.get(next) {
+            rules[rule] = self.expression(&self.grammar.rules[rule], &mut pass)?;
             next += 1;
         }
-        Ok(Lexed {
+        Ok(LexedGrammar {
             rules,
-            lexemes: found.lexemes,
+            lexemes: pass.lexemes,
         })
     }
 
-    fn piece(&self, expression: &Expression, found: &mut Found) -> Result<Piece, GrammarError> {
+    fn expression(
+        &self,
+        expression: &Expression,
+        pass: &mut SplitPass,
+    ) -> Result<LexedExpression, GrammarError> {
         self.fuel.spend(1)?;
-        if let Some(lexeme) = self.lexeme(expression, found)? {
-            return Ok(Piece::Lexeme(lexeme));
+        if let Some(lexeme) = self.lexeme(expression, pass)? {
+            return Ok(LexedExpression::Lexeme(lexeme));
         }
         Ok(match expression {
-            // The regular expression of a character is neither too long nor broken.
-            Expression::Character(_) => Piece::Choice(Vec::new()),
-            Expression::Token { token, negated } => Piece::Token {
+            // Unreachable: a single character is always a lexeme.
+            Expression::Character(_) => LexedExpression::Choice(Vec::new()),
+            Expression::Token { token, negated } => LexedExpression::Token {
                 token: *token,
                 negated: *negated,
             },
             Expression::Rule(rule) => {
-                found.name(*rule);
-                Piece::Rule(*rule)
+                pass.reference(*rule);
+                LexedExpression::Rule(*rule)
             }
-            Expression::Sequence(parts) => Piece::Sequence(self.sequence(parts, found)?),
+            Expression::Sequence(parts) => LexedExpression::Sequence(self.sequence(parts, pass)?),
             Expression::Choice(parts) => {
-                let parts = parts.iter().map(|part| self.piece(part, found));
-                Piece::Choice(parts.collect::<Result<_, _>>()?)
+                let parts = parts.iter().map(|part| self.expression(part, pass));
+                LexedExpression::Choice(parts.collect::<Result<_, _>>()?)
             }
-            Expression::Repeat { of, least, most } => Piece::Repeat {
-                of: Box::new(self.piece(of, found)?),
-                least: *least,
-                most: *most,
+            Expression::Repeat { inner, min, max } => LexedExpression::Repeat {
+                inner: Box::new(self.expression(inner, pass)?),
+                min: *min,
+                max: *max,
             },
         })
     }
 
-    /// Neighbours that are regular become one lexeme, if they may.
+    /// Splits the parts of a sequence. Adjacent regular parts become one lexeme if possible.
     fn sequence(
         &self,
         parts: &[Expression],
-        found: &mut Found,
-    ) -> Result<Vec<Piece>, GrammarError> {
-        let mut pieces = Vec::new();
+        pass: &mut SplitPass,
+    ) -> Result<Vec<LexedExpression>, GrammarError> {
+        let mut split = Vec::new();
         for run in parts.chunk_by(|left, right| self.is_regular(left) && self.is_regular(right)) {
             let whole = match run.len() > 1 && run.len() < parts.len() && !self.only_characters {
-                true => self.lexeme(&Expression::Sequence(run.to_vec()), found)?,
+                true => self.lexeme(&Expression::Sequence(run.to_vec()), pass)?,
                 false => None,
             };
             match whole {
-                Some(lexeme) => pieces.push(Piece::Lexeme(lexeme)),
+                Some(lexeme) => split.push(LexedExpression::Lexeme(lexeme)),
                 None => {
                     for part in run {
-                        pieces.push(self.piece(part, found)?);
+                        split.push(self.expression(part, pass)?);
                     }
                 }
             }
         }
-        Ok(pieces)
+        Ok(split)
     }
 
     fn is_regular(&self, expression: &Expression) -> bool {
         is_regular(expression, self.regular)
     }
 
-    /// The number of a regular part, if it may be a lexeme.
+    /// Returns the index of the lexeme for an expression; `None` if the expression cannot be a lexeme. Adds the lexeme
+    /// if it is new.
     fn lexeme(
         &self,
         expression: &Expression,
-        found: &mut Found,
+        pass: &mut SplitPass,
     ) -> Result<Option<usize>, GrammarError> {
         let is_character = matches!(expression, Expression::Character(_));
         if !is_character && (self.only_characters || !self.is_regular(expression)) {
             return Ok(None);
         }
         let regex = write_regex(self.grammar, expression, MAX_LEXEME_BYTES);
-        let written = regex.as_ref().map_or(MAX_LEXEME_BYTES, String::len);
-        self.fuel.spend(written as u64 / COPIED_BYTES_A_STEP + 1)?;
+        let bytes = regex.as_ref().map_or(MAX_LEXEME_BYTES, String::len);
+        self.fuel.spend(bytes as u64 / COPIED_BYTES_PER_STEP + 1)?;
         let Some(regex) = regex else {
             return Ok(None);
         };
-        if regex.is_empty() || (!is_character && self.broken.contains(&regex)) {
+        if regex.is_empty() || (!is_character && self.conflicting.contains(&regex)) {
             return Ok(None);
         }
-        if let Some(&number) = found.numbers.get(&regex) {
-            found.lexemes[number].is_character |= is_character;
-            return Ok(Some(number));
+        if let Some(&index) = pass.indices.get(&regex) {
+            pass.lexemes[index].is_character |= is_character;
+            return Ok(Some(index));
         }
-        let number = found.lexemes.len();
-        found.numbers.insert(regex.clone(), number);
+        let index = pass.lexemes.len();
+        pass.indices.insert(regex.clone(), index);
         let first = self.first(expression);
         self.fuel.spend(first.characters.ranges().len() as u64)?;
-        found.lexemes.push(Lexeme {
+        pass.lexemes.push(Lexeme {
             regex,
             first,
             is_character,
         });
-        Ok(Some(number))
+        Ok(Some(index))
     }
 
-    /// What a regular part may begin with.
     fn first(&self, expression: &Expression) -> First {
         match expression {
-            Expression::Character(class) => First::of(Characters::of(class)),
-            Expression::Token { .. } => First::of(Characters::all()),
+            Expression::Character(class) => First::of(CharacterSet::of(class)),
+            Expression::Token { .. } => First::of(CharacterSet::all()),
             Expression::Rule(rule) => self.first(&self.grammar.rules[*rule]),
             Expression::Sequence(parts) => {
                 First::sequence(parts.iter().map(|part| self.first(part)))
             }
             Expression::Choice(parts) => First::choice(parts.iter().map(|part| self.first(part))),
-            Expression::Repeat { of, least, .. } => self.first(of).repeated(*least),
+            Expression::Repeat { inner, min, .. } => self.first(inner).repeated(*min),
         }
     }
 
-    /// Finds the lexemes that a greedy lexer would take wrongly. Answers whether there are any.
-    fn find_conflicts(&mut self, lexed: &Lexed) -> Result<bool, GrammarError> {
+    /// Adds the lexemes for which the longest match may be wrong to `conflicting`. Returns whether any were added.
+    fn find_conflicts(&mut self, lexed: &LexedGrammar) -> Result<bool, GrammarError> {
         if lexed.lexemes.iter().all(|lexeme| lexeme.is_character) {
             return Ok(false);
         }
         let mut builder = RegexBuilder::new();
-        let extended = extended(lexed, &self.fuel)?;
+        let extended = extended_lexemes(lexed, &self.fuel)?;
         let extended = builder.mk(&extended).ok();
-        let before = self.broken.len();
+        let before = self.conflicting.len();
         for lexeme in lexed.lexemes.iter().filter(|lexeme| !lexeme.is_character) {
-            let copied = builder.exprset().num_bytes() as u64 / COPIED_BYTES_A_STEP;
-            self.fuel.spend(LEAST_COMPARISON_STEPS + copied)?;
-            let (meets, steps) = match extended {
-                Some(extended) => may_meet(&mut builder, lexeme, extended),
+            let copied = builder.exprset().num_bytes() as u64 / COPIED_BYTES_PER_STEP;
+            self.fuel.spend(MIN_COMPARISON_STEPS + copied)?;
+            let (conflicts, steps) = match extended {
+                Some(extended) => may_intersect(&mut builder, lexeme, extended),
                 None => (true, 0),
             };
-            if meets {
-                self.broken.insert(lexeme.regex.clone());
+            if conflicts {
+                self.conflicting.insert(lexeme.regex.clone());
             }
             self.fuel.spend(steps)?;
         }
-        Ok(self.broken.len() > before)
+        Ok(self.conflicting.len() > before)
     }
 }
 
-/// Texts of lexemes, a character that may follow there, and anything.
-fn extended(lexed: &Lexed, fuel: &Fuel<'_>) -> Result<RegexAst, GrammarError> {
+/// Builds a regular expression that matches each non-empty text of each lexeme, followed by a character of the lexeme's
+/// FOLLOW set and any text.
+fn extended_lexemes(lexed: &LexedGrammar, fuel: &Fuel<'_>) -> Result<RegexAst, GrammarError> {
     let mut all = Vec::new();
-    for followed in following(lexed, fuel)? {
-        let lexemes = followed.lexemes.iter();
+    for group in follow_sets(lexed, fuel)? {
+        let lexemes = group.lexemes.iter();
         let lexemes = lexemes.map(|number| &lexed.lexemes[*number]);
         let bytes: usize = lexemes.clone().map(|lexeme| lexeme.regex.len()).sum();
         let mut next = String::new();
-        followed.next.write(&mut next);
-        // Reading a regular expression takes longer than copying it.
+        group.follow.write(&mut next);
+        // Parsing a regular expression takes longer than copying it.
         fuel.spend((bytes + next.len()) as u64 / 10)?;
         let next = RegexAst::Regex(next);
         let anything = RegexAst::Regex("(?s:.*)".to_owned());
-        let lexemes = RegexAst::Or(lexemes.map(not_empty).collect());
+        let lexemes = RegexAst::Or(lexemes.map(without_empty_text).collect());
         all.push(RegexAst::Concat(vec![lexemes, next, anything]));
     }
     Ok(RegexAst::Or(all))
 }
 
-/// The lexeme's texts but for the empty one, which is never one.
-fn not_empty(lexeme: &Lexeme) -> RegexAst {
+/// Builds the lexeme's regular expression without the empty text, which llguidance never matches as a lexeme.
+fn without_empty_text(lexeme: &Lexeme) -> RegexAst {
     let all = RegexAst::Regex(lexeme.regex.clone());
     match lexeme.first.nullable {
         true => RegexAst::And(vec![all, RegexAst::Regex("(?s:.+)".to_owned())]),
@@ -363,10 +371,10 @@ fn not_empty(lexeme: &Lexeme) -> RegexAst {
     }
 }
 
-/// Whether a text of the lexeme may be among these, or that cannot be told; and the steps that it took.
-fn may_meet(builder: &mut RegexBuilder, lexeme: &Lexeme, others: ExprRef) -> (bool, u64) {
+/// Returns whether the lexeme and `others` may match the same text (true if the fuel runs out), and the steps used.
+fn may_intersect(builder: &mut RegexBuilder, lexeme: &Lexeme, others: ExprRef) -> (bool, u64) {
     let before = builder.exprset().cost();
-    let both = builder.mk(&not_empty(lexeme)).and_then(|own| {
+    let both = builder.mk(&without_empty_text(lexeme)).and_then(|own| {
         let parts = [own, others].map(RegexAst::ExprRef);
         builder.mk(&RegexAst::And(parts.into()))
     });

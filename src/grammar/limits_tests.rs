@@ -1,11 +1,13 @@
-//! Compilations in steps: they grow with the grammar and not with a power of it, and end when nothing waits for them.
+//! Tests the cost of compilations: the number of steps is bounded and does not explode with the size of the grammar,
+//! and cancelled compilations end.
 
 use super::fuel::{Fuel, MAX_COMPILE_STEPS};
 use super::tests::compiler;
-use super::{Cutting, GrammarError, GrammarSource, follow, gbnf, lexemes};
+use super::{GrammarError, GrammarSource, Tokenization, follow, gbnf, lexemes};
 use crate::cancel::CancelFlag;
 
-/// A rule that repeats the first of so many rules, each of which is a character of its own or the next rule.
+/// Builds a grammar with a chain of rules. Each rule matches a character that no other rule has, or the next rule; the
+/// root repeats the first rule.
 fn chain(rules: u32) -> String {
     let mut grammar = "root ::= r0 root | \".\"\n".to_owned();
     for rule in 0..rules {
@@ -15,33 +17,34 @@ fn chain(rules: u32) -> String {
     grammar + &format!("r{rules} ::= \"!\"\n")
 }
 
-/// Steps of one compilation's parts, with no limit.
+/// Counts the steps that `compute` takes without a limit.
 fn steps(grammar: &str, compute: impl Fn(&gbnf::Grammar, &Fuel<'_>)) -> u64 {
     let cancel = CancelFlag::default();
-    let fuel = Fuel::of(u64::MAX, &cancel);
-    let grammar = gbnf::read(grammar, &*compiler().vocabulary).unwrap();
+    let fuel = Fuel::with_steps(u64::MAX, &cancel);
+    let grammar = gbnf::parse(grammar, &*compiler().vocabulary).unwrap();
     compute(&grammar, &fuel);
     u64::MAX - fuel.left()
 }
 
 #[test]
-fn what_follows_lexemes_takes_steps_in_proportion_to_rules_times_characters() {
-    let follow = |rules: u32| {
+fn follow_sets_take_steps_in_proportion_to_rules_times_characters() {
+    let follow_steps = |rules: u32| {
         steps(&chain(rules), |grammar, fuel| {
-            let lexed = lexemes::cut(grammar, fuel).unwrap();
-            follow::following(&lexed, fuel).unwrap();
+            let lexed = lexemes::split(grammar, fuel).unwrap();
+            follow::follow_sets(&lexed, fuel).unwrap();
         })
     };
-    // Beyond 500 rules all lexemes are characters. By iteration until nothing changes it would be eight times as much.
-    let (few, many) = (follow(1000), follow(2000));
+    // With more than 500 rules, all lexemes are characters. Twice the rules take about four times the steps; in a
+    // fixed-point iteration they would take eight times the steps.
+    let (few, many) = (follow_steps(1000), follow_steps(2000));
     assert!(few > 1000 && many < 5 * few, "{few} {many}");
 }
 
 #[test]
-fn a_chain_of_rules_is_compiled_within_the_steps() {
+fn a_chain_of_rules_compiles_within_the_limit() {
     for rules in [10, 100, 400, 490, 1000, 2500] {
         let source = GrammarSource::Gbnf(chain(rules));
-        let mut constraint = compiler().compile(&source, Cutting::Free).unwrap();
+        let mut constraint = compiler().compile(&source, Tokenization::Any).unwrap();
         let mut logits = vec![0.0; 400];
         constraint.mask(&mut logits).unwrap();
         let allowed = |character: char| logits[character as usize] == 0.0;
@@ -50,7 +53,7 @@ fn a_chain_of_rules_is_compiled_within_the_steps() {
 }
 
 #[test]
-fn a_compilation_ends_with_its_cancellation() {
+fn a_cancelled_compilation_fails() {
     let cancel = CancelFlag::default();
     cancel.cancel();
     let schema = serde_json::json!({"type": "object", "properties": {"a": {}}});
@@ -63,37 +66,37 @@ fn a_compilation_ends_with_its_cancellation() {
             strict: false,
         },
     ] {
-        let compiled = compiler().compile_unless(&source, Cutting::Free, &cancel);
+        let compiled = compiler().compile_cancellable(&source, Tokenization::Any, &cancel);
         assert_eq!(compiled.err(), Some(GrammarError::Cancelled), "{source:?}");
     }
 }
 
 #[test]
-fn all_schemas_of_a_request_share_its_steps() {
+fn all_schemas_of_a_request_share_one_limit() {
     let properties = (0..9000).map(|n| (format!("p{n}"), serde_json::json!({"type": "string"})));
     let schema = serde_json::json!({
         "type": "object", "properties": properties.collect::<serde_json::Map<_, _>>(),
     });
     let functions = |count: usize| {
-        let function = |number: usize| super::FunctionCall {
+        let function = |number: usize| super::FunctionGrammar {
             name: format!("f{number}"),
-            begin: format!("f{number}("),
-            arguments: schema.clone(),
+            before_arguments: format!("f{number}("),
+            arguments_schema: schema.clone(),
             strict: false,
-            end: ")".to_owned(),
+            after_arguments: ")".to_owned(),
         };
-        GrammarSource::Calls(super::CallGrammar {
-            otherwise: super::Otherwise::Nothing,
-            mark: String::new(),
-            after_text: false,
+        GrammarSource::ToolCalls(super::ToolCallGrammar {
+            content: super::ContentGrammar::CallRequired,
+            marker: String::new(),
+            allows_leading_text: false,
             opening: String::new(),
-            between: None,
+            separator: None,
             closing: String::new(),
             functions: (0..count).map(function).collect(),
         })
     };
-    assert!(compiler().compile(&functions(1), Cutting::Free).is_ok());
-    let error = compiler().compile(&functions(100), Cutting::Free);
+    assert!(compiler().compile(&functions(1), Tokenization::Any).is_ok());
+    let error = compiler().compile(&functions(100), Tokenization::Any);
     let error = error.err().unwrap().to_string();
     let limit = format!("more than {MAX_COMPILE_STEPS} steps");
     assert!(error.contains(&limit), "{error}");

@@ -1,11 +1,12 @@
-//! What a text must follow: compiled before a request is admitted, then a mask over the vocabulary at every
-//! token. llguidance walks it together with the vocabulary's bytes; the rooms here read what it does not:
-//! [`gbnf`] llama.cpp's notation, cut by [`lexemes`] and written for it by [`lark`], [`schema`] JSON Schema, of
-//! which it passes over what it does not know, [`calls`] puts several schemas among text, [`digits`] bounds the numbers of
-//! both, and [`thought`] lets a text think before.
+//! Constrained decoding: a GBNF grammar, JSON Schema, regular expression, Lark grammar or tool-call format is compiled
+//! before the request is admitted. During decoding, the logits of tokens that the grammar forbids are masked.
+//!
+//! The llguidance library does the parsing. Submodules translate the formats that llguidance does not support or does
+//! not fully enforce: [`gbnf`], [`lexemes`] and [`lark`] translate GBNF, [`schema`] translates JSON Schemas,
+//! [`tool_calls`] translates tool-call formats. [`digits`] limits the length of numbers; [`reasoning`] postpones the
+//! constraint until the reasoning ends.
 
-mod calls;
-mod characters;
+mod character_set;
 mod digits;
 mod disjoint;
 mod follow;
@@ -14,9 +15,10 @@ mod gbnf;
 mod lark;
 mod lark_limits;
 mod lexemes;
+mod reasoning;
 mod regex_limits;
 mod schema;
-mod thought;
+mod tool_calls;
 mod vocabulary;
 
 use std::fmt;
@@ -31,78 +33,78 @@ use serde_json::Value;
 use crate::cancel::CancelFlag;
 use crate::token::TokenId;
 
-pub use calls::{CallGrammar, FunctionCall, Otherwise};
 pub use gbnf::MAX_GRAMMAR_BYTES;
-pub use thought::ThoughtRule;
-pub use vocabulary::{Cutting, GrammarVocabulary, Spelling};
+pub use reasoning::ReasoningRule;
+pub use tool_calls::{ContentGrammar, FunctionGrammar, ToolCallGrammar};
+pub use vocabulary::{GrammarToken, GrammarVocabulary, Tokenization};
 
-use calls::Schemas;
-use digits::{Begin, DigitLimit, DigitTokens};
+use digits::{DigitLimit, DigitTokens, JsonStart};
 use fuel::Fuel;
-use thought::Thought;
+use reasoning::ReasoningState;
+use tool_calls::ToolCallSchemas;
 use vocabulary::Environment;
 
-/// Fuel for building the lexer's expressions: some tens of milliseconds.
-const MOST_LEXER_FUEL: u64 = 1_000_000;
-/// Symbols of all rules.
-const MOST_GRAMMAR_SYMBOLS: usize = 100_000;
-/// Memory of the lexer: a kilobyte or two for each.
-const MOST_LEXER_STATES: usize = 50_000;
+/// llguidance's limit on the work of building the regular expressions of the lexer: tens of milliseconds.
+const MAX_LEXER_FUEL: u64 = 1_000_000;
+/// Maximum number of symbols in all rules of a grammar.
+const MAX_GRAMMAR_SYMBOLS: usize = 100_000;
+/// Maximum number of lexer states; each takes one or two kilobytes of memory.
+const MAX_LEXER_STATES: usize = 50_000;
 
-/// Steps that are counted for each grammar that llguidance reads, beside those that it tells.
-const LEAST_LIBRARY_STEPS: u64 = 5_000;
-/// Bytes of a schema that llguidance reads in a step.
-const SCHEMA_BYTES_A_STEP: u64 = 5;
+/// Steps of [`Fuel`] charged for each compilation by llguidance, in addition to the cost that llguidance reports.
+const MIN_LIBRARY_STEPS: u64 = 5_000;
+/// One step of [`Fuel`] is charged for this many bytes of a schema or of tool-call rules given to llguidance.
+const SCHEMA_BYTES_PER_STEP: u64 = 5;
 
-/// The stack of a compilation, which recurses into what is within what, once for each property and reference;
-/// pages that are not touched cost nothing.
+/// Stack size of a compilation thread. Compilation recurses for each nested property and reference. Unused pages take
+/// no memory.
 const STACK_BYTES: usize = 512 * 1024 * 1024;
 
-/// What a text must follow, as it was asked for.
+/// A constraint on the generated text, as the request defines it.
 #[derive(Debug, Clone, PartialEq)]
 pub enum GrammarSource {
-    /// Rules in llama.cpp's notation.
+    /// A grammar in llama.cpp's GBNF notation.
     Gbnf(String),
-    /// A JSON Schema.
+    /// The text is a JSON value that is valid for a JSON Schema.
     JsonSchema {
-        /// The schema.
+        /// The root schema.
         schema: Value,
-        /// Whether a constraint that cannot be enforced token by token refuses the schema. If not, it is relaxed
-        /// to a superset: see [`Constraint::relaxations`].
+        /// Whether the schema is rejected if a constraint cannot be enforced token by token. Otherwise the schema is
+        /// relaxed to a superset: see [`Constraint::relaxations`].
         strict: bool,
     },
     /// A regular expression for the whole text.
     Regex(String),
-    /// Rules in llguidance's kind of Lark.
+    /// A grammar in llguidance's Lark dialect.
     Lark(String),
-    /// Calls of functions.
-    Calls(CallGrammar),
+    /// Tool calls with arguments that follow JSON Schemas.
+    ToolCalls(ToolCallGrammar),
 }
 
-/// The kinds of [`GrammarSource`], by the names that they have in requests.
+/// The format of a grammar. `Display` writes the request field that contains the grammar.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum GrammarKind {
-    /// `grammar`.
+    /// GBNF, displayed as `grammar`.
     Gbnf,
-    /// `json_schema`.
+    /// JSON Schema, displayed as `json_schema`.
     JsonSchema,
-    /// `regex`.
+    /// Regular expression, displayed as `regex`.
     Regex,
-    /// `lark`.
+    /// Lark, displayed as `lark`.
     Lark,
-    /// `tools`.
-    Calls,
+    /// Tool-call grammar, displayed as `tools`.
+    ToolCalls,
 }
 
 impl GrammarSource {
-    /// Which it is.
+    /// The format of the grammar, for error messages.
     pub fn kind(&self) -> GrammarKind {
         match self {
             Self::Gbnf(_) => GrammarKind::Gbnf,
             Self::JsonSchema { .. } => GrammarKind::JsonSchema,
             Self::Regex(_) => GrammarKind::Regex,
             Self::Lark(_) => GrammarKind::Lark,
-            Self::Calls(_) => GrammarKind::Calls,
+            Self::ToolCalls(_) => GrammarKind::ToolCalls,
         }
     }
 }
@@ -114,108 +116,109 @@ impl fmt::Display for GrammarKind {
             Self::JsonSchema => "json_schema",
             Self::Regex => "regex",
             Self::Lark => "lark",
-            Self::Calls => "tools",
+            Self::ToolCalls => "tools",
         })
     }
 }
 
-/// A constraint of a JSON Schema that a text is not held to, because it cannot be enforced token by token: without
-/// it the schema accepts everything that it accepts with it, and more.
+/// A constraint of a JSON Schema that was dropped because it cannot be enforced token by token. The relaxed schema
+/// accepts a superset of the values.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Relaxation {
-    /// The function whose arguments the schema is for; `None` is the schema of the answer.
+    /// The function whose arguments the schema describes; `None` for the schema of the response content.
     pub function: Option<String>,
-    /// The JSON pointer (RFC 6901) to the keyword, or to the part of the schema that was relaxed.
+    /// JSON pointer (RFC 6901) to the keyword that was dropped or weakened, or to a subschema of which at most `type`
+    /// is still enforced.
     pub pointer: String,
 }
 
-/// Why there is no constraint.
+/// An error of the compilation or of the matcher.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum GrammarError {
-    /// The text is no grammar.
+    /// A syntax error in a GBNF grammar.
     #[error("line {line}, column {column}: {problem}")]
     Syntax {
-        /// From 1.
+        /// Line number, from 1.
         line: usize,
-        /// In characters, from 1.
+        /// Column in characters, from 1.
         column: usize,
-        /// What is wrong there.
+        /// Error message without the position.
         problem: String,
     },
-    /// The schema asks for something that is none, or that cannot be held.
-    #[error("{}: {problem}", if .place.is_empty() { "the schema" } else { .place })]
+    /// The JSON Schema is invalid, or it is strict and has a constraint that cannot be enforced.
+    #[error("{}: {problem}", if .pointer.is_empty() { "the schema" } else { .pointer })]
     Schema {
-        /// A JSON pointer (RFC 6901) into the schema.
-        place: String,
-        /// What is wrong there.
+        /// JSON pointer (RFC 6901) to the keyword or subschema with the error; empty for the whole schema.
+        pointer: String,
+        /// Error message without the position.
         problem: String,
     },
-    /// The arguments of a function follow no schema, or one that cannot be held.
+    /// The arguments schema of a function is invalid or cannot be enforced.
     #[error("function '{name}': {error}")]
     Function {
-        /// The function.
+        /// The function's name.
         name: String,
-        /// What is wrong with its schema.
+        /// The error in the arguments schema.
         error: Box<GrammarError>,
     },
-    /// llguidance does not take it.
+    /// The grammar is invalid or uses an unsupported feature.
     #[error("{0}")]
-    Refused(String),
-    /// It is one, and more than is taken.
+    Rejected(String),
+    /// The grammar exceeds a size or cost limit, or llguidance panicked.
     #[error("{0}")]
     TooLarge(String),
-    /// The client left, or the server stops: the result is not needed any more.
+    /// The client disconnected or the server is shutting down, so the result is no longer needed.
     #[error("the compilation was cancelled")]
     Cancelled,
-    /// A text has left the grammar, or following it takes too long.
+    /// During decoding: the grammar forbids an accepted token or allows no token, or the parser exceeds a limit.
     #[error("the grammar cannot be followed any further: {0}")]
-    Stuck(String),
+    CannotContinue(String),
 }
 
-/// Makes constraints for one vocabulary.
+/// Compiles grammars into constraints for one vocabulary.
 pub struct GrammarCompiler {
     vocabulary: Arc<dyn GrammarVocabulary>,
     canonical: ParserFactory,
-    free: ParserFactory,
-    /// Made when the first JSON Schema comes: it walks the whole vocabulary.
+    any_tokenization: ParserFactory,
+    /// Built when the first JSON Schema is compiled, because building them iterates over the whole vocabulary.
     digit_tokens: OnceLock<Arc<DigitTokens>>,
 }
 
 impl GrammarCompiler {
-    /// For a vocabulary.
+    /// Builds the token trie and llguidance's parser factories for the vocabulary.
     ///
     /// # Errors
-    /// If the vocabulary cannot be walked.
+    /// If llguidance does not accept the vocabulary.
     pub fn new(vocabulary: Arc<dyn GrammarVocabulary>) -> Result<Self, GrammarError> {
-        let [canonical, free] = Environment::both(&vocabulary);
+        let [canonical, any_tokenization] = Environment::both(&vocabulary);
         Ok(Self {
             vocabulary,
             canonical: factory(canonical)?,
-            free: factory(free)?,
+            any_tokenization: factory(any_tokenization)?,
             digit_tokens: OnceLock::new(),
         })
     }
 
-    /// A constraint.
+    /// Compiles a grammar on a separate thread with a large stack, and waits for the result.
     ///
     /// # Errors
-    /// If the source is no grammar, asks for what cannot be held, or for more than the limits allow.
+    /// If the source is invalid, cannot be enforced or exceeds a limit.
     pub fn compile(
         &self,
         source: &GrammarSource,
-        cutting: Cutting,
+        tokenization: Tokenization,
     ) -> Result<Constraint, GrammarError> {
-        self.compile_unless(source, cutting, &CancelFlag::default())
+        self.compile_cancellable(source, tokenization, &CancelFlag::default())
     }
 
-    /// The same until it is cancelled: the compilation ends soon after.
+    /// Compiles a grammar as [`Self::compile`] does, and stops soon after `cancel` is set.
     ///
     /// # Errors
-    /// As [`Self::compile`]; [`GrammarError::Cancelled`].
-    pub fn compile_unless(
+    /// As for [`Self::compile`]; also [`GrammarError::Cancelled`] if `cancel` is set.
+    pub fn compile_cancellable(
         &self,
         source: &GrammarSource,
-        cutting: Cutting,
+        tokenization: Tokenization,
         cancel: &CancelFlag,
     ) -> Result<Constraint, GrammarError> {
         std::thread::scope(|scope| {
@@ -223,56 +226,65 @@ impl GrammarCompiler {
                 .name("grammar".to_owned())
                 .stack_size(STACK_BYTES)
                 .spawn_scoped(scope, || {
-                    self.compile_here(source, cutting, &Fuel::new(cancel))
+                    self.compile_on_this_thread(source, tokenization, &Fuel::new(cancel))
                 })
                 .map_err(|error| GrammarError::TooLarge(error.to_string()))?
                 .join()
-                .unwrap_or_else(|_| Err(GrammarError::TooLarge("reading it panicked".to_owned())))
+                .unwrap_or_else(|_| {
+                    Err(GrammarError::TooLarge(
+                        "the grammar parser panicked".to_owned(),
+                    ))
+                })
         })
     }
 
-    /// A text that begins in a thought, and follows a constraint behind it.
-    pub fn after_thought(&self, rule: ThoughtRule, answer: Option<Constraint>) -> Constraint {
-        let (answer, digits, relaxations) = match answer {
-            Some(constraint) => (constraint.answer, constraint.digits, constraint.relaxations),
+    /// Returns a constraint for generated text that begins inside the reasoning. After the reasoning, `constraint`
+    /// applies; `None` allows any text.
+    pub fn after_reasoning(
+        &self,
+        rule: ReasoningRule,
+        constraint: Option<Constraint>,
+    ) -> Constraint {
+        let (matcher, digit_limit, relaxations) = match constraint {
+            Some(inner) => (inner.matcher, inner.digit_limit, inner.relaxations),
             None => (None, None, Arc::default()),
         };
         let vocabulary = Arc::clone(&self.vocabulary);
-        let thought = Thought::new(rule, vocabulary, answer.is_some());
+        let reasoning = ReasoningState::new(rule, vocabulary, matcher.is_some());
         Constraint {
-            thought: Some(Box::new(thought)),
-            certain: Vec::new(),
+            reasoning: Some(Box::new(reasoning)),
+            forced: Vec::new(),
             relaxations,
-            digits,
-            answer,
+            digit_limit,
+            matcher,
         }
     }
 
-    fn compile_here(
+    fn compile_on_this_thread(
         &self,
         source: &GrammarSource,
-        cutting: Cutting,
+        tokenization: Tokenization,
         fuel: &Fuel<'_>,
     ) -> Result<Constraint, GrammarError> {
         match source {
             GrammarSource::Gbnf(text) => {
-                let grammar = gbnf::read(text, &*self.vocabulary)?;
-                let written = match lark::as_regex(&grammar) {
+                let grammar = gbnf::parse(text, &*self.vocabulary)?;
+                let translated = match lark::as_regex(&grammar) {
                     Some(regex) => {
                         regex_limits::check(&regex)?;
                         TopLevelGrammar::from_regex(&regex)
                     }
                     None => {
-                        let rules = lark::as_rules(grammar.root, &lexemes::cut(&grammar, fuel)?);
+                        let rules = lark::as_rules(grammar.root, &lexemes::split(&grammar, fuel)?);
                         TopLevelGrammar::from_lark(rules)
                     }
                 };
-                self.constraint(written, cutting, fuel)?
+                self.constraint(translated, tokenization, fuel)?
                     .map_err(GrammarError::TooLarge)
             }
             GrammarSource::JsonSchema { schema, strict } => {
-                let compiled = schema::compile(schema, *strict, fuel, |written, fuel| {
-                    self.schema_constraint(written, cutting, fuel)
+                let compiled = schema::compile(schema, *strict, fuel, |translated, fuel| {
+                    self.schema_constraint(translated, tokenization, fuel)
                 })?;
                 let relaxation = |pointer| Relaxation {
                     function: None,
@@ -280,45 +292,47 @@ impl GrammarCompiler {
                 };
                 Ok(Constraint {
                     relaxations: compiled.relaxed.into_iter().map(relaxation).collect(),
-                    digits: Some(self.digit_limit(Begin::Here)),
+                    digit_limit: Some(self.digit_limit(JsonStart::TextStart)),
                     ..compiled.constraint
                 })
             }
             GrammarSource::Regex(text) => {
-                within(text)?;
+                check_length(text)?;
                 regex_limits::check(text)?;
-                self.constraint(TopLevelGrammar::from_regex(text), cutting, fuel)?
-                    .map_err(|problem| GrammarError::Refused(regex_problem(text, &problem)))
+                self.constraint(TopLevelGrammar::from_regex(text), tokenization, fuel)?
+                    .map_err(|problem| GrammarError::Rejected(regex_problem(text, &problem)))
             }
             GrammarSource::Lark(text) => {
                 check_lark(text)?;
-                self.constraint(TopLevelGrammar::from_lark(text.clone()), cutting, fuel)?
-                    .map_err(GrammarError::Refused)
+                self.constraint(TopLevelGrammar::from_lark(text.clone()), tokenization, fuel)?
+                    .map_err(GrammarError::Rejected)
             }
-            GrammarSource::Calls(calls) => self.calls(calls, cutting, fuel),
+            GrammarSource::ToolCalls(calls) => self.tool_calls(calls, tokenization, fuel),
         }
     }
 
-    /// A constraint to calls. Most schemas can be compiled as they are read; only if all together cannot, each is
-    /// compiled alone to find what has to be left out.
-    fn calls(
+    /// Compiles a tool-call grammar with all translated schemas. If this fails, first compiles each schema separately
+    /// to find the constraints to drop, then the grammar again with the relaxed schemas.
+    fn tool_calls(
         &self,
-        calls: &CallGrammar,
-        cutting: Cutting,
+        calls: &ToolCallGrammar,
+        tokenization: Tokenization,
         fuel: &Fuel<'_>,
     ) -> Result<Constraint, GrammarError> {
-        for alone in [false, true] {
+        for separately in [false, true] {
             let mut relaxations = Vec::new();
-            let Some(schemas) = self.schemas(calls, alone, cutting, fuel, &mut relaxations)? else {
+            let Some(schemas) =
+                self.tool_call_schemas(calls, separately, tokenization, fuel, &mut relaxations)?
+            else {
                 continue;
             };
-            let written = calls::write(calls, schemas, &*self.vocabulary);
-            fuel.spend(written.len() as u64 / SCHEMA_BYTES_A_STEP)?;
-            let written = TopLevelGrammar::from_lark(written);
-            if let Ok(constraint) = self.constraint(written, cutting, fuel)? {
+            let rules = tool_calls::write(calls, schemas, &*self.vocabulary);
+            fuel.spend(rules.len() as u64 / SCHEMA_BYTES_PER_STEP)?;
+            let grammar = TopLevelGrammar::from_lark(rules);
+            if let Ok(constraint) = self.constraint(grammar, tokenization, fuel)? {
                 return Ok(Constraint {
                     relaxations: relaxations.into(),
-                    digits: Some(self.digit_limit(calls.begin())),
+                    digit_limit: Some(self.digit_limit(calls.json_start())),
                     ..constraint
                 });
             }
@@ -327,20 +341,22 @@ impl GrammarCompiler {
         Err(GrammarError::TooLarge(problem.to_owned()))
     }
 
-    /// The schemas of calls, read, or each compiled alone; `None` if one has to be compiled to be read.
-    fn schemas(
+    /// Translates the schemas of a tool-call grammar, and adds the dropped constraints to `relaxations`. `separately`
+    /// also compiles each schema alone; otherwise returns `None` if a schema must be compiled to find the constraints
+    /// to drop.
+    fn tool_call_schemas(
         &self,
-        calls: &CallGrammar,
-        alone: bool,
-        cutting: Cutting,
+        calls: &ToolCallGrammar,
+        separately: bool,
+        tokenization: Tokenization,
         fuel: &Fuel<'_>,
         relaxations: &mut Vec<Relaxation>,
-    ) -> Result<Option<Schemas>, GrammarError> {
-        let mut read = |schema: &Value, strict, function: Option<&String>| {
-            let compiled = match alone {
-                false => schema::read_at_once(schema, strict, fuel),
-                true => schema::compile(schema, strict, fuel, |written, fuel| {
-                    let compiled = self.schema_constraint(written, cutting, fuel)?;
+    ) -> Result<Option<ToolCallSchemas>, GrammarError> {
+        let mut translate = |schema: &Value, strict, function: Option<&String>| {
+            let compiled = match separately {
+                false => schema::translate_only(schema, strict, fuel),
+                true => schema::compile(schema, strict, fuel, |translated, fuel| {
+                    let compiled = self.schema_constraint(translated, tokenization, fuel)?;
                     Ok(compiled.map(|_| ()))
                 })
                 .map(Some),
@@ -355,114 +371,123 @@ impl GrammarCompiler {
             }?;
             Ok(compiled.map(
                 |schema::Compiled {
-                     written, relaxed, ..
+                     translated,
+                     relaxed,
+                     ..
                  }| {
                     relaxations.extend(relaxed.into_iter().map(|pointer| Relaxation {
                         function: function.cloned(),
                         pointer,
                     }));
-                    written
+                    translated
                 },
             ))
         };
-        let answer = match &calls.otherwise {
-            Otherwise::Json { schema, strict } => match read(schema, *strict, None)? {
+        let content = match &calls.content {
+            ContentGrammar::Json { schema, strict } => match translate(schema, *strict, None)? {
                 None => return Ok(None),
-                answer => answer,
+                content => content,
             },
-            Otherwise::Nothing | Otherwise::Text => None,
+            ContentGrammar::CallRequired | ContentGrammar::Text => None,
         };
         let arguments = calls.functions.iter();
         let arguments = arguments
-            .map(|function| read(&function.schema(), function.strict, Some(&function.name)))
+            .map(|function| {
+                translate(
+                    &function.object_schema(),
+                    function.strict,
+                    Some(&function.name),
+                )
+            })
             .collect::<Result<Option<Vec<Value>>, GrammarError>>()?;
-        Ok(arguments.map(|arguments| Schemas { answer, arguments }))
+        Ok(arguments.map(|arguments| ToolCallSchemas { content, arguments }))
     }
 
-    fn digit_limit(&self, begin: Begin) -> DigitLimit {
+    fn digit_limit(&self, start: JsonStart) -> DigitLimit {
         let make = || Arc::new(DigitTokens::of(&self.vocabulary));
-        DigitLimit::new(Arc::clone(self.digit_tokens.get_or_init(make)), begin)
+        DigitLimit::new(Arc::clone(self.digit_tokens.get_or_init(make)), start)
     }
 
-    /// A constraint to a schema that [`schema`] wrote, as [`Self::constraint`].
+    /// Compiles a schema translated by [`schema`]. Returns the same results as [`Self::constraint`].
     fn schema_constraint(
         &self,
-        written: &Value,
-        cutting: Cutting,
+        translated: &Value,
+        tokenization: Tokenization,
         fuel: &Fuel<'_>,
     ) -> Result<Result<Constraint, String>, GrammarError> {
-        fuel.spend(written.to_string().len() as u64 / SCHEMA_BYTES_A_STEP)?;
-        let written = TopLevelGrammar::from_json_schema(written.clone());
-        self.constraint(written, cutting, fuel)
+        fuel.spend(translated.to_string().len() as u64 / SCHEMA_BYTES_PER_STEP)?;
+        let grammar = TopLevelGrammar::from_json_schema(translated.clone());
+        self.constraint(grammar, tokenization, fuel)
     }
 
-    /// A constraint, or in llguidance's words why there is none.
+    /// Compiles a grammar with llguidance. The inner error is llguidance's message.
     ///
     /// # Errors
-    /// No steps are left, or the compilation was cancelled.
+    /// If no fuel is left, or the compilation was cancelled.
     fn constraint(
         &self,
-        written: TopLevelGrammar,
-        cutting: Cutting,
+        grammar: TopLevelGrammar,
+        tokenization: Tokenization,
         fuel: &Fuel<'_>,
     ) -> Result<Result<Constraint, String>, GrammarError> {
-        fuel.spend(LEAST_LIBRARY_STEPS)?;
-        let factory = match cutting {
-            Cutting::Canonical => &self.canonical,
-            Cutting::Free => &self.free,
+        fuel.spend(MIN_LIBRARY_STEPS)?;
+        let factory = match tokenization {
+            Tokenization::Canonical => &self.canonical,
+            Tokenization::Any => &self.any_tokenization,
         };
         let compile = AssertUnwindSafe(|| {
-            let mut matcher = Matcher::new(factory.create_parser(written));
+            let mut matcher = Matcher::new(factory.create_parser(grammar));
             if matcher.get_error().is_none() {
-                // A grammar that nothing can follow shows at its first token.
+                // The first mask fails if the grammar matches no text.
                 let _ = matcher.compute_mask_or_eos();
             }
             matcher
         });
         let Ok(matcher) = catch_unwind(compile) else {
-            return Ok(Err("reading it panicked".to_owned()));
+            return Ok(Err("the grammar parser panicked".to_owned()));
         };
         let stats = matcher.last_step_stats();
         let steps = stats.map_or(0, |stats| stats.lexer_cost + stats.all_items as u64);
         fuel.spend(steps)?;
         Ok(match matcher.get_error() {
-            Some(error) => Err(plain(&error)),
+            Some(error) => Err(one_line_message(&error)),
             None => Ok(Constraint {
-                thought: None,
-                certain: Vec::new(),
+                reasoning: None,
+                forced: Vec::new(),
                 relaxations: Arc::default(),
-                digits: None,
-                answer: Some(matcher),
+                digit_limit: None,
+                matcher: Some(matcher),
             }),
         })
     }
 }
 
-/// What llguidance says, in one line and without what is for its developers.
-fn plain(error: &str) -> String {
+/// Returns llguidance's error message as one line, without debugging details.
+fn one_line_message(error: &str) -> String {
     let end = error.find("\n<").unwrap_or(error.len());
     let words: Vec<&str> = error[..end].split_whitespace().collect();
     match words.as_slice() {
-        ["NoExtensionBias"] => "no text can follow it".to_owned(),
+        ["NoExtensionBias"] => "no text matches the grammar".to_owned(),
         words => words.join(" "),
     }
 }
 
-/// What is wrong with a regular expression, without the grammar that is made of it; `problem` is what llguidance says.
+/// Returns the error message for a client's regular expression, with the position in this expression. llguidance's
+/// message `problem` has the position in a Lark grammar built from the expression.
 fn regex_problem(expression: &str, problem: &str) -> String {
-    let (span, words) = match regex_syntax::parse(expression) {
+    let (span, message) = match regex_syntax::parse(expression) {
         Err(regex_syntax::Error::Parse(error)) => (error.span().start, error.kind().to_string()),
         Err(regex_syntax::Error::Translate(error)) => {
             (error.span().start, error.kind().to_string())
         }
-        Ok(read) if !read.properties().look_set().is_empty() => {
+        Ok(parsed) if !parsed.properties().look_set().is_empty() => {
             return "word boundaries are not supported, and ^ and $ only at the ends".to_owned();
         }
-        // llguidance quotes its own grammar behind the problem.
+        // llguidance appends an excerpt of this Lark grammar to the message.
         _ => return problem.split(" 1 | ").next().unwrap_or_default().to_owned(),
     };
     let character = expression[..span.offset].chars().count() + 1;
-    format!("character {character}: {words}")
+    format!("character {character}: {message}")
 }
 
 fn factory(environment: Environment) -> Result<ParserFactory, GrammarError> {
@@ -471,147 +496,145 @@ fn factory(environment: Environment) -> Result<ParserFactory, GrammarError> {
         .map_err(|error| GrammarError::TooLarge(error.to_string()))?;
     factory.quiet();
     *factory.limits_mut() = ParserLimits {
-        initial_lexer_fuel: MOST_LEXER_FUEL,
-        max_grammar_size: MOST_GRAMMAR_SYMBOLS,
-        max_lexer_states: MOST_LEXER_STATES,
+        initial_lexer_fuel: MAX_LEXER_FUEL,
+        max_grammar_size: MAX_GRAMMAR_SYMBOLS,
+        max_lexer_states: MAX_LEXER_STATES,
         verbose_errors: false,
         ..ParserLimits::default()
     };
     Ok(factory)
 }
 
-fn within(text: &str) -> Result<(), GrammarError> {
+fn check_length(text: &str) -> Result<(), GrammarError> {
     match text.len() > MAX_GRAMMAR_BYTES {
         true => Err(GrammarError::TooLarge(format!(
-            "{} bytes are more than {MAX_GRAMMAR_BYTES}",
+            "the text has {} bytes; the limit is {MAX_GRAMMAR_BYTES}",
             text.len()
         ))),
         false => Ok(()),
     }
 }
 
-/// What a grammar in Lark may not be.
+/// Checks the length and cost of a Lark grammar, and rejects `%json`.
 fn check_lark(text: &str) -> Result<(), GrammarError> {
-    within(text)?;
+    check_length(text)?;
     lark_limits::check(text)?;
     match text.contains("%json") {
-        true => Err(GrammarError::Refused(
-            "%json is not taken: send the schema as json_schema".to_owned(),
+        true => Err(GrammarError::Rejected(
+            "%json is not supported: send the schema as json_schema".to_owned(),
         )),
         false => Ok(()),
     }
 }
 
-/// How far a text has followed its grammar.
+/// A compiled grammar and the state of its parser after the tokens accepted so far.
 #[derive(Clone)]
 pub struct Constraint {
-    /// Until it is over.
-    thought: Option<Box<Thought>>,
-    /// What ends it.
-    certain: Vec<TokenId>,
-    /// What the text is not held to.
+    /// `Some` until the reasoning ends; the grammar applies afterwards.
+    reasoning: Option<Box<ReasoningState>>,
+    /// Tokens forced at the end of the reasoning, until [`Self::take_forced`] returns them.
+    forced: Vec<TokenId>,
     relaxations: Arc<[Relaxation]>,
-    /// How long its numbers may be.
-    digits: Option<DigitLimit>,
-    /// What follows it; anything may, if it is none.
-    answer: Option<Matcher>,
+    digit_limit: Option<DigitLimit>,
+    /// `None` allows any text.
+    matcher: Option<Matcher>,
 }
 
 impl Constraint {
-    /// A copy that shares no caches with this one, so that both can be followed at the same time.
-    pub fn independent(&self) -> Self {
+    /// Returns a copy that shares no parser caches with `self`: both can be used at the same time.
+    pub fn deep_clone(&self) -> Self {
         Self {
-            answer: self.answer.as_ref().map(Matcher::deep_clone),
-            thought: self.thought.clone(),
-            certain: self.certain.clone(),
+            matcher: self.matcher.as_ref().map(Matcher::deep_clone),
+            reasoning: self.reasoning.clone(),
+            forced: self.forced.clone(),
             relaxations: Arc::clone(&self.relaxations),
-            digits: self.digits.clone(),
+            digit_limit: self.digit_limit.clone(),
         }
     }
 
-    /// Constraints of the JSON Schemas that the text is not held to.
+    /// The dropped constraints of the JSON Schemas.
     pub fn relaxations(&self) -> &[Relaxation] {
         &self.relaxations
     }
 
-    /// Takes every token out of the race that cannot come next: its logit becomes minus infinity.
+    /// Sets the logits of the tokens that the grammar forbids at this position to negative infinity.
     ///
     /// # Errors
-    /// If following the grammar takes more than is allowed.
+    /// If the parser exceeds a limit of llguidance.
     pub fn mask(&mut self, logits: &mut [f32]) -> Result<(), GrammarError> {
-        if let Some(thought) = &self.thought {
-            thought.mask(logits);
+        if let Some(reasoning) = &self.reasoning {
+            reasoning.mask(logits);
             return Ok(());
         }
-        let Some(answer) = &mut self.answer else {
+        let Some(matcher) = &mut self.matcher else {
             return Ok(());
         };
-        let allowed = answer
+        let allowed = matcher
             .compute_mask_or_eos()
-            .map_err(|error| GrammarError::Stuck(plain(&error.to_string())))?;
+            .map_err(|error| GrammarError::CannotContinue(one_line_message(&error.to_string())))?;
         allowed.iter_unset_entries(|token| {
             if let Some(logit) = logits.get_mut(token) {
                 *logit = f32::NEG_INFINITY;
             }
         });
-        let known = allowed.len().min(logits.len());
-        logits[known..].fill(f32::NEG_INFINITY);
-        if let Some(digits) = &self.digits {
-            digits.mask(logits);
+        let vocabulary_size = allowed.len().min(logits.len());
+        logits[vocabulary_size..].fill(f32::NEG_INFINITY);
+        if let Some(digit_limit) = &self.digit_limit {
+            digit_limit.mask(logits);
         }
         Ok(())
     }
 
-    /// Follows the grammar by a token that the mask allowed.
+    /// Advances the parser by a token that the mask allowed.
     ///
     /// # Errors
-    /// If the token cannot come here.
+    /// If the grammar forbids the token at this position.
     pub fn accept(&mut self, token: TokenId) -> Result<(), GrammarError> {
-        if let Some(thought) = &mut self.thought {
-            if let Some(certain) = thought.accept(token) {
-                self.thought = None;
-                self.certain = certain;
+        if let Some(reasoning) = &mut self.reasoning {
+            if let Some(forced) = reasoning.accept(token) {
+                self.reasoning = None;
+                self.forced = forced;
             }
             return Ok(());
         }
-        let Some(answer) = &mut self.answer else {
+        let Some(matcher) = &mut self.matcher else {
             return Ok(());
         };
-        if let Some(digits) = &mut self.digits {
-            digits.follow(token);
+        if let Some(digit_limit) = &mut self.digit_limit {
+            digit_limit.accept(token);
         }
-        answer
+        matcher
             .consume_token(token.0)
-            .map_err(|error| GrammarError::Stuck(plain(&error.to_string())))
+            .map_err(|error| GrammarError::CannotContinue(one_line_message(&error.to_string())))
     }
 
-    /// Follows the grammar as far as only one text can come next, and tells the tokens. With
-    /// [`Cutting::Canonical`] they are the only ones that the mask would allow, one by one; with
-    /// [`Cutting::Free`] there are none.
+    /// Returns the forced tokens, and advances the parser past them. Tokens are forced while the grammar allows only
+    /// one continuation of the text; the mask would allow no other token. With [`Tokenization::Any`], only the end of
+    /// the reasoning forces tokens.
     ///
     /// # Errors
-    /// If following the grammar takes more than is allowed.
+    /// If the parser exceeds a limit of llguidance.
     pub fn take_forced(&mut self) -> Result<Vec<TokenId>, GrammarError> {
-        let mut forced = std::mem::take(&mut self.certain);
-        let Some(answer) = self.answer.as_mut().filter(|_| self.thought.is_none()) else {
+        let mut forced = std::mem::take(&mut self.forced);
+        let Some(matcher) = self.matcher.as_mut().filter(|_| self.reasoning.is_none()) else {
             return Ok(forced);
         };
-        for token in answer.consume_ff_tokens().into_iter().map(TokenId) {
-            if let Some(digits) = &mut self.digits {
-                digits.follow(token);
+        for token in matcher.consume_ff_tokens().into_iter().map(TokenId) {
+            if let Some(digit_limit) = &mut self.digit_limit {
+                digit_limit.accept(token);
             }
             forced.push(token);
         }
-        match answer.get_error() {
-            Some(error) => Err(GrammarError::Stuck(plain(&error))),
+        match matcher.get_error() {
+            Some(error) => Err(GrammarError::CannotContinue(one_line_message(&error))),
             None => Ok(forced),
         }
     }
 
-    /// Whether the text is complete: nothing may come after it.
+    /// Whether the text is complete: the grammar allows no more tokens.
     pub fn is_complete(&self) -> bool {
-        let answer = self.answer.as_ref().filter(|_| self.thought.is_none());
-        answer.is_some_and(Matcher::is_stopped)
+        let matcher = self.matcher.as_ref().filter(|_| self.reasoning.is_none());
+        matcher.is_some_and(Matcher::is_stopped)
     }
 }
 

@@ -1,7 +1,7 @@
-//! What a regular expression of a client may cost: it is read once, without what it stands for, before llguidance gets
-//! it. Its derivatives by a character are as many as its optional parts in a row, each as long as the rest, so that time
-//! and memory grow with the square of their number; a class of Unicode takes kilobytes; a text that is repeated has as
-//! many states as characters.
+//! Limits on the cost of a client's regular expression, checked on its syntax tree before llguidance compiles the
+//! expression. llguidance matches with regular expression derivatives. With n optional parts in a row, there are n
+//! derivatives, each as long as the rest of the expression: time and memory are quadratic in n. A Unicode class takes
+//! kilobytes. A repeated literal takes one lexer state per character.
 
 use std::convert::Infallible;
 
@@ -12,31 +12,33 @@ use regex_syntax::ast::{
 
 use super::GrammarError;
 
-/// Most groups and classes within each other in a regular expression.
+/// Maximum nesting depth of groups and classes in a regular expression.
 pub(super) const MAX_REGEX_NESTING: u32 = 128;
-/// Most times that a part of a regular expression is repeated, repetitions within each other multiplied.
+/// Maximum count in a repetition; the counts of nested repetitions are multiplied.
 pub(super) const MAX_REGEX_REPETITIONS: u64 = 100_000;
-/// Most parts that may be empty (`?`, `*`, `{0,9}`, an empty alternative) in all regular expressions of a grammar or schema.
+/// Maximum number of parts that can match the empty text (`?`, `*`, `{0,9}`, an empty alternative) in all regular
+/// expressions of a grammar or schema.
 pub(super) const MAX_OPTIONAL_PARTS: usize = 4_000;
-/// Most classes of Unicode (`\w`, `\p{L}`, …) in a regular expression, and most letters that ignore case.
+/// Maximum number of Unicode classes (`\w`, `\p{L}`, …) and case-insensitive characters in a regular expression.
 pub(super) const MAX_UNICODE_CLASSES: usize = 4_000;
 
-/// What an expression has of what is limited.
+/// The cost of a regular expression, counted on its syntax tree.
 #[derive(Debug, Default)]
 pub(super) struct RegexCost {
-    /// Parts that may be empty.
+    /// The number of parts that can match the empty text.
     pub(super) optional_parts: usize,
     unicode_classes: usize,
+    /// For each enclosing repetition, the product of its count and the counts of all repetitions around it.
     repetitions: Vec<u64>,
-    most_repetitions: u64,
+    max_repetitions: u64,
     ignores_case: bool,
 }
 
-/// Checks an expression against all limits but that of a whole grammar. Answers how many parts may be empty; `None` if it is no
-/// regular expression, which llguidance explains better.
+/// Checks a regular expression against the limits. Returns the number of its optional parts; `None` if the syntax is
+/// invalid. llguidance later reports syntax errors.
 ///
 /// # Errors
-/// Which limit it exceeds.
+/// If the expression exceeds a limit.
 pub(super) fn check(text: &str) -> Result<Option<usize>, GrammarError> {
     let mut parser = ParserBuilder::new().nest_limit(MAX_REGEX_NESTING).build();
     let ast = match parser.parse(text) {
@@ -51,10 +53,10 @@ pub(super) fn check(text: &str) -> Result<Option<usize>, GrammarError> {
         }
     };
     let Ok(cost) = visit(&ast, RegexCost::default());
-    if cost.most_repetitions > MAX_REGEX_REPETITIONS {
+    if cost.max_repetitions > MAX_REGEX_REPETITIONS {
         return Err(too_large(format!(
             "{} repetitions are more than {MAX_REGEX_REPETITIONS}",
-            cost.most_repetitions
+            cost.max_repetitions
         )));
     }
     if cost.unicode_classes > MAX_UNICODE_CLASSES {
@@ -67,10 +69,10 @@ pub(super) fn check(text: &str) -> Result<Option<usize>, GrammarError> {
     Ok(Some(cost.optional_parts))
 }
 
-/// Checks the number of parts that may be empty.
+/// Checks the number of parts that can match the empty text.
 ///
 /// # Errors
-/// There are too many.
+/// If `parts` exceeds [`MAX_OPTIONAL_PARTS`].
 pub(super) fn check_optional(parts: usize) -> Result<(), GrammarError> {
     match parts > MAX_OPTIONAL_PARTS {
         true => Err(too_large(format!(
@@ -84,17 +86,18 @@ fn too_large(problem: String) -> GrammarError {
     GrammarError::TooLarge(problem)
 }
 
-/// Whether a repetition may be empty, and how often it is made at most; where that has no end, how often at least.
+/// Returns whether a repetition can match the empty text, and the maximum count (without a maximum, the minimum count;
+/// at least 1).
 fn bounds(kind: &RepetitionKind) -> (bool, u64) {
-    let (least, most) = match kind {
+    let (min, max) = match kind {
         RepetitionKind::ZeroOrOne => (0, 1),
         RepetitionKind::ZeroOrMore => (0, 0),
         RepetitionKind::OneOrMore => (1, 1),
         RepetitionKind::Range(RepetitionRange::Exactly(count)) => (*count, *count),
         RepetitionKind::Range(RepetitionRange::AtLeast(count)) => (*count, *count),
-        RepetitionKind::Range(RepetitionRange::Bounded(least, most)) => (*least, *most),
+        RepetitionKind::Range(RepetitionRange::Bounded(min, max)) => (*min, *max),
     };
-    (least == 0, u64::from(most).max(1))
+    (min == 0, u64::from(max).max(1))
 }
 
 impl Visitor for RegexCost {
@@ -109,17 +112,17 @@ impl Visitor for RegexCost {
         match ast {
             Ast::Empty(_) => self.optional_parts += 1,
             Ast::Repetition(repetition) => {
-                let (optional, most) = bounds(&repetition.op.kind);
-                self.optional_parts += usize::from(optional);
+                let (is_optional, max) = bounds(&repetition.op.kind);
+                self.optional_parts += usize::from(is_optional);
                 let outer = self.repetitions.last().copied().unwrap_or(1);
-                self.repetitions.push(outer.saturating_mul(most));
-                self.most_repetitions = self.most_repetitions.max(outer.saturating_mul(most));
+                self.repetitions.push(outer.saturating_mul(max));
+                self.max_repetitions = self.max_repetitions.max(outer.saturating_mul(max));
             }
             Ast::ClassUnicode(_) | Ast::ClassPerl(_) | Ast::Dot(_) => self.unicode_classes += 1,
-            Ast::Flags(flags) => self.ignores_case |= sets_case(&flags.flags.items),
+            Ast::Flags(flags) => self.ignores_case |= sets_case_insensitive(&flags.flags.items),
             Ast::Group(group) => {
                 let flags = group.flags();
-                self.ignores_case |= flags.is_some_and(|flags| sets_case(&flags.items));
+                self.ignores_case |= flags.is_some_and(|flags| sets_case_insensitive(&flags.items));
             }
             Ast::Literal(_) => self.unicode_classes += usize::from(self.ignores_case),
             _ => {}
@@ -150,7 +153,7 @@ impl Visitor for RegexCost {
     }
 }
 
-fn sets_case(items: &[regex_syntax::ast::FlagsItem]) -> bool {
+fn sets_case_insensitive(items: &[regex_syntax::ast::FlagsItem]) -> bool {
     items
         .iter()
         .any(|item| item.kind == FlagsItemKind::Flag(Flag::CaseInsensitive))
@@ -161,14 +164,14 @@ mod tests {
     use super::*;
 
     #[track_caller]
-    fn check_limit(at_the_limit: &str, past_it: &str, words: &str) {
+    fn check_limit(at_the_limit: &str, past_the_limit: &str, message: &str) {
         assert!(check(at_the_limit).is_ok(), "at the limit");
-        let error = check(past_it).unwrap_err().to_string();
-        assert!(error.contains(words), "{error}");
+        let error = check(past_the_limit).unwrap_err().to_string();
+        assert!(error.contains(message), "{error}");
     }
 
     #[test]
-    fn an_expression_is_refused_one_past_each_limit() {
+    fn an_expression_one_past_each_limit_is_rejected() {
         let nested = |count: usize| format!("{}a{}", "(".repeat(count), ")".repeat(count));
         check_limit(&nested(127), &nested(129), "nested deeper than 128");
         check_limit("a{100000}", "a{100001}", "100001 repetitions");
@@ -187,7 +190,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_expression_is_left_to_its_reader() {
+    fn invalid_syntax_is_left_to_llguidance() {
         assert_eq!(check("a)"), Ok(None));
         assert_eq!(check("a?b*"), Ok(Some(2)));
     }

@@ -1,9 +1,9 @@
-//! Reads a JSON Schema and writes what llguidance takes: only keywords that it enforces, in the words of draft 2020-12,
-//! with every `$ref` to a numbered definition. Alone it passes over keywords that no draft knows, and does not say
-//! where the one stands that it refuses.
+//! Translates a JSON Schema for llguidance. The translated schema follows draft 2020-12, has only keywords that
+//! llguidance enforces, and each `$ref` refers to a numbered definition. Without the translation, llguidance ignores
+//! unknown keywords, and does not report the position of a keyword that it rejects.
 //!
-//! A constraint that cannot be enforced token by token is left out, so that the written schema accepts a superset, and
-//! its place is listed; where the schema is strict, it is refused with its place.
+//! A constraint that cannot be enforced token by token is dropped, and its JSON pointer is reported. So the translated
+//! schema accepts a superset of the values. A strict schema is rejected instead, with the pointer in the error.
 
 mod alternatives;
 mod arrays;
@@ -14,7 +14,7 @@ mod multiples;
 mod numbers;
 mod objects;
 mod references;
-mod relaxing;
+mod relaxation;
 mod strings;
 mod values;
 
@@ -29,40 +29,40 @@ use super::fuel::Fuel;
 use alternatives::Alternatives;
 pub(super) use keywords::is_structural;
 use references::{Definition, ignores_siblings_of_references};
-pub(super) use relaxing::{Compiled, compile, read_at_once};
+pub(super) use relaxation::{Compiled, compile, translate_only};
 #[cfg(test)]
 pub(super) use strings::FORMATS;
 
-/// Longest text of a schema.
+/// Maximum length of a serialized schema, in bytes.
 pub(super) const MAX_SCHEMA_BYTES: usize = 1 << 19;
-/// Longest JSON pointer to a schema within a schema: each schema is known by its pointer.
+/// Maximum length of the JSON pointer to a subschema, in bytes.
 const MAX_POINTER_BYTES: usize = 4096;
-/// Most schemas within a schema, itself included.
-const MOST_SCHEMAS: usize = 10_000;
-/// Steps to read a schema without those within it.
-const STEPS_A_SCHEMA: u64 = 20;
+/// Maximum number of subschemas of a schema, including the schema itself.
+const MAX_SCHEMAS: usize = 10_000;
+/// Steps of fuel for the translation of one schema, without its subschemas.
+const STEPS_PER_SCHEMA: u64 = 20;
 
-/// What may stand between two parts of a JSON text: little, so that a model cannot go on with blanks.
-const BLANK: &str = r"\x20|\n[\x20\t]{0,32}";
+/// The whitespace allowed between JSON tokens, limited so that a model cannot generate whitespace endlessly.
+const WHITESPACE_PATTERN: &str = r"\x20|\n[\x20\t]{0,32}";
 
-/// A schema as llguidance takes it.
-struct Reading {
-    written: Value,
-    /// Places of constraints that are not enforced, in the order in which they were met.
+/// A schema translated for llguidance.
+struct Translation {
+    translated: Value,
+    /// Pointers to the dropped constraints, in the order in which they were found.
     relaxed: Vec<String>,
 }
 
-/// Why a schema has no reading.
-enum Fault {
-    /// It is no schema, it is too large, or it is strict and cannot be enforced.
-    Refused(GrammarError),
-    /// The keyword, or the whole schema, at this place has to be left out.
-    LeaveOut(String),
+/// Why a schema cannot be translated.
+enum TranslationError {
+    /// The schema is invalid or too large, or the schema is strict and cannot be enforced.
+    Rejected(GrammarError),
+    /// The keyword or schema at this pointer has to be dropped first.
+    MustDrop(String),
 }
 
-impl From<GrammarError> for Fault {
+impl From<GrammarError> for TranslationError {
     fn from(error: GrammarError) -> Self {
-        Self::Refused(error)
+        Self::Rejected(error)
     }
 }
 
@@ -70,202 +70,218 @@ fn check_size(schema: &Value) -> Result<(), GrammarError> {
     let bytes = schema.to_string().len();
     match bytes > MAX_SCHEMA_BYTES {
         true => Err(GrammarError::TooLarge(format!(
-            "a schema of {bytes} bytes is longer than {MAX_SCHEMA_BYTES}"
+            "the schema has {bytes} bytes; the limit is {MAX_SCHEMA_BYTES}"
         ))),
         false => Ok(()),
     }
 }
 
-/// Reads a schema of at most [`MAX_SCHEMA_BYTES`]. The keywords and schemas at the places in `left_out` do not count.
-fn read(
+/// Translates a schema of at most [`MAX_SCHEMA_BYTES`], without the keywords and schemas at the pointers in `dropped`.
+fn translate(
     schema: &Value,
     strict: bool,
-    left_out: &HashSet<String>,
+    dropped: &HashSet<String>,
     fuel: &Fuel<'_>,
-) -> Result<Reading, Fault> {
-    let mut reader = Reader::new(schema, strict, left_out, fuel);
-    let written = reader.whole("")?;
-    reader.check_alternatives()?;
-    reader.check_patterns()?;
-    reader.check_multiples()?;
-    Ok(Reading {
-        written,
-        relaxed: reader.relaxed,
+) -> Result<Translation, TranslationError> {
+    let mut translator = SchemaTranslator::new(schema, strict, dropped, fuel);
+    let translated = translator.document("")?;
+    translator.check_alternatives()?;
+    translator.check_patterns()?;
+    translator.check_multiples()?;
+    Ok(Translation {
+        translated,
+        relaxed: translator.relaxed,
     })
 }
 
-fn refused(place: impl Into<String>, problem: impl Into<String>) -> GrammarError {
+fn schema_error(pointer: impl Into<String>, problem: impl Into<String>) -> GrammarError {
     GrammarError::Schema {
-        place: place.into(),
+        pointer: pointer.into(),
         problem: problem.into(),
     }
 }
 
-/// What is said of a keyword that a strict schema may not have.
+/// The error message for a keyword that cannot be enforced in a strict schema.
 fn unenforceable(keyword: &str) -> String {
     format!("{keyword} cannot be enforced token by token; leave it out, or do not set strict")
 }
 
-struct Reader<'a> {
+struct SchemaTranslator<'a> {
     root: &'a Value,
     strict: bool,
-    left_out: &'a HashSet<String>,
+    dropped: &'a HashSet<String>,
     fuel: &'a Fuel<'a>,
     relaxed: Vec<String>,
-    /// The same, to be found in.
-    known_relaxed: HashSet<String>,
-    /// Parts that may be empty in the patterns so far.
+    /// The elements of `relaxed`, for lookups.
+    relaxed_set: HashSet<String>,
+    /// The number of optional parts (see [`regex_limits`](super::regex_limits)) in all patterns so far.
     optional_parts: usize,
-    /// The places of the anchors, once one is looked for.
+    /// JSON pointers by anchor name, collected at the first reference to an anchor.
     anchors: OnceCell<HashMap<&'a str, String>>,
+    /// Whether keywords next to `$ref` are ignored, as in drafts up to 7.
     ignores_siblings: bool,
-    /// What a `$ref` named, in the order of the numbers.
+    /// The targets of `$ref`, by number.
     definitions: Vec<Definition>,
-    numbers: HashMap<Definition, usize>,
-    written: Definitions,
+    definition_numbers: HashMap<Definition, usize>,
+    translated: Definitions,
     alternatives: Vec<Alternatives>,
-    /// Schemas that more than themselves say something of, and their places.
-    joints: Vec<(String, Value)>,
-    /// Where `multipleOf` stands, and its value.
+    /// Pointers to the schemas with `allOf`, `anyOf` or `$ref`, and their translations.
+    combined_schemas: Vec<(String, Value)>,
+    /// Pointers to the `multipleOf` keywords, and their values.
     multiples: Vec<(String, f64)>,
-    /// Every schema that was read, what is within another one before it.
-    places: Vec<String>,
-    /// Where in `places` each definition starts.
-    starts: Vec<usize>,
+    /// Pointers to all translated schemas. Subschemas come before the schema that contains them.
+    visited: Vec<String>,
+    /// For each definition, the index in `visited` of the definition's first schema.
+    definition_starts: Vec<usize>,
 }
 
-impl<'a> Reader<'a> {
+impl<'a> SchemaTranslator<'a> {
     fn new(
         root: &'a Value,
         strict: bool,
-        left_out: &'a HashSet<String>,
+        dropped: &'a HashSet<String>,
         fuel: &'a Fuel<'a>,
     ) -> Self {
         Self {
             root,
             strict,
-            left_out,
+            dropped,
             fuel,
             relaxed: Vec::new(),
-            known_relaxed: HashSet::new(),
+            relaxed_set: HashSet::new(),
             optional_parts: 0,
             anchors: OnceCell::new(),
             ignores_siblings: ignores_siblings_of_references(root),
             definitions: Vec::new(),
-            numbers: HashMap::new(),
-            written: Definitions::default(),
+            definition_numbers: HashMap::new(),
+            translated: Definitions::default(),
             alternatives: Vec::new(),
-            joints: Vec::new(),
+            combined_schemas: Vec::new(),
             multiples: Vec::new(),
-            places: Vec::new(),
-            starts: Vec::new(),
+            visited: Vec::new(),
+            definition_starts: Vec::new(),
         }
     }
 
-    /// The schema at a place with all that it names, as a document.
-    fn whole(&mut self, place: &str) -> Result<Value, GrammarError> {
-        let first = self.definition_number(place, false);
-        while let Some(Definition { place, joined }) =
-            self.definitions.get(self.written.len()).cloned()
+    /// Translates the schema at a pointer and all schemas that it references into one self-contained document.
+    fn document(&mut self, pointer: &str) -> Result<Value, GrammarError> {
+        let first = self.definition_number(pointer, false);
+        while let Some(Definition {
+            pointer,
+            is_combined,
+        }) = self.definitions.get(self.translated.len()).cloned()
         {
-            let schema = self.root.pointer(&place).unwrap_or(&Value::Null);
-            self.starts.push(self.places.len());
-            let written = self.schema(&place, schema, joined)?;
-            self.written.push(written);
+            let schema = self.root.pointer(&pointer).unwrap_or(&Value::Null);
+            self.definition_starts.push(self.visited.len());
+            let translated = self.schema(&pointer, schema, is_combined)?;
+            self.translated.push(translated);
         }
         Ok(json!({
-            "x-guidance": { "whitespace_pattern": BLANK },
-            "$defs": self.written.numbered(),
+            "x-guidance": { "whitespace_pattern": WHITESPACE_PATTERN },
+            "$defs": self.translated.numbered(),
             "$ref": Definitions::reference(first),
         }))
     }
 
-    /// The places of all schemas that were read, what is named before what names it, what is within before what it
-    /// is in.
+    /// Returns the pointers to all translated schemas. Referenced schemas come before the schemas that reference them,
+    /// subschemas before the schemas that contain them.
     fn innermost_first(&self) -> impl Iterator<Item = &String> {
         let ends = self
-            .starts
+            .definition_starts
             .iter()
             .rev()
-            .scan(self.places.len(), |end, start| {
-                Some(&self.places[*start..std::mem::replace(end, *start)])
+            .scan(self.visited.len(), |end, start| {
+                Some(&self.visited[*start..std::mem::replace(end, *start)])
             });
         ends.flatten()
     }
 
-    /// Leaves out a constraint; a strict schema is refused.
-    fn relax(&mut self, place: &str, problem: String) -> Result<(), GrammarError> {
+    /// Records that the constraint at `pointer` is dropped; fails with `problem` if the schema is strict.
+    fn relax(&mut self, pointer: &str, problem: String) -> Result<(), GrammarError> {
         if self.strict {
-            return Err(refused(place, problem));
+            return Err(schema_error(pointer, problem));
         }
-        self.note(place);
+        self.record_relaxed(pointer);
         Ok(())
     }
 
-    /// Leaves out a keyword of this name.
-    fn relax_keyword(&mut self, place: &str, keyword: &str) -> Result<(), GrammarError> {
-        self.relax(place, unenforceable(keyword))
+    fn relax_keyword(&mut self, pointer: &str, keyword: &str) -> Result<(), GrammarError> {
+        self.relax(pointer, unenforceable(keyword))
     }
 
-    fn note(&mut self, place: &str) {
-        if self.known_relaxed.insert(place.to_owned()) {
-            self.relaxed.push(place.to_owned());
+    fn record_relaxed(&mut self, pointer: &str) {
+        if self.relaxed_set.insert(pointer.to_owned()) {
+            self.relaxed.push(pointer.to_owned());
         }
     }
 
-    fn schema(&mut self, place: &str, schema: &Value, joined: bool) -> Result<Value, GrammarError> {
-        if place.len() > MAX_POINTER_BYTES {
+    /// Translates one schema. `is_combined` states that other schemas constrain the same value.
+    fn schema(
+        &mut self,
+        pointer: &str,
+        schema: &Value,
+        is_combined: bool,
+    ) -> Result<Value, GrammarError> {
+        if pointer.len() > MAX_POINTER_BYTES {
             return Err(GrammarError::TooLarge(format!(
                 "the JSON pointer to a schema has {} bytes, more than {MAX_POINTER_BYTES}",
-                place.len()
+                pointer.len()
             )));
         }
-        self.fuel.spend(STEPS_A_SCHEMA)?;
-        let written = match schema {
-            // The type alone can always be enforced.
-            _ if self.left_out.contains(place) => {
-                self.note(place);
-                let mut written = Map::new();
-                if let Some(kind) = schema.get("type") {
-                    self.types(&format!("{place}/type"), kind, &mut written)?;
+        self.fuel.spend(STEPS_PER_SCHEMA)?;
+        let translated = match schema {
+            // A dropped schema keeps its `type`, which can always be enforced.
+            _ if self.dropped.contains(pointer) => {
+                self.record_relaxed(pointer);
+                let mut output = Map::new();
+                if let Some(types) = schema.get("type") {
+                    self.types(&format!("{pointer}/type"), types, &mut output)?;
                 }
-                written.into()
+                output.into()
             }
             Value::Bool(_) => schema.clone(),
-            Value::Object(keywords) => self.keywords(place, keywords, joined)?,
-            _ => return Err(refused(place, "a schema is an object or a boolean")),
+            Value::Object(keywords) => self.keywords(pointer, keywords, is_combined)?,
+            _ => {
+                return Err(schema_error(
+                    pointer,
+                    "a schema must be an object or a boolean",
+                ));
+            }
         };
-        if self.places.len() == MOST_SCHEMAS {
+        if self.visited.len() == MAX_SCHEMAS {
             return Err(GrammarError::TooLarge(format!(
-                "more than {MOST_SCHEMAS} schemas within each other"
+                "the schema has more than {MAX_SCHEMAS} subschemas"
             )));
         }
-        self.places.push(place.to_owned());
-        Ok(written)
+        self.visited.push(pointer.to_owned());
+        Ok(translated)
     }
 
     fn schemas_in_list(
         &mut self,
-        place: &str,
+        pointer: &str,
         schemas: &Value,
-        joined: bool,
+        is_combined: bool,
     ) -> Result<Vec<Value>, GrammarError> {
         let schemas = schemas.as_array();
-        let schemas = schemas.ok_or_else(|| refused(place, "it must be a list of schemas"))?;
+        let schemas =
+            schemas.ok_or_else(|| schema_error(pointer, "it must be a list of schemas"))?;
         let schemas = schemas.iter().enumerate();
         schemas
-            .map(|(number, schema)| self.schema(&format!("{place}/{number}"), schema, joined))
+            .map(|(number, schema)| {
+                self.schema(&format!("{pointer}/{number}"), schema, is_combined)
+            })
             .collect()
     }
 }
 
-fn text<'a>(place: &str, value: &'a Value) -> Result<&'a str, GrammarError> {
+fn text<'a>(pointer: &str, value: &'a Value) -> Result<&'a str, GrammarError> {
     value
         .as_str()
-        .ok_or_else(|| refused(place, "it must be a string"))
+        .ok_or_else(|| schema_error(pointer, "it must be a string"))
 }
 
-fn count(place: &str, value: &Value) -> Result<u64, GrammarError> {
+fn count(pointer: &str, value: &Value) -> Result<u64, GrammarError> {
     let whole = |number: &Number| {
         let number = number
             .as_f64()
@@ -273,5 +289,5 @@ fn count(place: &str, value: &Value) -> Result<u64, GrammarError> {
         Some(number as u64)
     };
     let count = value.as_u64().or_else(|| value.as_number().and_then(whole));
-    count.ok_or_else(|| refused(place, "it must be a number from 0, without a fraction"))
+    count.ok_or_else(|| schema_error(pointer, "it must be a non-negative integer"))
 }

@@ -1,43 +1,44 @@
-//! Schemas against a validator: what a text may be, in tokens of one byte and of several, is what `jsonschema`
-//! takes, in the order in which the schema names properties.
+//! Compares constraints of JSON Schemas with the validator `jsonschema`. Each text is tokenized into tokens of one byte
+//! and into longer tokens. Constraints accept properties only in the order of the schema.
 
-mod refused;
+mod real_schemas;
+mod rejected;
 mod relaxed;
 mod superset;
-mod zoo;
 
 use serde_json::{Value, json};
 
-use super::tests::{bytes, compiler, follows, long_tokens};
+use super::tests::{accepts, bytes, compiler, long_tokens};
 use super::*;
 
-/// A schema with all its constraints.
-fn strictly(schema: &Value) -> GrammarSource {
+/// Returns the schema as a strict grammar source.
+fn strict_source(schema: &Value) -> GrammarSource {
     GrammarSource::JsonSchema {
         schema: schema.clone(),
         strict: true,
     }
 }
 
-/// The schema takes the former and not the latter; the validator says the same of those that are JSON.
+/// Checks that both the constraint and the validator accept and reject these texts; the validator reads only texts that
+/// are JSON. Also checks that the validator accepts random texts that the constraint allows.
 #[track_caller]
-fn check(compiler: &GrammarCompiler, schema: &Value, taken: &[&str], refused: &[&str]) {
+fn check(compiler: &GrammarCompiler, schema: &Value, accepted: &[&str], rejected: &[&str]) {
     let validator = jsonschema::options()
         .should_validate_formats(true)
         .build(schema)
         .unwrap();
-    let source = strictly(schema);
-    for (texts, wanted) in [(taken, true), (refused, false)] {
+    let source = strict_source(schema);
+    for (texts, expected) in [(accepted, true), (rejected, false)] {
         for text in texts {
             if let Ok(value) = serde_json::from_str(text) {
-                assert_eq!(validator.is_valid(&value), wanted, "{schema}: {text}");
+                assert_eq!(validator.is_valid(&value), expected, "{schema}: {text}");
             } else {
-                assert!(!wanted, "{text} is no JSON");
+                assert!(!expected, "{text} is not JSON");
             }
             for tokens in [bytes(text), long_tokens(text)] {
                 assert_eq!(
-                    follows(compiler, &source, &tokens),
-                    wanted,
+                    accepts(compiler, &source, &tokens),
+                    expected,
                     "{schema}: {text:?} as {tokens:?}"
                 );
             }
@@ -45,11 +46,11 @@ fn check(compiler: &GrammarCompiler, schema: &Value, taken: &[&str], refused: &[
     }
     let mut random = generator(1);
     for _ in 0..20 {
-        let constraint = compiler.compile(&source, Cutting::Free).unwrap();
-        let Some(text) = wander(constraint, &mut random) else {
+        let constraint = compiler.compile(&source, Tokenization::Any).unwrap();
+        let Some(text) = random_text(constraint, &mut random) else {
             continue;
         };
-        // Numbers that no machine can hold are no matter of the schema.
+        // Skip long numbers, which may exceed double precision.
         if text
             .split(|character: char| !character.is_ascii_digit())
             .any(|digits| digits.len() > 2)
@@ -58,12 +59,15 @@ fn check(compiler: &GrammarCompiler, schema: &Value, taken: &[&str], refused: &[
         }
         let value =
             serde_json::from_str(&text).unwrap_or_else(|error| panic!("{schema}: {text}: {error}"));
-        assert!(validator.is_valid(&value), "{schema} lets through {text}");
+        assert!(validator.is_valid(&value), "{schema} accepts {text}");
     }
 }
 
-/// Follows a constraint by bytes that a generator chooses among those allowed, to a text that may end.
-fn wander(mut constraint: Constraint, random: &mut impl FnMut(usize) -> usize) -> Option<String> {
+/// Generates a complete text from random allowed bytes; `None` if it becomes too long.
+fn random_text(
+    mut constraint: Constraint,
+    random: &mut impl FnMut(usize) -> usize,
+) -> Option<String> {
     let mut text = Vec::new();
     for _ in 0..300 {
         let mut logits = vec![0.0; 269];
@@ -80,6 +84,7 @@ fn wander(mut constraint: Constraint, random: &mut impl FnMut(usize) -> usize) -
     None
 }
 
+/// Returns a linear congruential generator. Its argument is the exclusive upper bound of the generated number.
 fn generator(seed: u64) -> impl FnMut(usize) -> usize {
     let mut state = seed;
     move |below| {
@@ -91,10 +96,11 @@ fn generator(seed: u64) -> impl FnMut(usize) -> usize {
 }
 
 #[test]
-fn values_of_one_kind() {
-    let all = compiler();
-    let check =
-        |schema: Value, taken: &[&str], refused: &[&str]| check(&all, &schema, taken, refused);
+fn constraints_of_scalar_values_match_the_validator() {
+    let compiler = compiler();
+    let check = |schema: Value, accepted: &[&str], rejected: &[&str]| {
+        check(&compiler, &schema, accepted, rejected)
+    };
     check(json!({"type": "null"}), &["null"], &["true", "0", "nul"]);
     check(
         json!({"type": "boolean"}),
@@ -212,23 +218,23 @@ fn values_of_one_kind() {
 }
 
 #[test]
-fn formats() {
-    let all = compiler();
-    let check = |format: &str, taken: &[&str], refused: &[&str]| {
+fn constraints_of_formats_match_the_validator() {
+    let compiler = compiler();
+    let check = |format: &str, accepted: &[&str], rejected: &[&str]| {
         let quoted = |texts: &[&str]| {
             texts
                 .iter()
                 .map(|text| format!("{text:?}"))
                 .collect::<Vec<_>>()
         };
-        let (taken, refused) = (quoted(taken), quoted(refused));
-        let taken: Vec<&str> = taken.iter().map(String::as_str).collect();
-        let refused: Vec<&str> = refused.iter().map(String::as_str).collect();
+        let (accepted, rejected) = (quoted(accepted), quoted(rejected));
+        let accepted: Vec<&str> = accepted.iter().map(String::as_str).collect();
+        let rejected: Vec<&str> = rejected.iter().map(String::as_str).collect();
         check(
-            &all,
+            &compiler,
             &json!({"type": "string", "format": format}),
-            &taken,
-            &refused,
+            &accepted,
+            &rejected,
         );
     };
     check(
@@ -270,39 +276,40 @@ fn formats() {
 }
 
 #[test]
-fn whatever_a_format_lets_through_is_of_it() {
-    let all = compiler();
+fn texts_accepted_for_a_format_are_valid() {
+    let compiler = compiler();
     for format in schema::FORMATS {
         let schema = json!({"type": "string", "format": format});
         let validator = jsonschema::options()
             .should_validate_formats(true)
             .build(&schema)
             .unwrap();
-        let source = strictly(&schema);
+        let source = strict_source(&schema);
         let mut random = generator(7);
         let mut complete = 0;
-        let mut wrong = Vec::new();
+        let mut invalid = Vec::new();
         for _ in 0..400 {
-            let constraint = all.compile(&source, Cutting::Free).unwrap();
-            let Some(text) = wander(constraint, &mut random) else {
+            let constraint = compiler.compile(&source, Tokenization::Any).unwrap();
+            let Some(text) = random_text(constraint, &mut random) else {
                 continue;
             };
             let value: Value = serde_json::from_str(&text).unwrap();
             complete += 1;
             if !validator.is_valid(&value) {
-                wrong.push(text);
+                invalid.push(text);
             }
         }
         assert!(complete > 150, "{format}: {complete}");
-        assert!(wrong.is_empty(), "{format}: {wrong:?}");
+        assert!(invalid.is_empty(), "{format}: {invalid:?}");
     }
 }
 
 #[test]
-fn arrays_and_objects() {
-    let all = compiler();
-    let check =
-        |schema: Value, taken: &[&str], refused: &[&str]| check(&all, &schema, taken, refused);
+fn constraints_of_arrays_and_objects_match_the_validator() {
+    let compiler = compiler();
+    let check = |schema: Value, accepted: &[&str], rejected: &[&str]| {
+        check(&compiler, &schema, accepted, rejected)
+    };
     check(
         json!({"type": "array"}),
         &["[]", "[1, \"a\", null]"],
@@ -411,10 +418,11 @@ fn arrays_and_objects() {
 }
 
 #[test]
-fn schemas_put_together() {
-    let all = compiler();
-    let check =
-        |schema: Value, taken: &[&str], refused: &[&str]| check(&all, &schema, taken, refused);
+fn constraints_of_combined_schemas_match_the_validator() {
+    let compiler = compiler();
+    let check = |schema: Value, accepted: &[&str], rejected: &[&str]| {
+        check(&compiler, &schema, accepted, rejected)
+    };
     check(
         json!({"anyOf": [{"type": "integer"}, {"type": "string", "maxLength": 1}]}),
         &["1", "\"a\""],

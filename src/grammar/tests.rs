@@ -1,45 +1,47 @@
-//! Grammars against a plain matcher: what it takes the constraint takes, in tokens of one byte and of several.
+//! Compares constraints with a simple reference matcher of GBNF. Each text is tokenized into tokens of one byte and
+//! into longer tokens.
 
 use std::collections::BTreeSet;
 use std::sync::LazyLock;
 
 use proptest::prelude::*;
 
-use super::gbnf::{Class, Expression, Grammar};
+use super::gbnf::{CharacterClass, Expression, Grammar};
 use super::*;
 
-/// The 256 bytes, some longer tokens, and an end.
-const LONGER: [&str; 12] = [
+/// The tokens of more than one byte. The test vocabulary has the 256 bytes, these tokens, and an end-of-generation
+/// token.
+const LONG_TOKENS: [&str; 12] = [
     "en", "end", "ab", "abc", "bc", "the", " the", "\": ", "{\"", "é", "日本", "12",
 ];
-const END: TokenId = TokenId(256 + LONGER.len() as u32);
+const END: TokenId = TokenId(256 + LONG_TOKENS.len() as u32);
 
-fn words() -> Vec<Vec<u8>> {
+fn token_bytes() -> Vec<Vec<u8>> {
     let bytes = (0..=255u8).map(|byte| vec![byte]);
-    let longer = LONGER.iter().map(|word| word.as_bytes().to_vec());
-    bytes.chain(longer).collect()
+    let long = LONG_TOKENS.iter().map(|text| text.as_bytes().to_vec());
+    bytes.chain(long).collect()
 }
 
-/// These words, with a tokenizer that always takes the longest.
-struct Words(Vec<Vec<u8>>);
+/// The bytes of each text token; the tokenizer takes the longest match.
+struct TestVocabulary(Vec<Vec<u8>>);
 
-impl GrammarVocabulary for Words {
+impl GrammarVocabulary for TestVocabulary {
     fn size(&self) -> usize {
         END.row() + 1
     }
 
-    fn spelling(&self, token: TokenId) -> Spelling<'_> {
+    fn grammar_token(&self, token: TokenId) -> GrammarToken<'_> {
         match self.0.get(token.row()) {
-            Some(word) => Spelling::Text(word),
-            None => Spelling::Control("<end>"),
+            Some(bytes) => GrammarToken::Text(bytes),
+            None => GrammarToken::Control("<end>"),
         }
     }
 
-    fn ends(&self) -> &[TokenId] {
+    fn eog_tokens(&self) -> &[TokenId] {
         &[END]
     }
 
-    fn tokens(&self, text: &str) -> Vec<TokenId> {
+    fn tokenize(&self, text: &str) -> Vec<TokenId> {
         long_tokens(text).into_iter().map(TokenId).collect()
     }
 }
@@ -47,18 +49,18 @@ impl GrammarVocabulary for Words {
 static COMPILER: LazyLock<GrammarCompiler> = LazyLock::new(compiler);
 
 pub(super) fn compiler() -> GrammarCompiler {
-    GrammarCompiler::new(Arc::new(Words(words()))).unwrap()
+    GrammarCompiler::new(Arc::new(TestVocabulary(token_bytes()))).unwrap()
 }
 
-/// Whether the text follows the grammar and may end, token by token, each allowed by the mask before it.
-pub(super) fn follows(compiler: &GrammarCompiler, grammar: &GrammarSource, tokens: &[u32]) -> bool {
+/// Whether the grammar accepts the complete text: the masks allow each token and then the end-of-generation token.
+pub(super) fn accepts(compiler: &GrammarCompiler, grammar: &GrammarSource, tokens: &[u32]) -> bool {
     let constraint = compiler
-        .compile(grammar, Cutting::Free)
+        .compile(grammar, Tokenization::Any)
         .unwrap_or_else(|error| panic!("{grammar:?}: {error}"));
-    lets_through(constraint, tokens)
+    constraint_accepts(constraint, tokens)
 }
 
-fn lets_through(mut constraint: Constraint, tokens: &[u32]) -> bool {
+fn constraint_accepts(mut constraint: Constraint, tokens: &[u32]) -> bool {
     for token in tokens {
         let mut logits = vec![0.0; END.row() + 1];
         constraint.mask(&mut logits).unwrap();
@@ -76,24 +78,24 @@ pub(super) fn bytes(text: &str) -> Vec<u32> {
     text.bytes().map(u32::from).collect()
 }
 
-/// The text in the longest tokens that fit.
+/// Tokenizes a text, always with the longest token that matches.
 pub(super) fn long_tokens(text: &str) -> Vec<u32> {
-    let words = words();
+    let token_bytes = token_bytes();
     let mut rest = text.as_bytes();
     let mut tokens = Vec::new();
     while !rest.is_empty() {
-        let longest = (0..words.len())
-            .filter(|word| rest.starts_with(&words[*word]))
-            .max_by_key(|word| words[*word].len())
+        let longest = (0..token_bytes.len())
+            .filter(|token| rest.starts_with(&token_bytes[*token]))
+            .max_by_key(|token| token_bytes[*token].len())
             .unwrap();
-        rest = &rest[words[longest].len()..];
+        rest = &rest[token_bytes[longest].len()..];
         tokens.push(longest as u32);
     }
     tokens
 }
 
-/// Where an expression may end that begins at `start`: the plain matcher.
-fn ends(
+/// The reference matcher. Returns the positions at which an expression that begins at `start` may end.
+fn match_ends(
     grammar: &Grammar,
     expression: &Expression,
     text: &[char],
@@ -103,9 +105,9 @@ fn ends(
     if depth > 300 {
         return BTreeSet::new();
     }
-    let of = |inner: &Expression, start| ends(grammar, inner, text, start, depth + 1);
+    let ends_of = |inner: &Expression, start| match_ends(grammar, inner, text, start, depth + 1);
     match expression {
-        Expression::Character(Class { ranges, negated }) => text
+        Expression::Character(CharacterClass { ranges, negated }) => text
             .get(start)
             .filter(|character| {
                 let within = |(first, last): &(char, char)| (first..=last).contains(character);
@@ -114,38 +116,37 @@ fn ends(
             .map(|_| start + 1)
             .into_iter()
             .collect(),
-        Expression::Token { .. } => panic!("a text says nothing of its tokens"),
-        Expression::Rule(rule) => of(&grammar.rules[*rule], start),
+        Expression::Token { .. } => panic!("a text does not determine its tokens"),
+        Expression::Rule(rule) => ends_of(&grammar.rules[*rule], start),
         Expression::Sequence(parts) => parts.iter().fold([start].into(), |starts, part| {
             starts
                 .iter()
-                .flat_map(|start: &usize| of(part, *start))
+                .flat_map(|start: &usize| ends_of(part, *start))
                 .collect()
         }),
         Expression::Choice(choices) => choices
             .iter()
-            .flat_map(|choice| of(choice, start))
+            .flat_map(|choice| ends_of(choice, start))
             .collect(),
-        Expression::Repeat {
-            of: inner,
-            least,
-            most,
-        } => {
+        Expression::Repeat { inner, min, max } => {
             let mut reached: BTreeSet<usize> = [start].into();
             let mut all = BTreeSet::new();
             let mut count = 0;
             loop {
-                if count >= *least {
+                if count >= *min {
                     let before = all.len();
                     all.extend(reached.iter().copied());
-                    if count > *least && all.len() == before {
+                    if count > *min && all.len() == before {
                         return all;
                     }
                 }
-                if Some(count) == *most || reached.is_empty() {
+                if Some(count) == *max || reached.is_empty() {
                     return all;
                 }
-                reached = reached.iter().flat_map(|start| of(inner, *start)).collect();
+                reached = reached
+                    .iter()
+                    .flat_map(|start| ends_of(inner, *start))
+                    .collect();
                 count += 1;
             }
         }
@@ -156,30 +157,32 @@ fn gbnf(text: &str) -> GrammarSource {
     GrammarSource::Gbnf(text.to_owned())
 }
 
-fn oracle(grammar: &str, text: &str) -> bool {
-    matches(&gbnf::read(grammar, &Words(words())).unwrap(), text)
+fn reference_accepts(grammar: &str, text: &str) -> bool {
+    let grammar = gbnf::parse(grammar, &TestVocabulary(token_bytes())).unwrap();
+    matches(&grammar, text)
 }
 
 fn matches(grammar: &Grammar, text: &str) -> bool {
     let characters: Vec<char> = text.chars().collect();
     let root = &grammar.rules[grammar.root];
-    ends(grammar, root, &characters, 0, 0).contains(&characters.len())
+    match_ends(grammar, root, &characters, 0, 0).contains(&characters.len())
 }
 
-/// The grammar takes the former and not the latter, in every way.
+/// Checks that the reference matcher and the constraint accept and reject these texts, in tokens of one byte and
+/// in long tokens.
 #[track_caller]
-fn check(compiler: &GrammarCompiler, grammar: &str, taken: &[&str], refused: &[&str]) {
-    for (texts, wanted) in [(taken, true), (refused, false)] {
+fn check(compiler: &GrammarCompiler, grammar: &str, accepted: &[&str], rejected: &[&str]) {
+    for (texts, expected) in [(accepted, true), (rejected, false)] {
         for text in texts {
             assert_eq!(
-                oracle(grammar, text),
-                wanted,
-                "the matcher: {grammar}: {text:?}"
+                reference_accepts(grammar, text),
+                expected,
+                "the reference matcher: {grammar}: {text:?}"
             );
             for tokens in [bytes(text), long_tokens(text)] {
                 assert_eq!(
-                    follows(compiler, &gbnf(grammar), &tokens),
-                    wanted,
+                    accepts(compiler, &gbnf(grammar), &tokens),
+                    expected,
                     "{grammar}: {text:?} as {tokens:?}"
                 );
             }
@@ -207,10 +210,11 @@ ws    ::= [ \t\n]*
 "#;
 
 #[test]
-fn grammars_take_what_a_plain_matcher_takes() {
-    let all = compiler();
-    let check =
-        |grammar: &str, taken: &[&str], refused: &[&str]| check(&all, grammar, taken, refused);
+fn constraints_accept_the_texts_that_a_reference_matcher_accepts() {
+    let compiler = compiler();
+    let check = |grammar: &str, accepted: &[&str], rejected: &[&str]| {
+        check(&compiler, grammar, accepted, rejected)
+    };
     check(
         r#"root ::= "yes" | "no""#,
         &["yes", "no"],
@@ -339,7 +343,7 @@ fn grammars_take_what_a_plain_matcher_takes() {
 }
 
 #[test]
-fn what_is_wrong_with_a_regular_expression_is_told_in_its_own_terms() {
+fn errors_of_regular_expressions_refer_to_the_clients_expression() {
     for (expression, problem) in [
         ("a(b", "character 2: unclosed group"),
         (
@@ -353,83 +357,112 @@ fn what_is_wrong_with_a_regular_expression_is_told_in_its_own_terms() {
         ),
     ] {
         let regex = GrammarSource::Regex(expression.to_owned());
-        let error = compiler().compile(&regex, Cutting::Free).err();
+        let error = compiler().compile(&regex, Tokenization::Any).err();
         assert_eq!(
             error,
-            Some(GrammarError::Refused(problem.to_owned())),
+            Some(GrammarError::Rejected(problem.to_owned())),
             "{expression}"
         );
     }
 }
 
 #[test]
-fn what_is_no_grammar_is_told_by_its_place() {
-    let all = compiler();
+fn syntax_errors_have_a_position() {
+    let compiler = compiler();
     #[track_caller]
-    fn check(all: &GrammarCompiler, grammar: &str, message: &str) {
-        let error = all
-            .compile(&gbnf(grammar), Cutting::Free)
+    fn check(compiler: &GrammarCompiler, grammar: &str, message: &str) {
+        let error = compiler
+            .compile(&gbnf(grammar), Tokenization::Any)
             .err()
             .unwrap()
             .to_string();
         assert!(
             error.contains(message),
-            "{error:?} does not say {message:?}"
+            "{error:?} does not contain {message:?}"
         );
     }
-    check(&all, "", "there is no rule named root");
-    check(&all, "a ::= \"x\"", "there is no rule named root");
+    check(&compiler, "", "there is no rule named root");
+    check(&compiler, "a ::= \"x\"", "there is no rule named root");
     check(
-        &all,
+        &compiler,
         "root ::= x",
         "line 1, column 10: there is no rule named x",
     );
     check(
-        &all,
+        &compiler,
         "root ::= \"a\"\nb = \"c\"",
-        "line 2, column 3: ::= follows",
+        "line 2, column 3: expected ::=",
     );
     check(
-        &all,
+        &compiler,
         "root ::= \"a",
-        "line 1, column 10: this literal does not end",
+        "line 1, column 10: this literal has no closing quote",
     );
-    check(&all, "root ::= [a", "this class does not end");
-    check(&all, "root ::= []", "no character is in this class");
-    check(&all, "root ::= [z-a]", "a range ends before it begins");
     check(
-        &all,
+        &compiler,
+        "root ::= [a",
+        "this character class has no closing ]",
+    );
+    check(&compiler, "root ::= []", "this character class is empty");
+    check(
+        &compiler,
+        "root ::= [z-a]",
+        "this range ends before it begins",
+    );
+    check(
+        &compiler,
         "root ::= (\"a\"",
-        "line 1, column 10: there is no ) for this (",
+        "line 1, column 10: unclosed (",
     );
-    check(&all, "root ::= \"a\")", "there is no ( for this )");
+    check(&compiler, "root ::= \"a\")", "unmatched )");
     check(
-        &all,
+        &compiler,
         "root ::= \"a\" %",
-        "column 14: a rule ends with its line",
+        "column 14: expected the end of the line",
     );
-    check(&all, "root ::= \"\\q\"", "no such escape");
-    check(&all, "root ::= \"\\xz0\"", "2 hexadecimal digits");
-    check(&all, "root ::= \"\\ud800\"", "U+D800 is no character");
-    check(&all, "root ::= \"a\"{2,1}", "not more than 2");
-    check(&all, "root ::= \"a\"{x}", "a number is expected");
-    check(&all, "root ::= \"a\"{3", "} is expected");
-    check(&all, "root ::= \"a\"{99999}", "more than 2000 repetitions");
+    check(&compiler, "root ::= \"\\q\"", "unknown escape sequence");
     check(
-        &all,
+        &compiler,
+        "root ::= \"\\xz0\"",
+        "expected 2 hexadecimal digits",
+    );
+    check(
+        &compiler,
+        "root ::= \"\\ud800\"",
+        "U+D800 is not a character",
+    );
+    check(
+        &compiler,
+        "root ::= \"a\"{2,1}",
+        "the maximum is less than the minimum 2",
+    );
+    check(&compiler, "root ::= \"a\"{x}", "expected a number");
+    check(&compiler, "root ::= \"a\"{3", "expected }");
+    check(
+        &compiler,
+        "root ::= \"a\"{99999}",
+        "more than 2000 repetitions",
+    );
+    check(
+        &compiler,
         "root ::= \"a\"\nroot ::= \"b\"",
-        "line 2, column 1: there are two rules named root",
+        "line 2, column 1: the rule root is defined twice",
     );
-    check(&all, "::= \"a\"", "a rule begins with its name");
+    check(&compiler, "::= \"a\"", "expected a rule name");
     check(
-        &all,
+        &compiler,
         &format!("root ::= {}", "(".repeat(100)),
         "nested deeper than 64",
     );
-    check(&all, &"#".repeat(70_000), "longer than 65536");
+    check(
+        &compiler,
+        &"#".repeat(70_000),
+        "the grammar has 70000 bytes; the limit is 65536",
+    );
 }
 
-/// A part of a grammar over a, b and c. A rule is named after a character only, so that the plain matcher ends.
+/// A part of a grammar over a, b and c. Every rule reference follows a literal, so that the reference matcher
+/// terminates.
 fn part(depth: u32) -> BoxedStrategy<String> {
     let leaf = prop::sample::select(vec![
         "\"a\"", "\"b\"", "\"ab\"", "\"abc\"", "[ab]", "[bc]", "[^a]", "\"\"", "[a-c]*", "\"c\"",
@@ -453,35 +486,35 @@ fn part(depth: u32) -> BoxedStrategy<String> {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(300))]
 
-    /// However a grammar is cut into lexemes, it takes what the plain matcher takes.
+    /// Splitting a grammar into lexemes does not change which texts the grammar accepts.
     #[test]
-    fn any_grammar_takes_what_a_plain_matcher_takes(
+    fn random_grammars_accept_the_texts_that_a_reference_matcher_accepts(
         rules in prop::collection::vec(part(3), 3),
         texts in prop::collection::vec("[abc]{0,6}", 40),
     ) {
         let grammar: String = rules.iter().enumerate().map(|(number, rule)| format!("r{number} ::= {rule}\n")).collect();
         let grammar = format!("root ::= r0\n{grammar}");
-        let read = gbnf::read(&grammar, &Words(words())).unwrap();
-        let Ok(constraint) = COMPILER.compile(&gbnf(&grammar), Cutting::Free) else {
-            // Nothing follows it.
-            prop_assert!(texts.iter().all(|text| !matches(&read, text)), "{}", grammar);
+        let parsed = gbnf::parse(&grammar, &TestVocabulary(token_bytes())).unwrap();
+        let Ok(constraint) = COMPILER.compile(&gbnf(&grammar), Tokenization::Any) else {
+            // No text matches the grammar.
+            prop_assert!(texts.iter().all(|text| !matches(&parsed, text)), "{}", grammar);
             return Ok(());
         };
         for text in &texts {
             for tokens in [bytes(text), long_tokens(text)] {
-                let taken = lets_through(constraint.clone(), &tokens);
-                prop_assert_eq!(taken, matches(&read, text), "{}{}", grammar, text);
+                let accepted = constraint_accepts(constraint.clone(), &tokens);
+                prop_assert_eq!(accepted, matches(&parsed, text), "{}{}", grammar, text);
             }
         }
     }
 }
 
 #[test]
-fn tokens_are_taken_by_number_and_by_name() {
-    let all = compiler();
-    let check = |grammar: &str, tokens: &[u32], wanted: bool| {
-        let followed = follows(&all, &gbnf(grammar), tokens);
-        assert_eq!(followed, wanted, "{grammar}: {tokens:?}");
+fn tokens_are_matched_by_id_and_by_name() {
+    let compiler = compiler();
+    let check = |grammar: &str, tokens: &[u32], expected: bool| {
+        let accepted = accepts(&compiler, &gbnf(grammar), tokens);
+        assert_eq!(accepted, expected, "{grammar}: {tokens:?}");
     };
     let [a, b, abc] = [u32::from(b'a'), u32::from(b'b'), 259];
     check(r#"root ::= <[97]> "b""#, &[a, b], true);
@@ -492,32 +525,38 @@ fn tokens_are_taken_by_number_and_by_name() {
     check(r#"root ::= (!<[98]>)* <[98]>"#, &[a, abc, a, b], true);
     check(r#"root ::= (!<[98]>)* <[98]>"#, &[a, b, a], false);
     for (grammar, problem) in [
-        ("root ::= <[999]>", "line 1, column 10: <[999]> is no token"),
+        (
+            "root ::= <[999]>",
+            "line 1, column 10: token not found: <[999]>",
+        ),
         (
             "root ::= \"a\" <thought>",
-            "line 1, column 14: <thought> is no token",
+            "line 1, column 14: token not found: <thought>",
         ),
-        ("root ::= <[1", "this token's name does not end"),
+        ("root ::= <[1", "this token name has no closing >"),
     ] {
-        let error = all.compile(&gbnf(grammar), Cutting::Free).err().unwrap();
+        let error = compiler
+            .compile(&gbnf(grammar), Tokenization::Any)
+            .err()
+            .unwrap();
         assert!(error.to_string().contains(problem), "{error}");
     }
 }
 
-/// What can only be one text is told at once, in the tokens of the tokenizer; nothing else is allowed there.
+/// Where only one text can follow, its canonical tokens are forced, and no other token is allowed.
 #[test]
-fn what_is_certain_is_told_in_advance() {
-    let all = compiler();
+fn forced_tokens_are_returned_at_once() {
+    let compiler = compiler();
     let grammar = gbnf(r#"root ::= [xy] "the end: " [01] "abc""#);
-    let mut constraint = all.compile(&grammar, Cutting::Canonical).unwrap();
+    let mut constraint = compiler.compile(&grammar, Tokenization::Canonical).unwrap();
     constraint.accept(TokenId(u32::from(b'x'))).unwrap();
     let text = |tokens: Vec<TokenId>| {
-        let words = words();
-        let spelt: Vec<u8> = tokens
+        let token_bytes = token_bytes();
+        let bytes: Vec<u8> = tokens
             .iter()
-            .flat_map(|token| words[token.row()].clone())
+            .flat_map(|token| token_bytes[token.row()].clone())
             .collect();
-        (tokens.len(), String::from_utf8(spelt).unwrap())
+        (tokens.len(), String::from_utf8(bytes).unwrap())
     };
     let forced = constraint.take_forced().unwrap();
     assert_eq!(text(forced), (5, "the end: ".to_owned()));
@@ -530,62 +569,61 @@ fn what_is_certain_is_told_in_advance() {
     );
     assert!(constraint.is_complete());
 
-    let mut constraint = all.compile(&grammar, Cutting::Free).unwrap();
+    let mut constraint = compiler.compile(&grammar, Tokenization::Any).unwrap();
     constraint.accept(TokenId(u32::from(b'x'))).unwrap();
     assert!(constraint.take_forced().unwrap().is_empty());
     let mut logits = vec![0.0; END.row() + 1];
     constraint.mask(&mut logits).unwrap();
     let allowed = logits.iter().filter(|logit| **logit == 0.0).count();
-    assert_eq!(allowed, 2, "t and the");
+    assert_eq!(allowed, 2, "\"t\" and \"the\"");
 }
 
 #[test]
-fn regular_expressions_and_lark_are_taken() {
-    let all = compiler();
+fn regular_expressions_and_lark_grammars_are_supported() {
+    let compiler = compiler();
     let regex = GrammarSource::Regex(r"(ab|a)bc\d{2}".to_owned());
-    for (text, wanted) in [
+    for (text, expected) in [
         ("abc12", true),
         ("abbc12", true),
         ("abc1", false),
         ("abc123", false),
     ] {
-        assert_eq!(follows(&all, &regex, &bytes(text)), wanted, "{text}");
+        assert_eq!(accepts(&compiler, &regex, &bytes(text)), expected, "{text}");
     }
     let lark = GrammarSource::Lark("start: \"a\" word\nword: /[xyz]+/ \"!\"".to_owned());
-    for (text, wanted) in [("axy!", true), ("a!", false)] {
-        assert_eq!(follows(&all, &lark, &bytes(text)), wanted, "{text}");
+    for (text, expected) in [("axy!", true), ("a!", false)] {
+        assert_eq!(accepts(&compiler, &lark, &bytes(text)), expected, "{text}");
     }
-    for wrong in [
+    for invalid in [
         GrammarSource::Regex("a(b".to_owned()),
         GrammarSource::Regex("a(?=b)".to_owned()),
         GrammarSource::Lark("begin: \"a\"".to_owned()),
         GrammarSource::Lark("start: other".to_owned()),
         GrammarSource::Lark("start: %json {\"not\": {}}".to_owned()),
     ] {
-        let error = all.compile(&wrong, Cutting::Free).err().unwrap();
+        let error = compiler.compile(&invalid, Tokenization::Any).err().unwrap();
         assert!(
-            matches!(error, GrammarError::Refused(_)),
-            "{wrong:?}: {error:?}"
+            matches!(error, GrammarError::Rejected(_)),
+            "{invalid:?}: {error:?}"
         );
     }
     let deep = format!("start: {}\"a\"{}", "(".repeat(200), ")?".repeat(200));
-    let many = format!("start: A\nA: {}", ["/a*/"; 10].join(" & "));
-    for large in [deep, many] {
-        let error = all
-            .compile(&GrammarSource::Lark(large), Cutting::Free)
+    let many_intersections = format!("start: A\nA: {}", ["/a*/"; 10].join(" & "));
+    for large in [deep, many_intersections] {
+        let error = compiler
+            .compile(&GrammarSource::Lark(large), Tokenization::Any)
             .err();
         assert!(matches!(error, Some(GrammarError::TooLarge(_))));
     }
     let long = GrammarSource::Regex("a".repeat(MAX_GRAMMAR_BYTES + 1));
-    let error = all.compile(&long, Cutting::Free).err().unwrap();
+    let error = compiler.compile(&long, Tokenization::Any).err().unwrap();
     assert!(matches!(error, GrammarError::TooLarge(_)));
 }
 
-/// Small texts that would be large if they were taken at their word: they are followed for a while, and when
-/// that takes more than is allowed, it ends.
+/// Small grammars that expand to large ones either compile and allow some tokens, or fail because they exceed a limit.
 #[test]
-fn what_would_be_large_is_followed_within_limits() {
-    let all = compiler();
+fn grammars_that_expand_to_large_ones_stay_within_the_limits() {
+    let compiler = compiler();
     for grammar in [
         r#"root ::= ((("a"{2000}){2000}){2000}){2000}"#.to_owned(),
         format!(
@@ -593,7 +631,10 @@ fn what_would_be_large_is_followed_within_limits() {
             "(".repeat(60) + "[ab]*" + &"){2000}".repeat(60)
         ),
     ] {
-        let error = all.compile(&gbnf(&grammar), Cutting::Free).err().unwrap();
+        let error = compiler
+            .compile(&gbnf(&grammar), Tokenization::Any)
+            .err()
+            .unwrap();
         let error = error.to_string();
         assert!(error.contains("repetitions are more than"), "{error}");
     }
@@ -623,15 +664,17 @@ fn what_would_be_large_is_followed_within_limits() {
         ),
     ];
     for grammar in grammars {
-        let mut constraint = all.compile(&gbnf(&grammar), Cutting::Free).unwrap();
-        let mut follow = || {
+        let mut constraint = compiler
+            .compile(&gbnf(&grammar), Tokenization::Any)
+            .unwrap();
+        let mut step = || {
             constraint.mask(&mut vec![0.0; END.row() + 1])?;
             constraint.accept(TokenId(u32::from(b'a')))
         };
-        let end = (0..40).find_map(|_| follow().err());
+        let error = (0..40).find_map(|_| step().err());
         assert!(
-            matches!(end, None | Some(GrammarError::Stuck(_))),
-            "{end:?}"
+            matches!(error, None | Some(GrammarError::CannotContinue(_))),
+            "{error:?}"
         );
     }
 }

@@ -1,4 +1,4 @@
-//! The vocabulary as grammars see it: what each token spells, and how the model's tokenizer cuts a text.
+//! The vocabulary of a grammar compiler, and its adapter to llguidance's token trie and tokenizer interface.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -7,73 +7,73 @@ use llguidance::toktrie::{TokRxInfo, TokTrie, TokenizerEnv};
 
 use crate::token::TokenId;
 
-/// What a token is to a grammar.
+/// How a grammar matches a token: by its text or by its name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Spelling<'a> {
-    /// These bytes of text.
+pub enum GrammarToken<'a> {
+    /// The bytes of a text token; they need not be complete UTF-8.
     Text(&'a [u8]),
-    /// No text: it steers the model, and has a name.
+    /// The name of a control token, which has no text.
     Control(&'a str),
 }
 
-/// A vocabulary that grammars are followed with.
+/// The vocabulary and tokenizer of a [`GrammarCompiler`](super::GrammarCompiler).
 pub trait GrammarVocabulary: Send + Sync {
-    /// Tokens there are.
+    /// Returns the number of tokens. Token ids are less than this number.
     fn size(&self) -> usize;
-    /// What a token of them spells.
-    fn spelling(&self, token: TokenId) -> Spelling<'_>;
-    /// The tokens that end a text.
-    fn ends(&self) -> &[TokenId];
-    /// The tokens that the model's tokenizer makes of a text; it may fail to spell it.
-    fn tokens(&self, text: &str) -> Vec<TokenId>;
+    /// Returns the bytes or the name of `token`, which is less than [`Self::size`].
+    fn grammar_token(&self, token: TokenId) -> GrammarToken<'_>;
+    /// Returns the end-of-generation tokens, which end a complete text.
+    fn eog_tokens(&self) -> &[TokenId];
+    /// Tokenizes a text. The tokens need not decode to the same text: a tokenizer may prepend a space, for example.
+    fn tokenize(&self, text: &str) -> Vec<TokenId>;
 }
 
 impl dyn GrammarVocabulary + '_ {
-    /// The tokens by their names or texts; of several with one name, the first.
+    /// Maps the name or text of each token to the token; the first of several tokens with the same name wins.
     pub(super) fn by_name(&self) -> HashMap<&[u8], TokenId> {
         let tokens = (0..self.size() as u32).rev().map(TokenId);
-        let named = tokens.map(|token| match self.spelling(token) {
-            Spelling::Text(bytes) => (bytes, token),
-            Spelling::Control(name) => (name.as_bytes(), token),
+        let named = tokens.map(|token| match self.grammar_token(token) {
+            GrammarToken::Text(bytes) => (bytes, token),
+            GrammarToken::Control(name) => (name.as_bytes(), token),
         });
         named.collect()
     }
 }
 
-/// Whether a text that can only be this one is cut as the model's tokenizer does it.
+/// Which tokenizations a constraint allows where the grammar allows only one continuation of the text.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Cutting {
-    /// Always: what is certain is taken without asking the model.
+pub enum Tokenization {
+    /// Only the tokenizer's own tokenization. Its tokens are forced, without an evaluation of the model.
     Canonical,
-    /// Any tokens that spell it will do: some of those that the tokenizer would take may be forbidden.
-    Free,
+    /// All tokens that decode to the text. Needed if logit biases may ban tokens of the canonical tokenization.
+    Any,
 }
 
-/// The vocabulary in the words of llguidance.
+/// Implements llguidance's tokenizer interface for a vocabulary.
 pub(super) struct Environment {
     trie: Arc<TokTrie>,
     vocabulary: Arc<dyn GrammarVocabulary>,
-    cutting: Cutting,
+    tokenization: Tokenization,
 }
 
 impl Environment {
-    /// One for each way to cut, canonical first.
+    /// Returns an environment for each [`Tokenization`], `Canonical` first. Both share one token trie.
     pub(super) fn both(vocabulary: &Arc<dyn GrammarVocabulary>) -> [Self; 2] {
         let trie = Arc::new(trie(&**vocabulary));
-        [Cutting::Canonical, Cutting::Free].map(|cutting| Self {
+        [Tokenization::Canonical, Tokenization::Any].map(|tokenization| Self {
             trie: Arc::clone(&trie),
             vocabulary: Arc::clone(vocabulary),
-            cutting,
+            tokenization,
         })
     }
 }
 
 fn trie(vocabulary: &dyn GrammarVocabulary) -> TokTrie {
     let tokens = (0..vocabulary.size() as u32).map(TokenId);
-    let words: Vec<Vec<u8>> = tokens
-        .map(|token| match vocabulary.spelling(token) {
-            Spelling::Text(bytes) => bytes.to_vec(),
-            Spelling::Control(name) => {
+    let token_bytes: Vec<Vec<u8>> = tokens
+        .map(|token| match vocabulary.grammar_token(token) {
+            GrammarToken::Text(bytes) => bytes.to_vec(),
+            GrammarToken::Control(name) => {
                 let bracketed = name.starts_with('<') && name.ends_with('>');
                 let name = match bracketed && !name.contains(char::is_whitespace) {
                     true => name.to_owned(),
@@ -83,10 +83,14 @@ fn trie(vocabulary: &dyn GrammarVocabulary) -> TokTrie {
             }
         })
         .collect();
-    let ends: Vec<u32> = vocabulary.ends().iter().map(|end| end.0).collect();
-    let first = ends.first().copied().unwrap_or(u32::MAX);
-    let info = TokRxInfo::new(words.len() as u32, first);
-    TokTrie::from(&info, &words).with_eos_tokens(&ends)
+    let eog_tokens: Vec<u32> = vocabulary
+        .eog_tokens()
+        .iter()
+        .map(|token| token.0)
+        .collect();
+    let first_eog_token = eog_tokens.first().copied().unwrap_or(u32::MAX);
+    let info = TokRxInfo::new(token_bytes.len() as u32, first_eog_token);
+    TokTrie::from(&info, &token_bytes).with_eos_tokens(&eog_tokens)
 }
 
 impl TokenizerEnv for Environment {
@@ -95,18 +99,24 @@ impl TokenizerEnv for Environment {
     }
 
     fn tokenize_bytes(&self, bytes: &[u8]) -> Vec<u32> {
-        let cut = |text: &str| {
-            let tokens: Vec<u32> = self.vocabulary.tokens(text).iter().map(|id| id.0).collect();
-            // A tokenizer may put a space before a text, or leave out what it cannot spell.
+        let tokenize = |text: &str| {
+            let tokens: Vec<u32> = self
+                .vocabulary
+                .tokenize(text)
+                .iter()
+                .map(|id| id.0)
+                .collect();
+            // The tokens may decode to another text: a tokenizer may prepend a space, or drop characters that it cannot
+            // encode.
             match self.trie.decode_raw(&tokens) == text.as_bytes() {
                 true => tokens,
                 false => self.trie.greedy_tokenize(text.as_bytes()),
             }
         };
-        self.trie.tokenize_with_greedy_fallback(bytes, cut)
+        self.trie.tokenize_with_greedy_fallback(bytes, tokenize)
     }
 
     fn tokenize_is_canonical(&self) -> bool {
-        self.cutting == Cutting::Canonical
+        self.tokenization == Tokenization::Canonical
     }
 }

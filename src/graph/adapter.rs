@@ -1,7 +1,7 @@
-//! LoRA adapters (Hu et al., 2021, <https://arxiv.org/abs/2106.09685>): what a file says that is to be added to a model's
-//! products, by GGUF's names and in the order of the model's rows, from llama.cpp's files and from PEFT's.
+//! Reads LoRA adapters (Hu et al., 2021, <https://arxiv.org/abs/2106.09685>) in the formats of llama.cpp (GGUF) and
+//! PEFT. Converts weight names to GGUF's and the order of rows to the model's.
 //!
-//! Source: llama.cpp's `convert_lora_to_gguf.py` and `llama-adapter.cpp`; PEFT's `LoraConfig` and its checkpoint format.
+//! Source: llama.cpp's `convert_lora_to_gguf.py` and `llama-adapter.cpp`; PEFT's `LoraConfig` and checkpoint format.
 
 mod peft;
 
@@ -11,8 +11,8 @@ use super::{Architecture, GraphError, ModelFile, Tensor, families};
 use crate::gguf::{Gguf, Optional};
 use crate::safetensors::Safetensors;
 
-/// The parts of a layer whose products an adapter may change; the output matrix is the other.
-const PARTS: [&str; 8] = [
+/// The weights of a layer that an adapter may change, in addition to the output matrix.
+const ADAPTABLE_WEIGHTS: [&str; 8] = [
     "attn_q",
     "attn_k",
     "attn_v",
@@ -23,98 +23,101 @@ const PARTS: [&str; 8] = [
     "ffn_down",
 ];
 
-/// An adapter that fits a model.
+/// A LoRA adapter, validated for a model.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Adapter {
-    /// By the weight whose product they change.
-    branches: BTreeMap<String, LowRank>,
+    /// GGUF name of a weight → the low-rank matrices that change the weight.
+    matrices: BTreeMap<String, LoraMatrices>,
 }
 
-/// What is added to `W·x`: `up · (down · x)`.
+/// The low-rank matrices `A` and `B` of a weight `W`: the adapter adds `B·A·x` to `W·x`.
 #[derive(Debug, Clone, PartialEq)]
-pub(super) struct LowRank {
-    /// Rows of both.
+pub(super) struct LoraMatrices {
+    /// The rank: number of rows of `A`.
     pub(super) rank: usize,
     /// `A`, `[rank, columns of W]`.
-    pub(super) down: Vec<f32>,
-    /// `B` transposed, `[rank, rows of W]`, times what `alpha` says.
-    pub(super) up: Vec<f32>,
+    pub(super) a: Vec<f32>,
+    /// `B` transposed, `[rank, rows of W]`, multiplied by the LoRA scaling factor (usually `alpha / rank`).
+    pub(super) b_transposed: Vec<f32>,
 }
 
-/// In which order a file has the rows of queries and keys.
+/// The order of the rows of query and key weights in a file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum RowOrder {
-    /// Pairs that are rotated together are neighbours: llama's GGUF files.
-    Neighbours,
-    /// They are half a head apart: all others.
+    /// RoPE rotates adjacent rows together: GGUF files of the architecture `llama`.
+    Interleaved,
+    /// RoPE rotates rows together that are half a head apart: all other files.
     Halves,
 }
 
-/// A matrix and its transposed counterpart, as they were read.
+/// The tensors `A` and `B` of a weight in the adapter's file.
 #[derive(Default)]
-struct Pair<'a> {
-    down: Option<Tensor<'a>>,
-    up: Option<Tensor<'a>>,
+struct LoraPair<'a> {
+    a: Option<Tensor<'a>>,
+    b: Option<Tensor<'a>>,
 }
 
 impl Adapter {
-    /// The adapter in a GGUF file, if it is one for `model`.
+    /// Reads an adapter for `model` from a GGUF file.
     ///
     /// # Errors
-    /// It is none, it is for another architecture, or something in it does not fit the model or is not computed.
-    pub fn of_gguf(gguf: &Gguf, model: &ModelFile) -> Result<Self, GraphError> {
+    /// If the file is not an adapter or is for another architecture, or if a tensor does not fit the model or is not
+    /// supported.
+    pub fn from_gguf(gguf: &Gguf, model: &ModelFile) -> Result<Self, GraphError> {
         let metadata = gguf.metadata();
-        for (key, wanted) in [
+        for (key, expected) in [
             ("general.type", "adapter"),
             ("adapter.type", "lora"),
             ("general.architecture", model.architecture.name()),
         ] {
             let found = metadata.string(key)?;
-            if found != wanted {
+            if found != expected {
                 let found: String = found.chars().take(64).collect();
-                let problem = format!("\"{key}\" is \"{found}\", not \"{wanted}\"");
+                let problem = format!("\"{key}\" is \"{found}\", not \"{expected}\"");
                 return Err(GraphError::Inconsistent(problem));
             }
         }
         if metadata.get("adapter.alora.invocation_tokens").is_some() {
-            let what = "an adapter that begins to count at its invocation (aLoRA)".to_owned();
-            return Err(GraphError::Unsupported(what));
+            let feature = "an adapter that is activated by invocation tokens (aLoRA)".to_owned();
+            return Err(GraphError::Unsupported(feature));
         }
         let alpha = metadata.number("adapter.lora.alpha").optional()?;
-        let mut pairs: BTreeMap<String, Pair<'_>> = BTreeMap::new();
+        let mut pairs: BTreeMap<String, LoraPair<'_>> = BTreeMap::new();
         for (name, tensor) in gguf.tensors() {
             let tensor = Tensor {
                 kind: tensor.kind,
-                quantised: None,
+                quantize_to: None,
                 shape: tensor.shape.clone(),
                 bytes: gguf.bytes(tensor),
-                added: 0.0,
+                value_offset: 0.0,
             };
             if let Some(weight) = name.strip_suffix(".lora_a") {
-                pairs.entry(weight.to_owned()).or_default().down = Some(tensor);
+                pairs.entry(weight.to_owned()).or_default().a = Some(tensor);
             } else if let Some(weight) = name.strip_suffix(".lora_b") {
-                pairs.entry(weight.to_owned()).or_default().up = Some(tensor);
+                pairs.entry(weight.to_owned()).or_default().b = Some(tensor);
             } else {
-                return Err(unknown(name));
+                return Err(unsupported_tensor(name));
             }
         }
         let order = match model.architecture.name() {
-            "llama" => RowOrder::Neighbours,
+            "llama" => RowOrder::Interleaved,
             _ => RowOrder::Halves,
         };
-        // As llama.cpp has it, no alpha is that nothing is scaled.
-        let factor = |_: &str, rank| match alpha {
+        // As in llama.cpp, a missing alpha or an alpha of 0 means no scaling.
+        let scaling = |_: &str, rank| match alpha {
             None | Some(0.0) => 1.0,
             Some(alpha) => alpha / rank as f32,
         };
-        Self::checked(pairs, order, factor, model)
+        Self::from_pairs(pairs, order, scaling, model)
     }
 
-    /// The adapter in PEFT's `adapter_config.json` and the safetensors file beside it, if it is one for `model`.
+    /// Reads an adapter for `model` from the contents of PEFT's `adapter_config.json` and the adapter's safetensors
+    /// file.
     ///
     /// # Errors
-    /// As of [`Adapter::of_gguf`].
-    pub fn of_peft(
+    /// If the configuration is malformed or needs an unsupported feature, or if a tensor does not fit the model or is
+    /// not supported.
+    pub fn from_peft(
         config: &[u8],
         weights: &Safetensors,
         model: &ModelFile,
@@ -122,85 +125,85 @@ impl Adapter {
         let config = peft::Config::read(config)?;
         let mut modules = BTreeMap::new();
         let pairs = peft::pairs(weights, &model.architecture, &mut modules)?;
-        let factor = |weight: &str, rank| config.factor(&modules[weight], rank);
-        Self::checked(pairs, RowOrder::Halves, factor, model)
+        let scaling = |weight: &str, rank| config.scaling(&modules[weight], rank);
+        Self::from_pairs(pairs, RowOrder::Halves, scaling, model)
     }
 
-    /// The pairs that were read, if they fit the model. `factor` is what a weight's branch of a rank is multiplied with.
-    fn checked(
-        pairs: BTreeMap<String, Pair<'_>>,
+    /// Checks the pairs against the model and converts them. `scaling` returns the LoRA scaling factor for a weight
+    /// name and a rank.
+    fn from_pairs(
+        pairs: BTreeMap<String, LoraPair<'_>>,
         order: RowOrder,
-        factor: impl Fn(&str, usize) -> f32,
+        scaling: impl Fn(&str, usize) -> f32,
         model: &ModelFile,
     ) -> Result<Self, GraphError> {
         if pairs.is_empty() {
-            let problem = "it has no tensors: it changes nothing".to_owned();
+            let problem = "the adapter has no tensors".to_owned();
             return Err(GraphError::Inconsistent(problem));
         }
-        let mut branches = BTreeMap::new();
+        let mut matrices = BTreeMap::new();
         for (weight, pair) in pairs {
-            let factor = |rank| factor(&weight, rank);
-            let branch = pair.checked(&weight, order, factor, model)?;
-            branches.insert(weight, branch);
+            let scaling = |rank| scaling(&weight, rank);
+            let checked = pair.check(&weight, order, scaling, model)?;
+            matrices.insert(weight, checked);
         }
-        Ok(Self { branches })
+        Ok(Self { matrices })
     }
 
-    /// What it adds to the product with that weight.
-    pub(super) fn branch(&self, weight: &str) -> Option<&LowRank> {
-        self.branches.get(weight)
+    /// Returns the low-rank matrices for `weight`; `None` if the adapter does not change the weight.
+    pub(super) fn lora(&self, weight: &str) -> Option<&LoraMatrices> {
+        self.matrices.get(weight)
     }
 
-    /// The weights whose products it changes.
+    /// The GGUF names of the weights that the adapter changes.
     pub fn weights(&self) -> impl Iterator<Item = &str> {
-        self.branches.keys().map(String::as_str)
+        self.matrices.keys().map(String::as_str)
     }
 }
 
-impl Pair<'_> {
-    fn checked(
+impl LoraPair<'_> {
+    fn check(
         self,
         weight: &str,
         order: RowOrder,
-        factor: impl Fn(usize) -> f32,
+        scaling: impl Fn(usize) -> f32,
         model: &ModelFile,
-    ) -> Result<LowRank, GraphError> {
-        let [columns, rows] = matrix(weight, model)?;
+    ) -> Result<LoraMatrices, GraphError> {
+        let [columns, rows] = weight_shape(weight, model)?;
         let missing = |which| GraphError::MissingTensor(format!("{weight}.lora_{which}"));
-        let down = self.down.ok_or_else(|| missing("a"))?;
-        let up = self.up.ok_or_else(|| missing("b"))?;
-        let rank = down.rows();
-        for (which, tensor, wanted) in [
-            ("a", &down, vec![columns, rank]),
-            ("b", &up, vec![rank, rows]),
-        ] {
-            if tensor.shape != wanted || rank == 0 {
+        let a = self.a.ok_or_else(|| missing("a"))?;
+        let b = self.b.ok_or_else(|| missing("b"))?;
+        let rank = a.rows();
+        for (which, tensor, expected) in
+            [("a", &a, vec![columns, rank]), ("b", &b, vec![rank, rows])]
+        {
+            if tensor.shape != expected || rank == 0 {
                 return Err(GraphError::Shape {
                     name: format!("{weight}.lora_{which}"),
                     found: tensor.shape.clone(),
-                    wanted,
+                    expected,
                 });
             }
         }
-        let up = up.dequantised();
-        let factor = factor(rank);
-        let mut transposed = vec![0.0; up.len()];
+        let b = b.dequantized();
+        let scaling = scaling(rank);
+        let mut transposed = vec![0.0; b.len()];
         for row in 0..rows {
-            let from = stored_row(row, weight, order, &model.architecture);
-            for place in 0..rank {
-                transposed[place * rows + row] = up[from * rank + place] * factor;
+            let source_row = file_row(row, weight, order, &model.architecture);
+            for component in 0..rank {
+                transposed[component * rows + row] = b[source_row * rank + component] * scaling;
             }
         }
-        Ok(LowRank {
+        Ok(LoraMatrices {
             rank,
-            down: down.dequantised(),
-            up: transposed,
+            a: a.dequantized(),
+            b_transposed: transposed,
         })
     }
 }
 
-/// The sizes of a weight that an adapter may change, contiguous dimension first.
-fn matrix(weight: &str, model: &ModelFile) -> Result<[usize; 2], GraphError> {
+/// Returns the shape of a weight that an adapter may change, contiguous dimension first.
+fn weight_shape(weight: &str, model: &ModelFile) -> Result<[usize; 2], GraphError> {
     let part = || {
         weight
             .strip_prefix("blk.")?
@@ -208,39 +211,40 @@ fn matrix(weight: &str, model: &ModelFile) -> Result<[usize; 2], GraphError> {
             .1
             .strip_suffix(".weight")
     };
-    let known = weight == families::OUTPUT || part().is_some_and(|part| PARTS.contains(&part));
+    let is_adaptable =
+        weight == families::OUTPUT || part().is_some_and(|part| ADAPTABLE_WEIGHTS.contains(&part));
     let stored = match model.architecture.decoder() {
         Some(shape) if shape.tied_output && weight == families::OUTPUT => families::TOKEN_EMBEDDING,
         _ => weight,
     };
-    let tensor = model.tensors.get(stored).filter(|_| known);
+    let tensor = model.tensors.get(stored).filter(|_| is_adaptable);
     let shape = tensor.and_then(|tensor| <[usize; 2]>::try_from(tensor.shape).ok());
     shape.ok_or_else(|| {
-        let whole = model.tensors.get(weight).is_some();
-        GraphError::Unsupported(match whole {
+        let exists = model.tensors.get(weight).is_some();
+        GraphError::Unsupported(match exists {
             true => format!("an adapter of \"{weight}\""),
             false => format!("an adapter of \"{weight}\", which the model does not have,"),
         })
     })
 }
 
-/// Where in the file the row is that is number `row` of the model's.
-fn stored_row(row: usize, weight: &str, order: RowOrder, architecture: &Architecture) -> usize {
-    let rotated = weight.ends_with(".attn_q.weight") || weight.ends_with(".attn_k.weight");
-    let Some(shape) = architecture.decoder().filter(|_| rotated) else {
+/// Returns the index in the adapter's file of the model's row `row`.
+fn file_row(row: usize, weight: &str, order: RowOrder, architecture: &Architecture) -> usize {
+    let is_rotated = weight.ends_with(".attn_q.weight") || weight.ends_with(".attn_k.weight");
+    let Some(shape) = architecture.decoder().filter(|_| is_rotated) else {
         return row;
     };
     let half = shape.head_size / 2;
     let (head, within) = (row / shape.head_size, row % shape.head_size);
     let within = match (order, shape.rotary.interleaved) {
         (RowOrder::Halves, true) => within % 2 * half + within / 2,
-        (RowOrder::Neighbours, false) => within % half * 2 + within / half,
-        (RowOrder::Neighbours, true) | (RowOrder::Halves, false) => within,
+        (RowOrder::Interleaved, false) => within % half * 2 + within / half,
+        (RowOrder::Interleaved, true) | (RowOrder::Halves, false) => within,
     };
     head * shape.head_size + within
 }
 
-/// What to say of a tensor that is no part of an adapter here.
-fn unknown(name: &str) -> GraphError {
+/// The error for a tensor that is not supported in an adapter.
+fn unsupported_tensor(name: &str) -> GraphError {
     GraphError::Unsupported(format!("the tensor \"{name}\" of an adapter"))
 }

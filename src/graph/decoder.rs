@@ -1,45 +1,47 @@
-//! The decoder that all families share, on flattened tokens: every operator but attention is
-//! indifferent to which sequence a row belongs to, so a ragged batch needs no padding.
+//! Builds the graph of a decoder, which all model families share. The tokens of all sequences form one dimension. Every
+//! operator except attention treats rows (tokens) independently, so a ragged batch needs no padding.
 //!
 //! ```text
 //! inputs_embeds [tokens, hidden] (· scale) = residual
-//!   └─ per layer: norm → Q·K·V (one product) → PagedAttention → output product (→ norm) ─┐ + residual
-//!                 norm → gate·up (one product) → act(gate) · up → down product (→ norm) ─┘ + residual
-//!   ├─ rows of logit_rows → norm → output product → logits [rows, vocabulary]
+//!   └─ per layer: norm → Q·K·V (one matmul) → PagedAttention → output matmul (→ norm) ─┐ + residual
+//!                 norm → gate·up (one matmul) → act(gate) · up → down matmul (→ norm) ─┘ + residual
+//!   ├─ rows of logit_rows → norm → output matmul → logits [rows, vocabulary]
 //!   └─ rows of hidden_rows → norm → hidden [hidden rows, hidden]
 //! ```
 //!
-//! A graph may have some of the layers only: what its last hands over, the next graph's first takes.
+//! A graph may contain only a stage of the decoder, a range of layers. A stage outputs the residual stream after its
+//! last layer, which is the input of the next stage.
 
 use std::ops::Range;
 
 use super::families::{self, DecoderShape, Experts, Rotary};
+use super::matmul::{Matmul, MatmulOperator};
 use super::onnx::{
     Attribute::{Float, Int},
     Dimension::{self, Fixed, Named},
     Edge, ElementType, GraphBuilder, Initializer, MICROSOFT_DOMAIN, TensorValues,
 };
-use super::products::{Product, ProductOperator};
 use super::weighted::{RmsNorm, WeightedGraph};
 use super::{ORTOLAN_DOMAIN, names, rotary};
 
-/// What of a decoder a graph has.
+/// A stage of a decoder: the layers that a graph contains, and the operators that compute them.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct DecoderPart {
-    /// Its layers. Before the first come the embeddings, behind the last the logits.
+pub struct DecoderStage {
+    /// The range of layers. The stage with the first layer takes embeddings; the stage with the last layer computes
+    /// logits.
     pub layers: Range<usize>,
-    /// Whose attention.
+    /// The attention operator.
     pub attention: AttentionOperator,
-    /// Whose products.
-    pub products: ProductOperator,
+    /// The operator for quantized matmuls.
+    pub matmul: MatmulOperator,
 }
 
-/// Whose `PagedAttention` a graph has.
+/// The implementation of `PagedAttention`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum AttentionOperator {
-    /// Ours, for the CPU: in single precision, over caches in its memory.
+    /// ortolan's operator for the CPU: computes in single precision, with the KV cache in main memory.
     Ortolan,
-    /// ONNX Runtime's: in half precision, over caches in the memory of a GPU.
+    /// ONNX Runtime's operator: computes in half precision, with the KV cache in GPU memory.
     Contrib,
 }
 
@@ -52,55 +54,57 @@ impl AttentionOperator {
     }
 }
 
-/// `f32 [tokens, hidden]`: what is handed over to a graph that begins with this layer.
-pub fn handed_over(layer: usize) -> String {
+/// Returns the name of the residual stream before layer `layer`, `f32 [tokens, hidden]`. A stage that starts with this
+/// layer has it as an input.
+pub fn residual_name(layer: usize) -> String {
     format!("blk.{layer}.residual")
 }
 
-/// The graph of a part of a decoder, for sequences of up to `context_tokens` tokens.
+/// Builds the graph of a decoder stage, for sequences of up to `context_tokens` tokens. `progress` receives the
+/// completed fraction, from 0 to 1.
 pub(super) fn build<'a>(
     graph: WeightedGraph<'a>,
     shape: &'a DecoderShape,
-    part: &DecoderPart,
+    stage: &DecoderStage,
     context_tokens: usize,
     progress: &dyn Fn(f32),
 ) -> WeightedGraph<'a> {
-    let mut decoder = Decoder::new(graph, shape, part.attention, context_tokens);
-    let mut residual = match part.layers.start {
-        0 => decoder.embedded(),
-        first => decoder.taken_over(first),
+    let mut decoder = Decoder::new(graph, shape, stage.attention, context_tokens);
+    let mut residual = match stage.layers.start {
+        0 => decoder.embeddings_input(),
+        first => decoder.stage_input(first),
     };
-    for layer in part.layers.clone() {
+    for layer in stage.layers.clone() {
         residual = decoder.attention(layer, &residual);
         residual = match &shape.experts {
             None => decoder.feed_forward(layer, &residual),
             Some(experts) => decoder.mixture_of_experts(layer, &residual, experts),
         };
         decoder.graph.release();
-        progress((layer + 1 - part.layers.start) as f32 / part.layers.len() as f32);
+        progress((layer + 1 - stage.layers.start) as f32 / stage.layers.len() as f32);
     }
-    if part.layers.end == shape.layers {
+    if stage.layers.end == shape.layers {
         decoder.logits(&residual);
         decoder.hidden(&residual);
     } else {
-        let rows = decoder.rows();
+        let shape = decoder.residual_shape();
         let builder = &mut decoder.graph.builder;
-        builder.output(&residual, ElementType::F32, &rows);
+        builder.output(&residual, ElementType::F32, &shape);
     }
     decoder.graph
 }
 
-/// Numbers of the tables that say how positions turn queries and keys.
-pub(super) fn rotary_numbers(shape: &DecoderShape, context_tokens: usize) -> usize {
-    let tables = [Some(&shape.rotary), local_rotary(shape)];
-    let numbers = |rotary: &Rotary| 2 * context_tokens * (rotary.rotated / 2);
-    tables.into_iter().flatten().map(numbers).sum()
+/// Returns the number of values in all cosine and sine tables.
+pub(super) fn rotary_table_values(shape: &DecoderShape, context_tokens: usize) -> usize {
+    let tables = [Some(&shape.rotary), sliding_window_rotary(shape)];
+    let values = |rotary: &Rotary| 2 * context_tokens * (rotary.rotated_dims / 2);
+    tables.into_iter().flatten().map(values).sum()
 }
 
-/// How positions turn queries and keys where a layer sees only what is near, if otherwise than elsewhere.
-fn local_rotary(shape: &DecoderShape) -> Option<&Rotary> {
-    let local = shape.local.as_ref().map(|local| &local.rotary);
-    local.filter(|rotary| **rotary != shape.rotary)
+/// Returns the rotary embedding of sliding-window layers, if it differs from the rotary embedding of global layers.
+fn sliding_window_rotary(shape: &DecoderShape) -> Option<&Rotary> {
+    let rotary = shape.sliding_window.as_ref().map(|layers| &layers.rotary);
+    rotary.filter(|rotary| **rotary != shape.rotary)
 }
 
 struct Decoder<'a> {
@@ -108,18 +112,18 @@ struct Decoder<'a> {
     shape: &'a DecoderShape,
     operator: AttentionOperator,
     context_tokens: usize,
-    batch: Batch,
+    shared: SharedInputs,
 }
 
-/// The edges that every attention node reads.
-struct Batch {
+/// Inputs that all attention nodes share.
+struct SharedInputs {
     cumulative_sequence_length: Edge,
     past_seqlens: Edge,
     block_table: Edge,
-    /// Cosines and sines, once a layer has asked for them.
+    /// Cosine and sine tables, created for the first layer that needs them.
     rotary: Option<[Edge; 2]>,
-    /// Of the layers that see only what is near, where they have tables of their own.
-    local_rotary: Option<[Edge; 2]>,
+    /// The tables of sliding-window layers, if these layers have another rotary embedding.
+    sliding_window_rotary: Option<[Edge; 2]>,
 }
 
 impl<'a> Decoder<'a> {
@@ -129,54 +133,54 @@ impl<'a> Decoder<'a> {
         operator: AttentionOperator,
         context_tokens: usize,
     ) -> Self {
-        let mut integers = |name, dimensions: &[Dimension]| {
+        let mut integer_input = |name, dimensions: &[Dimension]| {
             graph.builder.input(name, ElementType::I32, dimensions)
         };
-        let cumulative_sequence_length = integers(
+        let cumulative_sequence_length = integer_input(
             names::CUMULATIVE_SEQUENCE_LENGTH,
             &[Named("sequences_plus_1")],
         );
-        let past_seqlens = integers(names::PAST_SEQLENS, &[Named("sequences")]);
-        let block_table = integers(
+        let past_seqlens = integer_input(names::PAST_SEQLENS, &[Named("sequences")]);
+        let block_table = integer_input(
             names::BLOCK_TABLE,
             &[Named("sequences"), Named("blocks_of_a_sequence")],
         );
-        let batch = Batch {
+        let shared = SharedInputs {
             cumulative_sequence_length,
             past_seqlens,
             block_table,
             rotary: None,
-            local_rotary: None,
+            sliding_window_rotary: None,
         };
         Self {
             graph,
             shape,
             operator,
             context_tokens,
-            batch,
+            shared,
         }
     }
 
-    fn rows(&self) -> [Dimension; 2] {
+    fn residual_shape(&self) -> [Dimension; 2] {
         [Named("tokens"), Fixed(self.shape.hidden)]
     }
 
-    /// What the first layer takes: the embeddings.
-    fn embedded(&mut self) -> Edge {
-        let rows = self.rows();
+    /// Adds the input of the first layer: the token embeddings, scaled if the family scales embeddings.
+    fn embeddings_input(&mut self) -> Edge {
+        let shape = self.residual_shape();
         let builder = &mut self.graph.builder;
-        let embeds = builder.input(names::INPUTS_EMBEDS, ElementType::F32, &rows);
+        let embeds = builder.input(names::INPUTS_EMBEDS, ElementType::F32, &shape);
         match self.shape.embedding_scale {
             None => embeds,
-            Some(scale) => self.scaled(&embeds, scale, &handed_over(0)),
+            Some(scale) => self.scaled(&embeds, scale, &residual_name(0)),
         }
     }
 
-    /// The same of a later layer, which another graph hands over.
-    fn taken_over(&mut self, layer: usize) -> Edge {
-        let rows = self.rows();
+    /// Adds the input of a later stage: the residual stream from the previous stage.
+    fn stage_input(&mut self, layer: usize) -> Edge {
+        let shape = self.residual_shape();
         let builder = &mut self.graph.builder;
-        builder.input(&handed_over(layer), ElementType::F32, &rows)
+        builder.input(&residual_name(layer), ElementType::F32, &shape)
     }
 
     fn norm<'g>(&self, gain: &'g str) -> RmsNorm<'g> {
@@ -186,7 +190,7 @@ impl<'a> Decoder<'a> {
         }
     }
 
-    /// `x · scale`, by the name `result`.
+    /// Adds a node that computes `x · scale`, with the output name `result`.
     fn scaled(&mut self, x: &Edge, scale: f32, result: &str) -> Edge {
         let factor = self.graph.builder.initializer(Initializer {
             name: format!("{result}.factor"),
@@ -198,33 +202,33 @@ impl<'a> Decoder<'a> {
         scaled
     }
 
-    /// Queries, keys and values of every token, one after the other.
+    /// Adds the matmul that computes the concatenated queries, keys and values of every token.
     fn queries_keys_values(&mut self, layer: usize, residual: &Edge) -> Edge {
-        let parts: &[&str] = match self.shape.fused {
+        let projections: &[&str] = match self.shape.fused_projections {
             true => &["attn_qkv"],
             false => &["attn_q", "attn_k", "attn_v"],
         };
-        let weights: Vec<String> = parts
+        let weights: Vec<String> = projections
             .iter()
             .map(|part| families::block(layer, part))
             .collect();
-        let biases: Vec<String> = parts
+        let biases: Vec<String> = projections
             .iter()
-            .filter(|_| self.shape.biases)
+            .filter(|_| self.shape.qkv_biases)
             .map(|part| families::bias(layer, part))
             .collect();
         let name = families::block(layer, "attn_qkv");
         let gain = families::block(layer, "attn_norm");
         let norm = self.norm(&gain);
-        self.graph.product(Product {
+        self.graph.matmul(Matmul {
             norm: Some(norm),
             biases: &biases,
-            ..Product::plain(&name, &format!("{name}.product"), residual, &weights)
+            ..Matmul::plain(&name, &format!("{name}.product"), residual, &weights)
         })
     }
 
-    /// A product by the name `part` of a layer, which is added to the residual stream.
-    fn added(
+    /// Adds a matmul of `x` and the weight `part` of a layer, and adds the product to the residual stream.
+    fn add_to_residual(
         &mut self,
         [part, post_norm]: [&str; 2],
         layer: usize,
@@ -233,23 +237,23 @@ impl<'a> Decoder<'a> {
         result: &str,
     ) -> Edge {
         let name = families::block(layer, part);
-        let parts = std::slice::from_ref(&name);
+        let weights = std::slice::from_ref(&name);
         match self.shape.post_norms {
-            false => self.graph.product(Product {
+            false => self.graph.matmul(Matmul {
                 residual: Some(residual),
-                ..Product::plain(&name, result, x, parts)
+                ..Matmul::plain(&name, result, x, weights)
             }),
             true => {
-                let of_product = format!("{name}.product");
-                let product = Product::plain(&name, &of_product, x, parts);
-                let product = self.graph.product(product);
-                self.normed_and_added(layer, post_norm, &product, residual, result)
+                let matmul_output = format!("{name}.product");
+                let matmul = Matmul::plain(&name, &matmul_output, x, weights);
+                let output = self.graph.matmul(matmul);
+                self.norm_and_add(layer, post_norm, &output, residual, result)
             }
         }
     }
 
-    /// What a layer comes to, added to the residual stream: after a norm, if the family has such.
-    fn normed_and_added(
+    /// Adds `x` to the residual stream, after the norm `post_norm` if the family has post-norms.
+    fn norm_and_add(
         &mut self,
         layer: usize,
         post_norm: &str,
@@ -268,7 +272,7 @@ impl<'a> Decoder<'a> {
 
     fn attention(&mut self, layer: usize, residual: &Edge) -> Edge {
         let qkv = self.queries_keys_values(layer, residual);
-        let qkv = operand(&mut self.graph.builder, self.operator, qkv);
+        let qkv = cast_operand(&mut self.graph.builder, self.operator, qkv);
         let cache = [
             Named("blocks"),
             Named("block_tokens"),
@@ -286,18 +290,18 @@ impl<'a> Decoder<'a> {
         let norms = self.shape.query_key_norms.then(|| {
             ["attn_q_norm", "attn_k_norm"].map(|part| {
                 let gain = self.graph.vector(&families::block(layer, part));
-                operand(&mut self.graph.builder, self.operator, gain)
+                cast_operand(&mut self.graph.builder, self.operator, gain)
             })
         });
         let [query_norm, key_norm] = norms
             .as_ref()
             .map_or([None, None], |norms| norms.each_ref().map(Some));
         let [cos, sin] = self.rotary(layer);
-        let batch = &self.batch;
-        let local = self.shape.local(layer);
-        let window = local.map_or(-1, |local| local.window as i64);
+        let shared = &self.shared;
+        let window_layers = self.shape.sliding_window_of(layer);
+        let window = window_layers.map_or(-1, |layers| layers.window_tokens as i64);
         let result = format!("blk.{layer}.attended");
-        let in_half = format!("{result}.f16");
+        let half_result = format!("{result}.f16");
         let [mut attended] = self.graph.builder.node(
             self.operator.domain(),
             "PagedAttention",
@@ -307,9 +311,9 @@ impl<'a> Decoder<'a> {
                 None,
                 Some(&keys),
                 Some(&values),
-                Some(&batch.cumulative_sequence_length),
-                Some(&batch.past_seqlens),
-                Some(&batch.block_table),
+                Some(&shared.cumulative_sequence_length),
+                Some(&shared.past_seqlens),
+                Some(&shared.block_table),
                 Some(&cos),
                 Some(&sin),
                 None,
@@ -319,7 +323,7 @@ impl<'a> Decoder<'a> {
             ],
             [match self.operator {
                 AttentionOperator::Ortolan => &result,
-                AttentionOperator::Contrib => &in_half,
+                AttentionOperator::Contrib => &half_result,
             }],
             &[
                 ("num_heads", Int(self.shape.heads as i64)),
@@ -330,7 +334,7 @@ impl<'a> Decoder<'a> {
                     Int(self.shape.rotary.interleaved.into()),
                 ),
                 ("scale", Float(self.shape.score_scale)),
-                ("softcap", Float(self.shape.score_cap.unwrap_or(0.0))),
+                ("softcap", Float(self.shape.score_softcap.unwrap_or(0.0))),
                 ("local_window_size", Int(window)),
                 ("qk_norm_epsilon", Float(self.shape.norm_epsilon)),
             ],
@@ -345,33 +349,36 @@ impl<'a> Decoder<'a> {
         }
         let parts = ["attn_output", "post_attention_norm"];
         let result = format!("blk.{layer}.attention_added");
-        self.added(parts, layer, &attended, residual, &result)
+        self.add_to_residual(parts, layer, &attended, residual, &result)
     }
 
-    /// The tables that turn a layer's queries and keys.
+    /// Returns the cosine and sine tables of a layer, after creating them if necessary.
     fn rotary(&mut self, layer: usize) -> [Edge; 2] {
-        let (made, prefix, rotary) = match (self.shape.local(layer), local_rotary(self.shape)) {
-            (Some(_), Some(rotary)) => (&mut self.batch.local_rotary, "local.", rotary),
-            _ => (&mut self.batch.rotary, "", &self.shape.rotary),
+        let (existing, prefix, rotary) = match (
+            self.shape.sliding_window_of(layer),
+            sliding_window_rotary(self.shape),
+        ) {
+            (Some(_), Some(rotary)) => (&mut self.shared.sliding_window_rotary, "local.", rotary),
+            _ => (&mut self.shared.rotary, "", &self.shape.rotary),
         };
         let builder = &mut self.graph.builder;
         let (tokens, operator) = (self.context_tokens, self.operator);
-        let make = || {
+        let create = || {
             let tables = rotary::tables(rotary, tokens);
             [("cos_cache", tables.cos), ("sin_cache", tables.sin)].map(|(name, values)| {
                 let table = builder.initializer(Initializer {
                     name: format!("{prefix}{name}"),
-                    shape: vec![tokens, rotary.rotated / 2],
+                    shape: vec![tokens, rotary.rotated_dims / 2],
                     values: TensorValues::F32(values),
                 });
-                operand(builder, operator, table)
+                cast_operand(builder, operator, table)
             })
         };
-        made.get_or_insert_with(make).clone()
+        existing.get_or_insert_with(create).clone()
     }
 
     fn feed_forward(&mut self, layer: usize, residual: &Edge) -> Edge {
-        let parts = match self.shape.fused {
+        let weights = match self.shape.fused_projections {
             true => vec![families::block(layer, "ffn_up")],
             false => ["ffn_gate", "ffn_up"]
                 .map(|part| families::block(layer, part))
@@ -380,16 +387,16 @@ impl<'a> Decoder<'a> {
         let stacked = families::block(layer, "ffn_gate_up");
         let gain = families::block(layer, "ffn_norm");
         let norm = self.norm(&gain);
-        let gated = self.graph.product(Product {
+        let gated = self.graph.matmul(Matmul {
             norm: Some(norm),
-            gated: Some(self.shape.activation),
-            ..Product::plain(&stacked, &format!("{stacked}.gated"), residual, &parts)
+            gate: Some(self.shape.activation),
+            ..Matmul::plain(&stacked, &format!("{stacked}.gated"), residual, &weights)
         });
         let parts = ["ffn_down", "post_ffw_norm"];
-        self.added(parts, layer, &gated, residual, &handed_over(layer + 1))
+        self.add_to_residual(parts, layer, &gated, residual, &residual_name(layer + 1))
     }
 
-    /// Each row through the experts that the router's scores choose.
+    /// Adds a mixture of experts: the top-k experts by router score compute each row.
     fn mixture_of_experts(&mut self, layer: usize, residual: &Edge, experts: &Experts) -> Edge {
         let gain = families::block(layer, "ffn_norm");
         let norm = self.norm(&gain);
@@ -398,11 +405,11 @@ impl<'a> Decoder<'a> {
             .rms_norm(&format!("{gain}.normed"), norm, residual);
         let x = &x;
         let router = families::block(layer, families::ROUTER);
-        let parts = std::slice::from_ref(&router);
+        let weights = std::slice::from_ref(&router);
         let scores = format!("{router}.product");
         let scores = self
             .graph
-            .product(Product::plain(&router, &scores, x, parts));
+            .matmul(Matmul::plain(&router, &scores, x, weights));
         let [mixed] = self.graph.builder.node(
             ORTOLAN_DOMAIN,
             "MixtureOfExperts",
@@ -410,13 +417,13 @@ impl<'a> Decoder<'a> {
             [&format!("blk.{layer}.mixed")],
             &[
                 ("layer", Int(layer as i64)),
-                ("k", Int(experts.used as i64)),
-                ("normalize_routing_weights", Int(experts.normalised.into())),
+                ("k", Int(experts.top_k as i64)),
+                ("normalize_routing_weights", Int(experts.normalized.into())),
                 ("routing_weights_scale", Float(experts.scale)),
             ],
         );
-        let result = handed_over(layer + 1);
-        self.normed_and_added(layer, "post_ffw_norm", &mixed, residual, &result)
+        let result = residual_name(layer + 1);
+        self.norm_and_add(layer, "post_ffw_norm", &mixed, residual, &result)
     }
 
     fn logits(&mut self, residual: &Edge) {
@@ -424,27 +431,27 @@ impl<'a> Decoder<'a> {
             .graph
             .builder
             .input(names::LOGIT_ROWS, ElementType::I64, &[Named("rows")]);
-        let wanted = self.graph.rows("wanted_rows", residual, &rows);
+        let gathered = self.graph.gather_rows("wanted_rows", residual, &rows);
         let matrix = match self.shape.tied_output {
             true => families::TOKEN_EMBEDDING,
             false => families::OUTPUT,
         };
-        let result = match self.shape.logit_cap {
+        let result = match self.shape.logit_softcap {
             None => names::LOGITS,
             Some(_) => "uncapped_logits",
         };
         let norm = self.norm(families::OUTPUT_NORM);
-        let mut logits = self.graph.product(Product {
-            rows: Some(&rows),
+        let mut logits = self.graph.matmul(Matmul {
+            token_rows: Some(&rows),
             norm: Some(norm),
-            ..Product::plain(matrix, result, &wanted, &[matrix.to_owned()])
+            ..Matmul::plain(matrix, result, &gathered, &[matrix.to_owned()])
         });
-        if let Some(cap) = self.shape.logit_cap {
-            let small = self.scaled(&logits, 1.0 / cap, "divided_logits");
+        if let Some(cap) = self.shape.logit_softcap {
+            let divided = self.scaled(&logits, 1.0 / cap, "divided_logits");
             let [bounded] =
                 self.graph
                     .builder
-                    .node("", "Tanh", &[Some(&small)], ["bounded_logits"], &[]);
+                    .node("", "Tanh", &[Some(&divided)], ["bounded_logits"], &[]);
             logits = self.scaled(&bounded, cap, names::LOGITS);
         }
         self.graph.builder.output(
@@ -455,16 +462,16 @@ impl<'a> Decoder<'a> {
     }
 
     fn hidden(&mut self, residual: &Edge) {
-        let rows = self.graph.hidden_rows();
-        let wanted = self.graph.rows("wanted_states", residual, &rows);
+        let rows = self.graph.hidden_rows_input();
+        let gathered = self.graph.gather_rows("wanted_states", residual, &rows);
         let norm = self.norm(families::OUTPUT_NORM);
-        let states = self.graph.rms_norm(names::HIDDEN, norm, &wanted);
-        self.graph.hidden(&states, self.shape.hidden);
+        let states = self.graph.rms_norm(names::HIDDEN, norm, &gathered);
+        self.graph.hidden_output(&states, self.shape.hidden);
     }
 }
 
-/// An operand of attention as the operator takes it.
-fn operand(builder: &mut GraphBuilder, operator: AttentionOperator, edge: Edge) -> Edge {
+/// Casts an attention operand to the precision of the attention operator.
+fn cast_operand(builder: &mut GraphBuilder, operator: AttentionOperator, edge: Edge) -> Edge {
     match operator {
         AttentionOperator::Ortolan => edge,
         AttentionOperator::Contrib => {

@@ -1,31 +1,32 @@
-//! The encoder, on flattened tokens as the decoder: each sequence is there whole, and its tokens see all of it.
+//! Builds the graph of an encoder. The tokens of all sequences form one dimension. A step contains whole sequences
+//! only, because each token attends to all tokens of its sequence.
 //!
 //! ```text
-//! inputs_embeds [tokens, hidden] + what positions say → norm
-//!   └─ per layer: Q·K·V (one product) → PackedMultiHeadAttention → output product → norm of the sum
-//!                 up product → GELU → down product → norm of the sum
+//! inputs_embeds [tokens, hidden] + position embeddings → norm
+//!   └─ per layer: Q·K·V (one matmul) → PackedMultiHeadAttention → output matmul → norm of the sum
+//!                 up matmul → GELU → down matmul → norm of the sum
 //!   └─ rows of hidden_rows → hidden [hidden rows, hidden]
 //! ```
 
 use super::families::EncoderShape;
 use super::families::bert::{EMBEDDING_NORM, POSITION_EMBEDDING, TOKEN_TYPES, part};
+use super::matmul::Matmul;
 use super::onnx::{
     Attribute::{Float, Int},
     Dimension::{Fixed, Named},
     Edge, ElementType, Initializer, MICROSOFT_DOMAIN, TensorValues,
 };
-use super::products::Product;
 use super::weighted::WeightedGraph;
 use super::{ORTOLAN_DOMAIN, names};
 
-/// The graph of an encoder.
+/// Builds the graph. `progress` receives the completed fraction, from 0 to 1.
 pub(super) fn build<'a>(
     graph: WeightedGraph<'a>,
     shape: &'a EncoderShape,
     progress: &dyn Fn(f32),
 ) -> WeightedGraph<'a> {
     let mut encoder = Encoder::new(graph, shape);
-    let mut state = encoder.embedded();
+    let mut state = encoder.embeddings();
     for layer in 0..shape.layers {
         let attended = encoder.attention(layer, &state);
         state = encoder.add_and_norm(
@@ -39,9 +40,9 @@ pub(super) fn build<'a>(
         encoder.graph.release();
         progress((layer + 1) as f32 / shape.layers as f32);
     }
-    let rows = encoder.graph.hidden_rows();
-    let wanted = encoder.graph.rows(names::HIDDEN, &state, &rows);
-    encoder.graph.hidden(&wanted, shape.hidden);
+    let rows = encoder.graph.hidden_rows_input();
+    let gathered = encoder.graph.gather_rows(names::HIDDEN, &state, &rows);
+    encoder.graph.hidden_output(&gathered, shape.hidden);
     encoder.graph
 }
 
@@ -65,8 +66,8 @@ impl<'a> Encoder<'a> {
         }
     }
 
-    /// The norm of what the tokens are and where they are.
-    fn embedded(&mut self) -> Edge {
+    /// Adds the norm of the sum of token, position and token type embeddings.
+    fn embeddings(&mut self) -> Edge {
         let hidden = self.shape.hidden;
         let builder = &mut self.graph.builder;
         let embeds = builder.input(
@@ -75,27 +76,27 @@ impl<'a> Encoder<'a> {
             &[Named("tokens"), Fixed(hidden)],
         );
         let positions = builder.input(names::POSITIONS, ElementType::I64, &[Named("tokens")]);
-        let mut places = self.graph.tensor(POSITION_EMBEDDING).dequantised();
-        let types = self.graph.tensor(TOKEN_TYPES).dequantised();
-        for row in places.chunks_exact_mut(hidden) {
-            // All tokens are in the first part of their text.
+        let mut table = self.graph.tensor(POSITION_EMBEDDING).dequantized();
+        let types = self.graph.tensor(TOKEN_TYPES).dequantized();
+        for row in table.chunks_exact_mut(hidden) {
+            // All tokens have token type 0.
             row.iter_mut()
                 .zip(&types)
-                .for_each(|(value, of_type)| *value += of_type);
+                .for_each(|(value, type_value)| *value += type_value);
         }
         let table = self.graph.builder.initializer(Initializer {
             name: POSITION_EMBEDDING.to_owned(),
             shape: vec![self.shape.trained_context, hidden],
-            values: TensorValues::F32(places),
+            values: TensorValues::F32(table),
         });
-        let [places] = self.graph.builder.node(
+        let [position_rows] = self.graph.builder.node(
             "",
             "Gather",
             &[Some(&table), Some(&positions)],
             ["places"],
             &[("axis", Int(0))],
         );
-        self.norm_of_sum(EMBEDDING_NORM, &embeds, &places, None)
+        self.norm_of_sum(EMBEDDING_NORM, &embeds, &position_rows, None)
     }
 
     fn attention(&mut self, layer: usize, state: &Edge) -> Edge {
@@ -103,9 +104,9 @@ impl<'a> Encoder<'a> {
         let name = part(layer, "attn_qkv");
         let weights = parts.each_ref().map(|part| format!("{part}.weight"));
         let biases = parts.map(|part| format!("{part}.bias"));
-        let qkv = self.graph.product(Product {
+        let qkv = self.graph.matmul(Matmul {
             biases: &biases,
-            ..Product::plain(&name, &format!("{name}.product"), state, &weights)
+            ..Matmul::plain(&name, &format!("{name}.product"), state, &weights)
         });
         let builder = &mut self.graph.builder;
         let hidden = self.shape.hidden as i64;
@@ -115,7 +116,7 @@ impl<'a> Encoder<'a> {
             "Split",
             &[Some(&qkv), Some(&sizes)],
             ["query", "key", "value"]
-                .map(|what| format!("{name}.{what}"))
+                .map(|suffix| format!("{name}.{suffix}"))
                 .each_ref()
                 .map(String::as_str),
             &[("axis", Int(-1))],
@@ -134,11 +135,11 @@ impl<'a> Encoder<'a> {
             [&part(layer, "attended")],
             &[("num_heads", Int(self.shape.heads as i64))],
         );
-        self.weighted(layer, "attn_output", &attended)
+        self.matmul_without_bias(layer, "attn_output", &attended)
     }
 
     fn feed_forward(&mut self, layer: usize, state: &Edge) -> Edge {
-        let up = self.weighted(layer, "ffn_up", state);
+        let up = self.matmul_without_bias(layer, "ffn_up", state);
         let bias = self
             .graph
             .vector(&format!("{}.bias", part(layer, "ffn_up")));
@@ -149,26 +150,28 @@ impl<'a> Encoder<'a> {
             [&part(layer, "ffn_gelu")],
             &[],
         );
-        self.weighted(layer, "ffn_down", &activated)
+        self.matmul_without_bias(layer, "ffn_down", &activated)
     }
 
-    /// A product without its bias.
-    fn weighted(&mut self, layer: usize, name: &str, x: &Edge) -> Edge {
+    /// Adds the matmul of a projection without the projection's bias, which the next node adds.
+    fn matmul_without_bias(&mut self, layer: usize, name: &str, x: &Edge) -> Edge {
         let weight = format!("{}.weight", part(layer, name));
-        let (result, parts) = (format!("{weight}.product"), std::slice::from_ref(&weight));
-        let product = Product::plain(&weight, &result, x, parts);
-        self.graph.product(product)
+        let (result, weights) = (format!("{weight}.product"), std::slice::from_ref(&weight));
+        let matmul = Matmul::plain(&weight, &result, x, weights);
+        self.graph.matmul(matmul)
     }
 
-    /// The norm of the state and what a product adds to it with its bias.
+    /// Adds the norm of `state + added + bias`, with the bias of the projection that computed `added`.
     fn add_and_norm(
         &mut self,
         layer: usize,
-        [product, norm]: [&str; 2],
+        [projection, norm]: [&str; 2],
         state: &Edge,
         added: &Edge,
     ) -> Edge {
-        let bias = self.graph.vector(&format!("{}.bias", part(layer, product)));
+        let bias = self
+            .graph
+            .vector(&format!("{}.bias", part(layer, projection)));
         self.norm_of_sum(&part(layer, norm), state, added, Some(&bias))
     }
 

@@ -1,15 +1,15 @@
-//! From a model's files to the ONNX graph that computes it: which tensors a family has, how their blocks
-//! become initializers, and the bytes of the `ModelProto`. Running it is [`crate::runtime`]'s.
+//! Builds the ONNX graph of a model from the model's files: reads the tensors, converts them to initializers and packed
+//! weights, and encodes the `ModelProto`. [`crate::runtime`] runs the graph.
 
 mod adapter;
 mod decoder;
 mod encoder;
 pub mod families;
 pub mod imported;
+mod matmul;
 pub mod names;
 pub mod onnx;
 pub mod panels;
-mod products;
 mod rotary;
 mod tensors;
 mod weighted;
@@ -19,96 +19,97 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 pub use adapter::Adapter;
-pub use decoder::{AttentionOperator, DecoderPart, handed_over};
+pub use decoder::{AttentionOperator, DecoderStage, residual_name};
 pub use families::{
-    Activation, Architecture, DecoderShape, EncoderShape, ExpertMatrices, stays_in_file,
+    Activation, Architecture, DecoderShape, EncoderShape, ExpertMatrices, is_expert_tensor,
 };
-use onnx::{Dimension, ElementType, Exported, GraphBuilder, Initializer, TensorValues};
+pub use matmul::{GATED, MatmulOperator};
+use onnx::{Dimension, ElementType, ExportedGraph, GraphBuilder, Initializer, TensorValues};
 use panels::{MatrixShape, PanelLayout, Panels};
-pub use products::{GATED, ProductOperator};
 pub use tensors::{Tensor, Tensors};
 use weighted::WeightedGraph;
-pub use weights::Computation;
+pub use weights::MatmulKind;
 
-use crate::gguf::quant::Target;
+use crate::gguf::quant::QuantizeTarget;
 use crate::gguf::{Gguf, MetadataError};
 use crate::safetensors::Safetensors;
 
 /// The domain of ortolan's own operators.
 pub const ORTOLAN_DOMAIN: &str = "ortolan";
 
-/// The most heads of an attention operator.
+/// Maximum number of heads of an attention operator.
 pub const MAX_HEADS: usize = 1024;
-/// The longest head of an attention operator, in elements.
+/// Maximum head size of an attention operator, in elements.
 pub const MAX_HEAD_SIZE: usize = 1024;
-/// A head's elements are a multiple of it: the attention operator computes with vectors of eight.
+/// The head size must be a multiple of this number, because the attention operator uses vectors of eight elements.
 pub const HEAD_MULTIPLE: usize = 8;
 
-/// Why a file has no graph.
+/// Why a graph cannot be built from a model's files.
 #[derive(Debug, thiserror::Error)]
 pub enum GraphError {
-    /// No family of ours.
+    /// The model family is not supported.
     #[error("the architecture \"{found}\" is not supported; supported: {supported}")]
     UnsupportedArchitecture {
-        /// What `general.architecture` says.
+        /// The architecture or model type in the file.
         found: String,
-        /// What it may say.
+        /// The supported architectures, comma-separated.
         supported: String,
     },
-    /// A key is missing or of the wrong type.
+    /// A metadata key is missing or has the wrong type.
     #[error(transparent)]
     Metadata(#[from] MetadataError),
-    /// The numbers of the header do not fit together.
+    /// Values in the header or configuration are invalid or contradict each other.
     #[error("{0}")]
     Inconsistent(String),
-    /// A tensor that the family needs is not there.
+    /// A tensor of the model family is missing.
     #[error("the tensor \"{0}\" is missing")]
     MissingTensor(String),
-    /// A tensor has another shape than the header implies.
-    #[error("the tensor \"{name}\" has the shape {found:?}, not {wanted:?}")]
+    /// A tensor's shape differs from the one that the header implies.
+    #[error("the tensor \"{name}\" has the shape {found:?}, not {expected:?}")]
     Shape {
-        /// The tensor.
+        /// The tensor's name.
         name: String,
-        /// Its shape, contiguous dimension first.
+        /// The shape in the file, contiguous dimension first.
         found: Vec<usize>,
-        /// What the header implies.
-        wanted: Vec<usize>,
+        /// The shape that the header implies, contiguous dimension first.
+        expected: Vec<usize>,
     },
-    /// Something that changes the result and that we do not compute.
+    /// The model needs a feature that is not implemented.
     #[error("{0} is not supported")]
     Unsupported(String),
 }
 
-/// What a session is made of.
+/// An ONNX graph and its weights, from which an ONNX Runtime session is created.
 #[derive(Debug)]
 pub struct ModelGraph {
-    /// The `ModelProto`.
+    /// The bytes of the `ModelProto`.
     pub model: Vec<u8>,
-    /// The weights that ONNX Runtime is handed over, by name.
+    /// The weights that ONNX Runtime receives separately, by name.
     pub initializers: Vec<Initializer>,
-    /// Those that it does not see.
+    /// The weights that only ortolan's operators read.
     pub matrices: OperatorMatrices,
-    /// Where the files are that others' graphs have their weights in.
+    /// The folder with the external data of an imported graph; `None` for other graphs.
     pub weights_folder: Option<PathBuf>,
 }
 
-/// Matrices that our operators are given themselves: nodes say their numbers.
+/// Matrices that ortolan's operators read directly. Nodes refer to matrices by index.
 #[derive(Debug, Clone, Default)]
 pub struct OperatorMatrices {
-    /// Those of products.
+    /// The packed weights of `MatMulPanels` nodes.
     pub panels: Arc<[Panels]>,
-    /// Of each layer the experts, if it has any: their matrices are read where they lie in the files.
+    /// The experts of each layer; empty without a mixture of experts. Expert matrices stay in the open files.
     pub experts: Arc<[ExpertMatrices]>,
 }
 
 impl ModelGraph {
-    /// The graph as other programs read it, its weights in the file `location` beside its own.
-    pub fn exported(&self, location: &str) -> Exported {
+    /// Converts the graph to a form that other programs can load, with the weights as external data in the file
+    /// `location`.
+    pub fn exported(&self, location: &str) -> ExportedGraph {
         onnx::exported(&self.model, location)
     }
 }
 
-/// The embedding matrix, read row by row from the mapped file.
+/// The token embedding matrix, read row by row from the model's file.
 #[derive(Debug, Clone)]
 pub struct Embeddings {
     tensors: Tensors,
@@ -117,31 +118,31 @@ pub struct Embeddings {
 }
 
 impl Embeddings {
-    /// Values of a row (`hidden`).
+    /// Number of values in a row (the hidden size).
     pub fn columns(&self) -> usize {
         self.columns
     }
 
-    /// Rows: tokens of the vocabulary.
+    /// Number of rows (the vocabulary size).
     pub fn rows(&self) -> usize {
         self.rows
     }
 
-    /// Bytes of all rows in the file.
+    /// Size of the matrix in the file, in bytes.
     pub fn bytes(&self) -> u64 {
         embedding_matrix(&self.tensors).bytes.len() as u64
     }
 
-    /// A graph that gives tokens' rows, in single precision: its one weight is all rows, one after the other, in the file
-    /// `location` beside its own.
-    pub fn exported(&self, location: &str) -> Exported {
+    /// Builds a graph that looks up embeddings in single precision. The only weight is the embedding matrix, as
+    /// external data in the file `location`.
+    pub fn exported(&self, location: &str) -> ExportedGraph {
         let mut builder = GraphBuilder::default();
         let tokens = [Dimension::Named("tokens")];
         let ids = builder.input(names::INPUT_IDS, ElementType::I64, &tokens);
         let matrix = builder.initializer(Initializer {
             name: families::TOKEN_EMBEDDING.to_owned(),
             shape: vec![self.rows, self.columns],
-            // They are written row by row.
+            // The caller writes the values to the external file, row by row.
             values: TensorValues::F32(Vec::new()),
         });
         let [rows] = builder.node(
@@ -157,10 +158,10 @@ impl Embeddings {
         onnx::exported(&model, location)
     }
 
-    /// Dequantises the rows `rows`, one after the other, behind `values`.
+    /// Dequantizes the rows `rows` and appends them to `values`.
     ///
     /// # Errors
-    /// The first row that does not exist.
+    /// If a row does not exist, with the index of the first such row.
     pub fn read(
         &self,
         rows: impl Iterator<Item = usize>,
@@ -175,7 +176,7 @@ impl Embeddings {
             values.resize(start + self.columns, 0.0);
             matrix
                 .kind
-                .dequantise(matrix.row(row), &mut values[start..]);
+                .dequantize(matrix.row(row), &mut values[start..]);
         }
         Ok(())
     }
@@ -183,79 +184,80 @@ impl Embeddings {
 
 fn embedding_matrix(tensors: &Tensors) -> Tensor<'_> {
     let matrix = tensors.get(families::TOKEN_EMBEDDING);
-    matrix.expect("checked with the architecture")
+    matrix.expect("the presence of every tensor was checked with the architecture")
 }
 
-/// Bytes of a graph's weights.
+/// Memory for the weights of a graph, in bytes.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct OperandBytes {
-    /// All of them.
-    pub all: usize,
-    /// Those that the runtime makes a copy of, in an order of its own.
-    pub packed: usize,
+pub struct WeightBytes {
+    /// All weights.
+    pub total: usize,
+    /// The part of `total` that ONNX Runtime also copies to its own packed layout.
+    pub repacked: usize,
 }
 
-impl OperandBytes {
-    fn add_product(&mut self, products: ProductOperator, matrix: &Tensor<'_>) {
-        let (kind, columns, rows) = (matrix.product_kind(), matrix.columns(), matrix.rows());
-        match (products, kind.codes()) {
-            (ProductOperator::Ortolan, Some(codes)) => {
+impl WeightBytes {
+    fn add_matmul(&mut self, operator: MatmulOperator, matrix: &Tensor<'_>) {
+        let (kind, columns, rows) = (matrix.matmul_type(), matrix.columns(), matrix.rows());
+        match (operator, kind.quant_format()) {
+            (MatmulOperator::Ortolan, Some(format)) => {
                 let shape = MatrixShape {
                     rows,
                     columns,
-                    halves: false,
+                    interleaved_halves: false,
                 };
-                self.all += PanelLayout::new(codes).bytes(shape);
+                self.total += PanelLayout::new(format).bytes(shape);
             }
             _ => {
-                let bytes = Computation::from(kind).operand_bytes(columns * rows);
-                self.all += bytes;
-                self.packed += bytes;
+                let bytes = MatmulKind::from(kind).weight_bytes(columns * rows);
+                self.total += bytes;
+                self.repacked += bytes;
             }
         }
     }
 }
 
-/// The fewest rows with which a product gives a row the same bits as with more.
+/// Minimum batch sizes for batch-invariant results: at or above them, a row's result does not depend on the number of
+/// rows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct LeastRows {
-    /// Tokens of a step.
+pub struct MinRows {
+    /// Minimum number of tokens in a step.
     pub tokens: usize,
-    /// Rows of logits, if there are any.
+    /// Minimum number of logit rows in a step that computes logits.
     pub logits: usize,
 }
 
-impl LeastRows {
-    /// Those of products that take one path.
-    pub const ANY: Self = Self {
+impl MinRows {
+    /// For matmuls whose results never depend on the number of rows.
+    pub const ONE: Self = Self {
         tokens: 1,
         logits: 1,
     };
 
-    /// Those of a graph that others made of products that we do not choose: a single row is what takes another path.
-    pub const OF_IMPORTED: Self = Self {
+    /// For imported graphs, whose matmul kernels may treat a single row differently.
+    pub const IMPORTED: Self = Self {
         tokens: 2,
         logits: 2,
     };
 }
 
-/// A model's files after their headers were checked: the family is known, every tensor is there in its shape.
+/// The open files of a model with a supported architecture. Every tensor is present and has the expected shape.
 #[derive(Debug, Clone)]
 pub struct ModelFile {
-    /// The path it was opened by.
+    /// The path that the model was opened from.
     pub path: PathBuf,
-    /// The tensors, in the open files.
+    /// The tensors in the open files.
     pub tensors: Tensors,
-    /// The family and its sizes.
+    /// The model family, with the model's dimensions and options.
     pub architecture: Architecture,
-    /// What may be added to its products, each with the number that a step names it by.
+    /// LoRA adapters, in the order of the columns of [`names::ADAPTER_SCALES`].
     adapters: Vec<Adapter>,
 }
 
 impl ModelFile {
-    /// Checks the header of an open GGUF file.
+    /// Opens a model from a GGUF file: checks the header and the tensors.
     pub fn new(path: PathBuf, gguf: Gguf) -> Result<Self, GraphError> {
-        let (architecture, tensors) = Architecture::of_gguf(gguf)?;
+        let (architecture, tensors) = Architecture::from_gguf(gguf)?;
         Ok(Self {
             path,
             tensors,
@@ -264,13 +266,14 @@ impl ModelFile {
         })
     }
 
-    /// Checks a `config.json` and the headers of the files with weights beside it.
+    /// Opens a model from the contents of `config.json` and the safetensors files of the same folder: checks the
+    /// configuration and the tensors.
     pub fn from_folder(
         path: PathBuf,
         config: &[u8],
         weights: Vec<Safetensors>,
     ) -> Result<Self, GraphError> {
-        let (architecture, tensors) = Architecture::of_folder(config, weights)?;
+        let (architecture, tensors) = Architecture::from_folder(config, weights)?;
         Ok(Self {
             path,
             tensors,
@@ -279,19 +282,19 @@ impl ModelFile {
         })
     }
 
-    /// The same, but matrices of floats are multiplied as blocks of `target`.
-    pub fn quantised(self, target: Target) -> Self {
+    /// Returns the same model, with float matrices quantized to `target` for matmuls.
+    pub fn quantized_to(self, target: QuantizeTarget) -> Self {
         Self {
-            tensors: self.tensors.quantised(target),
+            tensors: self.tensors.quantized_to(target),
             ..self
         }
     }
 
-    /// With adapters that were checked against it. Where there is a `base`, the products that they change are those of
-    /// its weights.
+    /// Sets the adapters, which must have been read for this model. With `base`, takes the weights that adapters change
+    /// from the base model.
     ///
     /// # Errors
-    /// The base is not of the same sizes.
+    /// If the base model has another architecture.
     pub fn with_adapters(
         mut self,
         adapters: Vec<Adapter>,
@@ -299,24 +302,24 @@ impl ModelFile {
     ) -> Result<Self, GraphError> {
         if let Some(base) = base {
             if base.architecture != self.architecture {
-                let problem = "its header is not that of the same model".to_owned();
+                let problem = "the base model has a different architecture".to_owned();
                 return Err(GraphError::Inconsistent(problem));
             }
             let changed = adapters.iter().flat_map(Adapter::weights);
             let changed = changed.filter(|weight| self.tensors.get(weight).is_some());
             let changed = changed.map(str::to_owned).collect();
-            self.tensors = self.tensors.replaced(base.tensors.clone(), changed);
+            self.tensors = self.tensors.with_overrides(base.tensors.clone(), changed);
         }
         self.adapters = adapters;
         Ok(self)
     }
 
-    /// Adapters that a step may name, by numbers from 0.
-    pub fn adapters(&self) -> usize {
+    /// Number of adapters.
+    pub fn adapter_count(&self) -> usize {
         self.adapters.len()
     }
 
-    /// The embedding matrix.
+    /// The token embedding matrix.
     pub fn embeddings(&self) -> Embeddings {
         let matrix = embedding_matrix(&self.tensors);
         Embeddings {
@@ -326,94 +329,99 @@ impl ModelFile {
         }
     }
 
-    /// Number of the model's weights.
+    /// Number of parameters: the values of all tensors.
     pub fn parameters(&self) -> u64 {
         let values = |(_, tensor): (_, Tensor<'_>)| tensor.columns() as u64 * tensor.rows() as u64;
         self.tensors.all().map(values).sum()
     }
 
-    /// Bytes of the graph's weights, for sequences of up to `context_tokens` tokens.
-    pub fn operand_bytes(&self, products: ProductOperator, context_tokens: usize) -> OperandBytes {
+    /// Returns the memory for the graph's weights, including rotary tables for sequences of up to `context_tokens`
+    /// tokens.
+    pub fn weight_bytes(&self, operator: MatmulOperator, context_tokens: usize) -> WeightBytes {
         let tied = self.tensors.get(families::OUTPUT).is_none();
-        let mut bytes = OperandBytes::default();
+        let mut bytes = WeightBytes::default();
         for (name, tensor) in self.tensors.all() {
             let values = tensor.columns() * tensor.rows();
-            let single = values * size_of::<f32>();
+            let f32_bytes = values * size_of::<f32>();
             match (&self.architecture, name) {
-                // Its rows are read from the file.
+                // Embeddings are read from the file. Only a tied output matrix is copied.
                 (Architecture::Decoder { .. }, families::TOKEN_EMBEDDING) if tied => {
-                    bytes.add_product(products, &tensor);
+                    bytes.add_matmul(operator, &tensor);
                 }
                 (_, families::TOKEN_EMBEDDING) => {}
-                (_, name) if stays_in_file(name) => {}
-                // It is within the rows of the positions.
+                (_, name) if is_expert_tensor(name) => {}
+                // Token type embeddings are added to the position embeddings.
                 (Architecture::Bert(_), families::bert::TOKEN_TYPES) => {}
-                (Architecture::Bert(_), families::bert::POSITION_EMBEDDING) => bytes.all += single,
-                // They are within the tables of the positions.
+                (Architecture::Bert(_), families::bert::POSITION_EMBEDDING) => {
+                    bytes.total += f32_bytes
+                }
+                // Frequency divisors become part of the rotary tables.
                 (_, name) if families::ROTARY_DIVISORS.contains(&name) => {}
-                _ if tensor.shape.len() == 1 => bytes.all += single,
-                _ => bytes.add_product(products, &tensor),
+                _ if tensor.shape.len() == 1 => bytes.total += f32_bytes,
+                _ => bytes.add_matmul(operator, &tensor),
             }
         }
         if let Architecture::Decoder { shape, .. } = &self.architecture {
-            bytes.all += decoder::rotary_numbers(shape, context_tokens) * size_of::<f32>();
+            bytes.total += decoder::rotary_table_values(shape, context_tokens) * size_of::<f32>();
         }
         bytes
     }
 
-    /// Bytes of experts' matrices, which stay in the file.
+    /// Size in bytes of the expert matrices, which are not copied: operators read them from the open files.
     pub fn expert_bytes(&self) -> u64 {
         let tensors = self.tensors.all();
-        let experts = tensors.filter(|(name, _)| stays_in_file(name));
+        let experts = tensors.filter(|(name, _)| is_expert_tensor(name));
         experts.map(|(_, tensor)| tensor.bytes.len() as u64).sum()
     }
 
-    /// How few rows a step may have without changing a row's bits.
-    pub fn least_rows(&self, products: ProductOperator) -> LeastRows {
-        if products == ProductOperator::Ortolan {
-            return LeastRows::ANY;
+    /// Returns the minimum batch sizes for batch-invariant results with `operator`.
+    pub fn min_rows(&self, operator: MatmulOperator) -> MinRows {
+        if operator == MatmulOperator::Ortolan {
+            return MinRows::ONE;
         }
         let output = match self.tensors.get(families::OUTPUT) {
-            Some(output) => output.product_kind(),
-            None => embedding_matrix(&self.tensors).product_kind(),
+            Some(output) => output.matmul_type(),
+            None => embedding_matrix(&self.tensors).matmul_type(),
         };
-        let outside = [families::TOKEN_EMBEDDING, families::OUTPUT];
-        let inside = self.tensors.all();
-        let inside = inside.filter(|(name, _)| !outside.contains(name) && !stays_in_file(name));
-        LeastRows {
-            tokens: weights::least_rows(inside.map(|(_, tensor)| tensor.product_kind())),
-            logits: weights::least_rows([output]),
+        let excluded = [families::TOKEN_EMBEDDING, families::OUTPUT];
+        let matrices = self.tensors.all();
+        let matrices =
+            matrices.filter(|(name, _)| !excluded.contains(name) && !is_expert_tensor(name));
+        MinRows {
+            tokens: weights::min_rows(matrices.map(|(_, tensor)| tensor.matmul_type())),
+            logits: weights::min_rows([output]),
         }
     }
 
-    /// The graph for sequences of up to `context_tokens` tokens, which has all that it needs of the files, so that what was
-    /// looked at of them need not stay in memory. `progress` hears the share that is done, from 0 to 1.
+    /// Builds the graph of the whole model, for sequences of up to `context_tokens` tokens. Copies all weights except
+    /// token embeddings and expert matrices, and releases the files' pages. `progress` receives the completed fraction,
+    /// from 0 to 1.
     pub fn graph(
         &self,
-        products: ProductOperator,
+        operator: MatmulOperator,
         context_tokens: usize,
         progress: &dyn Fn(f32),
     ) -> ModelGraph {
         let shape = self.architecture.decoder();
-        let all = DecoderPart {
+        let whole = DecoderStage {
             layers: 0..shape.map_or(0, |shape| shape.layers),
             attention: AttentionOperator::Ortolan,
-            products,
+            matmul: operator,
         };
-        self.part(&all, context_tokens, progress)
+        self.stage_graph(&whole, context_tokens, progress)
     }
 
-    /// The same of a part of a decoder; an encoder is not divided.
-    pub fn part(
+    /// Builds the graph of a stage of a decoder. For an encoder, always builds the whole graph.
+    pub fn stage_graph(
         &self,
-        part: &DecoderPart,
+        stage: &DecoderStage,
         context_tokens: usize,
         progress: &dyn Fn(f32),
     ) -> ModelGraph {
-        let graph = WeightedGraph::new(&self.tensors, &self.adapters, part.products);
+        let graph = WeightedGraph::new(&self.tensors, &self.adapters, stage.matmul);
         let graph = match &self.architecture {
             Architecture::Decoder { shape, .. } => {
-                decoder::build(graph, shape, part, context_tokens, progress)
+                decoder::build(graph, shape, stage, context_tokens, progress)
             }
             Architecture::Bert(shape) => encoder::build(graph, shape, progress),
         };
@@ -436,7 +444,7 @@ impl ModelFile {
         else {
             return Arc::default();
         };
-        let of_layer = |layer| ExpertMatrices::new(&self.tensors, experts, layer);
-        (0..shape.layers).map(of_layer).collect()
+        let matrices = |layer| ExpertMatrices::new(&self.tensors, experts, layer);
+        (0..shape.layers).map(matrices).collect()
     }
 }

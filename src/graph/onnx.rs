@@ -1,5 +1,5 @@
-//! An ONNX graph under construction, and its bytes. Large initializers stay outside of the bytes: the
-//! session gets them by name, so the `ModelProto` stays far below protobuf's 2 GB.
+//! Builds and encodes an ONNX graph. Large initializers are not part of the `ModelProto`: the session receives them by
+//! name. Therefore the `ModelProto` stays far below protobuf's 2 GB limit.
 //!
 //! Source: `onnx/onnx.proto` (field numbers), IR version 10.
 
@@ -9,47 +9,47 @@ pub(super) mod proto;
 use prost::Message;
 
 pub(super) use exported::exported;
-pub use exported::{Exported, ExternalWeight, Size, ValueFacts};
+pub use exported::{ExportedDimension, ExportedGraph, ExternalWeight, ValueInfo};
 
-/// The IR version we write.
+/// The IR version of generated graphs.
 const IR_VERSION: i64 = 10;
-/// The version of ONNX's own operators we use.
+/// The version of the default operator set in generated graphs.
 const ONNX_OPSET: i64 = 18;
-/// ONNX Runtime's contrib operators.
+/// The domain of ONNX Runtime's contrib operators.
 pub const MICROSOFT_DOMAIN: &str = "com.microsoft";
 
 /// The type of a tensor's elements (`TensorProto.DataType`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ElementType {
-    /// `f32`.
+    /// `f32`, ONNX's `FLOAT`.
     F32 = 1,
-    /// `u8`.
+    /// `u8`, ONNX's `UINT8`.
     U8 = 2,
-    /// `i32`.
+    /// `i32`, ONNX's `INT32`.
     I32 = 6,
-    /// `i64`.
+    /// `i64`, ONNX's `INT64`.
     I64 = 7,
-    /// Half precision.
+    /// `f16`, ONNX's `FLOAT16`.
     F16 = 10,
-    /// The upper half of single precision.
+    /// `bf16`, ONNX's `BFLOAT16`: the upper half of an `f32`.
     Bf16 = 16,
 }
 
-/// One size in the shape of an input or output.
+/// A dimension in the shape of an input or output.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Dimension {
-    /// Known.
+    /// A constant size.
     Fixed(usize),
-    /// Another at every run; equal names are equal sizes.
+    /// A named size that varies between runs. Dimensions with the same name have the same size.
     Named(&'static str),
 }
 
-/// An edge of the graph.
+/// An edge of the graph: an input, an initializer, or the output of a node.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Edge(String);
 
 impl Edge {
-    /// By which nodes know it.
+    /// The edge's name.
     pub fn name(&self) -> &str {
         &self.0
     }
@@ -58,48 +58,49 @@ impl Edge {
 /// The values of an initializer.
 #[derive(Debug, Clone, PartialEq)]
 pub enum TensorValues {
-    /// Floats.
+    /// Single-precision values.
     F32(Vec<f32>),
-    /// Quantised blocks.
+    /// Packed quants: one or two per byte.
     U8(Vec<u8>),
 }
 
-/// A constant that is handed to the session beside the graph's bytes.
+/// A constant that is passed to the session in addition to the `ModelProto`.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Initializer {
-    /// Its name in the graph.
+    /// The initializer's name in the graph.
     pub name: String,
-    /// Its shape, row-major.
+    /// Size of each dimension in elements; the contiguous dimension is last.
     pub shape: Vec<usize>,
-    /// Its values.
+    /// The values in row-major order.
     pub values: TensorValues,
 }
 
-/// A value of a node's attribute.
+/// The value of a node's attribute.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Attribute {
-    /// An integer.
+    /// `AttributeProto.INT`, a 64-bit integer.
     Int(i64),
-    /// A float.
+    /// `AttributeProto.FLOAT`, single precision.
     Float(f32),
 }
 
-/// A graph under construction.
+/// Builds a graph: inputs, initializers, nodes and outputs are added in any order, except that nodes follow their
+/// inputs.
 #[derive(Debug, Default)]
 pub struct GraphBuilder {
     graph: proto::Graph,
     initializers: Vec<Initializer>,
-    own_domains: Vec<&'static str>,
+    custom_domains: Vec<&'static str>,
 }
 
 impl GraphBuilder {
-    /// An input of every run.
+    /// Adds a graph input and returns its edge.
     pub fn input(&mut self, name: &str, element: ElementType, shape: &[Dimension]) -> Edge {
         self.graph.input.push(value_info(name, element, shape));
         Edge(name.to_owned())
     }
 
-    /// A constant, given to the session by its name.
+    /// Adds a constant whose values are passed to the session by name.
     pub fn initializer(&mut self, initializer: Initializer) -> Edge {
         let element = match initializer.values {
             TensorValues::F32(_) => ElementType::F32,
@@ -121,14 +122,14 @@ impl GraphBuilder {
         edge
     }
 
-    /// The constant of that name, if it is there already.
-    pub fn known(&self, name: &str) -> Option<Edge> {
-        let mut given = self.initializers.iter();
-        let known = given.find(|initializer| initializer.name == name);
-        known.map(|initializer| Edge(initializer.name.clone()))
+    /// The initializer named `name`, if it was added.
+    pub fn existing_initializer(&self, name: &str) -> Option<Edge> {
+        let mut initializers = self.initializers.iter();
+        let existing = initializers.find(|initializer| initializer.name == name);
+        existing.map(|initializer| Edge(initializer.name.clone()))
     }
 
-    /// A small constant of integers (shapes, axes), kept in the graph's bytes.
+    /// Adds a small constant of integers (shapes, axes) to the `ModelProto`.
     pub fn integers(&mut self, name: &str, values: &[i64]) -> Edge {
         self.graph.initializer.push(proto::Tensor {
             dims: vec![values.len() as i64],
@@ -145,8 +146,7 @@ impl GraphBuilder {
         Edge(name.to_owned())
     }
 
-    /// An operator applied to `inputs` (`None`: an optional one left out), with as many outputs as
-    /// `outputs` names (`None`: not wanted). Answers the wanted ones.
+    /// Adds a node and returns the edges of its outputs. `None` omits an optional input.
     pub fn node<const N: usize>(
         &mut self,
         domain: &'static str,
@@ -155,8 +155,8 @@ impl GraphBuilder {
         outputs: [&str; N],
         attributes: &[(&str, Attribute)],
     ) -> [Edge; N] {
-        if !domain.is_empty() && !self.own_domains.contains(&domain) {
-            self.own_domains.push(domain);
+        if !domain.is_empty() && !self.custom_domains.contains(&domain) {
+            self.custom_domains.push(domain);
         }
         self.graph.node.push(proto::Node {
             input: inputs
@@ -176,19 +176,20 @@ impl GraphBuilder {
         outputs.map(|name| Edge(name.to_owned()))
     }
 
-    /// Makes an edge an output of every run, under the name it has.
+    /// Makes an edge a graph output with the edge's name.
     pub fn output(&mut self, edge: &Edge, element: ElementType, shape: &[Dimension]) {
         self.graph.output.push(value_info(&edge.0, element, shape));
     }
 
-    /// The bytes of the `ModelProto`, and what is to be given beside it.
+    /// Encodes the graph with the name `name`. Returns the bytes of the `ModelProto`, and the initializers to pass to
+    /// the session.
     pub fn finish(mut self, name: &str) -> (Vec<u8>, Vec<Initializer>) {
         self.graph.name = name.to_owned();
         let mut opset_import = vec![proto::OperatorSet {
             domain: String::new(),
             version: ONNX_OPSET,
         }];
-        opset_import.extend(self.own_domains.iter().map(|domain| proto::OperatorSet {
+        opset_import.extend(self.custom_domains.iter().map(|domain| proto::OperatorSet {
             domain: (*domain).to_owned(),
             version: 1,
         }));

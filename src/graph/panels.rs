@@ -1,63 +1,64 @@
-//! Quantised matrices as our operator `MatMulPanels` reads them: eight rows at a time, the codes, scales and minimums of a
-//! group of columns beside each other, in the order in which they are needed. Nothing is rounded anew.
+//! Packed weights of ortolan's operator `MatMulPanels`. A panel contains eight rows of a matrix. A record contains the
+//! quants, scales and mins of a group of columns of these rows, in the order in which the operator reads them. Packing
+//! is lossless.
 //!
 //! ```text
-//! panel   rows 8p to 8p + 7; of a matrix in halves the even ones are of the first, the odd ones of the second half
+//! panel   rows 8p to 8p + 7; with interleaved halves: even panels from the first half, odd panels from the second
 //!   record  a group of 16 or 32 columns
-//!     codes     of each four columns: eight rows' four codes, a byte each
-//!               in 4 bits: a byte has the code of a column and, in its upper half, of the one half a group further
-//!     scales    eight numbers, in half precision where that is exact
-//!     minimums  the same, if the type has any
+//!     quants    for each four columns: four quants of each of the eight rows, one byte each
+//!               4-bit: the low nibble is the quant of column c, the high nibble of column c + group size / 2
+//!     scales    eight numbers, in half precision if that is exact
+//!     mins      the same, if the type has mins
 //! ```
 
 mod store;
 
 use half::f16;
 
-use crate::gguf::quant::Codes;
+use crate::gguf::quant::QuantFormat;
 pub use store::{PanelStore, Panels};
 
-/// Rows of a panel.
+/// Number of rows in a panel.
 pub const PANEL_ROWS: usize = 8;
 
-/// How a panel's codes are stored.
+/// How a panel's quants are stored.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum PanelCodes {
-    /// From 0 to 15, two in a byte.
-    Nibbles(Origin),
-    /// From 0 to 63.
-    SixBits(Origin),
-    /// From 0 to 255; 128 stands for 0.
+pub enum PanelQuants {
+    /// Quants from 0 to 15, two in a byte.
+    Nibbles(ZeroPoint),
+    /// Quants from 0 to 63, one byte each.
+    SixBits(ZeroPoint),
+    /// Quants from 0 to 255, one byte each, with the zero point 128.
     EightBits,
 }
 
-/// From where codes count.
+/// How a stored quant `q` maps to a value.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Origin {
-    /// A code of 0 stands for the group's minimum, which its record has.
-    Minimum,
-    /// This code stands for 0.
-    Zero(u8),
+pub enum ZeroPoint {
+    /// The value is `scale · q + min`, with a min for each group in the record.
+    GroupMin,
+    /// The value is `scale · (q - z)`, with this zero point `z` for all groups.
+    Fixed(u8),
 }
 
-impl PanelCodes {
-    /// From where they count.
-    pub fn origin(self) -> Origin {
+impl PanelQuants {
+    /// The zero point of the stored quants.
+    pub fn zero_point(self) -> ZeroPoint {
         match self {
-            Self::Nibbles(origin) | Self::SixBits(origin) => origin,
-            Self::EightBits => Origin::Zero(128),
+            Self::Nibbles(zero_point) | Self::SixBits(zero_point) => zero_point,
+            Self::EightBits => ZeroPoint::Fixed(128),
         }
     }
 
-    /// Numbers that a record has for each row: a scale, and a minimum where codes count from it.
-    fn numbers(self) -> usize {
-        match self.origin() {
-            Origin::Minimum => 2,
-            Origin::Zero(_) => 1,
+    /// Number of floats in a record for each row: a scale, and a min if the type has mins.
+    fn floats_per_row(self) -> usize {
+        match self.zero_point() {
+            ZeroPoint::GroupMin => 2,
+            ZeroPoint::Fixed(_) => 1,
         }
     }
 
-    /// Bits that a code takes.
+    /// Number of bits of a stored quant.
     pub fn bits(self) -> usize {
         match self {
             Self::Nibbles(_) => 4,
@@ -66,39 +67,39 @@ impl PanelCodes {
     }
 }
 
-/// What a panel's records look like.
+/// The layout of a panel's records.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct PanelLayout {
-    /// Columns of a record: 16 or 32.
-    pub group: usize,
-    /// Its codes.
-    pub codes: PanelCodes,
-    /// Whether scales and minimums are in half precision.
-    pub half: bool,
+    /// Number of columns in a record: 16 or 32.
+    pub group_size: usize,
+    /// How quants are stored.
+    pub quants: PanelQuants,
+    /// Whether scales and mins are in half precision.
+    pub half_precision: bool,
 }
 
-/// The sizes of a matrix in panels.
+/// The dimensions and the row order of a packed matrix.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct MatrixShape {
-    /// Rows: outputs of a product.
+    /// Number of rows: the outputs of a matmul.
     pub rows: usize,
-    /// Columns: inputs of a product.
+    /// Number of columns: the inputs of a matmul.
     pub columns: usize,
-    /// Whether panels of its halves follow in turn.
-    pub halves: bool,
+    /// Whether panels of the first and of the second half of the rows alternate.
+    pub interleaved_halves: bool,
 }
 
 impl MatrixShape {
     fn panels(self) -> usize {
-        match self.halves {
+        match self.interleaved_halves {
             false => self.rows.div_ceil(PANEL_ROWS),
             true => 2 * (self.rows / 2).div_ceil(PANEL_ROWS),
         }
     }
 
-    /// The row that is the `lane`-th of a panel, if there is one.
+    /// Returns the matrix row in lane `lane` (one of the eight rows) of a panel; `None` for padding.
     fn row(self, panel: usize, lane: usize) -> Option<usize> {
-        let (first, end, panel) = match self.halves {
+        let (first, end, panel) = match self.interleaved_halves {
             false => (0, self.rows, panel),
             true => (panel % 2 * self.rows / 2, self.rows / 2, panel / 2),
         };
@@ -108,80 +109,85 @@ impl MatrixShape {
 }
 
 impl PanelLayout {
-    /// The one for such codes.
+    /// Returns the layout for a quant format.
     ///
     /// # Panics
-    /// If there are minimums beside codes of eight bits: no type has them.
-    pub fn new(codes: Codes) -> Self {
-        let origin = match codes.minimum {
-            true => Origin::Minimum,
-            false => Origin::Zero(codes.least.unsigned_abs()),
+    /// If the format has both mins and 8-bit quants. No tensor type does.
+    pub fn new(format: QuantFormat) -> Self {
+        let zero_point = match format.has_min {
+            true => ZeroPoint::GroupMin,
+            false => ZeroPoint::Fixed(format.min_quant.unsigned_abs()),
         };
         Self {
-            group: codes.group,
-            codes: match codes.most.abs_diff(codes.least) {
-                ..16 => PanelCodes::Nibbles(origin),
-                16..64 => PanelCodes::SixBits(origin),
+            group_size: format.group_size,
+            quants: match format.max_quant.abs_diff(format.min_quant) {
+                ..16 => PanelQuants::Nibbles(zero_point),
+                16..64 => PanelQuants::SixBits(zero_point),
                 _ => {
-                    assert_ne!(origin, Origin::Minimum, "of eight bits: {codes:?}");
-                    PanelCodes::EightBits
+                    assert_ne!(
+                        zero_point,
+                        ZeroPoint::GroupMin,
+                        "8-bit quants with mins: {format:?}"
+                    );
+                    PanelQuants::EightBits
                 }
             },
-            half: codes.half,
+            half_precision: format.half_precision,
         }
     }
 
-    /// Bytes of a record.
+    /// Size of a record in bytes.
     pub fn record_bytes(self) -> usize {
-        let number = if self.half {
+        let number = if self.half_precision {
             size_of::<f16>()
         } else {
             size_of::<f32>()
         };
-        PANEL_ROWS * (self.group * self.codes.bits() / 8 + self.codes.numbers() * number)
+        PANEL_ROWS
+            * (self.group_size * self.quants.bits() / 8 + self.quants.floats_per_row() * number)
     }
 
-    /// Bytes of a panel with so many columns.
+    /// Size in bytes of a panel with `columns` columns.
     pub fn panel_bytes(self, columns: usize) -> usize {
-        columns / self.group * self.record_bytes()
+        columns / self.group_size * self.record_bytes()
     }
 
-    /// Bytes of a matrix.
+    /// Size of a packed matrix in bytes.
     pub fn bytes(self, shape: MatrixShape) -> usize {
         shape.panels() * self.panel_bytes(shape.columns)
     }
 
-    /// Writes a group of one row into its record.
-    fn write(self, record: &mut [u8], lane: usize, codes: &[i8], scale: f32, minimum: f32) {
-        let zero = match self.codes.origin() {
-            Origin::Minimum => 0,
-            Origin::Zero(zero) => zero,
+    /// Writes the quants, scale and min of a row's group to lane `lane` of the group's record.
+    fn write(self, record: &mut [u8], lane: usize, quants: &[i8], scale: f32, min: f32) {
+        let zero = match self.quants.zero_point() {
+            ZeroPoint::GroupMin => 0,
+            ZeroPoint::Fixed(zero) => zero,
         };
-        let code_bytes = PANEL_ROWS * self.group * self.codes.bits() / 8;
-        let (stored, numbers) = record.split_at_mut(code_bytes);
+        let quant_bytes = PANEL_ROWS * self.group_size * self.quants.bits() / 8;
+        let (stored, numbers) = record.split_at_mut(quant_bytes);
         let stored = stored.as_chunks_mut().0;
-        let byte = |code: i8| code.cast_unsigned().wrapping_add(zero);
-        let fours = codes.as_chunks::<4>().0;
-        match self.codes {
-            PanelCodes::Nibbles(_) => {
+        let byte = |quant: i8| quant.cast_unsigned().wrapping_add(zero);
+        let fours = quants.as_chunks::<4>().0;
+        match self.quants {
+            PanelQuants::Nibbles(_) => {
                 let (low, high) = fours.split_at(fours.len() / 2);
-                for (place, (low, high)) in low.iter().zip(high).enumerate() {
+                for (index, (low, high)) in low.iter().zip(high).enumerate() {
                     let both = |column: usize| byte(low[column]) | byte(high[column]) << 4;
-                    stored[place * PANEL_ROWS + lane] = std::array::from_fn(both);
+                    stored[index * PANEL_ROWS + lane] = std::array::from_fn(both);
                 }
             }
-            PanelCodes::SixBits(_) | PanelCodes::EightBits => {
-                for (place, four) in fours.iter().enumerate() {
-                    stored[place * PANEL_ROWS + lane] = four.map(byte);
+            PanelQuants::SixBits(_) | PanelQuants::EightBits => {
+                for (index, four) in fours.iter().enumerate() {
+                    stored[index * PANEL_ROWS + lane] = four.map(byte);
                 }
             }
         }
-        let values = [scale, minimum];
-        for (place, value) in values[..self.codes.numbers()].iter().enumerate() {
-            let place = place * PANEL_ROWS + lane;
-            match self.half {
-                true => numbers.as_chunks_mut().0[place] = f16::from_f32(*value).to_le_bytes(),
-                false => numbers.as_chunks_mut().0[place] = value.to_le_bytes(),
+        let values = [scale, min];
+        for (index, value) in values[..self.quants.floats_per_row()].iter().enumerate() {
+            let position = index * PANEL_ROWS + lane;
+            match self.half_precision {
+                true => numbers.as_chunks_mut().0[position] = f16::from_f32(*value).to_le_bytes(),
+                false => numbers.as_chunks_mut().0[position] = value.to_le_bytes(),
             }
         }
     }

@@ -1,5 +1,5 @@
-//! A model's tensors by GGUF's names, wherever they are stored: in GGUF files, or in a safetensors file, whose names
-//! its family translates.
+//! Access to a model's tensors by GGUF name. The tensors are stored in GGUF files, or in safetensors files, whose
+//! tensor names the model family translates.
 
 use std::borrow::Cow;
 use std::collections::{HashMap, HashSet};
@@ -7,16 +7,16 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use super::GraphError;
-use crate::gguf::quant::{NotQuantisable, Target};
+use crate::gguf::quant::{NotQuantizable, QuantizeTarget};
 use crate::gguf::{Gguf, TensorType};
-use crate::safetensors::{Element, Safetensors, Tensor as StoredTensor};
+use crate::safetensors::{FloatType, Safetensors, Tensor as StoredTensor};
 
-/// The tensors of an open model.
+/// The tensors of an open model. Clones share the open files.
 #[derive(Debug, Clone)]
 pub struct Tensors {
     store: Arc<Store>,
-    /// What matrices of floats are multiplied as.
-    quantised: Option<Target>,
+    /// The type to which float matrices are quantized for matmuls, if any.
+    quantize_to: Option<QuantizeTarget>,
 }
 
 #[derive(Debug)]
@@ -24,90 +24,92 @@ enum Store {
     Gguf(Arc<Gguf>),
     Safetensors {
         files: Vec<Safetensors>,
-        /// From GGUF's names to the file and the name in it.
+        /// GGUF name → index of the file, and the tensor's name in the file.
         names: HashMap<String, (usize, String)>,
-        /// What is to be added to the gains of norms.
-        missing_gain: f32,
+        /// Offset added to the weights of norms.
+        norm_offset: f32,
     },
-    /// Some of the tensors are another model's.
-    Replaced {
-        tensors: Tensors,
-        by: Tensors,
+    /// Tensors of `base`, except those in `names`, which are taken from `overrides`.
+    Overridden {
+        base: Tensors,
+        overrides: Tensors,
         names: HashSet<String>,
     },
 }
 
-/// One tensor.
+/// A tensor in an open file.
 #[derive(Debug, Clone)]
 pub struct Tensor<'a> {
-    /// The type of its blocks.
+    /// The type of the blocks in the file.
     pub kind: TensorType,
-    /// What it is to be multiplied as, if not as it is.
-    pub quantised: Option<Target>,
-    /// Its sizes, contiguous dimension first.
+    /// The type to which the tensor is quantized for matmuls; `None` if matmuls use `kind`.
+    pub quantize_to: Option<QuantizeTarget>,
+    /// Size of each dimension in elements; the contiguous dimension is first.
     pub shape: Vec<usize>,
-    /// Its blocks.
+    /// The blocks in the file, row by row.
     pub bytes: &'a [u8],
-    /// What is to be added to each value.
-    pub added: f32,
+    /// Offset added to each value by [`Tensor::dequantized`].
+    pub value_offset: f32,
 }
 
 impl<'a> Tensor<'a> {
-    /// Values of a row: the contiguous dimension.
+    /// Number of values in a row (the contiguous dimension).
     pub fn columns(&self) -> usize {
         self.shape.first().copied().unwrap_or(1)
     }
 
-    /// Rows of such values.
+    /// Number of rows.
     pub fn rows(&self) -> usize {
         self.shape.iter().skip(1).product()
     }
 
-    /// All values as floats, row after row.
-    pub fn dequantised(&self) -> Vec<f32> {
+    /// Returns all values as floats, row by row, with [`Self::value_offset`] added.
+    pub fn dequantized(&self) -> Vec<f32> {
         let mut values = vec![0.0; self.columns() * self.rows()];
-        self.kind.dequantise(self.bytes, &mut values);
-        values.iter_mut().for_each(|value| *value += self.added);
+        self.kind.dequantize(self.bytes, &mut values);
+        values
+            .iter_mut()
+            .for_each(|value| *value += self.value_offset);
         values
     }
 
-    /// The type of the blocks that it is multiplied as.
-    pub fn product_kind(&self) -> TensorType {
-        self.quantised.map_or(self.kind, TensorType::from)
+    /// The tensor type that matmuls use.
+    pub fn matmul_type(&self) -> TensorType {
+        self.quantize_to.map_or(self.kind, TensorType::from)
     }
 
-    /// Those blocks.
+    /// Returns the blocks that matmuls use, quantized if necessary.
     ///
     /// # Errors
-    /// No blocks of that type stand for its numbers.
-    pub fn product_blocks(&self) -> Result<Cow<'_, [u8]>, NotQuantisable> {
-        match self.quantised {
+    /// If a value cannot be quantized.
+    pub fn matmul_blocks(&self) -> Result<Cow<'_, [u8]>, NotQuantizable> {
+        match self.quantize_to {
             None => Ok(Cow::Borrowed(self.bytes)),
-            Some(target) => target.requantise(self.kind, self.bytes).map(Cow::Owned),
+            Some(target) => target.requantize(self.kind, self.bytes).map(Cow::Owned),
         }
     }
 
-    /// The blocks of row `row`.
+    /// The bytes of row `row`.
     ///
     /// # Panics
-    /// If there is no such row.
+    /// If the row does not exist.
     pub fn row(&self, row: usize) -> &'a [u8] {
         self.blocks(row..row + 1)
     }
 
-    /// Writes the numbers of the rows `rows`, which are to be there, to `values`, one row after the other.
+    /// Dequantizes the rows `rows` to `values`, row by row. Does not add [`Self::value_offset`].
     ///
     /// # Panics
-    /// If they are not just as many.
+    /// If `values` has another length, or a row does not exist.
     pub fn read_rows(&self, rows: Range<usize>, values: &mut [f32]) {
-        self.kind.dequantise(self.blocks(rows), values);
+        self.kind.dequantize(self.blocks(rows), values);
     }
 
-    /// The matrix of the rows `rows`.
+    /// Returns a matrix that consists of the rows `rows`.
     ///
     /// # Panics
-    /// If they are not all there.
-    pub fn part(&self, rows: Range<usize>) -> Self {
+    /// If a row does not exist.
+    pub fn slice_rows(&self, rows: Range<usize>) -> Self {
         Self {
             shape: vec![self.columns(), rows.len()],
             bytes: self.blocks(rows),
@@ -124,15 +126,15 @@ impl<'a> Tensor<'a> {
 impl<'a> From<StoredTensor<'a>> for Tensor<'a> {
     fn from(tensor: StoredTensor<'a>) -> Self {
         Self {
-            kind: match tensor.element {
-                Element::F32 => TensorType::F32,
-                Element::F16 => TensorType::F16,
-                Element::Bf16 => TensorType::Bf16,
+            kind: match tensor.float_type {
+                FloatType::F32 => TensorType::F32,
+                FloatType::F16 => TensorType::F16,
+                FloatType::Bf16 => TensorType::Bf16,
             },
             shape: tensor.shape.iter().rev().copied().collect(),
-            quantised: None,
+            quantize_to: None,
             bytes: tensor.bytes,
-            added: 0.0,
+            value_offset: 0.0,
         }
     }
 }
@@ -141,32 +143,32 @@ impl From<Arc<Gguf>> for Tensors {
     fn from(gguf: Arc<Gguf>) -> Self {
         Self {
             store: Arc::new(Store::Gguf(gguf)),
-            quantised: None,
+            quantize_to: None,
         }
     }
 }
 
 impl Tensors {
-    /// The tensors of safetensors files; `standard` gives the name in GGUF of one that the files name otherwise, and
-    /// none for what is not needed. To the gains of norms `missing_gain` is added.
+    /// Returns the tensors of safetensors files. `gguf_name` translates a tensor's name, or returns `None` to ignore
+    /// the tensor. `norm_offset` is added to the weights of norms.
     ///
     /// # Errors
-    /// Two have one name in GGUF.
-    pub(super) fn renamed(
+    /// If two tensors have the same GGUF name.
+    pub(super) fn from_safetensors(
         files: Vec<Safetensors>,
-        missing_gain: f32,
-        standard: impl Fn(&str) -> Option<String>,
+        norm_offset: f32,
+        gguf_name: impl Fn(&str) -> Option<String>,
     ) -> Result<Self, GraphError> {
         let mut names = HashMap::new();
-        let all = files.iter().enumerate();
-        let all = all.flat_map(|(place, file)| file.names().map(move |name| (place, name)));
-        for (place, name) in all {
-            let Some(standard) = standard(name) else {
+        let stored = files.iter().enumerate();
+        let stored = stored.flat_map(|(index, file)| file.names().map(move |name| (index, name)));
+        for (index, name) in stored {
+            let Some(gguf_name) = gguf_name(name) else {
                 continue;
             };
-            if let Some((_, other)) = names.insert(standard.clone(), (place, name.to_owned())) {
+            if let Some((_, other)) = names.insert(gguf_name.clone(), (index, name.to_owned())) {
                 let problem =
-                    format!("the tensors \"{other}\" and \"{name}\" are both \"{standard}\"");
+                    format!("the tensors \"{other}\" and \"{name}\" are both \"{gguf_name}\"");
                 return Err(GraphError::Inconsistent(problem));
             }
         }
@@ -174,39 +176,41 @@ impl Tensors {
             store: Arc::new(Store::Safetensors {
                 files,
                 names,
-                missing_gain,
+                norm_offset,
             }),
-            quantised: None,
+            quantize_to: None,
         })
     }
 
-    /// The same, but matrices of floats are multiplied as blocks of `target`, where they are some blocks wide.
-    pub fn quantised(self, target: Target) -> Self {
+    /// Returns the same tensors, with float matrices quantized to `target` for matmuls if their rows consist of whole
+    /// blocks of `target`.
+    pub fn quantized_to(self, target: QuantizeTarget) -> Self {
         Self {
-            quantised: Some(target),
+            quantize_to: Some(target),
             ..self
         }
     }
 
-    /// The same, but those of these names are those of `by`.
-    pub(super) fn replaced(&self, by: Self, names: HashSet<String>) -> Self {
+    /// Returns the same tensors, except that the tensors in `names` are taken from `overrides`.
+    pub(super) fn with_overrides(&self, overrides: Self, names: HashSet<String>) -> Self {
         Self {
-            store: Arc::new(Store::Replaced {
-                tensors: self.clone(),
-                by,
+            store: Arc::new(Store::Overridden {
+                base: self.clone(),
+                overrides,
                 names,
             }),
-            quantised: None,
+            quantize_to: None,
         }
     }
 
-    /// The tensor of that name.
+    /// The tensor with the GGUF name `name`.
     pub fn get(&self, name: &str) -> Option<Tensor<'_>> {
         let tensor = self.stored(name)?;
-        let is_float = tensor.kind.codes().is_none();
-        let fits = |target: &Target| is_float && target.serves(name, &tensor.shape);
+        let is_float = tensor.kind.quant_format().is_none();
+        let can_quantize =
+            |target: &QuantizeTarget| is_float && target.can_quantize(name, &tensor.shape);
         Some(Tensor {
-            quantised: self.quantised.filter(fits).or(tensor.quantised),
+            quantize_to: self.quantize_to.filter(can_quantize).or(tensor.quantize_to),
             ..tensor
         })
     }
@@ -215,73 +219,79 @@ impl Tensors {
         match &*self.store {
             Store::Gguf(gguf) => gguf.tensor(name).map(|tensor| Tensor {
                 kind: tensor.kind,
-                quantised: None,
+                quantize_to: None,
                 shape: tensor.shape.clone(),
                 bytes: gguf.bytes(tensor),
-                added: 0.0,
+                value_offset: 0.0,
             }),
             Store::Safetensors {
                 files,
                 names,
-                missing_gain,
+                norm_offset,
             } => {
-                let (file, in_file) = names.get(name)?;
-                files[*file].tensor(in_file).map(|tensor| Tensor {
-                    added: if name.ends_with("norm.weight") {
-                        *missing_gain
+                let (file, stored_name) = names.get(name)?;
+                files[*file].tensor(stored_name).map(|tensor| Tensor {
+                    value_offset: if name.ends_with("norm.weight") {
+                        *norm_offset
                     } else {
                         0.0
                     },
                     ..Tensor::from(tensor)
                 })
             }
-            Store::Replaced { tensors, by, names } => match names.contains(name) {
-                true => by.get(name),
-                false => tensors.get(name),
+            Store::Overridden {
+                base,
+                overrides,
+                names,
+            } => match names.contains(name) {
+                true => overrides.get(name),
+                false => base.get(name),
             },
         }
     }
 
-    /// All names, in no order.
+    /// The GGUF names of all tensors, in arbitrary order.
     pub fn names(&self) -> Box<dyn Iterator<Item = &str> + '_> {
         match &*self.store {
             Store::Gguf(gguf) => Box::new(gguf.tensors().map(|(name, _)| name)),
             Store::Safetensors { names, .. } => Box::new(names.keys().map(String::as_str)),
-            Store::Replaced { tensors, .. } => tensors.names(),
+            Store::Overridden { base, .. } => base.names(),
         }
     }
 
-    /// All tensors with their names, in no order.
+    /// All tensors with their GGUF names, in arbitrary order.
     pub fn all(&self) -> impl Iterator<Item = (&str, Tensor<'_>)> {
         self.names()
             .filter_map(|name| self.get(name).map(|tensor| (name, tensor)))
     }
 
-    /// The bytes of each file, in order.
+    /// The contents of each file, in a fixed order.
     pub fn contents(&self) -> Vec<&[u8]> {
         match &*self.store {
             Store::Gguf(gguf) => gguf.contents().map(|file| &**file).collect(),
             Store::Safetensors { files, .. } => {
                 files.iter().map(|file| &**file.contents()).collect()
             }
-            Store::Replaced { tensors, by, .. } => [tensors.contents(), by.contents()].concat(),
+            Store::Overridden {
+                base, overrides, ..
+            } => [base.contents(), overrides.contents()].concat(),
         }
     }
 
-    /// Gives back the memory that what was looked at of mapped files takes.
+    /// Releases the resident pages of mapped files.
     pub(super) fn release(&self) {
         match &*self.store {
             Store::Gguf(gguf) => gguf.contents().for_each(|file| file.release()),
             Store::Safetensors { files, .. } => {
                 files.iter().for_each(|file| file.contents().release());
             }
-            Store::Replaced { tensors, by, .. } => {
-                [tensors, by].into_iter().for_each(Self::release)
-            }
+            Store::Overridden {
+                base, overrides, ..
+            } => [base, overrides].into_iter().for_each(Self::release),
         }
     }
 
-    /// The size of all files in bytes.
+    /// Total size of all files in bytes.
     pub fn file_bytes(&self) -> u64 {
         self.contents().iter().map(|bytes| bytes.len() as u64).sum()
     }

@@ -1,9 +1,10 @@
-//! An ONNX graph under construction together with the tensors that its weights come from. What is multiplied with them is
-//! `products`' matter.
+//! A graph builder that takes weights from a model's tensors. Module `matmul` adds the methods for matrix
+//! multiplications.
 
 use std::sync::Arc;
 
 use super::adapter::Adapter;
+use super::matmul::MatmulOperator;
 use super::names;
 use super::onnx::{
     Attribute::{Float, Int},
@@ -11,31 +12,30 @@ use super::onnx::{
     Edge, ElementType, GraphBuilder, Initializer, TensorValues,
 };
 use super::panels::{PanelStore, Panels};
-use super::products::ProductOperator;
 use super::tensors::{Tensor, Tensors};
 
-/// A graph and its weights.
+/// A graph under construction, and the tensors and adapters that its weights come from.
 pub(super) struct WeightedGraph<'a> {
     pub(super) builder: GraphBuilder,
     tensors: &'a Tensors,
     pub(super) adapters: &'a [Adapter],
-    /// How strong each token wants each adapter, if there are any.
-    pub(super) scales: Option<Edge>,
-    /// Whose products it has.
-    pub(super) products: ProductOperator,
-    /// The matrices of our operator's, which knows them by their numbers.
+    /// The input [`names::ADAPTER_SCALES`], if there are adapters.
+    pub(super) adapter_scales: Option<Edge>,
+    /// The operator for quantized matmuls.
+    pub(super) matmul_operator: MatmulOperator,
+    /// The packed matrices of `MatMulPanels` nodes, which refer to matrices by index.
     panels: PanelStore,
 }
 
 impl<'a> WeightedGraph<'a> {
-    /// Nothing built yet.
+    /// Creates a graph without nodes. If there are adapters, the graph has the input [`names::ADAPTER_SCALES`].
     pub(super) fn new(
         tensors: &'a Tensors,
         adapters: &'a [Adapter],
-        products: ProductOperator,
+        matmul_operator: MatmulOperator,
     ) -> Self {
         let mut builder = GraphBuilder::default();
-        let scales = (!adapters.is_empty()).then(|| {
+        let adapter_scales = (!adapters.is_empty()).then(|| {
             let shape = [Named("tokens"), Fixed(adapters.len())];
             builder.input(names::ADAPTER_SCALES, ElementType::F32, &shape)
         });
@@ -43,13 +43,13 @@ impl<'a> WeightedGraph<'a> {
             builder,
             tensors,
             adapters,
-            scales,
-            products,
+            adapter_scales,
+            matmul_operator,
             panels: PanelStore::default(),
         }
     }
 
-    /// Gives back the memory that what was looked at of mapped files takes: what is made of it is not there twice.
+    /// Releases the resident pages of mapped files, after their contents were copied.
     pub(super) fn release(&self) {
         self.tensors.release();
     }
@@ -60,24 +60,30 @@ impl<'a> WeightedGraph<'a> {
             .expect("every tensor's presence was checked with the architecture")
     }
 
-    /// The number of the matrix that the tensors make as panels, if they can; with `halves`, as two halves.
-    pub(super) fn panels(&mut self, tensors: &[Tensor<'_>], halves: bool) -> Option<usize> {
-        self.panels.add(tensors, halves, &|| self.tensors.release())
+    /// Packs the stacked tensors and returns the matrix's index; see [`PanelStore::add`].
+    pub(super) fn panels(
+        &mut self,
+        tensors: &[Tensor<'_>],
+        interleaved_halves: bool,
+    ) -> Option<usize> {
+        self.panels
+            .add(tensors, interleaved_halves, &|| self.tensors.release())
     }
 
-    /// The vector of that name.
+    /// Adds the vector named `name` as an initializer, unless the graph already has it.
     pub(super) fn vector(&mut self, name: &str) -> Edge {
         self.vectors(name, &[name.to_owned()])
     }
 
-    /// The vectors `parts`, one behind the other, as one of the name `name`, which stands for these alone.
+    /// Adds the concatenated vectors `parts` as an initializer named `name`, unless the graph already has it. Calls
+    /// with the same name must have the same `parts`.
     pub(super) fn vectors(&mut self, name: &str, parts: &[String]) -> Edge {
-        if let Some(known) = self.builder.known(name) {
-            return known;
+        if let Some(existing) = self.builder.existing_initializer(name) {
+            return existing;
         }
         let values: Vec<f32> = parts
             .iter()
-            .flat_map(|part| self.tensor(part).dequantised())
+            .flat_map(|part| self.tensor(part).dequantized())
             .collect();
         self.builder.initializer(Initializer {
             name: name.to_owned(),
@@ -86,7 +92,7 @@ impl<'a> WeightedGraph<'a> {
         })
     }
 
-    /// The root-mean-square norm of each row of `x`, by the name `result`.
+    /// Adds the RMS norm of each row of `x`, with the output name `result`.
     pub(super) fn rms_norm(&mut self, result: &str, norm: RmsNorm<'_>, x: &Edge) -> Edge {
         let gain = self.vector(norm.gain);
         let [normed] = self.builder.node(
@@ -99,46 +105,47 @@ impl<'a> WeightedGraph<'a> {
         normed
     }
 
-    /// The sum of both, by the name `result`.
+    /// Adds a node that computes `a + b`, with the output name `result`.
     pub(super) fn sum(&mut self, result: &str, a: &Edge, b: &Edge) -> Edge {
         let inputs = [Some(a), Some(b)];
         let [sum] = self.builder.node("", "Add", &inputs, [result], &[]);
         sum
     }
 
-    /// Some rows of `x`, by the name `result`.
-    pub(super) fn rows(&mut self, result: &str, x: &Edge, rows: &Edge) -> Edge {
+    /// Adds a node that gathers the rows of `x` with the indices `rows`. The output name is `result`.
+    pub(super) fn gather_rows(&mut self, result: &str, x: &Edge, rows: &Edge) -> Edge {
         let inputs = [Some(x), Some(rows)];
-        let [wanted] = self
+        let [gathered] = self
             .builder
             .node("", "Gather", &inputs, [result], &[("axis", Int(0))]);
-        wanted
+        gathered
     }
 
-    /// The bytes of the graph named `name`, what the session is given beside them, and our products' matrices.
+    /// Encodes the graph with the name `name`. Returns the bytes of the `ModelProto`, the initializers and the packed
+    /// matrices.
     pub(super) fn finish(self, name: &str) -> (Vec<u8>, Vec<Initializer>, Arc<[Panels]>) {
         let (model, initializers) = self.builder.finish(name);
         (model, initializers, self.panels.finish())
     }
 
-    /// The input that says which rows' states are wanted.
-    pub(super) fn hidden_rows(&mut self) -> Edge {
+    /// Adds the input [`names::HIDDEN_ROWS`].
+    pub(super) fn hidden_rows_input(&mut self) -> Edge {
         let rows = [Named("hidden_rows")];
         self.builder
             .input(names::HIDDEN_ROWS, ElementType::I64, &rows)
     }
 
-    /// Makes states, each `hidden` wide, the output of that name.
-    pub(super) fn hidden(&mut self, states: &Edge, hidden: usize) {
+    /// Makes `states`, `[hidden rows, hidden]`, a graph output.
+    pub(super) fn hidden_output(&mut self, states: &Edge, hidden: usize) {
         let shape = [Named("hidden_rows"), Fixed(hidden)];
         self.builder.output(states, ElementType::F32, &shape);
     }
 }
 
-/// A root-mean-square norm.
+/// The parameters of an RMS norm.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct RmsNorm<'a> {
-    /// The tensor that each row is multiplied with.
+    /// The name of the weight tensor.
     pub(super) gain: &'a str,
     /// Added to the mean square.
     pub(super) epsilon: f32,

@@ -1,6 +1,7 @@
-//! From a tensor's blocks to the operands of a matrix product, exactly: the same quants under other
-//! names. ONNX Runtime's `MatMulNBits` computes `d · (q − z)` with `z` fixed; a block with a minimum
-//! (`d · q + m`) is that plus `m + z·d` times the sum of the block's inputs, a second product of 1/32 or 1/16 the size.
+//! Converts tensor blocks to the operands of ONNX Runtime's `MatMulNBits`, without loss. In `MatMulNBits`, a weight
+//! with the scale `d` and the quant `q` is `d · (q − z)`, with a fixed zero point `z`. If a block has a min `m`, its
+//! weights are `d · q + m`. A second matmul, 1/32 or 1/16 of the size, then adds the sum of each block's inputs,
+//! multiplied by `m + z · d`.
 //!
 //! Source: `ContribOperators.md`, `MatMulNBits` (onnxruntime repository); ggml's block layouts.
 
@@ -9,69 +10,69 @@ use std::ops::Range;
 
 use super::tensors::Tensor;
 use crate::gguf::TensorType;
-use crate::gguf::quant::{Codes, Parts};
+use crate::gguf::quant::{DecodedBlock, QuantFormat};
 
-/// How products with a tensor type are computed.
+/// How matmuls with weights of a tensor type are computed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Computation {
-    /// Group by group of codes.
-    Blocks {
-        /// Of each code.
+pub enum MatmulKind {
+    /// With quantized weights and int8 activations, group by group.
+    Quantized {
+        /// Number of bits of a quant in `MatMulNBits`: 4 or 8.
         bits: usize,
-        /// Values that share a scale.
-        group: usize,
-        /// Whether groups have a minimum.
-        offsets: bool,
+        /// Number of values that share a scale.
+        group_size: usize,
+        /// Whether groups have a min.
+        has_min: bool,
     },
-    /// In single precision.
+    /// With weights and activations in single precision.
     Dense,
 }
 
-impl From<TensorType> for Computation {
+impl From<TensorType> for MatmulKind {
     fn from(kind: TensorType) -> Self {
-        match kind.codes() {
+        match kind.quant_format() {
             None => Self::Dense,
-            Some(codes) => Self::Blocks {
-                bits: bits(codes),
-                group: codes.group,
-                offsets: codes.minimum,
+            Some(format) => Self::Quantized {
+                bits: bits(format),
+                group_size: format.group_size,
+                has_min: format.has_min,
             },
         }
     }
 }
 
-impl Computation {
-    /// Bytes of the operands that a matrix of so many values becomes for `MatMulNBits`, or for `MatMul`.
-    pub(super) fn operand_bytes(self, values: usize) -> usize {
+impl MatmulKind {
+    /// Returns the size in bytes of the operands for a matrix of `values` values, of `MatMulNBits` or `MatMul`.
+    pub(super) fn weight_bytes(self, values: usize) -> usize {
         match self {
             Self::Dense => values * size_of::<f32>(),
-            Self::Blocks {
+            Self::Quantized {
                 bits,
-                group,
-                offsets,
+                group_size,
+                has_min,
             } => {
-                let numbers = values / group * (1 + usize::from(offsets));
+                let numbers = values / group_size * (1 + usize::from(has_min));
                 values * bits / 8 + numbers * size_of::<f32>()
             }
         }
     }
 }
 
-impl fmt::Display for Computation {
+impl fmt::Display for MatmulKind {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Dense => formatter.write_str("products in single precision"),
-            Self::Blocks {
+            Self::Dense => formatter.write_str("single-precision matmul"),
+            Self::Quantized {
                 bits,
-                group,
-                offsets,
+                group_size,
+                has_min,
             } => {
                 write!(
                     formatter,
-                    "int8 products of {bits} bits in groups of {group}"
+                    "int8 matmul, {bits}-bit quants in groups of {group_size}"
                 )?;
-                match offsets {
-                    true => formatter.write_str(" with minimums"),
+                match has_min {
+                    true => formatter.write_str(" with mins"),
                     false => Ok(()),
                 }
             }
@@ -79,135 +80,145 @@ impl fmt::Display for Computation {
     }
 }
 
-/// Operands of `MatMulNBits`, blocks along a row.
+/// The operands of `MatMulNBits`, and of the matmul that adds mins.
 #[derive(Debug, Clone, PartialEq)]
-pub(super) struct Blocks {
-    /// 4 or 8.
+pub(super) struct NBitsOperands {
+    /// Number of bits of a quant: 4 or 8.
     pub bits: usize,
-    /// Values of a block.
-    pub block: usize,
-    /// `[rows, columns / block, block · bits / 8]`, unsigned with the operator's default zero point (8 or 128).
+    /// Number of values in a block.
+    pub block_size: usize,
+    /// `[rows, columns / block_size, block_size · bits / 8]`, unsigned, with the operator's default zero point (8 or
+    /// 128).
     pub quants: Vec<u8>,
-    /// `[rows, columns / block]`.
+    /// `[rows, columns / block_size]`.
     pub scales: Vec<f32>,
-    /// `[columns / block, rows]`: what is still to be added per sum of a block's inputs.
+    /// `[columns / block_size, rows]`, for types with mins: multiplied by the sum of a block's inputs and added to the
+    /// result.
     pub offsets: Option<Vec<f32>>,
 }
 
-/// The zero point that `MatMulNBits` takes for 4 bits if it gets none.
+/// The default zero point of `MatMulNBits` for 4 bits.
 const ZERO_POINT_4_BITS: i8 = 8;
 
-/// The code that becomes the operator's zero. What is rounded away of an input counts as often as codes are far from it, so
-/// where there is an offset to make up for it, it is the middle one.
-fn zero_code(codes: Codes) -> i8 {
-    match codes.minimum {
-        true => codes.least + codes.most.abs_diff(codes.least).div_ceil(2) as i8,
+/// Returns the quant that becomes the operator's zero point. The rounding error of an input is multiplied by the
+/// distance of a quant from the zero point. For types with mins, offsets compensate any zero point, so the middle of
+/// the range is used.
+fn zero_point(format: QuantFormat) -> i8 {
+    match format.has_min {
+        true => format.min_quant + format.max_quant.abs_diff(format.min_quant).div_ceil(2) as i8,
         false => 0,
     }
 }
 
-/// The operands of the matrices `tensors` (of one width, and multiplied as one type) stacked, their rows one after the
-/// other, or none where they are floats: because of their type, or because no blocks stand for their numbers.
+/// Returns the operands of the stacked matrices `tensors`; `None` if the tensors are floats, or contain values that
+/// cannot be quantized.
 ///
 /// # Panics
-/// If the tensors differ in type or columns, or there are none.
-pub(super) fn stack(tensors: &[Tensor<'_>]) -> Option<Blocks> {
-    let (kind, columns) = (tensors[0].product_kind(), tensors[0].columns());
+/// If the tensors differ in type or columns, or `tensors` is empty.
+pub(super) fn stack_quantized(tensors: &[Tensor<'_>]) -> Option<NBitsOperands> {
+    let (kind, columns) = (tensors[0].matmul_type(), tensors[0].columns());
     assert!(
         tensors
             .iter()
-            .all(|tensor| tensor.product_kind() == kind && tensor.columns() == columns),
+            .all(|tensor| tensor.matmul_type() == kind && tensor.columns() == columns),
         "stacked tensors have one type and one width"
     );
     let rows = tensors.iter().map(|tensor| tensor.rows()).sum();
-    let blocks: Result<Vec<_>, _> = tensors.iter().map(Tensor::product_blocks).collect();
-    let (codes, blocks) = (kind.codes()?, blocks.ok()?);
+    let blocks: Result<Vec<_>, _> = tensors.iter().map(Tensor::matmul_blocks).collect();
+    let (format, blocks) = (kind.quant_format()?, blocks.ok()?);
     let blocks = blocks
         .iter()
         .flat_map(|blocks| blocks.chunks_exact(kind.block_bytes()));
-    let mut operands = Blocks::sized(codes, rows, columns);
-    let groups = kind.block_values() / codes.group;
-    let mut parts = Parts::default();
+    let mut operands = NBitsOperands::with_capacity(format, rows, columns);
+    let groups = kind.block_values() / format.group_size;
+    let mut decoded = DecodedBlock::default();
     for (index, block) in blocks.enumerate() {
-        kind.take_apart(block, &mut parts);
-        operands.push(codes, &parts, index * groups..(index + 1) * groups, rows);
+        kind.decode_block(block, &mut decoded);
+        operands.push(format, &decoded, index * groups..(index + 1) * groups, rows);
     }
     Some(operands)
 }
 
-/// The transposed matrix of all rows of `tensors`, `[columns, rows]`.
-pub(super) fn dense(tensors: &[Tensor<'_>]) -> Vec<f32> {
+/// Returns the stacked matrices, dequantized and transposed: `[columns, rows]`.
+pub(super) fn stack_transposed(tensors: &[Tensor<'_>]) -> Vec<f32> {
     let columns = tensors[0].columns();
     let rows: usize = tensors.iter().map(Tensor::rows).sum();
     let mut dense = vec![0.0; rows * columns];
     let mut values = vec![0.0; columns];
-    let all = tensors.iter();
-    let all = all.flat_map(|tensor| (0..tensor.rows()).map(move |row| (tensor, row)));
-    for (place, (tensor, row)) in all.enumerate() {
+    let source_rows = tensors.iter();
+    let source_rows =
+        source_rows.flat_map(|tensor| (0..tensor.rows()).map(move |row| (tensor, row)));
+    for (index, (tensor, row)) in source_rows.enumerate() {
         tensor.read_rows(row..row + 1, &mut values);
         for (column, value) in values.iter().enumerate() {
-            dense[column * rows + place] = *value;
+            dense[column * rows + index] = *value;
         }
     }
     dense
 }
 
-/// The bits that `MatMulNBits` needs for such codes.
-fn bits(codes: Codes) -> usize {
-    match codes.most.abs_diff(codes.least) {
+/// Returns the number of bits per quant that `MatMulNBits` needs for `format`.
+fn bits(format: QuantFormat) -> usize {
+    match format.max_quant.abs_diff(format.min_quant) {
         ..16 => 4,
         _ => 8,
     }
 }
 
-/// The fewest rows with which products of such tensors give a row the same bits as with more: ONNX
-/// Runtime's product of 4 bits in blocks of 32 takes another path for a single row.
-pub(super) fn least_rows(kinds: impl IntoIterator<Item = TensorType>) -> usize {
-    let differs = |codes| bits(codes) == 4 && codes.group == 32;
+/// Returns the minimum batch size for batch-invariant results. With 4-bit quants in blocks of 32, ONNX Runtime uses
+/// another kernel for a single row.
+pub(super) fn min_rows(kinds: impl IntoIterator<Item = TensorType>) -> usize {
+    let differs = |format| bits(format) == 4 && format.group_size == 32;
     let mut kinds = kinds.into_iter();
-    match kinds.any(|kind| kind.codes().is_some_and(differs)) {
+    match kinds.any(|kind| kind.quant_format().is_some_and(differs)) {
         true => 2,
         false => 1,
     }
 }
 
-impl Blocks {
-    fn sized(codes: Codes, rows: usize, columns: usize) -> Self {
-        let (bits, groups) = (bits(codes), rows * columns / codes.group);
+impl NBitsOperands {
+    fn with_capacity(format: QuantFormat, rows: usize, columns: usize) -> Self {
+        let (bits, groups) = (bits(format), rows * columns / format.group_size);
         Self {
             bits,
-            block: codes.group,
+            block_size: format.group_size,
             quants: Vec::with_capacity(rows * columns * bits / 8),
             scales: Vec::with_capacity(groups),
-            offsets: codes.minimum.then(|| vec![0.0; groups]),
+            offsets: format.has_min.then(|| vec![0.0; groups]),
         }
     }
 
-    /// The groups `range` of all, in order.
-    fn push(&mut self, codes: Codes, parts: &Parts, range: Range<usize>, rows: usize) {
-        let zero = zero_code(codes);
+    /// Appends the groups of a decoded block. `range` contains the indices of the groups in the matrix.
+    fn push(
+        &mut self,
+        format: QuantFormat,
+        decoded: &DecodedBlock,
+        range: Range<usize>,
+        rows: usize,
+    ) {
+        let zero = zero_point(format);
         let groups = range.len();
-        self.scales.extend(&parts.scales[..groups]);
+        self.scales.extend(&decoded.scales[..groups]);
         match self.bits {
             4 => {
-                let (pairs, _) = parts.codes[..groups * codes.group].as_chunks::<2>();
-                let nibble = |code: i8| (code - zero + ZERO_POINT_4_BITS) as u8;
+                let (pairs, _) = decoded.quants[..groups * format.group_size].as_chunks::<2>();
+                let nibble = |quant: i8| (quant - zero + ZERO_POINT_4_BITS) as u8;
                 let bytes = pairs
                     .iter()
                     .map(|[low, high]| nibble(*low) | nibble(*high) << 4);
                 self.quants.extend(bytes);
             }
             _ => {
-                // A signed byte plus 128: the sign bit turned.
-                let byte = |code: &i8| (code - zero) as u8 ^ 0x80;
-                let codes = &parts.codes[..groups * codes.group];
-                self.quants.extend(codes.iter().map(byte));
+                // Flipping the sign bit of a signed byte adds 128.
+                let byte = |quant: &i8| (quant - zero) as u8 ^ 0x80;
+                let quants = &decoded.quants[..groups * format.group_size];
+                self.quants.extend(quants.iter().map(byte));
             }
         }
         if let Some(offsets) = &mut self.offsets {
             let per_row = offsets.len() / rows;
-            for (group, (scale, minimum)) in range.zip(parts.scales.iter().zip(&parts.minimums)) {
-                let offset = minimum + scale * f32::from(zero);
+            for (group, (scale, min)) in range.zip(decoded.scales.iter().zip(&decoded.mins)) {
+                let offset = min + scale * f32::from(zero);
                 offsets[group % per_row * rows + group / per_row] = offset;
             }
         }
@@ -218,13 +229,13 @@ impl Blocks {
 mod tests {
     use super::*;
 
-    /// Rows of blocks whose scales are no larger than a few units.
+    /// Returns random blocks with small scales.
     fn random_blocks(kind: TensorType, blocks: usize) -> Vec<u8> {
         let mut state = 1_u32;
         let mut bytes: Vec<u8> = (0..blocks * kind.block_bytes())
             .map(|_| {
                 state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
-                // The second bit of a half-precision number keeps it below 2.
+                // Clearing the highest exponent bit of a half-precision number keeps its magnitude below 2.
                 (state >> 24) as u8 & 0xbf
             })
             .collect();
@@ -235,60 +246,61 @@ mod tests {
         bytes
     }
 
-    /// The values that the operator computes with.
-    fn values(operands: &Blocks, rows: usize, columns: usize) -> Vec<f32> {
-        let per_row = columns / operands.block;
+    /// Returns the values that the operands represent.
+    fn values(operands: &NBitsOperands, rows: usize, columns: usize) -> Vec<f32> {
+        let per_row = columns / operands.block_size;
         (0..rows * columns)
-            .map(|place| {
-                let (group, quants) = (place / operands.block, &operands.quants);
-                let code = match operands.bits {
-                    4 => i32::from(quants[place / 2] >> (4 * (place % 2)) & 0x0f) - 8,
-                    _ => i32::from(quants[place]) - 128,
+            .map(|index| {
+                let (group, quants) = (index / operands.block_size, &operands.quants);
+                let quant = match operands.bits {
+                    4 => i32::from(quants[index / 2] >> (4 * (index % 2)) & 0x0f) - 8,
+                    _ => i32::from(quants[index]) - 128,
                 };
                 let offset = |offsets: &Vec<f32>| offsets[group % per_row * rows + group / per_row];
-                operands.scales[group] * code as f32 + operands.offsets.as_ref().map_or(0.0, offset)
+                operands.scales[group] * quant as f32
+                    + operands.offsets.as_ref().map_or(0.0, offset)
             })
             .collect()
     }
 
     #[test]
-    fn operands_stand_for_the_numbers_of_the_blocks() {
+    fn operands_represent_the_values_of_the_blocks() {
         let (rows, columns) = (6, 512);
         for kind in TensorType::ALL {
             let bytes = random_blocks(kind, rows * columns / kind.block_values());
-            // Two matrices, stacked.
+            // Two stacked matrices.
             let (upper, lower) = bytes.split_at(bytes.len() / 3);
             let tensor = |bytes, rows| Tensor {
                 kind,
-                quantised: None,
+                quantize_to: None,
                 shape: vec![columns, rows],
                 bytes,
-                added: 0.0,
+                value_offset: 0.0,
             };
-            let mut wanted = vec![0.0; rows * columns];
-            kind.dequantise(&bytes, &mut wanted);
-            let computation = Computation::from(kind);
+            let mut expected = vec![0.0; rows * columns];
+            kind.dequantize(&bytes, &mut expected);
+            let matmul = MatmulKind::from(kind);
             let stacked = [tensor(upper, 2), tensor(lower, 4)];
-            let found = match stack(&stacked) {
-                Some(blocks) => {
-                    let numbers = blocks.scales.len() + blocks.offsets.iter().flatten().count();
-                    let bytes = blocks.quants.len() + numbers * size_of::<f32>();
-                    assert_eq!(computation.operand_bytes(rows * columns), bytes);
-                    values(&blocks, rows, columns)
+            let found = match stack_quantized(&stacked) {
+                Some(operands) => {
+                    let numbers = operands.scales.len() + operands.offsets.iter().flatten().count();
+                    let bytes = operands.quants.len() + numbers * size_of::<f32>();
+                    assert_eq!(matmul.weight_bytes(rows * columns), bytes);
+                    values(&operands, rows, columns)
                 }
                 None => {
-                    assert_eq!(computation, Computation::Dense);
-                    let dense = dense(&stacked);
+                    assert_eq!(matmul, MatmulKind::Dense);
+                    let dense = stack_transposed(&stacked);
                     (0..rows * columns)
-                        .map(|place| dense[place % columns * rows + place / columns])
+                        .map(|index| dense[index % columns * rows + index / columns])
                         .collect()
                 }
             };
-            for (place, (found, wanted)) in found.iter().zip(&wanted).enumerate() {
-                // A minimum goes through the offset that is made of it.
+            for (index, (found, expected)) in found.iter().zip(&expected).enumerate() {
+                // The offset that represents a min adds rounding errors.
                 assert!(
-                    (found - wanted).abs() <= 1e-5 * wanted.abs().max(16.0),
-                    "{kind:?} {place}: {found} {wanted}"
+                    (found - expected).abs() <= 1e-5 * expected.abs().max(16.0),
+                    "{kind:?} {index}: {found} {expected}"
                 );
             }
         }

@@ -1,5 +1,5 @@
-//! One question after the other: redirects are followed, with the token for the hub alone, and everything has
-//! a limit.
+//! A minimal HTTP client for downloads. It follows redirects, sends the token only to the hub, and limits redirects,
+//! time and retries.
 
 use std::io;
 use std::sync::Arc;
@@ -27,41 +27,41 @@ use url::{Position, Url};
 
 use super::HubError;
 
-/// Most redirects of a question.
+/// Maximum number of redirects per request.
 const MAX_REDIRECTS: usize = 8;
-/// How long somebody may take to begin an answer.
-const ANSWER_DEADLINE: Duration = Duration::from_secs(60);
-/// How long an answer may pause.
-const IDLE: Duration = Duration::from_secs(60);
-/// Attempts in a row of which none brings anything.
+/// Maximum time from connecting until the response headers arrive.
+const RESPONSE_TIMEOUT: Duration = Duration::from_secs(60);
+/// Maximum time between two parts of a response body.
+const BODY_IDLE_TIMEOUT: Duration = Duration::from_secs(60);
+/// Maximum number of consecutive attempts without progress.
 const MAX_ATTEMPTS: u32 = 5;
 
-/// Asks by HTTP.
+/// Settings of the HTTP client. Each request uses a new connection.
 pub(super) struct Http {
     hub: Url,
     token: Option<String>,
     proxies: Matcher,
 }
 
-/// What is here of a file already.
+/// The received part of a file, from whose end a download resumes.
 pub(super) struct Resume {
     pub(super) bytes: u64,
     pub(super) etag: String,
 }
 
-/// An answer whose body is still to come.
-pub(super) struct Answer {
-    /// Who gave it.
+/// A response whose body has not been read.
+pub(super) struct HttpResponse {
+    /// Final URL, after any redirects.
     pub(super) url: Url,
     pub(super) status: StatusCode,
     pub(super) headers: HeaderMap,
-    /// What the hub said of the file before it sent us elsewhere.
-    pub(super) linked: HeaderMap,
+    /// Headers of all redirect responses; for each name, the first value.
+    pub(super) redirect_headers: HeaderMap,
     body: Incoming,
 }
 
 impl Http {
-    /// `token` is for `hub` alone.
+    /// Creates a client that sends `token` only to the origin of `hub`.
     pub(super) fn new(hub: &Url, token: Option<String>) -> Self {
         Self {
             hub: hub.clone(),
@@ -70,82 +70,91 @@ impl Http {
         }
     }
 
-    /// Asks for what is at an address, or for what follows on the part that is here. The answer is one of 200,
-    /// 206 and 416.
-    pub(super) async fn get(&self, url: &Url, part: Option<&Resume>) -> Result<Answer, HubError> {
+    /// Requests a file, or the bytes after `part`. The response has status 200, 206 or 416.
+    pub(super) async fn get(
+        &self,
+        url: &Url,
+        part: Option<&Resume>,
+    ) -> Result<HttpResponse, HubError> {
         let mut url = url.clone();
-        let mut linked = HeaderMap::new();
+        let mut redirect_headers = HeaderMap::new();
         for _ in 0..=MAX_REDIRECTS {
-            let response = timeout(ANSWER_DEADLINE, self.ask(&url, part)).await;
-            let response = response.map_err(|_| unreachable(&url, "it does not answer"))?;
-            let response = response.map_err(|error| failed(&url, &error))?;
+            let response = timeout(RESPONSE_TIMEOUT, self.send_request(&url, part)).await;
+            let response =
+                response.map_err(|_| unreachable(&url, "the server does not respond"))?;
+            let response = response.map_err(|error| connection_error(&url, &error))?;
             let (head, body) = response.into_parts();
             match head.status {
                 StatusCode::OK
                 | StatusCode::PARTIAL_CONTENT
                 | StatusCode::RANGE_NOT_SATISFIABLE => {
-                    return Ok(Answer {
+                    return Ok(HttpResponse {
                         url,
                         status: head.status,
                         headers: head.headers,
-                        linked,
+                        redirect_headers,
                         body,
                     });
                 }
                 StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => {
-                    return Err(HubError::Refused {
+                    return Err(HubError::AccessDenied {
                         token: self.token_for(&url).is_some(),
-                        url: shown(&url),
+                        url: redacted(&url),
                         status: head.status.as_u16(),
                     });
                 }
-                StatusCode::NOT_FOUND => return Err(HubError::NotFound(shown(&url))),
+                StatusCode::NOT_FOUND => return Err(HubError::NotFound(redacted(&url))),
                 status if status.is_redirection() => {
-                    url = next(&url, &head.headers).map_err(|cause| unusable(&url, cause))?;
-                    // The hub speaks first.
+                    url = redirect_target(&url, &head.headers)
+                        .map_err(|cause| unusable(&url, cause))?;
+                    // The hub responds first, so its headers take precedence.
                     for (name, value) in &head.headers {
-                        linked.entry(name).or_insert(value.clone());
+                        redirect_headers.entry(name).or_insert(value.clone());
                     }
                 }
                 status => {
-                    let (url, status) = (shown(&url), status.as_u16());
-                    return Err(HubError::Status { url, status });
+                    let (url, status) = (redacted(&url), status.as_u16());
+                    return Err(HubError::UnexpectedStatus { url, status });
                 }
             }
         }
-        Err(unusable(&url, "it leads from one address to the next"))
+        Err(unusable(&url, "too many redirects"))
     }
 
-    /// Tries again, with ever longer pauses, what may go better the next time. `done` tells how much there is: as
-    /// long as it grows, no attempt was in vain.
-    pub(super) async fn patiently<T>(
+    /// Retries `attempt` after retryable errors, with increasing delays. `progress` returns the number of received
+    /// bytes; when this number grows, the delay and the number of attempts are reset.
+    pub(super) async fn with_retries<T>(
         &self,
-        mut pause: Duration,
-        done: impl Fn() -> u64,
+        mut delay: Duration,
+        progress: impl Fn() -> u64,
         mut attempt: impl AsyncFnMut() -> Result<T, HubError>,
     ) -> Result<T, HubError> {
-        let (first_pause, mut in_vain, mut had) = (pause, 0, done());
+        let (first_delay, mut attempts, mut received) = (delay, 0, progress());
         loop {
             let error = match attempt().await {
-                Err(error) if error.may_pass() => error,
-                ended => return ended,
+                Err(error) if error.is_retryable() => error,
+                result => return result,
             };
-            let has = done();
-            if has > had {
-                (pause, in_vain) = (first_pause, 0);
+            let now = progress();
+            if now > received {
+                (delay, attempts) = (first_delay, 0);
             }
-            (had, in_vain) = (had.max(has), in_vain + 1);
-            if in_vain == MAX_ATTEMPTS {
+            (received, attempts) = (received.max(now), attempts + 1);
+            if attempts == MAX_ATTEMPTS {
                 return Err(error);
             }
-            tracing::warn!(%error, seconds = pause.as_secs_f32(), "it is tried again");
-            tokio::time::sleep(pause).await;
-            pause *= 2;
+            tracing::warn!(%error, seconds = delay.as_secs_f32(), "download failed: retrying");
+            tokio::time::sleep(delay).await;
+            delay *= 2;
         }
     }
 
-    /// One question on a connection of its own.
-    async fn ask(&self, url: &Url, part: Option<&Resume>) -> anyhow::Result<Response<Incoming>> {
+    /// Sends a request on a new connection.
+    async fn send_request(
+        &self,
+        url: &Url,
+        part: Option<&Resume>,
+    ) -> anyhow::Result<Response<Incoming>> {
         let target = url[Position::BeforePath..Position::AfterQuery].to_owned();
         let host = url[Position::BeforeHost..Position::AfterPort].to_owned();
         let mut request = Request::get(target)
@@ -165,13 +174,13 @@ impl Http {
             return send(socket, request).await;
         }
         let name = url.host_str().unwrap_or_default();
-        // An address of IPv6 stands in brackets.
+        // A URL has brackets around IPv6 addresses, a server name does not.
         let name = name.trim_start_matches('[').trim_end_matches(']');
         let name = ServerName::try_from(name.to_owned())?;
-        send(trusting()?.connect(name, socket).await?, request).await
+        send(tls_connector()?.connect(name, socket).await?, request).await
     }
 
-    /// A connection, through the proxy that the environment names for it, if it names one.
+    /// Connects to a server, through a proxy if the environment configures one.
     async fn connect(&self, to: Uri) -> anyhow::Result<TokioIo<TcpStream>> {
         let mut direct = HttpConnector::new();
         direct.enforce_http(false);
@@ -179,8 +188,8 @@ impl Http {
             None => Ok(direct.call(to).await?),
             Some(proxy) => {
                 let mut tunnel = Tunnel::new(proxy.uri().clone(), direct);
-                if let Some(name) = proxy.basic_auth() {
-                    tunnel = tunnel.with_auth(name.clone());
+                if let Some(credentials) = proxy.basic_auth() {
+                    tunnel = tunnel.with_auth(credentials.clone());
                 }
                 Ok(tunnel.call(to).await?)
             }
@@ -194,11 +203,11 @@ impl Http {
 }
 
 impl HubError {
-    /// Whether it may go better the next time.
-    fn may_pass(&self) -> bool {
+    /// Whether an immediate retry may succeed.
+    fn is_retryable(&self) -> bool {
         match self {
             Self::Unreachable { .. } => true,
-            Self::Status { status, .. } => {
+            Self::UnexpectedStatus { status, .. } => {
                 matches!(status, 408 | 425 | 429 | 500 | 502..=504 | 520..)
             }
             _ => false,
@@ -206,24 +215,28 @@ impl HubError {
     }
 }
 
-impl Answer {
-    /// A header, of the hub before others.
-    pub(super) fn linked(&self, name: &str) -> Option<&str> {
-        let value = self.linked.get(name).or_else(|| self.headers.get(name));
+impl HttpResponse {
+    /// Returns a header of the redirect responses, else of the final response.
+    pub(super) fn hub_header(&self, name: &str) -> Option<&str> {
+        let value = self
+            .redirect_headers
+            .get(name)
+            .or_else(|| self.headers.get(name));
         value?.to_str().ok()
     }
 
-    /// What the file is now, as strongly as the server can say it.
+    /// Returns the entity tag if it is a strong one.
     pub(super) fn etag(&self) -> Option<&str> {
         let etag = self.headers.get(ETAG)?.to_str().ok()?;
         etag.starts_with('"').then_some(etag)
     }
 
-    /// The next bytes, in order; none at the end.
-    pub(super) async fn next(&mut self) -> Result<Option<Bytes>, HubError> {
+    /// Returns the next bytes of the body; `None` at the end.
+    pub(super) async fn next_bytes(&mut self) -> Result<Option<Bytes>, HubError> {
         loop {
-            let frame = timeout(IDLE, self.body.frame()).await;
-            let frame = frame.map_err(|_| unreachable(&self.url, "it stops in the middle"))?;
+            let frame = timeout(BODY_IDLE_TIMEOUT, self.body.frame()).await;
+            let frame =
+                frame.map_err(|_| unreachable(&self.url, "the response stopped before its end"))?;
             match frame {
                 None => return Ok(None),
                 Some(Err(error)) => {
@@ -239,17 +252,20 @@ impl Answer {
         }
     }
 
-    /// The whole body.
-    pub(super) async fn whole(mut self, most_bytes: usize) -> Result<Vec<u8>, HubError> {
-        let mut whole = Vec::new();
-        while let Some(bytes) = self.next().await? {
-            if whole.len() + bytes.len() > most_bytes {
-                let cause = format!("it answers more than {most_bytes} bytes");
-                return Err(HubError::Invalid(format!("{}: {cause}", shown(&self.url))));
+    /// Reads the whole body. Fails if it exceeds `max_bytes`.
+    pub(super) async fn read_body(mut self, max_bytes: usize) -> Result<Vec<u8>, HubError> {
+        let mut body = Vec::new();
+        while let Some(bytes) = self.next_bytes().await? {
+            if body.len() + bytes.len() > max_bytes {
+                let cause = format!("the response is larger than {max_bytes} bytes");
+                return Err(HubError::Invalid(format!(
+                    "{}: {cause}",
+                    redacted(&self.url)
+                )));
             }
-            whole.extend_from_slice(&bytes);
+            body.extend_from_slice(&bytes);
         }
-        Ok(whole)
+        Ok(body)
     }
 }
 
@@ -258,23 +274,21 @@ async fn send(
     request: Request<Empty<Bytes>>,
 ) -> anyhow::Result<Response<Incoming>> {
     let (mut sender, connection) = http1::handshake(TokioIo::new(socket)).await?;
-    // It ends with the answer's body, which tells of its errors.
+    // The task ends when the response body ends or is dropped. The body reports connection errors.
     tokio::spawn(connection);
     Ok(sender.send_request(request).await?)
 }
 
-/// No server can be trusted.
+/// The operating system has no trusted root certificates.
 #[derive(Debug, thiserror::Error)]
-#[error(
-    "this machine has no certificates that it trusts; install them (ca-certificates) or name a file by SSL_CERT_FILE"
-)]
+#[error("no trusted root certificates found: install ca-certificates or set SSL_CERT_FILE")]
 struct NoCertificates;
 
-/// Encrypts for whom this machine trusts.
-fn trusting() -> anyhow::Result<TlsConnector> {
-    let found = rustls_native_certs::load_native_certs();
+/// Creates a TLS connector that trusts the operating system's root certificates.
+fn tls_connector() -> anyhow::Result<TlsConnector> {
+    let native = rustls_native_certs::load_native_certs();
     let mut roots = RootCertStore::empty();
-    let (usable, _) = roots.add_parsable_certificates(found.certs);
+    let (usable, _) = roots.add_parsable_certificates(native.certs);
     anyhow::ensure!(usable > 0, NoCertificates);
     let config = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
         .with_safe_default_protocol_versions()?
@@ -283,30 +297,28 @@ fn trusting() -> anyhow::Result<TlsConnector> {
     Ok(TlsConnector::from(Arc::new(config)))
 }
 
-/// Where a redirect leads.
-fn next(from: &Url, headers: &HeaderMap) -> Result<Url, String> {
+/// Returns the target of a redirect. Rejects a redirect from HTTPS to HTTP.
+fn redirect_target(from: &Url, headers: &HeaderMap) -> Result<Url, String> {
     let location = headers.get(LOCATION).and_then(|value| value.to_str().ok());
-    let location = location.ok_or("it leads elsewhere and does not say where")?;
+    let location = location.ok_or("redirect without a location")?;
     let to = from
         .join(location)
-        .map_err(|error| format!("it leads to {location}: {error}"))?;
+        .map_err(|error| format!("invalid redirect to {location}: {error}"))?;
     match (from.scheme(), to.scheme()) {
         ("http", "http" | "https") | ("https", "https") => Ok(to),
-        ("https", "http") => Err(format!("it leads to {to}, which is not encrypted")),
-        _ => Err(format!(
-            "it leads to {to}, which is no address of http or https"
-        )),
+        ("https", "http") => Err(format!("redirect to {to} is not encrypted")),
+        _ => Err(format!("redirect to {to} is not http or https")),
     }
 }
 
-/// An address without what is secret in it: a name and a password, or a signature.
-pub(super) fn shown(url: &Url) -> String {
-    let place = &url[Position::BeforeHost..Position::AfterPath];
-    format!("{}://{place}", url.scheme())
+/// Formats a URL without user, password and query, which may be secrets.
+pub(super) fn redacted(url: &Url) -> String {
+    let host_and_path = &url[Position::BeforeHost..Position::AfterPath];
+    format!("{}://{host_and_path}", url.scheme())
 }
 
-/// Why a question has no answer. What is wrong with the request or with the server's certificate stays wrong.
-fn failed(url: &Url, error: &anyhow::Error) -> HubError {
+/// Classifies an error of a request as permanent (invalid request, untrusted certificate) or retryable.
+fn connection_error(url: &Url, error: &anyhow::Error) -> HubError {
     let cause = format!("{error:#}");
     let is_untrusted = |cause: &(dyn std::error::Error + 'static)| {
         let cause = cause
@@ -330,14 +342,14 @@ fn failed(url: &Url, error: &anyhow::Error) -> HubError {
 
 pub(super) fn unusable(url: &Url, cause: impl Into<String>) -> HubError {
     HubError::Unusable {
-        url: shown(url),
+        url: redacted(url),
         cause: cause.into(),
     }
 }
 
 pub(super) fn unreachable(url: &Url, cause: impl Into<String>) -> HubError {
     HubError::Unreachable {
-        url: shown(url),
+        url: redacted(url),
         cause: cause.into(),
     }
 }

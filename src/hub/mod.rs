@@ -1,5 +1,5 @@
-//! Model files from elsewhere: a URL, or a repository of a hub. A file is in its place only when it is complete, its
-//! checksum is right and its content was checked; one that is there is found again without asking anybody.
+//! The model hub client: downloads model files from a URL or from a hub's repository. A downloaded file gets its final
+//! name only after its checksum and content are verified. Existing files are found without network access.
 
 mod http;
 mod repository;
@@ -13,404 +13,420 @@ use std::time::Duration;
 use url::Url;
 
 use http::Http;
+pub use repository::FileSelector;
 use repository::Repository;
-pub use repository::Wanted;
 
 use crate::atomic_file::AtomicFile;
 use crate::file_bytes::read_regular_limited;
 
-/// Most bytes of the file with the name of the file that was chosen: as long as a path can be.
-const MAX_CHOICE_BYTES: u64 = 4096;
+/// Maximum size in bytes of the file that stores a selected file name: the maximum length of a path.
+const MAX_SELECTION_BYTES: u64 = 4096;
 
-/// How to speak to the hub, and where files are kept.
+/// Address, credentials and limits of the hub client.
 #[derive(Debug, Clone)]
 pub struct HubOptions {
-    /// The hub's address.
+    /// Base URL of the hub.
     pub endpoint: Url,
-    /// Says to the hub who asks; nobody else is told.
+    /// Access token. It is sent only to the origin of `endpoint`.
     pub token: Option<String>,
-    /// Where files are kept that are given no other place.
+    /// Folder for downloads without an explicit destination path.
     pub folder: PathBuf,
-    /// Whether nobody may be asked.
+    /// Whether network access is forbidden.
     pub offline: bool,
-    /// How long to wait before the second attempt; each more waits twice as long.
-    pub pause: Duration,
-    /// Most bytes of a file, whether its server declares a length or not.
+    /// Delay before the first retry. The delay doubles with each further retry.
+    pub retry_delay: Duration,
+    /// Maximum size of a file in bytes, also of files whose size the server does not declare.
     pub max_bytes: u64,
-    /// Checks a file before it gets its name; the error is what is wrong with it.
+    /// Verifies a downloaded file before it gets its final name. The error describes the defect.
     pub check: fn(&Path) -> Result<(), String>,
 }
 
-/// Why there is no file.
+/// Why a model file cannot be found or downloaded.
 #[derive(Debug, thiserror::Error)]
 pub enum HubError {
-    /// What was asked for cannot be.
+    /// The URL, repository name or file name is invalid, or a repository listing is too large.
     #[error("{0}")]
     Invalid(String),
-    /// Nobody may be asked.
-    #[error("{0} is not here, or not whole, and --offline asks nobody for it")]
+    /// A file of the model is missing, and network access is forbidden.
+    #[error("{0} is not available locally, and --offline forbids downloading it")]
     Offline(String),
-    /// The repository has no such file.
-    #[error("{repository} has no {wanted}; its GGUF files: {found}")]
-    NoSuchFile {
-        /// The repository.
+    /// The repository has no file that matches the selector.
+    #[error("{selector} not found in {repository}; its GGUF files: {available}")]
+    FileNotFound {
+        /// Repository as `USER/REPO`.
         repository: String,
-        /// What was looked for.
-        wanted: String,
-        /// What it has.
-        found: String,
+        /// The requested file or quantization.
+        selector: String,
+        /// GGUF files of the repository, separated by commas.
+        available: String,
     },
-    /// It is not there, or is not to be seen.
-    #[error("{0} is not there (404); a private one is shown to --hf-token only")]
+    /// The server responded with status 404: the file does not exist or is private.
+    #[error("{0} not found (404); a private repository requires --hf-token")]
     NotFound(String),
-    /// It is not for everybody.
-    #[error("{url} may not be read ({status}): {}", if *.token { "the token is not one that may" } else { "it takes a token: --hf-token" })]
-    Refused {
-        /// Whom was asked.
+    /// The server denied access with status 401 or 403.
+    #[error("{url} denied access ({status}): {}", if *.token { "the token has no access" } else { "set --hf-token" })]
+    AccessDenied {
+        /// URL of the request, without secrets.
         url: String,
-        /// 401 or 403.
+        /// Status of the response: 401 or 403.
         status: u16,
         /// Whether a token was sent.
         token: bool,
     },
-    /// It is there to be read by people.
+    /// The response is an HTML page.
     #[error("{0} is a web page, not a file")]
-    Page(String),
-    /// An answer that is no file.
-    #[error("{url} answers {status}")]
-    Status {
-        /// Whom was asked.
+    WebPage(String),
+    /// The response has another error status.
+    #[error("{url} answered with status {status}")]
+    UnexpectedStatus {
+        /// URL of the request, without secrets.
         url: String,
-        /// What was answered.
+        /// Status of the response.
         status: u16,
     },
-    /// Nobody answers, or stops in the middle.
-    #[error("{url} cannot be had: {cause}")]
+    /// The connection failed or the response is incomplete. A retry may succeed.
+    #[error("cannot download {url}: {cause}")]
     Unreachable {
-        /// Whom was asked.
+        /// URL of the request, without secrets.
         url: String,
-        /// Why.
+        /// The cause.
         cause: String,
     },
-    /// It cannot be fetched from there, however often it is tried.
-    #[error("{url} cannot be had: {cause}")]
+    /// The URL, certificate or redirect is unusable. A retry fails in the same way.
+    #[error("cannot download {url}: {cause}")]
     Unusable {
-        /// Whom was asked.
+        /// URL of the request, without secrets.
         url: String,
-        /// Why.
+        /// The cause.
         cause: String,
     },
-    /// It has more bytes than a file may have.
-    #[error("{url} has more than the {limit_bytes} bytes that --model-max-bytes allows")]
+    /// The file exceeds the size limit.
+    #[error("{url} is larger than {limit_bytes} bytes (--model-max-bytes)")]
     TooLarge {
-        /// Whom was asked.
+        /// URL of the request, without secrets.
         url: String,
-        /// Bytes that a file may have.
+        /// Maximum size in bytes.
         limit_bytes: u64,
     },
-    /// What was fetched is no model.
-    #[error("what {url} answers is not a model: {cause}")]
-    NoModel {
-        /// Whom was asked.
+    /// [`HubOptions::check`] rejected the downloaded file.
+    #[error("{url} is not a model: {cause}")]
+    NotAModel {
+        /// URL of the request, without secrets.
         url: String,
-        /// What is wrong with it.
+        /// The defect.
         cause: String,
     },
-    /// It is not what it should be.
-    #[error("{url} is not what its hub says it is: {what} {found} instead of {promised}")]
-    Different {
-        /// Whom was asked.
+    /// Size or digest of the file differ from the hub's metadata.
+    #[error("{url} does not match the hub's metadata: {property} {actual} instead of {expected}")]
+    Mismatch {
+        /// URL of the request, without secrets.
         url: String,
-        /// What differs: its size, its SHA-256.
-        what: &'static str,
-        /// What was found.
-        found: String,
-        /// What was promised.
-        promised: String,
+        /// Name of the property: "size" or "SHA-256".
+        property: &'static str,
+        /// Value of the downloaded file.
+        actual: String,
+        /// Value in the hub's metadata.
+        expected: String,
     },
-    /// This machine refuses.
+    /// A local file or folder cannot be created, read or written.
     #[error("{}: {cause}", path.display())]
-    File {
-        /// The file or folder.
+    LocalFile {
+        /// Path of the file or folder.
         path: PathBuf,
-        /// Why.
+        /// The cause.
         cause: std::io::Error,
     },
 }
 
 impl HubError {
-    /// Whether another attempt would end in the same way until the operator changes something.
+    /// Whether a retry fails in the same way unless the operator changes something.
     pub fn is_permanent(&self) -> bool {
         match self {
             Self::Invalid(_)
             | Self::Offline(_)
-            | Self::NoSuchFile { .. }
+            | Self::FileNotFound { .. }
             | Self::NotFound(_)
-            | Self::Refused { .. }
-            | Self::Page(_)
+            | Self::AccessDenied { .. }
+            | Self::WebPage(_)
             | Self::Unusable { .. }
             | Self::TooLarge { .. }
-            | Self::NoModel { .. }
-            | Self::File { .. } => true,
-            Self::Status { .. } | Self::Unreachable { .. } | Self::Different { .. } => false,
+            | Self::NotAModel { .. }
+            | Self::LocalFile { .. } => true,
+            Self::UnexpectedStatus { .. } | Self::Unreachable { .. } | Self::Mismatch { .. } => {
+                false
+            }
         }
     }
 }
 
-/// How far a download is.
+/// Progress of a model's download.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Progress {
-    /// Files that are there.
+pub struct DownloadProgress {
+    /// Number of complete files.
     pub files_done: usize,
-    /// Files of the model.
+    /// Number of files of the model.
     pub files: usize,
-    /// Bytes of the file that comes.
+    /// Received bytes of the current file.
     pub bytes_done: u64,
-    /// Its size, if it is known.
+    /// Size of the current file in bytes, if known.
     pub bytes: Option<u64>,
 }
 
-impl Progress {
-    /// The share that is done, from 0 to 1.
-    pub fn share(&self) -> f32 {
-        let of_file = match self.bytes {
+impl DownloadProgress {
+    /// Returns the progress from 0 to 1. Each file counts equally.
+    pub fn fraction(&self) -> f32 {
+        let file_fraction = match self.bytes {
             Some(bytes @ 1..) => self.bytes_done as f64 / bytes as f64,
             _ => 0.0,
         };
-        ((self.files_done as f64 + of_file) / self.files.max(1) as f64) as f32
+        ((self.files_done as f64 + file_fraction) / self.files.max(1) as f64) as f32
     }
 }
 
-/// A model that is elsewhere.
+/// A download of a model, which may consist of several shards.
 #[derive(Debug)]
 pub struct Download {
     source: Source,
-    store: Option<PathBuf>,
+    destination: Option<PathBuf>,
     options: HubOptions,
 }
 
 #[derive(Debug)]
 enum Source {
     Url(Url),
-    Repository(Repository, Wanted),
+    Repository(Repository, FileSelector),
 }
 
-/// A file and where it goes.
-struct Piece {
+/// A file's URL and local path.
+struct RemoteFile {
     url: Url,
     path: PathBuf,
 }
 
 impl Download {
-    /// The file at an address, kept at `store` or in the options' folder.
+    /// Creates a download from a URL, to `destination` or into the folder of `options`.
     ///
     /// # Errors
-    /// The address is none of a file.
-    pub fn of_url(
+    /// If the URL is not HTTP or HTTPS, or does not end with a valid file name.
+    pub fn from_url(
         text: &str,
-        store: Option<PathBuf>,
+        destination: Option<PathBuf>,
         options: HubOptions,
     ) -> Result<Self, HubError> {
-        let url = web_address(text).map_err(HubError::Invalid)?;
+        let url = parse_http_url(text).map_err(HubError::Invalid)?;
         repository::check_name(&repository::last_segment(&url)).map_err(HubError::Invalid)?;
-        Self::new(Source::Url(url), store, options)
+        Self::new(Source::Url(url), destination, options)
     }
 
-    /// A file of a hub's repository `USER/REPO`, kept at `store` or in the options' folder.
+    /// Creates a download from the hub's repository `name`, as `USER/REPO`, to `destination` or into the folder of
+    /// `options`.
     ///
     /// # Errors
-    /// A name that cannot be one.
-    pub fn of_repository(
+    /// If the name of the repository, file or quantization is invalid.
+    pub fn from_repository(
         name: &str,
-        wanted: Wanted,
-        store: Option<PathBuf>,
+        selector: FileSelector,
+        destination: Option<PathBuf>,
         options: HubOptions,
     ) -> Result<Self, HubError> {
         let repository = Repository::new(name).map_err(HubError::Invalid)?;
-        wanted.check().map_err(HubError::Invalid)?;
-        Self::new(Source::Repository(repository, wanted), store, options)
+        selector.check().map_err(HubError::Invalid)?;
+        Self::new(
+            Source::Repository(repository, selector),
+            destination,
+            options,
+        )
     }
 
-    fn new(source: Source, store: Option<PathBuf>, options: HubOptions) -> Result<Self, HubError> {
+    fn new(
+        source: Source,
+        destination: Option<PathBuf>,
+        options: HubOptions,
+    ) -> Result<Self, HubError> {
         let download = Self {
             source,
-            store,
+            destination,
             options,
         };
-        // What is wrong with the names is said before anybody is asked.
+        // Rejects invalid names before any network access.
         if let Some(file) = download.known_file() {
-            download.pieces(&file)?;
+            download.files_of_model(&file)?;
         }
         Ok(download)
     }
 
-    /// The model's file, or the first of its set, if all of it is here.
+    /// Returns the path of the model file or its first shard, if all files exist locally.
     ///
     /// # Errors
-    /// It is not, and nobody may be asked.
-    pub fn found(&self) -> Result<Option<PathBuf>, HubError> {
-        let file = self.known_file().or_else(|| self.chosen_before());
-        let pieces = match file {
-            Some(file) => self.pieces(&file)?,
+    /// If a file is missing and network access is forbidden.
+    pub fn find_local(&self) -> Result<Option<PathBuf>, HubError> {
+        let file = self.known_file().or_else(|| self.stored_selection());
+        let files = match file {
+            Some(file) => self.files_of_model(&file)?,
             None => Vec::new(),
         };
-        let complete = pieces.iter().all(|piece| piece.path.is_file());
-        match pieces.into_iter().next() {
+        let complete = files.iter().all(|file| file.path.is_file());
+        match files.into_iter().next() {
             Some(first) if complete => Ok(Some(first.path)),
             _ if self.options.offline => Err(HubError::Offline(self.to_string())),
             _ => Ok(None),
         }
     }
 
-    /// Fetches what is not here and answers the model's file, or the first of its set. `progress` hears how far
-    /// it is.
+    /// Downloads missing files. Returns the path of the model file or its first shard.
     ///
     /// # Errors
-    /// What went wrong, after attempts that may help. What came so far is kept for the next time.
-    pub async fn run(&self, progress: &mut dyn FnMut(Progress)) -> Result<PathBuf, HubError> {
-        if let Some(path) = self.found()? {
+    /// If a file cannot be downloaded after all retries. Received bytes are kept, so that a later download resumes.
+    pub async fn run(
+        &self,
+        progress: &mut dyn FnMut(DownloadProgress),
+    ) -> Result<PathBuf, HubError> {
+        if let Some(path) = self.find_local()? {
             return Ok(path);
         }
         let http = Http::new(&self.options.endpoint, self.options.token.clone());
         let file = match self.known_file() {
             Some(file) => file,
-            None => self.choose(&http).await?,
+            None => self.select_file(&http).await?,
         };
-        let pieces = self.pieces(&file)?;
-        for (files_done, piece) in pieces.iter().enumerate() {
-            let mut tell = |bytes_done, bytes| {
-                progress(Progress {
+        let files = self.files_of_model(&file)?;
+        for (files_done, file) in files.iter().enumerate() {
+            let mut report = |bytes_done, bytes| {
+                progress(DownloadProgress {
                     files_done,
-                    files: pieces.len(),
+                    files: files.len(),
                     bytes_done,
                     bytes,
                 });
             };
-            transfer::fetch(&http, &piece.url, &piece.path, &self.options, &mut tell).await?;
+            transfer::fetch(&http, &file.url, &file.path, &self.options, &mut report).await?;
         }
-        let first = pieces.into_iter().next();
+        let first = files.into_iter().next();
         Ok(first.expect("a model has a file").path)
     }
 
-    /// The file's name, if it needs no list of the repository's files.
+    /// Returns the file name if it is known without listing the repository.
     fn known_file(&self) -> Option<String> {
         match &self.source {
             Source::Url(url) => Some(repository::last_segment(url)),
-            Source::Repository(_, Wanted::File(file)) => Some(file.clone()),
+            Source::Repository(_, FileSelector::Path(file)) => Some(file.clone()),
             Source::Repository(..) => None,
         }
     }
 
-    /// The file that was chosen when the hub was asked.
-    fn chosen_before(&self) -> Option<String> {
-        let file = read_regular_limited(&self.choice()?, MAX_CHOICE_BYTES).ok()?;
+    /// Returns the file that an earlier download with the same selector selected.
+    fn stored_selection(&self) -> Option<String> {
+        let file = read_regular_limited(&self.selection_path()?, MAX_SELECTION_BYTES).ok()?;
         let file = String::from_utf8(file).ok()?;
         repository::check_file(&file).ok()?;
         Some(file)
     }
 
-    /// Asks the hub for its files and chooses one.
-    async fn choose(&self, http: &Http) -> Result<String, HubError> {
-        let Source::Repository(repository, wanted) = &self.source else {
+    /// Lists the repository, selects a file and stores the selection.
+    async fn select_file(&self, http: &Http) -> Result<String, HubError> {
+        let Source::Repository(repository, selector) = &self.source else {
             unreachable!("a URL names its file");
         };
         let files = repository.files(http, &self.options).await?;
-        let file = wanted.choose(&files).ok_or_else(|| HubError::NoSuchFile {
-            repository: repository.to_string(),
-            wanted: wanted.to_string(),
-            found: repository::models_of(&files).collect::<Vec<_>>().join(", "),
-        })?;
-        if let Some(choice) = self.choice() {
-            let folder = choice.parent().unwrap_or(Path::new("."));
-            let written = fs::create_dir_all(folder).and_then(|()| {
-                let mut kept = AtomicFile::create(&choice)?;
-                kept.write_all(file.as_bytes())?;
-                kept.finish()
-            });
-            written.map_err(|cause| HubError::File {
-                path: choice,
-                cause,
+        let file = selector
+            .select(&files)
+            .ok_or_else(|| HubError::FileNotFound {
+                repository: repository.to_string(),
+                selector: selector.to_string(),
+                available: repository::models_of(&files).collect::<Vec<_>>().join(", "),
             })?;
+        if let Some(path) = self.selection_path() {
+            let folder = path.parent().unwrap_or(Path::new("."));
+            let written = fs::create_dir_all(folder).and_then(|()| {
+                let mut selection = AtomicFile::create(&path)?;
+                selection.write_all(file.as_bytes())?;
+                selection.finish()
+            });
+            written.map_err(|cause| HubError::LocalFile { path, cause })?;
         }
         Ok(file.to_owned())
     }
 
-    /// Where the chosen file's name is kept.
-    fn choice(&self) -> Option<PathBuf> {
+    /// Returns the path of the file that stores the selected file name; `None` for a URL.
+    fn selection_path(&self) -> Option<PathBuf> {
         match &self.source {
-            Source::Repository(repository, wanted) => {
+            Source::Repository(repository, selector) => {
                 let folder = repository.folder(&self.options);
-                Some(folder.join(format!("{wanted}.choice")))
+                Some(folder.join(format!("{selector}.choice")))
             }
             Source::Url(_) => None,
         }
     }
 
-    /// All files of a model whose first is `file`.
-    fn pieces(&self, file: &str) -> Result<Vec<Piece>, HubError> {
-        let names = repository::set_of(file).map_err(HubError::Invalid)?;
-        if let (Some(store), 2..) = (&self.store, names.len())
-            && store.file_name() != Path::new(file).file_name()
+    /// Returns the files of a model: all shards if `file` is the first shard, else only `file`.
+    fn files_of_model(&self, file: &str) -> Result<Vec<RemoteFile>, HubError> {
+        let names = repository::shard_names(file).map_err(HubError::Invalid)?;
+        if let (Some(destination), 2..) = (&self.destination, names.len())
+            && destination.file_name() != Path::new(file).file_name()
         {
             return Err(HubError::Invalid(format!(
-                "{} cannot be stored as {}: it is one of {} files, which find each other by their names",
+                "{} cannot be stored as {}: the model has {} files, which must keep their names",
                 self,
-                store.display(),
+                destination.display(),
                 names.len()
             )));
         }
-        let piece = |name: &String| {
-            let (url, usual) = match &self.source {
+        let remote_file = |name: &String| {
+            let (url, default_path) = match &self.source {
                 Source::Url(url) => {
-                    // Of a set, the others stand beside the first.
+                    // All shards are in the same folder of the server.
                     let url = match names.len() {
                         1 => url.clone(),
-                        _ => repository::beside(url, name),
+                        _ => repository::sibling_url(url, name),
                     };
-                    let place = repository::place_of(&url, &self.options.folder);
-                    (url, place)
+                    let path = repository::local_path(&url, &self.options.folder);
+                    (url, path)
                 }
                 Source::Repository(repository, _) => (
                     repository.file_url(&self.options.endpoint, name),
                     repository.folder(&self.options).join(name),
                 ),
             };
-            let path = match &self.store {
-                None => usual,
-                Some(store) if names.len() == 1 => store.clone(),
-                Some(store) => {
-                    store.with_file_name(Path::new(name).file_name().unwrap_or_default())
+            let path = match &self.destination {
+                None => default_path,
+                Some(destination) if names.len() == 1 => destination.clone(),
+                Some(destination) => {
+                    destination.with_file_name(Path::new(name).file_name().unwrap_or_default())
                 }
             };
-            Ok(Piece { url, path })
+            Ok(RemoteFile { url, path })
         };
-        names.iter().map(piece).collect()
+        names.iter().map(remote_file).collect()
     }
 }
 
 impl std::fmt::Display for Download {
     fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match &self.source {
-            Source::Url(url) => formatter.write_str(&http::shown(url)),
-            Source::Repository(repository, wanted) => write!(formatter, "{repository}: {wanted}"),
+            Source::Url(url) => formatter.write_str(&http::redacted(url)),
+            Source::Repository(repository, selector) => {
+                write!(formatter, "{repository}: {selector}")
+            }
         }
     }
 }
 
-/// Bytes in hexadecimal digits.
+/// Formats bytes as lowercase hexadecimal digits.
 fn hexadecimal(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
-/// An address of HTTP.
+/// Parses a URL whose scheme is `http` or `https`.
 ///
 /// # Errors
-/// What is wrong with it.
-pub fn web_address(text: &str) -> Result<Url, String> {
-    let url = Url::parse(text).map_err(|error| format!("{text} is no address: {error}"))?;
+/// If the URL is invalid or has another scheme.
+pub fn parse_http_url(text: &str) -> Result<Url, String> {
+    let url = Url::parse(text).map_err(|error| format!("invalid URL {text}: {error}"))?;
     match url.scheme() {
         "http" | "https" if url.has_host() => Ok(url),
-        _ => Err(format!("{text} is no address of http or https")),
+        _ => Err(format!(
+            "invalid URL {text}: it must begin with http:// or https://"
+        )),
     }
 }
 

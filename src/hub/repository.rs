@@ -1,4 +1,4 @@
-//! What a hub's repositories and their files are called, and which file is meant.
+//! Repositories of a hub: validates names, selects the file to download, and derives URLs and local paths.
 
 use std::fmt;
 use std::path::{Component, Path, PathBuf};
@@ -10,68 +10,68 @@ use url::Url;
 use super::http::{Http, unreachable};
 use super::{HubError, HubOptions, hexadecimal};
 
-/// Most bytes of a list of files.
+/// Maximum size of a repository listing in bytes.
 const MAX_LISTING_BYTES: usize = 16 << 20;
-/// Most files of a set.
-const MAX_SET_FILES: usize = 1000;
-/// The hub of `--hf-endpoint`, if it is not given.
-const USUAL_HUB: &str = "https://huggingface.co/";
-/// Endings of files that stand beside downloads: a download of such a name could be taken for one of them.
-const OWN_ENDINGS: [&str; 4] = [".part", ".part.json", ".lock", ".choice"];
-/// What is taken if nothing is said, the first that there is.
-const USUAL_QUANTS: [&str; 2] = ["Q4_K_M", "Q4_0"];
+/// Maximum number of shards per model.
+const MAX_SHARDS: usize = 1000;
+/// Default of `--hf-endpoint`. Downloads from this hub are stored below `hub`, those from other hubs below `hubs`.
+const DEFAULT_HUB: &str = "https://huggingface.co/";
+/// Suffixes of the auxiliary files next to downloads. A download must not have such a name.
+const RESERVED_SUFFIXES: [&str; 4] = [".part", ".part.json", ".lock", ".choice"];
+/// Quantizations that [`FileSelector::Default`] selects, in order of preference.
+const DEFAULT_QUANTS: [&str; 2] = ["Q4_K_M", "Q4_0"];
 
-/// Which of a repository's files is meant.
+/// Selects the file of a repository to download.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Wanted {
-    /// The one of this path.
-    File(String),
-    /// The one whose name ends with this: `Q8_0`.
-    Quant(String),
-    /// Q4_K_M, or Q4_0, or the first GGUF file.
-    Usual,
+pub enum FileSelector {
+    /// The file with this path.
+    Path(String),
+    /// The first GGUF file whose name ends with this quantization, such as `Q8_0`.
+    Quantization(String),
+    /// The first Q4_K_M file, else the first Q4_0 file, else the first GGUF file.
+    Default,
 }
 
-impl Wanted {
-    /// Checks that the file is a GGUF file, and that the quantization is a word.
+impl FileSelector {
+    /// Checks that the path is a GGUF file's, or that the quantization is a single word.
     pub(super) fn check(&self) -> Result<(), String> {
         let is_word = |text: &str| {
             let fits = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-');
             !text.is_empty() && !text.starts_with('.') && text.chars().all(fits)
         };
         match self {
-            Self::File(file) => check_file(file),
-            Self::Quant(quant) if !is_word(quant) => Err(format!(
-                "invalid quantization '{quant}': expected one as Q8_0"
+            Self::Path(file) => check_file(file),
+            Self::Quantization(quant) if !is_word(quant) => Err(format!(
+                "invalid quantization '{quant}': expected a name such as Q8_0"
             )),
-            Self::Quant(_) | Self::Usual => Ok(()),
+            Self::Quantization(_) | Self::Default => Ok(()),
         }
     }
 
-    /// The file, of a repository's paths.
-    pub(super) fn choose<'a>(&'a self, files: &'a [String]) -> Option<&'a str> {
-        let of = |quant: &str| models_of(files).find(|file| is_quant(file, quant));
+    /// Returns the selected file, given the sorted paths of the repository's GGUF files.
+    pub(super) fn select<'a>(&'a self, files: &'a [String]) -> Option<&'a str> {
+        let find = |quant: &str| models_of(files).find(|file| has_quantization(file, quant));
         match self {
-            Self::File(file) => Some(file),
-            Self::Quant(quant) => of(quant),
-            Self::Usual => {
-                let usual = USUAL_QUANTS.into_iter().find_map(of);
-                usual.or_else(|| models_of(files).next())
+            Self::Path(file) => Some(file),
+            Self::Quantization(quant) => find(quant),
+            Self::Default => {
+                let default = DEFAULT_QUANTS.into_iter().find_map(find);
+                default.or_else(|| models_of(files).next())
             }
         }
     }
 }
 
-impl fmt::Display for Wanted {
+impl fmt::Display for FileSelector {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::File(name) | Self::Quant(name) => formatter.write_str(name),
-            Self::Usual => formatter.write_str("GGUF file"),
+            Self::Path(name) | Self::Quantization(name) => formatter.write_str(name),
+            Self::Default => formatter.write_str("GGUF file"),
         }
     }
 }
 
-/// `USER/REPO`.
+/// A repository, named `USER/REPO`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Repository {
     user: String,
@@ -80,7 +80,7 @@ pub(super) struct Repository {
 
 impl Repository {
     pub(super) fn new(text: &str) -> Result<Self, String> {
-        let fine = |part: &str| {
+        let is_valid = |part: &str| {
             !part.is_empty()
                 && !part.starts_with('.')
                 && part
@@ -88,29 +88,29 @@ impl Repository {
                     .all(|c| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-'))
         };
         match text.split_once('/') {
-            Some((user, name)) if fine(user) && fine(name) => Ok(Self {
+            Some((user, name)) if is_valid(user) && is_valid(name) => Ok(Self {
                 user: user.to_owned(),
                 name: name.to_owned(),
             }),
-            _ => Err(format!("\"{text}\" is no repository: USER/REPO")),
+            _ => Err(format!("invalid repository \"{text}\": expected USER/REPO")),
         }
     }
 
-    /// Where its files are kept: those of another hub are other files.
+    /// Returns the local folder for the repository's files. Each hub has its own folders.
     pub(super) fn folder(&self, options: &HubOptions) -> PathBuf {
-        let hub = match options.endpoint.as_str() == USUAL_HUB {
+        let hub = match options.endpoint.as_str() == DEFAULT_HUB {
             true => options.folder.join("hub"),
-            false => place_below(options.folder.join("hubs"), &options.endpoint),
+            false => path_for_url(options.folder.join("hubs"), &options.endpoint),
         };
         hub.join(&self.user).join(&self.name)
     }
 
     pub(super) fn file_url(&self, endpoint: &Url, file: &str) -> Url {
-        let words = [&self.user, &self.name, "resolve", "main"];
-        below(endpoint, words.into_iter().chain(file.split('/')))
+        let segments = [&self.user, &self.name, "resolve", "main"];
+        url_below(endpoint, segments.into_iter().chain(file.split('/')))
     }
 
-    /// The paths of all its files, in order.
+    /// Requests the paths of the repository's GGUF files. Returns them sorted.
     pub(super) async fn files(
         &self,
         http: &Http,
@@ -120,22 +120,21 @@ impl Repository {
         struct Entry {
             path: String,
         }
-        let words = ["api", "models", &self.user, &self.name, "tree", "main"];
-        let mut url = below(&options.endpoint, words.into_iter());
+        let segments = ["api", "models", &self.user, &self.name, "tree", "main"];
+        let mut url = url_below(&options.endpoint, segments.into_iter());
         url.set_query(Some("recursive=true"));
         let text = http
-            .patiently(
-                options.pause,
+            .with_retries(
+                options.retry_delay,
                 || 0,
                 async || {
-                    let answer = http.get(&url, None).await?;
-                    answer.whole(MAX_LISTING_BYTES).await
+                    let response = http.get(&url, None).await?;
+                    response.read_body(MAX_LISTING_BYTES).await
                 },
             )
             .await?;
-        let entries: Vec<Entry> = serde_json::from_slice(&text).map_err(|error| {
-            unreachable(&url, format!("its list of files cannot be read: {error}"))
-        })?;
+        let entries: Vec<Entry> = serde_json::from_slice(&text)
+            .map_err(|error| unreachable(&url, format!("invalid repository listing: {error}")))?;
         let mut files: Vec<String> = entries.into_iter().map(|entry| entry.path).collect();
         files.retain(|file| check_file(file).is_ok());
         files.sort();
@@ -149,27 +148,29 @@ impl fmt::Display for Repository {
     }
 }
 
-/// Whether the path stays in its folder and is one of a GGUF file.
+/// Checks that a path is relative, has no `..`, and has the extension `.gguf`.
 pub(super) fn check_file(path: &str) -> Result<(), String> {
-    let inside = |part| matches!(part, Component::Normal(_));
-    let plain = !path.contains('\\') && Path::new(path).components().all(inside);
-    match plain && path.to_ascii_lowercase().ends_with(".gguf") {
+    let is_normal = |part| matches!(part, Component::Normal(_));
+    let is_relative = !path.contains('\\') && Path::new(path).components().all(is_normal);
+    match is_relative && path.to_ascii_lowercase().ends_with(".gguf") {
         true => Ok(()),
-        false => Err(format!("\"{path}\" is no GGUF file of a repository")),
+        false => Err(format!(
+            "invalid file \"{path}\": expected the path of a GGUF file in the repository"
+        )),
     }
 }
 
-/// The files that are models of text, of a set the first.
+/// Returns the text models among GGUF files, without multimodal projectors. Of several shards, only the first.
 pub(super) fn models_of(files: &[String]) -> impl Iterator<Item = &str> {
     let models = files.iter().map(String::as_str);
     models.filter(|file| {
-        let projector = file.to_ascii_lowercase().contains("mmproj");
-        !projector && part_of(file).is_none_or(|(_, number, _)| number == 1)
+        let is_projector = file.to_ascii_lowercase().contains("mmproj");
+        !is_projector && parse_shard_name(file).is_none_or(|(_, number, _)| number == 1)
     })
 }
 
-fn is_quant(file: &str, quant: &str) -> bool {
-    let stem = match part_of(file) {
+fn has_quantization(file: &str, quant: &str) -> bool {
+    let stem = match parse_shard_name(file) {
         Some((stem, ..)) => stem,
         None => file.get(..file.len() - ".gguf".len()).unwrap_or(file),
     };
@@ -177,12 +178,12 @@ fn is_quant(file: &str, quant: &str) -> bool {
     let Some((before, end)) = start.and_then(|start| stem.split_at_checked(start)) else {
         return false;
     };
-    // "IQ4_XS" is no "Q4_XS".
+    // "Q4_XS" must not match "IQ4_XS".
     end.eq_ignore_ascii_case(quant) && !before.ends_with(|c: char| c.is_alphanumeric() || c == '_')
 }
 
-/// Stem, number and count of one file of a set: `STEM-00001-of-00003.gguf`.
-fn part_of(file: &str) -> Option<(&str, usize, usize)> {
+/// Parses a file name such as `STEM-00001-of-00003.gguf` into stem, shard number and shard count.
+fn parse_shard_name(file: &str) -> Option<(&str, usize, usize)> {
     let (rest, count) = file.strip_suffix(".gguf")?.rsplit_once("-of-")?;
     let (stem, number) = rest.rsplit_once('-')?;
     let digits = |text: &str| match text.len() {
@@ -192,61 +193,66 @@ fn part_of(file: &str) -> Option<(&str, usize, usize)> {
     Some((stem, digits(number)?, digits(count)?))
 }
 
-/// All files of the set whose first is `file`; itself, if it is alone.
-pub(super) fn set_of(file: &str) -> Result<Vec<String>, String> {
-    match part_of(file) {
+/// Returns the names of all shards if `file` is the first shard, else only `file`. Fails for other shards.
+pub(super) fn shard_names(file: &str) -> Result<Vec<String>, String> {
+    match parse_shard_name(file) {
         None => Ok(vec![file.to_owned()]),
-        Some((stem, 1, count @ 1..=MAX_SET_FILES)) => {
+        Some((stem, 1, count @ 1..=MAX_SHARDS)) => {
             let name = |number| format!("{stem}-{number:05}-of-{count:05}.gguf");
             Ok((1..=count).map(name).collect())
         }
         Some((stem, _, count)) => Err(format!(
-            "{file} is not the first of its set, {stem}-00001-of-{count:05}.gguf, \
-             or the set has more than {MAX_SET_FILES} files"
+            "{file} is not the first shard, {stem}-00001-of-{count:05}.gguf, \
+             or the model has more than {MAX_SHARDS} shards"
         )),
     }
 }
 
-/// The name of the file at an address.
+/// Returns the last path segment of a URL, which is the file name.
 pub(super) fn last_segment(url: &Url) -> String {
     let segments = url.path_segments();
     let last = segments.and_then(|mut segments| segments.next_back());
     last.unwrap_or_default().to_owned()
 }
 
-/// Whether a file can be kept under this name.
+/// Checks that a download may have this file name.
 pub(super) fn check_name(name: &str) -> Result<(), String> {
-    let is_own = OWN_ENDINGS.iter().any(|ending| name.ends_with(ending));
-    match name.is_empty() || is_own {
-        true => Err(format!("'{name}' is not the name of a model file")),
+    let is_reserved = RESERVED_SUFFIXES
+        .iter()
+        .any(|ending| name.ends_with(ending));
+    match name.is_empty() || is_reserved {
+        true => Err(format!("invalid model file name '{name}'")),
         false => Ok(()),
     }
 }
 
-/// Where the file at an address is kept. Different addresses have different places: a URL's host and path have no `#`, so that it
-/// marks what comes from elsewhere in the URL.
-pub(super) fn place_of(url: &Url, root: &Path) -> PathBuf {
-    let mut place = place_below(root.join("url"), url);
-    if let (Some(query), Some(name)) = (url.query(), place.file_name()) {
+/// Returns the local path for a URL. Different URLs have different paths. `#` marks ports and queries, because it
+/// cannot occur in a URL's host or path.
+pub(super) fn local_path(url: &Url, root: &Path) -> PathBuf {
+    let mut path = path_for_url(root.join("url"), url);
+    if let (Some(query), Some(name)) = (url.query(), path.file_name()) {
         let digest = digest(&SHA256, query.as_bytes());
         let name = name.to_owned();
-        place.set_file_name(format!("#{}", hexadecimal(&digest.as_ref()[..QUERY_BYTES])));
-        place.push(name);
+        path.set_file_name(format!(
+            "#{}",
+            hexadecimal(&digest.as_ref()[..DIGEST_BYTES])
+        ));
+        path.push(name);
     }
-    place
+    path
 }
 
-/// Bytes of a query's digest in a place.
-const QUERY_BYTES: usize = 16;
+/// Number of bytes of a query's digest that a local path contains.
+const DIGEST_BYTES: usize = 16;
 
-/// The host and path of an address as folders below `root`, and the port unless it is that of HTTPS.
-fn place_below(mut root: PathBuf, url: &Url) -> PathBuf {
+/// Returns the host and path of a URL as folders below `root`. The host includes the port, unless it is 443 with HTTPS.
+fn path_for_url(mut root: PathBuf, url: &Url) -> PathBuf {
     let host = url.host_str().unwrap_or_default();
     match (url.scheme(), url.port_or_known_default()) {
         ("https", Some(443)) | (_, None) => root.push(host),
         (_, Some(port)) => root.push(format!("{host}#{port}")),
     }
-    // An address has no `..`, but it can have escapes; they stay escaped.
+    // A parsed URL contains no `..`, and percent escapes stay escaped.
     let path = url.path();
     let path = path.strip_prefix('/').unwrap_or(path);
     let path = path.strip_suffix('/').unwrap_or(path);
@@ -259,8 +265,8 @@ fn place_below(mut root: PathBuf, url: &Url) -> PathBuf {
     root
 }
 
-/// The address of a file that stands beside another, with the same query.
-pub(super) fn beside(url: &Url, name: &str) -> Url {
+/// Returns the URL of the file `name` in the same folder, with the same query.
+pub(super) fn sibling_url(url: &Url, name: &str) -> Url {
     let mut url = url.clone();
     if let Ok(mut path) = url.path_segments_mut() {
         path.pop().push(name);
@@ -268,10 +274,10 @@ pub(super) fn beside(url: &Url, name: &str) -> Url {
     url
 }
 
-fn below<'a>(endpoint: &Url, words: impl Iterator<Item = &'a str>) -> Url {
+fn url_below<'a>(endpoint: &Url, segments: impl Iterator<Item = &'a str>) -> Url {
     let mut url = endpoint.clone();
     if let Ok(mut path) = url.path_segments_mut() {
-        path.pop_if_empty().extend(words);
+        path.pop_if_empty().extend(segments);
     }
     url
 }
@@ -281,7 +287,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_file_that_is_meant_is_chosen() {
+    fn selects_files_by_quantization() {
         let files = [
             "IQ/m-IQ4_XS.gguf",
             "Q6_K/m-00001-of-00002.gguf",
@@ -293,9 +299,9 @@ mod tests {
             "m.q8_0-00002-of-00002.gguf",
         ]
         .map(str::to_owned);
-        let chosen = |wanted: &str| {
-            Wanted::Quant(wanted.to_owned())
-                .choose(&files)
+        let select = |quant: &str| {
+            FileSelector::Quantization(quant.to_owned())
+                .select(&files)
                 .map(str::to_owned)
         };
         for (quant, file) in [
@@ -308,16 +314,22 @@ mod tests {
             ("Q3_K", None),
             ("a name longer than any file of the repository", None),
         ] {
-            assert_eq!(chosen(quant).as_deref(), file, "{quant}");
+            assert_eq!(select(quant).as_deref(), file, "{quant}");
         }
-        assert_eq!(Wanted::Usual.choose(&files), Some("m-Q4_K_M.gguf"));
-        assert_eq!(Wanted::Usual.choose(&files[..4]), Some("m-Q4_0.gguf"));
-        assert_eq!(Wanted::Usual.choose(&files[..3]), Some("IQ/m-IQ4_XS.gguf"));
-        assert_eq!(Wanted::Usual.choose(&[]), None);
+        assert_eq!(FileSelector::Default.select(&files), Some("m-Q4_K_M.gguf"));
+        assert_eq!(
+            FileSelector::Default.select(&files[..4]),
+            Some("m-Q4_0.gguf")
+        );
+        assert_eq!(
+            FileSelector::Default.select(&files[..3]),
+            Some("IQ/m-IQ4_XS.gguf")
+        );
+        assert_eq!(FileSelector::Default.select(&[]), None);
     }
 
     #[test]
-    fn names_that_lead_elsewhere_are_none() {
+    fn rejects_invalid_repository_and_file_names() {
         for name in [
             "", "user", "user/", "/repo", "a/b/c", "a/..", "./b", "a/b c",
         ] {
@@ -337,12 +349,12 @@ mod tests {
     }
 
     #[test]
-    fn different_addresses_have_different_places() {
-        let place = |url: &str| place_of(&Url::parse(url).unwrap(), Path::new("/cache"));
-        let usual = place("https://a.example/m/x.gguf");
-        assert_eq!(usual, Path::new("/cache/url/a.example/m/x.gguf"));
-        assert_eq!(place("https://a.example:443/m/x.gguf"), usual);
-        let mut places = std::collections::BTreeSet::from([usual]);
+    fn different_urls_have_different_local_paths() {
+        let path = |url: &str| local_path(&Url::parse(url).unwrap(), Path::new("/cache"));
+        let default_port = path("https://a.example/m/x.gguf");
+        assert_eq!(default_port, Path::new("/cache/url/a.example/m/x.gguf"));
+        assert_eq!(path("https://a.example:443/m/x.gguf"), default_port);
+        let mut paths = std::collections::BTreeSet::from([default_port]);
         for url in [
             "http://a.example/m/x.gguf",
             "https://a.example:8443/m/x.gguf",
@@ -355,9 +367,9 @@ mod tests {
             "https://a.example/m%2Fx.gguf",
             "https://b.example/m/x.gguf",
         ] {
-            let place = place(url);
-            assert!(place.starts_with("/cache/url"), "{place:?}");
-            assert!(places.insert(place), "{url}");
+            let path = path(url);
+            assert!(path.starts_with("/cache/url"), "{path:?}");
+            assert!(paths.insert(path), "{url}");
         }
         for name in ["", "x.gguf.part", "x.gguf.lock", "Q8_0.choice"] {
             assert!(check_name(name).is_err(), "{name}");
@@ -365,12 +377,12 @@ mod tests {
     }
 
     #[test]
-    fn a_set_is_known_by_its_first_file() {
-        let set = set_of("a/m-00001-of-00003.gguf").unwrap();
-        assert_eq!(set.len(), 3);
-        assert_eq!(set[2], "a/m-00003-of-00003.gguf");
-        assert_eq!(set_of("m-1-of-3.gguf").unwrap(), ["m-1-of-3.gguf"]);
-        assert!(set_of("m-00002-of-00003.gguf").is_err());
-        assert!(set_of("m-00001-of-01001.gguf").is_err());
+    fn lists_all_shards_from_the_first() {
+        let names = shard_names("a/m-00001-of-00003.gguf").unwrap();
+        assert_eq!(names.len(), 3);
+        assert_eq!(names[2], "a/m-00003-of-00003.gguf");
+        assert_eq!(shard_names("m-1-of-3.gguf").unwrap(), ["m-1-of-3.gguf"]);
+        assert!(shard_names("m-00002-of-00003.gguf").is_err());
+        assert!(shard_names("m-00001-of-01001.gguf").is_err());
     }
 }

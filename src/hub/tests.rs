@@ -9,63 +9,63 @@ use super::*;
 
 const FILE: &str = "/ada/birds/resolve/main/wren-Q8_0.gguf";
 
-/// What a client asked for.
+/// A request as the test hub received it.
 #[derive(Debug, Clone)]
-struct Asked {
+struct ReceivedRequest {
     path: String,
     headers: HashMap<String, String>,
 }
 
-impl Asked {
+impl ReceivedRequest {
     fn header(&self, name: &str) -> Option<&str> {
         self.headers.get(name).map(String::as_str)
     }
 }
 
-/// What it is answered.
-struct Reply {
+/// A response for the test hub to send.
+struct Response {
     status: u16,
     headers: Vec<(&'static str, String)>,
     body: Vec<u8>,
-    /// Bytes of the body that are sent; then the connection ends.
-    sent: usize,
-    /// Whether the answer says how long its body is.
-    tells_length: bool,
+    /// Number of body bytes to send before the connection is closed.
+    sent_bytes: usize,
+    /// Whether to send a `content-length` header.
+    declares_length: bool,
 }
 
-impl Reply {
+impl Response {
     fn new(status: u16, body: &[u8]) -> Self {
         Self {
             status,
             headers: Vec::new(),
             body: body.to_vec(),
-            sent: body.len(),
-            tells_length: true,
+            sent_bytes: body.len(),
+            declares_length: true,
         }
     }
 
-    /// Its body ends with the connection.
+    /// Removes the `content-length` header: the end of the connection ends the body.
     fn without_length(mut self) -> Self {
-        self.tells_length = false;
+        self.declares_length = false;
         self
     }
 
-    fn with(mut self, name: &'static str, value: impl Into<String>) -> Self {
+    fn with_header(mut self, name: &'static str, value: impl Into<String>) -> Self {
         self.headers.push((name, value.into()));
         self
     }
 
-    /// Breaks off after so many bytes of its body.
-    fn cut(mut self, bytes: usize) -> Self {
-        self.sent = bytes;
+    /// Closes the connection after `bytes` bytes of the body.
+    fn truncated(mut self, bytes: usize) -> Self {
+        self.sent_bytes = bytes;
         self
     }
 
-    /// A file, or what follows on the part that the client has.
-    fn file(asked: &Asked, content: &[u8], etag: &str) -> Self {
-        let begin = asked
+    /// Returns `content`, or the requested range of `content` if `if-range` matches `etag`.
+    fn file(request: &ReceivedRequest, content: &[u8], etag: &str) -> Self {
+        let begin = request
             .header("range")
-            .filter(|_| asked.header("if-range") == Some(etag));
+            .filter(|_| request.header("if-range") == Some(etag));
         let begin: Option<usize> = begin.map(|range| {
             range["bytes=".len()..]
                 .trim_end_matches('-')
@@ -73,37 +73,41 @@ impl Reply {
                 .unwrap()
         });
         let length = content.len();
-        let reply = match begin {
+        let response = match begin {
             None => Self::new(200, content),
-            Some(begin) if begin < length => Self::new(206, &content[begin..]).with(
+            Some(begin) if begin < length => Self::new(206, &content[begin..]).with_header(
                 "content-range",
                 format!("bytes {begin}-{}/{length}", length - 1),
             ),
-            Some(_) => Self::new(416, b"").with("content-range", format!("bytes */{length}")),
+            Some(_) => {
+                Self::new(416, b"").with_header("content-range", format!("bytes */{length}"))
+            }
         };
-        reply.with("etag", etag)
+        response.with_header("etag", etag)
     }
 }
 
-/// A hub of this machine, and what it was asked.
-struct Imitation {
+/// A local HTTP server that imitates a hub and records requests.
+struct TestHub {
     url: Url,
-    asked: Arc<Mutex<Vec<Asked>>>,
+    requests: Arc<Mutex<Vec<ReceivedRequest>>>,
 }
 
-impl Imitation {
-    /// `answer` hears how often was asked before, too.
-    async fn new(answer: impl Fn(usize, &Asked) -> Reply + Send + Sync + 'static) -> Self {
+impl TestHub {
+    /// Starts the server. `respond` receives the number of earlier requests and the current request.
+    async fn new(
+        respond: impl Fn(usize, &ReceivedRequest) -> Response + Send + Sync + 'static,
+    ) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let url = format!("http://{}/", listener.local_addr().unwrap());
         let hub = Self {
             url: Url::parse(&url).unwrap(),
-            asked: Arc::default(),
+            requests: Arc::default(),
         };
-        let (asked, answer) = (Arc::clone(&hub.asked), Arc::new(answer));
+        let (requests, respond) = (Arc::clone(&hub.requests), Arc::new(respond));
         tokio::spawn(async move {
             while let Ok((mut socket, _)) = listener.accept().await {
-                let (asked, answer) = (Arc::clone(&asked), Arc::clone(&answer));
+                let (requests, respond) = (Arc::clone(&requests), Arc::clone(&respond));
                 tokio::spawn(async move {
                     let mut head = Vec::new();
                     while !head.ends_with(b"\r\n\r\n") {
@@ -115,52 +119,55 @@ impl Imitation {
                     let headers = lines.filter_map(|line| line.split_once(": "));
                     let headers =
                         headers.map(|(name, value)| (name.to_lowercase(), value.to_owned()));
-                    let question = Asked {
+                    let request = ReceivedRequest {
                         path,
                         headers: headers.collect(),
                     };
-                    let before = {
-                        let mut asked = asked.lock().unwrap();
-                        asked.push(question.clone());
-                        asked.len() - 1
+                    let earlier_requests = {
+                        let mut requests = requests.lock().unwrap();
+                        requests.push(request.clone());
+                        requests.len() - 1
                     };
-                    let reply = answer(before, &question);
-                    let mut text = format!("HTTP/1.1 {} -\r\n", reply.status);
-                    for (name, value) in reply.headers {
+                    let response = respond(earlier_requests, &request);
+                    let mut text = format!("HTTP/1.1 {} -\r\n", response.status);
+                    for (name, value) in response.headers {
                         text += &format!("{name}: {value}\r\n");
                     }
-                    if reply.tells_length {
-                        text += &format!("content-length: {}\r\n", reply.body.len());
+                    if response.declares_length {
+                        text += &format!("content-length: {}\r\n", response.body.len());
                     }
                     text += "\r\n";
                     socket.write_all(text.as_bytes()).await.unwrap();
-                    socket.write_all(&reply.body[..reply.sent]).await.unwrap();
+                    socket
+                        .write_all(&response.body[..response.sent_bytes])
+                        .await
+                        .unwrap();
                 });
             }
         });
         hub
     }
 
-    fn asked(&self) -> Vec<Asked> {
-        self.asked.lock().unwrap().clone()
+    fn requests(&self) -> Vec<ReceivedRequest> {
+        self.requests.lock().unwrap().clone()
     }
 }
 
-/// A user of the hub, with a folder.
-struct User {
+/// Options of a client of the test hub, with a temporary download folder.
+struct TestClient {
     folder: TempDir,
     options: HubOptions,
 }
 
-impl User {
-    fn of(hub: &Imitation) -> Self {
+impl TestClient {
+    fn new(hub: &TestHub) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let options = HubOptions {
             endpoint: hub.url.clone(),
             token: None,
             folder: folder.path().to_owned(),
             offline: false,
-            pause: Duration::ZERO,
+            retry_delay: Duration::ZERO,
             max_bytes: u64::MAX,
             check: |_| Ok(()),
         };
@@ -172,17 +179,17 @@ impl User {
         self
     }
 
-    fn download(&self, wanted: Wanted) -> Download {
-        Download::of_repository("ada/birds", wanted, None, self.options.clone()).unwrap()
+    fn download(&self, selector: FileSelector) -> Download {
+        Download::from_repository("ada/birds", selector, None, self.options.clone()).unwrap()
     }
 
-    /// Fetches the file of this name.
+    /// Downloads [`FILE`].
     async fn fetch(&self) -> Result<PathBuf, HubError> {
-        let file = Wanted::File("wren-Q8_0.gguf".to_owned());
+        let file = FileSelector::Path("wren-Q8_0.gguf".to_owned());
         self.download(file).run(&mut |_| ()).await
     }
 
-    /// The names of everything in its folder.
+    /// Returns the names of all files below the download folder, sorted.
     fn files(&self) -> Vec<String> {
         let mut files = Vec::new();
         let mut folders = vec![self.folder.path().to_owned()];
@@ -214,133 +221,144 @@ fn sha256(content: &[u8]) -> String {
 }
 
 #[tokio::test]
-async fn a_file_is_fetched_once() {
-    let hub = Imitation::new(|_, asked| Reply::file(asked, &content(5000), "\"a\"")).await;
-    let mut user = User::of(&hub);
-    let mut heard = Vec::new();
-    let file = Wanted::File("wren-Q8_0.gguf".to_owned());
-    let download = user.download(file.clone());
+async fn downloads_a_file_once() {
+    let hub = TestHub::new(|_, request| Response::file(request, &content(5000), "\"a\"")).await;
+    let mut client = TestClient::new(&hub);
+    let mut reports = Vec::new();
+    let file = FileSelector::Path("wren-Q8_0.gguf".to_owned());
+    let download = client.download(file.clone());
     let path = download
-        .run(&mut |progress| heard.push(progress))
+        .run(&mut |progress| reports.push(progress))
         .await
         .unwrap();
     assert_eq!(fs::read(&path).unwrap(), content(5000));
     assert!(path.ends_with("ada/birds/wren-Q8_0.gguf"), "{path:?}");
-    let last = heard.last().unwrap();
+    let last = reports.last().unwrap();
     assert_eq!(
-        (last.bytes_done, last.bytes, last.share()),
+        (last.bytes_done, last.bytes, last.fraction()),
         (5000, Some(5000), 1.0)
     );
-    assert_eq!(user.files(), ["wren-Q8_0.gguf"]);
+    assert_eq!(client.files(), ["wren-Q8_0.gguf"]);
 
-    assert_eq!(user.fetch().await.unwrap(), path);
-    user.options.offline = true;
-    assert_eq!(user.download(file).found().unwrap(), Some(path));
-    let paths: Vec<String> = hub.asked().into_iter().map(|asked| asked.path).collect();
+    assert_eq!(client.fetch().await.unwrap(), path);
+    client.options.offline = true;
+    assert_eq!(client.download(file).find_local().unwrap(), Some(path));
+    let paths: Vec<String> = hub
+        .requests()
+        .into_iter()
+        .map(|request| request.path)
+        .collect();
     assert_eq!(paths, [FILE]);
 }
 
 #[tokio::test]
-async fn offline_nobody_is_asked() {
-    let hub = Imitation::new(|_, _| Reply::new(200, b"a file")).await;
-    let mut user = User::of(&hub);
-    user.options.offline = true;
-    for wanted in [Wanted::Usual, Wanted::File("wren.gguf".to_owned())] {
-        let download = user.download(wanted);
-        let refused = download.found().unwrap_err().to_string();
-        assert!(refused.contains("--offline asks nobody"), "{refused}");
+async fn offline_mode_sends_no_requests() {
+    let hub = TestHub::new(|_, _| Response::new(200, b"a file")).await;
+    let mut client = TestClient::new(&hub);
+    client.options.offline = true;
+    for selector in [
+        FileSelector::Default,
+        FileSelector::Path("wren.gguf".to_owned()),
+    ] {
+        let download = client.download(selector);
+        let message = download.find_local().unwrap_err().to_string();
+        assert!(
+            message.contains("--offline forbids downloading"),
+            "{message}"
+        );
         download.run(&mut |_| ()).await.unwrap_err();
     }
-    assert!(hub.asked().is_empty());
+    assert!(hub.requests().is_empty());
 }
 
 #[tokio::test]
-async fn what_breaks_off_is_gone_on_with() {
-    let hub = Imitation::new(|before, asked| {
-        let reply = Reply::file(asked, &content(5000), "\"a\"");
-        match before {
-            0 => reply.cut(1000),
-            1 => reply.cut(500),
-            _ => reply,
+async fn resumes_an_interrupted_download() {
+    let hub = TestHub::new(|earlier_requests, request| {
+        let response = Response::file(request, &content(5000), "\"a\"");
+        match earlier_requests {
+            0 => response.truncated(1000),
+            1 => response.truncated(500),
+            _ => response,
         }
     });
     let hub = hub.await;
-    let user = User::of(&hub);
-    let path = user.fetch().await.unwrap();
+    let client = TestClient::new(&hub);
+    let path = client.fetch().await.unwrap();
     assert_eq!(fs::read(path).unwrap(), content(5000));
     let ranges: Vec<Option<String>> = hub
-        .asked()
+        .requests()
         .iter()
-        .map(|asked| asked.header("range").map(str::to_owned))
+        .map(|request| request.header("range").map(str::to_owned))
         .collect();
-    let wanted = [None, Some("bytes=1000-"), Some("bytes=1500-")];
-    assert_eq!(ranges, wanted.map(|range| range.map(str::to_owned)));
+    let expected = [None, Some("bytes=1000-"), Some("bytes=1500-")];
+    assert_eq!(ranges, expected.map(|range| range.map(str::to_owned)));
 }
 
-/// A first process gets 1000 bytes, a second one asks this hub on.
+/// Lets a first process receive 1000 bytes, and a second process continue with responses from `respond`.
 async fn second_process(
-    answer: impl Fn(&Asked) -> Reply + Send + Sync + 'static,
-) -> (Imitation, User, Result<PathBuf, HubError>) {
-    let hub = Imitation::new(move |before, asked| match before {
-        0 => Reply::file(asked, &content(5000), "\"a\"").cut(1000),
-        1 => Reply::new(404, b""),
-        _ => answer(asked),
+    respond: impl Fn(&ReceivedRequest) -> Response + Send + Sync + 'static,
+) -> (TestHub, TestClient, Result<PathBuf, HubError>) {
+    let hub = TestHub::new(move |earlier_requests, request| match earlier_requests {
+        0 => Response::file(request, &content(5000), "\"a\"").truncated(1000),
+        1 => Response::new(404, b""),
+        _ => respond(request),
     });
     let hub = hub.await;
-    let user = User::of(&hub);
-    user.fetch().await.unwrap_err();
-    let part = [
+    let client = TestClient::new(&hub);
+    client.fetch().await.unwrap_err();
+    let partial_files = [
         "wren-Q8_0.gguf.lock",
         "wren-Q8_0.gguf.part",
         "wren-Q8_0.gguf.part.json",
     ];
-    assert_eq!(user.files(), part);
-    let fetched = user.fetch().await;
-    (hub, user, fetched)
+    assert_eq!(client.files(), partial_files);
+    let result = client.fetch().await;
+    (hub, client, result)
 }
 
 #[tokio::test]
-async fn the_next_process_goes_on() {
-    let (hub, user, path) =
-        second_process(|asked| Reply::file(asked, &content(5000), "\"a\"")).await;
+async fn another_process_resumes_a_download() {
+    let (hub, client, path) =
+        second_process(|request| Response::file(request, &content(5000), "\"a\"")).await;
     assert_eq!(fs::read(path.unwrap()).unwrap(), content(5000));
-    let last = hub.asked().pop().unwrap();
+    let last = hub.requests().pop().unwrap();
     assert_eq!(last.header("range"), Some("bytes=1000-"));
     assert_eq!(last.header("if-range"), Some("\"a\""));
-    assert_eq!(user.files(), ["wren-Q8_0.gguf"]);
+    assert_eq!(client.files(), ["wren-Q8_0.gguf"]);
 }
 
 #[tokio::test]
-async fn another_file_is_begun_anew() {
-    let (_hub, _user, path) =
-        second_process(|asked| Reply::file(asked, &content(300), "\"b\"")).await;
+async fn a_changed_file_is_downloaded_from_the_beginning() {
+    let (_hub, _client, path) =
+        second_process(|request| Response::file(request, &content(300), "\"b\"")).await;
     assert_eq!(fs::read(path.unwrap()).unwrap(), content(300));
 
-    // A server that knows no conditions sends a part of another file.
-    let (hub, _user, path) = second_process(|asked| match asked.header("range") {
-        Some(_) => Reply::new(206, &[7; 4000])
-            .with("content-range", "bytes 1000-4999/5000")
-            .with("etag", "\"b\""),
-        None => Reply::file(asked, &[7; 5000], "\"b\""),
+    // A server that ignores `if-range` sends a range of the changed file.
+    let (hub, _client, path) = second_process(|request| match request.header("range") {
+        Some(_) => Response::new(206, &[7; 4000])
+            .with_header("content-range", "bytes 1000-4999/5000")
+            .with_header("etag", "\"b\""),
+        None => Response::file(request, &[7; 5000], "\"b\""),
     })
     .await;
     assert_eq!(fs::read(path.unwrap()).unwrap(), [7; 5000]);
-    assert_eq!(hub.asked().last().unwrap().header("range"), None);
+    assert_eq!(hub.requests().last().unwrap().header("range"), None);
 }
 
 #[tokio::test]
-async fn a_part_that_is_whole_is_enough() {
-    let whole = sha256(&content(1000));
-    let (hub, _user, path) = second_process(move |asked| {
-        Reply::file(asked, &content(1000), "\"a\"").with("x-linked-etag", format!("\"{whole}\""))
+async fn a_complete_partial_file_is_accepted() {
+    let digest = sha256(&content(1000));
+    let (hub, _client, path) = second_process(move |request| {
+        Response::file(request, &content(1000), "\"a\"")
+            .with_header("x-linked-etag", format!("\"{digest}\""))
     })
     .await;
     assert_eq!(fs::read(path.unwrap()).unwrap(), content(1000));
-    assert_eq!(hub.asked().len(), 3);
+    assert_eq!(hub.requests().len(), 3);
 }
 
 #[tokio::test]
-async fn what_is_wrong_gets_no_name() {
+async fn rejects_a_file_that_does_not_match_the_metadata() {
     for (name, value, cause) in [
         ("x-linked-etag", sha256(b"another file"), "SHA-256"),
         (
@@ -349,167 +367,170 @@ async fn what_is_wrong_gets_no_name() {
             "size at least 5000 instead of 4999",
         ),
     ] {
-        let hub = Imitation::new(move |_, asked| {
-            Reply::file(asked, &content(5000), "\"a\"").with(name, value.clone())
+        let hub = TestHub::new(move |_, request| {
+            Response::file(request, &content(5000), "\"a\"").with_header(name, value.clone())
         });
-        let user = User::of(&hub.await);
-        let message = user.fetch().await.unwrap_err().to_string();
+        let client = TestClient::new(&hub.await);
+        let message = client.fetch().await.unwrap_err().to_string();
         assert!(message.contains(cause), "{message}");
-        assert_eq!(user.files(), ["wren-Q8_0.gguf.lock"]);
+        assert_eq!(client.files(), ["wren-Q8_0.gguf.lock"]);
     }
 }
 
 #[tokio::test]
-async fn a_file_that_is_too_short_never_gets_its_name() {
-    let hub = Imitation::new(|_, asked| {
-        Reply::file(asked, &content(5000), "\"a\"").with("x-linked-size", "5001")
+async fn rejects_a_file_that_is_too_short() {
+    let hub = TestHub::new(|_, request| {
+        Response::file(request, &content(5000), "\"a\"").with_header("x-linked-size", "5001")
     });
     let hub = hub.await;
-    let user = User::of(&hub);
-    let message = user.fetch().await.unwrap_err().to_string();
+    let client = TestClient::new(&hub);
+    let message = client.fetch().await.unwrap_err().to_string();
     assert!(
-        !user.files().contains(&"wren-Q8_0.gguf".to_owned()),
+        !client.files().contains(&"wren-Q8_0.gguf".to_owned()),
         "{message}"
     );
 }
 
 #[tokio::test]
-async fn refusals_say_what_to_do() {
+async fn error_messages_say_what_to_do() {
     for (status, token, cause) in [
-        (404, None, "is not there (404)"),
-        (401, None, "(401): it takes a token: --hf-token"),
-        (403, Some("mine"), "(403): the token is not one that may"),
-        (400, None, "answers 400"),
+        (404, None, "not found (404)"),
+        (401, None, "(401): set --hf-token"),
+        (403, Some("mine"), "(403): the token has no access"),
+        (400, None, "status 400"),
     ] {
-        let hub = Imitation::new(move |_, _| Reply::new(status, b"")).await;
-        let user = User::of(&hub);
-        let user = match token {
-            Some(token) => user.with_token(token),
-            None => user,
+        let hub = TestHub::new(move |_, _| Response::new(status, b"")).await;
+        let client = TestClient::new(&hub);
+        let client = match token {
+            Some(token) => client.with_token(token),
+            None => client,
         };
-        let message = user.fetch().await.unwrap_err().to_string();
+        let message = client.fetch().await.unwrap_err().to_string();
         assert!(message.contains(cause), "{message}");
         assert!(message.contains(FILE), "{message}");
-        let asked = hub.asked();
-        assert_eq!(asked.len(), 1, "it is no use to ask again");
-        let sent = token.map(|token| format!("Bearer {token}"));
-        assert_eq!(asked[0].header("authorization"), sent.as_deref());
+        let requests = hub.requests();
+        assert_eq!(requests.len(), 1, "another attempt is useless");
+        let expected = token.map(|token| format!("Bearer {token}"));
+        assert_eq!(requests[0].header("authorization"), expected.as_deref());
     }
 }
 
 #[tokio::test]
-async fn a_page_is_no_file() {
-    let hub = Imitation::new(|_, _| {
-        Reply::new(200, b"<html>").with("content-type", "text/html; charset=utf-8")
+async fn rejects_a_web_page() {
+    let hub = TestHub::new(|_, _| {
+        Response::new(200, b"<html>").with_header("content-type", "text/html; charset=utf-8")
     });
     let hub = hub.await;
-    let user = User::of(&hub);
-    let message = user.fetch().await.unwrap_err().to_string();
+    let client = TestClient::new(&hub);
+    let message = client.fetch().await.unwrap_err().to_string();
     assert!(message.ends_with("is a web page, not a file"), "{message}");
-    assert_eq!(user.files(), ["wren-Q8_0.gguf.lock"]);
+    assert_eq!(client.files(), ["wren-Q8_0.gguf.lock"]);
 }
 
 #[tokio::test]
-async fn secrets_of_an_address_are_not_shown() {
-    let hub = Imitation::new(|_, _| Reply::new(404, b"")).await;
+async fn messages_do_not_contain_secrets_of_the_url() {
+    let hub = TestHub::new(|_, _| Response::new(404, b"")).await;
     let mut url = hub.url.join("wren.gguf?signature=secret").unwrap();
     url.set_username("ada").unwrap();
     url.set_password(Some("secret")).unwrap();
-    let options = User::of(&hub).options;
-    let download = Download::of_url(url.as_str(), None, options).unwrap();
-    let refused = download.run(&mut |_| ()).await.unwrap_err();
-    for shown in [download.to_string(), refused.to_string()] {
+    let options = TestClient::new(&hub).options;
+    let download = Download::from_url(url.as_str(), None, options).unwrap();
+    let error = download.run(&mut |_| ()).await.unwrap_err();
+    for message in [download.to_string(), error.to_string()] {
         assert!(
-            shown.contains("/wren.gguf") && !shown.contains("secret"),
-            "{shown}"
+            message.contains("/wren.gguf") && !message.contains("secret"),
+            "{message}"
         );
     }
-    assert_eq!(hub.asked()[0].path, "/wren.gguf?signature=secret");
+    assert_eq!(hub.requests()[0].path, "/wren.gguf?signature=secret");
 }
 
 #[tokio::test]
-async fn what_may_pass_is_tried_again() {
-    let hub = Imitation::new(|before, asked| match before {
-        0..4 => Reply::new(503, b""),
-        _ => Reply::file(asked, &content(10), "\"a\""),
+async fn retries_temporary_errors() {
+    let hub = TestHub::new(|earlier_requests, request| match earlier_requests {
+        0..4 => Response::new(503, b""),
+        _ => Response::file(request, &content(10), "\"a\""),
     });
-    User::of(&hub.await).fetch().await.unwrap();
+    TestClient::new(&hub.await).fetch().await.unwrap();
 
-    let hub = Imitation::new(|_, _| Reply::new(503, b"")).await;
-    let message = User::of(&hub).fetch().await.unwrap_err().to_string();
-    assert!(message.ends_with("answers 503"), "{message}");
-    assert_eq!(hub.asked().len(), 5);
+    let hub = TestHub::new(|_, _| Response::new(503, b"")).await;
+    let message = TestClient::new(&hub).fetch().await.unwrap_err().to_string();
+    assert!(message.ends_with("status 503"), "{message}");
+    assert_eq!(hub.requests().len(), 5);
 }
 
 #[tokio::test]
-async fn without_a_network_that_is_said() {
+async fn a_failed_connection_is_reported() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let url = format!("http://{}/wren.gguf", listener.local_addr().unwrap());
     drop(listener);
-    let hub = Imitation::new(|_, _| Reply::new(404, b"")).await;
-    let user = User::of(&hub);
-    let download = Download::of_url(&url, None, user.options.clone()).unwrap();
+    let hub = TestHub::new(|_, _| Response::new(404, b"")).await;
+    let client = TestClient::new(&hub);
+    let download = Download::from_url(&url, None, client.options.clone()).unwrap();
     let message = download.run(&mut |_| ()).await.unwrap_err().to_string();
     assert!(
-        message.starts_with(&format!("{url} cannot be had: ")),
+        message.starts_with(&format!("cannot download {url}: ")),
         "{message}"
     );
 }
 
 #[tokio::test]
-async fn the_token_stays_with_the_hub() {
-    let store = Imitation::new(|_, asked| Reply::file(asked, &content(5000), "\"s\"")).await;
-    let elsewhere = store.url.join("blobs/1?signed=yes").unwrap();
-    let hub = Imitation::new(move |before, _| match before {
-        // The hub leads to itself, then away, and says what the file is.
-        0 => Reply::new(307, b"").with("location", "/moved/wren-Q8_0.gguf"),
-        _ => Reply::new(302, b"")
-            .with("location", elsewhere.as_str())
-            .with("x-linked-size", "5000")
-            .with("x-linked-etag", format!("\"{}\"", sha256(&content(5000)))),
+async fn the_token_is_sent_only_to_the_hub() {
+    let storage = TestHub::new(|_, request| Response::file(request, &content(5000), "\"s\"")).await;
+    let storage_url = storage.url.join("blobs/1?signed=yes").unwrap();
+    let hub = TestHub::new(move |earlier_requests, _| match earlier_requests {
+        // The hub redirects to itself, then to the storage server, with the metadata of the file.
+        0 => Response::new(307, b"").with_header("location", "/moved/wren-Q8_0.gguf"),
+        _ => Response::new(302, b"")
+            .with_header("location", storage_url.as_str())
+            .with_header("x-linked-size", "5000")
+            .with_header("x-linked-etag", format!("\"{}\"", sha256(&content(5000)))),
     });
     let hub = hub.await;
-    let user = User::of(&hub).with_token("mine");
-    user.fetch().await.unwrap();
-    let mine = Some("Bearer mine");
-    let asked = hub.asked();
-    assert_eq!(asked[0].header("authorization"), mine);
-    assert_eq!(asked[1].path, "/moved/wren-Q8_0.gguf");
-    assert_eq!(asked[1].header("authorization"), mine);
-    let asked = store.asked();
-    assert_eq!(asked[0].path, "/blobs/1?signed=yes");
-    assert_eq!(asked[0].header("authorization"), None);
+    let client = TestClient::new(&hub).with_token("mine");
+    client.fetch().await.unwrap();
+    let token = Some("Bearer mine");
+    let requests = hub.requests();
+    assert_eq!(requests[0].header("authorization"), token);
+    assert_eq!(requests[1].path, "/moved/wren-Q8_0.gguf");
+    assert_eq!(requests[1].header("authorization"), token);
+    let requests = storage.requests();
+    assert_eq!(requests[0].path, "/blobs/1?signed=yes");
+    assert_eq!(requests[0].header("authorization"), None);
 }
 
 #[tokio::test]
-async fn redirects_end() {
-    let hub = Imitation::new(|_, asked| Reply::new(302, b"").with("location", asked.path.clone()));
-    let message = User::of(&hub.await).fetch().await.unwrap_err().to_string();
-    assert!(
-        message.contains("from one address to the next"),
-        "{message}"
-    );
+async fn limits_the_number_of_redirects() {
+    let hub = TestHub::new(|_, request| {
+        Response::new(302, b"").with_header("location", request.path.clone())
+    });
+    let message = TestClient::new(&hub.await)
+        .fetch()
+        .await
+        .unwrap_err()
+        .to_string();
+    assert!(message.contains("too many redirects"), "{message}");
 }
 
-/// A repository with these files, each of which has its path as its content.
-async fn repository(files: &'static [&'static str]) -> Imitation {
-    Imitation::new(|_, asked| {
-        if asked.path == "/api/models/ada/birds/tree/main?recursive=true" {
+/// Starts a hub with a repository of `files`. The content of each file is its path.
+async fn repository(files: &'static [&'static str]) -> TestHub {
+    TestHub::new(|_, request| {
+        if request.path == "/api/models/ada/birds/tree/main?recursive=true" {
             let entry = |file| serde_json::json!({"type": "file", "path": file, "size": 1});
             let list = serde_json::Value::from_iter(files.iter().map(entry));
-            return Reply::new(200, list.to_string().as_bytes());
+            return Response::new(200, list.to_string().as_bytes());
         }
-        let file = asked.path.strip_prefix("/ada/birds/resolve/main/");
+        let file = request.path.strip_prefix("/ada/birds/resolve/main/");
         match file.filter(|file| files.contains(file)) {
-            Some(file) => Reply::file(asked, file.as_bytes(), "\"a\""),
-            None => Reply::new(404, b""),
+            Some(file) => Response::file(request, file.as_bytes(), "\"a\""),
+            None => Response::new(404, b""),
         }
     })
     .await
 }
 
 #[tokio::test]
-async fn the_hub_says_which_files_there_are() {
+async fn selects_a_file_from_the_listing_of_the_repository() {
     let files = &[
         "README.md",
         "wren-Q4_0.gguf",
@@ -517,92 +538,100 @@ async fn the_hub_says_which_files_there_are() {
         "../wren-Q4_K_M.gguf",
     ];
     let hub = repository(files).await;
-    let user = User::of(&hub);
-    let path = user.download(Wanted::Usual).run(&mut |_| ()).await.unwrap();
+    let client = TestClient::new(&hub);
+    let path = client
+        .download(FileSelector::Default)
+        .run(&mut |_| ())
+        .await
+        .unwrap();
     assert_eq!(fs::read(&path).unwrap(), b"wren-Q4_0.gguf");
-    let asked = hub.asked().len();
-    assert_eq!(user.download(Wanted::Usual).found().unwrap(), Some(path));
-    assert_eq!(hub.asked().len(), asked, "what was chosen is remembered");
+    let requests = hub.requests().len();
+    assert_eq!(
+        client.download(FileSelector::Default).find_local().unwrap(),
+        Some(path)
+    );
+    assert_eq!(hub.requests().len(), requests, "the selection is stored");
 
-    let download = user.download(Wanted::Quant("Q5_1".to_owned()));
+    let download = client.download(FileSelector::Quantization("Q5_1".to_owned()));
     let message = download.run(&mut |_| ()).await.unwrap_err().to_string();
-    let wanted = "ada/birds has no Q5_1; its GGUF files: wren-Q4_0.gguf, wren-Q8_0.gguf";
-    assert_eq!(message, wanted);
+    let expected = "Q5_1 not found in ada/birds; its GGUF files: wren-Q4_0.gguf, wren-Q8_0.gguf";
+    assert_eq!(message, expected);
 }
 
 #[tokio::test]
-async fn a_set_is_fetched_whole() {
+async fn downloads_all_shards() {
     let files = &[
         "q/wren-Q8_0-00001-of-00002.gguf",
         "q/wren-Q8_0-00002-of-00002.gguf",
     ];
     let hub = repository(files).await;
-    let user = User::of(&hub);
-    let (mut shares, wanted) = (Vec::new(), Wanted::Quant("Q8_0".to_owned()));
-    let download = user.download(wanted.clone());
+    let client = TestClient::new(&hub);
+    let (mut fractions, selector) = (Vec::new(), FileSelector::Quantization("Q8_0".to_owned()));
+    let download = client.download(selector.clone());
     let path = download
-        .run(&mut |progress| shares.push(progress.share()))
+        .run(&mut |progress| fractions.push(progress.fraction()))
         .await
         .unwrap();
     assert!(path.ends_with(files[0]), "{path:?}");
     assert!(
-        shares.is_sorted() && shares.contains(&0.5) && shares.last() == Some(&1.0),
-        "{shares:?}"
+        fractions.is_sorted() && fractions.contains(&0.5) && fractions.last() == Some(&1.0),
+        "{fractions:?}"
     );
     let second = path.with_file_name("wren-Q8_0-00002-of-00002.gguf");
     assert_eq!(fs::read(&second).unwrap(), files[1].as_bytes());
     fs::remove_file(second).unwrap();
     assert_eq!(
-        user.download(wanted).found().unwrap(),
+        client.download(selector).find_local().unwrap(),
         None,
-        "a part is missing"
+        "a shard is missing"
     );
 }
 
 #[tokio::test]
-async fn an_address_is_enough_and_the_place_may_be_given() {
+async fn downloads_from_a_url_to_a_given_or_default_path() {
     let hub = repository(&["wren-00001-of-00002.gguf", "wren-00002-of-00002.gguf"]).await;
-    let user = User::of(&hub);
+    let client = TestClient::new(&hub);
     let url = hub
         .url
         .join("/ada/birds/resolve/main/wren-00001-of-00002.gguf")
         .unwrap();
-    let store = |name: &str| Some(user.folder.path().join("mine").join(name));
-    let download = |store| Download::of_url(url.as_str(), store, user.options.clone());
-    let refused = download(store("wren.gguf")).unwrap_err().to_string();
-    assert!(refused.contains("it is one of 2 files"), "{refused}");
-    let stored = download(store("wren-00001-of-00002.gguf")).unwrap();
-    let path = stored.run(&mut |_| ()).await.unwrap();
-    assert_eq!(Some(path), store("wren-00001-of-00002.gguf"));
-    assert!(store("wren-00002-of-00002.gguf").unwrap().is_file());
+    let destination = |name: &str| Some(client.folder.path().join("mine").join(name));
+    let download =
+        |destination| Download::from_url(url.as_str(), destination, client.options.clone());
+    let message = download(destination("wren.gguf")).unwrap_err().to_string();
+    assert!(message.contains("the model has 2 files"), "{message}");
+    let to_destination = download(destination("wren-00001-of-00002.gguf")).unwrap();
+    let path = to_destination.run(&mut |_| ()).await.unwrap();
+    assert_eq!(Some(path), destination("wren-00001-of-00002.gguf"));
+    assert!(destination("wren-00002-of-00002.gguf").unwrap().is_file());
 
-    let usual = download(None).unwrap().run(&mut |_| ()).await.unwrap();
+    let default_path = download(None).unwrap().run(&mut |_| ()).await.unwrap();
     let port = hub.url.port().unwrap();
-    let place = format!("url/127.0.0.1#{port}/ada/birds/resolve/main/wren-00001-of-00002.gguf");
-    assert_eq!(usual, user.folder.path().join(place));
+    let expected = format!("url/127.0.0.1#{port}/ada/birds/resolve/main/wren-00001-of-00002.gguf");
+    assert_eq!(default_path, client.folder.path().join(expected));
 }
 
 #[tokio::test]
-async fn two_at_once_fetch_once() {
-    let hub = Imitation::new(|_, asked| Reply::file(asked, &content(5000), "\"a\"")).await;
-    let user = User::of(&hub);
-    let (one, other) = tokio::join!(user.fetch(), user.fetch());
+async fn concurrent_downloads_send_one_request() {
+    let hub = TestHub::new(|_, request| Response::file(request, &content(5000), "\"a\"")).await;
+    let client = TestClient::new(&hub);
+    let (first, second) = tokio::join!(client.fetch(), client.fetch());
     assert_eq!(
-        fs::read(one.unwrap()).unwrap(),
-        fs::read(other.unwrap()).unwrap()
+        fs::read(first.unwrap()).unwrap(),
+        fs::read(second.unwrap()).unwrap()
     );
-    assert_eq!(hub.asked().len(), 1);
-    assert_eq!(user.files(), ["wren-Q8_0.gguf"]);
+    assert_eq!(hub.requests().len(), 1);
+    assert_eq!(client.files(), ["wren-Q8_0.gguf"]);
 }
 
 #[test]
-fn addresses_of_files_are_those_of_the_web() {
-    let user = HubOptions {
+fn rejects_urls_that_are_not_http_addresses_of_files() {
+    let options = HubOptions {
         endpoint: Url::parse("http://hub.example").unwrap(),
         token: None,
         folder: PathBuf::new(),
         offline: false,
-        pause: Duration::ZERO,
+        retry_delay: Duration::ZERO,
         max_bytes: u64::MAX,
         check: |_| Ok(()),
     };
@@ -614,209 +643,220 @@ fn addresses_of_files_are_those_of_the_web() {
         "http://a.example/wren.gguf.part",
     ] {
         assert!(
-            Download::of_url(text, None, user.clone()).is_err(),
+            Download::from_url(text, None, options.clone()).is_err(),
             "{text}"
         );
     }
 }
 
 #[tokio::test]
-async fn another_port_or_query_is_another_file() {
+async fn urls_with_another_port_or_query_are_other_files() {
     let hub = |text: &'static str| {
-        Imitation::new(move |_, asked| Reply::new(200, format!("{text} {}", asked.path).as_bytes()))
+        TestHub::new(move |_, request| {
+            Response::new(200, format!("{text} {}", request.path).as_bytes())
+        })
     };
     let (one, other) = (hub("one").await, hub("other").await);
-    let user = User::of(&one);
+    let client = TestClient::new(&one);
     for (hub, text) in [(&one, "one"), (&other, "other")] {
         for path in ["/wren.gguf", "/wren.gguf?v=1", "/wren.gguf?v=2"] {
             let url = hub.url.join(path).unwrap();
-            let download = Download::of_url(url.as_str(), None, user.options.clone()).unwrap();
-            assert_eq!(download.found().unwrap(), None, "{url}");
-            let found = download.run(&mut |_| ()).await.unwrap();
-            assert_eq!(
-                fs::read(found).unwrap(),
-                format!("{text} {path}").as_bytes()
-            );
+            let download = Download::from_url(url.as_str(), None, client.options.clone()).unwrap();
+            assert_eq!(download.find_local().unwrap(), None, "{url}");
+            let file = download.run(&mut |_| ()).await.unwrap();
+            assert_eq!(fs::read(file).unwrap(), format!("{text} {path}").as_bytes());
         }
     }
-    // Another hub's repository is another one.
-    let mut options = user.options.clone();
-    user.fetch().await.unwrap();
+    // Repositories of the same name on two hubs have different local paths.
+    let mut options = client.options.clone();
+    client.fetch().await.unwrap();
     options.endpoint = other.url.clone();
-    let file = Wanted::File("wren-Q8_0.gguf".to_owned());
-    let elsewhere = Download::of_repository("ada/birds", file, None, options).unwrap();
-    assert_eq!(elsewhere.found().unwrap(), None);
+    let file = FileSelector::Path("wren-Q8_0.gguf".to_owned());
+    let other_hub = Download::from_repository("ada/birds", file, None, options).unwrap();
+    assert_eq!(other_hub.find_local().unwrap(), None);
 }
 
 #[tokio::test]
-async fn all_files_of_a_set_are_asked_for_with_the_query() {
-    let hub = Imitation::new(|_, asked| Reply::file(asked, b"a part", "\"a\"")).await;
+async fn requests_for_all_shards_contain_the_query() {
+    let hub = TestHub::new(|_, request| Response::file(request, b"a part", "\"a\"")).await;
     let url = hub
         .url
         .join("/wren-00001-of-00002.gguf?signature=1")
         .unwrap();
-    let user = User::of(&hub);
-    let download = Download::of_url(url.as_str(), None, user.options.clone()).unwrap();
+    let client = TestClient::new(&hub);
+    let download = Download::from_url(url.as_str(), None, client.options.clone()).unwrap();
     download.run(&mut |_| ()).await.unwrap();
-    let paths: Vec<String> = hub.asked().into_iter().map(|asked| asked.path).collect();
+    let paths: Vec<String> = hub
+        .requests()
+        .into_iter()
+        .map(|request| request.path)
+        .collect();
     let name = |number| format!("/wren-0000{number}-of-00002.gguf?signature=1");
     assert_eq!(paths, [name(1), name(2)]);
 }
 
 #[tokio::test]
-async fn what_is_no_model_gets_no_name() {
-    let hub = Imitation::new(|_, asked| Reply::file(asked, &content(5000), "\"a\"")).await;
-    let mut user = User::of(&hub);
-    user.options.check = crate::model::load::check_gguf;
-    let message = user.fetch().await.unwrap_err().to_string();
+async fn rejects_a_file_that_is_not_a_model() {
+    let hub = TestHub::new(|_, request| Response::file(request, &content(5000), "\"a\"")).await;
+    let mut client = TestClient::new(&hub);
+    client.options.check = crate::model::load::check_gguf;
+    let message = client.fetch().await.unwrap_err().to_string();
     assert!(message.contains("is not a model: "), "{message}");
     assert!(
         message.contains("does not begin with \"GGUF\""),
         "{message}"
     );
-    assert_eq!(user.files(), ["wren-Q8_0.gguf.lock"]);
-    assert_eq!(hub.asked().len(), 1);
+    assert_eq!(client.files(), ["wren-Q8_0.gguf.lock"]);
+    assert_eq!(hub.requests().len(), 1);
 }
 
 #[tokio::test]
-async fn what_cannot_get_better_is_not_tried_again() {
-    for (status, location, questions, cause) in [
-        (302, "file:///etc/passwd", 1, "no address of http or https"),
-        (302, "ftp://a.example/wren.gguf", 1, "no address of http"),
-        (302, "http://", 1, "it leads to http://"),
-        (302, FILE, 9, "from one address to the next"),
-        (416, "", 1, "answers 416"),
-        (206, "", 1, "answers 206"),
-        (501, "", 1, "answers 501"),
-        (505, "", 1, "answers 505"),
+async fn does_not_retry_permanent_errors() {
+    for (status, location, requests, cause) in [
+        (302, "file:///etc/passwd", 1, "is not http or https"),
+        (302, "ftp://a.example/wren.gguf", 1, "is not http or https"),
+        (302, "http://", 1, "invalid redirect to http://"),
+        (302, FILE, 9, "too many redirects"),
+        (416, "", 1, "status 416"),
+        (206, "", 1, "status 206"),
+        (501, "", 1, "status 501"),
+        (505, "", 1, "status 505"),
     ] {
-        let hub = Imitation::new(move |_, _| Reply::new(status, b"").with("location", location));
+        let hub =
+            TestHub::new(move |_, _| Response::new(status, b"").with_header("location", location));
         let hub = hub.await;
-        let refused = User::of(&hub).fetch().await.unwrap_err();
-        let message = refused.to_string();
+        let message = TestClient::new(&hub).fetch().await.unwrap_err().to_string();
         assert!(message.contains(cause), "{status} {location}: {message}");
-        assert_eq!(hub.asked().len(), questions, "{status} {location}");
+        assert_eq!(hub.requests().len(), requests, "{status} {location}");
     }
 }
 
 #[tokio::test]
-async fn a_token_that_cannot_be_sent_is_not_tried_again() {
-    let hub = Imitation::new(|_, _| Reply::new(200, b"")).await;
-    let user = User::of(&hub).with_token("a\nb");
-    let refused = user.fetch().await.unwrap_err();
-    assert!(refused.is_permanent(), "{refused}");
-    assert!(hub.asked().is_empty());
+async fn does_not_retry_an_invalid_token() {
+    let hub = TestHub::new(|_, _| Response::new(200, b"")).await;
+    let client = TestClient::new(&hub).with_token("a\nb");
+    let error = client.fetch().await.unwrap_err();
+    assert!(error.is_permanent(), "{error}");
+    assert!(hub.requests().is_empty());
 }
 
-/// A first process gets 1000 bytes; `change` does something to its folder; then a second one asks.
-async fn changed_part(change: impl FnOnce(&Path)) -> (Imitation, Result<PathBuf, HubError>) {
-    let hub = Imitation::new(move |before, asked| match before {
-        0 => Reply::file(asked, &content(5000), "\"a\"").cut(1000),
-        1 => Reply::new(404, b""),
-        _ => Reply::file(asked, &content(5000), "\"a\""),
+/// Lets a first process receive 1000 bytes, changes the partial file with `change`, and lets a second process continue.
+async fn changed_part(change: impl FnOnce(&Path)) -> (TestHub, Result<PathBuf, HubError>) {
+    let hub = TestHub::new(move |earlier_requests, request| match earlier_requests {
+        0 => Response::file(request, &content(5000), "\"a\"").truncated(1000),
+        1 => Response::new(404, b""),
+        _ => Response::file(request, &content(5000), "\"a\""),
     });
     let hub = hub.await;
-    let user = User::of(&hub);
-    user.fetch().await.unwrap_err();
-    let path = user.download(Wanted::File("wren-Q8_0.gguf".to_owned()));
-    let part = path.pieces("wren-Q8_0.gguf").unwrap().remove(0).path;
-    change(&part.with_file_name("wren-Q8_0.gguf.part"));
-    let fetched = user.fetch().await;
-    if let Ok(path) = &fetched {
+    let client = TestClient::new(&hub);
+    client.fetch().await.unwrap_err();
+    let download = client.download(FileSelector::Path("wren-Q8_0.gguf".to_owned()));
+    let path = download
+        .files_of_model("wren-Q8_0.gguf")
+        .unwrap()
+        .remove(0)
+        .path;
+    change(&path.with_file_name("wren-Q8_0.gguf.part"));
+    let result = client.fetch().await;
+    if let Ok(path) = &result {
         assert_eq!(fs::read(path).unwrap(), content(5000));
     }
-    (hub, fetched)
+    (hub, result)
 }
 
 #[tokio::test]
-async fn a_part_is_continued_only_as_it_was_received() {
-    let last_range = |hub: &Imitation| {
-        hub.asked()
+async fn resumes_only_an_unchanged_partial_file() {
+    let last_range = |hub: &TestHub| {
+        hub.requests()
             .pop()
             .unwrap()
             .header("range")
             .map(str::to_owned)
     };
-    let (hub, fetched) = changed_part(|part| fs::write(part, [7; 1000]).unwrap()).await;
-    fetched.unwrap();
+    let (hub, result) = changed_part(|part| fs::write(part, [7; 1000]).unwrap()).await;
+    result.unwrap();
     assert_eq!(last_range(&hub), None);
-    let (hub, fetched) = changed_part(|part| fs::write(part, content(999)).unwrap()).await;
-    fetched.unwrap();
+    let (hub, result) = changed_part(|part| fs::write(part, content(999)).unwrap()).await;
+    result.unwrap();
     assert_eq!(last_range(&hub), None);
-    // What came after the last record is not known to be right.
+    // Bytes after the last record cannot be verified, so they are dropped.
     let more = [content(1000), vec![7; 100]].concat();
-    let (hub, fetched) = changed_part(|part| fs::write(part, more).unwrap()).await;
-    fetched.unwrap();
+    let (hub, result) = changed_part(|part| fs::write(part, more).unwrap()).await;
+    result.unwrap();
     assert_eq!(last_range(&hub).as_deref(), Some("bytes=1000-"));
     let remove_record = |part: &Path| fs::remove_file(part.with_extension("part.json")).unwrap();
-    let (hub, fetched) = changed_part(remove_record).await;
-    fetched.unwrap();
+    let (hub, result) = changed_part(remove_record).await;
+    result.unwrap();
     assert_eq!(last_range(&hub), None);
 }
 
 #[cfg(unix)]
 #[tokio::test]
-async fn a_download_writes_over_regular_files_only() {
+async fn overwrites_only_regular_files() {
     let target = tempfile::NamedTempFile::new().unwrap();
     fs::write(&target, "kept").unwrap();
     let link = |part: &Path| {
         fs::remove_file(part).unwrap();
         std::os::unix::fs::symlink(target.path(), part).unwrap();
     };
-    let (_, fetched) = changed_part(link).await;
-    let message = fetched.unwrap_err().to_string();
+    let (_, result) = changed_part(link).await;
+    let message = result.unwrap_err().to_string();
     assert!(message.contains("a symbolic link"), "{message}");
     assert_eq!(fs::read(&target).unwrap(), b"kept");
 
-    let hub = Imitation::new(|_, asked| Reply::file(asked, b"a model", "\"a\"")).await;
-    let user = User::of(&hub);
-    let store = user.folder.path().join("device");
-    std::os::unix::fs::symlink("/dev/full", &store).unwrap();
+    let hub = TestHub::new(|_, request| Response::file(request, b"a model", "\"a\"")).await;
+    let client = TestClient::new(&hub);
+    let destination = client.folder.path().join("device");
+    std::os::unix::fs::symlink("/dev/full", &destination).unwrap();
     let url = hub.url.join("/wren.gguf").unwrap();
-    let download = Download::of_url(url.as_str(), Some(store.clone()), user.options.clone());
+    let download = Download::from_url(
+        url.as_str(),
+        Some(destination.clone()),
+        client.options.clone(),
+    );
     let message = download.unwrap().run(&mut |_| ()).await.unwrap_err();
     assert!(message.to_string().contains("a symbolic link"), "{message}");
-    assert!(fs::symlink_metadata(store).unwrap().is_symlink());
-    assert!(hub.asked().is_empty());
+    assert!(fs::symlink_metadata(destination).unwrap().is_symlink());
+    assert!(hub.requests().is_empty());
 }
 
 #[tokio::test]
-async fn a_file_has_a_largest_size() {
-    for tells_length in [true, false] {
+async fn limits_the_size_of_a_file() {
+    for declares_length in [true, false] {
         for (max_bytes, fits) in [(5000, true), (4999, false)] {
-            let hub = Imitation::new(move |_, asked| {
-                let reply = Reply::file(asked, &content(5000), "\"a\"");
-                match tells_length {
-                    true => reply,
-                    false => reply.without_length(),
+            let hub = TestHub::new(move |_, request| {
+                let response = Response::file(request, &content(5000), "\"a\"");
+                match declares_length {
+                    true => response,
+                    false => response.without_length(),
                 }
             });
             let hub = hub.await;
-            let mut user = User::of(&hub);
-            user.options.max_bytes = max_bytes;
-            match user.fetch().await {
+            let mut client = TestClient::new(&hub);
+            client.options.max_bytes = max_bytes;
+            match client.fetch().await {
                 Ok(path) => assert!(fits && fs::read(path).unwrap() == content(5000)),
-                Err(refused) => {
-                    assert!(!fits && refused.is_permanent(), "{refused}");
-                    let message = refused.to_string();
+                Err(error) => {
+                    assert!(!fits && error.is_permanent(), "{error}");
+                    let message = error.to_string();
                     assert!(
-                        message.contains("4999 bytes that --model-max-bytes"),
+                        message.contains("4999 bytes (--model-max-bytes)"),
                         "{message}"
                     );
-                    assert_eq!(user.files(), ["wren-Q8_0.gguf.lock"]);
+                    assert_eq!(client.files(), ["wren-Q8_0.gguf.lock"]);
                 }
             }
-            assert_eq!(hub.asked().len(), 1);
+            assert_eq!(hub.requests().len(), 1);
         }
     }
-    // What a hub says of a file's size limits a body that does not end.
-    let hub = Imitation::new(|_, _| {
-        let reply = Reply::new(200, &vec![0; 1 << 20]).with("x-linked-size", "5000");
-        reply.without_length()
+    // The size in the hub's metadata limits a body without a length.
+    let hub = TestHub::new(|_, _| {
+        let response = Response::new(200, &vec![0; 1 << 20]).with_header("x-linked-size", "5000");
+        response.without_length()
     });
     let hub = hub.await;
-    let user = User::of(&hub);
-    let message = user.fetch().await.unwrap_err().to_string();
+    let client = TestClient::new(&hub);
+    let message = client.fetch().await.unwrap_err().to_string();
     assert!(message.contains("instead of 5000"), "{message}");
-    assert_eq!(user.files(), ["wren-Q8_0.gguf.lock"]);
+    assert_eq!(client.files(), ["wren-Q8_0.gguf.lock"]);
 }

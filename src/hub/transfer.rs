@@ -1,5 +1,5 @@
-//! One file from the network to its place: what was begun is gone on with, what is whole is checked, and only
-//! what is right gets the file's name.
+//! Downloads one file: resumes a partial file, verifies size and digest, and renames the complete file to its final
+//! path.
 
 use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::{self, Read, Write};
@@ -12,140 +12,142 @@ use ring::digest::{Context, SHA256};
 use serde::{Deserialize, Serialize};
 use url::Url;
 
-use super::http::{Answer, Http, Resume, shown, unreachable};
+use super::http::{Http, HttpResponse, Resume, redacted, unreachable};
 use super::{HubError, HubOptions, hexadecimal};
 use crate::atomic_file::{AtomicFile, check_replaceable};
 use crate::file_bytes::read_regular_limited;
 
-/// How often to look whether another process is ready with the same file.
-const LOCK_PAUSE: Duration = Duration::from_millis(200);
+/// Interval for polling a lock that another process holds.
+const LOCK_POLL_INTERVAL: Duration = Duration::from_millis(200);
 
-/// Bytes after which a part's digest is recorded: so many are fetched again at most after a crash.
-const RECORD_BYTES: u64 = 64 << 20;
+/// Number of received bytes after which the record is updated. After a crash, at most these are downloaded again.
+const RECORD_INTERVAL_BYTES: u64 = 64 << 20;
 
-/// Most bytes of a part's record.
+/// Maximum size of a record file in bytes.
 const MAX_RECORD_BYTES: u64 = 16 << 10;
 
-/// Hears how many bytes there are, and of how many.
-pub(super) type Tell<'a> = dyn FnMut(u64, Option<u64>) + 'a;
+/// Receives the number of received bytes and, if known, the size of the file.
+pub(super) type ProgressCallback<'a> = dyn FnMut(u64, Option<u64>) + 'a;
 
-/// Fetches the file at `url` to `path`.
+/// Downloads the file at `url` to `path`, unless the file exists. A lock file excludes other processes.
 pub(super) async fn fetch(
     http: &Http,
     url: &Url,
     path: &Path,
     options: &HubOptions,
-    tell: &mut Tell<'_>,
+    report: &mut ProgressCallback<'_>,
 ) -> Result<(), HubError> {
-    let refused = |path: &Path| {
+    let file_error = |path: &Path| {
         let path = path.to_owned();
-        move |cause| HubError::File { path, cause }
+        move |cause| HubError::LocalFile { path, cause }
     };
     if let Some(folder) = path.parent() {
-        fs::create_dir_all(folder).map_err(refused(folder))?;
+        fs::create_dir_all(folder).map_err(file_error(folder))?;
     }
-    let lock_path = beside(path, ".lock");
-    let lock = open_beside(&lock_path).map_err(refused(&lock_path))?;
-    wait_for(&lock, path).await.map_err(refused(&lock_path))?;
-    // Another process may have fetched it meanwhile.
+    let lock_path = with_suffix(path, ".lock");
+    let lock = open_auxiliary(&lock_path).map_err(file_error(&lock_path))?;
+    lock_exclusively(&lock, path)
+        .await
+        .map_err(file_error(&lock_path))?;
+    // Another process may have downloaded the file during the wait for the lock.
     if !path.is_file() {
-        check_replaceable(path).map_err(refused(path))?;
-        let part = Part {
-            path: beside(path, ".part"),
-            record: beside(path, ".part.json"),
+        check_replaceable(path).map_err(file_error(path))?;
+        let part = PartialFile {
+            path: with_suffix(path, ".part"),
+            record: with_suffix(path, ".part.json"),
             max_bytes: options.max_bytes,
         };
-        let length = || fs::metadata(&part.path).map_or(0, |data| data.len());
-        http.patiently(options.pause, length, async || {
-            let begun = part.begun().map_err(refused(&part.path))?;
-            let resume = begun.as_ref().map(|begun| &begun.resume);
-            let answer = http.get(url, resume).await?;
-            part.receive(answer, begun, tell).await
+        let received_bytes = || fs::metadata(&part.path).map_or(0, |data| data.len());
+        http.with_retries(options.retry_delay, received_bytes, async || {
+            let resumable = part.resumable().map_err(file_error(&part.path))?;
+            let resume = resumable.as_ref().map(|resumable| &resumable.resume);
+            let response = http.get(url, resume).await?;
+            part.receive(response, resumable, report).await
         })
         .await?;
         if let Err(cause) = (options.check)(&part.path) {
             part.discard();
-            let url = shown(url);
-            return Err(HubError::NoModel { url, cause });
+            let url = redacted(url);
+            return Err(HubError::NotAModel { url, cause });
         }
-        check_replaceable(path).map_err(refused(path))?;
-        fs::rename(&part.path, path).map_err(refused(path))?;
-        part.forget();
+        check_replaceable(path).map_err(file_error(path))?;
+        fs::rename(&part.path, path).map_err(file_error(path))?;
+        part.remove_record();
     }
-    // Who waits for it finds the file in its place, whatever becomes of the lock.
+    // Even if the lock file cannot be removed, a process that waits for the lock finds the complete file.
     let _ = fs::remove_file(lock_path);
     Ok(())
 }
 
-async fn wait_for(lock: &File, path: &Path) -> io::Result<()> {
-    let mut told = false;
+async fn lock_exclusively(lock: &File, path: &Path) -> io::Result<()> {
+    let mut logged = false;
     loop {
         match lock.try_lock() {
             Ok(()) => return Ok(()),
             Err(TryLockError::Error(error)) => return Err(error),
             Err(TryLockError::WouldBlock) => {
-                if !std::mem::replace(&mut told, true) {
-                    tracing::info!(path = %path.display(), "another process fetches it: waiting");
+                if !std::mem::replace(&mut logged, true) {
+                    tracing::info!(path = %path.display(), "another process is downloading this file: waiting");
                 }
-                tokio::time::sleep(LOCK_PAUSE).await;
+                tokio::time::sleep(LOCK_POLL_INTERVAL).await;
             }
         }
     }
 }
 
-fn beside(path: &Path, ending: &str) -> PathBuf {
+fn with_suffix(path: &Path, suffix: &str) -> PathBuf {
     let mut name = path.as_os_str().to_owned();
-    name.push(ending);
+    name.push(suffix);
     name.into()
 }
 
-/// Opens a file of our own beside a download, which may be there already: a regular file, and no link.
-fn open_beside(path: &Path) -> io::Result<File> {
+/// Opens or creates an auxiliary file next to a download. An existing file must be a regular file, not a link.
+fn open_auxiliary(path: &Path) -> io::Result<File> {
     check_replaceable(path)?;
     let mut options = OpenOptions::new();
     options.read(true).append(true).create(true).open(path)
 }
 
-/// What is here of a file.
-struct Part {
+/// Paths of a partial file and its record.
+struct PartialFile {
     path: PathBuf,
     record: PathBuf,
     max_bytes: u64,
 }
 
-/// What was received of a file: a part without it, or with other content, is not continued.
+/// Record of a partial file's content. A partial file without a matching record is not resumed.
 #[derive(Serialize, Deserialize)]
 struct Record {
-    /// Which file it is a part of.
+    /// Entity tag of the complete file.
     etag: String,
-    /// Bytes that were received.
+    /// Number of received bytes.
     bytes: u64,
-    /// Their SHA-256.
+    /// SHA-256 of the received bytes, in hexadecimal.
     sha256: String,
 }
 
-/// A part that can be continued: its content is what was received.
-struct Begun {
+/// A partial file whose content matches its record. `digest` has hashed this content.
+struct ResumableDownload {
     resume: Resume,
     digest: Context,
 }
 
-impl Part {
-    /// What can be continued. What was received after the last record is cut off; a part that differs from its record is
-    /// removed.
-    fn begun(&self) -> io::Result<Option<Begun>> {
+impl PartialFile {
+    /// Prepares a resumed download. Truncates the partial file to the bytes of the record; discards a partial file
+    /// whose content differs from the record.
+    fn resumable(&self) -> io::Result<Option<ResumableDownload>> {
         let record = read_regular_limited(&self.record, MAX_RECORD_BYTES).ok();
         let record = record.and_then(|text| serde_json::from_slice::<Record>(&text).ok());
         let Some(record) = record.filter(|record| record.bytes > 0 && !record.etag.is_empty())
         else {
             return Ok(None);
         };
-        let file = open_beside(&self.path)?;
+        let file = open_auxiliary(&self.path)?;
         let mut digest = Context::new(&SHA256);
-        let found = hash(&mut (&file).take(record.bytes), &mut digest)?;
+        let length = hash(&mut (&file).take(record.bytes), &mut digest)?;
         let sha256 = hexadecimal(digest.clone().finish().as_ref());
-        if found != record.bytes || sha256 != record.sha256 {
-            tracing::warn!(path = %self.path.display(), "the part was changed: the download starts again");
+        if length != record.bytes || sha256 != record.sha256 {
+            tracing::warn!(path = %self.path.display(), "the partial file was changed: restarting the download");
             self.discard();
             return Ok(None);
         }
@@ -154,129 +156,134 @@ impl Part {
             bytes: record.bytes,
             etag: record.etag,
         };
-        Ok(Some(Begun { resume, digest }))
+        Ok(Some(ResumableDownload { resume, digest }))
     }
 
-    fn forget(&self) {
+    fn remove_record(&self) {
         let _ = fs::remove_file(&self.record);
     }
 
-    /// Removes what can be no part of the file.
+    /// Removes a partial file that cannot be resumed, and its record.
     fn discard(&self) {
         let _ = fs::remove_file(&self.path);
-        self.forget();
+        self.remove_record();
     }
 
-    /// Takes what an answer brings, until the file is complete.
+    /// Writes a response's body to the partial file, then verifies size and digest.
     async fn receive(
         &self,
-        mut answer: Answer,
-        begun: Option<Begun>,
-        tell: &mut Tell<'_>,
+        mut response: HttpResponse,
+        resumable: Option<ResumableDownload>,
+        report: &mut ProgressCallback<'_>,
     ) -> Result<(), HubError> {
-        let refused = |cause| HubError::File {
+        let file_error = |cause| HubError::LocalFile {
             path: self.path.clone(),
             cause,
         };
-        let url = shown(&answer.url);
-        let kind = answer.headers.get(CONTENT_TYPE).map(HeaderValue::as_bytes);
+        let url = redacted(&response.url);
+        let kind = response
+            .headers
+            .get(CONTENT_TYPE)
+            .map(HeaderValue::as_bytes);
         if kind.is_some_and(|kind| kind.starts_with(b"text/html")) {
-            return Err(HubError::Page(url));
+            return Err(HubError::WebPage(url));
         }
-        let follows = |bytes: Option<u64>, etag: Option<&str>| {
-            let begun = begun.as_ref().map(|begun| &begun.resume);
-            begun.is_some_and(|begun| {
-                bytes == Some(begun.bytes) && etag.is_none_or(|etag| etag == begun.etag)
+        let continues_at = |bytes: Option<u64>, etag: Option<&str>| {
+            let resume = resumable.as_ref().map(|resumable| &resumable.resume);
+            resume.is_some_and(|resume| {
+                bytes == Some(resume.bytes) && etag.is_none_or(|etag| etag == resume.etag)
             })
         };
-        let expected = Expected::of(&answer);
-        let continued = match answer.status {
+        let expected = ExpectedFile::from_response(&response);
+        let resumed = match response.status {
             StatusCode::OK => None,
-            StatusCode::PARTIAL_CONTENT if follows(expected.start, answer.etag()) => begun,
-            // There is nothing after what is here.
-            StatusCode::RANGE_NOT_SATISFIABLE if follows(expected.bytes, None) => begun,
-            status if begun.is_none() => {
+            StatusCode::PARTIAL_CONTENT if continues_at(expected.start, response.etag()) => {
+                resumable
+            }
+            // The partial file is already complete.
+            StatusCode::RANGE_NOT_SATISFIABLE if continues_at(expected.bytes, None) => resumable,
+            status if resumable.is_none() => {
                 let status = status.as_u16();
-                return Err(HubError::Status { url, status });
+                return Err(HubError::UnexpectedStatus { url, status });
             }
             status => {
                 self.discard();
-                let cause = format!("it answers {status} with another part than was asked for");
-                return Err(unreachable(&answer.url, cause));
+                let cause = format!("status {status} with another range than requested");
+                return Err(unreachable(&response.url, cause));
             }
         };
         let limit_bytes = self.max_bytes.min(expected.bytes.unwrap_or(u64::MAX));
-        let passes = |bytes: u64| match bytes > limit_bytes {
+        let check_size = |bytes: u64| match bytes > limit_bytes {
             false => Ok(()),
             true => {
                 self.discard();
                 let url = url.clone();
                 Err(
                     match expected.bytes.filter(|bytes| *bytes < self.max_bytes) {
-                        Some(promised) => HubError::Different {
+                        Some(expected) => HubError::Mismatch {
                             url,
-                            what: "size",
-                            found: format!("at least {bytes}"),
-                            promised: promised.to_string(),
+                            property: "size",
+                            actual: format!("at least {bytes}"),
+                            expected: expected.to_string(),
                         },
                         None => HubError::TooLarge { url, limit_bytes },
                     },
                 )
             }
         };
-        passes(
+        check_size(
             expected
                 .bytes
                 .unwrap_or(0)
                 .min(self.max_bytes.saturating_add(1)),
         )?;
-        let etag = answer.etag().unwrap_or_default().to_owned();
-        let file = open_beside(&self.path).map_err(refused)?;
-        let mut received = match continued {
-            Some(Begun { resume, digest }) => Received {
+        let etag = response.etag().unwrap_or_default().to_owned();
+        let file = open_auxiliary(&self.path).map_err(file_error)?;
+        let mut writer = match resumed {
+            Some(ResumableDownload { resume, digest }) => PartialFileWriter {
                 part: self,
                 file,
                 digest,
                 bytes: resume.bytes,
-                recorded: resume.bytes,
+                recorded_bytes: resume.bytes,
                 etag: resume.etag,
             },
             None => {
-                file.set_len(0).map_err(refused)?;
-                Received {
+                file.set_len(0).map_err(file_error)?;
+                PartialFileWriter {
                     part: self,
                     file,
                     digest: Context::new(&SHA256),
                     bytes: 0,
-                    recorded: 0,
+                    recorded_bytes: 0,
                     etag,
                 }
             }
         };
-        tell(received.bytes, expected.bytes);
-        if answer.status != StatusCode::RANGE_NOT_SATISFIABLE {
-            while let Some(bytes) = answer.next().await? {
-                passes(received.bytes + bytes.len() as u64)?;
-                received.take(&bytes).map_err(refused)?;
-                tell(received.bytes, expected.bytes);
+        report(writer.bytes, expected.bytes);
+        if response.status != StatusCode::RANGE_NOT_SATISFIABLE {
+            while let Some(bytes) = response.next_bytes().await? {
+                check_size(writer.bytes + bytes.len() as u64)?;
+                writer.write(&bytes).map_err(file_error)?;
+                report(writer.bytes, expected.bytes);
             }
         }
-        let done = received.bytes;
+        let done = writer.bytes;
         if let Some(bytes) = expected.bytes.filter(|bytes| done < *bytes) {
-            let cause = format!("it ends after {done} of {bytes} bytes");
-            return Err(unreachable(&answer.url, cause));
+            let cause = format!("the response ended after {done} of {bytes} bytes");
+            return Err(unreachable(&response.url, cause));
         }
-        received.record().map_err(refused)?;
-        let digest = hexadecimal(received.digest.clone().finish().as_ref());
+        writer.record().map_err(file_error)?;
+        let digest = hexadecimal(writer.digest.clone().finish().as_ref());
         match expected.sha256 {
             Some(sha256) if !sha256.eq_ignore_ascii_case(&digest) => {
-                drop(received);
+                drop(writer);
                 self.discard();
-                Err(HubError::Different {
+                Err(HubError::Mismatch {
                     url,
-                    what: "SHA-256",
-                    found: digest,
-                    promised: sha256,
+                    property: "SHA-256",
+                    actual: digest,
+                    expected: sha256,
                 })
             }
             _ => Ok(()),
@@ -284,31 +291,31 @@ impl Part {
     }
 }
 
-/// A part that grows. However its download ends, what was received is recorded.
-struct Received<'a> {
-    part: &'a Part,
+/// Writer of a partial file. Dropping it updates the record.
+struct PartialFileWriter<'a> {
+    part: &'a PartialFile,
     file: File,
     digest: Context,
     bytes: u64,
-    /// Bytes when it was last recorded.
-    recorded: u64,
+    /// Value of `bytes` at the last record.
+    recorded_bytes: u64,
     etag: String,
 }
 
-impl Received<'_> {
-    fn take(&mut self, bytes: &[u8]) -> io::Result<()> {
+impl PartialFileWriter<'_> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<()> {
         self.file.write_all(bytes)?;
         self.digest.update(bytes);
         self.bytes += bytes.len() as u64;
-        match self.bytes - self.recorded >= RECORD_BYTES {
+        match self.bytes - self.recorded_bytes >= RECORD_INTERVAL_BYTES {
             true => self.record(),
             false => Ok(()),
         }
     }
 
-    /// Writes down what was received, once it is on the disk.
+    /// Syncs the received bytes to disk, then updates the record.
     fn record(&mut self) -> io::Result<()> {
-        if self.recorded == self.bytes {
+        if self.recorded_bytes == self.bytes {
             return Ok(());
         }
         self.file.sync_all()?;
@@ -320,32 +327,33 @@ impl Received<'_> {
         let mut file = AtomicFile::create(&self.part.record)?;
         file.write_all(&serde_json::to_vec(&record)?)?;
         file.finish()?;
-        self.recorded = self.bytes;
+        self.recorded_bytes = self.bytes;
         Ok(())
     }
 }
 
-impl Drop for Received<'_> {
+impl Drop for PartialFileWriter<'_> {
     fn drop(&mut self) {
-        // Without a record the download starts again. A part that was discarded has none.
+        // Errors are ignored: without a record, a later download starts from the beginning. A discarded file needs no
+        // record.
         if self.part.path.exists() {
             let _ = self.record();
         }
     }
 }
 
-/// What an answer says of the whole file.
-struct Expected {
+/// Metadata of the complete file, from the headers of a response.
+struct ExpectedFile {
     bytes: Option<u64>,
-    /// Where the part begins that it brings.
+    /// Offset of the body's first byte in the file, if the response is partial.
     start: Option<u64>,
     sha256: Option<String>,
 }
 
-impl Expected {
-    fn of(answer: &Answer) -> Self {
-        let text = |name| answer.headers.get(name)?.to_str().ok();
-        // `bytes 7-9/10` or `bytes */10`
+impl ExpectedFile {
+    fn from_response(response: &HttpResponse) -> Self {
+        let text = |name| response.headers.get(name)?.to_str().ok();
+        // Formats: `bytes 7-9/10` or `bytes */10`.
         let range: Option<&str> = text(CONTENT_RANGE);
         let range = range.and_then(|range| range.strip_prefix("bytes ")?.split_once('/'));
         let length = || text(CONTENT_LENGTH)?.parse().ok();
@@ -353,13 +361,13 @@ impl Expected {
             Some((_, bytes)) => bytes.parse().ok(),
             None => length(),
         };
-        let linked = answer.linked("x-linked-size");
-        let etag = answer.linked("x-linked-etag");
+        let linked_size = response.hub_header("x-linked-size");
+        let etag = response.hub_header("x-linked-etag");
         let etag = etag.map(|etag| etag.trim_start_matches("W/").trim_matches('"'));
         Self {
-            bytes: linked.and_then(|bytes| bytes.parse().ok()).or(bytes),
+            bytes: linked_size.and_then(|bytes| bytes.parse().ok()).or(bytes),
             start: range.and_then(|(range, _)| range.split_once('-')?.0.parse().ok()),
-            // Small files that are kept otherwise have a shorter one.
+            // For files in Git LFS the tag is their SHA-256; the tags of other files are shorter.
             sha256: etag
                 .filter(|etag| etag.len() == 64 && etag.bytes().all(|b| b.is_ascii_hexdigit()))
                 .map(str::to_owned),
@@ -367,14 +375,14 @@ impl Expected {
     }
 }
 
-/// Reads a file to its end and answers its length.
+/// Adds the rest of a file's content to a digest. Returns the number of bytes.
 fn hash(file: &mut impl Read, digest: &mut Context) -> io::Result<u64> {
-    let (mut done, mut part) = (0, vec![0; 1 << 20]);
+    let (mut done, mut buffer) = (0, vec![0; 1 << 20]);
     loop {
-        match file.read(&mut part)? {
+        match file.read(&mut buffer)? {
             0 => return Ok(done),
             bytes => {
-                digest.update(&part[..bytes]);
+                digest.update(&buffer[..bytes]);
                 done += bytes as u64;
             }
         }

@@ -1,5 +1,5 @@
-//! Log lines on their way to standard error. A thread of its own writes them, so that a pipe that nobody reads delays no
-//! request: lines that do not fit into the queue are dropped and counted.
+//! Queue of log lines for standard error. A separate thread writes them, so that a blocked pipe does not delay
+//! requests. Lines that do not fit into the queue are dropped and counted.
 
 use std::io::{self, Write};
 use std::sync::Arc;
@@ -8,13 +8,13 @@ use std::sync::mpsc::{self, Receiver, Sender};
 use std::thread;
 use std::time::Duration;
 
-/// Bytes of lines that wait to be written: some 20,000 lines of the access log.
+/// Maximum total size of queued lines in bytes: about 20,000 lines of the access log.
 const MAX_QUEUED_BYTES: usize = 4 << 20;
 
-/// How long the end of the program waits for lines to be written.
+/// How long the exiting program waits until queued lines are written.
 const FLUSH_DEADLINE: Duration = Duration::from_secs(1);
 
-/// The end of the queue where lines are put in. Each write is one line.
+/// The sending side of the queue. Each call of `write` is one line.
 #[derive(Clone)]
 pub(super) struct LineQueue {
     sender: Sender<Message>,
@@ -23,7 +23,7 @@ pub(super) struct LineQueue {
 
 enum Message {
     Line(Vec<u8>),
-    /// Everything before this is written; the sender waits for it.
+    /// Requests a notification once all earlier lines are written.
     Flush(Sender<()>),
 }
 
@@ -34,8 +34,8 @@ struct Counts {
 }
 
 impl LineQueue {
-    /// A queue whose lines are written to `output`. `report` is called with the number of lines that were dropped, when
-    /// there is room again.
+    /// Creates a queue that writes to `output`. `report` is called with the number of dropped lines once the queue has
+    /// room again.
     pub(super) fn new(
         output: impl Write + Send + 'static,
         report: impl Fn(u64) + Send + 'static,
@@ -47,18 +47,18 @@ impl LineQueue {
         Self { sender, counts }
     }
 
-    /// Waits until the lines that are queued are written, or for [`FLUSH_DEADLINE`].
+    /// Waits until all queued lines are written, at most for [`FLUSH_DEADLINE`].
     pub(super) fn flush(&self) {
         let (done, is_done) = mpsc::channel();
         if self.sender.send(Message::Flush(done)).is_ok() {
-            // Whether it was done or took too long: the program ends.
+            // The program exits in either case.
             let _ = is_done.recv_timeout(FLUSH_DEADLINE);
         }
     }
 }
 
 impl Write for LineQueue {
-    /// Queues a line or drops it; never waits, never fails.
+    /// Queues or drops a line. Never blocks or fails.
     fn write(&mut self, line: &[u8]) -> io::Result<usize> {
         let Counts {
             queued_bytes,
@@ -79,8 +79,7 @@ impl Write for LineQueue {
     }
 }
 
-/// Writes what comes until nothing can come any more. A line that cannot be written is lost: there is no other place to
-/// say so.
+/// Writes lines until all senders are dropped. Write errors are ignored, because there is nowhere else to report them.
 fn write_lines(
     mut output: impl Write,
     messages: &Receiver<Message>,
@@ -111,7 +110,7 @@ mod tests {
 
     use super::*;
 
-    /// A pipe that takes nothing until it is opened.
+    /// A pipe that blocks writes until it is opened.
     #[derive(Default)]
     struct Pipe {
         is_open: Mutex<bool>,
@@ -147,7 +146,7 @@ mod tests {
     }
 
     #[test]
-    fn a_pipe_that_nobody_reads_delays_nothing_and_dropped_lines_are_counted() {
+    fn a_blocked_pipe_does_not_block_writers_and_dropped_lines_are_counted() {
         let pipe = Arc::new(Pipe::default());
         let dropped = Arc::new(AtomicU64::new(0));
         let counted = Arc::clone(&dropped);
@@ -155,15 +154,18 @@ mod tests {
             counted.fetch_add(lines, Ordering::Relaxed);
         });
         let line = [&[b'x'; 1023][..], b"\n"].concat();
-        let fitting = MAX_QUEUED_BYTES / line.len();
-        for _ in 0..fitting + 7 {
+        let line_capacity = MAX_QUEUED_BYTES / line.len();
+        for _ in 0..line_capacity + 7 {
             queue.write_all(&line).unwrap();
         }
         pipe.open();
         LineQueue::flush(&queue);
-        assert_eq!(pipe.written.lock().unwrap().len(), fitting * line.len());
+        assert_eq!(
+            pipe.written.lock().unwrap().len(),
+            line_capacity * line.len()
+        );
         assert_eq!(dropped.load(Ordering::Relaxed), 7);
-        // There is room again.
+        // The queue has room again.
         queue.write_all(b"last\n").unwrap();
         LineQueue::flush(&queue);
         assert!(pipe.written.lock().unwrap().ends_with(b"x\nlast\n"));

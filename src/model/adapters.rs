@@ -1,4 +1,5 @@
-//! The model's adapters: opened with it, as strong as was said at the start, or is said since, or by a request.
+//! The model's low-rank (LoRA) adapters, which are loaded with the model. Their scales come from the command line, from
+//! an operator's later request, or from the generation request.
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -7,53 +8,53 @@ use std::sync::{PoisonError, RwLock};
 use anyhow::{Context, ensure};
 
 use super::LoadedModel;
-use super::files::{self, ModelFiles};
+use super::files::{self, OpenedModel};
 use super::request::GenerateError;
 use crate::engine::AdapterScales;
 use crate::file_bytes::FileAccess;
 use crate::graph::ModelFile;
 
-/// Most adapters of a model.
-const MOST_ADAPTERS: usize = 256;
+/// Maximum number of adapters per model.
+const MAX_ADAPTERS: usize = 256;
 
-/// Which adapters a model is to have.
+/// Low-rank adapters to load, with their scales.
 #[derive(Debug, Clone, Default)]
 pub struct AdapterOptions {
-    /// Their files or folders, each with how strong it counts.
+    /// Path and scale of each adapter, which is a file or a folder.
     pub files: Vec<(PathBuf, f32)>,
-    /// The model whose weights take the place of those whose products the adapters change.
+    /// Base model. Its weights replace the model's weights in all matrices that an adapter changes.
     pub base: Option<PathBuf>,
-    /// Whether they count for nothing until somebody says otherwise.
-    pub idle: bool,
+    /// Whether all scales are 0 until an operator or a request sets them.
+    pub init_without_apply: bool,
 }
 
-/// An adapter of a model, its number being its place among them.
+/// An adapter of the model. The adapter number is the index in [`LoadedModel::adapters`].
 #[derive(Debug, Clone, PartialEq)]
 pub struct AdapterState {
-    /// Where it was read from, as it was named.
+    /// Path as the operator gave it.
     pub path: PathBuf,
-    /// How strong it counts for requests that say nothing.
+    /// Scale for requests that set no scales.
     pub scale: f32,
 }
 
-/// A model's adapters.
+/// All adapters of a model, with the scales for requests that set none.
 #[derive(Debug, Default)]
 pub(super) struct Adapters {
-    opened: Vec<Opened>,
+    loaded: Vec<LoadedAdapter>,
     scales: RwLock<AdapterScales>,
 }
 
 #[derive(Debug)]
-struct Opened {
+struct LoadedAdapter {
     path: PathBuf,
-    /// Of its content: by it another process knows it again.
+    /// Hexadecimal digest of the adapter's files, which saved slots contain.
     digest: String,
 }
 
-/// Opens the adapters for a model, which has them from then on.
+/// Opens the adapters and adds them to the model.
 ///
 /// # Errors
-/// What is wrong, with the path.
+/// If a file is invalid or does not fit the model. The message has the path of the file.
 pub(super) fn open(
     file: ModelFile,
     options: &AdapterOptions,
@@ -61,104 +62,107 @@ pub(super) fn open(
 ) -> anyhow::Result<(ModelFile, Adapters)> {
     let count = options.files.len();
     ensure!(
-        count <= MOST_ADAPTERS,
-        "{count} adapters are more than {MOST_ADAPTERS}"
+        count <= MAX_ADAPTERS,
+        "too many adapters: {count}; the maximum is {MAX_ADAPTERS}"
     );
-    let named = |path: &Path| path.display().to_string();
+    let display = |path: &Path| path.display().to_string();
     let base = match &options.base {
-        Some(_) if count == 0 => anyhow::bail!("a base for adapters, and no adapter"),
-        Some(path) => Some((named(path), ModelFiles::open(path, access)?.file)),
+        Some(_) if count == 0 => {
+            anyhow::bail!("a base model for adapters is given, but no adapter")
+        }
+        Some(path) => Some((display(path), OpenedModel::open(path, access)?.file)),
         None => None,
     };
-    let (mut adapters, mut opened) = (Vec::new(), Vec::new());
+    let (mut adapters, mut loaded) = (Vec::new(), Vec::new());
     for (path, _) in &options.files {
         let (adapter, digest) = files::adapter(path, access, &file)?;
         adapters.push(adapter);
-        opened.push(Opened {
+        loaded.push(LoadedAdapter {
             path: path.clone(),
             digest,
         });
     }
-    let shown = base
+    let base_path = base
         .as_ref()
         .map_or_else(String::new, |(path, _)| path.clone());
     let file = file.with_adapters(adapters, base.as_ref().map(|(_, base)| base));
     let scales = options.files.iter().map(|(_, scale)| *scale).enumerate();
-    let scales = AdapterScales::new(scales.filter(|_| !options.idle));
+    let scales = AdapterScales::new(scales.filter(|_| !options.init_without_apply));
     let adapters = Adapters {
-        opened,
+        loaded,
         scales: RwLock::new(scales),
     };
-    Ok((file.context(shown)?, adapters))
+    Ok((file.context(base_path)?, adapters))
 }
 
 impl Adapters {
-    /// What is set for requests that say nothing.
-    pub(super) fn set(&self) -> AdapterScales {
+    /// Returns the scales for requests that set none.
+    pub(super) fn default_scales(&self) -> AdapterScales {
         let scales = self.scales.read();
         scales.unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// What a sequence gets of them that asks for `wanted`, or for nothing in particular.
-    pub(super) fn scales(
+    /// Returns the scales of a request: the requested scales, or the default scales.
+    pub(super) fn resolve_scales(
         &self,
-        wanted: Option<&[(usize, f32)]>,
+        requested: Option<&[(usize, f32)]>,
     ) -> Result<AdapterScales, GenerateError> {
-        let Some(wanted) = wanted else {
-            return Ok(self.set());
+        let Some(requested) = requested else {
+            return Ok(self.default_scales());
         };
-        let adapters = self.opened.len();
+        let adapters = self.loaded.len();
         let mut seen = BTreeSet::new();
-        for (adapter, _) in wanted.iter().copied() {
+        for (adapter, _) in requested.iter().copied() {
             if adapter >= adapters {
                 return Err(GenerateError::UnknownAdapter { adapter, adapters });
             }
             if !seen.insert(adapter) {
-                return Err(GenerateError::AdapterTwice(adapter));
+                return Err(GenerateError::DuplicateAdapter(adapter));
             }
         }
-        Ok(AdapterScales::new(wanted.iter().copied()))
+        Ok(AdapterScales::new(requested.iter().copied()))
     }
 
-    /// The scales by the adapters' digests.
-    pub(super) fn by_digest(&self, scales: &AdapterScales) -> Vec<(String, f32)> {
+    /// Replaces each adapter number by the adapter's digest.
+    pub(super) fn scales_by_digest(&self, scales: &AdapterScales) -> Vec<(String, f32)> {
         let scales = scales.iter();
-        let told = |(adapter, scale): (usize, f32)| (self.opened[adapter].digest.clone(), scale);
-        scales.map(told).collect()
+        let with_digest =
+            |(adapter, scale): (usize, f32)| (self.loaded[adapter].digest.clone(), scale);
+        scales.map(with_digest).collect()
     }
 
-    /// The scales of digests, if all of them are here.
-    pub(super) fn of_digests(&self, told: &[(String, f32)]) -> Option<AdapterScales> {
-        let found = told.iter().map(|(digest, scale)| {
-            let place = self
-                .opened
+    /// Replaces each digest by the adapter's number. Returns `None` if an adapter is not loaded.
+    pub(super) fn scales_from_digests(&self, scales: &[(String, f32)]) -> Option<AdapterScales> {
+        let numbered = scales.iter().map(|(digest, scale)| {
+            let number = self
+                .loaded
                 .iter()
-                .position(|opened| opened.digest == *digest);
-            Some((place?, *scale))
+                .position(|adapter| adapter.digest == *digest);
+            Some((number?, *scale))
         });
-        found.collect::<Option<Vec<_>>>().map(AdapterScales::new)
+        numbered.collect::<Option<Vec<_>>>().map(AdapterScales::new)
     }
 }
 
 impl LoadedModel {
-    /// The adapters, in the order of their numbers.
+    /// Returns all adapters, ordered by adapter number.
     pub fn adapters(&self) -> Vec<AdapterState> {
-        let scales = self.adapters.set();
-        let state = |(number, opened): (usize, &Opened)| AdapterState {
-            path: opened.path.clone(),
+        let scales = self.adapters.default_scales();
+        let state = |(number, loaded): (usize, &LoadedAdapter)| AdapterState {
+            path: loaded.path.clone(),
             scale: scales
                 .iter()
                 .find_map(|(adapter, scale)| (adapter == number).then_some(scale))
                 .unwrap_or(0.0),
         };
-        self.adapters.opened.iter().enumerate().map(state).collect()
+        self.adapters.loaded.iter().enumerate().map(state).collect()
     }
 
-    /// From now on the adapters count so much for requests that say nothing; those that are not named do not count.
-    pub fn set_adapter_scales(&self, wanted: &[(usize, f32)]) -> Result<(), GenerateError> {
-        let scales = self.adapters.scales(Some(wanted))?;
-        let place = self.adapters.scales.write();
-        *place.unwrap_or_else(PoisonError::into_inner) = scales;
+    /// Sets the scales for requests that set none. Adapters that are not listed get scale 0.
+    pub fn set_adapter_scales(&self, scales: &[(usize, f32)]) -> Result<(), GenerateError> {
+        let scales = self.adapters.resolve_scales(Some(scales))?;
+        let current = self.adapters.scales.write();
+        *current.unwrap_or_else(PoisonError::into_inner) = scales;
         Ok(())
     }
 }

@@ -1,24 +1,24 @@
-//! The client behind a request, as far as API keys identify it, and what it may see and change of other clients'
-//! requests. Which keys exist, and how a request carries one, is `server`'s.
+//! The caller of a request, identified by its API key, and the caller's access to other callers' requests. `server`
+//! reads the keys and authenticates requests.
 
 use ring::digest::{SHA256, digest};
 
-/// Bytes of a key's digest that stand in [`KeyId::name`].
+/// Number of digest bytes in [`KeyId::name`].
 const NAME_BYTES: usize = 16;
 
-/// The SHA-256 digest of an API key. It identifies the key and cannot be used as one.
+/// SHA-256 digest of an API key. It identifies the key but cannot authenticate a request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct KeyId([u8; 32]);
 
 impl KeyId {
-    /// The identity of a key.
+    /// Hashes an API key.
     pub fn of(key: &str) -> Self {
         let mut id = [0; 32];
         id.copy_from_slice(digest(&SHA256, key.as_bytes()).as_ref());
         Self(id)
     }
 
-    /// A name for files: 32 hexadecimal digits.
+    /// Returns the first half of the digest as 32 hexadecimal digits, for file and folder names.
     pub fn name(self) -> String {
         let bytes = self.0.iter().take(NAME_BYTES);
         bytes.map(|byte| format!("{byte:02x}")).collect()
@@ -28,21 +28,21 @@ impl KeyId {
 /// The client that sent a request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Caller {
-    /// Any client of a server without API keys. Such a server keeps nothing apart.
+    /// A client of a server without API keys. Every such client has an operator's access.
     Anyone,
-    /// A client that sent no valid key to a server with keys.
+    /// A client without a valid key, on a server with API keys.
     Unknown,
-    /// The holder of a key.
+    /// A client with a valid key.
     KeyHolder {
-        /// The key.
+        /// Digest of the key.
         key: KeyId,
-        /// Whether the key may see and change what belongs to all keys.
+        /// Whether the key belongs to an operator, who may see and change the data of all keys.
         is_operator: bool,
     },
 }
 
 impl Caller {
-    /// The key, if there is one.
+    /// The API key; `None` without a valid key.
     pub fn key(self) -> Option<KeyId> {
         match self {
             Self::Anyone | Self::Unknown => None,
@@ -50,7 +50,7 @@ impl Caller {
         }
     }
 
-    /// Whether the caller may see and change what belongs to all keys.
+    /// Whether the caller may see and change the data of all keys.
     pub fn is_operator(self) -> bool {
         match self {
             Self::Anyone => true,
@@ -59,18 +59,19 @@ impl Caller {
         }
     }
 
-    /// Whether the caller may see a request that was made with the key `owner`.
+    /// Whether the caller may see a request that was sent with the key `owner`.
     pub fn may_see(self, owner: Option<KeyId>) -> bool {
         self.is_operator() || (owner.is_some() && owner == self.key())
     }
 }
 
-/// The key that a request was made with, and what of the prefix cache the request may reuse.
+/// API key and cache namespace of a request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct RequestOwner {
-    /// The key; `None` if the server has no keys.
+    /// API key; `None` if the server has no keys.
     pub key: Option<KeyId>,
-    /// Cache namespace: only requests of the same one reuse each other's blocks. `None` is the shared one.
+    /// Key that identifies the cache namespace; only requests with an equal value share cached blocks. `None` is the
+    /// namespace that all keys share.
     pub cache_namespace: Option<KeyId>,
 }
 

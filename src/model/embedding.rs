@@ -1,34 +1,35 @@
-//! A prompt's embedding: the engine computes the prompt and gathers its hidden states.
+//! Embeddings: the engine evaluates a text as a prompt and pools its hidden states.
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use super::request::{GenerateError, GenerateLimits, PromptPiece};
-use super::{LoadedModel, WhenFull};
+use super::{ContextOverflow, LoadedModel};
 use crate::cancel::CancelFlag;
 use crate::engine::{
-    EndReason, Events, Job, PrefixRoot, PrefixUse, SequenceEvent, StopRule, Verdict,
+    CacheNamespace, EndReason, PrefixCacheOptions, SequenceEvent, SequenceEvents, SequenceRequest,
+    StopDecision, StopRule,
 };
-use crate::sampling::{Sampler, SamplerTokens, SamplingParameters};
+use crate::sampling::{Sampler, SamplerInputs, SamplingParameters};
 use crate::token::TokenId;
 
-/// What a prompt is to the model.
+/// The embedding of a text.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Embedding {
-    /// `[hidden]`, as the model's pooling gives them; all 0 if the model gave nothing.
+    /// Pooled hidden state, `[hidden_size]`, not normalized.
     pub values: Vec<f32>,
-    /// Tokens of the prompt.
+    /// Number of tokens of the text.
     pub prompt_tokens: usize,
 }
 
-/// An embedding that is being computed. Dropping it cancels it.
+/// An embedding that is queued or computed. Dropping it cancels the computation.
 pub struct PendingEmbedding {
-    events: Events,
+    events: SequenceEvents,
     timeout: Option<Duration>,
 }
 
 impl LoadedModel {
-    /// Begins an embedding. The engine's queue is asked for room before the text is tokenized.
+    /// Starts the computation of an embedding. Reserves a place in the engine's queue before tokenizing the text.
     pub fn embed(
         &self,
         text: &[PromptPiece],
@@ -36,40 +37,45 @@ impl LoadedModel {
         cancel: &CancelFlag,
     ) -> Result<PendingEmbedding, GenerateError> {
         if !self.details.embeds {
-            return Err(GenerateError::NoHiddenStates);
+            return Err(GenerateError::EmbeddingsUnsupported);
         }
-        let reserved = self.engine.reserve(1);
-        let mut reservation = reserved.map_err(|error| self.refusal(&error))?;
-        let adapters = self.adapters.set();
-        let job = Job {
+        let reservation = self.engine.reserve(1);
+        let mut reservation = reservation.map_err(|error| self.generate_error(&error))?;
+        let adapters = self.adapters.default_scales();
+        let request = SequenceRequest {
             prompt: self.text_tokens(text, cancel)?,
             max_tokens: 0,
-            end_tokens: Arc::clone(&self.end_tokens),
-            sampler: Sampler::new(SamplingParameters::openai(), 0, SamplerTokens::default()),
+            end_tokens: Arc::clone(&self.eog_tokens),
+            sampler: Sampler::new(SamplingParameters::openai(), 0, SamplerInputs::default()),
             constraint: None,
-            stop: Box::new(NeverStops),
+            stop: Box::new(NoStopRule),
             slot: None,
-            prefix: match self.details.generates {
-                true => PrefixUse {
-                    readable: usize::MAX,
-                    root: self.prefix_root(limits.owner.cache_namespace, None, &adapters),
+            prefix_cache: match self.details.generates {
+                true => PrefixCacheOptions {
+                    max_reused_tokens: usize::MAX,
+                    namespace: self.cache_namespace_of(
+                        limits.owner.cache_namespace,
+                        None,
+                        &adapters,
+                    ),
                 },
-                // What a token is depends on those behind it: nobody else's will do.
-                false => PrefixUse {
-                    readable: 0,
-                    root: PrefixRoot(rand::random()),
+                // An encoder's hidden states depend on later tokens, so no prefix can be reused: the namespace is
+                // unique.
+                false => PrefixCacheOptions {
+                    max_reused_tokens: 0,
+                    namespace: CacheNamespace(rand::random()),
                 },
             },
             adapters,
-            when_full: WhenFull::Stop,
+            context_overflow: ContextOverflow::Stop,
             priority: limits.max_priority.min(0),
             timeout: limits.timeout,
-            embed: Some(self.details.pooling),
-            score: None,
+            pooling: Some(self.details.pooling),
+            prompt_logprobs: None,
             report_prefill: false,
         };
-        let submitted = self.engine.submit_reserved(job, &mut reservation);
-        let (_, events) = submitted.map_err(|error| self.refusal(&error))?;
+        let submitted = self.engine.submit_reserved(request, &mut reservation);
+        let (_, events) = submitted.map_err(|error| self.generate_error(&error))?;
         Ok(PendingEmbedding {
             events,
             timeout: limits.timeout,
@@ -78,17 +84,17 @@ impl LoadedModel {
 }
 
 impl PendingEmbedding {
-    /// Waits until it is there.
+    /// Waits for the result.
     pub async fn finish(mut self) -> Result<Embedding, GenerateError> {
         let mut values = Vec::new();
         while let Some(event) = self.events.recv().await {
             match event {
                 SequenceEvent::Started { .. }
                 | SequenceEvent::Prefill(_)
-                | SequenceEvent::Prompt(_)
+                | SequenceEvent::PromptLogprobs(_)
                 | SequenceEvent::Token(_)
                 | SequenceEvent::EndToken(_) => {}
-                SequenceEvent::Embedding(gathered) => values = gathered,
+                SequenceEvent::Embedding(pooled) => values = pooled,
                 SequenceEvent::Ended {
                     reason: EndReason::DeadlinePassed,
                     ..
@@ -103,22 +109,22 @@ impl PendingEmbedding {
                     });
                 }
                 SequenceEvent::Failed(cause) => return Err(GenerateError::Failed(cause)),
-                SequenceEvent::Unfollowable(error) => {
+                SequenceEvent::ConstraintFailed(error) => {
                     return Err(GenerateError::Failed(error.to_string()));
                 }
             }
         }
         Err(GenerateError::Failed(
-            "the engine ended without a word".to_owned(),
+            "the engine stopped unexpectedly".to_owned(),
         ))
     }
 }
 
-/// Nothing is generated that could end.
-struct NeverStops;
+/// A stop rule that never stops: embeddings generate no tokens.
+struct NoStopRule;
 
-impl StopRule for NeverStops {
-    fn after(&mut self, _: TokenId) -> Verdict {
-        Verdict::Continue
+impl StopRule for NoStopRule {
+    fn after_token(&mut self, _: TokenId) -> StopDecision {
+        StopDecision::Continue
     }
 }

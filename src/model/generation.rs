@@ -1,4 +1,5 @@
-//! A running generation: the engine's ids in, whole characters out.
+//! A running generation: converts the engine's sequence events into text events, limits the output size and records the
+//! generation in its slot and trace span.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -7,232 +8,235 @@ use std::time::{Duration, Instant};
 use tracing::{Span, field};
 
 use super::request::{
-    AnswerToken, FinishReason, GenerateError, GenerateEvent, GenerateOptions, GenerationProgress,
-    GrammarKind, GrammarSource, Relaxation, Summary, Timings, TokenLogprob,
+    FinishReason, GenerateError, GenerateEvent, GenerateOptions, GenerationProgress,
+    GenerationSummary, GrammarKind, GrammarSource, OutputToken, Relaxation, Timings, TokenLogprob,
 };
 use super::slots::{SlotRecord, SlotRecords};
 use crate::engine::{
-    EndReason, Events, PrefillProgress, SequenceEvent, SequenceReport, StopRule, Verdict,
+    EndReason, PrefillProgress, SequenceEvent, SequenceEvents, SequenceReport, StopDecision,
+    StopRule,
 };
-use crate::sampling::Choice;
-use crate::text::{AnswerReader, TextStream, Tokenizer};
+use crate::sampling::SampledToken;
+use crate::text::{OutputParser, TextStream, Tokenizer};
 use crate::token::TokenId;
 
-/// Most bytes of the texts and log-probabilities that a request's generations give: answers that come in one piece are held
-/// in memory until the last generation ends.
-pub(super) const MAX_ANSWER_BYTES: usize = 16 << 20;
-/// Bytes of a token's log-probability in an answer, beside what the token spells.
+/// Maximum total bytes of the texts and log probabilities of a request's generations. A response that is not streamed
+/// stays in memory until the last generation ends.
+pub(super) const MAX_OUTPUT_BYTES: usize = 16 << 20;
+/// Approximate bytes of a log probability in a response, in addition to the bytes of its token.
 const LOGPROB_BYTES: usize = 48;
 
-/// What is left of the bytes that the generations of a request may give together.
+/// Remaining output bytes. All generations of a request share one budget.
 #[derive(Debug, Clone)]
-pub(super) struct AnswerBudget(Arc<AtomicUsize>);
+pub(super) struct OutputBudget(Arc<AtomicUsize>);
 
-impl AnswerBudget {
+impl OutputBudget {
     pub(super) fn new(bytes: usize) -> Self {
         Self(Arc::new(AtomicUsize::new(bytes)))
     }
 
-    /// Takes the bytes of what is answered next.
-    fn take(&self, text: &str, tokens: &[AnswerToken]) -> Result<(), GenerateError> {
+    /// Subtracts the bytes of an event's text and log probabilities.
+    fn take(&self, text: &str, tokens: &[OutputToken]) -> Result<(), GenerateError> {
         let logprobs = tokens.iter().filter_map(|token| token.logprobs.as_ref());
-        let entries = logprobs.flat_map(|(chosen, top)| std::iter::once(chosen).chain(top));
+        let entries = logprobs.flat_map(|(logprob, top)| std::iter::once(logprob).chain(top));
         let bytes: usize = entries.map(|entry| entry.bytes.len() + LOGPROB_BYTES).sum();
         let bytes = bytes + text.len();
         let order = Ordering::Relaxed;
-        let taken = self
+        let updated = self
             .0
             .fetch_update(order, order, |left| left.checked_sub(bytes));
-        match taken {
+        match updated {
             Ok(_) => Ok(()),
-            Err(_) => Err(GenerateError::AnswerTooLarge {
-                limit_bytes: MAX_ANSWER_BYTES,
+            Err(_) => Err(GenerateError::OutputTooLarge {
+                limit_bytes: MAX_OUTPUT_BYTES,
             }),
         }
     }
 }
 
-/// The engine's part of a stop: the same text that the client gets, seen token by token.
-pub(super) struct TextStop {
+/// The stop rule of a generation. It decodes the same text as the client's stream, token by token.
+pub(super) struct TextStopRule {
     stream: TextStream,
-    /// Whether a character that has begun is finished beyond the limit of tokens.
+    /// Whether to exceed the token limit to complete a partial character.
     whole_characters: bool,
-    /// How long after the first token a line break ends the text.
-    line_time: Option<Duration>,
+    /// Time after the first token from which on a line break ends the text.
+    line_time_limit: Option<Duration>,
     first_token: Option<Instant>,
 }
 
-impl TextStop {
+impl TextStopRule {
     pub(super) fn new(
         stream: TextStream,
         whole_characters: bool,
-        line_time: Option<Duration>,
+        line_time_limit: Option<Duration>,
     ) -> Self {
         Self {
             stream,
             whole_characters,
-            line_time,
+            line_time_limit,
             first_token: None,
         }
     }
 
-    /// Whether the text ends because it has a line break now.
-    fn ends_with_line(&mut self, text: &str) -> bool {
-        let Some(time) = self.line_time else {
+    /// Whether the new text contains a line break and the time limit has passed.
+    fn ends_at_line_break(&mut self, text: &str) -> bool {
+        let Some(time_limit) = self.line_time_limit else {
             return false;
         };
         let first_token = self.first_token.get_or_insert_with(Instant::now);
-        text.contains('\n') && first_token.elapsed() > time
+        text.contains('\n') && first_token.elapsed() > time_limit
     }
 }
 
-impl StopRule for TextStop {
-    fn after(&mut self, token: TokenId) -> Verdict {
+impl StopRule for TextStopRule {
+    fn after_token(&mut self, token: TokenId) -> StopDecision {
         let progress = self.stream.push(token);
-        if self.ends_with_line(&progress.text) || self.stream.is_dedented() {
-            return Verdict::Stop;
+        if self.ends_at_line_break(&progress.text) || self.stream.stopped_by_indent() {
+            return StopDecision::Stop;
         }
         match progress.stopped_by {
-            Some(_) => Verdict::Stop,
-            None if self.whole_characters && self.stream.mid_character() => Verdict::MidCharacter,
-            None => Verdict::Continue,
+            Some(_) => StopDecision::Stop,
+            None if self.whole_characters && self.stream.ends_mid_character() => {
+                StopDecision::MidCharacter
+            }
+            None => StopDecision::Continue,
         }
     }
 }
 
-/// The events of one generation. Dropping it cancels the generation.
+/// A running generation, read as a stream of events. Dropping it cancels the sequence.
 pub struct Generation {
-    events: Events,
-    reader: AnswerReader,
+    events: SequenceEvents,
+    parser: OutputParser,
     tokenizer: Arc<Tokenizer>,
     record: SlotRecord,
-    /// How many tokens before the prompt are not told, until the others are.
-    echo: Option<usize>,
+    /// Index of the first prompt token to echo; `None` if echo is off or the prompt event was returned.
+    echo_start: Option<usize>,
     seed: u32,
     slots: Arc<SlotRecords>,
     slot: usize,
     generated_tokens: usize,
-    /// Tokens since the last event: their text is not decided, or they have none.
-    undelivered: Vec<AnswerToken>,
-    /// The stop string that was found.
-    stopped_by: Option<usize>,
-    end_token: Option<AnswerToken>,
-    /// The last report of the prompt's evaluation.
+    /// Tokens since the last text event. Their text is held back or empty.
+    undelivered: Vec<OutputToken>,
+    /// Index of the matched stop string in the request's options.
+    stop_string: Option<usize>,
+    eog_token: Option<OutputToken>,
+    /// Latest prefill progress.
     prefill: PrefillProgress,
     first_token: Option<Instant>,
-    /// The event that comes before all others.
-    next: Option<GenerateEvent>,
-    text: Text,
-    /// What the answer is not held to.
+    /// Event to return before the next engine event is read.
+    pending_event: Option<GenerateEvent>,
+    output: OutputState,
+    /// Schema constraints that the grammar does not enforce.
     relaxations: Vec<Relaxation>,
-    budget: AnswerBudget,
+    budget: OutputBudget,
     span: Span,
 }
 
-/// The choice with what its tokens spell.
-fn answer_token(tokenizer: &Tokenizer, choice: Choice) -> AnswerToken {
-    let spelt = |(token, logprob): (TokenId, f64)| TokenLogprob {
+/// Converts a sampled token, adding the bytes of each token with a log probability.
+fn output_token(tokenizer: &Tokenizer, sampled: SampledToken) -> OutputToken {
+    let with_bytes = |(token, logprob): (TokenId, f64)| TokenLogprob {
         token,
         bytes: tokenizer.token_bytes(token).unwrap_or_default().to_vec(),
         logprob,
     };
-    let Choice { token, logprobs } = choice;
+    let SampledToken { token, logprobs } = sampled;
     let logprobs = logprobs.map(|logprobs| {
-        let top = logprobs.top.into_iter().map(spelt).collect();
-        (spelt((token, logprobs.chosen)), top)
+        let top = logprobs.top.into_iter().map(with_bytes).collect();
+        (with_bytes((token, logprobs.token_logprob)), top)
     });
-    AnswerToken { token, logprobs }
+    OutputToken { token, logprobs }
 }
 
-/// How far the text is.
-enum Text {
-    Flowing(TextStream),
-    /// The last text was delivered; this is still to be said.
-    Over(Summary),
-    /// Everything was said.
-    Silent,
+/// State of the event stream of a generation.
+enum OutputState {
+    Streaming(TextStream),
+    /// All text was returned; `Finished` is the next event.
+    Finishing(GenerationSummary),
+    /// The last event or an error was returned.
+    Closed,
 }
 
 impl Generation {
     pub(super) fn new(
-        events: Events,
+        events: SequenceEvents,
         tokenizer: Arc<Tokenizer>,
         stream: TextStream,
         record: SlotRecord,
-        echo: Option<usize>,
+        echo_start: Option<usize>,
         seed: u32,
         slots: Arc<SlotRecords>,
     ) -> Self {
         Self {
             events,
-            reader: AnswerReader::of_text(),
+            parser: OutputParser::plain_text(),
             tokenizer,
             record,
-            echo,
+            echo_start,
             seed,
             slots,
             slot: 0,
             generated_tokens: 0,
             undelivered: Vec::new(),
-            stopped_by: None,
-            end_token: None,
+            stop_string: None,
+            eog_token: None,
             prefill: PrefillProgress::default(),
             first_token: None,
-            next: None,
-            text: Text::Flowing(stream),
+            pending_event: None,
+            output: OutputState::Streaming(stream),
             relaxations: Vec::new(),
-            budget: AnswerBudget::new(MAX_ANSWER_BYTES),
-            span: span(),
+            budget: OutputBudget::new(MAX_OUTPUT_BYTES),
+            span: generation_span(),
         }
     }
 
-    /// With what is left for the answers of its request.
-    pub(super) fn within_budget(self, budget: AnswerBudget) -> Self {
+    /// Sets the output budget, which all generations of the request share.
+    pub(super) fn with_output_budget(self, budget: OutputBudget) -> Self {
         Self { budget, ..self }
     }
 
-    /// With the constraints that the answer is not held to.
-    pub(super) fn relaxed(mut self, relaxations: Vec<Relaxation>) -> Self {
+    /// Sets the schema constraints that the grammar does not enforce.
+    pub(super) fn with_relaxations(mut self, relaxations: Vec<Relaxation>) -> Self {
         self.relaxations = relaxations;
         self
     }
 
-    /// Constraints of the request's JSON Schemas that the answer is not held to, because they cannot be enforced
-    /// token by token. None where the schema is strict.
+    /// Constraints of the request's JSON Schemas that are dropped because the grammar cannot enforce them. Empty for
+    /// strict schemas.
     pub fn relaxations(&self) -> &[Relaxation] {
         &self.relaxations
     }
 
-    /// How it goes on, with texts among the options as their tokens.
+    /// The request's options. Texts in `logit_bias` and `penalty_prompt` are replaced by their tokens.
     pub fn options(&self) -> &Arc<GenerateOptions> {
         &self.record.options
     }
 
-    /// The same, whose text is read so.
-    pub(super) fn read_by(self, reader: AnswerReader) -> Self {
-        Self { reader, ..self }
+    /// Sets the parser of the generated text.
+    pub(super) fn with_parser(self, parser: OutputParser) -> Self {
+        Self { parser, ..self }
     }
 
-    /// What reads its text, the first time that it is asked for; then, what reads a text that is none of calls or thoughts.
-    pub fn take_reader(&mut self) -> AnswerReader {
-        std::mem::replace(&mut self.reader, AnswerReader::of_text())
+    /// Takes the parser that finds tool calls and reasoning in the generated text, and leaves a plain text parser.
+    pub fn take_parser(&mut self) -> OutputParser {
+        std::mem::replace(&mut self.parser, OutputParser::plain_text())
     }
 
-    /// Tokens of the prompt, as far as it was not cut.
+    /// Number of prompt tokens before any truncation.
     pub fn prompt_tokens(&self) -> usize {
         self.record.prompt.len()
     }
 
-    /// The next event; `None` after the last. May be dropped and called again: nothing is lost.
+    /// Returns the next event; `None` after the last event. Cancel safe: a dropped future loses no event.
     pub async fn next(&mut self) -> Option<Result<GenerateEvent, GenerateError>> {
         let event = self.advance().await?;
         if let Ok(GenerateEvent::Prompt { text, tokens } | GenerateEvent::Text { text, tokens }) =
             &event
             && let Err(error) = self.budget.take(text, tokens)
         {
-            self.text = Text::Silent;
-            self.next = None;
-            // The engine ends the sequence.
+            self.output = OutputState::Closed;
+            self.pending_event = None;
+            // The engine cancels the sequence when its receiver is closed.
             self.events.close();
             return Some(Err(error));
         }
@@ -240,27 +244,29 @@ impl Generation {
     }
 
     async fn advance(&mut self) -> Option<Result<GenerateEvent, GenerateError>> {
-        if let Some(next) = self.next.take() {
-            return Some(Ok(next));
+        if let Some(event) = self.pending_event.take() {
+            return Some(Ok(event));
         }
         loop {
-            match std::mem::replace(&mut self.text, Text::Silent) {
-                Text::Silent => return None,
-                Text::Over(summary) => return Some(Ok(GenerateEvent::Finished(summary))),
-                // Put back before waiting, so that a dropped future leaves everything as it was.
-                flowing @ Text::Flowing(_) => self.text = flowing,
+            match std::mem::replace(&mut self.output, OutputState::Closed) {
+                OutputState::Closed => return None,
+                OutputState::Finishing(summary) => {
+                    return Some(Ok(GenerateEvent::Finished(summary)));
+                }
+                // Restored before the await, so that dropping the future does not change the state.
+                streaming @ OutputState::Streaming(_) => self.output = streaming,
             }
             let event = self.events.recv().await;
-            let Text::Flowing(stream) = &mut self.text else {
+            let OutputState::Streaming(stream) = &mut self.output else {
                 continue;
             };
             match event {
                 Some(SequenceEvent::Started { slot }) => {
                     self.slot = slot;
-                    self.slots.start(slot, &self.record);
-                    // With log-probabilities it comes with them.
+                    self.slots.record_start(slot, &self.record);
+                    // If log probabilities are requested, the prompt event waits for those of the prompt.
                     if self.record.options.sampling.logprobs.is_none()
-                        && let Some(prompt) = self.prompt(&[])
+                        && let Some(prompt) = self.prompt_event(&[])
                     {
                         return Some(Ok(prompt));
                     }
@@ -271,73 +277,81 @@ impl Generation {
                         return Some(Ok(GenerateEvent::Progress(self.progress())));
                     }
                 }
-                Some(SequenceEvent::Prompt(scores)) => {
-                    if let Some(prompt) = self.prompt(&scores) {
+                Some(SequenceEvent::PromptLogprobs(logprobs)) => {
+                    if let Some(prompt) = self.prompt_event(&logprobs) {
                         return Some(Ok(prompt));
                     }
                 }
-                Some(SequenceEvent::Token(choice)) => {
+                Some(SequenceEvent::Token(sampled)) => {
                     self.generated_tokens += 1;
                     self.first_token.get_or_insert_with(Instant::now);
-                    let progress = stream.push(choice.token);
-                    self.undelivered.push(answer_token(&self.tokenizer, choice));
-                    self.stopped_by = self.stopped_by.or(progress.stopped_by);
+                    let progress = stream.push(sampled.token);
+                    self.undelivered
+                        .push(output_token(&self.tokenizer, sampled));
+                    self.stop_string = self.stop_string.or(progress.stopped_by);
                     if !progress.text.is_empty() {
-                        return Some(Ok(self.deliver(progress.text)));
+                        return Some(Ok(self.text_event(progress.text)));
                     }
                 }
-                Some(SequenceEvent::EndToken(choice)) => {
-                    self.end_token = Some(answer_token(&self.tokenizer, choice));
+                Some(SequenceEvent::EndToken(sampled)) => {
+                    self.eog_token = Some(output_token(&self.tokenizer, sampled));
                 }
-                // Nobody asked for one.
+                // Generations request no embedding.
                 Some(SequenceEvent::Embedding(_)) => {}
-                Some(SequenceEvent::Ended { reason, report }) => match self.end(reason, report) {
-                    Ok(text) if text.is_empty() => {}
-                    Ok(text) => return Some(Ok(self.deliver(text))),
-                    Err(error) => return Some(Err(error)),
-                },
-                Some(SequenceEvent::Unfollowable(error)) => {
-                    self.text = Text::Silent;
+                Some(SequenceEvent::Ended { reason, report }) => {
+                    match self.finish(reason, report) {
+                        Ok(text) if text.is_empty() => {}
+                        Ok(text) => return Some(Ok(self.text_event(text))),
+                        Err(error) => return Some(Err(error)),
+                    }
+                }
+                Some(SequenceEvent::ConstraintFailed(error)) => {
+                    self.output = OutputState::Closed;
                     let grammar = self.record.options.grammar.as_ref();
                     let kind = grammar.map_or(GrammarKind::Gbnf, GrammarSource::kind);
-                    return Some(Err(GenerateError::Unfollowable { kind, error }));
+                    return Some(Err(GenerateError::ConstraintFailed { kind, error }));
                 }
                 Some(SequenceEvent::Failed(cause)) => {
-                    self.text = Text::Silent;
+                    self.output = OutputState::Closed;
                     return Some(Err(GenerateError::Failed(cause)));
                 }
                 None => {
-                    self.text = Text::Silent;
-                    let cause = "the engine ended without a word".to_owned();
+                    self.output = OutputState::Closed;
+                    let cause = "the engine stopped unexpectedly".to_owned();
                     return Some(Err(GenerateError::Failed(cause)));
                 }
             }
         }
     }
 
-    /// The prompt with the scores of all of its tokens but the first, if it is to be told and was not yet.
-    fn prompt(&mut self, scores: &[Choice]) -> Option<GenerateEvent> {
-        let before = self.echo.take()?;
+    /// Returns the prompt event if it is requested and was not returned yet. `logprobs` has an entry for each prompt
+    /// token except the first.
+    fn prompt_event(&mut self, logprobs: &[SampledToken]) -> Option<GenerateEvent> {
+        let start = self.echo_start.take()?;
         let prompt = &self.record.prompt;
-        let token = |(place, token): (usize, &TokenId)| {
-            let score = place.checked_sub(1).and_then(|score| scores.get(score));
-            let unscored = Choice {
+        let prompt_token = |(index, token): (usize, &TokenId)| {
+            let with_logprobs = index.checked_sub(1).and_then(|index| logprobs.get(index));
+            let without_logprobs = SampledToken {
                 token: *token,
                 logprobs: None,
             };
-            answer_token(&self.tokenizer, score.cloned().unwrap_or(unscored))
+            output_token(
+                &self.tokenizer,
+                with_logprobs.cloned().unwrap_or(without_logprobs),
+            )
         };
-        let tokens = prompt.iter().enumerate().skip(before).map(token);
+        let tokens = prompt.iter().enumerate().skip(start).map(prompt_token);
         Some(GenerateEvent::Prompt {
             tokens: tokens.collect(),
-            text: self.tokenizer.decode(&prompt[before..]).unwrap_or_default(),
+            text: self.tokenizer.decode(&prompt[start..]).unwrap_or_default(),
         })
     }
 
-    /// The text, or how far the generation is, if that comes before each text.
-    fn deliver(&mut self, text: String) -> GenerateEvent {
+    /// Returns the event for new text. If text progress is enabled, returns a progress event instead and keeps the text
+    /// as the pending event.
+    fn text_event(&mut self, text: String) -> GenerateEvent {
         if text.contains('\n') {
-            self.slots.line_ended(self.slot, &self.record);
+            self.slots.record_line_break(self.slot, &self.record);
         }
         let text = GenerateEvent::Text {
             text,
@@ -346,7 +360,7 @@ impl Generation {
         if !self.record.options.progress.text {
             return text;
         }
-        self.next = Some(text);
+        self.pending_event = Some(text);
         GenerateEvent::Progress(self.progress())
     }
 
@@ -366,18 +380,24 @@ impl Generation {
         }
     }
 
-    /// Sums up. Answers the text that was held back and is text after all.
-    fn end(&mut self, reason: EndReason, report: SequenceReport) -> Result<String, GenerateError> {
-        let Text::Flowing(stream) = std::mem::replace(&mut self.text, Text::Silent) else {
+    /// Sets the summary and returns the remaining text, which was held back.
+    fn finish(
+        &mut self,
+        reason: EndReason,
+        report: SequenceReport,
+    ) -> Result<String, GenerateError> {
+        let OutputState::Streaming(stream) =
+            std::mem::replace(&mut self.output, OutputState::Closed)
+        else {
             return Ok(String::new());
         };
         let options = &self.record.options;
-        let reason = match (reason, self.stopped_by) {
+        let reason = match (reason, self.stop_string) {
             (EndReason::StopRule, Some(stop)) => {
                 FinishReason::StopString(options.stop[stop].clone())
             }
             (EndReason::EndToken | EndReason::Complete, _) => FinishReason::EndOfText,
-            // Without a stop string it was one of the limits of lines.
+            // Without a stop string, a limit on indentation or time ended the text.
             (EndReason::StopRule, None) | (EndReason::TokenLimit, _) => FinishReason::TokenLimit,
             (EndReason::ContextFull, _) => FinishReason::ContextFull,
             (EndReason::DeadlinePassed, _) => {
@@ -386,20 +406,20 @@ impl Generation {
             }
         };
         self.record_in_span(&report);
-        self.slots.finish(
+        self.slots.record_finish(
             self.slot,
             &self.record,
             self.generated_tokens,
             reason.clone(),
         );
-        self.text = Text::Over(Summary {
+        self.output = OutputState::Finishing(GenerationSummary {
             reason,
             slot: self.slot,
             prompt_tokens: report.prompt_tokens,
             cached_tokens: report.cached_tokens,
             generated_tokens: self.generated_tokens,
-            end_token: self.end_token.take(),
-            thought_tokens: 0,
+            eog_token: self.eog_token.take(),
+            reasoning_tokens: 0,
             truncated: report.truncated,
             seed: self.seed,
             timings: Timings {
@@ -413,7 +433,7 @@ impl Generation {
 
     fn record_in_span(&self, report: &SequenceReport) {
         let milliseconds = |time: Duration| time.as_secs_f64() * 1000.0;
-        // A collector takes no unsigned numbers.
+        // OpenTelemetry has no unsigned integers.
         let count = |tokens: usize| i64::try_from(tokens).unwrap_or(i64::MAX);
         self.span
             .record("gen_ai.usage.input_tokens", count(report.prompt_tokens))
@@ -425,8 +445,8 @@ impl Generation {
     }
 }
 
-/// A generation within its request, for traces: OpenTelemetry's names where it has some.
-fn span() -> Span {
+/// Creates the trace span of a generation, with OpenTelemetry's GenAI attribute names where they exist.
+fn generation_span() -> Span {
     tracing::info_span!(
         "generation",
         gen_ai.usage.input_tokens = field::Empty,
@@ -443,25 +463,25 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_budget_of_an_answer_counts_texts_and_log_probabilities() {
+    fn the_output_budget_counts_texts_and_log_probabilities() {
         let logprob = |bytes: &[u8]| TokenLogprob {
             token: TokenId(0),
             bytes: bytes.to_vec(),
             logprob: -1.0,
         };
-        let token = AnswerToken {
+        let token = OutputToken {
             token: TokenId(0),
             logprobs: Some((logprob(b"a"), vec![logprob(b"bc")])),
         };
-        let exactly = 4 + (1 + LOGPROB_BYTES) + (2 + LOGPROB_BYTES);
-        let take = |bytes| AnswerBudget::new(bytes).take("text", std::slice::from_ref(&token));
-        assert!(take(exactly).is_ok());
+        let needed = 4 + (1 + LOGPROB_BYTES) + (2 + LOGPROB_BYTES);
+        let take = |bytes| OutputBudget::new(bytes).take("text", std::slice::from_ref(&token));
+        assert!(take(needed).is_ok());
         assert!(matches!(
-            take(exactly - 1),
-            Err(GenerateError::AnswerTooLarge { .. })
+            take(needed - 1),
+            Err(GenerateError::OutputTooLarge { .. })
         ));
-        // Generations of one request share what is left.
-        let first = AnswerBudget::new(5);
+        // Clones share the budget.
+        let first = OutputBudget::new(5);
         let second = first.clone();
         assert!(first.take("text", &[]).is_ok());
         assert!(second.take("ab", &[]).is_err());

@@ -1,4 +1,5 @@
-//! From a path to a loaded model: first what a look at the header shows, then the slow part.
+//! Loads a model in two steps. [`inspect`] checks files and options without computing; [`InspectedModel::load`] creates
+//! the ONNX Runtime sessions and starts the engine.
 
 use std::hash::RandomState;
 use std::path::Path;
@@ -11,101 +12,101 @@ use half::f16;
 use sysinfo::{MemoryRefreshKind, RefreshKind, System};
 
 use super::adapters::{self, AdapterOptions, Adapters};
-pub use super::files::{ModelFiles, ModelSource, vocabulary};
+pub use super::files::{ModelSource, OpenedModel, vocabulary};
 use super::saved_slots::SlotLocks;
 use super::slots::SlotRecords;
-use super::system_prompt::SystemTokens;
+use super::system_prompt::TokenizedSystemPrompt;
 use super::{LoadedModel, ModelDetails, Pooling, SystemPrompt};
 use crate::engine::{self, EngineOptions, ModelRunner, RunError, WarmUp};
 pub use crate::file_bytes::FileAccess;
 use crate::gguf;
-pub use crate::gguf::quant::Target;
-use crate::graph::imported::{ImportedAttention, PastElement};
-use crate::machine;
+pub use crate::gguf::quant::QuantizeTarget;
+use crate::graph::imported::{ImportedAttention, PastElementType};
+use crate::platform;
 use crate::runtime::{Decoder, Device, Encoder, PastPresent};
-pub use crate::runtime::{DeviceChoice, DeviceOptions, SessionOptions, forbid_telemetry};
+pub use crate::runtime::{DeviceChoice, DeviceOptions, SessionOptions, disable_telemetry};
 use crate::text::{ChatTemplate, Tokenizer, Vocabulary, predefined, predefined_names};
 use crate::token::TokenId;
 
-/// Tokens of a cache block: a power of two that wastes half a block per sequence on average.
+/// Tokens per cache block, a power of two. On average, half a block per sequence is unused.
 pub const BLOCK_TOKENS: usize = 32;
 
-/// Most tokens that a context may be asked to have.
+/// Maximum value of `--ctx-size`, in tokens.
 pub const MAX_CONTEXT_TOKENS: usize = 1 << 20;
 
-/// Checks that a file that was fetched is a complete GGUF file. The error says what is wrong with it.
+/// Checks that a file is a complete GGUF file. The error describes the defect.
 pub fn check_gguf(path: &Path) -> Result<(), String> {
     gguf::check(path).map_err(|error| error.to_string())
 }
 
-/// How a model is to be loaded.
+/// Options for loading a model. [`LoadOptions::check`] validates those that do not depend on the model.
 #[derive(Debug, Clone)]
 pub struct LoadOptions {
-    /// The name in answers, instead of the path.
+    /// Name of the model in responses; `None` uses the path.
     pub alias: Option<String>,
-    /// Tokens a sequence may have; `None` is what the model was trained with.
+    /// Context length in tokens; `None` uses the trained context length.
     pub context_tokens: Option<usize>,
-    /// Sequences that run at once.
+    /// Number of slots: the maximum number of sequences that run concurrently.
     pub parallel: usize,
-    /// Requests that may wait beside them.
+    /// Maximum number of queued sequences.
     pub queue: usize,
-    /// Most tokens of a step.
+    /// Maximum number of tokens per step.
     pub step_tokens: usize,
-    /// Most tokens that one sequence has in a step.
+    /// Maximum number of tokens per sequence and step.
     pub batch_tokens: usize,
-    /// How long a step may take while a sequence waits for its next token.
+    /// Target for the maximum duration of a step while sequences decode.
     pub step_duration: Duration,
-    /// Share of the time that prompts have at least while sequences decode: greater than 0, less than 1.
+    /// Minimum fraction of the time for prefill while sequences decode, between 0 and 1 exclusive.
     pub prefill_share: f64,
-    /// How large the key-value cache is.
+    /// Capacity of the key-value cache.
     pub cache: CacheSize,
-    /// How the file comes into memory.
+    /// Whether model files are memory-mapped or read into memory.
     pub access: FileAccess,
-    /// Whether nothing is swapped out once it is loaded.
+    /// Whether to lock the memory of the process after loading, so that it is not swapped out.
     pub lock_memory: bool,
-    /// Who computes.
+    /// Devices, threads and library of the ONNX Runtime sessions.
     pub session: SessionOptions,
-    /// What matrices of floats are multiplied as, if not as they are.
-    pub quantize: Option<Target>,
-    /// A template instead of the file's.
+    /// Type to quantize float matrices to; `None` keeps their type.
+    pub quantize: Option<QuantizeTarget>,
+    /// Jinja source of the chat template; `None` uses the template of the model files.
     pub chat_template: Option<String>,
-    /// What comes before every prompt.
+    /// System prompt of requests that set none.
     pub system_prompt: SystemPrompt,
-    /// How embeddings are made instead of how the file says.
+    /// Pooling of embeddings; `None` uses the pooling that the model files specify.
     pub pooling: Option<Pooling>,
-    /// What is added to its products.
+    /// Low-rank (LoRA) adapters to load with the model.
     pub adapters: AdapterOptions,
 }
 
-/// How large the key-value cache is to be.
+/// Size of the key-value cache.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum CacheSize {
-    /// Every slot can fill its context.
+    /// Enough tokens for the full context of every slot.
     AllContexts,
-    /// So many tokens.
+    /// Number of tokens.
     Tokens(usize),
-    /// As many tokens as fit into so many bytes.
+    /// Maximum number of bytes.
     Bytes(u64),
 }
 
-/// A model whose header was found to be in order.
-pub struct Inspected {
+/// A model whose files and options are valid, before its sessions are created.
+pub struct InspectedModel {
     source: ModelSource,
     adapters: Adapters,
     details: ModelDetails,
     tokenizer: Tokenizer,
     template: ChatTemplate,
-    system: SystemTokens,
+    system: TokenizedSystemPrompt,
     engine: EngineOptions,
     session: SessionOptions,
     lock_memory: bool,
 }
 
 impl LoadOptions {
-    /// Checks what can be known before the file is here, loading ONNX Runtime's library.
+    /// Checks the options that do not depend on the model files, and loads the ONNX Runtime library.
     ///
     /// # Errors
-    /// What is wrong.
+    /// If an option is invalid or the library cannot be loaded.
     pub fn check(&self) -> anyhow::Result<()> {
         self.session.check_library()?;
         if let Some(source) = &self.chat_template {
@@ -114,7 +115,7 @@ impl LoadOptions {
         let context_tokens = self.context_tokens.unwrap_or(1);
         let blocks = match self.cache {
             CacheSize::Tokens(tokens) => tokens / BLOCK_TOKENS,
-            // How much they take depends on the model.
+            // Here the number of blocks depends on the model, so the smallest valid one is checked.
             CacheSize::AllContexts | CacheSize::Bytes(_) => context_tokens.div_ceil(BLOCK_TOKENS),
         };
         let engine = self.engine(context_tokens, blocks);
@@ -137,11 +138,11 @@ impl LoadOptions {
     }
 }
 
-/// The Jinja template that a text means: itself, or the one of which it is the name.
+/// Returns the template for a value of `--chat-template`: a Jinja template or the name of a predefined one.
 ///
 /// # Errors
-/// It is neither; all names are told.
-pub fn chat_template(text: String) -> anyhow::Result<String> {
+/// If the text is neither. The message lists the names.
+pub fn resolve_chat_template(text: String) -> anyhow::Result<String> {
     if text.contains('{') {
         return Ok(text);
     }
@@ -149,40 +150,41 @@ pub fn chat_template(text: String) -> anyhow::Result<String> {
         Some(template) => Ok(template.to_owned()),
         None => {
             let names = predefined_names().collect::<Vec<_>>().join(", ");
-            anyhow::bail!("\"{text}\" is no Jinja template and the name of none; names: {names}")
+            anyhow::bail!("\"{text}\" is neither a Jinja template nor a predefined name: {names}")
         }
     }
 }
 
-/// What a model's texts go through.
-pub struct ModelText {
-    /// Cuts them into tokens.
+/// The tokenizer and the chat template of a model.
+pub struct TextProcessor {
+    /// Tokenizer of the vocabulary.
     pub tokenizer: Tokenizer,
-    /// Writes conversations.
+    /// Template that renders conversations as prompts.
     pub template: ChatTemplate,
-    /// How the token is spelt that begins a text.
-    pub beginning: String,
-    /// How the token is spelt that ends one.
-    pub end: String,
+    /// Text of the beginning-of-text token; empty if there is none.
+    pub bos_text: String,
+    /// Text of the end-of-text token; empty if there is none.
+    pub eos_text: String,
 }
 
-impl ModelText {
-    /// That of the model at `path`, which has so many `tokens`, with this vocabulary and the chat template `source`.
+impl TextProcessor {
+    /// Creates the tokenizer and the chat template. `source` is the Jinja source, `path` the model's path for error
+    /// messages, and `model_tokens` the number of rows of the embedding matrix.
     ///
     /// # Errors
-    /// What is wrong, with the file's path.
+    /// If the vocabulary or the chat template is invalid, or the vocabulary has more than `model_tokens` tokens.
     pub fn new(
         path: &Path,
-        tokens: usize,
+        model_tokens: usize,
         vocabulary: Vocabulary,
         source: Option<&str>,
     ) -> anyhow::Result<Self> {
-        let end = vocabulary.end;
+        let eos = vocabulary.eos;
         let tokenizer = Tokenizer::new(vocabulary)
-            .with_context(|| format!("{}: the vocabulary cannot be used", path.display()))?;
+            .with_context(|| format!("{}: invalid vocabulary", path.display()))?;
         ensure!(
-            tokenizer.vocabulary_size() <= tokens,
-            "{}: the tokenizer has {} tokens, the model {tokens}",
+            tokenizer.vocabulary_size() <= model_tokens,
+            "{}: the tokenizer has {} tokens, but the model only {model_tokens}",
             path.display(),
             tokenizer.vocabulary_size(),
         );
@@ -190,94 +192,95 @@ impl ModelText {
             let bytes = token.and_then(|token| tokenizer.token_bytes(token));
             String::from_utf8_lossy(bytes.unwrap_or_default()).into_owned()
         };
-        let (beginning, end) = (text_of(tokenizer.beginning()), text_of(end));
-        let template = ChatTemplate::new(source, &beginning, &end)
-            .with_context(|| format!("{}: the chat template cannot be used", path.display()))?;
+        let (bos_text, eos_text) = (text_of(tokenizer.bos()), text_of(eos));
+        let template = ChatTemplate::new(source, &bos_text, &eos_text)
+            .with_context(|| format!("cannot load {}", path.display()))?;
         Ok(Self {
             tokenizer,
             template,
-            beginning,
-            end,
+            bos_text,
+            eos_text,
         })
     }
 }
 
-/// Opens the model at `path`, a GGUF file, a folder or a graph, and checks everything that can be known without computing.
+/// Opens the model at `path` (a GGUF file, a folder or an ONNX graph) and checks files and options without computing.
 ///
 /// # Errors
-/// What is wrong, with the file's path.
-pub fn inspect(path: &Path, options: LoadOptions) -> anyhow::Result<Inspected> {
-    let named = || path.display().to_string();
-    let ModelFiles {
+/// If a file or an option is invalid, or the memory is too small. The message has the path.
+pub fn inspect(path: &Path, options: LoadOptions) -> anyhow::Result<InspectedModel> {
+    let display_path = || path.display().to_string();
+    let OpenedModel {
         file: source,
         vocabulary,
         chat_template,
         pooling,
-    } = ModelFiles::open_any(path, options.access)?;
-    let (source, adapters) = changed(source, &options)?;
-    let written = options.chat_template.as_ref().or(chat_template.as_ref());
-    // Half of the time to start: the tokenizer's tables, and beside them the runtime's library.
+    } = OpenedModel::open_any(path, options.access)?;
+    let (source, adapters) = apply(source, &options)?;
+    let jinja = options.chat_template.as_ref().or(chat_template.as_ref());
+    // These two steps take most of the start time, so they run in parallel.
     let (text, devices) = rayon::join(
         || {
-            let written = written.map(String::as_str);
-            ModelText::new(source.path(), source.vocabulary(), vocabulary, written)
+            let jinja = jinja.map(String::as_str);
+            TextProcessor::new(source.path(), source.vocabulary_size(), vocabulary, jinja)
         },
-        || devices(&source, &options.session),
+        || session_devices(&source, &options.session),
     );
-    let ModelText {
+    let TextProcessor {
         tokenizer,
         template,
-        beginning: beginning_text,
-        end: end_text,
+        bos_text,
+        eos_text,
     } = text?;
     let devices = devices?;
     let generates = source.generates();
-    let trained_context = source.trained_context();
-    let context_tokens = options.context_tokens.unwrap_or(trained_context);
+    let trained_context_tokens = source.trained_context_tokens();
+    let context_tokens = options.context_tokens.unwrap_or(trained_context_tokens);
     ensure!(
         context_tokens <= MAX_CONTEXT_TOKENS,
-        "a context of {context_tokens} tokens is more than {MAX_CONTEXT_TOKENS}"
+        "a context of {context_tokens} tokens is too long: the maximum is {MAX_CONTEXT_TOKENS}"
     );
-    let context_tokens = context_tokens.min(source.longest_context().unwrap_or(usize::MAX));
-    if context_tokens > trained_context {
+    let context_tokens = context_tokens.min(source.max_context_tokens().unwrap_or(usize::MAX));
+    if context_tokens > trained_context_tokens {
         tracing::warn!(
             context_tokens,
-            trained = trained_context,
-            "the context is longer than the model was trained for: expect worse text at its end"
+            trained = trained_context_tokens,
+            "the context is longer than the trained context: expect lower quality beyond it"
         );
     }
-    let system = SystemTokens::new(options.system_prompt.clone(), &tokenizer, context_tokens)?;
+    let system =
+        TokenizedSystemPrompt::new(options.system_prompt.clone(), &tokenizer, context_tokens)?;
     let cache = match generates {
         true => (options.cache, source.cache_bytes_per_token()),
-        // It keeps nothing.
+        // An encoder has no cache.
         false => (CacheSize::AllContexts, 0),
     };
     let weight_bytes = source.weight_bytes(context_tokens);
-    let blocks = blocks(options.parallel, context_tokens, cache, weight_bytes)?;
+    let blocks = cache_blocks(options.parallel, context_tokens, cache, weight_bytes)?;
     let engine = EngineOptions {
         whole_prompts: !generates,
         ..options.engine(context_tokens, blocks)
     };
     engine.check().map_err(anyhow::Error::msg)?;
-    Ok(Inspected {
+    Ok(InspectedModel {
         details: ModelDetails {
-            name: options.alias.unwrap_or_else(named),
+            name: options.alias.unwrap_or_else(display_path),
             path: path.to_owned(),
             architecture: source.family().to_owned(),
             generates,
             embeds: source.embeds(),
-            vocabulary_size: source.vocabulary(),
-            hidden_size: source.hidden(),
+            vocabulary_size: source.vocabulary_size(),
+            hidden_size: source.hidden_size(),
             context_tokens,
-            trained_context_tokens: trained_context,
+            trained_context_tokens,
             parameters: source.parameters(),
             file_bytes: source.file_bytes(),
             chat_template: template.source().to_owned(),
-            beginning_text,
-            end_text,
+            bos_text,
+            eos_text,
             pooling: options.pooling.or(pooling).unwrap_or(match generates {
                 true => Pooling::Last,
-                // As sentence-transformers does.
+                // The default of sentence-transformers.
                 false => Pooling::Mean,
             }),
             loaded_at: SystemTime::now(),
@@ -286,9 +289,9 @@ pub fn inspect(path: &Path, options: LoadOptions) -> anyhow::Result<Inspected> {
                 true => engine.blocks * BLOCK_TOKENS,
                 false => 0,
             },
-            device: names(&devices),
+            device: device_names(&devices),
             attention: source.attention(),
-            // `tests/golden_model.rs` and `tests/exports.rs` hold it; of GPUs nothing is known.
+            // `tests/golden_model.rs` and `tests/exports.rs` test this for CPUs; GPUs are untested.
             deterministic: devices.iter().all(|device| *device == Device::Cpu),
         },
         session: options.session,
@@ -302,61 +305,63 @@ pub fn inspect(path: &Path, options: LoadOptions) -> anyhow::Result<Inspected> {
     })
 }
 
-/// The device of each session that the model is computed in.
+/// Returns the device of each session. A model whose layers are split between devices has several sessions.
 ///
 /// # Errors
-/// The library or a device cannot be used.
-fn devices(source: &ModelSource, session: &SessionOptions) -> anyhow::Result<Vec<Device>> {
-    // Before the server listens: a wrong library cannot be retried.
+/// If the ONNX Runtime library cannot be loaded or a device is not available.
+fn session_devices(source: &ModelSource, session: &SessionOptions) -> anyhow::Result<Vec<Device>> {
+    // Checked before the server listens, because a process cannot load another library later.
     session.check_library()?;
     let options = &session.devices;
     let layers = match source {
         ModelSource::Tensors(file) => match file.architecture.decoder() {
             Some(shape) => shape.layers,
-            None => return options.only_cpu("an encoder"),
+            None => return options.require_cpu("an encoder"),
         },
-        ModelSource::Imported(_) => return options.only_cpu("a graph that was exported"),
+        ModelSource::Imported(_) => return options.require_cpu("an imported graph"),
     };
-    let divided = options.divide(&session.library, layers)?;
-    let all_on_cpu = divided.iter().all(|part| part.device == Device::Cpu);
-    if let (DeviceChoice::Auto, Some(1..), true) = (options.choice, options.layers, all_on_cpu) {
-        tracing::warn!("--n-gpu-layers: no GPU can be had, all layers are on the CPU");
+    let stages = options.assign_layers(&session.library, layers)?;
+    let all_on_cpu = stages.iter().all(|stage| stage.device == Device::Cpu);
+    if let (DeviceChoice::Auto, Some(1..), true) =
+        (options.choice, options.offloaded_layers, all_on_cpu)
+    {
+        tracing::warn!("--n-gpu-layers: no GPU is available, all layers run on the CPU");
     }
-    Ok(divided.into_iter().map(|part| part.device).collect())
+    Ok(stages.into_iter().map(|stage| stage.device).collect())
 }
 
-fn names(devices: &[Device]) -> String {
+fn device_names(devices: &[Device]) -> String {
     let names: Vec<String> = devices.iter().map(Device::to_string).collect();
     names.join(", ")
 }
 
-/// The model as it is to be: quantised, with adapters.
+/// Applies the quantization and adapter options to the model.
 ///
 /// # Errors
-/// An adapter that does not fit; a graph that others exported, which stays as it is.
-fn changed(source: ModelSource, options: &LoadOptions) -> anyhow::Result<(ModelSource, Adapters)> {
+/// If an adapter does not fit the model, or one of these options is set for an imported graph.
+fn apply(source: ModelSource, options: &LoadOptions) -> anyhow::Result<(ModelSource, Adapters)> {
     let file = match source {
         ModelSource::Tensors(file) => file,
         ModelSource::Imported(model) => {
             let AdapterOptions { files, base, .. } = &options.adapters;
             ensure!(
                 options.quantize.is_none() && files.is_empty() && base.is_none(),
-                "{}: a graph that was exported is neither quantised nor changed by adapters",
+                "{}: quantization and adapters are not supported for exported graphs",
                 model.path.display()
             );
             return Ok((ModelSource::Imported(model), Adapters::default()));
         }
     };
     let file = match options.quantize {
-        Some(target) => file.quantised(target),
+        Some(target) => file.quantized_to(target),
         None => file,
     };
     let (file, adapters) = adapters::open(file, &options.adapters, options.access)?;
     Ok((ModelSource::Tensors(file), adapters))
 }
 
-/// Who computes a model, with a cache of `blocks` blocks for sequences of up to `context_tokens` tokens. `progress` hears the
-/// share that is done, from 0 to 1.
+/// Creates the model runner with a cache of `blocks` blocks, for sequences of up to `context_tokens` tokens. `progress`
+/// receives the fraction that is loaded, from 0 to 1.
 pub fn runner(
     source: &ModelSource,
     session: &SessionOptions,
@@ -383,14 +388,14 @@ pub fn runner(
                 progress,
             )?),
             ImportedAttention::PastPresent { element, .. } => match element {
-                PastElement::F32 => Box::new(PastPresent::<f32>::load(
+                PastElementType::F32 => Box::new(PastPresent::<f32>::load(
                     model,
                     session,
                     blocks,
                     BLOCK_TOKENS,
                     progress,
                 )?),
-                PastElement::F16 => Box::new(PastPresent::<f16>::load(
+                PastElementType::F16 => Box::new(PastPresent::<f16>::load(
                     model,
                     session,
                     blocks,
@@ -402,19 +407,22 @@ pub fn runner(
     })
 }
 
-/// Whether loading failed because the model computes nothing: the same file fails again.
-pub fn cannot_compute(error: &anyhow::Error) -> bool {
+/// Whether loading failed because a step of the model failed. A retry would fail in the same way.
+pub fn is_compute_failure(error: &anyhow::Error) -> bool {
     error.downcast_ref::<RunError>().is_some()
 }
 
-/// The blocks of the cache, if they fit into the machine beside the weights, and a context into them.
-fn blocks(
+/// Returns the number of cache blocks.
+///
+/// # Errors
+/// If the cache is too small for one context, or cache and weights exceed the available memory.
+fn cache_blocks(
     parallel: usize,
     context_tokens: usize,
-    (cache, token_bytes): (CacheSize, u64),
+    (cache, bytes_per_token): (CacheSize, u64),
     weight_bytes: u64,
 ) -> anyhow::Result<usize> {
-    let block_bytes = token_bytes * BLOCK_TOKENS as u64;
+    let block_bytes = bytes_per_token * BLOCK_TOKENS as u64;
     let blocks = match cache {
         CacheSize::AllContexts => {
             EngineOptions::blocks_for_all(parallel, context_tokens, BLOCK_TOKENS)
@@ -422,7 +430,7 @@ fn blocks(
         CacheSize::Tokens(tokens) => tokens / BLOCK_TOKENS,
         CacheSize::Bytes(bytes) => {
             let blocks = bytes / block_bytes;
-            let context_bytes = token_bytes * context_tokens as u64;
+            let context_bytes = bytes_per_token * context_tokens as u64;
             ensure!(
                 blocks >= context_tokens.div_ceil(BLOCK_TOKENS) as u64,
                 "a cache of {} has no room for one context of {context_tokens} tokens, which takes {}",
@@ -436,8 +444,8 @@ fn blocks(
     let available = available_memory();
     ensure!(
         cache_bytes.saturating_add(weight_bytes) <= available,
-        "a key-value cache of {} tokens takes {} and the weights at least {}, but {} of memory are available: \
-         make the context smaller, run fewer sequences at once, or share a smaller cache among them",
+        "not enough memory: the key-value cache of {} tokens takes {}, the weights at least {}, but {} are available; \
+         reduce the context (--ctx-size), the number of slots (--parallel) or the cache (--cache-tokens)",
         blocks.saturating_mul(BLOCK_TOKENS),
         ByteSize(cache_bytes).display().iec(),
         ByteSize(weight_bytes).display().iec(),
@@ -446,8 +454,8 @@ fn blocks(
     Ok(blocks)
 }
 
-/// Bytes that this process may still take: the machine's, or its control group's. No limit, where the system
-/// does not tell.
+/// Returns the available memory in bytes: the smaller value of the machine's and the control group's. Returns
+/// `u64::MAX` if the system does not report it.
 fn available_memory() -> u64 {
     let memory = RefreshKind::nothing().with_memory(MemoryRefreshKind::nothing().with_ram());
     let Ok(system) = System::new_with_specifics(memory) else {
@@ -457,13 +465,14 @@ fn available_memory() -> u64 {
     system.available_memory().min(group.unwrap_or(u64::MAX))
 }
 
-impl Inspected {
-    /// What is known before loading.
+impl InspectedModel {
+    /// Properties of the model.
     pub fn details(&self) -> &ModelDetails {
         &self.details
     }
 
-    /// Loads: seconds of work on this thread. `progress` hears the share that is done, from 0 to 1.
+    /// Creates the sessions and starts the engine. Blocks this thread for seconds. `progress` receives the fraction
+    /// that is loaded, from 0 to 1.
     pub fn load(self, progress: &dyn Fn(f32)) -> anyhow::Result<LoadedModel> {
         let Self {
             source,
@@ -484,16 +493,16 @@ impl Inspected {
             progress,
         )?;
         let warm_up = WarmUp {
-            token: tokenizer.beginning().unwrap_or(TokenId(0)),
+            token: tokenizer.bos().unwrap_or(TokenId(0)),
             generates: details.generates,
             embeds: details.embeds,
         };
         let computed = warm_up.run(&mut *runner, &options);
         computed.with_context(|| format!("{}: the warm-up step failed", details.path.display()))?;
         if lock_memory {
-            match machine::lock_memory() {
-                Ok(()) => tracing::info!("the program's memory stays: nothing is swapped out"),
-                Err(error) => tracing::warn!(%error, "the program's memory cannot be locked"),
+            match platform::lock_memory() {
+                Ok(()) => tracing::info!("locked the memory of the process"),
+                Err(error) => tracing::warn!(%error, "cannot lock the memory of the process"),
             }
         }
         let slots = options.parallel;
@@ -501,7 +510,7 @@ impl Inspected {
         details.loaded_at = SystemTime::now();
         Ok(LoadedModel {
             details,
-            end_tokens: tokenizer.end_of_generation().into(),
+            eog_tokens: tokenizer.eog_tokens().into(),
             tokenizer: Arc::new(tokenizer),
             template,
             engine,
@@ -511,8 +520,8 @@ impl Inspected {
             source,
             adapters,
             identity: OnceLock::new(),
-            grammars: OnceLock::new(),
-            salts: [RandomState::new(), RandomState::new()],
+            grammar_compiler: OnceLock::new(),
+            namespace_hashers: [RandomState::new(), RandomState::new()],
         })
     }
 }

@@ -1,22 +1,22 @@
-//! A loaded model, in the words of text: generate, tokenize, detokenize. What is asked and answered is
-//! in [`request`]; how a path becomes a model is in [`load`]. HTTP is somebody else's.
+//! The model layer: generation, embeddings, tokenization, slots and adapters. [`request`] has the request and event
+//! types; [`load`] opens and loads model files. HTTP and JSON belong to `api` and `server`.
 
 mod adapters;
 mod caller;
 mod embedding;
 mod files;
 mod generation;
-mod grammar_words;
 pub mod load;
 mod memory;
 mod preparation;
-mod preparations;
+mod preparation_pool;
 mod prompts;
+mod reasoning;
 pub mod request;
 mod saved_slots;
 mod slots;
 mod system_prompt;
-mod thoughts;
+mod tokenizer_vocabulary;
 mod tools;
 
 use std::hash::{BuildHasher, RandomState};
@@ -28,144 +28,146 @@ pub use adapters::{AdapterOptions, AdapterState};
 pub use caller::{Caller, KeyId, RequestOwner};
 pub use embedding::{Embedding, PendingEmbedding};
 pub use generation::Generation;
-pub use grammar_words::GrammarWords;
-pub use memory::MemoryNeed;
-pub use preparations::{Admitted, Preparations};
+pub use memory::MemoryEstimate;
+pub use preparation_pool::{PreparationPermit, PreparationPool};
 pub use request::{
-    AnswerToken, BatchRequest, FinishReason, Function, GenerateError, GenerateEvent,
-    GenerateLimits, GenerateOptions, GenerateRequest, GenerationProgress, GrammarError,
-    GrammarKind, GrammarSource, LineLimits, ProgressEvents, Prompt, PromptPiece, Relaxation,
-    Summary, Timings, TokenLogprob, TokenizeRequest, ToolUse, WhenFull,
+    BatchRequest, ContextOverflow, FinishReason, FunctionDefinition, GenerateError, GenerateEvent,
+    GenerateLimits, GenerateOptions, GenerateRequest, GenerationProgress, GenerationSummary,
+    GrammarError, GrammarKind, GrammarSource, LineLimits, OutputToken, ProgressEvents, Prompt,
+    PromptPiece, Relaxation, Timings, TokenLogprob, TokenizeRequest, ToolOptions,
 };
 use saved_slots::SlotLocks;
-pub use saved_slots::{SavedSlotError, SlotFileLimits, SlotFolder, SlotReport, remove_slot_parts};
+pub use saved_slots::{
+    SavedSlotError, SlotFileLimits, SlotFolder, SlotReport, remove_partial_slot_files,
+};
 pub use slots::{Slot, SlotCounts};
+pub use tokenizer_vocabulary::TokenizerVocabulary;
 
 pub use system_prompt::SystemPrompt;
 
 use adapters::Adapters;
 use files::ModelSource;
 use slots::SlotRecords;
-use system_prompt::SystemTokens;
+use system_prompt::TokenizedSystemPrompt;
 
 use crate::cancel::CancelFlag;
-use crate::engine::{AdapterScales, EngineHandle, PrefixRoot, Stats, SubmitError};
+use crate::engine::{AdapterScales, CacheNamespace, EngineHandle, Stats, SubmitError};
 pub use crate::engine::{Pooling, SlotError};
 use crate::grammar::GrammarCompiler;
 use crate::text::{ChatTemplate, Tokenizer};
 use crate::token::TokenId;
 
-/// What a server has of its model, from the first moment on.
+/// State of the server's model since the start of the process.
 #[derive(Clone)]
 pub enum ModelState {
-    /// Not yet.
+    /// The model is being downloaded or loaded.
     Loading {
-        /// The share that is done, from 0 to 1.
+        /// Progress from 0 to 1.
         done: f32,
     },
-    /// Ready to generate.
+    /// The model serves requests.
     Ready(Arc<LoadedModel>),
-    /// It will not be, and why.
+    /// Download or load failed, with the cause. The server does not retry.
     Failed(String),
 }
 
-/// What is known about a model.
+/// Properties of the served model that do not change after loading.
 #[derive(Debug, Clone)]
 pub struct ModelDetails {
-    /// Its name in answers: the alias, or the path as it was given.
+    /// Model name in responses: the alias, or the path as the operator gave it.
     pub name: String,
-    /// The file.
+    /// Path of the model file or folder.
     pub path: PathBuf,
-    /// The family, as in `general.architecture`.
+    /// Model family, as in GGUF's `general.architecture`.
     pub architecture: String,
-    /// Whether it goes on with texts; an encoder only makes embeddings of them.
+    /// Whether the model generates text; `false` for encoders, which only compute embeddings.
     pub generates: bool,
-    /// Whether it makes embeddings; the graph of an export may not tell its hidden states.
+    /// Whether the model computes embeddings; `false` for an imported graph without an output for hidden states.
     pub embeds: bool,
-    /// Tokens of the vocabulary.
+    /// Vocabulary size in tokens.
     pub vocabulary_size: usize,
-    /// Numbers of a hidden state, and of an embedding.
+    /// Dimension of a hidden state and of an embedding.
     pub hidden_size: usize,
-    /// Tokens a sequence may have.
+    /// Maximum length of a sequence in tokens, prompt and generated tokens together.
     pub context_tokens: usize,
-    /// Tokens of context the model was trained with.
+    /// Context length in tokens that the model was trained with.
     pub trained_context_tokens: usize,
-    /// Weights.
+    /// Number of weights.
     pub parameters: u64,
-    /// The file's size.
+    /// Total size of the model files in bytes.
     pub file_bytes: u64,
-    /// The chat template's source.
+    /// Jinja source of the chat template.
     pub chat_template: String,
-    /// The beginning-of-text token, as text; empty if there is none.
-    pub beginning_text: String,
-    /// The end-of-text token, as text; empty if there is none.
-    pub end_text: String,
-    /// How a prompt's hidden states become its embedding.
+    /// Text of the beginning-of-text (BOS) token; empty if there is no BOS token.
+    pub bos_text: String,
+    /// Text of the end-of-text (EOS) token; empty if there is no EOS token.
+    pub eos_text: String,
+    /// How the hidden states of a prompt are pooled into an embedding.
     pub pooling: Pooling,
-    /// When it was loaded.
+    /// Time at which loading finished.
     pub loaded_at: SystemTime,
-    /// Sequences that run at once.
+    /// Number of slots: the maximum number of sequences that run concurrently.
     pub slots: usize,
-    /// Tokens of the key-value cache.
+    /// Capacity of the key-value cache in tokens.
     pub cache_tokens: usize,
-    /// What computes.
+    /// Comma-separated names of the devices that compute the model.
     pub device: String,
-    /// How it reads what is past.
+    /// How attention accesses cached keys and values.
     pub attention: Attention,
-    /// Whether a request's text depends on nothing but the request and its seed.
+    /// Whether a request with the same seed generates the same text in any batch.
     pub deterministic: bool,
 }
 
-/// How a model reads what is past of its sequences.
+/// How attention accesses the keys and values of a sequence's earlier tokens.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Attention {
-    /// In the blocks of the cache, all sequences of a step at once.
+    /// Paged attention over cache blocks. A step computes all sequences in one batch.
     Paged,
-    /// In tensors that a graph of others takes, sequence by sequence.
+    /// `past` and `present` tensors of an imported graph. A step computes the sequences one by one.
     PastPresent,
-    /// It has no past: whole texts, one behind the other.
+    /// No cache (encoders). A step concatenates whole sequences into one tensor.
     Packed,
 }
 
-/// A model that is ready.
+/// A loaded model with its tokenizer, chat template and running engine.
 pub struct LoadedModel {
     details: ModelDetails,
     tokenizer: Arc<Tokenizer>,
     template: ChatTemplate,
     engine: EngineHandle,
-    end_tokens: Arc<[TokenId]>,
+    eog_tokens: Arc<[TokenId]>,
     slots: Arc<SlotRecords>,
     slot_locks: SlotLocks,
-    system: RwLock<Arc<SystemTokens>>,
+    system: RwLock<Arc<TokenizedSystemPrompt>>,
     adapters: Adapters,
     source: ModelSource,
-    /// Made when it is first asked for: it reads the whole file.
+    /// Digest of the model, which saved slots contain. Computed at first use because it reads the whole model.
     identity: OnceLock<String>,
-    salts: [RandomState; 2],
-    /// Made when the first grammar comes: it walks the whole vocabulary.
-    grammars: OnceLock<Result<GrammarCompiler, GrammarError>>,
+    namespace_hashers: [RandomState; 2],
+    /// Created for the first grammar because it iterates over the whole vocabulary.
+    grammar_compiler: OnceLock<Result<GrammarCompiler, GrammarError>>,
 }
 
 impl LoadedModel {
-    /// What is known about it.
+    /// Properties of the model.
     pub fn details(&self) -> &ModelDetails {
         &self.details
     }
 
-    /// How many generations may run or wait at once.
-    pub fn places(&self) -> usize {
+    /// Maximum number of generations that run or wait in the queue.
+    pub fn max_generations(&self) -> usize {
         let options = self.engine.options();
         options.parallel + options.queue
     }
 
     fn grammar_compiler(&self) -> Result<&GrammarCompiler, GrammarError> {
-        let compiler = self.grammars.get_or_init(|| {
-            GrammarCompiler::new(Arc::new(GrammarWords(Arc::clone(&self.tokenizer))))
+        let compiler = self.grammar_compiler.get_or_init(|| {
+            GrammarCompiler::new(Arc::new(TokenizerVocabulary(Arc::clone(&self.tokenizer))))
         });
         compiler.as_ref().map_err(Clone::clone)
     }
 
-    fn refusal(&self, error: &SubmitError) -> GenerateError {
+    fn generate_error(&self, error: &SubmitError) -> GenerateError {
         match *error {
             SubmitError::QueueFull { waiting } => GenerateError::QueueFull { waiting },
             SubmitError::TooLong {
@@ -180,74 +182,77 @@ impl LoadedModel {
                 slot,
                 slots: self.details.slots,
             },
-            SubmitError::Stopped => match self.engine.stats().dead {
+            SubmitError::Stopped => match self.engine.stats().death_reason {
                 Some(cause) => GenerateError::EngineEnded(cause),
                 None => GenerateError::Stopping,
             },
         }
     }
 
-    /// The cache namespace of a key, a salt and adapters. The hash has a key of this process, so that no client can
-    /// make two namespaces meet.
-    fn prefix_root(
+    /// Returns the cache namespace for an API key, a salt and adapter scales. The hash keys are random per process, so
+    /// that clients cannot construct collisions between namespaces.
+    fn cache_namespace_of(
         &self,
         key: Option<KeyId>,
         salt: Option<&str>,
         adapters: &AdapterScales,
-    ) -> PrefixRoot {
+    ) -> CacheNamespace {
         let adapters: Vec<(usize, u32)> = adapters
             .iter()
             .map(|(adapter, scale)| (adapter, scale.to_bits()))
             .collect();
         if key.is_none() && salt.is_none() && adapters.is_empty() {
-            return PrefixRoot::default();
+            return CacheNamespace::default();
         }
         let hash = |state: &RandomState| state.hash_one((key, salt, &adapters));
-        let [high, low] = self.salts.each_ref().map(hash);
-        PrefixRoot(u128::from(high) << 64 | u128::from(low))
+        let [high, low] = self.namespace_hashers.each_ref().map(hash);
+        CacheNamespace(u128::from(high) << 64 | u128::from(low))
     }
 
-    /// The tokens of a text.
+    /// Tokenizes texts; token ids pass through unchanged.
     ///
     /// # Errors
-    /// If there is an id that is not in the vocabulary.
+    /// If a token id is not in the vocabulary, or `cancel` is set.
     pub fn tokenize(
         &self,
         request: &TokenizeRequest,
         cancel: &CancelFlag,
     ) -> Result<Vec<TokenId>, GenerateError> {
-        let tokens = self.encoded(&request.content, request.special, cancel)?;
-        let wanted = request.add_beginning && self.tokenizer.adds_beginning();
-        let beginning = self.tokenizer.beginning().filter(|_| wanted);
-        Ok(beginning.into_iter().chain(tokens).collect())
+        let tokens = self.encode_pieces(&request.content, request.special, cancel)?;
+        let adds_bos = request.add_bos && self.tokenizer.adds_bos();
+        let bos = self.tokenizer.bos().filter(|_| adds_bos);
+        Ok(bos.into_iter().chain(tokens).collect())
     }
 
-    /// What a token spells, perhaps a part of a character; nothing if it is not in the vocabulary.
+    /// Returns the bytes of a token, possibly a partial character; empty if the id is not in the vocabulary.
     pub fn token_bytes(&self, token: TokenId) -> &[u8] {
         self.tokenizer.token_bytes(token).unwrap_or_default()
     }
 
-    /// The text of tokens.
+    /// Decodes tokens to text. Fails if an id is not in the vocabulary.
     pub fn detokenize(&self, tokens: &[TokenId]) -> Result<String, GenerateError> {
         self.tokenizer
             .decode(tokens)
             .map_err(|unknown| self.unknown_token(unknown.0))
     }
 
-    /// What each slot does, or did last.
+    /// Returns the state of each slot with its running or last sequence.
     pub fn slots(&self) -> Vec<Slot> {
-        self.slots.join(&self.engine.stats())
+        self.slots.with_stats(&self.engine.stats())
     }
 
-    /// The engine's numbers.
+    /// Returns a snapshot of the engine's statistics.
     pub fn stats(&self) -> Stats {
         self.engine.stats()
     }
 
-    /// How many slots are free and how many run; why there is nothing to hope for, if the engine is dead.
+    /// Returns the numbers of idle and processing slots.
+    ///
+    /// # Errors
+    /// If the engine has stopped. The error is the cause.
     pub fn health(&self) -> Result<SlotCounts, String> {
         let stats = self.engine.stats();
-        match stats.dead {
+        match stats.death_reason {
             Some(cause) => Err(cause),
             None => {
                 let processing = stats.slots.iter().flatten().count();
@@ -259,7 +264,7 @@ impl LoadedModel {
         }
     }
 
-    /// Ends all generations after the step that runs.
+    /// Ends all generations after the current step.
     pub fn stop(&self) {
         self.engine.stop();
     }

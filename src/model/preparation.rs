@@ -1,54 +1,58 @@
-//! A request becomes jobs of the engine: template, tokenization, grammar compilation. What its prompts and choices
-//! share is computed once. Where preparations run, and how many at once, is decided in [`super::preparations`].
+//! Request preparation: renders chat templates, tokenizes prompts, compiles grammars and submits sequence requests to
+//! the engine. All prompts and choices of a request share the compiled grammar and options. [`super::preparation_pool`]
+//! provides the threads.
 
 use std::sync::Arc;
 
-use super::generation::{AnswerBudget, MAX_ANSWER_BYTES, TextStop};
+use super::generation::{MAX_OUTPUT_BYTES, OutputBudget, TextStopRule};
+use super::reasoning::PromptReasoning;
 use super::slots::SlotRecord;
-use super::system_prompt::SystemTokens;
-use super::thoughts::Thoughts;
+use super::system_prompt::TokenizedSystemPrompt;
 use super::{
-    BatchRequest, GenerateError, GenerateOptions, GenerateRequest, Generation, GrammarSource,
-    LoadedModel, PromptPiece, WhenFull,
+    BatchRequest, ContextOverflow, GenerateError, GenerateOptions, GenerateRequest, Generation,
+    GrammarSource, LoadedModel, PromptPiece,
 };
 use crate::cancel::CancelFlag;
-use crate::engine::{AdapterScales, Job, PrefixUse, Reservation};
-use crate::grammar::{Constraint, Cutting};
-use crate::sampling::{InfillTokens, Sampler, SamplerTokens, SequenceBreakers, Stage, TokenPieces};
+use crate::engine::{AdapterScales, PrefixCacheOptions, Reservation, SequenceRequest};
+use crate::grammar::{Constraint, Tokenization};
+use crate::sampling::{
+    InfillVocabulary, Sampler, SamplerInputs, SequenceBreakers, Stage, TokenPieces,
+};
 use crate::text::{SpecialTokens, TextStream, Tokenizer};
 use crate::token::TokenId;
 
-/// Most tokens that the entries of `logit_bias` become. Every step adds them to the logits, and answers and `/slots` repeat
+/// Maximum number of tokens with a logit bias. Every step adds the biases to the logits; responses and `/slots` list
 /// them.
 const MAX_BIAS_TOKENS: usize = 4096;
-/// Most bytes of all stop strings and sequence breakers. Every token of the text is compared with them, and answers and
-/// `/slots` repeat them.
+/// Maximum total bytes of stop strings and sequence breakers. Every generated token is compared with them; responses
+/// and `/slots` list them.
 const MAX_OPTION_TEXT_BYTES: usize = 256 << 10;
 
-/// What all generations of a request share.
-struct Shared {
+/// State that all prompts and choices of a request share.
+struct SharedState {
     options: Arc<GenerateOptions>,
-    system: Arc<SystemTokens>,
+    system: Arc<TokenizedSystemPrompt>,
     adapters: AdapterScales,
-    /// `before` holds the tokens of `penalty_prompt`, if the request has one.
-    sampler_tokens: SamplerTokens,
+    /// The field `prompt` has the tokens of `penalty_prompt`, or is empty.
+    sampler_inputs: SamplerInputs,
     constraint: Option<Constraint>,
-    /// Control tokens that are part of the text, because tool calls are written with them.
+    /// Control tokens that tool calls contain, so that they stay in the output text.
     call_tokens: Vec<TokenId>,
-    /// Log-probabilities of prompt tokens, if the prompt is scored.
-    score: Option<usize>,
-    budget: AnswerBudget,
+    /// Number of most probable tokens to return per prompt token; `None` computes no prompt log probabilities.
+    prompt_logprobs: Option<usize>,
+    budget: OutputBudget,
 }
 
-/// A prompt as the engine takes it.
+/// A tokenized prompt, with the reasoning that follows it.
 struct PreparedPrompt {
     tokens: Vec<TokenId>,
-    /// Tokens before the request's own prompt.
-    before: usize,
-    thoughts: Option<Thoughts>,
+    /// Number of tokens before the request's prompt: those of the system prompt, or 1 for an added beginning-of-text
+    /// token.
+    prefix_tokens: usize,
+    reasoning: Option<PromptReasoning>,
 }
 
-/// What the tokens that are text spell.
+/// The bytes of text tokens. Control tokens have no bytes.
 struct TextPieces(Arc<Tokenizer>);
 
 impl TokenPieces for TextPieces {
@@ -61,7 +65,7 @@ impl TokenPieces for TextPieces {
 }
 
 impl LoadedModel {
-    /// Starts the generation of a single prompt: see [`Self::generate_batch`].
+    /// Starts one generation; see [`Self::generate_batch`].
     pub fn generate(
         &self,
         request: GenerateRequest,
@@ -84,11 +88,11 @@ impl LoadedModel {
         generations.pop().ok_or(GenerateError::EmptyPrompt)
     }
 
-    /// Starts the generations of all prompts, each with its choices one after the other. The engine's queue is asked for
-    /// room before anything is computed.
+    /// Starts `choices` generations for each prompt and returns them ordered by prompt, then by choice. Reserves their
+    /// places in the engine's queue before any other work.
     ///
     /// # Errors
-    /// If the queue is full, the request cannot be served, or `cancel` says that it is no longer wanted.
+    /// If the queue is full, the request is invalid, or `cancel` is set.
     pub fn generate_batch(
         &self,
         request: BatchRequest,
@@ -101,22 +105,22 @@ impl LoadedModel {
             options,
         } = request;
         if !self.details.generates {
-            return Err(GenerateError::Encoder);
+            return Err(GenerateError::GenerationUnsupported);
         }
         let count = prompts.len().saturating_mul(choices as usize);
         let mut reservation = self
             .engine
             .reserve(count)
-            .map_err(|error| self.refusal(&error))?;
+            .map_err(|error| self.generate_error(&error))?;
         let system = match system_prompt {
-            Some(words) => Arc::new(self.system_tokens(words, cancel)?),
-            None => self.system_prompt(),
+            Some(prompt) => Arc::new(self.tokenize_system_prompt(prompt, cancel)?),
+            None => self.tokenized_system_prompt(),
         };
-        let opened = prompts.into_iter().map(|prompt| {
-            let (prompt, thoughts) = self.opened(prompt, &options, cancel)?;
-            let (tokens, before) = self.prompt_tokens(&prompt, &system, cancel)?;
+        let prepared = prompts.into_iter().map(|prompt| {
+            let (prompt, reasoning) = self.render_prompt(prompt, &options, cancel)?;
+            let (tokens, prefix_tokens) = self.prompt_tokens(&prompt, &system, cancel)?;
             let context_tokens = self.details.context_tokens;
-            if options.whole_prompt && tokens.len() >= context_tokens {
+            if options.reject_oversized_prompt && tokens.len() >= context_tokens {
                 return Err(GenerateError::PromptTooLong {
                     prompt_tokens: tokens.len(),
                     context_tokens,
@@ -124,68 +128,68 @@ impl LoadedModel {
             }
             Ok(PreparedPrompt {
                 tokens,
-                before,
-                thoughts,
+                prefix_tokens,
+                reasoning,
             })
         });
-        let opened: Vec<PreparedPrompt> = opened.collect::<Result<_, GenerateError>>()?;
-        let shared = self.shared(options, system, cancel)?;
+        let prepared: Vec<PreparedPrompt> = prepared.collect::<Result<_, GenerateError>>()?;
+        let shared = self.shared_state(options, system, cancel)?;
         let mut generations = Vec::with_capacity(count);
-        for prompt in &opened {
+        for prompt in &prepared {
             for choice in 0..choices {
                 cancel.check()?;
-                generations.push(self.start(&shared, prompt, choice, &mut reservation)?);
+                generations.push(self.submit_choice(&shared, prompt, choice, &mut reservation)?);
             }
         }
         Ok(generations)
     }
 
-    fn shared(
+    fn shared_state(
         &self,
         mut options: GenerateOptions,
-        system: Arc<SystemTokens>,
+        system: Arc<TokenizedSystemPrompt>,
         cancel: &CancelFlag,
-    ) -> Result<Shared, GenerateError> {
+    ) -> Result<SharedState, GenerateError> {
         let texts = options.stop.iter().chain(&options.sampling.dry.breakers);
         let bytes: usize = texts.map(String::len).sum();
         if bytes > MAX_OPTION_TEXT_BYTES {
-            return Err(GenerateError::OptionTooLong {
+            return Err(GenerateError::OptionTooLarge {
                 option: "stop",
                 problem: format!(
-                    "stop strings and sequence breakers of {bytes} bytes are more than {MAX_OPTION_TEXT_BYTES}"
+                    "stop strings and sequence breakers have {bytes} bytes; the maximum is {MAX_OPTION_TEXT_BYTES}"
                 ),
             });
         }
-        let adapters = self.adapters.scales(options.adapters.as_deref())?;
+        let adapters = self.adapters.resolve_scales(options.adapters.as_deref())?;
         options.adapters = Some(adapters.iter().collect());
-        let sampler_tokens = self.sampler_tokens(&mut options, cancel)?;
+        let sampler_inputs = self.sampler_inputs(&mut options, cancel)?;
         let mut call_tokens = Vec::new();
         if let Some(tools) = &options.tools {
             options.grammar = Some(self.call_grammar(tools, options.grammar.take()));
-            call_tokens = self.control_tokens(&self.template.tool_syntax().texts());
+            call_tokens = self.control_tokens(&self.template.tool_call_format().marker_text());
         }
         let constraint = options.grammar.as_ref();
         let constraint =
-            constraint.map(|grammar| self.constraint(grammar, &sampler_tokens, cancel));
-        Ok(Shared {
+            constraint.map(|grammar| self.constraint(grammar, &sampler_inputs, cancel));
+        Ok(SharedState {
             constraint: constraint.transpose()?,
-            score: match options.echo {
-                true => options.sampling.logprobs.map(|wanted| wanted.top),
+            prompt_logprobs: match options.echo {
+                true => options.sampling.logprobs.map(|logprobs| logprobs.top),
                 false => None,
             },
             options: Arc::new(options),
             system,
             adapters,
-            sampler_tokens,
+            sampler_inputs,
             call_tokens,
-            budget: AnswerBudget::new(MAX_ANSWER_BYTES),
+            budget: OutputBudget::new(MAX_OUTPUT_BYTES),
         })
     }
 
-    /// Submits the job of a prompt's choice. A given seed is that of the first choice, the others have the next ones.
-    fn start(
+    /// Submits one choice of a prompt to the engine. The seed is the requested seed plus `choice`, or random.
+    fn submit_choice(
         &self,
-        shared: &Shared,
+        shared: &SharedState,
         prompt: &PreparedPrompt,
         choice: u32,
         reservation: &mut Reservation,
@@ -195,157 +199,161 @@ impl LoadedModel {
             Some(seed) => seed.wrapping_add(choice),
             None => rand::random(),
         };
-        let thoughts = prompt.thoughts.as_ref();
-        let mut shown = shared.call_tokens.clone();
-        if let Some(thoughts) = thoughts {
-            shown.extend(self.control_tokens(&thoughts.syntax.texts()));
+        let reasoning = prompt.reasoning.as_ref();
+        let mut visible_tokens = shared.call_tokens.clone();
+        if let Some(reasoning) = reasoning {
+            visible_tokens.extend(self.control_tokens(&reasoning.markers.marker_text()));
         }
         let stream = || {
             TextStream::new(Arc::clone(&self.tokenizer), options.stop.clone())
-                .showing(&shown)
-                .indented(options.lines.least_indent)
+                .with_visible_tokens(&visible_tokens)
+                .with_min_indent(options.lines.min_indent)
         };
-        let constraint = shared.constraint.as_ref().map(Constraint::independent);
-        let constraint = self.after_thought(thoughts, constraint)?;
+        let constraint = shared.constraint.as_ref().map(Constraint::deep_clone);
+        let constraint = self.constrain_after_reasoning(reasoning, constraint)?;
         let relaxations = constraint.as_ref().map(Constraint::relaxations);
         let relaxations = relaxations.unwrap_or_default().to_vec();
-        let mut sampler_tokens = shared.sampler_tokens.clone();
+        let mut sampler_inputs = shared.sampler_inputs.clone();
         if options.penalty_prompt.is_none() {
-            sampler_tokens.before = prompt.tokens.clone();
+            sampler_inputs.prompt = prompt.tokens.clone();
         }
-        let job = Job {
-            sampler: Sampler::new(options.sampling.clone(), seed, sampler_tokens),
+        let request = SequenceRequest {
+            sampler: Sampler::new(options.sampling.clone(), seed, sampler_inputs),
             prompt: prompt.tokens.clone(),
             max_tokens: options
                 .max_tokens
                 .unwrap_or(self.details.trained_context_tokens),
-            end_tokens: Arc::clone(&self.end_tokens),
+            end_tokens: Arc::clone(&self.eog_tokens),
             constraint,
-            // A scored text has as many tokens as were asked for.
-            stop: Box::new(TextStop::new(
+            // Requests with prompt log probabilities get exactly the requested number of tokens.
+            stop: Box::new(TextStopRule::new(
                 stream(),
-                shared.score.is_none(),
-                options.lines.time,
+                shared.prompt_logprobs.is_none(),
+                options.lines.time_limit,
             )),
             slot: options.slot,
-            prefix: PrefixUse {
-                readable: match options.read_cache {
+            prefix_cache: PrefixCacheOptions {
+                max_reused_tokens: match options.read_cache {
                     true => usize::MAX,
                     false => shared.system.tokens.len(),
                 },
-                root: self.prefix_root(
+                namespace: self.cache_namespace_of(
                     options.owner.cache_namespace,
                     options.cache_salt.as_deref(),
                     &shared.adapters,
                 ),
             },
             adapters: shared.adapters.clone(),
-            when_full: match options.when_full {
-                WhenFull::Shift { keep: Some(keep) } => WhenFull::Shift {
-                    keep: Some(keep.saturating_add(prompt.before)),
+            context_overflow: match options.context_overflow {
+                ContextOverflow::Shift { keep: Some(keep) } => ContextOverflow::Shift {
+                    keep: Some(keep.saturating_add(prompt.prefix_tokens)),
                 },
                 other => other,
             },
             priority: options.priority,
             timeout: options.timeout,
-            embed: None,
-            score: shared.score,
+            pooling: None,
+            prompt_logprobs: shared.prompt_logprobs,
             report_prefill: options.progress.prompt || options.progress.text,
         };
-        let (task, events) = self
+        let (sequence, events) = self
             .engine
-            .submit_reserved(job, reservation)
-            .map_err(|error| self.refusal(&error))?;
-        let record = SlotRecord::new(task, Arc::clone(options), seed, prompt.tokens.clone());
-        let reader = self.answer_reader(options.tools.as_ref(), thoughts);
+            .submit_reserved(request, reservation)
+            .map_err(|error| self.generate_error(&error))?;
+        let record = SlotRecord::new(sequence, Arc::clone(options), seed, prompt.tokens.clone());
+        let parser = self.output_parser(options.tools.as_ref(), reasoning);
         let generation = Generation::new(
             events,
             Arc::clone(&self.tokenizer),
             stream(),
             record,
-            options.echo.then_some(prompt.before),
+            options.echo.then_some(prompt.prefix_tokens),
             seed,
             Arc::clone(&self.slots),
         );
-        let generation = generation.read_by(reader).relaxed(relaxations);
-        Ok(generation.within_budget(shared.budget.clone()))
+        let generation = generation.with_parser(parser).with_relaxations(relaxations);
+        Ok(generation.with_output_budget(shared.budget.clone()))
     }
 
-    /// The tokens that the sampler needs, but for those of the prompt. Texts among the options become their tokens.
-    fn sampler_tokens(
+    /// Returns the sampler's token lists, except for the prompt. Replaces texts in the options by their tokens.
+    fn sampler_inputs(
         &self,
         options: &mut GenerateOptions,
         cancel: &CancelFlag,
-    ) -> Result<SamplerTokens, GenerateError> {
+    ) -> Result<SamplerInputs, GenerateError> {
         let mut bias = Vec::new();
         for (piece, amount) in &options.logit_bias {
-            let tokens = self.piece_tokens(std::slice::from_ref(piece), cancel)?;
+            let tokens = self.encode_prompt_pieces(std::slice::from_ref(piece), cancel)?;
             bias.extend(tokens.into_iter().map(|token| (token, *amount)));
             if bias.len() > MAX_BIAS_TOKENS {
-                return Err(GenerateError::OptionTooLong {
+                return Err(GenerateError::OptionTooLarge {
                     option: "logit_bias",
-                    problem: format!("its entries become more than {MAX_BIAS_TOKENS} tokens"),
+                    problem: format!("more than {MAX_BIAS_TOKENS} biased tokens"),
                 });
             }
         }
-        let shown = |(token, amount): &(TokenId, f32)| (PromptPiece::Token(*token), *amount);
-        options.logit_bias = bias.iter().map(shown).collect();
-        if options.ignore_end {
-            let never = |token: &TokenId| (*token, f32::NEG_INFINITY);
-            bias.extend(self.end_tokens.iter().map(never));
+        let as_option = |(token, amount): &(TokenId, f32)| (PromptPiece::Token(*token), *amount);
+        options.logit_bias = bias.iter().map(as_option).collect();
+        if options.ignore_eos {
+            let forbid = |token: &TokenId| (*token, f32::NEG_INFINITY);
+            bias.extend(self.eog_tokens.iter().map(forbid));
         }
-        let mut before = Vec::new();
+        let mut penalty_tokens = Vec::new();
         if let Some(pieces) = &mut options.penalty_prompt {
-            before = self.piece_tokens(pieces, cancel)?;
+            penalty_tokens = self.encode_prompt_pieces(pieces, cancel)?;
             let context_tokens = self.details.context_tokens;
-            if before.len() > context_tokens {
-                return Err(GenerateError::OptionTooLong {
+            if penalty_tokens.len() > context_tokens {
+                return Err(GenerateError::OptionTooLarge {
                     option: "penalty_prompt",
                     problem: format!(
-                        "{} tokens are more than the context of {context_tokens}",
-                        before.len()
+                        "{} tokens exceed the context of {context_tokens} tokens",
+                        penalty_tokens.len()
                     ),
                 });
             }
-            *pieces = before.iter().copied().map(PromptPiece::Token).collect();
+            *pieces = penalty_tokens
+                .iter()
+                .copied()
+                .map(PromptPiece::Token)
+                .collect();
         }
         let newline = self.tokenizer.encode("\n", SpecialTokens::Literal);
-        let fills = options.sampling.chain.contains(&Stage::Infill);
+        let uses_infill = options.sampling.chain.contains(&Stage::Infill);
         let dry = &options.sampling.dry;
-        Ok(SamplerTokens {
-            before,
-            bias,
+        Ok(SamplerInputs {
+            prompt: penalty_tokens,
+            logit_bias: bias,
             newline: newline.last().copied(),
-            breakers: match dry.multiplier > 0.0 {
+            dry_breakers: match dry.multiplier > 0.0 {
                 true => self.sequence_breakers(&dry.breakers),
                 false => SequenceBreakers::default(),
             },
-            infill: fills.then(|| InfillTokens {
-                ends: Arc::clone(&self.end_tokens),
+            infill: uses_infill.then(|| InfillVocabulary {
+                eog_tokens: Arc::clone(&self.eog_tokens),
                 pieces: Arc::new(TextPieces(Arc::clone(&self.tokenizer))),
             }),
         })
     }
 
-    /// What the continuation must follow. Where tokens are forbidden, the text is not held to the tokenizer's way
-    /// of cutting it: it may have another.
+    /// Compiles the grammar. If logit biases forbid tokens other than EOG tokens, any tokenization of the text is
+    /// allowed, not only the tokenizer's.
     fn constraint(
         &self,
         grammar: &GrammarSource,
-        tokens: &SamplerTokens,
+        inputs: &SamplerInputs,
         cancel: &CancelFlag,
     ) -> Result<Constraint, GenerateError> {
-        let never = |(token, amount): &(TokenId, f32)| {
-            *amount == f32::NEG_INFINITY && !self.end_tokens.contains(token)
+        let is_forbidden = |(token, amount): &(TokenId, f32)| {
+            *amount == f32::NEG_INFINITY && !self.eog_tokens.contains(token)
         };
-        let cutting = match tokens.bias.iter().any(never) {
-            true => Cutting::Free,
-            false => Cutting::Canonical,
+        let tokenization = match inputs.logit_bias.iter().any(is_forbidden) {
+            true => Tokenization::Any,
+            false => Tokenization::Canonical,
         };
         cancel.check()?;
         let compiled = self
             .grammar_compiler()
-            .and_then(|compiler| compiler.compile_unless(grammar, cutting, cancel));
+            .and_then(|compiler| compiler.compile_cancellable(grammar, tokenization, cancel));
         cancel.check()?;
         compiled.map_err(|error| GenerateError::Grammar {
             kind: grammar.kind(),
@@ -354,10 +362,10 @@ impl LoadedModel {
     }
 
     fn sequence_breakers(&self, texts: &[String]) -> SequenceBreakers {
-        let breaks = |token: &TokenId| {
+        let contains_breaker = |token: &TokenId| {
             let bytes = self.tokenizer.token_bytes(*token).unwrap_or_default();
-            let has = |text: &String| memchr::memmem::find(bytes, text.as_bytes()).is_some();
-            texts.iter().any(has)
+            let contains = |text: &String| memchr::memmem::find(bytes, text.as_bytes()).is_some();
+            texts.iter().any(contains)
         };
         let sequences = texts
             .iter()
@@ -365,7 +373,7 @@ impl LoadedModel {
         SequenceBreakers {
             tokens: (0..self.details.vocabulary_size as u32)
                 .map(TokenId)
-                .filter(breaks)
+                .filter(contains_breaker)
                 .collect(),
             sequences: sequences.filter(|tokens| tokens.len() > 1).collect(),
         }

@@ -1,121 +1,125 @@
-//! A prompt as token ids: the system prompt of all, then what was asked.
+//! Converts prompts to token ids: the system prompt, then the request's prompt.
 
 use super::request::{GenerateError, Prompt, PromptPiece};
-use super::system_prompt::SystemTokens;
+use super::system_prompt::TokenizedSystemPrompt;
 use super::{LoadedModel, SystemPrompt};
 use crate::cancel::CancelFlag;
-use crate::text::{Conversation, Gap, SpecialTokens};
+use crate::text::{Conversation, InfillInput, SpecialTokens};
 use crate::token::TokenId;
 
 impl LoadedModel {
-    /// The prompt's tokens after those of `system`, and how many come before its own: those, or a beginning-of-text
-    /// token.
+    /// Returns the tokens of the system prompt and the prompt, and the number of tokens before the prompt: those of the
+    /// system prompt, or 1 for an added beginning-of-text token.
     pub(super) fn prompt_tokens(
         &self,
         prompt: &Prompt,
-        system: &SystemTokens,
+        system: &TokenizedSystemPrompt,
         cancel: &CancelFlag,
     ) -> Result<(Vec<TokenId>, usize), GenerateError> {
-        let (own, begins_with_text) = match prompt {
+        let (prompt_tokens, begins_with_text) = match prompt {
             Prompt::Pieces(pieces) => (
-                self.piece_tokens(pieces, cancel)?,
+                self.encode_prompt_pieces(pieces, cancel)?,
                 matches!(pieces.first(), Some(PromptPiece::Text(_)) | None),
             ),
             Prompt::Chat(conversation) => {
                 let text = self.render(conversation, cancel)?;
-                let tokens = self
-                    .tokenizer
-                    .encode_unless(&text, SpecialTokens::Parse, cancel)?;
+                let tokens =
+                    self.tokenizer
+                        .encode_cancellable(&text, SpecialTokens::Parse, cancel)?;
                 (tokens, true)
             }
         };
-        let before = match self.tokenizer.beginning() {
+        let prefix = match self.tokenizer.bos() {
             _ if !system.tokens.is_empty() => system.tokens.clone(),
-            // A template writes it itself; a prompt of nothing needs a token to begin with.
-            Some(beginning) if own.first() != Some(&beginning) => {
-                let asked_for = self.tokenizer.adds_beginning() && begins_with_text;
-                match asked_for || own.is_empty() {
-                    true => vec![beginning],
+            // Many chat templates already begin with the BOS token. An empty prompt needs at least one token.
+            Some(bos) if prompt_tokens.first() != Some(&bos) => {
+                let adds_bos = self.tokenizer.adds_bos() && begins_with_text;
+                match adds_bos || prompt_tokens.is_empty() {
+                    true => vec![bos],
                     false => Vec::new(),
                 }
             }
             _ => Vec::new(),
         };
-        let count = before.len();
-        Ok(([before, own].concat(), count))
+        let prefix_tokens = prefix.len();
+        Ok(([prefix, prompt_tokens].concat(), prefix_tokens))
     }
 
-    /// The tokens of a text that becomes an embedding: of itself alone, between those that the model wants around it.
+    /// Returns the tokens of a text to embed: no system prompt, but the BOS and EOS tokens that the model adds.
     pub(super) fn text_tokens(
         &self,
         text: &[PromptPiece],
         cancel: &CancelFlag,
     ) -> Result<Vec<TokenId>, GenerateError> {
         let is_text = |piece: Option<&PromptPiece>| !matches!(piece, Some(PromptPiece::Token(_)));
-        let own = self.piece_tokens(text, cancel)?;
-        let beginning = self.tokenizer.beginning().filter(|_| {
-            let asked_for = self.tokenizer.adds_beginning() && is_text(text.first());
-            asked_for || own.is_empty()
+        let tokens = self.encode_prompt_pieces(text, cancel)?;
+        let bos = self.tokenizer.bos().filter(|_| {
+            let adds_bos = self.tokenizer.adds_bos() && is_text(text.first());
+            adds_bos || tokens.is_empty()
         });
-        let end = self.tokenizer.added_end();
-        let end = end.filter(|_| is_text(text.last()));
-        Ok(beginning.into_iter().chain(own).chain(end).collect())
+        let eos = self.tokenizer.added_eos();
+        let eos = eos.filter(|_| is_text(text.last()));
+        Ok(bos.into_iter().chain(tokens).chain(eos).collect())
     }
 
-    /// How many tokens a conversation has as a prompt.
+    /// Returns the number of prompt tokens of a conversation, including the system prompt.
     pub fn count_tokens(
         &self,
         conversation: &Conversation,
         cancel: &CancelFlag,
     ) -> Result<usize, GenerateError> {
         let prompt = Prompt::Chat(conversation.clone());
-        let (tokens, _) = self.prompt_tokens(&prompt, &self.system_prompt(), cancel)?;
+        let (tokens, _) = self.prompt_tokens(&prompt, &self.tokenized_system_prompt(), cancel)?;
         Ok(tokens.len())
     }
 
-    /// The prompt whose continuation fills a gap, behind a system prompt of its own or that of all, and how many of the other
-    /// files were left out, from the first on. They are left out until the context has room for `max_tokens` more (a quarter
-    /// of it without that).
+    /// Returns the infill prompt for a gap and the number of dropped files. Other files are dropped, from the first,
+    /// until the context has room for `max_tokens` (default: a quarter of the context) and the system prompt. The
+    /// returned tokens do not include the system prompt. `system_prompt` replaces the server's system prompt.
     pub fn infill_prompt(
         &self,
-        gap: &Gap<'_>,
+        gap: &InfillInput<'_>,
         system_prompt: Option<&SystemPrompt>,
         max_tokens: Option<usize>,
         cancel: &CancelFlag,
     ) -> Result<(Vec<TokenId>, usize), GenerateError> {
         cancel.check()?;
         let tokens = self.tokenizer.infill(gap);
-        let tokens = tokens.ok_or(GenerateError::NoInfill)?;
-        let before = match system_prompt {
-            Some(words) if words.prompt.is_empty() => 0,
-            Some(words) => self.system_tokens(words.clone(), cancel)?.tokens.len(),
-            None => self.system_prompt().tokens.len(),
+        let tokens = tokens.ok_or(GenerateError::InfillUnsupported)?;
+        let system_tokens = match system_prompt {
+            Some(system) if system.prompt.is_empty() => 0,
+            Some(system) => self
+                .tokenize_system_prompt(system.clone(), cancel)?
+                .tokens
+                .len(),
+            None => self.tokenized_system_prompt().tokens.len(),
         };
-        let beginning = self.tokenizer.beginning();
-        let beginning = beginning.filter(|_| before == 0 && self.tokenizer.adds_beginning());
+        let bos = self.tokenizer.bos();
+        let bos = bos.filter(|_| system_tokens == 0 && self.tokenizer.adds_bos());
         let context = self.details.context_tokens;
-        let wanted = max_tokens.unwrap_or(context / 4).max(1);
-        // The prompt has to be shorter than the context.
-        let most = context.saturating_sub(wanted + before + beginning.iter().count());
-        let (tokens, left_out) = tokens.prompt(most);
-        Ok((beginning.into_iter().chain(tokens).collect(), left_out))
+        let max_tokens = max_tokens.unwrap_or(context / 4).max(1);
+        // Generation needs room for at least one token after the prompt.
+        let max_prompt_tokens =
+            context.saturating_sub(max_tokens + system_tokens + bos.iter().count());
+        let (tokens, dropped_files) = tokens.into_tokens(max_prompt_tokens);
+        Ok((bos.into_iter().chain(tokens).collect(), dropped_files))
     }
 
-    /// Whether the other files of an infill prompt are shown with their names.
+    /// Whether infill prompts contain the names of the other files.
     pub fn infill_shows_file_names(&self) -> bool {
         self.tokenizer.shows_file_names()
     }
 
-    pub(super) fn piece_tokens(
+    pub(super) fn encode_prompt_pieces(
         &self,
         pieces: &[PromptPiece],
         cancel: &CancelFlag,
     ) -> Result<Vec<TokenId>, GenerateError> {
-        self.encoded(pieces, SpecialTokens::Parse, cancel)
+        self.encode_pieces(pieces, SpecialTokens::Parse, cancel)
     }
 
-    /// The tokens of texts and ids.
-    pub(super) fn encoded(
+    /// Tokenizes texts and checks that token ids are in the vocabulary.
+    pub(super) fn encode_pieces(
         &self,
         pieces: &[PromptPiece],
         special: SpecialTokens,
@@ -126,7 +130,7 @@ impl LoadedModel {
             cancel.check()?;
             match piece {
                 PromptPiece::Text(text) => {
-                    tokens.extend(self.tokenizer.encode_unless(text, special, cancel)?);
+                    tokens.extend(self.tokenizer.encode_cancellable(text, special, cancel)?);
                 }
                 PromptPiece::Token(token) if token.row() < self.details.vocabulary_size => {
                     tokens.push(*token);

@@ -1,5 +1,5 @@
-//! What is asked of a model and what it answers, in the words of text: every surface of the API is
-//! translated to a [`GenerateRequest`] and from [`GenerateEvent`]s.
+//! Requests to a model and events of a generation. The API layer converts each API's requests into
+//! [`GenerateRequest`]s, and [`GenerateEvent`]s into that API's responses.
 
 use std::time::Duration;
 
@@ -7,141 +7,144 @@ use serde_json::Value;
 
 use super::{RequestOwner, SystemPrompt};
 use crate::cancel::Cancelled;
-pub use crate::engine::WhenFull;
+pub use crate::engine::ContextOverflow;
 pub use crate::grammar::{GrammarError, GrammarKind, GrammarSource, Relaxation};
 use crate::sampling::SamplingParameters;
 use crate::text::{Conversation, SpecialTokens, TemplateError};
 use crate::token::TokenId;
 
-/// A checked request for one continuation.
+/// A validated request to generate one continuation of a prompt.
 #[derive(Debug, Clone)]
 pub struct GenerateRequest {
-    /// What is to be continued.
+    /// The text or tokens to continue.
     pub prompt: Prompt,
-    /// What comes before it, instead of what comes before the prompts of all.
+    /// System prompt of this request; `None` uses the server's system prompt.
     pub system_prompt: Option<SystemPrompt>,
-    /// How.
+    /// Limits, sampling and constraints.
     pub options: GenerateOptions,
 }
 
-/// A checked request for continuations of several prompts, or several of each.
+/// A validated request with several prompts or several choices per prompt.
 #[derive(Debug, Clone)]
 pub struct BatchRequest {
-    /// The prompts.
+    /// Prompts. Each choice of each prompt is an independent sequence.
     pub prompts: Vec<Prompt>,
-    /// Continuations of each prompt.
+    /// Number of continuations per prompt.
     pub choices: u32,
-    /// What comes before the prompts, instead of the system prompt of all requests.
+    /// System prompt of this request; `None` uses the server's system prompt.
     pub system_prompt: Option<SystemPrompt>,
-    /// How they are continued; the seed is that of each prompt's first choice.
+    /// Options of all continuations. Choice `i` of each prompt uses `seed + i`.
     pub options: GenerateOptions,
 }
 
-/// How a prompt is to be continued.
+/// Options of a generation: limits, sampling, constraints, caching and scheduling.
 #[derive(Debug, Clone)]
 pub struct GenerateOptions {
-    /// Most tokens to generate; `None` is as many as the model's trained context has, 0 evaluates the prompt
-    /// only. It is exceeded to finish a character whose bytes span tokens.
+    /// Maximum number of tokens to generate; `None` uses the trained context length, 0 only evaluates the prompt. A few
+    /// more tokens are generated if a character's bytes span several tokens.
     pub max_tokens: Option<usize>,
-    /// Texts that end the generation; they are not part of the answer. None is empty.
+    /// Non-empty stop strings. The output text does not contain them.
     pub stop: Vec<String>,
-    /// Whether end-of-generation tokens are never chosen.
-    pub ignore_end: bool,
-    /// How a token is chosen.
+    /// Whether sampling excludes the end-of-generation tokens.
+    pub ignore_eos: bool,
+    /// Temperature, samplers, penalties, seed and log probabilities.
     pub sampling: SamplingParameters,
-    /// What is added to the logits of tokens, of every token where it is a text; minus infinity is "never".
+    /// Values to add to the logits of tokens. The value of a text applies to all tokens of the text; negative infinity
+    /// forbids a token.
     pub logit_bias: Vec<(PromptPiece, f32)>,
-    /// What the text must follow; where functions may be called, a text that calls none, which only a schema can say.
+    /// Grammar of the generated text. With `tools`, only a JSON Schema is allowed; it applies to responses without a
+    /// tool call.
     pub grammar: Option<GrammarSource>,
-    /// What the answer may call; the prompt is a conversation.
-    pub tools: Option<ToolUse>,
-    /// What the penalties look at instead of the prompt.
+    /// Functions that the model may call. Requires [`Prompt::Chat`].
+    pub tools: Option<ToolOptions>,
+    /// Text whose tokens the penalties count instead of the prompt's tokens.
     pub penalty_prompt: Option<Vec<PromptPiece>>,
-    /// The slot the request insists on: it waits until that one is free.
+    /// Slot to run in; the request waits until the slot is free. `None` allows any slot.
     pub slot: Option<usize>,
-    /// What happens when prompt or continuation outgrow the context.
-    pub when_full: WhenFull,
-    /// Whether a prompt that does not fit is refused even if a part of the text may be dropped.
-    pub whole_prompt: bool,
-    /// Whether what earlier requests computed is used.
+    /// Whether to stop generating or to drop older tokens when the sequence exceeds the context.
+    pub context_overflow: ContextOverflow,
+    /// Whether to reject a prompt that exceeds the context even if `context_overflow` allows dropping tokens.
+    pub reject_oversized_prompt: bool,
+    /// Whether the request reuses cached blocks of the whole prompt; otherwise only those of the system prompt.
     pub read_cache: bool,
-    /// Only requests of the same salt use each other's computations.
+    /// Cache salt: only requests with the same salt share cached blocks.
     pub cache_salt: Option<String>,
-    /// How strong adapters count, by their numbers, those that are not named not at all; `None` is as for all requests.
+    /// Adapter numbers with scales; adapters that are not listed are off. `None` uses the server's scales.
     pub adapters: Option<Vec<(usize, f32)>>,
-    /// Waiting requests of a higher one are begun first.
+    /// Scheduling priority; waiting requests with a higher value start first.
     pub priority: i32,
-    /// How long it may take, waiting included.
+    /// Time limit of the request, including the time in the queue.
     pub timeout: Option<Duration>,
-    /// Whether the prompt is told, too; where log-probabilities are, with those of its tokens.
+    /// Whether to send [`GenerateEvent::Prompt`], with log probabilities of the prompt tokens if requested.
     pub echo: bool,
-    /// Whether the client reads the answer as it comes (shown by `/slots`).
+    /// Whether the response is streamed; only shown by `/slots`.
     pub stream: bool,
-    /// Where lines end the generation.
+    /// Limits on indentation and time that end the generation at a line break.
     pub lines: LineLimits,
-    /// Which progress events there are.
+    /// Which progress events to send.
     pub progress: ProgressEvents,
-    /// The key that it was made with; [`GenerateRequest::within`] sets it.
+    /// API key and cache namespace of the request; [`GenerateRequest::with_limits`] sets them.
     pub owner: RequestOwner,
 }
 
-/// Where lines end a generation, as if the limit of tokens were reached.
+/// Limits that end a generation at a line break, with [`FinishReason::TokenLimit`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct LineLimits {
-    /// A line that is indented by fewer spaces and tabs is not written. The first line and empty lines are not looked at.
-    pub least_indent: usize,
-    /// The first line break that comes later than this after the first token is the last.
-    pub time: Option<Duration>,
+    /// Minimum number of spaces and tabs that indent a line. The generation ends before a line with fewer; the first
+    /// line and empty lines are exempt.
+    pub min_indent: usize,
+    /// Time since the first token after which the next line break ends the generation.
+    pub time_limit: Option<Duration>,
 }
 
-/// Which [`GenerateEvent::Progress`] there are.
+/// Which [`GenerateEvent::Progress`] events a generation sends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct ProgressEvents {
-    /// One for each evaluated part of the prompt.
+    /// An event after each prefill chunk.
     pub prompt: bool,
-    /// One before each text.
+    /// An event before each text event.
     pub text: bool,
 }
 
-/// Functions that an answer may call.
+/// Functions that the model may call, and whether it must call one or may call several.
 #[derive(Debug, Clone, PartialEq)]
-pub struct ToolUse {
-    /// Which.
-    pub functions: Vec<Function>,
-    /// Whether it must call one.
+pub struct ToolOptions {
+    /// Definitions of the functions.
+    pub functions: Vec<FunctionDefinition>,
+    /// Whether the model must call a function.
     pub required: bool,
-    /// Whether it may call several, if the model can.
-    pub several: bool,
+    /// Whether a response may have several tool calls, if the model's tool-call format supports them.
+    pub parallel: bool,
 }
 
-/// A function.
+/// Name and argument schema of a function that the model may call.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Function {
-    /// What it is called.
+pub struct FunctionDefinition {
+    /// Name that tool calls contain.
     pub name: String,
-    /// The JSON Schema of its arguments.
+    /// JSON Schema of the arguments object.
     pub parameters: Value,
-    /// Whether a constraint of the schema that cannot be enforced refuses the request.
+    /// Whether to reject the request if a constraint of the schema cannot be enforced.
     pub strict: bool,
 }
 
-/// What the operator allows a caller, whatever its request says.
+/// Limits that the operator sets on all requests of a caller.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct GenerateLimits {
-    /// Most tokens of a generation.
+    /// Maximum number of generated tokens per generation.
     pub max_tokens: Option<usize>,
-    /// How long a request may take.
+    /// Maximum duration of a request.
     pub timeout: Option<Duration>,
-    /// Whether a part of a text may be dropped when the context is full.
+    /// Whether context shift (dropping older tokens when the context is full) is allowed.
     pub context_shift: bool,
-    /// Highest priority; a higher one is lowered.
+    /// Maximum priority; higher priorities are reduced to this value.
     pub max_priority: i32,
-    /// The caller's key.
+    /// API key and cache namespace of the caller.
     pub owner: RequestOwner,
 }
 
 impl GenerateLimits {
-    /// Everything is allowed.
+    /// No limits and no API key.
     pub const NONE: Self = Self {
         max_tokens: None,
         timeout: None,
@@ -155,169 +158,170 @@ impl GenerateLimits {
 }
 
 impl GenerateRequest {
-    /// The request as the operator allows it.
-    pub fn within(self, limits: &GenerateLimits) -> Self {
+    /// Applies the operator's limits and sets the owner.
+    pub fn with_limits(self, limits: &GenerateLimits) -> Self {
         Self {
-            options: self.options.within(limits),
+            options: self.options.with_limits(limits),
             ..self
         }
     }
 }
 
 impl GenerateOptions {
-    /// The options as the operator allows them.
-    pub fn within(mut self, limits: &GenerateLimits) -> Self {
-        self.max_tokens = least(self.max_tokens, limits.max_tokens);
-        self.timeout = least(self.timeout, limits.timeout);
+    /// Applies the operator's limits and sets the owner.
+    pub fn with_limits(mut self, limits: &GenerateLimits) -> Self {
+        self.max_tokens = smaller_limit(self.max_tokens, limits.max_tokens);
+        self.timeout = smaller_limit(self.timeout, limits.timeout);
         self.priority = self.priority.min(limits.max_priority);
         self.owner = limits.owner;
         if !limits.context_shift {
-            self.when_full = WhenFull::Stop;
+            self.context_overflow = ContextOverflow::Stop;
         }
         self
     }
 }
 
-/// The smaller of two limits.
-fn least<T: Ord>(asked: Option<T>, allowed: Option<T>) -> Option<T> {
-    [asked, allowed].into_iter().flatten().min()
+/// Returns the smaller of two optional limits.
+fn smaller_limit<T: Ord>(requested: Option<T>, allowed: Option<T>) -> Option<T> {
+    [requested, allowed].into_iter().flatten().min()
 }
 
-/// The text or the tokens before the continuation.
+/// Text, tokens or conversation to continue.
 #[derive(Debug, Clone)]
 pub enum Prompt {
-    /// Texts (special tokens in them are parsed) and ids, one after the other. The model's
-    /// beginning-of-text token is put before it if it begins with a text and the model asks for it.
+    /// Texts and token ids, concatenated. Special tokens in texts are parsed. If the first piece is a text and the
+    /// model adds a beginning-of-text token, that token is prepended.
     Pieces(Vec<PromptPiece>),
-    /// A conversation, to be written by the model's chat template, open for the assistant's answer.
+    /// A conversation. The chat template renders it up to the start of the assistant's message.
     Chat(Conversation),
 }
 
-/// A part of a prompt.
+/// A text or a token id.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum PromptPiece {
-    /// To be tokenized with special tokens parsed.
+    /// Text to tokenize.
     Text(String),
-    /// Taken as it is.
+    /// Token id that is used unchanged.
     Token(TokenId),
 }
 
-/// What [`super::LoadedModel::tokenize`] is asked for.
+/// Arguments of [`super::LoadedModel::tokenize`].
 #[derive(Debug, Clone)]
 pub struct TokenizeRequest {
-    /// The text, with ids in it that are taken as they are.
+    /// Texts to tokenize and token ids to use unchanged.
     pub content: Vec<PromptPiece>,
-    /// Whether the names of special tokens in the text stand for these tokens.
+    /// Whether special tokens in texts are parsed or tokenized as plain text.
     pub special: SpecialTokens,
-    /// Whether the beginning-of-text token comes first, if the model wants one before a prompt.
-    pub add_beginning: bool,
+    /// Whether to prepend the beginning-of-text token if the model adds one to prompts.
+    pub add_bos: bool,
 }
 
-/// A token of the answer.
+/// A generated token, or a prompt token that is echoed.
 #[derive(Debug, Clone, PartialEq)]
-pub struct AnswerToken {
-    /// Which.
+pub struct OutputToken {
+    /// Token id.
     pub token: TokenId,
-    /// How probable it was, and which were the most probable, if that was asked for.
+    /// If requested: log probability of the token, then those of the most probable tokens at this position.
     pub logprobs: Option<(TokenLogprob, Vec<TokenLogprob>)>,
 }
 
-/// How probable a token was.
+/// Log probability of a token at a position.
 #[derive(Debug, Clone, PartialEq)]
 pub struct TokenLogprob {
-    /// Which.
+    /// Token id.
     pub token: TokenId,
-    /// What it spells: perhaps a part of a character.
+    /// Bytes of the token, which may be a partial UTF-8 character.
     pub bytes: Vec<u8>,
-    /// The natural logarithm of its probability; minus infinity if it had none.
+    /// Natural logarithm of the probability; negative infinity for probability 0.
     pub logprob: f64,
 }
 
-/// What a running generation tells, in this order: a `Prompt` if it was asked for, any number of `Text`, one `Finished`;
-/// `Progress` anywhere before the last.
+/// An event of a generation. Order: `Prompt` if requested, any number of `Text`, then one `Finished`. `Progress` occurs
+/// anywhere before `Finished`.
 #[derive(Debug, Clone)]
 pub enum GenerateEvent {
-    /// The prompt, without a beginning-of-text token that was put before it.
+    /// The prompt without the system prompt or an added beginning-of-text token.
     Prompt {
-        /// As its tokens spell it.
+        /// Decoded text of the tokens.
         text: String,
-        /// With log-probabilities if they were asked for; a token that nothing is before has none.
-        tokens: Vec<AnswerToken>,
+        /// Prompt tokens, with log probabilities if requested. The first token of a sequence has no log probability.
+        tokens: Vec<OutputToken>,
     },
-    /// Text that is decided: whole characters, nothing that may still become a stop string.
+    /// New text: complete characters that cannot be part of a stop string.
     Text {
-        /// Never empty.
+        /// Non-empty text.
         text: String,
-        /// The tokens generated since the last event. A character or a held-back word may span several.
-        tokens: Vec<AnswerToken>,
+        /// Tokens generated since the last text event. Several tokens share an event if a character spans them or their
+        /// text was held back.
+        tokens: Vec<OutputToken>,
     },
-    /// How far it is, if [`GenerateOptions::progress`] asks for it.
+    /// Token counts and timings so far, if enabled by [`GenerateOptions::progress`].
     Progress(GenerationProgress),
-    /// The end; nothing follows.
-    Finished(Summary),
+    /// The last event: the generation ended without an error.
+    Finished(GenerationSummary),
 }
 
-/// How far a generation is.
+/// Token counts and durations of a running generation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct GenerationProgress {
-    /// Tokens of the prompt, the beginning-of-text token included.
+    /// Number of prompt tokens, including the beginning-of-text token.
     pub prompt_tokens: usize,
-    /// Of these, those whose keys and values came from the cache.
+    /// Number of prompt tokens whose keys and values came from the prefix cache.
     pub cached_tokens: usize,
-    /// Of these, those that are evaluated or came from the cache.
+    /// Number of prompt tokens that are evaluated or cached.
     pub processed_tokens: usize,
-    /// Tokens generated; 0 while the prompt is evaluated.
+    /// Number of generated tokens; 0 during prefill.
     pub generated_tokens: usize,
-    /// Durations so far.
+    /// Durations of the phases until now.
     pub timings: Timings,
 }
 
-/// Everything there is to say about a finished generation.
+/// Finish reason, token counts and durations of a finished generation.
 #[derive(Debug, Clone)]
-pub struct Summary {
-    /// Why it ended.
+pub struct GenerationSummary {
+    /// Cause of the end.
     pub reason: FinishReason,
-    /// The slot it ran in.
+    /// Slot that the sequence ran in.
     pub slot: usize,
-    /// Tokens of the prompt, the beginning-of-text token included.
+    /// Number of prompt tokens, including the beginning-of-text token.
     pub prompt_tokens: usize,
-    /// Of these, those whose keys and values came from the cache.
+    /// Number of prompt tokens whose keys and values came from the prefix cache.
     pub cached_tokens: usize,
-    /// Tokens generated, an end-of-generation token not included.
+    /// Number of generated tokens, without the end-of-generation token.
     pub generated_tokens: usize,
-    /// The end-of-generation token, if one was chosen and log-probabilities are told.
-    pub end_token: Option<AnswerToken>,
-    /// Of these, those of a thought; whoever reads the text finds them out.
-    pub thought_tokens: usize,
-    /// Whether the context was too small: a part of the text was dropped, or the text ended there.
+    /// End-of-generation token, if the model sampled one and log probabilities are requested.
+    pub eog_token: Option<OutputToken>,
+    /// Number of generated tokens that are reasoning. 0 until the API layer has parsed the text.
+    pub reasoning_tokens: usize,
+    /// Whether the context was too small: tokens were dropped, or the generation ended at the limit.
     pub truncated: bool,
-    /// The seed that was used: the given one, or the one that was drawn.
+    /// Seed of the sampler, random unless requested.
     pub seed: u32,
-    /// Durations.
+    /// Durations of the phases.
     pub timings: Timings,
 }
 
 /// Why a generation ended.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum FinishReason {
-    /// The model said so (an end-of-generation token).
+    /// The model generated an end-of-generation token.
     EndOfText,
-    /// This stop string appeared.
+    /// The text contains this stop string.
     StopString(String),
-    /// `max_tokens` were generated.
+    /// The generation reached `max_tokens` or a limit of [`LineLimits`].
     TokenLimit,
-    /// The context is full.
+    /// The sequence fills the context.
     ContextFull,
 }
 
-/// How long a generation took.
+/// Durations of the phases of a generation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Timings {
-    /// From submission to the first step that computed a part of it.
+    /// From submission to the first step that computes tokens of the sequence.
     pub queue_wait: Duration,
-    /// From there to the first token (with no token: to the end of the prompt).
+    /// From that first step to the first generated token, or to the end of prefill if no token is generated.
     pub prompt: Duration,
-    /// From the first token to the last.
+    /// From the first generated token to the last.
     pub decode: Duration,
 }
 
@@ -327,133 +331,135 @@ impl From<Cancelled> for GenerateError {
     }
 }
 
-/// Why a request was not taken, or ended without an answer.
+/// Why a request was rejected or failed.
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum GenerateError {
-    /// Longer than a sequence may be.
+    /// The prompt has too many tokens for the context.
     #[error(
-        "the prompt has {prompt_tokens} tokens, more than the context of {context_tokens} has room for"
+        "the prompt of {prompt_tokens} tokens is too long for the context of {context_tokens} tokens"
     )]
     PromptTooLong {
-        /// Tokens of the prompt.
+        /// Number of prompt tokens.
         prompt_tokens: usize,
-        /// Tokens a sequence may have.
+        /// Context length in tokens.
         context_tokens: usize,
     },
-    /// The system prompt leaves no room for others.
+    /// The context has no room for a prompt token and a generated token after the system prompt.
     #[error(
-        "the system prompt has {prompt_tokens} tokens, which leaves no room in the context of {context_tokens}"
+        "the system prompt of {prompt_tokens} tokens leaves no room in the context of {context_tokens} tokens"
     )]
     SystemPromptTooLong {
-        /// Its tokens.
+        /// Number of tokens of the system prompt.
         prompt_tokens: usize,
-        /// Tokens a sequence may have.
+        /// Context length in tokens.
         context_tokens: usize,
     },
-    /// Nothing to continue, and the model has no beginning-of-text token to begin with.
+    /// The prompt has no tokens and the model has no beginning-of-text token.
     #[error("the prompt is empty: it needs at least one token")]
     EmptyPrompt,
-    /// Not in the vocabulary.
+    /// A token id is not in the vocabulary.
     #[error("token {} is not in the vocabulary of {vocabulary_size} tokens", token.0)]
     UnknownToken {
-        /// The token.
+        /// The token id.
         token: TokenId,
-        /// Tokens there are.
+        /// Vocabulary size in tokens.
         vocabulary_size: usize,
     },
-    /// No such slot.
+    /// The requested slot does not exist.
     #[error("there is no slot {slot}: the server has {slots}")]
     UnknownSlot {
-        /// The slot asked for.
+        /// The requested slot.
         slot: usize,
-        /// Slots there are.
+        /// Number of slots.
         slots: usize,
     },
-    /// No such adapter.
+    /// The requested adapter does not exist.
     #[error("there is no adapter {adapter}: the server has {adapters}")]
     UnknownAdapter {
-        /// The adapter asked for.
+        /// The requested adapter.
         adapter: usize,
-        /// Adapters there are.
+        /// Number of adapters.
         adapters: usize,
     },
-    /// What is meant cannot be told.
-    #[error("the adapter {0} is named twice")]
-    AdapterTwice(usize),
-    /// The vocabulary has no tokens for it.
-    #[error("this model has no fill-in-the-middle tokens: it cannot fill a gap")]
-    NoInfill,
-    /// An encoder only makes embeddings.
-    #[error("this model is an encoder: it makes embeddings and does not go on with texts")]
-    Encoder,
-    /// A graph that others exported tells nothing of them.
+    /// The request sets two scales for this adapter number.
+    #[error("adapter {0} occurs more than once")]
+    DuplicateAdapter(usize),
+    /// The vocabulary has no fill-in-the-middle tokens.
+    #[error("infill is not supported: this model has no fill-in-the-middle tokens")]
+    InfillUnsupported,
+    /// The model is an encoder, which only computes embeddings.
     #[error(
-        "what this model's graph computes before its logits is not known: it makes no embeddings"
+        "text generation is not supported: this model is an encoder and only computes embeddings"
     )]
-    NoHiddenStates,
-    /// The chat template refused the messages, or has a fault.
+    GenerationUnsupported,
+    /// The imported graph has no output for hidden states.
+    #[error(
+        "embeddings are not supported: this model's exported graph has no output for hidden states"
+    )]
+    EmbeddingsUnsupported,
+    /// The chat template rejected the messages or failed.
     #[error(transparent)]
     Template(#[from] TemplateError),
-    /// The grammar is none, or too large.
+    /// The grammar is invalid, too large or not supported.
     #[error("Failed to parse {kind}: {error}")]
     Grammar {
-        /// Which one.
+        /// Format of the grammar.
         kind: GrammarKind,
-        /// Why.
+        /// The cause.
         error: GrammarError,
     },
-    /// The text cannot follow its grammar any further.
+    /// The grammar allows no token after the generated text.
     #[error("{error}")]
-    Unfollowable {
-        /// Which one.
+    ConstraintFailed {
+        /// Format of the grammar.
         kind: GrammarKind,
-        /// Why.
+        /// The cause.
         error: GrammarError,
     },
-    /// An option is larger than it may be.
+    /// A request option exceeds a size limit.
     #[error("{option}: {problem}")]
-    OptionTooLong {
-        /// The field.
+    OptionTooLarge {
+        /// Name of the request field.
         option: &'static str,
-        /// How large it is, and the limit.
+        /// Message with the size and the limit.
         problem: String,
     },
-    /// The answer has more text and log-probabilities than it may.
+    /// The generated text and log probabilities exceed the size limit.
     #[error(
-        "the answer is larger than {limit_bytes} bytes: ask for fewer tokens, choices or log-probabilities"
+        "the response is larger than {limit_bytes} bytes: request fewer tokens, choices or log probabilities"
     )]
-    AnswerTooLarge {
-        /// Bytes that the answers of a request may have.
+    OutputTooLarge {
+        /// Limit for all generations of a request together.
         limit_bytes: usize,
     },
-    /// The client left, or the server stops.
+    /// The client disconnected, or the server is stopping, before the request was queued.
     #[error("the request was cancelled before it was queued")]
     Cancelled,
-    /// As many requests are prepared or wait for that as may.
-    #[error("{waiting} requests wait for their preparation already: try again later")]
-    PreparationsFull {
-        /// Requests that wait.
+    /// The queue of the preparation pool is full.
+    #[error("the preparation queue is full: {waiting} requests are waiting; try again later")]
+    PreparationQueueFull {
+        /// Number of waiting requests.
         waiting: usize,
     },
-    /// As many requests wait as may.
-    #[error("{waiting} requests wait already: try again later")]
+    /// The engine's queue is full.
+    #[error("the queue is full: {waiting} requests are waiting; try again later")]
     QueueFull {
-        /// Requests that wait.
+        /// Number of waiting requests.
         waiting: usize,
     },
-    /// It took longer than it may.
+    /// The request exceeded its time limit.
     #[error("the request took longer than {} seconds", timeout.as_secs_f64())]
     DeadlinePassed {
-        /// What it may take.
+        /// The time limit.
         timeout: Duration,
     },
-    /// The engine ended, and why; nothing will be computed any more.
-    #[error("nothing can be computed any more: {0}")]
+    /// The engine has stopped because of this error.
+    #[error("the engine has stopped: {0}")]
     EngineEnded(String),
-    /// The server is being stopped.
+    /// The server is shutting down.
     #[error("the server is stopping")]
     Stopping,
-    /// The step failed.
+    /// A step of the engine failed.
     #[error("the computation failed: {0}")]
     Failed(String),
 }

@@ -1,5 +1,5 @@
-//! A slot's sequence is written to a file and put back from one. Only the model that computed it, in the same version of this
-//! program, takes it back. Files are written, read and hashed on the threads for blocking work.
+//! Saves, restores and erases slots. Only the same program version, with the same model on the same device, restores a
+//! file. Blocking threads read, write and hash the files.
 
 mod file;
 
@@ -13,103 +13,106 @@ use ring::digest::{Context, SHA256};
 use tokio::sync::{Mutex, OwnedMutexGuard, OwnedSemaphorePermit, Semaphore};
 use tokio::task::spawn_blocking;
 
-use self::file::{Expected, Header};
+use self::file::{ExpectedModel, SlotFileHeader};
 use super::load::BLOCK_TOKENS;
-use super::slots::Shape;
+use super::slots::CacheScope;
 use super::{Caller, LoadedModel, RequestOwner};
-use crate::engine::{MAX_SLOT_ORDERS, PrefixRoot, SavedSequence, SlotError};
+use crate::engine::{CacheNamespace, MAX_SLOT_ACTIONS, SavedSequence, SlotError};
 use crate::runtime::operators::simd::Instructions;
 use crate::token::TokenId;
 
-/// Begins the name of a folder with the files of one key; the key's digest follows.
-const KEY_FOLDER: &str = "key-";
+/// Prefix of the folder name for an API key; [`super::KeyId::name`] follows.
+const KEY_FOLDER_PREFIX: &str = "key-";
 
 /// Why a slot cannot be saved, restored or erased.
 #[derive(Debug, thiserror::Error)]
 pub enum SavedSlotError {
-    /// The engine's reason.
+    /// The slot does not exist, or the engine cannot perform the action.
     #[error(transparent)]
     Slot(#[from] SlotError),
-    /// Nothing records whose sequence it is.
-    #[error("the slot's last request is still being answered, or was an embedding: try again")]
-    StillAnswering,
-    /// The slot's sequence is another key's.
-    #[error("the slot ran another key's request last")]
-    AnotherKey,
-    /// Reading or writing failed.
+    /// The slot's sequence has no recorded request: the request is still running or computes an embedding.
+    #[error(
+        "the slot's last request is still running or was an embedding request: try again later"
+    )]
+    StillRunning,
+    /// The slot's sequence belongs to another API key.
+    #[error("the slot's last request belongs to another API key")]
+    OwnedByAnotherKey,
+    /// The file cannot be read or written.
     #[error("{0}")]
     File(#[from] io::Error),
-    /// The file is no saved slot, or not a whole one.
-    #[error("this is no saved slot: {0}")]
-    NoSlot(&'static str),
-    /// It was computed by another model.
-    #[error("it was saved by another model, or by another version of this program")]
-    AnotherModel,
-    /// It was computed with an adapter that this model does not have.
-    #[error("it was saved with an adapter that is not here")]
-    AnotherAdapter,
-    /// The folder has as many files as it may have.
+    /// The file is not a complete saved slot.
+    #[error("invalid saved slot: {0}")]
+    InvalidFile(&'static str),
+    /// Another model, device or program version saved the file.
+    #[error("the slot was saved by another model or by another version of this program")]
+    ModelMismatch,
+    /// The file was saved with an adapter that is not loaded.
+    #[error("the slot was saved with an adapter that is not loaded")]
+    AdapterMissing,
+    /// The folder contains the maximum number of files.
     #[error(
-        "{0} slots are saved already, the most that --slot-save-max-files allows: save under a name that exists"
+        "the limit of {0} saved slots is reached (--slot-save-max-files): save under an existing name"
     )]
     TooManyFiles(usize),
-    /// The folder has no room for the file.
-    #[error("the saved slots would take more than {}, which --slot-save-max-bytes allows", ByteSize(*.0).display().iec())]
+    /// The files would exceed the size limit of the folder.
+    #[error("the saved slots would exceed {} (--slot-save-max-bytes)", ByteSize(*.0).display().iec())]
     TooManyBytes(u64),
 }
 
-/// What was done with a slot.
+/// Size and duration of a completed save or restore.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct SlotReport {
-    /// Tokens of the sequence.
+    /// Number of tokens that were saved or restored.
     pub tokens: usize,
-    /// Bytes of the file.
+    /// Size of the file in bytes.
     pub bytes: u64,
-    /// What it took.
+    /// Duration of the action.
     pub duration: Duration,
 }
 
-/// Where slots are saved.
+/// Folder of saved slots (`--slot-save-path`), with its limits.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SlotFolder {
-    /// The folder.
+    /// Folder for files of clients without a key and of operators.
     pub path: PathBuf,
-    /// What may be saved in it.
+    /// Limits of this folder, and of the subfolder of each API key.
     pub limits: SlotFileLimits,
 }
 
 impl SlotFolder {
-    /// The folder within this one that has the files of the key with this name.
+    /// Returns the subfolder for an API key with this [`super::KeyId::name`].
     pub fn of_key(&self, name: &str) -> PathBuf {
-        self.path.join(format!("{}{name}", KEY_FOLDER))
+        self.path.join(format!("{}{name}", KEY_FOLDER_PREFIX))
     }
 }
 
-/// What may be saved in one folder, or in that of one key.
+/// Limits of a folder of saved slots; subfolders do not count.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct SlotFileLimits {
-    /// Most files.
-    pub files: usize,
-    /// Most bytes of all files.
-    pub bytes: u64,
+    /// Maximum number of files.
+    pub max_files: usize,
+    /// Maximum total size of all files in bytes.
+    pub max_bytes: u64,
 }
 
-/// Removes what killed servers left in a folder of saved slots.
+/// Removes partial files, which a killed server left in a folder of saved slots or its subfolders. Returns their
+/// number.
 ///
 /// # Errors
-/// The folder cannot be read.
-pub fn remove_slot_parts(folder: &Path) -> io::Result<usize> {
+/// If the folder cannot be read.
+pub fn remove_partial_slot_files(folder: &Path) -> io::Result<usize> {
     file::remove_parts(folder)
 }
 
-/// Holds each slot for one save, restore or erase at a time, so that copies of sequences take no more memory than the cache.
-/// Of all slots' actions, [`MAX_SLOT_ORDERS`] run or wait.
+/// Locks that allow one save, restore or erase at a time per slot, so that the copies of sequences take no more memory
+/// than the cache. Over all slots, at most [`MAX_SLOT_ACTIONS`] actions run or wait.
 pub(super) struct SlotLocks {
     slots: Vec<Arc<Mutex<()>>>,
     actions: Arc<Semaphore>,
 }
 
-/// A slot that is held for an action.
+/// Lock of a slot for one action.
 struct LockedSlot {
     _slot: OwnedMutexGuard<()>,
     _action: OwnedSemaphorePermit,
@@ -119,14 +122,14 @@ impl SlotLocks {
     pub(super) fn new(slots: usize) -> Self {
         Self {
             slots: (0..slots).map(|_| Arc::default()).collect(),
-            actions: Arc::new(Semaphore::new(MAX_SLOT_ORDERS)),
+            actions: Arc::new(Semaphore::new(MAX_SLOT_ACTIONS)),
         }
     }
 
-    /// Waits until the slot is free.
+    /// Waits for the slot's running actions and locks the slot.
     ///
     /// # Errors
-    /// There is no such slot, or as many actions run or wait as may.
+    /// If the slot does not exist, or too many actions of all slots run or wait.
     async fn lock(&self, slot: usize) -> Result<LockedSlot, SlotError> {
         let lock = self.slots.get(slot).ok_or(SlotError::Unknown(slot))?;
         let action = Arc::clone(&self.actions).try_acquire_owned();
@@ -138,11 +141,10 @@ impl SlotLocks {
 }
 
 impl LoadedModel {
-    /// Writes what the cache holds of the sequence that a slot ran last, if the caller may see that. The file appears
-    /// when it is complete.
+    /// Saves the cached tokens of a slot's last sequence. The file appears under its name when it is complete.
     ///
     /// # Errors
-    /// Among others, the path's folder has no room for it within `limits`.
+    /// If the caller may not see the sequence, the folder would exceed `limits`, or the file cannot be written.
     pub async fn save_slot(
         self: &Arc<Self>,
         slot: usize,
@@ -153,45 +155,45 @@ impl LoadedModel {
         let started = Instant::now();
         let locked = self.slot_locks.lock(slot).await?;
         let saved = self.engine.save_slot(slot).await?;
-        let recorded = saved
+        let recorded_scope = saved
             .as_ref()
-            .and_then(|saved| self.slots.shape(slot, saved.id));
+            .and_then(|saved| self.slots.cache_scope(slot, saved.id));
         let is_empty = saved.is_none();
         let is_recorded =
-            recorded.is_some() || saved.as_ref().is_none_or(|saved| saved.id.is_none());
+            recorded_scope.is_some() || saved.as_ref().is_none_or(|saved| saved.id.is_none());
         if !is_recorded && !caller.is_operator() {
-            return Err(SavedSlotError::StillAnswering);
+            return Err(SavedSlotError::StillRunning);
         }
         let mut saved = saved.unwrap_or_else(|| SavedSequence {
             id: None,
-            root: PrefixRoot::default(),
+            namespace: CacheNamespace::default(),
             tokens: Vec::new(),
             blocks: Vec::new(),
         });
-        // Of an embedding there is no record.
-        let usual = Shape {
+        // Embedding requests have no record and use the default scope.
+        let default_scope = CacheScope {
             salt: None,
-            adapters: self.adapters.set(),
+            adapters: self.adapters.default_scales(),
             owner: RequestOwner::default(),
         };
-        let shapes = [recorded.unwrap_or_default(), usual].into_iter();
-        let mut shapes = shapes.filter(|shape| self.root_of(shape) == saved.root);
-        let shape = shapes.next().ok_or(SavedSlotError::StillAnswering)?;
-        if !is_empty && !caller.may_see(shape.owner.key) {
-            return Err(SavedSlotError::AnotherKey);
+        let scopes = [recorded_scope.unwrap_or_default(), default_scope].into_iter();
+        let mut scopes = scopes.filter(|scope| self.namespace_of_scope(scope) == saved.namespace);
+        let scope = scopes.next().ok_or(SavedSlotError::StillRunning)?;
+        if !is_empty && !caller.may_see(scope.owner.key) {
+            return Err(SavedSlotError::OwnedByAnotherKey);
         }
         let tokens = saved.tokens.len();
         let model = Arc::clone(self);
-        let written = spawn_blocking(move || {
+        let write = spawn_blocking(move || {
             let _locked = locked;
             let rows = saved.tokens.len() % BLOCK_TOKENS;
             if let Some(last) = saved.blocks.last_mut().filter(|_| rows > 0) {
                 file::clear_unused_rows(last, rows, model.source.cache_row_bytes());
             }
-            let header = Header {
+            let header = SlotFileHeader {
                 model: model.identity(),
-                adapters: model.adapters.by_digest(&shape.adapters),
-                salt: shape.salt,
+                adapters: model.adapters.scales_by_digest(&scope.adapters),
+                salt: scope.salt,
                 tokens: saved.tokens.iter().map(|token| token.0).collect(),
                 blocks: saved.blocks.len(),
                 block_bytes: saved.blocks.first().map_or(0, Vec::len),
@@ -200,16 +202,17 @@ impl LoadedModel {
         });
         Ok(SlotReport {
             tokens,
-            bytes: written.await.map_err(io::Error::from)??,
+            bytes: write.await.map_err(io::Error::from)??,
             duration: started.elapsed(),
         })
     }
 
-    /// Puts a file's sequence into the owner's part of the cache, as much of its beginning as there is room for, as the
-    /// one that a slot ran last.
+    /// Restores the sequence of a file as the last sequence of a slot, in the cache namespace of `owner`. Tokens at the
+    /// end that do not fit into the cache are dropped.
     ///
     /// # Errors
-    /// Among others, the caller may not see the slot's last request.
+    /// If the caller may not see the slot's last request, the file is not a saved slot of this model, or the engine
+    /// rejects the action.
     pub async fn restore_slot(
         self: &Arc<Self>,
         slot: usize,
@@ -222,26 +225,26 @@ impl LoadedModel {
         self.check_owner(slot, caller)?;
         let model = Arc::clone(self);
         let read = spawn_blocking(move || {
-            let read = file::read(&path, &model.expected_slot_file())?;
+            let read = file::read(&path, &model.expected_model())?;
             Ok::<_, SavedSlotError>((read, locked))
         });
         let ((header, blocks, bytes), _locked) = read.await.map_err(io::Error::from)??;
-        let shape = Shape {
+        let scope = CacheScope {
             adapters: self
                 .adapters
-                .of_digests(&header.adapters)
-                .ok_or(SavedSlotError::AnotherAdapter)?,
+                .scales_from_digests(&header.adapters)
+                .ok_or(SavedSlotError::AdapterMissing)?,
             salt: header.salt,
             owner,
         };
         let saved = SavedSequence {
             id: None,
-            root: self.root_of(&shape),
+            namespace: self.namespace_of_scope(&scope),
             tokens: header.tokens.into_iter().map(TokenId).collect(),
             blocks,
         };
         let tokens = self.engine.restore_slot(slot, saved).await?;
-        self.slots.restored(slot, shape);
+        self.slots.record_restored(slot, scope);
         Ok(SlotReport {
             tokens,
             bytes,
@@ -249,54 +252,55 @@ impl LoadedModel {
         })
     }
 
-    /// Forgets the sequence that a slot ran last, and what of the cache only it reaches. Answers how many tokens that
-    /// were.
+    /// Erases a slot's last sequence and the cached blocks that no other sequence uses. Returns the number of erased
+    /// tokens.
     ///
     /// # Errors
-    /// Among others, the caller may not see the slot's last request.
+    /// If the caller may not see the slot's last request, or the engine rejects the action.
     pub async fn erase_slot(&self, slot: usize, caller: Caller) -> Result<usize, SavedSlotError> {
         let _locked = self.slot_locks.lock(slot).await?;
         self.check_owner(slot, caller)?;
         let erased = self.engine.erase_slot(slot).await?;
-        self.slots.forget(slot);
+        self.slots.clear(slot);
         Ok(erased)
     }
 
-    /// Refuses a slot whose last request the caller may not see.
+    /// Checks that the caller may see the slot's last request.
     fn check_owner(&self, slot: usize, caller: Caller) -> Result<(), SavedSlotError> {
         match self.slots.owner(slot) {
-            Some(owner) if !caller.may_see(owner.key) => Err(SavedSlotError::AnotherKey),
+            Some(owner) if !caller.may_see(owner.key) => Err(SavedSlotError::OwnedByAnotherKey),
             _ => Ok(()),
         }
     }
 
-    fn root_of(&self, shape: &Shape) -> PrefixRoot {
-        let namespace = shape.owner.cache_namespace;
-        self.prefix_root(namespace, shape.salt.as_deref(), &shape.adapters)
+    fn namespace_of_scope(&self, scope: &CacheScope) -> CacheNamespace {
+        let key = scope.owner.cache_namespace;
+        self.cache_namespace_of(key, scope.salt.as_deref(), &scope.adapters)
     }
 
-    fn expected_slot_file(&self) -> Expected {
-        Expected {
+    fn expected_model(&self) -> ExpectedModel {
+        ExpectedModel {
             model: self.identity(),
-            vocabulary: self.details.vocabulary_size,
+            vocabulary_size: self.details.vocabulary_size,
             block_bytes: self.source.cache_bytes_per_token() as usize * BLOCK_TOKENS,
             element_bytes: self.source.cache_element_bytes(),
             cache_blocks: self.details.cache_tokens / BLOCK_TOKENS,
         }
     }
 
-    /// What has to be the same for saved keys and values to be of use. The first call reads the whole model.
+    /// Returns a digest of everything that determines keys and values: program version, device, instruction set and
+    /// model files. The first call reads the whole model.
     fn identity(&self) -> String {
         let identity = self.identity.get_or_init(|| {
             let mut digest = Context::new(&SHA256);
-            // Another processor's instructions round otherwise.
+            // The instruction set affects rounding.
             let instructions = format!("{:?}", Instructions::detect());
-            for word in [
+            for text in [
                 env!("CARGO_PKG_VERSION"),
                 &self.details.device,
                 &instructions,
             ] {
-                digest.update(word.as_bytes());
+                digest.update(text.as_bytes());
                 digest.update(&[0]);
             }
             let contents = self.source.contents();
@@ -316,18 +320,18 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn one_action_more_than_may_wait_for_slots_is_refused() {
+    async fn rejects_a_slot_action_when_the_limit_is_reached() {
         let locks = Arc::new(SlotLocks::new(2));
         assert_eq!(locks.lock(2).await.err(), Some(SlotError::Unknown(2)));
         let first = locks.lock(0).await.unwrap();
-        let waiting: Vec<_> = (1..MAX_SLOT_ORDERS)
+        let waiting: Vec<_> = (1..MAX_SLOT_ACTIONS)
             .map(|_| {
                 let locks = Arc::clone(&locks);
                 tokio::spawn(async move { locks.lock(0).await.map(drop) })
             })
             .collect();
         tokio::task::yield_now().await;
-        // Whichever slot it is for.
+        // The limit applies to all slots together.
         for slot in [0, 1] {
             assert_eq!(locks.lock(slot).await.err(), Some(SlotError::Busy));
         }

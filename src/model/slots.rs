@@ -1,5 +1,5 @@
-//! What the slots are doing: the engine knows sequences, the requests behind them are remembered here. A
-//! slot owns no part of the cache; it remembers the tokens of its last sequence, and how they were asked for.
+//! Slot records for `/slots` and for saved slots: the request of each slot's last sequence. The engine only knows token
+//! sequences. A slot owns no part of the cache.
 
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -8,130 +8,135 @@ use super::request::{FinishReason, GenerateOptions};
 use crate::engine::{AdapterScales, SequenceId, Stats};
 use crate::token::TokenId;
 
-/// How many slots do what.
+/// Numbers of slots by state.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct SlotCounts {
-    /// Free.
+    /// Number of slots without a running sequence.
     pub idle: usize,
-    /// Running a sequence.
+    /// Number of slots with a running sequence.
     pub processing: usize,
 }
 
-/// A slot with the sequence that it runs, or ran last.
+/// State of a slot, which runs one sequence at a time. The fields describe the running or the last sequence.
 #[derive(Debug, Clone)]
 pub struct Slot {
-    /// Its number, from 0.
+    /// Slot number, from 0.
     pub id: usize,
-    /// Whether it runs one.
-    pub processing: bool,
-    /// The number of the running or last sequence.
-    pub task: Option<u64>,
-    /// How it was asked for.
+    /// Whether a sequence runs in the slot.
+    pub is_processing: bool,
+    /// Id of the sequence; `None` if the slot has no recorded request.
+    pub sequence_id: Option<u64>,
+    /// Options of the sequence's request, if known.
     pub options: Option<Arc<GenerateOptions>>,
-    /// The seed of its sampler.
+    /// Seed of the sampler.
     pub seed: Option<u32>,
-    /// Its prompt.
+    /// Prompt tokens of the sequence.
     pub prompt: Arc<[TokenId]>,
-    /// Tokens it generated so far.
+    /// Number of generated tokens so far.
     pub generated_tokens: usize,
-    /// Whether the text that it generated has a line break.
+    /// Whether the generated text contains a line break.
     pub has_new_line: bool,
-    /// Why it ended, if it did.
-    pub finish: Option<FinishReason>,
+    /// Why the sequence ended; `None` while it runs.
+    pub finish_reason: Option<FinishReason>,
 }
 
-/// The last sequence of each slot.
+/// The last sequence of each slot, indexed by slot number.
 #[derive(Debug)]
-pub(super) struct SlotRecords(Mutex<Vec<Last>>);
+pub(super) struct SlotRecords(Mutex<Vec<LastSequence>>);
 
-/// What a slot did last.
+/// The last sequence of a slot: either from a request or restored from a file.
 #[derive(Debug, Clone, Default)]
-struct Last {
-    /// A sequence that was asked for.
+struct LastSequence {
+    /// The last request; `None` if a sequence was restored later.
     record: Option<SlotRecord>,
-    /// What shaped one that was restored since.
-    restored: Option<Shape>,
+    /// Cache scope of a sequence that was restored later than the last request.
+    restored: Option<CacheScope>,
 }
 
-/// What beside its tokens shapes a sequence's content in the cache, or keeps it from other clients.
+/// What, in addition to tokens, determines a sequence's cache namespace and the callers with access.
 #[derive(Debug, Clone, Default, PartialEq)]
-pub(super) struct Shape {
+pub(super) struct CacheScope {
     pub(super) salt: Option<String>,
     pub(super) adapters: AdapterScales,
     pub(super) owner: RequestOwner,
 }
 
-/// A sequence as its slot remembers it.
+/// A sequence and its request, as last recorded.
 #[derive(Debug, Clone)]
 pub(super) struct SlotRecord {
-    task: SequenceId,
+    id: SequenceId,
     seed: u32,
     pub(super) options: Arc<GenerateOptions>,
     pub(super) prompt: Arc<[TokenId]>,
     generated_tokens: usize,
     has_new_line: bool,
-    finish: Option<FinishReason>,
+    finish_reason: Option<FinishReason>,
 }
 
 impl SlotRecord {
     pub(super) fn new(
-        task: SequenceId,
+        id: SequenceId,
         options: Arc<GenerateOptions>,
         seed: u32,
         prompt: Vec<TokenId>,
     ) -> Self {
         Self {
-            task,
+            id,
             seed,
             options,
             prompt: prompt.into(),
             generated_tokens: 0,
             has_new_line: false,
-            finish: None,
+            finish_reason: None,
         }
     }
 }
 
 impl SlotRecords {
     pub(super) fn new(slots: usize) -> Self {
-        Self(Mutex::new(vec![Last::default(); slots]))
+        Self(Mutex::new(vec![LastSequence::default(); slots]))
     }
 
-    pub(super) fn start(&self, slot: usize, record: &SlotRecord) {
+    pub(super) fn record_start(&self, slot: usize, record: &SlotRecord) {
         self.with(slot, |last| {
-            *last = Last {
+            *last = LastSequence {
                 record: Some(record.clone()),
                 restored: None,
             };
         });
     }
 
-    /// A sequence was restored, whose request is not known.
-    pub(super) fn restored(&self, slot: usize, shape: Shape) {
+    /// Records a restored sequence. Its request is unknown.
+    pub(super) fn record_restored(&self, slot: usize, scope: CacheScope) {
         self.with(slot, |last| {
-            *last = Last {
+            *last = LastSequence {
                 record: None,
-                restored: Some(shape),
+                restored: Some(scope),
             };
         });
     }
 
-    /// What the slot did is to be forgotten.
-    pub(super) fn forget(&self, slot: usize) {
-        self.with(slot, |last| *last = Last::default());
+    /// Removes the record of the slot's last sequence.
+    pub(super) fn clear(&self, slot: usize) {
+        self.with(slot, |last| *last = LastSequence::default());
     }
 
-    /// What shaped the slot's last sequence: that of this number, or the restored one.
-    pub(super) fn shape(&self, slot: usize, task: Option<SequenceId>) -> Option<Shape> {
+    /// Returns the cache scope of the slot's last sequence. `sequence` is the expected id, or `None` for a restored
+    /// sequence.
+    pub(super) fn cache_scope(
+        &self,
+        slot: usize,
+        sequence: Option<SequenceId>,
+    ) -> Option<CacheScope> {
         let last = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let last = last.get(slot)?;
-        match task {
+        match sequence {
             None => last.restored.clone(),
-            Some(task) => {
+            Some(sequence) => {
                 let record = last.record.as_ref();
-                let record = record.filter(|record| record.task == task)?;
+                let record = record.filter(|record| record.id == sequence)?;
                 let adapters = record.options.adapters.iter().flatten();
-                Some(Shape {
+                Some(CacheScope {
                     salt: record.options.cache_salt.clone(),
                     adapters: AdapterScales::new(adapters.copied()),
                     owner: record.options.owner,
@@ -140,43 +145,48 @@ impl SlotRecords {
         }
     }
 
-    /// The key of the slot's last request, or of the caller that restored its sequence since; `None` if it has neither.
+    /// Returns the owner of the slot's last request or restored sequence.
     pub(super) fn owner(&self, slot: usize) -> Option<RequestOwner> {
         let last = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let last = last.get(slot)?;
-        let asked = last.record.as_ref().map(|record| record.options.owner);
-        asked.or(last.restored.as_ref().map(|shape| shape.owner))
+        let requested = last.record.as_ref().map(|record| record.options.owner);
+        requested.or(last.restored.as_ref().map(|scope| scope.owner))
     }
 
-    pub(super) fn finish(
+    pub(super) fn record_finish(
         &self,
         slot: usize,
-        ended: &SlotRecord,
+        sequence: &SlotRecord,
         generated_tokens: usize,
         reason: FinishReason,
     ) {
-        self.with_record(slot, ended, |record| {
+        self.with_record(slot, sequence, |record| {
             record.generated_tokens = generated_tokens;
-            record.finish = Some(reason);
+            record.finish_reason = Some(reason);
         });
     }
 
-    /// The text of a sequence has a line break.
-    pub(super) fn line_ended(&self, slot: usize, sequence: &SlotRecord) {
+    /// Records that the generated text contains a line break.
+    pub(super) fn record_line_break(&self, slot: usize, sequence: &SlotRecord) {
         self.with_record(slot, sequence, |record| record.has_new_line = true);
     }
 
-    /// Changes the slot's record of a sequence. A listener that reads slowly may refer to a slot that runs another
-    /// sequence by now, whose record stays as it is.
-    fn with_record(&self, slot: usize, of: &SlotRecord, change: impl FnOnce(&mut SlotRecord)) {
+    /// Changes the slot's record of a sequence. Does nothing if the slot has started another sequence, which happens if
+    /// a client reads its stream slowly.
+    fn with_record(
+        &self,
+        slot: usize,
+        sequence: &SlotRecord,
+        change: impl FnOnce(&mut SlotRecord),
+    ) {
         self.with(slot, |last| {
             let record = last.record.as_mut();
-            record.filter(|record| record.task == of.task).map(change);
+            record.filter(|record| record.id == sequence.id).map(change);
         });
     }
 
-    /// The slots as the engine's numbers and the records together show them.
-    pub(super) fn join(&self, stats: &Stats) -> Vec<Slot> {
+    /// Returns the state of each slot, combining the records with the engine's statistics.
+    pub(super) fn with_stats(&self, stats: &Stats) -> Vec<Slot> {
         let records = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         stats
             .slots
@@ -187,13 +197,13 @@ impl SlotRecords {
                 let record = last
                     .record
                     .as_ref()
-                    .filter(|record| running.is_none_or(|running| running.sequence == record.task));
+                    .filter(|record| running.is_none_or(|running| running.sequence == record.id));
                 Slot {
                     id,
-                    processing: running.is_some(),
-                    task: running
+                    is_processing: running.is_some(),
+                    sequence_id: running
                         .map(|running| running.sequence.0)
-                        .or(record.map(|record| record.task.0)),
+                        .or(record.map(|record| record.id.0)),
                     options: record.map(|record| Arc::clone(&record.options)),
                     seed: record.map(|record| record.seed),
                     prompt: record.map_or_else(Arc::default, |record| Arc::clone(&record.prompt)),
@@ -202,15 +212,15 @@ impl SlotRecords {
                         .or(record.map(|record| record.generated_tokens))
                         .unwrap_or(0),
                     has_new_line: record.is_some_and(|record| record.has_new_line),
-                    finish: record
+                    finish_reason: record
                         .filter(|_| running.is_none())
-                        .and_then(|record| record.finish.clone()),
+                        .and_then(|record| record.finish_reason.clone()),
                 }
             })
             .collect()
     }
 
-    fn with(&self, slot: usize, change: impl FnOnce(&mut Last)) {
+    fn with(&self, slot: usize, change: impl FnOnce(&mut LastSequence)) {
         let mut records = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(record) = records.get_mut(slot) {
             change(record);

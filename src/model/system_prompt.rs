@@ -1,4 +1,5 @@
-//! What comes before the prompt of every request: set at the start, or by a request at any time.
+//! The system prompt, which precedes the prompt of every request. It is set at startup; an operator or a request can
+//! replace it.
 
 use std::sync::{Arc, PoisonError};
 
@@ -8,83 +9,83 @@ use crate::cancel::CancelFlag;
 use crate::text::{SpecialTokens, Tokenizer};
 use crate::token::TokenId;
 
-/// A system prompt, and what clients want to know of it to write prompts that go on with it.
+/// A system prompt, with the prefixes of turns for clients that write the prompt as a dialog.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct SystemPrompt {
-    /// The text; empty is that there is none.
+    /// Text of the system prompt; empty if there is none.
     pub prompt: String,
-    /// What begins the user's turns.
+    /// Prefix of a user's turn.
     pub user_name: String,
-    /// What begins the assistant's turns.
+    /// Prefix of the assistant's turn.
     pub assistant_name: String,
 }
 
-/// A system prompt with its tokens.
+/// A system prompt and its tokens.
 #[derive(Debug, Default)]
-pub(super) struct SystemTokens {
-    pub(super) words: SystemPrompt,
-    /// With the beginning-of-text token, if the model wants one; none without a text.
+pub(super) struct TokenizedSystemPrompt {
+    pub(super) source: SystemPrompt,
+    /// Includes the beginning-of-text token if the model adds one. Empty if the text is empty.
     pub(super) tokens: Vec<TokenId>,
 }
 
-impl SystemTokens {
-    /// Tokenizes it.
+impl TokenizedSystemPrompt {
+    /// Tokenizes a system prompt for a context of `context_tokens` tokens.
     ///
     /// # Errors
-    /// It leaves no room in a context of `context_tokens`.
+    /// If the context has no room for a prompt token and a generated token after the system prompt.
     pub(super) fn new(
-        words: SystemPrompt,
+        source: SystemPrompt,
         tokenizer: &Tokenizer,
         context_tokens: usize,
     ) -> Result<Self, GenerateError> {
-        if words.prompt.is_empty() {
+        if source.prompt.is_empty() {
             return Ok(Self {
-                words,
+                source,
                 tokens: Vec::new(),
             });
         }
-        let beginning = tokenizer.beginning().filter(|_| tokenizer.adds_beginning());
-        let text = tokenizer.encode(&words.prompt, SpecialTokens::Parse);
-        let tokens: Vec<TokenId> = beginning.into_iter().chain(text).collect();
-        // A prompt of one token and an answer of one.
+        let bos = tokenizer.bos().filter(|_| tokenizer.adds_bos());
+        let text = tokenizer.encode(&source.prompt, SpecialTokens::Parse);
+        let tokens: Vec<TokenId> = bos.into_iter().chain(text).collect();
+        // Room for one prompt token and one generated token.
         if tokens.len() + 2 > context_tokens {
             return Err(GenerateError::SystemPromptTooLong {
                 prompt_tokens: tokens.len(),
                 context_tokens,
             });
         }
-        Ok(Self { words, tokens })
+        Ok(Self { source, tokens })
     }
 }
 
 impl LoadedModel {
-    /// Puts another system prompt before all prompts from now on.
+    /// Replaces the server's system prompt for all later requests.
     pub fn set_system_prompt(
         &self,
-        words: SystemPrompt,
+        source: SystemPrompt,
         cancel: &CancelFlag,
     ) -> Result<(), GenerateError> {
-        let system = self.system_tokens(words, cancel)?;
-        let mut place = self.system.write().unwrap_or_else(PoisonError::into_inner);
-        *place = Arc::new(system);
+        let system = self.tokenize_system_prompt(source, cancel)?;
+        let mut current = self.system.write().unwrap_or_else(PoisonError::into_inner);
+        *current = Arc::new(system);
         Ok(())
     }
 
-    /// The system prompt as it was set.
-    pub fn system_words(&self) -> SystemPrompt {
-        self.system_prompt().words.clone()
+    /// Returns the server's current system prompt.
+    pub fn system_prompt(&self) -> SystemPrompt {
+        self.tokenized_system_prompt().source.clone()
     }
 
-    pub(super) fn system_tokens(
+    pub(super) fn tokenize_system_prompt(
         &self,
-        words: SystemPrompt,
+        source: SystemPrompt,
         cancel: &CancelFlag,
-    ) -> Result<SystemTokens, GenerateError> {
+    ) -> Result<TokenizedSystemPrompt, GenerateError> {
         cancel.check()?;
-        SystemTokens::new(words, &self.tokenizer, self.details.context_tokens)
+        TokenizedSystemPrompt::new(source, &self.tokenizer, self.details.context_tokens)
     }
 
-    pub(super) fn system_prompt(&self) -> Arc<SystemTokens> {
+    pub(super) fn tokenized_system_prompt(&self) -> Arc<TokenizedSystemPrompt> {
         let system = self.system.read().unwrap_or_else(PoisonError::into_inner);
         Arc::clone(&system)
     }

@@ -1,68 +1,72 @@
-//! Functions that an answer may call: the model's way of writing calls becomes what the text must follow, and what its
-//! text is read by.
+//! Tool calls: builds the grammar and the output parser of responses with tool calls, in the model's tool-call format.
 
 use super::LoadedModel;
-use super::request::{GrammarSource, ToolUse};
-use super::thoughts::Thoughts;
-use crate::grammar::{CallGrammar, FunctionCall, Otherwise};
-use crate::text::{AnswerReader, SpecialTokens};
+use super::reasoning::PromptReasoning;
+use super::request::{GrammarSource, ToolOptions};
+use crate::grammar::{ContentGrammar, FunctionGrammar, ToolCallGrammar};
+use crate::text::{OutputParser, SpecialTokens};
 use crate::token::TokenId;
 
 impl LoadedModel {
-    /// Reads the text of an answer that may call these functions, and may be thought about.
-    pub(super) fn answer_reader(
+    /// Returns the parser that finds tool calls and reasoning in generated text.
+    pub(super) fn output_parser(
         &self,
-        tools: Option<&ToolUse>,
-        thoughts: Option<&Thoughts>,
-    ) -> AnswerReader {
-        let reader = match tools {
-            None => AnswerReader::of_text(),
+        tools: Option<&ToolOptions>,
+        reasoning: Option<&PromptReasoning>,
+    ) -> OutputParser {
+        let parser = match tools {
+            None => OutputParser::plain_text(),
             Some(tools) => {
                 let names = tools.functions.iter();
                 let names = names.map(|function| function.name.clone()).collect();
-                AnswerReader::of_calls(self.template.tool_syntax(), names)
+                OutputParser::with_tool_calls(self.template.tool_call_format(), names)
             }
         };
-        match thoughts {
-            None => reader,
-            Some(thoughts) => reader.after_thoughts(thoughts.syntax, thoughts.is_begun()),
+        match reasoning {
+            None => parser,
+            Some(reasoning) => parser.with_reasoning(reasoning.markers, reasoning.is_open()),
         }
     }
 
-    /// What an answer follows that may call functions; a schema is for one that does not.
+    /// Returns the grammar of a response that may have tool calls. A JSON Schema in `grammar` applies to responses
+    /// without a tool call.
     pub(super) fn call_grammar(
         &self,
-        tools: &ToolUse,
+        tools: &ToolOptions,
         grammar: Option<GrammarSource>,
     ) -> GrammarSource {
-        let syntax = self.template.tool_syntax();
-        let functions = tools.functions.iter().map(|function| FunctionCall {
+        let format = self.template.tool_call_format();
+        let functions = tools.functions.iter().map(|function| FunctionGrammar {
             name: function.name.clone(),
-            begin: syntax.begin(&function.name),
-            arguments: function.parameters.clone(),
+            before_arguments: format.call_prefix(&function.name),
+            arguments_schema: function.parameters.clone(),
             strict: function.strict,
-            end: syntax.after_arguments.to_owned(),
+            after_arguments: format.after_arguments.to_owned(),
         });
-        GrammarSource::Calls(CallGrammar {
-            otherwise: match (tools.required, grammar) {
-                (true, _) => Otherwise::Nothing,
+        GrammarSource::ToolCalls(ToolCallGrammar {
+            content: match (tools.required, grammar) {
+                (true, _) => ContentGrammar::CallRequired,
                 (false, Some(GrammarSource::JsonSchema { schema, strict })) => {
-                    Otherwise::Json { schema, strict }
+                    ContentGrammar::Json { schema, strict }
                 }
-                (false, _) => Otherwise::Text,
+                (false, _) => ContentGrammar::Text,
             },
-            mark: syntax.mark.to_owned(),
-            after_text: syntax.after_text,
-            opening: syntax.opening.to_owned(),
-            between: syntax.between.filter(|_| tools.several).map(str::to_owned),
-            closing: syntax.closing.to_owned(),
+            marker: format.marker.to_owned(),
+            allows_leading_text: format.allows_leading_text,
+            opening: format.opening.to_owned(),
+            separator: format
+                .separator
+                .filter(|_| tools.parallel)
+                .map(str::to_owned),
+            closing: format.closing.to_owned(),
             functions: functions.collect(),
         })
     }
 
-    /// The control tokens whose names are among these texts: without them neither calls nor thoughts could be read.
-    pub(super) fn control_tokens(&self, texts: &str) -> Vec<TokenId> {
-        let mut tokens = self.tokenizer.encode(texts, SpecialTokens::Parse);
+    /// Returns the control tokens in a text of markers. Such tokens of tool-call and reasoning markers must stay in the
+    /// output text, where the parser finds them.
+    pub(super) fn control_tokens(&self, text: &str) -> Vec<TokenId> {
+        let mut tokens = self.tokenizer.encode(text, SpecialTokens::Parse);
         tokens.retain(|token| self.tokenizer.is_control(*token));
         tokens
     }

@@ -1,4 +1,4 @@
-//! What a step's sequences want of the model's adapters, as the graph reads it.
+//! The graph's input with the scale of each LoRA adapter for each row of a step.
 
 use std::borrow::Cow;
 
@@ -9,16 +9,16 @@ use super::RuntimeError;
 use crate::engine::{RunError, StepPlan};
 use crate::graph::names;
 
-/// How strong each row wants each adapter, in memory that is used again at every step.
+/// Buffer of adapter scales, reused by every step.
 #[derive(Default)]
-pub(super) struct ScaleRows {
+pub(super) struct RowAdapterScales {
     adapters: usize,
     /// `[rows, adapters]`
     values: Vec<f32>,
 }
 
-impl ScaleRows {
-    /// For a model with so many adapters.
+impl RowAdapterScales {
+    /// Creates the buffer for a model with `adapters` adapters.
     pub(super) fn new(adapters: usize) -> Self {
         Self {
             adapters,
@@ -26,19 +26,19 @@ impl ScaleRows {
         }
     }
 
-    /// Takes what the plan's sequences want; of the `rows` rows those behind it want nothing.
+    /// Sets the scales of the plan's rows. The remaining rows, up to `rows`, are padding and use no adapter.
     ///
     /// # Errors
-    /// A sequence names an adapter that is not there.
+    /// If a sequence uses an adapter that the model does not have.
     pub(super) fn fill(&mut self, plan: &StepPlan, rows: usize) -> Result<(), RunError> {
         self.values.clear();
         for chunk in &plan.chunks {
             let start = self.values.len();
             self.values.resize(start + self.adapters, 0.0);
             for (adapter, scale) in chunk.adapters.iter() {
-                let place = self.values[start..].get_mut(adapter);
-                let missing = || RunError(format!("there is no adapter {adapter}"));
-                *place.ok_or_else(missing)? = scale;
+                let value = self.values[start..].get_mut(adapter);
+                let missing = || RunError(format!("adapter not found: {adapter}"));
+                *value.ok_or_else(missing)? = scale;
             }
             for _ in 1..chunk.tokens.len() {
                 self.values.extend_from_within(start..start + self.adapters);
@@ -48,7 +48,7 @@ impl ScaleRows {
         Ok(())
     }
 
-    /// The graph's input, if it has it.
+    /// Returns the name and value of the graph's input; `None` for a model without adapters.
     pub(super) fn input(
         &self,
         rows: usize,

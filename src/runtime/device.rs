@@ -1,4 +1,4 @@
-//! Where sessions compute: ONNX Runtime's execution providers, and which layers of a model each has.
+//! Devices that run sessions (ONNX Runtime's execution providers), and the assignment of a model's layers to devices.
 
 use std::fmt;
 use std::ops::Range;
@@ -10,16 +10,16 @@ use ort::session::Session;
 
 use super::environment;
 use super::operators::simd::Instructions;
-use crate::graph::{AttentionOperator, ProductOperator};
+use crate::graph::{AttentionOperator, MatmulOperator};
 
-/// A device that computes.
+/// A device that runs a session, displayed as `cpu`, `cuda:0` or `coreml`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Device {
-    /// The processor.
+    /// The CPU, with ONNX Runtime's default execution provider.
     Cpu,
-    /// A GPU of NVIDIA's, by its number.
+    /// An NVIDIA GPU, by its CUDA device number.
     Cuda(u16),
-    /// What CoreML chooses of a Mac's devices.
+    /// The CPU, GPU or Neural Engine of an Apple device, as CoreML selects.
     CoreMl,
 }
 
@@ -34,7 +34,7 @@ impl fmt::Display for Device {
 }
 
 impl Device {
-    /// The execution provider beside that of the CPU, which every session has.
+    /// Returns the execution provider of this device; `None` for the CPU, because every session has the CPU provider.
     pub(super) fn provider(self) -> Option<ExecutionProviderDispatch> {
         let provider = match self {
             Self::Cpu => return None,
@@ -44,36 +44,36 @@ impl Device {
         Some(provider.error_on_failure())
     }
 
-    /// Whose attention computes there.
-    pub(super) fn attention(self) -> AttentionOperator {
+    /// Returns the attention operator for this device.
+    pub(super) fn attention_operator(self) -> AttentionOperator {
         match self {
             Self::Cuda(_) => AttentionOperator::Contrib,
-            // CoreML knows no such operator: the CPU computes attention beside it.
+            // CoreML has no paged attention operator, so attention runs on the CPU.
             Self::Cpu | Self::CoreMl => AttentionOperator::Ortolan,
         }
     }
 
-    /// Whose products with quantised matrices compute there.
-    pub fn products(self) -> ProductOperator {
+    /// Returns the default operator for matmuls with quantized weights on this device.
+    pub fn matmul_operator(self) -> MatmulOperator {
         match self {
-            Self::Cpu if Instructions::detect().multiplies_bytes() => ProductOperator::Ortolan,
-            Self::Cpu | Self::Cuda(_) | Self::CoreMl => ProductOperator::Contrib,
+            Self::Cpu if Instructions::detect().has_int8_dot_product() => MatmulOperator::Ortolan,
+            Self::Cpu | Self::Cuda(_) | Self::CoreMl => MatmulOperator::Contrib,
         }
     }
 
-    /// Looks whether it can be had with the library at `library`.
+    /// Checks that the ONNX Runtime at `library` can use this device.
     ///
     /// # Errors
-    /// Why not.
+    /// If the library was built without the execution provider, or if the provider fails to start.
     pub fn check(self, library: &Path) -> anyhow::Result<()> {
         let environment = environment(library)?;
         let (is_built_in, hint) = match self {
             Self::Cpu => return Ok(()),
             Self::Cuda(_) => (
                 ep::CUDA::is_available()?,
-                "; the Python package onnxruntime-gpu has a library with it, which --onnxruntime may name",
+                "; set --onnxruntime to the library of the Python package onnxruntime-gpu",
             ),
-            Self::CoreMl => (ep::CoreML::is_available()?, "; it is there on macOS alone"),
+            Self::CoreMl => (ep::CoreML::is_available()?, "; it requires macOS"),
         };
         let name = match self {
             Self::CoreMl => "CoreML",
@@ -89,58 +89,59 @@ impl Device {
         registered
             .map(drop)
             .map_err(|error| anyhow::Error::msg(error.to_string()))
-            .with_context(|| format!("ONNX Runtime cannot use {name} here"))
+            .with_context(|| format!("ONNX Runtime cannot use {name} on this host"))
     }
 }
 
-/// Which devices are asked for.
+/// The kind of device to offload layers to (`--device`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum DeviceChoice {
-    /// The first that can be had of CUDA, CoreML, CPU.
+    /// The first available of CUDA, CoreML and CPU.
     Auto,
-    /// The CPU.
+    /// No offloading: all layers run on the CPU.
     #[default]
     Cpu,
-    /// GPUs of NVIDIA's.
+    /// NVIDIA GPUs.
     Cuda,
-    /// CoreML.
+    /// Apple's CoreML.
     CoreMl,
 }
 
-/// How a model's layers are to be divided among devices.
+/// How to assign a model's layers to devices.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct DeviceOptions {
-    /// Which devices.
+    /// Kind of device to offload layers to.
     pub choice: DeviceChoice,
-    /// How many of the last layers they have, if not all; the CPU has the others.
-    pub layers: Option<usize>,
-    /// Each device's share of its layers, in the order of their numbers; all are device 0's without shares.
-    pub shares: Vec<f32>,
-    /// The number of the device that has the last layers and computes the logits; the only one without shares.
-    pub main: Option<usize>,
+    /// Number of layers to offload, counted from the last layer (`--n-gpu-layers`). `None` offloads all layers.
+    pub offloaded_layers: Option<usize>,
+    /// Share of the offloaded layers for each device number (`--tensor-split`). If empty, one device has all layers.
+    pub tensor_split: Vec<f32>,
+    /// Number of the device that has the last layers and computes the logits (`--main-gpu`). Without `tensor_split`,
+    /// this device has all offloaded layers.
+    pub main_gpu: Option<usize>,
 }
 
-/// Layers that a device computes in one session.
+/// A range of layers that one session runs on one device.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct DeviceLayers {
-    /// Where.
+    /// Device that runs the layers.
     pub device: Device,
-    /// Which.
+    /// Indices of the layers in the model.
     pub layers: Range<usize>,
 }
 
 impl DeviceOptions {
-    /// Checks what can be known without a model, so that nobody waits for one in vain.
+    /// Checks the options that do not depend on the model, so that errors are reported before the model is loaded.
     ///
     /// # Errors
-    /// Shares or numbers that cannot be; a device that was asked for and cannot be had.
+    /// If a share or device number is invalid, or if an explicitly requested device is not available.
     pub fn check(&self, library: &Path) -> anyhow::Result<()> {
-        let numbers = self.numbers()?;
+        let shares = self.device_shares()?;
         match self.choice {
             DeviceChoice::Auto | DeviceChoice::Cpu => Ok(()),
-            DeviceChoice::CoreMl | DeviceChoice::Cuda if self.layers == Some(0) => Ok(()),
+            DeviceChoice::CoreMl | DeviceChoice::Cuda if self.offloaded_layers == Some(0) => Ok(()),
             DeviceChoice::CoreMl | DeviceChoice::Cuda => {
-                numbers.into_iter().try_for_each(|(number, _)| {
+                shares.into_iter().try_for_each(|(number, _)| {
                     let device = self.device(number);
                     let checked = device.check(library);
                     checked.with_context(|| format!("--device {device}"))
@@ -149,116 +150,127 @@ impl DeviceOptions {
         }
     }
 
-    /// Which device computes which of a model's `layers` layers, of which there is at least one, in their order.
+    /// Assigns the layers `0..layers` of a model to devices. Returns the ranges in layer order.
     ///
     /// # Errors
-    /// As of [`Self::check`].
-    pub fn divide(&self, library: &Path, layers: usize) -> anyhow::Result<Vec<DeviceLayers>> {
+    /// Under the conditions of [`Self::check`].
+    pub fn assign_layers(
+        &self,
+        library: &Path,
+        layers: usize,
+    ) -> anyhow::Result<Vec<DeviceLayers>> {
         let resolved = Self {
-            choice: self.resolved(library)?,
+            choice: self.resolve_choice(library)?,
             ..self.clone()
         };
         resolved.check(library)?;
-        let on_devices = match resolved.choice {
+        let offloaded = match resolved.choice {
             DeviceChoice::Cpu => layers,
-            _ => resolved.layers.map_or(layers, |count| count.min(layers)),
+            _ => resolved
+                .offloaded_layers
+                .map_or(layers, |count| count.min(layers)),
         };
-        let before = layers - on_devices;
-        let numbers = resolved.numbers()?;
-        let total: f64 = numbers.iter().map(|(_, share)| share).sum();
-        let (mut parts, mut start, mut sum) = (Vec::new(), before, 0.0);
-        if before > 0 {
-            parts.push(DeviceLayers {
+        let on_cpu = layers - offloaded;
+        let shares = resolved.device_shares()?;
+        let total: f64 = shares.iter().map(|(_, share)| share).sum();
+        let (mut stages, mut start, mut sum) = (Vec::new(), on_cpu, 0.0);
+        if on_cpu > 0 {
+            stages.push(DeviceLayers {
                 device: Device::Cpu,
-                layers: 0..before,
+                layers: 0..on_cpu,
             });
         }
-        for (number, share) in numbers {
+        for (number, share) in shares {
             sum += share;
-            let end = before + (sum / total * on_devices as f64).round() as usize;
+            let end = on_cpu + (sum / total * offloaded as f64).round() as usize;
             if end > start {
-                parts.push(DeviceLayers {
+                stages.push(DeviceLayers {
                     device: resolved.device(number),
                     layers: start..end,
                 });
             }
             start = end;
         }
-        Ok(parts)
+        Ok(stages)
     }
 
-    /// The devices of a model that is not divided, `what` in words.
+    /// Returns the CPU as the only device, for a kind of model that does not support other devices. Errors contain
+    /// `model_kind`.
     ///
     /// # Errors
-    /// Another than the CPU was asked for by its name, or several.
-    pub fn only_cpu(&self, what: &str) -> anyhow::Result<Vec<Device>> {
-        let by_name = matches!(self.choice, DeviceChoice::Cuda | DeviceChoice::CoreMl);
+    /// If CUDA, CoreML or several devices are explicitly requested.
+    pub fn require_cpu(&self, model_kind: &str) -> anyhow::Result<Vec<Device>> {
+        let is_explicit = matches!(self.choice, DeviceChoice::Cuda | DeviceChoice::CoreMl);
         ensure!(
-            !by_name || self.layers == Some(0),
-            "{what} is computed on the CPU alone: leave out --device"
+            !is_explicit || self.offloaded_layers == Some(0),
+            "--device is not supported for {model_kind}, which runs on the CPU only"
         );
         ensure!(
-            self.numbers()?.len() == 1,
-            "the layers of {what} are not divided: leave out --tensor-split"
+            self.device_shares()?.len() == 1,
+            "--tensor-split is not supported for {model_kind}, which runs in one session"
         );
         Ok(vec![Device::Cpu])
     }
 
-    /// The numbers of the devices and their shares, in the order in which they compute.
-    fn numbers(&self) -> anyhow::Result<Vec<(usize, f64)>> {
+    /// Returns the number and share of each device with a share above 0, in layer order: the main device is last.
+    fn device_shares(&self) -> anyhow::Result<Vec<(usize, f64)>> {
         let Self {
             choice,
-            shares,
-            main,
+            tensor_split,
+            main_gpu,
             ..
         } = self;
-        if let Some(share) = shares
+        if let Some(share) = tensor_split
             .iter()
             .find(|share| !(share.is_finite() && **share >= 0.0))
         {
-            bail!("--tensor-split {share}: a share is a number from 0 on");
+            bail!("--tensor-split {share}: a share must be a number of at least 0");
         }
-        if shares.is_empty() {
-            let number = main.unwrap_or(0);
+        if tensor_split.is_empty() {
+            let number = main_gpu.unwrap_or(0);
             ensure!(
                 number == 0 || matches!(choice, DeviceChoice::Cuda | DeviceChoice::Auto),
-                "--main-gpu {number}: there is no such device, only 0"
+                "--main-gpu {number}: device not found, only device 0 is available"
             );
             return Ok(vec![(number, 1.0)]);
         }
-        let numbered = shares.iter().map(|share| f64::from(*share)).enumerate();
-        let mut numbers: Vec<_> = numbered.filter(|(_, share)| *share > 0.0).collect();
-        ensure!(!numbers.is_empty(), "--tensor-split: nobody has a share");
+        let numbered = tensor_split.iter().copied().map(f64::from).enumerate();
+        let mut shares: Vec<_> = numbered.filter(|(_, share)| *share > 0.0).collect();
         ensure!(
-            numbers.len() == 1 || *choice != DeviceChoice::CoreMl,
-            "--tensor-split: CoreML chooses its devices itself"
+            !shares.is_empty(),
+            "--tensor-split: at least one share must be greater than 0"
         );
-        if let Some(main) = main {
-            let place = numbers.iter().position(|(number, _)| number == main);
-            let place = place
-                .with_context(|| format!("--main-gpu {main}: --tensor-split gives it no share"))?;
-            let last = numbers.remove(place);
-            numbers.push(last);
+        ensure!(
+            shares.len() == 1 || *choice != DeviceChoice::CoreMl,
+            "--tensor-split is not supported with CoreML, which selects its device itself"
+        );
+        if let Some(main) = main_gpu {
+            let index = shares.iter().position(|(number, _)| number == main);
+            let index = index.with_context(|| {
+                format!("--main-gpu {main}: its share in --tensor-split must be greater than 0")
+            })?;
+            let last = shares.remove(index);
+            shares.push(last);
         }
-        Ok(numbers)
+        Ok(shares)
     }
 
-    /// What a choice comes to where the library is.
-    fn resolved(&self, library: &Path) -> anyhow::Result<DeviceChoice> {
-        if self.layers == Some(0) || self.choice == DeviceChoice::Cpu {
+    /// Returns the choice, with [`DeviceChoice::Auto`] replaced by the first available kind of device.
+    fn resolve_choice(&self, library: &Path) -> anyhow::Result<DeviceChoice> {
+        if self.offloaded_layers == Some(0) || self.choice == DeviceChoice::Cpu {
             return Ok(DeviceChoice::Cpu);
         }
         if self.choice != DeviceChoice::Auto {
             return Ok(self.choice);
         }
         for choice in [DeviceChoice::Cuda, DeviceChoice::CoreMl] {
-            let wanted = Self {
+            let candidate = Self {
                 choice,
                 ..self.clone()
             };
-            match wanted.check(library) {
+            match candidate.check(library) {
                 Ok(()) => return Ok(choice),
-                Err(error) => tracing::debug!("not on {choice:?}: {error:#}"),
+                Err(error) => tracing::debug!("{choice:?} is not available: {error:#}"),
             }
         }
         Ok(DeviceChoice::Cpu)
@@ -277,53 +289,70 @@ impl DeviceOptions {
 mod tests {
     use super::*;
 
-    /// Where each part's layers begin and end.
-    fn divided(options: &DeviceOptions, layers: usize) -> Vec<[usize; 2]> {
-        // The CPU needs no library.
-        let parts = options.divide(Path::new("/nowhere"), layers).unwrap();
-        let parts = parts.into_iter().map(|part| part.layers);
-        parts.map(|layers| [layers.start, layers.end]).collect()
+    /// Returns the first layer and the end of each device's range.
+    fn layer_ranges(options: &DeviceOptions, layers: usize) -> Vec<[usize; 2]> {
+        // The CPU needs no execution provider, so the library is not loaded.
+        let stages = options
+            .assign_layers(Path::new("/nowhere"), layers)
+            .unwrap();
+        let ranges = stages.into_iter().map(|stage| stage.layers);
+        ranges.map(|layers| [layers.start, layers.end]).collect()
     }
 
     #[test]
-    fn layers_are_divided_by_shares_and_none_is_left_out() {
-        let shares = |shares: &[f32], main| DeviceOptions {
-            shares: shares.to_vec(),
-            main,
+    fn layers_are_assigned_in_proportion_to_shares() {
+        let options = |shares: &[f32], main_gpu| DeviceOptions {
+            tensor_split: shares.to_vec(),
+            main_gpu,
             ..DeviceOptions::default()
         };
-        assert_eq!(divided(&shares(&[], None), 30), [[0, 30]]);
-        assert_eq!(divided(&shares(&[3.0, 2.0], None), 30), [[0, 18], [18, 30]]);
+        assert_eq!(layer_ranges(&options(&[], None), 30), [[0, 30]]);
         assert_eq!(
-            divided(&shares(&[3.0, 2.0], Some(0)), 30),
+            layer_ranges(&options(&[3.0, 2.0], None), 30),
+            [[0, 18], [18, 30]]
+        );
+        assert_eq!(
+            layer_ranges(&options(&[3.0, 2.0], Some(0)), 30),
             [[0, 12], [12, 30]]
         );
         assert_eq!(
-            divided(&shares(&[0.0, 1.0, 1.0], None), 3),
+            layer_ranges(&options(&[0.0, 1.0, 1.0], None), 3),
             [[0, 2], [2, 3]]
         );
-        assert_eq!(divided(&shares(&[1.0, 1000.0], None), 4), [[0, 4]]);
+        assert_eq!(layer_ranges(&options(&[1.0, 1000.0], None), 4), [[0, 4]]);
         assert_eq!(
-            divided(&shares(&[1.0; 8], None), 3),
+            layer_ranges(&options(&[1.0; 8], None), 3),
             [[0, 1], [1, 2], [2, 3]]
         );
     }
 
     #[test]
-    fn what_cannot_be_divided_is_refused() {
-        for (shares, main, problem) in [
-            (vec![0.0, 0.0], None, "nobody has a share"),
+    fn invalid_device_options_are_rejected() {
+        for (tensor_split, main_gpu, problem) in [
+            (
+                vec![0.0, 0.0],
+                None,
+                "at least one share must be greater than 0",
+            ),
             (vec![1.0, -1.0], None, "--tensor-split -1: a share"),
             (vec![1.0, f32::NAN], None, "--tensor-split NaN: a share"),
-            (vec![1.0, 0.0], Some(1), "gives it no share"),
-            (vec![], Some(1), "there is no such device, only 0"),
+            (
+                vec![1.0, 0.0],
+                Some(1),
+                "its share in --tensor-split must be greater than 0",
+            ),
+            (
+                vec![],
+                Some(1),
+                "device not found, only device 0 is available",
+            ),
         ] {
             let options = DeviceOptions {
-                shares,
-                main,
+                tensor_split,
+                main_gpu,
                 ..DeviceOptions::default()
             };
-            let error = options.divide(Path::new("/nowhere"), 4).unwrap_err();
+            let error = options.assign_layers(Path::new("/nowhere"), 4).unwrap_err();
             assert!(error.to_string().contains(problem), "{error}");
         }
     }

@@ -1,5 +1,5 @@
-//! Keys and values in the memory of a device that the CPU does not reach: ONNX Runtime copies whatever of them is read or
-//! written.
+//! Key-value cache in device memory. The CPU cannot access this memory, so ONNX Runtime copies blocks from and to the
+//! host.
 
 use half::f16;
 use ort::memory::{Allocator, MemoryInfo};
@@ -12,25 +12,25 @@ use super::session::{self, SessionOptions};
 use crate::graph::onnx::{Attribute, Dimension, ElementType, GraphBuilder};
 use crate::graph::{ModelGraph, OperatorMatrices};
 
-/// Most numbers that are copied at once where all are written.
-const MOST_NUMBERS_AT_ONCE: usize = 16 << 20;
+/// Maximum number of elements per copy while the cache is filled with zeros.
+const MAX_ELEMENTS_PER_COPY: usize = 16 << 20;
 
-// Names of the reader's inputs and its output.
+// Names of the inputs and the output of the block reader graph.
 const ALL_BLOCKS: &str = "all_blocks";
-const WANTED: &str = "wanted";
+const BLOCK_INDICES: &str = "wanted";
 const BLOCKS: &str = "blocks";
 
-/// Keys and values of some layers, each `[blocks, block_tokens, kv_heads, head_size]` in half precision.
+/// Key and value tensors of some layers, each f16 `[blocks, block_tokens, kv_heads, head_size]`.
 pub(super) struct DeviceCache {
     shape: [usize; 4],
-    /// The first layer's keys, its values, the second's keys, …
+    /// Keys of the first layer, values of the first layer, keys of the second layer, …
     tensors: Vec<Tensor<f16>>,
-    /// Gives blocks of a tensor. The tensors' memory is of this session, so that they go before it.
-    reader: Session,
+    /// Session that reads blocks of a tensor. The session owns the memory of `tensors` and must be dropped later.
+    block_reader: Session,
 }
 
 impl DeviceCache {
-    /// A cache of zeros in that memory of the device's, for so many layers.
+    /// Allocates a zeroed cache for `layers` layers in the `memory` of `device`. Each tensor has `shape`.
     pub(super) fn new(
         device: Device,
         memory: MemoryInfo<'_>,
@@ -38,113 +38,120 @@ impl DeviceCache {
         layers: usize,
         shape: [usize; 4],
     ) -> anyhow::Result<Self> {
-        let reader = session::build(|_| reader(shape), device, options, Some(1), &|_| ())?;
-        let allocator = Allocator::new(&reader, memory)?;
+        let graph = |_: &dyn Fn(f32)| block_reader(shape);
+        let block_reader = session::build(graph, device, options, Some(1), &|_| ())?;
+        let allocator = Allocator::new(&block_reader, memory)?;
         let tensors = (0..2 * layers).map(|_| Tensor::new(&allocator, shape));
         let cache = Self {
             shape,
             tensors: tensors.collect::<Result<_, _>>()?,
-            reader,
+            block_reader,
         };
-        // What is not zeroed may be no number, and no number times nothing is none, either.
+        // Uninitialized memory may hold NaN, and attention multiplies unused values by 0: 0 · NaN is NaN.
         let blocks = shape[0];
-        let at_once = (MOST_NUMBERS_AT_ONCE / cache.block_numbers()).clamp(1, blocks.max(1));
+        let blocks_per_copy =
+            (MAX_ELEMENTS_PER_COPY / cache.block_elements()).clamp(1, blocks.max(1));
         for tensor in &cache.tensors {
-            for first in (0..blocks).step_by(at_once) {
-                let count = at_once.min(blocks - first);
-                let zeros = vec![f16::ZERO; count * cache.block_numbers()];
+            for first in (0..blocks).step_by(blocks_per_copy) {
+                let count = blocks_per_copy.min(blocks - first);
+                let zeros = vec![f16::ZERO; count * cache.block_elements()];
                 cache.fill(tensor, first, count, zeros)?;
             }
         }
         Ok(cache)
     }
 
-    /// Bytes of all layers.
+    /// Size of the whole cache in bytes.
     pub(super) fn bytes(&self) -> usize {
         self.shape[0] * self.block_bytes()
     }
 
-    /// Bytes of a block's keys and values in all layers.
+    /// Size of a block's keys and values in all layers, in bytes.
     pub(super) fn block_bytes(&self) -> usize {
-        self.tensors.len() * self.block_numbers() * size_of::<f16>()
+        self.tensors.len() * self.block_elements() * size_of::<f16>()
     }
 
-    /// A block's keys and values of all layers, tensor by tensor.
+    /// Returns the bytes of a block in all layers, in the order of `tensors`.
     pub(super) fn read(&mut self, block: usize) -> Result<Vec<u8>, RuntimeError> {
         let mut read = Vec::with_capacity(self.block_bytes());
-        let wanted = [block as i64];
+        let index = [block as i64];
         for tensor in &self.tensors {
-            let wanted = TensorRef::from_array_view(([1_usize], &wanted[..]))?;
+            let indices = TensorRef::from_array_view(([1_usize], &index[..]))?;
             let inputs: Vec<(&str, SessionInputValue<'_>)> =
-                vec![(ALL_BLOCKS, tensor.into()), (WANTED, wanted.into())];
-            let found = self.reader.run(inputs)?;
-            let (_, numbers) = found[BLOCKS].try_extract_tensor::<f16>()?;
-            read.extend(numbers.iter().flat_map(|number| number.to_ne_bytes()));
+                vec![(ALL_BLOCKS, tensor.into()), (BLOCK_INDICES, indices.into())];
+            let outputs = self.block_reader.run(inputs)?;
+            let (_, elements) = outputs[BLOCKS].try_extract_tensor::<f16>()?;
+            read.extend(elements.iter().flat_map(|element| element.to_ne_bytes()));
         }
         Ok(read)
     }
 
-    /// Writes what [`Self::read`] read, and is as long.
-    pub(super) fn write(&mut self, block: usize, read: &[u8]) -> Result<(), RuntimeError> {
-        let bytes = self.block_numbers() * size_of::<f16>();
-        for (tensor, part) in self.tensors.iter().zip(read.chunks_exact(bytes)) {
-            let (numbers, _) = part.as_chunks();
-            let numbers = numbers.iter().map(|number| f16::from_ne_bytes(*number));
-            self.fill(tensor, block, 1, numbers.collect())?;
+    /// Writes a block. `bytes` has the format of [`Self::read`] and the length [`Self::block_bytes`].
+    pub(super) fn write(&mut self, block: usize, bytes: &[u8]) -> Result<(), RuntimeError> {
+        let tensor_block_bytes = self.block_elements() * size_of::<f16>();
+        for (tensor, part) in self
+            .tensors
+            .iter()
+            .zip(bytes.chunks_exact(tensor_block_bytes))
+        {
+            let (elements, _) = part.as_chunks();
+            let elements = elements.iter().map(|element| f16::from_ne_bytes(*element));
+            self.fill(tensor, block, 1, elements.collect())?;
         }
         Ok(())
     }
 
-    /// Copies a block's keys and values of all layers over another one's.
+    /// Copies the contents of block `from` to block `to` in all layers.
     pub(super) fn copy(&mut self, from: usize, to: usize) -> Result<(), RuntimeError> {
         let block = self.read(from)?;
         self.write(to, &block)
     }
 
-    /// The tensors of each layer: keys, values. The operator writes into them.
+    /// Returns the key and value tensors of each layer, to which the attention operator writes.
     pub(super) fn layers(&mut self) -> impl Iterator<Item = [&Tensor<f16>; 2]> {
         let (pairs, _) = self.tensors.as_chunks();
         pairs.iter().map(|[keys, values]| [keys, values])
     }
 
-    fn block_numbers(&self) -> usize {
+    /// Number of elements of a block in one tensor.
+    fn block_elements(&self) -> usize {
         let [_, sizes @ ..] = self.shape;
         sizes.iter().product()
     }
 
-    /// The shape of so many blocks.
-    fn shape_of(&self, blocks: usize) -> Vec<i64> {
+    /// Returns the shape of a tensor with `blocks` blocks.
+    fn blocks_shape(&self, blocks: usize) -> Vec<i64> {
         let [_, sizes @ ..] = self.shape;
         let sizes = std::iter::once(blocks).chain(sizes);
         sizes.map(|size| size as i64).collect()
     }
 
-    /// Writes so many blocks from the block `first` on.
+    /// Writes `count` blocks of a tensor, starting at block `first`.
     ///
     /// # Panics
-    /// If there are no such blocks.
+    /// If a block index is out of range.
     fn fill(
         &self,
         tensor: &Tensor<f16>,
         first: usize,
         count: usize,
-        numbers: Vec<f16>,
+        elements: Vec<f16>,
     ) -> Result<(), RuntimeError> {
-        assert!(first + count <= self.shape[0], "blocks of the cache");
-        let numbers = Tensor::from_array((self.shape_of(count), numbers))?;
-        let offset = first * self.block_numbers() * size_of::<f16>();
+        assert!(first + count <= self.shape[0], "block index out of range");
+        let elements = Tensor::from_array((self.blocks_shape(count), elements))?;
+        let offset = first * self.block_elements() * size_of::<f16>();
         let start = tensor.data_ptr().cast_mut().wrapping_byte_add(offset);
-        let shape = Shape::new(self.shape_of(count));
+        let shape = Shape::new(self.blocks_shape(count));
         let memory = tensor.memory_info().to_owned();
-        // SAFETY: the blocks lie within the tensor, which is there as long as `self` is borrowed; no reference to its content
-        // is made here: the runtime copies to it.
+        // SAFETY: the blocks lie within the tensor, which lives while `self` is borrowed. No Rust reference to the
+        // contents of the tensor is created: ONNX Runtime writes them.
         let target = unsafe { TensorRefMut::from_raw(memory, start, shape) }?;
-        Ok(numbers.copy_into(target)?)
+        Ok(elements.copy_into(target)?)
     }
 }
 
-/// The graph that gives blocks of a tensor.
-fn reader([_, block_tokens, kv_heads, head_size]: [usize; 4]) -> ModelGraph {
+/// Builds a graph that gathers blocks of a cache tensor by index.
+fn block_reader([_, block_tokens, kv_heads, head_size]: [usize; 4]) -> ModelGraph {
     let shape = |blocks| {
         let sizes = [block_tokens, kv_heads, head_size].map(Dimension::Fixed);
         let [block_tokens, kv_heads, head_size] = sizes;
@@ -152,9 +159,13 @@ fn reader([_, block_tokens, kv_heads, head_size]: [usize; 4]) -> ModelGraph {
     };
     let mut graph = GraphBuilder::default();
     let all = graph.input(ALL_BLOCKS, ElementType::F16, &shape("all"));
-    let wanted = graph.input(WANTED, ElementType::I64, &[Dimension::Named("wanted")]);
+    let indices = graph.input(
+        BLOCK_INDICES,
+        ElementType::I64,
+        &[Dimension::Named("wanted")],
+    );
     let axis = [("axis", Attribute::Int(0))];
-    let [blocks] = graph.node("", "Gather", &[Some(&all), Some(&wanted)], [BLOCKS], &axis);
+    let [blocks] = graph.node("", "Gather", &[Some(&all), Some(&indices)], [BLOCKS], &axis);
     graph.output(&blocks, ElementType::F16, &shape("wanted"));
     let (model, initializers) = graph.finish("reader");
     ModelGraph {
@@ -175,13 +186,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn blocks_are_zero_until_they_are_written_and_are_copied_whole() {
-        // Where `make setup` puts it.
+    fn blocks_are_zeroed_then_written_and_copied() {
+        // `make setup` installs the library in this folder.
         let library =
             Path::new(env!("CARGO_MANIFEST_DIR")).join(".cache/onnxruntime/libonnxruntime");
         let options = SessionOptions::new(library.with_extension(DLL_EXTENSION));
         crate::runtime::environment(&options.library).unwrap();
-        // The CPU's memory stands for a device's: the runtime copies from and to either.
+        // CPU memory stands in for device memory: ONNX Runtime copies from and to both.
         let memory = MemoryInfo::new(
             AllocationDevice::CPU,
             0,
@@ -199,7 +210,7 @@ mod tests {
         let written: Vec<u8> = (0..cache.block_bytes()).map(|byte| byte as u8).collect();
         cache.write(1, &written).unwrap();
         cache.copy(1, 2).unwrap();
-        let found = [0, 1, 2].map(|block| cache.read(block).unwrap());
-        assert_eq!(found, [zeros, written.clone(), written]);
+        let blocks = [0, 1, 2].map(|block| cache.read(block).unwrap());
+        assert_eq!(blocks, [zeros, written.clone(), written]);
     }
 }

@@ -1,5 +1,6 @@
-//! The memory of the key-value cache: allocated once, zeroed by the system page by page as it is first
-//! used, written in place by the attention operator.
+//! Host memory of the key-value cache. It is allocated once, and the operating system zeroes each page on first use.
+//! Paged attention reads and writes the cache in place. For graphs with past/present tensors, keys and values are
+//! gathered before a run and scattered after it.
 
 use std::alloc::{Layout, alloc_zeroed, dealloc};
 use std::fmt::Debug;
@@ -15,33 +16,33 @@ use super::RuntimeError;
 use crate::engine::BlockId;
 use crate::graph::DecoderShape;
 
-/// Alignment of each tensor: a cache line, and the widest vector.
+/// Alignment of each tensor in bytes: a CPU cache line, and the widest SIMD vector.
 const ALIGNMENT: usize = 64;
 
-/// Numbers that a cache can hold: any bits are one.
-pub trait CacheNumber: PrimitiveTensorElementType + Debug + Copy + Send + 'static {}
+/// An element type of the cache. Every bit pattern must be a valid value.
+pub trait CacheElement: PrimitiveTensorElementType + Debug + Copy + Send + 'static {}
 
-impl CacheNumber for f16 {}
-impl CacheNumber for f32 {}
+impl CacheElement for f16 {}
+impl CacheElement for f32 {}
 
-/// Keys and values of all layers, each `[blocks, block_tokens, kv_heads, head_size]` where our operator reads them, in half
-/// precision, and `[blocks, kv_heads, block_tokens, head_size]` where they are gathered.
+/// Keys and values of all layers. A tensor is f16 `[blocks, block_tokens, kv_heads, head_size]` for paged attention,
+/// and `[blocks, kv_heads, block_tokens, head_size]` for graphs with past/present tensors.
 #[derive(Debug)]
 pub struct KvCache<T = f16> {
     shape: [usize; 4],
-    /// Layer 0's keys, its values, layer 1's keys, …
+    /// Keys of layer 0, values of layer 0, keys of layer 1, …
     tensors: Vec<Region>,
     element: PhantomData<T>,
 }
 
 impl KvCache {
-    /// Bytes of a token's keys and values in all layers.
+    /// Size of one token's keys and values in all layers, in bytes.
     pub fn bytes_per_token(shape: &DecoderShape) -> u64 {
-        let numbers = 2 * shape.layers * shape.kv_heads * shape.head_size;
-        (numbers * size_of::<f16>()) as u64
+        let elements = 2 * shape.layers * shape.kv_heads * shape.head_size;
+        (elements * size_of::<f16>()) as u64
     }
 
-    /// The tensors of each layer: keys, values.
+    /// Returns the key and value tensors of each layer.
     pub(super) fn layers(&mut self) -> Result<Vec<[TensorRefMut<'_, f16>; 2]>, RuntimeError> {
         let dims = self.shape.map(|size| size as i64);
         let tensor = |region: &Region| {
@@ -51,9 +52,9 @@ impl KvCache {
                 AllocatorType::Device,
                 MemoryType::Default,
             )?;
-            // SAFETY: the region holds `shape` half-precision numbers (any bits are one), lives as
-            // long as `self` is borrowed, and no reference to its content is ever made on our side:
-            // the operator reads and writes it through this pointer while the session runs.
+            // SAFETY: the region holds the number of f16 values that `shape` implies, every bit pattern is valid,
+            // and the region lives while `self` is borrowed. No Rust reference to its contents is created while the
+            // session runs: the operator accesses the contents through this pointer.
             unsafe {
                 TensorRefMut::from_raw(memory, region.start.as_ptr().cast(), Shape::new(dims))
             }
@@ -65,8 +66,8 @@ impl KvCache {
     }
 }
 
-impl<T: CacheNumber> KvCache<T> {
-    /// A cache of that shape for each of `layers` layers.
+impl<T: CacheElement> KvCache<T> {
+    /// Allocates a key and a value tensor of `shape` for each of `layers` layers.
     pub fn new(layers: usize, shape: [usize; 4]) -> Result<Self, RuntimeError> {
         let bytes = shape
             .iter()
@@ -86,32 +87,32 @@ impl<T: CacheNumber> KvCache<T> {
         })
     }
 
-    /// Bytes of all layers.
+    /// Size of the whole cache in bytes.
     pub fn bytes(&self) -> usize {
         self.tensors.iter().map(|region| region.layout.size()).sum()
     }
 
-    /// Bytes of a block's keys and values in all layers.
+    /// Size of a block's keys and values in all layers, in bytes.
     pub(super) fn block_bytes(&self) -> usize {
         self.tensors.len() * self.layer_block_bytes()
     }
 
-    /// Bytes of a block in one tensor.
+    /// Size of a block in one tensor, in bytes.
     fn layer_block_bytes(&self) -> usize {
         let [_, sizes @ ..] = self.shape;
         sizes.iter().product::<usize>() * size_of::<T>()
     }
 
-    /// A block's keys and values of all layers, tensor by tensor.
+    /// Returns the bytes of a block in all layers, in the order of `tensors`.
     ///
     /// # Panics
-    /// If there is no such block.
+    /// If the block index is out of range.
     pub(super) fn read(&self, block: usize) -> Vec<u8> {
-        assert!(block < self.shape[0], "a block of the cache");
+        assert!(block < self.shape[0], "block index out of range");
         let bytes = self.layer_block_bytes();
         let mut read = Vec::with_capacity(self.block_bytes());
         for region in &self.tensors {
-            // SAFETY: the block lies within the region, and nobody writes to it while `self` is borrowed.
+            // SAFETY: the block lies within the region, which is not written while `self` is borrowed.
             let part = unsafe {
                 std::slice::from_raw_parts(region.start.as_ptr().add(block * bytes), bytes)
             };
@@ -120,17 +121,17 @@ impl<T: CacheNumber> KvCache<T> {
         read
     }
 
-    /// Writes what [`Self::read`] read.
+    /// Writes a block. `data` has the format of [`Self::read`].
     ///
     /// # Panics
-    /// If there is no such block, or the bytes are not as many as a block has.
-    pub(super) fn write(&mut self, block: usize, read: &[u8]) {
-        assert!(block < self.shape[0], "a block of the cache");
-        assert_eq!(read.len(), self.block_bytes(), "the bytes of a block");
+    /// If the block index is out of range, or if the length of `data` is not [`Self::block_bytes`].
+    pub(super) fn write(&mut self, block: usize, data: &[u8]) {
+        assert!(block < self.shape[0], "block index out of range");
+        assert_eq!(data.len(), self.block_bytes(), "data is one block");
         let bytes = self.layer_block_bytes();
-        for (region, part) in self.tensors.iter().zip(read.chunks_exact(bytes)) {
-            // SAFETY: the block lies within the region, which nobody else reaches while `self` is borrowed
-            // mutably; `part` has as many bytes as the block.
+        for (region, part) in self.tensors.iter().zip(data.chunks_exact(bytes)) {
+            // SAFETY: the block lies within the region, which is not accessed elsewhere while `self` is borrowed
+            // mutably. `part` is as long as the block.
             unsafe {
                 let start = region.start.as_ptr().add(block * bytes);
                 std::ptr::copy_nonoverlapping(part.as_ptr(), start, bytes);
@@ -138,28 +139,28 @@ impl<T: CacheNumber> KvCache<T> {
         }
     }
 
-    /// Copies a block's keys and values of all layers over another one's.
+    /// Copies the contents of block `from` to block `to` in all layers.
     ///
     /// # Panics
-    /// If there is no such block.
+    /// If a block index is out of range.
     pub(super) fn copy(&mut self, from: usize, to: usize) {
         let blocks = self.shape[0];
-        assert!(from < blocks && to < blocks, "a block of the cache");
+        assert!(from < blocks && to < blocks, "block index out of range");
         let bytes = self.layer_block_bytes();
         for region in &self.tensors {
             let start = region.start.as_ptr();
-            // SAFETY: both blocks lie within the region, which nobody else reaches while `self` is
-            // borrowed mutably; they may be the same one.
+            // SAFETY: both blocks lie within the region, which is not accessed elsewhere while `self` is borrowed
+            // mutably. `copy` allows `from` and `to` to be the same block.
             unsafe { std::ptr::copy(start.add(from * bytes), start.add(to * bytes), bytes) };
         }
     }
 
-    /// Keys or values of the first `tokens` tokens that are in `blocks`, `[heads, tokens, head_size]`, behind `values`. The
-    /// cache's shape is `[blocks, heads, block_tokens, head_size]`, and `tensor` counts layer 0's keys, its values, layer 1's
-    /// keys, …
+    /// Appends the first `tokens` tokens in a sequence's `blocks` to `values`, as `[heads, tokens, head_size]`. The
+    /// cache must have the shape `[blocks, heads, block_tokens, head_size]`. Tensor `2n` holds the keys of layer `n`,
+    /// tensor `2n + 1` the values.
     ///
     /// # Panics
-    /// If there is no such tensor or block, or the blocks are too few.
+    /// If `tensor` or a block index is out of range, or if `blocks` have room for fewer than `tokens` tokens.
     pub(super) fn gather(
         &self,
         tensor: usize,
@@ -170,18 +171,19 @@ impl<T: CacheNumber> KvCache<T> {
         for head in 0..self.shape[1] {
             for (start, count) in self.runs(blocks, head, 0..tokens) {
                 let region = self.tensors[tensor].start.cast::<T>();
-                // SAFETY: the run lies within the region, any bytes of which are numbers, and nobody writes
-                // to it while `self` is borrowed.
+                // SAFETY: the run lies within the region, whose bytes are valid `T` values, and which is not written
+                // while `self` is borrowed.
                 let run = unsafe { std::slice::from_raw_parts(region.as_ptr().add(start), count) };
                 values.extend_from_slice(run);
             }
         }
     }
 
-    /// Puts those of the tokens `range` into their places, out of `present`, `[heads, present tokens, head_size]`.
+    /// Copies the tokens in `range` from `present`, `[heads, present tokens, head_size]`, to a sequence's `blocks`. For
+    /// `tensor` see [`Self::gather`].
     ///
     /// # Panics
-    /// As [`Self::gather`], or if `present` has too few tokens.
+    /// As [`Self::gather`], and if `present` has fewer than `range.end` tokens.
     pub(super) fn scatter(
         &mut self,
         tensor: usize,
@@ -196,7 +198,8 @@ impl<T: CacheNumber> KvCache<T> {
                 let run;
                 (run, values) = values.split_at(count);
                 let region = self.tensors[tensor].start.cast::<T>();
-                // SAFETY: the run lies within the region, which nobody else reaches while `self` is borrowed mutably.
+                // SAFETY: the run lies within the region, which is not accessed elsewhere while `self` is borrowed
+                // mutably.
                 unsafe {
                     std::ptr::copy_nonoverlapping(run.as_ptr(), region.as_ptr().add(start), count);
                 }
@@ -204,40 +207,41 @@ impl<T: CacheNumber> KvCache<T> {
         }
     }
 
-    /// Where the numbers of a head's tokens `range` lie in a tensor: starts and counts, a run for each block.
+    /// Returns where a tensor stores the tokens in `range` for one head: for each block, the index of the first element
+    /// and the number of elements.
     fn runs(
         &self,
         blocks: &[BlockId],
         head: usize,
         range: Range<usize>,
     ) -> impl Iterator<Item = (usize, usize)> + use<T> {
-        let [all, heads, block_tokens, head_size] = self.shape;
-        let places = range.start / block_tokens..range.end.div_ceil(block_tokens);
-        let of_range: Vec<usize> = blocks[places.clone()]
+        let [block_count, heads, block_tokens, head_size] = self.shape;
+        let indices = range.start / block_tokens..range.end.div_ceil(block_tokens);
+        let range_blocks: Vec<usize> = blocks[indices.clone()]
             .iter()
             .map(|block| block.index())
             .collect();
         assert!(
-            of_range.iter().all(|block| *block < all),
-            "blocks of the cache"
+            range_blocks.iter().all(|block| *block < block_count),
+            "block index out of range"
         );
-        places.zip(of_range).map(move |(place, block)| {
-            let first = range.start.max(place * block_tokens);
-            let last = range.end.min((place + 1) * block_tokens);
+        indices.zip(range_blocks).map(move |(index, block)| {
+            let first = range.start.max(index * block_tokens);
+            let end = range.end.min((index + 1) * block_tokens);
             let row = (block * heads + head) * block_tokens + first % block_tokens;
-            (row * head_size, (last - first) * head_size)
+            (row * head_size, (end - first) * head_size)
         })
     }
 }
 
-/// Zeroed memory that is only ever reached through its pointer.
+/// Zero-initialized memory that is accessed only through a raw pointer.
 #[derive(Debug)]
 struct Region {
     start: NonNull<u8>,
     layout: Layout,
 }
 
-// SAFETY: the region owns its memory as a box would; nothing in it depends on a thread.
+// SAFETY: the region owns its memory, as a `Box` does, and is not tied to a thread.
 unsafe impl Send for Region {}
 
 impl Region {
@@ -254,7 +258,7 @@ impl Region {
 
 impl Drop for Region {
     fn drop(&mut self) {
-        // SAFETY: allocated in `new` with this layout, and freed only here.
+        // SAFETY: the memory was allocated in `new` with this layout and is freed only here.
         unsafe { dealloc(self.start.as_ptr(), self.layout) }
     }
 }

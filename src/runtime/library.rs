@@ -1,4 +1,4 @@
-//! Loading ONNX Runtime's shared library, once in a process.
+//! Loads the shared library of ONNX Runtime, once per process.
 
 use std::panic::catch_unwind;
 use std::path::{Path, PathBuf};
@@ -6,26 +6,28 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use ort::environment::Environment;
 
-/// Why the library does not serve.
+/// ONNX Runtime's shared library cannot be loaded.
 #[derive(Debug, thiserror::Error)]
-#[error("cannot load ONNX Runtime from {path}: {cause} (--onnxruntime names the library)")]
+#[error(
+    "cannot load ONNX Runtime from {path}: {cause} (set the path of the library with --onnxruntime)"
+)]
 pub struct LibraryError {
     path: PathBuf,
     cause: String,
 }
 
-/// Keeps ONNX Runtime from telling its makers anything, and from leaving a database and a device's number in the user's cache
-/// folder: what [`environment`] asks of it comes after it has made them.
+/// Disables ONNX Runtime's telemetry. Otherwise the library creates a database and a device id in the user's cache
+/// folder when it is loaded, before [`environment`] can turn telemetry off.
 ///
 /// # Safety
-/// Nothing else reads or writes the process's environment variables meanwhile: it is to be called before there are threads.
-pub unsafe fn forbid_telemetry() {
-    // SAFETY: as the caller says.
+/// No other thread may read or write environment variables during the call. Call this before any thread starts.
+pub unsafe fn disable_telemetry() {
+    // SAFETY: the caller guarantees that no other thread accesses environment variables.
     unsafe { std::env::set_var("ORT_DISABLE_TELEMETRY", "1") };
 }
 
-/// The process's environment, made with the library at `path`. Later calls get the first one's,
-/// whatever they name: a process holds one ONNX Runtime.
+/// Returns the environment of ONNX Runtime for this process, loading the library at `path` on the first call.
+/// Later calls return the same environment and ignore `path`: a process loads one ONNX Runtime.
 pub fn environment(path: &Path) -> Result<Environment, LibraryError> {
     static ENVIRONMENT: Mutex<Option<Environment>> = Mutex::new(None);
     let mut environment = ENVIRONMENT.lock().unwrap_or_else(PoisonError::into_inner);
@@ -36,7 +38,7 @@ pub fn environment(path: &Path) -> Result<Environment, LibraryError> {
         path: path.to_owned(),
         cause,
     };
-    // A library that has ONNX Runtime's entry point and does not answer as expected makes `ort` panic.
+    // `ort` panics if the library has ONNX Runtime's entry point but does not return the expected API.
     let loaded = catch_unwind(|| {
         ort::init_from(path)
             .map_err(|error| error.to_string())?
@@ -46,16 +48,18 @@ pub fn environment(path: &Path) -> Result<Environment, LibraryError> {
             .map_err(|error| error.to_string())
     });
     let loaded = loaded
-        .unwrap_or_else(|_| Err("it does not offer the API of ONNX Runtime".to_owned()))
+        .unwrap_or_else(|_| Err("it does not provide the ONNX Runtime API".to_owned()))
         .map_err(failed)?;
-    // Its own log repeats on the terminal what the errors say.
+    // Less severe messages would repeat on the terminal what the returned errors say.
     loaded.set_log_level(ort::logging::LogLevel::Error);
     Ok(environment.insert(loaded).clone())
 }
 
-/// Held while a session with operators of ours is made: the runtime enters their domain into a table of the
-/// process, and two sessions that are made at once can both find it missing there.
-pub(super) fn one_session_at_a_time() -> MutexGuard<'static, ()> {
-    static MAKING: Mutex<()> = Mutex::new(());
-    MAKING.lock().unwrap_or_else(PoisonError::into_inner)
+/// Serializes the creation of sessions with custom operators. ONNX Runtime adds the operator domain to a process-wide
+/// table, and two sessions created concurrently could both find the domain missing.
+pub(super) fn lock_session_creation() -> MutexGuard<'static, ()> {
+    static SESSION_CREATION: Mutex<()> = Mutex::new(());
+    SESSION_CREATION
+        .lock()
+        .unwrap_or_else(PoisonError::into_inner)
 }

@@ -1,5 +1,5 @@
-//! ONNX Runtime: the session that computes a graph, the cache's memory, and ortolan's own operators.
-//! The only floor that knows tensors, and the only one with unsafe code (but for mapping files).
+//! Runs graphs with ONNX Runtime: sessions, key-value cache memory and ortolan's custom operators.
+//! Only this layer handles tensors, and only this layer has unsafe code (except memory mapping of files).
 
 mod adapters;
 mod decoder;
@@ -17,7 +17,7 @@ pub use decoder::Decoder;
 pub use device::{Device, DeviceChoice, DeviceOptions};
 pub use encoder::Encoder;
 pub use kv::KvCache;
-pub use library::{LibraryError, environment, forbid_telemetry};
+pub use library::{LibraryError, disable_telemetry, environment};
 pub use past_present::PastPresent;
 pub use session::SessionOptions;
 
@@ -27,33 +27,33 @@ use crate::engine::{Rows, RunError};
 use crate::graph::Embeddings;
 use crate::token::TokenId;
 
-/// Why the runtime refused.
+/// Failure to load or run a model in ONNX Runtime.
 #[derive(Debug, thiserror::Error)]
 pub enum RuntimeError {
-    /// ONNX Runtime's own words.
+    /// An error that ONNX Runtime reports.
     #[error("ONNX Runtime: {0}")]
     Runtime(#[from] ort::Error),
-    /// The cache does not fit into memory.
-    #[error("no memory for a key-value cache of {bytes} bytes")]
+    /// The key-value cache cannot be allocated.
+    #[error("cannot allocate {bytes} bytes for the key-value cache")]
     CacheMemory {
-        /// What was asked for.
+        /// Requested size; `usize::MAX` if the size is out of range.
         bytes: usize,
     },
-    /// A graph lacks an output.
-    #[error("the session gives no \"{name}\"")]
-    NoOutput {
-        /// Its name.
+    /// The graph has no output of this name.
+    #[error("output not found: the session has no \"{name}\"")]
+    MissingOutput {
+        /// Name of the missing output.
         name: String,
     },
-    /// An output of a graph that others made is not what was said of it.
-    #[error("the output \"{name}\" has {found} numbers, not {wanted}")]
-    Output {
-        /// Its name.
+    /// The number of elements in an output differs from the number that the model's configuration implies.
+    #[error("the output \"{name}\" has {found} elements, expected {expected}")]
+    OutputSize {
+        /// Name of the output.
         name: String,
-        /// Its numbers.
+        /// Number of elements that the graph returned.
         found: usize,
-        /// As many as were expected.
-        wanted: usize,
+        /// Number of elements that the configuration implies.
+        expected: usize,
     },
 }
 
@@ -63,8 +63,8 @@ impl From<ort::Error<ort::session::builder::SessionBuilder>> for RuntimeError {
     }
 }
 
-/// Puts the tokens' rows of the embedding matrix behind `values`.
-fn read_rows(
+/// Appends the embedding of each token to `values`, `[tokens, hidden]`.
+fn append_embedding_rows(
     embeddings: &Embeddings,
     tokens: &[TokenId],
     values: &mut Vec<f32>,
@@ -75,21 +75,21 @@ fn read_rows(
         .map_err(|row| RunError(format!("token {row} has no row in the embedding matrix")))
 }
 
-/// Puts the first `wanted` rows of an output with `rows` of them behind those that `into` has.
-fn add_rows(
+/// Appends the first `requested` rows of the output `name` to `into`. `rows` is the number of rows including padding.
+fn append_output_rows(
     outputs: &SessionOutputs<'_>,
     name: &str,
-    [wanted, rows]: [usize; 2],
+    [requested, rows]: [usize; 2],
     into: &mut Rows,
 ) -> Result<(), RuntimeError> {
     let (_, values) = outputs[name].try_extract_tensor::<f32>()?;
-    let added = into.add(wanted);
-    let width = added.len() / wanted.max(1);
-    if wanted > 0 && values.len() != rows * width {
-        return Err(RuntimeError::Output {
+    let added = into.add(requested);
+    let width = added.len() / requested.max(1);
+    if requested > 0 && values.len() != rows * width {
+        return Err(RuntimeError::OutputSize {
             name: name.to_owned(),
             found: values.len(),
-            wanted: rows * width,
+            expected: rows * width,
         });
     }
     added.copy_from_slice(&values[..added.len()]);
@@ -97,16 +97,16 @@ fn add_rows(
 }
 
 fn no_hidden_states() -> RunError {
-    RunError("what this export computes before its logits is not known".to_owned())
+    RunError("hidden states are not supported: this exported graph has no such output".to_owned())
 }
 
-/// Whether there are as many bytes as a block of the cache has.
-fn check_block(wanted: usize, bytes: &[u8]) -> Result<(), RunError> {
+/// Checks that `bytes` has the `expected` size of a cache block.
+fn check_block_size(expected: usize, bytes: &[u8]) -> Result<(), RunError> {
     let found = bytes.len();
-    match found == wanted {
+    match found == expected {
         true => Ok(()),
         false => Err(RunError(format!(
-            "a block has {wanted} bytes here, not {found}"
+            "invalid cache block: {found} bytes, expected {expected}"
         ))),
     }
 }

@@ -1,14 +1,15 @@
-//! Runs step plans on a graph whose attention is its own: past keys and values go in, present ones come out. They are kept
-//! in the blocks of the cache like others', so that prefixes are shared and sequences can come back.
+//! Runs step plans on imported graphs with past and present key/value tensors. Keys and values are kept in cache
+//! blocks, so prefix sharing and preemption work as with paged attention.
 //!
-//! A sum over a row of scores depends on the row's length, so a row's is always the same: to the end of its cell, and one
-//! more. So each sequence runs by itself, a cell at a time, and what of a cell is not there yet is filled with tokens that
-//! nobody sees:
+//! Results must not depend on the batch, but the rounding of an attention sum depends on the number of keys. So a row
+//! always gets the same number of keys: positions are divided into aligned segments, and a row gets all positions up to
+//! the end of its segment, plus one position. Each sequence runs alone, one segment at a time. Padding fills missing
+//! positions, and the causal mask hides the padding:
 //!
 //! ```text
-//! position   0 … 15 | 16 17 18 19 20 … 31 | 32          (of the next cell: it belongs to nobody)
+//! position   0 … 15 | 16 17 18 19 20 … 31 | 32          (first position of the next segment: always padding)
 //! past       x … x    x  x
-//! tokens                   18 19  -  …  -    -          two of a plan, the others filled in
+//! tokens                   18 19  -  …  -    -          two tokens of the plan, then padding
 //! ```
 
 use std::borrow::Cow;
@@ -19,57 +20,62 @@ use ort::session::SessionInputValue;
 use ort::value::TensorRef;
 
 use super::device::Device;
-use super::kv::CacheNumber;
+use super::kv::CacheElement;
 use super::session::{SessionOptions, Sessions};
-use super::{KvCache, RuntimeError, add_rows, check_block, no_hidden_states};
+use super::{KvCache, RuntimeError, append_output_rows, check_block_size, no_hidden_states};
 use crate::engine::{BlockCopy, BlockId, Chunk, ModelRunner, Outputs, RunError, StepPlan};
 use crate::graph::imported::{
-    ATTENTION_MASK, FedInputs, ImportedAttention, ImportedModel, ImportedShape, LOGITS_TO_KEEP,
+    ATTENTION_MASK, ExtraInputs, ImportedAttention, ImportedModel, ImportedShape, LOGITS_TO_KEEP,
     POSITION_IDS, USE_CACHE_BRANCH, past_names,
 };
-use crate::graph::{LeastRows, names};
+use crate::graph::{MinRows, names};
 
-/// Tokens of a cell: so few that a decoding sequence's are read in the time of the weights, so many that a prompt's are not.
-const CELL_TOKENS: usize = 16;
+/// Number of positions in a segment: few enough that decode stays bound by memory bandwidth, many enough that prefill
+/// is bound by compute.
+const SEGMENT_TOKENS: usize = 16;
 
-/// A decoder that others exported, in a session, with its cache.
+/// An imported decoder with past/present tensors, and its key-value cache.
 pub struct PastPresent<T> {
     sessions: Sessions,
-    /// `[blocks, kv heads, block tokens, head size]`.
+    /// Tensors of shape `[blocks, kv_heads, block_tokens, head_size]`.
     cache: KvCache<T>,
+    /// For each layer: names of the past keys and past values, then of the present keys and present values.
     names: Vec<[[String; 2]; 2]>,
     shape: ImportedShape,
-    inputs: FedInputs,
-    gives_hidden: bool,
-    cell: Cell,
-    step: Step<T>,
+    inputs: ExtraInputs,
+    has_hidden_output: bool,
+    segments: Segments,
+    step: StepInputs<T>,
 }
 
-/// The grid on which sequences are cut.
+/// Division of positions into aligned segments, see the module documentation.
 #[derive(Debug, Clone, Copy)]
-struct Cell {
+struct Segments {
     tokens: usize,
-    /// Filled in behind its end, so that no run is of a single row.
-    spare: usize,
-    /// Tokens that there are places for.
-    longest: usize,
+    /// Number of padding rows after the end of a segment, so that no run has a single row.
+    extra_padding: usize,
+    /// Number of positions that the model supports.
+    max_context: usize,
 }
 
-/// A run's inputs, in memory that is used again.
+/// Buffers for the inputs of a run, reused by every run.
 #[derive(Default)]
-struct Step<T> {
+struct StepInputs<T> {
     ids: Vec<i64>,
     positions: Vec<i64>,
     mask: Vec<i64>,
     logit_rows: Vec<i64>,
     hidden_rows: Vec<i64>,
-    /// Layer 0's keys, its values, layer 1's keys, …
+    /// Past keys of layer 0, past values of layer 0, past keys of layer 1, …
     pasts: Vec<Vec<T>>,
 }
 
-impl<T: CacheNumber> PastPresent<T> {
-    /// A session for `model`, whose past is to be of these numbers, and a cache of `blocks` blocks of `block_tokens` tokens.
-    /// `progress` hears the share that is done, from 0 to 1.
+impl<T: CacheElement> PastPresent<T> {
+    /// Loads `model`, whose past tensors have the element type `T`. The cache has `blocks` blocks of `block_tokens`
+    /// tokens. `progress` receives the completed fraction, from 0 to 1.
+    ///
+    /// # Errors
+    /// If the graph has no past tensors of type `T`, or if the session cannot be created.
     pub fn load(
         model: &ImportedModel,
         options: &SessionOptions,
@@ -77,19 +83,24 @@ impl<T: CacheNumber> PastPresent<T> {
         block_tokens: usize,
         progress: &dyn Fn(f32),
     ) -> anyhow::Result<Self> {
-        let ImportedAttention::PastPresent { scales_tensors, .. } = model.attention else {
-            anyhow::bail!("a graph in the paged form has no past of its own");
+        let ImportedAttention::PastPresent {
+            has_per_tensor_scales,
+            ..
+        } = model.attention
+        else {
+            anyhow::bail!("the graph uses paged attention and has no past/present inputs");
         };
         let shape = model.shape.clone();
         ensure!(
             model.cache_bytes_per_token()
                 == (2 * shape.layers * shape.kv_heads * shape.head_size * size_of::<T>()) as u64,
-            "the past is of other numbers"
+            "the graph's past has another element type"
         );
-        // Where a scale is found for all rows of a run, a run is one row.
-        let (tokens, spare) = match scales_tensors {
+        // If all activations of a run share one quantization scale, each run has a single row, so that rows do not
+        // affect each other.
+        let (tokens, extra_padding) = match has_per_tensor_scales {
             true => (1, 0),
-            false => (CELL_TOKENS, 1),
+            false => (SEGMENT_TOKENS, 1),
         };
         Ok(Self {
             sessions: Sessions::build(|_| model.graph(), Device::Cpu, options, progress)?,
@@ -99,13 +110,13 @@ impl<T: CacheNumber> PastPresent<T> {
             )?,
             names: (0..shape.layers).map(past_names).collect(),
             inputs: model.inputs,
-            gives_hidden: model.gives_hidden,
-            cell: Cell {
+            has_hidden_output: model.has_hidden_output,
+            segments: Segments {
                 tokens,
-                spare,
-                longest: shape.longest_context.unwrap_or(usize::MAX),
+                extra_padding,
+                max_context: shape.max_context.unwrap_or(usize::MAX),
             },
-            step: Step {
+            step: StepInputs {
                 ids: Vec::new(),
                 positions: Vec::new(),
                 mask: Vec::new(),
@@ -118,13 +129,13 @@ impl<T: CacheNumber> PastPresent<T> {
     }
 }
 
-impl<T: CacheNumber> ModelRunner for PastPresent<T> {
+impl<T: CacheElement> ModelRunner for PastPresent<T> {
     fn outputs(&self) -> Outputs {
         Outputs::new(self.shape.vocabulary, self.shape.hidden)
     }
 
     fn run(&mut self, plan: &StepPlan, outputs: &mut Outputs) -> Result<(), RunError> {
-        if !self.gives_hidden && !plan.hidden_rows().is_empty() {
+        if !self.has_hidden_output && !plan.hidden_rows().is_empty() {
             return Err(no_hidden_states());
         }
         for BlockCopy { from, to } in &plan.copies {
@@ -136,8 +147,8 @@ impl<T: CacheNumber> ModelRunner for PastPresent<T> {
             let end = chunk.past + chunk.tokens.len();
             let mut start = chunk.past;
             while start < end {
-                let next = self.cell.end(start).min(end);
-                self.run_piece(chunk, start..next, outputs)
+                let next = self.segments.end(start).min(end);
+                self.run_segment(chunk, start..next, outputs)
                     .map_err(|error| RunError(error.to_string()))?;
                 start = next;
             }
@@ -150,27 +161,30 @@ impl<T: CacheNumber> ModelRunner for PastPresent<T> {
     }
 
     fn write_block(&mut self, block: BlockId, bytes: &[u8]) -> Result<(), RunError> {
-        check_block(self.cache.block_bytes(), bytes)?;
+        check_block_size(self.cache.block_bytes(), bytes)?;
         self.cache.write(block.index(), bytes);
         Ok(())
     }
 }
 
-impl<T: CacheNumber> PastPresent<T> {
-    /// Computes the positions `piece` of a chunk, which lie in one cell.
-    fn run_piece(
+impl<T: CacheElement> PastPresent<T> {
+    /// Computes the tokens of a chunk at `positions`, which lie in one segment.
+    fn run_segment(
         &mut self,
         chunk: &Chunk,
-        piece: Range<usize>,
+        positions: Range<usize>,
         outputs: &mut Outputs,
     ) -> Result<(), RuntimeError> {
-        let present = self.cell.end(piece.start).min(self.cell.longest) + self.cell.spare;
-        let [wanted, hidden] = self
-            .step
-            .fill(chunk, piece.clone(), present, self.cell.spare);
+        let segments = self.segments;
+        let present =
+            segments.end(positions.start).min(segments.max_context) + segments.extra_padding;
+        let [logits, hidden] =
+            self.step
+                .fill(chunk, positions.clone(), present, segments.extra_padding);
         for (tensor, past) in self.step.pasts.iter_mut().enumerate() {
             past.clear();
-            self.cache.gather(tensor, &chunk.blocks, piece.start, past);
+            self.cache
+                .gather(tensor, &chunk.blocks, positions.start, past);
         }
         let ImportedShape {
             kv_heads,
@@ -200,7 +214,7 @@ impl<T: CacheNumber> PastPresent<T> {
         if let Some(dimensions) = self.inputs.logits_to_keep {
             integers(LOGITS_TO_KEEP, vec![1; dimensions], &[0])?;
         }
-        if self.gives_hidden {
+        if self.has_hidden_output {
             integers(names::HIDDEN_ROWS, vec![hidden], &step.hidden_rows)?;
         }
         if self.inputs.cache_branch {
@@ -209,7 +223,7 @@ impl<T: CacheNumber> PastPresent<T> {
         }
         let past_names = self.names.iter().flat_map(|[past, _]| past);
         for (name, past) in past_names.zip(&step.pasts) {
-            let shape = [1, kv_heads, piece.start, head_size];
+            let shape = [1, kv_heads, positions.start, head_size];
             let past = TensorRef::from_array_view((shape, &past[..]))?;
             inputs.push((name.as_str().into(), past.into()));
         }
@@ -217,76 +231,76 @@ impl<T: CacheNumber> PastPresent<T> {
             .sessions
             .for_step(chunk.tokens.len() == 1)
             .run(inputs)?;
-        let rows = [wanted, step.logit_rows.len()];
-        add_rows(&computed, names::LOGITS, rows, &mut outputs.logits)?;
-        if self.gives_hidden {
-            add_rows(&computed, names::HIDDEN, [hidden; 2], &mut outputs.hidden)?;
+        let rows = [logits, step.logit_rows.len()];
+        append_output_rows(&computed, names::LOGITS, rows, &mut outputs.logits)?;
+        if self.has_hidden_output {
+            append_output_rows(&computed, names::HIDDEN, [hidden; 2], &mut outputs.hidden)?;
         }
         let present_names = self.names.iter().flat_map(|[_, present]| present);
         for (tensor, name) in present_names.enumerate() {
             let (_, values) = computed[name.as_str()].try_extract_tensor::<T>()?;
-            let numbers = kv_heads * present * head_size;
-            if values.len() != numbers {
-                return Err(RuntimeError::Output {
+            let expected = kv_heads * present * head_size;
+            if values.len() != expected {
+                return Err(RuntimeError::OutputSize {
                     name: name.clone(),
                     found: values.len(),
-                    wanted: numbers,
+                    expected,
                 });
             }
             self.cache
-                .scatter(tensor, &chunk.blocks, piece.clone(), values);
+                .scatter(tensor, &chunk.blocks, positions.clone(), values);
         }
         Ok(())
     }
 }
 
-impl Cell {
-    /// Where the cell of a position ends.
+impl Segments {
+    /// Returns the end of the segment that contains `position`.
     fn end(self, position: usize) -> usize {
         (position / self.tokens + 1) * self.tokens
     }
 }
 
-impl<T> Step<T> {
-    /// Lays out the positions `piece` of a chunk, filled up to the position `present`. Answers how many rows of logits are
-    /// wanted, which come first, and of hidden states.
+impl<T> StepInputs<T> {
+    /// Fills the buffers with the tokens of a chunk at `positions`, padded to `present` positions. Returns the number
+    /// of logit rows without padding, and the number of hidden-state rows.
     fn fill(
         &mut self,
         chunk: &Chunk,
-        piece: Range<usize>,
+        positions: Range<usize>,
         present: usize,
-        spare: usize,
+        extra_padding: usize,
     ) -> [usize; 2] {
-        let rows = present - piece.start;
-        let tokens = &chunk.tokens[piece.start - chunk.past..piece.end - chunk.past];
+        let rows = present - positions.start;
+        let tokens = &chunk.tokens[positions.start - chunk.past..positions.end - chunk.past];
         self.ids.clear();
         self.ids
             .extend(tokens.iter().map(|token| i64::from(token.0)));
         self.ids.resize(rows, 0);
         self.positions.clear();
         self.positions
-            .extend(piece.clone().map(|position| position as i64));
-        // Every model knows this place.
+            .extend(positions.clone().map(|position| position as i64));
+        // Padding has position 0, which every model supports.
         self.positions.resize(rows, 0);
         self.mask.clear();
         self.mask.resize(present, 1);
         let end = chunk.past + chunk.tokens.len();
-        let wanted_rows = |count: usize| {
-            let first = (end - count).max(piece.start).min(piece.end);
-            (first - piece.start..piece.end - piece.start).map(|row| row as i64)
+        let requested_rows = |count: usize| {
+            let first = (end - count).max(positions.start).min(positions.end);
+            (first - positions.start..positions.end - positions.start).map(|row| row as i64)
         };
         self.logit_rows.clear();
         self.logit_rows
-            .extend(wanted_rows(chunk.logits.count(chunk.tokens.len())));
+            .extend(requested_rows(chunk.logits.count(chunk.tokens.len())));
         self.hidden_rows.clear();
         self.hidden_rows
-            .extend(wanted_rows(chunk.hidden.count(chunk.tokens.len())));
-        let wanted = self.logit_rows.len();
-        let least = match spare {
+            .extend(requested_rows(chunk.hidden.count(chunk.tokens.len())));
+        let requested = self.logit_rows.len();
+        let min_rows = match extra_padding {
             0 => 1,
-            _ => LeastRows::OF_IMPORTED.logits,
+            _ => MinRows::IMPORTED.logits,
         };
-        self.logit_rows.resize(wanted.max(least), 0);
-        [wanted, self.hidden_rows.len()]
+        self.logit_rows.resize(requested.max(min_rows), 0);
+        [requested, self.hidden_rows.len()]
     }
 }

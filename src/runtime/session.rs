@@ -1,4 +1,4 @@
-//! Making a session from a graph and its weights.
+//! Creates ONNX Runtime sessions from a graph and its weights.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -10,31 +10,32 @@ use ort::session::builder::GraphOptimizationLevel;
 use ort::value::{DynValue, Tensor};
 
 use super::device::{Device, DeviceOptions};
-use super::library::one_session_at_a_time;
+use super::library::lock_session_creation;
 use super::{LibraryError, RuntimeError, environment, operators};
 use crate::graph::onnx::{Initializer, TensorValues};
-use crate::graph::{ModelGraph, OperatorMatrices, ProductOperator};
-use crate::machine::Cores;
+use crate::graph::{MatmulOperator, ModelGraph, OperatorMatrices};
+use crate::platform::Cores;
 
-/// How a session computes.
+/// Options for the ONNX Runtime sessions of a model.
 #[derive(Debug, Clone)]
 pub struct SessionOptions {
-    /// ONNX Runtime's shared library.
+    /// Path of ONNX Runtime's shared library.
     pub library: PathBuf,
-    /// Threads that share each step; `None` is one per physical core.
+    /// Number of compute threads; `None` means one per physical core.
     pub threads: Option<usize>,
-    /// Threads that share the steps with a part of a prompt, in a session of their own; `None` is as the others.
+    /// Number of compute threads for steps with prefill chunks; `None` means the same as `threads`. With a different
+    /// number, these steps run in a second session.
     pub batch_threads: Option<usize>,
-    /// Where the threads are from the second on, in turn. Empty: the system decides.
+    /// Core sets of the compute threads after the first, assigned round-robin. Empty: the operating system decides.
     pub thread_cores: Vec<Cores>,
-    /// Which devices compute a decoder's layers.
+    /// Assignment of a decoder's layers to devices.
     pub devices: DeviceOptions,
-    /// Whose products with quantised matrices the CPU computes; `None` is ours, if it has the instructions for them.
-    pub products: Option<ProductOperator>,
+    /// Operator for matmuls with quantized weights on the CPU; `None` means [`Device::matmul_operator`].
+    pub matmul_operator: Option<MatmulOperator>,
 }
 
 impl SessionOptions {
-    /// One thread for each physical core of the CPU, anywhere.
+    /// Returns the default options: one compute thread for each physical core, without CPU affinity.
     pub fn new(library: PathBuf) -> Self {
         Self {
             library,
@@ -42,28 +43,28 @@ impl SessionOptions {
             batch_threads: None,
             thread_cores: Vec::new(),
             devices: DeviceOptions::default(),
-            products: None,
+            matmul_operator: None,
         }
     }
 
-    /// Loads ONNX Runtime's library, unless the process has one already.
+    /// Loads ONNX Runtime's library, unless the process has already loaded it.
     ///
     /// # Errors
-    /// The file is missing, is no such library, or is too old.
+    /// If the file is missing, is not an ONNX Runtime library, or is too old.
     pub fn check_library(&self) -> Result<(), LibraryError> {
         environment(&self.library).map(drop)
     }
 
-    /// Whose products with quantised matrices `device` computes.
-    pub(super) fn products(&self, device: Device) -> ProductOperator {
-        match (device, self.products) {
-            (Device::Cpu, Some(products)) => products,
-            _ => device.products(),
+    /// Returns the operator for matmuls with quantized weights on `device`.
+    pub(super) fn matmul_operator(&self, device: Device) -> MatmulOperator {
+        match (device, self.matmul_operator) {
+            (Device::Cpu, Some(operator)) => operator,
+            _ => device.matmul_operator(),
         }
     }
 }
 
-/// A graph whose weights are values of the runtime's: sessions share them.
+/// A graph, and its weights as ONNX Runtime values that several sessions can share.
 struct SharedGraph {
     environment: Environment,
     model: Vec<u8>,
@@ -73,19 +74,19 @@ struct SharedGraph {
 }
 
 impl SharedGraph {
-    /// The one that `graph` makes; `progress` hears the share that is done of all until a session is there, from 0 to 1.
+    /// Calls `graph` to build the graph. `progress` receives the completed fraction of the whole session creation.
     fn new(
         graph: impl FnOnce(&dyn Fn(f32)) -> ModelGraph,
         library: &Path,
         progress: &dyn Fn(f32),
     ) -> anyhow::Result<Self> {
-        /// The weights are repacked, which takes longer than making a session.
-        const SHARE: f32 = 0.7;
+        /// Estimated share of the graph in the total time: packing weights is slower than creating a session.
+        const GRAPH_FRACTION: f32 = 0.7;
 
-        // Values are the library's.
+        // ONNX Runtime values cannot be created before the library is loaded.
         let environment = environment(library)?;
-        let graph = graph(&|share| progress(share * SHARE));
-        let shared = |initializer| {
+        let graph = graph(&|fraction| progress(fraction * GRAPH_FRACTION));
+        let shared_value = |initializer| {
             let Initializer {
                 name,
                 shape,
@@ -97,7 +98,7 @@ impl SharedGraph {
             };
             Ok((name, Arc::new(tensor)))
         };
-        let initializers = graph.initializers.into_iter().map(shared);
+        let initializers = graph.initializers.into_iter().map(shared_value);
         Ok(Self {
             environment,
             model: graph.model,
@@ -107,14 +108,14 @@ impl SharedGraph {
         })
     }
 
-    /// A session on `device`, with so many threads of the CPU.
+    /// Creates a session on `device` with `threads` CPU threads.
     fn session(
         &self,
         device: Device,
         options: &SessionOptions,
         threads: Option<usize>,
     ) -> anyhow::Result<Session> {
-        /// Where files of weights are looked for that a graph names (`onnxruntime_session_options_config_keys.h`).
+        /// Session option for the folder of external data files (`onnxruntime_session_options_config_keys.h`).
         const WEIGHTS_FOLDER: &str = "session.model_external_initializers_file_folder_path";
 
         let mut builder = Session::builder(&self.environment)?
@@ -122,12 +123,12 @@ impl SharedGraph {
             .map_err(RuntimeError::from)?
             .with_optimization_level(GraphOptimizationLevel::All)
             .map_err(RuntimeError::from)?
-            // Shapes change at every step: patterns remembered for each would grow without bound.
+            // Tensor shapes change with every step, so cached memory patterns would grow without bound.
             .with_memory_pattern(false)
             .map_err(RuntimeError::from)?
             .with_operators(operators::domain(self.matrices.clone())?)
             .map_err(RuntimeError::from)?
-            // Threads spin within a step, where they wait for microseconds, and sleep between steps.
+            // Threads spin within a step, where waits take microseconds, and sleep between steps.
             .with_config_entry("session.force_spinning_stop", "1")
             .map_err(RuntimeError::from)?;
         if let Some(threads) = threads {
@@ -135,15 +136,15 @@ impl SharedGraph {
                 .with_intra_threads(threads)
                 .map_err(RuntimeError::from)?;
             if threads > 1 && !options.thread_cores.is_empty() {
-                let places = affinities(&options.thread_cores, threads);
+                let affinities = thread_affinities(&options.thread_cores, threads);
                 builder = builder
-                    .with_config_entry("session.intra_op_thread_affinities", places)
+                    .with_config_entry("session.intra_op_thread_affinities", affinities)
                     .map_err(RuntimeError::from)?;
             }
         }
         if let Some(folder) = &self.weights_folder {
             let folder = folder.to_str();
-            let folder = folder.context("the path of the model's folder is not in Unicode")?;
+            let folder = folder.context("invalid path of the model folder: it is not Unicode")?;
             builder = builder
                 .with_config_entry(WEIGHTS_FOLDER, folder)
                 .map_err(RuntimeError::from)?;
@@ -153,20 +154,20 @@ impl SharedGraph {
                 .with_external_initializer(name, Arc::clone(tensor))
                 .map_err(RuntimeError::from)?;
             if device == Device::Cpu {
-                // By the one above the graph knows the values while it is optimised; by this one the session takes the tensor as
-                // it is, where it would make a copy. Elsewhere it has to.
+                // The graph optimizer reads the external initializer above. The initializer below makes the session
+                // use the same tensor without a copy. Other devices need a copy in their own memory.
                 builder = builder
                     .with_initializer(name, Arc::clone(tensor))
                     .map_err(RuntimeError::from)?;
             }
         }
-        let _alone = one_session_at_a_time();
+        let _guard = lock_session_creation();
         Ok(builder.commit_from_memory(&self.model)?)
     }
 }
 
-/// A session on `device` for the graph that `graph` makes, with so many threads of the CPU. `progress` hears the share that is
-/// done, from 0 to 1, and so does `graph`'s own.
+/// Calls `graph` to build a graph, and creates a session for the graph on `device` with `threads` CPU threads.
+/// `progress` and the callback of `graph` receive the completed fraction, from 0 to 1.
 pub(super) fn build(
     graph: impl FnOnce(&dyn Fn(f32)) -> ModelGraph,
     device: Device,
@@ -180,14 +181,14 @@ pub(super) fn build(
     Ok(session)
 }
 
-/// A session for all steps, or one more for those with a part of a prompt, if other threads compute them.
+/// The session of a graph, and a second session for steps with prefill chunks if these use another number of threads.
 pub(super) struct Sessions {
     session: Session,
     batch_session: Option<Session>,
 }
 
 impl Sessions {
-    /// Sessions on `device` for the graph that `graph` makes; both hear as with [`build`].
+    /// Creates the sessions on `device`. For `graph` and `progress` see [`build`].
     pub(super) fn build(
         graph: impl FnOnce(&dyn Fn(f32)) -> ModelGraph,
         device: Device,
@@ -209,23 +210,24 @@ impl Sessions {
         })
     }
 
-    /// The one for a step that only `decodes`, or has a part of a prompt.
-    pub(super) fn for_step(&mut self, decodes: bool) -> &mut Session {
+    /// Returns the session for a step. `decode_only` is true if the step has no prefill chunk.
+    pub(super) fn for_step(&mut self, decode_only: bool) -> &mut Session {
         match &mut self.batch_session {
-            Some(session) if !decodes => session,
+            Some(session) if !decode_only => session,
             _ => &mut self.session,
         }
     }
 }
 
-/// Where each thread from the second on is, as ONNX Runtime reads it: cores from 1.
-fn affinities(turns: &[Cores], threads: usize) -> String {
-    let place = |cores: &Cores| {
+/// Formats the core sets of all threads after the first for ONNX Runtime, which numbers cores from 1.
+fn thread_affinities(thread_cores: &[Cores], threads: usize) -> String {
+    let affinity = |cores: &Cores| {
         let numbers: Vec<String> = cores.0.iter().map(|core| (core + 1).to_string()).collect();
         numbers.join(",")
     };
-    let places: Vec<String> = turns.iter().cycle().take(threads - 1).map(place).collect();
-    places.join(";")
+    let other_threads = thread_cores.iter().cycle().take(threads - 1);
+    let affinities: Vec<String> = other_threads.map(affinity).collect();
+    affinities.join(";")
 }
 
 #[cfg(test)]
@@ -233,8 +235,8 @@ mod tests {
     use super::*;
 
     #[test]
-    fn threads_take_the_places_in_turn() {
-        let turns = [[2, 3], [0, 1]].map(|cores| Cores(cores.into()));
-        assert_eq!(affinities(&turns, 4), "3,4;1,2;3,4");
+    fn thread_cores_are_reused_cyclically() {
+        let thread_cores = [[2, 3], [0, 1]].map(|cores| Cores(cores.into()));
+        assert_eq!(thread_affinities(&thread_cores, 4), "3,4;1,2;3,4");
     }
 }

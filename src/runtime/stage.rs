@@ -1,4 +1,4 @@
-//! A part of a decoder: the session of its layers, and their keys and values.
+//! A pipeline stage of a decoder: consecutive layers that run in one session, with their key-value cache.
 
 use std::borrow::Cow;
 use std::ops::Range;
@@ -12,36 +12,37 @@ use super::session::{SessionOptions, Sessions};
 use super::{KvCache, RuntimeError};
 use crate::graph::{ModelGraph, names};
 
-/// An input of a session, by its name.
-pub(super) type Input<'a> = (Cow<'a, str>, SessionInputValue<'a>);
+/// Name and value of a session input.
+pub(super) type SessionInput<'a> = (Cow<'a, str>, SessionInputValue<'a>);
 
-/// The layers of a decoder that are in one session.
+/// Consecutive decoder layers in one session (or two, see [`Sessions`]).
 pub(super) struct Stage {
     sessions: Sessions,
     cache: Cache,
+    /// Session inputs of each layer's key cache and value cache.
     cache_names: Vec<[String; 2]>,
 }
 
-/// Keys and values where the stage's attention finds them.
+/// Key-value cache of a stage, in the memory of the device that computes attention.
 enum Cache {
     Host(KvCache),
     Device(DeviceCache),
 }
 
 impl Stage {
-    /// Sessions on `device` for the graph that `graph` makes, which has the layers `layers`, and a cache of the shape `cache`
-    /// for each of them. `progress` hears the share that is done, from 0 to 1.
+    /// Calls `graph` to build the graph of `layers`, and creates the sessions and the cache on `device`. Each cache
+    /// tensor has `cache_shape`. `progress` receives the completed fraction, from 0 to 1.
     pub(super) fn load(
         graph: impl FnOnce(&dyn Fn(f32)) -> ModelGraph,
         device: Device,
         layers: Range<usize>,
-        cache: [usize; 4],
+        cache_shape: [usize; 4],
         options: &SessionOptions,
         progress: &dyn Fn(f32),
     ) -> anyhow::Result<Self> {
         let sessions = Sessions::build(graph, device, options, progress)?;
         let cache = match device {
-            Device::Cpu | Device::CoreMl => Cache::Host(KvCache::new(layers.len(), cache)?),
+            Device::Cpu | Device::CoreMl => Cache::Host(KvCache::new(layers.len(), cache_shape)?),
             Device::Cuda(number) => {
                 let memory = MemoryInfo::new(
                     AllocationDevice::CUDA,
@@ -49,8 +50,8 @@ impl Stage {
                     AllocatorType::Device,
                     MemoryType::Default,
                 )?;
-                let layers = layers.len();
-                Cache::Device(DeviceCache::new(device, memory, options, layers, cache)?)
+                let cache = DeviceCache::new(device, memory, options, layers.len(), cache_shape)?;
+                Cache::Device(cache)
             }
         };
         let names = |layer| [names::key_cache(layer), names::value_cache(layer)];
@@ -61,12 +62,11 @@ impl Stage {
         })
     }
 
-    /// Computes with these inputs, and the keys and values of what is past: in the session for prompts, if there is one and the
-    /// step does not only `decode`.
+    /// Runs a step with `inputs` and the key-value cache. `decode_only` is true if the step has no prefill chunk.
     pub(super) fn run<'a>(
         &'a mut self,
-        decodes: bool,
-        mut inputs: Vec<Input<'a>>,
+        decode_only: bool,
+        mut inputs: Vec<SessionInput<'a>>,
     ) -> Result<SessionOutputs<'a>, RuntimeError> {
         let names = self.cache_names.iter();
         let mut add = |[key_name, value_name]: &'a [String; 2], [keys, values]: [_; 2]| {
@@ -85,10 +85,10 @@ impl Stage {
                 }
             }
         }
-        Ok(self.sessions.for_step(decodes).run(inputs)?)
+        Ok(self.sessions.for_step(decode_only).run(inputs)?)
     }
 
-    /// Bytes of the cache.
+    /// Size of the cache in bytes.
     pub(super) fn cache_bytes(&self) -> usize {
         match &self.cache {
             Cache::Host(cache) => cache.bytes(),
@@ -96,7 +96,7 @@ impl Stage {
         }
     }
 
-    /// Bytes of a block of the cache.
+    /// Size of a cache block in all layers of the stage, in bytes.
     pub(super) fn block_bytes(&self) -> usize {
         match &self.cache {
             Cache::Host(cache) => cache.block_bytes(),
@@ -104,7 +104,7 @@ impl Stage {
         }
     }
 
-    /// A block of the cache.
+    /// Returns the bytes of a cache block in all layers of the stage.
     pub(super) fn read(&mut self, block: usize) -> Result<Vec<u8>, RuntimeError> {
         match &mut self.cache {
             Cache::Host(cache) => Ok(cache.read(block)),
@@ -112,16 +112,16 @@ impl Stage {
         }
     }
 
-    /// Writes what [`Self::read`] read, and is as long.
-    pub(super) fn write(&mut self, block: usize, read: &[u8]) -> Result<(), RuntimeError> {
+    /// Writes a cache block. `bytes` has the format of [`Self::read`] and the length [`Self::block_bytes`].
+    pub(super) fn write(&mut self, block: usize, bytes: &[u8]) -> Result<(), RuntimeError> {
         match &mut self.cache {
-            Cache::Host(cache) => cache.write(block, read),
-            Cache::Device(cache) => cache.write(block, read)?,
+            Cache::Host(cache) => cache.write(block, bytes),
+            Cache::Device(cache) => cache.write(block, bytes)?,
         }
         Ok(())
     }
 
-    /// Copies a block of the cache over another.
+    /// Copies the contents of cache block `from` to block `to`.
     pub(super) fn copy(&mut self, from: usize, to: usize) -> Result<(), RuntimeError> {
         match &mut self.cache {
             Cache::Host(cache) => cache.copy(from, to),

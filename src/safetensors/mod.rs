@@ -1,5 +1,5 @@
-//! Safetensors files: the names, shapes and places of tensors, and their bytes from the mapped file. The header is
-//! read and checked by the crate `safetensors`; what of it can be computed with is decided here.
+//! Reads safetensors files: names, shapes and bytes of tensors. The `safetensors` crate parses and validates the
+//! header; this module gives access to tensors of floats only.
 
 use std::collections::HashMap;
 use std::ops::Range;
@@ -12,135 +12,135 @@ use crate::file_bytes::{FileAccess, FileBytes};
 #[cfg(test)]
 mod tests;
 
-/// Most dimensions of a tensor, as in GGUF files.
+/// Maximum number of dimensions of a tensor, as in GGUF files.
 const MAX_DIMENSIONS: usize = 4;
 
-/// Bytes before the header: its length.
+/// Size in bytes of the header length field at the start of the file.
 const LENGTH_BYTES: usize = 8;
 
-/// Why a file cannot be read.
+/// Why a safetensors file cannot be opened.
 #[derive(Debug, thiserror::Error)]
 pub enum SafetensorsError {
-    /// The operating system refused.
+    /// The file cannot be opened or mapped.
     #[error("cannot open {path}: {cause}")]
     Open {
-        /// The file.
+        /// The file's path.
         path: PathBuf,
-        /// What the system says.
+        /// The operating system's error.
         cause: std::io::Error,
     },
-    /// The header is not one, or does not fit the file.
-    #[error("{path} is not a safetensors file that can be read: {reason}")]
+    /// The header is malformed, or does not match the file's size.
+    #[error("{path} is not a valid safetensors file: {reason}")]
     Malformed {
-        /// The file.
+        /// The file's path.
         path: PathBuf,
-        /// What is wrong.
+        /// What is wrong with the header.
         reason: String,
     },
 }
 
-/// What a tensor's values are.
+/// The floating-point type of a tensor's values.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Element {
-    /// Single precision.
+pub enum FloatType {
+    /// IEEE 754 single precision, 4 bytes.
     F32,
-    /// Half precision.
+    /// IEEE 754 half precision, 2 bytes.
     F16,
-    /// The upper half of single precision.
+    /// bfloat16: the upper 2 bytes of an `f32`.
     Bf16,
 }
 
-/// One tensor.
+/// A tensor of floats in an open file.
 #[derive(Debug, Clone, Copy)]
 pub struct Tensor<'a> {
-    /// What its values are.
-    pub element: Element,
-    /// Its sizes, contiguous dimension last.
+    /// The type of the values.
+    pub float_type: FloatType,
+    /// Size of each dimension in elements; the contiguous dimension is last.
     pub shape: &'a [usize],
-    /// Its values, little-endian.
+    /// The values in row-major order, little-endian.
     pub bytes: &'a [u8],
 }
 
-/// An open file: its header read and checked.
+/// An open safetensors file with a validated header.
 #[derive(Debug)]
 pub struct Safetensors {
     bytes: FileBytes,
-    tensors: HashMap<String, Place>,
+    tensors: HashMap<String, TensorLocation>,
 }
 
-/// Where a tensor lies and what it is; without an element what cannot be computed with (integers, say).
+/// The type, shape and byte range of a tensor. `float_type` is `None` for unusable types, such as integers.
 #[derive(Debug)]
-struct Place {
-    element: Option<Element>,
+struct TensorLocation {
+    float_type: Option<FloatType>,
     shape: Vec<usize>,
-    bytes: Range<usize>,
+    byte_range: Range<usize>,
 }
 
 impl Safetensors {
-    /// Maps or reads the file at `path` and reads its header.
+    /// Maps or reads the file at `path` and parses its header.
     pub fn open(path: &Path, access: FileAccess) -> Result<Self, SafetensorsError> {
         let bytes = FileBytes::open(path, access).map_err(|cause| SafetensorsError::Open {
             path: path.to_owned(),
             cause,
         })?;
-        let tensors = places(&bytes).map_err(|reason| SafetensorsError::Malformed {
+        let tensors = tensor_locations(&bytes).map_err(|reason| SafetensorsError::Malformed {
             path: path.to_owned(),
             reason,
         })?;
         Ok(Self { bytes, tensors })
     }
 
-    /// The names of the tensors that [`Safetensors::tensor`] gives, in no order.
+    /// The names of all tensors of floats, in arbitrary order.
     pub fn names(&self) -> impl Iterator<Item = &str> {
-        let given = |(name, place): (_, &Place)| place.element.map(|_| name);
-        self.tensors.iter().filter_map(given).map(String::as_str)
+        let floats = |(name, location): (_, &TensorLocation)| location.float_type.map(|_| name);
+        self.tensors.iter().filter_map(floats).map(String::as_str)
     }
 
-    /// The names of all tensors, in no order.
+    /// The names of all tensors, in arbitrary order.
     pub fn all_names(&self) -> impl Iterator<Item = &str> {
         self.tensors.keys().map(String::as_str)
     }
 
-    /// The tensor of that name, if its values are floats.
+    /// Returns the tensor named `name`; `None` if there is none or its values are not floats.
     pub fn tensor(&self, name: &str) -> Option<Tensor<'_>> {
-        let place = self.tensors.get(name)?;
+        let location = self.tensors.get(name)?;
         Some(Tensor {
-            element: place.element?,
-            shape: &place.shape,
-            bytes: &self.bytes[place.bytes.clone()],
+            float_type: location.float_type?,
+            shape: &location.shape,
+            bytes: &self.bytes[location.byte_range.clone()],
         })
     }
 
-    /// All of the file's bytes.
+    /// The whole file, including the header.
     pub fn contents(&self) -> &FileBytes {
         &self.bytes
     }
 }
 
-fn places(bytes: &[u8]) -> Result<HashMap<String, Place>, String> {
+fn tensor_locations(bytes: &[u8]) -> Result<HashMap<String, TensorLocation>, String> {
     let (header, metadata) =
         SafeTensors::read_metadata(bytes).map_err(|error| error.to_string())?;
-    let data = LENGTH_BYTES + header;
-    let mut places = HashMap::new();
+    let data_offset = LENGTH_BYTES + header;
+    let mut locations = HashMap::new();
     for (name, tensor) in metadata.tensors() {
         if tensor.shape.len() > MAX_DIMENSIONS {
             let found = tensor.shape.len();
             return Err(format!(
-                "tensor \"{name}\" has {found} dimensions; {MAX_DIMENSIONS} are the most"
+                "tensor \"{name}\" has {found} dimensions; the maximum is {MAX_DIMENSIONS}"
             ));
         }
         let (start, end) = tensor.data_offsets;
-        let place = Place {
-            element: match tensor.dtype {
-                Dtype::F32 => Some(Element::F32),
-                Dtype::F16 => Some(Element::F16),
-                Dtype::BF16 => Some(Element::Bf16),
+        let location = TensorLocation {
+            float_type: match tensor.dtype {
+                Dtype::F32 => Some(FloatType::F32),
+                Dtype::F16 => Some(FloatType::F16),
+                Dtype::BF16 => Some(FloatType::Bf16),
                 _ => None,
             },
             shape: tensor.shape.clone(),
-            bytes: data + start..data + end,
+            byte_range: data_offset + start..data_offset + end,
         };
-        places.insert(name, place);
+        locations.insert(name, location);
     }
-    Ok(places)
+    Ok(locations)
 }

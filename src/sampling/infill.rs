@@ -1,56 +1,60 @@
-//! The stage that llama.cpp's server has for gaps in code: it ends the text early where the model is not sure how it goes on.
+//! The infill sampler of llama.cpp for fill-in-the-middle. It ends the text early if no continuation is probable
+//! enough.
 //!
-//! Source: llama.cpp, `llama_sampler_init_infill`: its documentation in `llama.h`.
+//! Source: llama.cpp, documentation of `llama_sampler_init_infill` in `llama.h`.
 
 use std::sync::Arc;
 
 use super::stages::Candidates;
 use crate::token::TokenId;
 
-/// Candidates that are looked at, the most probable ones: each is compared with each.
-const MOST_CANDIDATES: usize = 256;
-/// A text token that is less probable is left out.
-const LEAST_PROBABILITY: f64 = 0.2;
-/// Text tokens together are at least so many times as probable as the end times the number of candidates, else it ends.
-const END_WEIGHT: f64 = 3.0;
+/// Number of most probable candidates that are kept; limited because each candidate is compared with every other.
+const MAX_CANDIDATES: usize = 256;
+/// Text tokens below this probability are removed.
+const MIN_PROBABILITY: f64 = 0.2;
+/// The text ends if this factor, times the number of candidates, times the probability of all EOG tokens, exceeds the
+/// probability of all text tokens.
+const EOG_WEIGHT: f64 = 3.0;
 
-/// What tokens spell.
+/// Maps tokens to their text.
 pub trait TokenPieces: Send + Sync {
-    /// The bytes of a token; none of one that is no text.
+    /// Returns the bytes of a token's text; empty for a control token.
     fn bytes(&self, token: TokenId) -> &[u8];
 }
 
-/// What the stage is told of the vocabulary.
+/// The parts of the vocabulary that the infill stage needs.
 #[derive(Clone)]
-pub struct InfillTokens {
-    /// The tokens that end a text.
-    pub ends: Arc<[TokenId]>,
-    /// What the others spell.
+pub struct InfillVocabulary {
+    /// The end-of-generation tokens.
+    pub eog_tokens: Arc<[TokenId]>,
+    /// The text of each token.
     pub pieces: Arc<dyn TokenPieces>,
 }
 
-impl std::fmt::Debug for InfillTokens {
+impl std::fmt::Debug for InfillVocabulary {
     fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         formatter
-            .debug_struct("InfillTokens")
-            .field("ends", &self.ends)
+            .debug_struct("InfillVocabulary")
+            .field("eog_tokens", &self.eog_tokens)
             .finish_non_exhaustive()
     }
 }
 
-impl InfillTokens {
-    /// Narrows the candidates. `end` is what ends the text where nothing is probable enough, if it may end.
-    pub(super) fn apply(&self, candidates: &mut Candidates, end: Option<TokenId>) {
-        let is_end = |token: &TokenId| self.ends.contains(token);
-        let mut weighted = candidates.probabilities(MOST_CANDIDATES);
+impl InfillVocabulary {
+    /// Narrows the candidates to probable text tokens, or to the EOG tokens if the text should end. If no text token is
+    /// probable enough, `eog_token` becomes the only candidate. `None` means that the text may not end: the most
+    /// probable token becomes the only candidate.
+    pub(super) fn apply(&self, candidates: &mut Candidates, eog_token: Option<TokenId>) {
+        let is_eog = |token: &TokenId| self.eog_tokens.contains(token);
+        let mut weighted = candidates.probabilities(MAX_CANDIDATES);
         let count = weighted.len() as f64;
-        let sum_of = |ends: bool| {
-            let part = weighted.iter().filter(|(token, _)| is_end(token) == ends);
+        let sum_of = |eog: bool| {
+            let part = weighted.iter().filter(|(token, _)| is_eog(token) == eog);
             part.map(|(_, weight)| weight).sum::<f64>()
         };
-        let (end_sum, text_sum) = (sum_of(true), sum_of(false));
-        if end_sum > 0.0 && END_WEIGHT * end_sum * count > text_sum {
-            weighted.retain(|(token, _)| is_end(token));
+        let (eog_sum, text_sum) = (sum_of(true), sum_of(false));
+        if eog_sum > 0.0 && EOG_WEIGHT * eog_sum * count > text_sum {
+            weighted.retain(|(token, _)| is_eog(token));
             return candidates.replace(weighted);
         }
         self.merge_prefixes(&mut weighted);
@@ -59,19 +63,20 @@ impl InfillTokens {
             .iter()
             .copied()
             .max_by(|(_, left), (_, right)| left.total_cmp(right));
-        weighted.retain(|(token, weight)| is_end(token) || *weight >= LEAST_PROBABILITY);
-        let texts = weighted.iter().filter(|(token, _)| !is_end(token)).count();
+        weighted.retain(|(token, weight)| is_eog(token) || *weight >= MIN_PROBABILITY);
+        let texts = weighted.iter().filter(|(token, _)| !is_eog(token)).count();
         if texts == 0 {
-            let last = end.map(|end| (end, 1.0)).or(most_probable);
-            return candidates.replace(last.into_iter().collect());
+            let only = eog_token.map(|token| (token, 1.0)).or(most_probable);
+            return candidates.replace(only.into_iter().collect());
         }
         let sum: f64 = weighted.iter().map(|(_, weight)| weight).sum();
-        let least = sum / (texts + 1) as f64;
-        weighted.retain(|(token, weight)| is_end(token) || *weight >= least);
+        let min_weight = sum / (texts + 1) as f64;
+        weighted.retain(|(token, weight)| is_eog(token) || *weight >= min_weight);
         candidates.replace(weighted);
     }
 
-    /// Of a token that begins as another one does, the more probable gets the probability of both.
+    /// Merges two tokens if the text of one is a prefix of the text of the other: the more probable token gets the sum
+    /// of both probabilities.
     fn merge_prefixes(&self, weighted: &mut [(TokenId, f64)]) {
         for short in 0..weighted.len() {
             for long in 0..weighted.len() {
@@ -102,46 +107,46 @@ mod tests {
         }
     }
 
-    /// Token 0 is the end; `words` are the others. Tells the tokens that are left, in their order.
+    /// Checks the remaining tokens, in descending order. Token 0 is the EOG token; `words` are the text tokens.
     #[track_caller]
-    fn check(words: &[&'static str], weights: &[f32], end: Option<u32>, expected: &[u32]) {
+    fn check(words: &[&'static str], weights: &[f32], eog_token: Option<u32>, expected: &[u32]) {
         let words = [&[""][..], words].concat();
-        let tokens = InfillTokens {
-            ends: [TokenId(0)].into(),
+        let vocabulary = InfillVocabulary {
+            eog_tokens: [TokenId(0)].into(),
             pieces: Arc::new(Words(words)),
         };
         let logits: Vec<f32> = weights.iter().map(|weight| weight.ln()).collect();
         let mut candidates = Candidates::default();
         candidates.fill(&logits);
-        tokens.apply(&mut candidates, end.map(TokenId));
-        let left: Vec<u32> = candidates.first(9).map(|(token, _)| token.0).collect();
-        assert_eq!(left, expected);
+        vocabulary.apply(&mut candidates, eog_token.map(TokenId));
+        let remaining: Vec<u32> = candidates.first(9).map(|(token, _)| token.0).collect();
+        assert_eq!(remaining, expected);
     }
 
     #[test]
-    fn the_text_ends_where_the_end_is_probable() {
+    fn the_text_ends_if_the_eog_token_is_probable() {
         check(&["a", "b"], &[0.2, 0.5, 0.3], Some(0), &[0]);
         check(&["a", "b"], &[0.05, 0.55, 0.4], Some(0), &[1, 2, 0]);
     }
 
     #[test]
-    fn the_text_ends_where_nothing_is_probable_enough() {
+    fn the_text_ends_if_no_text_token_is_probable_enough() {
         let words = ["a", "b", "c", "d", "e", "f"];
         let weights = [0.0, 0.17, 0.16, 0.17, 0.16, 0.18, 0.16];
         check(&words, &weights, Some(0), &[0]);
-        // It may not end here.
+        // The text may not end here.
         check(&words, &weights, None, &[5]);
     }
 
     #[test]
-    fn tokens_that_begin_alike_count_together() {
+    fn tokens_with_a_common_prefix_are_merged() {
         let words = ["re", "return", "ret", "x", "y", "z"];
         let weights = [0.0, 0.17, 0.18, 0.17, 0.16, 0.16, 0.16];
         check(&words, &weights, Some(0), &[2]);
     }
 
     #[test]
-    fn what_is_much_less_probable_than_the_rest_is_left_out() {
+    fn tokens_much_less_probable_than_the_others_are_removed() {
         check(&["a", "b", "c"], &[0.0, 0.45, 0.33, 0.22], Some(0), &[1, 2]);
     }
 }

@@ -1,5 +1,5 @@
-//! Choosing the next token from the logits: the sampler of one sequence, with its history and its random
-//! numbers. What shapes the choice is in [`parameters`]; the stages themselves are in `stages`.
+//! Samples the tokens of one sequence: applies logit bias and penalties, then the sampler chain. The sampling
+//! parameters are in [`parameters`], the stages of the chain in `stages`.
 
 mod infill;
 mod logprobs;
@@ -11,46 +11,46 @@ mod stages;
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::{Rng, SeedableRng};
 
-pub use infill::{InfillTokens, TokenPieces};
-pub use logprobs::{Distribution, Logprobs, LogprobsWanted};
-pub use parameters::{
-    Dry, Exclusion, Mirostat, MirostatVersion, Repetition, SamplingParameters, Stage,
-};
+pub use infill::{InfillVocabulary, TokenPieces};
+pub use logprobs::{Distribution, Logprobs, LogprobsOptions};
+pub use parameters::{Dry, Mirostat, MirostatVersion, Penalties, SamplingParameters, Stage, Xtc};
 pub use penalties::SequenceBreakers;
 
 use crate::token::TokenId;
-use mirostat::Surprise;
-use penalties::{History, Repeats};
+use mirostat::MirostatState;
+use penalties::{DryState, PenaltyWindow};
 use stages::Candidates;
 
-/// What a sampler is told in token ids.
+/// The inputs of a sampler that depend on the prompt and the tokenizer.
 #[derive(Debug, Clone, Default)]
-pub struct SamplerTokens {
-    /// The tokens before the first choice, as far as penalties count them.
-    pub before: Vec<TokenId>,
-    /// What is added to the logits of tokens; minus infinity: never chosen while there are others.
-    pub bias: Vec<(TokenId, f32)>,
-    /// The line break.
+pub struct SamplerInputs {
+    /// The tokens before the first sampled token, which the penalties count as well.
+    pub prompt: Vec<TokenId>,
+    /// Pairs of a token and the value to add to its logit. Minus infinity excludes the token, unless no other token is
+    /// possible.
+    pub logit_bias: Vec<(TokenId, f32)>,
+    /// The newline token, for [`Penalties::penalize_newline`].
     pub newline: Option<TokenId>,
-    /// Over what no repeated sequence goes.
-    pub breakers: SequenceBreakers,
-    /// What [`Stage::Infill`] needs; without it that stage does nothing.
-    pub infill: Option<InfillTokens>,
+    /// The tokens at which a repetition ends for DRY.
+    pub dry_breakers: SequenceBreakers,
+    /// The vocabulary for [`Stage::Infill`]; `None` turns that stage off.
+    pub infill: Option<InfillVocabulary>,
 }
 
-/// A chosen token.
+/// A sampled token, or a prompt token with its log probabilities.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Choice {
-    /// Which.
+pub struct SampledToken {
+    /// The token's id.
     pub token: TokenId,
-    /// How probable it was, if that was asked for.
+    /// The log probabilities at the token's position, if requested.
     pub logprobs: Option<Logprobs>,
 }
 
-impl Choice {
-    /// A token that stands in a text, by the model's logits before it, with `top` of the most probable ones.
-    pub fn by_the_model(logits: &[f32], token: TokenId, top: usize) -> Self {
-        let logprobs = Logprobs::of_model(logits, token, top, &mut Candidates::default());
+impl SampledToken {
+    /// Returns a prompt token with its log probabilities. `logits` are the model's logits at the position before the
+    /// token; `top` is the number of most probable tokens to include.
+    pub fn from_model_logits(logits: &[f32], token: TokenId, top: usize) -> Self {
+        let logprobs = Logprobs::from_logits(logits, token, top, &mut Candidates::default());
         Self {
             token,
             logprobs: Some(logprobs),
@@ -58,142 +58,148 @@ impl Choice {
     }
 }
 
-/// Chooses the tokens of one sequence. Equal parameters, seed, tokens and logits give equal choices.
+/// Samples the tokens of one sequence. Equal parameters, seed, inputs and logits give equal tokens.
 #[derive(Debug)]
 pub struct Sampler {
     parameters: SamplingParameters,
-    bias: Vec<(TokenId, f32)>,
-    /// The token that no penalty touches.
-    spared: Option<TokenId>,
-    history: Option<History>,
-    repeats: Option<Repeats>,
-    surprise: Option<Surprise>,
-    infill: Option<InfillTokens>,
+    logit_bias: Vec<(TokenId, f32)>,
+    /// The newline token, if it is exempt from the penalties.
+    unpenalized: Option<TokenId>,
+    penalty_window: Option<PenaltyWindow>,
+    dry: Option<DryState>,
+    mirostat: Option<MirostatState>,
+    infill: Option<InfillVocabulary>,
     random: ChaCha8Rng,
-    /// Kept for its memory.
+    /// Buffer that is reused for every token.
     candidates: Candidates,
-    /// The model's logits, where they are needed after the choice; kept for its memory.
-    unchanged: Vec<f32>,
+    /// Copy of the model's logits for [`Distribution::Model`], because sampling overwrites the logits.
+    model_logits: Vec<f32>,
 }
 
 impl Sampler {
-    /// A sampler before its first choice.
-    pub fn new(parameters: SamplingParameters, seed: u32, tokens: SamplerTokens) -> Sampler {
+    /// Creates a sampler. `seed` determines all random numbers.
+    pub fn new(parameters: SamplingParameters, seed: u32, inputs: SamplerInputs) -> Sampler {
         let mut key = [0; 32];
         key[..4].copy_from_slice(&seed.to_le_bytes());
-        let SamplerTokens {
-            before,
-            bias,
+        let SamplerInputs {
+            prompt,
+            logit_bias,
             newline,
-            breakers,
+            dry_breakers,
             infill,
-        } = tokens;
+        } = inputs;
         Sampler {
-            history: History::new(&parameters.repetition, &before),
-            repeats: Repeats::new(&parameters.dry, &before, breakers),
-            surprise: parameters.mirostat.map(Surprise::new),
+            penalty_window: PenaltyWindow::new(&parameters.penalties, &prompt),
+            dry: DryState::new(&parameters.dry, &prompt, dry_breakers),
+            mirostat: parameters.mirostat.map(MirostatState::new),
             infill,
-            spared: newline.filter(|_| !parameters.repetition.penalize_newline),
+            unpenalized: newline.filter(|_| !parameters.penalties.penalize_newline),
             parameters,
-            bias,
+            logit_bias,
             random: ChaCha8Rng::from_seed(key),
             candidates: Candidates::default(),
-            unchanged: Vec::new(),
+            model_logits: Vec::new(),
         }
     }
 
-    /// Chooses a token, remembers it for the penalties, and tells how probable it was if that is wanted.
-    /// `logits`, one per token of the vocabulary, at least one, are overwritten. `mask` may take tokens out
-    /// of the race, after bias and penalties.
-    pub fn choose(&mut self, logits: &mut [f32], mask: impl FnOnce(&mut [f32])) -> Choice {
-        let wanted = self.parameters.logprobs;
-        if wanted.is_some_and(|wanted| wanted.of == Distribution::Model) {
-            self.unchanged.clear();
-            self.unchanged.extend_from_slice(logits);
+    /// Samples a token, adds it to the penalty state, and returns its log probabilities if the parameters request them.
+    /// Overwrites `logits`, `[vocabulary]`, which must not be empty. `mask` runs after bias and penalties and may
+    /// exclude tokens by setting their logits to minus infinity.
+    pub fn sample_with_logprobs(
+        &mut self,
+        logits: &mut [f32],
+        mask: impl FnOnce(&mut [f32]),
+    ) -> SampledToken {
+        let options = self.parameters.logprobs;
+        if options.is_some_and(|options| options.distribution == Distribution::Model) {
+            self.model_logits.clear();
+            self.model_logits.extend_from_slice(logits);
         }
         let token = self.sample_masked(logits, mask);
         let candidates = &mut self.candidates;
-        let logprobs = wanted.map(|LogprobsWanted { top, of }| match of {
-            Distribution::Model => Logprobs::of_model(&self.unchanged, token, top, candidates),
-            Distribution::Chain if self.parameters.temperature > 0.0 => {
-                Logprobs::of_candidates(candidates, token, top)
+        let logprobs = options.map(|LogprobsOptions { top, distribution }| match distribution {
+            Distribution::Model => {
+                Logprobs::from_logits(&self.model_logits, token, top, candidates)
             }
-            Distribution::Chain => Logprobs::certain(token, top),
+            Distribution::Chain if self.parameters.temperature > 0.0 => {
+                Logprobs::from_candidates(candidates, token, top)
+            }
+            Distribution::Chain => Logprobs::single_candidate(token, top),
         });
-        Choice { token, logprobs }
+        SampledToken { token, logprobs }
     }
 
-    /// Chooses a token and remembers it for the penalties. `logits`, one per token of the vocabulary,
-    /// at least one, are overwritten.
+    /// Samples a token and adds it to the penalty state. Overwrites `logits`, `[vocabulary]`, which must not be empty.
     pub fn sample(&mut self, logits: &mut [f32]) -> TokenId {
         self.sample_masked(logits, |_| ())
     }
 
-    /// Whether choices tell how probable they were.
-    pub fn wants_logprobs(&self) -> bool {
+    /// Returns whether sampled tokens have log probabilities.
+    pub fn returns_logprobs(&self) -> bool {
         self.parameters.logprobs.is_some()
     }
 
-    /// Takes a token that is certain, as [`Self::choose`] takes the one that it chooses.
-    pub fn take(&mut self, token: TokenId, logits: &[f32]) -> Choice {
-        self.follow(&[token]);
+    /// Adds a forced token to the penalty state instead of sampling a token. Returns log probabilities like
+    /// [`Self::sample_with_logprobs`].
+    pub fn accept_forced(&mut self, token: TokenId, logits: &[f32]) -> SampledToken {
+        self.accept(&[token]);
         let logprobs = self.parameters.logprobs;
-        let logprobs = logprobs.map(|LogprobsWanted { top, of }| match of {
-            Distribution::Model => Logprobs::of_model(logits, token, top, &mut self.candidates),
-            Distribution::Chain => Logprobs::certain(token, top),
+        let logprobs = logprobs.map(|LogprobsOptions { top, distribution }| match distribution {
+            Distribution::Model => Logprobs::from_logits(logits, token, top, &mut self.candidates),
+            Distribution::Chain => Logprobs::single_candidate(token, top),
         });
-        Choice { token, logprobs }
+        SampledToken { token, logprobs }
     }
 
-    /// Remembers tokens that were not chosen here but follow in the text.
-    pub fn follow(&mut self, tokens: &[TokenId]) {
+    /// Adds tokens to the penalty state.
+    pub fn accept(&mut self, tokens: &[TokenId]) {
         for token in tokens {
-            if let Some(history) = &mut self.history {
-                history.push(*token);
+            if let Some(window) = &mut self.penalty_window {
+                window.push(*token);
             }
-            if let Some(repeats) = &mut self.repeats {
-                repeats.push(*token);
+            if let Some(dry) = &mut self.dry {
+                dry.push(*token);
             }
         }
     }
 
     fn sample_masked(&mut self, logits: &mut [f32], mask: impl FnOnce(&mut [f32])) -> TokenId {
-        for (token, amount) in &self.bias {
+        for (token, bias) in &self.logit_bias {
             if let Some(logit) = logits.get_mut(token.row()) {
-                *logit += amount;
+                *logit += bias;
             }
         }
-        if let Some(history) = &self.history {
-            history.penalise(&self.parameters.repetition, self.spared, logits);
+        if let Some(window) = &self.penalty_window {
+            window.apply(&self.parameters.penalties, self.unpenalized, logits);
         }
-        if let Some(repeats) = &mut self.repeats {
-            repeats.penalise(&self.parameters.dry, logits);
+        if let Some(dry) = &mut self.dry {
+            dry.apply(&self.parameters.dry, logits);
         }
         mask(logits);
         let token = if self.parameters.temperature > 0.0 {
             self.draw(logits)
         } else {
-            stages::most_probable(logits)
+            stages::argmax(logits)
         };
-        self.follow(&[token]);
+        self.accept(&[token]);
         token
     }
 
     fn draw(&mut self, logits: &[f32]) -> TokenId {
         self.candidates.fill(logits);
-        if self.surprise.is_some() {
+        if self.mirostat.is_some() {
             self.apply(Stage::Temperature);
             let uniform = self.uniform();
-            if let Some(surprise) = &mut self.surprise {
-                return surprise.choose(&mut self.candidates, logits.len(), uniform);
+            if let Some(mirostat) = &mut self.mirostat {
+                return mirostat.sample(&mut self.candidates, logits.len(), uniform);
             }
         }
-        for stage in 0..self.parameters.chain.len() {
-            match (self.parameters.chain[stage], &self.infill) {
+        for index in 0..self.parameters.chain.len() {
+            match (self.parameters.chain[index], &self.infill) {
                 (Stage::Infill, Some(infill)) => {
-                    let may_end = |end: &&TokenId| logits[end.row()] > f32::NEG_INFINITY;
-                    let end = infill.ends.iter().find(may_end).copied();
-                    infill.apply(&mut self.candidates, end);
+                    let is_allowed = |token: &&TokenId| logits[token.row()] > f32::NEG_INFINITY;
+                    let eog_token = infill.eog_tokens.iter().find(is_allowed).copied();
+                    infill.apply(&mut self.candidates, eog_token);
                 }
                 (stage, _) => self.apply(stage),
             }
@@ -203,10 +209,10 @@ impl Sampler {
     }
 
     fn apply(&mut self, stage: Stage) {
-        // Others see a random number only if this stage is on: it changes no text that does not use it.
-        let excludes = stage == Stage::Exclusion
-            && self.parameters.exclusion.probability > 0.0
-            && self.uniform() < f64::from(self.parameters.exclusion.probability);
+        // Draw a random number only if XTC is on, so that a seed gives the same text as without the stage.
+        let xtc_applies = stage == Stage::Xtc
+            && self.parameters.xtc.probability > 0.0
+            && self.uniform() < f64::from(self.parameters.xtc.probability);
         let candidates = &mut self.candidates;
         let parameters = &self.parameters;
         let min_keep = parameters.min_keep;
@@ -223,21 +229,21 @@ impl Sampler {
             Stage::Typical => stages::typical(candidates, parameters.typical_p, min_keep),
             Stage::TopP => stages::top_p(candidates, parameters.top_p, min_keep),
             Stage::MinP => stages::min_p(candidates, parameters.min_p, min_keep),
-            Stage::Exclusion => {
-                if excludes {
-                    stages::exclude_top(candidates, parameters.exclusion.threshold, min_keep);
+            Stage::Xtc => {
+                if xtc_applies {
+                    stages::xtc(candidates, parameters.xtc.threshold, min_keep);
                 }
             }
             Stage::Temperature => {
-                let (middle, range) = (parameters.temperature, parameters.temperature_range);
+                let (center, range) = (parameters.temperature, parameters.temperature_range);
                 let temperature = match range > 0.0 {
                     true => stages::dynamic_temperature(
                         candidates,
-                        (middle - range).max(0.0),
-                        middle + range,
+                        (center - range).max(0.0),
+                        center + range,
                         parameters.temperature_exponent,
                     ),
-                    false => middle,
+                    false => center,
                 };
                 stages::temperature(candidates, temperature);
             }
@@ -245,7 +251,8 @@ impl Sampler {
         }
     }
 
-    /// A number in 0..1: the upper 53 bits are as many as an f64 between 0 and 1 can tell apart.
+    /// Returns a uniformly distributed number in 0..1, made of the upper 53 bits of a random `u64`: the precision of an
+    /// `f64`.
     fn uniform(&mut self) -> f64 {
         (self.random.next_u64() >> 11) as f64 / (1_u64 << 53) as f64
     }

@@ -1,47 +1,49 @@
-//! How tokens are chosen: the numbers, and their defaults.
+//! The sampling parameters and their defaults.
 
-use super::logprobs::LogprobsWanted;
+use super::logprobs::LogprobsOptions;
 
-/// How tokens are chosen. Any values are fine: what makes no sense counts as off.
+/// The sampling parameters of a request. Every value is allowed: a meaningless value turns its stage off.
 #[derive(Debug, Clone, PartialEq)]
 pub struct SamplingParameters {
-    /// Where the random numbers begin; `None` wants another beginning each time.
+    /// Seed of the random numbers; `None` draws a new seed for each request.
     pub seed: Option<u32>,
-    /// The stages, in the order in which they are applied; one may come twice, or not at all.
+    /// The stages in the order in which they are applied. A stage may be missing or repeated.
     pub chain: Vec<Stage>,
-    /// Divides the logits; 0 and less always choose the most probable token, without any stage.
+    /// Divides the logits. 0 or less skips the chain and always selects the most probable token (greedy sampling).
     pub temperature: f32,
-    /// How far the temperature moves with how sure the model is; 0 is not at all.
+    /// Dynamic temperature: maximum deviation from `temperature`, depending on the entropy; 0 is off.
     pub temperature_range: f32,
-    /// How quickly it moves.
+    /// Dynamic temperature: exponent of the normalized entropy.
     pub temperature_exponent: f32,
     /// Keep this many of the most probable tokens; `None` is off.
     pub top_k: Option<usize>,
-    /// Keep the most probable tokens that have this probability together; 1 is off.
+    /// Keep the most probable tokens until their probabilities reach this sum; 1 is off.
     pub top_p: f32,
     /// Keep tokens with at least this share of the highest probability; 0 is off.
     pub min_p: f32,
-    /// Cut the tail where the probabilities' curve has bent so much; 1 is off.
+    /// Tail-free sampling: remove the tail where the summed second derivative of the sorted probabilities exceeds this
+    /// share of its total; 1 is off.
     pub tail_free_z: f32,
-    /// Keep the tokens nearest to the expected surprise that have this probability together; 1 is off.
+    /// Locally typical sampling: keep the tokens whose surprise is nearest to the entropy, until their probabilities
+    /// exceed this sum; 1 is off.
     pub typical_p: f32,
-    /// Keep tokens within so many standard deviations of the highest logit; 0 is off.
+    /// Keep tokens within this many standard deviations of the highest logit; 0 is off.
     pub top_n_sigma: f32,
-    /// Now and then leave out the most probable tokens.
-    pub exclusion: Exclusion,
-    /// Tokens that every stage has to leave.
+    /// XTC: sometimes removes the most probable tokens.
+    pub xtc: Xtc,
+    /// Minimum number of tokens that every stage keeps.
     pub min_keep: usize,
-    /// Holds the surprise of the text at a level, in the place of all stages but the temperature.
+    /// Mirostat: keeps the text's mean surprise near a target. Replaces all stages except the temperature.
     pub mirostat: Option<Mirostat>,
-    /// What repeating tokens costs.
-    pub repetition: Repetition,
-    /// What repeating sequences costs.
+    /// Penalties for tokens that occurred before.
+    pub penalties: Penalties,
+    /// DRY: penalty for tokens that extend a repeated token sequence.
     pub dry: Dry,
-    /// What is told about each token's probability.
-    pub logprobs: Option<LogprobsWanted>,
+    /// Which log probabilities are returned with each token.
+    pub logprobs: Option<LogprobsOptions>,
 }
 
-/// A stage of the chain.
+/// A stage of the sampler chain, named after the parameter that controls it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Stage {
     /// [`SamplingParameters::top_n_sigma`].
@@ -56,16 +58,16 @@ pub enum Stage {
     TopP,
     /// [`SamplingParameters::min_p`].
     MinP,
-    /// [`SamplingParameters::exclusion`].
-    Exclusion,
+    /// [`SamplingParameters::xtc`].
+    Xtc,
     /// [`SamplingParameters::temperature`].
     Temperature,
-    /// What llama.cpp's server has for gaps in code: the text ends where it is not sure how it goes on.
+    /// llama.cpp's infill sampler: ends the text if no continuation is probable enough.
     Infill,
 }
 
 impl Stage {
-    /// The chain of the contract of 2024.
+    /// The default chain, equal to that of llama.cpp's server in 2024.
     pub const CHAIN: [Stage; 6] = [
         Stage::TopK,
         Stage::TailFree,
@@ -75,7 +77,7 @@ impl Stage {
         Stage::Temperature,
     ];
 
-    /// Each stage with its name.
+    /// The stages and their names in the API.
     const NAMES: [(Stage, &str); 9] = [
         (Stage::TopNSigma, "top_n_sigma"),
         (Stage::TopK, "top_k"),
@@ -83,86 +85,87 @@ impl Stage {
         (Stage::Typical, "typical_p"),
         (Stage::TopP, "top_p"),
         (Stage::MinP, "min_p"),
-        (Stage::Exclusion, "xtc"),
+        (Stage::Xtc, "xtc"),
         (Stage::Temperature, "temperature"),
         (Stage::Infill, "infill"),
     ];
 
-    /// Its name in the contract.
+    /// The stage's name in the API.
     pub fn name(self) -> &'static str {
         let named = Self::NAMES.iter().find(|(stage, _)| *stage == self);
         named.map_or("", |(_, name)| name)
     }
 
-    /// The stage of that name.
-    pub fn named(name: &str) -> Option<Stage> {
+    /// Looks up the stage with this name in the API.
+    pub fn from_name(name: &str) -> Option<Stage> {
         let named = Self::NAMES.iter().find(|(_, known)| *known == name);
         named.map(|(stage, _)| *stage)
     }
 }
 
-/// "Exclude top choices" (XTC).
+/// Parameters of XTC ("exclude top choices"), which removes the most probable tokens.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Exclusion {
-    /// How often it happens; 0 is never.
+pub struct Xtc {
+    /// Probability that XTC is applied at a position; 0 is off.
     pub probability: f32,
-    /// Of the tokens that are at least so probable only the least probable stays; above a half nothing
-    /// happens.
+    /// XTC removes all tokens of at least this probability except the least probable of them. Values above 0.5 turn XTC
+    /// off.
     pub threshold: f32,
 }
 
-/// Mirostat (Basu et al., Mirostat: A Neural Text Decoding Algorithm, 2021).
+/// Parameters of Mirostat (Basu et al., Mirostat: A Neural Text Decoding Algorithm, 2021).
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Mirostat {
-    /// Which of the two.
+    /// The version of the algorithm: how candidates are selected.
     pub version: MirostatVersion,
-    /// The surprise to be held, in bits.
+    /// The target surprise in bits per token.
     pub tau: f32,
-    /// How fast the limit follows.
+    /// The learning rate of the maximum surprise.
     pub eta: f32,
 }
 
-/// The two algorithms.
+/// The two published versions of Mirostat.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum MirostatVersion {
-    /// Estimates the tail's exponent and keeps so many tokens.
+    /// Estimates the exponent of the distribution's power law, and derives the number of tokens to keep.
     One,
-    /// Keeps the tokens that surprise less than the limit.
+    /// Keeps the tokens whose surprise is below the current maximum.
     Two,
 }
 
-/// What it costs a token to have occurred.
+/// Penalties on the logits of tokens that occur in the prompt or the generated text.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Repetition {
-    /// Divides the logit (multiplies it below 0); 1 is off.
+pub struct Penalties {
+    /// Divides positive logits and multiplies negative logits; 1 is off.
     pub repeat_penalty: f32,
-    /// Taken from the logit once.
+    /// Subtracted once from the logit; 0 is off.
     pub presence_penalty: f32,
-    /// Taken from the logit for each occurrence.
+    /// Subtracted from the logit for each occurrence; 0 is off.
     pub frequency_penalty: f32,
-    /// The tokens looked back at, prompt and answer together; `None` is all of them.
+    /// Number of most recent tokens, prompt and generated, in which occurrences count; `None` is all.
     pub last_n: Option<usize>,
-    /// Whether line breaks are penalised like any other token.
+    /// Whether newlines are penalized like any other token.
     pub penalize_newline: bool,
 }
 
-/// "Don't repeat yourself" (DRY): what it costs a token to go on with a sequence that occurred.
+/// Parameters of DRY ("don't repeat yourself"), a penalty on tokens that would extend a repetition of an earlier token
+/// sequence.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Dry {
-    /// What going on with a sequence of `allowed_length` tokens takes from the logit; 0 is off.
+    /// Subtracted from the logit of a token that extends a repetition of `allowed_length` tokens; 0 is off.
     pub multiplier: f32,
-    /// Multiplies that for each token more.
+    /// Multiplies the penalty once for each token by which the repetition exceeds `allowed_length`.
     pub base: f32,
-    /// Shorter sequences may be repeated.
+    /// Minimum length of a penalized repetition, in tokens.
     pub allowed_length: usize,
-    /// The tokens looked back at; `None` is all of them.
+    /// Number of most recent tokens that are searched for repetitions; `None` is all.
     pub last_n: Option<usize>,
-    /// Texts over which no sequence goes.
+    /// Sequence breakers: strings that end a repetition.
     pub breakers: Vec<String>,
 }
 
 impl SamplingParameters {
-    /// The defaults of the native routes.
+    /// Returns the defaults of the native (llama.cpp) endpoints.
     pub fn native() -> Self {
         Self {
             seed: None,
@@ -176,13 +179,13 @@ impl SamplingParameters {
             tail_free_z: 1.0,
             typical_p: 1.0,
             top_n_sigma: 0.0,
-            exclusion: Exclusion {
+            xtc: Xtc {
                 probability: 0.0,
                 threshold: 0.1,
             },
             min_keep: 0,
             mirostat: None,
-            repetition: Repetition {
+            penalties: Penalties {
                 repeat_penalty: 1.1,
                 presence_penalty: 0.0,
                 frequency_penalty: 0.0,
@@ -200,7 +203,7 @@ impl SamplingParameters {
         }
     }
 
-    /// The defaults of OpenAI's API: the model's own distribution.
+    /// Returns the defaults of OpenAI's API, which leave the model's distribution unchanged.
     pub fn openai() -> Self {
         let native = Self::native();
         Self {
@@ -208,10 +211,10 @@ impl SamplingParameters {
             top_k: None,
             top_p: 1.0,
             min_p: 0.0,
-            repetition: Repetition {
+            penalties: Penalties {
                 repeat_penalty: 1.0,
                 last_n: None,
-                ..native.repetition
+                ..native.penalties
             },
             ..native
         }
@@ -223,7 +226,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_defaults_are_the_contracts() {
+    fn the_defaults_match_the_api_document() {
         let native = SamplingParameters::native();
         assert_eq!((native.temperature, native.top_k), (0.8, Some(40)));
         assert_eq!(
@@ -232,15 +235,15 @@ mod tests {
         );
         assert_eq!((native.tail_free_z, native.typical_p), (1.0, 1.0));
         assert_eq!(
-            (native.repetition.repeat_penalty, native.repetition.last_n),
+            (native.penalties.repeat_penalty, native.penalties.last_n),
             (1.1, Some(64))
         );
         let openai = SamplingParameters::openai();
         assert_eq!((openai.temperature, openai.top_k), (1.0, None));
         assert_eq!((openai.top_p, openai.min_p), (1.0, 0.0));
-        assert_eq!(openai.repetition.repeat_penalty, 1.0);
+        assert_eq!(openai.penalties.repeat_penalty, 1.0);
         let names = Stage::CHAIN.map(Stage::name);
-        assert_eq!(names.map(Stage::named), Stage::CHAIN.map(Some));
-        assert_eq!(Stage::named("greedy"), None);
+        assert_eq!(names.map(Stage::from_name), Stage::CHAIN.map(Some));
+        assert_eq!(Stage::from_name("greedy"), None);
     }
 }

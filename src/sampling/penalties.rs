@@ -1,38 +1,38 @@
-//! What it costs a token to have occurred: the tokens that are looked back at, and how often each is among
-//! them; and what it costs to go on with a sequence that occurred.
+//! Repetition penalties: for tokens that occur in a window of recent tokens, and for tokens that extend a repeated
+//! sequence (DRY).
 
 use std::collections::{HashMap, HashSet, VecDeque};
 
-use super::parameters::{Dry, Repetition};
+use super::parameters::{Dry, Penalties};
 use crate::token::TokenId;
 
-/// The tokens that the penalties look back at, and how often each occurs among them.
+/// The most recent tokens, and how often each of them occurs.
 #[derive(Debug)]
-pub(super) struct History {
+pub(super) struct PenaltyWindow {
     window: VecDeque<TokenId>,
-    /// `None`: nothing ever leaves the window.
+    /// Size of the window; `None` is unlimited, and `window` is then unused.
     last_n: Option<usize>,
     occurrences: HashMap<TokenId, u32>,
 }
 
-impl History {
-    /// `None` if nothing is to be penalised.
-    pub(super) fn new(repetition: &Repetition, prompt: &[TokenId]) -> Option<History> {
-        let off = repetition.repeat_penalty == 1.0
-            && repetition.presence_penalty == 0.0
-            && repetition.frequency_penalty == 0.0;
-        if off || repetition.last_n == Some(0) {
+impl PenaltyWindow {
+    /// Returns `None` if all penalties are off.
+    pub(super) fn new(penalties: &Penalties, prompt: &[TokenId]) -> Option<PenaltyWindow> {
+        let off = penalties.repeat_penalty == 1.0
+            && penalties.presence_penalty == 0.0
+            && penalties.frequency_penalty == 0.0;
+        if off || penalties.last_n == Some(0) {
             return None;
         }
-        let mut history = History {
+        let mut window = PenaltyWindow {
             window: VecDeque::new(),
-            last_n: repetition.last_n,
+            last_n: penalties.last_n,
             occurrences: HashMap::new(),
         };
-        for &token in last(prompt, repetition.last_n) {
-            history.push(token);
+        for &token in last(prompt, penalties.last_n) {
+            window.push(token);
         }
-        Some(history)
+        Some(window)
     }
 
     pub(super) fn push(&mut self, token: TokenId) {
@@ -50,58 +50,60 @@ impl History {
         }
     }
 
-    /// As llama.cpp's `llama_sampler_penalties`; the repetition penalty is from Keskar et al., CTRL,
-    /// 2019, section 4.1, the other two are OpenAI's. The token `spared` is left as it is.
-    pub(super) fn penalise(
+    /// Applies the penalties, except to the token `unpenalized`, like llama.cpp's `llama_sampler_penalties`.
+    ///
+    /// Sources: Keskar et al., "CTRL" (2019), section 4.1, for the repeat penalty; OpenAI's API for the other two.
+    pub(super) fn apply(
         &self,
-        repetition: &Repetition,
-        spared: Option<TokenId>,
+        penalties: &Penalties,
+        unpenalized: Option<TokenId>,
         logits: &mut [f32],
     ) {
         for (token, &count) in &self.occurrences {
             let Some(logit) = logits.get_mut(token.row()) else {
                 continue;
             };
-            if spared == Some(*token) {
+            if unpenalized == Some(*token) {
                 continue;
             }
             if *logit <= 0.0 {
-                *logit *= repetition.repeat_penalty;
+                *logit *= penalties.repeat_penalty;
             } else {
-                *logit /= repetition.repeat_penalty;
+                *logit /= penalties.repeat_penalty;
             }
-            *logit -= count as f32 * repetition.frequency_penalty + repetition.presence_penalty;
+            *logit -= count as f32 * penalties.frequency_penalty + penalties.presence_penalty;
         }
     }
 }
 
-/// The last `count` tokens.
+/// Returns the last `count` tokens; `None` returns all.
 fn last(tokens: &[TokenId], count: Option<usize>) -> &[TokenId] {
     let count = count.map_or(tokens.len(), |count| count.min(tokens.len()));
     &tokens[tokens.len() - count..]
 }
 
-/// Over these no repeated sequence goes.
+/// The tokenized sequence breakers of DRY: a repetition ends at a breaker.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct SequenceBreakers {
-    /// Tokens whose text has a breaker in it.
+    /// Tokens whose text contains a breaker.
     pub tokens: HashSet<TokenId>,
-    /// Breakers that take several tokens.
+    /// Breakers that consist of several tokens.
     pub sequences: Vec<Vec<TokenId>>,
 }
 
-/// The sequence so far, and what going on with its repetitions costs
-/// (p-e-w, DRY, text-generation-webui pull request 5677, 2024).
+/// The state of DRY: all tokens so far, in which repetitions are searched.
+///
+/// Source: p-e-w, DRY, text-generation-webui pull request 5677 (2024).
 #[derive(Debug)]
-pub(super) struct Repeats {
+pub(super) struct DryState {
     tokens: Vec<TokenId>,
     breakers: SequenceBreakers,
-    /// `[tokens]`: how long a repetition of the text's end ends at each token; kept for its memory.
+    /// Buffer, `[tokens]`: for each position, the length of the longest suffix of the text that also ends there.
     lengths: Vec<usize>,
 }
 
-impl Repeats {
-    /// `None` if nothing is to be penalised.
+impl DryState {
+    /// Returns `None` if DRY is off.
     pub(super) fn new(dry: &Dry, prompt: &[TokenId], breakers: SequenceBreakers) -> Option<Self> {
         let off = dry.multiplier == 0.0 || dry.base < 1.0 || dry.last_n == Some(0);
         (!off).then(|| Self {
@@ -115,30 +117,30 @@ impl Repeats {
         self.tokens.push(token);
     }
 
-    /// Takes from each token's logit what the longest repetition costs that it would go on with.
-    pub(super) fn penalise(&mut self, dry: &Dry, logits: &mut [f32]) {
+    /// Penalizes each token according to the longest repetition that the token would extend.
+    pub(super) fn apply(&mut self, dry: &Dry, logits: &mut [f32]) {
         let window = last(&self.tokens, dry.last_n);
-        let longest = self.breakers.distance(window);
-        if longest < dry.allowed_length.max(1) {
+        let max_length = self.breakers.tokens_after_last(window);
+        if max_length < dry.allowed_length.max(1) {
             return;
         }
-        ends_like_the_text(window, &mut self.lengths);
-        let mut most: HashMap<TokenId, usize> = HashMap::new();
+        common_suffix_lengths(window, &mut self.lengths);
+        let mut longest: HashMap<TokenId, usize> = HashMap::new();
         for (end, &length) in self.lengths.iter().enumerate() {
-            let length = length.min(longest);
-            // What followed that occurrence; the text's own end is no occurrence.
+            let length = length.min(max_length);
+            // The token that followed this occurrence. No token follows the end of the text.
             let Some(&next) = window.get(end + 1) else {
                 continue;
             };
             if length >= dry.allowed_length.max(1) {
-                let known = most.entry(next).or_default();
-                *known = (*known).max(length);
+                let longest_length = longest.entry(next).or_default();
+                *longest_length = (*longest_length).max(length);
             }
         }
-        for (token, length) in most {
+        for (token, length) in longest {
             if let Some(logit) = logits.get_mut(token.row()) {
                 let exponent = (length - dry.allowed_length) as f32;
-                // A number that is too large to be one is as good as any.
+                // Keep the penalty finite if the power overflows.
                 *logit -= (dry.multiplier * dry.base.powf(exponent)).min(f32::MAX);
             }
         }
@@ -146,8 +148,8 @@ impl Repeats {
 }
 
 impl SequenceBreakers {
-    /// Tokens after the last breaker of a text.
-    fn distance(&self, text: &[TokenId]) -> usize {
+    /// Returns the number of tokens after the last breaker; all tokens if `text` has no breaker.
+    fn tokens_after_last(&self, text: &[TokenId]) -> usize {
         (0..text.len())
             .find(|distance| {
                 let end = text.len() - distance;
@@ -161,27 +163,29 @@ impl SequenceBreakers {
     }
 }
 
-/// For each place how many tokens up to it are those at the text's end (the Z-function of the text read
-/// backwards; Gusfield, Algorithms on Strings, Trees, and Sequences, 1997, section 1.4).
-fn ends_like_the_text(text: &[TokenId], lengths: &mut Vec<usize>) {
+/// Computes for each index the length of the longest suffix of the text that also ends at this index. This is the
+/// Z-function of the reversed text.
+///
+/// Source: Gusfield, "Algorithms on Strings, Trees, and Sequences" (1997), section 1.4.
+fn common_suffix_lengths(text: &[TokenId], lengths: &mut Vec<usize>) {
     let count = text.len();
-    let at = |place: usize| text[count - 1 - place];
+    let at = |index: usize| text[count - 1 - index];
     lengths.clear();
     lengths.resize(count, count);
-    // Backwards: `z(place)` is kept at `count - 1 - place`.
+    // The Z value of `index` in the reversed text is stored at `count - 1 - index`.
     let (mut left, mut right) = (0, 0);
-    for place in 1..count {
-        let mut length = match place < right {
-            true => lengths[count - 1 - (place - left)].min(right - place),
+    for index in 1..count {
+        let mut length = match index < right {
+            true => lengths[count - 1 - (index - left)].min(right - index),
             false => 0,
         };
-        while place + length < count && at(length) == at(place + length) {
+        while index + length < count && at(length) == at(index + length) {
             length += 1;
         }
-        if place + length > right {
-            (left, right) = (place, place + length);
+        if index + length > right {
+            (left, right) = (index, index + length);
         }
-        lengths[count - 1 - place] = length;
+        lengths[count - 1 - index] = length;
     }
 }
 
@@ -195,21 +199,21 @@ mod tests {
         numbers.iter().copied().map(TokenId).collect()
     }
 
-    /// What is taken from each of six logits after a text.
+    /// Checks the DRY penalties of six tokens after `text`.
     #[track_caller]
-    fn check(dry: &Dry, breakers: &[u32], text: &[u32], taken: [f32; 6]) {
+    fn check(dry: &Dry, breakers: &[u32], text: &[u32], expected: [f32; 6]) {
         let breakers = SequenceBreakers {
             tokens: tokens(breakers).into_iter().collect(),
             sequences: vec![tokens(&[4, 5])],
         };
         let mut logits = [0.0; 6];
-        let mut repeats = Repeats::new(dry, &tokens(text), breakers).unwrap();
-        repeats.penalise(dry, &mut logits);
-        assert_eq!(logits.map(|logit| 0.0 - logit), taken);
+        let mut state = DryState::new(dry, &tokens(text), breakers).unwrap();
+        state.apply(dry, &mut logits);
+        assert_eq!(logits.map(|logit| 0.0 - logit), expected);
     }
 
     #[test]
-    fn going_on_with_a_sequence_costs_by_its_length() {
+    fn the_dry_penalty_grows_with_the_length_of_the_repetition() {
         let dry = Dry {
             multiplier: 1.0,
             base: 2.0,
@@ -217,7 +221,7 @@ mod tests {
             last_n: None,
             breakers: Vec::new(),
         };
-        let nothing = [0.0; 6];
+        let no_penalty = [0.0; 6];
         check(&dry, &[], &[1, 2, 3, 1, 2], [0.0, 0.0, 0.0, 1.0, 0.0, 0.0]);
         check(
             &dry,
@@ -225,24 +229,24 @@ mod tests {
             &[0, 1, 2, 3, 0, 1, 2],
             [0.0, 0.0, 0.0, 2.0, 0.0, 0.0],
         );
-        check(&dry, &[], &[1, 3, 2, 1], nothing);
-        // Two continuations; of one token's the longest counts.
+        check(&dry, &[], &[1, 3, 2, 1], no_penalty);
+        // Two possible continuations; the longest repetition of each token counts.
         check(
             &dry,
             &[],
             &[0, 1, 2, 3, 1, 2, 4, 1, 2, 3, 0, 1, 2],
             [0.0, 0.0, 0.0, 2.0, 1.0, 0.0],
         );
-        check(&dry, &[2], &[1, 2, 3, 1, 2], nothing);
-        check(&dry, &[1], &[0, 1, 2, 3, 0, 1, 2], nothing);
-        check(&dry, &[], &[4, 5, 2, 3, 4, 5, 2], nothing);
-        let near = Dry {
+        check(&dry, &[2], &[1, 2, 3, 1, 2], no_penalty);
+        check(&dry, &[1], &[0, 1, 2, 3, 0, 1, 2], no_penalty);
+        check(&dry, &[], &[4, 5, 2, 3, 4, 5, 2], no_penalty);
+        let short_window = Dry {
             last_n: Some(4),
             ..dry.clone()
         };
-        check(&near, &[], &[1, 2, 3, 1, 2], nothing);
+        check(&short_window, &[], &[1, 2, 3, 1, 2], no_penalty);
         assert!(
-            Repeats::new(
+            DryState::new(
                 &Dry {
                     multiplier: 0.0,
                     ..dry
@@ -256,15 +260,15 @@ mod tests {
 
     proptest! {
         #[test]
-        fn repetitions_are_found_as_by_looking(text in prop::collection::vec(0u32..3, 0..40)) {
+        fn suffix_lengths_equal_those_of_a_direct_search(text in prop::collection::vec(0u32..3, 0..40)) {
             let text = tokens(&text);
             let mut lengths = Vec::new();
-            ends_like_the_text(&text, &mut lengths);
+            common_suffix_lengths(&text, &mut lengths);
             for (end, length) in lengths.into_iter().enumerate() {
-                let looked = (0..=end)
+                let expected = (0..=end)
                     .take_while(|back| text[end - back] == text[text.len() - 1 - back])
                     .count();
-                prop_assert_eq!(length, looked);
+                prop_assert_eq!(length, expected);
             }
         }
     }

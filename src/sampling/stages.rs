@@ -1,16 +1,17 @@
-//! The stages of sampling: each narrows or reshapes the candidates, the last one draws. Pure functions;
-//! their order is the sampler's business.
+//! The stages of the sampler chain: pure functions that narrow or reshape the candidates, and the final draw. The
+//! sampler decides the order of the stages.
 
 use std::cmp::Ordering;
 
 use crate::token::TokenId;
 
-/// Candidates that [`top_p`] puts in order first; it takes four times as many while they do not suffice.
-const FIRST_NUCLEUS: usize = 128;
-/// Weights that are added up at once by [`draw`].
-const BLOCK: usize = 256;
+/// Number of candidates that [`top_p`] sorts first. While their probabilities do not reach the sum `p`, [`top_p`] sorts
+/// four times as many.
+const INITIAL_NUCLEUS: usize = 128;
+/// Number of weights that [`draw`] sums in single precision at a time.
+const SUM_BLOCK: usize = 256;
 
-/// A token that may be chosen. Its logit is a number, never infinite upwards.
+/// A token that may be sampled. Its logit is neither NaN nor positive infinity.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(super) struct Candidate {
     pub(super) token: TokenId,
@@ -18,8 +19,8 @@ pub(super) struct Candidate {
 }
 
 impl Candidate {
-    /// The more probable first, of equals the lower id: a total order, so that the choice never depends
-    /// on how a sort treats equals.
+    /// Orders by descending logit, then by ascending id. The total order makes results independent of the sort
+    /// algorithm.
     fn order(&self, other: &Candidate) -> Ordering {
         other
             .logit
@@ -28,17 +29,17 @@ impl Candidate {
     }
 }
 
-/// The tokens still in the race; never none once filled with some.
+/// The candidates that the previous stages have kept. Every stage keeps at least one candidate.
 #[derive(Debug, Default)]
 pub(super) struct Candidates {
     entries: Vec<Candidate>,
-    /// Whether the entries are in [`Candidate::order`]; else in the order of their ids.
+    /// Whether the entries are sorted by [`Candidate::order`]; otherwise they are in id order.
     ordered: bool,
     weights: Vec<f32>,
 }
 
 impl Candidates {
-    /// Begins anew with every token.
+    /// Replaces the candidates with all tokens of the vocabulary. `logits` has one value per token.
     pub(super) fn fill(&mut self, logits: &[f32]) {
         self.ordered = false;
         self.entries.clear();
@@ -49,7 +50,7 @@ impl Candidates {
             }));
     }
 
-    /// The logarithm of the sum of all exponentials, in double precision.
+    /// Returns the log-sum-exp of the logits, in double precision.
     pub(super) fn log_sum(&self) -> f64 {
         let highest = f64::from(self.highest());
         let weights = self.entries.iter();
@@ -57,19 +58,19 @@ impl Candidates {
         highest + weights.sum::<f64>().ln()
     }
 
-    /// The logit of a token that is still in the race.
+    /// Returns the logit of a token; `None` if the token is not a candidate.
     pub(super) fn logit(&self, token: TokenId) -> Option<f32> {
         let entry = self.entries.iter().find(|entry| entry.token == token);
         entry.map(|entry| entry.logit)
     }
 
-    /// The first `count` of those that were put in order.
+    /// Iterates over the first `count` candidates, which must be sorted.
     pub(super) fn first(&self, count: usize) -> impl Iterator<Item = (TokenId, f32)> {
         let entries = self.entries.iter().take(count);
         entries.map(|entry| (entry.token, entry.logit))
     }
 
-    /// The probabilities of the `count` most probable, which alone stay.
+    /// Keeps the `count` most probable candidates and returns their probabilities.
     pub(super) fn probabilities(&mut self, count: usize) -> Vec<(TokenId, f64)> {
         self.keep_first(count);
         let sum = self.log_sum();
@@ -78,7 +79,7 @@ impl Candidates {
         entries.map(probability).collect()
     }
 
-    /// Begins anew with tokens that are so probable, in proportion to each other.
+    /// Replaces the candidates with the tokens in `weighted`. Their probabilities are proportional to the weights.
     pub(super) fn replace(&mut self, weighted: Vec<(TokenId, f64)>) {
         self.entries.clear();
         self.entries
@@ -102,8 +103,8 @@ impl Candidates {
             .fold(f32::NEG_INFINITY, |highest, entry| highest.max(entry.logit))
     }
 
-    /// Puts the `count` most probable in order at the front.
-    fn order_first(&mut self, count: usize) {
+    /// Moves the `count` most probable candidates to the front, in order.
+    fn sort_first(&mut self, count: usize) {
         if self.ordered {
             return;
         }
@@ -114,15 +115,16 @@ impl Candidates {
         self.entries[..count].sort_unstable_by(Candidate::order);
     }
 
-    /// Keeps the `count` most probable, in order.
+    /// Keeps the `count` most probable candidates, sorted.
     fn keep_first(&mut self, count: usize) {
-        self.order_first(count);
+        self.sort_first(count);
         self.entries.truncate(count);
         self.ordered = true;
     }
 }
 
-/// What is no number cannot be chosen; above the highest number there is nothing.
+/// Replaces NaN with minus infinity, so that the token is never sampled, and positive infinity with the largest finite
+/// number.
 fn finite_above(logit: f32) -> f32 {
     if logit.is_nan() {
         f32::NEG_INFINITY
@@ -131,8 +133,8 @@ fn finite_above(logit: f32) -> f32 {
     }
 }
 
-/// The token with the highest logit, of equals the lowest id.
-pub(super) fn most_probable(logits: &[f32]) -> TokenId {
+/// Returns the token with the highest logit; the lowest id if several logits are equal.
+pub(super) fn argmax(logits: &[f32]) -> TokenId {
     let mut best = TokenId(0);
     let mut highest = f32::NEG_INFINITY;
     for (&logit, id) in logits.iter().zip(0_u32..) {
@@ -143,19 +145,19 @@ pub(super) fn most_probable(logits: &[f32]) -> TokenId {
     best
 }
 
-/// Keeps the `count` (at least one) most probable (Fan et al., Hierarchical Neural Story Generation, 2018).
+/// Keeps the `count` most probable tokens, at least one (Fan et al., Hierarchical Neural Story Generation, 2018).
 pub(super) fn top_k(candidates: &mut Candidates, count: usize) {
     let count = count.max(1);
     let length = candidates.entries.len();
     if !candidates.ordered && count < length / 4 {
-        // Most tokens fall short of the best seen so far: gather at the front those that do not, and
-        // thin them out whenever there are twice as many as wanted.
+        // Collect the tokens that rank above the `count`-th best token so far, and skip all others. Whenever twice as
+        // many are collected, keep the best `count` of them.
         let entries = &mut candidates.entries;
         let mut kept = 0;
-        let mut last: Option<Candidate> = None;
+        let mut threshold: Option<Candidate> = None;
         for index in 0..length {
             let entry = entries[index];
-            if last.is_some_and(|last| last.order(&entry).is_lt()) {
+            if threshold.is_some_and(|threshold| threshold.order(&entry).is_lt()) {
                 continue;
             }
             entries[kept] = entry;
@@ -163,7 +165,7 @@ pub(super) fn top_k(candidates: &mut Candidates, count: usize) {
             if kept == 2 * count {
                 let (_, nth, _) =
                     entries[..kept].select_nth_unstable_by(count - 1, Candidate::order);
-                last = Some(*nth);
+                threshold = Some(*nth);
                 kept = count;
             }
         }
@@ -172,96 +174,98 @@ pub(super) fn top_k(candidates: &mut Candidates, count: usize) {
     candidates.keep_first(count);
 }
 
-/// Keeps the fewest most probable tokens whose probabilities reach `share` together, at least
-/// `min_keep` (Holtzman et al., The Curious Case of Neural Text Degeneration, 2020).
-pub(super) fn top_p(candidates: &mut Candidates, share: f32, min_keep: usize) {
-    if share.is_nan() || share >= 1.0 {
+/// Keeps the smallest set of most probable tokens whose probabilities reach the sum `p`, at least `min_keep` tokens
+/// (Holtzman et al., The Curious Case of Neural Text Degeneration, 2020). 1 is off.
+pub(super) fn top_p(candidates: &mut Candidates, p: f32, min_keep: usize) {
+    if p.is_nan() || p >= 1.0 {
         return;
     }
     let highest = candidates.highest();
     let weight = |entry: &Candidate| f64::from(weight(entry.logit - highest));
-    let wanted = f64::from(share) * candidates.entries.iter().map(weight).sum::<f64>();
+    let target = f64::from(p) * candidates.entries.iter().map(weight).sum::<f64>();
     let length = candidates.entries.len();
-    let mut ordered = if candidates.ordered {
+    let mut sorted = if candidates.ordered {
         length
     } else {
-        FIRST_NUCLEUS
+        INITIAL_NUCLEUS
     };
     loop {
-        candidates.order_first(ordered);
+        candidates.sort_first(sorted);
         let mut sum = 0.0;
-        let nucleus = candidates.entries[..ordered.min(length)]
+        let nucleus = candidates.entries[..sorted.min(length)]
             .iter()
             .position(|entry| {
                 sum += weight(entry);
-                sum >= wanted
+                sum >= target
             });
         match nucleus {
             Some(last) => return candidates.keep_first((last + 1).max(min_keep)),
-            None if ordered >= length => return candidates.keep_first(length),
-            None => ordered *= 4,
+            None if sorted >= length => return candidates.keep_first(length),
+            None => sorted *= 4,
         }
     }
 }
 
-/// Keeps the tokens with at least `share` of the highest probability, at least `min_keep` tokens
-/// (Nguyen et al., Turning Up the Heat: Min-p Sampling, 2024).
-pub(super) fn min_p(candidates: &mut Candidates, share: f32, min_keep: usize) {
-    if share.is_nan() || share <= 0.0 {
+/// Keeps the tokens with at least `p` times the highest probability, at least `min_keep` tokens
+/// (Nguyen et al., Turning Up the Heat: Min-p Sampling, 2024). 0 is off.
+pub(super) fn min_p(candidates: &mut Candidates, p: f32, min_keep: usize) {
+    if p.is_nan() || p <= 0.0 {
         return;
     }
-    // Compared as logits; above a share of 1 not even the first would stay.
-    let least = candidates.highest() + share.min(1.0).ln();
-    keep_where(candidates, min_keep, |entry| entry.logit >= least);
+    // Compares logits instead of probabilities, which is equivalent. Limiting `p` to 1 keeps at least the most probable
+    // token.
+    let min_logit = candidates.highest() + p.min(1.0).ln();
+    keep_where(candidates, min_keep, |entry| entry.logit >= min_logit);
 }
 
 /// Keeps the tokens within `count` standard deviations of the highest logit
-/// (Tang et al., Top-nσ: Not All Logits Are You Need, 2024). 0 and less are off.
+/// (Tang et al., Top-nσ: Not All Logits Are You Need, 2024). 0 and below is off.
 pub(super) fn top_n_sigma(candidates: &mut Candidates, count: f32, min_keep: usize) {
     if count.is_nan() || count <= 0.0 {
         return;
     }
-    // Tokens that cannot be chosen say nothing about the others.
+    // Leave out excluded tokens (minus infinity).
     let logits = || {
         let entries = candidates.entries.iter();
         entries
             .map(|entry| f64::from(entry.logit))
             .filter(|logit| *logit > f64::NEG_INFINITY)
     };
-    let number = logits().count().max(1) as f64;
-    let mean = logits().sum::<f64>() / number;
-    let variance = logits().map(|logit| (logit - mean).powi(2)).sum::<f64>() / number;
-    let least = f64::from(candidates.highest()) - f64::from(count) * variance.sqrt();
+    let total = logits().count().max(1) as f64;
+    let mean = logits().sum::<f64>() / total;
+    let variance = logits().map(|logit| (logit - mean).powi(2)).sum::<f64>() / total;
+    let min_logit = f64::from(candidates.highest()) - f64::from(count) * variance.sqrt();
     keep_where(candidates, min_keep, |entry| {
-        f64::from(entry.logit) >= least
+        f64::from(entry.logit) >= min_logit
     });
 }
 
-/// Cuts the tail where the curve of the probabilities has bent by the share `z` of all that it bends, at
-/// least `min_keep` tokens (Phénix and Egan, Tail Free Sampling, 2019). 1 is off.
+/// Removes the tail of the sorted probabilities, from the position at which the summed absolute second derivative
+/// exceeds the share `z` of its total. Keeps at least `min_keep` tokens (Phénix and Egan, Tail Free Sampling, 2019). 1
+/// is off.
 pub(super) fn tail_free(candidates: &mut Candidates, z: f32, min_keep: usize) {
     if z.is_nan() || z >= 1.0 || candidates.entries.len() <= 2 {
         return;
     }
     candidates.keep_first(candidates.entries.len());
     let probabilities = probabilities(candidates);
-    let slopes: Vec<f64> = probabilities
+    let first_differences: Vec<f64> = probabilities
         .windows(2)
         .map(|pair| pair[0] - pair[1])
         .collect();
-    let bends: Vec<f64> = slopes
+    let curvatures: Vec<f64> = first_differences
         .windows(2)
         .map(|pair| (pair[0] - pair[1]).abs())
         .collect();
-    let whole: f64 = bends.iter().sum();
-    // A curve that hardly bends has no tail: every place counts alike.
-    let share = |bend: f64| match whole > 1e-6 {
-        true => bend / whole,
-        false => 1.0 / bends.len() as f64,
+    let total: f64 = curvatures.iter().sum();
+    // An almost straight curve has no tail: give all positions equal shares.
+    let share = |curvature: f64| match total > 1e-6 {
+        true => curvature / total,
+        false => 1.0 / curvatures.len() as f64,
     };
     let mut sum = 0.0;
-    let cut = bends.iter().position(|bend| {
-        sum += share(*bend);
+    let cut = curvatures.iter().position(|curvature| {
+        sum += share(*curvature);
         sum > f64::from(z)
     });
     if let Some(cut) = cut {
@@ -269,10 +273,10 @@ pub(super) fn tail_free(candidates: &mut Candidates, z: f32, min_keep: usize) {
     }
 }
 
-/// Keeps the tokens whose surprise is nearest to the expected one, until they have the probability `share`
-/// together, at least `min_keep` (Meister et al., Locally Typical Sampling, 2023). 1 is off.
-pub(super) fn typical(candidates: &mut Candidates, share: f32, min_keep: usize) {
-    if share.is_nan() || share >= 1.0 {
+/// Keeps the tokens whose surprise (negative log probability) is nearest to the entropy, until their probabilities
+/// exceed the sum `p`, at least `min_keep` tokens (Meister et al., Locally Typical Sampling, 2023). 1 is off.
+pub(super) fn typical(candidates: &mut Candidates, p: f32, min_keep: usize) {
+    if p.is_nan() || p >= 1.0 {
         return;
     }
     let probabilities = probabilities(candidates);
@@ -280,7 +284,7 @@ pub(super) fn typical(candidates: &mut Candidates, share: f32, min_keep: usize) 
         true => -probability.ln(),
         false => f64::INFINITY,
     };
-    let expected: f64 = probabilities
+    let entropy: f64 = probabilities
         .iter()
         .filter(|probability| **probability > 0.0)
         .map(|probability| probability * surprise(*probability))
@@ -289,7 +293,7 @@ pub(super) fn typical(candidates: &mut Candidates, share: f32, min_keep: usize) 
         .iter()
         .zip(&candidates.entries)
         .map(|(probability, entry)| {
-            let distance = (surprise(*probability) - expected).abs();
+            let distance = (surprise(*probability) - entropy).abs();
             (distance, *probability, *entry)
         })
         .collect();
@@ -298,7 +302,7 @@ pub(super) fn typical(candidates: &mut Candidates, share: f32, min_keep: usize) 
     let mut sum = 0.0;
     let cut = by_distance.iter().position(|(_, probability, _)| {
         sum += probability;
-        sum > f64::from(share)
+        sum > f64::from(p)
     });
     let count = cut.map_or(by_distance.len(), |cut| (cut + 1).max(min_keep));
     let kept = by_distance.iter().take(count).map(|(_, _, entry)| *entry);
@@ -308,9 +312,9 @@ pub(super) fn typical(candidates: &mut Candidates, share: f32, min_keep: usize) 
     candidates.keep_first(count);
 }
 
-/// If at least two tokens have the probability `threshold`, leaves out all of them but the least probable, as
-/// long as `min_keep` stay (p-e-w, XTC, text-generation-webui pull request 6335, 2024).
-pub(super) fn exclude_top(candidates: &mut Candidates, threshold: f32, min_keep: usize) {
+/// Removes all tokens whose probability is at least `threshold`, except the least probable of them. Removes none if
+/// fewer than `min_keep` tokens would remain (p-e-w, XTC, text-generation-webui pull request 6335, 2024).
+pub(super) fn xtc(candidates: &mut Candidates, threshold: f32, min_keep: usize) {
     if threshold.is_nan() || threshold > 0.5 {
         return;
     }
@@ -320,47 +324,50 @@ pub(super) fn exclude_top(candidates: &mut Candidates, threshold: f32, min_keep:
         .iter()
         .take_while(|probability| **probability >= f64::from(threshold))
         .count();
-    let left_out = probable.saturating_sub(1);
-    if candidates.entries.len() - left_out >= min_keep {
-        candidates.entries.drain(..left_out);
+    let removed = probable.saturating_sub(1);
+    if candidates.entries.len() - removed >= min_keep {
+        candidates.entries.drain(..removed);
     }
 }
 
-/// Keeps the tokens of at least this probability, at least one.
-pub(super) fn keep_probable(candidates: &mut Candidates, least: f64) {
+/// Keeps the tokens whose probability is at least `min_probability`, and always the most probable token.
+pub(super) fn keep_at_least(candidates: &mut Candidates, min_probability: f64) {
     candidates.keep_first(candidates.entries.len());
     let probabilities = probabilities(candidates);
     let count = probabilities
         .iter()
-        .take_while(|probability| **probability >= least)
+        .take_while(|probability| **probability >= min_probability)
         .count();
     candidates.keep_first(count.max(1));
 }
 
-/// Keeps the tokens that are as wanted, or the `min_keep` most probable if these are more.
-fn keep_where(candidates: &mut Candidates, min_keep: usize, wanted: impl Fn(&Candidate) -> bool) {
-    let stay = candidates
+/// Keeps the tokens that satisfy `predicate`, or the `min_keep` most probable tokens if these are more.
+fn keep_where(
+    candidates: &mut Candidates,
+    min_keep: usize,
+    predicate: impl Fn(&Candidate) -> bool,
+) {
+    let kept = candidates
         .entries
         .iter()
-        .filter(|entry| wanted(entry))
+        .filter(|entry| predicate(entry))
         .count();
-    if stay < min_keep.max(1) {
+    if kept < min_keep.max(1) {
         return candidates.keep_first(min_keep.max(1));
     }
-    candidates.entries.retain(|entry| wanted(entry));
+    candidates.entries.retain(|entry| predicate(entry));
 }
 
-/// The temperature that fits how sure the model is: `least` where it knows the token, `most` where all are
-/// alike (Zhang et al., EDT: Improving Large Language Models' Generation by Entropy-based Dynamic Temperature
-/// Sampling, 2024, in the form of koboldcpp).
+/// Returns the dynamic temperature: `min` at entropy 0, `max` for a uniform distribution (Zhang et al., EDT: Improving
+/// Large Language Models' Generation by Entropy-based Dynamic Temperature Sampling, 2024, in koboldcpp's form).
 pub(super) fn dynamic_temperature(
     candidates: &Candidates,
-    least: f32,
-    most: f32,
+    min: f32,
+    max: f32,
     exponent: f32,
 ) -> f32 {
     if candidates.entries.len() <= 1 {
-        return most;
+        return max;
     }
     let probabilities = probabilities(candidates);
     let entropy: f64 = probabilities
@@ -368,11 +375,11 @@ pub(super) fn dynamic_temperature(
         .filter(|probability| **probability > 0.0)
         .map(|probability| -probability * probability.ln())
         .sum();
-    let share = entropy / (candidates.entries.len() as f64).ln();
-    least + (most - least) * (share as f32).powf(exponent)
+    let normalized_entropy = entropy / (candidates.entries.len() as f64).ln();
+    min + (max - min) * (normalized_entropy as f32).powf(exponent)
 }
 
-/// The candidates' probabilities, in their order.
+/// Returns the probabilities of the candidates, in the candidates' order.
 pub(super) fn probabilities(candidates: &Candidates) -> Vec<f64> {
     let highest = candidates.highest();
     let weights = candidates.entries.iter();
@@ -384,20 +391,20 @@ pub(super) fn probabilities(candidates: &Candidates) -> Vec<f64> {
     weights
 }
 
-/// A token's place among the candidates; the first, if it is none of them.
-pub(super) fn place_of(candidates: &Candidates, token: TokenId) -> usize {
+/// Returns the index of a token among the candidates; 0 if the token is not a candidate.
+pub(super) fn index_of(candidates: &Candidates, token: TokenId) -> usize {
     let mut entries = candidates.entries.iter();
     entries.position(|entry| entry.token == token).unwrap_or(0)
 }
 
-/// Divides the logits: below 1 what is probable becomes more so (Ackley et al., A Learning Algorithm
-/// for Boltzmann Machines, 1985).
+/// Divides the logits by the temperature. Values below 1 make probable tokens more probable (Ackley et al., A Learning
+/// Algorithm for Boltzmann Machines, 1985).
 pub(super) fn temperature(candidates: &mut Candidates, temperature: f32) {
-    // Only distances matter; measured from the highest they cannot overflow upwards.
+    // Only differences of logits matter. Differences from the highest logit cannot overflow to positive infinity.
     let highest = candidates.highest();
     for entry in &mut candidates.entries {
         let distance = entry.logit - highest;
-        // -inf divided by +inf, or -inf - -inf, is no number.
+        // -inf / +inf and -inf - -inf are NaN.
         entry.logit = if distance < 0.0 {
             finite_above(distance / temperature)
         } else {
@@ -406,8 +413,7 @@ pub(super) fn temperature(candidates: &mut Candidates, temperature: f32) {
     }
 }
 
-/// The candidate at that place of the line on which each takes room by its probability.
-/// `uniform` is in 0..1.
+/// Samples a candidate according to the probabilities, by inverting the cumulative distribution. `uniform` is in 0..1.
 pub(super) fn draw(candidates: &mut Candidates, uniform: f64) -> TokenId {
     let highest = candidates.highest();
     candidates.weights.clear();
@@ -417,36 +423,36 @@ pub(super) fn draw(candidates: &mut Candidates, uniform: f64) -> TokenId {
             .iter()
             .map(|entry| weight(entry.logit - highest)),
     );
-    let blocks = || candidates.weights.chunks(BLOCK).map(block_sum);
-    let mut place = uniform * blocks().sum::<f64>();
+    let blocks = || candidates.weights.chunks(SUM_BLOCK).map(block_sum);
+    let mut position = uniform * blocks().sum::<f64>();
     let mut start = 0;
     for sum in blocks() {
-        if place < sum {
+        if position < sum {
             break;
         }
-        place -= sum;
-        start += BLOCK;
+        position -= sum;
+        start += SUM_BLOCK;
     }
-    let mut chosen = None;
+    let mut sampled = None;
     for (entry, &weight) in candidates
         .entries
         .iter()
         .zip(&candidates.weights)
         .skip(start)
     {
-        // Rounding may leave the place past the end: the last that can be chosen takes it.
+        // Rounding may leave the position past the end: then the last candidate with a positive weight is sampled.
         if weight > 0.0 {
-            chosen = Some(entry.token);
-            place -= f64::from(weight);
-            if place < 0.0 {
+            sampled = Some(entry.token);
+            position -= f64::from(weight);
+            if position < 0.0 {
                 break;
             }
         }
     }
-    chosen.unwrap_or_else(|| most_likely(candidates))
+    sampled.unwrap_or_else(|| most_probable_candidate(candidates))
 }
 
-fn most_likely(candidates: &Candidates) -> TokenId {
+fn most_probable_candidate(candidates: &Candidates) -> TokenId {
     candidates
         .entries
         .iter()
@@ -458,9 +464,9 @@ fn block_sum(weights: &[f32]) -> f64 {
     f64::from(weights.iter().sum::<f32>())
 }
 
-/// e to the power of a distance from the highest logit, which is 0 or less.
+/// Returns the unnormalized probability of a candidate. `distance` is its logit minus the highest logit, so at most 0.
 fn weight(distance: f32) -> f32 {
-    // If all are -inf the distance is no number: all are alike.
+    // If all logits are -inf, the difference is NaN: all candidates are equally probable.
     if distance.is_nan() {
         1.0
     } else {

@@ -1,8 +1,9 @@
-//! What a connection does: it answers requests or waits for one, and since when. A connection that waits for too long is
-//! closed, whatever its protocol.
+//! Tracks whether a connection is serving requests, idle or stalled, and since when. A connection that is idle or
+//! stalled for too long expires. The same rules apply to HTTP/1.1 and HTTP/2.
 //!
-//! A request is in flight until the last byte of its answer was flushed. Its answer is blocked while the client has to
-//! take bytes of it, and not while the server computes them. A connection is stalled while all its answers are blocked.
+//! A request is in flight until the last byte of its response is flushed. A response is blocked unless the server is
+//! computing its next bytes and all earlier bytes are written. A connection is stalled while the responses to all its
+//! requests in flight are blocked.
 
 use std::io;
 use std::pin::Pin;
@@ -15,19 +16,21 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
 
-/// How long a client may take to send the first byte of its first request, after a handshake if there is one.
-const FIRST_BYTE_DEADLINE: Duration = Duration::from_secs(10);
-/// How long a client may take to send a request's header, from its first byte.
-const HEADER_DEADLINE: Duration = Duration::from_secs(30);
-/// How long a connection is kept between requests: longer than the 60 seconds after which usual proxies close theirs.
-const KEEP_ALIVE: Duration = Duration::from_secs(75);
-/// How long a client may take no byte of its answers while its place is needed or the server stops: the system passes
-/// the bytes for a slow client on in large portions.
-pub(super) const STALL_DEADLINE: Duration = Duration::from_secs(30);
-/// How long an idle connection is kept while the server stops.
-const STOPPING_DEADLINE: Duration = Duration::from_secs(1);
+/// Maximum time from accepting a connection, or from the end of the TLS handshake, to the first byte of the first
+/// request.
+const FIRST_BYTE_TIMEOUT: Duration = Duration::from_secs(10);
+/// Maximum time from the first byte of a request to the end of its headers.
+const HEADER_TIMEOUT: Duration = Duration::from_secs(30);
+/// How long a connection may be idle between requests. This is longer than the 60 seconds after which common proxies
+/// close idle connections, so that the proxy closes first.
+const KEEP_ALIVE_TIMEOUT: Duration = Duration::from_secs(75);
+/// How long a connection must be stalled before it can be evicted, or before a stopping server closes it. For a slow
+/// client, the operating system accepts bytes in large portions, so long pauses between two writes are normal.
+pub(super) const STALL_TIMEOUT: Duration = Duration::from_secs(30);
+/// How long an idle connection is kept open while the server is stopping.
+const STOPPING_IDLE_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// What a connection does.
+/// State of one connection, shared by its socket, its request guards and the connection limiter.
 #[derive(Debug)]
 pub(super) struct Activity {
     state: Mutex<State>,
@@ -37,87 +40,87 @@ pub(super) struct Activity {
 
 #[derive(Debug)]
 struct State {
-    /// Requests in flight.
-    requests: usize,
-    /// Those of them whose answers are blocked.
-    blocked: usize,
-    /// Whether the last bytes of an answer were written and are not flushed yet.
+    requests_in_flight: usize,
+    /// How many of the requests in flight have a blocked response.
+    blocked_responses: usize,
+    /// Whether the last bytes of a response are written but not flushed yet.
     is_unflushed: bool,
-    /// Whether a part of the next request's header has come.
-    reads_header: bool,
-    has_answered: bool,
-    /// Whether bytes between requests need not begin a request.
+    /// Whether some bytes of the next request's headers have arrived.
+    is_reading_header: bool,
+    has_served_request: bool,
+    /// With HTTP/2, bytes that arrive between requests may be control frames such as PING.
     is_http2: bool,
-    /// Since when the connection has been idle or stalled: the last time that a request ended, the client took a byte of
-    /// an answer, or an answer became blocked.
-    since: Instant,
+    /// Start of the current timeout: the last progress of the connection, for example the first byte of a request or a
+    /// written byte of a response.
+    waiting_since: Instant,
     is_evicted: bool,
 }
 
-/// A request in flight, until this is dropped.
+/// Keeps a request in flight until the last reference is dropped.
 #[derive(Debug)]
 pub(super) struct RequestGuard {
     activity: Arc<Activity>,
-    answer: Mutex<Answer>,
+    response: Mutex<ResponseState>,
 }
 
-/// How far the answer to a request is.
 #[derive(Debug)]
-struct Answer {
-    /// Whether the server computes what comes next.
-    is_computed: bool,
-    /// Bytes that wait for the client.
-    unsent: usize,
+struct ResponseState {
+    /// Whether the server is still computing the next bytes.
+    is_computing: bool,
+    /// Number of bytes that hyper got from the body but has not written to the socket.
+    unsent_bytes: usize,
 }
 
-impl Answer {
+impl ResponseState {
     fn is_blocked(&self) -> bool {
-        !self.is_computed || self.unsent > 0
+        !self.is_computing || self.unsent_bytes > 0
     }
 }
 
 impl Activity {
-    /// That of a connection that has just begun.
+    /// Creates the state of a connection that was just accepted.
     pub(super) fn new() -> Arc<Self> {
         Arc::new(Self {
             state: Mutex::new(State {
-                requests: 0,
-                blocked: 0,
+                requests_in_flight: 0,
+                blocked_responses: 0,
                 is_unflushed: false,
-                reads_header: false,
-                has_answered: false,
+                is_reading_header: false,
+                has_served_request: false,
                 is_http2: false,
-                since: Instant::now(),
+                waiting_since: Instant::now(),
                 is_evicted: false,
             }),
             changed: Notify::new(),
         })
     }
 
-    /// A request has come; `None` if the connection was evicted: it ends without an answer.
-    pub(super) fn begin(self: &Arc<Self>, version: Version) -> Option<Arc<RequestGuard>> {
+    /// Records a new request. Returns `None` if the connection was evicted and must end without a response.
+    pub(super) fn begin_request(self: &Arc<Self>, version: Version) -> Option<Arc<RequestGuard>> {
         let mut state = self.state();
         if state.is_evicted {
             return None;
         }
-        state.requests += 1;
+        state.requests_in_flight += 1;
         state.is_http2 = version == Version::HTTP_2;
         drop(state);
         Some(Arc::new(RequestGuard {
             activity: Arc::clone(self),
-            answer: Mutex::new(Answer {
-                is_computed: true,
-                unsent: 0,
+            response: Mutex::new(ResponseState {
+                is_computing: true,
+                unsent_bytes: 0,
             }),
         }))
     }
 
-    /// Since when the connection could have given its place to another one; `None` if it cannot.
+    /// Returns the time since which the connection has been idle, or stalled for at least [`STALL_TIMEOUT`]; `None` if
+    /// the connection cannot be evicted.
     pub(super) fn idle_since(&self) -> Option<Instant> {
         self.state().idle_since()
     }
 
-    /// Ends the connection, because its place is needed; `false` if it has begun to answer.
+    /// Marks the connection as evicted, so that [`Activity::expired`] completes. Returns `false` if the connection
+    /// cannot be evicted because it is serving a request.
     pub(super) fn evict(&self) -> bool {
         let mut state = self.state();
         state.is_evicted |= state.idle_since().is_some();
@@ -129,61 +132,62 @@ impl Activity {
         self.state().is_evicted
     }
 
-    /// The encryption is set up: the first request may come.
-    pub(super) fn handshake_done(&self) {
-        self.state().since = Instant::now();
+    /// Records the end of the TLS handshake: the first request is expected from now on.
+    pub(super) fn record_handshake(&self) {
+        self.state().waiting_since = Instant::now();
         self.changed.notify_one();
     }
 
-    /// Waits until the connection is to be closed: it was evicted, or has been idle or stalled for too long. No deadline is
-    /// longer than `longest`; once `stopping` is closed all are short.
-    pub(super) async fn expired(&self, longest: Duration, mut stopping: watch::Receiver<()>) {
+    /// Waits until the connection must be closed: it was evicted, or has been idle or stalled for too long.
+    /// `max_timeout` caps every timeout. Shorter timeouts apply once the sender of `stopping` is dropped.
+    pub(super) async fn expired(&self, max_timeout: Duration, mut stopping: watch::Receiver<()>) {
         loop {
-            let stops = stopping.has_changed().is_err();
+            let is_stopping = stopping.has_changed().is_err();
             let deadline = {
                 let state = self.state();
                 if state.is_evicted {
                     return;
                 }
-                state.deadline(longest, stops)
+                state.deadline(max_timeout, is_stopping)
             };
             let now = Instant::now();
             if deadline.is_some_and(|deadline| deadline <= now) {
                 return;
             }
-            // An answer that becomes blocked does not wake this: its deadline is not before the next look.
-            let next = deadline.unwrap_or(now + State::stall_limit(longest, stops));
+            // A response that becomes blocked does not wake this loop, but its deadline is never before `next_check`.
+            let next_check =
+                deadline.unwrap_or(now + State::stall_timeout(max_timeout, is_stopping));
             tokio::select! {
-                () = tokio::time::sleep_until(next) => {}
+                () = tokio::time::sleep_until(next_check) => {}
                 () = self.changed.notified() => {}
-                _ = stopping.changed(), if !stops => {}
+                _ = stopping.changed(), if !is_stopping => {}
             }
         }
     }
 
-    fn has_read(&self) {
+    fn record_read(&self) {
         let mut state = self.state();
-        let may_begin_request = !(state.is_http2 && state.has_answered);
-        if state.requests == 0 && !state.reads_header && may_begin_request {
-            state.reads_header = true;
-            state.since = Instant::now();
+        let may_begin_request = !(state.is_http2 && state.has_served_request);
+        if state.requests_in_flight == 0 && !state.is_reading_header && may_begin_request {
+            state.is_reading_header = true;
+            state.waiting_since = Instant::now();
             self.changed.notify_one();
         }
     }
 
-    pub(super) fn has_flushed(&self) {
+    pub(super) fn record_flush(&self) {
         let mut state = self.state();
         if state.is_unflushed {
             state.is_unflushed = false;
-            state.since = Instant::now();
+            state.waiting_since = Instant::now();
             self.changed.notify_one();
         }
     }
 
-    /// As if the connection had been in its state for longer.
+    /// Moves `waiting_since` back by `time`, as if that time had passed.
     #[cfg(test)]
-    pub(super) fn pass(&self, time: Duration) {
-        self.state().since -= time;
+    pub(super) fn age_by(&self, time: Duration) {
+        self.state().waiting_since -= time;
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -193,117 +197,121 @@ impl Activity {
 
 impl State {
     fn is_idle(&self) -> bool {
-        self.requests == 0 && !self.is_unflushed
+        self.requests_in_flight == 0 && !self.is_unflushed
     }
 
     fn is_stalled(&self) -> bool {
-        !self.is_idle() && self.blocked == self.requests
+        !self.is_idle() && self.blocked_responses == self.requests_in_flight
     }
 
     fn idle_since(&self) -> Option<Instant> {
-        let stalled_long = self.is_stalled() && self.since.elapsed() >= STALL_DEADLINE;
-        (self.is_idle() || stalled_long).then_some(self.since)
+        let stall_expired = self.is_stalled() && self.waiting_since.elapsed() >= STALL_TIMEOUT;
+        (self.is_idle() || stall_expired).then_some(self.waiting_since)
     }
 
-    fn deadline(&self, longest: Duration, stops: bool) -> Option<Instant> {
+    /// Returns the time at which the connection expires if its state does not change; `None` while it makes progress.
+    fn deadline(&self, max_timeout: Duration, is_stopping: bool) -> Option<Instant> {
         if !self.is_idle() {
-            let limit = Self::stall_limit(longest, stops);
-            return self.is_stalled().then(|| self.since + limit);
+            let timeout = Self::stall_timeout(max_timeout, is_stopping);
+            return self.is_stalled().then(|| self.waiting_since + timeout);
         }
-        let usual = match (self.reads_header, self.has_answered) {
-            _ if stops => STOPPING_DEADLINE,
-            (true, _) => HEADER_DEADLINE,
-            (false, false) => FIRST_BYTE_DEADLINE,
-            (false, true) => KEEP_ALIVE,
+        let timeout = match (self.is_reading_header, self.has_served_request) {
+            _ if is_stopping => STOPPING_IDLE_TIMEOUT,
+            (true, _) => HEADER_TIMEOUT,
+            (false, false) => FIRST_BYTE_TIMEOUT,
+            (false, true) => KEEP_ALIVE_TIMEOUT,
         };
-        Some(self.since + usual.min(longest))
+        Some(self.waiting_since + timeout.min(max_timeout))
     }
 
-    /// How long the connection may be stalled.
-    fn stall_limit(longest: Duration, stops: bool) -> Duration {
-        match stops {
-            true => longest.min(STALL_DEADLINE),
-            false => longest,
+    /// Returns how long the connection may be stalled.
+    fn stall_timeout(max_timeout: Duration, is_stopping: bool) -> Duration {
+        match is_stopping {
+            true => max_timeout.min(STALL_TIMEOUT),
+            false => max_timeout,
         }
     }
 }
 
 impl RequestGuard {
-    /// The next part of the answer was asked for: these bytes of it are to be sent, or `None` as it is still computed.
-    pub(super) fn has_computed(&self, bytes: Option<usize>) {
-        self.update(|answer| {
-            answer.is_computed = bytes.is_none();
-            answer.unsent += bytes.unwrap_or_default();
+    /// Records that hyper polled the response's body. The poll returned `bytes` bytes, or was pending (`None`).
+    pub(super) fn record_poll(&self, bytes: Option<usize>) {
+        self.update(|response| {
+            response.is_computing = bytes.is_none();
+            response.unsent_bytes += bytes.unwrap_or_default();
             false
         });
     }
 
-    /// The server has an answer whose first part can be asked for.
-    pub(super) fn answers(&self) {
-        self.has_computed(Some(0));
+    /// Records that the handler returned the response, whose body hyper polls next.
+    pub(super) fn record_response(&self) {
+        self.record_poll(Some(0));
     }
 
-    /// Bytes of the answer were written, or given up.
-    pub(super) fn has_sent(&self, bytes: usize) {
-        self.update(|answer| {
-            answer.unsent -= bytes;
+    /// Records that `bytes` bytes of the response were written to the socket or discarded.
+    pub(super) fn record_sent(&self, bytes: usize) {
+        self.update(|response| {
+            response.unsent_bytes -= bytes;
             bytes > 0
         });
     }
 
-    /// Changes the answer; `change` returns whether the client took a part of it.
-    fn update(&self, change: impl FnOnce(&mut Answer) -> bool) {
-        let mut answer = self.answer.lock().unwrap_or_else(PoisonError::into_inner);
-        let before = answer.is_blocked();
-        let is_taken = change(&mut answer);
-        let after = answer.is_blocked();
+    /// Changes the response's state; `change` returns whether bytes were sent.
+    fn update(&self, change: impl FnOnce(&mut ResponseState) -> bool) {
+        let mut response = self.response.lock().unwrap_or_else(PoisonError::into_inner);
+        let was_blocked = response.is_blocked();
+        let has_sent = change(&mut response);
+        let is_blocked = response.is_blocked();
         let mut state = self.activity.state();
-        state.blocked = state.blocked + usize::from(after) - usize::from(before);
-        if is_taken || before != after {
-            state.since = Instant::now();
+        state.blocked_responses =
+            state.blocked_responses + usize::from(is_blocked) - usize::from(was_blocked);
+        if has_sent || was_blocked != is_blocked {
+            state.waiting_since = Instant::now();
         }
     }
 }
 
 impl Drop for RequestGuard {
     fn drop(&mut self) {
-        let answer = self.answer.get_mut();
-        let is_blocked = answer.unwrap_or_else(PoisonError::into_inner).is_blocked();
+        let response = self.response.get_mut();
+        let is_blocked = response
+            .unwrap_or_else(PoisonError::into_inner)
+            .is_blocked();
         let mut state = self.activity.state();
-        state.requests -= 1;
-        state.blocked -= usize::from(is_blocked);
-        state.since = Instant::now();
-        if state.requests == 0 {
+        state.requests_in_flight -= 1;
+        state.blocked_responses -= usize::from(is_blocked);
+        state.waiting_since = Instant::now();
+        if state.requests_in_flight == 0 {
             state.is_unflushed = true;
-            state.reads_header = false;
-            state.has_answered = true;
+            state.is_reading_header = false;
+            state.has_served_request = true;
             self.activity.changed.notify_one();
         }
     }
 }
 
-/// A socket whose reads and flushes are noticed.
-pub(super) struct Watched<S> {
+/// A socket that records reads and flushes in the connection's [`Activity`].
+pub(super) struct MonitoredSocket<S> {
     pub(super) socket: S,
     pub(super) activity: Arc<Activity>,
 }
 
-impl<S: AsyncRead + Unpin> AsyncRead for Watched<S> {
+impl<S: AsyncRead + Unpin> AsyncRead for MonitoredSocket<S> {
     fn poll_read(
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        let before = buffer.filled().len();
+        let filled_before = buffer.filled().len();
         let read = ready!(Pin::new(&mut self.socket).poll_read(context, buffer));
-        if buffer.filled().len() > before {
-            self.activity.has_read();
+        if buffer.filled().len() > filled_before {
+            self.activity.record_read();
         }
         Poll::Ready(read)
     }
 }
 
-impl<S: AsyncWrite + Unpin> AsyncWrite for Watched<S> {
+impl<S: AsyncWrite + Unpin> AsyncWrite for MonitoredSocket<S> {
     fn poll_write(
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
@@ -326,7 +334,7 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Watched<S> {
 
     fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         let flushed = ready!(Pin::new(&mut self.socket).poll_flush(context));
-        self.activity.has_flushed();
+        self.activity.record_flush();
         Poll::Ready(flushed)
     }
 
@@ -339,66 +347,66 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Watched<S> {
 mod tests {
     use super::*;
 
-    /// How long the connection may stay as it is.
-    fn allowed(activity: &Activity, longest: Duration, stops: bool) -> Option<Duration> {
+    /// Returns the timeout that applies to the connection in its current state.
+    fn timeout(activity: &Activity, max_timeout: Duration, is_stopping: bool) -> Option<Duration> {
         let state = activity.state();
-        let deadline = state.deadline(longest, stops);
-        deadline.map(|deadline| deadline - state.since)
+        let deadline = state.deadline(max_timeout, is_stopping);
+        deadline.map(|deadline| deadline - state.waiting_since)
     }
 
     #[test]
-    fn each_kind_of_waiting_has_its_deadline() {
+    fn each_state_of_a_connection_has_its_own_timeout() {
         let (hour, short) = (Duration::from_secs(3600), Duration::from_secs(3));
         let silent = Activity::new();
-        assert_eq!(allowed(&silent, hour, false), Some(FIRST_BYTE_DEADLINE));
-        assert_eq!(allowed(&silent, short, false), Some(short));
-        assert_eq!(allowed(&silent, hour, true), Some(STOPPING_DEADLINE));
-        silent.has_read();
-        assert_eq!(allowed(&silent, hour, false), Some(HEADER_DEADLINE));
-        let request = silent.begin(Version::HTTP_11);
-        assert_eq!(allowed(&silent, short, true), None);
+        assert_eq!(timeout(&silent, hour, false), Some(FIRST_BYTE_TIMEOUT));
+        assert_eq!(timeout(&silent, short, false), Some(short));
+        assert_eq!(timeout(&silent, hour, true), Some(STOPPING_IDLE_TIMEOUT));
+        silent.record_read();
+        assert_eq!(timeout(&silent, hour, false), Some(HEADER_TIMEOUT));
+        let request = silent.begin_request(Version::HTTP_11);
+        assert_eq!(timeout(&silent, short, true), None);
         drop(request);
-        silent.has_flushed();
-        assert_eq!(allowed(&silent, hour, false), Some(KEEP_ALIVE));
+        silent.record_flush();
+        assert_eq!(timeout(&silent, hour, false), Some(KEEP_ALIVE_TIMEOUT));
     }
 
     #[tokio::test]
-    async fn an_answer_that_the_client_does_not_take_ends_the_connection() {
+    async fn a_connection_expires_when_its_client_receives_nothing() {
         let (_accepting, stopping) = watch::channel(());
-        let timeout = 2 * STALL_DEADLINE;
-        for is_computed in [false, true] {
+        let max_timeout = 2 * STALL_TIMEOUT;
+        for is_computing in [false, true] {
             let activity = Activity::new();
-            let request = activity.begin(Version::HTTP_2).unwrap();
-            request.has_computed(Some(8));
-            if is_computed {
-                request.has_computed(None);
+            let request = activity.begin_request(Version::HTTP_2).unwrap();
+            request.record_poll(Some(8));
+            if is_computing {
+                request.record_poll(None);
             }
-            activity.pass(STALL_DEADLINE);
-            request.has_sent(7);
+            activity.age_by(STALL_TIMEOUT);
+            request.record_sent(7);
             assert_eq!(activity.idle_since(), None);
-            assert_eq!(allowed(&activity, timeout, false), Some(timeout));
-            assert_eq!(allowed(&activity, timeout, true), Some(STALL_DEADLINE));
-            activity.pass(STALL_DEADLINE);
+            assert_eq!(timeout(&activity, max_timeout, false), Some(max_timeout));
+            assert_eq!(timeout(&activity, max_timeout, true), Some(STALL_TIMEOUT));
+            activity.age_by(STALL_TIMEOUT);
             assert!(activity.idle_since().is_some());
-            activity.pass(STALL_DEADLINE);
-            activity.expired(timeout, stopping.clone()).await;
+            activity.age_by(STALL_TIMEOUT);
+            activity.expired(max_timeout, stopping.clone()).await;
         }
     }
 
     #[tokio::test]
-    async fn a_pause_of_the_server_never_ends_the_connection() {
+    async fn a_connection_does_not_expire_while_the_server_computes_a_response() {
         let (_accepting, stopping) = watch::channel(());
         let activity = Activity::new();
         let (first, second) = (
-            activity.begin(Version::HTTP_2).unwrap(),
-            activity.begin(Version::HTTP_2).unwrap(),
+            activity.begin_request(Version::HTTP_2).unwrap(),
+            activity.begin_request(Version::HTTP_2).unwrap(),
         );
-        // The client takes nothing of one answer while the other one is computed.
-        first.has_computed(Some(8));
-        second.has_computed(Some(8));
-        second.has_sent(8);
-        second.has_computed(None);
-        activity.pass(10 * STALL_DEADLINE);
+        // The first response is blocked while the second one is computed.
+        first.record_poll(Some(8));
+        second.record_poll(Some(8));
+        second.record_sent(8);
+        second.record_poll(None);
+        activity.age_by(10 * STALL_TIMEOUT);
         let short = Duration::from_millis(5);
         let expired = activity.expired(short, stopping);
         assert!(tokio::time::timeout(10 * short, expired).await.is_err());
@@ -407,65 +415,65 @@ mod tests {
     }
 
     #[test]
-    fn an_answer_is_in_flight_until_it_is_flushed() {
+    fn a_request_is_in_flight_until_its_response_is_flushed() {
         let activity = Activity::new();
-        let request = activity.begin(Version::HTTP_11).unwrap();
-        request.has_computed(Some(8));
-        let unsent = Arc::clone(&request);
+        let request = activity.begin_request(Version::HTTP_11).unwrap();
+        request.record_poll(Some(8));
+        let guard_of_unsent_bytes = Arc::clone(&request);
         drop(request);
         assert_eq!(activity.idle_since(), None);
-        unsent.has_sent(8);
-        drop(unsent);
+        guard_of_unsent_bytes.record_sent(8);
+        drop(guard_of_unsent_bytes);
         assert_eq!(activity.idle_since(), None);
-        activity.has_flushed();
+        activity.record_flush();
         assert!(activity.idle_since().is_some());
     }
 
     #[test]
-    fn frames_between_requests_change_no_deadline_of_http2() {
+    fn http2_frames_between_requests_do_not_change_the_deadline() {
         let (activity, hour) = (Activity::new(), Duration::from_secs(3600));
-        drop(activity.begin(Version::HTTP_2));
-        activity.has_flushed();
-        activity.pass(KEEP_ALIVE / 2);
-        let since = activity.idle_since();
-        // A PING and its answer.
-        activity.has_read();
-        activity.has_flushed();
-        assert_eq!(activity.idle_since(), since);
-        assert_eq!(allowed(&activity, hour, false), Some(KEEP_ALIVE));
+        drop(activity.begin_request(Version::HTTP_2));
+        activity.record_flush();
+        activity.age_by(KEEP_ALIVE_TIMEOUT / 2);
+        let idle_since = activity.idle_since();
+        // A PING and its acknowledgement.
+        activity.record_read();
+        activity.record_flush();
+        assert_eq!(activity.idle_since(), idle_since);
+        assert_eq!(timeout(&activity, hour, false), Some(KEEP_ALIVE_TIMEOUT));
     }
 
     #[test]
-    fn a_connection_is_either_evicted_or_answers() {
+    fn an_evicted_connection_serves_no_request_and_a_serving_connection_is_not_evicted() {
         let activity = Activity::new();
-        let request = activity.begin(Version::HTTP_11);
+        let request = activity.begin_request(Version::HTTP_11);
         assert!(request.is_some() && !activity.evict());
         drop(request);
-        activity.has_flushed();
+        activity.record_flush();
         assert!(activity.evict());
-        assert!(activity.begin(Version::HTTP_11).is_none());
+        assert!(activity.begin_request(Version::HTTP_11).is_none());
     }
 
     #[test]
-    fn bytes_of_a_header_do_not_extend_its_deadline() {
+    fn further_header_bytes_do_not_extend_the_deadline() {
         let activity = Activity::new();
-        activity.has_read();
-        let since = activity.idle_since();
-        activity.has_read();
-        assert_eq!(activity.idle_since(), since);
+        activity.record_read();
+        let idle_since = activity.idle_since();
+        activity.record_read();
+        assert_eq!(activity.idle_since(), idle_since);
     }
 
     #[tokio::test]
-    async fn a_connection_expires_when_it_is_idle_evicted_or_the_server_stops() {
+    async fn a_connection_expires_when_idle_or_evicted_or_when_the_server_stops() {
         let short = Duration::from_millis(20);
         let (accepting, stopping) = watch::channel(());
         let activity = Activity::new();
-        let request = activity.begin(Version::HTTP_11);
+        let request = activity.begin_request(Version::HTTP_11);
         let expired = activity.expired(short, stopping.clone());
         tokio::pin!(expired);
         assert!(tokio::time::timeout(5 * short, &mut expired).await.is_err());
         drop(request);
-        activity.has_flushed();
+        activity.record_flush();
         expired.await;
 
         let (activity, hour) = (Activity::new(), Duration::from_secs(3600));
@@ -477,7 +485,7 @@ mod tests {
         tokio::pin!(expired);
         assert!(tokio::time::timeout(short, &mut expired).await.is_err());
         drop(accepting);
-        let soon = 2 * STOPPING_DEADLINE;
+        let soon = 2 * STOPPING_IDLE_TIMEOUT;
         assert!(tokio::time::timeout(soon, &mut expired).await.is_ok());
     }
 }

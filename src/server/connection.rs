@@ -1,5 +1,5 @@
-//! One connection. The handler of a request is a part of the connection's own future: when the client
-//! leaves, hyper drops it, and what it computes for the client ends.
+//! Serves the requests of one connection. The connection's future owns the request handlers: when the client
+//! disconnects, hyper drops them, which cancels their work.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -19,112 +19,113 @@ use tokio::net::TcpStream;
 use tokio::sync::watch;
 use tokio_io_timeout::TimeoutStream;
 
-use super::activity::Watched;
-use super::body::{self, AnswerBody, BodyBudget};
-use super::places::Place;
+use super::activity::MonitoredSocket;
+use super::body::{self, BodyBudget, ResponseBody};
+use super::connection_limiter::ConnectionPermit;
 use super::tls::Tls;
 use crate::api::Error;
 
-/// How long a client may take for its handshake.
-const HANDSHAKE_DEADLINE: Duration = Duration::from_secs(10);
-/// How long an idle client may take to close its connection after it was asked to (GOAWAY of HTTP/2).
-const GOAWAY_DEADLINE: Duration = Duration::from_secs(1);
-/// Most bytes of a request's header.
+/// Maximum duration of the TLS handshake.
+const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long a connection stays open after the server announced its end (GOAWAY in HTTP/2), for requests that are
+/// already on their way.
+const GOAWAY_TIMEOUT: Duration = Duration::from_secs(1);
+/// Maximum size in bytes of a request's headers.
 const MAX_HEADER_BYTES: usize = 64 << 10;
-/// Most header fields of a request.
+/// Maximum number of header fields of a request.
 const MAX_HEADERS: usize = 128;
-/// Most requests at once on a connection of HTTP/2.
+/// Maximum number of concurrent requests on an HTTP/2 connection.
 const MAX_STREAMS: u32 = 128;
-/// What is answered on a connection beyond the limits.
+/// The paths that are served on a health-only connection, see [`ConnectionPermit::health_only`].
 const HEALTH_PATHS: [&str; 2] = ["/health", "/v1/health"];
 
-/// What all connections of a server have in common.
-pub(super) struct Connections {
+/// Serves accepted connections; all connections of a server share one handler.
+pub(super) struct ConnectionHandler {
     pub(super) endpoint: BoxEndpoint<'static, Response>,
-    /// Where the server listens.
+    /// The address that the server listens on.
     pub(super) local: SocketAddr,
-    /// What they are encrypted with, if they are.
+    /// Certificate and private key; `None` serves plain HTTP.
     pub(super) tls: Option<Arc<Tls>>,
-    /// How long a client may take nothing of an answer, and the longest that a connection may be idle.
-    pub(super) idle: Duration,
-    pub(super) bodies: Arc<BodyBudget>,
+    /// How long a connection may be stalled; also caps every other timeout of a connection.
+    pub(super) idle_timeout: Duration,
+    pub(super) body_budget: Arc<BodyBudget>,
 }
 
-impl Connections {
-    /// Serves a connection until it ends, is idle or stalled for too long, or loses its place. Once `stopping` is closed,
-    /// it ends after what it answers.
+impl ConnectionHandler {
+    /// Serves a connection until it ends, expires, or is evicted. Once the sender of `stopping` is dropped, the
+    /// connection ends after its requests in flight.
     pub(super) async fn serve(
         self: Arc<Self>,
         socket: TcpStream,
         peer: SocketAddr,
-        place: Place,
+        permit: ConnectionPermit,
         stopping: watch::Receiver<()>,
     ) {
-        // Tokens are small and wanted at once.
+        // Each streamed token is a small packet, which must not wait for more data.
         if let Err(error) = socket.set_nodelay(true) {
-            tracing::debug!(%error, %peer, "small packets may be delayed");
+            tracing::debug!(%error, %peer, "cannot set TCP_NODELAY: small packets may be delayed");
         }
         let Some(tls) = &self.tls else {
             return self
-                .answer(socket, peer, Scheme::HTTP, &place, stopping)
+                .serve_requests(socket, peer, Scheme::HTTP, &permit, stopping)
                 .await;
         };
-        let encrypted = tokio::select! {
-            encrypted = tls.accept(socket, HANDSHAKE_DEADLINE.min(self.idle)) => encrypted,
-            () = place.activity.expired(self.idle, stopping.clone()) => return,
+        let handshake = tokio::select! {
+            handshake = tls.accept(socket, HANDSHAKE_TIMEOUT.min(self.idle_timeout)) => handshake,
+            () = permit.activity.expired(self.idle_timeout, stopping.clone()) => return,
         };
-        match encrypted {
+        match handshake {
             Ok(socket) => {
-                place.activity.handshake_done();
-                self.answer(socket, peer, Scheme::HTTPS, &place, stopping)
+                permit.activity.record_handshake();
+                self.serve_requests(socket, peer, Scheme::HTTPS, &permit, stopping)
                     .await;
             }
-            Err(error) => tracing::debug!(%error, %peer, "a connection could not be encrypted"),
+            Err(error) => tracing::debug!(%error, %peer, "TLS handshake failed"),
         }
     }
 
-    /// Answers the requests that come on a connection.
-    async fn answer(
+    async fn serve_requests(
         self: &Arc<Self>,
         socket: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
         peer: SocketAddr,
         scheme: Scheme,
-        place: &Place,
+        permit: &ConnectionPermit,
         mut stopping: watch::Receiver<()>,
     ) {
-        let connections = Arc::clone(self);
-        let (activity, reserved) = (Arc::clone(&place.activity), place.reserved);
-        let answer = service_fn(move |request: hyper::Request<Incoming>| {
-            let (connections, scheme) = (Arc::clone(&connections), scheme.clone());
-            let begun = activity.begin(request.version());
+        let handler = Arc::clone(self);
+        let (activity, health_only) = (Arc::clone(&permit.activity), permit.health_only);
+        let service = service_fn(move |request: hyper::Request<Incoming>| {
+            let (handler, scheme) = (Arc::clone(&handler), scheme.clone());
+            let request_guard = activity.begin_request(request.version());
             async move {
-                let Some(in_flight) = begun else {
+                let Some(request_guard) = request_guard else {
                     return std::future::pending().await;
                 };
-                let local = LocalAddr(Addr::socket(connections.local));
+                let local = LocalAddr(Addr::socket(handler.local));
                 let remote = RemoteAddr(Addr::socket(peer));
-                let waits = request.headers().contains_key(EXPECT);
+                let expects_continue = request.headers().contains_key(EXPECT);
                 let has_body = !request.body().is_end_stream();
-                let is_refused = reserved && !HEALTH_PATHS.contains(&request.uri().path());
+                let is_refused = health_only && !HEALTH_PATHS.contains(&request.uri().path());
                 let mut request = Request::from((request, local, remote, scheme));
                 if has_body {
                     let body = request.take_body();
-                    let share = connections.bodies.share(peer.ip());
-                    request.set_body(body::whole(body, waits, connections.idle, share));
+                    let reservation = handler.body_budget.reservation(peer.ip());
+                    let timeout = handler.idle_timeout;
+                    request.set_body(body::limit(body, expects_continue, timeout, reservation));
                 }
                 let mut response = match is_refused {
                     true => {
                         let problem = "too many connections: try again later".to_owned();
-                        Error::Busy(problem).answer_at(request.uri().path())
+                        Error::TooManyRequests(problem).response_for_path(request.uri().path())
                     }
-                    false => connections.endpoint.get_response(request).await,
+                    false => handler.endpoint.get_response(request).await,
                 };
-                if reserved {
+                if health_only {
                     let close = HeaderValue::from_static("close");
                     response.headers_mut().insert(CONNECTION, close);
                 }
-                let response =
-                    hyper::Response::from(response).map(|body| AnswerBody::new(body, in_flight));
+                let response = hyper::Response::from(response)
+                    .map(|body| ResponseBody::new(body, request_guard));
                 Ok::<_, std::convert::Infallible>(response)
             }
         });
@@ -132,7 +133,7 @@ impl Connections {
         builder
             .http1()
             .timer(TokioTimer::new())
-            // The deadlines of `activity` hold for all protocols.
+            // `activity` enforces the timeouts of both protocols.
             .header_read_timeout(None)
             .max_buf_size(MAX_HEADER_BYTES)
             .max_headers(MAX_HEADERS);
@@ -141,44 +142,44 @@ impl Connections {
             .timer(TokioTimer::new())
             .max_concurrent_streams(MAX_STREAMS)
             .max_header_list_size(MAX_HEADER_BYTES as u32);
-        // Reading is not limited here: while an answer is computed, a client has nothing to say.
-        let mut socket = TimeoutStream::new(Watched {
+        // Reads have no timeout here: a client sends nothing while it waits for its response.
+        let mut socket = TimeoutStream::new(MonitoredSocket {
             socket,
-            activity: Arc::clone(&place.activity),
+            activity: Arc::clone(&permit.activity),
         });
-        socket.set_write_timeout(Some(self.idle));
+        socket.set_write_timeout(Some(self.idle_timeout));
         let connection = builder
-            .serve_connection(TokioIo::new(Box::pin(socket)), answer)
+            .serve_connection(TokioIo::new(Box::pin(socket)), service)
             .into_owned();
-        let expired = place.activity.expired(self.idle, stopping.clone());
+        let expired = permit.activity.expired(self.idle_timeout, stopping.clone());
         tokio::pin!(connection, expired);
-        let stops = async { drop(stopping.changed().await) };
-        let ended = tokio::select! {
-            ended = &mut connection => Some(ended),
+        let stop_requested = async { drop(stopping.changed().await) };
+        let result = tokio::select! {
+            result = &mut connection => Some(result),
             () = &mut expired => None,
-            () = stops => {
+            () = stop_requested => {
                 connection.as_mut().graceful_shutdown();
                 tokio::select! {
-                    ended = &mut connection => Some(ended),
+                    result = &mut connection => Some(result),
                     () = &mut expired => None,
                 }
             }
         };
-        match ended {
-            // A client that leaves is no event of ours.
-            Some(Err(error)) => tracing::debug!(error, %peer, "a connection ended early"),
+        match result {
+            // A client that disconnects is not a server error.
+            Some(Err(error)) => tracing::debug!(error, %peer, "connection ended with an error"),
             Some(Ok(())) => {}
             None => {
-                tracing::debug!(%peer, "an idle connection was closed");
-                if !place.activity.is_evicted() {
+                tracing::debug!(%peer, "closing an idle connection");
+                if !permit.activity.is_evicted() {
                     connection.as_mut().graceful_shutdown();
-                    // A request that the client sent meanwhile is answered.
+                    // Requests that the client has sent in the meantime are still served.
                     let expired_again = async {
-                        tokio::time::sleep(GOAWAY_DEADLINE).await;
-                        place.activity.expired(self.idle, stopping).await;
+                        tokio::time::sleep(GOAWAY_TIMEOUT).await;
+                        permit.activity.expired(self.idle_timeout, stopping).await;
                     };
                     tokio::select! {
-                        // An error is of no use here: the connection is closed anyway.
+                        // The connection is closed in either case, so an error is ignored.
                         _ = connection => {}
                         () = expired_again => {}
                     }

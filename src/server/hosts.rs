@@ -1,16 +1,17 @@
-//! The names that a request may call the server by in its `Host` header, as `--allowed-hosts` lists them.
+//! Parses the hosts of `Host` headers and origins, and matches them against the patterns of `--allowed-hosts`.
 
 use std::net::{IpAddr, Ipv6Addr};
 use std::str::FromStr;
 
-/// Ports that a `Host` header leaves out: those of http and https. Behind a proxy that ends TLS it may be either.
+/// The ports of http and https, which clients omit in the `Host` header. Behind a proxy that terminates TLS, an omitted
+/// port may be either of them.
 const DEFAULT_PORTS: [u16; 2] = [80, 443];
 
-/// Ends the names below `localhost`, which belong to this machine (RFC 6761).
-const LOCAL_DOMAIN: &str = ".localhost";
+/// Suffix of the names that always resolve to this machine (RFC 6761).
+const LOCALHOST_SUFFIX: &str = ".localhost";
 
-/// An entry of the list: `*`, `app.example`, `app.example:8443`, `*.app.example` (its subdomains) or `.app.example`
-/// (the same and itself).
+/// A pattern of `--allowed-hosts`: `*`, `app.example`, `app.example:8443`, `*.app.example` (its subdomains) or
+/// `.app.example` (the domain and its subdomains).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct AllowedHost {
     name: NamePattern,
@@ -26,28 +27,30 @@ enum NamePattern {
 }
 
 impl AllowedHost {
-    /// Whether the entry is `*`.
+    /// Whether the pattern is `*`.
     pub(super) fn is_any(&self) -> bool {
         self.name == NamePattern::Any
     }
 
-    /// Whether a request that names this host may be answered.
+    /// Whether the pattern allows requests for this host.
     pub(super) fn matches(&self, host: &Host) -> bool {
-        let is_below = |domain: &str| {
-            let rest = host.name.strip_suffix(domain);
-            rest.is_some_and(|rest| rest.len() > 1 && rest.ends_with('.'))
+        let is_subdomain_of = |domain: &str| {
+            let prefix = host.name.strip_suffix(domain);
+            prefix.is_some_and(|prefix| prefix.len() > 1 && prefix.ends_with('.'))
         };
-        let name = match &self.name {
+        let name_matches = match &self.name {
             NamePattern::Any => true,
             NamePattern::Exact(name) => host.name == *name,
-            NamePattern::Subdomains(domain) => is_below(domain),
-            NamePattern::DomainAndSubdomains(domain) => host.name == *domain || is_below(domain),
+            NamePattern::Subdomains(domain) => is_subdomain_of(domain),
+            NamePattern::DomainAndSubdomains(domain) => {
+                host.name == *domain || is_subdomain_of(domain)
+            }
         };
-        let port = self.port.is_none_or(|port| match host.port {
-            Some(named) => named == port,
+        let port_matches = self.port.is_none_or(|port| match host.port {
+            Some(host_port) => host_port == port,
             None => DEFAULT_PORTS.contains(&port),
         });
-        name && port
+        name_matches && port_matches
     }
 }
 
@@ -57,11 +60,11 @@ impl FromStr for AllowedHost {
     fn from_str(entry: &str) -> Result<Self, String> {
         let invalid = || {
             format!(
-                "invalid host '{entry}': expected a name as in app.example, an address, *.app.example, .app.example or \
-                 *, with a port if only that one is allowed"
+                "invalid host '{entry}': expected a name such as app.example, an address, *.app.example, .app.example \
+                 or *, with a port to allow only that port"
             )
         };
-        let (kind, rest): (fn(String) -> NamePattern, &str) = match entry {
+        let (pattern, rest): (fn(String) -> NamePattern, &str) = match entry {
             "*" => {
                 return Ok(Self {
                     name: NamePattern::Any,
@@ -75,10 +78,10 @@ impl FromStr for AllowedHost {
             },
         };
         let Host { name, port } = Host::parse(rest).ok_or_else(invalid)?;
-        let is_name = |char: char| char.is_ascii_alphanumeric() || "-_.:".contains(char);
-        match !name.is_empty() && name.chars().all(is_name) {
+        let is_valid = |char: char| char.is_ascii_alphanumeric() || "-_.:".contains(char);
+        match !name.is_empty() && name.chars().all(is_valid) {
             true => Ok(Self {
-                name: kind(name),
+                name: pattern(name),
                 port,
             }),
             false => Err(invalid()),
@@ -86,16 +89,16 @@ impl FromStr for AllowedHost {
     }
 }
 
-/// A host as a `Host` header or an origin names it.
+/// The host of a `Host` header or an origin.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Host {
-    /// In small letters, without a dot at its end; an IPv6 address without brackets, in its shortest form.
+    /// Lowercase, without a trailing dot; an IPv6 address without brackets, in its shortest form.
     pub(super) name: String,
     pub(super) port: Option<u16>,
 }
 
 impl Host {
-    /// Reads `name`, `name:port` or `[address]:port`; an IPv6 address may lack brackets where it has no port.
+    /// Parses `name`, `name:port` or `[address]:port`; an IPv6 address without a port needs no brackets.
     pub(super) fn parse(text: &str) -> Option<Self> {
         let (name, port) = match text.strip_prefix('[') {
             Some(rest) => {
@@ -114,7 +117,7 @@ impl Host {
             },
         };
         let port = match port {
-            // A number may have a sign, a port may not.
+            // `parse` accepts a sign, but a port must not have one.
             Some(port) if port.starts_with('+') => return None,
             Some(port) => Some(port.parse().ok()?),
             None => None,
@@ -127,14 +130,14 @@ impl Host {
         Some(Self { name, port })
     }
 
-    /// Whether it is an address, or a name, of this machine alone.
+    /// Whether the host is a loopback address or a `localhost` name.
     pub(super) fn is_local(&self) -> bool {
         self.name == "localhost"
-            || (self.name.len() > LOCAL_DOMAIN.len() && self.name.ends_with(LOCAL_DOMAIN))
+            || (self.name.len() > LOCALHOST_SUFFIX.len() && self.name.ends_with(LOCALHOST_SUFFIX))
             || self.address().is_some_and(|address| address.is_loopback())
     }
 
-    /// The address, if it is no name.
+    /// Returns the IP address, or `None` if the host is a name.
     pub(super) fn address(&self) -> Option<IpAddr> {
         self.name.parse().ok()
     }
@@ -145,7 +148,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_entry_matches_the_hosts_that_it_describes() {
+    fn an_entry_matches_the_hosts_of_its_pattern() {
         for (entry, host, expected) in [
             ("app.example", "app.example", true),
             ("App.Example", "APP.example.:8080", true),
@@ -179,7 +182,7 @@ mod tests {
     }
 
     #[test]
-    fn an_entry_that_is_no_host_is_refused_with_its_text() {
+    fn an_invalid_entry_is_rejected_and_quoted() {
         for entry in [
             "",
             ".",

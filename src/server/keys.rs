@@ -1,4 +1,6 @@
-//! The API keys that let a request in: from the command line, and from files that are read again when they change.
+//! API keys from the command line and from key files, which are reloaded when they change. The key of a request
+//! identifies its caller. Client keys give access; operator keys also give access to the requests of all callers and to
+//! server-wide settings.
 
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -8,52 +10,53 @@ use poem::http::HeaderMap;
 use poem::http::header::{AUTHORIZATION, HeaderName};
 use subtle::{Choice, ConstantTimeEq};
 
-use super::reloaded::{Reloaded, Source, bytes_of};
+use super::reloaded::{FileSource, Reloaded, read_file};
 use crate::api::{Caller, KeyId};
 
-/// Carries a key beside `Authorization`.
-const API_KEY: HeaderName = HeaderName::from_static("x-api-key");
+/// The header that may contain the key instead of `Authorization`.
+const API_KEY_HEADER: HeaderName = HeaderName::from_static("x-api-key");
 
-/// The mark that some editors write before UTF-8 text.
+/// Some editors write this character at the start of a UTF-8 file.
 const BYTE_ORDER_MARK: char = '\u{feff}';
 
-/// What is wrong with the keys.
+/// Why the API keys cannot be used.
 #[derive(Debug, thiserror::Error)]
-pub enum KeysError {
-    /// A key of the command line cannot be sent in a header.
+pub enum ApiKeysError {
+    /// A key of `--api-key` is invalid.
     #[error("--api-key: {0}")]
-    Given(&'static str),
-    /// A file cannot be read, or has no keys.
+    Direct(&'static str),
+    /// A key file cannot be read, contains an invalid key, or contains no key.
     #[error("{option} {}: {cause}", path.display())]
     File {
         /// The option that names the file.
         option: &'static str,
-        /// The file.
+        /// The path of the file.
         path: PathBuf,
-        /// Why.
+        /// What is wrong with the file.
         cause: String,
     },
 }
 
-/// Where keys come from.
+/// Sources of API keys. If all are empty, every client has access.
 #[derive(Debug, Clone, Default)]
-pub struct KeySources {
-    /// Keys themselves.
-    pub given: Vec<String>,
-    /// A file with keys.
+pub struct ApiKeySources {
+    /// Values of `--api-key`.
+    pub keys: Vec<String>,
+    /// File with client keys (`--api-key-file`).
     pub file: Option<PathBuf>,
-    /// A file with operators' keys.
+    /// File with operator keys (`--operator-key-file`).
     pub operator_file: Option<PathBuf>,
 }
 
-/// The keys of a server. Without any, every request is let in.
+/// The API keys of a server. Without keys, every client has access.
 #[derive(Default)]
-pub struct Keys {
-    given: Vec<String>,
+pub struct ApiKeys {
+    direct: Vec<String>,
     file: Option<Reloaded<KeyFile>>,
     operator_file: Option<Reloaded<KeyFile>>,
-    /// Whether clients have had several keys since the start. Then the last key that is left is no operator's.
-    had_several: AtomicBool,
+    /// Whether several client keys have ever existed at a time. If so, a single remaining key does not become an
+    /// operator key.
+    had_multiple: AtomicBool,
 }
 
 struct KeyFile {
@@ -61,121 +64,126 @@ struct KeyFile {
     path: PathBuf,
 }
 
-impl Keys {
-    /// Reads the keys. A file has one in each line; empty lines and those that begin with `#` are skipped. A file that
-    /// can no longer be read grants no access.
+impl ApiKeys {
+    /// Reads the keys. A key file has one key per line; empty lines and lines that begin with `#` are skipped. When a
+    /// key file can no longer be read, its keys become invalid.
     ///
     /// # Errors
-    /// A key that cannot be sent in a header, or a file that cannot be read or has no key.
-    pub fn new(sources: KeySources) -> Result<Self, KeysError> {
-        for key in &sources.given {
-            check(key).map_err(KeysError::Given)?;
+    /// If a key cannot be sent in a header, or a file cannot be read or has no key.
+    pub fn new(sources: ApiKeySources) -> Result<Self, ApiKeysError> {
+        for key in &sources.keys {
+            check_key(key).map_err(ApiKeysError::Direct)?;
         }
         let file = |option, path: Option<PathBuf>| {
             let file = path.map(|path| Reloaded::new(KeyFile { option, path }));
             file.transpose()
         };
         let keys = Self {
-            given: sources.given,
+            direct: sources.keys,
             file: file("--api-key-file", sources.file)?,
             operator_file: file("--operator-key-file", sources.operator_file)?,
-            had_several: AtomicBool::new(false),
+            had_multiple: AtomicBool::new(false),
         };
-        let filed = keys.file.as_ref().map(Reloaded::last);
-        keys.is_sole(filed.as_deref().map_or(&[][..], Vec::as_slice));
+        let file_keys = keys.file.as_ref().map(Reloaded::last_value);
+        keys.is_single_key(file_keys.as_deref().map_or(&[][..], Vec::as_slice));
         Ok(keys)
     }
 
-    /// Whether every request is let in.
+    /// Whether there are no keys, so that every client has access.
     pub fn is_empty(&self) -> bool {
-        self.given.is_empty() && self.file.is_none() && self.operator_file.is_none()
+        self.direct.is_empty() && self.file.is_none() && self.operator_file.is_none()
     }
 
-    /// Whether there are clients that are no operators.
-    pub fn has_clients(&self) -> bool {
-        self.operator_file.is_some() || self.had_several.load(Ordering::Relaxed)
+    /// Whether some keys are client keys rather than operator keys.
+    pub fn has_client_keys(&self) -> bool {
+        self.operator_file.is_some() || self.had_multiple.load(Ordering::Relaxed)
     }
 
-    /// The caller that these headers identify. How long it takes depends on the number of keys and their lengths alone.
+    /// Identifies the caller of a request by its headers. Keys are compared in constant time: the duration depends only
+    /// on the number and the lengths of the keys.
     pub fn caller(&self, headers: &HeaderMap) -> Caller {
         if self.is_empty() {
             return Caller::Anyone;
         }
-        let filed = self.file.as_ref().map(Reloaded::fresh);
-        let can_be_sole = self.operator_file.is_none() && !matches!(filed, Some(None));
-        let filed = filed.flatten();
+        let file_keys = self.file.as_ref().map(Reloaded::fresh_value);
+        let allows_single_operator =
+            self.operator_file.is_none() && !matches!(file_keys, Some(None));
+        let file_keys = file_keys.flatten();
         let keys = || {
-            self.given
+            self.direct
                 .iter()
-                .chain(filed.iter().flat_map(|keys| keys.iter()))
+                .chain(file_keys.iter().flat_map(|keys| keys.iter()))
         };
-        let is_sole = can_be_sole && self.is_sole(filed.as_deref().map_or(&[][..], Vec::as_slice));
-        let operators = self.operator_file.as_ref().and_then(Reloaded::fresh);
+        let is_single_key = allows_single_operator
+            && self.is_single_key(file_keys.as_deref().map_or(&[][..], Vec::as_slice));
+        let operator_keys = self.operator_file.as_ref().and_then(Reloaded::fresh_value);
 
         let bearer = headers.get(AUTHORIZATION).and_then(|value| {
             let (scheme, key) = value.to_str().ok()?.split_once(' ')?;
             scheme.eq_ignore_ascii_case("bearer").then_some(key.trim())
         });
-        let plain = headers.get(API_KEY).and_then(|value| value.to_str().ok());
-        for sent in [bearer, plain].into_iter().flatten() {
+        let header_key = headers
+            .get(API_KEY_HEADER)
+            .and_then(|value| value.to_str().ok());
+        for sent_key in [bearer, header_key].into_iter().flatten() {
             let (mut is_key, mut is_operator) = (Choice::from(0), Choice::from(0));
             for key in keys() {
-                is_key |= sent.as_bytes().ct_eq(key.as_bytes());
+                is_key |= sent_key.as_bytes().ct_eq(key.as_bytes());
             }
-            for key in operators.iter().flat_map(|keys| keys.iter()) {
-                is_operator |= sent.as_bytes().ct_eq(key.as_bytes());
+            for key in operator_keys.iter().flat_map(|keys| keys.iter()) {
+                is_operator |= sent_key.as_bytes().ct_eq(key.as_bytes());
             }
             let (is_key, is_operator) = (bool::from(is_key), bool::from(is_operator));
             if is_key || is_operator {
                 return Caller::KeyHolder {
-                    key: KeyId::of(sent),
-                    is_operator: is_operator || is_sole,
+                    key: KeyId::of(sent_key),
+                    is_operator: is_operator || is_single_key,
                 };
             }
         }
         Caller::Unknown
     }
 
-    /// Whether clients have one key, whose holder is the operator, and never had several: a client must not become
-    /// an operator because the keys of all others were removed.
-    fn is_sole(&self, filed: &[String]) -> bool {
-        let mut keys = self.given.iter().chain(filed);
+    /// Whether there is a single client key and there have never been several at a time. Such a key acts as an operator
+    /// key. A key that remains after others were removed must not become an operator key. Updates `had_multiple`.
+    fn is_single_key(&self, file_keys: &[String]) -> bool {
+        let mut keys = self.direct.iter().chain(file_keys);
         let first = keys.next();
         if keys.any(|key| Some(key) != first) {
-            self.had_several.store(true, Ordering::Relaxed);
+            self.had_multiple.store(true, Ordering::Relaxed);
         }
-        !self.had_several.load(Ordering::Relaxed)
+        !self.had_multiple.load(Ordering::Relaxed)
     }
 }
 
-impl fmt::Debug for Keys {
+impl fmt::Debug for ApiKeys {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        formatter.debug_struct("Keys").finish_non_exhaustive()
+        formatter.debug_struct("ApiKeys").finish_non_exhaustive()
     }
 }
 
-impl Source for KeyFile {
+impl FileSource for KeyFile {
     type Value = Vec<String>;
-    type Error = KeysError;
+    type Error = ApiKeysError;
 
-    const WITHOUT_FILES: &'static str =
-        "the keys of this file are refused until it can be read again";
+    const UNREADABLE_MESSAGE: &'static str =
+        "cannot read the API key file: its keys are refused until it is readable";
 
     fn files(&self) -> Vec<&Path> {
         vec![&self.path]
     }
 
-    fn read(&self) -> Result<Vec<String>, KeysError> {
-        let failed = |cause| KeysError::File {
+    fn read(&self) -> Result<Vec<String>, ApiKeysError> {
+        let file_error = |cause| ApiKeysError::File {
             option: self.option,
             path: self.path.clone(),
             cause,
         };
-        let text = String::from_utf8(bytes_of(&self.path).map_err(failed)?);
-        let text = text.map_err(|error| failed(error.to_string()))?;
+        let text = String::from_utf8(read_file(&self.path).map_err(file_error)?);
+        let text = text.map_err(|error| file_error(error.to_string()))?;
         if text.starts_with(BYTE_ORDER_MARK) {
-            let cause = "it begins with a byte order mark (BOM), which no client would send: save it without";
-            return Err(failed(cause.to_owned()));
+            let cause = "the file begins with a byte order mark (BOM): save it without one";
+            return Err(file_error(cause.to_owned()));
         }
         let mut keys = Vec::new();
         for (number, line) in (1..).zip(text.lines()) {
@@ -183,25 +191,25 @@ impl Source for KeyFile {
             if line.is_empty() || line.starts_with('#') {
                 continue;
             }
-            check(line).map_err(|cause| failed(format!("line {number}: {cause}")))?;
+            check_key(line).map_err(|cause| file_error(format!("line {number}: {cause}")))?;
             keys.push(line.to_owned());
         }
         match keys.is_empty() {
-            true => Err(failed("there is no key in it".to_owned())),
+            true => Err(file_error("no API key found in the file".to_owned())),
             false => Ok(keys),
         }
     }
 }
 
-/// Refuses a key that no header can carry, which would never let anybody in.
-fn check(key: &str) -> Result<(), &'static str> {
+/// Rejects a key that no request can send in a header.
+fn check_key(key: &str) -> Result<(), &'static str> {
     let is_visible = |char: char| char.is_ascii_graphic() || char == ' ';
     if key.is_empty() {
         Err("a key is empty")
     } else if key.trim() != key {
-        Err("a key begins or ends with a space")
+        Err("a key begins or ends with whitespace")
     } else if !key.chars().all(is_visible) {
-        Err("a key has a character that is not visible ASCII, which no header can carry")
+        Err("a key has a character that is not visible ASCII and cannot be sent in a header")
     } else {
         Ok(())
     }
@@ -212,22 +220,22 @@ mod tests {
     use std::fs;
 
     use super::*;
-    use crate::server::reloaded::tests::{SHORT, eventually};
+    use crate::server::reloaded::tests::{SHORT_INTERVAL, eventually};
 
-    fn given(keys: &[&str]) -> Result<Keys, KeysError> {
-        Keys::new(KeySources {
-            given: keys.iter().map(|key| (*key).to_owned()).collect(),
-            ..KeySources::default()
+    fn direct(keys: &[&str]) -> Result<ApiKeys, ApiKeysError> {
+        ApiKeys::new(ApiKeySources {
+            keys: keys.iter().map(|key| (*key).to_owned()).collect(),
+            ..ApiKeySources::default()
         })
     }
 
-    fn caller(keys: &Keys, name: &'static str, value: &str) -> Caller {
+    fn caller(keys: &ApiKeys, name: &'static str, value: &str) -> Caller {
         let mut headers = HeaderMap::new();
         headers.insert(name, value.parse().unwrap());
         keys.caller(&headers)
     }
 
-    fn holder(key: &str, is_operator: bool) -> Caller {
+    fn key_holder(key: &str, is_operator: bool) -> Caller {
         let key = KeyId::of(key);
         Caller::KeyHolder { key, is_operator }
     }
@@ -237,18 +245,18 @@ mod tests {
             option: "--api-key-file",
             path: path.to_owned(),
         };
-        Reloaded::with_interval(file, SHORT).unwrap()
+        Reloaded::with_interval(file, SHORT_INTERVAL).unwrap()
     }
 
     #[test]
-    fn without_keys_every_request_is_let_in() {
-        let caller = Keys::default().caller(&HeaderMap::new());
+    fn without_keys_every_client_has_access() {
+        let caller = ApiKeys::default().caller(&HeaderMap::new());
         assert_eq!(caller, Caller::Anyone);
     }
 
     #[test]
-    fn a_key_comes_in_either_header() {
-        let keys = given(&["one", "two"]).unwrap();
+    fn a_key_is_accepted_in_either_header() {
+        let keys = direct(&["one", "two"]).unwrap();
         assert_eq!(keys.caller(&HeaderMap::new()), Caller::Unknown);
         for (name, value, key) in [
             ("authorization", "Bearer one", Some("one")),
@@ -261,13 +269,13 @@ mod tests {
             ("x-api-key", "two", Some("two")),
             ("x-api-key", "three", None),
         ] {
-            let expected = key.map_or(Caller::Unknown, |key| holder(key, false));
+            let expected = key.map_or(Caller::Unknown, |key| key_holder(key, false));
             assert_eq!(caller(&keys, name, value), expected, "{name}: {value}");
         }
     }
 
     #[test]
-    fn the_only_key_is_an_operators_unless_there_is_a_file_of_these() {
+    fn a_single_key_is_an_operator_key_unless_there_is_an_operator_key_file() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("operators");
         fs::write(&path, "root\n").unwrap();
@@ -280,42 +288,42 @@ mod tests {
             (&["root"], true, "root", true),
             (&[], true, "root", true),
         ] {
-            let keys = Keys::new(KeySources {
-                given: keys.iter().map(|key| (*key).to_owned()).collect(),
+            let keys = ApiKeys::new(ApiKeySources {
+                keys: keys.iter().map(|key| (*key).to_owned()).collect(),
                 file: None,
                 operator_file: operators.then(|| path.clone()),
             });
             let caller = caller(&keys.unwrap(), "x-api-key", key);
-            assert_eq!(caller, holder(key, is_operator));
+            assert_eq!(caller, key_holder(key, is_operator));
         }
     }
 
     #[test]
-    fn a_key_that_no_header_can_carry_is_refused_with_its_place() {
+    fn a_key_that_cannot_be_sent_in_a_header_is_rejected_with_its_location() {
         for (key, cause) in [
             ("", "a key is empty"),
-            (" one", "begins or ends with a space"),
+            (" one", "begins or ends with whitespace"),
             ("o\u{feff}ne", "not visible ASCII"),
             ("schlüssel", "not visible ASCII"),
             ("o\tne", "not visible ASCII"),
         ] {
-            let error = given(&["fine", key]).unwrap_err().to_string();
+            let error = direct(&["fine", key]).unwrap_err().to_string();
             assert!(error.starts_with("--api-key: "), "{error}");
             assert!(error.contains(cause), "{key:?}: {error}");
         }
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("keys");
         for (bytes, cause) in [
-            (&b"# none\n\n"[..], "there is no key in it"),
+            (&b"# none\n\n"[..], "no API key found in the file"),
             (b"\xef\xbb\xbfone\n", "byte order mark"),
             (b"one\n\xef\xbb\xbftwo\n", "line 2: a key has a character"),
             (b"\xff\xfeo\0n\0e\0", "invalid utf-8"),
             (b"o\0n\0e\0", "line 1: a key has a character"),
         ] {
             fs::write(&path, bytes).unwrap();
-            let keys = Keys::new(KeySources {
+            let keys = ApiKeys::new(ApiKeySources {
                 file: Some(path.clone()),
-                ..KeySources::default()
+                ..ApiKeySources::default()
             });
             let error = keys.unwrap_err().to_string();
             assert!(error.contains("keys: ") && error.contains(cause), "{error}");
@@ -323,69 +331,71 @@ mod tests {
     }
 
     #[test]
-    fn a_key_that_leaves_its_file_is_refused_and_a_file_that_goes_lets_nobody_in() {
+    fn keys_that_were_removed_or_whose_file_was_deleted_are_refused() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("keys");
         fs::write(&path, "# of Ada\n  one \n").unwrap();
-        let keys = Keys {
-            given: vec!["two".to_owned()],
+        let keys = ApiKeys {
+            direct: vec!["two".to_owned()],
             file: Some(file(&path)),
-            ..Keys::default()
+            ..ApiKeys::default()
         };
-        let is = |key: &str, expected| eventually(|| caller(&keys, "x-api-key", key) == expected);
-        is("one", holder("one", false));
+        let check =
+            |key: &str, expected| eventually(|| caller(&keys, "x-api-key", key) == expected);
+        check("one", key_holder("one", false));
         fs::write(&path, "another one\n").unwrap();
-        is("another one", holder("another one", false));
-        is("one", Caller::Unknown);
+        check("another one", key_holder("another one", false));
+        check("one", Caller::Unknown);
         fs::write(&path, "").unwrap();
-        is("another one", Caller::Unknown);
-        // The key that is left is not taken for the only one.
-        is("two", holder("two", false));
+        check("another one", Caller::Unknown);
+        // The remaining key does not become an operator key.
+        check("two", key_holder("two", false));
         fs::write(&path, "another one\n").unwrap();
-        is("another one", holder("another one", false));
+        check("another one", key_holder("another one", false));
         fs::remove_file(&path).unwrap();
-        is("another one", Caller::Unknown);
+        check("another one", Caller::Unknown);
         assert_eq!(caller(&keys, "x-api-key", "# of Ada"), Caller::Unknown);
-    }
-    #[test]
-    fn the_last_of_several_keys_is_no_operators() {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("keys");
-        // Two keys at the start, or one and then two: the one that is left stays a client.
-        for (first, later) in [("one\ntwo\n", "one\ntwo\n"), ("two\n", "one\ntwo\n")] {
-            fs::write(&path, first).unwrap();
-            let keys = Keys {
-                file: Some(file(&path)),
-                ..Keys::default()
-            };
-            let is = |key: &str, expected| {
-                eventually(|| caller(&keys, "x-api-key", key) == expected);
-            };
-            fs::write(&path, later).unwrap();
-            is("one", holder("one", false));
-            fs::write(&path, "two\n").unwrap();
-            is("one", Caller::Unknown);
-            is("two", holder("two", false));
-        }
-        // The only key may be replaced.
-        fs::write(&path, "one\n").unwrap();
-        let keys = Keys {
-            file: Some(file(&path)),
-            ..Keys::default()
-        };
-        fs::write(&path, "another one\n").unwrap();
-        eventually(|| caller(&keys, "x-api-key", "another one") == holder("another one", true));
     }
 
     #[test]
-    fn keys_are_counted_at_the_start() {
+    fn the_last_of_several_keys_is_not_an_operator_key() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("keys");
+        // Two keys at the start, or one and then two: the remaining key stays a client key.
+        for (first, later) in [("one\ntwo\n", "one\ntwo\n"), ("two\n", "one\ntwo\n")] {
+            fs::write(&path, first).unwrap();
+            let keys = ApiKeys {
+                file: Some(file(&path)),
+                ..ApiKeys::default()
+            };
+            let check = |key: &str, expected| {
+                eventually(|| caller(&keys, "x-api-key", key) == expected);
+            };
+            fs::write(&path, later).unwrap();
+            check("one", key_holder("one", false));
+            fs::write(&path, "two\n").unwrap();
+            check("one", Caller::Unknown);
+            check("two", key_holder("two", false));
+        }
+        // A single key that replaces a single key is an operator key.
+        fs::write(&path, "one\n").unwrap();
+        let keys = ApiKeys {
+            file: Some(file(&path)),
+            ..ApiKeys::default()
+        };
+        fs::write(&path, "another one\n").unwrap();
+        eventually(|| caller(&keys, "x-api-key", "another one") == key_holder("another one", true));
+    }
+
+    #[test]
+    fn several_keys_at_the_start_are_remembered() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("keys");
         fs::write(&path, "one\ntwo\n").unwrap();
-        let keys = Keys::new(KeySources {
+        let keys = ApiKeys::new(ApiKeySources {
             file: Some(path),
-            ..KeySources::default()
+            ..ApiKeySources::default()
         });
-        assert!(keys.unwrap().had_several.into_inner());
+        assert!(keys.unwrap().had_multiple.into_inner());
     }
 }

@@ -1,32 +1,32 @@
-//! A log line that stands for all that happened since the last one.
+//! Limits how often an event is logged: each log line covers all events since the previous line.
 
 use std::time::{Duration, Instant};
 
-/// Counts events, and says when it is time to log them.
+/// Counts events and decides when to log their number.
 pub(super) struct LogInterval {
     interval: Duration,
-    last: Option<Instant>,
+    last_logged_at: Option<Instant>,
     events: u64,
 }
 
 impl LogInterval {
-    /// One line in each `interval` at most.
+    /// Allows at most one log line per `interval`.
     pub(super) fn new(interval: Duration) -> Self {
         Self {
             interval,
-            last: None,
+            last_logged_at: None,
             events: 0,
         }
     }
 
-    /// Counts an event. Answers how many there were since the last line, if it is time for one.
+    /// Counts an event. If a log line is due, returns the number of events since the previous line.
     pub(super) fn count(&mut self, now: Instant) -> Option<u64> {
         self.events += 1;
-        let is_time = |last| now.duration_since(last) >= self.interval;
-        if !self.last.is_none_or(is_time) {
+        let is_due = |last_logged_at| now.duration_since(last_logged_at) >= self.interval;
+        if !self.last_logged_at.is_none_or(is_due) {
             return None;
         }
-        self.last = Some(now);
+        self.last_logged_at = Some(now);
         Some(std::mem::take(&mut self.events))
     }
 }
@@ -36,7 +36,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_line_stands_for_the_events_since_the_last_one() {
+    fn a_line_covers_the_events_since_the_previous_line() {
         let start = Instant::now();
         let mut interval = LogInterval::new(Duration::from_secs(1));
         let counted = [0, 50, 100, 999, 1000, 1050, 2500]

@@ -1,5 +1,5 @@
-//! What happens to every request before and after it is answered: who may ask at all and who has a key, a
-//! request id, a line in the access log, a span ([`span`]).
+//! Middleware around all routes: checks of host, origin and API key, CORS headers, the request id, the access log and
+//! the tracing span ([`span`]).
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -17,115 +17,118 @@ use poem::{Endpoint, EndpointExt, Request, Response};
 use tracing::Instrument;
 
 use super::hosts::{AllowedHost, Host};
-use super::keys::Keys;
+use super::keys::ApiKeys;
 use super::span;
 use crate::api::{Caller, Error, document, with_request_id};
 
-/// Carries a request's id in both directions.
+/// The header with a request's id, in requests and responses.
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
-/// Lists a body's fields without effect.
-const IGNORED: HeaderName = HeaderName::from_static("x-ortolan-ignored");
-/// Longest id that is taken from a client.
+/// The response header that lists the ignored fields of the request's body.
+const IGNORED_FIELDS: HeaderName = HeaderName::from_static("x-ortolan-ignored");
+/// Maximum length of a request id chosen by the client; a longer id is replaced.
 const MAX_REQUEST_ID_BYTES: usize = 128;
 
-/// Puts the rules around an endpoint.
+/// Wraps an endpoint in the middleware.
 pub(super) fn apply(
     endpoint: impl Endpoint<Output = Response> + 'static,
-    origins: Origins,
-    keys: Arc<Keys>,
+    policy: HostOriginPolicy,
+    keys: Arc<ApiKeys>,
 ) -> impl Endpoint<Output = Response> + 'static {
-    let allowed = origins.clone();
+    let cors_policy = policy.clone();
     let cors = Cors::new()
-        .allow_origins_fn(move |origin| allowed.allow_origin(origin))
+        .allow_origins_fn(move |origin| cors_policy.allows_origin(origin))
         .allow_credentials(true)
-        .expose_headers([REQUEST_ID, IGNORED, RETRY_AFTER]);
+        .expose_headers([REQUEST_ID, IGNORED_FIELDS, RETRY_AFTER]);
     endpoint
         .around(move |endpoint, request| check_key(endpoint, request, Arc::clone(&keys)))
-        // Around the check, so that a page can read why it was refused, and ask first without a key.
+        // CORS wraps the key check, so that a page can read the error response and preflights need no key.
         .with(cors)
-        .around(move |endpoint, request| guard(endpoint, request, origins.clone()))
-        .around(log)
+        .around(move |endpoint, request| check_host_and_origin(endpoint, request, policy.clone()))
+        .around(log_request)
         .map_to_response()
 }
 
-/// Refuses what a web page of somebody else's could send, before it does anything.
-async fn guard(
+/// Rejects requests whose `Host` or `Origin` header is not allowed, because a web page of another site may have sent
+/// them. Also answers `OPTIONS` requests that are not preflights.
+async fn check_host_and_origin(
     endpoint: Arc<impl Endpoint<Output = Response>>,
     mut request: Request,
-    origins: Origins,
+    policy: HostOriginPolicy,
 ) -> poem::Result<Response> {
-    let text = |name| {
+    let header = |name| {
         let value: Option<&HeaderValue> = request.headers().get(name);
         value.map(|value| String::from_utf8_lossy(value.as_bytes()).into_owned())
     };
-    let hosts = request.headers().get_all(HOST).iter().count();
-    if hosts > 1 || (hosts == 0 && request.version() == Version::HTTP_11) {
-        let message = format!("a request of HTTP/1.1 has one Host header, this one has {hosts}");
-        return Ok(refused(&request, StatusCode::BAD_REQUEST, message));
+    let host_headers = request.headers().get_all(HOST).iter().count();
+    if host_headers > 1 || (host_headers == 0 && request.version() == Version::HTTP_11) {
+        let message =
+            format!("exactly one Host header is required: the request has {host_headers}");
+        return Ok(error_response(&request, StatusCode::BAD_REQUEST, message));
     }
     let authority = request.uri().authority().map(ToString::to_string);
-    let named = [text(HOST), authority];
-    if let Some(host) = named
+    let hosts = [header(HOST), authority];
+    if let Some(host) = hosts
         .iter()
         .flatten()
-        .find(|host| !origins.allow_host(host))
+        .find(|host| !policy.allows_host(host))
     {
         let message = format!("host '{host}' is not allowed (see --allowed-hosts)");
-        return Ok(refused(&request, StatusCode::FORBIDDEN, message));
+        return Ok(error_response(&request, StatusCode::FORBIDDEN, message));
     }
-    let host = named.into_iter().flatten().next();
-    if host.is_none() && origins.limit_hosts() {
-        let message = "the request names no host: send a Host header".to_owned();
-        return Ok(refused(&request, StatusCode::BAD_REQUEST, message));
+    let host = hosts.into_iter().flatten().next();
+    if host.is_none() && policy.restricts_hosts() {
+        let message = "the request has no Host header: send one".to_owned();
+        return Ok(error_response(&request, StatusCode::BAD_REQUEST, message));
     }
-    if let Some(origin) = text(ORIGIN)
-        && !origins.allow_origin(&origin)
+    if let Some(origin) = header(ORIGIN)
+        && !policy.allows_origin(&origin)
     {
-        if !origins.is_same_origin(&origin, host.as_deref()) {
+        if !policy.is_same_origin(&origin, host.as_deref()) {
             let message = format!("origin '{origin}' is not allowed (see --cors-origin)");
-            return Ok(refused(&request, StatusCode::FORBIDDEN, message));
+            return Ok(error_response(&request, StatusCode::FORBIDDEN, message));
         }
-        // The page is the server's own: there is nothing to allow across origins.
+        // The request is from the server's own page: the CORS layer must not treat it as cross-origin.
         request.headers_mut().remove(ORIGIN);
     }
-    match methods_of(&request) {
+    match options_response(&request) {
         Some(response) => Ok(response),
         None => endpoint.call(request).await,
     }
 }
 
-/// Identifies the caller, and refuses a request without a valid key unless its path is open. What an open path shows
-/// still depends on the caller: `/health` shows slots to those only who may see them.
+/// Identifies the caller, and rejects a request without a valid key unless its path is public. The response of a public
+/// path still depends on the caller: `/health` lists slots only for callers that may see them.
 async fn check_key(
     endpoint: Arc<impl Endpoint<Output = Response>>,
     mut request: Request,
-    keys: Arc<Keys>,
+    keys: Arc<ApiKeys>,
 ) -> poem::Result<Response> {
     let path = request.uri().path().to_owned();
-    // What is not in the document is a file of the page, or nothing.
-    let reads = [Method::GET, Method::HEAD].contains(request.method());
-    let open = document::is_open(&path) || (reads && !document::has(&path));
+    // A path that is not in the OpenAPI document is a file of the web page, or does not exist.
+    let is_read = [Method::GET, Method::HEAD].contains(request.method());
+    let is_public = document::is_open(&path) || (is_read && !document::has(&path));
     let caller = keys.caller(request.headers());
-    if caller == Caller::Unknown && !open {
-        return Ok(Error::Unauthorized.answer_at(&path));
+    if caller == Caller::Unknown && !is_public {
+        return Ok(Error::Unauthorized.response_for_path(&path));
     }
     request.set_data(caller);
     endpoint.call(request).await
 }
 
-/// The answer to an `OPTIONS` that is no preflight, which the CORS layer answers: the methods of a path of the API.
-fn methods_of(request: &Request) -> Option<Response> {
+/// Answers an `OPTIONS` request that is not a preflight with the methods of its path. Returns `None` for other
+/// requests; the CORS layer answers preflights.
+fn options_response(request: &Request) -> Option<Response> {
     let origin = request.headers().get(ORIGIN);
-    let asks = request
+    let names_method = request
         .headers()
         .contains_key(ACCESS_CONTROL_REQUEST_METHOD);
-    if request.method() != Method::OPTIONS || (origin.is_some() && asks) {
+    if request.method() != Method::OPTIONS || (origin.is_some() && names_method) {
         return None;
     }
     let path = request.uri().path();
     let methods = document::methods(path).join(", ");
     if methods.is_empty() {
-        return Some(Error::NoSuchPath(path.to_owned()).answer_at(path));
+        return Some(Error::PathNotFound(path.to_owned()).response_for_path(path));
     }
     let response = Response::builder().header(ALLOW, format!("{methods}, OPTIONS"));
     let response = match origin {
@@ -140,151 +143,157 @@ fn methods_of(request: &Request) -> Option<Response> {
     Some(response.finish())
 }
 
-fn refused(request: &Request, status: StatusCode, message: String) -> Response {
-    Error::Http { status, message }.answer_at(request.uri().path())
+fn error_response(request: &Request, status: StatusCode, message: String) -> Response {
+    Error::Http { status, message }.response_for_path(request.uri().path())
 }
 
-async fn log(
+async fn log_request(
     endpoint: Arc<impl Endpoint<Output = Response>>,
     request: Request,
 ) -> poem::Result<Response> {
-    let given = request.headers().get(REQUEST_ID).filter(|id| {
+    let client_id = request.headers().get(REQUEST_ID).filter(|id| {
         id.len() <= MAX_REQUEST_ID_BYTES && id.as_bytes().iter().all(u8::is_ascii_graphic)
     });
-    let id = given.cloned().unwrap_or_else(|| {
+    let id = client_id.cloned().unwrap_or_else(|| {
         HeaderValue::from_str(&format!("{:032x}", rand::random::<u128>()))
-            .expect("hexadecimal digits make a header's value")
+            .expect("hexadecimal digits are a valid header value")
     });
     let mut line = AccessLine {
-        started: Instant::now(),
+        started_at: Instant::now(),
         method: request.method().clone(),
         path: request.uri().path().to_owned(),
         id: id.clone(),
         status: None,
     };
-    let span = span::of(&request, id.to_str().unwrap_or_default());
+    let span = span::request_span(&request, id.to_str().unwrap_or_default());
     let response = endpoint.get_response(request);
     let response = response.instrument(span.clone()).await;
     line.status = Some(response.status());
     let mut response = with_request_id(response, &line.path, &id);
     response.headers_mut().insert(REQUEST_ID, id);
-    Ok(span::around(span, response))
+    Ok(span::with_span(span, response))
 }
 
-/// A request's line in the log, written when it is answered (a stream: when it begins) or dropped.
+/// A request's line in the access log, written when the response (or stream) begins or the client disconnects.
 struct AccessLine {
-    started: Instant,
+    started_at: Instant,
     method: Method,
     path: String,
     id: HeaderValue,
-    /// None yet: a client that leaves has no status.
+    /// `None` until there is a response: the log line of a client that disconnects earlier has no status.
     status: Option<StatusCode>,
 }
 
 impl Drop for AccessLine {
     fn drop(&mut self) {
         let Self {
-            started,
+            started_at,
             method,
             path,
             id,
             status,
         } = self;
-        let milliseconds = started.elapsed().as_secs_f64() * 1000.0;
+        let milliseconds = started_at.elapsed().as_secs_f64() * 1000.0;
         let request_id = id.to_str().unwrap_or_default();
         match status.map(|status| status.as_u16()) {
             Some(status) => {
                 tracing::info!(%method, path, status, milliseconds, request_id, "request");
             }
-            None => tracing::info!(%method, path, milliseconds, request_id, "the client left"),
+            None => tracing::info!(%method, path, milliseconds, request_id, "client disconnected"),
         }
     }
 }
 
-/// Which hosts and origins are the server's own or were allowed.
+/// Decides which hosts and origins are allowed: those of this machine, the server's own, and the configured ones.
 #[derive(Debug, Clone)]
-pub struct Origins {
-    /// The name the server was told to listen on.
-    name: String,
-    /// Only names of this machine are served.
-    local_only: bool,
-    allowed: Vec<String>,
-    hosts: Vec<AllowedHost>,
+pub struct HostOriginPolicy {
+    /// Host of `--host`, normalized as in [`Host::name`].
+    own_name: String,
+    /// Whether the server listens on a loopback address and allows only names of this machine and configured hosts.
+    loopback_only: bool,
+    allowed_origins: Vec<String>,
+    allowed_hosts: Vec<AllowedHost>,
 }
 
-impl Origins {
-    /// Those of a server that listens on `host`, at `address`. `allowed` are more origins, `*` is all; `hosts` are
-    /// more names.
+impl HostOriginPolicy {
+    /// Returns the policy of a server that listens on `host` at `address`. `*` in `allowed_origins` allows every
+    /// origin.
     pub fn new(
         scheme: &Scheme,
         host: &str,
         address: SocketAddr,
-        allowed: &[String],
-        hosts: &[AllowedHost],
+        allowed_origins: &[String],
+        allowed_hosts: &[AllowedHost],
     ) -> Self {
-        let bare = host.trim_start_matches('[').trim_end_matches(']');
-        let mut allowed = allowed.to_vec();
-        let written = match bare.contains(':') {
-            true => format!("[{bare}]"),
-            false => bare.to_owned(),
+        let bare_host = host.trim_start_matches('[').trim_end_matches(']');
+        let mut allowed_origins = allowed_origins.to_vec();
+        let url_host = match bare_host.contains(':') {
+            true => format!("[{bare_host}]"),
+            false => bare_host.to_owned(),
         };
-        allowed.push(format!("{scheme}://{written}:{}", address.port()));
-        // Browsers leave out the port that the scheme stands for.
+        allowed_origins.push(format!("{scheme}://{url_host}:{}", address.port()));
+        // Browsers omit the scheme's default port.
         if address.port() == if *scheme == Scheme::HTTPS { 443 } else { 80 } {
-            allowed.push(format!("{scheme}://{written}"));
+            allowed_origins.push(format!("{scheme}://{url_host}"));
         }
         Self {
-            name: Host::parse(&written).map_or_else(|| bare.to_ascii_lowercase(), |host| host.name),
-            local_only: address.ip().is_loopback(),
-            allowed,
-            hosts: hosts.to_vec(),
+            own_name: Host::parse(&url_host)
+                .map_or_else(|| bare_host.to_ascii_lowercase(), |host| host.name),
+            loopback_only: address.ip().is_loopback(),
+            allowed_origins,
+            allowed_hosts: allowed_hosts.to_vec(),
         }
     }
 
-    /// Whether only some hosts are answered, so that a request has to name one.
-    pub(super) fn limit_hosts(&self) -> bool {
-        self.local_only || !self.hosts.is_empty()
+    /// Whether only some hosts are allowed. If so, a request must have a host.
+    pub(super) fn restricts_hosts(&self) -> bool {
+        self.loopback_only || !self.allowed_hosts.is_empty()
     }
 
-    /// Whether a request with this `Host` may be answered. Bound to loopback, only one that names this
-    /// machine may: a page whose name was made to point here (DNS rebinding) names another. Bound otherwise, all may,
-    /// unless hosts are listed; then those, names of this machine and addresses, which cannot be rebound.
-    pub fn allow_host(&self, host: &str) -> bool {
-        if !self.limit_hosts() {
+    /// Whether requests with this `Host` header are allowed. The check prevents DNS rebinding, where an attacker makes
+    /// the host name of a web page resolve to this machine. A server on a loopback address allows names of this machine
+    /// and the configured hosts. A server on another address allows every host if no hosts are configured. With
+    /// configured hosts, it allows the same names as on a loopback address, and IP addresses, which cannot be rebound.
+    pub fn allows_host(&self, host: &str) -> bool {
+        if !self.restricts_hosts() {
             return true;
         }
         let Some(host) = Host::parse(host) else {
             return false;
         };
         host.is_local()
-            || host.name == self.name
-            || (!self.local_only && host.address().is_some())
-            || self.hosts.iter().any(|allowed| allowed.matches(&host))
+            || host.name == self.own_name
+            || (!self.loopback_only && host.address().is_some())
+            || self
+                .allowed_hosts
+                .iter()
+                .any(|allowed| allowed.matches(&host))
     }
 
-    /// Whether an origin is the host that the request names, on a server that answers to every name (`*`).
+    /// Whether the server allows every host (`*`) and the origin has the same host as the request.
     fn is_same_origin(&self, origin: &str, host: Option<&str>) -> bool {
         let origin = origin_host(origin);
-        self.hosts.iter().any(AllowedHost::is_any)
+        self.allowed_hosts.iter().any(AllowedHost::is_any)
             && origin.is_some()
             && origin == host.and_then(Host::parse)
     }
 
-    /// Whether pages of this origin may ask; those of hosts that are listed by name may.
-    pub fn allow_origin(&self, origin: &str) -> bool {
-        let by_host = origin_host(origin).is_some_and(|host| {
-            let mut hosts = self.hosts.iter();
+    /// Whether web pages of this origin may send requests. Allowed are the configured origins, origins of this machine,
+    /// and origins whose host is in `--allowed-hosts`; a `*` in `--allowed-hosts` allows no additional origin.
+    pub fn allows_origin(&self, origin: &str) -> bool {
+        let has_allowed_host = origin_host(origin).is_some_and(|host| {
+            let mut hosts = self.allowed_hosts.iter();
             host.is_local() || hosts.any(|allowed| !allowed.is_any() && allowed.matches(&host))
         });
-        by_host
+        has_allowed_host
             || self
-                .allowed
+                .allowed_origins
                 .iter()
                 .any(|allowed| allowed == origin || allowed == "*")
     }
 }
 
-/// The host of an origin, as `https://app.example:8443`.
+/// Returns the host of an origin such as `https://app.example:8443`.
 fn origin_host(origin: &str) -> Option<Host> {
     let (_, host) = origin.split_once("://")?;
     Host::parse(host)

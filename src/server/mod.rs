@@ -1,14 +1,14 @@
-//! Sockets: listening, serving, stopping. What is answered is [`crate::api`]'s; what is refused before
-//! anything is answered, and what is logged, is in [`middleware`].
+//! The HTTP server: listens, accepts connections and stops gracefully. [`crate::api`] handles the requests;
+//! [`middleware`] checks access and writes the access log.
 
 mod activity;
 mod body;
 mod connection;
+mod connection_limiter;
 mod hosts;
 mod keys;
 mod log_interval;
 mod middleware;
-mod places;
 mod reloaded;
 mod signals;
 mod span;
@@ -26,50 +26,50 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 
 use body::BodyBudget;
-use connection::Connections;
+use connection::ConnectionHandler;
+use connection_limiter::ConnectionLimiter;
+pub use connection_limiter::ConnectionLimits;
 pub use hosts::AllowedHost;
-pub use keys::{KeySources, Keys};
+pub use keys::{ApiKeySources, ApiKeys};
 use log_interval::LogInterval;
-pub use middleware::Origins;
-pub use places::ConnectionLimits;
-use places::Places;
+pub use middleware::HostOriginPolicy;
 pub use signals::StopSignals;
 pub use tls::{Tls, TlsError};
 
-/// Connections that the system keeps until they are accepted. Beyond them it drops handshakes, and a client that sends nothing
-/// waits for an answer in vain. The system may have a lower limit (`net.core.somaxconn`).
+/// Maximum number of established connections that wait for the server to accept them. When this queue is full, the
+/// operating system drops handshakes, and clients wait. The system may set a lower limit (`net.core.somaxconn`).
 const BACKLOG: u32 = 4096;
 
-/// How long to wait when the system has no descriptor for another connection.
-const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+/// Pause after a failed accept, for example because file descriptors ran out.
+const ACCEPT_RETRY_DELAY: Duration = Duration::from_millis(50);
 
-/// How often that is logged.
+/// Minimum time between two log lines about failed accepts.
 const ACCEPT_LOG_INTERVAL: Duration = Duration::from_secs(1);
 
-/// Where and how to serve.
+/// Address, access rules and limits of a server.
 #[derive(Debug, Clone)]
 pub struct ServeOptions {
-    /// The name or address to listen on.
+    /// Host name or IP address to listen on.
     pub host: String,
-    /// The port; 0 is any.
+    /// Port to listen on; 0 selects a free port.
     pub port: u16,
-    /// Origins of web pages that may ask, beside the server's own and localhost's.
-    pub origins: Vec<String>,
-    /// Names that requests may call the server by, beside its own and this machine's.
-    pub hosts: Vec<AllowedHost>,
-    /// Who may ask.
-    pub keys: Arc<Keys>,
-    /// What connections are encrypted with; not at all, if there is none.
+    /// Origins of web pages that may send requests, besides the server's own and localhost.
+    pub allowed_origins: Vec<String>,
+    /// Hosts that the `Host` header may name, besides the server's own and this machine's names.
+    pub allowed_hosts: Vec<AllowedHost>,
+    /// The accepted API keys; if empty, every client has access.
+    pub keys: Arc<ApiKeys>,
+    /// Certificate and private key; `None` serves plain HTTP.
     pub tls: Option<Arc<Tls>>,
-    /// How long a client may take nothing of an answer before it is given up.
-    pub idle: Duration,
-    /// How many connections there may be.
-    pub connections: ConnectionLimits,
-    /// How long running answers may go on after a stop is asked for.
-    pub stop_deadline: Duration,
+    /// How long a client may receive nothing of a response before its connection is closed.
+    pub idle_timeout: Duration,
+    /// Maximum numbers of open connections.
+    pub connection_limits: ConnectionLimits,
+    /// How long running responses may continue after a stop is requested.
+    pub stop_timeout: Duration,
 }
 
-/// A server that listens and does not answer yet.
+/// A server that is listening; [`Server::serve`] accepts connections.
 pub struct Server {
     listener: TcpListener,
     address: SocketAddr,
@@ -77,19 +77,19 @@ pub struct Server {
 }
 
 impl Server {
-    /// Listens.
+    /// Starts listening.
     ///
     /// # Errors
-    /// The address cannot be had.
+    /// If the host cannot be resolved, or none of its addresses can be bound.
     pub async fn bind(options: ServeOptions) -> io::Result<Self> {
         let listener = listen(&options.host, options.port).await?;
         let address = listener.local_addr()?;
         if !address.ip().is_loopback() {
             if options.keys.is_empty() {
-                tracing::warn!(%address, "every client is let in (see --api-key-file)");
+                tracing::warn!(%address, "no API key is required: every client has access (see --api-key-file)");
             }
-            if options.hosts.is_empty() {
-                tracing::warn!(%address, "every Host header is answered (see --allowed-hosts)");
+            if options.allowed_hosts.is_empty() {
+                tracing::warn!(%address, "requests with any Host header are accepted (see --allowed-hosts)");
             }
         }
         Ok(Self {
@@ -99,12 +99,12 @@ impl Server {
         })
     }
 
-    /// Where it listens.
+    /// The address and port that the server listens on.
     pub fn address(&self) -> SocketAddr {
         self.address
     }
 
-    /// Where a browser finds it.
+    /// The server's URL: scheme, address and port.
     pub fn url(&self) -> String {
         format!("{}://{}", self.scheme(), self.address)
     }
@@ -116,36 +116,36 @@ impl Server {
         }
     }
 
-    /// Answers until `stop` is ready. Then nothing new is accepted, and what runs may go on until the
-    /// deadline, or until `cut` is ready.
+    /// Accepts connections until `stop` completes. Running responses may then continue until
+    /// [`ServeOptions::stop_timeout`] has passed or `force_stop` completes.
     pub async fn serve(
         self,
         endpoint: impl Endpoint<Output = Response> + 'static,
         stop: impl Future<Output = ()>,
-        cut: impl Future<Output = ()>,
+        force_stop: impl Future<Output = ()>,
     ) {
         let (options, scheme) = (&self.options, self.scheme());
-        let origins = Origins::new(
+        let policy = HostOriginPolicy::new(
             &scheme,
             &options.host,
             self.address,
-            &options.origins,
-            &options.hosts,
+            &options.allowed_origins,
+            &options.allowed_hosts,
         );
-        let common = Arc::new(Connections {
-            endpoint: middleware::apply(endpoint, origins, self.options.keys).boxed(),
+        let handler = Arc::new(ConnectionHandler {
+            endpoint: middleware::apply(endpoint, policy, self.options.keys).boxed(),
             local: self.address,
             tls: self.options.tls,
-            idle: self.options.idle,
-            bodies: BodyBudget::new(self.options.idle),
+            idle_timeout: self.options.idle_timeout,
+            body_budget: BodyBudget::new(self.options.idle_timeout),
         });
-        let places = Places::new(self.options.connections);
-        let (accepting, stopped) = watch::channel(());
+        let limiter = ConnectionLimiter::new(self.options.connection_limits);
+        let (accepting, stopping) = watch::channel(());
         let mut connections = JoinSet::new();
         let mut failures = LogInterval::new(ACCEPT_LOG_INTERVAL);
         tokio::pin!(stop);
         loop {
-            // Ended connections are taken off the set as others come.
+            // Remove tasks of closed connections from the set.
             while connections.try_join_next().is_some() {}
             let accepted = tokio::select! {
                 () = &mut stop => break,
@@ -153,30 +153,30 @@ impl Server {
             };
             match accepted {
                 Ok((socket, peer)) => {
-                    let Some(place) = places.admit(peer.ip()) else {
-                        tracing::debug!(%peer, "a connection was refused: all are answering");
+                    let Some(permit) = limiter.try_acquire(peer.ip()) else {
+                        tracing::debug!(%peer, "connection refused: all connections are in use");
                         continue;
                     };
-                    let common = Arc::clone(&common);
-                    connections.spawn(common.serve(socket, peer, place, stopped.clone()));
+                    let handler = Arc::clone(&handler);
+                    connections.spawn(handler.serve(socket, peer, permit, stopping.clone()));
                 }
                 Err(error) => {
-                    // What the system lacks may be descriptors.
-                    places.evict_idle();
+                    // File descriptors may have run out: closing an idle connection frees one.
+                    limiter.evict_idle();
                     if let Some(attempts) = failures.count(Instant::now()) {
-                        tracing::warn!(%error, attempts, "a connection could not be accepted");
+                        tracing::warn!(%error, attempts, "cannot accept a connection");
                     }
-                    tokio::time::sleep(ACCEPT_PAUSE).await;
+                    tokio::time::sleep(ACCEPT_RETRY_DELAY).await;
                 }
             }
         }
         drop((self.listener, accepting));
-        let ended = async { while connections.join_next().await.is_some() {} };
+        let all_closed = async { while connections.join_next().await.is_some() {} };
         tokio::select! {
-            () = ended => {}
-            () = cut => tracing::warn!("stopping at once"),
-            () = tokio::time::sleep(self.options.stop_deadline) => {
-                tracing::warn!("the deadline has passed: running answers are cut off");
+            () = all_closed => {}
+            () = force_stop => tracing::warn!("stopping immediately"),
+            () = tokio::time::sleep(self.options.stop_timeout) => {
+                tracing::warn!("the stop timeout has passed: running responses are aborted");
             }
         }
         connections.shutdown().await;
@@ -187,7 +187,7 @@ impl Server {
 async fn listen(host: &str, port: u16) -> io::Result<TcpListener> {
     let mut result = Err(io::Error::new(
         io::ErrorKind::AddrNotAvailable,
-        format!("{host} has no address"),
+        format!("no address found for host '{host}'"),
     ));
     for address in lookup_host((host, port)).await? {
         result = listen_at(address);
@@ -203,8 +203,8 @@ fn listen_at(address: SocketAddr) -> io::Result<TcpListener> {
         SocketAddr::V4(_) => TcpSocket::new_v4()?,
         SocketAddr::V6(_) => TcpSocket::new_v6()?,
     };
-    // A restarted server can listen while connections of the previous process are in TIME_WAIT. On Windows, the option would let two servers
-    // share a port.
+    // Lets a restarted server listen while connections of the previous process are in TIME_WAIT. On Windows, the option
+    // would let two servers share a port.
     #[cfg(unix)]
     socket.set_reuseaddr(true)?;
     socket.bind(address)?;

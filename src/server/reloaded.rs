@@ -1,5 +1,5 @@
-//! Values that are read from files, and read again when a file changes. A thread of its own looks at the files, so that a
-//! slow file system delays no request; a request takes what was read last.
+//! Values that are read from files and reloaded when a file changes. A background thread checks the files, so a slow
+//! file system does not delay requests. Requests use the last loaded value.
 
 use std::fmt::Display;
 use std::fs::{self, File, Metadata};
@@ -9,108 +9,112 @@ use std::sync::{Arc, PoisonError, RwLock, Weak};
 use std::thread;
 use std::time::{Duration, Instant, SystemTime};
 
-/// Largest file that is read.
+/// Maximum size of a file in bytes.
 const MAX_FILE_BYTES: u64 = 1 << 20;
 
-/// How often files are looked at: a key that is removed from its file is refused this much later at most.
-const LOOK_INTERVAL: Duration = Duration::from_secs(1);
+/// Time between two checks of the files. An API key that is removed from its file is refused after the next check.
+const CHECK_INTERVAL: Duration = Duration::from_secs(1);
 
-/// Looks without success, after which what was read is no longer fresh: an editor that empties a file before it writes
-/// it does no harm, and a file that is deleted does not keep a door open.
-const STALE_LOOKS: u32 = 5;
+/// Number of consecutive failed checks after which the value is no longer fresh. A few failures are tolerated, because
+/// some editors empty a file before they write the new contents.
+const MAX_FAILED_CHECKS: u32 = 5;
 
-/// Files and what they say.
-pub(super) trait Source: Send + Sync + 'static {
+/// A set of files, and how their contents are parsed into a value.
+pub(super) trait FileSource: Send + Sync + 'static {
     type Value: Send + Sync;
     type Error: Display;
 
-    /// What follows when the files can no longer be read, for the log.
-    const WITHOUT_FILES: &'static str;
+    /// Log message for files that can no longer be read; it states the consequence.
+    const UNREADABLE_MESSAGE: &'static str;
 
     fn files(&self) -> Vec<&Path>;
 
     fn read(&self) -> Result<Self::Value, Self::Error>;
 }
 
-/// What the files of a source say.
-pub(super) struct Reloaded<S: Source> {
+/// A value that is reloaded when the files of its source change.
+pub(super) struct Reloaded<S: FileSource> {
     shared: Arc<Shared<S>>,
     interval: Duration,
 }
 
-struct Shared<S: Source> {
+struct Shared<S: FileSource> {
     source: S,
-    current: RwLock<Current<S::Value>>,
+    current: RwLock<CurrentValue<S::Value>>,
 }
 
-struct Current<V> {
+struct CurrentValue<V> {
     value: Arc<V>,
-    /// When a look at the files last found them in order.
-    confirmed: Instant,
+    /// When a check of the files last succeeded.
+    verified_at: Instant,
 }
 
-impl<S: Source> Reloaded<S> {
-    /// Reads the files, and looks at them again and again until this is dropped.
+impl<S: FileSource> Reloaded<S> {
+    /// Reads the files, then checks them once a second until this is dropped.
     ///
     /// # Errors
-    /// The source's, of the first reading.
+    /// If the files cannot be read or parsed.
     pub(super) fn new(source: S) -> Result<Self, S::Error> {
-        Self::with_interval(source, LOOK_INTERVAL)
+        Self::with_interval(source, CHECK_INTERVAL)
     }
 
-    /// The same, with a look at every `interval`.
+    /// Like [`Reloaded::new`], with a check every `interval`.
     pub(super) fn with_interval(source: S, interval: Duration) -> Result<Self, S::Error> {
-        // Before the files are read: a change in between is noticed at the next look.
-        let stamps = stamps(&source);
-        let current = Current {
+        // The versions are taken before the files are read, so the next check detects a change in between.
+        let versions = file_versions(&source);
+        let current = CurrentValue {
             value: Arc::new(source.read()?),
-            confirmed: Instant::now(),
+            verified_at: Instant::now(),
         };
         let shared = Arc::new(Shared {
             source,
             current: RwLock::new(current),
         });
-        let watched = Arc::downgrade(&shared);
-        thread::spawn(move || watch(&watched, stamps, interval));
+        let weak = Arc::downgrade(&shared);
+        thread::spawn(move || watch(&weak, versions, interval));
         Ok(Self { shared, interval })
     }
 
-    /// What was read last, however long ago.
-    pub(super) fn last(&self) -> Arc<S::Value> {
+    /// Returns the last loaded value, even if it is no longer fresh.
+    pub(super) fn last_value(&self) -> Arc<S::Value> {
         let current = self.shared.current.read();
         Arc::clone(&current.unwrap_or_else(PoisonError::into_inner).value)
     }
 
-    /// What was read last, unless the files cannot be read any more.
-    pub(super) fn fresh(&self) -> Option<Arc<S::Value>> {
+    /// Returns the last loaded value, or `None` once [`MAX_FAILED_CHECKS`] checks have failed.
+    pub(super) fn fresh_value(&self) -> Option<Arc<S::Value>> {
         let current = self.shared.current.read();
         let current = current.unwrap_or_else(PoisonError::into_inner);
-        let is_fresh = current.confirmed.elapsed() < STALE_LOOKS * self.interval;
+        let is_fresh = current.verified_at.elapsed() < MAX_FAILED_CHECKS * self.interval;
         is_fresh.then(|| Arc::clone(&current.value))
     }
 }
 
-/// Looks at the files until the value is no longer wanted. A problem is logged once.
-fn watch<S: Source>(watched: &Weak<Shared<S>>, mut seen: Vec<Stamp>, interval: Duration) {
-    let mut problem = None;
+/// Checks the files until the [`Reloaded`] is dropped. An error is logged once, not at every check.
+fn watch<S: FileSource>(
+    weak: &Weak<Shared<S>>,
+    mut last_versions: Vec<FileVersion>,
+    interval: Duration,
+) {
+    let mut last_error = None;
     loop {
         thread::sleep(interval);
-        let Some(shared) = watched.upgrade() else {
+        let Some(shared) = weak.upgrade() else {
             return;
         };
-        let stamps = stamps(&shared.source);
-        let value = if stamps == seen && problem.is_none() {
+        let versions = file_versions(&shared.source);
+        let value = if versions == last_versions && last_error.is_none() {
             None
         } else {
             match shared.source.read() {
                 Ok(value) => Some(Arc::new(value)),
                 Err(error) => {
-                    let found = error.to_string();
-                    if problem.as_ref() != Some(&found) {
-                        tracing::error!(error = found, "{}", S::WITHOUT_FILES);
-                        problem = Some(found);
+                    let error = error.to_string();
+                    if last_error.as_ref() != Some(&error) {
+                        tracing::error!(error, "{}", S::UNREADABLE_MESSAGE);
+                        last_error = Some(error);
                     }
-                    seen = stamps;
+                    last_versions = versions;
                     continue;
                 }
             }
@@ -119,50 +123,51 @@ fn watch<S: Source>(watched: &Weak<Shared<S>>, mut seen: Vec<Stamp>, interval: D
         let mut current = current.unwrap_or_else(PoisonError::into_inner);
         if let Some(value) = value {
             let files: Vec<_> = shared.source.files();
-            tracing::info!(?files, "read again");
+            tracing::info!(?files, "files reloaded");
             current.value = value;
         }
-        current.confirmed = Instant::now();
-        (seen, problem) = (stamps, None);
+        current.verified_at = Instant::now();
+        (last_versions, last_error) = (versions, None);
     }
 }
 
-/// What shows that a file has changed. `None` if it is not there, or no regular file: a pipe is read once.
-type Stamp = Option<(SystemTime, u64, Identity)>;
+/// Modification time, size and identity of a file; a changed file differs in at least one of them. `None` if the file
+/// does not exist or is not a regular file: a pipe can be read only once.
+type FileVersion = Option<(SystemTime, u64, FileIdentity)>;
 
-/// The file behind the path, and when anything of it changed last: a file that is replaced by one of the same length and
-/// time of modification has another identity.
+/// Device, inode and time of the last status change. They detect a replacement with the same size and modification
+/// time.
 #[cfg(unix)]
-type Identity = (u64, u64, i64, i64);
+type FileIdentity = (u64, u64, i64, i64);
 
 #[cfg(unix)]
-fn identity(data: &Metadata) -> Identity {
+fn identity(data: &Metadata) -> FileIdentity {
     use std::os::unix::fs::MetadataExt;
     (data.dev(), data.ino(), data.ctime(), data.ctime_nsec())
 }
 
 #[cfg(not(unix))]
-type Identity = ();
+type FileIdentity = ();
 
 #[cfg(not(unix))]
-fn identity(_: &Metadata) -> Identity {}
+fn identity(_: &Metadata) -> FileIdentity {}
 
-fn stamps(source: &impl Source) -> Vec<Stamp> {
-    let stamp = |path| {
+fn file_versions(source: &impl FileSource) -> Vec<FileVersion> {
+    let version = |path| {
         let data = fs::metadata(path).ok().filter(Metadata::is_file)?;
         Some((data.modified().ok()?, data.len(), identity(&data)))
     };
-    source.files().into_iter().map(stamp).collect()
+    source.files().into_iter().map(version).collect()
 }
 
-/// A file's bytes. No more than the limit is read, whatever length the file claims to have.
-pub(super) fn bytes_of(path: &Path) -> Result<Vec<u8>, String> {
+/// Reads a file of at most [`MAX_FILE_BYTES`], whatever size the file system reports.
+pub(super) fn read_file(path: &Path) -> Result<Vec<u8>, String> {
     let mut bytes = Vec::new();
     File::open(path)
         .and_then(|file| file.take(MAX_FILE_BYTES + 1).read_to_end(&mut bytes))
         .map_err(|error| error.to_string())?;
     match bytes.len() as u64 > MAX_FILE_BYTES {
-        true => Err(format!("it has more than {MAX_FILE_BYTES} bytes")),
+        true => Err(format!("the file is larger than {MAX_FILE_BYTES} bytes")),
         false => Ok(bytes),
     }
 }
@@ -173,57 +178,60 @@ pub(super) mod tests {
 
     use super::*;
 
-    /// Between two looks in tests.
-    pub(in crate::server) const SHORT: Duration = Duration::from_millis(20);
+    /// Time between two checks of the files in tests.
+    pub(in crate::server) const SHORT_INTERVAL: Duration = Duration::from_millis(20);
 
-    /// Waits until something holds; how often files are looked at is not exact.
+    /// Waits until the condition holds, because the time of the next check is not known.
     #[track_caller]
-    pub(in crate::server) fn eventually(holds: impl Fn() -> bool) {
+    pub(in crate::server) fn eventually(condition: impl Fn() -> bool) {
         let deadline = Instant::now() + Duration::from_secs(20);
-        while !holds() {
-            assert!(Instant::now() < deadline, "it does not come to hold");
+        while !condition() {
+            assert!(
+                Instant::now() < deadline,
+                "the condition does not hold in time"
+            );
             thread::sleep(Duration::from_millis(5));
         }
     }
 
-    struct Text(PathBuf);
+    struct TextFile(PathBuf);
 
-    impl Source for Text {
+    impl FileSource for TextFile {
         type Value = Vec<u8>;
         type Error = String;
 
-        const WITHOUT_FILES: &'static str = "the text is gone";
+        const UNREADABLE_MESSAGE: &'static str = "the text cannot be read";
 
         fn files(&self) -> Vec<&Path> {
             vec![&self.0]
         }
 
         fn read(&self) -> Result<Vec<u8>, String> {
-            let bytes = bytes_of(&self.0)?;
+            let bytes = read_file(&self.0)?;
             match bytes.is_empty() {
-                true => Err("it is empty".to_owned()),
+                true => Err("the file is empty".to_owned()),
                 false => Ok(bytes),
             }
         }
     }
 
-    fn is(text: &Reloaded<Text>, expected: &str) -> bool {
-        text.fresh()
+    fn has_text(text: &Reloaded<TextFile>, expected: &str) -> bool {
+        text.fresh_value()
             .is_some_and(|text| *text == expected.as_bytes())
     }
 
     #[test]
-    fn a_change_is_noticed_and_what_cannot_be_read_is_no_longer_fresh() {
+    fn a_changed_file_is_reloaded_and_an_unreadable_file_has_no_fresh_value() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("text");
-        let text = || Reloaded::with_interval(Text(path.clone()), SHORT);
+        let text = || Reloaded::with_interval(TextFile(path.clone()), SHORT_INTERVAL);
         assert!(text().is_err());
         fs::write(&path, "one").unwrap();
         let text = text().unwrap();
-        eventually(|| is(&text, "one"));
+        eventually(|| has_text(&text, "one"));
         fs::write(&path, "two").unwrap();
-        eventually(|| is(&text, "two"));
-        let break_it: [&dyn Fn(); 3] = [
+        eventually(|| has_text(&text, "two"));
+        let make_unreadable: [&dyn Fn(); 3] = [
             &|| fs::remove_file(&path).unwrap(),
             &|| fs::write(&path, "").unwrap(),
             &|| {
@@ -231,20 +239,20 @@ pub(super) mod tests {
                 fs::create_dir(&path).unwrap();
             },
         ];
-        for break_it in break_it {
-            break_it();
-            eventually(|| text.fresh().is_none());
-            assert_eq!(*text.last(), b"two");
-            // And what can be read again counts again.
+        for make_unreadable in make_unreadable {
+            make_unreadable();
+            eventually(|| text.fresh_value().is_none());
+            assert_eq!(*text.last_value(), b"two");
+            // The value is fresh again once the file is readable.
             let _ = fs::remove_dir(&path);
             fs::write(&path, "two").unwrap();
-            eventually(|| is(&text, "two"));
+            eventually(|| has_text(&text, "two"));
         }
     }
 
     #[cfg(unix)]
     #[test]
-    fn a_file_of_the_same_length_and_time_is_noticed() {
+    fn a_replacement_of_the_same_size_and_modification_time_is_reloaded() {
         let folder = tempfile::tempdir().unwrap();
         let (path, other) = (folder.path().join("text"), folder.path().join("other"));
         fs::write(&path, "one").unwrap();
@@ -256,15 +264,15 @@ pub(super) mod tests {
             .unwrap()
             .set_modified(modified)
             .unwrap();
-        let text = Reloaded::with_interval(Text(path.clone()), SHORT).unwrap();
+        let text = Reloaded::with_interval(TextFile(path.clone()), SHORT_INTERVAL).unwrap();
         fs::rename(&other, &path).unwrap();
-        eventually(|| is(&text, "two"));
+        eventually(|| has_text(&text, "two"));
     }
 
     #[cfg(unix)]
     #[test]
-    fn no_more_is_read_than_the_limit_whatever_length_a_file_claims() {
-        let error = bytes_of(Path::new("/dev/zero")).unwrap_err();
-        assert_eq!(error, "it has more than 1048576 bytes");
+    fn reading_stops_at_the_size_limit_even_if_the_file_reports_no_size() {
+        let error = read_file(Path::new("/dev/zero")).unwrap_err();
+        assert_eq!(error, "the file is larger than 1048576 bytes");
     }
 }

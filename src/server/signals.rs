@@ -1,9 +1,9 @@
-//! The signals that ask the program to stop.
+//! Receives the signals that stop the server.
 
 use std::io;
 
-/// Ctrl-C and, where there are such signals, a polite kill. From its making on, neither ends the program
-/// by itself.
+/// Receiver of Ctrl-C (SIGINT) and, on Unix, SIGTERM. Once it exists, these signals no longer terminate the process by
+/// themselves.
 #[derive(Debug)]
 pub struct StopSignals {
     #[cfg(unix)]
@@ -15,10 +15,10 @@ pub struct StopSignals {
 }
 
 impl StopSignals {
-    /// Listens to the signals, within a tokio runtime.
+    /// Starts receiving the signals. Requires a tokio runtime.
     ///
     /// # Errors
-    /// The system refuses.
+    /// If the system cannot register a signal handler.
     pub fn new() -> io::Result<Self> {
         #[cfg(unix)]
         {
@@ -34,7 +34,7 @@ impl StopSignals {
         })
     }
 
-    /// Waits for the next one.
+    /// Waits for the next signal.
     pub async fn next(&mut self) {
         #[cfg(unix)]
         tokio::select! {

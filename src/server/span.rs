@@ -1,5 +1,5 @@
-//! A request's span: what the log says within it has its id, and a collector of traces is told how long it took, to
-//! the last byte of its answer.
+//! The tracing span of a request, from its arrival to the last byte of its response. Log lines within the span have the
+//! request's id; with OpenTelemetry, the span is exported.
 
 use std::io;
 use std::pin::Pin;
@@ -17,16 +17,16 @@ use crate::api::document;
 
 type BoxBody = http_body_util::combinators::BoxBody<Bytes, io::Error>;
 
-/// A span for a request, below the one that its `traceparent` names. The attributes' names are OpenTelemetry's
-/// conventions for HTTP servers.
-pub(super) fn of(request: &Request, id: &str) -> Span {
+/// Creates the span of a request as a child of the span in its `traceparent` header. Attribute names follow
+/// OpenTelemetry's semantic conventions for HTTP servers.
+pub(super) fn request_span(request: &Request, id: &str) -> Span {
     let (method, path) = (request.method(), request.uri().path());
     let route = document::template(path);
     let name = match route {
         Some(route) => format!("{method} {route}"),
         None => method.to_string(),
     };
-    // Of the highest level: whatever the log shows has its request's id.
+    // At the highest severity, the span is enabled at every log level, so that all log lines have the request's id.
     let span = tracing::error_span!(
         "request",
         request_id = id,
@@ -34,9 +34,9 @@ pub(super) fn of(request: &Request, id: &str) -> Span {
         otel.kind = "server",
         otel.status_code = field::Empty,
     );
-    let caller = TraceContextPropagator::new().extract(&HeaderExtractor(request.headers()));
-    // It fails where nobody collects traces.
-    let _ = span.set_parent(caller);
+    let parent = TraceContextPropagator::new().extract(&HeaderExtractor(request.headers()));
+    // Fails if traces are not exported; the span then needs no parent.
+    let _ = span.set_parent(parent);
     if let Some(route) = route {
         span.set_attribute("http.route", route);
     }
@@ -45,8 +45,8 @@ pub(super) fn of(request: &Request, id: &str) -> Span {
     span
 }
 
-/// The answer, whose body is sent within the span, which ends with it.
-pub(super) fn around(span: Span, response: Response) -> Response {
+/// Returns the response with a body that is polled within the span. Dropping the body ends the span.
+pub(super) fn with_span(span: Span, response: Response) -> Response {
     let status = response.status();
     span.set_attribute("http.response.status_code", i64::from(status.as_u16()));
     if status.is_server_error() {

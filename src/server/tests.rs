@@ -8,41 +8,42 @@ use tokio::sync::oneshot;
 
 use super::*;
 use crate::api::{
-    self, ApiSettings, BODY_BYTES_MAX, BodyRules, Defaults, Endpoints, KeyPolicy, ResponseStore,
+    self, ApiSettings, BODY_BYTES_MAX, BodyRules, Endpoints, KeyPolicy, RequestDefaults,
+    ResponseStore,
 };
-use crate::model::{GenerateLimits, ModelState, Preparations};
+use crate::model::{GenerateLimits, ModelState, PreparationPool};
 
 pub(super) fn options() -> ServeOptions {
     ServeOptions {
         host: "127.0.0.1".to_owned(),
         port: 0,
-        origins: vec!["https://app.example".to_owned()],
-        hosts: Vec::new(),
+        allowed_origins: vec!["https://app.example".to_owned()],
+        allowed_hosts: Vec::new(),
         keys: Arc::default(),
         tls: None,
-        connections: ConnectionLimits {
+        connection_limits: ConnectionLimits {
             total: 64,
             per_address: 64,
         },
-        idle: Duration::from_secs(60),
-        stop_deadline: Duration::from_secs(60),
+        idle_timeout: Duration::from_secs(60),
+        stop_timeout: Duration::from_secs(60),
     }
 }
 
-/// Sends a request and reads the whole answer.
-async fn ask(address: SocketAddr, head: &str) -> String {
+/// Sends a request on a new connection and returns the whole response.
+async fn send(address: SocketAddr, head: &str) -> String {
     let mut socket = TcpStream::connect(address).await.unwrap();
     socket
         .write_all(format!("{head}connection: close\r\n\r\n").as_bytes())
         .await
         .unwrap();
-    let mut answer = String::new();
-    socket.read_to_string(&mut answer).await.unwrap();
-    answer
+    let mut response = String::new();
+    socket.read_to_string(&mut response).await.unwrap();
+    response
 }
 
-/// A server that answers with "hello", until the returned sender is dropped.
-async fn hello() -> (SocketAddr, oneshot::Sender<()>) {
+/// Starts a server that responds "hello" until the returned sender is dropped.
+async fn hello_server() -> (SocketAddr, oneshot::Sender<()>) {
     let server = Server::bind(options()).await.unwrap();
     let (address, (stop, stopped)) = (server.address(), oneshot::channel());
     let endpoint = poem::endpoint::make_sync(|_| "hello").map_to_response();
@@ -55,8 +56,8 @@ async fn hello() -> (SocketAddr, oneshot::Sender<()>) {
 }
 
 #[tokio::test]
-async fn only_hosts_and_origins_of_this_machine_or_allowed_ones_are_answered() {
-    let (address, _stop) = hello().await;
+async fn only_local_and_allowed_hosts_and_origins_are_accepted() {
+    let (address, _stop) = hello_server().await;
     for (head, status) in [
         ("host: localhost:1\r\n", 200),
         ("host: 127.0.0.1\r\n", 200),
@@ -76,18 +77,18 @@ async fn only_hosts_and_origins_of_this_machine_or_allowed_ones_are_answered() {
         ("host: localhost\r\norigin: https://evil.example\r\n", 403),
         ("host: localhost\r\norigin: null\r\n", 403),
     ] {
-        let answer = ask(address, &format!("GET / HTTP/1.1\r\n{head}")).await;
+        let response = send(address, &format!("GET / HTTP/1.1\r\n{head}")).await;
         assert!(
-            answer.starts_with(&format!("HTTP/1.1 {status} ")),
-            "{head} {answer}"
+            response.starts_with(&format!("HTTP/1.1 {status} ")),
+            "{head} {response}"
         );
     }
 }
 
-/// The status of a request with these header lines to a server with these allowed hosts.
-async fn status_with(hosts: &[&str], head: &str) -> String {
+/// Sends a request with the header lines `head` to a server with these allowed hosts. Returns the status.
+async fn status_with_allowed_hosts(hosts: &[&str], head: &str) -> String {
     let server = Server::bind(ServeOptions {
-        hosts: hosts.iter().map(|host| host.parse().unwrap()).collect(),
+        allowed_hosts: hosts.iter().map(|host| host.parse().unwrap()).collect(),
         ..options()
     });
     let server = server.await.unwrap();
@@ -99,14 +100,14 @@ async fn status_with(hosts: &[&str], head: &str) -> String {
         async { drop(stopped.await) },
         std::future::pending(),
     ));
-    let answer = ask(address, &format!("GET / HTTP/1.1\r\n{head}")).await;
+    let response = send(address, &format!("GET / HTTP/1.1\r\n{head}")).await;
     drop(stop);
     serving.await.unwrap();
-    answer[9..12].to_owned()
+    response[9..12].to_owned()
 }
 
 #[tokio::test]
-async fn hosts_that_are_allowed_are_answered_and_their_pages_may_ask() {
+async fn allowed_hosts_are_accepted_as_host_and_as_origin() {
     let named = &["app.example", ".birds.example:8443"][..];
     for (hosts, head, status) in [
         (named, "host: app.example:8080\r\n", "200"),
@@ -142,19 +143,23 @@ async fn hosts_that_are_allowed_are_answered_and_their_pages_may_ask() {
         ),
         (&["*"], "host: any.example\r\norigin: null\r\n", "403"),
     ] {
-        assert_eq!(status_with(hosts, head).await, status, "{hosts:?} {head}");
+        assert_eq!(
+            status_with_allowed_hosts(hosts, head).await,
+            status,
+            "{hosts:?} {head}"
+        );
     }
 }
 
 #[test]
-fn a_list_of_hosts_limits_a_server_that_others_reach() {
+fn allowed_hosts_restrict_a_server_on_a_public_address() {
     let address = SocketAddr::from(([0, 0, 0, 0], 8080));
-    let origins = |hosts: &[&str]| {
+    let policy = |hosts: &[&str]| {
         let hosts: Vec<AllowedHost> = hosts.iter().map(|host| host.parse().unwrap()).collect();
-        Origins::new(&Scheme::HTTP, "0.0.0.0", address, &[], &hosts)
+        HostOriginPolicy::new(&Scheme::HTTP, "0.0.0.0", address, &[], &hosts)
     };
-    assert!(origins(&[]).allow_host("rebound.example") && !origins(&[]).limit_hosts());
-    assert!(origins(&["app.example"]).limit_hosts());
+    assert!(policy(&[]).allows_host("rebound.example") && !policy(&[]).restricts_hosts());
+    assert!(policy(&["app.example"]).restricts_hosts());
     for (host, allowed) in [
         ("app.example:8080", true),
         ("localhost:8080", true),
@@ -164,7 +169,7 @@ fn a_list_of_hosts_limits_a_server_that_others_reach() {
         ("[rebound.example", false),
     ] {
         assert_eq!(
-            origins(&["app.example"]).allow_host(host),
+            policy(&["app.example"]).allows_host(host),
             allowed,
             "{host}"
         );
@@ -172,8 +177,8 @@ fn a_list_of_hosts_limits_a_server_that_others_reach() {
 }
 
 #[tokio::test]
-async fn a_request_names_one_host() {
-    let (address, _stop) = hello().await;
+async fn a_request_must_have_exactly_one_allowed_host() {
+    let (address, _stop) = hello_server().await;
     for (head, status) in [
         ("GET / HTTP/1.1\r\n", 400),
         (
@@ -184,7 +189,7 @@ async fn a_request_names_one_host() {
         ("GET / HTTP/1.1\r\nhost: localhost\r\n", 200),
         ("GET / HTTP/1.0\r\n", 400),
         ("GET / HTTP/1.0\r\nhost: localhost\r\n", 200),
-        // Both the target and the header name a host.
+        // The host of the request target and the Host header are both checked.
         (
             "GET http://localhost/ HTTP/1.1\r\nhost: evil.example\r\n",
             403,
@@ -195,24 +200,24 @@ async fn a_request_names_one_host() {
         ),
         ("GET http://localhost/ HTTP/1.1\r\nhost: localhost\r\n", 200),
     ] {
-        let answer = ask(address, head).await;
+        let response = send(address, head).await;
         assert!(
-            answer[9..].starts_with(&status.to_string()),
-            "{head} {answer}"
+            response[9..].starts_with(&status.to_string()),
+            "{head} {response}"
         );
         if status != 200 {
             assert!(
-                answer.contains(r#""type":"invalid_request_error""#),
-                "{answer}"
+                response.contains(r#""type":"invalid_request_error""#),
+                "{response}"
             );
         }
     }
 }
 
 #[test]
-fn the_own_origin_is_written_as_browsers_write_it() {
+fn the_servers_own_origin_is_allowed() {
     let (http, https) = (&Scheme::HTTP, &Scheme::HTTPS);
-    for (scheme, port, origin, own) in [
+    for (scheme, port, origin, is_own) in [
         (http, 8080, "http://birds.example:8080", true),
         (http, 8080, "https://birds.example:8080", false),
         (https, 8443, "https://birds.example:8443", true),
@@ -223,110 +228,113 @@ fn the_own_origin_is_written_as_browsers_write_it() {
         (http, 443, "http://birds.example", false),
     ] {
         let address = SocketAddr::from(([10, 0, 0, 1], port));
-        let origins = Origins::new(scheme, "birds.example", address, &[], &[]);
+        let policy = HostOriginPolicy::new(scheme, "birds.example", address, &[], &[]);
         assert_eq!(
-            origins.allow_origin(origin),
-            own,
+            policy.allows_origin(origin),
+            is_own,
             "{scheme} {port} {origin}"
         );
     }
 }
 
 #[tokio::test]
-async fn an_allowed_origin_may_read_the_answer() {
-    let (address, _stop) = hello().await;
+async fn an_allowed_origin_gets_cors_headers() {
+    let (address, _stop) = hello_server().await;
     let head = "host: localhost\r\norigin: https://app.example\r\n";
-    let answer = ask(address, &format!("GET / HTTP/1.1\r\n{head}")).await;
+    let response = send(address, &format!("GET / HTTP/1.1\r\n{head}")).await;
     assert!(
-        answer.contains("access-control-allow-origin: https://app.example\r\n"),
-        "{answer}"
+        response.contains("access-control-allow-origin: https://app.example\r\n"),
+        "{response}"
     );
     let preflight = format!(
         "OPTIONS / HTTP/1.1\r\n{head}access-control-request-method: POST\r\naccess-control-request-headers: content-type\r\n"
     );
-    let answer = ask(address, &preflight).await;
-    assert!(answer.contains("access-control-allow-methods"), "{answer}");
+    let response = send(address, &preflight).await;
     assert!(
-        answer.contains("access-control-allow-credentials: true\r\n"),
-        "{answer}"
+        response.contains("access-control-allow-methods"),
+        "{response}"
     );
     assert!(
-        !answer.contains("hello"),
-        "a preflight does nothing: {answer}"
+        response.contains("access-control-allow-credentials: true\r\n"),
+        "{response}"
+    );
+    assert!(
+        !response.contains("hello"),
+        "a preflight must not reach the handler: {response}"
     );
 }
 
 #[tokio::test]
-async fn options_that_is_no_preflight_names_the_methods() {
-    let (address, _stop) = hello().await;
+async fn an_options_request_that_is_not_a_preflight_returns_the_methods() {
+    let (address, _stop) = hello_server().await;
     let origin = "origin: https://app.example\r\n";
     let method = "access-control-request-method: POST\r\n";
     for headers in ["", origin, method] {
         let request = format!("OPTIONS /completion HTTP/1.1\r\nhost: localhost\r\n{headers}");
-        let answer = ask(address, &request).await;
-        assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
-        assert!(!answer.contains("hello"), "{answer}");
-        assert!(answer.contains("allow: POST, OPTIONS\r\n"), "{answer}");
+        let response = send(address, &request).await;
+        assert!(response.starts_with("HTTP/1.1 200"), "{response}");
+        assert!(!response.contains("hello"), "{response}");
+        assert!(response.contains("allow: POST, OPTIONS\r\n"), "{response}");
         for header in [
             "access-control-allow-origin: https://app.example",
             "access-control-allow-credentials: true",
             "access-control-allow-methods: POST",
         ] {
-            let has_it = answer.contains(&format!("{header}\r\n"));
-            assert_eq!(has_it, headers == origin, "{answer}");
+            let has_header = response.contains(&format!("{header}\r\n"));
+            assert_eq!(has_header, headers == origin, "{response}");
         }
     }
     let nowhere = "OPTIONS /nowhere HTTP/1.1\r\nhost: localhost\r\n";
-    let answer = ask(address, nowhere).await;
-    assert!(answer.starts_with("HTTP/1.1 404"), "{answer}");
-    assert!(answer.contains("\"not_found_error\""), "{answer}");
+    let response = send(address, nowhere).await;
+    assert!(response.starts_with("HTTP/1.1 404"), "{response}");
+    assert!(response.contains("\"not_found_error\""), "{response}");
 }
 
 #[tokio::test]
-async fn every_answer_has_a_request_id() {
-    let (address, _stop) = hello().await;
-    let answer = ask(
+async fn every_response_has_a_request_id() {
+    let (address, _stop) = hello_server().await;
+    let response = send(
         address,
         "GET / HTTP/1.1\r\nhost: localhost\r\nx-request-id: mine-7\r\n",
     )
     .await;
-    assert!(answer.contains("x-request-id: mine-7\r\n"), "{answer}");
-    let answer = ask(
+    assert!(response.contains("x-request-id: mine-7\r\n"), "{response}");
+    let response = send(
         address,
         "GET / HTTP/1.1\r\nhost: localhost\r\nx-request-id: a b\r\n",
     )
     .await;
-    let id = answer
+    let id = response
         .split("x-request-id: ")
         .nth(1)
         .unwrap()
         .split('\r')
         .next()
         .unwrap();
-    assert_eq!(id.len(), 32, "{answer}");
+    assert_eq!(id.len(), 32, "{response}");
 }
 
-/// Tells when it is dropped.
-pub(super) struct Dropped(pub(super) Option<oneshot::Sender<()>>);
+/// Sends a message when it is dropped.
+pub(super) struct NotifyOnDrop(pub(super) Option<oneshot::Sender<()>>);
 
-impl Drop for Dropped {
+impl Drop for NotifyOnDrop {
     fn drop(&mut self) {
         let _ = self.0.take().unwrap().send(());
     }
 }
 
 #[tokio::test]
-async fn a_handler_ends_when_its_client_leaves() {
+async fn a_handler_is_dropped_when_its_client_disconnects() {
     let server = Server::bind(options()).await.unwrap();
     let address = server.address();
-    let (began, begun) = oneshot::channel();
+    let (start, started) = oneshot::channel();
     let (dropped, was_dropped) = oneshot::channel();
-    let signals = Mutex::new(Some((began, Dropped(Some(dropped)))));
+    let signals = Mutex::new(Some((start, NotifyOnDrop(Some(dropped)))));
     let endpoint = poem::endpoint::make(move |_: Request| {
         let signals = signals.lock().unwrap().take();
         async move {
-            if let Some((began, _guard)) = signals {
-                began.send(()).unwrap();
+            if let Some((start, _guard)) = signals {
+                start.send(()).unwrap();
                 std::future::pending::<()>().await;
             }
             "never"
@@ -342,23 +350,23 @@ async fn a_handler_ends_when_its_client_leaves() {
         .write_all(b"GET / HTTP/1.1\r\nhost: localhost\r\n\r\n")
         .await
         .unwrap();
-    begun.await.unwrap();
+    started.await.unwrap();
     drop(socket);
     was_dropped.await.unwrap();
 }
 
 #[tokio::test]
-async fn a_stop_lets_running_answers_end() {
+async fn running_requests_finish_after_a_stop() {
     let server = Server::bind(options()).await.unwrap();
     let address = server.address();
-    let (began, begun) = oneshot::channel();
+    let (start, started) = oneshot::channel();
     let (finish, finished) = oneshot::channel::<()>();
-    let signals = Mutex::new(Some((began, finished)));
+    let signals = Mutex::new(Some((start, finished)));
     let endpoint = poem::endpoint::make(move |_: Request| {
         let signals = signals.lock().unwrap().take();
         async move {
-            let (began, finished) = signals.unwrap();
-            began.send(()).unwrap();
+            let (start, finished) = signals.unwrap();
+            start.send(()).unwrap();
             finished.await.unwrap();
             "done"
         }
@@ -369,74 +377,74 @@ async fn a_stop_lets_running_answers_end() {
         async { drop(stopped.await) },
         std::future::pending(),
     ));
-    let answer = tokio::spawn(ask(address, "GET / HTTP/1.1\r\nhost: localhost\r\n"));
-    begun.await.unwrap();
+    let response = tokio::spawn(send(address, "GET / HTTP/1.1\r\nhost: localhost\r\n"));
+    started.await.unwrap();
     stop.send(()).unwrap();
-    // Nothing new is accepted once the listener is gone.
+    // No connection is accepted once the listener is closed.
     while TcpStream::connect(address).await.is_ok() {
         tokio::task::yield_now().await;
     }
     finish.send(()).unwrap();
-    assert!(answer.await.unwrap().ends_with("done"));
+    assert!(response.await.unwrap().ends_with("done"));
     serving.await.unwrap();
 }
 
 #[tokio::test]
-async fn a_cut_ends_what_runs() {
+async fn a_forced_stop_aborts_running_requests() {
     let server = Server::bind(options()).await.unwrap();
     let address = server.address();
-    let (began, begun) = oneshot::channel();
-    let began = Mutex::new(Some(began));
+    let (start, started) = oneshot::channel();
+    let start = Mutex::new(Some(start));
     let endpoint = poem::endpoint::make(move |_: Request| {
-        let began = began.lock().unwrap().take();
+        let start = start.lock().unwrap().take();
         async move {
-            began.unwrap().send(()).unwrap();
+            start.unwrap().send(()).unwrap();
             std::future::pending::<&str>().await
         }
     });
     let (stop, stopped) = oneshot::channel::<()>();
-    let (cut, is_cut) = oneshot::channel::<()>();
+    let (force_stop, stop_forced) = oneshot::channel::<()>();
     let serving = tokio::spawn(server.serve(
         endpoint.map_to_response(),
         async { drop(stopped.await) },
-        async { drop(is_cut.await) },
+        async { drop(stop_forced.await) },
     ));
-    let asking = tokio::spawn(async move {
+    let client = tokio::spawn(async move {
         let mut socket = TcpStream::connect(address).await.unwrap();
         socket
             .write_all(b"GET / HTTP/1.1\r\nhost: localhost\r\n\r\n")
             .await
             .unwrap();
-        let mut answer = Vec::new();
-        // The connection ends without an answer, orderly or not.
-        let _ = socket.read_to_end(&mut answer).await;
-        answer
+        let mut response = Vec::new();
+        // The connection ends without a response, with or without an error.
+        let _ = socket.read_to_end(&mut response).await;
+        response
     });
-    begun.await.unwrap();
+    started.await.unwrap();
     stop.send(()).unwrap();
-    cut.send(()).unwrap();
+    force_stop.send(()).unwrap();
     serving.await.unwrap();
-    assert_eq!(asking.await.unwrap(), b"");
+    assert_eq!(client.await.unwrap(), b"");
 }
 
 #[tokio::test]
-async fn a_client_that_reads_nothing_is_given_up() {
+async fn a_client_that_reads_nothing_is_disconnected() {
     let server = Server::bind(ServeOptions {
-        idle: Duration::from_millis(50),
+        idle_timeout: Duration::from_millis(50),
         ..options()
     });
     let server = server.await.unwrap();
     let address = server.address();
-    let (answering, given_up) = oneshot::channel::<()>();
-    let answering = Mutex::new(Some(answering));
-    // An answer without an end; the channel closes when it is dropped.
+    let (body_exists, body_dropped) = oneshot::channel::<()>();
+    let body_exists = Mutex::new(Some(body_exists));
+    // An endless response body; the channel closes when the body is dropped.
     let endpoint = poem::endpoint::make_sync(move |_| {
-        let answering = answering.lock().unwrap().take();
-        let parts = futures_util::stream::repeat_with(move || {
-            let _held = &answering;
+        let body_exists = body_exists.lock().unwrap().take();
+        let chunks = futures_util::stream::repeat_with(move || {
+            let _kept = &body_exists;
             Ok::<_, io::Error>(bytes::Bytes::from_static(&[0; 1 << 16]))
         });
-        poem::Body::from_bytes_stream(parts)
+        poem::Body::from_bytes_stream(chunks)
     });
     tokio::spawn(server.serve(
         endpoint.map_to_response(),
@@ -448,17 +456,18 @@ async fn a_client_that_reads_nothing_is_given_up() {
         .write_all(b"GET / HTTP/1.1\r\nhost: localhost\r\n\r\n")
         .await
         .unwrap();
-    assert!(given_up.await.is_err(), "nothing is sent on it");
+    assert!(body_dropped.await.is_err(), "the sender is never used");
     drop(socket);
 }
 
-/// The routes of the document, their model still loading: whatever is wrong with a body is said before that.
-async fn routes() -> SocketAddr {
+/// Starts a server with all routes, whose model is still loading. Such a server reports an invalid body before it
+/// reports that the model is loading.
+async fn loading_server() -> SocketAddr {
     let server = Server::bind(options()).await.unwrap();
     let address = server.address();
     let (_, model) = watch::channel(ModelState::Loading { done: 0.0 });
     let settings = ApiSettings {
-        preparations: Arc::new(Preparations::new(8).unwrap()),
+        preparations: Arc::new(PreparationPool::new(8).unwrap()),
         model,
         endpoints: Endpoints {
             slots: true,
@@ -468,9 +477,9 @@ async fn routes() -> SocketAddr {
             slot_files: None,
         },
         limits: GenerateLimits::NONE,
-        defaults: Defaults::default(),
+        defaults: RequestDefaults::default(),
         bodies: BodyRules {
-            idle: Duration::from_secs(60),
+            idle_timeout: Duration::from_secs(60),
             strict: false,
         },
         responses: Arc::new(ResponseStore::new(0)),
@@ -485,7 +494,7 @@ async fn routes() -> SocketAddr {
     address
 }
 
-/// A connection on which these lines and an empty one were sent.
+/// Opens a connection and sends the headers of a POST request, with the header lines `lines`.
 async fn connection_with(address: SocketAddr, path: &str, lines: &str) -> TcpStream {
     let mut socket = TcpStream::connect(address).await.unwrap();
     let head = format!(
@@ -495,8 +504,8 @@ async fn connection_with(address: SocketAddr, path: &str, lines: &str) -> TcpStr
     socket
 }
 
-/// Reads an answer with a Content-Length: its head and its body.
-async fn answer_of(socket: &mut TcpStream) -> (String, String) {
+/// Reads a response that has a Content-Length. Returns the status line and headers in lowercase, and the body.
+async fn read_response(socket: &mut TcpStream) -> (String, String) {
     let mut head = Vec::new();
     while !head.ends_with(b"\r\n\r\n") {
         head.push(socket.read_u8().await.unwrap());
@@ -509,19 +518,19 @@ async fn answer_of(socket: &mut TcpStream) -> (String, String) {
     (head, String::from_utf8(body).unwrap())
 }
 
-const TOO_LONG: usize = BODY_BYTES_MAX + 1;
+const TOO_MANY_BYTES: usize = BODY_BYTES_MAX + 1;
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_body_declared_too_long_is_refused_before_it_is_sent() {
-    let address = routes().await;
+async fn a_content_length_beyond_the_limit_is_refused_before_the_body_is_sent() {
+    let address = loading_server().await;
     for path in ["/completion", "/v1/chat/completions", "/v1/messages"] {
         for lines in [
-            format!("expect: 100-continue\r\ncontent-length: {TOO_LONG}"),
-            format!("content-length: {TOO_LONG}"),
+            format!("expect: 100-continue\r\ncontent-length: {TOO_MANY_BYTES}"),
+            format!("content-length: {TOO_MANY_BYTES}"),
             format!("content-length: {}", u64::MAX / 2),
         ] {
             let mut socket = connection_with(address, path, &lines).await;
-            let (head, body) = answer_of(&mut socket).await;
+            let (head, body) = read_response(&mut socket).await;
             assert!(head.starts_with("http/1.1 413 "), "{path} {lines}: {head}");
             assert!(body.contains("longer than 8388608 bytes"), "{body}");
         }
@@ -529,32 +538,32 @@ async fn a_body_declared_too_long_is_refused_before_it_is_sent() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn who_sends_a_body_that_is_too_long_can_read_the_answer_and_ask_again() {
-    let address = routes().await;
-    let lines = format!("content-length: {TOO_LONG}");
+async fn a_client_whose_body_is_too_long_gets_the_error_and_can_send_another_request() {
+    let address = loading_server().await;
+    let lines = format!("content-length: {TOO_MANY_BYTES}");
     let mut socket = connection_with(address, "/tokenize", &lines).await;
-    socket.write_all(&vec![b' '; TOO_LONG]).await.unwrap();
-    let (head, _) = answer_of(&mut socket).await;
+    socket.write_all(&vec![b' '; TOO_MANY_BYTES]).await.unwrap();
+    let (head, _) = read_response(&mut socket).await;
     assert!(head.starts_with("http/1.1 413 "), "{head}");
     let next = b"GET /openapi.json HTTP/1.1\r\nhost: localhost\r\n\r\n";
     socket.write_all(next).await.unwrap();
-    let (head, _) = answer_of(&mut socket).await;
+    let (head, _) = read_response(&mut socket).await;
     assert!(head.starts_with("http/1.1 200 "), "{head}");
 
-    // Without a declared length it is known only when it has come.
+    // Without a Content-Length the size is known only after the body was received.
     let mut socket = connection_with(address, "/tokenize", "transfer-encoding: chunked").await;
     let chunk = [&b"100000\r\n"[..], &vec![b' '; 1 << 20], b"\r\n"].concat();
     for _ in 0..9 {
         socket.write_all(&chunk).await.unwrap();
     }
-    let (head, _) = answer_of(&mut socket).await;
+    let (head, _) = read_response(&mut socket).await;
     assert!(head.starts_with("http/1.1 413 "), "{head}");
 }
 
-/// Whatever refuses a request before its body is read: no such path, another method, a foreign host, a compression.
+/// Errors before the body is read: unknown path, wrong method, forbidden origin, unsupported compression.
 #[tokio::test(flavor = "multi_thread")]
-async fn who_is_refused_early_can_read_why() {
-    let address = routes().await;
+async fn a_client_gets_the_error_response_although_its_body_is_not_read() {
+    let address = loading_server().await;
     let length = 4 << 20;
     for (path, lines, status) in [
         ("/nowhere", "accept: */*", "404"),
@@ -565,28 +574,28 @@ async fn who_is_refused_early_can_read_why() {
         let lines = format!("{lines}\r\ncontent-length: {length}\r\nconnection: close");
         let mut socket = connection_with(address, path, &lines).await;
         socket.write_all(&vec![b' '; length]).await.unwrap();
-        let mut answer = Vec::new();
-        socket.read_to_end(&mut answer).await.unwrap();
-        assert_eq!(&answer[9..12], status.as_bytes(), "{path} {lines}");
+        let mut response = Vec::new();
+        socket.read_to_end(&mut response).await.unwrap();
+        assert_eq!(&response[9..12], status.as_bytes(), "{path} {lines}");
     }
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn who_waits_for_leave_to_send_gets_it() {
+async fn a_client_that_expects_100_continue_gets_it() {
     let body = r#"{"content": "Hello"}"#;
     let lines = format!("expect: 100-continue\r\ncontent-length: {}", body.len());
-    let mut socket = connection_with(routes().await, "/tokenize", &lines).await;
-    let (head, _) = answer_of(&mut socket).await;
+    let mut socket = connection_with(loading_server().await, "/tokenize", &lines).await;
+    let (head, _) = read_response(&mut socket).await;
     assert!(head.starts_with("http/1.1 100 "), "{head}");
     socket.write_all(body.as_bytes()).await.unwrap();
-    let (head, body) = answer_of(&mut socket).await;
+    let (head, body) = read_response(&mut socket).await;
     assert!(head.starts_with("http/1.1 503 "), "{head}");
     assert!(body.contains("Loading model"), "{body}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_compressed_body_is_refused_in_words() {
-    let address = routes().await;
+async fn a_compressed_body_is_refused_with_an_explanation() {
+    let address = loading_server().await;
     for (path, coding, status) in [
         ("/tokenize", "content-encoding: gzip", 415),
         ("/slots/0?action=erase", "content-encoding: zstd", 415),
@@ -603,23 +612,23 @@ async fn a_compressed_body_is_refused_in_words() {
         let lines = format!("{coding}\r\ncontent-length: 2");
         let mut socket = connection_with(address, path, &lines).await;
         socket.write_all(&[0x1f, 0x8b]).await.unwrap();
-        let (head, body) = answer_of(&mut socket).await;
+        let (head, body) = read_response(&mut socket).await;
         assert_eq!(head[9..12], *status.to_string(), "{path} {coding}: {body}");
-        let says_it = body.contains("send the body without Content-Encoding");
-        assert_eq!(says_it, status == 415, "{body}");
+        let explains = body.contains("send the body without Content-Encoding");
+        assert_eq!(explains, status == 415, "{body}");
     }
 }
 
-/// What connections send before they are silent: nothing, a part of a header, the preface of HTTP/2.
-const SILENT: [&[u8]; 3] = [
+/// Bytes that silent connections send at first: nothing, a part of the headers, the HTTP/2 preface.
+const SILENT_BEGINNINGS: [&[u8]; 3] = [
     b"",
     b"GET / HTTP/1.1\r\nhost: loc",
     b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0",
 ];
 
-async fn silent(address: SocketAddr) -> Vec<TcpStream> {
+async fn open_silent_connections(address: SocketAddr) -> Vec<TcpStream> {
     let mut sockets = Vec::new();
-    for beginning in SILENT {
+    for beginning in SILENT_BEGINNINGS {
         let mut socket = TcpStream::connect(address).await.unwrap();
         socket.write_all(beginning).await.unwrap();
         sockets.push(socket);
@@ -628,29 +637,32 @@ async fn silent(address: SocketAddr) -> Vec<TcpStream> {
 }
 
 #[tokio::test]
-async fn connections_that_say_nothing_are_closed_whatever_the_protocol() {
-    let idle = Duration::from_millis(300);
-    let server = Server::bind(ServeOptions { idle, ..options() });
+async fn silent_connections_are_closed_with_every_protocol() {
+    let idle_timeout = Duration::from_millis(300);
+    let server = Server::bind(ServeOptions {
+        idle_timeout,
+        ..options()
+    });
     let server = server.await.unwrap();
     let address = server.address();
     let endpoint = poem::endpoint::make_sync(|_| "hello").map_to_response();
     let never = std::future::pending;
     tokio::spawn(server.serve(endpoint, never(), never()));
-    let mut sockets = silent(address).await;
-    // One is silent after an answer.
-    let mut kept = TcpStream::connect(address).await.unwrap();
+    let mut sockets = open_silent_connections(address).await;
+    // This connection is silent after a response.
+    let mut idle = TcpStream::connect(address).await.unwrap();
     let request = b"GET / HTTP/1.1\r\nhost: localhost\r\n\r\n";
-    kept.write_all(request).await.unwrap();
-    sockets.push(kept);
+    idle.write_all(request).await.unwrap();
+    sockets.push(idle);
     for (number, mut socket) in sockets.into_iter().enumerate() {
-        let mut answer = Vec::new();
-        let end = socket.read_to_end(&mut answer);
-        let end = tokio::time::timeout(10 * idle, end).await;
-        assert!(end.is_ok(), "connection {number} stays");
+        let mut response = Vec::new();
+        let end = socket.read_to_end(&mut response);
+        let end = tokio::time::timeout(10 * idle_timeout, end).await;
+        assert!(end.is_ok(), "connection {number} stays open");
     }
 }
 
-/// The types and the lengths of the frames of HTTP/2 that these bytes are.
+/// Parses HTTP/2 frames. Returns their types and lengths.
 fn frames(mut bytes: &[u8]) -> Vec<(u8, usize)> {
     let mut frames = Vec::new();
     while let [a, b, c, kind, _, _, _, _, _, rest @ ..] = bytes {
@@ -662,11 +674,14 @@ fn frames(mut bytes: &[u8]) -> Vec<(u8, usize)> {
 }
 
 #[tokio::test]
-async fn an_http2_client_gets_a_goaway_even_if_it_takes_no_answer() {
+async fn an_http2_client_gets_a_goaway_even_if_it_receives_no_response() {
     const DATA: u8 = 0;
     const GOAWAY: u8 = 7;
-    let idle = Duration::from_millis(300);
-    let server = Server::bind(ServeOptions { idle, ..options() });
+    let idle_timeout = Duration::from_millis(300);
+    let server = Server::bind(ServeOptions {
+        idle_timeout,
+        ..options()
+    });
     let server = server.await.unwrap();
     let address = server.address();
     let endpoint = poem::endpoint::make_sync(|_| "hello").map_to_response();
@@ -679,11 +694,11 @@ async fn an_http2_client_gets_a_goaway_even_if_it_takes_no_answer() {
         let preface = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
         let beginning = [&preface[..], &settings, request].concat();
         socket.write_all(&beginning).await.unwrap();
-        let mut answer = Vec::new();
-        let end = socket.read_to_end(&mut answer);
+        let mut response = Vec::new();
+        let end = socket.read_to_end(&mut response);
         let end = tokio::time::timeout(Duration::from_secs(10), end).await;
-        assert!(end.is_ok(), "a connection with window {window} stays");
-        let frames = frames(&answer);
+        assert!(end.is_ok(), "a connection with window {window} stays open");
+        let frames = frames(&response);
         let data = frames.iter().find(|(kind, _)| *kind == DATA);
         assert_eq!(data.is_some(), window > 0, "{frames:?}");
         assert!(frames.iter().any(|(kind, _)| *kind == GOAWAY), "{frames:?}");
@@ -691,18 +706,18 @@ async fn an_http2_client_gets_a_goaway_even_if_it_takes_no_answer() {
 }
 
 #[tokio::test]
-async fn a_stop_does_not_wait_for_connections_that_say_nothing() {
-    let (address, stop) = hello().await;
-    let sockets = silent(address).await;
+async fn a_stop_does_not_wait_for_silent_connections() {
+    let (address, stop) = hello_server().await;
+    let sockets = open_silent_connections(address).await;
     assert!(
-        ask(address, "GET / HTTP/1.1\r\nhost: localhost\r\n")
+        send(address, "GET / HTTP/1.1\r\nhost: localhost\r\n")
             .await
             .ends_with("hello")
     );
     drop(stop);
     for mut socket in sockets {
-        let mut answer = Vec::new();
-        let end = socket.read_to_end(&mut answer);
+        let mut response = Vec::new();
+        let end = socket.read_to_end(&mut response);
         assert!(
             tokio::time::timeout(Duration::from_secs(5), end)
                 .await
@@ -712,13 +727,13 @@ async fn a_stop_does_not_wait_for_connections_that_say_nothing() {
 }
 
 #[tokio::test]
-async fn health_is_answered_when_all_places_are_taken() {
-    let connections = ConnectionLimits {
+async fn health_is_served_when_all_connections_are_in_use() {
+    let connection_limits = ConnectionLimits {
         total: 2,
         per_address: 2,
     };
     let server = Server::bind(ServeOptions {
-        connections,
+        connection_limits,
         ..options()
     });
     let server = server.await.unwrap();
@@ -731,24 +746,24 @@ async fn health_is_answered_when_all_places_are_taken() {
     });
     let never = std::future::pending;
     tokio::spawn(server.serve(endpoint.map_to_response(), never(), never()));
-    let status = |answer: String| answer[9..12].to_owned();
+    let status = |response: String| response[9..12].to_owned();
     let head = |path: &str| format!("GET {path} HTTP/1.1\r\nhost: localhost\r\n");
-    // Silent ones give their places to new ones.
-    let _silent = silent(address).await;
-    assert_eq!(status(ask(address, &head("/")).await), "200");
+    // Silent connections are evicted by new ones.
+    let _silent = open_silent_connections(address).await;
+    assert_eq!(status(send(address, &head("/")).await), "200");
     let mut waiting = Vec::new();
-    for _ in 0..connections.total {
+    for _ in 0..connection_limits.total {
         let mut socket = TcpStream::connect(address).await.unwrap();
         let request = head("/wait") + "\r\n";
         socket.write_all(request.as_bytes()).await.unwrap();
         waiting.push(socket);
     }
-    while status(ask(address, &head("/")).await) != "429" {
+    while status(send(address, &head("/")).await) != "429" {
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
-    assert_eq!(status(ask(address, &head("/health")).await), "200");
+    assert_eq!(status(send(address, &head("/health")).await), "200");
     drop(waiting);
-    while status(ask(address, &head("/")).await) != "200" {
+    while status(send(address, &head("/")).await) != "200" {
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
 }

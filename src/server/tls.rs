@@ -1,5 +1,5 @@
-//! Encryption: a certificate and its key, read again when their files change, and the handshake. A certificate is no
-//! door: while its files cannot be read, as when one of the two is written, the last pair that fits stays.
+//! TLS handshakes, and the certificate and private key, which are reloaded when their files change. If the files are
+//! unreadable or do not match, for example while one of them is being replaced, the last valid pair is used.
 
 use std::fmt;
 use std::io;
@@ -15,68 +15,69 @@ use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use tokio_rustls::rustls::{self, ServerConfig};
 use tokio_rustls::server::TlsStream;
 
-use super::reloaded::{Reloaded, Source, bytes_of};
+use super::reloaded::{FileSource, Reloaded, read_file};
 
-/// Why nothing can be encrypted.
+/// Why the certificate and its private key cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum TlsError {
-    /// The file has no certificates.
+    /// The certificate file cannot be read or has no certificate.
     #[error("--ssl-cert-file {}: {cause}", path.display())]
     Certificate {
-        /// The file.
+        /// The path of the file.
         path: PathBuf,
-        /// Why.
+        /// What is wrong with the file.
         cause: String,
     },
-    /// The file has no private key.
+    /// The key file cannot be read or has no private key.
     #[error("--ssl-key-file {}: {cause}", path.display())]
     Key {
-        /// The file.
+        /// The path of the file.
         path: PathBuf,
-        /// Why.
+        /// What is wrong with the file.
         cause: String,
     },
-    /// Each can be read, but the certificate is not the key's.
+    /// Certificate and private key are readable but cannot be used together.
     #[error("--ssl-cert-file {}, --ssl-key-file {}: {cause}", certificate.display(), key.display())]
     Pair {
-        /// The certificate's file.
+        /// The path of the certificate file.
         certificate: PathBuf,
-        /// The key's file.
+        /// The path of the key file.
         key: PathBuf,
-        /// Why.
+        /// Why the certificate and the key cannot be used together.
         cause: rustls::Error,
     },
 }
 
-/// What connections are encrypted with.
+/// The certificate and private key of a server.
 pub struct Tls {
-    pair: Reloaded<Pair>,
+    config: Reloaded<CertificateFiles>,
 }
 
 #[derive(Debug)]
-struct Pair {
+struct CertificateFiles {
     certificate: PathBuf,
     key: PathBuf,
 }
 
 impl Tls {
-    /// A chain of certificates, the server's own first, and its private key, both PEM.
+    /// Reads a certificate chain that begins with the server's certificate, and the private key of that certificate.
+    /// Both files are in PEM format.
     ///
     /// # Errors
-    /// A file that cannot be read or has none, or a key of another certificate.
+    /// If a file cannot be read, lacks the certificate or key, or if the key does not belong to the certificate.
     pub fn new(certificate: PathBuf, key: PathBuf) -> Result<Self, TlsError> {
-        let pair = Reloaded::new(Pair { certificate, key })?;
-        Ok(Self { pair })
+        let config = Reloaded::new(CertificateFiles { certificate, key })?;
+        Ok(Self { config })
     }
 
-    /// Shakes hands with a client that does its part within `deadline`.
+    /// Performs the handshake with a client within `timeout`.
     pub(super) async fn accept(
         &self,
         socket: TcpStream,
-        deadline: Duration,
+        timeout: Duration,
     ) -> io::Result<TlsStream<TcpStream>> {
-        let handshake = TlsAcceptor::from(self.pair.last()).accept(socket);
-        tokio::time::timeout(deadline, handshake).await?
+        let handshake = TlsAcceptor::from(self.config.last_value()).accept(socket);
+        tokio::time::timeout(timeout, handshake).await?
     }
 }
 
@@ -86,37 +87,40 @@ impl fmt::Debug for Tls {
     }
 }
 
-impl Source for Pair {
+impl FileSource for CertificateFiles {
     type Value = ServerConfig;
     type Error = TlsError;
 
-    const WITHOUT_FILES: &'static str =
-        "the certificate that was read before is used until these files can be read again";
+    const UNREADABLE_MESSAGE: &'static str =
+        "cannot reload the TLS certificate: the previous one is used until its files are valid";
 
     fn files(&self) -> Vec<&Path> {
         vec![&self.certificate, &self.key]
     }
 
     fn read(&self) -> Result<ServerConfig, TlsError> {
-        let no_chain = |cause| TlsError::Certificate {
+        let certificate_error = |cause| TlsError::Certificate {
             path: self.certificate.clone(),
             cause,
         };
-        let text = bytes_of(&self.certificate).map_err(no_chain)?;
+        let text = read_file(&self.certificate).map_err(certificate_error)?;
         let chain: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&text).collect();
-        let chain = chain.map_err(|error| no_chain(in_words(error)))?;
+        let chain = chain.map_err(|error| certificate_error(pem_problem(error)))?;
         if chain.is_empty() {
-            return Err(no_chain("there is no certificate in it".to_owned()));
+            return Err(certificate_error(
+                "no certificate found in the file".to_owned(),
+            ));
         }
-        let no_key = |cause| TlsError::Key {
+        let key_error = |cause| TlsError::Key {
             path: self.key.clone(),
             cause,
         };
-        let text = bytes_of(&self.key).map_err(no_key)?;
-        let key = PrivateKeyDer::from_pem_slice(&text).map_err(|error| no_key(in_words(error)))?;
+        let text = read_file(&self.key).map_err(key_error)?;
+        let key =
+            PrivateKeyDer::from_pem_slice(&text).map_err(|error| key_error(pem_problem(error)))?;
         let config = ServerConfig::builder_with_provider(Arc::new(ring::default_provider()))
             .with_safe_default_protocol_versions()
-            .expect("the provider has what TLS 1.2 and 1.3 need")
+            .expect("the provider supports TLS 1.2 and 1.3")
             .with_no_client_auth()
             .with_single_cert(chain, key);
         let mut config = config.map_err(|cause| TlsError::Pair {
@@ -129,9 +133,9 @@ impl Source for Pair {
     }
 }
 
-fn in_words(error: pem::Error) -> String {
+fn pem_problem(error: pem::Error) -> String {
     match error {
-        pem::Error::NoItemsFound => "there is no private key in it that can be read".to_owned(),
+        pem::Error::NoItemsFound => "no readable private key found in the file".to_owned(),
         error => error.to_string(),
     }
 }

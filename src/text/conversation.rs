@@ -1,65 +1,65 @@
-//! What is said, by whom, and which functions may be called: what a chat template is shown.
+//! The conversation that a chat template renders: its messages, tools and template variables.
 
 use serde_json::{Map, Value};
 
-/// What templates call it whether the model thinks.
+/// The template variable that turns reasoning on or off.
 pub(super) const ENABLE_THINKING: &str = "enable_thinking";
 
-/// A conversation.
+/// A conversation: the input of a chat template.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct Conversation {
-    /// Its messages, the first one first.
+    /// The messages, oldest first.
     pub messages: Vec<ChatMessage>,
-    /// The functions that the model is shown, each as OpenAI's API has it: `{"type": "function", "function": {…}}`.
+    /// The tools that the model may call, each in OpenAI's form: `{"type": "function", "function": {...}}`.
     pub tools: Vec<Value>,
-    /// Most tokens of the thought before the answer; 0 is none. Without it the model thinks as it likes.
-    pub most_thought_tokens: Option<usize>,
-    /// What else its template is told, by name.
-    pub settings: Map<String, Value>,
-    /// What its prompt ends with.
-    pub ending: Ending,
+    /// Maximum number of reasoning tokens before the answer. 0 turns reasoning off; `None` sets no limit.
+    pub max_reasoning_tokens: Option<usize>,
+    /// Additional variables of the template, by name (the request's `chat_template_kwargs`).
+    pub template_variables: Map<String, Value>,
+    /// How the rendered prompt ends.
+    pub ending: PromptEnding,
 }
 
-/// What the prompt of a conversation ends with.
+/// How the prompt of a conversation ends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum Ending {
-    /// An open assistant message: the last message if that is the assistant's (a prefill), else a new one.
+pub enum PromptEnding {
+    /// In an open assistant message: the last message if its role is `assistant` (a prefill), else a new message.
     #[default]
     OpenMessage,
-    /// A new assistant message, also behind an assistant message.
+    /// In a new assistant message, even if the role of the last message is `assistant`.
     NewMessage,
-    /// The last message, closed: nothing is open.
+    /// After the end of the last message.
     ClosedMessage,
 }
 
-/// One message of a conversation.
+/// A message of a conversation, independent of the API of the client.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct ChatMessage {
-    /// Who speaks: `system`, `user`, `assistant`, `tool`, or what else the template knows.
+    /// The author: `system`, `user`, `assistant`, `tool`, or another role that the template supports.
     pub role: String,
-    /// What is thought before.
-    pub thought: Option<String>,
-    /// What is said.
+    /// The reasoning that precedes the content.
+    pub reasoning: Option<String>,
+    /// The text of the message.
     pub content: String,
-    /// The functions that it calls, behind what it says.
-    pub calls: Vec<ToolCall>,
-    /// The id of the call that it answers.
-    pub answers: Option<String>,
+    /// The tool calls that follow the content.
+    pub tool_calls: Vec<ToolCall>,
+    /// In a `tool` message: the id of the tool call whose result it contains.
+    pub tool_call_id: Option<String>,
 }
 
-/// A call of a function.
+/// A tool call: the model's request to call a function.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ToolCall {
-    /// Which call it is.
+    /// The id by which the message with the result refers to this call.
     pub id: String,
-    /// The function.
+    /// The name of the function.
     pub name: String,
-    /// Its arguments, as JSON.
+    /// The arguments as JSON text, not necessarily valid.
     pub arguments: String,
 }
 
 impl ChatMessage {
-    /// A message without calls.
+    /// Creates a message without reasoning or tool calls.
     pub fn new(role: impl Into<String>, content: impl Into<String>) -> Self {
         Self {
             role: role.into(),
@@ -70,7 +70,7 @@ impl ChatMessage {
 }
 
 impl ToolCall {
-    /// The arguments as a value; as they are if they are no JSON.
+    /// The arguments as a JSON value, or as a string if they are not valid JSON.
     pub(super) fn arguments_value(&self) -> Value {
         serde_json::from_str(&self.arguments)
             .unwrap_or_else(|_| Value::from(self.arguments.as_str()))
@@ -78,25 +78,26 @@ impl ToolCall {
 }
 
 impl Conversation {
-    /// Whether the model is to think, as far as that is said.
-    pub fn thinks(&self) -> Option<bool> {
-        match self.most_thought_tokens {
-            Some(most) => Some(most > 0),
-            None => self.settings.get(ENABLE_THINKING)?.as_bool(),
+    /// Whether the model should reason before its answer; `None` if the conversation does not specify this.
+    pub fn reasoning_enabled(&self) -> Option<bool> {
+        match self.max_reasoning_tokens {
+            Some(max_tokens) => Some(max_tokens > 0),
+            None => self.template_variables.get(ENABLE_THINKING)?.as_bool(),
         }
     }
 
-    /// Whether functions play a part in it.
+    /// Whether the conversation has tools, tool calls or tool results.
     pub(super) fn has_tools(&self) -> bool {
-        let involved = |message: &ChatMessage| !message.calls.is_empty() || message.role == "tool";
-        !self.tools.is_empty() || self.messages.iter().any(involved)
+        let uses_tools =
+            |message: &ChatMessage| !message.tool_calls.is_empty() || message.role == "tool";
+        !self.tools.is_empty() || self.messages.iter().any(uses_tools)
     }
 
-    /// The name of the function whose call has that id.
-    pub(super) fn called(&self, id: &str) -> Option<&str> {
-        let mut calls = self.messages.iter().flat_map(|message| &message.calls);
+    /// Returns the function name of the tool call with this id.
+    pub(super) fn function_name(&self, tool_call_id: &str) -> Option<&str> {
+        let mut calls = self.messages.iter().flat_map(|message| &message.tool_calls);
         calls
-            .find(|call| call.id == id)
+            .find(|call| call.id == tool_call_id)
             .map(|call| call.name.as_str())
     }
 }

@@ -1,14 +1,14 @@
-//! Fill in the middle: the tokens between which a model expects what comes before a gap and what comes after it.
+//! Prompts for infill (fill-in-the-middle): prefix, suffix and other files, marked by special tokens.
 //!
 //! Source: Bavarian et al., "Efficient Training of Language Models to Fill in the Middle" (2022), section 3
-//! (PSM); the names are those by which llama.cpp recognises the tokens.
+//! (PSM). The token texts are those by which llama.cpp recognizes the special tokens.
 
 use tokenizers::models::bpe::Vocab;
 
 use super::vocabulary::Vocabulary;
 use crate::token::TokenId;
 
-const PREFIX_NAMES: [&str; 7] = [
+const PREFIX_TEXTS: [&str; 7] = [
     "<|fim_prefix|>",
     "<fim-prefix>",
     "<fim_prefix>",
@@ -17,7 +17,7 @@ const PREFIX_NAMES: [&str; 7] = [
     "▁<PRE>",
     "<|code_prefix|>",
 ];
-const SUFFIX_NAMES: [&str; 7] = [
+const SUFFIX_TEXTS: [&str; 7] = [
     "<|fim_suffix|>",
     "<fim-suffix>",
     "<fim_suffix>",
@@ -26,7 +26,7 @@ const SUFFIX_NAMES: [&str; 7] = [
     "▁<SUF>",
     "<|code_suffix|>",
 ];
-const MIDDLE_NAMES: [&str; 7] = [
+const MIDDLE_TEXTS: [&str; 7] = [
     "<|fim_middle|>",
     "<fim-middle>",
     "<fim_middle>",
@@ -36,51 +36,51 @@ const MIDDLE_NAMES: [&str; 7] = [
     "<|code_middle|>",
 ];
 
-const REPOSITORY_NAMES: [&str; 5] = [
+const REPOSITORY_TEXTS: [&str; 5] = [
     "<|fim_repo|>",
     "<|repo_name|>",
     "<fim-repo>",
     "<REPO>",
     "<reponame>",
 ];
-const FILE_NAMES: [&str; 1] = ["<|file_sep|>"];
+const FILE_TEXTS: [&str; 1] = ["<|file_sep|>"];
 
-/// The name of the repository, which no request says: llama.cpp's server uses the same.
+/// The repository name in prompts, as in llama.cpp's server. Requests do not contain a repository name.
 const REPOSITORY: &str = "myproject\n";
-/// The name of the file with the gap.
+/// The name of the file to complete, as in llama.cpp's server. Requests do not contain this name.
 const FILE: &str = "filename\n";
-/// Before another file's text, for models without a token for it.
+/// Precedes each other file in the prompts of models without a file token.
 const SNIPPET: &str = "\n\n--- snippet ---\n\n";
 
-/// A gap between two texts, and what else is known. Nothing in the texts is a special token.
+/// The input of an infill prompt. Special-token texts in these fields are encoded as ordinary text.
 #[derive(Debug, Clone, Default)]
-pub struct Gap<'a> {
-    /// What comes before it.
+pub struct InfillInput<'a> {
+    /// The text before the gap.
     pub prefix: &'a str,
-    /// What comes after it.
+    /// The text after the gap.
     pub suffix: &'a str,
-    /// The beginning of what fills it.
-    pub begun: &'a str,
-    /// Other files, each with its name and its text.
+    /// The given beginning of the text that fills the gap.
+    pub middle_start: &'a str,
+    /// Other files as context: name and text of each.
     pub files: Vec<(&'a str, &'a str)>,
 }
 
-/// What a model's file says of the tokens around a gap.
+/// The infill tokens that a model file declares.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct NamedInfillTokens {
-    /// Comes before the text before the gap.
+pub struct DeclaredInfillTokens {
+    /// Precedes the text before the gap.
     pub prefix: Option<TokenId>,
-    /// Comes before the text after the gap.
+    /// Precedes the text after the gap.
     pub suffix: Option<TokenId>,
-    /// Comes before what fills the gap.
+    /// Precedes the text that fills the gap.
     pub middle: Option<TokenId>,
-    /// Comes before the name of a repository.
+    /// Precedes the name of a repository.
     pub repository: Option<TokenId>,
-    /// Comes before the name of a file.
+    /// Precedes the name of a file.
     pub file: Option<TokenId>,
 }
 
-/// The tokens of a model that fills gaps.
+/// The infill tokens of a model, if prefix, suffix and middle token exist.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct InfillTokens {
     prefix: TokenId,
@@ -90,48 +90,50 @@ pub(super) struct InfillTokens {
     file: Option<TokenId>,
 }
 
-/// A gap in tokens.
+/// The tokens of an infill prompt, by part, so that files can be omitted to shorten the prompt.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct GapTokens {
-    /// Before all files.
+pub struct InfillPrompt {
+    /// The repository token and name, before all files.
     repository: Vec<TokenId>,
-    /// Each with what separates it from what comes before.
+    /// The other files, each with its separator.
     files: Vec<Vec<TokenId>>,
-    /// Behind all files.
+    /// The token and name of the completed file, after all other files.
     file: Vec<TokenId>,
-    /// The texts around the gap, and what begins to fill it.
+    /// Prefix, suffix and the beginning of the middle.
     gap: Vec<TokenId>,
 }
 
-impl GapTokens {
-    /// The prompt whose continuation fills the gap, and how many files were left out, from the first on, so that it has no
-    /// more than `most` tokens. The texts around the gap stay in any case.
-    pub fn prompt(self, most: usize) -> (Vec<TokenId>, usize) {
-        let around = self.repository.len() + self.file.len() + self.gap.len();
-        let mut room = most.saturating_sub(around);
-        let kept = self.files.iter().rev().take_while(|file| {
-            let fits = file.len() <= room;
-            room = room.saturating_sub(file.len());
+impl InfillPrompt {
+    /// Joins the parts. Omits files, starting with the first, until the prompt has at most `max_tokens` tokens. Prefix
+    /// and suffix are never shortened, so the prompt may still be longer. Returns the prompt and the number of omitted
+    /// files.
+    pub fn into_tokens(self, max_tokens: usize) -> (Vec<TokenId>, usize) {
+        let other_tokens = self.repository.len() + self.file.len() + self.gap.len();
+        let mut remaining_tokens = max_tokens.saturating_sub(other_tokens);
+        let included = self.files.iter().rev().take_while(|file| {
+            let fits = file.len() <= remaining_tokens;
+            remaining_tokens = remaining_tokens.saturating_sub(file.len());
             fits
         });
-        let left_out = self.files.len() - kept.count();
-        if left_out == self.files.len() {
-            return (self.gap, left_out);
+        let omitted_files = self.files.len() - included.count();
+        if omitted_files == self.files.len() {
+            return (self.gap, omitted_files);
         }
-        let files = self.files[left_out..].concat();
+        let files = self.files[omitted_files..].concat();
         let prompt = [self.repository, files, self.file, self.gap].concat();
-        (prompt, left_out)
+        (prompt, omitted_files)
     }
 }
 
 impl InfillTokens {
-    /// The tokens that the file names, else those with a known name; `None` if one of the three around a gap is missing.
+    /// Finds each token: the declared one, else the one with a known text. Returns `None` if the prefix, suffix or
+    /// middle token is missing.
     pub(super) fn find(vocabulary: &Vocabulary, ids: &Vocab) -> Option<Self> {
-        let find = |given: Option<TokenId>, names: &[&str]| {
-            let known = || names.iter().find_map(|name| ids.get(*name));
-            given.or_else(|| known().copied().map(TokenId))
+        let find = |declared: Option<TokenId>, texts: &[&str]| {
+            let known = || texts.iter().find_map(|text| ids.get(*text));
+            declared.or_else(|| known().copied().map(TokenId))
         };
-        let NamedInfillTokens {
+        let DeclaredInfillTokens {
             prefix,
             suffix,
             middle,
@@ -139,45 +141,49 @@ impl InfillTokens {
             file,
         } = vocabulary.infill;
         Some(Self {
-            prefix: find(prefix, &PREFIX_NAMES)?,
-            suffix: find(suffix, &SUFFIX_NAMES)?,
-            middle: find(middle, &MIDDLE_NAMES)?,
-            repository: find(repository, &REPOSITORY_NAMES),
-            file: find(file, &FILE_NAMES),
+            prefix: find(prefix, &PREFIX_TEXTS)?,
+            suffix: find(suffix, &SUFFIX_TEXTS)?,
+            middle: find(middle, &MIDDLE_TEXTS)?,
+            repository: find(repository, &REPOSITORY_TEXTS),
+            file: find(file, &FILE_TEXTS),
         })
     }
 
-    /// Whether there is a token that the name of a file follows.
+    /// Whether prompts contain the names of the other files.
     pub(super) fn shows_file_names(&self) -> bool {
         self.file.is_some()
     }
 
-    /// The gap in tokens; `encode` makes those of a text.
-    pub(super) fn tokens(&self, gap: &Gap<'_>, encode: impl Fn(&str) -> Vec<TokenId>) -> GapTokens {
-        let named = |token: Option<TokenId>, name: &str| match token {
+    /// Builds the prompt. `encode` encodes ordinary text.
+    pub(super) fn prompt(
+        &self,
+        input: &InfillInput<'_>,
+        encode: impl Fn(&str) -> Vec<TokenId>,
+    ) -> InfillPrompt {
+        let token_and_name = |token: Option<TokenId>, name: &str| match token {
             Some(token) => [vec![token], encode(name)].concat(),
             None => Vec::new(),
         };
-        let files = gap.files.iter().map(|(name, text)| {
-            let before = match self.file {
-                Some(_) => named(self.file, &format!("{name}\n")),
+        let files = input.files.iter().map(|(name, text)| {
+            let separator = match self.file {
+                Some(_) => token_and_name(self.file, &format!("{name}\n")),
                 None => encode(SNIPPET),
             };
-            [before, encode(text)].concat()
+            [separator, encode(text)].concat()
         });
-        let parts = [
+        let gap = [
             vec![self.prefix],
-            encode(gap.prefix),
+            encode(input.prefix),
             vec![self.suffix],
-            encode(gap.suffix),
+            encode(input.suffix),
             vec![self.middle],
-            encode(gap.begun),
+            encode(input.middle_start),
         ];
-        GapTokens {
-            repository: named(self.repository, REPOSITORY),
+        InfillPrompt {
+            repository: token_and_name(self.repository, REPOSITORY),
             files: files.collect(),
-            file: named(self.file, FILE),
-            gap: parts.concat(),
+            file: token_and_name(self.file, FILE),
+            gap: gap.concat(),
         }
     }
 }
@@ -186,25 +192,25 @@ impl InfillTokens {
 mod tests {
     use super::*;
 
-    /// The prompt of a gap in a text of bytes; tokens from 1000 on are special.
-    fn prompt(tokens: InfillTokens, most: usize) -> (String, usize) {
-        let gap = Gap {
+    /// Returns the prompt as text. Each byte is a token; tokens from 1000 on are special.
+    fn prompt(tokens: InfillTokens, max_tokens: usize) -> (String, usize) {
+        let input = InfillInput {
             prefix: "pre",
             suffix: "suf",
-            begun: "beg",
+            middle_start: "beg",
             files: vec![("a.rs", "one"), ("b.rs", "two")],
         };
         let encode = |text: &str| text.bytes().map(|byte| TokenId(byte.into())).collect();
-        let (prompt, left_out) = tokens.tokens(&gap, encode).prompt(most);
-        let spelt = prompt.iter().map(|token| match token.0 {
+        let (prompt, omitted_files) = tokens.prompt(&input, encode).into_tokens(max_tokens);
+        let texts = prompt.iter().map(|token| match token.0 {
             0..1000 => char::from(token.0 as u8).to_string(),
             special => format!("<{special}>"),
         });
-        (spelt.collect(), left_out)
+        (texts.collect(), omitted_files)
     }
 
     #[test]
-    fn other_files_come_before_the_gap() {
+    fn other_files_precede_the_gap_and_are_omitted_if_they_do_not_fit() {
         let plain = InfillTokens {
             prefix: TokenId(1001),
             suffix: TokenId(1002),
@@ -216,7 +222,7 @@ mod tests {
         let snippet = "\n\n--- snippet ---\n\n";
         let whole = format!("{snippet}one{snippet}two{gap}");
         assert_eq!(prompt(plain, usize::MAX), (whole, 0));
-        let named = InfillTokens {
+        let with_names = InfillTokens {
             repository: Some(TokenId(1004)),
             file: Some(TokenId(1005)),
             ..plain
@@ -224,12 +230,14 @@ mod tests {
         let (repository, file) = ("<1004>myproject\n", "<1005>filename\n");
         let [first, second] = ["<1005>a.rs\none", "<1005>b.rs\ntwo"];
         let whole = format!("{repository}{first}{second}{file}{gap}");
-        assert_eq!(prompt(named, usize::MAX), (whole, 0));
-        // Two files of 9 tokens each, 11 and 10 before and behind them, 12 of the gap.
-        let some = format!("{repository}{second}{file}{gap}");
-        assert_eq!(prompt(named, 11 + 9 + 10 + 12 + 8), (some.clone(), 1));
-        assert_eq!(prompt(named, 11 + 9 + 10 + 12), (some, 1));
-        assert_eq!(prompt(named, 11 + 9 + 10 + 11), (gap.to_owned(), 2));
-        assert_eq!(prompt(named, 0), (gap.to_owned(), 2));
+        assert_eq!(prompt(with_names, usize::MAX), (whole, 0));
+        // Each file has 9 tokens, the repository 11, the completed file's name 10, the gap 12.
+        let second_only = format!("{repository}{second}{file}{gap}");
+        let fits_one = 11 + 9 + 10 + 12;
+        let one_omitted = (second_only, 1);
+        assert_eq!(prompt(with_names, fits_one + 8), one_omitted);
+        assert_eq!(prompt(with_names, fits_one), one_omitted);
+        assert_eq!(prompt(with_names, fits_one - 1), (gap.to_owned(), 2));
+        assert_eq!(prompt(with_names, 0), (gap.to_owned(), 2));
     }
 }

@@ -1,35 +1,37 @@
-//! Text and token ids: the tokenizer of a vocabulary, the chat template, and the way from generated
-//! ids back to text. Nothing here reads a file or a clock; whoever loads a model hands both in.
+//! Text and token ids: the tokenizer, the chat template, and the decoder from generated token ids back to text. Nothing
+//! here reads a file or a clock: callers pass in the contents of model files and the current time.
 
 mod conversation;
-mod expression;
 mod infill;
+mod linear_regex;
+mod message_fallbacks;
 mod predefined;
+mod reasoning;
 mod stream;
 mod template;
-mod thoughts;
 mod tokenizer;
 mod tokenizer_json;
 mod tools;
-mod turns;
 mod vocabulary;
 
-pub use conversation::{ChatMessage, Conversation, Ending, ToolCall};
-pub use infill::{Gap, GapTokens, NamedInfillTokens};
+pub use conversation::{ChatMessage, Conversation, PromptEnding, ToolCall};
+pub use infill::{DeclaredInfillTokens, InfillInput, InfillPrompt};
 pub use predefined::{predefined, predefined_names};
-pub use stream::{Progress, TextStream};
+pub use reasoning::ReasoningMarkers;
+pub use stream::{DecodedText, TextStream};
 pub use template::{ChatTemplate, TemplateError};
-pub use thoughts::ThoughtSyntax;
 pub use tokenizer::{SpecialTokens, Tokenizer, TokenizerError, UnknownToken};
-pub use tokenizer_json::Steps;
-pub use tools::{AnswerPart, AnswerReader, TextEnd, ToolSyntax};
-pub use vocabulary::{Absorbs, Algorithm, Normalization, TokenKind, UnigramSpaces, Vocabulary};
+pub use tokenizer_json::JsonPipeline;
+pub use tools::{OutputEnd, OutputParser, OutputPart, ToolCallFormat};
+pub use vocabulary::{
+    Algorithm, BertNormalization, StripSides, TokenKind, UnigramWhitespace, Vocabulary,
+};
 
-/// Bytes at the end of a text that the other begins with, if it is not all of it.
-fn common(text: &str, other: &str) -> usize {
-    let lengths = (1..other.len().min(text.len() + 1)).rev();
+/// Returns the length in bytes of the longest proper prefix of `marker` that is a suffix of `text`.
+fn partial_marker_bytes(text: &str, marker: &str) -> usize {
+    let lengths = (1..marker.len().min(text.len() + 1)).rev();
     lengths
-        .filter(|length| other.is_char_boundary(*length))
-        .find(|length| text.ends_with(&other[..*length]))
+        .filter(|length| marker.is_char_boundary(*length))
+        .find(|length| text.ends_with(&marker[..*length]))
         .unwrap_or(0)
 }

@@ -1,7 +1,6 @@
-//! The chat templates that llama.cpp's server of 2024 knows by name. The texts are ours; what they make of a
-//! conversation is what its `llama_chat_apply_template` makes.
+//! Built-in chat templates, with the names and the output of llama.cpp's `llama_chat_apply_template` (2024).
 
-/// Their names, and the templates.
+/// Names and templates, sorted by name.
 const TEMPLATES: &[(&str, &str)] = &[
     ("chatglm3", include_str!("templates/chatglm3.jinja")),
     ("chatglm4", include_str!("templates/chatglm4.jinja")),
@@ -29,7 +28,7 @@ const TEMPLATES: &[(&str, &str)] = &[
     ("llama3", include_str!("templates/llama3.jinja")),
     ("megrez", include_str!("templates/megrez.jinja")),
     ("minicpm", include_str!("templates/minicpm.jinja")),
-    // What Mistral's first models had, before their templates had numbers.
+    // The template of Mistral's first models, before the versioned templates below.
     ("mistral", LLAMA2),
     ("mistral-v1", include_str!("templates/mistral-v1.jinja")),
     ("mistral-v3", include_str!("templates/mistral-v3.jinja")),
@@ -48,17 +47,17 @@ const TEMPLATES: &[(&str, &str)] = &[
     ("zephyr", include_str!("templates/zephyr.jinja")),
 ];
 
-/// What a model has that brings no template.
+/// The template of models whose file contains no template.
 pub(super) const CHATML: &str = include_str!("templates/chatml.jinja");
 const LLAMA2: &str = include_str!("templates/llama2.jinja");
 
-/// The template of that name.
+/// Returns the built-in template with this name.
 pub fn predefined(name: &str) -> Option<&'static str> {
     let found = TEMPLATES.iter().find(|(known, _)| *known == name);
     found.map(|(_, template)| *template)
 }
 
-/// All names, in order.
+/// Returns the names of all built-in templates, sorted.
 pub fn predefined_names() -> impl Iterator<Item = &'static str> {
     TEMPLATES.iter().map(|(name, _)| *name)
 }

@@ -1,209 +1,213 @@
-//! Generated ids to text as it comes: whole characters only, and nothing that may yet turn out to be a
-//! stop string. The engine's thread uses it to know when to stop, the HTTP side for the text.
+//! Decodes generated token ids incrementally: emits only complete characters, and holds back text that may be the start
+//! of a stop string. Each generation has two streams: the engine thread detects stop strings with one, and the reader
+//! of the tokens gets the text from the other.
 
 use std::sync::Arc;
 
 use super::tokenizer::Tokenizer;
 use crate::token::TokenId;
 
-/// The text of one generation, token by token. Every byte is looked at once per stop string.
+/// Decodes the tokens of one generation, one at a time. The time per byte is proportional to the number of stop
+/// strings.
 #[derive(Debug)]
 pub struct TextStream {
     tokenizer: Arc<Tokenizer>,
-    /// The first bytes of a character whose others have not come.
-    unfinished: Vec<u8>,
-    /// Text that may be the beginning of a stop string.
-    held: String,
-    stops: Vec<StopString>,
+    /// The bytes of an incomplete character at the end.
+    incomplete: Vec<u8>,
+    /// Text that may be the start of a stop string.
+    held_back: String,
+    stop_strings: Vec<StopString>,
     stopped_by: Option<usize>,
-    /// Control tokens that are text here.
-    shown: Vec<TokenId>,
-    indent: Option<IndentLimit>,
-    /// Whether a line that is indented too little has ended the text.
-    dedented: bool,
+    /// Control tokens that are decoded like ordinary tokens.
+    visible_tokens: Vec<TokenId>,
+    min_indent: Option<MinIndent>,
+    stopped_by_indent: bool,
 }
 
-/// What a token has brought.
+/// The result of decoding one token.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Progress {
-    /// Text that is decided; often empty.
+pub struct DecodedText {
+    /// Text that can be emitted; often empty.
     pub text: String,
-    /// The number of the stop string that has ended the text.
+    /// The index of the stop string that ended the text, if one did.
     pub stopped_by: Option<usize>,
 }
 
 impl TextStream {
-    /// The text ends before the first stop string to be complete (of several that are complete with
-    /// the same character: before the longest). An empty one never is.
-    pub fn new(tokenizer: Arc<Tokenizer>, stop: Vec<String>) -> TextStream {
+    /// Creates a stream whose text ends before the first complete stop string. If several are complete at the same
+    /// character, the text ends before the longest. An empty stop string never matches.
+    pub fn new(tokenizer: Arc<Tokenizer>, stop_strings: Vec<String>) -> TextStream {
         TextStream {
             tokenizer,
-            unfinished: Vec::new(),
-            held: String::new(),
-            stops: stop.into_iter().map(StopString::new).collect(),
+            incomplete: Vec::new(),
+            held_back: String::new(),
+            stop_strings: stop_strings.into_iter().map(StopString::new).collect(),
             stopped_by: None,
-            shown: Vec::new(),
-            indent: None,
-            dedented: false,
+            visible_tokens: Vec::new(),
+            min_indent: None,
+            stopped_by_indent: false,
         }
     }
 
-    /// The text ends before the first character of a line that `least` or more spaces and tabs do not indent. The first
-    /// line and empty lines are not looked at; 0 is no limit.
-    pub fn indented(mut self, least: usize) -> TextStream {
-        self.indent = (least > 0).then_some(IndentLimit { least, begun: None });
+    /// Ends the text before the first line that is indented by fewer than `width` spaces and tabs, keeping the
+    /// indentation of that line. The first line and empty lines are ignored; 0 sets no limit.
+    pub fn with_min_indent(mut self, width: usize) -> TextStream {
+        self.min_indent = (width > 0).then_some(MinIndent {
+            width,
+            line_width: None,
+        });
         self
     }
 
-    /// Whether a line that is indented too little has ended the text.
-    pub fn is_dedented(&self) -> bool {
-        self.dedented
+    /// Whether a line with too little indentation ended the text.
+    pub fn stopped_by_indent(&self) -> bool {
+        self.stopped_by_indent
     }
 
-    /// The names of these control tokens are text.
-    pub fn showing(mut self, tokens: &[TokenId]) -> TextStream {
-        tokens.clone_into(&mut self.shown);
+    /// Decodes these control tokens to their texts instead of skipping them.
+    pub fn with_visible_tokens(mut self, tokens: &[TokenId]) -> TextStream {
+        tokens.clone_into(&mut self.visible_tokens);
         self
     }
 
-    /// Takes the next token. Control tokens are no text, unless they are shown; after a stop string nothing is.
-    pub fn push(&mut self, token: TokenId) -> Progress {
-        let is_text = !self.tokenizer.is_control(token) || self.shown.contains(&token);
-        if self.stopped_by.is_none() && !self.dedented && is_text {
+    /// Adds the next token. Skips control tokens that are not visible, and all tokens after the end of the text.
+    pub fn push(&mut self, token: TokenId) -> DecodedText {
+        let is_text = !self.tokenizer.is_control(token) || self.visible_tokens.contains(&token);
+        if self.stopped_by.is_none() && !self.stopped_by_indent && is_text {
             let bytes = self.tokenizer.token_bytes(token).unwrap_or_default();
-            self.unfinished.extend_from_slice(bytes);
-            let characters = take_characters(&mut self.unfinished);
-            return self.decide(&characters);
+            self.incomplete.extend_from_slice(bytes);
+            let characters = take_characters(&mut self.incomplete);
+            return self.emit(&characters);
         }
-        Progress {
+        DecodedText {
             text: String::new(),
             stopped_by: self.stopped_by,
         }
     }
 
-    /// Whether the bytes so far end inside a character.
-    pub fn mid_character(&self) -> bool {
-        !self.unfinished.is_empty()
+    /// Whether the bytes so far end within a character.
+    pub fn ends_mid_character(&self) -> bool {
+        !self.incomplete.is_empty()
     }
 
-    /// The generation has ended: what was held back, U+FFFD for an unfinished character.
+    /// Ends the generation and returns the held-back text, with U+FFFD for an incomplete character.
     pub fn finish(mut self) -> String {
         let mut text = String::new();
-        if self.stopped_by.is_none() && self.mid_character() {
-            text = self.decide("\u{FFFD}").text;
+        if self.stopped_by.is_none() && self.ends_mid_character() {
+            text = self.emit("\u{FFFD}").text;
         }
-        if self.stopped_by.is_none() && !self.dedented {
-            text.push_str(&self.held);
+        if self.stopped_by.is_none() && !self.stopped_by_indent {
+            text.push_str(&self.held_back);
         }
         text
     }
 
-    /// Adds to the held text and lets go of what can no longer be the beginning of a stop string.
-    fn decide(&mut self, characters: &str) -> Progress {
-        let before = self.held.len();
-        self.held.push_str(characters);
+    /// Adds complete characters, and returns the text that cannot be the start of a stop string.
+    fn emit(&mut self, characters: &str) -> DecodedText {
+        let before = self.held_back.len();
+        self.held_back.push_str(characters);
         for (offset, &byte) in characters.as_bytes().iter().enumerate() {
             if self
-                .indent
+                .min_indent
                 .as_mut()
                 .is_some_and(|limit| limit.ends_before(byte))
             {
-                let mut text = std::mem::take(&mut self.held);
+                let mut text = std::mem::take(&mut self.held_back);
                 text.truncate(before + offset);
-                self.unfinished.clear();
-                self.dedented = true;
-                return Progress {
+                self.incomplete.clear();
+                self.stopped_by_indent = true;
+                return DecodedText {
                     text,
                     stopped_by: None,
                 };
             }
             let complete = self
-                .stops
+                .stop_strings
                 .iter_mut()
                 .enumerate()
-                .filter_map(|(number, stop)| stop.step(byte).then_some((stop.text.len(), number)))
-                .max_by_key(|&(length, number)| (length, std::cmp::Reverse(number)));
-            if let Some((length, number)) = complete {
-                let mut text = std::mem::take(&mut self.held);
+                .filter_map(|(index, stop)| stop.step(byte).then_some((stop.text.len(), index)))
+                .max_by_key(|&(length, index)| (length, std::cmp::Reverse(index)));
+            if let Some((length, index)) = complete {
+                let mut text = std::mem::take(&mut self.held_back);
                 text.truncate(before + offset + 1 - length);
-                self.unfinished.clear();
-                self.stopped_by = Some(number);
-                return Progress {
+                self.incomplete.clear();
+                self.stopped_by = Some(index);
+                return DecodedText {
                     text,
                     stopped_by: self.stopped_by,
                 };
             }
         }
-        let held = self
-            .stops
+        let held_back = self
+            .stop_strings
             .iter()
             .map(|stop| stop.matched)
             .max()
             .unwrap_or(0);
-        let text = self.held.drain(..self.held.len() - held).collect();
-        Progress {
+        let end = self.held_back.len() - held_back;
+        let text = self.held_back.drain(..end).collect();
+        DecodedText {
             text,
             stopped_by: None,
         }
     }
 }
 
-/// How far lines must be indented.
+/// Detects the first line with too little indentation.
 #[derive(Debug)]
-struct IndentLimit {
-    /// Fewest spaces and tabs.
-    least: usize,
-    /// Those of the line whose indentation is being read.
-    begun: Option<usize>,
+struct MinIndent {
+    /// Minimum number of spaces and tabs.
+    width: usize,
+    /// Number of spaces and tabs so far at the start of a line; `None` after the first other character of the line.
+    line_width: Option<usize>,
 }
 
-impl IndentLimit {
-    /// Takes the text's next byte; whether the text ends before it.
+impl MinIndent {
+    /// Processes the next byte of the text. Returns whether the text ends before this byte.
     fn ends_before(&mut self, byte: u8) -> bool {
-        match (byte, self.begun) {
-            (b'\n', _) => self.begun = Some(0),
-            (b' ' | b'\t', Some(width)) => self.begun = Some(width + 1),
+        match (byte, self.line_width) {
+            (b'\n', _) => self.line_width = Some(0),
+            (b' ' | b'\t', Some(width)) => self.line_width = Some(width + 1),
             (b'\r', _) | (_, None) => {}
             (_, Some(width)) => {
-                self.begun = None;
-                return width < self.least;
+                self.line_width = None;
+                return width < self.width;
             }
         }
         false
     }
 }
 
-/// Removes the whole characters from the front. Bytes that cannot become one are U+FFFD, as many as
-/// `String::from_utf8_lossy` makes of them; the beginning of one stays.
+/// Removes and returns the complete characters. Invalid bytes become U+FFFD, as in `String::from_utf8_lossy`. An
+/// incomplete character at the end stays in `bytes`.
 fn take_characters(bytes: &mut Vec<u8>) -> String {
     let mut text = String::with_capacity(bytes.len());
-    let mut taken = 0;
-    let mut kept = 0;
+    let mut processed_bytes = 0;
+    let mut incomplete_bytes = 0;
     for chunk in bytes.utf8_chunks() {
         text.push_str(chunk.valid());
         let invalid = chunk.invalid();
-        taken += chunk.valid().len() + invalid.len();
-        // Only at the end may what is too short still become a character.
-        let may_go_on =
+        processed_bytes += chunk.valid().len() + invalid.len();
+        let is_incomplete =
             std::str::from_utf8(invalid).is_err_and(|error| error.error_len().is_none());
-        if taken == bytes.len() && may_go_on {
-            kept = invalid.len();
+        // Further bytes can complete a character only at the end.
+        if processed_bytes == bytes.len() && is_incomplete {
+            incomplete_bytes = invalid.len();
         } else if !invalid.is_empty() {
             text.push('\u{FFFD}');
         }
     }
-    bytes.drain(..bytes.len() - kept);
+    bytes.drain(..bytes.len() - incomplete_bytes);
     text
 }
 
-/// One stop string and how much of it the text ends with (Knuth, Morris, Pratt: Fast Pattern Matching
-/// in Strings, 1977).
+/// A stop string, matched incrementally (Knuth, Morris, Pratt: Fast Pattern Matching in Strings, 1977).
 #[derive(Debug)]
 struct StopString {
     text: String,
-    /// For every length of a beginning: the longest shorter beginning that it ends with.
+    /// For each prefix: the length of its longest proper prefix that is also its suffix.
     fallback: Vec<usize>,
-    /// Bytes of the beginning that the text ends with.
+    /// Length in bytes of the longest prefix of the stop string that the text so far ends with.
     matched: usize,
 }
 
@@ -226,8 +230,8 @@ impl StopString {
         }
     }
 
-    /// Takes the text's next byte; whether the text now ends with the whole stop string. Nothing may
-    /// follow then.
+    /// Processes the next byte of the text. Returns whether the text now ends with the stop string. Must not be called
+    /// again after it returned `true`.
     fn step(&mut self, byte: u8) -> bool {
         let bytes = self.text.as_bytes();
         if bytes.is_empty() {

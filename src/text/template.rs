@@ -1,6 +1,6 @@
-//! Chat templates: a conversation becomes the text that the model was trained to continue. Templates
-//! come with the model's file and are not trusted: time, memory and depth are bounded, and nothing of
-//! the machine can be reached.
+//! Chat templates, which render a conversation as the prompt of the model. Templates come with the model file and are
+//! untrusted: time, memory and recursion depth are bounded, and templates cannot access files, the environment or the
+//! network.
 
 mod content;
 mod json;
@@ -15,83 +15,85 @@ use minijinja::syntax::SyntaxConfig;
 use minijinja::value::{Serde, Value, ValueKind};
 use minijinja::{AutoEscape, Environment, Error, ErrorKind, State, UndefinedBehavior, context};
 
-use content::ContentForms;
+use content::ContentFormats;
 
-use super::conversation::{ChatMessage, Conversation, ENABLE_THINKING, Ending};
+use super::conversation::{ChatMessage, Conversation, ENABLE_THINKING, PromptEnding};
+use super::message_fallbacks;
 use super::predefined::CHATML;
-use super::thoughts::ThoughtSyntax;
-use super::tools::{HERMES, ToolSyntax, generic};
-use super::turns;
+use super::reasoning::ReasoningMarkers;
+use super::tools::{HERMES, ToolCallFormat, generic};
 use crate::cancel::CancelFlag;
 
-/// Most bytes a template may have; the largest known ones have some 20,000.
-const SOURCE_BYTES: usize = 512 * 1024;
-/// Most steps of one rendering. The library charges one for every [`FUEL_BYTES`] it makes, too, so that this
-/// bounds the memory at 64 MiB.
+/// Maximum size of a template; the largest known templates have about 20,000 bytes.
+const MAX_SOURCE_BYTES: usize = 512 * 1024;
+/// Fuel limit of one rendering: an instruction of the template costs one unit. minijinja also charges one unit per
+/// [`FUEL_BYTES`] bytes of the strings that it creates, which bounds the memory to 64 MiB.
 const FUEL: u64 = 1_000_000;
-/// Bytes that cost as much as a step.
+/// Number of bytes that cost one unit of fuel.
 const FUEL_BYTES: u64 = 64;
-/// The stack of a rendering. A template can nest values as deep as its fuel lasts, and printing or
-/// dropping them recurses; pages that are not touched cost nothing.
+/// Stack size of the rendering thread. Only the fuel limits how deeply a template can nest values, and printing or
+/// dropping nested values is recursive. Unused stack pages take no memory.
 const STACK_BYTES: usize = 512 * 1024 * 1024;
-/// Most bytes of a rendered conversation.
-const OUTPUT_BYTES: usize = 64 * 1024 * 1024;
-/// Deepest nesting of macros and blocks.
-const RECURSION: usize = 100;
+/// Maximum size of a rendered conversation.
+const MAX_OUTPUT_BYTES: usize = 64 * 1024 * 1024;
+/// Maximum nesting depth of macros and blocks.
+const MAX_RECURSION: usize = 100;
 
 const NAME: &str = "chat template";
 
-/// Why there is no text.
+/// Why a template cannot be compiled or rendered.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum TemplateError {
-    /// It cannot be used at all.
-    #[error("the chat template is not valid: {0}")]
+    /// The template cannot be compiled.
+    #[error("invalid chat template: {0}")]
     Invalid(String),
-    /// It says itself why these messages do not fit (`raise_exception`).
-    #[error("the model's chat template refuses these messages: {0}")]
-    Refused(String),
-    /// It has a fault: it cannot be rendered with these messages. The line is in parentheses.
-    #[error("the model's chat template has a fault: {0}")]
+    /// The template called `raise_exception` with this message.
+    #[error("the model's chat template rejects these messages: {0}")]
+    Rejected(String),
+    /// Rendering failed for another reason. The text names the line of the template.
+    #[error("the model's chat template failed: {0}")]
     Failed(String),
 }
 
-/// A compiled template.
+/// A compiled chat template, and the formats that are detected in its source.
 pub struct ChatTemplate {
     environment: Environment<'static>,
     source: String,
-    beginning_text: String,
-    end_text: String,
-    /// How calls are written, if it knows of functions.
-    tools: Option<&'static ToolSyntax>,
-    /// How thoughts are written, if it knows of any.
-    thoughts: Option<&'static ThoughtSyntax>,
-    /// Whether it can be told whether to think.
-    switches_thoughts: bool,
-    /// Whether it reads contents as strings or as lists of parts.
-    content_forms: ContentForms,
+    bos_text: String,
+    eos_text: String,
+    /// The tool-call format, if the template supports tools.
+    tool_call_format: Option<&'static ToolCallFormat>,
+    /// The reasoning markers, if the template supports reasoning.
+    reasoning_markers: Option<&'static ReasoningMarkers>,
+    /// Whether the template reads a variable that turns reasoning on or off ([`ENABLE_THINKING`], [`THINKING`]).
+    has_reasoning_switch: bool,
+    content_formats: ContentFormats,
 }
 
-/// What DeepSeek's and Granite's templates call it whether the model thinks.
+/// The template variable that turns reasoning on or off in DeepSeek's and Granite's templates.
 const THINKING: &str = "thinking";
 
 impl ChatTemplate {
-    /// Compiles a Jinja template; `None` is ChatML. The texts are those of the beginning-of-text and
-    /// end-of-text tokens.
+    /// Compiles a Jinja template; `None` selects ChatML. `bos_text` and `eos_text` are the texts of the BOS and EOS
+    /// tokens.
+    ///
+    /// # Errors
+    /// If the template is invalid or too large.
     pub fn new(
         source: Option<&str>,
-        beginning_text: &str,
-        end_text: &str,
+        bos_text: &str,
+        eos_text: &str,
     ) -> Result<ChatTemplate, TemplateError> {
         let source = source.unwrap_or(CHATML);
-        if source.len() > SOURCE_BYTES {
+        if source.len() > MAX_SOURCE_BYTES {
             return Err(TemplateError::Invalid(format!(
-                "it has {} bytes; at most {SOURCE_BYTES} are read",
+                "it has {} bytes; at most {MAX_SOURCE_BYTES} are supported",
                 source.len()
             )));
         }
         let invalid = |error: Error| TemplateError::Invalid(describe(&error));
         let mut environment = Environment::new();
-        // As transformers sets up Jinja (`utils/chat_template_utils.py`).
+        // The Jinja settings of transformers (`utils/chat_template_utils.py`).
         environment.set_syntax(
             SyntaxConfig::builder()
                 .trim_blocks(true)
@@ -108,163 +110,172 @@ impl ChatTemplate {
         environment.add_filter("from_json", json::from_json);
         environment.add_filter("wordcount", minijinja_contrib::filters::wordcount);
         environment.set_formatter(|output, state, value| {
-            charge(state, value)?;
+            charge_fuel(state, value)?;
             minijinja::escape_formatter(output, state, value)
         });
         environment.set_fuel(Some(FUEL));
-        environment.set_recursion_limit(RECURSION);
+        environment.set_recursion_limit(MAX_RECURSION);
         environment
-            .add_template_owned(NAME, source::rewritten(source))
+            .add_template_owned(NAME, source::rewrite(source))
             .map_err(invalid)?;
         let template = environment.get_template(NAME).map_err(invalid)?;
         let variables = template.undeclared_variables(false);
-        let knows_tools = variables.contains("tools");
-        let switches = |name| variables.contains(name);
+        let uses_tools = variables.contains("tools");
+        let uses = |name| variables.contains(name);
         let mut template = ChatTemplate {
-            content_forms: ContentForms::default(),
-            thoughts: ThoughtSyntax::of_template(source),
-            switches_thoughts: [ENABLE_THINKING, THINKING].into_iter().any(switches),
-            tools: ToolSyntax::of_template(source).filter(|_| knows_tools),
+            content_formats: ContentFormats::default(),
+            reasoning_markers: ReasoningMarkers::detect(source),
+            has_reasoning_switch: [ENABLE_THINKING, THINKING].into_iter().any(uses),
+            tool_call_format: ToolCallFormat::detect(source).filter(|_| uses_tools),
             environment,
             source: source.to_owned(),
-            beginning_text: beginning_text.to_owned(),
-            end_text: end_text.to_owned(),
+            bos_text: bos_text.to_owned(),
+            eos_text: eos_text.to_owned(),
         };
-        template.content_forms = ContentForms::of_template(&template);
+        template.content_formats = ContentFormats::detect(&template);
         Ok(template)
     }
 
-    /// The template's text.
+    /// The source of the template.
     pub fn source(&self) -> &str {
         &self.source
     }
 
-    /// How the model writes the calls of functions.
-    pub fn tool_syntax(&self) -> &'static ToolSyntax {
-        self.tools.unwrap_or(&HERMES)
+    /// The model's tool-call format; the format of Hermes if the template does not support tools.
+    pub fn tool_call_format(&self) -> &'static ToolCallFormat {
+        self.tool_call_format.unwrap_or(&HERMES)
     }
 
-    /// How the model writes thoughts, if it does.
-    pub fn thought_syntax(&self) -> Option<&'static ThoughtSyntax> {
-        self.thoughts
+    /// The markers around the model's reasoning; `None` if the model does not reason.
+    pub fn reasoning_markers(&self) -> Option<&'static ReasoningMarkers> {
+        self.reasoning_markers
     }
 
-    /// Whether the model thinks or not as its template is told.
-    pub fn switches_thoughts(&self) -> bool {
-        self.switches_thoughts
+    /// Whether the template reads a variable that turns reasoning on or off.
+    pub fn has_reasoning_switch(&self) -> bool {
+        self.has_reasoning_switch
     }
 
-    /// The prompt, open for the assistant's answer. `now` is what a template that asks for the date is
-    /// told (in UTC). Turns that the template refuses or leaves out are folded into others ([`turns`]).
+    /// Renders the prompt of a conversation. `now` is the current time, which templates print in UTC. If the template
+    /// rejects or drops messages, a fallback conversation is rendered ([`message_fallbacks`]).
+    ///
+    /// # Errors
+    /// If the template rejects the conversation and its fallbacks, or rendering fails.
     pub fn render(
         &self,
         conversation: &Conversation,
         now: SystemTime,
     ) -> Result<String, TemplateError> {
-        self.render_unless(conversation, now, &CancelFlag::default())
+        self.render_cancellable(conversation, now, &CancelFlag::default())
     }
 
-    /// The same until it is cancelled: a rendering ends with the next text that it writes.
-    pub fn render_unless(
+    /// Like [`ChatTemplate::render`], but fails at the next output after `cancel` is set.
+    ///
+    /// # Errors
+    /// Like [`ChatTemplate::render`], or if `cancel` was set.
+    pub fn render_cancellable(
         &self,
         conversation: &Conversation,
         now: SystemTime,
         cancel: &CancelFlag,
     ) -> Result<String, TemplateError> {
-        self.render_with(conversation, now, &self.content_forms, cancel)
+        self.render_with(conversation, now, &self.content_formats, cancel)
     }
 
     fn render_with(
         &self,
         conversation: &Conversation,
         now: SystemTime,
-        forms: &ContentForms,
+        formats: &ContentFormats,
         cancel: &CancelFlag,
     ) -> Result<String, TemplateError> {
         std::thread::scope(|scope| {
             std::thread::Builder::new()
                 .name("chat template".to_owned())
                 .stack_size(STACK_BYTES)
-                .spawn_scoped(scope, || self.render_here(conversation, now, forms, cancel))
+                .spawn_scoped(scope, || {
+                    self.render_with_fallbacks(conversation, now, formats, cancel)
+                })
                 .map_err(|error| TemplateError::Failed(error.to_string()))?
                 .join()
                 .unwrap_or_else(|_| Err(TemplateError::Failed("it panicked".to_owned())))
         })
     }
 
-    fn render_here(
+    fn render_with_fallbacks(
         &self,
         conversation: &Conversation,
         now: SystemTime,
-        forms: &ContentForms,
+        formats: &ContentFormats,
         cancel: &CancelFlag,
     ) -> Result<String, TemplateError> {
-        let in_words = (self.tools.is_none() && conversation.has_tools())
-            .then(|| generic::in_words(conversation));
-        let conversation = in_words.as_ref().unwrap_or(conversation);
-        let written = self.render_turns(conversation, now, forms, cancel);
-        let is_folded = match &written {
-            Ok(prompt) => !turns::shows_later_systems(prompt, conversation),
-            Err(TemplateError::Refused(_)) => true,
+        let tools_as_text = (self.tool_call_format.is_none() && conversation.has_tools())
+            .then(|| generic::tools_as_text(conversation));
+        let conversation = tools_as_text.as_ref().unwrap_or(conversation);
+        let result = self.render_messages(conversation, now, formats, cancel);
+        let needs_fallback = match &result {
+            Ok(prompt) => !message_fallbacks::contains_later_system_messages(prompt, conversation),
+            Err(TemplateError::Rejected(_)) => true,
             Err(_) => false,
         };
-        if !is_folded {
-            return written;
+        if !needs_fallback {
+            return result;
         }
-        let foldings = turns::foldings(conversation);
-        let mut folded = foldings
+        let fallbacks = message_fallbacks::fallbacks(conversation);
+        let mut results = fallbacks
             .iter()
-            .map(|folded| self.render_turns(folded, now, forms, cancel));
-        folded.find(Result::is_ok).unwrap_or(written)
+            .map(|fallback| self.render_messages(fallback, now, formats, cancel));
+        results.find(Result::is_ok).unwrap_or(result)
     }
 
-    /// The conversation with the turns that it has.
-    fn render_turns(
+    /// Renders the messages without fallbacks.
+    fn render_messages(
         &self,
         conversation: &Conversation,
         now: SystemTime,
-        forms: &ContentForms,
+        formats: &ContentFormats,
         cancel: &CancelFlag,
     ) -> Result<String, TemplateError> {
         let messages = conversation.messages.iter();
         let messages: Vec<Value> = messages
-            .map(|message| message_value(message, conversation, forms))
+            .map(|message| message_value(message, conversation, formats))
             .collect();
         let tools = match conversation.tools.as_slice() {
             [] => Value::from(()),
             tools => Value::from(Serde(tools)),
         };
-        let mut settings = conversation.settings.clone();
-        if let Some(thinks) = conversation.thinks() {
-            settings.insert(ENABLE_THINKING.to_owned(), thinks.into());
-            settings.insert(THINKING.to_owned(), thinks.into());
+        let mut variables = conversation.template_variables.clone();
+        if let Some(enabled) = conversation.reasoning_enabled() {
+            variables.insert(ENABLE_THINKING.to_owned(), enabled.into());
+            variables.insert(THINKING.to_owned(), enabled.into());
         }
-        for (name, value) in defaults(&conversation.tools, now).map_err(|error| failure(&error))? {
-            settings.entry(name).or_insert(value);
+        let defaults = default_variables(&conversation.tools, now);
+        for (name, value) in defaults.map_err(|error| render_error(&error))? {
+            variables.entry(name).or_insert(value);
         }
-        // What is named here cannot be set otherwise.
+        // These variables take precedence over those of the request.
         let context = context! {
             messages,
             tools,
-            add_generation_prompt => conversation.ending != Ending::ClosedMessage,
-            bos_token => self.beginning_text.as_str(),
-            eos_token => self.end_text.as_str(),
+            add_generation_prompt => conversation.ending != PromptEnding::ClosedMessage,
+            bos_token => self.bos_text.as_str(),
+            eos_token => self.eos_text.as_str(),
             strftime_now => Value::from_function(move |format: &str| strftime(now, format)),
-            ..Value::from(Serde(&settings))
+            ..Value::from(Serde(&variables))
         };
-        let mut output = Bounded::new(cancel);
+        let mut output = BoundedOutput::new(cancel);
         self.environment
             .get_template(NAME)
             .and_then(|template| template.render_captured_to(context, &mut output))
-            .map_err(|error| failure(&error))?;
+            .map_err(|error| render_error(&error))?;
         String::from_utf8(output.bytes)
-            .map_err(|_| TemplateError::Failed("it wrote something that is no text".to_owned()))
+            .map_err(|_| TemplateError::Failed("its output is not valid UTF-8".to_owned()))
     }
 }
 
-/// Variables that llama.cpp's server defines for templates, with the values they have unless a request sets them.
-/// `functions` is the JSON text of the tools, empty without any.
-fn defaults(
+/// Returns the template variables of llama.cpp's server with their default values. `functions` is the JSON text of the
+/// tools; empty if there are none.
+fn default_variables(
     tools: &[serde_json::Value],
     now: SystemTime,
 ) -> Result<[(&'static str, serde_json::Value); 5], Error> {
@@ -283,21 +294,21 @@ fn defaults(
     ])
 }
 
-/// A message as transformers shows it: what it does not have is not there.
+/// Converts a message to the object that templates expect (as in transformers). Fields without a value are left out.
 fn message_value(
     message: &ChatMessage,
     conversation: &Conversation,
-    forms: &ContentForms,
+    formats: &ContentFormats,
 ) -> Value {
     let mut fields = vec![
         ("role", Value::from(message.role.as_str())),
-        ("content", forms.content(message)),
+        ("content", formats.content(message)),
     ];
-    if let Some(thought) = &message.thought {
-        fields.push(("reasoning_content", Value::from(thought.as_str())));
+    if let Some(reasoning) = &message.reasoning {
+        fields.push(("reasoning_content", Value::from(reasoning.as_str())));
     }
-    if !message.calls.is_empty() {
-        let calls = message.calls.iter().map(|call| {
+    if !message.tool_calls.is_empty() {
+        let calls = message.tool_calls.iter().map(|call| {
             let function = context! {
                 name => call.name.as_str(),
                 arguments => Value::from(Serde(call.arguments_value())),
@@ -306,9 +317,9 @@ fn message_value(
         });
         fields.push(("tool_calls", calls.collect()));
     }
-    if let Some(id) = &message.answers {
+    if let Some(id) = &message.tool_call_id {
         fields.push(("tool_call_id", Value::from(id.as_str())));
-        let name = conversation.called(id);
+        let name = conversation.function_name(id);
         fields.extend(name.map(|name| ("name", Value::from(name))));
     }
     Value::from_pairs(fields)
@@ -323,7 +334,7 @@ impl std::fmt::Debug for ChatTemplate {
     }
 }
 
-/// What a template said with `raise_exception`, carried through the library's error.
+/// The message of `raise_exception`, wrapped in a minijinja error.
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]
 struct Exception(String);
@@ -333,18 +344,18 @@ fn raise_exception(message: &str) -> Result<Value, Error> {
         .with_source(Exception(message.to_owned())))
 }
 
-fn failure(error: &Error) -> TemplateError {
+fn render_error(error: &Error) -> TemplateError {
     let mut cause = error.source();
     while let Some(inner) = cause {
         if let Some(Exception(message)) = inner.downcast_ref() {
-            return TemplateError::Refused(message.clone());
+            return TemplateError::Rejected(message.clone());
         }
         cause = inner.source();
     }
     TemplateError::Failed(describe(error))
 }
 
-/// The error and what caused it, in one line.
+/// Formats the error and its causes in one line.
 fn describe(error: &Error) -> String {
     let mut text = error.to_string();
     let mut cause = error.source();
@@ -357,42 +368,42 @@ fn describe(error: &Error) -> String {
 }
 
 fn strftime(now: SystemTime, format: &str) -> Result<String, Error> {
-    let refuse = |error: jiff::Error| {
+    let to_error = |error: jiff::Error| {
         Error::new(ErrorKind::InvalidOperation, "strftime_now").with_source(error)
     };
-    let now = jiff::Timestamp::try_from(now).map_err(refuse)?;
-    jiff::fmt::strtime::format(format, &now.to_zoned(jiff::tz::TimeZone::UTC)).map_err(refuse)
+    let now = jiff::Timestamp::try_from(now).map_err(to_error)?;
+    jiff::fmt::strtime::format(format, &now.to_zoned(jiff::tz::TimeZone::UTC)).map_err(to_error)
 }
 
-/// A step for everything within a value, before it is printed: the library asks for it behind, and goes through a list
-/// to its end even where nobody takes any more of it.
-fn charge(state: &State<'_, '_>, value: &Value) -> Result<(), Error> {
+/// Consumes one unit of fuel for each nested value before a value is printed. minijinja consumes fuel only afterward,
+/// and iterates over an entire list even after the output is full.
+fn charge_fuel(state: &State<'_, '_>, value: &Value) -> Result<(), Error> {
     let is_map = match value.kind() {
         ValueKind::Map => true,
         ValueKind::Seq | ValueKind::Iterable => false,
         _ => return Ok(()),
     };
-    // Of no known length is what is not gone through.
+    // minijinja does not iterate over values of unknown length.
     if value.len().is_none() {
         return Ok(());
     }
     for item in value.try_iter()? {
         state.consume_fuel(1)?;
         match is_map {
-            true => charge(state, &value.get_item(&item)?)?,
-            false => charge(state, &item)?,
+            true => charge_fuel(state, &value.get_item(&item)?)?,
+            false => charge_fuel(state, &item)?,
         }
     }
     Ok(())
 }
 
-/// Collects at most [`OUTPUT_BYTES`], until it is cancelled.
-struct Bounded<'a> {
+/// Collects output. Writing fails beyond [`MAX_OUTPUT_BYTES`] bytes, or if `cancel` is set.
+struct BoundedOutput<'a> {
     bytes: Vec<u8>,
     cancel: &'a CancelFlag,
 }
 
-impl<'a> Bounded<'a> {
+impl<'a> BoundedOutput<'a> {
     fn new(cancel: &'a CancelFlag) -> Self {
         Self {
             bytes: Vec::new(),
@@ -401,12 +412,12 @@ impl<'a> Bounded<'a> {
     }
 }
 
-impl io::Write for Bounded<'_> {
+impl io::Write for BoundedOutput<'_> {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         self.cancel.check().map_err(io::Error::other)?;
-        if bytes.len() > OUTPUT_BYTES - self.bytes.len() {
+        if bytes.len() > MAX_OUTPUT_BYTES - self.bytes.len() {
             return Err(io::Error::other(format!(
-                "more than {OUTPUT_BYTES} bytes of output"
+                "more than {MAX_OUTPUT_BYTES} bytes of output"
             )));
         }
         self.bytes.extend_from_slice(bytes);

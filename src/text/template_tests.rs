@@ -15,7 +15,7 @@ pub(super) fn check(source: &str, expected: &str) {
 }
 
 #[test]
-fn templates_see_what_transformers_shows_them() {
+fn templates_have_the_variables_of_transformers() {
     check(
         "{{ bos_token }}{{ messages[1]['content'] }}{{ eos_token }}",
         "<s>Say <\"é\">.</s>",
@@ -32,14 +32,14 @@ fn templates_see_what_transformers_shows_them() {
 }
 
 #[test]
-fn a_cancelled_rendering_ends_with_its_next_text() {
+fn a_cancelled_rendering_ends_at_its_next_output() {
     let messages = [ChatMessage::new("user", "Hi")];
     let template = ChatTemplate::new(Some("{% for n in range(99) %}x{% endfor %}"), "", "");
     let template = template.unwrap();
     let cancel = CancelFlag::default();
     let render = || {
         let now = SystemTime::UNIX_EPOCH;
-        template.render_unless(&messages.clone().into(), now, &cancel)
+        template.render_cancellable(&messages.clone().into(), now, &cancel)
     };
     assert_eq!(render(), Ok("x".repeat(99)));
     cancel.cancel();
@@ -50,17 +50,17 @@ fn a_cancelled_rendering_ends_with_its_next_text() {
     );
 }
 
-/// What a template writes for a conversation that sets these, with so many tokens to think.
+/// Checks the output for a conversation with these template variables and this limit on reasoning tokens.
 #[track_caller]
-fn check_settings(
+fn check_variables(
     source: &str,
-    settings: &serde_json::Value,
-    most_thought_tokens: Option<usize>,
+    variables: &serde_json::Value,
+    max_reasoning_tokens: Option<usize>,
     expected: &str,
 ) {
     let conversation = Conversation {
-        most_thought_tokens,
-        settings: settings.as_object().unwrap().clone(),
+        max_reasoning_tokens,
+        template_variables: variables.as_object().unwrap().clone(),
         ..[ChatMessage::new("user", "Hi")].into()
     };
     let template = ChatTemplate::new(Some(source), "<s>", "</s>").unwrap();
@@ -69,33 +69,33 @@ fn check_settings(
 }
 
 #[test]
-fn settings_are_told_and_change_nothing_else() {
+fn template_variables_are_passed_and_override_no_reserved_names() {
     use serde_json::json;
     let source = "{{ colour }}{{ bos_token }}{{ messages | length }}{{ tools is none }}";
-    let settings = json!({"colour": "red", "bos_token": "x", "messages": [], "tools": [1]});
-    check_settings(source, &settings, None, "red<s>1True");
+    let variables = json!({"colour": "red", "bos_token": "x", "messages": [], "tools": [1]});
+    check_variables(source, &variables, None, "red<s>1True");
     let source = "{{ enable_thinking is defined }} {{ enable_thinking }} {{ thinking }}";
-    check_settings(source, &json!({}), None, "True True ");
-    check_settings(source, &json!({}), Some(0), "True False False");
-    check_settings(source, &json!({}), Some(7), "True True True");
+    check_variables(source, &json!({}), None, "True True ");
+    check_variables(source, &json!({}), Some(0), "True False False");
+    check_variables(source, &json!({}), Some(7), "True True True");
     let no = json!({"enable_thinking": false});
-    check_settings(source, &no, None, "True False False");
-    check_settings(source, &no, Some(7), "True True True");
+    check_variables(source, &no, None, "True False False");
+    check_variables(source, &no, Some(7), "True True True");
 }
 
 #[test]
-fn templates_see_what_llama_cpp_shows_them() {
+fn templates_have_the_variables_of_llama_cpp() {
     use serde_json::json;
     let source = "{{ date_string }}|{{ datetime }}|{{ functions }}|{{ documents is none }}";
     check(source, "14 Nov 2023|Nov 14 2023 22:13:20 GMT||True");
     let set =
         json!({"date_string": "26 Jul 2024", "datetime": "now", "functions": "f", "documents": []});
-    check_settings(source, &set, None, "26 Jul 2024|now|f|False");
+    check_variables(source, &set, None, "26 Jul 2024|now|f|False");
     let conversation = Conversation {
         tools: vec![json!({"type": "function"})],
         ..[ChatMessage::new("user", "Hi")].into()
     };
-    // A template that knows of tools, and how they are called.
+    // A template that supports tools.
     let source = "{{ functions }}{% if tools %}<tool_call>{% endif %}";
     let template = ChatTemplate::new(Some(source), "", "").unwrap();
     let text = template.render(&conversation, SystemTime::UNIX_EPOCH);
@@ -116,16 +116,16 @@ fn a_closed_conversation_has_no_generation_prompt() {
             .unwrap()
     };
     let closed = "<|im_start|>user\nHi<|im_end|>\n";
-    assert_eq!(render(Ending::ClosedMessage), closed);
+    assert_eq!(render(PromptEnding::ClosedMessage), closed);
     let open = format!("{closed}<|im_start|>assistant\n");
-    assert_eq!(render(Ending::NewMessage), open);
-    assert_eq!(render(Ending::OpenMessage), open);
+    assert_eq!(render(PromptEnding::NewMessage), open);
+    assert_eq!(render(PromptEnding::OpenMessage), open);
 }
 
 #[test]
-fn what_was_thought_is_shown() {
+fn reasoning_is_passed_as_reasoning_content() {
     let message = ChatMessage {
-        thought: Some("Hm.".to_owned()),
+        reasoning: Some("Hm.".to_owned()),
         ..ChatMessage::new("assistant", "Yes.")
     };
     let source = "{{ messages[0].reasoning_content }}|{{ messages[0].content }}";
@@ -135,7 +135,7 @@ fn what_was_thought_is_shown() {
 }
 
 #[test]
-fn blocks_leave_no_white_space() {
+fn template_blocks_leave_no_whitespace() {
     check("a\n  {% if true %}\nb\n  {% endif %}\nc\n", "a\nb\nc");
     check(
         "{%- for m in messages %}{% if loop.first %}{% continue %}{% endif %}{{ m.role }}{% endfor %}",
@@ -144,7 +144,7 @@ fn blocks_leave_no_white_space() {
 }
 
 #[test]
-fn python_methods_work() {
+fn python_methods_are_supported() {
     check("{{ messages[0].content.upper().strip('.') }}", "BE BRIEF");
     check("{{ messages[0].role.startswith('sys') }}", "True");
     check(
@@ -158,7 +158,7 @@ fn python_methods_work() {
 }
 
 #[test]
-fn json_is_as_python_writes_it() {
+fn tojson_uses_pythons_format() {
     check(
         "{{ messages[1] | tojson }}",
         r#"{"role": "user", "content": "Say <\"é\">."}"#,
@@ -178,7 +178,7 @@ fn json_is_as_python_writes_it() {
 }
 
 #[test]
-fn without_a_template_it_is_chatml() {
+fn chatml_is_the_default_template() {
     let template = ChatTemplate::new(None, "", "").unwrap();
     let message = ChatMessage::new("user", "Hi");
     assert_eq!(
@@ -191,24 +191,21 @@ fn without_a_template_it_is_chatml() {
 }
 
 #[test]
-fn a_template_may_refuse() {
-    let refused = Err(TemplateError::Refused("roles must alternate".to_owned()));
+fn a_template_may_reject_the_messages() {
+    let rejected = Err(TemplateError::Rejected("roles must alternate".to_owned()));
     assert_eq!(
         render("{{ raise_exception('roles must alternate') }}"),
-        refused
+        rejected
     );
     let in_macro =
         "{% macro no() %}{{ raise_exception('roles must alternate') }}{% endmacro %}{{ no() }}";
-    assert_eq!(render(in_macro), refused);
+    assert_eq!(render(in_macro), rejected);
 }
 
 #[test]
-fn what_is_wrong_is_said_with_its_place() {
+fn template_errors_contain_the_line_or_the_method_name() {
     let invalid = render("a\n{% if %}").unwrap_err().to_string();
-    assert!(
-        invalid.starts_with("the chat template is not valid: "),
-        "{invalid}"
-    );
+    assert!(invalid.starts_with("invalid chat template: "), "{invalid}");
     assert!(invalid.contains("chat template:2"), "{invalid}");
     let failed = render("{{ messages[0].content.nonsense() }}")
         .unwrap_err()
@@ -229,7 +226,7 @@ fn hostile_templates_end_with_an_error() {
         format!("{shared}{{{{ ns.x | tojson }}}}"),
         "{{ [[0] * 9999999] * 9999999 }}".to_owned(),
         "{{ [{'a': [0] * 9999999}] * 9999999 }}".to_owned(),
-        // Each is a moment's work, and none is kept.
+        // Each iteration is short, and its result is discarded.
         "{% set t = range(9999) | list %}{% for i in range(99999) %}{% set x = t | tojson %}{% endfor %}"
             .to_owned(),
         "{% macro m() %}{{ m() }}{% endmacro %}{{ m() }}".to_owned(),
@@ -242,12 +239,12 @@ fn hostile_templates_end_with_an_error() {
             ")".repeat(99_999)
         ),
         "{% if 1 %}".repeat(50_000),
-        "x".repeat(SOURCE_BYTES + 1),
+        "x".repeat(MAX_SOURCE_BYTES + 1),
     ] {
         let start: String = source.chars().take(120).collect();
         assert!(render(&source).is_err(), "{start}");
     }
-    // Deep values are printed or refused; either way the stack holds.
+    // Deeply nested values may be printed or rejected, but must not overflow the stack.
     for source in [
         format!("{nested}{{{{ ns.x }}}}"),
         format!("{nested}{{{{ ns.x | tojson }}}}"),

@@ -1,21 +1,22 @@
-//! `tokenizer.json` as the crate `tokenizers` writes it → a vocabulary. What it says about cutting and filling up texts
-//! is passed over: that is the caller's matter. WordPiece is ours in every step; of the other models the steps are taken
-//! as they are.
+//! Reads a `tokenizer.json` of the `tokenizers` crate into a vocabulary. Ignores truncation and padding, which callers
+//! handle. WordPiece becomes [`Algorithm::WordPiece`]; other models keep the components of the file ([`JsonPipeline`]).
 
-mod front;
-mod steps;
+mod pipeline;
+mod pre_tokenization;
 
 use serde::Deserialize;
 use serde_json::Value;
 use tokenizers::Model;
 
-use super::infill::NamedInfillTokens;
-use super::tokenizer::{TokenizerError, byte_named};
-use super::vocabulary::{Absorbs, Algorithm, MOST_TOKENS, Normalization, TokenKind, Vocabulary};
+use super::infill::DeclaredInfillTokens;
+use super::tokenizer::{TokenizerError, byte_token_value};
+use super::vocabulary::{
+    Algorithm, BertNormalization, MAX_VOCABULARY_SIZE, StripSides, TokenKind, Vocabulary,
+};
 use crate::token::TokenId;
 
-pub(super) use steps::Spelling;
-pub use steps::Steps;
+pub(super) use pipeline::Decoder;
+pub use pipeline::JsonPipeline;
 
 #[derive(Deserialize)]
 struct File {
@@ -50,10 +51,10 @@ struct WordPiece {
     vocab: std::collections::HashMap<String, u32>,
 }
 
-/// What stands around a text.
+/// The `post_processor` component: adds tokens before and after a text.
 #[derive(Deserialize)]
 #[serde(tag = "type")]
-enum Around {
+enum PostProcessor {
     BertProcessing {
         cls: (String, u32),
         sep: (String, u32),
@@ -63,203 +64,213 @@ enum Around {
         sep: (String, u32),
     },
     TemplateProcessing {
-        single: Vec<Piece>,
+        single: Vec<TemplateItem>,
     },
-    /// Says where the text's tokens were in it.
+    /// Changes only the offsets of the tokens.
     ByteLevel {},
     Sequence {
-        processors: Vec<Around>,
+        processors: Vec<PostProcessor>,
     },
 }
 
 #[derive(Deserialize)]
-enum Piece {
+enum TemplateItem {
     SpecialToken { id: String },
     Sequence {},
 }
 
 impl Vocabulary {
-    /// The vocabulary that a `tokenizer.json` describes.
+    /// Parses a `tokenizer.json`.
     ///
     /// # Errors
-    /// It is none, or has a step that is not ours.
+    /// If the JSON is invalid or contains an unsupported component.
     pub fn from_tokenizer_json(bytes: &[u8]) -> Result<Self, TokenizerError> {
-        let file: File = read(serde_json::from_slice(bytes))?;
-        let pieces = match kind(&file.model) {
-            "WordPiece" => word_pieces(file.normalizer, file.pre_tokenizer.as_ref(), file.model)?,
+        let file: File = parsed(serde_json::from_slice(bytes))?;
+        let model = match component_type(&file.model) {
+            "WordPiece" => word_piece(file.normalizer, file.pre_tokenizer.as_ref(), file.model)?,
             _ => {
-                let (model, unknown) = steps::model(file.model)?;
-                let (normalizer, words) = (file.normalizer.as_ref(), file.pre_tokenizer.as_ref());
-                Pieces {
+                let (model, unknown) = pipeline::model(file.model)?;
+                let normalizer = file.normalizer.as_ref();
+                let pre_tokenizer = file.pre_tokenizer.as_ref();
+                ModelComponent {
                     vocab: model.get_vocab().into_iter().collect(),
                     unknown,
-                    algorithm: Algorithm::Steps(Box::new(Steps::read(
+                    algorithm: Algorithm::TokenizerJson(Box::new(JsonPipeline::new(
                         normalizer,
-                        words,
+                        pre_tokenizer,
                         file.decoder.as_ref(),
                         model,
                     )?)),
                 }
             }
         };
-        let (beginning, end) = match file.post_processor {
+        let (bos, eos) = match file.post_processor {
             None => (None, None),
-            Some(around) => around_a_text(read(serde_json::from_value(around))?)?,
+            Some(processor) => bos_and_eos(parsed(serde_json::from_value(processor))?)?,
         };
 
-        let (tokens, mut kinds) = table(&pieces, &file.added_tokens)?;
-        let place = |name: &str| {
-            let place = tokens.iter().position(|token| token == name);
-            place.ok_or_else(|| missing(name))
+        let (tokens, mut kinds) = token_rows(&model, &file.added_tokens)?;
+        let row = |text: &str| {
+            let row = tokens.iter().position(|token| token == text);
+            row.ok_or_else(|| missing(text))
         };
-        if let Some(unknown) = &pieces.unknown {
-            kinds[place(unknown)?] = TokenKind::Unknown;
+        if let Some(unknown) = &model.unknown {
+            kinds[row(unknown)?] = TokenKind::Unknown;
         }
-        let token = |name: Option<String>| {
-            let place = name.map(|name| place(&name)).transpose()?;
-            // There are at most MOST_TOKENS.
-            Ok::<_, TokenizerError>(place.map(|place| TokenId(place as u32)))
+        let token = |text: Option<String>| {
+            let row = text.map(|text| row(&text)).transpose()?;
+            // A row is less than MAX_VOCABULARY_SIZE, so it fits.
+            Ok::<_, TokenizerError>(row.map(|row| TokenId(row as u32)))
         };
-        let (beginning, end) = (token(beginning)?, token(end)?);
+        let (bos, eos) = (token(bos)?, token(eos)?);
         Ok(Self {
-            algorithm: pieces.algorithm,
+            algorithm: model.algorithm,
             tokens,
             kinds,
-            adds_beginning: beginning.is_some(),
-            adds_end: end.is_some(),
-            beginning,
-            end,
-            end_of_turn: None,
-            ends: Vec::new(),
-            absorbing: absorbing(&file.added_tokens)?,
-            infill: NamedInfillTokens::default(),
+            adds_bos: bos.is_some(),
+            adds_eos: eos.is_some(),
+            bos,
+            eos,
+            eot: None,
+            eog_tokens: Vec::new(),
+            strip_sides: strip_sides(&file.added_tokens)?,
+            infill: DeclaredInfillTokens::default(),
         })
     }
 }
 
-/// What a model says of its pieces.
-struct Pieces {
+/// The parsed `model` component.
+struct ModelComponent {
     vocab: Vec<(String, u32)>,
-    /// Stands for what the others cannot spell.
+    /// The text of the unknown token.
     unknown: Option<String>,
     algorithm: Algorithm,
 }
 
-fn word_pieces(
+fn word_piece(
     normalizer: Option<Value>,
-    words: Option<&Value>,
+    pre_tokenizer: Option<&Value>,
     model: Value,
-) -> Result<Pieces, TokenizerError> {
-    match words.map_or("none", kind) {
+) -> Result<ModelComponent, TokenizerError> {
+    match pre_tokenizer.map_or("none", component_type) {
         "BertPreTokenizer" => {}
         other => return Err(unsupported("pre_tokenizer", other)),
     }
-    let normalization: Normalization = match normalizer {
-        Some(normalizer) if kind(&normalizer) == "BertNormalizer" => {
-            read(Normalization::deserialize(normalizer))?
+    let normalization: BertNormalization = match normalizer {
+        Some(normalizer) if component_type(&normalizer) == "BertNormalizer" => {
+            parsed(BertNormalization::deserialize(normalizer))?
         }
         other => {
-            let found = other.as_ref().map_or("none", kind);
+            let found = other.as_ref().map_or("none", component_type);
             return Err(unsupported("normalizer", found));
         }
     };
-    let model: WordPiece = read(serde_json::from_value(model))?;
+    let model: WordPiece = parsed(serde_json::from_value(model))?;
     if model.continuing_subword_prefix != "##" || model.max_input_chars_per_word != 100 {
         return Err(unsupported(
             "model",
-            "WordPiece with another prefix or another longest word",
+            "WordPiece with another continuing_subword_prefix than ## or another max_input_chars_per_word than 100",
         ));
     }
-    Ok(Pieces {
+    Ok(ModelComponent {
         vocab: model.vocab.into_iter().collect(),
         unknown: Some(model.unk_token),
         algorithm: Algorithm::WordPiece(normalization),
     })
 }
 
-/// The tokens whose names take white space beside them along.
-fn absorbing(added: &[AddedToken]) -> Result<Vec<(TokenId, Absorbs)>, TokenizerError> {
-    let mut absorbing = Vec::new();
+/// Returns the added tokens that strip the whitespace next to them.
+fn strip_sides(added: &[AddedToken]) -> Result<Vec<(TokenId, StripSides)>, TokenizerError> {
+    let mut stripping = Vec::new();
     for token in added {
         if token.single_word {
             let problem = format!(
-                "\"{}\" as a word of its own is not supported",
+                "single_word of the added token \"{}\" is not supported",
                 token.content
             );
             return Err(TokenizerError::Json(problem));
         }
-        let absorbs = Absorbs {
-            before: token.lstrip,
-            behind: token.rstrip,
+        let sides = StripSides {
+            left: token.lstrip,
+            right: token.rstrip,
         };
-        if absorbs != Absorbs::default() {
-            absorbing.push((TokenId(token.id), absorbs));
+        if sides != StripSides::default() {
+            stripping.push((TokenId(token.id), sides));
         }
     }
-    Ok(absorbing)
+    Ok(stripping)
 }
 
-fn missing(name: &str) -> TokenizerError {
-    TokenizerError::Json(format!("the token \"{name}\" is missing"))
+fn missing(token: &str) -> TokenizerError {
+    TokenizerError::Json(format!("token not found: \"{token}\""))
 }
 
-fn unsupported(what: &str, found: &str) -> TokenizerError {
-    TokenizerError::Json(format!("the {what} \"{found}\" is not supported"))
+fn unsupported(component: &str, found: &str) -> TokenizerError {
+    TokenizerError::Json(format!("the {component} \"{found}\" is not supported"))
 }
 
-fn read<T>(read: Result<T, serde_json::Error>) -> Result<T, TokenizerError> {
-    read.map_err(|error| TokenizerError::Json(error.to_string()))
+fn parsed<T>(result: Result<T, serde_json::Error>) -> Result<T, TokenizerError> {
+    result.map_err(|error| TokenizerError::Json(error.to_string()))
 }
 
-/// What kind of part it says it is.
-fn kind(part: &Value) -> &str {
-    part.get("type").and_then(Value::as_str).unwrap_or("none")
+/// Returns the `type` of a component, or "none" if the field is missing.
+fn component_type(component: &Value) -> &str {
+    let name = component.get("type").and_then(Value::as_str);
+    name.unwrap_or("none")
 }
 
-/// The tokens before and after a text.
-fn around_a_text(around: Around) -> Result<(Option<String>, Option<String>), TokenizerError> {
-    let pieces = match around {
-        Around::BertProcessing { cls, sep } | Around::RobertaProcessing { cls, sep } => {
+/// Returns the texts of the tokens that the post-processor adds before and after a text.
+fn bos_and_eos(
+    processor: PostProcessor,
+) -> Result<(Option<String>, Option<String>), TokenizerError> {
+    let items = match processor {
+        PostProcessor::BertProcessing { cls, sep }
+        | PostProcessor::RobertaProcessing { cls, sep } => {
             return Ok((Some(cls.0), Some(sep.0)));
         }
-        Around::TemplateProcessing { single } => single,
-        Around::ByteLevel {} => return Ok((None, None)),
-        Around::Sequence { processors } => {
+        PostProcessor::TemplateProcessing { single } => single,
+        PostProcessor::ByteLevel {} => return Ok((None, None)),
+        PostProcessor::Sequence { processors } => {
             let mut found = (None, None);
             for processor in processors {
-                let (beginning, end) = around_a_text(processor)?;
-                found = (found.0.or(beginning), found.1.or(end));
+                let (bos, eos) = bos_and_eos(processor)?;
+                found = (found.0.or(bos), found.1.or(eos));
             }
             return Ok(found);
         }
     };
-    match pieces.as_slice() {
-        [Piece::Sequence {}] => Ok((None, None)),
-        [Piece::SpecialToken { id }, Piece::Sequence {}] => Ok((Some(id.clone()), None)),
-        [Piece::Sequence {}, Piece::SpecialToken { id }] => Ok((None, Some(id.clone()))),
+    match items.as_slice() {
+        [TemplateItem::Sequence {}] => Ok((None, None)),
+        [TemplateItem::SpecialToken { id }, TemplateItem::Sequence {}] => {
+            Ok((Some(id.clone()), None))
+        }
+        [TemplateItem::Sequence {}, TemplateItem::SpecialToken { id }] => {
+            Ok((None, Some(id.clone())))
+        }
         [
-            Piece::SpecialToken { id: first },
-            Piece::Sequence {},
-            Piece::SpecialToken { id: last },
+            TemplateItem::SpecialToken { id: first },
+            TemplateItem::Sequence {},
+            TemplateItem::SpecialToken { id: last },
         ] => Ok((Some(first.clone()), Some(last.clone()))),
         _ => Err(TokenizerError::Json(
-            "the post_processor puts more than a token before and one behind a text".to_owned(),
+            "the post_processor is not supported: it may add one token before and one after a text"
+                .to_owned(),
         )),
     }
 }
 
-/// Every token's spelling by its id, and what it is; ids that nobody has fill the table.
-fn table(
-    pieces: &Pieces,
+/// Returns the text and the kind of each token, in the order of the ids. Ids without a token become unused tokens.
+fn token_rows(
+    model: &ModelComponent,
     added: &[AddedToken],
 ) -> Result<(Vec<String>, Vec<TokenKind>), TokenizerError> {
-    let spells_bytes = match &pieces.algorithm {
-        Algorithm::Steps(steps) => steps.spelling == Spelling::Spaces,
+    let has_byte_tokens = match &model.algorithm {
+        Algorithm::TokenizerJson(json) => json.decoder == Decoder::Metaspace,
         _ => false,
     };
-    let of_vocab = pieces.vocab.iter().map(|(text, id)| {
-        let kind = match byte_named(text) {
-            Some(_) if spells_bytes => TokenKind::Byte,
+    let of_vocab = model.vocab.iter().map(|(text, id)| {
+        let kind = match byte_token_value(text) {
+            Some(_) if has_byte_tokens => TokenKind::Byte,
             _ => TokenKind::Normal,
         };
         (text, *id, kind)
@@ -274,20 +285,20 @@ fn table(
     let (mut tokens, mut kinds) = (Vec::new(), Vec::new());
     for (text, id, kind) in of_vocab.chain(of_added) {
         let row = id as usize;
-        if row >= MOST_TOKENS {
+        if row >= MAX_VOCABULARY_SIZE {
             return Err(TokenizerError::Size {
                 tokens: row.saturating_add(1),
-                most: MOST_TOKENS,
+                max_tokens: MAX_VOCABULARY_SIZE,
             });
         }
         if row >= tokens.len() {
             tokens.resize(row + 1, String::new());
             kinds.resize(row + 1, TokenKind::Unused);
         }
-        // What was added may say again what the vocabulary says.
+        // An added token may also be in the model's vocabulary.
         if !tokens[row].is_empty() && tokens[row] != *text {
             return Err(TokenizerError::Json(format!(
-                "the tokens \"{}\" and \"{text}\" have both the id {id}",
+                "the tokens \"{}\" and \"{text}\" have the same id {id}",
                 tokens[row]
             )));
         }
@@ -327,13 +338,13 @@ mod tests {
     }
 
     #[test]
-    fn a_file_becomes_a_tokenizer() {
+    fn reads_the_tokenizer_json_of_a_word_piece_model() {
         let vocabulary = Vocabulary::from_tokenizer_json(file().to_string().as_bytes()).unwrap();
         let tokenizer = Tokenizer::new(vocabulary).unwrap();
         let ids = tokenizer.encode("Birds bird [SEP] Bird", SpecialTokens::Parse);
         assert_eq!(ids, [3, 5, 0, 2, 3].map(TokenId));
         assert_eq!(
-            (tokenizer.beginning(), tokenizer.added_end()),
+            (tokenizer.bos(), tokenizer.added_eos()),
             (Some(TokenId(1)), Some(TokenId(2)))
         );
         assert_eq!(tokenizer.vocabulary_size(), 6);
@@ -368,7 +379,7 @@ mod tests {
     }
 
     #[test]
-    fn texts_become_the_tokens_that_the_crate_makes_of_them() {
+    fn token_ids_equal_those_of_the_tokenizers_crate() {
         for file in golden() {
             let tokenizer = tokenizer(&file.tokenizer);
             for GoldenText { text, ids } in &file.texts {
@@ -380,14 +391,14 @@ mod tests {
     }
 
     #[test]
-    fn tokens_stand_for_the_text_that_the_decoder_makes_of_them() {
-        let check = |name: &str, text: &str, back: &str| {
+    fn decoding_equals_the_decoder_of_the_file() {
+        let check = |name: &str, text: &str, decoded: &str| {
             let file = golden().into_iter().find(|file| file.name == name);
             let tokenizer = tokenizer(&file.unwrap().tokenizer);
             let ids = tokenizer.encode(text, SpecialTokens::Parse);
-            assert_eq!(tokenizer.decode(&ids).unwrap(), back, "{name}");
-            let on = tokenizer.encode_going_on(text, SpecialTokens::Literal);
-            assert_eq!(tokenizer.decode(&on).unwrap(), text, "{name}, going on");
+            assert_eq!(tokenizer.decode(&ids).unwrap(), decoded, "{name}");
+            let ids = tokenizer.encode_continuation(text, SpecialTokens::Literal);
+            assert_eq!(tokenizer.decode(&ids).unwrap(), text, "{name}, continued");
         };
         check("qwen", "a café🙂 12\n", "a café🙂 12\n");
         check("smollm", "a café🙂 12\n", "a café🙂 12\n");
@@ -399,7 +410,7 @@ mod tests {
     }
 
     #[test]
-    fn a_pattern_that_matches_nothing_is_replaced_everywhere() {
+    fn a_replace_normalizer_replaces_empty_matches() {
         let file = golden().into_iter();
         let file = file
             .into_iter()
@@ -415,103 +426,103 @@ mod tests {
     }
 
     #[track_caller]
-    fn check_refused_of(name: &str, place: &str, value: Value, message: &str) {
+    fn check_rejected_in(name: &str, pointer: &str, value: Value, message: &str) {
         let file = golden().into_iter().find(|file| file.name == name);
         let mut file = file.unwrap().tokenizer;
-        *file.pointer_mut(place).unwrap() = value;
-        let refused = Vocabulary::from_tokenizer_json(file.to_string().as_bytes());
-        assert_eq!(refused.unwrap_err().to_string(), message);
+        *file.pointer_mut(pointer).unwrap() = value;
+        let result = Vocabulary::from_tokenizer_json(file.to_string().as_bytes());
+        assert_eq!(result.unwrap_err().to_string(), message);
     }
 
     #[test]
-    fn steps_that_are_not_understood_are_refused_by_name() {
-        check_refused_of(
+    fn rejects_unsupported_components_by_name() {
+        check_rejected_in(
             "llama 2",
             "/decoder/decoders/0",
             json!({"type": "CTC", "pad_token": "<pad>", "word_delimiter_token": "|", "cleanup": true}),
             "tokenizer.json: the decoder \"CTC\" is not supported",
         );
-        check_refused_of(
+        check_rejected_in(
             "llama 2",
             "/decoder",
             Value::Null,
             "tokenizer.json: the decoder \"none\" is not supported",
         );
-        check_refused_of(
+        check_rejected_in(
             "llama 2",
             "/normalizer",
             json!({"type": "Precompiled", "precompiled_charsmap": ""}),
-            "the precompiled charsmap cannot be used: it has no size",
+            "invalid precompiled charsmap: the size field is missing",
         );
         for merge in [json!(["<0x00>", "<0x01>"]), json!("<0x00> <0x01>")] {
-            check_refused_of(
+            check_rejected_in(
                 "llama 2",
                 "/model/merges",
                 json!([merge]),
-                &format!("tokenizer.json: the merge {merge} makes no token"),
+                &format!("tokenizer.json: invalid merge {merge}: the result is not a token"),
             );
         }
         let replace =
             json!({"type": "Replace", "pattern": {"String": "a"}, "content": "a".repeat(17)});
-        check_refused_of(
+        check_rejected_in(
             "llama 2",
             "/normalizer/normalizers",
             json!([replace, replace]),
-            "tokenizer.json: the normalizer may make a text 289 times as long; 256 is the most",
+            "tokenizer.json: the normalizer may lengthen a text by a factor of 289; at most 256 is supported",
         );
-        check_refused_of(
+        check_rejected_in(
             "qwen",
             "/pre_tokenizer/pretokenizers/0",
             json!({"type": "FixedLength", "length": 0}),
             "tokenizer.json: the pre_tokenizer \"FixedLength of 0\" is not supported",
         );
-        check_refused_of(
+        check_rejected_in(
             "qwen",
             "/pre_tokenizer/pretokenizers",
             json!(vec![json!({"type": "WhitespaceSplit"}); 33]),
             "tokenizer.json: there are more than 32 pretokenizers",
         );
-        check_refused_of(
+        check_rejected_in(
             "qwen",
             "/pre_tokenizer/pretokenizers/0/pattern/Regex",
             json!(r"(a+)\1"),
-            r#"the expression "(a+)\1" cannot be used: a reference back is not supported"#,
+            r#"the regular expression "(a+)\1" is not supported: it contains a backreference"#,
         );
-        check_refused_of(
+        check_rejected_in(
             "llama 2",
             "/model/continuing_subword_prefix",
             json!("##"),
             "tokenizer.json: the model \"BPE with continuing_subword_prefix\" is not supported",
         );
-        check_refused_of(
+        check_rejected_in(
             "llama 2",
             "/model/dropout",
             json!(0.1),
             "tokenizer.json: the model \"BPE with dropout\" is not supported",
         );
-        check_refused_of(
+        check_rejected_in(
             "llama 2",
             "/model/unk_token",
             json!("<|end|>"),
-            "tokenizer.json: the token \"<|end|>\" is missing",
+            "tokenizer.json: token not found: \"<|end|>\"",
         );
-        check_refused_of(
+        check_rejected_in(
             "unigram",
             "/model/unk_id",
             Value::Null,
-            "tokenizer.json: the model \"Unigram without a token for what it cannot spell\" is not supported",
+            "tokenizer.json: the model \"Unigram without an unknown token\" is not supported",
         );
-        check_refused_of(
+        check_rejected_in(
             "qwen",
             "/added_tokens/0/single_word",
             json!(true),
-            "tokenizer.json: \"<|start|>\" as a word of its own is not supported",
+            "tokenizer.json: single_word of the added token \"<|start|>\" is not supported",
         );
     }
 
-    /// Of which another engine tries more ways than there are atoms.
+    /// These expressions take exponential time in a backtracking engine.
     #[test]
-    fn an_expression_cannot_take_long() {
+    fn catastrophic_expressions_take_linear_time() {
         for catastrophic in ["(?:a+)+b", "(?:a|a)+b", "(?:a|aa)+$b", "(?:.+a)+b"] {
             let file = golden().into_iter().find(|file| file.name == "qwen");
             let mut file = file.unwrap().tokenizer;
@@ -526,13 +537,13 @@ mod tests {
     }
 
     #[test]
-    fn the_tokens_around_a_text_are_those_of_the_post_processor() {
-        let check = |name: &str, beginning: Option<u32>, end: Option<u32>| {
+    fn bos_and_eos_are_those_of_the_post_processor() {
+        let check = |name: &str, bos: Option<u32>, eos: Option<u32>| {
             let file = golden().into_iter().find(|file| file.name == name);
             let tokenizer = tokenizer(&file.unwrap().tokenizer);
-            assert_eq!(tokenizer.beginning(), beginning.map(TokenId));
-            assert_eq!(tokenizer.adds_beginning(), beginning.is_some());
-            assert_eq!(tokenizer.added_end(), end.map(TokenId));
+            assert_eq!(tokenizer.bos(), bos.map(TokenId));
+            assert_eq!(tokenizer.adds_bos(), bos.is_some());
+            assert_eq!(tokenizer.added_eos(), eos.map(TokenId));
         };
         check("qwen", None, None);
         check("llama 2", Some(1), None);
@@ -540,51 +551,51 @@ mod tests {
     }
 
     #[track_caller]
-    fn check_refused(place: &str, value: Value, message: &str) {
+    fn check_rejected(pointer: &str, value: Value, message: &str) {
         let mut file = file();
-        *file.pointer_mut(place).unwrap() = value;
-        let refused = Vocabulary::from_tokenizer_json(file.to_string().as_bytes());
-        assert_eq!(refused.unwrap_err().to_string(), message);
+        *file.pointer_mut(pointer).unwrap() = value;
+        let result = Vocabulary::from_tokenizer_json(file.to_string().as_bytes());
+        assert_eq!(result.unwrap_err().to_string(), message);
     }
 
     #[test]
-    fn what_would_make_other_tokens_is_refused() {
-        check_refused(
+    fn rejects_files_that_would_give_other_tokens() {
+        check_rejected(
             "/model",
             json!({"type": "WordLevel"}),
             "tokenizer.json: the model \"WordLevel\" is not supported",
         );
-        check_refused(
+        check_rejected(
             "/normalizer",
             json!({"type": "Lowercase"}),
             "tokenizer.json: the normalizer \"Lowercase\" is not supported",
         );
-        check_refused(
+        check_rejected(
             "/pre_tokenizer",
             Value::Null,
             "tokenizer.json: the pre_tokenizer \"none\" is not supported",
         );
-        check_refused(
+        check_rejected(
             "/post_processor/single",
             json!([]),
-            "tokenizer.json: the post_processor puts more than a token before and one behind a text",
+            "tokenizer.json: the post_processor is not supported: it may add one token before and one after a text",
         );
-        check_refused(
+        check_rejected(
             "/model/unk_token",
             json!("<unk>"),
-            "tokenizer.json: the token \"<unk>\" is missing",
+            "tokenizer.json: token not found: \"<unk>\"",
         );
-        check_refused(
+        check_rejected(
             "/added_tokens/0/id",
             json!(3),
-            "tokenizer.json: the tokens \"Bird\" and \"[CLS]\" have both the id 3",
+            "tokenizer.json: the tokens \"Bird\" and \"[CLS]\" have the same id 3",
         );
-        check_refused(
+        check_rejected(
             "/added_tokens/0/id",
             json!(u32::MAX),
-            "the vocabulary has 4294967296 tokens; there have to be 1 to 2097152",
+            "the vocabulary has 4294967296 tokens; it must have 1 to 2097152",
         );
-        check_refused(
+        check_rejected(
             "/model/vocab",
             json!([]),
             "tokenizer.json: invalid type: sequence, expected a map",

@@ -1,117 +1,115 @@
-//! What a model's file says about its tokens, and what has to hold before a tokenizer can be built on it.
+//! The vocabulary as declared in a model file, and its validation before a tokenizer is built.
 
 use std::collections::HashSet;
 
 use tokenizers::models::bpe::Vocab;
 
-use super::infill::NamedInfillTokens;
+use super::infill::DeclaredInfillTokens;
 use super::tokenizer::TokenizerError;
-use super::tokenizer_json::Steps;
+use super::tokenizer_json::JsonPipeline;
 use crate::token::TokenId;
 
-/// Most tokens a vocabulary may have; the largest known ones have 262,144.
-pub(super) const MOST_TOKENS: usize = 1 << 21;
+/// Maximum number of tokens of a vocabulary; the largest known vocabularies have 262,144.
+pub(super) const MAX_VOCABULARY_SIZE: usize = 1 << 21;
 
-/// What a model's files say of its tokens.
+/// The tokens of a model, and the algorithm that encodes text with them.
 #[derive(Debug, Clone)]
 pub struct Vocabulary {
-    /// How text becomes tokens.
+    /// The tokenization algorithm and its data, such as merges or scores.
     pub algorithm: Algorithm,
-    /// Every token's spelling; the position is the id.
+    /// The text of each token as in the model file; the index is the token id.
     pub tokens: Vec<String>,
-    /// What each token is, in the order of `tokens`.
+    /// The kind of each token, in the order of `tokens`.
     pub kinds: Vec<TokenKind>,
-    /// Begins a text.
-    pub beginning: Option<TokenId>,
-    /// Ends a text.
-    pub end: Option<TokenId>,
-    /// Ends one side's turn in a conversation.
-    pub end_of_turn: Option<TokenId>,
-    /// Others after which nothing is generated.
-    pub ends: Vec<TokenId>,
-    /// Tokens whose names take white space beside them along.
-    pub absorbing: Vec<(TokenId, Absorbs)>,
-    /// Whether the model wants `beginning` before every prompt.
-    pub adds_beginning: bool,
-    /// Whether the model wants `end` behind every text that it makes an embedding of.
-    pub adds_end: bool,
-    /// Stand around a gap that is to be filled.
-    pub infill: NamedInfillTokens,
+    /// The beginning-of-sequence token.
+    pub bos: Option<TokenId>,
+    /// The end-of-sequence token.
+    pub eos: Option<TokenId>,
+    /// The end-of-turn token.
+    pub eot: Option<TokenId>,
+    /// End-of-generation tokens that the model file declares in addition to `eos` and `eot`.
+    pub eog_tokens: Vec<TokenId>,
+    /// The special tokens that strip the whitespace next to them, and on which sides.
+    pub strip_sides: Vec<(TokenId, StripSides)>,
+    /// Whether every prompt must begin with `bos`.
+    pub adds_bos: bool,
+    /// Whether every text to embed must end with `eos`.
+    pub adds_eos: bool,
+    /// The fill-in-the-middle tokens that the model file declares.
+    pub infill: DeclaredInfillTokens,
 }
 
-/// How text becomes tokens.
+/// A tokenization algorithm and its data.
 #[derive(Debug, Clone)]
 pub enum Algorithm {
-    /// Pairs of bytes, and then of pairs, become one (`gpt2` in GGUF files).
-    ByteLevel {
-        /// The name of the rule by which text is cut into words first (`tokenizer.ggml.pre`).
+    /// BPE over bytes (`gpt2` in GGUF files).
+    ByteLevelBpe {
+        /// The name of the pre-tokenizer (`tokenizer.ggml.pre`).
         pre: String,
-        /// Pairs of spellings with a space between them, the most urgent first.
+        /// Pairs of token texts, separated by a space, in the order of their merge ranks.
         merges: Vec<String>,
     },
-    /// Pairs of characters, and then of pairs, become one; what is then no token is spelt in bytes (`gemma4` in GGUF
-    /// files).
-    CharacterPairs {
-        /// As those of [`Algorithm::ByteLevel`].
+    /// BPE over characters with byte fallback (`gemma4` in GGUF files).
+    CharacterBpe {
+        /// Pairs of token texts, in the same format as in [`Algorithm::ByteLevelBpe`].
         merges: Vec<String>,
     },
-    /// Neighbours that are a token together become one; what is then no token is spelt in bytes (SentencePiece's BPE;
-    /// `llama` in GGUF files).
-    ScoredPairs {
-        /// Of each token, in the order of `tokens`: the greater, the earlier is it made.
+    /// SentencePiece's BPE, which merges by score, with byte fallback (`llama` in GGUF files).
+    SentencePieceBpe {
+        /// The score of each token, in the order of `tokens`. The pair that forms the token with the highest score is
+        /// merged first.
         scores: Vec<f32>,
-        /// Whether a text has a space before it.
-        space_before: bool,
+        /// Whether a space is added before a text.
+        adds_space_prefix: bool,
     },
-    /// Of all ways to cut a text the most probable one (SentencePiece's Unigram; `t5` in GGUF files).
+    /// SentencePiece's Unigram, which selects the most probable segmentation (`t5` in GGUF files).
     Unigram {
         /// The logarithm of each token's probability, in the order of `tokens`.
         scores: Vec<f32>,
-        /// SentencePiece's table of what stands for what.
+        /// SentencePiece's normalization table (`precompiled_charsmap`).
         charsmap: Option<Vec<u8>>,
-        /// What is done to spaces.
-        spaces: UnigramSpaces,
+        /// How spaces are normalized before the segmentation.
+        whitespace: UnigramWhitespace,
     },
-    /// Of each word the longest piece, then the longest that goes on with it, which is spelt with `##` before it
-    /// (`bert` in GGUF files).
-    WordPiece(Normalization),
-    /// As a `tokenizer.json` says.
-    Steps(Box<Steps>),
+    /// WordPiece: greedy longest match; tokens that continue a word begin with `##` (`bert` in GGUF files).
+    WordPiece(BertNormalization),
+    /// The pipeline that a `tokenizer.json` describes.
+    TokenizerJson(Box<JsonPipeline>),
 }
 
-/// What Unigram does to a text's spaces.
+/// How Unigram normalizes spaces (`remove_extra_whitespaces` and `add_dummy_prefix` in SentencePiece).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct UnigramSpaces {
-    /// Whether several become one, and those around a text go.
-    pub merges: bool,
-    /// Whether a text has a space before it.
-    pub before: bool,
+pub struct UnigramWhitespace {
+    /// Whether runs of spaces become one space, and leading and trailing spaces are removed.
+    pub removes_extra_spaces: bool,
+    /// Whether a space is added before a text.
+    pub adds_space_prefix: bool,
 }
 
-/// The white space beside its name that a token takes along.
+/// The sides on which a special token strips whitespace from the text next to it (`lstrip`, `rstrip`).
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Absorbs {
-    /// What stands before it.
-    pub before: bool,
-    /// What stands behind it.
-    pub behind: bool,
+pub struct StripSides {
+    /// Strips the whitespace before the token.
+    pub left: bool,
+    /// Strips the whitespace after the token.
+    pub right: bool,
 }
 
-/// How text is made even before WordPiece cuts it (`tokenizers`' `BertNormalizer`).
+/// The normalizer of WordPiece (`BertNormalizer` of the `tokenizers` crate).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Deserialize)]
-pub struct Normalization {
-    /// Whether control characters go and all white space becomes a space.
+pub struct BertNormalization {
+    /// Whether control characters are removed and whitespace characters become spaces.
     pub clean_text: bool,
-    /// Whether each Chinese character is a word.
+    /// Whether each Chinese character becomes a separate word.
     pub handle_chinese_chars: bool,
-    /// Whether accents go; as `lowercase`, where nothing is said.
+    /// Whether accents are removed; `None` means the same as `lowercase`.
     pub strip_accents: Option<bool>,
-    /// Whether capital letters become small ones.
+    /// Whether text is converted to lower case.
     pub lowercase: bool,
 }
 
-impl Default for Normalization {
-    /// As the first BERT does it ("uncased"), and llama.cpp for all.
+impl Default for BertNormalization {
+    /// Returns the normalization of the uncased BERT models. llama.cpp uses it for all BERT models.
     fn default() -> Self {
         Self {
             clean_text: true,
@@ -122,46 +120,46 @@ impl Default for Normalization {
     }
 }
 
-/// What a token is for (GGUF's `tokenizer.ggml.token_type`).
+/// The kind of a token (`tokenizer.ggml.token_type` in GGUF files).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum TokenKind {
-    /// A piece of text in the byte-level alphabet.
+    /// Text in the algorithm's notation, such as GPT-2's byte-level alphabet.
     Normal,
-    /// Stands for what the vocabulary cannot spell.
+    /// Replaces text that no other token covers.
     Unknown,
-    /// Steers the model and is no text.
+    /// Controls the model, and is not part of the generated text.
     Control,
-    /// Text taken as one token wherever it occurs.
+    /// Text that is always encoded as this token.
     UserDefined,
-    /// Fills the table.
+    /// A placeholder for an unused id; decodes to no text.
     Unused,
-    /// One byte.
+    /// A single byte, for byte fallback.
     Byte,
 }
 
 impl TokenKind {
-    /// Whether the token steers the model rather than standing for text.
+    /// Whether the token is not part of the generated text.
     pub(super) fn is_control(self) -> bool {
         matches!(self, TokenKind::Control | TokenKind::Unknown)
     }
 }
 
-/// A vocabulary's spellings and merges after they were found consistent.
-pub(super) struct Checked {
-    /// The id of every spelling. Tokens without one are left out.
+/// The ids and merges of a valid vocabulary.
+pub(super) struct CheckedVocabulary {
+    /// The id of each token text. Tokens with an empty text are left out.
     pub(super) ids: Vocab,
-    /// The pairs, the most urgent first; both pieces and their union have an id.
+    /// The merges in the order of their ranks; both parts and their concatenation are tokens.
     pub(super) merges: Vec<(String, String)>,
 }
 
 impl Vocabulary {
-    /// Finds what would make a tokenizer fail or lie later.
-    pub(super) fn check(&self) -> Result<Checked, TokenizerError> {
+    /// Checks the invariants on which the tokenizer relies.
+    pub(super) fn check(&self) -> Result<CheckedVocabulary, TokenizerError> {
         let size = self.tokens.len();
-        if size == 0 || size > MOST_TOKENS {
+        if size == 0 || size > MAX_VOCABULARY_SIZE {
             return Err(TokenizerError::Size {
                 tokens: size,
-                most: MOST_TOKENS,
+                max_tokens: MAX_VOCABULARY_SIZE,
             });
         }
         if self.kinds.len() != size {
@@ -171,9 +169,9 @@ impl Vocabulary {
             });
         }
         for (role, token) in [
-            ("beginning", self.beginning),
-            ("end", self.end),
-            ("end-of-turn", self.end_of_turn),
+            ("BOS", self.bos),
+            ("EOS", self.eos),
+            ("end-of-turn", self.eot),
             ("infill prefix", self.infill.prefix),
             ("infill suffix", self.infill.suffix),
             ("infill middle", self.infill.middle),
@@ -184,41 +182,43 @@ impl Vocabulary {
                 return Err(TokenizerError::OutOfRange { role, token, size });
             }
         }
-        let others = self.ends.iter().map(|&token| ("end", token));
-        let absorbing = self.absorbing.iter().map(|&(token, _)| ("named", token));
-        if let Some((role, token)) = others
-            .chain(absorbing)
+        let eog_tokens = self.eog_tokens.iter();
+        let eog_tokens = eog_tokens.map(|&token| ("end-of-generation", token));
+        let stripping = self.strip_sides.iter();
+        let stripping = stripping.map(|&(token, _)| ("special", token));
+        if let Some((role, token)) = eog_tokens
+            .chain(stripping)
             .find(|(_, token)| token.row() >= size)
         {
             return Err(TokenizerError::OutOfRange { role, token, size });
         }
         let ids = self.ids()?;
         let merges = match &self.algorithm {
-            Algorithm::ByteLevel { merges, .. } | Algorithm::CharacterPairs { merges } => {
-                pairs(merges, &ids)?
+            Algorithm::ByteLevelBpe { merges, .. } | Algorithm::CharacterBpe { merges } => {
+                check_merges(merges, &ids)?
             }
-            Algorithm::ScoredPairs { scores, .. } | Algorithm::Unigram { scores, .. } => {
+            Algorithm::SentencePieceBpe { scores, .. } | Algorithm::Unigram { scores, .. } => {
                 check_scores(scores, size)?;
                 Vec::new()
             }
-            Algorithm::WordPiece(_) | Algorithm::Steps(_) => Vec::new(),
+            Algorithm::WordPiece(_) | Algorithm::TokenizerJson(_) => Vec::new(),
         };
-        Ok(Checked { ids, merges })
+        Ok(CheckedVocabulary { ids, merges })
     }
 
-    /// The token of that name.
-    pub fn token(&self, name: &str) -> Option<TokenId> {
-        let place = self.tokens.iter().position(|token| token == name)?;
-        u32::try_from(place).ok().map(TokenId)
+    /// Returns the token with this text.
+    pub fn token(&self, text: &str) -> Option<TokenId> {
+        let row = self.tokens.iter().position(|token| token == text)?;
+        u32::try_from(row).ok().map(TokenId)
     }
 
-    /// How the token is spelt that stands for what the vocabulary cannot spell.
-    pub(super) fn unknown(&self) -> Option<&str> {
-        let place = self
+    /// The text of the unknown token.
+    pub(super) fn unknown_token(&self) -> Option<&str> {
+        let row = self
             .kinds
             .iter()
             .position(|kind| *kind == TokenKind::Unknown);
-        place.map(|place| self.tokens[place].as_str())
+        row.map(|row| self.tokens[row].as_str())
     }
 
     fn ids(&self) -> Result<Vocab, TokenizerError> {
@@ -253,27 +253,27 @@ fn check_scores(scores: &[f32], tokens: usize) -> Result<(), TokenizerError> {
     }
 }
 
-fn pairs(merges: &[String], ids: &Vocab) -> Result<Vec<(String, String)>, TokenizerError> {
-    let refuse = |merge: &str, reason| TokenizerError::Merge {
+fn check_merges(merges: &[String], ids: &Vocab) -> Result<Vec<(String, String)>, TokenizerError> {
+    let invalid = |merge: &str, reason| TokenizerError::Merge {
         merge: merge.to_owned(),
         reason,
     };
     let mut seen = HashSet::with_capacity(merges.len());
     let mut pairs = Vec::with_capacity(merges.len());
-    let mut union = String::new();
+    let mut merged = String::new();
     for merge in merges {
         let (left, right) = merge
             .split_once(' ')
-            .ok_or_else(|| refuse(merge, "it is no pair"))?;
-        union.clear();
-        union.push_str(left);
-        union.push_str(right);
-        let [Some(first), Some(second), Some(_)] = [left, right, &union].map(|text| ids.get(text))
+            .ok_or_else(|| invalid(merge, "it must be two tokens separated by a space"))?;
+        merged.clear();
+        merged.push_str(left);
+        merged.push_str(right);
+        let [Some(first), Some(second), Some(_)] = [left, right, &merged].map(|text| ids.get(text))
         else {
-            return Err(refuse(merge, "it names a piece that is no token"));
+            return Err(invalid(merge, "a part or the result is not a token"));
         };
         if !seen.insert((*first, *second)) {
-            return Err(refuse(merge, "it occurs twice"));
+            return Err(invalid(merge, "it is a duplicate"));
         }
         pairs.push((left.to_owned(), right.to_owned()));
     }

@@ -1,5 +1,5 @@
-// The chat page: what is shown of a conversation, and what its buttons and keys do.
-import { ask, serverEvents } from './completion.js';
+// The chat page: sends messages, renders conversations, and handles buttons and keys.
+import { sendRequest, serverEvents } from './completion.js';
 import { element, render } from './markdown.js';
 import { followState } from './server.js';
 import { followForm, requestFields, showDefaults, systemPrompt } from './settings.js';
@@ -9,70 +9,70 @@ const byId = (id) => document.getElementById(id);
 const NEAR_END_PX = 48;
 const SAVE_EVERY_MS = 1000;
 const TOAST_MS = 8000;
-const PAINT_SHARE = 4; // of the time while an answer grows, painting takes at most one in so many parts
-const NO_RESULT = 'No result was given.'; // for the model, where a call has none
+const PAINT_SHARE = 4; // while an answer streams, painting takes at most 1 / PAINT_SHARE of the time
+const NO_RESULT = 'No result was given.'; // sent to the model for a tool call without a result
 
-const runs = new Map(); // conversation id → the answer that is on its way
-const problems = new Map(); // conversation id → why it has no answer
+const runs = new Map(); // conversation id → the answer that is being generated
+const problems = new Map(); // conversation id → the error of its last request
 let conversations = store.conversations();
-const bodies = new WeakMap(); // answer → the element that shows its text
-let editing = null; // { conversation, draft } while the last question is edited; nothing changes until it is sent
+const bodies = new WeakMap(); // answer → the element with its text
+let editing = null; // { conversation, draft } while the last user message is edited; sending applies the edit
 let current = conversations.find(({ id }) => `#${id}` === location.hash) ?? conversations[0] ?? store.newConversation();
 let state = { name: 'connecting' };
 let context = null; // tokens
-let follows = true;
+let autoScrolls = true;
 
-/* Asking */
+/* Requests */
 
-/** Asks for the next message of a conversation. If none begins, `replaced`, the answer before, is put back. */
-async function answer(conversation, replaced = null) {
+/** Requests the next message of a conversation. If the request fails before any text, the answer `replaced` is restored. */
+async function requestAnswer(conversation, replaced = null) {
   const message = { role: 'assistant', content: '', note: {} };
-  const run = { conversation, message, controller: new AbortController(), began: performance.now(), tokens: 0, saved: 0, paintAt: 0, complete: false };
+  const run = { conversation, message, controller: new AbortController(), startedAt: performance.now(), tokens: 0, savedAt: 0, paintAt: 0, complete: false };
   runs.set(conversation.id, run);
   problems.delete(conversation.id);
-  byId('toast').hidePopover(); // what it offers to undo has passed
+  byId('toast').hidePopover(); // its undo no longer applies
   if (conversation === current) {
-    follows = true;
+    autoScrolls = true;
     paint();
   }
   try {
-    const said = conversation.messages.flatMap(asSent);
+    const messages = conversation.messages.flatMap(toRequestMessages);
     const system = systemPrompt();
     const body = {
-      messages: system ? [{ role: 'system', content: system }, ...said] : said,
+      messages: system ? [{ role: 'system', content: system }, ...messages] : messages,
       stream: true,
       stream_options: { include_usage: true },
       ...requestFields(),
     };
-    const response = await ask('v1/chat/completions', body, { key: store.read('key'), signal: run.controller.signal });
+    const response = await sendRequest('v1/chat/completions', body, { key: store.read('key'), signal: run.controller.signal });
     for await (const event of serverEvents(response)) {
       const [choice] = event.choices;
-      if (choice?.delta) grow(conversation, run, choice.delta);
+      if (choice?.delta) addDelta(conversation, run, choice.delta);
       if (choice?.finish_reason) message.note.finish = choice.finish_reason;
       if (event.usage) message.note.usage = event.usage;
     }
-    if (!message.note.finish) throw new Error('The connection ended before the answer did.');
+    if (!message.note.finish) throw new Error('The connection was closed before the answer was complete.');
     run.complete = true;
   } catch (error) {
     const wasStopped = run.controller.signal.aborted;
-    message.note.finish = wasStopped ? 'stopped' : 'broken off';
-    if (!wasStopped) failed(conversation, run, error);
+    message.note.finish = wasStopped ? 'stopped' : 'interrupted';
+    if (!wasStopped) setProblem(conversation, run, error);
   }
   runs.delete(conversation.id);
-  // No words are an answer, too, if the model ended it.
+  // An empty answer is valid if the model ended it.
   if (run.tokens === 0 && run.complete) conversation.messages.push(message);
   else if (run.tokens === 0 && replaced) conversation.messages.push(replaced);
   if (run.discarded) return;
-  Object.assign(message.note, measured(run));
-  saved(conversation);
+  Object.assign(message.note, timingsOf(run));
+  save(conversation);
   if (conversation === current) {
     paint();
     if (!problems.has(conversation.id)) byId('announcer').textContent = `Answer: ${message.content || calledNames(message)}`;
   }
 }
 
-/** A message as the server takes it: calls are followed by their results. A call that was cut off is left out. */
-function asSent({ role, content, calls = [] }) {
+/** Converts a message to request messages: tool calls are followed by their results. Truncated calls are omitted. */
+function toRequestMessages({ role, content, calls = [] }) {
   const complete = calls.filter(isComplete);
   if (complete.length === 0) return [{ role, content }];
   const toolCalls = complete.map(({ id, name, arguments: text }) => ({ id, type: 'function', function: { name, arguments: text } }));
@@ -80,7 +80,7 @@ function asSent({ role, content, calls = [] }) {
   return [{ role, content: content || null, tool_calls: toolCalls }, ...results];
 }
 
-/** Whether the next message is the model's. */
+/** Whether the next message must come from the model. */
 const expectsAnswer = (message) => message?.role === 'user' || Boolean(message?.calls?.some(({ result }) => result !== undefined));
 
 const calledNames = ({ calls = [] }) => calls.map(({ name }) => `calls ${name}`).join(', ');
@@ -95,16 +95,16 @@ function parsedArguments({ arguments: text }) {
   }
 }
 
-/** Adds what an event brings: the first one makes the message, every one is painted with a later frame. */
-function grow(conversation, run, { content, reasoning_content: thought, tool_calls: calls }) {
-  if (!content && !thought && !calls?.length) return;
+/** Adds the delta of an event to the message. The first delta adds the message; each is painted in a later frame. */
+function addDelta(conversation, run, { content, reasoning_content: reasoning, tool_calls: calls }) {
+  if (!content && !reasoning && !calls?.length) return;
   const { message } = run;
   const now = performance.now();
-  run.first ??= now;
-  run.last = now;
+  run.firstAt ??= now;
+  run.lastAt = now;
   run.tokens += 1;
   if (content) message.content += content;
-  if (thought) message.thought = (message.thought ?? '') + thought;
+  if (reasoning) message.thought = (message.thought ?? '') + reasoning; // stored conversations have the field `thought`
   for (const { index, id, function: called } of calls ?? []) {
     message.calls ??= [];
     const call = (message.calls[index ?? message.calls.length] ??= { id: id ?? '', name: '', arguments: '' });
@@ -115,40 +115,40 @@ function grow(conversation, run, { content, reasoning_content: thought, tool_cal
     conversation.messages.push(message);
     if (conversation === current) paint();
   }
-  if (now - run.saved > SAVE_EVERY_MS) {
-    run.saved = now;
-    saved(conversation);
+  if (now - run.savedAt > SAVE_EVERY_MS) {
+    run.savedAt = now;
+    save(conversation);
   }
-  run.timer ??= setTimeout(() => requestAnimationFrame(() => paintGrowth(run)), run.paintAt - now);
+  run.timer ??= setTimeout(() => requestAnimationFrame(() => paintStreamed(run)), run.paintAt - now);
 }
 
-/** Paints an answer that grows, and leaves the browser time for everything else. */
-function paintGrowth(run) {
+/** Paints a streamed answer, and limits the share of time for painting. */
+function paintStreamed(run) {
   run.timer = null;
   const { conversation, message } = run;
   if (conversation !== current || runs.get(conversation.id) !== run) return;
-  const began = performance.now();
+  const startedAt = performance.now();
   const item = byId('thread').lastElementChild;
   render(item.querySelector('.text'), message.content, true);
-  think(item.querySelector('.thought'), message);
+  showReasoning(item.querySelector('.reasoning'), message);
   showCalls(item.querySelector('.calls'), message);
-  item.querySelector('.note').textContent = described({ ...message.note, ...measured(run) });
-  scrollOn();
-  const ended = performance.now();
-  run.paintAt = ended + (ended - began) * (PAINT_SHARE - 1);
+  item.querySelector('.note').textContent = noteText({ ...message.note, ...timingsOf(run) });
+  scrollToEnd();
+  const endedAt = performance.now();
+  run.paintAt = endedAt + (endedAt - startedAt) * (PAINT_SHARE - 1);
 }
 
-/** What a run's clock says: an event is a token, and the first one's wait is the prompt's. */
-function measured({ began, first, last, tokens }) {
-  if (!first) return {};
-  const seconds = (last - first) / 1000;
-  return { tokens, first: (first - began) / 1000, rate: seconds > 0 ? (tokens - 1) / seconds : null };
+/** Token count, time to first token in seconds, and tokens per second. Each event counts as one token. */
+function timingsOf({ startedAt, firstAt, lastAt, tokens }) {
+  if (!firstAt) return {};
+  const seconds = (lastAt - firstAt) / 1000;
+  return { tokens, first: (firstAt - startedAt) / 1000, rate: seconds > 0 ? (tokens - 1) / seconds : null };
 }
 
-function described({ finish, usage, tokens, first, rate }) {
+function noteText({ finish, usage, tokens, first, rate }) {
   const count = usage?.completion_tokens ?? tokens;
   const parts = [];
-  if (finish === 'length') parts.push('cut off at the limit');
+  if (finish === 'length') parts.push('truncated at the limit');
   else if (finish && !['stop', 'tool_calls'].includes(finish)) parts.push(finish);
   if (count !== undefined) parts.push(`${count} ${count === 1 ? 'token' : 'tokens'}`);
   if (rate) parts.push(`${rate.toFixed(1)} per second`);
@@ -157,32 +157,32 @@ function described({ finish, usage, tokens, first, rate }) {
   return parts.map((part) => part.replaceAll(' ', '\u00a0')).join(' · ');
 }
 
-function failed(conversation, run, error) {
-  const unreachable = error instanceof TypeError; // that is how fetch says it
-  const inWords = run.first ? 'The connection to the server broke.' : 'The server cannot be reached.';
-  problems.set(conversation.id, unreachable ? inWords : error.message);
-  if (unreachable || error.status === 401 || error.status === 503) check();
+function setProblem(conversation, run, error) {
+  const isUnreachable = error instanceof TypeError; // fetch throws it for network errors
+  const networkProblem = run.firstAt ? 'The connection to the server was lost.' : 'The server cannot be reached.';
+  problems.set(conversation.id, isUnreachable ? networkProblem : error.message);
+  if (isUnreachable || error.status === 401 || error.status === 503) check();
 }
 
 function stopAnswer() {
   runs.get(current.id)?.controller.abort();
 }
 
-/* Keeping */
+/* Conversations */
 
-function saved(conversation) {
-  if (!store.save(conversation)) toast('The browser has no room to keep this conversation.');
+function save(conversation) {
+  if (!store.save(conversation)) toast('The browser has no space left to store this conversation.');
   refresh();
 }
 
-/** Reads the list anew. What another tab changed is taken over, unless it is at work here. */
+/** Reads the list of conversations again. Changes by another tab are adopted unless an answer is being generated here. */
 function refresh(byAnotherTab = false) {
-  conversations = store.conversations().map((kept) => {
-    if (runs.has(kept.id)) return runs.get(kept.id).conversation;
-    if (kept.id !== current.id) return kept;
-    if (byAnotherTab && JSON.stringify(kept.messages) !== JSON.stringify(current.messages)) {
-      current.messages = kept.messages;
-      editing = null; // what is written stays, and is sent as a message of its own
+  conversations = store.conversations().map((stored) => {
+    if (runs.has(stored.id)) return runs.get(stored.id).conversation;
+    if (stored.id !== current.id) return stored;
+    if (byAnotherTab && JSON.stringify(stored.messages) !== JSON.stringify(current.messages)) {
+      current.messages = stored.messages;
+      editing = null; // the text in the message box stays and will be sent as a new message
       paint();
     }
     return current;
@@ -193,20 +193,20 @@ function refresh(byAnotherTab = false) {
 function open(conversation) {
   if (conversation !== editing?.conversation) cancelEdit();
   current = conversation;
-  follows = true;
+  autoScrolls = true;
   history.replaceState(null, '', conversation.messages.length > 0 ? `#${conversation.id}` : location.pathname);
   if (byId('conversations').matches(':popover-open')) byId('conversations').hidePopover();
   paint();
   paintList();
-  scrollOn();
+  scrollToEnd();
 }
 
 function discard(conversation) {
   forget(conversation);
   refresh();
   if (conversation === current) open(conversations[0] ?? store.newConversation());
-  toast(`“${title(conversation)}” is deleted.`, () => {
-    saved(conversation);
+  toast(`“${title(conversation)}” was deleted.`, () => {
+    save(conversation);
     open(conversations.find(({ id }) => id === conversation.id));
   });
 }
@@ -220,23 +220,23 @@ function forget(conversation) {
   store.remove(conversation);
 }
 
-/** Deletes the last question and what followed it. */
+/** Deletes the last user message and the messages after it. */
 function deleteTurn() {
   cancelEdit();
   const conversation = current;
   const from = conversation.messages.findLastIndex(({ role }) => role === 'user');
   const turn = conversation.messages.splice(from);
   problems.delete(conversation.id);
-  saved(conversation);
+  save(conversation);
   paint();
-  toast('The last turn is deleted.', () => {
+  toast('The last turn was deleted.', () => {
     conversation.messages.splice(from, Infinity, ...turn);
-    saved(conversation);
+    save(conversation);
     open(conversation);
   });
 }
 
-/** Copies the last question into the message box. Sending replaces the question and what followed it. */
+/** Copies the last user message into the message box. Sending replaces that message and the messages after it. */
 function edit(text) {
   editing = { conversation: current, draft: editing?.draft ?? byId('message').value };
   paint();
@@ -251,9 +251,9 @@ function cancelEdit() {
   write(draft);
 }
 
-function answerAnew() {
+function regenerate() {
   cancelEdit();
-  answer(current, expectsAnswer(current.messages.at(-1)) ? null : current.messages.pop());
+  requestAnswer(current, expectsAnswer(current.messages.at(-1)) ? null : current.messages.pop());
 }
 
 /* Painting */
@@ -265,25 +265,25 @@ const button = (textContent, onclick, label) =>
 function paint() {
   const run = runs.get(current.id);
   const last = current.messages.length - 1;
-  const lastQuestion = current.messages.findLastIndex(({ role }) => role === 'user');
-  const items = current.messages.map((message, place) => {
+  const lastUserMessage = current.messages.findLastIndex(({ role }) => role === 'user');
+  const items = current.messages.map((message, index) => {
     const item = message.role === 'user'
-      ? question(message, place === lastQuestion && !run)
-      : reply(message, place === last && !run, message === run?.message);
-    item.classList.toggle('replaced', editing?.conversation === current && place >= lastQuestion);
+      ? userMessage(message, index === lastUserMessage && !run)
+      : answerItem(message, index === last && !run, message === run?.message);
+    item.classList.toggle('replaced', editing?.conversation === current && index >= lastUserMessage);
     return item;
   });
-  if (run && !current.messages.includes(run.message)) items.push(waiting());
+  if (run && !current.messages.includes(run.message)) items.push(waitingItem());
   byId('thread').replaceChildren(...items);
   byId('welcome').hidden = last >= 0;
   byId('editing').hidden = editing?.conversation !== current;
   paintProblem(Boolean(run), expectsAnswer(current.messages[last]));
   paintControls();
   document.title = last >= 0 ? `${title(current)} – ortolan` : 'ortolan';
-  scrollOn();
+  scrollToEnd();
 }
 
-function question(message, isLast) {
+function userMessage(message, isLast) {
   const item = element('li', { className: 'user' });
   const text = element('div', { className: 'text', dir: 'auto', textContent: message.content });
   const actions = element('div', { className: 'actions' }, button('Copy', (event) => copy(event.target, message.content)));
@@ -292,30 +292,30 @@ function question(message, isLast) {
   return item;
 }
 
-/** What was thought before an answer, for those who open it. */
-function think(thought, message) {
-  thought.hidden = !message.thought;
-  thought.lastElementChild.textContent = message.thought ?? '';
+/** Shows the reasoning before an answer in a collapsible element. */
+function showReasoning(details, message) {
+  details.hidden = !message.thought;
+  details.lastElementChild.textContent = message.thought ?? '';
 }
 
-/** An answer. `canChange`: it is the last one and complete; `growing`: more of it will come. */
-function reply(message, canChange, growing) {
+/** The element of an answer. `canChange`: the answer is the last message and complete; `growing`: it is being streamed. */
+function answerItem(message, canChange, growing) {
   const { content, note: measures, calls } = message;
   const text = bodies.get(message) ?? element('div', { className: 'text' });
   bodies.set(message, text);
   render(text, content, growing);
-  const thought = element('details', { className: 'thought' }, element('summary', { textContent: 'Thought' }), element('div', { dir: 'auto' }));
-  think(thought, message);
-  const called = element('div', { className: 'calls' });
-  showCalls(called, message);
-  const note = element('span', { className: 'note', textContent: growing ? '' : described({ finish: 'broken off', ...measures }) });
+  const reasoning = element('details', { className: 'reasoning' }, element('summary', { textContent: 'Reasoning' }), element('div', { dir: 'auto' }));
+  showReasoning(reasoning, message);
+  const callsElement = element('div', { className: 'calls' });
+  showCalls(callsElement, message);
+  const note = element('span', { className: 'note', textContent: growing ? '' : noteText({ finish: 'interrupted', ...measures }) });
   const actions = element('div', { className: 'actions' });
   if (!growing) actions.append(button('Copy', (event) => copy(event.target, content || JSON.stringify(calls?.map(callOf)))));
-  if (canChange && !expectsAnswer(message)) actions.append(button('Regenerate', answerAnew));
+  if (canChange && !expectsAnswer(message)) actions.append(button('Regenerate', regenerate));
   actions.append(note);
   const item = element('li', { className: 'assistant' });
   item.classList.toggle('growing', growing);
-  item.append(element('h3', { className: 'unseen', textContent: 'Answer' }), thought, text, called);
+  item.append(element('h3', { className: 'unseen', textContent: 'Answer' }), reasoning, text, callsElement);
   if (canChange && calls?.some(isComplete) && !expectsAnswer(message)) item.append(resultForm(message));
   if (!growing && !content && !calls) item.append(element('p', { className: 'empty', textContent: 'The answer is empty.' }));
   item.append(actions);
@@ -324,7 +324,7 @@ function reply(message, canChange, growing) {
 
 const callOf = ({ name, arguments: text }) => ({ name, arguments: text });
 
-/** The functions that a message calls, with their arguments and results. */
+/** Shows the tool calls of a message with their arguments and results. */
 function showCalls(target, { calls = [] }) {
   target.replaceChildren(...calls.map((call) => {
     const { name, arguments: text, result } = call;
@@ -337,7 +337,7 @@ function showCalls(target, { calls = [] }) {
   }));
 }
 
-/** Where the results of calls are written: the page itself runs no function. */
+/** A form for the results of tool calls: the user enters them, because the page does not run functions. */
 function resultForm({ calls }) {
   const complete = calls.filter(isComplete);
   const fields = complete.map(({ name }) => element('textarea', { rows: 1, dir: 'auto', ariaLabel: `Result of ${name}`, placeholder: `Result of ${name}` }));
@@ -346,21 +346,21 @@ function resultForm({ calls }) {
   form.addEventListener('submit', (event) => {
     event.preventDefault();
     if (state.name !== 'ready' || runs.has(current.id)) return;
-    complete.forEach((call, place) => { call.result = fields[place].value; });
+    complete.forEach((call, index) => { call.result = fields[index].value; });
     cancelEdit();
-    saved(current);
-    answer(current);
+    save(current);
+    requestAnswer(current);
   });
   return form;
 }
 
-function waiting() {
+function waitingItem() {
   return element('li', { className: 'assistant waiting', ariaLabel: 'Waiting for the answer' }, ...['', '', ''].map(() => element('i')));
 }
 
 function paintProblem(running, isUnanswered) {
   const problem = running ? null : problems.get(current.id) ?? (isUnanswered ? 'This message has no answer.' : null);
-  byId('problem').replaceChildren(...(problem ? [element('p', { textContent: problem }), button('Try again', answerAnew)] : []));
+  byId('problem').replaceChildren(...(problem ? [element('p', { textContent: problem }), button('Try again', regenerate)] : []));
   byId('problem').classList.toggle('calm', !problems.has(current.id));
 }
 
@@ -374,9 +374,9 @@ function paintControls() {
 }
 
 function paintList() {
-  const shown = JSON.stringify([current.id, conversations.map((conversation) => [conversation.id, title(conversation)])]);
-  if (shown === byId('list').shown) return; // it keeps the keyboard's place
-  byId('list').shown = shown;
+  const content = JSON.stringify([current.id, conversations.map((conversation) => [conversation.id, title(conversation)])]);
+  if (content === byId('list').painted) return; // keeps the keyboard focus
+  byId('list').painted = content;
   byId('list').replaceChildren(...conversations.map((conversation) => {
     const name = title(conversation);
     const choose = element('button', { type: 'button', className: 'choose', dir: 'auto', textContent: name, title: name, onclick: () => open(conversation) });
@@ -385,25 +385,25 @@ function paintList() {
   }));
 }
 
-function paintState(found) {
-  state = found;
-  byId('state').dataset.state = found.name;
-  byId('state-text').textContent = found.text;
-  byId('state').title = found.props?.model ?? '';
-  byId('progress').hidden = found.name !== 'loading' || found.progress === undefined;
-  if (found.progress !== undefined) byId('progress').value = found.progress;
-  if (found.props) {
-    const known = context;
-    context = found.props.n_ctx;
-    if (context !== known) paint(); // notes tell how full it is
-    showDefaults(found.props.default_generation_settings);
+function paintState(newState) {
+  state = newState;
+  byId('state').dataset.state = newState.name;
+  byId('state-text').textContent = newState.text;
+  byId('state').title = newState.props?.model ?? '';
+  byId('progress').hidden = newState.name !== 'loading' || newState.progress === undefined;
+  if (newState.progress !== undefined) byId('progress').value = newState.progress;
+  if (newState.props) {
+    const previous = context;
+    context = newState.props.n_ctx;
+    if (context !== previous) paint(); // notes show the used part of the context
+    showDefaults(newState.props.default_generation_settings);
     showKeyProblem('');
   }
-  if (found.name === 'locked') askForKey(found.problem);
+  if (newState.name === 'locked') askForKey(newState.problem);
   paintControls();
 }
 
-/* Small things */
+/* Helpers */
 
 function write(text) {
   byId('message').value = text;
@@ -418,16 +418,16 @@ function fitMessage() {
   paintControls();
 }
 
-function scrollOn() {
-  if (follows) byId('scroll').scrollTop = byId('scroll').scrollHeight;
-  byId('latest').hidden = follows;
+function scrollToEnd() {
+  if (autoScrolls) byId('scroll').scrollTop = byId('scroll').scrollHeight;
+  byId('latest').hidden = autoScrolls;
 }
 
 async function copy(source, text) {
   try {
     await navigator.clipboard.writeText(text);
   } catch {
-    // Over plain HTTP from another machine there is no clipboard but the old one.
+    // Over plain HTTP from another machine, only the old clipboard interface is available.
     const area = element('textarea', { value: text, className: 'unseen' });
     document.body.append(area);
     area.select();
@@ -452,8 +452,8 @@ function toast(text, undo) {
 }
 
 function askForKey(message) {
-  const had = Boolean(store.read('key'));
-  showKeyProblem(had ? `The server refused this key: ${message}.` : 'This server answers only those who have a key.');
+  const hasKey = Boolean(store.read('key'));
+  showKeyProblem(hasKey ? `The server rejected this key: ${message}.` : 'This server requires an API key.');
   if (!byId('settings').open) byId('settings').showModal();
   keyInput.focus();
 }
@@ -465,7 +465,7 @@ function showKeyProblem(text) {
 
 const keyInput = document.querySelector('[name=key]');
 
-/* What people do */
+/* Event handlers */
 
 byId('composer').addEventListener('submit', (event) => {
   event.preventDefault();
@@ -475,9 +475,9 @@ byId('composer').addEventListener('submit', (event) => {
   write(editing?.draft ?? '');
   editing = null;
   current.messages.push({ role: 'user', content: text });
-  saved(current);
+  save(current);
   history.replaceState(null, '', `#${current.id}`);
-  answer(current);
+  requestAnswer(current);
 });
 byId('message').addEventListener('keydown', (event) => {
   if (event.key !== 'Enter' || event.shiftKey || event.isComposing) return;
@@ -501,12 +501,12 @@ byId('thread').addEventListener('click', ({ target }) => {
 });
 byId('scroll').addEventListener('scroll', () => {
   const { scrollHeight, scrollTop, clientHeight } = byId('scroll');
-  follows = scrollHeight - scrollTop - clientHeight < NEAR_END_PX;
-  byId('latest').hidden = follows;
+  autoScrolls = scrollHeight - scrollTop - clientHeight < NEAR_END_PX;
+  byId('latest').hidden = autoScrolls;
 });
 byId('latest').addEventListener('click', () => {
-  follows = true;
-  scrollOn();
+  autoScrolls = true;
+  scrollToEnd();
 });
 byId('new').addEventListener('click', () => {
   open(store.newConversation());
@@ -517,7 +517,7 @@ byId('settings').addEventListener('click', (event) => {
   if (event.target === byId('settings')) byId('settings').close();
 });
 byId('clear').addEventListener('click', () => {
-  if (!confirm('Delete all conversations that this browser keeps?')) return;
+  if (!confirm('Delete all conversations that are stored in this browser?')) return;
   conversations.forEach(forget);
   refresh();
   open(store.newConversation());

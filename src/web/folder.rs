@@ -1,4 +1,4 @@
-//! Files of an operator's folder (`--path`): which file a URL's path means, and its response.
+//! Static files from the folder of `--path`: maps a URL path to a file and builds the response.
 
 use std::fs;
 use std::path::{Component, Path, PathBuf};
@@ -11,29 +11,29 @@ use poem::web::StaticFileRequest;
 use poem::{FromRequest, IntoResponse, Request, Response};
 use tokio::task::spawn_blocking;
 
-/// What a folder is asked for when its own path is requested.
+/// Name of the file that is served for the path of a folder.
 const INDEX: &str = "index.html";
 
-/// A folder whose files are served.
+/// A folder of static files.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Folder {
-    /// The folder.
+    /// Path of the folder.
     pub path: PathBuf,
-    /// Whether links may lead out of the folder, or to hidden files in it.
+    /// Whether symbolic links can lead out of the folder, or to hidden files in it.
     pub follow_links: bool,
 }
 
 impl Folder {
-    /// The response to a `GET` or `HEAD`; `None` if there is no such file.
+    /// Returns the response to a `GET` or `HEAD` request, or `None` if the file does not exist.
     pub(super) async fn response(&self, request: &Request) -> poem::Result<Option<Response>> {
-        let mut asked = Request::builder().uri(request.uri().clone()).finish();
-        asked.headers_mut().clone_from(request.headers());
-        let asked = StaticFileRequest::from_request_without_body(&asked).await?;
+        let mut file_request = Request::builder().uri(request.uri().clone()).finish();
+        file_request.headers_mut().clone_from(request.headers());
+        let file_request = StaticFileRequest::from_request_without_body(&file_request).await?;
         let (folder, url_path) = (self.clone(), request.uri().path().to_owned());
-        // A slow disk must not hold the threads that answer requests.
+        // A slow disk must not block the HTTP threads.
         let opened = spawn_blocking(move || {
             let file = folder.find(&url_path);
-            file.map(|file| asked.create_response(&file, true, false))
+            file.map(|file| file_request.create_response(&file, true, false))
                 .transpose()
         });
         let Some(file) = opened.await.map_err(InternalServerError)?? else {
@@ -45,7 +45,8 @@ impl Folder {
         Ok(Some(response))
     }
 
-    /// The regular file that a URL's path means, if it may be served: no component of the path begins with a dot.
+    /// Returns the regular file for a URL path. Returns `None` if the file does not exist, or a component of its path
+    /// starts with a dot.
     fn find(&self, url_path: &str) -> Option<PathBuf> {
         let decoded = percent_decode_str(url_path).decode_utf8().ok()?;
         let root = fs::canonicalize(&self.path).ok()?;
@@ -60,12 +61,12 @@ impl Folder {
             path.push(INDEX);
         }
         let path = fs::canonicalize(path).ok()?;
-        let may_be_served = self.follow_links || path.strip_prefix(root).is_ok_and(is_visible);
-        (may_be_served && path.is_file()).then_some(path)
+        let is_allowed = self.follow_links || path.strip_prefix(root).is_ok_and(is_visible);
+        (is_allowed && path.is_file()).then_some(path)
     }
 }
 
-/// Whether a relative path has plain names only, none of which begins with a dot.
+/// Whether a relative path consists of plain names that do not start with a dot.
 fn is_visible(path: &Path) -> bool {
     path.components().all(|part| match part {
         Component::Normal(name) => !name.as_encoded_bytes().starts_with(b"."),

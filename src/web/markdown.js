@@ -1,10 +1,10 @@
-// Shows Markdown: blocks of sanitized HTML become elements, and formulas become MathML. A text that grows is parsed
-// and shown at the cost of its last blocks.
+// Renders Markdown: converts blocks of HTML to sanitized elements, and formulas to MathML. While a text grows, only its
+// last blocks are parsed and rendered again.
 import { parse } from './syntax.js';
 import DOMPurify from './vendor/purify.js';
 import temml from './vendor/temml.js';
 
-const MAX_FORMULAS_KEPT = 500;
+const MAX_CACHED_FORMULAS = 500;
 const FORMULA_LIMITS = { maxSize: [40, 200], maxExpand: 1000 }; // em, macro expansions
 
 const SAFE_ATTRIBUTES = ['class', 'dir', 'target', 'rel', 'title', 'start', 'tabindex', 'type', 'checked', 'disabled', 'data-tex'];
@@ -24,70 +24,70 @@ const FORMULA_HTML = {
   USE_PROFILES: { mathMl: true }, ADD_ATTR: ['class', 'form', 'style'], FORBID_ATTR: ['href', 'id'], IN_PLACE: true,
 };
 
-const shown = new WeakMap(); // element → what `render` made it show
-const formulas = new Map(); // TeX and its form → MathML, in order of use
+const rendered = new WeakMap(); // element → the text and blocks that `render` has rendered in it
+const formulas = new Map(); // display mode and TeX → MathML, in order of use
 
-/** An element with properties (`dataset` included) and children. */
+/** Creates an element with properties (including `dataset`) and children. */
 export function element(name, properties = {}, ...children) {
   const { dataset, ...others } = properties;
-  const made = Object.assign(document.createElement(name), others);
-  Object.assign(made.dataset, dataset);
-  made.append(...children);
-  return made;
+  const node = Object.assign(document.createElement(name), others);
+  Object.assign(node.dataset, dataset);
+  node.append(...children);
+  return node;
 }
 
 /**
- * Makes `target` show a Markdown text. While the text is `growing`, only the last two blocks are parsed again, and
- * elements that are there already are changed rather than replaced: a selection or a scrolled code block stays.
- * The call without `growing` parses everything again, for what a later part of a text says of an earlier one.
+ * Renders a Markdown text in `target`. While the text is `growing`, only its last two blocks are parsed again, and
+ * existing elements are updated instead of replaced, so that a selection or a scroll position is kept. The final call
+ * without `growing` parses the whole text, because later parts can affect earlier ones (link definitions).
  */
 export function render(target, text, growing = false) {
-  const before = shown.get(target) ?? { text: '', growing, blocks: [], env: { growing } };
+  const before = rendered.get(target) ?? { text: '', growing, blocks: [], env: { growing } };
   if (before.source === text && before.growing === growing) return;
   let visible = text.replace(/\r\n?/g, '\n');
   if (growing) visible = withoutMarkers(visible);
-  const goesOn = growing && before.growing && visible.startsWith(before.text);
-  const kept = goesOn ? Math.max(0, before.blocks.length - 2) : 0;
-  const from = kept > 0 ? before.blocks[kept].from : 0;
-  const env = goesOn ? before.env : { growing };
-  const blocks = [...before.blocks.slice(0, kept), ...blocksOf(visible, from, env)];
-  for (let at = kept; at < blocks.length; at += 1) {
-    const element = target.children[at];
-    if (element && before.blocks[at]?.html === blocks[at].html) continue;
-    const made = built(blocks[at].html);
-    if (element) change(element, made);
-    else target.append(made);
+  const continues = growing && before.growing && visible.startsWith(before.text);
+  const keptBlocks = continues ? Math.max(0, before.blocks.length - 2) : 0;
+  const from = keptBlocks > 0 ? before.blocks[keptBlocks].from : 0;
+  const env = continues ? before.env : { growing };
+  const blocks = [...before.blocks.slice(0, keptBlocks), ...parseBlocks(visible, from, env)];
+  for (let index = keptBlocks; index < blocks.length; index += 1) {
+    const element = target.children[index];
+    if (element && before.blocks[index]?.html === blocks[index].html) continue;
+    const updated = buildElement(blocks[index].html);
+    if (element) update(element, updated);
+    else target.append(updated);
   }
   while (target.children.length > blocks.length) target.lastElementChild.remove();
-  shown.set(target, { source: text, text: visible, growing, blocks, env });
+  rendered.set(target, { source: text, text: visible, growing, blocks, env });
 }
 
-/** Removes a last line that has only markers: their meaning depends on what follows them. */
+/** Removes a last line that has only markers: their meaning depends on the following text. */
 function withoutMarkers(text) {
   const begin = text.lastIndexOf('\n') + 1;
   return /^[-=_*+~`#>|$\\: \t]+$/.test(text.slice(begin)) ? text.slice(0, begin) : text;
 }
 
-/** The blocks of a text from an index on, which is the beginning of one, with the indices at which they begin. */
-function blocksOf(text, from, env) {
+/** Parses the text from index `from`, where a block begins. Returns the blocks with the indices of their beginnings. */
+function parseBlocks(text, from, env) {
   const rest = text.slice(from);
   let line = 0;
-  let at = 0;
+  let index = 0;
   return parse(rest, env).map((block) => {
-    for (; line < block.line; line += 1) at = rest.indexOf('\n', at) + 1;
-    return { from: from + at, html: block.html };
+    for (; line < block.line; line += 1) index = rest.indexOf('\n', index) + 1;
+    return { from: from + index, html: block.html };
   });
 }
 
-/** The element of a block's HTML. */
-function built(html) {
-  const made = DOMPurify.sanitize(html, ANSWER_HTML).firstElementChild;
-  const inside = [...made.querySelectorAll('[data-tex]')];
-  for (const formula of made.matches('[data-tex]') ? [made, ...inside] : inside) fillFormula(formula);
-  return made;
+/** Sanitizes a block's HTML and returns its element. */
+function buildElement(html) {
+  const block = DOMPurify.sanitize(html, ANSWER_HTML).firstElementChild;
+  const inside = [...block.querySelectorAll('[data-tex]')];
+  for (const formula of block.matches('[data-tex]') ? [block, ...inside] : inside) fillFormula(formula);
+  return block;
 }
 
-/** Replaces the source of a formula with MathML. If it cannot be read, the source stays, and the title says why. */
+/** Replaces the source of a formula with MathML. A formula with a syntax error keeps its source, with the error as title. */
 function fillFormula(target) {
   const { tex } = target.dataset;
   const displayMode = target.classList.contains('display');
@@ -96,7 +96,7 @@ function fillFormula(target) {
     const math = formulas.get(key) ?? mathOf(tex, displayMode);
     formulas.delete(key);
     formulas.set(key, math);
-    if (formulas.size > MAX_FORMULAS_KEPT) formulas.delete(formulas.keys().next().value);
+    if (formulas.size > MAX_CACHED_FORMULAS) formulas.delete(formulas.keys().next().value);
     target.replaceChildren(math.cloneNode(true));
   } catch (error) {
     target.classList.add('unreadable');
@@ -112,21 +112,21 @@ function mathOf(tex, displayMode) {
   return math;
 }
 
-/** Makes a node like another one, and keeps as much of it as is alike. */
-function change(node, wanted) {
-  if (node.nodeType === Node.TEXT_NODE && wanted.nodeType === Node.TEXT_NODE) {
-    if (node.data === wanted.data) return;
-    if (wanted.data.startsWith(node.data)) node.appendData(wanted.data.slice(node.data.length));
-    else node.data = wanted.data;
+/** Updates a node to equal `updated`, and keeps its equal parts. */
+function update(node, updated) {
+  if (node.nodeType === Node.TEXT_NODE && updated.nodeType === Node.TEXT_NODE) {
+    if (node.data === updated.data) return;
+    if (updated.data.startsWith(node.data)) node.appendData(updated.data.slice(node.data.length));
+    else node.data = updated.data;
     return;
   }
-  if (!node.cloneNode(false).isEqualNode(wanted.cloneNode(false))) {
-    node.replaceWith(wanted);
+  if (!node.cloneNode(false).isEqualNode(updated.cloneNode(false))) {
+    node.replaceWith(updated);
     return;
   }
-  const children = [...wanted.childNodes];
-  children.forEach((child, at) => {
-    if (node.childNodes[at]) change(node.childNodes[at], child);
+  const children = [...updated.childNodes];
+  children.forEach((child, index) => {
+    if (node.childNodes[index]) update(node.childNodes[index], child);
     else node.append(child);
   });
   while (node.childNodes.length > children.length) node.lastChild.remove();

@@ -1,5 +1,5 @@
-//! The page at the root, for people: its files are a part of the program, or come from a folder of the operator's
-//! (`--path`). Which paths are the API's, and what they answer, is somebody else's.
+//! The web page at `/`: built-in files, or the folder of `--path`. Requests for paths of the API pass through to the
+//! API's endpoint.
 
 mod folder;
 
@@ -15,21 +15,21 @@ use poem::http::header::{
 use poem::http::{Method, StatusCode};
 use poem::{Endpoint, Error, Request, Response};
 
-/// A file of the page.
+/// A built-in file of the web page.
 struct File {
     path: &'static str,
-    media: &'static str,
+    media_type: &'static str,
     text: &'static str,
 }
 
 const SCRIPT: &str = "text/javascript; charset=utf-8";
 
-/// The module that pages import: it is there whatever `--path` says.
-const COMPLETION: File = file("/completion.js", SCRIPT, include_str!("completion.js"));
+/// JavaScript client module for custom pages, which is served with `--path`, too.
+const COMPLETION_MODULE: File = file("/completion.js", SCRIPT, include_str!("completion.js"));
 
 const STYLE: &str = "text/css; charset=utf-8";
 
-/// The page's own files, and in `vendor/` the libraries of others: `.ci/vendor_page.py` writes that folder.
+/// The built-in files. `vendor/` contains third-party libraries; `.ci/vendor_page.py` writes it.
 const FILES: [File; 15] = [
     file("/", "text/html; charset=utf-8", include_str!("index.html")),
     file("/style.css", STYLE, include_str!("style.css")),
@@ -40,7 +40,7 @@ const FILES: [File; 15] = [
     file("/settings.js", SCRIPT, include_str!("settings.js")),
     file("/store.js", SCRIPT, include_str!("store.js")),
     file("/syntax.js", SCRIPT, include_str!("syntax.js")),
-    COMPLETION,
+    COMPLETION_MODULE,
     file(
         "/vendor/markdown-it.js",
         SCRIPT,
@@ -60,25 +60,29 @@ const FILES: [File; 15] = [
     ),
 ];
 
-/// The page loads nothing from elsewhere, and no other page shows it.
+/// Content security policy: resources only from this server, and no embedding in other pages.
 const POLICY: &str = "default-src 'self'; frame-ancestors 'none'; base-uri 'none'";
 
-const fn file(path: &'static str, media: &'static str, text: &'static str) -> File {
-    File { path, media, text }
+const fn file(path: &'static str, media_type: &'static str, text: &'static str) -> File {
+    File {
+        path,
+        media_type,
+        text,
+    }
 }
 
-/// Where the page comes from.
+/// Files that make up the web page.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Pages {
-    /// The program's own.
-    Own,
-    /// The files of this folder.
+    /// The built-in page.
+    BuiltIn,
+    /// The files of a folder.
     Folder(Folder),
 }
 
-/// An endpoint that answers `GET` and `HEAD` of what is no path of the API (`is_api`) with a file, if there is one, and leaves all
-/// else to `api`.
-pub fn beside<A>(
+/// Adds the web page to an API endpoint. `pages` serves `GET` and `HEAD` requests for existing files, unless the path
+/// belongs to the API (`is_api`). `api` serves all other requests.
+pub fn with_pages<A>(
     api: A,
     is_api: fn(&str) -> bool,
     pages: &Pages,
@@ -90,7 +94,7 @@ where
         api,
         is_api,
         folder: match pages {
-            Pages::Own => None,
+            Pages::BuiltIn => None,
             Pages::Folder(folder) => Some(folder.clone()),
         },
     }
@@ -106,59 +110,63 @@ impl<A: Endpoint<Output = Response>> Endpoint for WithPages<A> {
     type Output = Response;
 
     async fn call(&self, request: Request) -> poem::Result<Response> {
-        let reads = [Method::GET, Method::HEAD].contains(request.method());
-        if !reads || (self.is_api)(request.uri().path()) {
+        let is_read = [Method::GET, Method::HEAD].contains(request.method());
+        if !is_read || (self.is_api)(request.uri().path()) {
             return self.api.call(request).await;
         }
-        let own = |files: &'static [File]| {
+        let built_in = |files: &'static [File]| {
             let path = match request.uri().path() {
                 "/index.html" => "/",
                 path => path,
             };
             let file = files.iter().find(|file| file.path == path)?;
-            let known = request.headers().get(IF_NONE_MATCH);
-            Some(answer(file, known.map(|tag| tag.as_bytes())))
+            let cached_tag = request.headers().get(IF_NONE_MATCH);
+            Some(file_response(file, cached_tag.map(|tag| tag.as_bytes())))
         };
-        let answered = match &self.folder {
-            None => own(&FILES),
+        let response = match &self.folder {
+            None => built_in(&FILES),
             Some(folder) => match folder.response(&request).await {
                 Ok(Some(response)) => Some(response),
-                // It may have been removed meanwhile.
-                Ok(None) => own(std::slice::from_ref(&COMPLETION)),
-                Err(error) if is_absence(&error) => own(std::slice::from_ref(&COMPLETION)),
+                Ok(None) => built_in(std::slice::from_ref(&COMPLETION_MODULE)),
+                // The file was removed after it was found.
+                Err(error) if is_not_found(&error) => {
+                    built_in(std::slice::from_ref(&COMPLETION_MODULE))
+                }
                 Err(error) => return Err(error),
             },
         };
-        match answered {
+        match response {
             Some(response) => Ok(response),
             None => self.api.call(request).await,
         }
     }
 }
 
-/// Whether it says that there is no such file.
-fn is_absence(error: &Error) -> bool {
+/// Whether the error means that the file does not exist.
+fn is_not_found(error: &Error) -> bool {
     matches!(
         error.downcast_ref::<StaticFileError>(),
         Some(StaticFileError::NotFound)
     )
 }
 
-/// The file, or that the browser has it.
-fn answer(file: &File, known: Option<&[u8]>) -> Response {
+/// Returns the file, or status 304 if `cached_tag` shows that the browser already has the file.
+fn file_response(file: &File, cached_tag: Option<&[u8]>) -> Response {
     let mut hash = DefaultHasher::new();
     file.text.hash(&mut hash);
     let tag = format!("\"{:016x}\"", hash.finish());
     let response = Response::builder()
         .header(ETAG, &tag)
-        // A newer program has newer files: the browser asks each time whether its own are those.
+        // The browser revalidates each time, because an updated server has updated files.
         .header(CACHE_CONTROL, "no-cache")
         .header(CONTENT_SECURITY_POLICY, POLICY)
         .header(X_CONTENT_TYPE_OPTIONS, "nosniff")
         .header(REFERRER_POLICY, "no-referrer");
-    match known == Some(tag.as_bytes()) {
+    match cached_tag == Some(tag.as_bytes()) {
         true => response.status(StatusCode::NOT_MODIFIED).finish(),
-        false => response.header(CONTENT_TYPE, file.media).body(file.text),
+        false => response
+            .header(CONTENT_TYPE, file.media_type)
+            .body(file.text),
     }
 }
 
@@ -168,10 +176,10 @@ mod tests {
 
     use super::*;
 
-    /// What a path answers: status, media type, the text's beginning.
+    /// Requests a path and returns status, media type and text.
     async fn get(pages: &Pages, path: &str) -> (u16, String, String) {
         let api = poem::endpoint::make_sync(|_| StatusCode::NOT_FOUND.into_response());
-        let endpoint = beside(api, |path| path == "/health", pages).boxed();
+        let endpoint = with_pages(api, |path| path == "/health", pages).boxed();
         let request = Request::builder().uri(path.parse().unwrap()).finish();
         let response = endpoint.call(request).await.unwrap();
         let media = response.content_type().unwrap_or_default().to_owned();
@@ -184,39 +192,42 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn the_page_needs_nothing_that_is_not_there() {
-        let (status, media, page) = get(&Pages::Own, "/").await;
+    async fn all_files_that_the_page_references_are_served() {
+        let (status, media, page) = get(&Pages::BuiltIn, "/").await;
         assert_eq!((status, media.as_str()), (200, "text/html; charset=utf-8"));
-        let named = page.split(['"', '\'']).filter(|word| {
+        let references = page.split(['"', '\'']).filter(|word| {
             [".js", ".css", ".svg"]
                 .iter()
-                .any(|end| word.ends_with(end))
+                .any(|extension| word.ends_with(extension))
         });
         let mut count = 0;
-        for name in named {
-            let (status, ..) =
-                get(&Pages::Own, &format!("/{}", name.trim_start_matches('/'))).await;
+        for name in references {
+            let (status, ..) = get(
+                &Pages::BuiltIn,
+                &format!("/{}", name.trim_start_matches('/')),
+            )
+            .await;
             assert_eq!(status, 200, "{name}");
             count += 1;
         }
         assert!(count >= 3, "{page}");
         assert!(
             !page.contains("<script>") && !page.contains("style=\""),
-            "the policy forbids them"
+            "the content security policy forbids inline scripts and styles"
         );
-        assert_eq!(get(&Pages::Own, "/nothing.js").await.0, 404);
-        assert_eq!(get(&Pages::Own, "/health").await.0, 404);
+        assert_eq!(get(&Pages::BuiltIn, "/nothing.js").await.0, 404);
+        assert_eq!(get(&Pages::BuiltIn, "/health").await.0, 404);
     }
 
     #[tokio::test]
     async fn every_module_that_a_script_imports_is_served() {
         let mut count = 0;
-        for file in FILES.iter().filter(|file| file.media == SCRIPT) {
+        for file in FILES.iter().filter(|file| file.media_type == SCRIPT) {
             let imported = file.text.lines().filter(|line| line.starts_with("import "));
             for line in imported {
                 let name = line.split('\'').nth(1).unwrap();
                 let path = name.strip_prefix('.').unwrap();
-                let (status, media, _) = get(&Pages::Own, path).await;
+                let (status, media, _) = get(&Pages::BuiltIn, path).await;
                 assert_eq!((status, media.as_str()), (200, SCRIPT), "{line}");
                 count += 1;
             }
@@ -225,7 +236,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_folder_takes_the_pages_place_and_the_module_stays() {
+    async fn a_folder_replaces_the_page_but_not_the_completion_module() {
         let folder = tempfile::tempdir().unwrap();
         let root = folder.path().join("root");
         std::fs::create_dir(&root).unwrap();
@@ -260,7 +271,7 @@ mod tests {
 
     #[cfg(unix)]
     #[tokio::test]
-    async fn hidden_files_and_what_links_lead_to_outside_are_not_served() {
+    async fn hidden_files_and_links_out_of_the_folder_are_not_served() {
         use std::os::unix::fs::symlink;
 
         let folder = tempfile::tempdir().unwrap();
@@ -308,7 +319,7 @@ mod tests {
         ] {
             assert_eq!(get(&pages(false), path).await.2, text, "{path}");
         }
-        // An operator may let links lead elsewhere; paths with hidden names and devices are not served even then.
+        // With `follow_links`, links can lead anywhere; hidden paths and devices are still not served.
         for path in ["/out", "/folder-out", "/env"] {
             assert_eq!(get(&pages(true), path).await.2, "secret", "{path}");
         }
@@ -318,7 +329,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn files_of_a_folder_are_what_their_media_type_says() {
+    async fn files_of_a_folder_are_served_with_nosniff_and_an_etag() {
         let folder = tempfile::tempdir().unwrap();
         std::fs::write(folder.path().join("a.txt"), "<script>").unwrap();
         let pages = Pages::Folder(Folder {
@@ -326,19 +337,19 @@ mod tests {
             follow_links: false,
         });
         let api = poem::endpoint::make_sync(|_| StatusCode::NOT_FOUND.into_response());
-        let endpoint = beside(api, |_| false, &pages).boxed();
-        let asked = || Request::builder().uri("/a.txt".parse().unwrap());
-        let response = endpoint.call(asked().finish()).await.unwrap();
+        let endpoint = with_pages(api, |_| false, &pages).boxed();
+        let request = || Request::builder().uri("/a.txt".parse().unwrap());
+        let response = endpoint.call(request().finish()).await.unwrap();
         assert_eq!(response.header(X_CONTENT_TYPE_OPTIONS), Some("nosniff"));
         let tag = response.header(ETAG).unwrap();
-        let again = asked().header(IF_NONE_MATCH, tag).finish();
+        let again = request().header(IF_NONE_MATCH, tag).finish();
         let again = endpoint.call(again).await.unwrap();
         assert_eq!(again.status(), StatusCode::NOT_MODIFIED);
         assert_eq!(again.header(X_CONTENT_TYPE_OPTIONS), Some("nosniff"));
     }
 
     #[test]
-    fn a_slow_disk_does_not_hold_the_threads_that_answer() {
+    fn a_slow_disk_does_not_block_the_http_threads() {
         let folder = tempfile::tempdir().unwrap();
         std::fs::write(folder.path().join("a.txt"), "a").unwrap();
         let pages = Pages::Folder(Folder {
@@ -348,23 +359,29 @@ mod tests {
         let mut runtime = tokio::runtime::Builder::new_current_thread();
         let runtime = runtime.enable_time().max_blocking_threads(1).build();
         runtime.unwrap().block_on(async {
-            // File work waits for the only thread on which it may be done.
+            // File operations wait for the only blocking thread.
             let (release, released) = std::sync::mpsc::channel::<()>();
             let occupied = tokio::task::spawn_blocking(move || released.recv());
-            let mut answer = Box::pin(get(&pages, "/a.txt"));
-            let patience = std::time::Duration::from_millis(50);
-            assert!(tokio::time::timeout(patience, &mut answer).await.is_err());
+            let mut response = Box::pin(get(&pages, "/a.txt"));
+            let wait = std::time::Duration::from_millis(50);
+            assert!(tokio::time::timeout(wait, &mut response).await.is_err());
             drop(release);
-            assert_eq!(answer.await.2, "a");
+            assert_eq!(response.await.2, "a");
             assert!(occupied.await.unwrap().is_err());
         });
     }
 
     #[test]
-    fn a_browser_that_has_a_file_is_not_sent_it_again() {
-        let first = answer(&COMPLETION, None);
+    fn a_cached_file_gets_a_304_response() {
+        let first = file_response(&COMPLETION_MODULE, None);
         let tag = first.header(ETAG).unwrap();
-        assert_eq!(answer(&COMPLETION, Some(tag.as_bytes())).status(), 304);
-        assert_eq!(answer(&COMPLETION, Some(b"\"0\"")).status(), 200);
+        assert_eq!(
+            file_response(&COMPLETION_MODULE, Some(tag.as_bytes())).status(),
+            304
+        );
+        assert_eq!(
+            file_response(&COMPLETION_MODULE, Some(b"\"0\"")).status(),
+            200
+        );
     }
 }

@@ -1,22 +1,23 @@
-// How the server is: asked until it can answer, and again whenever somebody has reason to doubt it.
-import { ask } from './completion.js';
+// The server's state: polled until the server is ready, and checked again on demand.
+import { sendRequest } from './completion.js';
 
-const ASK_AGAIN_MS = 1000;
+const POLL_INTERVAL_MS = 1000;
 
 /**
- * Follows the server's state and calls `report` with `{ name, text, progress?, props? }` whenever it was asked.
- * `name` is `ready`, `loading`, `locked` (it wants a key), `gone` or `failed`. Answers a function that asks anew.
+ * Returns a function that checks the server's state and calls `report` with `{ name, text, progress?, props? }`. `name`
+ * is `ready`, `loading`, `locked` (an API key is required), `gone` or `failed`. Repeats the check until the state is
+ * `ready` or `locked`.
  */
 export function followState(key, report) {
   let timer = null;
-  let asked = 0;
+  let lastCheck = 0;
   return async function check() {
     clearTimeout(timer);
-    const mine = ++asked;
+    const thisCheck = ++lastCheck;
     const state = await serverState(key());
-    if (mine !== asked) return;
+    if (thisCheck !== lastCheck) return;
     report(state);
-    if (state.name !== 'ready' && state.name !== 'locked') timer = setTimeout(check, ASK_AGAIN_MS);
+    if (state.name !== 'ready' && state.name !== 'locked') timer = setTimeout(check, POLL_INTERVAL_MS);
   };
 }
 
@@ -30,15 +31,15 @@ async function serverState(key) {
       return { name: 'loading', text: `Loading the model…${share}`, progress };
     }
     if (!response.ok) {
-      const text = health.error?.message ?? 'The model could not be loaded: the server’s log says why.';
+      const text = health.error?.message ?? 'The model could not be loaded. See the server’s log.';
       return { name: 'failed', text };
     }
-    const props = await (await ask('props', null, { key })).json();
+    const props = await (await sendRequest('props', null, { key })).json();
     return { name: 'ready', text: modelName(props.model ?? 'ready'), props };
   } catch (error) {
-    if (error.status === 401) return { name: 'locked', text: 'The server wants an API key.', problem: error.message };
+    if (error.status === 401) return { name: 'locked', text: 'The server requires an API key.', problem: error.message };
     if (error.status) return { name: 'failed', text: error.message };
-    return { name: 'gone', text: 'The server does not answer.' };
+    return { name: 'gone', text: 'The server does not respond.' };
   }
 }
 

@@ -1,10 +1,10 @@
-// The settings: the form, what of it is kept, and which fields of a request come of it.
+// The settings: the form, its stored values, and the request fields that they set.
 import { keep, read } from './store.js';
 
 const form = document.querySelector('#settings form');
 const inputs = [...form.elements].filter((input) => input.name && input.name !== 'key');
 
-// What /props and the chat route call alike.
+// Sampling parameters with the same names in /props and in the chat route.
 const SAMPLING = [
   'temperature', 'top_k', 'top_p', 'min_p', 'repeat_penalty', 'repeat_last_n', 'presence_penalty', 'frequency_penalty',
 ];
@@ -12,28 +12,28 @@ const SAMPLING = [
 let changed = read('settings', {});
 let defaults = {};
 
-/** Fills the form, keeps what is changed in it, and tells `onChange` whether anything is. */
+/** Fills the form, stores changes, and calls `onChange` with whether any field differs from its default. */
 export function followForm(onChange) {
-  const tell = () => onChange(Object.keys(changed).length > 0);
+  const notify = () => onChange(Object.keys(changed).length > 0);
   const fill = () => inputs.forEach((input) => { input.value = changed[input.name] ?? ''; });
   form.addEventListener('input', ({ target }) => {
     if (!inputs.includes(target)) return;
     if (target.value === '') delete changed[target.name];
     else changed[target.name] = target.value;
     keep('settings', changed);
-    tell();
+    notify();
   });
   form.querySelector('#defaults').addEventListener('click', () => {
     changed = {};
     keep('settings', changed);
     fill();
-    tell();
+    notify();
   });
   fill();
-  tell();
+  notify();
 }
 
-/** Shows the server's defaults (`default_generation_settings`) where a field is empty. */
+/** Shows the server's defaults (`default_generation_settings`) as placeholders of empty fields. */
 export function showDefaults(settings) {
   defaults = settings;
   for (const name of SAMPLING) form.elements[name].placeholder = settings[name] ?? '';
@@ -45,10 +45,10 @@ export function systemPrompt() {
   return changed.system?.trim() ?? '';
 }
 
-/** Fields for /v1/chat/completions; throws an Error in words where a field cannot be read. */
+/** The settings as fields for /v1/chat/completions. Throws an Error for invalid JSON. */
 export function requestFields() {
   const fields = {};
-  // The chat route has OpenAI's defaults, not those of /props: what the form shows has to be sent to be true.
+  // The chat route has OpenAI's defaults instead of those of /props, so the defaults that the form shows must be sent.
   for (const name of SAMPLING) {
     if (changed[name] !== undefined) fields[name] = Number(changed[name]);
     else if (typeof defaults[name] === 'number') fields[name] = defaults[name];
@@ -65,7 +65,7 @@ export function requestFields() {
   return fields;
 }
 
-/** A tool as the chat route takes it, also if it is written as MCP servers and Anthropic's API have it. */
+/** Converts a tool to the format of the chat route; the formats of MCP and of Anthropic's API are accepted, too. */
 function asTool(tool) {
   if (!tool || tool.function || !tool.name) return tool;
   const { name, description, parameters, input_schema, inputSchema } = tool;

@@ -1,24 +1,24 @@
-// What the browser keeps: conversations, each under a name of its own so that two tabs do not undo each other's
-// work, settings and the key. When there is too much, the conversations that rested longest go.
+// The browser's local storage: conversations, settings and the API key. Each conversation has its own entry, so that
+// two tabs do not overwrite each other's changes. Above a limit, the least recently changed conversations are deleted.
 
 const PREFIX = 'ortolan.conversation.';
-const MOST_CONVERSATIONS = 100;
-const MOST_CHARACTERS = 2_000_000; // browsers keep some five million for a site
+const MAX_CONVERSATIONS = 100;
+const MAX_CHARACTERS = 2_000_000; // browsers allow about five million for a site
 
 const storage = browserStorage();
 
-/** All conversations, the latest first. */
+/** All conversations, the most recently changed first. */
 export function conversations() {
-  return names().map((name) => parsed(name)).filter((found) => found?.messages).sort((a, b) => b.changed - a.changed);
+  return names().map((name) => parsed(name)).filter((conversation) => conversation?.messages).sort((a, b) => b.changed - a.changed);
 }
 
-/** A conversation that has no message yet; it is kept from the first `save` on. */
+/** Creates an empty conversation; it is stored at the first `save`. */
 export function newConversation() {
-  // No randomUUID: it is missing where the page comes over plain HTTP from another machine.
+  // randomUUID does not exist if the page is loaded over plain HTTP from another machine.
   return { id: Date.now().toString(36) + Math.random().toString(36).slice(2, 8), changed: Date.now(), messages: [] };
 }
 
-/** Keeps a conversation; without messages it is removed. Answers whether there was room. */
+/** Stores a conversation, or removes it if it has no messages. Returns whether storing succeeded. */
 export function save(conversation) {
   if (conversation.messages.length === 0) {
     remove(conversation);
@@ -28,12 +28,12 @@ export function save(conversation) {
   const text = JSON.stringify(conversation);
   const name = PREFIX + conversation.id;
   let others = names().filter((other) => other !== name);
-  const tooMuch = () =>
-    others.length >= MOST_CONVERSATIONS ||
-    others.reduce((sum, other) => sum + storage.getItem(other).length, text.length) > MOST_CHARACTERS;
-  if (tooMuch()) others.sort((a, b) => parsed(b).changed - parsed(a).changed);
+  const exceedsLimits = () =>
+    others.length >= MAX_CONVERSATIONS ||
+    others.reduce((sum, other) => sum + storage.getItem(other).length, text.length) > MAX_CHARACTERS;
+  if (exceedsLimits()) others.sort((a, b) => parsed(b).changed - parsed(a).changed);
   for (;;) {
-    if (others.length === 0 || !tooMuch()) {
+    if (others.length === 0 || !exceedsLimits()) {
       if (write(name, text)) return true;
       if (others.length === 0) return false;
     }
@@ -45,7 +45,7 @@ export function remove(conversation) {
   storage.removeItem(PREFIX + conversation.id);
 }
 
-/** The settings or the key, as last kept. */
+/** The stored value of `name` (`settings` or `key`). */
 export function read(name, fallback) {
   return parsed(`ortolan.${name}`) ?? fallback;
 }
@@ -75,16 +75,16 @@ function write(name, text) {
   }
 }
 
-/** A browser may forbid to keep anything: then the page remembers until it is closed. */
+/** Local storage, or memory if the browser forbids local storage. */
 function browserStorage() {
   try {
     return window.localStorage;
   } catch {
-    const kept = Object.create({
+    const memory = Object.create({
       getItem(name) { return this[name] ?? null; },
       setItem(name, text) { this[name] = text; },
       removeItem(name) { delete this[name]; },
     });
-    return kept;
+    return memory;
   }
 }

@@ -2,18 +2,18 @@
 // markdown-it. The result is HTML that `markdown.js` sanitizes. HTML in an answer is text, except for a few tags.
 import MarkdownIt from './vendor/markdown-it.js';
 
-const MAX_FORMULA_CHARACTERS = 10_000; // an unclosed delimiter must not cost the square of the text's length
+const MAX_FORMULA_CHARACTERS = 10_000; // limits the search for closing delimiters, which would take quadratic time
 const MAX_TAG_CHARACTERS = 2_000; // between <sub> and </sub>
 const LINK_SCHEME = /^(?:https?|mailto):/i;
 const ENVIRONMENT = /^\\begin\{((?:align|alignat|equation|gather|multline)\*?)\}/;
 const INLINE_TAG = /^<(sub|sup|kbd|mark|ins|u|b|strong|i|em|s|del)>/i;
 const LINE_BREAK_TAG = /^<br *\/?>/i;
 const TASK = /^\[([ xX])\] /;
-const WORD = /[A-Za-z0-9_]/; // of Latin text: other scripts have no space beside a formula
-const SUFFIX = /^(?:st|nd|rd|th|s)\b/; // of a formula, as in $n$th
+const WORD = /[A-Za-z0-9_]/; // Latin only: text in other scripts may have no space beside a formula
+const SUFFIX = /^(?:st|nd|rd|th|s)\b/; // may follow a formula, as in $n$th
 const CJK = /[\p{Script=Han}\p{Script=Hiragana}\p{Script=Katakana}\p{Script=Hangul}\u3000-\u303f\uff00-\uffef]/u;
-const CELL_LITERAL = /(?<!\\)(`+)(?!`).+?(?<!`)\1(?!`)|\\\(.+?\\\)|\$(?![\s$])[^$]*[^\s$]\$/g; // code or a formula in a table's row
-const PROTECTED_PIPE = '\ufdd0'; // a noncharacter: it stands for a | that does not end a cell
+const CELL_LITERAL = /(?<!\\)(`+)(?!`).+?(?<!`)\1(?!`)|\\\(.+?\\\)|\$(?![\s$])[^$]*[^\s$]\$/g; // code or a formula in a table row
+const PROTECTED_PIPE = '\ufdd0'; // a noncharacter that replaces a | inside a cell
 
 const md = new MarkdownIt({ html: false, linkify: true, breaks: true });
 const { escapeHtml } = md.utils;
@@ -27,12 +27,12 @@ export function parse(text, env) {
   const blocks = [];
   let depth = 0;
   let begin = 0;
-  tokens.forEach((token, at) => {
+  tokens.forEach((token, index) => {
     depth += token.nesting;
     if (depth > 0) return;
-    const own = tokens.slice(begin, at + 1);
-    blocks.push({ line: own[0].map[0], html: md.renderer.render(own, md.options, env) });
-    begin = at + 1;
+    const block = tokens.slice(begin, index + 1);
+    blocks.push({ line: block[0].map[0], html: md.renderer.render(block, md.options, env) });
+    begin = index + 1;
   });
   return blocks;
 }
@@ -56,7 +56,7 @@ md.renderer.rules.link_open = (tokens, at, options, env, renderer) => {
   return renderer.renderToken(tokens, at, options);
 };
 
-// The page loads nothing from elsewhere: an image is a link to it, or its description inside of another link.
+// The page loads nothing from other servers: an image becomes a link to it, or its description inside another link.
 md.renderer.rules.image = (tokens, at, options, env, renderer) => {
   const source = tokens[at].attrGet('src');
   const label = escapeHtml(renderer.renderInlineAsText(tokens[at].children, options, env) || source);
@@ -66,7 +66,7 @@ md.renderer.rules.image = (tokens, at, options, env, renderer) => {
 
 /* Formulas */
 
-/** The index at which the delimiter `\)` or `\]` begins, -1 if there is none. `\\` is a line break in TeX. */
+/** The index of the delimiter `\)` or `\]`, or -1. `\\` is a line break in TeX. */
 function closingBracket(source, from, to, bracket) {
   for (let at = from; at < to - 1; at += 1) {
     if (source[at] !== '\\') continue;
@@ -82,16 +82,16 @@ function isEscapedLink(source, at, to) {
   return closing >= 0 && source[closing + 2] === '(';
 }
 
-/** The formula at `from`: its TeX, the index behind it, and whether it is displayed on its own line. */
+/** The formula at `from`: its TeX, the index after it, and whether it is displayed on its own line; or null. */
 function formulaAt(source, from, limit) {
   const to = Math.min(limit, from + MAX_FORMULA_CHARACTERS);
-  const found = (open, close, display) => {
+  const result = (open, close, display) => {
     const tex = close < 0 ? '' : source.slice(from + open, close);
     return tex.trim() ? { tex, end: close + open, display } : null;
   };
-  if (source.startsWith('\\(', from)) return found(2, closingBracket(source, from + 2, to, ')'), false);
+  if (source.startsWith('\\(', from)) return result(2, closingBracket(source, from + 2, to, ')'), false);
   if (source.startsWith('\\[', from)) {
-    return isEscapedLink(source, from, to) ? null : found(2, closingBracket(source, from + 2, to, ']'), true);
+    return isEscapedLink(source, from, to) ? null : result(2, closingBracket(source, from + 2, to, ']'), true);
   }
   if (source[from] !== '$' || source[from - 1] === '$') return null;
   const close = (delimiter, at) => {
@@ -100,14 +100,14 @@ function formulaAt(source, from, limit) {
   };
   if (source[from + 1] === '$') {
     const end = close('$$', from + 2);
-    return source[end + 2] === '$' ? null : found(2, end, true);
+    return source[end + 2] === '$' ? null : result(2, end, true);
   }
   const end = close('$', from + 1);
-  return end < 0 || isMoney(source, from, end) ? null : found(1, end, false);
+  return end < 0 || isNotFormula(source, from, end) ? null : result(1, end, false);
 }
 
-/** Whether two dollar signs delimit no formula: `$5 and $10`, `$5-$10`, `$HOME:$PATH`. */
-function isMoney(source, from, end) {
+/** Whether two dollar signs do not delimit a formula: `$5 and $10`, `$5-$10`, `$HOME:$PATH`. */
+function isNotFormula(source, from, end) {
   if (/\s/.test(source[from + 1]) || /\s/.test(source[end - 1])) return true;
   if ('^_'.includes(source[from + 1])) return false; // H$_2$O
   const isWord = (character) => character !== undefined && WORD.test(character);
@@ -127,7 +127,8 @@ md.inline.ruler.before('escape', 'formula', (state, silent) => {
   return true;
 });
 
-// TeX outside of delimiters keeps its backslash. Markdown never needs an escape of these characters, except in `\[text\](target)`.
+// TeX outside delimiters keeps its backslashes. Markdown needs an escape of these characters only in
+// `\[text\](target)`.
 md.inline.ruler.before('escape', 'tex_escape', (state, silent) => {
   const { src, pos, posMax } = state;
   if (src[pos] !== '\\' || pos + 1 >= posMax || !'()[],;:'.includes(src[pos + 1])) return false;
@@ -137,7 +138,7 @@ md.inline.ruler.before('escape', 'tex_escape', (state, silent) => {
   return true;
 });
 
-/** A formula that begins a line and ends one. `$$` and environments have no empty lines inside. */
+/** A formula that starts at the beginning of a line and stops at the end of one. `$$` and environments contain no empty lines. */
 function formulaBlock(state, startLine, endLine, silent) {
   if (state.sCount[startLine] - state.blkIndent >= 4) return false;
   const first = state.src.slice(state.bMarks[startLine] + state.tShift[startLine], state.eMarks[startLine]);
@@ -147,7 +148,7 @@ function formulaBlock(state, startLine, endLine, silent) {
   const close = environment ? `\\end{${environment}}` : open === '$$' ? '$$' : '\\]';
   let source = '';
   let line = startLine;
-  let end = -1; // where the closing delimiter begins
+  let end = -1; // index of the closing delimiter
   let from = open.length;
   for (; line < endLine && end < 0; line += 1) {
     const isEmpty = state.isEmpty(line);
@@ -159,8 +160,8 @@ function formulaBlock(state, startLine, endLine, silent) {
     from = Math.max(open.length, source.length - 1);
   }
   const token = (type, tex) => {
-    const made = state.push(type, 'div', 0);
-    Object.assign(made, { block: true, content: tex, markup: source, map: [startLine, line], meta: { display: true } });
+    const added = state.push(type, 'div', 0);
+    Object.assign(added, { block: true, content: tex, markup: source, map: [startLine, line], meta: { display: true } });
     state.line = line;
   };
   if (end < 0) {
@@ -168,15 +169,16 @@ function formulaBlock(state, startLine, endLine, silent) {
     if (!silent) token('formula_pending', source);
     return true;
   }
-  const behind = source.slice(end + close.length);
+  const trailing = source.slice(end + close.length);
   const tex = environment ? source.slice(0, end + close.length) : source.slice(open.length, end);
-  if (!/^[\s.,;:!?]*$/.test(behind) || !tex.trim()) return false;
-  if (!silent) token('formula', tex + behind.trim());
+  if (!/^[\s.,;:!?]*$/.test(trailing) || !tex.trim()) return false;
+  if (!silent) token('formula', tex + trailing.trim());
   return true;
 }
 md.block.ruler.before('fence', 'formula_block', formulaBlock, { alt: ['paragraph', 'reference', 'blockquote', 'list'] });
 
-// The formula itself is built after the HTML is sanitized; until then, and if it cannot be read, its source is shown.
+// MathML is created after the HTML is sanitized. Before that, and for formulas with a syntax error, the source is
+// shown.
 md.renderer.rules.formula = (tokens, at) => {
   const { tag, meta, content, markup } = tokens[at];
   const shape = meta.display ? 'formula display' : 'formula';
@@ -184,7 +186,7 @@ md.renderer.rules.formula = (tokens, at) => {
 };
 md.renderer.rules.formula_pending = (tokens, at) => `<div class="formula pending" dir="ltr">${escapeHtml(tokens[at].markup)}</div>`;
 
-/* Tags that have no other notation */
+/* HTML tags without Markdown notation */
 
 md.inline.ruler.before('html_inline', 'inline_tag', (state, silent) => {
   if (state.src[state.pos] !== '<') return false;
@@ -218,22 +220,22 @@ md.inline.ruler.before('html_inline', 'inline_tag', (state, silent) => {
 
 const { scanDelims } = md.inline.State.prototype;
 md.inline.State.prototype.scanDelims = function scanDelimsBesideCjk(start, canSplitWord) {
-  const found = scanDelims.call(this, start, canSplitWord);
+  const delimiters = scanDelims.call(this, start, canSplitWord);
   const before = this.src[start - 1] ?? ' ';
-  const after = start + found.length < this.posMax ? this.src[start + found.length] : ' ';
-  if (!canSplitWord || !(CJK.test(before) || CJK.test(after))) return found;
-  return { ...found, can_open: !/\s/.test(after), can_close: !/\s/.test(before) };
+  const after = start + delimiters.length < this.posMax ? this.src[start + delimiters.length] : ' ';
+  if (!canSplitWord || !(CJK.test(before) || CJK.test(after))) return delimiters;
+  return { ...delimiters, can_open: !/\s/.test(after), can_close: !/\s/.test(before) };
 };
 
 /* Lists */
 
 /**
- * Indents bullets below a numbered item that are indented by less than its text, and what follows them:
- * models write them so and mean a nested list.
+ * Indents bullets (and the lines after them) below a numbered item if they are indented by less than the item's text:
+ * models write nested lists this way.
  */
 function indentNestedBullets(text) {
   let fence = null;
-  let contentIndent = 0; // of the numbered item that this line may belong to; 0 if there is none
+  let contentIndent = 0; // indent of the current numbered item's text, or 0
   let shift = 0;
   return text.split('\n').map((line) => {
     const indent = /^ */.exec(line)[0].length;
@@ -272,7 +274,7 @@ md.core.ruler.push('page_blocks', ({ tokens }) => {
     if (token.nesting < 0) parents.pop();
     const inside = parents.at(-1)?.type;
     if (token.type.startsWith('heading_')) token.tag = `h${Math.min(6, Number(token.tag[1]) + 2)}`;
-    // A browser finds the direction of a block in its text, without what has a direction of its own.
+    // With dir=auto, a browser derives the direction of a block from its text, except parts with their own direction.
     const isText = ['paragraph_open', 'heading_open'].includes(token.type) && inside !== 'list_item_open' && inside !== 'blockquote_open';
     if (isText || ['list_item_open', 'blockquote_open', 'table_open'].includes(token.type)) token.attrSet('dir', 'auto');
     if (token.type === 'inline' && inside === 'paragraph_open' && tokens[at - 2]?.type === 'list_item_open') asTask(tokens[at - 2], token);
@@ -286,7 +288,7 @@ const tableRule = new MarkdownIt('zero').enable('table').block.ruler.getRules(''
 
 const columns = (row) => row.trim().replace(/^\||(?<!\\)\|$/g, '').split(/(?<!\\)\|/).length;
 
-/** A `|` in code or in a formula ends no cell, unless the row has the right number of cells that way. */
+/** Protects `|` in code and formulas from ending a cell, unless the row has the expected number of cells without that. */
 function protectPipes(row, expected) {
   if (!row.includes('|') || columns(row) === expected) return row;
   return row.replace(CELL_LITERAL, (literal) => literal.replace(/(?<!\\)\|/g, PROTECTED_PIPE));
@@ -315,7 +317,7 @@ md.block.ruler.at('table', (state, startLine, endLine, silent) => {
 md.renderer.rules.table_open = (tokens, at, options, env, renderer) => `<div class="table" tabindex="0">${renderer.renderToken(tokens, at, options)}`;
 md.renderer.rules.table_close = () => '</table></div>';
 
-// The page's policy forbids style attributes.
+// The page's Content-Security-Policy forbids style attributes.
 const cell = (tokens, at, options, env, renderer) => {
   const token = tokens[at];
   const alignment = /^text-align:(\w+)$/.exec(token.attrGet('style') ?? '')?.[1];
@@ -329,7 +331,7 @@ md.renderer.rules.th_open = cell;
 
 function code(language, text) {
   const head = `<figcaption><span>${escapeHtml(language || 'text')}</span><button type="button" class="quiet copy-code">Copy</button></figcaption>`;
-  // A long line is scrolled sideways, with the keyboard, too.
+  // tabindex allows scrolling long lines with the keyboard.
   return `<figure class="code" dir="ltr">${head}<pre tabindex="0"><code>${escapeHtml(text.replace(/\n$/, ''))}</code></pre></figure>`;
 }
 md.renderer.rules.code_block = (tokens, at) => code('', tokens[at].content);

@@ -1,4 +1,4 @@
-"""The tool runner of Anthropic's library for Python against the server at ORTOLAN, whose model calls `get_weather`."""
+"""The tool runner of Anthropic's Python library against the server at $ORTOLAN, whose model calls `get_weather`."""
 
 import os
 import unittest
@@ -11,7 +11,7 @@ QUESTION = {"role": "user", "content": "How is the weather in Rome?"}
 
 class ToolRunner(unittest.TestCase):
     def run_with(self, **options):
-        asked = []
+        cities = []
 
         @anthropic.beta_tool
         def get_weather(city: str) -> str:
@@ -20,26 +20,26 @@ class ToolRunner(unittest.TestCase):
             Args:
                 city: The city's name.
             """
-            asked.append(city)
+            cities.append(city)
             return f"rain in {city}"
 
         runner = CLIENT.beta.messages.tool_runner(
             model="any", max_tokens=100, tools=[get_weather], messages=[QUESTION], **options
         )
-        return asked, runner
+        return cities, runner
 
-    def check(self, asked, messages):
-        self.assertEqual(asked, ["Rome"])
+    def check(self, cities, messages):
+        self.assertEqual(cities, ["Rome"])
         self.assertEqual([message.stop_reason for message in messages], ["tool_use", "end_turn"])
         self.assertEqual(messages[-1].content[-1].text, "It rains in Rome.")
 
-    def test_the_tool_runs_and_its_result_is_answered(self):
-        asked, runner = self.run_with()
-        self.check(asked, list(runner))
+    def test_the_model_answers_with_the_tool_result(self):
+        cities, runner = self.run_with()
+        self.check(cities, list(runner))
 
-    def test_the_same_streamed(self):
-        asked, runner = self.run_with(stream=True)
-        self.check(asked, [stream.get_final_message() for stream in runner])
+    def test_the_model_answers_with_the_tool_result_when_streaming(self):
+        cities, runner = self.run_with(stream=True)
+        self.check(cities, [stream.get_final_message() for stream in runner])
 
 
 if __name__ == "__main__":

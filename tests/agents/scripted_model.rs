@@ -1,11 +1,10 @@
-//! A model that follows a script: it calls one tool, and answers when the tool's result holds an expected text. It is an
-//! ordinary GGUF file with a chat template, so that clients with long prompts get the same tool call every time, without a
-//! large model.
+//! Writes a GGUF model that follows a script: it calls one tool and answers when the tool's result contains an expected
+//! text. Agents with long prompts thus get the same tool call every time, without a large model.
 //!
-//! The model is a Markov chain over tokens: one layer without effect, an embedding that is one-hot in the token's state, and an
-//! output matrix that gives the successor of each state a large logit. A script's pieces are user-defined tokens, so that the
-//! tokenizer cuts a script as the model writes it. The chat template chooses the first state by its last token, the
-//! generation prompt.
+//! The model is a Markov chain over tokens: one layer without effect, an embedding that is the one-hot vector of the
+//! token's state, and an output matrix that gives the successor of each state a large logit. Each text of a script is a
+//! user-defined token, so the tokenizer encodes the script to the tokens that the model generates. The chat template
+//! selects the first state with the generation prompt, which is one token.
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
@@ -13,13 +12,13 @@ use std::path::{Path, PathBuf};
 use serde_json::Value as Json;
 
 use crate::common::gguf::{self, F32, Tensor, Value};
-use crate::common::tiny::byte_level_names;
+use crate::common::tiny::byte_level_tokens;
 
-/// Width of the residual stream: the most states a script has, that of all other tokens among them.
+/// Width of the residual stream, which limits the number of states. State 0 belongs to all tokens outside the script.
 const HIDDEN: usize = 64;
 const HEAD: usize = 8;
 const FEED_FORWARD: usize = 32;
-/// Tokens. The prompts of coding agents have 30 to 80 KB, and each byte is a token.
+/// Context in tokens. Prompts of coding agents have 30 to 80 KB, and each byte is a token.
 const CONTEXT: u32 = 262_144;
 
 const END: &str = "<|end|>";
@@ -39,7 +38,7 @@ const CONTROLS: [&str; 8] = [
     "<|tool|>",
 ];
 
-/// Chooses `FOUND` only if the conversation also holds the question and the call: a client may lose them.
+/// Selects `FOUND` only if the conversation also contains the question and the call, which a client may lose.
 const TEMPLATE: &str = r#"{%- set state = namespace(next='<|plain|>', asked=false, called=false) %}
 {%- if tools %}
 {%- set state.next = '<|call|>' %}
@@ -60,21 +59,21 @@ const TEMPLATE: &str = r#"{%- set state = namespace(next='<|plain|>', asked=fals
 {%- endfor %}
 {{- state.next }}"#;
 
-/// What the model writes.
+/// The tool call and the answer of a scripted model.
 pub(crate) struct Script {
-    /// The tool it calls.
+    /// Name of the tool that the model calls.
     pub(crate) tool: &'static str,
-    /// Names and values of the call's arguments, in the order of the tool's schema.
+    /// Names and values of the arguments, in the order of the tool's schema.
     pub(crate) arguments: Vec<(&'static str, &'static str)>,
-    /// What the tool's result must hold.
+    /// Text that the tool's result must contain.
     pub(crate) expected: &'static str,
-    /// What it answers then.
+    /// The model's answer to such a result.
     pub(crate) answer: &'static str,
 }
 
-/// What it answers where no tool is declared.
+/// The answer to a request without tools.
 pub(crate) const PLAIN_ANSWER: &str = "A short title";
-/// What it answers to a result without the expected text, or to one without its call.
+/// The answer to a result without the expected text, or without its call.
 const LOST_ANSWER: &str = "The conversation was lost";
 
 impl Script {
@@ -88,11 +87,11 @@ impl Script {
         ];
         let chains = chains.map(|(start, pieces)| {
             let start = std::iter::once(start.to_owned());
-            let ended = pieces.into_iter().chain([END.to_owned()]);
-            start.chain(ended).collect::<Vec<_>>()
+            let with_end = pieces.into_iter().chain([END.to_owned()]);
+            start.chain(with_end).collect::<Vec<_>>()
         });
         let pieces = chains.iter().flat_map(|chain| &chain[1..chain.len() - 1]);
-        let tokens: Vec<String> = byte_level_names()
+        let tokens: Vec<String> = byte_level_tokens()
             .into_iter()
             .chain(CONTROLS.map(str::to_owned))
             .chain(pieces.clone().cloned())
@@ -114,7 +113,7 @@ impl Script {
             ("llama.attention.head_count_kv", Value::U32(1)),
             ("llama.attention.key_length", Value::U32(HEAD as u32)),
             ("llama.attention.value_length", Value::U32(HEAD as u32)),
-            // Attention has no effect, so the smallest window is enough.
+            // Attention has no effect, so the smallest sliding window is enough.
             ("llama.attention.sliding_window", Value::U32(32)),
             ("llama.attention.layer_norm_rms_epsilon", Value::F32(1e-5)),
             ("llama.rope.dimension_count", Value::U32(HEAD as u32)),
@@ -137,7 +136,7 @@ impl Script {
         path
     }
 
-    /// The call in the format of Hermes, in pieces that are all different.
+    /// The tool call in Hermes format, as a sequence of distinct tokens.
     fn call(&self) -> Vec<String> {
         let mut pieces = vec![
             "<tool_call>".to_owned(),
@@ -156,7 +155,7 @@ impl Script {
     }
 }
 
-/// The tensors of a model that continues each chain.
+/// The tensors of a model that generates each chain from its first token.
 fn tensors(tokens: &[String], chains: &[Vec<String>]) -> Vec<Tensor> {
     let ids: HashMap<&str, usize> = tokens
         .iter()
@@ -166,7 +165,7 @@ fn tensors(tokens: &[String], chains: &[Vec<String>]) -> Vec<Tensor> {
     let zeros = || vec![0.0; tokens.len() * HIDDEN];
     let (mut embedding, mut output) = (zeros(), zeros());
     let mut states = vec![0; tokens.len()];
-    // After all other tokens the text ends. Where a grammar does not allow the end, the shortest JSON is most probable.
+    // After any token outside the script, the end is most probable; where a grammar forbids it, the shortest JSON is.
     for (token, logit) in [
         (END, 12.0),
         ("\"", 10.0),
@@ -192,20 +191,20 @@ fn tensors(tokens: &[String], chains: &[Vec<String>]) -> Vec<Tensor> {
     }
     let ones = vec![1.0; HIDDEN];
     let matrix = |rows, columns, weights| (vec![rows, columns], weights);
-    let none = |rows: usize, columns| matrix(rows, columns, vec![0.0; rows * columns]);
+    let zero_matrix = |rows: usize, columns| matrix(rows, columns, vec![0.0; rows * columns]);
     [
         ("token_embd", matrix(HIDDEN, tokens.len(), embedding)),
         ("output", matrix(HIDDEN, tokens.len(), output)),
         ("output_norm", (vec![HIDDEN], ones.clone())),
         ("blk.0.attn_norm", (vec![HIDDEN], ones.clone())),
-        ("blk.0.attn_q", none(HIDDEN, HEAD)),
-        ("blk.0.attn_k", none(HIDDEN, HEAD)),
-        ("blk.0.attn_v", none(HIDDEN, HEAD)),
-        ("blk.0.attn_output", none(HEAD, HIDDEN)),
+        ("blk.0.attn_q", zero_matrix(HIDDEN, HEAD)),
+        ("blk.0.attn_k", zero_matrix(HIDDEN, HEAD)),
+        ("blk.0.attn_v", zero_matrix(HIDDEN, HEAD)),
+        ("blk.0.attn_output", zero_matrix(HEAD, HIDDEN)),
         ("blk.0.ffn_norm", (vec![HIDDEN], ones)),
-        ("blk.0.ffn_gate", none(HIDDEN, FEED_FORWARD)),
-        ("blk.0.ffn_up", none(HIDDEN, FEED_FORWARD)),
-        ("blk.0.ffn_down", none(FEED_FORWARD, HIDDEN)),
+        ("blk.0.ffn_gate", zero_matrix(HIDDEN, FEED_FORWARD)),
+        ("blk.0.ffn_up", zero_matrix(HIDDEN, FEED_FORWARD)),
+        ("blk.0.ffn_down", zero_matrix(FEED_FORWARD, HIDDEN)),
     ]
     .map(|(name, (shape, weights))| Tensor {
         name: format!("{name}.weight"),

@@ -1,4 +1,4 @@
-//! Requests that cost more than they say, and clients that leave.
+//! Attacks with requests: small requests that cost much, unfinished bodies, and clients that disconnect.
 
 use std::time::Duration;
 
@@ -9,31 +9,31 @@ use tokio::net::TcpStream;
 
 use crate::target::Target;
 
-/// Most bytes of any answer to a request of at most 8 MiB.
-const MAX_ANSWER_BYTES: usize = 32 << 20;
-/// Most bytes that unfinished bodies may take: their budget, and what buffers hold.
+/// Maximum size of the response to a request of at most 8 MiB.
+const MAX_RESPONSE_BYTES: usize = 32 << 20;
+/// Maximum memory for unfinished bodies: the server's budget for them, and the bytes in buffers.
 const MAX_UNFINISHED_BYTES: u64 = 256 << 20;
-/// Bytes of each unfinished body.
-const UNFINISHED_BYTES: usize = 8 << 20;
+/// Declared length of each unfinished body.
+const UNFINISHED_BODY_BYTES: usize = 8 << 20;
 
-/// How many answers had a status; other statuses than these, and closed connections, fail.
+/// Sends requests concurrently and returns their statuses. A status that is not allowed and a closed connection fail.
 async fn statuses(
     target: &Target,
     requests: impl IntoIterator<Item = (&'static str, Value)>,
     allowed: &[u16],
 ) -> Vec<u16> {
     let requests: Vec<_> = requests.into_iter().collect();
-    let asked = requests.iter().map(|(path, body)| target.ask(path, body));
-    let statuses = join_all(asked).await.into_iter().map(|answer| {
-        let (status, bytes) = answer.expect("each request has an answer");
+    let responses = requests.iter().map(|(path, body)| target.send(path, body));
+    let statuses = join_all(responses).await.into_iter().map(|response| {
+        let (status, bytes) = response.expect("each request gets a response");
         assert!(allowed.contains(&status), "status {status}");
-        assert!(bytes < MAX_ANSWER_BYTES, "an answer of {bytes} bytes");
+        assert!(bytes < MAX_RESPONSE_BYTES, "a response of {bytes} bytes");
         status
     });
     statuses.collect()
 }
 
-/// Grammars, texts and templates that take long.
+/// Grammars, texts and templates that take long to prepare.
 pub(crate) async fn preparations(target: &Target) {
     let regex = json!({"prompt": "a", "n_predict": 1, "regex": "a{1000000000}"});
     let digits = json!({"content": "7".repeat(1 << 20)});
@@ -45,12 +45,12 @@ pub(crate) async fn preparations(target: &Target) {
     let statuses = statuses(target, requests, &[200, 400, 429]).await;
     assert!(
         statuses.contains(&429),
-        "more than may wait were taken: {statuses:?}"
+        "no preparation was refused: {statuses:?}"
     );
 }
 
-/// Bodies whose parts multiply each other.
-pub(crate) async fn multiplied(target: &Target) {
+/// Bodies whose cost is the product of several of their fields.
+pub(crate) async fn multiplied_bodies(target: &Target) {
     let texts = (0..1024).map(|number| json!([format!("{number} ").repeat(200), 1.0]));
     let biased: Vec<Value> = texts.collect();
     let ids: Vec<Value> = (0..1000).map(|id| json!([id, 1.0])).collect();
@@ -68,41 +68,44 @@ pub(crate) async fn multiplied(target: &Target) {
     }
     let slots = reqwest::get(format!("{}/slots", target.url)).await.unwrap();
     let bytes = slots.bytes().await.unwrap().len();
-    assert!(bytes < MAX_ANSWER_BYTES / 8, "/slots has {bytes} bytes");
+    assert!(
+        bytes < MAX_RESPONSE_BYTES / 8,
+        "the response of /slots has {bytes} bytes"
+    );
 }
 
-/// Bodies that are almost whole, and stay so.
-pub(crate) async fn unfinished(target: &Target) {
-    let before = target.resident_bytes();
-    let part = vec![b'a'; UNFINISHED_BYTES - 1024];
-    let sent = (0..60).map(|_| async {
+/// Bodies that are almost complete and never finished.
+pub(crate) async fn unfinished_bodies(target: &Target) {
+    let bytes_before = target.resident_bytes();
+    let body_part = vec![b'a'; UNFINISHED_BODY_BYTES - 1024];
+    let clients = (0..60).map(|_| async {
         let mut socket = TcpStream::connect(target.host()).await.unwrap();
         let head = format!(
             "POST /completion HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\n\
-             content-length: {UNFINISHED_BYTES}\r\n\r\n{{\"prompt\": \""
+             content-length: {UNFINISHED_BODY_BYTES}\r\n\r\n{{\"prompt\": \""
         );
         let _ = socket.write_all(head.as_bytes()).await;
-        // The server may refuse it on the way.
-        let _ = socket.write_all(&part).await;
+        // The server may refuse the body before it is complete.
+        let _ = socket.write_all(&body_part).await;
         socket
     });
-    let mut sockets = join_all(sent).await;
-    let grown = target.resident_bytes().saturating_sub(before);
+    let mut sockets = join_all(clients).await;
+    let growth_bytes = target.resident_bytes().saturating_sub(bytes_before);
     assert!(
-        grown < MAX_UNFINISHED_BYTES,
+        growth_bytes < MAX_UNFINISHED_BYTES,
         "{} MiB for unfinished bodies",
-        grown >> 20
+        growth_bytes >> 20
     );
-    // A small body is read beside them.
+    // The server still reads a small body.
     let small = json!({"content": "a small text"});
-    assert_eq!(target.ask("/tokenize", &small).await.unwrap().0, 200);
+    assert_eq!(target.send("/tokenize", &small).await.unwrap().0, 200);
     let (mut refused, mut status) = (0, [0; 12]);
     for socket in &mut sockets {
         let read = socket.read_exact(&mut status);
         if let Ok(Ok(_)) = tokio::time::timeout(Duration::from_millis(20), read).await {
             match &status {
                 b"HTTP/1.1 429" => refused += 1,
-                // It was taken, and is silent for longer than `--timeout`.
+                // The server accepted the body, then received nothing of it for `--timeout`.
                 b"HTTP/1.1 408" => {}
                 other => panic!("{}", String::from_utf8_lossy(other)),
             }
@@ -111,25 +114,25 @@ pub(crate) async fn unfinished(target: &Target) {
     assert!(refused > 0, "no body was refused");
 }
 
-/// Clients that leave: before the answer, within it, and while they send.
+/// Clients that disconnect while they send, before the response and during it.
 pub(crate) async fn disconnects(target: &Target) {
     let prompt = "Once upon a time ".repeat(50);
     let body = json!({"prompt": prompt, "n_predict": 400, "stream": true, "ignore_eos": true});
     for round in 0..8_u64 {
-        let asked = (0..50_u64).map(|number| {
-            let patience = Duration::from_millis((round * 50 + number) * 7 % 200);
-            tokio::time::timeout(patience, target.ask("/completion", &body))
+        let clients = (0..50_u64).map(|number| {
+            let timeout = Duration::from_millis((round * 50 + number) * 7 % 200);
+            tokio::time::timeout(timeout, target.send("/completion", &body))
         });
-        join_all(asked).await;
+        join_all(clients).await;
     }
-    // No place stays with a client that left.
+    // No slot stays occupied by a client that disconnected.
     let body = json!({"prompt": "a", "n_predict": 1});
-    let served = async {
-        while target.ask("/completion", &body).await.unwrap().0 != 200 {
+    let succeeds = async {
+        while target.send("/completion", &body).await.unwrap().0 != 200 {
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
     };
-    tokio::time::timeout(Duration::from_secs(10), served)
+    tokio::time::timeout(Duration::from_secs(10), succeeds)
         .await
         .unwrap();
 }

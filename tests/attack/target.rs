@@ -1,4 +1,4 @@
-//! The server that is attacked, and the witness.
+//! The attacked server, and the witness that reads streams during an attack.
 
 use std::time::{Duration, Instant};
 
@@ -6,19 +6,20 @@ use futures_util::StreamExt;
 use serde_json::{Value, json};
 use tokio::sync::oneshot;
 
-/// The longest pause of the witness's stream.
+/// Maximum time between two tokens of the witness's stream.
 const MAX_GAP: Duration = Duration::from_secs(1);
-/// Tokens of each of the witness's streams: the context of a slot has room for them.
+/// Tokens of each of the witness's streams; they fit in the context of a slot.
 const WITNESS_TOKENS: usize = 1500;
-/// The longest that a request may take.
-const PATIENCE: Duration = Duration::from_secs(120);
+/// Maximum duration of a request.
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(120);
 
+/// A client of the attacked server.
 #[derive(Clone)]
 pub(crate) struct Target {
     http: reqwest::Client,
     /// `http://host:port`
     pub(crate) url: String,
-    process: u32,
+    process_id: u32,
 }
 
 /// What the witness received until the attack ended.
@@ -32,13 +33,13 @@ struct Received {
 }
 
 impl Target {
-    pub(crate) fn new(url: &str, process: u32) -> Self {
-        // A connection for each request: the server closes idle ones when their places are needed.
+    pub(crate) fn new(url: &str, process_id: u32) -> Self {
+        // One connection per request: the server closes idle connections when it reaches its limit.
         let http = reqwest::Client::builder().pool_max_idle_per_host(0);
         Self {
-            http: http.timeout(PATIENCE).build().unwrap(),
+            http: http.timeout(REQUEST_TIMEOUT).build().unwrap(),
             url: url.to_owned(),
-            process,
+            process_id,
         }
     }
 
@@ -56,23 +57,24 @@ impl Target {
         request.json(body).send().await
     }
 
-    /// The status of an answer, and how many bytes it has; `None` if the connection was closed.
-    pub(crate) async fn ask(&self, path: &str, body: &Value) -> Option<(u16, usize)> {
-        let answer = self.post(path, body).await.ok()?;
-        let status = answer.status().as_u16();
-        Some((status, answer.bytes().await.ok()?.len()))
+    /// Sends a request and returns the status and the size in bytes of the response; `None` if the connection was
+    /// closed.
+    pub(crate) async fn send(&self, path: &str, body: &Value) -> Option<(u16, usize)> {
+        let response = self.post(path, body).await.ok()?;
+        let status = response.status().as_u16();
+        Some((status, response.bytes().await.ok()?.len()))
     }
 
-    /// Whether `/health` is answered, and how soon.
+    /// Sends a `/health` request, which must succeed, and returns its duration.
     pub(crate) async fn health(&self) -> Duration {
-        let asked = Instant::now();
-        let answer = self.http.get(format!("{}/health", self.url)).send().await;
-        assert_eq!(answer.unwrap().status(), 200);
-        asked.elapsed()
+        let started_at = Instant::now();
+        let response = self.http.get(format!("{}/health", self.url)).send().await;
+        assert_eq!(response.unwrap().status(), 200);
+        started_at.elapsed()
     }
 
     pub(crate) fn resident_bytes(&self) -> u64 {
-        let status = std::fs::read_to_string(format!("/proc/{}/status", self.process)).unwrap();
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.process_id)).unwrap();
         let line = status
             .lines()
             .find(|line| line.starts_with("VmRSS:"))
@@ -88,12 +90,12 @@ impl Target {
             json!({"prompt": "a", "n_predict": 4, "regex": "[a-z]{1,3}"}),
             json!({"prompt": "a", "n_predict": 4, "json_schema": {"type": "integer"}}),
         ] {
-            assert_eq!(self.ask("/completion", &body).await.unwrap().0, 200);
+            assert_eq!(self.send("/completion", &body).await.unwrap().0, 200);
         }
     }
 
-    /// Runs an attack while a witness reads a stream.
-    pub(crate) async fn beside_witness(&self, name: &str, attack: impl Future<Output = ()>) {
+    /// Runs an attack while a witness reads streams, whose gaps and texts are checked.
+    pub(crate) async fn run_with_witness(&self, name: &str, attack: impl Future<Output = ()>) {
         let (stop, stopped) = oneshot::channel();
         let (begin, begun) = oneshot::channel();
         let witness = self.clone();
@@ -101,7 +103,7 @@ impl Target {
         begun.await.unwrap();
         let start = Instant::now();
         attack.await;
-        let attacked = start.elapsed();
+        let attack_duration = start.elapsed();
         drop(stop);
         let Received {
             texts,
@@ -109,7 +111,7 @@ impl Target {
             longest_gap,
         } = witness.await.unwrap();
         println!(
-            "{name}: {attacked:.1?}, the witness read {tokens} tokens, longest gap {longest_gap:.1?}, {} MiB resident",
+            "{name}: {attack_duration:.1?}, the witness read {tokens} tokens, longest gap {longest_gap:.1?}, {} MiB resident",
             self.resident_bytes() >> 20
         );
         assert!(longest_gap < MAX_GAP, "{name}: a gap of {longest_gap:?}");

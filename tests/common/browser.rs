@@ -1,23 +1,23 @@
-//! Opens pages in a browser. It needs Chromium and chromedriver.
+//! Opens pages in a headless browser; needs Chromium and chromedriver.
 
 use std::process::Command;
 
 use serde_json::Value;
 use thirtyfour::prelude::*;
 
-use crate::running::{PATIENCE, Running};
+use crate::running::{Running, TIMEOUT};
 
-/// True when no request is computed any more.
+/// JavaScript expression: true when all slots are idle.
 pub(crate) const ALL_IDLE: &str =
     "window.slots?.every((slot) => slot.state === 0) || void fetch('slots')
-        .then((answer) => answer.json()).then((slots) => { window.slots = slots; })";
+        .then((response) => response.json()).then((slots) => { window.slots = slots; })";
 
-/// A page, as somebody uses it.
+/// An open page with helpers that act as its user.
 pub(crate) struct Page(pub(crate) WebDriver);
 
-/// Opens a page in a browser of its own, does what the test does with it, and closes the browser in any case.
+/// Opens a page in a new browser, runs `test` on it, and closes the browser even if the test fails.
 pub(crate) async fn browse(address: &str, test: impl AsyncFnOnce(Page) -> WebDriverResult<()>) {
-    let (_chromedriver, driver_address) = chromedriver();
+    let (_chromedriver, driver_address) = start_chromedriver();
     let mut capabilities = DesiredCapabilities::chrome();
     for argument in [
         "--headless=new",
@@ -31,7 +31,7 @@ pub(crate) async fn browse(address: &str, test: impl AsyncFnOnce(Page) -> WebDri
     let driver = WebDriver::new(driver_address, capabilities).await.unwrap();
     driver
         .run_and_quit(|driver| async move {
-            driver.set_script_timeout(PATIENCE).await?;
+            driver.set_script_timeout(TIMEOUT).await?;
             driver.goto(address).await?;
             test(Page(driver)).await
         })
@@ -39,8 +39,8 @@ pub(crate) async fn browse(address: &str, test: impl AsyncFnOnce(Page) -> WebDri
         .unwrap();
 }
 
-/// chromedriver on a free port, and its address.
-fn chromedriver() -> (Running, String) {
+/// Starts chromedriver on a free port; returns its address too.
+fn start_chromedriver() -> (Running, String) {
     let mut chromedriver = Running::start(Command::new("chromedriver").arg("--port=0"));
     let address = chromedriver.output.find_map(|line| {
         let port = line.trim_end().split("successfully on port ").nth(1)?;
@@ -51,19 +51,19 @@ fn chromedriver() -> (Running, String) {
 }
 
 impl Page {
-    /// Waits until a JavaScript expression is true, or something that counts as true, and answers it.
+    /// Waits until a JavaScript expression is truthy, and returns its value.
     pub(crate) async fn until(&self, expression: &str) -> WebDriverResult<Value> {
         let script = format!(
             "const [done] = arguments;
-             const look = () => {{
-               const found = {expression};
-               if (found) done(found); else setTimeout(look, 20);
+             const poll = () => {{
+               const value = {expression};
+               if (value) done(value); else setTimeout(poll, 20);
              }};
-             look();"
+             poll();"
         );
-        let found = self.0.execute_async(script, Vec::new()).await;
-        Ok(found
-            .unwrap_or_else(|error| panic!("it never came to {expression}: {error}"))
+        let value = self.0.execute_async(script, Vec::new()).await;
+        Ok(value
+            .unwrap_or_else(|error| panic!("{expression} did not become true: {error}"))
             .json()
             .clone())
     }

@@ -2,16 +2,13 @@
 
 use std::path::Path;
 
-/// The type of a tensor of floats.
+/// Tensor type ids of ggml.
 pub(crate) const F32: u32 = 0;
-/// The type of a tensor of half floats.
 pub(crate) const F16: u32 = 1;
-/// The type of a tensor of blocks of 32 values with 4 bits each.
 pub(crate) const Q4_0: u32 = 2;
-/// The same with 8 bits each.
 pub(crate) const Q8_0: u32 = 8;
 
-/// A value of a file's header.
+/// A metadata value.
 #[derive(Debug, Clone)]
 pub(crate) enum Value<'a> {
     U32(u32),
@@ -24,23 +21,23 @@ pub(crate) enum Value<'a> {
     F32s(Vec<f32>),
 }
 
-/// A tensor of a file.
+/// A tensor to write.
 #[derive(Clone)]
 pub(crate) struct Tensor {
     pub(crate) name: String,
     /// Contiguous dimension first.
     pub(crate) shape: Vec<u64>,
-    /// [`F32`] or one of the others.
+    /// Tensor type, such as [`F32`].
     pub(crate) kind: u32,
     pub(crate) bytes: Vec<u8>,
 }
 
-/// Writes a file.
+/// Writes a GGUF file with this metadata and these tensors.
 pub(crate) fn write(path: &Path, header: &[(&str, Value<'_>)], tensors: &[Tensor]) {
-    std::fs::write(path, bytes(header, tensors)).expect("the folder is there");
+    std::fs::write(path, bytes(header, tensors)).expect("the folder exists");
 }
 
-/// A file's bytes.
+/// The bytes of a GGUF file with this metadata and these tensors.
 pub(crate) fn bytes(header: &[(&str, Value<'_>)], tensors: &[Tensor]) -> Vec<u8> {
     const ALIGNMENT: usize = 32;
     let mut bytes = Vec::new();
@@ -49,11 +46,11 @@ pub(crate) fn bytes(header: &[(&str, Value<'_>)], tensors: &[Tensor]) -> Vec<u8>
     bytes.extend((tensors.len() as u64).to_le_bytes());
     bytes.extend((header.len() as u64).to_le_bytes());
     for (key, value) in header {
-        put(&mut bytes, key, value);
+        append_pair(&mut bytes, key, value);
     }
     let mut offset = 0;
     for tensor in tensors {
-        text(&mut bytes, &tensor.name);
+        append_string(&mut bytes, &tensor.name);
         bytes.extend((tensor.shape.len() as u32).to_le_bytes());
         let sizes = tensor.shape.iter();
         sizes.for_each(|size| bytes.extend(size.to_le_bytes()));
@@ -68,8 +65,8 @@ pub(crate) fn bytes(header: &[(&str, Value<'_>)], tensors: &[Tensor]) -> Vec<u8>
     bytes
 }
 
-fn put(bytes: &mut Vec<u8>, key: &str, value: &Value<'_>) {
-    text(bytes, key);
+fn append_pair(bytes: &mut Vec<u8>, key: &str, value: &Value<'_>) {
+    append_string(bytes, key);
     let kind = |bytes: &mut Vec<u8>, number: u32| bytes.extend(number.to_le_bytes());
     match value {
         Value::U32(number) => {
@@ -90,13 +87,13 @@ fn put(bytes: &mut Vec<u8>, key: &str, value: &Value<'_>) {
         }
         Value::Text(value) => {
             kind(bytes, 8);
-            text(bytes, value);
+            append_string(bytes, value);
         }
         Value::Texts(values) => {
             kind(bytes, 9);
             kind(bytes, 8);
             bytes.extend((values.len() as u64).to_le_bytes());
-            values.iter().for_each(|value| text(bytes, value));
+            values.iter().for_each(|value| append_string(bytes, value));
         }
         Value::I32s(values) => {
             kind(bytes, 9);
@@ -117,7 +114,7 @@ fn put(bytes: &mut Vec<u8>, key: &str, value: &Value<'_>) {
     }
 }
 
-fn text(bytes: &mut Vec<u8>, text: &str) {
+fn append_string(bytes: &mut Vec<u8>, text: &str) {
     bytes.extend((text.len() as u64).to_le_bytes());
     bytes.extend_from_slice(text.as_bytes());
 }

@@ -1,12 +1,12 @@
-//! Adapters of random values, as llama.cpp's converter writes them.
+//! Writes LoRA adapters with random values in llama.cpp's GGUF format.
 
-#![allow(dead_code, reason = "every test crate uses a part of it")]
+#![allow(dead_code, reason = "every test crate uses some of these helpers")]
 
 use std::path::Path;
 
 use super::gguf::{self, F32, Tensor, Value};
 
-/// Writes an adapter of that rank for weights of these names, each with its columns and rows. Its `alpha` is twice the rank.
+/// Writes an adapter of this rank for `weights` (name, `[columns, rows]`). Its `alpha` is twice the rank.
 pub(crate) fn write(
     path: &Path,
     architecture: &str,
@@ -17,7 +17,7 @@ pub(crate) fn write(
     let mut state = seed;
     let mut values = |count: u64, size: f32| {
         let value = |_| {
-            // Numerical Recipes' generator.
+            // The linear congruential generator of Numerical Recipes.
             state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
             ((state >> 8) as f32 / (1 << 24) as f32 - 0.5) * size
         };
@@ -25,9 +25,9 @@ pub(crate) fn write(
     };
     let mut tensors = Vec::new();
     for (weight, [columns, rows]) in weights {
-        for (end, shape) in [("lora_a", [*columns, rank]), ("lora_b", [rank, *rows])] {
+        for (suffix, shape) in [("lora_a", [*columns, rank]), ("lora_b", [rank, *rows])] {
             tensors.push(Tensor {
-                name: format!("{weight}.{end}"),
+                name: format!("{weight}.{suffix}"),
                 shape: shape.to_vec(),
                 kind: F32,
                 bytes: values(shape[0] * shape[1], (12.0 / shape[0] as f32).sqrt()),

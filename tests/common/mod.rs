@@ -1,6 +1,6 @@
-//! Where the tests find the real runtime and the real model.
+//! Paths of the real ONNX Runtime library, the real models, and the recorded reference data.
 
-#![allow(dead_code, reason = "every test crate uses a part of it")]
+#![allow(dead_code, reason = "every test crate uses some of these helpers")]
 
 pub(crate) mod gguf;
 pub(crate) mod lora;
@@ -8,17 +8,17 @@ pub(crate) mod tiny;
 
 use std::path::PathBuf;
 
-/// The file in the folder that `make setup` fills.
+/// Path of a file in `.cache/`, which `make setup-tests` fills.
 ///
 /// # Panics
-/// If it is not there: nothing that needs it is skipped.
-fn fetched(name: &str) -> PathBuf {
+/// If the file is missing: tests that need it fail instead of being skipped.
+fn cached_file(name: &str) -> PathBuf {
     let path = PathBuf::from(env!("CARGO_MANIFEST_DIR"))
         .join(".cache")
         .join(name);
     assert!(
         path.exists(),
-        "{} is missing: run `make setup`",
+        "{} not found: run `make setup-tests`",
         path.display()
     );
     path
@@ -30,45 +30,45 @@ pub(crate) fn onnxruntime() -> PathBuf {
         "macos" => "onnxruntime/libonnxruntime.dylib",
         _ => "onnxruntime/libonnxruntime.so",
     };
-    fetched(name)
+    cached_file(name)
 }
 
 /// The default model.
 pub(crate) fn model() -> PathBuf {
-    fetched("models/SmolLM2-135M-Instruct.Q4_1.gguf")
+    cached_file("models/SmolLM2-135M-Instruct.Q4_1.gguf")
 }
 
 /// A model with a SentencePiece vocabulary.
 pub(crate) fn gemma() -> PathBuf {
-    fetched("models/gemma-3-270m.Q4_K_M.gguf")
+    cached_file("models/gemma-3-270m.Q4_K_M.gguf")
 }
 
-/// The folder of the model of embeddings.
+/// The folder of the embedding model.
 pub(crate) fn embedding_model() -> PathBuf {
-    fetched("models/all-MiniLM-L6-v2")
+    cached_file("models/all-MiniLM-L6-v2")
 }
 
-/// What an independent implementation recorded of the default model.
+/// Reference results for the default model, recorded with llama.cpp.
 pub(crate) fn golden() -> serde_json::Value {
     recorded("smollm2-135m-instruct-q4_1.json")
 }
 
-/// The same of the model with a SentencePiece vocabulary.
+/// Reference results for the model with a SentencePiece vocabulary, recorded with llama.cpp.
 pub(crate) fn golden_gemma() -> serde_json::Value {
     recorded("gemma3-270m-q4_k_m.json")
 }
 
-/// What an independent implementation recorded of the model of embeddings.
+/// Reference embeddings, recorded with an independent implementation.
 pub(crate) fn golden_embeddings() -> serde_json::Value {
     recorded("all-minilm-l6-v2.json")
 }
 
-/// What is in the file of that name in `tests/golden/`.
+/// Reads a JSON file in `tests/golden/`.
 pub(crate) fn recorded(name: &str) -> serde_json::Value {
     let path = PathBuf::from(env!("CARGO_MANIFEST_DIR"))
         .join("tests/golden")
         .join(name);
     let text = std::fs::read_to_string(&path)
         .unwrap_or_else(|error| panic!("{}: {error}", path.display()));
-    serde_json::from_str(&text).expect("what was recorded is JSON")
+    serde_json::from_str(&text).expect("recorded reference data is JSON")
 }

@@ -1,6 +1,6 @@
-//! Programs that run beside a test: what they print is awaited with bounded patience, and they end with it.
+//! Child processes of a test: waits for their output with a timeout, and kills them when the test ends.
 
-#![allow(dead_code, reason = "every test crate uses a part of it")]
+#![allow(dead_code, reason = "every test crate uses some of these helpers")]
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::process::{Child, Command, Stdio};
@@ -9,8 +9,8 @@ use std::time::{Duration, Instant};
 
 use wait_timeout::ChildExt;
 
-/// The longest that a test waits for anything.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(300);
+/// Longest time that a test waits for any event.
+pub(crate) const TIMEOUT: Duration = Duration::from_secs(300);
 
 /// A program that is killed when it is dropped.
 pub(crate) struct Running {
@@ -19,8 +19,8 @@ pub(crate) struct Running {
     pub(crate) errors: Lines,
 }
 
-/// How a program ended, and what it had printed that nobody had read.
-pub(crate) struct Ended {
+/// A program's exit code and the part of its output that was not read before.
+pub(crate) struct ExitResult {
     pub(crate) code: Option<i32>,
     pub(crate) output: String,
     pub(crate) errors: String,
@@ -33,9 +33,9 @@ impl Running {
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
             .spawn()
-            .unwrap_or_else(|error| panic!("{:?} does not start: {error}", command.get_program()));
-        let output = Lines::of(process.stdout.take().unwrap());
-        let errors = Lines::of(process.stderr.take().unwrap());
+            .unwrap_or_else(|error| panic!("cannot start {:?}: {error}", command.get_program()));
+        let output = Lines::read(process.stdout.take().unwrap());
+        let errors = Lines::read(process.stderr.take().unwrap());
         Self {
             process,
             output,
@@ -43,58 +43,59 @@ impl Running {
         }
     }
 
-    /// The system's number of it.
+    /// The process id.
     pub(crate) fn id(&self) -> u32 {
         self.process.id()
     }
 
-    /// Waits for a line of its log.
+    /// Waits for a log line that contains `text`, and returns it.
     ///
     /// # Panics
-    /// If it ends without it.
-    pub(crate) fn says(&mut self, words: &str) -> String {
-        let line = self.errors.find(|line| line.contains(words));
-        line.unwrap_or_else(|| panic!("it ended and did not say \"{words}\""))
+    /// If the program exits without logging such a line.
+    pub(crate) fn wait_for_log(&mut self, text: &str) -> String {
+        let line = self.errors.find(|line| line.contains(text));
+        line.unwrap_or_else(|| panic!("the program exited without logging \"{text}\""))
     }
 
-    /// Whether it goes on.
-    pub(crate) fn runs(&mut self) -> bool {
+    pub(crate) fn is_running(&mut self) -> bool {
         self.process.try_wait().unwrap().is_none()
     }
 
-    /// Asks it to end, as Ctrl-C does, and waits until it has.
-    pub(crate) fn stop(self) -> Ended {
-        let asked = Command::new("kill")
+    /// Sends SIGTERM and waits until the program exits.
+    pub(crate) fn stop(self) -> ExitResult {
+        let kill = Command::new("kill")
             .args(["-TERM", &self.id().to_string()])
             .status();
-        assert!(asked.unwrap().success());
-        self.end()
+        assert!(kill.unwrap().success());
+        self.wait()
     }
 
-    /// Writes to its standard input.
-    pub(crate) fn say(&mut self, text: &str) {
+    /// Writes to the program's standard input.
+    pub(crate) fn write_stdin(&mut self, text: &str) {
         let input = self.process.stdin.as_mut().unwrap();
         input.write_all(text.as_bytes()).unwrap();
     }
 
-    /// Closes its standard input and waits until it ends by itself.
-    pub(crate) fn end(mut self) -> Ended {
+    /// Closes the program's standard input and waits until it exits.
+    pub(crate) fn wait(mut self) -> ExitResult {
         drop(self.process.stdin.take());
         let output = self.output.by_ref().collect();
         let errors = self.errors.by_ref().collect();
-        let status = self.process.wait_timeout(PATIENCE).unwrap();
-        Ended {
-            code: status.expect("it closed its output and goes on").code(),
+        let status = self.process.wait_timeout(TIMEOUT).unwrap();
+        ExitResult {
+            code: status
+                .expect("the program exits after it closed its output")
+                .code(),
             output,
             errors,
         }
     }
 
-    /// The same for a program that is to end with success: what it printed.
-    pub(crate) fn succeed(self) -> String {
-        let ended = self.end();
-        assert_eq!(ended.code, Some(0), "{}{}", ended.output, ended.errors);
-        ended.output
+    /// Waits until the program exits, which it must do with success; returns its standard output.
+    pub(crate) fn wait_for_success(self) -> String {
+        let exit = self.wait();
+        assert_eq!(exit.code, Some(0), "{}{}", exit.output, exit.errors);
+        exit.output
     }
 }
 
@@ -105,15 +106,15 @@ impl Drop for Running {
     }
 }
 
-/// The lines that a program prints, with their ends. They are read even if nobody wants them, so that the program
-/// never waits for a reader.
+/// The lines that a program prints, with their line ends. A thread reads them, so the program never blocks on a full
+/// pipe.
 pub(crate) struct Lines {
     lines: Receiver<String>,
     deadline: Instant,
 }
 
 impl Lines {
-    fn of(output: impl Read + Send + 'static) -> Self {
+    fn read(output: impl Read + Send + 'static) -> Self {
         let (sender, lines) = mpsc::channel();
         std::thread::spawn(move || {
             let mut output = BufReader::new(output);
@@ -125,7 +126,7 @@ impl Lines {
                 let _ = sender.send(line);
             }
         });
-        let deadline = Instant::now() + PATIENCE;
+        let deadline = Instant::now() + TIMEOUT;
         Self { lines, deadline }
     }
 }
@@ -134,13 +135,15 @@ impl Iterator for Lines {
     type Item = String;
 
     /// # Panics
-    /// If the program prints nothing until the patience, which begins with the program, is over.
+    /// If [`TIMEOUT`] has passed since the program started.
     fn next(&mut self) -> Option<String> {
-        let left = self.deadline.saturating_duration_since(Instant::now());
-        match self.lines.recv_timeout(left) {
+        let remaining = self.deadline.saturating_duration_since(Instant::now());
+        match self.lines.recv_timeout(remaining) {
             Ok(line) => Some(line),
             Err(RecvTimeoutError::Disconnected) => None,
-            Err(RecvTimeoutError::Timeout) => panic!("it printed nothing more in {PATIENCE:?}"),
+            Err(RecvTimeoutError::Timeout) => {
+                panic!("the program printed no further line within {TIMEOUT:?}")
+            }
         }
     }
 }

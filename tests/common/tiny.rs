@@ -1,12 +1,11 @@
-//! A model file that is made in a moment: two llama layers with weights of no meaning, a token for each byte
-//! and some named ones.
+//! Writes a tiny GGUF model: two llama layers with random weights, one token per byte, and some special tokens.
 
 use std::path::PathBuf;
 
 use super::gguf::{self, F32, Tensor, Value};
 
 const LAYERS: u64 = 2;
-const NAMED: [&str; 5] = ["<|endoftext|>", "<PRE>", "<SUF>", "<MID>", "<s>"];
+const SPECIAL_TOKENS: [&str; 5] = ["<|endoftext|>", "<PRE>", "<SUF>", "<MID>", "<s>"];
 
 /// The sizes of a model.
 #[derive(Debug, Clone, Copy)]
@@ -35,14 +34,14 @@ impl Default for Sizes {
     }
 }
 
-/// Writes a model that is trained for 256 tokens into `folder`; `more` is added to its header, in the place of what it
-/// has of the same name. If it names experts, there are as many.
+/// Writes a model with a context of 256 tokens into `folder`. `more` adds or replaces metadata; `llama.expert_count` in
+/// it makes the model a mixture of experts.
 pub(crate) fn model(folder: &std::path::Path, more: &[(&str, Value<'_>)]) -> PathBuf {
-    model_of_sizes(folder, Sizes::default(), more)
+    model_with_sizes(folder, Sizes::default(), more)
 }
 
-/// The same with these sizes.
-pub(crate) fn model_of_sizes(
+/// Like [`model`], with these sizes.
+pub(crate) fn model_with_sizes(
     folder: &std::path::Path,
     sizes: Sizes,
     more: &[(&str, Value<'_>)],
@@ -50,7 +49,7 @@ pub(crate) fn model_of_sizes(
     changed_model(folder, sizes, more, |_| ())
 }
 
-/// The same with its tensors as `change` leaves them.
+/// Like [`model_with_sizes`], with tensors modified by `change`.
 pub(crate) fn changed_model(
     folder: &std::path::Path,
     sizes: Sizes,
@@ -64,12 +63,12 @@ pub(crate) fn changed_model(
         kv_heads,
         head_size,
     } = sizes;
-    let tokens: Vec<String> = byte_level_names()
+    let tokens: Vec<String> = byte_level_tokens()
         .into_iter()
-        .chain(NAMED.map(str::to_owned))
+        .chain(SPECIAL_TOKENS.map(str::to_owned))
         .collect();
     let vocabulary = tokens.len() as u64;
-    let kinds = [vec![1; 256], vec![3; NAMED.len()]].concat();
+    let kinds = [vec![1; 256], vec![3; SPECIAL_TOKENS.len()]].concat();
     let mut header = vec![
         ("general.architecture", Value::Text("llama")),
         ("llama.block_count", Value::U32(LAYERS as u32)),
@@ -113,9 +112,9 @@ pub(crate) fn changed_model(
             ("ffn_up", &[hidden, feed_forward]),
             ("ffn_down", &[feed_forward, hidden]),
         ];
-        let named =
+        let layer_tensors =
             parts.map(|(part, shape)| (format!("blk.{layer}.{part}.weight"), shape.to_vec()));
-        tensors.extend(named);
+        tensors.extend(layer_tensors);
     }
     let experts = more.iter().find_map(|(key, value)| match value {
         Value::U32(count) if *key == "llama.expert_count" => Some(u64::from(*count)),
@@ -136,7 +135,7 @@ pub(crate) fn changed_model(
     let mut state = 1_u32;
     let mut weights = |name: &str, shape: &[u64]| {
         let mut weight = || {
-            // Numerical Recipes' generator: any weights will do, as long as they are the same every time.
+            // The linear congruential generator of Numerical Recipes: the weights are reproducible.
             state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
             match name.contains("norm") {
                 true => 1.0,
@@ -160,8 +159,8 @@ pub(crate) fn changed_model(
     path
 }
 
-/// Each byte as GPT-2's byte-level alphabet writes it.
-pub(crate) fn byte_level_names() -> Vec<String> {
+/// The token text of each byte in GPT-2's byte-level alphabet.
+pub(crate) fn byte_level_tokens() -> Vec<String> {
     let mut next = 256_u32;
     let name = |byte: u8| {
         let printable = matches!(byte, b'!'..=b'~' | 0xA1..=0xAC | 0xAE..=0xFF);

@@ -1,5 +1,5 @@
-//! LoRA adapters upon the models of the families, in both spellings of either, against what PEFT computes
-//! (`tests/golden/adapters.py`); who has what company; what is refused.
+//! LoRA adapters on models of every family, with adapter and model in either file format, against logits recorded from
+//! PEFT (`tests/golden/adapters.py`). Also covers batches with different adapters, base models and invalid adapters.
 
 use std::sync::LazyLock;
 
@@ -9,27 +9,25 @@ use ortolan::runtime::DeviceOptions;
 use proptest::prelude::*;
 
 use super::*;
-use crate::bare::logits_with;
+use crate::standalone_decoder::logits_with;
 
-/// What is told of an adapter.
-struct Told<'a> {
+/// A recorded adapter and the model that it adapts.
+struct RecordedAdapter<'a> {
     json: &'a Json,
-    /// The model that it is for.
     model: &'a Json,
 }
 
-impl Told<'_> {
-    /// The weights with their ranks and the names of both tensors in PEFT's file.
+impl RecordedAdapter<'_> {
+    /// For each adapted weight: its name, its rank, and the names of its A and B tensors in PEFT's file.
     fn weights(&self) -> Vec<(String, u64, String, String)> {
         serde_json::from_value(self.json["weights"].clone()).unwrap()
     }
 
-    /// Columns and rows of a weight.
+    /// Columns and rows of a weight. A model with tied embeddings uses its embedding matrix as the output matrix.
     fn sizes(&self, weight: &str) -> [u64; 2] {
-        // A tied model's output matrix is its embedding matrix.
         let tensors = self.model["tensors"].as_array().unwrap();
-        let found = tensors.iter().find(|tensor| tensor[0] == *weight).unwrap();
-        serde_json::from_value(found[1].clone()).unwrap()
+        let tensor = tensors.iter().find(|tensor| tensor[0] == *weight).unwrap();
+        serde_json::from_value(tensor[1].clone()).unwrap()
     }
 
     fn family(&self) -> &str {
@@ -40,8 +38,8 @@ impl Told<'_> {
         let mut tensors = Vec::new();
         for (weight, rank, _, _) in self.weights() {
             let [columns, rows] = self.sizes(&weight);
-            for (end, shape) in [("lora_a", [columns, rank]), ("lora_b", [rank, rows])] {
-                let name = format!("{weight}.{end}");
+            for (suffix, shape) in [("lora_a", [columns, rank]), ("lora_b", [rank, rows])] {
+                let name = format!("{weight}.{suffix}");
                 let values = weights(&name, &shape);
                 tensors.push(Tensor {
                     name,
@@ -63,16 +61,16 @@ impl Told<'_> {
 
     fn write_peft(&self, path: &Path) {
         let mut tensors = Vec::new();
-        for (weight, rank, down, up) in self.weights() {
+        for (weight, rank, lora_a, lora_b) in self.weights() {
             let [columns, rows] = self.sizes(&weight);
             let values = weights(&format!("{weight}.lora_a"), &[columns, rank]);
-            tensors.push((down, [rank, columns], values));
+            tensors.push((lora_a, [rank, columns], values));
             let mut values = weights(&format!("{weight}.lora_b"), &[rank, rows]);
             let rotated = weight.contains("attn_q.") || weight.contains("attn_k.");
             if self.family() == "llama" && rotated {
-                values = in_halves(&values, rank as usize, self.head_size());
+                values = adjacent_to_half_pairs(&values, rank as usize, self.head_size());
             }
-            tensors.push((up, [rows, rank], values));
+            tensors.push((lora_b, [rows, rank], values));
         }
         let tensors: Vec<(String, Vec<usize>, Vec<u8>)> = tensors
             .into_iter()
@@ -94,7 +92,7 @@ impl Told<'_> {
         pairs.next().unwrap()[2].as_u64().unwrap() as usize
     }
 
-    /// The adapter by way of a file of either kind.
+    /// Writes the adapter in PEFT's format or as GGUF, and opens it.
     fn open(&self, peft: bool, model: &ModelFile) -> Result<Adapter, GraphError> {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("adapter");
@@ -112,27 +110,29 @@ impl Told<'_> {
 }
 
 fn open_gguf(path: &Path, model: &ModelFile) -> Result<Adapter, GraphError> {
-    Adapter::of_gguf(&Gguf::open(path, FileAccess::Map).unwrap(), model)
+    Adapter::from_gguf(&Gguf::open(path, FileAccess::Map).unwrap(), model)
 }
 
 fn open_peft(path: &Path, config: &Json, model: &ModelFile) -> Result<Adapter, GraphError> {
     let file = Safetensors::open(path, FileAccess::Map).unwrap();
-    Adapter::of_peft(config.to_string().as_bytes(), &file, model)
+    Adapter::from_peft(config.to_string().as_bytes(), &file, model)
 }
 
-/// The recorded entries, each with its model.
+/// The entries of `adapters.json`, each with its model: `(model, entry)`.
 fn entries() -> Vec<(Json, Json)> {
     let Json::Array(entries) = common::recorded("adapters.json") else {
-        panic!("a list was recorded");
+        panic!("adapters.json must contain a list");
     };
     let model = |name: &Json| recorded().into_iter().find(|model| model["name"] == *name);
     let with_model = |entry: Json| (model(&entry["model"]).unwrap(), entry);
     entries.into_iter().map(with_model).collect()
 }
 
-fn told<'a>(model: &'a Json, entry: &'a Json) -> Vec<Told<'a>> {
+fn recorded_adapters<'a>(model: &'a Json, entry: &'a Json) -> Vec<RecordedAdapter<'a>> {
     let adapters = entry["adapters"].as_array().unwrap().iter();
-    adapters.map(|json| Told { json, model }).collect()
+    adapters
+        .map(|json| RecordedAdapter { json, model })
+        .collect()
 }
 
 fn load(file: &ModelFile) -> (Decoder, BlockPool) {
@@ -153,12 +153,12 @@ fn tokens(model: &Json) -> Vec<TokenId> {
 }
 
 #[test]
-fn the_logits_are_pefts_in_either_spelling_of_adapter_and_model() {
+fn logits_match_peft_for_either_format_of_adapter_and_model() {
     for (model, entry) in entries() {
-        let scales = told(&model, &entry);
+        let scales = recorded_adapters(&model, &entry);
         let scales = scales
             .iter()
-            .map(|told| told.json["scale"].as_f64().unwrap() as f32);
+            .map(|adapter| adapter.json["scale"].as_f64().unwrap() as f32);
         let scales = AdapterScales::new(scales.enumerate());
         for (peft, hub) in [(false, false), (true, false), (false, true), (true, true)] {
             let folder = tempfile::tempdir().unwrap();
@@ -166,73 +166,76 @@ fn the_logits_are_pefts_in_either_spelling_of_adapter_and_model() {
                 true => open_folder(folder.path(), &model, &model["config"], false).unwrap(),
                 false => open(&write(folder.path(), &model)).unwrap(),
             };
-            let adapters = told(&model, &entry);
+            let adapters = recorded_adapters(&model, &entry);
             let adapters = adapters
                 .iter()
-                .map(|told| told.open(peft, &file).unwrap())
+                .map(|adapter| adapter.open(peft, &file).unwrap())
                 .collect();
             let file = file.with_adapters(adapters, None).unwrap();
             let (mut decoder, mut pool) = load(&file);
             let tokens = tokens(&model);
             let whole = logits_with(&mut decoder, &mut pool, &tokens, &[64], &scales);
-            let mut most: f32 = 0.0;
-            for (position, wanted) in entry["logits"].as_object().unwrap() {
-                let wanted: Vec<f32> = serde_json::from_value(wanted.clone()).unwrap();
-                let found = &whole[position.parse::<usize>().unwrap()];
-                assert_eq!(found.len(), wanted.len());
-                for (left, right) in found.iter().zip(&wanted) {
+            let mut difference: f32 = 0.0;
+            for (position, expected) in entry["logits"].as_object().unwrap() {
+                let expected: Vec<f32> = serde_json::from_value(expected.clone()).unwrap();
+                let actual = &whole[position.parse::<usize>().unwrap()];
+                assert_eq!(actual.len(), expected.len());
+                for (left, right) in actual.iter().zip(&expected) {
                     assert!(left.is_finite());
-                    most = most.max((left - right).abs());
+                    difference = difference.max((left - right).abs());
                 }
             }
             let name = &entry["model"];
-            // Adapters here are stronger than their models.
-            assert!(most <= 2.0 * MOST_DIFFERENCE, "{name} {peft} {hub}: {most}");
-            let cut = logits_with(&mut decoder, &mut pool, &tokens, &[1, 9, 3], &scales);
-            assert!(whole == cut, "{name} in chunks");
-            let divided = DeviceOptions {
-                shares: vec![1.0, 1.0],
+            // These adapters change the activations more than the models' own weights do.
+            assert!(
+                difference <= 2.0 * MAX_DIFFERENCE,
+                "{name} {peft} {hub}: {difference}"
+            );
+            let chunked = logits_with(&mut decoder, &mut pool, &tokens, &[1, 9, 3], &scales);
+            assert!(whole == chunked, "{name} in chunks");
+            let two_devices = DeviceOptions {
+                tensor_split: vec![1.0, 1.0],
                 ..DeviceOptions::default()
             };
-            let (mut decoder, mut pool) = load_on(&file, divided);
-            let divided = logits_with(&mut decoder, &mut pool, &tokens, &[64], &scales);
-            assert!(whole == divided, "{name} in two sessions");
+            let (mut decoder, mut pool) = load_on(&file, two_devices);
+            let split = logits_with(&mut decoder, &mut pool, &tokens, &[64], &scales);
+            assert!(whole == split, "{name} in two sessions");
         }
     }
 }
 
 #[test]
-fn sequences_with_other_adapters_change_no_bit_and_those_without_none() {
+fn sequences_with_different_adapters_in_one_batch_change_no_bit() {
     let (model, entry) = entries().swap_remove(2);
     let folder = tempfile::tempdir().unwrap();
     let plain = open(&write(folder.path(), &model)).unwrap();
-    let adapters = told(&model, &entry);
+    let adapters = recorded_adapters(&model, &entry);
     let adapters = adapters
         .iter()
-        .map(|told| told.open(false, &plain).unwrap())
+        .map(|adapter| adapter.open(false, &plain).unwrap())
         .collect();
     let file = plain.clone().with_adapters(adapters, None).unwrap();
     let (mut decoder, mut pool) = load(&file);
     let tokens = tokens(&model);
-    let wishes = [
+    let scales = [
         vec![],
         vec![(0, 1.0)],
         vec![(1, 0.5)],
         vec![(0, -0.5), (1, 1.0)],
     ];
-    let wishes = wishes.map(AdapterScales::new);
-    let alone = wishes
+    let scales = scales.map(AdapterScales::new);
+    let alone = scales
         .each_ref()
-        .map(|wish| logits_with(&mut decoder, &mut pool, &tokens, &[64], wish));
-    let chunks = wishes.iter().zip(0..).map(|(wish, number)| Chunk {
+        .map(|scales| logits_with(&mut decoder, &mut pool, &tokens, &[64], scales));
+    let chunks = scales.iter().zip(0..).map(|(scales, number)| Chunk {
         sequence: SequenceId(number),
         tokens: tokens.clone(),
-        guessed: 0,
+        draft_tokens: 0,
         past: 0,
-        blocks: (0..2).map(|_| pool.take().unwrap()).collect(),
+        blocks: (0..2).map(|_| pool.allocate().unwrap()).collect(),
         logits: WantedRows::All,
         hidden: WantedRows::None,
-        adapters: wish.clone(),
+        adapters: scales.clone(),
     });
     let plan = StepPlan {
         copies: Vec::new(),
@@ -242,17 +245,17 @@ fn sequences_with_other_adapters_change_no_bit_and_those_without_none() {
     decoder.run(&plan, &mut outputs).unwrap();
     let together: Vec<Vec<f32>> = outputs.logits.rows().map(<[f32]>::to_vec).collect();
     assert!(together == alone.concat());
-    assert!((1..4).all(|wish| alone[wish] != alone[wish - 1]));
+    assert!((1..4).all(|index| alone[index] != alone[index - 1]));
     let (mut decoder, mut pool) = load(&plain);
     assert!(alone[0] == logits(&mut decoder, &mut pool, &tokens, &[64]));
 }
 
 #[test]
-fn a_base_lends_the_weights_whose_products_adapters_change_and_no_other() {
+fn only_adapted_weights_are_read_from_the_base_model() {
     let (model, entry) = entries().swap_remove(1);
     let (changed, other) = ("blk.1.attn_q.weight", "blk.1.attn_k.weight");
-    // The model with other values of these weights.
-    let with = |names: &[&str]| {
+    // Opens the model with other values of these weights.
+    let with_other_values = |names: &[&str]| {
         let mut model = model.clone();
         for tensor in model["tensors"].as_array_mut().unwrap() {
             let name = tensor[0].as_str().unwrap().to_owned();
@@ -265,31 +268,34 @@ fn a_base_lends_the_weights_whose_products_adapters_change_and_no_other() {
         let folder = tempfile::tempdir().unwrap();
         open(&write(folder.path(), &model)).unwrap()
     };
-    let told = told(&model, &entry).swap_remove(0);
+    let recorded = recorded_adapters(&model, &entry).swap_remove(0);
     let logits = |file: ModelFile, base: Option<&ModelFile>| {
-        let adapter = told.open(false, &file).unwrap();
+        let adapter = recorded.open(false, &file).unwrap();
         let (mut decoder, mut pool) = load(&file.with_adapters(vec![adapter], base).unwrap());
         let scales = AdapterScales::new([(0, 1.0)]);
         logits_with(&mut decoder, &mut pool, &tokens(&model), &[64], &scales)
     };
-    let based = logits(with(&[]), Some(&with(&[changed, other])));
-    assert!(based == logits(with(&[changed]), None));
+    let with_base = logits(
+        with_other_values(&[]),
+        Some(&with_other_values(&[changed, other])),
+    );
+    assert!(with_base == logits(with_other_values(&[changed]), None));
     let another = entries().swap_remove(0).0;
     let folder = tempfile::tempdir().unwrap();
     let another = open(&write(folder.path(), &another)).unwrap();
-    let refused = with(&[]).with_adapters(Vec::new(), Some(&another));
+    let adapted = with_other_values(&[]).with_adapters(Vec::new(), Some(&another));
     assert_eq!(
-        refused.unwrap_err().to_string(),
-        "its header is not that of the same model"
+        adapted.unwrap_err().to_string(),
+        "the base model has a different architecture"
     );
 }
 
 #[test]
-fn what_does_not_fit_the_model_or_is_not_computed_is_refused_by_name() {
+fn unsupported_and_mismatched_adapters_are_rejected_by_name() {
     let (model, entry) = entries().swap_remove(0);
     let folder = tempfile::tempdir().unwrap();
     let file = open(&write(folder.path(), &model)).unwrap();
-    let told = told(&model, &entry).swap_remove(0);
+    let recorded = recorded_adapters(&model, &entry).swap_remove(0);
     let path = folder.path().join("adapter");
 
     let header = |changes: &[(&'static str, Value<'static>)]| {
@@ -302,8 +308,9 @@ fn what_does_not_fit_the_model_or_is_not_computed_is_refused_by_name() {
         header.extend(changes.iter().cloned());
         header
     };
-    let pair = |weight: &str, down: [u64; 2], up: [u64; 2]| {
-        [("lora_a", down), ("lora_b", up)].map(|(end, shape)| (format!("{weight}.{end}"), shape))
+    let pair = |weight: &str, lora_a: [u64; 2], lora_b: [u64; 2]| {
+        [("lora_a", lora_a), ("lora_b", lora_b)]
+            .map(|(suffix, shape)| (format!("{weight}.{suffix}"), shape))
     };
     let gguf = |changes: &[(&'static str, Value<'static>)], tensors: &[(String, [u64; 2])]| {
         let tensors = tensors.iter().map(|(name, shape)| Tensor {
@@ -327,7 +334,7 @@ fn what_does_not_fit_the_model_or_is_not_computed_is_refused_by_name() {
             query.to_vec(),
             "\"general.type\" is \"model\", not \"adapter\"",
         ),
-        (vec![], vec![], "it has no tensors: it changes nothing"),
+        (vec![], vec![], "the adapter has no tensors"),
         (
             vec![],
             query[..1].to_vec(),
@@ -362,7 +369,7 @@ fn what_does_not_fit_the_model_or_is_not_computed_is_refused_by_name() {
         assert_eq!(gguf(&changes, &tensors), message);
     }
 
-    told.write_peft(&path);
+    recorded.write_peft(&path);
     for (field, value, message) in [
         ("peft_type", json!("LOHA"), "the kind of adapter \"LOHA\""),
         ("use_dora", json!(true), "DoRA (use_dora)"),
@@ -379,49 +386,49 @@ fn what_does_not_fit_the_model_or_is_not_computed_is_refused_by_name() {
             "the alpha_pattern \"q_.*\"",
         ),
     ] {
-        let mut config = told.json["config"].clone();
+        let mut config = recorded.json["config"].clone();
         config[field] = value;
-        let refused = open_peft(&path, &config, &file).unwrap_err().to_string();
+        let error = open_peft(&path, &config, &file).unwrap_err().to_string();
         assert_eq!(
-            refused,
+            error,
             format!("adapter_config.json: {message} is not supported")
         );
     }
-    let refused = open_peft(&path, &json!({}), &file).unwrap_err().to_string();
+    let error = open_peft(&path, &json!({}), &file).unwrap_err().to_string();
     assert!(
-        refused.starts_with("adapter_config.json: missing field"),
-        "{refused}"
+        error.starts_with("adapter_config.json: missing field"),
+        "{error}"
     );
     let view = TensorView::new(Dtype::I64, vec![1], &[0; 8]).unwrap();
     let name = "base_model.model.model.layers.0.self_attn.q_proj.lora_A.weight";
     ::safetensors::serialize_to_file([(name, view)], None, &path).unwrap();
-    let refused = open_peft(&path, &told.json["config"], &file).unwrap_err();
-    let wanted = format!("the tensor \"{name}\" of an adapter is not supported");
-    assert_eq!(refused.to_string(), wanted);
+    let error = open_peft(&path, &recorded.json["config"], &file).unwrap_err();
+    let expected = format!("the tensor \"{name}\" of an adapter is not supported");
+    assert_eq!(error.to_string(), expected);
 }
 
-/// A model, and an adapter of it as the bytes of either kind of file.
-struct Whole {
+/// A model, and the bytes of an adapter file for it in both formats.
+struct ValidFiles {
     file: ModelFile,
     gguf: Vec<u8>,
     peft: Vec<u8>,
     config: Json,
 }
 
-static WHOLE: LazyLock<Whole> = LazyLock::new(|| {
+static VALID_FILES: LazyLock<ValidFiles> = LazyLock::new(|| {
     let (model, entry) = entries().swap_remove(2);
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("adapter");
-    let told = told(&model, &entry).swap_remove(0);
+    let recorded = recorded_adapters(&model, &entry).swap_remove(0);
     let bytes = |write: &dyn Fn(&Path)| {
         write(&path);
         std::fs::read(&path).unwrap()
     };
-    Whole {
+    ValidFiles {
         file: open(&write(folder.path(), &model)).unwrap(),
-        gguf: bytes(&|path| told.write_gguf(path)),
-        peft: bytes(&|path| told.write_peft(path)),
-        config: told.json["config"].clone(),
+        gguf: bytes(&|path| recorded.write_gguf(path)),
+        peft: bytes(&|path| recorded.write_peft(path)),
+        config: recorded.json["config"].clone(),
     }
 });
 
@@ -429,33 +436,33 @@ proptest! {
     #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
-    fn no_alteration_of_a_file_makes_its_reader_panic(
+    fn modified_adapter_files_cause_no_panic(
         bytes in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 0..6),
-        end in prop::option::of(any::<prop::sample::Index>()),
+        length in prop::option::of(any::<prop::sample::Index>()),
         in_header in any::<bool>(),
     ) {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("adapter");
-        let alter = |whole: &[u8]| {
+        let write_modified = |whole: &[u8]| {
             let mut whole = whole.to_vec();
-            let most = if in_header { 1000 } else { whole.len() };
-            for (place, byte) in &bytes {
-                let place = place.index(most.min(whole.len()));
-                whole[place] = *byte;
+            let max_offset = if in_header { 1000 } else { whole.len() };
+            for (index, byte) in &bytes {
+                let offset = index.index(max_offset.min(whole.len()));
+                whole[offset] = *byte;
             }
-            if let Some(end) = end {
-                whole.truncate(end.index(whole.len()));
+            if let Some(length) = length {
+                whole.truncate(length.index(whole.len()));
             }
             std::fs::write(&path, whole).unwrap();
         };
-        let Whole { file, gguf, peft, config } = &*WHOLE;
-        alter(gguf);
+        let ValidFiles { file, gguf, peft, config } = &*VALID_FILES;
+        write_modified(gguf);
         if let Ok(gguf) = Gguf::open(&path, FileAccess::Read) {
-            let _ = Adapter::of_gguf(&gguf, file);
+            let _ = Adapter::from_gguf(&gguf, file);
         }
-        alter(peft);
+        write_modified(peft);
         if let Ok(tensors) = Safetensors::open(&path, FileAccess::Read) {
-            let _ = Adapter::of_peft(config.to_string().as_bytes(), &tensors, file);
+            let _ = Adapter::from_peft(config.to_string().as_bytes(), &tensors, file);
         }
     }
 }

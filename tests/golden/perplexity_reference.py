@@ -1,19 +1,19 @@
-"""Perplexity of perplexity.txt by llama.cpp and by exact arithmetic, for the tests that compute it with our own runtime.
+"""Computes the perplexity of perplexity.txt with llama.cpp and with exact arithmetic, as references for tests.
 
-llama.cpp is the shared library in the wheel of `xllamacpp`, called through llama.cpp's C API; the algorithm is that of its
-tool llama-perplexity with default settings, whose command line would be
+llama.cpp is the shared library in the wheel of `xllamacpp`, called through its C API; the algorithm is that of the tool
+llama-perplexity with default settings:
 
     llama-perplexity -m MODEL.gguf -f perplexity.txt -c 512 -t 1
 
-(2048 tokens a batch, so four chunks at once as four sequences; 16-bit cache; flash attention; weights as they are,
-activations rounded to int8 in every product of quantised weights). "exact" is transformers in float32 with the same tokens:
-the weights dequantised by the `gguf` package, nothing else rounded.
+(batches of 2048 tokens: four chunks as four sequences; 16-bit cache; flash attention; activations quantized to int8 in
+every multiplication with quantized weights). "exact" is transformers in float32 with the same tokens and with weights
+dequantized by the `gguf` package.
 
     pip install xllamacpp==2026.10.11549 torch==2.8.0 transformers==4.57.6 accelerate==1.15.0 gguf==0.19.0 numpy==2.4.6
     python perplexity_reference.py SmolLM2-135M-Instruct.Q4_1.gguf gemma-3-270m.Q4_K_M.gguf > perplexity.json
 
-llama.cpp's figures are the same with one and two threads, and with a 32-bit cache. They are of the AVX2 code: with other
-kernels they move in the third digit.
+llama.cpp's results are the same with one and two threads, and with a 32-bit cache. They are those of its AVX2 kernels; with
+other kernels they differ in the third digit.
 """
 
 import ctypes
@@ -35,23 +35,23 @@ CONTEXT = 512
 FIRST = CONTEXT // 2
 SEQUENCES = 4
 HOW = (
-    "The text is read as UTF-8 without its last newline and tokenized once, as a whole, special tokens unparsed; where the model "
-    "wants a beginning-of-sequence token (`bos` is not null) it stands before the text. `tokens` counts all of that. The tokens are cut "
-    "into tokens / 512 chunks of 512 (rounded down: what is left at the end is not used). Each chunk is computed alone, at positions 0 to "
-    "511 with an empty cache; where `bos` is not null, the chunk's first token is replaced by it (in what is computed only; that token is "
-    "never a target). With t[0..511] the chunk's tokens and logits[i] the logits at position i, counted are i = 256 to 510: "
-    "nll(i) = -log_softmax(logits[i])[t[i + 1]], so 255 of each chunk. perplexity = exp(mean of nll over all chunks' counted "
-    "positions), sums in double precision; `chunks` has exp(mean) of each chunk alone. `standard_error` is perplexity * "
-    "sqrt((mean(nll^2) - mean(nll)^2) / (n - 1)): how well this text stands for others, not an error of the figure. `difference` compares "
-    "nll of llama.cpp with exact arithmetic's, position by position: `mean` is the logarithm of the ratio of the two "
-    "perplexities, `root_mean_square` and `largest` are of single positions."
+    "The text is read as UTF-8 without its last newline and tokenized as a whole, without parsing special tokens; if the model adds "
+    "a BOS token (`bos` is not null), the BOS token is prepended. `tokens` is the total count. The tokens are split into "
+    "floor(tokens / 512) chunks of 512; the rest is not used. Each chunk is computed separately, at positions 0 to 511 with an empty "
+    "cache. If `bos` is not null, the chunk's first token is replaced by it in the input (that token is never a target). With t[0..511] "
+    "the tokens of the chunk and logits[i] the logits at position i, the positions i = 256 to 510 are evaluated: "
+    "nll(i) = -log_softmax(logits[i])[t[i + 1]], which gives 255 values per chunk. perplexity = exp(mean of nll over the evaluated "
+    "positions of all chunks), with sums in double precision; `chunks` has exp(mean) of each chunk. `standard_error` is perplexity * "
+    "sqrt((mean(nll^2) - mean(nll)^2) / (n - 1)), the sampling error of the text, not the numerical error. `difference` compares "
+    "nll of llama.cpp with that of exact arithmetic at each position: `mean` is the logarithm of the ratio of the two perplexities, "
+    "`root_mean_square` and `largest` refer to single positions."
 )
 
 library = ctypes.CDLL(next(str(p) for p in Path(xllamacpp.__file__).parent.iterdir() if p.suffix == ".so"))
 
 
 class ModelParameters(Structure):
-    """Used as they come, so only large enough: passed by value, what is beyond the real ones is not looked at."""
+    """Only the defaults are used. The structure is passed by value; it is larger than the real one, and the rest is ignored."""
 
     _fields_ = [("all", c_uint32 * 128)]
 
@@ -74,7 +74,7 @@ def function(name, result, *arguments):
 
 
 def llama(file):
-    """The text's tokens, the token that begins a sequence or None, and nll of the counted positions."""
+    """The tokens of the text, the BOS token or None, and the negative log likelihoods of the evaluated positions."""
     function("llama_backend_init", None)()
     model_parameters = function("llama_model_default_params", ModelParameters)()
     parameters = function("llama_context_default_params", ContextParameters)()

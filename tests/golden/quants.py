@@ -1,11 +1,11 @@
-"""Blocks of every quantised tensor type with the numbers they stand for, by the package `gguf` (0.19.0, with NumPy):
+"""Writes reference data for quantized tensor types, computed by the package `gguf` (0.19.0, with NumPy):
 
-    python quants.py values > quants.json          # random blocks and their values, Base64 of bytes and of f32
-    python quants.py quantize > quantized.json     # random numbers and their blocks of the types that we quantise to
+    python quants.py values > quants.json          # random blocks of every type and their values, Base64 of bytes and of f32
+    python quants.py quantize > quantized.json     # random values and their blocks of the supported target types
     python quants.py grids > ../../src/gguf/quant/grids.bin
 
-The grids are the points that the IQ types choose from (`ggml-common.h`, MIT licence): for IQ2_XXS, IQ2_XS, IQ2_S and
-IQ1_S eight values of two bits each in a little-endian u16, for IQ3_XXS and IQ3_S four values of four bits each.
+The grids are the codebooks of the IQ types (`ggml-common.h`, MIT license): for IQ2_XXS, IQ2_XS, IQ2_S and IQ1_S eight values
+of two bits each in a little-endian u16, for IQ3_XXS and IQ3_S four values of four bits each.
 """
 
 import base64
@@ -20,7 +20,7 @@ TYPES = (
     "Q4_0 Q4_1 Q5_0 Q5_1 Q8_0 Q2_K Q3_K Q4_K Q5_K Q6_K IQ1_S IQ1_M IQ2_XXS IQ2_XS IQ2_S IQ3_XXS IQ3_S IQ4_NL IQ4_XS "
     "TQ1_0 TQ2_0 MXFP4"
 ).split()
-# Where the half-precision scales of a block begin.
+# Offsets of the half-precision scales in a block.
 SCALES = {
     "Q4_1": [0, 2], "Q5_1": [0, 2], "Q2_K": [80, 82], "Q3_K": [108], "Q4_K": [0, 2], "Q5_K": [0, 2], "Q6_K": [208],
     "TQ1_0": [52], "TQ2_0": [64], "IQ1_M": [], "MXFP4": [],
@@ -36,12 +36,12 @@ def values():
         kind = GGMLQuantizationType[name]
         _, size = GGML_QUANT_SIZES[kind]
         blocks = random.integers(0, 256, (BLOCKS, size), dtype=np.uint8)
-        for place in SCALES.get(name, [0]):
+        for offset in SCALES.get(name, [0]):
             scales = random.normal(0, 0.1, (BLOCKS, 1)).astype(np.float16)
-            blocks[:, place : place + 2] = scales.view(np.uint8)
+            blocks[:, offset : offset + 2] = scales.view(np.uint8)
         if name == "MXFP4":
             blocks[:, 0] = [0, 1, 125]
-        if name == "IQ1_M":  # its scale is spread over the upper halves of four bytes: one below 1
+        if name == "IQ1_M":  # the scale is stored in the upper halves of four bytes; this keeps it below 1
             blocks[:, 55] &= 0x3F
         numbers = quants.dequantize(blocks, kind).astype(np.float32)
         assert np.isfinite(numbers).all(), name
@@ -55,7 +55,7 @@ def quantize():
     random = np.random.default_rng(2)
     rows = [random.normal(0, scale, 64) for scale in (1e-9, 1e-6, 0.02, 1, 300)]
     rows += [random.integers(-16, 17, 64) / 2, np.zeros(64), np.linspace(-8, 7.5, 64), np.full(64, -0.25)]
-    # The largest number on either side, twice.
+    # Rows whose largest magnitude occurs twice, with both signs.
     rows += [np.tile([side * 4, -side * 4, 0.5, -0.5], 16) for side in (1, -1)]
     numbers = np.array(rows, dtype=np.float32)
     encoded = {"values": numbers}
@@ -70,9 +70,9 @@ def grids():
         kind = getattr(quants, name)
         kind.init_grid()
         points = kind.grid.reshape(kind.grid_shape)
-        places = np.searchsorted(np.array(kind.grid_map), points).astype(np.uint16)
+        indices = np.searchsorted(np.array(kind.grid_map), points).astype(np.uint16)
         shifts = np.arange(points.shape[1], dtype=np.uint16) * np.uint16(bits)
-        packed = (places << shifts).sum(axis=1).astype("<u2")
+        packed = (indices << shifts).sum(axis=1).astype("<u2")
         sys.stdout.buffer.write(packed.tobytes())
 
 

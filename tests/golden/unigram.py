@@ -1,9 +1,9 @@
-"""Records what Unigram vocabularies make of texts: SentencePiece itself, and the crate `tokenizers` with SentencePiece's table.
+"""Records the tokens of texts with Unigram vocabularies: by SentencePiece, and by the `tokenizers` crate with the same charsmap.
 
     python tests/golden/unigram.py
         writes unigram.json beside this file.
 
-Made with sentencepiece 0.2.1 and tokenizers 0.23.3.
+Requires sentencepiece 0.2.1 and tokenizers 0.23.3.
 """
 
 import base64
@@ -41,9 +41,9 @@ TEXTS = [
     "worldworldworld 👨\u200d👩\u200d👧 q\u0323\u0307",
 ]
 
-# A part of what SentencePiece's own tables have, so that the table is small: full width, ligatures, marks, spaces.
+# A small subset of SentencePiece's normalization rules: full width, ligatures, combining marks, spaces.
 RULES = {
-    **{chr(0xFF01 + place): chr(0x21 + place) for place in range(94)},
+    **{chr(0xFF01 + index): chr(0x21 + index) for index in range(94)},
     "e\u0301": "\u00e9", "e\u0302": "\u00ea", "e\u0301\u0302": "\u1ebf", "a\u0301": "\u00e1", "\ufb01": "fi", "\ufb03": "ffi",
     "\ufb04": "ffl", "\u2460": "1", "\u2461": "2", "\u00bd": "1\u20442", "\u2122": "TM", "\u3000": " ", "\u00a0": " ",
     "\u200b": " ", "\ufeff": "", "\t": " ", "\n": " ", "\u0007": "", "\u007f": "", "\uff76": "\u30ab", "\uff80": "\u30bf",
@@ -52,7 +52,7 @@ RULES = {
 
 
 def trained(folder, **options):
-    """A model of SentencePiece's."""
+    """Trains a SentencePiece model."""
     rules = folder / "rules.tsv"
     lines = [
         " ".join(f"{ord(c):X}" for c in key) + "\t" + " ".join(f"{ord(c):X}" for c in value) for key, value in sorted(RULES.items())
@@ -70,19 +70,19 @@ def trained(folder, **options):
 
 def case(name, model):
     processor = sentencepiece.SentencePieceProcessor(model_proto=model.SerializeToString())
-    said = model.normalizer_spec
+    spec = model.normalizer_spec
     return {
         "name": name,
-        "charsmap": base64.b64encode(said.precompiled_charsmap).decode(),
-        "space_before": said.add_dummy_prefix,
-        "merges_spaces": said.remove_extra_whitespaces,
+        "charsmap": base64.b64encode(spec.precompiled_charsmap).decode(),
+        "space_before": spec.add_dummy_prefix,
+        "merges_spaces": spec.remove_extra_whitespaces,
         "pieces": [[piece.piece, round(piece.score, 6), piece.type] for piece in model.pieces],
         "texts": [{"text": text, "ids": processor.encode(text)} for text in TEXTS],
     }
 
 
 def of_json(model):
-    """The same vocabulary as a tokenizer.json, whose table the crate reads in a way of its own."""
+    """The same vocabulary as a tokenizer.json; the crate has its own reader of the charsmap."""
     pieces = [(piece.piece, round(piece.score, 6)) for piece in model.pieces]
     tokenizer = Tokenizer(models.Unigram(pieces, unk_id=model.trainer_spec.unk_id))
     tokenizer.normalizer = normalizers.Sequence([

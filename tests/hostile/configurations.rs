@@ -1,18 +1,18 @@
-//! `config.json` beside tensors.
+//! `config.json` of model folders.
 
 use ortolan::file_bytes::FileAccess;
-use ortolan::gguf::quant::Target;
-use ortolan::graph::{ModelFile, ProductOperator};
+use ortolan::gguf::quant::QuantizeTarget;
+use ortolan::graph::{MatmulOperator, ModelFile};
 use ortolan::safetensors::Safetensors;
 use serde_json::{Value, json};
 
-use super::changes::altered_json;
-use super::guard::fuzz;
+use super::fuzzer::fuzz;
+use super::mutations::mutated_json;
 use super::{folder, recorded};
 
 const HIDDEN: usize = 64;
 
-/// The tensors of a llama of one layer.
+/// A safetensors file with the tensors of a llama model of one layer.
 fn weights() -> Vec<u8> {
     let square = vec![HIDDEN, HIDDEN];
     let mut tensors = vec![
@@ -45,7 +45,7 @@ fn weights() -> Vec<u8> {
 }
 
 #[test]
-fn a_configuration() {
+fn modified_configurations_cause_no_panic() {
     let llama = json!({
         "model_type": "llama", "num_hidden_layers": 1, "hidden_size": HIDDEN, "intermediate_size": HIDDEN,
         "num_attention_heads": 4, "num_key_value_heads": 4, "vocab_size": 96, "max_position_embeddings": 128,
@@ -70,16 +70,16 @@ fn a_configuration() {
         "a configuration",
         500,
         32 << 20,
-        altered_json(valid, more),
+        mutated_json(valid, more),
         |config| {
             let weights = Safetensors::open(&path, FileAccess::Map).unwrap();
             let config = config.to_string();
             let opened =
                 ModelFile::from_folder(folder.path().to_owned(), config.as_bytes(), vec![weights]);
             if let Ok(model) = opened {
-                let model = model.quantised(Target::Q8_0);
-                for products in [ProductOperator::Ortolan, ProductOperator::Contrib] {
-                    model.graph(products, 64, &|_| ());
+                let model = model.quantized_to(QuantizeTarget::Q8_0);
+                for matmul in [MatmulOperator::Ortolan, MatmulOperator::Contrib] {
+                    model.graph(matmul, 64, &|_| ());
                 }
             }
         },

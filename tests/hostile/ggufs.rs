@@ -1,24 +1,24 @@
-//! GGUF files: one, several of a set, and what their headers say of tokens and of families.
+//! GGUF files: single files, shards, and the metadata of vocabularies and model families.
 
 use std::path::Path;
 
 use ortolan::file_bytes::FileAccess;
 use ortolan::gguf::Gguf;
-use ortolan::gguf::quant::Target;
-use ortolan::graph::{ModelFile, ProductOperator};
+use ortolan::gguf::quant::QuantizeTarget;
+use ortolan::graph::{MatmulOperator, ModelFile};
 use ortolan::model::load;
-use ortolan::text::{Gap, SpecialTokens, Tokenizer};
+use ortolan::text::{InfillInput, SpecialTokens, Tokenizer};
 use proptest::collection::vec;
 use proptest::prelude::*;
 use proptest::sample::{Index, select};
 
-use super::changes::{altered, texts};
+use super::fuzzer::fuzz;
 use super::gguf_files::{self, F32, Q4_0, Q8_0, Tensor, Value};
-use super::guard::fuzz;
+use super::mutations::{mutated, texts};
 use super::{folder, recorded};
 
-/// A file of a few kilobytes may take it.
-const MOST_BYTES: usize = 32 << 20;
+/// Memory limit for files of a few kilobytes.
+const MAX_BYTES: usize = 32 << 20;
 
 type Pairs = Vec<(String, Value<'static>)>;
 
@@ -30,21 +30,21 @@ fn file(pairs: &[(String, Value<'_>)], tensors: &[Tensor]) -> Vec<u8> {
     gguf_files::bytes(&pairs, tensors)
 }
 
-/// SentencePiece's table: `b` stands for `a`, by two nodes of 256 and a leaf.
+/// A precompiled charsmap of SentencePiece that replaces `a` with `b`: a trie of two nodes of 256 units and a leaf.
 fn charsmap() -> Vec<i32> {
     let mut units = [0_u32; 512];
-    let (label, leaf, place) = (u32::from(b'a'), 1 << 8, 1 << 10);
-    units[usize::from(b'a')] = label | leaf | place << 8;
+    let (label, leaf, offset) = (u32::from(b'a'), 1 << 8, 1 << 10);
+    units[usize::from(b'a')] = label | leaf | offset << 8;
     let bytes = units.iter().flat_map(|unit| unit.to_le_bytes());
     let size = (units.len() as u32 * 4).to_le_bytes();
     let bytes = size.into_iter().chain(bytes).chain(*b"b\0");
     bytes.map(i32::from).collect()
 }
 
-/// A vocabulary of this model and pre-tokenizer.
+/// Metadata of a vocabulary with this model and pre-tokenizer.
 fn vocabulary(model: &'static str, pre: &'static str) -> Pairs {
     let bytes = (0..=u8::MAX).map(|byte| format!("<0x{byte:02X}>"));
-    let named = ["<unk>", "<s>", "</s>", "[UNK]", "[CLS]", "[SEP]"];
+    let special = ["<unk>", "<s>", "</s>", "[UNK]", "[CLS]", "[SEP]"];
     let pieces = [
         "a",
         "b",
@@ -56,7 +56,7 @@ fn vocabulary(model: &'static str, pre: &'static str) -> Pairs {
         "\n",
         "<|end|>",
     ];
-    let tokens: Vec<String> = named
+    let tokens: Vec<String> = special
         .into_iter()
         .chain(pieces)
         .map(str::to_owned)
@@ -91,11 +91,11 @@ fn vocabulary(model: &'static str, pre: &'static str) -> Pairs {
         ("remove_extra_whitespaces", Value::Bool(true)),
         ("precompiled_charsmap", Value::I32s(charsmap())),
     ];
-    let named = |(key, value)| (format!("tokenizer.ggml.{key}"), value);
-    pairs.into_iter().map(named).collect()
+    let with_prefix = |(key, value)| (format!("tokenizer.ggml.{key}"), value);
+    pairs.into_iter().map(with_prefix).collect()
 }
 
-/// One tensor of each of these types.
+/// Tensors of four types.
 fn tensors() -> Vec<Tensor> {
     let tensor = |(name, kind, bytes): (&str, u32, usize)| Tensor {
         name: name.to_owned(),
@@ -106,7 +106,7 @@ fn tensors() -> Vec<Tensor> {
     let mut tensors: Vec<Tensor> = [("a", F32, 256), ("b", Q4_0, 36), ("c", Q8_0, 68)]
         .map(tensor)
         .into();
-    // Every other type with its blocks of 256: none, but a change of a type finds them.
+    // A type with blocks of 256 values; modifications of the type reach the other such types.
     tensors.push(Tensor {
         name: "d".to_owned(),
         shape: vec![256, 1],
@@ -120,11 +120,11 @@ fn open(path: &Path) -> Option<Gguf> {
     Gguf::open(path, FileAccess::Read).ok()
 }
 
-/// Reads all that there is.
-fn read(gguf: &Gguf) {
+/// Reads all tensors and the vocabulary.
+fn read_all(gguf: &Gguf) {
     for (_, tensor) in gguf.tensors() {
         let mut values = vec![0.0; tensor.values()];
-        tensor.kind.dequantise(gguf.bytes(tensor), &mut values);
+        tensor.kind.dequantize(gguf.bytes(tensor), &mut values);
     }
     if let Ok(vocabulary) = load::vocabulary(gguf.metadata())
         && let Ok(tokenizer) = Tokenizer::new(vocabulary)
@@ -136,7 +136,7 @@ fn read(gguf: &Gguf) {
 }
 
 #[test]
-fn a_file() {
+fn modified_files_cause_no_panic() {
     let valid = [
         ("gpt2", "llama-bpe"),
         ("llama", "default"),
@@ -150,12 +150,12 @@ fn a_file() {
     fuzz(
         "a GGUF file",
         2000,
-        MOST_BYTES,
-        altered(valid.into()),
+        MAX_BYTES,
+        mutated(valid.into()),
         |bytes| {
             std::fs::write(&path, bytes).unwrap();
             if let Some(gguf) = open(&path) {
-                read(&gguf);
+                read_all(&gguf);
                 let _ = ModelFile::new(path.clone(), gguf);
             }
         },
@@ -163,45 +163,45 @@ fn a_file() {
 }
 
 #[test]
-fn the_files_of_a_set() {
-    let part = |number: u32, tensors: &[Tensor]| {
+fn modified_shards_cause_no_panic() {
+    let shard = |number: u32, tensors: &[Tensor]| {
         let mut pairs = vocabulary("llama", "default");
         pairs.truncate(if number == 0 { 4 } else { 0 });
-        let set = [
+        let split = [
             ("split.no", number),
             ("split.count", 2),
             ("split.tensors.count", 4),
         ];
-        pairs.extend(set.map(|(key, value)| (key.to_owned(), Value::U32(value))));
+        pairs.extend(split.map(|(key, value)| (key.to_owned(), Value::U32(value))));
         file(&pairs, tensors)
     };
     let tensors = tensors();
     let (first, second) = tensors.split_at(2);
     let files = (
-        altered(vec![part(0, first)]),
-        altered(vec![part(1, second)]),
+        mutated(vec![shard(0, first)]),
+        mutated(vec![shard(1, second)]),
     );
     let folder = folder();
     let path = |number| folder.path().join(format!("m-0000{number}-of-00002.gguf"));
     fuzz(
         "a set of GGUF files",
         1000,
-        MOST_BYTES,
+        MAX_BYTES,
         files,
         |(first, second)| {
             std::fs::write(path(1), first).unwrap();
             std::fs::write(path(2), second).unwrap();
             if let Some(gguf) = open(&path(1)) {
-                read(&gguf);
+                read_all(&gguf);
             }
         },
     );
 }
 
-/// A header, and the names and shapes of tensors.
+/// Metadata of a model, and names and shapes of its tensors.
 type Family = (Pairs, Vec<(String, Vec<u64>)>);
 
-/// The headers of the recorded models, and the shapes of their tensors.
+/// The small models of `families.json`.
 fn families() -> Vec<Family> {
     let recorded = recorded("families.json");
     let small = |model: &&serde_json::Value| model["tensors"].as_array().unwrap().len() < 50;
@@ -230,7 +230,7 @@ fn families() -> Vec<Family> {
         .collect()
 }
 
-/// Values that a header's pair may have instead of its own.
+/// Values that replace metadata values.
 fn values() -> impl Strategy<Value = Value<'static>> {
     let numbers = [
         0,
@@ -271,7 +271,7 @@ fn values() -> impl Strategy<Value = Value<'static>> {
 }
 
 #[test]
-fn the_header_of_a_family() {
+fn modified_headers_of_model_families_cause_no_panic() {
     let families = families();
     let folder = folder();
     let path = folder.path().join("m.gguf");
@@ -282,20 +282,20 @@ fn the_header_of_a_family() {
     fuzz(
         "the header of a family",
         500,
-        MOST_BYTES,
+        MAX_BYTES,
         inputs,
         |(family, changes, shapes)| {
             let (mut pairs, mut tensors) = families[family.index(families.len())].clone();
-            for (place, value) in changes {
-                let place = place.index(pairs.len());
+            for (index, value) in changes {
+                let index = index.index(pairs.len());
                 match value {
-                    Some(value) => pairs[place].1 = value,
-                    None => drop(pairs.remove(place)),
+                    Some(value) => pairs[index].1 = value,
+                    None => drop(pairs.remove(index)),
                 }
             }
-            for (place, dimension, size) in shapes {
-                let place = place.index(tensors.len());
-                let shape = &mut tensors[place].1;
+            for (index, dimension, size) in shapes {
+                let index = index.index(tensors.len());
+                let shape = &mut tensors[index].1;
                 let dimension = dimension.index(shape.len());
                 shape[dimension] = size;
             }
@@ -309,23 +309,23 @@ fn the_header_of_a_family() {
             if let Some(gguf) = open(&path)
                 && let Ok(model) = ModelFile::new(path.clone(), gguf)
             {
-                let model = model.quantised(Target::Q8_0);
-                for products in [ProductOperator::Ortolan, ProductOperator::Contrib] {
-                    model.graph(products, 64, &|_| ());
+                let model = model.quantized_to(QuantizeTarget::Q8_0);
+                for matmul in [MatmulOperator::Ortolan, MatmulOperator::Contrib] {
+                    model.graph(matmul, 64, &|_| ());
                 }
             }
         },
     );
 }
 
-/// Any list of tokens, whatever is said of it.
+/// Random token lists with random metadata.
 #[test]
-fn a_vocabulary() {
+fn random_vocabularies_cause_no_panic() {
     let tokens = vec("[ab<>é\u{2581}Ġ ]{0,3}", 0..12);
     let kinds = vec(-1..9_i32, 0..12);
     let scores = vec(any::<f32>(), 0..12);
     let merges = vec("[abĠ]{0,2}[ ]{0,2}[abĠ]{0,2}", 0..6);
-    let named = vec(
+    let special = vec(
         (
             select(vec!["bos", "eos", "unknown", "eot", "cls"]),
             any::<u8>(),
@@ -334,17 +334,25 @@ fn a_vocabulary() {
     );
     let model = select(vec!["gpt2", "llama", "bert", "gemma4"]);
     let pre = select(vec!["default", "llama-bpe", "qwen2", "superbpe", "gemma4"]);
-    let inputs = (tokens, kinds, scores, merges, named, (model, pre), texts());
+    let inputs = (
+        tokens,
+        kinds,
+        scores,
+        merges,
+        special,
+        (model, pre),
+        texts(),
+    );
     let folder = folder();
     let path = folder.path().join("m.gguf");
     fuzz(
         "a vocabulary",
         1000,
-        MOST_BYTES,
+        MAX_BYTES,
         inputs,
-        |(tokens, mut kinds, mut scores, merges, named, model, text)| {
+        |(tokens, mut kinds, mut scores, merges, special, model, text)| {
             let (model, pre) = model;
-            // More often than chance would have it, they fit.
+            // Often make the lists equally long, which random lists rarely are.
             if kinds.len() > 6 {
                 kinds.resize(tokens.len(), 1);
                 scores.resize(tokens.len(), 0.0);
@@ -361,7 +369,7 @@ fn a_vocabulary() {
                 .into_iter()
                 .map(|(key, value)| (format!("tokenizer.ggml.{key}"), value))
                 .collect();
-            for (role, token) in named {
+            for (role, token) in special {
                 let key = format!("tokenizer.ggml.{role}_token_id");
                 if pairs.iter().all(|(known, _)| *known != key) {
                     pairs.push((key, Value::U32(token.into())));
@@ -376,10 +384,10 @@ fn a_vocabulary() {
                     let ids = tokenizer.encode(&text, special);
                     tokenizer.decode(&ids).unwrap();
                 }
-                tokenizer.infill(&Gap {
+                tokenizer.infill(&InfillInput {
                     prefix: &text,
                     suffix: &text,
-                    begun: &text,
+                    middle_start: &text,
                     files: vec![(&text, &text)],
                 });
             }

@@ -1,49 +1,51 @@
-//! What a text must follow, as requests say it.
+//! Grammars, regular expressions and JSON schemas of requests.
 
 use std::sync::{Arc, LazyLock};
 
-use ortolan::grammar::{Cutting, GrammarCompiler, GrammarSource, GrammarVocabulary, Spelling};
+use ortolan::grammar::{
+    GrammarCompiler, GrammarSource, GrammarToken, GrammarVocabulary, Tokenization,
+};
 use ortolan::token::TokenId;
 use proptest::prelude::*;
 use serde_json::json;
 
-use super::changes::{altered, altered_json};
-use super::guard::{fuzz, within};
+use super::fuzzer::{fuzz, run_limited};
+use super::mutations::{mutated, mutated_json};
 
 const END: TokenId = TokenId(256);
 
-/// A token for each byte, and an end.
-struct Bytes([u8; 256]);
+/// A vocabulary with a token for each byte and an end token.
+struct ByteVocabulary([u8; 256]);
 
-impl GrammarVocabulary for Bytes {
+impl GrammarVocabulary for ByteVocabulary {
     fn size(&self) -> usize {
         END.row() + 1
     }
 
-    fn spelling(&self, token: TokenId) -> Spelling<'_> {
+    fn grammar_token(&self, token: TokenId) -> GrammarToken<'_> {
         match self.0.get(token.row()) {
-            Some(byte) => Spelling::Text(std::slice::from_ref(byte)),
-            None => Spelling::Control("<end>"),
+            Some(byte) => GrammarToken::Text(std::slice::from_ref(byte)),
+            None => GrammarToken::Control("<end>"),
         }
     }
 
-    fn ends(&self) -> &[TokenId] {
+    fn eog_tokens(&self) -> &[TokenId] {
         &[END]
     }
 
-    fn tokens(&self, text: &str) -> Vec<TokenId> {
+    fn tokenize(&self, text: &str) -> Vec<TokenId> {
         text.bytes().map(|byte| TokenId(byte.into())).collect()
     }
 }
 
 static COMPILER: LazyLock<GrammarCompiler> = LazyLock::new(|| {
     let bytes = std::array::from_fn(|byte| byte as u8);
-    GrammarCompiler::new(Arc::new(Bytes(bytes))).unwrap()
+    GrammarCompiler::new(Arc::new(ByteVocabulary(bytes))).unwrap()
 });
 
-/// Compiles and follows for a few tokens.
-fn follow(source: &GrammarSource) {
-    let Ok(mut constraint) = COMPILER.compile(source, Cutting::Free) else {
+/// Compiles a grammar and generates a few tokens with it.
+fn compile_and_generate(source: &GrammarSource) {
+    let Ok(mut constraint) = COMPILER.compile(source, Tokenization::Any) else {
         return;
     };
     for _ in 0..8 {
@@ -61,7 +63,7 @@ fn follow(source: &GrammarSource) {
 }
 
 #[test]
-fn rules() {
+fn modified_gbnf_grammars_cause_no_panic() {
     let valid = [
         r#"root ::= "a" | ("b" [^c-f\n]{2,5} root)* "\x41" # end"#,
         "root ::= item+\nitem ::= [a-z]{1,40} \" \" number?\nnumber ::= \"-\"? [0-9]+ (\".\" [0-9]+)?\n",
@@ -69,14 +71,14 @@ fn rules() {
     ];
     let valid = valid.map(|text| text.as_bytes().to_vec());
     let inputs =
-        altered(valid.into()).prop_map(|bytes| String::from_utf8_lossy(&bytes).into_owned());
+        mutated(valid.into()).prop_map(|bytes| String::from_utf8_lossy(&bytes).into_owned());
     fuzz("a grammar", 100, 512 << 20, inputs, |text| {
-        follow(&GrammarSource::Gbnf(text))
+        compile_and_generate(&GrammarSource::Gbnf(text))
     });
 }
 
 #[test]
-fn schemas() {
+fn modified_schemas_cause_no_panic() {
     let valid = vec![
         json!({"type": "object", "required": ["a"], "additionalProperties": false, "properties": {
             "a": {"type": "array", "items": {"type": "integer", "minimum": -5, "maximum": 300}, "minItems": 1, "maxItems": 4},
@@ -94,9 +96,9 @@ fn schemas() {
         "a JSON Schema",
         100,
         512 << 20,
-        altered_json(valid, more),
+        mutated_json(valid, more),
         |schema| {
-            follow(&GrammarSource::JsonSchema {
+            compile_and_generate(&GrammarSource::JsonSchema {
                 schema,
                 strict: false,
             });
@@ -104,11 +106,11 @@ fn schemas() {
     );
 }
 
-/// What a grammar of at most 64 KiB may take.
-const MOST_GRAMMAR_BYTES: usize = 192 << 20;
+/// Memory limit for a grammar of at most 64 KiB.
+const MAX_GRAMMAR_BYTES: usize = 192 << 20;
 
-/// Terminals that each name the next one ten times.
-fn tenfold(levels: usize, last: &str) -> String {
+/// A Lark grammar whose terminals each reference the next one ten times.
+fn nested_terminals(levels: usize, last: &str) -> String {
     let name = |level: usize| char::from(b'A' + level as u8);
     let mut grammar = "start: A\n".to_owned();
     for level in 0..levels {
@@ -118,14 +120,14 @@ fn tenfold(levels: usize, last: &str) -> String {
     grammar + &format!("{}: {last}\n", name(levels))
 }
 
-/// Grammars of a few kilobytes that took minutes or gigabytes.
+/// Grammars of a few kilobytes that once took minutes or gigabytes.
 #[test]
-fn small_grammars_that_mean_much_work() {
+fn small_but_expensive_grammars_stay_within_limits() {
     let chain = |rules: u32| {
         let mut grammar = "root ::= r0 root | \".\"\n".to_owned();
         for rule in 0..rules {
-            let own = char::from_u32(0x4E00 + 2 * rule).unwrap();
-            grammar += &format!("r{rule} ::= \"{own}\" | r{}\n", rule + 1);
+            let literal = char::from_u32(0x4E00 + 2 * rule).unwrap();
+            grammar += &format!("r{rule} ::= \"{literal}\" | r{}\n", rule + 1);
         }
         GrammarSource::Gbnf(grammar + &format!("r{rules} ::= \"!\"\n"))
     };
@@ -143,18 +145,18 @@ fn small_grammars_that_mean_much_work() {
             .collect::<Vec<_>>()
     };
     let enums = (0..200).map(|n| json!({"enum": values(n)}));
-    let narrow = (0..3000).map(|n| {
-        let never = json!({"type": "string", "pattern": "^a$", "minLength": 5});
+    let unsatisfiable = (0..3000).map(|n| {
+        let unsatisfiable = json!({"type": "string", "pattern": "^a$", "minLength": 5});
         (
             format!("p{n}"),
-            json!({"type": "array", "items": [never], "minItems": 1}),
+            json!({"type": "array", "items": [unsatisfiable], "minItems": 1}),
         )
     });
     let cases = [
         ("a chain of rules", chain(400)),
         ("a long chain of rules", chain(2500)),
         (
-            "a rule named often",
+            "a rule referenced often",
             gbnf(format!(
                 "root ::= {} root?\nr ::= {}",
                 "r ".repeat(20_000),
@@ -162,7 +164,7 @@ fn small_grammars_that_mean_much_work() {
             )),
         ),
         (
-            "rules that name each other twice",
+            "rules that reference each other twice",
             gbnf((0..450).fold(
                 "root ::= r0 root?\nr450 ::= \"x\"\n".to_owned(),
                 |text, n| text + &format!("r{n} ::= r{0} r{0} | \"{n}\"\n", n + 1),
@@ -186,18 +188,18 @@ fn small_grammars_that_mean_much_work() {
         ("long lines", regex(".{0,60000}".repeat(6000))),
         (
             "ten thousand optional parts",
-            GrammarSource::Lark(tenfold(4, "\"a\"?")),
+            GrammarSource::Lark(nested_terminals(4, "\"a\"?")),
         ),
         (
             "a hundred thousand optional parts",
-            GrammarSource::Lark(tenfold(5, "\"a\"?")),
+            GrammarSource::Lark(nested_terminals(5, "\"a\"?")),
         ),
         (
             "a pattern",
             schema(json!({"type": "string", "pattern": "a?".repeat(20_000)})),
         ),
         (
-            "patterns of names",
+            "patterns of property names",
             schema(json!({"type": "object", "patternProperties": {"a?".repeat(20_000): {}}})),
         ),
         (
@@ -212,7 +214,7 @@ fn small_grammars_that_mean_much_work() {
             schema(json!({"oneOf": enums.collect::<Vec<_>>()})),
         ),
         (
-            "a name that is in each pointer",
+            "a property name that is part of every pointer",
             schema(
                 json!({"type": "object", "properties": {"x".repeat(250_000): {
             "type": "object", "properties": (0..9000).map(|n| (n.to_string(), json!({}))).collect::<serde_json::Map<_, _>>()}}}),
@@ -221,11 +223,11 @@ fn small_grammars_that_mean_much_work() {
         (
             "contradictions",
             schema(
-                json!({"type": "object", "properties": narrow.collect::<serde_json::Map<_, _>>()}),
+                json!({"type": "object", "properties": unsatisfiable.collect::<serde_json::Map<_, _>>()}),
             ),
         ),
     ];
     for (name, source) in cases {
-        within(name, MOST_GRAMMAR_BYTES, || follow(&source));
+        run_limited(name, MAX_GRAMMAR_BYTES, || compile_and_generate(&source));
     }
 }

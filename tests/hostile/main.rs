@@ -1,13 +1,14 @@
-//! Whatever a model's files and a conversation say: an answer or an error, and never a panic, memory without a bound or
-//! time without one. What is altered is valid to begin with. `make fuzz` tries a million cases of each kind.
+//! Fuzzing of model files, templates, conversations and grammars: each modified input must give a result or an error,
+//! never a panic, and stay within limits of memory and time. `make fuzz` runs a million cases of each kind.
 
-#![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+#![expect(clippy::unwrap_used, reason = "a failed assumption fails the test")]
 
-mod changes;
+mod fuzzer;
 #[path = "../common/gguf.rs"]
-#[expect(dead_code, reason = "every test crate uses a part of it")]
+#[expect(dead_code, reason = "every test crate uses some of these helpers")]
 mod gguf_files;
-mod guard;
+
+mod mutations;
 
 mod configurations;
 mod exports;
@@ -20,13 +21,13 @@ mod tokenizers;
 use serde_json::Value;
 use tempfile::TempDir;
 
-/// What is in the file of that name in `tests/golden/`.
+/// Reads a JSON file in `tests/golden/`.
 fn recorded(name: &str) -> Value {
     let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden");
     serde_json::from_slice(&std::fs::read(folder.join(name)).unwrap()).unwrap()
 }
 
-/// A folder for many files, in memory where the system has such a place.
+/// A temporary folder, in memory if the system has `/dev/shm`.
 fn folder() -> TempDir {
     tempfile::tempdir_in("/dev/shm")
         .or_else(|_| tempfile::tempdir())

@@ -5,18 +5,19 @@ use ortolan::safetensors::Safetensors;
 use proptest::prelude::*;
 use serde_json::{Value, json};
 
-use super::changes::{altered, altered_json};
 use super::folder;
-use super::guard::fuzz;
+use super::fuzzer::fuzz;
+use super::mutations::{mutated, mutated_json};
 
-fn written(header: &Value) -> Vec<u8> {
+/// A safetensors file with this header and 36 bytes of data.
+fn file(header: &Value) -> Vec<u8> {
     let header = header.to_string();
     let length = (header.len() as u64).to_le_bytes();
     [&length[..], header.as_bytes(), &[7; 36]].concat()
 }
 
 #[test]
-fn a_file() {
+fn modified_files_cause_no_panic() {
     let header = json!({
         "__metadata__": {"format": "pt"},
         "a": {"dtype": "F16", "shape": [2, 3], "data_offsets": [0, 12]},
@@ -28,17 +29,17 @@ fn a_file() {
         .into_iter()
         .chain([json!([0, u64::MAX]), json!([12, 0])]);
     let inputs = prop_oneof![
-        altered(vec![written(&header)]),
-        altered_json(vec![header], types.collect()).prop_map(|header| written(&header)),
+        mutated(vec![file(&header)]),
+        mutated_json(vec![header], types.collect()).prop_map(|header| file(&header)),
     ];
     let folder = folder();
     let path = folder.path().join("m.safetensors");
     fuzz("a safetensors file", 2000, 4 << 20, inputs, |bytes| {
         std::fs::write(&path, bytes).unwrap();
-        if let Ok(file) = Safetensors::open(&path, FileAccess::Read) {
-            for name in file.names() {
-                let tensor = file.tensor(name).unwrap();
-                assert!(tensor.bytes.len() <= file.contents().len());
+        if let Ok(safetensors) = Safetensors::open(&path, FileAccess::Read) {
+            for name in safetensors.names() {
+                let tensor = safetensors.tensor(name).unwrap();
+                assert!(tensor.bytes.len() <= safetensors.contents().len());
             }
         }
     });

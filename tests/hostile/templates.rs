@@ -1,4 +1,4 @@
-//! Chat templates and the conversations that they write.
+//! Chat templates and the conversations that they render.
 
 use std::time::SystemTime;
 
@@ -7,13 +7,13 @@ use proptest::collection::vec;
 use proptest::prelude::*;
 use proptest::sample::select;
 
-use super::changes::{altered, texts};
-use super::guard::fuzz;
+use super::fuzzer::fuzz;
+use super::mutations::{mutated, texts};
 
-/// Fuel bounds what is made to 64 MiB, and so is what is written; both once more while they are copied.
-const MOST_BYTES: usize = 320 << 20;
+/// Fuel limits intermediate values to 64 MiB, and the output is limited to 64 MiB; copying them doubles both.
+const MAX_BYTES: usize = 320 << 20;
 
-/// What templates are made of, with what could reach out, go on or grow.
+/// Parts of templates, including ones that read files, loop for long or grow their values.
 const PARTS: [&str; 48] = [
     "{% for m in messages %}",
     "{% for i in range(99999) %}",
@@ -66,13 +66,13 @@ const PARTS: [&str; 48] = [
 ];
 
 fn templates() -> impl Strategy<Value = String> {
-    let named = predefined_names().map(|name| predefined(name).unwrap().as_bytes().to_vec());
-    let altered =
-        altered(named.collect()).prop_map(|bytes| String::from_utf8_lossy(&bytes).into_owned());
+    let valid = predefined_names().map(|name| predefined(name).unwrap().as_bytes().to_vec());
+    let mutated =
+        mutated(valid.collect()).prop_map(|bytes| String::from_utf8_lossy(&bytes).into_owned());
     let part = prop_oneof![12 => select(&PARTS[..]).prop_map(str::to_owned), 1 => texts()];
     let parts = vec(part, 0..12);
-    // What begins also ends, more often than by chance.
-    let whole = (parts.clone(), any::<bool>()).prop_map(|(parts, mends)| {
+    // Half of the templates get balanced block tags, which random parts rarely have.
+    let from_parts = (parts.clone(), any::<bool>()).prop_map(|(parts, balances)| {
         let ends = [
             ("{% for", "{% endfor %}"),
             ("{% if", "{% endif %}"),
@@ -84,7 +84,7 @@ fn templates() -> impl Strategy<Value = String> {
         for part in parts {
             match ends.iter().find(|(begin, _)| part.starts_with(begin)) {
                 Some((_, end)) => open.push(*end),
-                None if mends
+                None if balances
                     && part.starts_with("{% end")
                     && open.pop() != Some(part.as_str()) =>
                 {
@@ -94,10 +94,10 @@ fn templates() -> impl Strategy<Value = String> {
             }
             text.push_str(&part);
         }
-        text.extend(open.into_iter().rev().filter(|_| mends));
+        text.extend(open.into_iter().rev().filter(|_| balances));
         text
     });
-    prop_oneof![2 => whole, 1 => altered]
+    prop_oneof![2 => from_parts, 1 => mutated]
 }
 
 fn conversations() -> impl Strategy<Value = Conversation> {
@@ -106,8 +106,8 @@ fn conversations() -> impl Strategy<Value = Conversation> {
     vec(message, 0..5).prop_map(|messages| {
         let messages = messages
             .into_iter()
-            .map(|(role, content, thought)| ChatMessage {
-                thought,
+            .map(|(role, content, reasoning)| ChatMessage {
+                reasoning,
                 ..ChatMessage::new(role, content)
             });
         Conversation::from(messages.collect::<Vec<_>>())
@@ -115,20 +115,23 @@ fn conversations() -> impl Strategy<Value = Conversation> {
 }
 
 #[test]
-fn a_template() {
+fn modified_templates_cause_no_panic() {
     let host = std::fs::read_to_string("/etc/hostname").unwrap_or_default();
     let host = host.trim();
     let inputs = (templates(), conversations());
     fuzz(
         "a chat template",
         300,
-        MOST_BYTES,
+        MAX_BYTES,
         inputs,
         |(source, conversation)| {
             if let Ok(template) = ChatTemplate::new(Some(&source), "<s>", "</s>")
                 && let Ok(text) = template.render(&conversation, SystemTime::UNIX_EPOCH)
             {
-                assert!(host.len() < 4 || !text.contains(host), "it read a file");
+                assert!(
+                    host.len() < 4 || !text.contains(host),
+                    "the template read a file"
+                );
             }
         },
     );

@@ -1,17 +1,17 @@
-//! `tokenizer.json`, and the texts that are cut by it.
+//! `tokenizer.json` files, and tokenization with them.
 
 use ortolan::text::{SpecialTokens, Tokenizer, Vocabulary};
 use serde_json::{Value, json};
 
-use super::changes::{altered_json, texts};
-use super::guard::fuzz;
+use super::fuzzer::fuzz;
+use super::mutations::{mutated_json, texts};
 use super::recorded;
 
-/// The largest vocabulary has two million places, each a text.
-const MOST_BYTES: usize = 512 << 20;
+/// Memory limit; the largest vocabulary has two million texts.
+const MAX_BYTES: usize = 512 << 20;
 
-/// Steps that a file may have in the place of its own.
-fn steps() -> Vec<Value> {
+/// Normalizers, pre-tokenizers, patterns and model types that replace values of a file.
+fn components() -> Vec<Value> {
     let replace = |pattern: Value, content: &str| json!({"type": "Replace", "pattern": pattern, "content": content});
     let split = |pattern: Value, behavior: &str, invert: bool| {
         json!({
@@ -54,7 +54,7 @@ fn steps() -> Vec<Value> {
 }
 
 #[test]
-fn a_file() {
+fn modified_files_cause_no_panic() {
     let recorded = recorded("tokenizer_json.json");
     let cases = recorded["cases"].as_array().unwrap().iter();
     let mut valid: Vec<Value> = cases.map(|case| case["tokenizer"].clone()).collect();
@@ -67,14 +67,14 @@ fn a_file() {
         "model": {"type": "WordPiece", "unk_token": "[UNK]", "continuing_subword_prefix": "##",
             "max_input_chars_per_word": 100, "vocab": {"[UNK]": 0, "[CLS]": 1, "[SEP]": 2, "a": 3, "##b": 5}},
     }));
-    let inputs = (altered_json(valid, steps()), texts());
-    fuzz("tokenizer.json", 500, MOST_BYTES, inputs, |(file, text)| {
+    let inputs = (mutated_json(valid, components()), texts());
+    fuzz("tokenizer.json", 500, MAX_BYTES, inputs, |(file, text)| {
         let vocabulary = Vocabulary::from_tokenizer_json(file.to_string().as_bytes());
         if let Ok(tokenizer) = vocabulary.and_then(Tokenizer::new) {
             for special in [SpecialTokens::Parse, SpecialTokens::Literal] {
                 let ids = tokenizer.encode(&text, special);
                 tokenizer.decode(&ids).unwrap();
-                let ids = tokenizer.encode_going_on(&text, special);
+                let ids = tokenizer.encode_continuation(&text, special);
                 tokenizer.decode(&ids).unwrap();
             }
         }

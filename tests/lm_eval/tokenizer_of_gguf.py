@@ -1,6 +1,6 @@
-"""Makes a folder that `transformers.AutoTokenizer` reads, from the tokenizer inside a GGUF file (byte-level BPE, `smollm`).
+"""Converts the tokenizer of a GGUF file (byte-level BPE, `smollm`) to a folder that `transformers.AutoTokenizer` reads.
 
-lm-eval asks for a tokenizer by the name of a repository or folder; there is no hub here, but the model has its own.
+lm-eval loads a tokenizer from a repository or a folder; this way it needs no model hub.
 
     python tokenizer_of_gguf.py MODEL.gguf FOLDER
 """
@@ -19,7 +19,7 @@ def main(model, folder):
     def value(key):
         return fields[f"tokenizer.ggml.{key}"].contents()
 
-    assert (value("model"), value("pre")) == ("gpt2", "smollm"), "another tokenizer than this script knows"
+    assert (value("model"), value("pre")) == ("gpt2", "smollm"), "this script supports only tokenizers of type gpt2 with the pre-tokenizer smollm"
     texts, kinds = value("tokens"), value("token_type")
     merges = [tuple(merge.split(" ")) for merge in value("merges")]
     tokenizer = Tokenizer(models.BPE({text: id for id, text in enumerate(texts)}, merges))

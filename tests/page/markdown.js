@@ -1,6 +1,6 @@
-// Runs in the page: what the page shows for Markdown, compared with what it should show. Passes the number of cases and
-// the failures to the callback. In `shows`, attributes that every element of its kind has are left out, a formula is
-// <f>TeX</f> (<F> if displayed), a formula that cannot be read is <bad>source</bad>, a code block is <pre lang>code</pre>.
+// Runs in the page and compares rendered Markdown with the expected HTML. Passes the number of cases and the failures
+// to the callback. In `shows`, attributes that every element of a kind has are omitted; a formula is <f>TeX</f> (<F> if
+// displayed); a formula with a syntax error is <bad>source</bad>; a code block is <pre lang>code</pre>.
 const [done] = arguments;
 
 const fence = '```';
@@ -26,7 +26,7 @@ const cases = [
   // Emphasis
   { name: 'strong and emphasized', text: '***a*** **b *c* d** _e_ __f__', shows: '<p><em><strong>a</strong></em> <strong>b <em>c</em> d</strong> <em>e</em> <strong>f</strong></p>' },
   { name: 'emphasis that ends within another', text: '**a *b***, *a **b***, ***a** b*', shows: '<p><strong>a <em>b</em></strong>, <em>a <strong>b</strong></em>, <em><strong>a</strong> b</em></p>' },
-  { name: 'emphasis that is none', text: '2 * 3 * 4, snake_case_name, **a', shows: '<p>2 * 3 * 4, snake_case_name, **a</p>' },
+  { name: 'asterisks and underscores that are not emphasis', text: '2 * 3 * 4, snake_case_name, **a', shows: '<p>2 * 3 * 4, snake_case_name, **a</p>' },
   { name: 'strikethrough', text: '~~a~~ ~b', shows: '<p><s>a</s> ~b</p>' },
   { name: 'emphasis beside text without spaces', text: '**注意：**内容**「重要」**です', shows: '<p><strong>注意：</strong>内容<strong>「重要」</strong>です</p>' },
   { name: 'escapes', text: '\\*a\\* \\# \\` \\_b\\_ \\$5', shows: '<p>*a* # ` _b_ $5</p>' },
@@ -52,8 +52,8 @@ const cases = [
   { name: 'a formula that is emphasized', text: '**$a$** and *\\(b\\)*', shows: '<p><strong><f>a</f></strong> and <em><f>b</f></em></p>' },
   { name: 'a fence of mathematics', text: `${fence}math\nx^2\n${fence}`, shows: '<F>x^2</F>' },
   { name: 'formulas in code stay code', text: `\`$a$ \\(b\\)\`\n\n${fence}\n$$c$$\n${fence}`, shows: '<p><code>$a$ \\(b\\)</code></p><pre text>$$c$$</pre>' },
-  { name: 'a formula that cannot be read', text: 'a \\(\\frac{1}\\) b', shows: '<p>a <bad>\\(\\frac{1}\\)</bad> b</p>' },
-  { name: 'prices are no formulas', text: 'From $5 to $10, $5-$10, US$5 or CA$6, $20/$30, **$1**–**$2**, $HOME:$PATH and $x$', shows: '<p>From $5 to $10, $5-$10, US$5 or CA$6, $20/$30, <strong>$1</strong>–<strong>$2</strong>, $HOME:$PATH and <f>x</f></p>' },
+  { name: 'a formula with a syntax error', text: 'a \\(\\frac{1}\\) b', shows: '<p>a <bad>\\(\\frac{1}\\)</bad> b</p>' },
+  { name: 'prices are not formulas', text: 'From $5 to $10, $5-$10, US$5 or CA$6, $20/$30, **$1**–**$2**, $HOME:$PATH and $x$', shows: '<p>From $5 to $10, $5-$10, US$5 or CA$6, $20/$30, <strong>$1</strong>–<strong>$2</strong>, $HOME:$PATH and <f>x</f></p>' },
   { name: 'formulas within words and without spaces', text: 'the $n$th, H$_2$O, 其中$x$是, $$\\text{if $y$}$$', shows: '<p>the <f>n</f>th, H<f>_2</f>O, 其中<f>x</f>是, <F>\\text{if $y$}</F></p>' },
   { name: 'price ranges of dollar signs', text: '$$ - moderate\n$$$ - expensive', shows: '<p>$$ - moderate<br>\n$$$ - expensive</p>' },
   { name: 'TeX without delimiters keeps its backslashes', text: 'a \\( b \\[ c \\, d \\; e', shows: '<p>a \\( b \\[ c \\, d \\; e</p>' },
@@ -63,7 +63,7 @@ const cases = [
   { name: 'www and an address, but no file names', text: 'www.a.example/b. c@d.example main.rs app.py', shows: '<p><a href="http://www.a.example/b">www.a.example/b</a>. <a href="mailto:c@d.example">c@d.example</a> main.rs app.py</p>' },
   { name: 'a link that is emphasized, and one in a table', text: '**https://a.example/b** *[c](https://d.example)*\n\n| e |\n|---|\n| https://f.example |', shows: '<p><strong><a href="https://a.example/b">https://a.example/b</a></strong> <em><a href="https://d.example">c</a></em></p><table><thead><tr><th>e</th></tr></thead><tbody><tr><td><a href="https://f.example">https://f.example</a></td></tr></tbody></table>' },
   { name: 'a link by reference', text: '[a][b]\n\n[b]: https://c.example', shows: '<p><a href="https://c.example">a</a></p>' },
-  { name: 'schemes that are no links', text: '[a](javascript:alert(1)) [b](data:text/html,x) [c](file:///etc/passwd) [d](/e) <ftp://f.example> ftp://g.example //h.example', shows: '<p>[a](javascript:alert(1)) [b](data:text/html,x) [c](file:///etc/passwd) [d](/e) &lt;ftp://f.example&gt; ftp://g.example //h.example</p>' },
+  { name: 'schemes that are not links', text: '[a](javascript:alert(1)) [b](data:text/html,x) [c](file:///etc/passwd) [d](/e) <ftp://f.example> ftp://g.example //h.example', shows: '<p>[a](javascript:alert(1)) [b](data:text/html,x) [c](file:///etc/passwd) [d](/e) &lt;ftp://f.example&gt; ftp://g.example //h.example</p>' },
   { name: 'a scheme in disguise', text: '[a](JaVaScRiPt:x) [b](java&#115;cript:x) [c](\u0001javascript:x)', shows: '<p>[a](JaVaScRiPt:x) [b](javascript:x) [c](\u0001javascript:x)</p>' },
   { name: 'images are links', text: '![a](https://b.example/c.png) [![d](https://e.example/f.png)](https://g.example)', shows: '<p><a class="image" href="https://b.example/c.png">a</a> <a href="https://g.example">d</a></p>' },
   // HTML
@@ -74,24 +74,24 @@ const cases = [
   { name: 'the language of a fence', text: `${fence}"><img src=x>\na\n${fence}`, shows: '<pre "&gt;&lt;img>a</pre>' },
 ];
 
-/** HTML without the attributes that every element of its kind has. */
+/** The rendered HTML in the notation of `shows`. */
 function outline(target) {
   const copy = target.cloneNode(true);
   for (const formula of copy.querySelectorAll('[data-tex]')) {
     const name = formula.matches('.unreadable') ? 'bad' : formula.matches('.display') ? 'big-f' : 'small-f';
-    const made = document.createElement(name);
+    const replacement = document.createElement(name);
     const isMath = formula.firstElementChild?.namespaceURI.endsWith('MathML');
-    made.textContent = name === 'bad' ? formula.textContent : isMath ? formula.dataset.tex : 'no MathML';
-    formula.replaceWith(made);
+    replacement.textContent = name === 'bad' ? formula.textContent : isMath ? formula.dataset.tex : 'no MathML';
+    formula.replaceWith(replacement);
   }
   for (const table of copy.querySelectorAll('div.table')) table.replaceWith(...table.childNodes);
   for (const figure of copy.querySelectorAll('figure')) {
-    const made = document.createElement('pre');
-    made.textContent = `${figure.querySelector('figcaption span').textContent}:${figure.querySelector('code').textContent}`;
-    figure.replaceWith(made);
+    const replacement = document.createElement('pre');
+    replacement.textContent = `${figure.querySelector('figcaption span').textContent}:${figure.querySelector('code').textContent}`;
+    figure.replaceWith(replacement);
   }
-  for (const found of copy.querySelectorAll('*')) {
-    for (const name of ['dir', 'tabindex', 'type', 'target', 'rel', 'disabled']) found.removeAttribute(name);
+  for (const element of copy.querySelectorAll('*')) {
+    for (const name of ['dir', 'tabindex', 'type', 'target', 'rel', 'disabled']) element.removeAttribute(name);
   }
   const names = { 'big-f': 'F', 'small-f': 'f' };
   return copy.innerHTML
@@ -101,7 +101,7 @@ function outline(target) {
     .replace(/\n(<\/?(?:p|ul|ol|li|table|thead|tbody|tr|th|td|blockquote|hr|h\d|pre|F)\b)/g, '$1');
 }
 
-/** What a growing text has shown stays: its elements are not made again, and a selection in them is kept. */
+/** While a text grows, the elements that were rendered before are kept, and so is a selection in them. */
 function growth(render, page, check) {
   const target = document.createElement('div');
   page.append(target);
@@ -115,7 +115,7 @@ function growth(render, page, check) {
   render(target, `${text}line 2\n`, true);
   render(target, `${text}line 2\nline 3`, true);
   check('a long text: blocks', target.children.length, 201);
-  check('a long text: the same elements', before.every((found, at) => found === target.children[at]), true);
+  check('a long text: the same elements', before.every((element, index) => element === target.children[index]), true);
   check('a long text: the same text of a code block', target.querySelector('code').firstChild === code && code.data === 'line 1\nline 2\nline 3', true);
   check('a long text: changes in the document', changes.takeRecords().length, 2);
   changes.disconnect();
@@ -124,22 +124,22 @@ function growth(render, page, check) {
   check('a formula that is not closed yet', formula.innerHTML, '<p dir="auto">a</p><div class="formula pending" dir="ltr">\\[\nx</div>');
   const reference = document.createElement('div');
   const parts = ['[a][b]\n\n', 'c\n\n', 'd\n\n', 'e\n\n', '[b]: https://f.example'];
-  parts.forEach((_, at) => render(reference, parts.slice(0, at + 1).join(''), true));
+  parts.forEach((_, index) => render(reference, parts.slice(0, index + 1).join(''), true));
   render(reference, parts.join(''));
   check('a reference that is defined at the end', reference.querySelector('a')?.href, 'https://f.example/');
 }
 
-/** Each block has the direction of its text; code and formulas go from left to right. */
+/** Each block has the direction of its text; code and formulas are left to right. */
 function directions(render, page, check) {
   const target = document.createElement('div');
   page.append(target);
   render(target, '\u0645\u0631\u062d\u0628\u0627 `code` $x$\n\nHello\n\n- \u0623\u0648\u0644\n  - \u062b\u0627\u0646\n- one\n\n'
     + '> \u0645\u0631\u062d\u0628\u0627\n\n# \u0645\u0631\u062d\u0628\u0627\n\n| \u0623 | b |\n|---|---|\n| c | d |\n\n`code` \u0645\u0631\u062d\u0628\u0627');
-  const found = (selector) => [...target.querySelectorAll(selector)].map((block) => getComputedStyle(block).direction).join(' ');
-  check('directions: paragraphs', found(':scope > p'), 'rtl ltr rtl');
-  check('directions: list items', found('li'), 'rtl rtl ltr');
-  check('directions: quote, heading, table', found('blockquote, h3, table'), 'rtl rtl rtl');
-  check('directions: code and formulas', found('code, .formula'), 'ltr ltr ltr');
+  const directionsOf = (selector) => [...target.querySelectorAll(selector)].map((block) => getComputedStyle(block).direction).join(' ');
+  check('directions: paragraphs', directionsOf(':scope > p'), 'rtl ltr rtl');
+  check('directions: list items', directionsOf('li'), 'rtl rtl ltr');
+  check('directions: quote, heading, table', directionsOf('blockquote, h3, table'), 'rtl rtl rtl');
+  check('directions: code and formulas', directionsOf('code, .formula'), 'ltr ltr ltr');
 }
 
 const violations = [];
@@ -147,8 +147,8 @@ document.addEventListener('securitypolicyviolation', ({ violatedDirective, block
 
 import('/markdown.js').then(async ({ render }) => {
   const failures = [];
-  const check = (name, found, wanted) => {
-    if (found !== wanted) failures.push({ name, found, wanted });
+  const check = (name, actual, expected) => {
+    if (actual !== expected) failures.push({ name, actual, expected });
   };
   const page = document.createElement('div');
   page.className = 'text';
@@ -158,7 +158,7 @@ import('/markdown.js').then(async ({ render }) => {
     page.append(target);
     render(target, text);
     check(name, outline(target), shows);
-    // However a text arrives, it ends as if it had been there at once.
+    // A text that arrives in pieces must end with the same HTML as the whole text.
     const grown = document.createElement('div');
     page.append(grown);
     for (let end = 1; end <= text.length; end += 1) render(grown, text.slice(0, end), true);
@@ -170,7 +170,7 @@ import('/markdown.js').then(async ({ render }) => {
   await new Promise((resolve) => { requestAnimationFrame(() => setTimeout(resolve)); });
   check('violations of the policy', violations.join(', '), '');
   const everything = page.querySelectorAll('*');
-  check('elements that load or run something', [...everything].filter((found) => found.matches('img, script, iframe, object, style, link')).length, 0);
+  check('elements that load or run something', [...everything].filter((element) => element.matches('img, script, iframe, object, style, link')).length, 0);
   check('links that open elsewhere', [...page.querySelectorAll('a')].every((a) => a.target === '_blank' && a.rel === 'noopener noreferrer'), true);
   page.remove();
   done({ cases: cases.length, failures });

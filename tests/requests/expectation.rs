@@ -1,14 +1,14 @@
-//! What a request must be answered with, as the tables say it.
+//! Expectations of the request tables: conditions that a response must meet.
 
 use std::collections::BTreeMap;
 
 use serde::Deserialize;
 use serde_json::{Map, Value};
 
-use crate::server::{Answer, Server};
+use crate::server::{Response, Server};
 
-/// Where the generated text stands in a whole answer.
-const TEXTS: [&str; 5] = [
+/// JSON pointers to the generated text in a response that is not streamed.
+const TEXT_POINTERS: [&str; 5] = [
     "/content",
     "/choices/0/message/content",
     "/choices/0/text",
@@ -16,37 +16,38 @@ const TEXTS: [&str; 5] = [
     "/content/0/text",
 ];
 
-/// What must hold of an answer. At least one of the fields is given.
+/// Conditions that a response must meet. At least one field is set.
 #[derive(Debug, Clone, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub(crate) struct Expectation {
-    /// 400, and the error names this field (in `param`, or on Anthropic's routes in its message).
+    /// Status 400, and the error names this field (in `param`, or on Anthropic's routes in its message).
     refused: Option<String>,
-    /// Entries of `x-ortolan-ignored`; where it is absent, the header is absent.
+    /// Entries of `x-ortolan-ignored`; if empty, the header must be absent.
     reported: Vec<String>,
-    /// What `/slots` shows of the request.
+    /// Fields that `/slots` must show for the request.
     slot: Map<String, Value>,
-    /// JSON pointers into the answer and what stands there: a value, `{matches: REGEX}`, `{absent: true}` or
+    /// JSON pointers into the response and their expected content: a value, `{matches: REGEX}`, `{absent: true}` or
     /// `{present: true}`.
-    answer: BTreeMap<String, Value>,
-    /// What the generated text is, or of a stream all its events: `same` or `other` as without the field, or a regular
+    #[serde(rename = "answer")]
+    response: BTreeMap<String, Value>,
+    /// The generated text (of a stream: all events): `same` as or `other` than without the field, or a regular
     /// expression.
     text: Option<String>,
-    /// `other`: the whole answer is not the one without the field.
+    /// `other`: the whole response differs from the response without the field.
     body: Option<String>,
-    /// What a GET of these paths shows after that, as `answer`; `{id}` in a path is the answer's id.
+    /// Paths for subsequent GET requests, with expectations as in `answer`; `{id}` in a path is the id of the response.
     then: BTreeMap<String, BTreeMap<String, Value>>,
-    /// A JSON Schema that the generated text follows.
+    /// A JSON Schema that the generated text must follow.
     json: Option<Value>,
-    /// Whether the answer is a stream of events.
+    /// Whether the response must be an event stream.
     streamed: Option<bool>,
-    /// Another status than 200, or with `refused` than 400.
+    /// Expected status if it is neither 200 nor, with `refused`, 400.
     status: Option<u16>,
 }
 
 impl Expectation {
-    /// The same about a field: `@` stands for its path, `^` for that of its object.
-    pub(crate) fn about(&self, path: &str) -> Self {
+    /// The expectation for the field at `path`: `@` is replaced with its path, `^` with the path of its object.
+    pub(crate) fn for_field(&self, path: &str) -> Self {
         let object = path.rsplit_once('.').map_or("", |(object, _)| object);
         let named = |text: &String| text.replace('@', path).replace('^', object);
         Self {
@@ -56,34 +57,34 @@ impl Expectation {
         }
     }
 
-    /// Whether the answer is compared with that without the field.
-    pub(crate) fn compares(&self) -> bool {
+    /// Whether the check needs the response without the field.
+    pub(crate) fn needs_comparison(&self) -> bool {
         let text = self.text.as_deref();
         self.body.is_some() || text.is_some_and(|text| ["same", "other"].contains(&text))
     }
 
-    /// What does not hold; `without` is the answer to the same request without the field.
+    /// Returns the first unmet condition; `without` is the response to the same request without the field.
     pub(crate) async fn check(
         &self,
         server: &Server,
-        answer: &Answer,
-        without: Option<&Answer>,
+        response: &Response,
+        without: Option<&Response>,
     ) -> Option<String> {
-        if self.says_nothing() {
-            return Some("nothing is expected".to_owned());
+        if self.is_empty() {
+            return Some("the expectation is empty".to_owned());
         }
         let expected = self.status.unwrap_or(match self.refused {
             Some(_) => 400,
             None => 200,
         });
-        if answer.status != expected {
+        if response.status != expected {
             return Some(format!(
                 "status {} instead of {expected}: {}",
-                answer.status, answer.body
+                response.status, response.body
             ));
         }
         if let Some(field) = &self.refused {
-            let error = &answer.body["error"];
+            let error = &response.body["error"];
             let message = error["message"].as_str().unwrap_or_default();
             if error["param"] != **field && !message.contains(&**field) {
                 return Some(format!("the error does not name {field}: {error}"));
@@ -92,28 +93,31 @@ impl Expectation {
                 return Some("the error has no message".to_owned());
             }
         }
-        if answer.ignored != self.reported {
+        if response.ignored != self.reported {
             return Some(format!(
                 "reported as ignored: {:?} instead of {:?}",
-                answer.ignored, self.reported
+                response.ignored, self.reported
             ));
         }
         if self
             .streamed
-            .is_some_and(|streamed| streamed != answer.streamed)
+            .is_some_and(|streamed| streamed != response.streamed)
         {
-            return Some(format!("a stream: {}", answer.streamed));
+            return Some(format!("streamed is {}", response.streamed));
         }
-        for (pointer, expected) in &self.answer {
-            if !holds(answer.body.pointer(pointer), expected) {
-                return Some(format!("{pointer} is not {expected}: {}", answer.body));
+        for (pointer, expected) in &self.response {
+            if !holds(response.body.pointer(pointer), expected) {
+                return Some(format!("{pointer} is not {expected}: {}", response.body));
             }
         }
-        if self.body.is_some() && without.is_none_or(|without| without.body == answer.body) {
-            return Some(format!("the answer is the same: {}", answer.body));
+        if self.body.is_some() && without.is_none_or(|without| without.body == response.body) {
+            return Some(format!(
+                "the response is the same without the field: {}",
+                response.body
+            ));
         }
         for (path, expected) in &self.then {
-            let id = answer.body["id"].as_str().unwrap_or_default();
+            let id = response.body["id"].as_str().unwrap_or_default();
             let shown = server.get(&path.replace("{id}", id)).await;
             for (pointer, expected) in expected {
                 if !holds(shown.pointer(pointer), expected) {
@@ -132,28 +136,29 @@ impl Expectation {
                 }
             }
         }
-        self.check_text(answer, without)
+        self.check_text(response, without)
     }
 
-    /// The same of a route that counts the tokens of such a request or shows its prompt: what shapes only the answer may have any value there.
-    pub(crate) fn check_count(&self, answer: &Answer) -> Option<String> {
-        let is_counted = answer.status == 200
-            && (answer.body["input_tokens"].is_u64() || answer.body["prompt"].is_string());
+    /// Checks the response of a route that only counts the tokens of such a request or renders its prompt. It ignores
+    /// fields that affect only the generated text.
+    pub(crate) fn check_count(&self, response: &Response) -> Option<String> {
+        let is_counted = response.status == 200
+            && (response.body["input_tokens"].is_u64() || response.body["prompt"].is_string());
         let may_be_refused = self.refused.is_some() || self.status.is_some();
-        // Without an answer no schema is enforced, so that none is relaxed.
+        // Nothing is generated, so no schema is enforced and no constraint is reported as relaxed.
         let mut fields = self.reported.iter().filter(|path| !path.contains('/'));
-        let is_reported = fields.all(|path| answer.ignored.contains(path));
-        match (is_counted && is_reported) || (may_be_refused && answer.status == 400) {
+        let is_reported = fields.all(|path| response.ignored.contains(path));
+        match (is_counted && is_reported) || (may_be_refused && response.status == 400) {
             true => None,
-            false => Some(format!("status {}: {}", answer.status, answer.body)),
+            false => Some(format!("status {}: {}", response.status, response.body)),
         }
     }
 
-    fn says_nothing(&self) -> bool {
+    fn is_empty(&self) -> bool {
         self.refused.is_none()
             && self.reported.is_empty()
             && self.slot.is_empty()
-            && self.answer.is_empty()
+            && self.response.is_empty()
             && self.text.is_none()
             && self.json.is_none()
             && self.body.is_none()
@@ -162,8 +167,8 @@ impl Expectation {
             && self.status.is_none()
     }
 
-    fn check_text(&self, answer: &Answer, without: Option<&Answer>) -> Option<String> {
-        let text = text(answer);
+    fn check_text(&self, response: &Response, without: Option<&Response>) -> Option<String> {
+        let text = text(response);
         if let Some(expected) = &self.text {
             let before = without.map(self::text);
             let holds = match &**expected {
@@ -188,13 +193,13 @@ impl Expectation {
     }
 }
 
-/// The generated text of a whole answer, empty if there is none; of a stream all events.
-fn text(answer: &Answer) -> String {
-    if answer.streamed {
-        return answer.body.to_string();
+/// The generated text of a response, or an empty string; for a stream, all events as JSON.
+fn text(response: &Response) -> String {
+    if response.streamed {
+        return response.body.to_string();
     }
-    let texts = TEXTS.iter();
-    let texts = texts.filter_map(|pointer| answer.body.pointer(pointer)?.as_str());
+    let texts = TEXT_POINTERS.iter();
+    let texts = texts.filter_map(|pointer| response.body.pointer(pointer)?.as_str());
     texts.map(str::to_owned).next().unwrap_or_default()
 }
 
@@ -213,10 +218,10 @@ fn holds(found: Option<&Value>, expected: &Value) -> bool {
             expression.is_match(&shown).unwrap()
         }
         Value::Number(expected) => {
-            // The server computes in single precision.
-            let near = |found: f64, expected: f64| (found - expected).abs() < 1e-6;
+            // The server stores these numbers in single precision.
+            let is_near = |found: f64, expected: f64| (found - expected).abs() < 1e-6;
             let found = found.and_then(Value::as_f64);
-            found.is_some_and(|found| near(found, expected.as_f64().unwrap()))
+            found.is_some_and(|found| is_near(found, expected.as_f64().unwrap()))
         }
         expected => found == Some(expected),
     }

@@ -1,4 +1,4 @@
-//! The table of fields (`fields.yaml`) against the document and against a server.
+//! Checks the table of request fields (`fields.yaml`) against the OpenAPI document and against a server.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -9,52 +9,52 @@ use serde_json::{Map, Value};
 use crate::expectation::Expectation;
 use crate::server::{Kind, Servers};
 
-/// Fields of several routes, and each route with its own.
+/// The content of `fields.yaml`.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Table {
-    /// Fields that several routes have, by the name of the group.
+    /// Groups of fields that several routes have, by group name.
     shared: BTreeMap<String, Fields>,
-    /// By path.
+    /// Routes by path.
     routes: BTreeMap<String, RouteFields>,
 }
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct RouteFields {
-    /// A body that is answered with 200.
+    /// A body that gets status 200.
     base: Value,
-    /// The path as it is sent, if it has parameters.
+    /// The path to send, if the route has path parameters.
     path: Option<String>,
-    /// The server that is asked.
+    /// The server that receives the requests.
     #[serde(default)]
     server: Kind,
-    /// The route whose bodies it takes, to count their tokens.
+    /// The route whose bodies this route accepts in order to count their tokens.
     counts: Option<String>,
     /// Groups of `shared`.
     #[serde(default)]
     uses: Vec<String>,
-    /// Its own fields; one that a group has, too, counts in the group's place.
+    /// The route's own fields; they override fields of the groups.
     fields: Fields,
 }
 
-/// Cases by field.
+/// Cases by field name.
 type Fields = BTreeMap<String, Vec<Case>>;
 
-/// A value of a field and what comes of it.
+/// A value of a field and the expected response.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct Case {
-    /// The value; the field is left out where there is none.
+    /// The value; without it, the field is omitted.
     pub(crate) send: Option<Value>,
-    /// Other fields of the body; null leaves one out.
+    /// Other fields of the body; null removes a field.
     #[serde(default)]
     with: Map<String, Value>,
     pub(crate) expect: Expectation,
 }
 
 impl Case {
-    /// Gives a body the other fields of the case.
+    /// Sets the other fields of the case (`with`) in a body.
     pub(crate) fn prepare(&self, body: &mut Value) {
         for (name, value) in &self.with {
             body[name] = value.clone();
@@ -65,7 +65,7 @@ impl Case {
     }
 }
 
-/// The text of a table.
+/// The text of a table file in `tests/requests/`.
 pub(crate) fn table_text(name: &str) -> String {
     let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/requests/");
     std::fs::read_to_string(folder.to_owned() + name).unwrap()
@@ -75,13 +75,14 @@ fn table() -> Table {
     yaml_serde::from_str(&table_text("fields.yaml")).unwrap()
 }
 
-/// A body that a route answers with 200.
+/// The base body of a route, which gets status 200.
 pub(crate) fn base_of(route: &str) -> Value {
     let fields = table().routes.remove(route);
     fields.map_or(Value::Null, |fields| fields.base)
 }
 
 impl RouteFields {
+    /// All fields of the route with their cases: of the counted route, of the groups, and its own.
     fn all<'a>(&'a self, table: &'a Table) -> BTreeMap<&'a str, &'a [Case]> {
         let counted = self.counts.iter();
         let counted = counted.flat_map(|route| table.routes[route].all(table));
@@ -92,19 +93,19 @@ impl RouteFields {
     }
 }
 
-/// Sends every case, and says which do not come out as expected.
+/// Sends every case; returns the unmet expectations.
 pub(crate) async fn check() -> Vec<String> {
     let table = table();
     let servers = Servers::start();
     let mut problems = Vec::new();
     for (route, fields) in &table.routes {
-        let server = servers.of(fields.server);
+        let server = servers.get(fields.server);
         let path = fields.path.as_deref().unwrap_or(route);
         for (name, cases) in fields.all(&table) {
             for (number, case) in cases.iter().enumerate() {
                 let mut body = fields.base.clone();
                 case.prepare(&mut body);
-                let without = match case.expect.compares() {
+                let without = match case.expect.needs_comparison() {
                     true => Some(server.post(path, &body).await),
                     false => None,
                 };
@@ -112,21 +113,21 @@ pub(crate) async fn check() -> Vec<String> {
                     Some(value) => body[name] = value.clone(),
                     None => _ = body.as_object_mut().unwrap().remove(name),
                 }
-                let answer = server.post(path, &body).await;
+                let response = server.post(path, &body).await;
                 let counts = fields.counts.is_some() && !fields.fields.contains_key(name);
-                let found = match counts {
-                    true => case.expect.check_count(&answer),
-                    false => case.expect.check(server, &answer, without.as_ref()).await,
+                let problem = match counts {
+                    true => case.expect.check_count(&response),
+                    false => case.expect.check(server, &response, without.as_ref()).await,
                 };
                 problems
-                    .extend(found.map(|problem| format!("{route} {name} [{number}]: {problem}")));
+                    .extend(problem.map(|problem| format!("{route} {name} [{number}]: {problem}")));
             }
         }
     }
     problems
 }
 
-/// Fields of the document that the table lacks, and fields of the table that the document lacks.
+/// Fields of the document that are missing in the table, and fields of the table that are missing in the document.
 pub(crate) fn coverage() -> (Vec<String>, Vec<String>) {
     let table = table();
     let in_table: BTreeSet<String> = table
@@ -149,7 +150,7 @@ pub(crate) fn coverage() -> (Vec<String>, Vec<String>) {
     )
 }
 
-/// The routes that take a body, each with its schema; aliases are not repeated.
+/// The routes that accept a body, each with its schema, without aliases.
 pub(crate) fn bodies() -> impl Iterator<Item = (&'static str, &'static Value)> {
     let paths = DOCUMENT["paths"].as_object().unwrap();
     paths.iter().filter_map(|(path, item)| {
@@ -160,16 +161,16 @@ pub(crate) fn bodies() -> impl Iterator<Item = (&'static str, &'static Value)> {
     })
 }
 
-/// The names of an object's properties, references and compositions followed.
+/// The property names of an object schema, including those of references and compositions.
 fn properties(schema: &'static Value) -> BTreeSet<&'static str> {
     let mut names = BTreeSet::new();
-    let mut open = vec![schema];
-    while let Some(schema) = open.pop() {
+    let mut unvisited = vec![schema];
+    while let Some(schema) = unvisited.pop() {
         if let Some(reference) = schema["$ref"].as_str() {
-            open.extend(DOCUMENT.pointer(reference.trim_start_matches('#')));
+            unvisited.extend(DOCUMENT.pointer(reference.trim_start_matches('#')));
         }
         for composition in ["allOf", "oneOf", "anyOf"] {
-            open.extend(schema[composition].as_array().into_iter().flatten());
+            unvisited.extend(schema[composition].as_array().into_iter().flatten());
         }
         let properties = schema["properties"].as_object();
         names.extend(

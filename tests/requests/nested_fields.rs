@@ -1,4 +1,4 @@
-//! The table of fields within fields (`nested_fields.yaml`) against the document and against a server.
+//! Checks the table of nested request fields (`nested_fields.yaml`) against the OpenAPI document and against a server.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -6,26 +6,26 @@ use ortolan::api::document::DOCUMENT;
 use serde::Deserialize;
 use serde_json::{Map, Value};
 
+use crate::field_path::FieldPath;
 use crate::fields::{Case, base_of, bodies, table_text};
-use crate::place::Place;
 use crate::server::{Kind, Servers};
 
-/// An object that is the same on several routes.
+/// An object that several routes share.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Group {
     /// The routes that every case is sent to.
     routes: Vec<String>,
-    /// Routes that take the same object and generate nothing.
-    #[serde(default)]
-    also: Vec<String>,
-    /// Where the object stands.
+    /// Routes that accept the same object and generate nothing.
+    #[serde(default, rename = "also")]
+    counting_routes: Vec<String>,
+    /// Paths of the object in the body.
     #[serde(rename = "in")]
-    places: Vec<String>,
-    /// The server that is asked.
+    object_paths: Vec<String>,
+    /// The server that receives the requests.
     #[serde(default)]
     server: Kind,
-    /// Added to a route's base body; the whole body of a route that takes a list.
+    /// Fields added to a route's base body, or the whole body if it is a list.
     #[serde(default)]
     body: Value,
     fields: BTreeMap<String, Vec<Case>>,
@@ -36,15 +36,15 @@ fn table() -> Vec<Group> {
 }
 
 impl Group {
-    /// The places of its fields, each with its cases.
-    fn cases(&self) -> impl Iterator<Item = (Place, &[Case])> {
-        self.places.iter().flat_map(|place| {
-            let of = move |name: &str| match place.is_empty() || name.starts_with('[') {
-                true => Place::parse(&format!("{place}{name}")),
-                false => Place::parse(&format!("{place}.{name}")),
+    /// The paths of all fields, each with its cases.
+    fn cases(&self) -> impl Iterator<Item = (FieldPath, &[Case])> {
+        self.object_paths.iter().flat_map(|object| {
+            let field_path = move |name: &str| match object.is_empty() || name.starts_with('[') {
+                true => FieldPath::parse(&format!("{object}{name}")),
+                false => FieldPath::parse(&format!("{object}.{name}")),
             };
             let fields = self.fields.iter();
-            fields.map(move |(name, cases)| (of(name), &**cases))
+            fields.map(move |(name, cases)| (field_path(name), &**cases))
         })
     }
 
@@ -61,36 +61,36 @@ impl Group {
     }
 }
 
-/// Sends every case, and says which do not come out as expected.
+/// Sends every case; returns the unmet expectations.
 pub(crate) async fn check() -> Vec<String> {
     let servers = Servers::start();
     let mut problems = Vec::new();
     for group in table() {
-        let server = servers.of(group.server);
-        for (place, cases) in group.cases() {
+        let server = servers.get(group.server);
+        for (path, cases) in group.cases() {
             for (number, case) in cases.iter().enumerate() {
-                let expect = case.expect.about(&place.to_string());
+                let expect = case.expect.for_field(&path.to_string());
                 for route in &group.routes {
                     let mut without = group.body(route);
                     case.prepare(&mut without);
                     let mut body = without.clone();
-                    place.set(&mut body, case.send.clone());
-                    let without = match expect.compares() {
+                    path.set(&mut body, case.send.clone());
+                    let without = match expect.needs_comparison() {
                         true => Some(server.post(route, &without).await),
                         false => None,
                     };
-                    let answer = server.post(route, &body).await;
-                    let found = expect.check(server, &answer, without.as_ref()).await;
-                    let problem = |problem| format!("{route} {place} [{number}]: {problem}");
-                    problems.extend(found.map(problem));
+                    let response = server.post(route, &body).await;
+                    let unmet = expect.check(server, &response, without.as_ref()).await;
+                    let problem = |problem| format!("{route} {path} [{number}]: {problem}");
+                    problems.extend(unmet.map(problem));
                 }
-                for route in &group.also {
+                for route in &group.counting_routes {
                     let mut body = group.body(route);
                     case.prepare(&mut body);
-                    place.set(&mut body, case.send.clone());
-                    let found = expect.check_count(&server.post(route, &body).await);
-                    let problem = |problem| format!("{route} {place} [{number}]: {problem}");
-                    problems.extend(found.map(problem));
+                    path.set(&mut body, case.send.clone());
+                    let unmet = expect.check_count(&server.post(route, &body).await);
+                    let problem = |problem| format!("{route} {path} [{number}]: {problem}");
+                    problems.extend(unmet.map(problem));
                 }
             }
         }
@@ -98,29 +98,27 @@ pub(crate) async fn check() -> Vec<String> {
     problems
 }
 
-/// Fields of the document that the table lacks, and fields of the table that the document lacks.
+/// Fields of the document that are missing in the table, and fields of the table that are missing in the document.
 pub(crate) fn coverage() -> (Vec<String>, Vec<String>) {
     let table = table();
     let in_table: BTreeSet<String> = table
         .iter()
         .flat_map(|group| {
-            let places = group.cases().map(|(place, _)| place.in_document());
-            let places: Vec<String> = places.collect();
-            let routes = group.routes.iter().chain(&group.also);
+            let paths = group.cases().map(|(path, _)| path.in_document());
+            let paths: Vec<String> = paths.collect();
+            let routes = group.routes.iter().chain(&group.counting_routes);
             routes.flat_map(move |route| {
-                let fields = places.iter().map(|place| format!("{route} {place}"));
+                let fields = paths.iter().map(|path| format!("{route} {path}"));
                 fields.collect::<Vec<_>>()
             })
         })
         .collect();
     let in_document: BTreeSet<String> = bodies()
         .flat_map(|(route, schema)| {
-            let mut places = BTreeSet::new();
-            list(schema, "", &mut Vec::new(), &mut places);
-            places.retain(|place| place.contains('.'));
-            places
-                .into_iter()
-                .map(move |place| format!("{route} {place}"))
+            let mut paths = BTreeSet::new();
+            collect_paths(schema, "", &mut Vec::new(), &mut paths);
+            paths.retain(|path| path.contains('.'));
+            paths.into_iter().map(move |path| format!("{route} {path}"))
         })
         .collect();
     (
@@ -129,24 +127,25 @@ pub(crate) fn coverage() -> (Vec<String>, Vec<String>) {
     )
 }
 
-/// Lists the places of all properties that a schema defines; a component within itself is not entered again.
-fn list(
+/// Collects the paths of all properties of a schema. References to components in `within` (recursive ones) are not
+/// followed.
+fn collect_paths(
     schema: &'static Value,
-    place: &str,
+    path: &str,
     within: &mut Vec<&'static str>,
-    places: &mut BTreeSet<String>,
+    paths: &mut BTreeSet<String>,
 ) {
     if let Some(reference) = schema["$ref"].as_str()
         && !within.contains(&reference)
     {
         within.push(reference);
         let target = DOCUMENT.pointer(reference.trim_start_matches('#'));
-        list(target.unwrap(), place, within, places);
+        collect_paths(target.unwrap(), path, within, paths);
         within.pop();
     }
     for composition in ["allOf", "anyOf", "oneOf"] {
         for part in schema[composition].as_array().into_iter().flatten() {
-            list(part, place, within, places);
+            collect_paths(part, path, within, paths);
         }
     }
     for (name, property) in schema["properties"]
@@ -154,18 +153,18 @@ fn list(
         .into_iter()
         .flat_map(Map::iter)
     {
-        let place = match place {
+        let path = match path {
             "" => name.clone(),
-            place => format!("{place}.{name}"),
+            path => format!("{path}.{name}"),
         };
-        list(property, &place, within, places);
-        places.insert(place);
+        collect_paths(property, &path, within, paths);
+        paths.insert(path);
     }
     if schema["items"].is_object() {
-        list(&schema["items"], &format!("{place}[]"), within, places);
+        collect_paths(&schema["items"], &format!("{path}[]"), within, paths);
     }
     if schema["additionalProperties"].is_object() {
-        let place = format!("{place}.*");
-        list(&schema["additionalProperties"], &place, within, places);
+        let path = format!("{path}.*");
+        collect_paths(&schema["additionalProperties"], &path, within, paths);
     }
 }

@@ -1,4 +1,4 @@
-//! The program with the real model, asked over HTTP.
+//! The servers that the request tables use, and an HTTP client for them.
 
 use reqwest::header::CONTENT_TYPE;
 use serde::Deserialize;
@@ -10,7 +10,7 @@ use crate::common::{lora, tiny};
 use crate::program::{listening, ortolan, ready_with};
 use crate::running::Running;
 
-/// Shows the ids of calls and thoughts.
+/// A chat template that renders tool call ids and reasoning.
 const TEMPLATE: &str = "{{ tools or '' }}{% for message in messages %}<{{ message.role }}>\
     {% for call in message.tool_calls or [] %}<tool_call>{{ call.id }}</tool_call>{% endfor %}\
     {% if message.tool_call_id %}[{{ message.tool_call_id }}]{% endif %}\
@@ -18,10 +18,10 @@ const TEMPLATE: &str = "{{ tools or '' }}{% for message in messages %}<{{ messag
     {{ message.content }}{% endfor %}{% if add_generation_prompt %}<assistant>\
     {% if enable_thinking is defined and not enable_thinking %}{{ '<think>\n\n</think>\n\n' }}{% endif %}{% endif %}";
 
-/// The small model's token `<s>`, which stands before the name of a file.
+/// The small model's token `<s>`, used as the separator before file names.
 const FILE_TOKEN: u32 = 260;
 
-/// Which server a table asks.
+/// The server that a table uses.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub(crate) enum Kind {
@@ -32,7 +32,7 @@ pub(crate) enum Kind {
     Small,
 }
 
-/// The servers that the tables ask.
+/// All servers of the tables.
 pub(crate) struct Servers {
     usual: Server,
     small: Server,
@@ -46,7 +46,7 @@ impl Servers {
         }
     }
 
-    pub(crate) fn of(&self, kind: Kind) -> &Server {
+    pub(crate) fn get(&self, kind: Kind) -> &Server {
         match kind {
             Kind::Usual => &self.usual,
             Kind::Small => &self.small,
@@ -62,20 +62,19 @@ pub(crate) struct Server {
     _folder: TempDir,
 }
 
-/// What a request was answered with.
-pub(crate) struct Answer {
-    /// The HTTP status.
+/// A received HTTP response.
+pub(crate) struct Response {
     pub(crate) status: u16,
-    /// The entries of `x-ortolan-ignored`.
+    /// The entries of the header `x-ortolan-ignored`.
     pub(crate) ignored: Vec<String>,
-    /// Whether it is a stream of events.
+    /// Whether the response is an event stream.
     pub(crate) streamed: bool,
     /// The JSON body, or the stream's events in an array.
     pub(crate) body: Value,
 }
 
 impl Server {
-    /// The default model, with everything on that an option turns on.
+    /// The default model with all optional endpoints enabled.
     pub(crate) fn start() -> Self {
         let folder = tempfile::tempdir().unwrap();
         let files = folder.path().to_str().unwrap();
@@ -83,16 +82,15 @@ impl Server {
         Self::new(started, folder)
     }
 
-    /// A model that can fill a gap among named files and think, and has an adapter, unlike the default one. Its weights
-    /// mean nothing.
+    /// A model with random weights that supports infill with files and reasoning, and has a LoRA adapter.
     pub(crate) fn small() -> Self {
         let folder = tempfile::tempdir().unwrap();
-        let named = [
+        let metadata = [
             ("llama.context_length", Metadata::U32(1024)),
             ("tokenizer.chat_template", Metadata::Text(TEMPLATE)),
             ("tokenizer.ggml.fim_sep_token_id", Metadata::U32(FILE_TOKEN)),
         ];
-        let model = tiny::model(folder.path(), &named);
+        let model = tiny::model(folder.path(), &metadata);
         let adapter = folder.path().join("adapter.gguf");
         let queries = (0..2).map(|layer| (format!("blk.{layer}.attn_q.weight"), [64, 64]));
         lora::write(&adapter, "llama", 4, &queries.collect::<Vec<_>>(), 1);
@@ -100,7 +98,7 @@ impl Server {
         command.arg("-m").arg(model).args(["--parallel", "2"]);
         command.arg("--lora").arg(adapter).arg("--props");
         let (mut program, address) = listening(command);
-        program.says("the model is ready");
+        program.wait_for_log("the model is ready");
         Self::new((program, address), folder)
     }
 
@@ -113,8 +111,8 @@ impl Server {
         }
     }
 
-    /// Sends a body.
-    pub(crate) async fn post(&self, path: &str, body: &Value) -> Answer {
+    /// Sends a POST request.
+    pub(crate) async fn post(&self, path: &str, body: &Value) -> Response {
         let request = self.client.post(format!("{}{path}", self.address));
         let response = request.json(body).send().await.unwrap();
         let header = |name: &str| {
@@ -123,7 +121,7 @@ impl Server {
         };
         let ignored = header("x-ortolan-ignored");
         let ignored = ignored.split(',').filter(|entry| !entry.is_empty());
-        let ignored = ignored.map(decoded).collect();
+        let ignored = ignored.map(percent_decode).collect();
         let streamed = header(CONTENT_TYPE.as_str()).starts_with("text/event-stream");
         let status = response.status().as_u16();
         let text = response.text().await.unwrap();
@@ -134,9 +132,9 @@ impl Server {
                 .filter(|data| *data != "[DONE]")
                 .map(|data| serde_json::from_str::<Value>(data).unwrap())
                 .collect(),
-            false => serde_json::from_str(&text).unwrap_or_else(|_| json!({ "no JSON": text })),
+            false => serde_json::from_str(&text).unwrap_or_else(|_| json!({ "not JSON": text })),
         };
-        Answer {
+        Response {
             status,
             ignored,
             streamed,
@@ -144,13 +142,13 @@ impl Server {
         }
     }
 
-    /// What a path shows.
+    /// Sends a GET request; returns the JSON response.
     pub(crate) async fn get(&self, path: &str) -> Value {
         let request = self.client.get(format!("{}{path}", self.address));
         request.send().await.unwrap().json().await.unwrap()
     }
 
-    /// What `/slots` says of the request that was started last.
+    /// The entry of `/slots` for the request that was started last.
     pub(crate) async fn last_slot(&self) -> Value {
         let slots = self.get("/slots").await;
         let task = |slot: &&Value| slot["task_id"].as_i64().unwrap();
@@ -164,8 +162,8 @@ impl Server {
     }
 }
 
-/// A percent-encoded entry.
-fn decoded(entry: &str) -> String {
+/// Decodes a percent-encoded entry.
+fn percent_decode(entry: &str) -> String {
     let query = format!("entry={entry}").replace('+', "%2B");
     let mut pairs = url::form_urlencoded::parse(query.as_bytes());
     pairs.next().unwrap().1.into_owned()

@@ -1,31 +1,30 @@
-//! Model files of a few kilobytes with sizes, headers and templates that real files have: each answers a request, or is
-//! refused when it is read. None becomes ready and then fails at each request. Numbers that cannot be used fail the request
-//! that they are for.
+//! Tiny models with the sizes, metadata and templates of real files. Each is either rejected at load or serves
+//! requests; none becomes ready and then fails every request. NaN logits fail only the affected request.
 
 use serde_json::{Value as Json, json};
 
 use crate::common::gguf::{Tensor, Value};
 use crate::common::tiny::{self, Sizes};
-use crate::program::{listening, ortolan, post, refused};
+use crate::program::{listening, ortolan, post, startup_error};
 use crate::running::Running;
 
-/// What becomes of a file.
+/// Expected result of serving a model file.
 #[derive(Debug, Clone, Copy)]
 enum Outcome {
-    /// The program ends with these words.
-    Refused(&'static str),
-    /// A conversation of a system prompt and a question is answered; its prompt is this one.
+    /// The program exits with an error that contains this text.
+    Rejected(&'static str),
+    /// A chat completion succeeds; its rendered prompt is this text.
     Served(&'static str),
 }
-use Outcome::{Refused, Served};
+use Outcome::{Rejected, Served};
 
 const CHATML: &str = "<|im_start|>system\nBe brief.<|im_end|>\n<|im_start|>user\nWho?<|im_end|>\n<|im_start|>assistant\n";
 const USUAL: Outcome = Served(CHATML);
 
-/// Serves the file that `sizes` and `header` make.
+/// Serves a model with these sizes and metadata, and checks the outcome.
 async fn check(name: &str, sizes: Sizes, header: &[(&str, Value<'_>)], outcome: Outcome) {
     let folder = tempfile::tempdir().unwrap();
-    let path = tiny::model_of_sizes(folder.path(), sizes, header);
+    let path = tiny::model_with_sizes(folder.path(), sizes, header);
     let mut program = Running::start(ortolan().arg("-m").arg(path));
     let mut address = None;
     let mut log = String::new();
@@ -40,15 +39,15 @@ async fn check(name: &str, sizes: Sizes, header: &[(&str, Value<'_>)], outcome: 
         }
     }
     match (outcome, log.contains("the model is ready")) {
-        (Refused(words), false) => assert!(log.contains(words), "{name}: {log}"),
+        (Rejected(error), false) => assert!(log.contains(error), "{name}: {log}"),
         (Served(prompt), true) => {
             let address = address.unwrap();
             let body = json!({
                 "messages": [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Who?"}],
                 "max_tokens": 2,
             });
-            let answer = post(&address, "/v1/chat/completions", body.clone()).await;
-            assert_eq!(answer["object"], "chat.completion", "{name}");
+            let response = post(&address, "/v1/chat/completions", body.clone()).await;
+            assert_eq!(response["object"], "chat.completion", "{name}");
             let rendered = post(&address, "/apply-template", body).await;
             assert_eq!(rendered["prompt"], prompt, "{name}");
         }
@@ -57,7 +56,7 @@ async fn check(name: &str, sizes: Sizes, header: &[(&str, Value<'_>)], outcome: 
 }
 
 #[tokio::test]
-async fn sizes_are_computed_or_refused() {
+async fn model_sizes_are_supported_or_rejected() {
     let usual = Sizes::default();
     let head = |head_size| Sizes { head_size, ..usual };
     for (name, sizes, outcome) in [
@@ -66,16 +65,16 @@ async fn sizes_are_computed_or_refused() {
         (
             "a head size of 100",
             head(100),
-            Refused("a head size of 100"),
+            Rejected("a head size of 100"),
         ),
-        ("a head size of 4", head(4), Refused("a head size of 4")),
+        ("a head size of 4", head(4), Rejected("a head size of 4")),
         ("a head size of 24", head(24), USUAL),
         (
             "a head size of 1032",
             head(1032),
-            Refused("a head size of 1032"),
+            Rejected("a head size of 1032"),
         ),
-        ("an odd head size", head(15), Refused("15")),
+        ("an odd head size", head(15), Rejected("15")),
         (
             "an odd width",
             Sizes {
@@ -93,7 +92,7 @@ async fn sizes_are_computed_or_refused() {
             USUAL,
         ),
         (
-            "a head for each group",
+            "a key/value head for each query head",
             Sizes {
                 heads: 3,
                 kv_heads: 3,
@@ -111,13 +110,13 @@ async fn sizes_are_computed_or_refused() {
             USUAL,
         ),
         (
-            "heads that cannot be shared",
+            "query heads that are not a multiple of key/value heads",
             Sizes {
                 heads: 5,
                 kv_heads: 2,
                 ..usual
             },
-            Refused("share"),
+            Rejected("is not a multiple"),
         ),
     ] {
         check(name, sizes, &[], outcome).await;
@@ -125,8 +124,8 @@ async fn sizes_are_computed_or_refused() {
 }
 
 #[tokio::test]
-async fn headers_are_read_as_llama_cpp_reads_them() {
-    let none = u32::MAX;
+async fn metadata_is_read_as_llama_cpp_reads_it() {
+    let no_token = u32::MAX;
     let yarn = || ("llama.rope.scaling.type", Value::Text("yarn"));
     let factor = || ("llama.rope.scaling.factor", Value::F32(2.0));
     let cases = [
@@ -138,7 +137,7 @@ async fn headers_are_read_as_llama_cpp_reads_them() {
         (
             "scaling of an unknown type",
             vec![("llama.rope.scaling.type", Value::Text("odd"))],
-            Refused("odd"),
+            Rejected("odd"),
         ),
         (
             "key heads for each layer",
@@ -158,16 +157,16 @@ async fn headers_are_read_as_llama_cpp_reads_them() {
         (
             "layers with different key heads",
             vec![("llama.attention.head_count_kv", Value::I32s(vec![2, 4]))],
-            Refused("llama.attention.head_count_kv"),
+            Rejected("llama.attention.head_count_kv"),
         ),
         (
             "no beginning-of-text token",
-            vec![("tokenizer.ggml.bos_token_id", Value::U32(none))],
+            vec![("tokenizer.ggml.bos_token_id", Value::U32(no_token))],
             USUAL,
         ),
         (
             "no padding token",
-            vec![("tokenizer.ggml.padding_token_id", Value::U32(none))],
+            vec![("tokenizer.ggml.padding_token_id", Value::U32(no_token))],
             USUAL,
         ),
         (
@@ -177,23 +176,23 @@ async fn headers_are_read_as_llama_cpp_reads_them() {
         ),
         (
             "an end token beyond the vocabulary",
-            vec![("tokenizer.ggml.eot_token_id", Value::U32(none))],
+            vec![("tokenizer.ggml.eot_token_id", Value::U32(no_token))],
             USUAL,
         ),
         (
             "no layers",
             vec![("llama.block_count", Value::U32(0))],
-            Refused("llama.block_count"),
+            Rejected("llama.block_count"),
         ),
         (
             "an odd rotation",
             vec![("llama.rope.dimension_count", Value::U32(7))],
-            Refused("7"),
+            Rejected("7"),
         ),
         (
             "a rotation wider than a head",
             vec![("llama.rope.dimension_count", Value::U32(18))],
-            Refused("18"),
+            Rejected("18"),
         ),
     ];
     for (name, header, outcome) in cases {
@@ -202,7 +201,7 @@ async fn headers_are_read_as_llama_cpp_reads_them() {
 }
 
 #[tokio::test]
-async fn templates_show_the_users_text_or_are_refused() {
+async fn templates_render_the_users_text_or_are_rejected() {
     const PROMPT: Outcome = Served("[system]Be brief.[user]Who?");
     let templates = [
         (
@@ -228,9 +227,9 @@ async fn templates_show_the_users_text_or_are_refused() {
             PROMPT,
         ),
         (
-            "no template at all",
+            "an invalid template",
             "{% for %}",
-            Refused("the chat template"),
+            Rejected("invalid chat template"),
         ),
     ];
     for (name, template, outcome) in templates {
@@ -239,8 +238,8 @@ async fn templates_show_the_users_text_or_are_refused() {
     }
 }
 
-/// Cuts a tensor after all but one of its rows, or its only row after all but one of its numbers.
-fn shortened(tensor: &mut Tensor) {
+/// Removes the last row of a matrix, or the last value of a vector.
+fn shorten(tensor: &mut Tensor) {
     let size = tensor.shape.last_mut().unwrap();
     let kept = tensor.bytes.len() / *size as usize * (*size as usize - 1);
     *size -= 1;
@@ -248,7 +247,7 @@ fn shortened(tensor: &mut Tensor) {
 }
 
 #[test]
-fn a_tensor_whose_size_does_not_match_the_others_is_refused() {
+fn a_tensor_with_the_wrong_size_is_rejected() {
     let mut names = Vec::new();
     let folder = tempfile::tempdir().unwrap();
     tiny::changed_model(folder.path(), Sizes::default(), &[], |tensors| {
@@ -260,24 +259,24 @@ fn a_tensor_whose_size_does_not_match_the_others_is_refused() {
         let folder = tempfile::tempdir().unwrap();
         let path = tiny::changed_model(folder.path(), Sizes::default(), &[], |tensors| {
             let tensor = tensors.iter_mut().find(|tensor| tensor.name == name);
-            shortened(tensor.unwrap());
+            shorten(tensor.unwrap());
         });
         let mut command = ortolan();
         command.arg("-m").arg(path);
-        let (code, message) = refused(command);
+        let (code, message) = startup_error(command);
         assert_eq!(code, Some(1), "{name}");
         assert!(message.contains(&name), "{name}: {message}");
     }
 }
 
-/// A file cannot say how many numbers its graph computes: that shows in the first step.
+/// The output sizes of a graph are only known after its first step.
 #[test]
-fn an_export_whose_graph_computes_other_sizes_does_not_become_ready() {
+fn an_imported_graph_with_wrong_output_sizes_does_not_become_ready() {
     let golden =
         std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/exports/genai");
-    for (place, size, words) in [
-        ("/model/vocab_size", 301, "numbers, not 602"),
-        ("/model/decoder/hidden_size", 65, "numbers, not 65"),
+    for (pointer, size, error) in [
+        ("/model/vocab_size", 301, "elements, expected 602"),
+        ("/model/decoder/hidden_size", 65, "elements, expected 65"),
     ] {
         let folder = tempfile::tempdir().unwrap();
         for entry in std::fs::read_dir(&golden).unwrap() {
@@ -286,22 +285,22 @@ fn an_export_whose_graph_computes_other_sizes_does_not_become_ready() {
         }
         let path = folder.path().join("genai_config.json");
         let mut config: Json = serde_json::from_slice(&std::fs::read(&path).unwrap()).unwrap();
-        *config.pointer_mut(place).unwrap() = json!(size);
+        *config.pointer_mut(pointer).unwrap() = json!(size);
         std::fs::write(&path, config.to_string()).unwrap();
         let mut program = Running::start(ortolan().arg("-m").arg(folder.path()));
         let log: String = program.errors.by_ref().collect();
-        assert!(!log.contains("the model is ready"), "{place}: {log}");
-        let fails = log.contains("the warm-up step failed") && log.contains(words);
-        assert!(fails, "{place}: {log}");
-        assert_eq!(program.end().code, Some(1));
+        assert!(!log.contains("the model is ready"), "{pointer}: {log}");
+        let has_failed = log.contains("the warm-up step failed") && log.contains(error);
+        assert!(has_failed, "{pointer}: {log}");
+        assert_eq!(program.wait().code, Some(1));
     }
 }
 
-/// The byte whose token has a row of NaN among the embeddings.
-const SPOILT: u8 = b'%';
+/// The byte whose token has an embedding of NaN.
+const NAN_BYTE: u8 = b'%';
 
-/// Serves a model whose logits are numbers, but for texts with [`SPOILT`].
-fn spoilt_model(folder: &std::path::Path) -> (Running, String) {
+/// Serves a model whose logits are NaN for texts with [`NAN_BYTE`].
+fn serve_model_with_nan(folder: &std::path::Path) -> (Running, String) {
     let path = tiny::changed_model(folder, Sizes::default(), &[], |tensors| {
         let embeddings = tensors
             .iter_mut()
@@ -312,9 +311,9 @@ fn spoilt_model(folder: &std::path::Path) -> (Running, String) {
             ..embeddings.clone()
         };
         let row = embeddings.shape[0] as usize * size_of::<f32>();
-        // Tokens have the order of their bytes.
-        let spoilt = &mut embeddings.bytes[row * usize::from(SPOILT)..][..row];
-        for number in spoilt.chunks_exact_mut(size_of::<f32>()) {
+        // A byte's token id is the byte.
+        let nan_row = &mut embeddings.bytes[row * usize::from(NAN_BYTE)..][..row];
+        for number in nan_row.chunks_exact_mut(size_of::<f32>()) {
             number.copy_from_slice(&f32::NAN.to_le_bytes());
         }
         tensors.push(output);
@@ -325,22 +324,22 @@ fn spoilt_model(folder: &std::path::Path) -> (Running, String) {
         .arg(path)
         .args(["--parallel", "3", "--embedding"]);
     let (mut program, address) = listening(command);
-    program.says("the model is ready");
+    program.wait_for_log("the model is ready");
     (program, address)
 }
 
-/// Sends a body. Answers the status and the text.
-async fn sent(address: &str, path: &str, body: Json) -> (u16, String) {
+/// Sends a POST request; returns the HTTP status and the body.
+async fn send(address: &str, path: &str, body: Json) -> (u16, String) {
     let request = reqwest::Client::new().post(format!("{address}{path}"));
-    let answer = request.json(&body).send().await.unwrap();
-    (answer.status().as_u16(), answer.text().await.unwrap())
+    let response = request.json(&body).send().await.unwrap();
+    (response.status().as_u16(), response.text().await.unwrap())
 }
 
 #[tokio::test]
-async fn logits_that_are_no_numbers_fail_their_request_and_no_other() {
+async fn nan_logits_fail_only_the_affected_request() {
     let folder = tempfile::tempdir().unwrap();
-    let (_program, address) = spoilt_model(folder.path());
-    let usual = |n_predict: usize| json!({"prompt": "abcabc", "n_predict": n_predict, "temperature": 0, "logit_bias": [[SPOILT, false]]});
+    let (_program, address) = serve_model_with_nan(folder.path());
+    let usual = |n_predict: usize| json!({"prompt": "abcabc", "n_predict": n_predict, "temperature": 0, "logit_bias": [[NAN_BYTE, false]]});
     let alone = post(&address, "/completion", usual(100)).await["content"].clone();
     let chat = |stream: bool| json!({"messages": [{"role": "user", "content": "5 % of it"}], "max_tokens": 4, "stream": stream});
     let bodies = [
@@ -364,17 +363,17 @@ async fn logits_that_are_no_numbers_fail_their_request_and_no_other() {
         ("/v1/embeddings", json!({"input": "5 % of it"})),
     ];
     for (path, body) in bodies {
-        // Both share the steps in which the wrong one fails.
+        // Both requests share steps, in which the affected one fails.
         let (other, (status, text)) = tokio::join!(
             post(&address, "/completion", usual(100)),
-            sent(&address, path, body)
+            send(&address, path, body)
         );
         assert_eq!(other["content"], alone, "beside {path}");
         assert_eq!(status, 500, "{path}: {text}");
         let names_the_step = text.contains("the computation failed: step ");
         assert!(names_the_step && text.contains("NaN"), "{path}: {text}");
     }
-    let (status, events) = sent(&address, "/v1/chat/completions", chat(true)).await;
+    let (status, events) = send(&address, "/v1/chat/completions", chat(true)).await;
     assert!(
         events.contains("the computation failed: step "),
         "{status}: {events}"
@@ -383,9 +382,9 @@ async fn logits_that_are_no_numbers_fail_their_request_and_no_other() {
         events.contains("error") && !events.contains("finish_reason\":\"stop"),
         "{events}"
     );
-    // A row that is spoilt on the way to a score is one, too.
+    // NaN logits also fail requests that only score their prompt.
     let echo = json!({"prompt": "5 % of it", "max_tokens": 0, "echo": true, "logprobs": 1});
-    let (status, text) = sent(&address, "/v1/completions", echo).await;
+    let (status, text) = send(&address, "/v1/completions", echo).await;
     assert_eq!(status, 500, "{text}");
     assert_eq!(
         post(&address, "/completion", usual(100)).await["content"],

@@ -1,4 +1,4 @@
-//! Steps about responses as OpenAI's newer API has them.
+//! Steps about OpenAI's `/v1/responses` and its stored responses.
 
 use cucumber::gherkin::Step;
 use cucumber::{then, when};
@@ -6,40 +6,40 @@ use futures_util::StreamExt;
 use ortolan::api::types;
 use serde_json::{Value, json};
 
-use crate::asking::json_of;
-use crate::world::{World, streamed, whole};
+use crate::requests::json_of;
+use crate::world::{World, read_response, read_stream};
 
 impl World {
-    async fn respond(&mut self, body: Value) {
+    async fn create_response(&mut self, body: Value) {
         let request: types::ResponsesRequest = serde_json::from_value(body).unwrap();
-        self.answer = whole(self.client().await.create_response(&request).await).await;
-        self.remember();
+        self.response = read_response(self.client().await.create_response(&request).await).await;
+        self.remember_response();
     }
 
-    /// The response is the one that was answered last, if it is one.
-    fn remember(&mut self) {
-        let first = self.answer.pieces.first().map(|piece| &piece["response"]);
-        let response = first.unwrap_or(&self.answer.body);
-        if response["object"] == "response" {
-            self.responses.push(response.clone());
+    /// Keeps the last HTTP response if it has a response object.
+    fn remember_response(&mut self) {
+        let started = self.response.events.first().map(|event| &event["response"]);
+        let object = started.unwrap_or(&self.response.body);
+        if object["object"] == "response" {
+            self.stored_responses.push(object.clone());
         }
     }
 
-    fn response(&self) -> &Value {
-        self.responses.last().unwrap()
+    fn stored_response(&self) -> &Value {
+        self.stored_responses.last().unwrap()
     }
 
     fn response_id(&self) -> String {
-        self.response()["id"].as_str().unwrap().to_owned()
+        self.stored_response()["id"].as_str().unwrap().to_owned()
     }
 
     async fn input_items(&mut self, query: &[(&str, &str)]) {
-        let of = |name: &str| query.iter().find(|(own, _)| *own == name);
-        let order = of("order").map(|(_, order)| order.parse().unwrap());
-        let of = |name: &str| of(name).map(|(_, value)| *value);
+        let pair = |name: &str| query.iter().find(|(own, _)| *own == name);
+        let value = |name: &str| pair(name).map(|(_, value)| *value);
+        let order = value("order").map(|order| order.parse().unwrap());
         let (client, id) = (self.client().await, self.response_id());
-        let answered = client.response_input_items(&id, of("after"), of("limit"), order);
-        self.answer = whole(answered.await).await;
+        let result = client.response_input_items(&id, value("after"), value("limit"), order);
+        self.response = read_response(result.await).await;
     }
 
     async fn get_with_key(&mut self, key: &str) {
@@ -47,21 +47,21 @@ impl World {
         let id = self.response_id();
         let url = format!("{address}/v1/responses/{id}");
         let request = reqwest::Client::new().get(url);
-        self.raw(request.bearer_auth(key)).await;
+        self.send(request.bearer_auth(key)).await;
     }
 
     async fn post_with_key(&mut self, body: Value, key: &str) {
         let address = self.address().await;
         let url = format!("{address}/v1/responses");
         let request = reqwest::Client::new().post(url).json(&body);
-        self.raw(request.bearer_auth(key)).await;
-        self.remember();
+        self.send(request.bearer_auth(key)).await;
+        self.remember_response();
     }
 }
 
-#[when("I ask for a response:")]
-async fn ask(world: &mut World, step: &Step) {
-    world.respond(json_of(step)).await;
+#[when("I create a response:")]
+async fn create(world: &mut World, step: &Step) {
+    world.create_response(json_of(step)).await;
 }
 
 #[when("I stream a response:")]
@@ -70,12 +70,12 @@ async fn stream(world: &mut World, step: &Step) {
     body["stream"] = json!(true);
     let request: types::ResponsesRequest = serde_json::from_value(body).unwrap();
     let client = world.client().await;
-    world.answer = streamed(client.create_response_stream(&request).await).await;
-    world.remember();
+    world.response = read_stream(client.create_response_stream(&request).await).await;
+    world.remember_response();
 }
 
-#[when("I leave a stream of a response")]
-async fn leave_stream(world: &mut World) {
+#[when("I disconnect from a response stream")]
+async fn disconnect_from_stream(world: &mut World) {
     let address = world.address().await;
     let body = json!({"input": "Tell a story.", "stream": true, "ignore_eos": true});
     let url = format!("{address}/v1/responses");
@@ -88,55 +88,57 @@ async fn leave_stream(world: &mut World) {
     }
     let first = text.lines().find_map(|line| line.strip_prefix("data: "));
     let first: Value = serde_json::from_str(first.unwrap()).unwrap();
-    world.responses.push(first["response"].clone());
+    world.stored_responses.push(first["response"].clone());
 }
 
-#[when("I go on with the response:")]
-async fn go_on(world: &mut World, step: &Step) {
+#[when("I continue the stored response:")]
+async fn continue_response(world: &mut World, step: &Step) {
     let mut body = json_of(step);
     body["previous_response_id"] = world.response_id().into();
-    world.respond(body).await;
+    world.create_response(body).await;
 }
 
-#[when("I go on with the response and delete it:")]
-async fn go_on_and_delete(world: &mut World, step: &Step) {
-    let before = world.response_id();
-    go_on(world, step).await;
-    let deleted = whole(world.client().await.delete_response(&before).await).await;
+#[when("I continue the stored response and then delete it:")]
+async fn continue_and_delete(world: &mut World, step: &Step) {
+    let previous = world.response_id();
+    continue_response(world, step).await;
+    let deleted = read_response(world.client().await.delete_response(&previous).await).await;
     assert_eq!(deleted.status, 200);
 }
 
-#[then("the answer goes on with the response before")]
-async fn goes_on(world: &mut World) {
-    let [.., before, _] = world.responses.as_slice() else {
+#[then("the response refers to the previous one")]
+async fn refers_to_previous(world: &mut World) {
+    let [.., previous, _] = world.stored_responses.as_slice() else {
         panic!("there were two responses")
     };
-    assert_eq!(world.answer.at("previous_response_id"), &before["id"]);
+    assert_eq!(world.response.at("previous_response_id"), &previous["id"]);
 }
 
-#[when(expr = "I tell the response what came of its call: {string}")]
-async fn answer_call(world: &mut World, output: String) {
-    let call_id = world.response()["output"][0]["call_id"].clone();
+#[when(expr = "I send the output of its function call: {string}")]
+async fn send_function_output(world: &mut World, output: String) {
+    let call_id = world.stored_response()["output"][0]["call_id"].clone();
     let input = json!([{"type": "function_call_output", "call_id": call_id, "output": output}]);
     let id = world.response_id();
     world
-        .respond(json!({"input": input, "previous_response_id": id, "max_output_tokens": 8}))
+        .create_response(
+            json!({"input": input, "previous_response_id": id, "max_output_tokens": 8}),
+        )
         .await;
 }
 
-#[when("I send its output back, with what came of its call")]
+#[when("I send its output items back with the output of its function call")]
 async fn send_output_back(world: &mut World) {
     send_back(world, false).await;
 }
 
-#[when("I send its output back, with every field that is null")]
+#[when("I send its output items back with all optional fields set to null")]
 async fn send_output_back_with_nulls(world: &mut World) {
     send_back(world, true).await;
 }
 
-/// As OpenAI's libraries do, who may write down what they do not know as null.
+/// Sends output items as input. OpenAI's client libraries may write optional fields as null (`nulls`).
 async fn send_back(world: &mut World, nulls: bool) {
-    let call = world.responses[0]["output"][0].clone();
+    let call = world.stored_responses[0]["output"][0].clone();
     let mut input = json!([
         {"role": "user", "content": "What time is it?"},
         {"id": "rs_1", "type": "reasoning", "summary": [{"type": "summary_text", "text": "hm"}]},
@@ -146,7 +148,7 @@ async fn send_back(world: &mut World, nulls: bool) {
          "content": [{"type": "output_text", "text": "Half past twelve.", "annotations": []}]},
         {"role": "user", "content": [{"type": "input_text", "text": "Thanks."}]},
     ]);
-    let unknown = [
+    let optional_fields = [
         "async",
         "caller",
         "namespace",
@@ -159,7 +161,7 @@ async fn send_back(world: &mut World, nulls: bool) {
     ];
     for item in input.as_array_mut().unwrap().iter_mut().filter(|_| nulls) {
         let fields = item.as_object_mut().unwrap();
-        for name in unknown {
+        for name in optional_fields {
             fields.entry(name).or_insert(Value::Null);
         }
     }
@@ -167,57 +169,58 @@ async fn send_back(world: &mut World, nulls: bool) {
     let body = json!({"input": input, "max_output_tokens": 4, "store": false});
     let url = format!("{address}/v1/responses");
     world
-        .raw(reqwest::Client::new().post(url).json(&body))
+        .send(reqwest::Client::new().post(url).json(&body))
         .await;
 }
 
-#[when(expr = "I refer to its output and ask {string}")]
-async fn refer(world: &mut World, text: String) {
-    let reference = json!({"type": "item_reference", "id": world.response()["output"][0]["id"]});
+#[when(expr = "I reference its output item and ask {string}")]
+async fn reference_output(world: &mut World, text: String) {
+    let reference =
+        json!({"type": "item_reference", "id": world.stored_response()["output"][0]["id"]});
     let question = json!({"role": "user", "content": "Name the capital of Italy."});
     let next = json!({"role": "user", "content": text});
     world
-        .respond(json!({"input": [question, reference, next], "max_output_tokens": 24, "temperature": 0}))
+        .create_response(json!({"input": [question, reference, next], "max_output_tokens": 24, "temperature": 0}))
         .await;
 }
 
-#[when("I get the response")]
+#[when("I retrieve the stored response")]
 async fn get(world: &mut World) {
     let (client, id) = (world.client().await, world.response_id());
-    world.answer = whole(client.retrieve_response(&id, None).await).await;
+    world.response = read_response(client.retrieve_response(&id, None).await).await;
 }
 
-#[then("it is what it was")]
-async fn is_the_same(world: &mut World) {
-    assert_eq!(&world.answer.body, world.response());
+#[then("it equals the response as it was created")]
+async fn equals_created(world: &mut World) {
+    assert_eq!(&world.response.body, world.stored_response());
 }
 
-#[when("I ask for the response's events again")]
-async fn get_events(world: &mut World) {
+#[when("I retrieve the stored response as a stream")]
+async fn get_as_stream(world: &mut World) {
     let address = world.address().await;
     let id = world.response_id();
     let url = format!("{address}/v1/responses/{id}?stream=true");
-    world.raw(reqwest::Client::new().get(url)).await;
+    world.send(reqwest::Client::new().get(url)).await;
 }
 
-#[when("I delete the response")]
+#[when("I delete the stored response")]
 async fn delete(world: &mut World) {
     let (client, id) = (world.client().await, world.response_id());
-    world.answer = whole(client.delete_response(&id).await).await;
+    world.response = read_response(client.delete_response(&id).await).await;
 }
 
-#[when("I cancel the response")]
+#[when("I cancel the stored response")]
 async fn cancel(world: &mut World) {
     let (client, id) = (world.client().await, world.response_id());
-    world.answer = whole(client.cancel_response(&id).await).await;
+    world.response = read_response(client.cancel_response(&id).await).await;
 }
 
-#[when("I get the response's input items")]
+#[when("I list the stored response's input items")]
 async fn get_items(world: &mut World) {
     world.input_items(&[]).await;
 }
 
-#[when(expr = "I get the first {int} of the response's input items in their order")]
+#[when(expr = "I list the first {int} of the stored response's input items in ascending order")]
 async fn get_first_items(world: &mut World, count: usize) {
     let limit = count.to_string();
     world
@@ -225,80 +228,83 @@ async fn get_first_items(world: &mut World, count: usize) {
         .await;
 }
 
-#[when("I get those behind, in their order")]
-async fn get_items_behind(world: &mut World) {
-    let last = world.answer.at("last_id").as_str().unwrap().to_owned();
+#[when("I list the next input items in ascending order")]
+async fn get_next_items(world: &mut World) {
+    let last = world.response.at("last_id").as_str().unwrap().to_owned();
     world
         .input_items(&[("after", &last), ("order", "asc")])
         .await;
 }
 
-#[when("I count the tokens of a response:")]
+#[when("I count the input tokens of a response:")]
 async fn count_tokens(world: &mut World, step: &Step) {
     let request: types::ResponseTokensRequest = serde_json::from_value(json_of(step)).unwrap();
-    world.answer = whole(world.client().await.count_response_tokens(&request).await).await;
+    world.response =
+        read_response(world.client().await.count_response_tokens(&request).await).await;
 }
 
-#[when(expr = "I ask for a response with the key {string}")]
-async fn ask_with_key(world: &mut World, key: String) {
+#[when(expr = "I create a response with the API key {string}")]
+async fn create_with_key(world: &mut World, key: String) {
     let body = json!({"input": "Hi", "max_output_tokens": 1});
     world.post_with_key(body, &key).await;
 }
 
-#[when(expr = "I go on with the response with the key {string}")]
-async fn go_on_with_key(world: &mut World, key: String) {
+#[when(expr = "I continue the stored response with the API key {string}")]
+async fn continue_with_key(world: &mut World, key: String) {
     let id = world.response_id();
     let body = json!({"input": "Hi", "max_output_tokens": 1, "previous_response_id": id});
     world.post_with_key(body, &key).await;
 }
 
-#[when(expr = "I get the response with the key {string}")]
-async fn get_as(world: &mut World, key: String) {
+#[when(expr = "I retrieve the stored response with the API key {string}")]
+async fn get_response_with_key(world: &mut World, key: String) {
     world.get_with_key(&key).await;
 }
 
-#[then("every event is named as its type, and numbered")]
+#[then("every event's name is its type, and the events are numbered")]
 async fn events_are_numbered(world: &mut World) {
-    let pieces = &world.answer.pieces;
-    let types: Vec<_> = pieces.iter().map(|piece| piece["type"].clone()).collect();
-    assert_eq!(json!(world.answer.names), json!(types));
-    let numbers = pieces.iter().map(|piece| piece["sequence_number"].as_u64());
-    assert!(numbers.eq((0..pieces.len() as u64).map(Some)));
-    assert!(!world.answer.done);
+    let events = &world.response.events;
+    let types: Vec<_> = events.iter().map(|event| event["type"].clone()).collect();
+    assert_eq!(json!(world.response.event_names), json!(types));
+    let numbers = events.iter().map(|event| event["sequence_number"].as_u64());
+    assert!(numbers.eq((0..events.len() as u64).map(Some)));
+    assert!(!world.response.ended_with_done);
 }
 
-#[then("the events are, with several deltas as one:")]
-async fn events_are(world: &mut World, step: &Step) {
-    let mut names = world.answer.names.clone();
+#[then("the event types are, with consecutive deltas merged:")]
+async fn event_types_are(world: &mut World, step: &Step) {
+    let mut names = world.response.event_names.clone();
     names.dedup_by(|left, right| left == right && left.ends_with(".delta"));
-    let wanted: Vec<&str> = step.docstring().unwrap().split_ascii_whitespace().collect();
-    assert_eq!(names, wanted);
+    let expected: Vec<&str> = step.docstring().unwrap().split_ascii_whitespace().collect();
+    assert_eq!(names, expected);
 }
 
-fn deltas(pieces: &[Value]) -> String {
-    let deltas = pieces.iter().filter_map(|piece| piece["delta"].as_str());
+fn deltas(events: &[Value]) -> String {
+    let deltas = events.iter().filter_map(|event| event["delta"].as_str());
     deltas.collect()
 }
 
-#[then(expr = "the deltas are the text of the response, which contains {string}")]
+#[then(expr = "the deltas join to the text of the response, which contains {string}")]
 async fn deltas_are_the_text(world: &mut World, part: String) {
-    let pieces = &world.answer.pieces;
-    let text = deltas(pieces);
-    let last = pieces.last().unwrap();
+    let events = &world.response.events;
+    let text = deltas(events);
+    let last = events.last().unwrap();
     assert!(text.contains(&part), "{text}");
     assert_eq!(last["response"]["output"][0]["content"][0]["text"], text);
 }
 
-#[then("the deltas are the arguments of the call")]
+#[then("the deltas join to the arguments of the function call")]
 async fn deltas_are_the_arguments(world: &mut World) {
-    let pieces = &world.answer.pieces;
-    let last = pieces.last().unwrap();
-    assert_eq!(last["response"]["output"][0]["arguments"], deltas(pieces));
+    let events = &world.response.events;
+    let last = events.last().unwrap();
+    assert_eq!(last["response"]["output"][0]["arguments"], deltas(events));
 }
 
-#[then(expr = "the response's log-probabilities spell its text, with {int} alternatives each")]
-async fn logprobs_spell(world: &mut World, count: usize) {
-    let tokens = world.answer.at("output.0.content.0.logprobs");
+#[then(
+    expr = "the tokens of the response's logprobs join to its text, with {int} top_logprobs each"
+)]
+async fn logprobs_join_to_text(world: &mut World, count: usize) {
+    let tokens = world.response.at("output.0.content.0.logprobs");
     let tokens = tokens.as_array().unwrap();
     let bytes = tokens.iter().flat_map(|token| {
         assert_eq!(token["top_logprobs"].as_array().unwrap().len(), count);
@@ -306,18 +312,18 @@ async fn logprobs_spell(world: &mut World, count: usize) {
     });
     let bytes: Vec<u8> = bytes.map(|byte| byte.as_u64().unwrap() as u8).collect();
     assert!(tokens.len() > 2);
-    let text = world.answer.at("output.0.content.0.text");
+    let text = world.response.at("output.0.content.0.text");
     assert_eq!(String::from_utf8(bytes).unwrap(), text.as_str().unwrap());
 }
 
-#[then("the log-probabilities of the deltas are those of the response")]
-async fn logprobs_come(world: &mut World) {
-    let pieces = world.answer.pieces.iter();
-    let came = pieces.filter(|piece| piece["type"] == "response.output_text.delta");
-    let came = came.flat_map(|piece| piece["logprobs"].as_array().unwrap().clone());
-    let came: Vec<Value> = came.collect();
-    assert!(came.len() > 2);
-    let last = world.answer.pieces.last().unwrap();
-    let all = &last["response"]["output"][0]["content"][0]["logprobs"];
-    assert_eq!(all, &json!(came));
+#[then("the logprobs of the deltas equal those of the response")]
+async fn delta_logprobs_equal_final(world: &mut World) {
+    let events = world.response.events.iter();
+    let deltas = events.filter(|event| event["type"] == "response.output_text.delta");
+    let logprobs = deltas.flat_map(|event| event["logprobs"].as_array().unwrap().clone());
+    let logprobs: Vec<Value> = logprobs.collect();
+    assert!(logprobs.len() > 2);
+    let last = world.response.events.last().unwrap();
+    let expected = &last["response"]["output"][0]["content"][0]["logprobs"];
+    assert_eq!(expected, &json!(logprobs));
 }

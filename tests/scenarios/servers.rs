@@ -1,34 +1,36 @@
-//! The servers that the scenarios speak to, in this process: some with the real model, shared by all, and
-//! some in states that a real one leaves at once.
+//! The in-process servers of the scenarios: with a loaded model, started once and shared by scenarios, or fixed in a
+//! state such as loading.
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
-use ortolan::api::{self, ApiSettings, BodyRules, Defaults, Endpoints, KeyPolicy, ResponseStore};
+use ortolan::api::{
+    self, ApiSettings, BodyRules, Endpoints, KeyPolicy, RequestDefaults, ResponseStore,
+};
 use ortolan::model::load::{
     CacheSize, DeviceOptions, FileAccess, LoadOptions, SessionOptions, inspect,
 };
 use ortolan::model::{
-    AdapterOptions, GenerateLimits, LoadedModel, ModelState, Preparations, SlotFileLimits,
+    AdapterOptions, GenerateLimits, LoadedModel, ModelState, PreparationPool, SlotFileLimits,
     SlotFolder, SystemPrompt,
 };
-use ortolan::server::{ConnectionLimits, Keys, ServeOptions, Server};
+use ortolan::server::{ApiKeys, ConnectionLimits, ServeOptions, Server};
 use ortolan::web::{self, Pages};
 use tempfile::TempDir;
 use tokio::sync::{OnceCell, watch};
 
 use crate::common::gguf::Value;
-use crate::{common, witness};
+use crate::{common, response_validation};
 
 pub(crate) const SLOTS: usize = 4;
-pub(crate) const QUEUE: usize = 16;
-/// How long a client may be silent.
-const IDLE: Duration = Duration::from_secs(3);
+pub(crate) const QUEUE_LENGTH: usize = 16;
+/// Time without a byte from the client after which the server gives up on it.
+const IDLE_TIMEOUT: Duration = Duration::from_secs(3);
 
-/// Where slots are saved, of all servers.
-pub(crate) fn slot_files() -> &'static Path {
+/// The folder of saved slots, shared by all servers.
+pub(crate) fn slot_folder() -> &'static Path {
     static FOLDER: LazyLock<TempDir> = LazyLock::new(|| tempfile::tempdir().unwrap());
     FOLDER.path()
 }
@@ -40,94 +42,93 @@ fn all_endpoints() -> Endpoints {
         embedding: true,
         change_props: true,
         slot_files: Some(SlotFolder {
-            path: slot_files().to_owned(),
+            path: slot_folder().to_owned(),
             limits: SlotFileLimits {
-                files: 1000,
-                bytes: 1 << 34,
+                max_files: 1000,
+                max_bytes: 1 << 34,
             },
         }),
     }
 }
 
-/// A server with the real model.
+/// A server with a loaded model.
 #[derive(Clone)]
-pub(crate) struct RealServer {
+pub(crate) struct ModelServer {
     pub(crate) address: SocketAddr,
     pub(crate) model: Arc<LoadedModel>,
 }
 
-impl std::fmt::Debug for RealServer {
+impl std::fmt::Debug for ModelServer {
     fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(formatter, "the server at {}", self.address)
     }
 }
 
-/// Its size.
 #[derive(Clone, Copy)]
-struct Size {
+struct ServerSize {
     parallel: usize,
     context_tokens: usize,
     cache: CacheSize,
 }
 
-/// The one that scenarios speak to if they name no other.
-pub(crate) async fn usual() -> RealServer {
-    static SERVER: OnceCell<RealServer> = OnceCell::const_new();
-    let size = Size {
+/// The server of scenarios that name no other.
+pub(crate) async fn default_server() -> ModelServer {
+    static SERVER: OnceCell<ModelServer> = OnceCell::const_new();
+    let size = ServerSize {
         parallel: SLOTS,
         context_tokens: 512,
         cache: CacheSize::AllContexts,
     };
-    shared(&SERVER, size).await
+    start_default_model(&SERVER, size).await
 }
 
-/// Eight slots that share a cache in which one context has room.
-pub(crate) async fn crowded() -> RealServer {
-    static SERVER: OnceCell<RealServer> = OnceCell::const_new();
-    let size = Size {
+/// Eight slots that share a KV cache of one context.
+pub(crate) async fn small_cache() -> ModelServer {
+    static SERVER: OnceCell<ModelServer> = OnceCell::const_new();
+    let size = ServerSize {
         parallel: 8,
         context_tokens: 512,
         cache: CacheSize::Tokens(512),
     };
-    shared(&SERVER, size).await
+    start_default_model(&SERVER, size).await
 }
 
 /// Eight slots with long contexts.
-pub(crate) async fn long() -> RealServer {
-    static SERVER: OnceCell<RealServer> = OnceCell::const_new();
-    let size = Size {
+pub(crate) async fn long_context() -> ModelServer {
+    static SERVER: OnceCell<ModelServer> = OnceCell::const_new();
+    let size = ServerSize {
         parallel: 8,
         context_tokens: 2048,
         cache: CacheSize::Tokens(8192),
     };
-    shared(&SERVER, size).await
+    start_default_model(&SERVER, size).await
 }
 
-/// Contexts of 64 tokens, and nobody else asks it.
-pub(crate) async fn private() -> RealServer {
-    static SERVER: OnceCell<RealServer> = OnceCell::const_new();
-    let size = Size {
+/// One slot with a context of 64 tokens, for scenarios that change the server's state.
+pub(crate) async fn exclusive() -> ModelServer {
+    static SERVER: OnceCell<ModelServer> = OnceCell::const_new();
+    let size = ServerSize {
         parallel: 1,
         context_tokens: 64,
         cache: CacheSize::AllContexts,
     };
-    shared(&SERVER, size).await
+    start_default_model(&SERVER, size).await
 }
 
 /// Contexts of 64 tokens.
-pub(crate) async fn short() -> RealServer {
-    static SERVER: OnceCell<RealServer> = OnceCell::const_new();
-    let size = Size {
+pub(crate) async fn short_context() -> ModelServer {
+    static SERVER: OnceCell<ModelServer> = OnceCell::const_new();
+    let size = ServerSize {
         parallel: 2,
         context_tokens: 64,
         cache: CacheSize::AllContexts,
     };
-    shared(&SERVER, size).await
+    start_default_model(&SERVER, size).await
 }
 
-/// One that answers nothing that can be switched off.
-pub(crate) async fn answering_little(server: RealServer) -> RealServer {
-    let none = Endpoints {
+/// The model of another server, with all optional endpoints disabled.
+pub(crate) async fn without_optional_endpoints(server: ModelServer) -> ModelServer {
+    let endpoints = Endpoints {
         slots: false,
         metrics: false,
         embedding: false,
@@ -135,50 +136,50 @@ pub(crate) async fn answering_little(server: RealServer) -> RealServer {
         slot_files: None,
     };
     let settings = ApiSettings {
-        endpoints: none,
+        endpoints,
         ..settings(ModelState::Ready(Arc::clone(&server.model)))
     };
-    let address = serve(Keys::default(), settings).await;
-    RealServer { address, ..server }
+    let address = serve(ApiKeys::default(), settings).await;
+    ModelServer { address, ..server }
 }
 
 /// The model of another server, with limits.
-pub(crate) async fn limited(server: RealServer, limits: GenerateLimits) -> RealServer {
+pub(crate) async fn with_limits(server: ModelServer, limits: GenerateLimits) -> ModelServer {
     let settings = ApiSettings {
         limits,
         ..settings(ModelState::Ready(Arc::clone(&server.model)))
     };
-    let address = serve(Keys::default(), settings).await;
-    RealServer { address, ..server }
+    let address = serve(ApiKeys::default(), settings).await;
+    ModelServer { address, ..server }
 }
 
 /// A server whose model never changes its state.
 pub(crate) async fn in_state(state: ModelState) -> SocketAddr {
-    serve(Keys::default(), settings(state)).await
+    serve(ApiKeys::default(), settings(state)).await
 }
 
-/// A model of the tests' own with the tokens of an infill.
-pub(crate) async fn tiny() -> RealServer {
-    static SERVER: OnceCell<RealServer> = OnceCell::const_new();
-    of_tiny_model(&SERVER, &[]).await
+/// A tiny generated model with infill tokens.
+pub(crate) async fn tiny_model() -> ModelServer {
+    static SERVER: OnceCell<ModelServer> = OnceCell::const_new();
+    start_tiny_model(&SERVER, &[]).await
 }
 
-/// The same, with a file that wants the mean of all hidden states.
-pub(crate) async fn tiny_of_means() -> RealServer {
-    static SERVER: OnceCell<RealServer> = OnceCell::const_new();
-    of_tiny_model(&SERVER, &[("llama.pooling_type", Value::U32(1))]).await
+/// The tiny model with mean pooling.
+pub(crate) async fn tiny_mean_pooling() -> ModelServer {
+    static SERVER: OnceCell<ModelServer> = OnceCell::const_new();
+    start_tiny_model(&SERVER, &[("llama.pooling_type", Value::U32(1))]).await
 }
 
-/// The same, with a file that wants a token before each text.
-pub(crate) async fn tiny_with_beginnings() -> RealServer {
-    static SERVER: OnceCell<RealServer> = OnceCell::const_new();
-    let wanted = ("tokenizer.ggml.add_bos_token", Value::Bool(true));
-    of_tiny_model(&SERVER, &[wanted]).await
+/// The tiny model with a BOS token before each text.
+pub(crate) async fn tiny_with_bos() -> ModelServer {
+    static SERVER: OnceCell<ModelServer> = OnceCell::const_new();
+    let add_bos = ("tokenizer.ggml.add_bos_token", Value::Bool(true));
+    start_tiny_model(&SERVER, &[add_bos]).await
 }
 
-/// The real model with two adapters.
-pub(crate) async fn adapted() -> RealServer {
-    static SERVER: OnceCell<RealServer> = OnceCell::const_new();
+/// The default model with two LoRA adapters at scale 0.
+pub(crate) async fn with_adapters() -> ModelServer {
+    static SERVER: OnceCell<ModelServer> = OnceCell::const_new();
     let folder = tempfile::tempdir().unwrap();
     let adapter = |name: &str, weight: &str, sizes: [u64; 2], seed| {
         let path = folder.path().join(name);
@@ -193,141 +194,148 @@ pub(crate) async fn adapted() -> RealServer {
         ],
         ..AdapterOptions::default()
     };
-    let size = Size {
+    let size = ServerSize {
         parallel: SLOTS,
         context_tokens: 256,
         cache: CacheSize::AllContexts,
     };
-    let changed = Changed {
+    let overrides = Overrides {
         adapters,
-        ..Changed::default()
+        ..Overrides::default()
     };
-    of_changed_model(&SERVER, common::model(), size, changed).await
+    start_with_overrides(&SERVER, common::model(), size, overrides).await
 }
 
-/// A server whose layers two sessions share, as they would be shared by two devices.
-pub(crate) async fn divided() -> RealServer {
-    static SERVER: OnceCell<RealServer> = OnceCell::const_new();
-    let size = Size {
+/// The default model split across two sessions, as it would be across two devices.
+pub(crate) async fn split_layers() -> ModelServer {
+    static SERVER: OnceCell<ModelServer> = OnceCell::const_new();
+    let size = ServerSize {
         parallel: SLOTS,
         context_tokens: 512,
         cache: CacheSize::AllContexts,
     };
     let devices = DeviceOptions {
-        shares: vec![3.0, 2.0],
+        tensor_split: vec![3.0, 2.0],
         ..DeviceOptions::default()
     };
-    let changed = Changed {
+    let overrides = Overrides {
         devices,
-        ..Changed::default()
+        ..Overrides::default()
     };
-    of_changed_model(&SERVER, common::model(), size, changed).await
+    start_with_overrides(&SERVER, common::model(), size, overrides).await
 }
 
-/// A server with an encoder.
-pub(crate) async fn encoder() -> RealServer {
-    static SERVER: OnceCell<RealServer> = OnceCell::const_new();
-    let size = Size {
+/// An encoder model.
+pub(crate) async fn encoder() -> ModelServer {
+    static SERVER: OnceCell<ModelServer> = OnceCell::const_new();
+    let size = ServerSize {
         parallel: 4,
         context_tokens: 1024,
         cache: CacheSize::AllContexts,
     };
-    of_model(&SERVER, common::embedding_model(), size).await
+    start_model(&SERVER, common::embedding_model(), size).await
 }
 
-/// A server with a model that was only taught to go on with texts, of another family.
-pub(crate) async fn base() -> RealServer {
-    static SERVER: OnceCell<RealServer> = OnceCell::const_new();
-    let size = Size {
+/// A base model without instruction tuning, of another family.
+pub(crate) async fn base_model() -> ModelServer {
+    static SERVER: OnceCell<ModelServer> = OnceCell::const_new();
+    let size = ServerSize {
         parallel: SLOTS,
         context_tokens: 1024,
         cache: CacheSize::AllContexts,
     };
-    of_model(&SERVER, common::gemma(), size).await
+    start_model(&SERVER, common::gemma(), size).await
 }
 
-/// A server with a graph that this tool exported.
-pub(crate) async fn exported(tool: &str) -> RealServer {
-    static GENAI: OnceCell<RealServer> = OnceCell::const_new();
-    static OPTIMUM: OnceCell<RealServer> = OnceCell::const_new();
+/// An ONNX model exported by this tool.
+pub(crate) async fn exported(tool: &str) -> ModelServer {
+    static GENAI: OnceCell<ModelServer> = OnceCell::const_new();
+    static OPTIMUM: OnceCell<ModelServer> = OnceCell::const_new();
     let (cell, folder) = match tool {
         "onnxruntime-genai" => (&GENAI, "genai"),
         "optimum" => (&OPTIMUM, "optimum"),
-        other => panic!("nothing here was exported by {other}"),
+        other => panic!("no model exported by {other}"),
     };
-    let size = Size {
+    let size = ServerSize {
         parallel: SLOTS,
         context_tokens: 128,
         cache: CacheSize::AllContexts,
     };
     let exports = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/exports");
-    of_model(cell, exports.join(folder), size).await
+    start_model(cell, exports.join(folder), size).await
 }
 
-/// The same as the tiny one, with a chat template that knows of thoughts.
-pub(crate) async fn tiny_thinker() -> RealServer {
+/// The tiny model with a chat template that has reasoning markers.
+pub(crate) async fn tiny_reasoning() -> ModelServer {
     const TEMPLATE: &str = "{% for message in messages %}\
         <s>{{ message.role }}\n\
         {% if message.reasoning_content %}{{ '<think>\n' + message.reasoning_content + '\n</think>\n\n' }}{% endif %}\
         {{ message.content }}\
         {% endfor %}<s>assistant{{ '\n' }}\
         {% if enable_thinking is defined and not enable_thinking %}{{ '<think>\n\n</think>\n\n' }}{% endif %}";
-    static SERVER: OnceCell<RealServer> = OnceCell::const_new();
+    static SERVER: OnceCell<ModelServer> = OnceCell::const_new();
     let folder = tempfile::tempdir().unwrap();
-    let more = [
+    let metadata = [
         ("llama.context_length", Value::U32(1024)),
         ("tokenizer.chat_template", Value::Text(TEMPLATE)),
     ];
-    let model = common::tiny::model(folder.path(), &more);
-    let size = Size {
+    let model = common::tiny::model(folder.path(), &metadata);
+    let size = ServerSize {
         parallel: 2,
         context_tokens: 1024,
         cache: CacheSize::AllContexts,
     };
-    of_model(&SERVER, model, size).await
+    start_model(&SERVER, model, size).await
 }
 
-async fn of_tiny_model(cell: &OnceCell<RealServer>, more: &[(&str, Value<'_>)]) -> RealServer {
-    let size = Size {
+async fn start_tiny_model(
+    cell: &OnceCell<ModelServer>,
+    metadata: &[(&str, Value<'_>)],
+) -> ModelServer {
+    let size = ServerSize {
         parallel: 2,
         context_tokens: 256,
         cache: CacheSize::AllContexts,
     };
     let folder = tempfile::tempdir().unwrap();
-    let model = common::tiny::model(folder.path(), more);
-    of_model(cell, model, size).await
+    let model = common::tiny::model(folder.path(), metadata);
+    start_model(cell, model, size).await
 }
 
-async fn shared(cell: &OnceCell<RealServer>, size: Size) -> RealServer {
-    of_model(cell, common::model(), size).await
+async fn start_default_model(cell: &OnceCell<ModelServer>, size: ServerSize) -> ModelServer {
+    start_model(cell, common::model(), size).await
 }
 
-async fn of_model(cell: &OnceCell<RealServer>, model: PathBuf, size: Size) -> RealServer {
-    let changed = Changed::default();
-    of_changed_model(cell, model, size, changed).await
+async fn start_model(
+    cell: &OnceCell<ModelServer>,
+    model: PathBuf,
+    size: ServerSize,
+) -> ModelServer {
+    let overrides = Overrides::default();
+    start_with_overrides(cell, model, size, overrides).await
 }
 
-/// How a model is otherwise than its file is.
+/// Load options that differ from the defaults.
 #[derive(Default)]
-struct Changed {
+struct Overrides {
     adapters: AdapterOptions,
     devices: DeviceOptions,
 }
 
-async fn of_changed_model(
-    cell: &OnceCell<RealServer>,
+async fn start_with_overrides(
+    cell: &OnceCell<ModelServer>,
     model: PathBuf,
-    size: Size,
-    changed: Changed,
-) -> RealServer {
-    let Changed { adapters, devices } = changed;
+    size: ServerSize,
+    overrides: Overrides,
+) -> ModelServer {
+    let Overrides { adapters, devices } = overrides;
     let server = cell.get_or_init(async || {
         let loaded = tokio::task::spawn_blocking(move || {
             let options = LoadOptions {
                 alias: Some("smollm2".to_owned()),
                 context_tokens: Some(size.context_tokens),
                 parallel: size.parallel,
-                queue: QUEUE,
+                queue: QUEUE_LENGTH,
                 step_tokens: 256,
                 batch_tokens: 256,
                 step_duration: Duration::from_millis(100),
@@ -350,21 +358,21 @@ async fn of_changed_model(
         });
         let model = Arc::new(loaded.await.unwrap());
         let state = ModelState::Ready(Arc::clone(&model));
-        let address = serve(Keys::default(), settings(state)).await;
-        RealServer { address, model }
+        let address = serve(ApiKeys::default(), settings(state)).await;
+        ModelServer { address, model }
     });
     server.await.clone()
 }
 
-/// The model of another server, for those who have one of these keys.
-pub(crate) async fn locked(server: RealServer, keys: Keys) -> RealServer {
+/// The model of another server, which requires one of these API keys.
+pub(crate) async fn with_api_keys(server: ModelServer, keys: ApiKeys) -> ModelServer {
     let state = ModelState::Ready(Arc::clone(&server.model));
     let address = serve(keys, settings(state)).await;
-    RealServer { address, ..server }
+    ModelServer { address, ..server }
 }
 
-/// The model of another server, which does not show its slots.
-pub(crate) async fn hiding_slots(server: RealServer) -> RealServer {
+/// The model of another server, with the slots endpoint disabled.
+pub(crate) async fn without_slots(server: ModelServer) -> ModelServer {
     let state = ModelState::Ready(Arc::clone(&server.model));
     let endpoints = Endpoints {
         slots: false,
@@ -374,31 +382,31 @@ pub(crate) async fn hiding_slots(server: RealServer) -> RealServer {
         endpoints,
         ..settings(state)
     };
-    let address = serve(Keys::default(), settings).await;
-    RealServer { address, ..server }
+    let address = serve(ApiKeys::default(), settings).await;
+    ModelServer { address, ..server }
 }
 
-/// The model of another server, which is answered for by its name alone.
-pub(crate) async fn strict_about_names(server: RealServer) -> RealServer {
+/// The model of another server, which accepts only its own model name.
+pub(crate) async fn with_strict_names(server: ModelServer) -> ModelServer {
     let settings = ApiSettings {
         strict_model_names: true,
         ..settings(ModelState::Ready(Arc::clone(&server.model)))
     };
-    let address = serve(Keys::default(), settings).await;
-    RealServer { address, ..server }
+    let address = serve(ApiKeys::default(), settings).await;
+    ModelServer { address, ..server }
 }
 
-/// Everything is answered, and nothing is limited.
+/// API settings with all endpoints enabled and no limits.
 fn settings(state: ModelState) -> ApiSettings {
     let (_, model) = watch::channel(state);
     ApiSettings {
         model,
-        preparations: Arc::new(Preparations::new(SLOTS + QUEUE).unwrap()),
+        preparations: Arc::new(PreparationPool::new(SLOTS + QUEUE_LENGTH).unwrap()),
         endpoints: all_endpoints(),
         limits: GenerateLimits::NONE,
-        defaults: Defaults::default(),
+        defaults: RequestDefaults::default(),
         bodies: BodyRules {
-            idle: IDLE,
+            idle_timeout: IDLE_TIMEOUT,
             strict: false,
         },
         responses: Arc::new(ResponseStore::new(16)),
@@ -407,26 +415,30 @@ fn settings(state: ModelState) -> ApiSettings {
     }
 }
 
-async fn serve(keys: Keys, settings: ApiSettings) -> SocketAddr {
+async fn serve(keys: ApiKeys, settings: ApiSettings) -> SocketAddr {
     let server = Server::bind(ServeOptions {
         host: "127.0.0.1".to_owned(),
         port: 0,
-        origins: Vec::new(),
-        hosts: Vec::new(),
+        allowed_origins: Vec::new(),
+        allowed_hosts: Vec::new(),
         keys: Arc::new(keys),
         tls: None,
-        connections: ConnectionLimits {
+        connection_limits: ConnectionLimits {
             total: 1024,
             per_address: 1024,
         },
-        idle: IDLE,
-        stop_deadline: Duration::from_secs(1),
+        idle_timeout: IDLE_TIMEOUT,
+        stop_timeout: Duration::from_secs(1),
     });
     let server = server.await.unwrap();
     let address = server.address();
     let routes = api::routes(settings);
     tokio::spawn(server.serve(
-        web::beside(witness::watch(routes), api::document::has, &Pages::Own),
+        web::with_pages(
+            response_validation::validated(routes),
+            api::document::has,
+            &Pages::BuiltIn,
+        ),
         std::future::pending(),
         std::future::pending(),
     ));

@@ -1,4 +1,4 @@
-//! Steps about functions that the model calls.
+//! Steps about tool calls and strict response formats.
 
 use std::collections::HashSet;
 
@@ -9,9 +9,9 @@ use ortolan::api::types;
 use serde_json::{Value, json};
 
 use crate::servers;
-use crate::world::{Answer, World, whole};
+use crate::world::{Response, World, read_response};
 
-/// Functions of the kinds that people declare; all that they take is bounded.
+/// Functions like those that clients declare, with bounded parameters.
 fn functions() -> Vec<Value> {
     let function = |name: &str, parameters: Value| json!({"type": "function", "function": {"name": name, "parameters": parameters}});
     vec![
@@ -34,10 +34,10 @@ const CITIES: [&str; 10] = [
     "Bergen", "Bari", "Cusco", "Dakar", "Essen", "Fez", "Graz", "Hanoi", "Izmir", "Jaipur",
 ];
 
-#[when(expr = "I force {int} calls at a temperature of 1")]
-async fn force_calls(world: &mut World, count: u32) {
+#[when(expr = "I request {int} forced tool calls at temperature 1")]
+async fn request_forced_calls(world: &mut World, count: u32) {
     let functions = functions();
-    ask_many(world, count, |function| {
+    request_many(world, count, |function| {
         json!({
             "tools": functions,
             "tool_choice": {"type": "function", "function": {"name": function["name"]}},
@@ -47,9 +47,9 @@ async fn force_calls(world: &mut World, count: u32) {
     .await;
 }
 
-#[when(expr = "I ask for {int} messages in strict forms at a temperature of 1")]
-async fn ask_for_forms(world: &mut World, count: u32) {
-    ask_many(world, count, |function| {
+#[when(expr = "I request {int} chat completions with strict schemas at temperature 1")]
+async fn request_strict_responses(world: &mut World, count: u32) {
+    request_many(world, count, |function| {
         let mut schema = function["parameters"].clone();
         schema["additionalProperties"] = json!(false);
         json!({"response_format": {"type": "json_schema", "json_schema": {"name": function["name"], "strict": true, "schema": schema}}})
@@ -57,13 +57,13 @@ async fn ask_for_forms(world: &mut World, count: u32) {
     .await;
 }
 
-/// Asks so many different questions, as many at once as run and wait, one function after the other; `options` says what
-/// is wanted with it.
-async fn ask_many(world: &mut World, count: u32, options: impl Fn(&Value) -> Value) {
+/// Requests `count` different chat completions, as many at once as the slots and the queue hold, with the functions in
+/// turn. `options` gives the request fields for a function.
+async fn request_many(world: &mut World, count: u32, options: impl Fn(&Value) -> Value) {
     let functions = functions();
-    let at_once = (servers::SLOTS + servers::QUEUE) as u32;
+    let at_once = (servers::SLOTS + servers::QUEUE_LENGTH) as u32;
     for first in (0..count).step_by(at_once as usize) {
-        let asked = (first..count.min(first + at_once)).map(|number| {
+        let requests = (first..count.min(first + at_once)).map(|number| {
             let function = functions[number as usize % functions.len()]["function"].clone();
             let city = CITIES[number as usize % CITIES.len()];
             let mut body = json!({
@@ -76,70 +76,70 @@ async fn ask_many(world: &mut World, count: u32, options: impl Fn(&Value) -> Val
             let request: types::ChatCompletionRequest = serde_json::from_value(body).unwrap();
             let world = &*world;
             async move {
-                let answer = whole(world.client().await.chat_completion(&request).await).await;
-                (function, answer)
+                let response = read_response(world.client().await.chat_completion(&request).await).await;
+                (function, response)
             }
         });
-        let answered = join_all(asked).await;
-        world.called.extend(answered);
+        let responses = join_all(requests).await;
+        world.function_responses.extend(responses);
     }
 }
 
-#[then("each is valid, and most are of their own kind")]
-async fn forms_are_valid(world: &mut World) {
+#[then("each message is valid, and at least 9 of 10 differ")]
+async fn messages_are_valid(world: &mut World) {
     let mut different = HashSet::new();
-    for (function, answer) in &world.called {
-        assert_eq!(answer.status, 200, "{}", answer.body);
-        assert_eq!(answer.at("choices.0.finish_reason"), "stop");
-        check_arguments(&function["parameters"], &answer.text());
-        different.insert(answer.text());
+    for (function, response) in &world.function_responses {
+        assert_eq!(response.status, 200, "{}", response.body);
+        assert_eq!(response.at("choices.0.finish_reason"), "stop");
+        check_arguments(&function["parameters"], &response.text());
+        different.insert(response.text());
     }
-    let (all, different) = (world.called.len(), different.len());
+    let (all, different) = (world.function_responses.len(), different.len());
     assert!(different * 10 >= all * 9, "{different} of {all} differ");
 }
 
-#[then("each call is of its function, valid, and of its own kind")]
+#[then("each call names its function and has valid arguments, and at least 9 of 10 differ")]
 async fn calls_are_valid(world: &mut World) {
     let mut different = HashSet::new();
-    for (function, answer) in &world.called {
-        assert_eq!(answer.status, 200, "{}", answer.body);
-        assert_eq!(answer.at("choices.0.finish_reason"), "tool_calls");
-        let calls = answer
+    for (function, response) in &world.function_responses {
+        assert_eq!(response.status, 200, "{}", response.body);
+        assert_eq!(response.at("choices.0.finish_reason"), "tool_calls");
+        let calls = response
             .at("choices.0.message.tool_calls")
             .as_array()
             .unwrap();
         assert_eq!(calls.len(), 1);
-        let called = &calls[0]["function"];
-        assert_eq!(called["name"], function["name"]);
-        let arguments = called["arguments"].as_str().unwrap();
+        let call = &calls[0]["function"];
+        assert_eq!(call["name"], function["name"]);
+        let arguments = call["arguments"].as_str().unwrap();
         check_arguments(&function["parameters"], arguments);
-        different.insert((called["name"].clone(), arguments));
+        different.insert((call["name"].clone(), arguments));
     }
-    let (all, different) = (world.called.len(), different.len());
+    let (all, different) = (world.function_responses.len(), different.len());
     assert!(
         different * 10 >= all * 9,
         "{different} of {all} calls differ"
     );
 }
 
-#[then(expr = "the pieces call {string} with JSON that is valid for:")]
-async fn pieces_call(world: &mut World, step: &Step, name: String) {
-    let calls: Vec<&Value> = deltas(&world.answer).collect();
+#[then(expr = "the stream calls {string} with arguments that validate against:")]
+async fn stream_calls(world: &mut World, step: &Step, name: String) {
+    let calls: Vec<&Value> = deltas(&world.response).collect();
     let (first, rest) = calls.split_first().unwrap();
     assert_eq!(first["function"]["name"], name);
     assert_eq!(first["type"], "function");
     assert!(first["id"].is_string() && rest.len() > 1);
-    let pieces = calls.iter().map(|call| {
+    let arguments = calls.iter().map(|call| {
         assert_eq!(call["index"], 0);
         call["function"]["arguments"].as_str().unwrap()
     });
     let schema: Value = serde_json::from_str(step.docstring().unwrap()).unwrap();
-    check_arguments(&schema, &pieces.collect::<String>());
+    check_arguments(&schema, &arguments.collect::<String>());
 }
 
-fn deltas(answer: &Answer) -> impl Iterator<Item = &Value> {
-    let pieces = answer.pieces.iter();
-    let calls = pieces.filter_map(|piece| piece.pointer("/choices/0/delta/tool_calls")?.as_array());
+fn deltas(response: &Response) -> impl Iterator<Item = &Value> {
+    let events = response.events.iter();
+    let calls = events.filter_map(|event| event.pointer("/choices/0/delta/tool_calls")?.as_array());
     calls.flatten()
 }
 

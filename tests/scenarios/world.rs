@@ -1,4 +1,5 @@
-//! What a scenario knows: whom it speaks to, what was asked last, what came back.
+//! The state of a scenario: the server it uses, its last request, and the responses; and the requests that several
+//! steps send through the generated client.
 
 use std::net::SocketAddr;
 
@@ -10,97 +11,98 @@ use progenitor_client::{ByteStream, Error, ResponseValue};
 use serde::Serialize;
 use serde_json::Value;
 
-use crate::crowd::Crowd;
-use crate::servers::{self, RealServer};
+use crate::concurrency::ConcurrentRequests;
+use crate::servers::{self, ModelServer};
 
 #[derive(Debug, Default, cucumber::World)]
 pub(crate) struct World {
-    /// Another server than the usual one.
-    pub(crate) server: Option<SocketAddr>,
-    /// The real one, if it is another than the usual one.
-    pub(crate) real: Option<RealServer>,
-    pub(crate) asked: Option<Question>,
-    pub(crate) answer: Answer,
-    /// The answer before.
-    pub(crate) before: Option<Answer>,
-    pub(crate) crowd: Crowd,
-    /// Texts that ended by themselves, and the schema that each must be valid for.
-    pub(crate) complete: Vec<(Value, String)>,
-    /// What was to go on.
-    pub(crate) texts: Option<Value>,
-    /// Answers that call, and the function that each must call.
-    pub(crate) called: Vec<(Value, Answer)>,
-    /// Responses of `/v1/responses`, as they were answered; of streams, as they began.
-    pub(crate) responses: Vec<Value>,
+    /// The server that the scenario uses; the default server if absent.
+    pub(crate) server_address: Option<SocketAddr>,
+    /// The same server, if it has a loaded model.
+    pub(crate) server: Option<ModelServer>,
+    pub(crate) last_request: Option<RepeatableRequest>,
+    pub(crate) response: Response,
+    /// The response before a continued chat.
+    pub(crate) previous_response: Option<Response>,
+    pub(crate) concurrent: ConcurrentRequests,
+    /// Texts that ended before the token limit, each with the schema that it must satisfy.
+    pub(crate) finished_texts: Vec<(Value, String)>,
+    /// The body of the last request to `/v1/completions`.
+    pub(crate) text_completion: Option<Value>,
+    /// Responses, each with the function that it must call or whose parameters it must satisfy.
+    pub(crate) function_responses: Vec<(Value, Response)>,
+    /// Response objects of `/v1/responses`; for streams, as in the first event.
+    pub(crate) stored_responses: Vec<Value>,
 }
 
-/// What a scenario may ask again.
+/// The body of a request that a scenario may send again with changes.
 #[derive(Debug, Clone)]
-pub(crate) enum Question {
+pub(crate) enum RepeatableRequest {
     Completion(Value),
     Chat(Value),
 }
 
 #[derive(Debug, Default)]
-pub(crate) struct Answer {
+pub(crate) struct Response {
     pub(crate) status: u16,
     pub(crate) headers: reqwest::header::HeaderMap,
     pub(crate) body: Value,
-    /// The events of a stream, `[DONE]` aside.
-    pub(crate) pieces: Vec<Value>,
-    /// What the events are called, if they have names.
-    pub(crate) names: Vec<String>,
-    pub(crate) done: bool,
+    /// The data of a stream's events, without `[DONE]`.
+    pub(crate) events: Vec<Value>,
+    /// The `event:` names of a stream's events, if any.
+    pub(crate) event_names: Vec<String>,
+    /// Whether the stream ended with `[DONE]`.
+    pub(crate) ended_with_done: bool,
 }
 
 impl World {
     pub(crate) async fn address(&self) -> String {
-        let address = match self.server {
+        let address = match self.server_address {
             Some(address) => address,
-            None => self.real_server().await.address,
+            None => self.model_server().await.address,
         };
         format!("http://{address}")
     }
 
-    pub(crate) fn speak_to(&mut self, server: RealServer) {
-        self.server = Some(server.address);
-        self.real = Some(server);
+    pub(crate) fn use_server(&mut self, server: ModelServer) {
+        self.server_address = Some(server.address);
+        self.server = Some(server);
     }
 
-    pub(crate) async fn real_server(&self) -> RealServer {
-        match &self.real {
+    pub(crate) async fn model_server(&self) -> ModelServer {
+        match &self.server {
             Some(server) => server.clone(),
-            None => servers::usual().await,
+            None => servers::default_server().await,
         }
     }
 
-    /// What the engine says of itself.
+    /// The engine's statistics.
     pub(crate) async fn stats(&self) -> Stats {
-        self.real_server().await.model.stats()
+        self.model_server().await.model.stats()
     }
 
     pub(crate) async fn client(&self) -> Client {
-        // A whole context takes longer than the client's own patience, in an unoptimised build.
+        // Without the generated client's default timeout: a full context takes longer in an unoptimized build.
         Client::new_with_client(&self.address().await, reqwest::Client::new())
     }
 
     pub(crate) async fn complete(&mut self, body: Value) {
         let request: types::CompletionRequest = serde_json::from_value(body.clone()).unwrap();
-        self.answer = whole(self.client().await.completion(&request).await).await;
-        self.asked = Some(Question::Completion(body));
+        self.response = read_response(self.client().await.completion(&request).await).await;
+        self.last_request = Some(RepeatableRequest::Completion(body));
     }
 
     pub(crate) async fn chat(&mut self, body: Value) {
         let request: types::ChatCompletionRequest = serde_json::from_value(body.clone()).unwrap();
-        self.answer = whole(self.client().await.chat_completion(&request).await).await;
-        self.asked = Some(Question::Chat(body));
+        self.response = read_response(self.client().await.chat_completion(&request).await).await;
+        self.last_request = Some(RepeatableRequest::Chat(body));
     }
 
     pub(crate) async fn stream_completion(&mut self, mut body: Value) {
         body["stream"] = true.into();
         let request: types::CompletionRequest = serde_json::from_value(body.clone()).unwrap();
-        self.answer = streamed(self.client().await.completion_stream(&request).await).await;
-        self.asked = Some(Question::Completion(body));
+        self.response = read_stream(self.client().await.completion_stream(&request).await).await;
+        self.last_request = Some(RepeatableRequest::Completion(body));
     }
 
     pub(crate) async fn act_on_slot(
@@ -112,58 +114,60 @@ impl World {
         let client = self.client().await;
         let request = types::SlotActionRequest { filename };
         let slot = slot.to_string();
-        let answered = client.slot_action(&slot, Some(action), &request);
-        self.answer = whole(answered.await).await;
+        let result = client.slot_action(&slot, Some(action), &request).await;
+        self.response = read_response(result).await;
     }
 
     pub(crate) async fn change_props(&mut self, body: Value) {
         let request: types::PropsChange = serde_json::from_value(body).unwrap();
-        self.answer = whole(self.client().await.change_props(&request).await).await;
+        self.response = read_response(self.client().await.change_props(&request).await).await;
     }
 
     pub(crate) async fn embed(&mut self, body: Value) {
         let request: types::EmbeddingRequest = serde_json::from_value(body).unwrap();
-        self.answer = whole(self.client().await.embedding(&request).await).await;
+        self.response = read_response(self.client().await.embedding(&request).await).await;
     }
 
     pub(crate) async fn stream_infill(&mut self, body: Value) {
         let request: types::InfillRequest = serde_json::from_value(body).unwrap();
-        self.answer = streamed(self.client().await.infill_stream(&request).await).await;
+        self.response = read_stream(self.client().await.infill_stream(&request).await).await;
     }
 
     pub(crate) async fn stream_chat(&mut self, mut body: Value) {
         body["stream"] = true.into();
         let request: types::ChatCompletionRequest = serde_json::from_value(body.clone()).unwrap();
-        self.answer = streamed(self.client().await.chat_completion_stream(&request).await).await;
-        self.asked = Some(Question::Chat(body));
+        self.response =
+            read_stream(self.client().await.chat_completion_stream(&request).await).await;
+        self.last_request = Some(RepeatableRequest::Chat(body));
     }
 
-    pub(crate) async fn go_on(&mut self, mut body: Value) {
+    pub(crate) async fn complete_text(&mut self, mut body: Value) {
         let client = self.client().await;
-        let streamed_body = body["stream"] == true;
+        let is_stream = body["stream"] == true;
         let request: types::TextCompletionRequest = serde_json::from_value(body.take()).unwrap();
-        self.answer = match streamed_body {
-            true => streamed(client.text_completion_stream(&request).await).await,
-            false => whole(client.text_completion(&request).await).await,
+        self.response = match is_stream {
+            true => read_stream(client.text_completion_stream(&request).await).await,
+            false => read_response(client.text_completion(&request).await).await,
         };
     }
 
-    /// Sends what no typed client would.
-    pub(crate) async fn raw(&mut self, request: reqwest::RequestBuilder) {
-        let response = request.send().await.unwrap();
-        let (status, headers) = (response.status().as_u16(), response.headers().clone());
-        let text = response.text().await.unwrap();
-        self.answer = Answer {
+    /// Sends a request that the generated client cannot express.
+    pub(crate) async fn send(&mut self, request: reqwest::RequestBuilder) {
+        let http_response = request.send().await.unwrap();
+        let status = http_response.status().as_u16();
+        let headers = http_response.headers().clone();
+        let text = http_response.text().await.unwrap();
+        self.response = Response {
             status,
             headers,
             body: serde_json::from_str(&text).unwrap_or(Value::String(text)),
-            ..Answer::default()
+            ..Response::default()
         };
     }
 }
 
-impl Answer {
-    /// The value at a dotted path of the body.
+impl Response {
+    /// The value at a dotted path of the body; panics if there is none.
     pub(crate) fn at(&self, path: &str) -> &Value {
         let pointer = format!("/{}", path.replace('.', "/"));
         self.body
@@ -171,46 +175,46 @@ impl Answer {
             .unwrap_or_else(|| panic!("there is no {path} in {}", self.body))
     }
 
-    /// The generated text, whole or in pieces, native or OpenAI's.
+    /// The generated text of a native or OpenAI response, joined if it was streamed.
     pub(crate) fn text(&self) -> String {
-        let places = [
+        let pointers = [
             "/content",
             "/choices/0/message/content",
             "/choices/0/text",
             "/choices/0/delta/content",
         ];
         let text_of = |value: &Value| {
-            let found = places
+            let text = pointers
                 .iter()
-                .find_map(|place| value.pointer(place)?.as_str());
-            found.unwrap_or_default().to_owned()
+                .find_map(|pointer| value.pointer(pointer)?.as_str());
+            text.unwrap_or_default().to_owned()
         };
-        match self.pieces.is_empty() {
+        match self.events.is_empty() {
             true => text_of(&self.body),
-            false => self.pieces.iter().map(text_of).collect(),
+            false => self.events.iter().map(text_of).collect(),
         }
     }
 }
 
-/// A whole answer of the generated client, good or bad.
-pub(crate) async fn whole<T: Serialize, E: Serialize + std::fmt::Debug>(
+/// Converts a result of the generated client, whether success or error status.
+pub(crate) async fn read_response<T: Serialize, E: Serialize + std::fmt::Debug>(
     result: Result<ResponseValue<T>, Error<E>>,
-) -> Answer {
-    let told = |status: u16,
-                headers: &reqwest::header::HeaderMap,
-                body: serde_json::Result<Value>| Answer {
+) -> Response {
+    let response = |status: u16,
+                    headers: &reqwest::header::HeaderMap,
+                    body: serde_json::Result<Value>| Response {
         status,
         headers: headers.clone(),
         body: body.unwrap(),
-        ..Answer::default()
+        ..Response::default()
     };
     match result {
-        Ok(value) => told(
+        Ok(value) => response(
             value.status().as_u16(),
             value.headers(),
             serde_json::to_value(&*value),
         ),
-        Err(Error::ErrorResponse(value)) => told(
+        Err(Error::ErrorResponse(value)) => response(
             value.status().as_u16(),
             value.headers(),
             serde_json::to_value(&*value),
@@ -219,21 +223,21 @@ pub(crate) async fn whole<T: Serialize, E: Serialize + std::fmt::Debug>(
     }
 }
 
-/// All events of a stream of the generated client.
-pub(crate) async fn streamed<E: Serialize + std::fmt::Debug>(
+/// Reads a stream of the generated client to its end.
+pub(crate) async fn read_stream<E: Serialize + std::fmt::Debug>(
     result: Result<ResponseValue<ByteStream>, Error<E>>,
-) -> Answer {
-    let response = match result {
-        Ok(response) => response,
-        Err(error) => return whole::<(), E>(Err(error)).await,
+) -> Response {
+    let http_response = match result {
+        Ok(http_response) => http_response,
+        Err(error) => return read_response::<(), E>(Err(error)).await,
     };
-    let mut answer = Answer {
-        status: response.status().as_u16(),
-        headers: response.headers().clone(),
-        ..Answer::default()
+    let mut response = Response {
+        status: http_response.status().as_u16(),
+        headers: http_response.headers().clone(),
+        ..Response::default()
     };
     let mut bytes = Vec::new();
-    let mut stream = response.into_inner().into_inner();
+    let mut stream = http_response.into_inner().into_inner();
     while let Some(part) = stream.next().await {
         bytes.extend_from_slice(&part.unwrap());
     }
@@ -242,13 +246,13 @@ pub(crate) async fn streamed<E: Serialize + std::fmt::Debug>(
         text.lines()
             .filter_map(move |line| line.strip_prefix(prefix))
     };
-    answer.names = lines("event: ").map(str::to_owned).collect();
+    response.event_names = lines("event: ").map(str::to_owned).collect();
     for data in lines("data: ") {
-        assert!(!answer.done, "nothing follows [DONE]");
+        assert!(!response.ended_with_done, "nothing follows [DONE]");
         match data {
-            "[DONE]" => answer.done = true,
-            json => answer.pieces.push(serde_json::from_str(json).unwrap()),
+            "[DONE]" => response.ended_with_done = true,
+            json => response.events.push(serde_json::from_str(json).unwrap()),
         }
     }
-    answer
+    response
 }

@@ -1,11 +1,11 @@
-"""Writes mcp.json: the input schemas of tools as public MCP servers declare them.
+"""Writes mcp.json: the input schemas of the tools of public MCP servers.
 
     npm install --ignore-scripts   (package.json)
     pip install mcp-server-fetch mcp-server-time mcp-server-git
     python mcp_servers.py node_modules/.bin BIN_OF_THE_VIRTUAL_ENVIRONMENT > mcp.json
 
-Texts in the schemas are left out: they constrain nothing. Of a server with many tools the longest
-schemas are taken.
+Annotations such as descriptions are removed, because they constrain nothing. For each server at most
+MAX_TOOLS_PER_SERVER schemas are kept, the longest ones.
 """
 
 import json
@@ -15,8 +15,8 @@ import subprocess
 import sys
 import tempfile
 
-MOST_OF_A_SERVER = 8
-TEXTS = {"description", "title", "examples", "markdownDescription"}
+MAX_TOOLS_PER_SERVER = 8
+ANNOTATIONS = {"description", "title", "examples", "markdownDescription"}
 
 
 def servers(node, python, folder):
@@ -46,35 +46,35 @@ def tools(command, environment):
         process.stdin.write(json.dumps({"jsonrpc": "2.0"} | message) + "\n")
         process.stdin.flush()
 
-    def answer(number):
+    def receive(number):
         for line in process.stdout:
             message = json.loads(line) if line.startswith("{") else {}
             if message.get("id") == number and "method" not in message:
                 return message
-        raise SystemExit(f"{command[0]}: no answer")
+        raise SystemExit(f"{command[0]}: no response")
 
     client = {"protocolVersion": "2025-06-18", "capabilities": {}, "clientInfo": {"name": "x", "version": "1"}}
     try:
         send({"id": 1, "method": "initialize", "params": client})
-        answer(1)
+        receive(1)
         send({"method": "notifications/initialized"})
         send({"id": 2, "method": "tools/list", "params": {}})
-        return answer(2)["result"]["tools"]
+        return receive(2)["result"]["tools"]
     finally:
         process.terminate()
         process.wait()
 
 
-def plain(schema, names=False):
-    """The schema without its texts; in `properties` a name is no keyword."""
+def strip_annotations(schema, names=False):
+    """The schema without annotations. With `names`, the keys of `schema` are property names instead of keywords."""
     if isinstance(schema, list):
-        return [plain(part) for part in schema]
+        return [strip_annotations(part) for part in schema]
     if not isinstance(schema, dict):
         return schema
     return {
-        key: plain(value, not names and key in ("properties", "$defs", "definitions"))
+        key: strip_annotations(value, not names and key in ("properties", "$defs", "definitions"))
         for key, value in schema.items()
-        if names or key not in TEXTS
+        if names or key not in ANNOTATIONS
     }
 
 
@@ -82,9 +82,9 @@ def plain(schema, names=False):
 entries = []
 with tempfile.TemporaryDirectory() as folder:
     for server, command, environment in servers(pathlib.Path(sys.argv[1]), pathlib.Path(sys.argv[2]), folder):
-        listed = [(tool["name"], plain(tool["inputSchema"])) for tool in tools(command, environment)]
+        listed = [(tool["name"], strip_annotations(tool["inputSchema"])) for tool in tools(command, environment)]
         listed.sort(key=lambda tool: -len(json.dumps(tool[1])))
         print(f"{server}: {len(listed)} tools", file=sys.stderr)
-        for name, schema in listed[:MOST_OF_A_SERVER]:
+        for name, schema in listed[:MAX_TOOLS_PER_SERVER]:
             entries.append(json.dumps({"name": f"{server}_{name}", "schema": schema}))
 sys.stdout.write("[\n" + ",\n".join(entries) + "\n]\n")

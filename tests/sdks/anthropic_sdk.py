@@ -1,4 +1,4 @@
-"""Anthropic's library for Python against the server at ORTOLAN: nothing is set but the address."""
+"""Anthropic's Python library against the server at $ORTOLAN; only the address is configured."""
 
 import os
 import unittest
@@ -7,7 +7,7 @@ import anthropic
 
 CLIENT = anthropic.Anthropic(base_url=os.environ["ORTOLAN"], api_key="none")
 QUESTION = [{"role": "user", "content": "Name the capital of Italy."}]
-# The library has no argument for it any more.
+# The library no longer has an argument for the temperature.
 GREEDY = {"temperature": 0}
 WEATHER = {
     "name": "get_weather",
@@ -22,15 +22,15 @@ CALL = {"tools": [WEATHER], "tool_choice": {"type": "any", "disable_parallel_too
 
 
 class Messages(unittest.TestCase):
-    def test_whole(self):
-        answer = CLIENT.messages.create(model="any", max_tokens=24, messages=QUESTION, extra_body=GREEDY)
-        self.assertIn("Rome", answer.content[0].text)
-        self.assertEqual((answer.stop_reason, answer.role), ("end_turn", "assistant"))
-        tokens = answer.usage.input_tokens + answer.usage.cache_read_input_tokens
-        counted = CLIENT.messages.count_tokens(model="any", messages=QUESTION)
-        self.assertEqual(tokens, counted.input_tokens)
+    def test_message(self):
+        response = CLIENT.messages.create(model="any", max_tokens=24, messages=QUESTION, extra_body=GREEDY)
+        self.assertIn("Rome", response.content[0].text)
+        self.assertEqual((response.stop_reason, response.role), ("end_turn", "assistant"))
+        tokens = response.usage.input_tokens + response.usage.cache_read_input_tokens
+        count = CLIENT.messages.count_tokens(model="any", messages=QUESTION)
+        self.assertEqual(tokens, count.input_tokens)
 
-    def test_streamed(self):
+    def test_streamed_message(self):
         with CLIENT.messages.stream(model="any", max_tokens=24, messages=QUESTION, extra_body=GREEDY) as stream:
             text = "".join(stream.text_stream)
             message = stream.get_final_message()
@@ -38,26 +38,26 @@ class Messages(unittest.TestCase):
         self.assertEqual(message.content[0].text, text)
         self.assertEqual(message.stop_reason, "end_turn")
 
-    def test_a_tool_is_used_and_answered(self):
-        answer = CLIENT.messages.create(model="any", messages=QUESTION, **CALL)
-        (use,) = answer.content
-        self.assertEqual((answer.stop_reason, use.type, use.name), ("tool_use", "tool_use", "get_weather"))
+    def test_tool_use_and_result(self):
+        response = CLIENT.messages.create(model="any", messages=QUESTION, **CALL)
+        (use,) = response.content
+        self.assertEqual((response.stop_reason, use.type, use.name), ("tool_use", "tool_use", "get_weather"))
         self.assertEqual(use.input.keys(), {"city"})
         result = {"type": "tool_result", "tool_use_id": use.id, "content": "rain"}
-        messages = [*QUESTION, {"role": "assistant", "content": answer.content}, {"role": "user", "content": [result]}]
-        answer = CLIENT.messages.create(
+        messages = [*QUESTION, {"role": "assistant", "content": response.content}, {"role": "user", "content": [result]}]
+        response = CLIENT.messages.create(
             model="any", max_tokens=8, messages=messages, tools=[WEATHER], tool_choice={"type": "none"}
         )
-        self.assertEqual(answer.content[0].type, "text")
+        self.assertEqual(response.content[0].type, "text")
 
-    def test_a_tool_is_used_in_pieces(self):
+    def test_streamed_tool_use(self):
         with CLIENT.messages.stream(model="any", messages=QUESTION, **CALL) as stream:
             kinds = {event.type for event in stream}
             message = stream.get_final_message()
         self.assertIn("input_json", kinds)
         self.assertEqual(message.content[0].input.keys(), {"city"})
 
-    def test_each_error_has_its_class(self):
+    def test_an_error_has_its_exception_class(self):
         with self.assertRaises(anthropic.BadRequestError) as caught:
             CLIENT.messages.create(model="any", max_tokens=8, messages=[])
         self.assertEqual(caught.exception.body["error"]["type"], "invalid_request_error")

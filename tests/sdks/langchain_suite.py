@@ -1,6 +1,6 @@
-"""LangChain's own tests for what claims to be a model, over its classes for OpenAI's, against the server at ORTOLAN.
+"""LangChain's standard integration tests for models, with its OpenAI classes, against the server at $ORTOLAN.
 
-Images, audio and PDF files are off by the suite's defaults, and so is its measurement of time, which needs a recording.
+By the suite's defaults, tests of images, audio, PDF files and timing (which needs a recording) are off.
 """
 
 import functools
@@ -22,15 +22,15 @@ class TestChat(ChatModelIntegrationTests):
 
     @property
     def chat_model_params(self):
-        # The library asks nobody but OpenAI for the usage of streams, unless it is told to. Some tests want just one
-        # call, where the model likes to say it twice; the penalty makes its greetings shorter.
-        once = {"parallel_tool_calls": False}
-        choice = {"temperature": 0, "presence_penalty": 0.1, "max_tokens": 64}
-        return {**SERVER, **choice, "stream_usage": True, "model_kwargs": once}
+        # Without `stream_usage`, the library requests the usage of streams only from OpenAI. Some tests expect a single tool
+        # call, but the model tends to repeat it. The penalty makes its greetings shorter.
+        single_call = {"parallel_tool_calls": False}
+        sampling = {"temperature": 0, "presence_penalty": 0.1, "max_tokens": 64}
+        return {**SERVER, **sampling, "stream_usage": True, "model_kwargs": single_call}
 
     @property
     def structured_output_kwargs(self):
-        # Without the penalty the model does not come to the end of its joke: «A cat is a cat, right? A cat is …».
+        # Without the penalty the model repeats itself and never ends its joke: "A cat is a cat, right? A cat is …".
         return {"strict": True, "max_tokens": 160, "frequency_penalty": 2}
 
     @property
@@ -58,14 +58,14 @@ class TestChat(ChatModelIntegrationTests):
 
     @pytest.mark.xfail(
         raises=openai.LengthFinishReasonError,
-        reason='Told the keys in words only, the model answers {"setup":{"setup":{"setup":{"setup":…',
+        reason='Without a schema the model answers {"setup":{"setup":{"setup":{"setup":…',
     )
     def test_json_mode(self, model):
         super().test_json_mode(model)
 
     @pytest.mark.xfail(
         raises=AssertionError,
-        reason="Free to call a function, the model answers: The weather in San Francisco, CA, is typically …",
+        reason="With tool_choice auto the model calls no tool and answers: The weather in San Francisco, CA, is typically …",
     )
     @pytest.mark.parametrize("model", [{}, {"output_version": "v1"}], indirect=True)
     def test_agent_loop(self, model):
@@ -79,5 +79,5 @@ class TestEmbeddings(EmbeddingsIntegrationTests):
 
     @property
     def embedding_model_params(self):
-        # Else the library fetches OpenAI's tokenizer and sends its ids.
+        # Otherwise the library downloads OpenAI's tokenizer and sends its token ids.
         return {**SERVER, "check_embedding_ctx_length": False}

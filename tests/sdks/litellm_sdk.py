@@ -1,4 +1,4 @@
-"""LiteLLM against the server at ORTOLAN, by OpenAI's and by Anthropic's surface: nothing is set but address, key and model."""
+"""LiteLLM against the server at $ORTOLAN with its OpenAI and Anthropic providers; only address, key and model are configured."""
 
 import asyncio
 import json
@@ -33,89 +33,89 @@ class Bird(pydantic.BaseModel):
 
 
 class Chat:
-    def ask(self, **asked):
-        return litellm.completion(**{**self.server, **asked})
+    def complete(self, **request):
+        return litellm.completion(**{**self.server, **request})
 
-    def holds(self, answer):
-        self.assertIn("Rome", answer.choices[0].message.content)
-        self.assertEqual((answer.choices[0].finish_reason, answer.model), ("stop", "tiny"))
-        self.assertEqual((answer.usage.prompt_tokens, answer.usage.completion_tokens), (36, 7))
+    def check_response(self, response):
+        self.assertIn("Rome", response.choices[0].message.content)
+        self.assertEqual((response.choices[0].finish_reason, response.model), ("stop", "tiny"))
+        self.assertEqual((response.usage.prompt_tokens, response.usage.completion_tokens), (36, 7))
 
-    def test_whole(self):
-        self.holds(self.ask(**GREEDY))
+    def test_chat_completion(self):
+        self.check_response(self.complete(**GREEDY))
 
-    def test_awaited(self):
-        self.holds(asyncio.run(litellm.acompletion(**self.server, **GREEDY)))
+    def test_async_chat_completion(self):
+        self.check_response(asyncio.run(litellm.acompletion(**self.server, **GREEDY)))
 
-    def test_streamed(self):
-        chunks = list(self.ask(**GREEDY, stream=True, stream_options={"include_usage": True}))
+    def test_streamed_chat_completion(self):
+        chunks = list(self.complete(**GREEDY, stream=True, stream_options={"include_usage": True}))
         self.assertGreater(len(chunks), 7)
-        self.holds(litellm.stream_chunk_builder(chunks))
+        self.check_response(litellm.stream_chunk_builder(chunks))
 
-    def test_a_tool_is_called_and_answered(self):
-        answer = self.ask(**CALL)
-        message = answer.choices[0].message
+    def test_tool_call_and_result(self):
+        response = self.complete(**CALL)
+        message = response.choices[0].message
         (call,) = message.tool_calls
-        self.assertEqual((answer.choices[0].finish_reason, call.function.name), ("tool_calls", "get_weather"))
+        self.assertEqual((response.choices[0].finish_reason, call.function.name), ("tool_calls", "get_weather"))
         self.assertEqual(json.loads(call.function.arguments).keys(), {"city"})
         result = {"role": "tool", "tool_call_id": call.id, "content": "rain"}
         messages = [*QUESTION, message, result]
-        answer = self.ask(messages=messages, tools=[WEATHER], tool_choice="none", max_tokens=8, temperature=0)
-        self.assertIsNone(answer.choices[0].message.tool_calls)
-        self.assertTrue(answer.choices[0].message.content)
+        response = self.complete(messages=messages, tools=[WEATHER], tool_choice="none", max_tokens=8, temperature=0)
+        self.assertIsNone(response.choices[0].message.tool_calls)
+        self.assertTrue(response.choices[0].message.content)
 
-    def test_a_tool_is_called_in_pieces(self):
-        answer = litellm.stream_chunk_builder(list(self.ask(**CALL, stream=True)))
-        (call,) = answer.choices[0].message.tool_calls
-        self.assertEqual((answer.choices[0].finish_reason, call.function.name), ("tool_calls", "get_weather"))
+    def test_streamed_tool_call(self):
+        response = litellm.stream_chunk_builder(list(self.complete(**CALL, stream=True)))
+        (call,) = response.choices[0].message.tool_calls
+        self.assertEqual((response.choices[0].finish_reason, call.function.name), ("tool_calls", "get_weather"))
         self.assertEqual(json.loads(call.function.arguments).keys(), {"city"})
 
-    def test_a_call_that_is_cut(self):
-        answer = self.ask(**{**CALL, "max_tokens": 24}, temperature=0)
-        (call,) = answer.choices[0].message.tool_calls
-        self.assertEqual((answer.choices[0].finish_reason, call.function.name), ("length", "get_weather"))
+    def test_truncated_tool_call(self):
+        response = self.complete(**{**CALL, "max_tokens": 24}, temperature=0)
+        (call,) = response.choices[0].message.tool_calls
+        self.assertEqual((response.choices[0].finish_reason, call.function.name), ("length", "get_weather"))
 
-    def test_parsed(self):
-        answer = self.ask(messages=QUESTION, response_format=Bird, max_tokens=80, temperature=0)
-        Bird.model_validate_json(answer.choices[0].message.content)
+    def test_response_format(self):
+        response = self.complete(messages=QUESTION, response_format=Bird, max_tokens=80, temperature=0)
+        Bird.model_validate_json(response.choices[0].message.content)
 
-    def check(self, kind, **change):
+    def check_error(self, kind, **change):
         with self.assertRaises(kind) as caught:
-            self.ask(**{**GREEDY, **change})
+            self.complete(**{**GREEDY, **change})
         self.assertIs(type(caught.exception), kind)
 
-    def test_what_is_wrong(self):
-        self.check(litellm.BadRequestError, temperature=3)
+    def test_invalid_parameter(self):
+        self.check_error(litellm.BadRequestError, temperature=3)
 
-    def test_what_is_too_long(self):
-        self.check(litellm.ContextWindowExceededError, messages=[{"role": "user", "content": "word " * 9000}])
+    def test_context_window_exceeded(self):
+        self.check_error(litellm.ContextWindowExceededError, messages=[{"role": "user", "content": "word " * 9000}])
 
-    def test_who_has_no_key(self):
-        self.check(litellm.AuthenticationError, api_key="guessed")
+    def test_invalid_api_key(self):
+        self.check_error(litellm.AuthenticationError, api_key="guessed")
 
-    def test_what_is_not_there(self):
-        self.check(litellm.NotFoundError, model=self.server["model"] + "-other")
+    def test_unknown_model(self):
+        self.check_error(litellm.NotFoundError, model=self.server["model"] + "-other")
 
 
 class OpenAI(Chat, unittest.TestCase):
     server = {"model": "openai/tiny", "api_base": os.environ["ORTOLAN"] + "/v1", "api_key": "secret"}
 
     def test_embeddings(self):
-        answer = litellm.embedding(**self.server, input=["rain", "snow"])
-        self.assertEqual([(each["index"], len(each["embedding"])) for each in answer.data], [(0, 576), (1, 576)])
-        self.assertEqual(answer.usage.prompt_tokens, answer.usage.total_tokens)
+        response = litellm.embedding(**self.server, input=["rain", "snow"])
+        self.assertEqual([(item["index"], len(item["embedding"])) for item in response.data], [(0, 576), (1, 576)])
+        self.assertEqual(response.usage.prompt_tokens, response.usage.total_tokens)
 
-    def test_texts(self):
-        ask = {**self.server, "prompt": "The capital of France is", "max_tokens": 8, "temperature": 0}
-        answer = litellm.text_completion(**ask)
-        self.assertIn("Paris", answer.choices[0].text)
-        self.assertEqual((answer.usage.completion_tokens, answer.choices[0].finish_reason), (8, "length"))
-        pieces = [chunk.choices[0].text or "" for chunk in litellm.text_completion(**ask, stream=True)]
-        self.assertEqual("".join(pieces), answer.choices[0].text)
+    def test_text_completion(self):
+        request = {**self.server, "prompt": "The capital of France is", "max_tokens": 8, "temperature": 0}
+        response = litellm.text_completion(**request)
+        self.assertIn("Paris", response.choices[0].text)
+        self.assertEqual((response.usage.completion_tokens, response.choices[0].finish_reason), (8, "length"))
+        pieces = [chunk.choices[0].text or "" for chunk in litellm.text_completion(**request, stream=True)]
+        self.assertEqual("".join(pieces), response.choices[0].text)
 
     def test_models(self):
-        found = litellm.get_valid_models(True, "openai", api_base=self.server["api_base"], api_key="secret")
-        self.assertEqual(found, ["tiny"])
+        models = litellm.get_valid_models(True, "openai", api_base=self.server["api_base"], api_key="secret")
+        self.assertEqual(models, ["tiny"])
 
 
 class Anthropic(Chat, unittest.TestCase):

@@ -1,4 +1,4 @@
-// OpenAI's library for Node against the server at ORTOLAN: nothing is set but the address.
+// OpenAI's Node library against the server at $ORTOLAN; only the address is configured.
 
 const assert = require('node:assert/strict')
 const { test } = require('node:test')
@@ -20,13 +20,13 @@ const weather = {
 }
 const call = { tools: [weather], tool_choice: 'required', parallel_tool_calls: false, max_tokens: 80 }
 
-test('a chat, whole', async () => {
-  const answer = await client.chat.completions.create({ model: 'any', messages, max_tokens: 24, temperature: 0 })
-  assert.match(answer.choices[0].message.content, /Rome/)
-  assert.equal(answer.choices[0].finish_reason, 'stop')
+test('chat completion', async () => {
+  const response = await client.chat.completions.create({ model: 'any', messages, max_tokens: 24, temperature: 0 })
+  assert.match(response.choices[0].message.content, /Rome/)
+  assert.equal(response.choices[0].finish_reason, 'stop')
 })
 
-test('a chat, as it comes', async () => {
+test('streamed chat completion', async () => {
   const stream = await client.chat.completions.create({
     model: 'any', messages, max_tokens: 24, temperature: 0, stream: true, stream_options: { include_usage: true }
   })
@@ -40,53 +40,53 @@ test('a chat, as it comes', async () => {
   assert.equal(usage.prompt_tokens, 36)
 })
 
-test('a tool is called, whole and in pieces', async () => {
-  const answer = await client.chat.completions.create({ model: 'any', messages, ...call })
-  const [called] = answer.choices[0].message.tool_calls
-  assert.deepEqual(Object.keys(JSON.parse(called.function.arguments)), ['city'])
+test('tool call, complete and streamed', async () => {
+  const response = await client.chat.completions.create({ model: 'any', messages, ...call })
+  const [callItem] = response.choices[0].message.tool_calls
+  assert.deepEqual(Object.keys(JSON.parse(callItem.function.arguments)), ['city'])
   const stream = client.chat.completions.stream({ model: 'any', messages, ...call })
   const { choices } = await stream.finalChatCompletion()
   assert.equal(choices[0].finish_reason, 'tool_calls')
   assert.deepEqual(Object.keys(JSON.parse(choices[0].message.tool_calls[0].function.arguments)), ['city'])
 })
 
-test('a form is held', async () => {
+test('structured output follows the schema', async () => {
   const schema = {
     type: 'object',
     properties: { name: { type: 'string', maxLength: 12 }, sings: { type: 'boolean' } },
     required: ['name', 'sings'],
     additionalProperties: false
   }
-  const answer = await client.chat.completions.parse({
+  const response = await client.chat.completions.parse({
     model: 'any', messages, max_tokens: 80,
     response_format: { type: 'json_schema', json_schema: { name: 'bird', strict: true, schema } }
   })
-  assert.deepEqual(Object.keys(JSON.parse(answer.choices[0].message.content)), ['name', 'sings'])
+  assert.deepEqual(Object.keys(JSON.parse(response.choices[0].message.content)), ['name', 'sings'])
 })
 
 test('embeddings and completions', async () => {
   const { data } = await client.embeddings.create({ model: 'any', input: ['rain', 'snow'] })
   assert.deepEqual(data.map(({ embedding }) => embedding.length), [576, 576])
-  const answer = await client.completions.create({
+  const response = await client.completions.create({
     model: 'any', prompt: 'The capital of France is', max_tokens: 8, temperature: 0
   })
-  assert.match(answer.choices[0].text, /Paris/)
+  assert.match(response.choices[0].text, /Paris/)
 })
 
-test('a response, kept, gone on with and forgotten', async () => {
+test('a response is created, retrieved, continued and deleted', async () => {
   const options = { model: 'any', max_output_tokens: 24, temperature: 0 }
-  const answer = await client.responses.create({ ...options, input: messages })
-  assert.match(answer.output_text, /Rome/)
-  assert.deepEqual((await client.responses.retrieve(answer.id)).output, answer.output)
-  const next = await client.responses.create({ ...options, input: 'And of France?', previous_response_id: answer.id })
+  const response = await client.responses.create({ ...options, input: messages })
+  assert.match(response.output_text, /Rome/)
+  assert.deepEqual((await client.responses.retrieve(response.id)).output, response.output)
+  const next = await client.responses.create({ ...options, input: 'And of France?', previous_response_id: response.id })
   assert.match(next.output_text, /Paris/)
   const { data } = await client.responses.inputItems.list(next.id)
   assert.deepEqual(data.map(({ role }) => role), ['user', 'assistant', 'user'])
-  await client.responses.delete(answer.id)
-  await assert.rejects(client.responses.retrieve(answer.id), OpenAI.NotFoundError)
+  await client.responses.delete(response.id)
+  await assert.rejects(client.responses.retrieve(response.id), OpenAI.NotFoundError)
 })
 
-test('a response, as it comes', async () => {
+test('streamed response', async () => {
   const stream = await client.responses.create({
     model: 'any', input: messages, max_output_tokens: 24, temperature: 0, stream: true
   })
@@ -104,22 +104,22 @@ test('a response, as it comes', async () => {
   assert.equal(final.output_text, text)
 })
 
-test('a response calls, and is told what came of it', async () => {
+test('a response calls a tool and receives its result', async () => {
   const tool = { type: 'function', strict: true, ...weather.function }
   const options = { model: 'any', tools: [tool], max_output_tokens: 80 }
-  const answer = await client.responses.create({
+  const response = await client.responses.create({
     ...options, input: messages, tool_choice: 'required', parallel_tool_calls: false
   })
-  const [called] = answer.output
-  assert.deepEqual(Object.keys(JSON.parse(called.arguments)), ['city'])
-  const result = { type: 'function_call_output', call_id: called.call_id, output: 'rain' }
+  const [callItem] = response.output
+  assert.deepEqual(Object.keys(JSON.parse(callItem.arguments)), ['city'])
+  const result = { type: 'function_call_output', call_id: callItem.call_id, output: 'rain' }
   const next = await client.responses.create({
-    ...options, input: [...messages, ...answer.output, result], tool_choice: 'none', store: false
+    ...options, input: [...messages, ...response.output, result], tool_choice: 'none', store: false
   })
   assert.equal(next.output[0].type, 'message')
 })
 
-test('each error has its class', async () => {
+test('each error has its exception class', async () => {
   await assert.rejects(client.models.retrieve('gpt-5'), OpenAI.NotFoundError)
   await assert.rejects(client.chat.completions.create({ model: 'any', messages: [] }), OpenAI.BadRequestError)
 })

@@ -1,4 +1,4 @@
-"""OpenAI's library for Python against the server at ORTOLAN: nothing is set but the address."""
+"""OpenAI's Python library against the server at $ORTOLAN; only the address is configured."""
 
 import json
 import os
@@ -32,11 +32,11 @@ class Bird(pydantic.BaseModel):
 
 
 class Chat(unittest.TestCase):
-    def test_whole(self):
-        answer = CLIENT.chat.completions.create(model="any", messages=QUESTION, max_tokens=24, temperature=0)
-        self.assertIn("Rome", answer.choices[0].message.content)
-        self.assertEqual(answer.choices[0].finish_reason, "stop")
-        usage = answer.usage
+    def test_chat_completion(self):
+        response = CLIENT.chat.completions.create(model="any", messages=QUESTION, max_tokens=24, temperature=0)
+        self.assertIn("Rome", response.choices[0].message.content)
+        self.assertEqual(response.choices[0].finish_reason, "stop")
+        usage = response.usage
         self.assertEqual(usage.total_tokens, usage.prompt_tokens + usage.completion_tokens)
 
     def test_streamed(self):
@@ -51,30 +51,30 @@ class Chat(unittest.TestCase):
         self.assertEqual((chunks[-1].choices, chunks[-1].usage.prompt_tokens), ([], 36))
 
     def test_parsed(self):
-        answer = CLIENT.chat.completions.parse(model="any", messages=QUESTION, response_format=Bird, max_tokens=80)
-        self.assertIsInstance(answer.choices[0].message.parsed, Bird)
+        response = CLIENT.chat.completions.parse(model="any", messages=QUESTION, response_format=Bird, max_tokens=80)
+        self.assertIsInstance(response.choices[0].message.parsed, Bird)
 
     def test_logprobs_and_choices(self):
-        answer = CLIENT.chat.completions.create(
+        response = CLIENT.chat.completions.create(
             model="any", messages=QUESTION, max_tokens=4, n=2, logprobs=True, top_logprobs=3, extra_body={"regex": "[a-z ]{40}"}
         )
-        self.assertEqual([choice.index for choice in answer.choices], [0, 1])
-        for choice in answer.choices:
+        self.assertEqual([choice.index for choice in response.choices], [0, 1])
+        for choice in response.choices:
             self.assertEqual([len(token.top_logprobs) for token in choice.logprobs.content], [3] * 4)
 
-    def test_a_tool_is_called_and_answered(self):
-        answer = CLIENT.chat.completions.create(model="any", messages=QUESTION, **CALL)
-        message = answer.choices[0].message
-        self.assertEqual((answer.choices[0].finish_reason, len(message.tool_calls)), ("tool_calls", 1))
+    def test_tool_call_and_result(self):
+        response = CLIENT.chat.completions.create(model="any", messages=QUESTION, **CALL)
+        message = response.choices[0].message
+        self.assertEqual((response.choices[0].finish_reason, len(message.tool_calls)), ("tool_calls", 1))
         arguments = json.loads(message.tool_calls[0].function.arguments)
         self.assertEqual(arguments.keys(), {"city", "days"})
         result = {"role": "tool", "tool_call_id": message.tool_calls[0].id, "content": "rain"}
-        answer = CLIENT.chat.completions.create(
+        response = CLIENT.chat.completions.create(
             model="any", messages=[*QUESTION, message, result], tools=[WEATHER], tool_choice="none", max_tokens=8
         )
-        self.assertIsNone(answer.choices[0].message.tool_calls)
+        self.assertIsNone(response.choices[0].message.tool_calls)
 
-    def test_a_tool_is_called_in_pieces(self):
+    def test_streamed_tool_call(self):
         with CLIENT.chat.completions.stream(model="any", messages=QUESTION, **CALL) as stream:
             kinds = {event.type for event in stream}
             message = stream.get_final_completion().choices[0].message
@@ -86,24 +86,24 @@ class Chat(unittest.TestCase):
 class Responses(unittest.TestCase):
     TOOL = {"type": "function", "name": "get_weather", "strict": True, "parameters": WEATHER["function"]["parameters"]}
 
-    def test_whole_kept_and_forgotten(self):
-        answer = CLIENT.responses.create(
+    def test_create_retrieve_continue_and_delete(self):
+        response = CLIENT.responses.create(
             model="any", input="Name the capital of Italy.", instructions="You are terse.", max_output_tokens=24, temperature=0
         )
-        self.assertIn("Rome", answer.output_text)
-        self.assertEqual((answer.status, answer.usage.input_tokens), ("completed", 25))
-        self.assertEqual(CLIENT.responses.retrieve(answer.id), answer)
-        items = list(CLIENT.responses.input_items.list(answer.id, limit=1))
+        self.assertIn("Rome", response.output_text)
+        self.assertEqual((response.status, response.usage.input_tokens), ("completed", 25))
+        self.assertEqual(CLIENT.responses.retrieve(response.id), response)
+        items = list(CLIENT.responses.input_items.list(response.id, limit=1))
         self.assertEqual([item.content[0].text for item in items], ["Name the capital of Italy."])
-        next_one = CLIENT.responses.create(
-            model="any", input="And of France?", previous_response_id=answer.id, max_output_tokens=24, temperature=0
+        continuation = CLIENT.responses.create(
+            model="any", input="And of France?", previous_response_id=response.id, max_output_tokens=24, temperature=0
         )
-        self.assertIn("Paris", next_one.output_text)
-        # Three pages, which the library asks for one after the other.
-        self.assertEqual(len(list(CLIENT.responses.input_items.list(next_one.id, limit=1, order="asc"))), 3)
-        CLIENT.responses.delete(answer.id)
+        self.assertIn("Paris", continuation.output_text)
+        # The library fetches three pages.
+        self.assertEqual(len(list(CLIENT.responses.input_items.list(continuation.id, limit=1, order="asc"))), 3)
+        CLIENT.responses.delete(response.id)
         with self.assertRaises(openai.NotFoundError):
-            CLIENT.responses.retrieve(answer.id)
+            CLIENT.responses.retrieve(response.id)
         count = CLIENT.responses.input_tokens.count(model="any", input="Name the capital of Italy.", instructions="You are terse.")
         self.assertEqual(count.input_tokens, 25)
 
@@ -121,23 +121,23 @@ class Responses(unittest.TestCase):
         self.assertIsInstance(final.output_parsed, Bird)
 
     def test_parsed(self):
-        answer = CLIENT.responses.parse(model="any", input=QUESTION, text_format=Bird, max_output_tokens=80)
-        self.assertIsInstance(answer.output_parsed, Bird)
+        response = CLIENT.responses.parse(model="any", input=QUESTION, text_format=Bird, max_output_tokens=80)
+        self.assertIsInstance(response.output_parsed, Bird)
 
-    def test_a_tool_is_called_and_answered(self):
+    def test_tool_call_and_result(self):
         call = {"tools": [self.TOOL], "tool_choice": "required", "parallel_tool_calls": False, "max_output_tokens": 80}
-        answer = CLIENT.responses.create(model="any", input=QUESTION, **call)
-        (called,) = answer.output
-        self.assertEqual(json.loads(called.arguments).keys(), {"city", "days"})
-        result = {"type": "function_call_output", "call_id": called.call_id, "output": "rain"}
-        kept = CLIENT.responses.create(
-            model="any", input=[result], previous_response_id=answer.id, tools=[self.TOOL], tool_choice="none", max_output_tokens=8
+        response = CLIENT.responses.create(model="any", input=QUESTION, **call)
+        (call_item,) = response.output
+        self.assertEqual(json.loads(call_item.arguments).keys(), {"city", "days"})
+        result = {"type": "function_call_output", "call_id": call_item.call_id, "output": "rain"}
+        stored_response = CLIENT.responses.create(
+            model="any", input=[result], previous_response_id=response.id, tools=[self.TOOL], tool_choice="none", max_output_tokens=8
         )
-        sent = CLIENT.responses.create(
-            model="any", input=[*QUESTION, *answer.output, result], tools=[self.TOOL], tool_choice="none", max_output_tokens=8, store=False
+        resent = CLIENT.responses.create(
+            model="any", input=[*QUESTION, *response.output, result], tools=[self.TOOL], tool_choice="none", max_output_tokens=8, store=False
         )
-        self.assertEqual([item.type for item in (*kept.output, *sent.output)], ["message", "message"])
-        self.assertEqual(kept.usage.input_tokens, sent.usage.input_tokens)
+        self.assertEqual([item.type for item in (*stored_response.output, *resent.output)], ["message", "message"])
+        self.assertEqual(stored_response.usage.input_tokens, resent.usage.input_tokens)
         with CLIENT.responses.stream(model="any", input=QUESTION, **call) as stream:
             kinds = {event.type for event in stream}
             final = stream.get_final_response()
@@ -145,31 +145,31 @@ class Responses(unittest.TestCase):
         self.assertEqual(json.loads(final.output[0].arguments).keys(), {"city", "days"})
 
     def test_logprobs(self):
-        answer = CLIENT.responses.create(
+        response = CLIENT.responses.create(
             model="any", input=QUESTION, max_output_tokens=4, include=["message.output_text.logprobs"], top_logprobs=3,
             extra_body={"regex": "[a-z ]{40}"},
         )
-        (part,) = answer.output[0].content
+        (part,) = response.output[0].content
         self.assertEqual([len(token.top_logprobs) for token in part.logprobs], [3] * 4)
-        self.assertEqual((answer.status, answer.incomplete_details.reason), ("incomplete", "max_output_tokens"))
+        self.assertEqual((response.status, response.incomplete_details.reason), ("incomplete", "max_output_tokens"))
 
 
 class Others(unittest.TestCase):
     def test_embeddings(self):
-        # The library asks for Base64 and unpacks it.
-        packed = CLIENT.embeddings.create(model="any", input=["rain", "snow"])
-        plain = CLIENT.embeddings.create(model="any", input=["rain", "snow"], encoding_format="float")
-        for left, right in zip(packed.data, plain.data, strict=True):
+        # By default the library requests Base64 and decodes it.
+        from_base64 = CLIENT.embeddings.create(model="any", input=["rain", "snow"])
+        from_floats = CLIENT.embeddings.create(model="any", input=["rain", "snow"], encoding_format="float")
+        for left, right in zip(from_base64.data, from_floats.data, strict=True):
             self.assertEqual((left.index, len(left.embedding)), (right.index, 576))
-            for one, other in zip(left.embedding, right.embedding, strict=True):
-                self.assertAlmostEqual(one, other, places=6)
+            for left_value, right_value in zip(left.embedding, right.embedding, strict=True):
+                self.assertAlmostEqual(left_value, right_value, places=6)
 
     def test_completions(self):
-        answer = CLIENT.completions.create(
+        response = CLIENT.completions.create(
             model="any", prompt="The capital of France is", max_tokens=8, temperature=0, echo=True, logprobs=2
         )
-        self.assertIn("Paris", answer.choices[0].text)
-        logprobs = answer.choices[0].logprobs
+        self.assertIn("Paris", response.choices[0].text)
+        logprobs = response.choices[0].logprobs
         self.assertEqual(logprobs.tokens[0], "The")
         self.assertEqual([len(top) for top in logprobs.top_logprobs[1:]], [2] * 12)
         stream = CLIENT.completions.create(model="any", prompt="Once", max_tokens=4, stream=True, extra_body={"regex": "[a-z ]{40}"})
@@ -181,12 +181,12 @@ class Others(unittest.TestCase):
 
 
 class Errors(unittest.TestCase):
-    def check(self, kind, code, param, ask):
+    def check(self, kind, code, param, send_request):
         with self.assertRaises(kind) as caught:
-            ask()
+            send_request()
         self.assertEqual((caught.exception.code, caught.exception.param), (code, param))
 
-    def test_each_has_its_class(self):
+    def test_each_error_has_its_exception_class(self):
         chat = CLIENT.chat.completions.create
         self.check(openai.NotFoundError, "model_not_found", "model", lambda: CLIENT.models.retrieve("gpt-5"))
         self.check(openai.BadRequestError, None, "messages", lambda: chat(model="any", messages=[]))
@@ -204,19 +204,19 @@ class Errors(unittest.TestCase):
         long = [{"role": "user", "content": "word " * 9000}]
         self.check(openai.BadRequestError, "context_length_exceeded", None, lambda: chat(model="any", messages=long))
 
-    def test_who_is_refused_for_now_asks_again(self):
-        """One slot and one place: of eight that ask at once most are told to come back, and do."""
-        crowd = openai.OpenAI(base_url=os.environ["ORTOLAN"] + "/v1", api_key="none", max_retries=20)
+    def test_rejected_requests_are_retried(self):
+        """With a short queue most of eight concurrent requests are rejected at first; the library retries them."""
+        client = openai.OpenAI(base_url=os.environ["ORTOLAN"] + "/v1", api_key="none", max_retries=20)
 
-        def ask(number):
+        def send_request(number):
             body = {"regex": "[a-z ]{400}"}
-            answer = crowd.chat.completions.create(model="any", messages=QUESTION, max_tokens=16, seed=number, extra_body=body)
-            return answer.usage.completion_tokens
+            response = client.chat.completions.create(model="any", messages=QUESTION, max_tokens=16, seed=number, extra_body=body)
+            return response.usage.completion_tokens
 
         import concurrent.futures
 
         with concurrent.futures.ThreadPoolExecutor(8) as pool:
-            self.assertEqual(list(pool.map(ask, range(8))), [16] * 8)
+            self.assertEqual(list(pool.map(send_request, range(8))), [16] * 8)
 
 
 if __name__ == "__main__":

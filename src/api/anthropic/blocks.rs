@@ -1,150 +1,148 @@
-//! The blocks of a message as what a chat template knows: text, calls, their results, thoughts of the assistant. Others
-//! are left out and reported, or refused if the user asks for something about them (images, scanned documents).
+//! Converts the content blocks of a message to text, reasoning, tool calls and tool results for the chat template. An
+//! image or a document without text is rejected, because the model cannot answer without it. Blocks of other
+//! unsupported types are ignored and reported.
 
 use serde_json::{Map, Value};
 
 use crate::api::error::Error;
-use crate::api::payload::Ignored;
+use crate::api::payload::IgnoredFields;
 use crate::api::types;
 use crate::text::{ChatMessage, ToolCall};
 
-/// Between texts that are paragraphs of their own.
+/// Separates a document, search result, summary or note from the text before it.
 const PARAGRAPH: &str = "\n\n";
 
-/// Between text blocks that no white space separates, but for the assistant's: citations cut its text within sentences.
+/// Separates two text blocks unless whitespace already does. Text blocks of the assistant are joined without a
+/// separator: citations split them in the middle of sentences.
 const LINE: &str = "\n";
 
-/// What is among the blocks of a message.
+/// The content blocks of one message, sorted by kind.
 #[derive(Default)]
-pub(super) struct Blocks {
-    /// What was thought.
-    pub thought: String,
-    /// What was said.
+pub(super) struct MessageContent {
+    pub reasoning: String,
     pub text: String,
-    /// Which tools were called.
     pub calls: Vec<ToolCall>,
-    /// Messages with the results of calls.
+    /// A message of role `tool` for each tool result.
     pub results: Vec<ChatMessage>,
-    /// How the tools of the request change.
+    /// `tool_addition` and `tool_removal` blocks, in order.
     pub changes: Vec<ToolChange>,
-    /// Whether a block was left out.
+    /// Whether an unsupported block was ignored.
     pub is_incomplete: bool,
 }
 
-/// A block that adds a tool to those of the request or takes one away.
+/// A `tool_addition` or `tool_removal` block, which changes the set of tools that the model may call.
 pub(super) struct ToolChange {
-    /// Where the change stands.
-    pub place: String,
-    /// Which change.
+    /// Dotted path of the block, such as `messages.0.content.1`.
+    pub path: String,
     pub kind: ToolChangeKind,
 }
 
-/// How the tools of a request change.
 pub(super) enum ToolChangeKind {
-    /// A tool of this name, declared before, may be called.
+    /// Offers the named tool again after its removal.
     Add(String),
-    /// A new tool may be called.
+    /// Declares a new tool, which replaces an existing tool of the same name.
     Define(Value),
-    /// A tool of this name may no longer be called.
+    /// Stops offering the named tool.
     Remove(String),
 }
 
-/// Reads blocks of a message of this role that stand at a place of the body.
+/// Reads the content of a message; `path` is the dotted path of the content.
 ///
 /// # Errors
-/// If a block lacks a field, if it is an image or a document without text, or if fields without effect are refused.
-pub(super) fn blocks(
-    place: &str,
+/// If a block lacks a field, is an image, or is a document without text; or if the server runs with `--strict` and
+/// ignores a block.
+pub(super) fn read_content(
+    path: &str,
     role: types::InputMessageRole,
     content: types::BlocksOrText,
-    ignored: &mut Ignored,
-) -> Result<Blocks, Error> {
-    let mut read = Blocks::default();
+    ignored: &mut IgnoredFields,
+) -> Result<MessageContent, Error> {
+    let mut result = MessageContent::default();
     let blocks = match content {
-        types::BlocksOrText::String(text) => return Ok(Blocks { text, ..read }),
+        types::BlocksOrText::String(text) => return Ok(MessageContent { text, ..result }),
         types::BlocksOrText::Array(blocks) => blocks,
     };
     for (number, block) in blocks.into_iter().enumerate() {
-        read.take(&format!("{place}.{number}"), block, role, ignored)?;
+        result.add_block(&format!("{path}.{number}"), block, role, ignored)?;
     }
-    Ok(read)
+    Ok(result)
 }
 
-impl Blocks {
-    fn take(
+impl MessageContent {
+    fn add_block(
         &mut self,
-        place: &str,
+        path: &str,
         block: types::InputBlock,
         role: types::InputMessageRole,
-        ignored: &mut Ignored,
+        ignored: &mut IgnoredFields,
     ) -> Result<(), Error> {
         let is_assistant = role == types::InputMessageRole::Assistant;
         match &*block.type_ {
             "text" => {
-                let text = required(block.text, place, "text")?;
+                let text = required(block.text, path, "text")?;
                 let separator = if is_assistant { "" } else { LINE };
                 add_text(&mut self.text, &text, separator);
             }
             "thinking" if is_assistant => {
-                let thought = required(block.thinking, place, "thinking")?;
-                self.thought.push_str(&thought);
+                let reasoning = required(block.thinking, path, "thinking")?;
+                self.reasoning.push_str(&reasoning);
             }
             "tool_use" => self.calls.push(ToolCall {
-                id: required(block.id, place, "id")?,
-                name: required(block.name, place, "name")?,
+                id: required(block.id, path, "id")?,
+                name: required(block.name, path, "name")?,
                 arguments: Value::from(block.input.unwrap_or_default()).to_string(),
             }),
             "tool_result" => {
-                let answers = required(block.tool_use_id, place, "tool_use_id")?;
-                let place = format!("{place}.content");
-                let text = result_text(&place, block.content, ignored)?;
+                let tool_use_id = required(block.tool_use_id, path, "tool_use_id")?;
+                let path = format!("{path}.content");
+                let text = result_text(&path, block.content, ignored)?;
                 self.results.push(ChatMessage {
-                    answers: Some(answers),
+                    tool_call_id: Some(tool_use_id),
                     ..ChatMessage::new("tool", text)
                 });
             }
             "image" => {
-                let problem = "images are not supported: the model reads text alone";
-                return Err(refused(&format!("{place}.type"), problem));
+                let problem = "images are not supported: the model reads only text";
+                return Err(refused(&format!("{path}.type"), problem));
             }
             "document" => match document_text(&block) {
                 Some(text) => add_paragraph(&mut self.text, &text),
-                None => return Err(unreadable_document(place, &block)),
+                None => return Err(unreadable_document(path, &block)),
             },
             "search_result" => {
-                let text = search_result_text(block, place, ignored)?;
+                let text = search_result_text(block, path, ignored)?;
                 add_paragraph(&mut self.text, &text);
             }
             "compaction" => match block.content {
                 Some(types::BlockContent::String(summary)) => {
                     add_paragraph(&mut self.text, &summary);
                 }
-                _ => self.leave_out(place, ignored)?,
+                _ => self.ignore_block(path, ignored)?,
             },
-            "tool_addition" | "tool_removal" => match tool_change(&block, place)? {
+            "tool_addition" | "tool_removal" => match tool_change(&block, path)? {
                 Some(kind) => self.changes.push(ToolChange {
-                    place: place.to_owned(),
+                    path: path.to_owned(),
                     kind,
                 }),
-                None => self.leave_out(place, ignored)?,
+                None => self.ignore_block(path, ignored)?,
             },
-            _ => self.leave_out(place, ignored)?,
+            _ => self.ignore_block(path, ignored)?,
         }
         Ok(())
     }
 
-    fn leave_out(&mut self, place: &str, ignored: &mut Ignored) -> Result<(), Error> {
+    fn ignore_block(&mut self, path: &str, ignored: &mut IgnoredFields) -> Result<(), Error> {
         self.is_incomplete = true;
-        ignored.report(place)
+        ignored.report(path)
     }
 }
 
-/// The text of a tool's result. A note stands for an image or a document that cannot be read: the conversation is not
-/// about it alone, and it was not the user who sent it.
+/// Returns the text of a tool result. A note such as `[image omitted]` replaces each image and each document without
+/// text: the conversation can continue without a file that a tool sent.
 fn result_text(
-    place: &str,
+    path: &str,
     content: Option<types::BlockContent>,
-    ignored: &mut Ignored,
+    ignored: &mut IgnoredFields,
 ) -> Result<String, Error> {
     let blocks = match content {
         None => return Ok(String::new()),
@@ -154,21 +152,21 @@ fn result_text(
     };
     let mut text = String::new();
     for (number, block) in blocks.into_iter().enumerate() {
-        let place = format!("{place}.{number}");
+        let path = format!("{path}.{number}");
         match &*block.type_ {
-            "text" => add_text(&mut text, &required(block.text, &place, "text")?, LINE),
+            "text" => add_text(&mut text, &required(block.text, &path, "text")?, LINE),
             "search_result" => {
-                let found = search_result_text(block, &place, ignored)?;
-                add_paragraph(&mut text, &found);
+                let result = search_result_text(block, &path, ignored)?;
+                add_paragraph(&mut text, &result);
             }
             "tool_reference" => {
-                let name = required(block.tool_name, &place, "tool_name")?;
+                let name = required(block.tool_name, &path, "tool_name")?;
                 add_paragraph(&mut text, &name);
             }
             kind => match document_text(&block) {
                 Some(document) => add_paragraph(&mut text, &document),
                 None => {
-                    ignored.report(place)?;
+                    ignored.report(path)?;
                     if ["image", "document"].contains(&kind) {
                         add_paragraph(&mut text, &format!("[{kind} omitted]"));
                     }
@@ -179,7 +177,8 @@ fn result_text(
     Ok(text)
 }
 
-/// The text of a document that has any, with its title.
+/// Returns the title, context and text of a document block; `None` for other blocks and for documents with content
+/// other than text.
 fn document_text(block: &types::InputBlock) -> Option<String> {
     let Some(types::BlockSource::Object(source)) = &block.source else {
         return None;
@@ -206,30 +205,30 @@ fn document_text(block: &types::InputBlock) -> Option<String> {
     Some(lines(&[title, context, Some(&text)]))
 }
 
-fn unreadable_document(place: &str, block: &types::InputBlock) -> Error {
+fn unreadable_document(path: &str, block: &types::InputBlock) -> Error {
     let source = match &block.source {
         Some(types::BlockSource::Object(source)) => source,
-        _ => return missing(place, "source"),
+        _ => return missing(path, "source"),
     };
     match source.get("type").and_then(Value::as_str) {
         Some(kind @ ("text" | "content")) => {
-            let problem = format!("the source of type {kind} has no text, or more than text");
-            refused(&format!("{place}.source"), &problem)
+            let problem = format!("the source of type {kind} must contain text and nothing else");
+            refused(&format!("{path}.source"), &problem)
         }
         Some(kind) => {
             let problem = format!("{kind} documents are not supported: send the document's text");
-            refused(&format!("{place}.source.type"), &problem)
+            refused(&format!("{path}.source.type"), &problem)
         }
-        None => missing(place, "source.type"),
+        None => missing(path, "source.type"),
     }
 }
 
 fn search_result_text(
     block: types::InputBlock,
-    place: &str,
-    ignored: &mut Ignored,
+    path: &str,
+    ignored: &mut IgnoredFields,
 ) -> Result<String, Error> {
-    let text = result_text(&format!("{place}.content"), block.content, ignored)?;
+    let text = result_text(&format!("{path}.content"), block.content, ignored)?;
     let source = match &block.source {
         Some(types::BlockSource::String(source)) => Some(&**source),
         _ => None,
@@ -237,31 +236,32 @@ fn search_result_text(
     Ok(lines(&[block.title.as_deref(), source, Some(&text)]))
 }
 
-/// What a block says of the request's tools; `None` if it is about tools of a server that this one does not connect to.
-fn tool_change(block: &types::InputBlock, place: &str) -> Result<Option<ToolChangeKind>, Error> {
+/// Reads a `tool_addition` or `tool_removal` block; `None` for a change of another kind, such as an MCP server, because
+/// ortolan does not connect to MCP servers.
+fn tool_change(block: &types::InputBlock, path: &str) -> Result<Option<ToolChangeKind>, Error> {
     let empty = Map::new();
     let tool = block.tool.as_ref().unwrap_or(&empty);
-    let adds = block.type_ == "tool_addition";
+    let is_addition = block.type_ == "tool_addition";
     Ok(match tool.get("type").and_then(Value::as_str) {
-        None => return Err(missing(place, "tool.type")),
+        None => return Err(missing(path, "tool.type")),
         Some("tool_reference") => {
             let name = tool.get("name").and_then(Value::as_str);
-            let name = name.ok_or_else(|| missing(place, "tool.name"))?.to_owned();
-            Some(match adds {
+            let name = name.ok_or_else(|| missing(path, "tool.name"))?.to_owned();
+            Some(match is_addition {
                 true => ToolChangeKind::Add(name),
                 false => ToolChangeKind::Remove(name),
             })
         }
-        Some("tool_definition") if adds => {
+        Some("tool_definition") if is_addition => {
             let definition = tool.get("definition").cloned();
-            let definition = definition.ok_or_else(|| missing(place, "tool.definition"))?;
+            let definition = definition.ok_or_else(|| missing(path, "tool.definition"))?;
             Some(ToolChangeKind::Define(definition))
         }
         Some(_) => None,
     })
 }
 
-/// The texts that are there, a line each.
+/// Joins the non-empty texts with line breaks.
 fn lines(texts: &[Option<&str>]) -> String {
     let texts = texts.iter().flatten().filter(|text| !text.is_empty());
     texts.copied().collect::<Vec<_>>().join("\n")
@@ -285,16 +285,16 @@ fn add_paragraph(text: &mut String, paragraph: &str) {
     text.push_str(paragraph);
 }
 
-fn required<T>(value: Option<T>, place: &str, field: &str) -> Result<T, Error> {
-    value.ok_or_else(|| missing(place, field))
+fn required<T>(value: Option<T>, path: &str, field: &str) -> Result<T, Error> {
+    value.ok_or_else(|| missing(path, field))
 }
 
-/// A field that the kind of its object needs.
-pub(super) fn missing(place: &str, field: &str) -> Error {
-    refused(&format!("{place}.{field}"), "it is required")
+/// Returns the error for the missing field `field` of the object at `path`.
+pub(super) fn missing(path: &str, field: &str) -> Error {
+    refused(&format!("{path}.{field}"), "it is required")
 }
 
-/// A field that is wrong, and why.
-pub(super) fn refused(place: &str, problem: &str) -> Error {
-    Error::invalid(place, format!("{place}: {problem}"))
+/// Returns the error for an invalid value at the dotted path `path`.
+pub(super) fn refused(path: &str, problem: &str) -> Error {
+    Error::invalid(path, format!("{path}: {problem}"))
 }

@@ -1,33 +1,33 @@
-//! Anthropic's surface: `POST /v1/messages` and `POST /v1/messages/count_tokens`.
+//! The Anthropic-compatible routes: `POST /v1/messages` and `POST /v1/messages/count_tokens`.
 
 mod blocks;
-mod message;
 mod request;
 mod tools;
+mod writer;
 
 use std::sync::Arc;
 
-use super::answer::{ThoughtForm, answer_events, whole_answer};
+use super::assistant::{ReasoningForm, assistant_events, collect_output};
 use super::error::Error;
-use super::payload::Ignored;
-use super::preparing::prepare;
-use super::relaxed::SchemaPaths;
-use super::stream::{EventStream, WholeOrStream};
+use super::payload::IgnoredFields;
+use super::prepare::prepare;
+use super::relaxations::SchemaPaths;
+use super::stream::{EventStream, JsonOrStream};
 use super::{ApiSettings, types};
-use crate::model::{GenerateError, GenerateLimits, GrammarKind, LoadedModel, Preparations};
+use crate::model::{GenerateError, GenerateLimits, GrammarKind, LoadedModel, PreparationPool};
 
-use message::Heading;
 use request::{MessageRequest, conversation, generate_request};
+use writer::MessageWriter;
 
-/// Writes the next message.
-pub(super) async fn answer(
+/// Handles `POST /v1/messages`: generates the next message of a conversation.
+pub(super) async fn handle(
     settings: &ApiSettings,
     limits: GenerateLimits,
     model: Arc<LoadedModel>,
     body: types::MessagesRequest,
-    ignored: &mut Ignored,
-) -> Result<WholeOrStream<types::Message>, Error> {
-    let streamed = body.stream.unwrap_or(false);
+    ignored: &mut IgnoredFields,
+) -> Result<JsonOrStream<types::Message>, Error> {
+    let stream = body.stream.unwrap_or(false);
     let name = model.details().name.clone();
     let defaults = settings.defaults;
     let prepared = prepare(&settings.preparations, ignored, move |ignored, cancel| {
@@ -35,41 +35,41 @@ pub(super) async fn answer(
         let tools = tools.map(|tool| tool.name.clone()).collect();
         let MessageRequest {
             request,
-            hides_thought,
+            omits_thinking,
             format_field,
         } = generate_request(body, &model, &defaults, ignored)?;
         let paths = SchemaPaths {
-            form: &format!("{format_field}.schema"),
-            tools,
-            parameters: "input_schema",
+            response_schema: &format!("{format_field}.schema"),
+            tool_names: tools,
+            tool_schema: "input_schema",
         };
-        let generation = model.generate(request.within(&limits), cancel);
-        let generation = generation.map_err(|error| in_anthropics_words(error, format_field))?;
+        let generation = model.generate(request.with_limits(&limits), cancel);
+        let generation = generation.map_err(|error| anthropic_error(error, format_field))?;
         paths.report(generation.relaxations(), ignored)?;
-        Ok((generation, hides_thought))
+        Ok((generation, omits_thinking))
     });
-    let (generation, hides_thought) = prepared.await?;
-    let heading = Heading::new(&name, generation.prompt_tokens(), hides_thought);
-    let events = answer_events(generation, ThoughtForm::Apart);
-    if streamed {
-        let events = heading.events(events);
-        return Ok(WholeOrStream::Stream(EventStream::anthropic(events)));
+    let (generation, omits_thinking) = prepared.await?;
+    let writer = MessageWriter::new(&name, generation.prompt_tokens(), omits_thinking);
+    let events = assistant_events(generation, ReasoningForm::Separate);
+    if stream {
+        let events = writer.events(events);
+        return Ok(JsonOrStream::Stream(EventStream::anthropic(events)));
     }
-    Ok(WholeOrStream::Whole(
-        heading.message(whole_answer(events).await?),
+    Ok(JsonOrStream::Json(
+        writer.message(collect_output(events).await?),
     ))
 }
 
-/// Counts the tokens of a conversation.
+/// Handles `POST /v1/messages/count_tokens`.
 pub(super) async fn count_tokens(
-    preparations: &Preparations,
+    preparations: &PreparationPool,
     model: Arc<LoadedModel>,
     body: types::CountTokensRequest,
-    ignored: &mut Ignored,
+    ignored: &mut IgnoredFields,
 ) -> Result<types::TokenCount, Error> {
     let tokens = prepare(preparations, ignored, move |ignored, cancel| {
-        let asked = conversation(body, ignored)?;
-        Ok(model.count_tokens(&asked.conversation, cancel)?)
+        let input = conversation(body, ignored)?;
+        Ok(model.count_tokens(&input.conversation, cancel)?)
     })
     .await?;
     Ok(types::TokenCount {
@@ -77,11 +77,12 @@ pub(super) async fn count_tokens(
     })
 }
 
-/// Schemas have other names here; `format_field` is the one that the text follows.
-fn in_anthropics_words(error: GenerateError, format_field: &str) -> Error {
+/// Converts a model error so that the message names fields of Anthropic's API. `format_field` is the field that
+/// contains the output schema.
+fn anthropic_error(error: GenerateError, format_field: &str) -> Error {
     match error {
         GenerateError::Grammar {
-            kind: GrammarKind::Calls,
+            kind: GrammarKind::ToolCalls,
             error,
         } => Error::invalid("tools", format!("tools: input_schema of {error}")),
         GenerateError::Grammar {

@@ -1,54 +1,51 @@
-//! A body of `POST /v1/messages` as a conversation and how it continues.
+//! Converts the body of `POST /v1/messages` to a conversation and generation options.
 
 use serde_json::Value;
 
-use super::blocks::{Blocks, ToolChange, blocks, missing, refused};
+use super::blocks::{MessageContent, ToolChange, missing, read_content, refused};
 use super::tools::{self, Tools};
 use crate::api::error::Error;
-use crate::api::openai::thoughts::{REASONING_EFFORT, most_tokens};
-use crate::api::options::{Defaults, limit, single};
-use crate::api::payload::Ignored;
+use crate::api::openai::reasoning::{REASONING_EFFORT, effort_budget};
+use crate::api::options::{RequestDefaults, limit, to_f32};
+use crate::api::payload::IgnoredFields;
 use crate::api::types;
 use crate::model::{
-    GenerateOptions, GenerateRequest, GrammarSource, LineLimits, LoadedModel, ProgressEvents,
-    Prompt, RequestOwner, ToolUse, WhenFull,
+    ContextOverflow, GenerateOptions, GenerateRequest, GrammarSource, LineLimits, LoadedModel,
+    ProgressEvents, Prompt, RequestOwner, ToolOptions,
 };
 use crate::sampling::SamplingParameters;
 use crate::text::{ChatMessage, Conversation};
 
-/// What a body asks for, in its own words where errors name them.
+/// The body of `POST /v1/messages`, converted for the model layer.
 pub(super) struct MessageRequest {
-    /// For the model.
     pub request: GenerateRequest,
-    /// Whether the thought is left out of the answer.
-    pub hides_thought: bool,
-    /// The field that says which schema the text follows.
+    /// Whether the response omits the text of thinking blocks.
+    pub omits_thinking: bool,
+    /// The field that contains the output schema, for error messages; empty without an output schema.
     pub format_field: &'static str,
 }
 
-/// A conversation with the tools that may be called.
-pub(super) struct Asked {
-    /// What was said.
+/// A conversation and the tools that the model may call.
+pub(super) struct ConversationInput {
     pub conversation: Conversation,
-    /// Which tools may be called.
-    pub tool_use: Option<ToolUse>,
+    pub tool_use: Option<ToolOptions>,
 }
 
-/// What a body asks for.
+/// Converts the body of `POST /v1/messages`. Reports an effort that has no effect on the model as ignored.
 pub(super) fn generate_request(
     body: types::MessagesRequest,
     model: &LoadedModel,
-    defaults: &Defaults,
-    ignored: &mut Ignored,
+    defaults: &RequestDefaults,
+    ignored: &mut IgnoredFields,
 ) -> Result<MessageRequest, Error> {
     let effort = body.output_config.as_ref().and_then(|config| config.effort);
     let effort = effort.map(reasoning_effort);
-    let hides_thought = body
+    let omits_thinking = body
         .thinking
         .as_ref()
         .is_some_and(|thinking| thinking.display == Some(types::ThinkingDisplay::Omitted));
-    let mut asked = translated(&body, defaults)?;
-    let Asked {
+    let mut message_request = request_options(&body, defaults)?;
+    let ConversationInput {
         mut conversation,
         tool_use,
     } = conversation(
@@ -64,35 +61,39 @@ pub(super) fn generate_request(
         ignored,
     )?;
     if let Some(effort) = effort {
-        let thinks = model.thinks() && conversation.thinks() != Some(false);
-        if !thinks && !model.template_names(REASONING_EFFORT) {
+        let can_reason =
+            model.supports_reasoning() && conversation.reasoning_enabled() != Some(false);
+        if !can_reason && !model.template_mentions(REASONING_EFFORT) {
             ignored.report("output_config.effort")?;
         }
         conversation
-            .settings
+            .template_variables
             .insert(REASONING_EFFORT.to_owned(), effort.to_string().into());
-        if conversation.most_thought_tokens.is_none() {
-            conversation.most_thought_tokens = most_tokens(effort);
+        if conversation.max_reasoning_tokens.is_none() {
+            conversation.max_reasoning_tokens = effort_budget(effort);
         }
     }
-    asked.request.prompt = Prompt::Chat(conversation);
-    asked.request.options.tools = tool_use;
+    message_request.request.prompt = Prompt::Chat(conversation);
+    message_request.request.options.tools = tool_use;
     Ok(MessageRequest {
-        hides_thought,
-        ..asked
+        omits_thinking,
+        ..message_request
     })
 }
 
-/// What a body says beside its conversation.
-fn translated(body: &types::MessagesRequest, defaults: &Defaults) -> Result<MessageRequest, Error> {
+/// Converts all fields except the conversation and the tools; the prompt of the returned request is empty.
+fn request_options(
+    body: &types::MessagesRequest,
+    defaults: &RequestDefaults,
+) -> Result<MessageRequest, Error> {
     let openai = SamplingParameters::openai();
     let sampling = SamplingParameters {
         temperature: body
             .temperature
             .or(defaults.temperature)
-            .map_or(openai.temperature, single),
+            .map_or(openai.temperature, to_f32),
         seed: defaults.seed,
-        top_p: body.top_p.map_or(openai.top_p, single),
+        top_p: body.top_p.map_or(openai.top_p, to_f32),
         top_k: limit("top_k", body.top_k.unwrap_or(0))?.filter(|count| *count > 0),
         ..openai
     };
@@ -101,8 +102,8 @@ fn translated(body: &types::MessagesRequest, defaults: &Defaults) -> Result<Mess
         .thinking
         .as_ref()
         .and_then(|thinking| thinking.budget_tokens);
-    if let (Some(budget), Some(most)) = (budget, max_tokens)
-        && budget as usize >= most
+    if let (Some(budget), Some(max_tokens)) = (budget, max_tokens)
+        && budget as usize >= max_tokens
     {
         let problem = "`max_tokens` must be greater than `thinking.budget_tokens`";
         return Err(Error::invalid("max_tokens", problem));
@@ -111,7 +112,7 @@ fn translated(body: &types::MessagesRequest, defaults: &Defaults) -> Result<Mess
     let options = GenerateOptions {
         max_tokens,
         stop: body.stop_sequences.clone().unwrap_or_default(),
-        ignore_end: false,
+        ignore_eos: false,
         sampling,
         logit_bias: Vec::new(),
         grammar: schema.map(|schema| GrammarSource::JsonSchema {
@@ -121,8 +122,8 @@ fn translated(body: &types::MessagesRequest, defaults: &Defaults) -> Result<Mess
         tools: None,
         penalty_prompt: None,
         slot: None,
-        when_full: WhenFull::Stop,
-        whole_prompt: true,
+        context_overflow: ContextOverflow::Stop,
+        reject_oversized_prompt: true,
         read_cache: true,
         cache_salt: None,
         adapters: None,
@@ -140,12 +141,12 @@ fn translated(body: &types::MessagesRequest, defaults: &Defaults) -> Result<Mess
             system_prompt: None,
             options,
         },
-        hides_thought: false,
+        omits_thinking: false,
         format_field: format_field.unwrap_or_default(),
     })
 }
 
-/// The schema that the text follows, and the field that says so.
+/// Returns the output schema and the field that contains it: `output_config.format` or its older name `output_format`.
 fn output_schema(body: &types::MessagesRequest) -> Result<Option<(&'static str, Value)>, Error> {
     let config = body.output_config.as_ref();
     let formats = [
@@ -155,38 +156,38 @@ fn output_schema(body: &types::MessagesRequest) -> Result<Option<(&'static str, 
         ),
         ("output_format", body.output_format.as_ref()),
     ];
-    let mut given = Vec::new();
+    let mut schemas = Vec::new();
     for (field, format) in formats {
         let Some(format) = format else { continue };
         let schema = format.schema.clone();
         let schema = schema.ok_or_else(|| missing(field, "schema"))?;
-        given.push((field, Value::from(schema)));
+        schemas.push((field, Value::from(schema)));
     }
-    match &*given {
+    match &*schemas {
         [(first, one), (second, other)] if one != other => {
-            let problem = format!("a text cannot follow both {first} and {second}");
+            let problem = format!("{first} and {second} cannot both be set");
             Err(refused(second, &problem))
         }
-        _ => Ok(given.into_iter().next()),
+        _ => Ok(schemas.into_iter().next()),
     }
 }
 
 fn reasoning_effort(effort: types::OutputConfigEffort) -> types::ReasoningEffort {
-    use types::{OutputConfigEffort as Own, ReasoningEffort as Effort};
+    use types::{OutputConfigEffort as Input, ReasoningEffort as Effort};
     match effort {
-        Own::Low => Effort::Low,
-        Own::Medium => Effort::Medium,
-        Own::High => Effort::High,
-        Own::Xhigh => Effort::Xhigh,
-        Own::Max => Effort::Max,
+        Input::Low => Effort::Low,
+        Input::Medium => Effort::Medium,
+        Input::High => Effort::High,
+        Input::Xhigh => Effort::Xhigh,
+        Input::Max => Effort::Max,
     }
 }
 
-/// What was said, and which tools may be called.
+/// Reads the conversation of a body and the tools that the model may call.
 pub(super) fn conversation(
     body: types::CountTokensRequest,
-    ignored: &mut Ignored,
-) -> Result<Asked, Error> {
+    ignored: &mut IgnoredFields,
+) -> Result<ConversationInput, Error> {
     if body.thread.is_some() {
         return Err(Error::ThreadUnsupported);
     }
@@ -195,30 +196,36 @@ pub(super) fn conversation(
         let system = system_message("system", system, &mut changes, ignored)?;
         messages.extend(Some(system).filter(|system| !system.content.is_empty()));
     }
-    let answers_tools = body.messages.last().is_some_and(has_result);
-    for (number, message) in (0..).zip(body.messages) {
-        messages.extend(chat_messages(number, message, &mut changes, ignored)?);
+    let follows_tool_result = body.messages.last().is_some_and(has_result);
+    for (index, message) in (0..).zip(body.messages) {
+        messages.extend(chat_messages(index, message, &mut changes, ignored)?);
     }
-    if messages.last().is_some_and(|last| !last.calls.is_empty()) {
-        let message = "messages: tool_result blocks must follow tool_use blocks, one for each";
+    if messages
+        .last()
+        .is_some_and(|last| !last.tool_calls.is_empty())
+    {
+        let message = "messages: each tool_use block must be followed by a tool_result block";
         return Err(Error::invalid("messages", message));
     }
-    let tools: Tools = tools::declared(body.tools.unwrap_or_default(), changes, ignored)?;
-    let tool_use = tools.chosen(body.tool_choice.as_ref())?;
+    let tools: Tools = tools::read_tools(body.tools.unwrap_or_default(), changes, ignored)?;
+    let tool_use = tools.tool_use(body.tool_choice.as_ref())?;
     let thinking = body.thinking.as_ref();
     let conversation = Conversation {
         messages,
-        tools: tool_use.as_ref().map(|_| tools.shown()).unwrap_or_default(),
-        most_thought_tokens: most_thought_tokens(thinking, answers_tools)?,
+        tools: tool_use
+            .as_ref()
+            .map(|_| tools.template_values())
+            .unwrap_or_default(),
+        max_reasoning_tokens: max_reasoning_tokens(thinking, follows_tool_result)?,
         ..Conversation::default()
     };
-    Ok(Asked {
+    Ok(ConversationInput {
         conversation,
         tool_use,
     })
 }
 
-/// Whether a message has the result of a call.
+/// Returns whether a message contains a tool result.
 fn has_result(message: &types::InputMessage) -> bool {
     match &message.content {
         types::BlocksOrText::String(_) => false,
@@ -228,16 +235,17 @@ fn has_result(message: &types::InputMessage) -> bool {
     }
 }
 
-/// How long is thought before; not at all, unless that is asked for. `answers_tools`: whether a tool's result is answered.
-fn most_thought_tokens(
+/// Returns the reasoning budget in tokens: `Some(0)`, the default, disables reasoning; `None` is no limit.
+/// `follows_tool_result`: whether the last message contains a tool result.
+fn max_reasoning_tokens(
     thinking: Option<&types::Thinking>,
-    answers_tools: bool,
+    follows_tool_result: bool,
 ) -> Result<Option<usize>, Error> {
     use types::ThinkingType as Kind;
     Ok(
         match thinking.map(|thinking| (thinking.type_, thinking.budget_tokens)) {
             None | Some((Kind::Disabled, _)) => Some(0),
-            Some((Kind::BetweenTools, _)) if !answers_tools => Some(0),
+            Some((Kind::BetweenTools, _)) if !follows_tool_result => Some(0),
             Some((Kind::Adaptive | Kind::BetweenTools, _)) => None,
             Some((Kind::Enabled, Some(budget))) => Some(budget as usize),
             Some((Kind::Enabled, None)) => return Err(missing("thinking", "budget_tokens")),
@@ -245,80 +253,79 @@ fn most_thought_tokens(
     )
 }
 
-/// A message, and before it the results of calls: templates have messages of their own for these.
+/// Converts a message for the chat template: to one message of role `tool` for each tool result, followed by a message
+/// with the remaining content.
 fn chat_messages(
-    number: usize,
+    index: usize,
     message: types::InputMessage,
     changes: &mut Vec<ToolChange>,
-    ignored: &mut Ignored,
+    ignored: &mut IgnoredFields,
 ) -> Result<Vec<ChatMessage>, Error> {
     use types::InputMessageRole as Role;
-    let place = format!("messages.{number}.content");
+    let path = format!("messages.{index}.content");
     let (role, is_assistant) = match message.role {
         Role::User => ("user", false),
         Role::Assistant => ("assistant", true),
         Role::System => {
-            let system = system_message(&place, message.content, changes, ignored)?;
+            let system = system_message(&path, message.content, changes, ignored)?;
             return Ok(Vec::from_iter(
                 Some(system).filter(|system| !system.content.is_empty()),
             ));
         }
     };
-    let mut read = blocks(&place, message.role, message.content, ignored)?;
-    changes.append(&mut read.changes);
+    let mut content = read_content(&path, message.role, message.content, ignored)?;
+    changes.append(&mut content.changes);
     let misplaced = match is_assistant {
-        false => (!read.calls.is_empty()).then_some("tool_use"),
-        true => (!read.results.is_empty()).then_some("tool_result"),
+        false => (!content.calls.is_empty()).then_some("tool_use"),
+        true => (!content.results.is_empty()).then_some("tool_result"),
     };
     if let Some(kind) = misplaced {
-        return Err(misplaced_block(&place, role, kind));
+        return Err(misplaced_block(&path, role, kind));
     }
-    let Blocks {
-        thought,
+    let MessageContent {
+        reasoning,
         text,
         calls,
         results: mut messages,
         is_incomplete,
         ..
-    } = read;
-    let is_empty = text.is_empty() && calls.is_empty() && thought.is_empty();
-    // Of the assistant's message nothing may be left: then it would not have spoken.
-    let is_left_out = is_empty && (!messages.is_empty() || (is_assistant && is_incomplete));
-    if !is_left_out {
+    } = content;
+    let is_empty = text.is_empty() && calls.is_empty() && reasoning.is_empty();
+    // Omits a message that contains nothing but tool results, and an assistant message whose blocks were all ignored:
+    // the model would continue an empty assistant message.
+    let is_omitted = is_empty && (!messages.is_empty() || (is_assistant && is_incomplete));
+    if !is_omitted {
         messages.push(ChatMessage {
-            thought: (!thought.is_empty()).then_some(thought),
-            calls,
+            reasoning: (!reasoning.is_empty()).then_some(reasoning),
+            tool_calls: calls,
             ..ChatMessage::new(role, text)
         });
     }
     Ok(messages)
 }
 
-/// Text for the model; blocks that change the tools stand among it.
+/// Converts a system message. Appends its `tool_addition` and `tool_removal` blocks to `changes`.
 fn system_message(
-    place: &str,
+    path: &str,
     content: types::BlocksOrText,
     changes: &mut Vec<ToolChange>,
-    ignored: &mut Ignored,
+    ignored: &mut IgnoredFields,
 ) -> Result<ChatMessage, Error> {
-    let mut read = blocks(place, types::InputMessageRole::System, content, ignored)?;
-    changes.append(&mut read.changes);
-    let misplaced = match (read.calls.is_empty(), read.results.is_empty()) {
+    let mut content = read_content(path, types::InputMessageRole::System, content, ignored)?;
+    changes.append(&mut content.changes);
+    let misplaced = match (content.calls.is_empty(), content.results.is_empty()) {
         (false, _) => Some("tool_use"),
         (true, false) => Some("tool_result"),
         (true, true) => None,
     };
     match misplaced {
-        Some(kind) => Err(misplaced_block(place, "system", kind)),
-        None => Ok(ChatMessage::new("system", read.text)),
+        Some(kind) => Err(misplaced_block(path, "system", kind)),
+        None => Ok(ChatMessage::new("system", content.text)),
     }
 }
 
-fn misplaced_block(place: &str, role: &str, kind: &str) -> Error {
-    refused(
-        place,
-        &format!("a message of the role \"{role}\" has no {kind}"),
-    )
+fn misplaced_block(path: &str, role: &str, kind: &str) -> Error {
+    refused(path, &format!("a \"{role}\" message cannot contain {kind}"))
 }
 
 #[cfg(test)]
@@ -328,8 +335,8 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_operator_sets_what_a_body_does_not() {
-        let defaults = Defaults {
+    fn missing_fields_have_the_operators_defaults() {
+        let defaults = RequestDefaults {
             temperature: Some(0.25),
             seed: Some(7),
         };
@@ -337,7 +344,7 @@ mod tests {
         for (own, temperature) in [(json!(null), 0.25), (json!(0.5), 0.5)] {
             let body = json!({"max_tokens": 1, "messages": messages, "temperature": own});
             let body = serde_json::from_value(body).unwrap();
-            let sampling = translated(&body, &defaults)
+            let sampling = request_options(&body, &defaults)
                 .unwrap()
                 .request
                 .options
@@ -349,24 +356,26 @@ mod tests {
         }
     }
 
-    /// A role and what it says.
+    /// The role and the text of a message.
     type Turn = (String, String);
 
-    /// The roles and texts of a body's conversation, and what is reported.
-    fn read(body: Value) -> Result<(Vec<Turn>, Ignored, Asked), Error> {
-        let mut ignored = Ignored::default();
+    /// Reads a body. Returns the roles and texts of the messages, the ignored fields and the converted input.
+    fn read_conversation(
+        body: Value,
+    ) -> Result<(Vec<Turn>, IgnoredFields, ConversationInput), Error> {
+        let mut ignored = IgnoredFields::default();
         let body = serde_json::from_value(body).unwrap();
-        let asked = conversation(body, &mut ignored)?;
-        let messages = asked.conversation.messages.iter();
+        let input = conversation(body, &mut ignored)?;
+        let messages = input.conversation.messages.iter();
         let turns = messages.map(|message| (message.role.clone(), message.content.clone()));
-        Ok((turns.collect(), ignored, asked))
+        Ok((turns.collect(), ignored, input))
     }
 
-    /// A body with one message of a role and these blocks, and what becomes of it.
+    /// Checks the converted messages and the ignored fields of a body with one message.
     #[track_caller]
     fn check(role: &str, blocks: &Value, expected: &[(&str, &str)], reported: &[&str]) {
         let body = json!({"messages": [{"role": role, "content": blocks}]});
-        let (turns, ignored, _) = read(body).unwrap();
+        let (turns, ignored, _) = read_conversation(body).unwrap();
         let turns: Vec<_> = turns
             .iter()
             .map(|(role, text)| (&**role, &**text))
@@ -376,11 +385,11 @@ mod tests {
     }
 
     #[track_caller]
-    fn check_refused(body: Value, place: &str, words: &str) {
-        match read(body) {
+    fn check_refused(body: Value, path: &str, part: &str) {
+        match read_conversation(body) {
             Err(Error::Invalid { param, message }) => {
-                assert_eq!(param.as_deref(), Some(place), "{message}");
-                assert!(message.contains(words), "{message}");
+                assert_eq!(param.as_deref(), Some(path), "{message}");
+                assert!(message.contains(part), "{message}");
             }
             Err(other) => panic!("{other}"),
             Ok((turns, ..)) => panic!("{turns:?}"),
@@ -388,7 +397,7 @@ mod tests {
     }
 
     #[test]
-    fn blocks_with_text_are_text() {
+    fn text_documents_and_search_results_become_text() {
         check(
             "user",
             &json!([
@@ -414,7 +423,7 @@ mod tests {
     }
 
     #[test]
-    fn text_blocks_are_lines_unless_white_space_or_a_citation_parts_them() {
+    fn text_blocks_are_joined_by_line_breaks_except_at_whitespace_and_citations() {
         let blocks = json!([
             {"type": "text", "text": "one"}, {"type": "text", "text": "two "}, {"type": "text", "text": "three"},
             {"type": "text", "text": ""}, {"type": "text", "text": "\nfour"},
@@ -429,7 +438,7 @@ mod tests {
     }
 
     #[test]
-    fn results_have_notes_for_what_cannot_be_read() {
+    fn tool_results_have_notes_for_unreadable_blocks() {
         check(
             "user",
             &json!([
@@ -461,8 +470,8 @@ mod tests {
     }
 
     #[test]
-    fn foreign_blocks_are_left_out_and_reported() {
-        let foreign = [
+    fn unsupported_blocks_are_ignored_and_reported() {
+        let unsupported = [
             json!({"type": "redacted_thinking", "data": "AA=="}),
             json!({"type": "server_tool_use", "id": "a", "name": "web_search", "input": {"query": "b"}}),
             json!({"type": "web_search_tool_result", "tool_use_id": "a", "content": [{"type": "web_search_result", "url": "c", "title": "d", "encrypted_content": "e"}]}),
@@ -473,14 +482,19 @@ mod tests {
             json!({"type": "fallback", "from": {"model": "a"}, "to": {"model": "b"}}),
             json!({"type": "of_tomorrow", "text": null}),
         ];
-        let reported: Vec<String> = (0..foreign.len())
-            .map(|number| format!("messages.0.content.{number}"))
+        let reported: Vec<String> = (0..unsupported.len())
+            .map(|index| format!("messages.0.content.{index}"))
             .collect();
         let reported: Vec<&str> = reported.iter().map(String::as_str).collect();
-        // The last message of the assistant's would be continued.
-        check("assistant", &foreign.to_vec().into(), &[], &reported);
-        check("user", &foreign.to_vec().into(), &[("user", "")], &reported);
-        let mut with_text = foreign.to_vec();
+        // The model would continue an empty assistant message at the end, so the message is omitted.
+        check("assistant", &unsupported.to_vec().into(), &[], &reported);
+        check(
+            "user",
+            &unsupported.to_vec().into(),
+            &[("user", "")],
+            &reported,
+        );
+        let mut with_text = unsupported.to_vec();
         with_text.push(json!({"type": "text", "text": "So."}));
         check(
             "assistant",
@@ -491,8 +505,8 @@ mod tests {
     }
 
     #[test]
-    fn what_the_user_shows_and_the_model_cannot_read_is_refused_by_kind() {
-        for (block, place, words) in [
+    fn images_and_documents_without_text_are_refused_by_type() {
+        for (block, path, part) in [
             (
                 json!({"type": "image", "source": {"type": "url", "url": "a"}}),
                 "type",
@@ -512,13 +526,13 @@ mod tests {
             (
                 json!({"type": "document", "source": {"type": "content", "content": [{"type": "image"}]}}),
                 "source",
-                "more than text",
+                "nothing else",
             ),
             (json!({"type": "document"}), "source", "required"),
             (json!({"type": "tool_result"}), "tool_use_id", "required"),
         ] {
             let body = json!({"messages": [{"role": "user", "content": [block]}]});
-            check_refused(body, &format!("messages.0.content.0.{place}"), words);
+            check_refused(body, &format!("messages.0.content.0.{path}"), part);
         }
     }
 
@@ -527,7 +541,7 @@ mod tests {
     }
 
     #[test]
-    fn tools_that_anthropic_runs_are_left_out_while_the_choice_is_free() {
+    fn tools_of_anthropics_servers_are_ignored_unless_tool_choice_requires_one() {
         let tools = json!([
             {"type": "web_search_20250305", "name": "web_search", "max_uses": 5},
             {"name": "now", "input_schema": {}},
@@ -536,12 +550,12 @@ mod tests {
             {"type": "bash_20250124", "name": "bash"},
             {"name": "by_code", "input_schema": {}, "allowed_callers": ["code_execution_20250825"]},
         ]);
-        let (_, ignored, asked) = read(with_tools(&tools, &json!(null))).unwrap();
+        let (_, ignored, input) = read_conversation(with_tools(&tools, &json!(null))).unwrap();
         assert_eq!(
             ignored.paths(),
             ["tools.0", "tools.2", "tools.4", "tools.5"]
         );
-        let names: Vec<_> = asked
+        let names: Vec<_> = input
             .tool_use
             .unwrap()
             .functions
@@ -549,10 +563,10 @@ mod tests {
             .map(|f| f.name)
             .collect();
         assert_eq!(names, ["now", "mcp__a.b/c:d__e"]);
-        assert_eq!(asked.conversation.tools.len(), 2);
-        let any = read(with_tools(&tools, &json!({"type": "any"}))).unwrap();
+        assert_eq!(input.conversation.tools.len(), 2);
+        let any = read_conversation(with_tools(&tools, &json!({"type": "any"}))).unwrap();
         assert!(any.2.tool_use.unwrap().required);
-        for (tools, choice, place, words) in [
+        for (tools, choice, path, part) in [
             (
                 &tools,
                 json!({"type": "tool", "name": "web_search"}),
@@ -590,20 +604,22 @@ mod tests {
                 "128",
             ),
         ] {
-            check_refused(with_tools(tools, &choice), place, words);
+            check_refused(with_tools(tools, &choice), path, part);
         }
     }
 
     #[test]
-    fn names_have_128_characters_and_there_may_be_many_tools() {
-        for (length, is_taken) in [(128, true), (129, false)] {
+    fn accepts_tool_names_of_128_characters_and_a_thousand_tools() {
+        for (length, is_accepted) in [(128, true), (129, false)] {
             let tools = json!([{"name": "n".repeat(length), "input_schema": {}}]);
-            assert_eq!(read(with_tools(&tools, &json!(null))).is_ok(), is_taken);
+            assert_eq!(
+                read_conversation(with_tools(&tools, &json!(null))).is_ok(),
+                is_accepted
+            );
         }
-        let many =
-            (0..1000).map(|number| json!({"name": format!("t{number}"), "input_schema": {}}));
-        let (_, _, asked) = read(with_tools(&many.collect(), &json!(null))).unwrap();
-        assert_eq!(asked.tool_use.unwrap().functions.len(), 1000);
+        let many = (0..1000).map(|index| json!({"name": format!("t{index}"), "input_schema": {}}));
+        let (_, _, input) = read_conversation(with_tools(&many.collect(), &json!(null))).unwrap();
+        assert_eq!(input.tool_use.unwrap().functions.len(), 1000);
     }
 
     #[test]
@@ -615,9 +631,10 @@ mod tests {
             messages.extend(changes);
             let tools =
                 json!([{"name": "a", "input_schema": {}}, {"name": "b", "input_schema": {}}]);
-            let (turns, ignored, asked) = read(json!({"messages": messages, "tools": tools}))?;
+            let (turns, ignored, input) =
+                read_conversation(json!({"messages": messages, "tools": tools}))?;
             assert_eq!(turns.len(), 1);
-            let functions = asked
+            let functions = input
                 .tool_use
                 .map(|tools| tools.functions)
                 .unwrap_or_default();
@@ -655,7 +672,7 @@ mod tests {
         for (changes, problem) in [
             (
                 vec![remove("c")],
-                "messages.1.content.0.tool.name: there is no tool \"c\"",
+                "messages.1.content.0.tool.name: tool not found: \"c\"",
             ),
             (
                 vec![change("tool_addition", broken)],
@@ -672,7 +689,7 @@ mod tests {
     }
 
     #[test]
-    fn system_messages_stay_where_they_are_and_empty_ones_are_none() {
+    fn system_messages_keep_their_position_and_empty_ones_are_dropped() {
         for (system, messages, expected) in [
             (json!([]), json!([["user", "a"]]), "user:a"),
             (json!(""), json!([["user", "a"], ["system", ""]]), "user:a"),
@@ -691,7 +708,8 @@ mod tests {
             let messages: Vec<_> = messages
                 .map(|m| json!({"role": m[0], "content": m[1]}))
                 .collect();
-            let (turns, ..) = read(json!({"system": system, "messages": messages})).unwrap();
+            let (turns, ..) =
+                read_conversation(json!({"system": system, "messages": messages})).unwrap();
             let turns: Vec<_> = turns
                 .iter()
                 .map(|(role, text)| format!("{role}:{text}"))
@@ -701,20 +719,23 @@ mod tests {
         check_refused(
             json!({"messages": [{"role": "system", "content": [{"type": "tool_result", "tool_use_id": "a"}]}]}),
             "messages.0.content",
-            "has no tool_result",
+            "cannot contain tool_result",
         );
     }
 
     #[test]
-    fn a_thread_is_refused_before_anything_else() {
+    fn a_thread_is_refused_before_other_errors() {
         let body = json!({"messages": [{"role": "user", "content": [{"type": "image"}]}], "thread": {"type": "create"}});
-        assert!(matches!(read(body), Err(Error::ThreadUnsupported)));
+        assert!(matches!(
+            read_conversation(body),
+            Err(Error::ThreadUnsupported)
+        ));
         let body = json!({"messages": [{"role": "user", "content": "a"}], "thread": null});
-        assert!(read(body).is_ok());
+        assert!(read_conversation(body).is_ok());
     }
 
     #[test]
-    fn thoughts_are_as_long_as_is_asked_for() {
+    fn the_thinking_field_sets_the_reasoning_budget() {
         let result = json!([{"type": "tool_result", "tool_use_id": "a", "content": "b"}]);
         for (thinking, content, most) in [
             (json!(null), json!("a"), Some(0)),
@@ -734,13 +755,13 @@ mod tests {
         ] {
             let body =
                 json!({"messages": [{"role": "user", "content": content}], "thinking": thinking});
-            let (.., asked) = read(body).unwrap();
-            assert_eq!(asked.conversation.most_thought_tokens, most, "{thinking}");
+            let (.., input) = read_conversation(body).unwrap();
+            assert_eq!(input.conversation.max_reasoning_tokens, most, "{thinking}");
         }
     }
 
     #[test]
-    fn one_schema_or_the_same_twice() {
+    fn output_config_format_and_output_format_must_be_equal() {
         let schema = |body: Value| {
             let mut whole =
                 json!({"max_tokens": 1, "messages": [{"role": "user", "content": "a"}]});
@@ -774,7 +795,7 @@ mod tests {
         let both = json!({"output_config": {"format": array}, "output_format": object});
         assert_eq!(
             schema(both).unwrap_err().to_string(),
-            "output_format: a text cannot follow both output_config.format and output_format"
+            "output_format: output_config.format and output_format cannot both be set"
         );
         let none = json!({"output_config": {"format": {"type": "json_schema"}}});
         assert_eq!(

@@ -1,104 +1,108 @@
-//! The tools of a body: those of the client's, which the model may call, and which it must. Tools that Anthropic runs or
-//! defines are left out and reported while the choice is free; a choice that needs one is refused by its type.
+//! The fields `tools` and `tool_choice` of `POST /v1/messages`. Tools that Anthropic's servers run or define are
+//! ignored and reported; a `tool_choice` that requires such a tool is rejected.
 
 use super::blocks::{ToolChange, ToolChangeKind, missing, refused};
 use crate::api::error::Error;
-use crate::api::payload::Ignored;
+use crate::api::payload::IgnoredFields;
 use crate::api::schema;
-use crate::api::tools::{Choice, Tool, check_names};
+use crate::api::tools::{Tool, ToolSelection, check_names};
 use crate::api::types;
-use crate::model::ToolUse;
+use crate::model::ToolOptions;
 
-/// Most characters of a tool's name: those of Anthropic's tools, and of functions on the other routes.
+/// Longest tool name in characters, as in Anthropic's API and on the other routes.
 const NAME_CHARACTERS_MAX: usize = 128;
 
-/// What may stand in a tool's name beside letters and digits; MCP servers and their gateways use all of these.
+/// Characters allowed in a tool's name in addition to letters and digits; MCP servers and gateways use all of them.
 const NAME_PUNCTUATION: &str = "_-.:/@";
 
-/// The type of a tool of the client's.
+/// The `type` of tools that the client runs.
 const CUSTOM: &str = "custom";
 
-/// The caller that a tool must allow to be called by the model itself.
+/// The value of `allowed_callers` that allows the model to call a tool directly.
 const DIRECT: &str = "direct";
 
-/// A tool with the place where it was declared.
-struct Declared {
-    place: String,
+/// A declared tool and the dotted path of the declaration. A tool is offered until a `tool_removal` block names it.
+struct Declaration {
+    path: String,
     tool: types::InputTool,
     is_offered: bool,
 }
 
-/// The tools of a request.
+/// The tools of a request after all [`ToolChange`]s.
 pub(super) struct Tools {
-    /// The client's, as the model is shown them.
-    own: Vec<Tool>,
-    /// Where each of them was declared.
-    places: Vec<String>,
-    /// Those that cannot be called.
-    foreign: Vec<Foreign>,
+    /// Tools that the client runs and the model may call.
+    callable: Vec<Tool>,
+    /// Dotted path of the declaration of each tool in `callable`.
+    paths: Vec<String>,
+    unsupported: Vec<UnsupportedTool>,
 }
 
-/// A tool that the client does not run.
-struct Foreign {
-    place: String,
+/// A tool that Anthropic's servers run or define, or that the model may not call directly.
+struct UnsupportedTool {
+    path: String,
     kind: String,
     name: Option<String>,
 }
 
-/// The tools of a body after the changes in its messages.
+/// Reads the tools of a request and applies the tool changes of its messages.
 ///
 /// # Errors
-/// If a tool of the client's lacks a field or has another one's name, or if fields without effect are refused.
-pub(super) fn declared(
+/// If a client tool lacks a field or has an invalid or duplicate name, if a change names an unknown tool, or if the
+/// server runs with `--strict` and ignores a tool.
+pub(super) fn read_tools(
     tools: Vec<types::InputTool>,
     changes: Vec<ToolChange>,
-    ignored: &mut Ignored,
+    ignored: &mut IgnoredFields,
 ) -> Result<Tools, Error> {
-    let tools = (0..).zip(tools).map(|(number, tool): (usize, _)| Declared {
-        place: format!("tools.{number}"),
-        tool,
-        is_offered: true,
-    });
-    let mut declared: Vec<Declared> = tools.collect();
+    let tools = (0..)
+        .zip(tools)
+        .map(|(number, tool): (usize, _)| Declaration {
+            path: format!("tools.{number}"),
+            tool,
+            is_offered: true,
+        });
+    let mut declarations: Vec<Declaration> = tools.collect();
     for change in changes {
-        apply(change, &mut declared)?;
+        apply(change, &mut declarations)?;
     }
-    let mut read = Tools {
-        own: Vec::new(),
-        places: Vec::new(),
-        foreign: Vec::new(),
+    let mut result = Tools {
+        callable: Vec::new(),
+        paths: Vec::new(),
+        unsupported: Vec::new(),
     };
-    for Declared { place, tool, .. } in declared.into_iter().filter(|tool| tool.is_offered) {
-        match foreign_kind(&tool) {
+    for Declaration { path, tool, .. } in declarations.into_iter().filter(|tool| tool.is_offered) {
+        match unsupported_kind(&tool) {
             None => {
-                read.own.push(own(&place, tool)?);
-                read.places.push(place);
+                result.callable.push(client_tool(&path, tool)?);
+                result.paths.push(path);
             }
             Some(kind) => {
-                ignored.report(&*place)?;
-                read.foreign.push(Foreign {
-                    place,
+                ignored.report(&*path)?;
+                result.unsupported.push(UnsupportedTool {
+                    path,
                     kind,
                     name: tool.name,
                 });
             }
         }
     }
-    check_names(&read.own, |number| format!("{}.name", read.places[number]))?;
-    Ok(read)
+    check_names(&result.callable, |index| {
+        format!("{}.name", result.paths[index])
+    })?;
+    Ok(result)
 }
 
-fn apply(change: ToolChange, declared: &mut Vec<Declared>) -> Result<(), Error> {
-    let ToolChange { place, kind } = change;
+fn apply(change: ToolChange, declarations: &mut Vec<Declaration>) -> Result<(), Error> {
+    let ToolChange { path, kind } = change;
     let (name, is_offered) = match kind {
         ToolChangeKind::Define(definition) => {
-            let place = format!("{place}.tool.definition");
-            schema::check("InputTool", &definition).map_err(|error| within(&place, error))?;
+            let path = format!("{path}.tool.definition");
+            schema::check("InputTool", &definition).map_err(|error| error_within(&path, error))?;
             let tool: types::InputTool = serde_json::from_value(definition)
-                .map_err(|error| refused(&place, &error.to_string()))?;
-            declared.retain(|known| known.tool.name != tool.name || tool.name.is_none());
-            declared.push(Declared {
-                place,
+                .map_err(|error| refused(&path, &error.to_string()))?;
+            declarations.retain(|other| other.tool.name != tool.name || tool.name.is_none());
+            declarations.push(Declaration {
+                path,
                 tool,
                 is_offered: true,
             });
@@ -107,31 +111,31 @@ fn apply(change: ToolChange, declared: &mut Vec<Declared>) -> Result<(), Error> 
         ToolChangeKind::Add(name) => (name, true),
         ToolChangeKind::Remove(name) => (name, false),
     };
-    let mut known = declared.iter_mut();
-    let known = known.find(|known| known.tool.name.as_ref() == Some(&name));
-    let known = known.ok_or_else(|| {
+    let mut declarations = declarations.iter_mut();
+    let declaration = declarations.find(|other| other.tool.name.as_ref() == Some(&name));
+    let declaration = declaration.ok_or_else(|| {
         refused(
-            &format!("{place}.tool.name"),
-            &format!("there is no tool \"{name}\""),
+            &format!("{path}.tool.name"),
+            &format!("tool not found: \"{name}\""),
         )
     })?;
-    known.is_offered = is_offered;
+    declaration.is_offered = is_offered;
     Ok(())
 }
 
-/// An error about a part of a body, by its place in the whole.
-fn within(place: &str, error: Error) -> Error {
+/// Prefixes the field path and the message of an error with `path`, the path of the value that was validated.
+fn error_within(path: &str, error: Error) -> Error {
     match error {
         Error::Invalid { param, message } => Error::Invalid {
-            param: Some(param.map_or(place.to_owned(), |param| format!("{place}.{param}"))),
-            message: format!("{place}.{message}"),
+            param: Some(param.map_or(path.to_owned(), |param| format!("{path}.{param}"))),
+            message: format!("{path}.{message}"),
         },
         other => other,
     }
 }
 
-/// Why a tool is not the client's to run or not the model's to call; `None` if it is both.
-fn foreign_kind(tool: &types::InputTool) -> Option<String> {
+/// Describes an unsupported tool for error messages; `None` if the tool is supported.
+fn unsupported_kind(tool: &types::InputTool) -> Option<String> {
     let kind = tool.type_.as_deref().filter(|kind| *kind != CUSTOM);
     let callers = tool.allowed_callers.as_deref().unwrap_or_default();
     let is_direct = callers.is_empty() || callers.iter().any(|caller| caller == DIRECT);
@@ -142,86 +146,86 @@ fn foreign_kind(tool: &types::InputTool) -> Option<String> {
     }
 }
 
-fn own(place: &str, tool: types::InputTool) -> Result<Tool, Error> {
-    let name = tool.name.ok_or_else(|| missing(place, "name"))?;
+fn client_tool(path: &str, tool: types::InputTool) -> Result<Tool, Error> {
+    let name = tool.name.ok_or_else(|| missing(path, "name"))?;
     let allowed = |c: char| c.is_ascii_alphanumeric() || NAME_PUNCTUATION.contains(c);
     if name.is_empty() || name.chars().count() > NAME_CHARACTERS_MAX || !name.chars().all(allowed) {
         let problem = format!(
-            "\"{name}\" is not a name of 1 to {NAME_CHARACTERS_MAX} letters, digits and characters of {NAME_PUNCTUATION}"
+            "\"{name}\" is not a valid name: use 1 to {NAME_CHARACTERS_MAX} letters, digits or characters of {NAME_PUNCTUATION}"
         );
-        return Err(refused(&format!("{place}.name"), &problem));
+        return Err(refused(&format!("{path}.name"), &problem));
     }
     let schema = tool.input_schema;
     Ok(Tool {
         name,
         description: tool.description,
-        parameters: schema.ok_or_else(|| missing(place, "input_schema"))?.into(),
+        parameters: schema.ok_or_else(|| missing(path, "input_schema"))?.into(),
         strict: tool.strict.unwrap_or(false),
     })
 }
 
 impl Tools {
-    /// Where a tool of the client's was declared.
-    fn place(&self, name: &str) -> Option<&str> {
-        let number = self.own.iter().position(|tool| tool.name == name)?;
-        Some(&self.places[number])
+    /// Returns the dotted path of a callable tool's declaration.
+    fn path(&self, name: &str) -> Option<&str> {
+        let index = self.callable.iter().position(|tool| tool.name == name)?;
+        Some(&self.paths[index])
     }
 
-    /// What the model is shown, if it may call any of them.
-    pub(super) fn shown(&self) -> Vec<serde_json::Value> {
-        self.own.iter().map(Tool::shown).collect()
+    /// Returns the callable tools as JSON for the chat template.
+    pub(super) fn template_values(&self) -> Vec<serde_json::Value> {
+        self.callable.iter().map(Tool::template_value).collect()
     }
 
-    /// Which tools the message may call, and which it must; `None` if none.
+    /// Applies `tool_choice`; returns `None` if the model may not call tools.
     ///
     /// # Errors
-    /// If the choice needs a tool that is not there or cannot be called.
-    pub(super) fn chosen(
+    /// If `tool_choice` requires a tool that is missing or not supported.
+    pub(super) fn tool_use(
         &self,
         choice: Option<&types::InputToolChoice>,
-    ) -> Result<Option<ToolUse>, Error> {
+    ) -> Result<Option<ToolOptions>, Error> {
         use types::InputToolChoiceType as Kind;
         let kind = choice.map_or(Kind::Auto, |choice| choice.type_);
         let name = choice.and_then(|choice| choice.name.as_deref());
         let named = match kind {
             Kind::None => return Ok(None),
-            Kind::Auto if self.own.is_empty() => return Ok(None),
+            Kind::Auto if self.callable.is_empty() => return Ok(None),
             Kind::Auto => None,
-            Kind::Any if self.own.is_empty() => return Err(self.nothing_to_call()),
+            Kind::Any if self.callable.is_empty() => return Err(self.no_callable_tool_error()),
             Kind::Any => None,
             Kind::Tool => {
                 let name = name.ok_or_else(|| missing("tool_choice", "name"))?;
-                if self.place(name).is_none() {
-                    return Err(self.no_such_tool(name));
+                if self.path(name).is_none() {
+                    return Err(self.tool_not_found_error(name));
                 }
                 Some(name)
             }
         };
-        let alone = choice.and_then(|choice| choice.disable_parallel_tool_use);
-        let choice = Choice {
+        let disables_parallel = choice.and_then(|choice| choice.disable_parallel_tool_use);
+        let selection = ToolSelection {
             required: kind != Kind::Auto,
             names: named.map(|name| [name.to_owned()].into()),
-            several: !alone.unwrap_or(false),
+            parallel: !disables_parallel.unwrap_or(false),
         };
-        Ok(Some(choice.of(&self.own)))
+        Ok(Some(selection.apply(&self.callable)))
     }
 
-    fn nothing_to_call(&self) -> Error {
-        match self.foreign.first() {
+    fn no_callable_tool_error(&self) -> Error {
+        match self.unsupported.first() {
             None => refused("tool_choice", "there are no tools to choose from"),
-            Some(Foreign { place, kind, .. }) => {
-                let problem = format!("{place} is a {kind}, which this server cannot run");
+            Some(UnsupportedTool { path, kind, .. }) => {
+                let problem = format!("{path} is a {kind}, which this server cannot run");
                 refused("tool_choice", &problem)
             }
         }
     }
 
-    fn no_such_tool(&self, name: &str) -> Error {
-        let mut foreign = self.foreign.iter();
-        let problem = match foreign.find(|tool| tool.name.as_deref() == Some(name)) {
-            None => format!("there is no tool \"{name}\""),
-            Some(Foreign { place, kind, .. }) => {
-                format!("\"{name}\" ({place}) is a {kind}, which this server cannot run")
+    fn tool_not_found_error(&self, name: &str) -> Error {
+        let mut unsupported = self.unsupported.iter();
+        let problem = match unsupported.find(|tool| tool.name.as_deref() == Some(name)) {
+            None => format!("tool not found: \"{name}\""),
+            Some(UnsupportedTool { path, kind, .. }) => {
+                format!("\"{name}\" ({path}) is a {kind}, which this server cannot run")
             }
         };
         refused("tool_choice.name", &problem)

@@ -1,46 +1,47 @@
-//! `logit_bias`, translated both ways.
+//! Converts `logit_bias` from and to JSON.
 
 use crate::api::error::Error;
-use crate::api::options::single;
+use crate::api::options::to_f32;
 use crate::api::types;
 use crate::model::PromptPiece;
 use crate::token::TokenId;
 
-/// The four forms of a bias: a token id or a text; a number, or `false` for "never". They are pairs, or an object whose keys
-/// are ids or texts.
+/// Reads `logit_bias`: an array of pairs `[token, bias]` or an object `{token: bias}`. A token is a token id or a text.
+/// The bias `false` forbids the token.
 pub(in crate::api) fn logit_bias(
     biases: Option<types::LogitBiases>,
 ) -> Result<Vec<(PromptPiece, f32)>, Error> {
     use types::LogitBiasPart as Part;
     let pairs = match biases {
         None => return Ok(Vec::new()),
-        Some(types::LogitBiases::LogitBiasMap(map)) => return Ok(of_map(map)),
+        Some(types::LogitBiases::LogitBiasMap(map)) => return Ok(map_biases(map)),
         Some(types::LogitBiases::Array(pairs)) => pairs,
     };
-    let pair = |(number, pair): (usize, types::LogitBias)| {
-        let place = format!("logit_bias.{number}");
-        let wrong = |what: &str| Error::invalid(&*place, format!("{place}: {what}"));
+    let pair = |(index, pair): (usize, types::LogitBias)| {
+        let path = format!("logit_bias.{index}");
+        let invalid = |problem: &str| Error::invalid(&*path, format!("{path}: {problem}"));
         let [target, amount] =
-            <[Part; 2]>::try_from(pair.0).map_err(|_| wrong("a pair has two parts"))?;
+            <[Part; 2]>::try_from(pair.0).map_err(|_| invalid("a pair must have two elements"))?;
         let target = match target {
             Part::String(text) => PromptPiece::Text(text),
-            Part::Number(id) => {
-                token(id).ok_or_else(|| wrong("a token id is a whole number from 0"))?
+            Part::Number(id) => token(id)
+                .ok_or_else(|| invalid("a token id must be a non-negative whole number"))?,
+            Part::Boolean(_) => {
+                return Err(invalid("the first element must be a token id or a text"));
             }
-            Part::Boolean(_) => return Err(wrong("the first part is a token id or a text")),
         };
         let amount = match amount {
-            Part::Number(amount) => single(amount),
+            Part::Number(amount) => to_f32(amount),
             Part::Boolean(_) => f32::NEG_INFINITY,
-            Part::String(_) => return Err(wrong("the second part is a number or false")),
+            Part::String(_) => return Err(invalid("the second element must be a number or false")),
         };
         Ok((target, amount))
     };
     pairs.into_iter().enumerate().map(pair).collect()
 }
 
-/// In the order of the keys.
-fn of_map(map: types::LogitBiasMap) -> Vec<(PromptPiece, f32)> {
+/// Reads biases from an object and sorts them by key.
+fn map_biases(map: types::LogitBiasMap) -> Vec<(PromptPiece, f32)> {
     let mut biases: Vec<_> = map.0.into_iter().collect();
     biases.sort_by(|(left, _), (right, _)| left.cmp(right));
     let bias = |(target, amount): (String, types::LogitBiasAmount)| {
@@ -49,7 +50,7 @@ fn of_map(map: types::LogitBiasMap) -> Vec<(PromptPiece, f32)> {
             Err(_) => PromptPiece::Text(target),
         };
         let amount = match amount {
-            types::LogitBiasAmount::Number(amount) => single(amount),
+            types::LogitBiasAmount::Number(amount) => to_f32(amount),
             types::LogitBiasAmount::Boolean(_) => f32::NEG_INFINITY,
         };
         (target, amount)
@@ -62,8 +63,8 @@ fn token(id: f64) -> Option<PromptPiece> {
     whole.then_some(PromptPiece::Token(TokenId(id as u32)))
 }
 
-/// A bias as it is shown.
-pub(super) fn shown_bias((target, amount): &(PromptPiece, f32)) -> types::LogitBias {
+/// Returns a bias as a JSON pair; an infinite bias becomes `false`.
+pub(super) fn bias_json((target, amount): &(PromptPiece, f32)) -> types::LogitBias {
     use types::LogitBiasPart as Part;
     let target = match target {
         PromptPiece::Text(text) => Part::String(text.clone()),
@@ -87,7 +88,7 @@ mod tests {
     }
 
     #[test]
-    fn a_bias_has_four_forms() {
+    fn reads_and_writes_all_forms_of_biases() {
         let read =
             |pairs: Value| logit_bias(read(json!({"prompt": "a", "logit_bias": pairs})).logit_bias);
         let token = |id| PromptPiece::Token(TokenId(id));
@@ -128,7 +129,7 @@ mod tests {
                 "{error}"
             );
         }
-        let shown = serde_json::to_value(shown_bias(&(token(7), f32::NEG_INFINITY))).unwrap();
-        assert_eq!(shown, json!([7.0, false]));
+        let json = serde_json::to_value(bias_json(&(token(7), f32::NEG_INFINITY))).unwrap();
+        assert_eq!(json, json!([7.0, false]));
     }
 }

@@ -1,91 +1,93 @@
-//! `POST /completion`: the continuation of one prompt, or of several.
+//! `POST /completion`: generates completions of one or more prompts.
 
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::batch::{CompletionBatch, ResponseOptions};
 use super::bias;
-use super::continuation::{AnswerForm, Batch};
-use super::props::words;
+use super::props::read_system_prompt;
 use crate::api::error::Error;
 use crate::api::options::{
-    count, limit, one_grammar, progress_events, scales, seconds, unless_empty,
+    adapter_scales, count, duration, limit, non_empty_grammar, progress_events, single_grammar,
 };
-use crate::api::payload::Ignored;
-use crate::api::preparing::prepare;
-use crate::api::prompts::{Prompts, pieces};
+use crate::api::payload::IgnoredFields;
+use crate::api::prepare::prepare;
+use crate::api::prompts::{Prompts, prompt_pieces};
 use crate::api::sampling;
-use crate::api::stream::{EventStream, WholeOrStream};
+use crate::api::stream::{EventStream, JsonOrStream};
 use crate::api::types;
 use crate::model::{
-    GenerateLimits, GenerateOptions, GrammarSource, LineLimits, LoadedModel, Preparations,
-    RequestOwner, WhenFull,
+    ContextOverflow, GenerateLimits, GenerateOptions, GrammarSource, LineLimits, LoadedModel,
+    PreparationPool, RequestOwner,
 };
 use crate::sampling::SamplingParameters;
 
-/// Continues the prompts.
-pub(in crate::api) async fn answer(
-    preparations: &Preparations,
+/// Handles `POST /completion`.
+pub(in crate::api) async fn handle(
+    preparations: &PreparationPool,
     model: Arc<LoadedModel>,
     mut body: types::CompletionRequest,
     limits: &GenerateLimits,
-    ignored: &mut Ignored,
-) -> Result<WholeOrStream<types::CompletionAnswer>, Error> {
-    let system_prompt = body.system_prompt.take().map(words);
+    ignored: &mut IgnoredFields,
+) -> Result<JsonOrStream<types::CompletionAnswer>, Error> {
+    let system_prompt = body.system_prompt.take().map(read_system_prompt);
     let prompts = match (body.prompt.take(), &system_prompt) {
         (Some(prompts), _) => Prompts::read("prompt", prompts)?,
-        // It is set, and computed for those who come.
+        // A request without a prompt only sets the system prompt and computes the cache blocks of the system prompt.
         (None, Some(_)) => {
             body.n_predict = Some(0);
             Prompts::One(types::Prompt::String(String::new()))
         }
         (None, None) => return Err(Error::invalid("prompt", "prompt: it is required")),
     };
-    let form = form(&mut body);
+    let response_options = response_options(&mut body);
     let options = GenerateOptions::try_from(body)?;
     let stream = options.stream;
-    let question = Batch {
+    let batch = CompletionBatch {
         prompts,
         system_prompt,
-        options: options.within(limits),
-        form,
+        options: options.with_limits(limits),
+        response_options,
     };
-    let asked = prepare(preparations, ignored, move |ignored, cancel| {
-        question.begin(&model, ignored, cancel)
+    let completions = prepare(preparations, ignored, move |ignored, cancel| {
+        batch.start(&model, ignored, cancel)
     })
     .await?;
     if stream {
-        return Ok(WholeOrStream::Stream(EventStream::native(asked.events())));
+        return Ok(JsonOrStream::Stream(EventStream::native(
+            completions.events(),
+        )));
     }
-    Ok(WholeOrStream::Whole(asked.whole().await?))
+    Ok(JsonOrStream::Json(completions.response().await?))
 }
 
-/// What the answer has; taken out of the body.
-pub(super) fn form(body: &mut types::CompletionRequest) -> AnswerForm {
-    AnswerForm {
-        tokens: body.return_tokens.unwrap_or(false),
+/// Takes the response options out of the body.
+pub(super) fn response_options(body: &mut types::CompletionRequest) -> ResponseOptions {
+    ResponseOptions {
+        return_tokens: body.return_tokens.unwrap_or(false),
         fields: body.response_fields.take().unwrap_or_default(),
         choices: body.n_cmpl.or(body.n).unwrap_or(1),
     }
 }
 
-/// The `n_predict` that is until the context is full.
+/// The value of `n_predict` that generates until the context is full, without a context shift.
 const UNTIL_FULL: i64 = -2;
 
 impl TryFrom<types::CompletionRequest> for GenerateOptions {
     type Error = Error;
 
-    /// How the prompts are to be continued.
+    /// Converts the generation options of `POST /completion`.
     fn try_from(mut body: types::CompletionRequest) -> Result<Self, Error> {
         body.n_probs = body.n_probs.or(body.logprobs);
-        let most = body.n_predict.or(body.max_tokens);
-        let most = most.or(body.max_completion_tokens).unwrap_or(-1);
-        let time = body.t_max_predict_ms.unwrap_or(0);
-        let time = u64::try_from(time).ok().filter(|time| *time > 0);
-        let sampling = sampling::parameters(&body, SamplingParameters::native())?;
+        let max_tokens = body.n_predict.or(body.max_tokens);
+        let max_tokens = max_tokens.or(body.max_completion_tokens).unwrap_or(-1);
+        let time_ms = body.t_max_predict_ms.unwrap_or(0);
+        let time_ms = u64::try_from(time_ms).ok().filter(|time_ms| *time_ms > 0);
+        let sampling = sampling::sampling_parameters(&body, SamplingParameters::native())?;
         Ok(Self {
-            max_tokens: match most {
+            max_tokens: match max_tokens {
                 UNTIL_FULL => None,
-                most => limit("n_predict", most)?,
+                max_tokens => limit("n_predict", max_tokens)?,
             },
             stop: match body.stop {
                 None => Vec::new(),
@@ -95,38 +97,38 @@ impl TryFrom<types::CompletionRequest> for GenerateOptions {
             .into_iter()
             .filter(|stop| !stop.is_empty())
             .collect(),
-            ignore_end: body.ignore_eos.unwrap_or(false),
+            ignore_eos: body.ignore_eos.unwrap_or(false),
             sampling,
             logit_bias: bias::logit_bias(body.logit_bias)?,
-            grammar: one_grammar([
-                unless_empty(body.grammar, GrammarSource::Gbnf),
+            grammar: single_grammar([
+                non_empty_grammar(body.grammar, GrammarSource::Gbnf),
                 body.json_schema.map(|schema| GrammarSource::JsonSchema {
                     schema: schema.into(),
                     strict: false,
                 }),
-                unless_empty(body.regex, GrammarSource::Regex),
-                unless_empty(body.lark, GrammarSource::Lark),
+                non_empty_grammar(body.regex, GrammarSource::Regex),
+                non_empty_grammar(body.lark, GrammarSource::Lark),
             ])?,
             tools: None,
-            penalty_prompt: body.penalty_prompt.map(pieces),
+            penalty_prompt: body.penalty_prompt.map(prompt_pieces),
             slot: limit("id_slot", body.id_slot.unwrap_or(-1))?,
-            when_full: match most {
-                UNTIL_FULL => WhenFull::Stop,
-                _ => WhenFull::Shift {
+            context_overflow: match max_tokens {
+                UNTIL_FULL => ContextOverflow::Stop,
+                _ => ContextOverflow::Shift {
                     keep: limit("n_keep", body.n_keep.unwrap_or(0))?,
                 },
             },
-            whole_prompt: false,
+            reject_oversized_prompt: false,
             read_cache: body.cache_prompt.unwrap_or(false),
             cache_salt: body.cache_salt,
-            adapters: body.lora.map(scales),
+            adapters: body.lora.map(adapter_scales),
             priority: body.priority.unwrap_or(0),
-            timeout: body.request_timeout.map(seconds),
+            timeout: body.request_timeout.map(duration),
             echo: false,
             stream: body.stream.unwrap_or(false),
             lines: LineLimits {
-                least_indent: count("n_indent", body.n_indent.unwrap_or(0))?,
-                time: time.map(Duration::from_millis),
+                min_indent: count("n_indent", body.n_indent.unwrap_or(0))?,
+                time_limit: time_ms.map(Duration::from_millis),
             },
             progress: progress_events(body.return_progress, body.timings_per_token),
             owner: RequestOwner::default(),
@@ -148,13 +150,13 @@ mod tests {
     }
 
     #[test]
-    fn without_options_the_seeds_defaults_hold() {
+    fn missing_options_have_llama_cpps_defaults() {
         let options = options(json!({"prompt": "a"})).unwrap();
         assert_eq!(options.max_tokens, None);
         assert_eq!(options.sampling.temperature, 0.8);
         assert_eq!(options.sampling.top_k, Some(40));
-        assert_eq!(options.sampling.repetition.repeat_penalty, 1.1);
-        assert_eq!(options.sampling.repetition.last_n, Some(64));
+        assert_eq!(options.sampling.penalties.repeat_penalty, 1.1);
+        assert_eq!(options.sampling.penalties.last_n, Some(64));
         assert_eq!(
             (options.sampling.seed, options.slot, options.stream),
             (None, None, false)
@@ -162,7 +164,7 @@ mod tests {
     }
 
     #[test]
-    fn words_for_absence_become_absence() {
+    fn neutral_values_disable_options() {
         let options = options(json!({
             "prompt": "a", "n_predict": 0, "seed": -1, "top_k": 0, "repeat_last_n": -1, "id_slot": 2,
             "stop": ["", "b"], "temperature": 1e300,
@@ -171,14 +173,14 @@ mod tests {
         assert_eq!(options.max_tokens, Some(0));
         assert_eq!(options.sampling.seed, None);
         assert_eq!(options.sampling.top_k, None);
-        assert_eq!(options.sampling.repetition.last_n, None);
+        assert_eq!(options.sampling.penalties.last_n, None);
         assert_eq!(options.sampling.temperature, f32::MAX);
         assert_eq!(options.slot, Some(2));
         assert_eq!(options.stop, ["b"]);
     }
 
     #[test]
-    fn other_names_count_behind_the_contracts() {
+    fn aliases_are_used_only_without_the_main_name() {
         let limit = |body: Value| options(body).unwrap().max_tokens;
         let all =
             json!({"prompt": "a", "n_predict": 1, "max_tokens": 2, "max_completion_tokens": 3});
@@ -208,7 +210,7 @@ mod tests {
     }
 
     #[test]
-    fn a_priority_is_lowered_to_the_callers_limit_also_where_none_is_asked_for() {
+    fn the_priority_is_limited_even_if_the_request_has_none() {
         for (body, max_priority, expected) in [
             (json!({"prompt": "a", "priority": 5}), 3, 3),
             (json!({"prompt": "a", "priority": -5}), 3, -5),
@@ -223,30 +225,33 @@ mod tests {
                 max_priority,
                 ..GenerateLimits::NONE
             };
-            assert_eq!(request.within(&limits).options.priority, expected);
+            assert_eq!(request.with_limits(&limits).options.priority, expected);
         }
     }
 
     #[test]
-    fn a_generation_may_fill_its_context_or_shift_it() {
-        let when_full = |n_predict| {
+    fn n_predict_selects_stop_or_context_shift() {
+        let context_overflow = |n_predict| {
             let options = options(json!({"prompt": "a", "n_predict": n_predict})).unwrap();
-            (options.max_tokens, options.when_full)
+            (options.max_tokens, options.context_overflow)
         };
-        assert_eq!(when_full(-2), (None, WhenFull::Stop));
-        assert_eq!(when_full(-1), (None, WhenFull::Shift { keep: Some(0) }));
+        assert_eq!(context_overflow(-2), (None, ContextOverflow::Stop));
+        assert_eq!(
+            context_overflow(-1),
+            (None, ContextOverflow::Shift { keep: Some(0) })
+        );
     }
 
     #[test]
-    fn lines_may_end_a_generation() {
+    fn n_indent_and_t_max_predict_ms_set_line_limits() {
         let lines = |body: Value| options(body).unwrap().lines;
         assert_eq!(lines(json!({"prompt": "a"})), LineLimits::default());
         let off = json!({"prompt": "a", "n_indent": 0, "t_max_predict_ms": -1});
         assert_eq!(lines(off), LineLimits::default());
         let on = json!({"prompt": "a", "n_indent": 4, "t_max_predict_ms": 250});
         let expected = LineLimits {
-            least_indent: 4,
-            time: Some(Duration::from_millis(250)),
+            min_indent: 4,
+            time_limit: Some(Duration::from_millis(250)),
         };
         assert_eq!(lines(on), expected);
     }

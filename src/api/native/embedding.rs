@@ -1,4 +1,4 @@
-//! `POST /embedding`: what texts are to the model, as vectors.
+//! `POST /embedding`: computes the embeddings of texts.
 
 use std::sync::Arc;
 
@@ -6,11 +6,11 @@ use crate::api::embeddings::{EUCLIDEAN_NORM, check_size, embed};
 use crate::api::error::Error;
 use crate::api::prompts::Prompts;
 use crate::api::types;
-use crate::model::{GenerateLimits, LoadedModel, Preparations};
+use crate::model::{GenerateLimits, LoadedModel, PreparationPool};
 
-/// The embedding of each text.
-pub(in crate::api) async fn answer(
-    preparations: &Preparations,
+/// Handles `POST /embedding`.
+pub(in crate::api) async fn handle(
+    preparations: &PreparationPool,
     model: &Arc<LoadedModel>,
     body: types::EmbeddingRequest,
     limits: &GenerateLimits,
@@ -22,8 +22,8 @@ pub(in crate::api) async fn answer(
     };
     let prompts = Prompts::read(param, prompts)?;
     let norm = body.embd_normalize.unwrap_or(EUCLIDEAN_NORM);
-    let alone = matches!(prompts, Prompts::One(_));
-    let prompts = prompts.all();
+    let is_single = matches!(prompts, Prompts::One(_));
+    let prompts = prompts.into_vec();
     check_size(param, prompts.len(), model.details().hidden_size)?;
     let embeddings = embed(&preparations.admit()?, model, param, prompts, norm, limits).await?;
     let mut indexed: Vec<types::IndexedEmbedding> = (0..)
@@ -33,9 +33,9 @@ pub(in crate::api) async fn answer(
             embedding: embedding.values,
         })
         .collect();
-    Ok(match (alone, indexed.pop()) {
-        (true, Some(one)) => types::EmbeddingAnswer::Embedding(types::Embedding {
-            embedding: one.embedding,
+    Ok(match (is_single, indexed.pop()) {
+        (true, Some(single)) => types::EmbeddingAnswer::Embedding(types::Embedding {
+            embedding: single.embedding,
         }),
         (_, last) => {
             indexed.extend(last);

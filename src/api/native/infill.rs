@@ -1,93 +1,96 @@
-//! `POST /infill`: what stands between two texts.
+//! `POST /infill`: generates the text between a prefix and a suffix.
 
 use std::sync::Arc;
 
 use serde_json::json;
 
-use super::completion::form;
-use super::continuation::{Asked, Batch};
-use super::props::words;
+use super::batch::{CompletionBatch, RunningCompletions};
+use super::completion::response_options;
+use super::props::read_system_prompt;
 use crate::api::error::Error;
-use crate::api::options::as_completion;
-use crate::api::payload::Ignored;
-use crate::api::preparing::prepare;
+use crate::api::options::to_completion_request;
+use crate::api::payload::IgnoredFields;
+use crate::api::prepare::prepare;
 use crate::api::prompts::Prompts;
-use crate::api::stream::{EventStream, WholeOrStream};
+use crate::api::stream::{EventStream, JsonOrStream};
 use crate::api::types;
 use crate::cancel::CancelFlag;
-use crate::model::{GenerateLimits, GenerateOptions, LoadedModel, Preparations};
-use crate::text::Gap;
+use crate::model::{GenerateLimits, GenerateOptions, LoadedModel, PreparationPool};
+use crate::text::InfillInput;
 
-/// The name of another file that has none.
+/// File name of `input_extra` files without `filename`.
 const UNNAMED: &str = "tmp";
 
-/// Fills the gap. A prompt that does not fit is refused: cut, it would have no gap.
-pub(in crate::api) async fn answer(
-    preparations: &Preparations,
+/// Handles `POST /infill`. Rejects a prompt that does not fit the context: truncation would remove the text around the
+/// gap.
+pub(in crate::api) async fn handle(
+    preparations: &PreparationPool,
     model: Arc<LoadedModel>,
     body: types::InfillRequest,
-    ignored: &mut Ignored,
+    ignored: &mut IgnoredFields,
     limits: &GenerateLimits,
-) -> Result<WholeOrStream<types::CompletionAnswer>, Error> {
+) -> Result<JsonOrStream<types::CompletionAnswer>, Error> {
     let stream = body.stream.unwrap_or(true);
     let limits = limits.clone();
-    let asked = prepare(preparations, ignored, move |ignored, cancel| {
-        begin(&model, body, stream, &limits, ignored, cancel)
+    let completions = prepare(preparations, ignored, move |ignored, cancel| {
+        start(&model, body, stream, &limits, ignored, cancel)
     })
     .await?;
     if stream {
-        return Ok(WholeOrStream::Stream(EventStream::native(asked.events())));
+        return Ok(JsonOrStream::Stream(EventStream::native(
+            completions.events(),
+        )));
     }
-    Ok(WholeOrStream::Whole(asked.whole().await?))
+    Ok(JsonOrStream::Json(completions.response().await?))
 }
 
-fn begin(
+fn start(
     model: &LoadedModel,
     mut body: types::InfillRequest,
     stream: bool,
     limits: &GenerateLimits,
-    ignored: &mut Ignored,
+    ignored: &mut IgnoredFields,
     cancel: &CancelFlag,
-) -> Result<Asked, Error> {
-    let system_prompt = body.system_prompt.take().map(words);
-    let own = [("prompt", json!("")), ("stream", json!(stream))];
-    let mut completion = as_completion(&body, &own)?;
-    let form = form(&mut completion);
+) -> Result<RunningCompletions, Error> {
+    let system_prompt = body.system_prompt.take().map(read_system_prompt);
+    let overrides = [("prompt", json!("")), ("stream", json!(stream))];
+    let mut completion = to_completion_request(&body, &overrides)?;
+    let response_options = response_options(&mut completion);
     let options = GenerateOptions {
-        whole_prompt: true,
+        reject_oversized_prompt: true,
         ..GenerateOptions::try_from(completion)?
     };
     let files = body.input_extra.iter().flatten();
     let files = files.map(|file| (file.filename.as_deref().unwrap_or(UNNAMED), &*file.text));
-    let gap = Gap {
+    let input = InfillInput {
         prefix: &body.input_prefix,
         suffix: &body.input_suffix,
-        begun: body.prompt.as_deref().unwrap_or_default(),
+        middle_start: body.prompt.as_deref().unwrap_or_default(),
         files: files.collect(),
     };
-    let (prompt, left_out) =
-        model.infill_prompt(&gap, system_prompt.as_ref(), options.max_tokens, cancel)?;
-    for number in 0..left_out {
-        ignored.report(format!("input_extra.{number}"))?;
+    let (prompt, omitted_files) =
+        model.infill_prompt(&input, system_prompt.as_ref(), options.max_tokens, cancel)?;
+    for index in 0..omitted_files {
+        ignored.report(format!("input_extra.{index}"))?;
     }
     if !model.infill_shows_file_names() {
         let files = body.input_extra.iter().flatten().enumerate();
         let named = files
-            .skip(left_out)
+            .skip(omitted_files)
             .filter(|(_, file)| file.filename.is_some());
-        for (number, _) in named {
-            ignored.report(format!("input_extra.{number}.filename"))?;
+        for (index, _) in named {
+            ignored.report(format!("input_extra.{index}.filename"))?;
         }
     }
     let prompt = prompt
         .into_iter()
         .map(|token| types::PromptPiece::Uint32(token.0));
     let prompts = Prompts::One(types::Prompt::Array(prompt.collect()));
-    let question = Batch {
+    let batch = CompletionBatch {
         prompts,
         system_prompt,
-        options: options.within(limits),
-        form,
+        options: options.with_limits(limits),
+        response_options,
     };
-    question.begin(model, ignored, cancel)
+    batch.start(model, ignored, cancel)
 }

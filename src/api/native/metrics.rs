@@ -1,17 +1,20 @@
-//! `GET /metrics`: the engine's numbers for Prometheus.
+//! `GET /metrics`: the engine's statistics for Prometheus.
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use crate::api::error::Error;
-use crate::api::payload::Text;
+use crate::api::payload::TextResponse;
 use crate::metrics::{self, Subject};
 use crate::model::{GenerateError, LoadedModel};
 
-/// The header with the time when the server started, in seconds since 1970.
+/// The response header with the server's start time as Unix time in seconds.
 const START_TIME: &str = "Process-Start-Time-Unix";
 
-/// The numbers in Prometheus' text format, of a server that started at that time.
-pub(in crate::api) fn metrics(model: &LoadedModel, started: SystemTime) -> Result<Text, Error> {
+/// Handles `GET /metrics`.
+pub(in crate::api) fn metrics(
+    model: &LoadedModel,
+    started_at: SystemTime,
+) -> Result<TextResponse, Error> {
     let details = model.details();
     let stats = model.stats();
     let subject = Subject {
@@ -21,8 +24,8 @@ pub(in crate::api) fn metrics(model: &LoadedModel, started: SystemTime) -> Resul
     };
     let failed = |error| GenerateError::Failed(format!("the metrics cannot be written: {error}"));
     let text = metrics::text(&stats, &subject).map_err(failed)?;
-    let since = started.duration_since(UNIX_EPOCH).unwrap_or_default();
-    Ok(Text {
+    let since = started_at.duration_since(UNIX_EPOCH).unwrap_or_default();
+    Ok(TextResponse {
         text: text.into(),
         headers: vec![(START_TIME, since.as_secs().to_string())],
     })

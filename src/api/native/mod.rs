@@ -1,8 +1,8 @@
-//! The native surface: the routes of the llama.cpp server of 2024.
+//! The native surface: the routes of llama.cpp's server as of 2024.
 
+mod batch;
 pub(super) mod bias;
 pub(super) mod completion;
-mod continuation;
 pub(super) mod embedding;
 pub(super) mod health;
 pub(super) mod infill;

@@ -1,47 +1,47 @@
-//! `GET /props` and `POST /props`: what the server is set to.
+//! `GET /props` and `POST /props`: the properties of the server.
 
 use std::path::Path;
 
-use super::settings::{default_settings, repeated};
+use super::settings::{default_settings, params};
 use crate::api::error::Error;
-use crate::api::options::Defaults;
+use crate::api::options::RequestDefaults;
 use crate::api::types;
 use crate::cancel::CancelFlag;
 use crate::model::{Attention, Caller, LoadedModel, SystemPrompt};
 
-/// The settings of the server. `max_tokens` is its own limit of a generation.
+/// Handles `GET /props`. `max_tokens` is the server's limit of generated tokens.
 pub(in crate::api) fn props(
     model: &LoadedModel,
     caller: Caller,
     max_tokens: Option<usize>,
-    defaults: &Defaults,
+    defaults: &RequestDefaults,
 ) -> types::Props {
     let details = model.details();
     let SystemPrompt {
         prompt,
         user_name,
         assistant_name,
-    } = model.system_words();
+    } = model.system_prompt();
     let settings = default_settings(details, max_tokens, defaults, &model.adapters());
     types::Props {
         assistant_name,
         user_name,
         system_prompt: prompt,
         default_generation_settings: types::GenerationSettings {
-            params: repeated(&settings),
+            params: params(&settings),
             ..settings
         },
         modalities: types::PropsModalities {
             vision: false,
             audio: false,
         },
-        bos_token: details.beginning_text.clone(),
-        eos_token: details.end_text.clone(),
+        bos_token: details.bos_text.clone(),
+        eos_token: details.eos_text.clone(),
         is_sleeping: false,
         total_slots: details.slots as u64,
         chat_template: details.chat_template.clone(),
         model: details.name.clone(),
-        model_path: shown_path(&details.path, caller),
+        model_path: visible_path(&details.path, caller),
         n_ctx: details.context_tokens as u64,
         build_info: concat!("ortolan ", env!("CARGO_PKG_VERSION")).to_owned(),
         cache_tokens: details.cache_tokens as u64,
@@ -55,28 +55,28 @@ pub(in crate::api) fn props(
     }
 }
 
-/// A file as the caller may know it: only an operator sees in which folder it is.
-pub(super) fn shown_path(path: &Path, caller: Caller) -> String {
+/// Returns the path of a file for operators, and only the file name for other callers.
+pub(super) fn visible_path(path: &Path, caller: Caller) -> String {
     let name = path.file_name().filter(|_| !caller.is_operator());
     name.map_or(path.display(), |name| Path::new(name).display())
         .to_string()
 }
 
-/// Changes them.
+/// Handles `POST /props`.
 pub(in crate::api) fn change(
     model: &LoadedModel,
     body: types::PropsChange,
     cancel: &CancelFlag,
 ) -> Result<types::PropsChanged, Error> {
     if let Some(system_prompt) = body.system_prompt {
-        model.set_system_prompt(words(system_prompt), cancel)?;
+        model.set_system_prompt(read_system_prompt(system_prompt), cancel)?;
     }
     Ok(types::PropsChanged { success: true })
 }
 
-/// A system prompt as it was sent.
-pub(super) fn words(sent: types::SystemPrompt) -> SystemPrompt {
-    match sent {
+/// Reads the field `system_prompt`: a text, or an object with the prompt and the names of the user and the assistant.
+pub(super) fn read_system_prompt(value: types::SystemPrompt) -> SystemPrompt {
+    match value {
         types::SystemPrompt::String(prompt) => SystemPrompt {
             prompt,
             ..SystemPrompt::default()

@@ -1,4 +1,4 @@
-//! `POST /slots/{id_slot}?action=…`: a slot's sequence is kept in a file, put back, or forgotten.
+//! `POST /slots/{id_slot}?action=…`: saves the KV cache of a slot to a file, restores it, or erases it.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -10,21 +10,21 @@ use crate::model::{
     Caller, GenerateError, LoadedModel, RequestOwner, SavedSlotError, SlotError, SlotFolder,
 };
 
-/// Most bytes of a file's name.
-const MAX_NAME_BYTES: usize = 200;
+/// Longest file name in bytes.
+const NAME_BYTES_MAX: usize = 200;
 
-/// Whose files there are, and where.
+/// The folder of saved slots, for the requests of one caller.
 pub(in crate::api) struct SlotFiles<'a> {
-    /// Where the operator wants the files.
+    /// The folder of all saved slots, which the operator set.
     pub folder: &'a SlotFolder,
-    /// Whose they are.
     pub caller: Caller,
-    /// As the caller's requests have it.
+    /// Owner of the caller's requests: key and cache namespace.
     pub owner: RequestOwner,
 }
 
 impl SlotFiles<'_> {
-    /// The folder of the caller's files: an operator's are in the folder itself, every other key has one within it.
+    /// Returns the folder of the caller's files: `folder` for operators and on servers without keys, otherwise a
+    /// subfolder for the caller's key.
     fn path(&self) -> PathBuf {
         let key = self.caller.key().filter(|_| !self.caller.is_operator());
         match key {
@@ -34,8 +34,8 @@ impl SlotFiles<'_> {
     }
 }
 
-/// Does what `action` says.
-pub(in crate::api) async fn answer(
+/// Handles `POST /slots/{id_slot}`.
+pub(in crate::api) async fn handle(
     model: &Arc<LoadedModel>,
     files: SlotFiles<'_>,
     id_slot: &str,
@@ -43,20 +43,23 @@ pub(in crate::api) async fn answer(
     body: types::SlotActionRequest,
 ) -> Result<types::SlotAction, Error> {
     if !model.details().generates {
-        // It computes nothing that could be kept.
-        return Err(GenerateError::Encoder.into());
+        // Encoders have no KV cache.
+        return Err(GenerateError::GenerationUnsupported.into());
     }
-    let slot: usize = id_slot
-        .parse()
-        .map_err(|_| Error::invalid("id_slot", format!("id_slot: '{id_slot}' is no slot")))?;
+    let slot: usize = id_slot.parse().map_err(|_| {
+        Error::invalid(
+            "id_slot",
+            format!("id_slot: '{id_slot}' is not a slot number"),
+        )
+    })?;
     let filename = body.filename;
     match action {
         Some("save") => {
-            let (name, path) = file(&files.path(), filename)?;
+            let (name, path) = slot_file(&files.path(), filename)?;
             let saved = model
                 .save_slot(slot, path, files.folder.limits, files.caller)
                 .await
-                .map_err(|error| told(error, slot, model))?;
+                .map_err(|error| client_error(error, slot, model))?;
             Ok(types::SlotAction::Saved(types::SlotSaved {
                 id_slot: slot as u64,
                 filename: name,
@@ -68,11 +71,11 @@ pub(in crate::api) async fn answer(
             }))
         }
         Some("restore") => {
-            let (name, path) = file(&files.path(), filename)?;
+            let (name, path) = slot_file(&files.path(), filename)?;
             let restored = model
                 .restore_slot(slot, path, files.owner, files.caller)
                 .await
-                .map_err(|error| told(error, slot, model))?;
+                .map_err(|error| client_error(error, slot, model))?;
             Ok(types::SlotAction::Restored(types::SlotRestored {
                 id_slot: slot as u64,
                 filename: name,
@@ -87,15 +90,16 @@ pub(in crate::api) async fn answer(
             let erased = model
                 .erase_slot(slot, files.caller)
                 .await
-                .map_err(|error| told(error, slot, model))?;
+                .map_err(|error| client_error(error, slot, model))?;
             Ok(types::SlotAction::Erased(types::SlotErased {
                 id_slot: slot as u64,
                 n_erased: erased as u64,
             }))
         }
         other => {
-            let found = other.unwrap_or_default();
-            let problem = format!("action: '{found}' is not one of save, restore and erase");
+            let action = other.unwrap_or_default();
+            let problem =
+                format!("action: '{action}' is not supported: use save, restore or erase");
             Err(Error::invalid("action", problem))
         }
     }
@@ -105,55 +109,55 @@ fn milliseconds(duration: Duration) -> f64 {
     duration.as_secs_f64() * 1000.0
 }
 
-/// The file of that name: a client's word must not lead out of the folder.
-fn file(folder: &Path, name: Option<String>) -> Result<(String, PathBuf), Error> {
+/// Returns the name and the path of a file. Rejects names that could lead out of the folder.
+fn slot_file(folder: &Path, name: Option<String>) -> Result<(String, PathBuf), Error> {
     let name = name.unwrap_or_default();
-    let plain = !name.is_empty()
-        && name.len() <= MAX_NAME_BYTES
+    let is_valid = !name.is_empty()
+        && name.len() <= NAME_BYTES_MAX
         && !name.starts_with('.')
-        // A save that was killed may have left a file that ends so.
+        // Interrupted saves leave temporary files with this suffix.
         && !name.ends_with(".part")
         && !name
             .chars()
             .any(|letter| matches!(letter, '/' | '\\' | ':') || letter.is_control());
-    match plain {
+    match is_valid {
         true => Ok((name.clone(), folder.join(name))),
         false => {
             let problem = format!(
-                "filename: a plain name of a file, of at most {MAX_NAME_BYTES} bytes and not ending in .part, is needed"
+                "filename: invalid filename: use a plain name of at most {NAME_BYTES_MAX} bytes, not ending in .part"
             );
             Err(Error::invalid("filename", problem))
         }
     }
 }
 
-/// What the client is told. Where the operator keeps the files is not among it.
-fn told(error: SavedSlotError, slot: usize, model: &LoadedModel) -> Error {
+/// Converts an error for the client, without the paths of the operator's files.
+fn client_error(error: SavedSlotError, slot: usize, model: &LoadedModel) -> Error {
     use std::io::ErrorKind::{InvalidInput, IsADirectory, NotFound};
     match error {
         SavedSlotError::Slot(SlotError::Unknown(_)) => {
             let slots = model.details().slots;
             Error::Generate(GenerateError::UnknownSlot { slot, slots })
         }
-        SavedSlotError::Slot(SlotError::Busy) => Error::Busy(error.to_string()),
+        SavedSlotError::Slot(SlotError::Busy) => Error::TooManyRequests(error.to_string()),
         SavedSlotError::Slot(SlotError::Stopped) => Error::Generate(GenerateError::Stopping),
         SavedSlotError::File(error) if error.kind() == NotFound => {
-            Error::invalid("filename", "filename: there is no such file")
+            Error::invalid("filename", "filename: file not found")
         }
         SavedSlotError::File(error) if matches!(error.kind(), InvalidInput | IsADirectory) => {
             Error::invalid("filename", format!("filename: {error}"))
         }
-        SavedSlotError::StillAnswering => Error::NoModel(error.to_string()),
-        SavedSlotError::AnotherKey => Error::SlotOfAnotherKey(slot),
-        SavedSlotError::NoSlot(_)
+        SavedSlotError::StillRunning => Error::ModelUnavailable(error.to_string()),
+        SavedSlotError::OwnedByAnotherKey => Error::SlotOfAnotherKey(slot),
+        SavedSlotError::InvalidFile(_)
         | SavedSlotError::TooManyFiles(_)
         | SavedSlotError::TooManyBytes(_)
-        | SavedSlotError::AnotherModel
-        | SavedSlotError::AnotherAdapter => {
+        | SavedSlotError::ModelMismatch
+        | SavedSlotError::AdapterMissing => {
             Error::invalid("filename", format!("filename: {error}"))
         }
         SavedSlotError::Slot(SlotError::Run(_)) | SavedSlotError::File(_) => {
-            tracing::error!(%error, slot, "a slot could not be saved or restored");
+            tracing::error!(%error, slot, "saving or restoring a slot failed");
             Error::Generate(GenerateError::Failed(error.to_string()))
         }
     }
@@ -164,9 +168,9 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_name_does_not_lead_out_of_the_folder() {
+    fn rejects_file_names_that_lead_out_of_the_folder() {
         let folder = Path::new("/slots");
-        let (_, path) = file(folder, Some("a b-1.bin".to_owned())).unwrap();
+        let (_, path) = slot_file(folder, Some("a b-1.bin".to_owned())).unwrap();
         assert_eq!(path, Path::new("/slots/a b-1.bin"));
         for name in [
             "",
@@ -181,8 +185,11 @@ mod tests {
             ".hidden",
             "a.0123456789abcdef.part",
         ] {
-            assert!(file(folder, Some(name.to_owned())).is_err(), "{name:?}");
+            assert!(
+                slot_file(folder, Some(name.to_owned())).is_err(),
+                "{name:?}"
+            );
         }
-        assert!(file(folder, None).is_err());
+        assert!(slot_file(folder, None).is_err());
     }
 }

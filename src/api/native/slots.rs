@@ -1,87 +1,88 @@
-//! `GET /slots`: what each slot does, or did last.
+//! `GET /slots`: the current or last request of each slot.
 
-use super::settings::{default_settings, repeated, settings};
-use crate::api::options::{Defaults, or_minus_one};
+use super::settings::{default_settings, params, settings};
+use crate::api::options::{RequestDefaults, or_minus_one};
 use crate::api::types;
 use crate::model::{Caller, FinishReason, LoadedModel, ModelDetails, Slot};
 
-/// All slots, each with its request if the caller may see that.
+/// Handles `GET /slots`. Hides the requests that the caller may not see.
 pub(in crate::api) fn slots(
     model: &LoadedModel,
-    defaults: &Defaults,
+    defaults: &RequestDefaults,
     caller: Caller,
 ) -> types::Slots {
     let details = model.details();
-    let unasked = default_settings(details, None, defaults, &model.adapters());
-    let shown = model.slots().into_iter().map(|slot| {
-        let slot = visible(slot, caller);
+    let default_options = default_settings(details, None, defaults, &model.adapters());
+    let slots = model.slots().into_iter().map(|slot| {
+        let slot = redacted(slot, caller);
         let prompt = model.detokenize(&slot.prompt).unwrap_or_default();
-        show(details, &unasked, &slot, prompt)
+        slot_json(details, &default_options, &slot, prompt)
     });
-    types::Slots(shown.collect())
+    types::Slots(slots.collect())
 }
 
-/// The slot as the caller may see it: of another key's request only that it runs.
-fn visible(slot: Slot, caller: Caller) -> Slot {
+/// Returns the part of a slot that the caller may see. For a request of another key, only `id` and `is_processing`
+/// remain.
+fn redacted(slot: Slot, caller: Caller) -> Slot {
     let owner = slot.options.as_ref().and_then(|options| options.owner.key);
     match caller.may_see(owner) {
         true => slot,
         false => Slot {
             id: slot.id,
-            processing: slot.processing,
-            task: None,
+            is_processing: slot.is_processing,
+            sequence_id: None,
             options: None,
             seed: None,
             prompt: [].into(),
             generated_tokens: 0,
             has_new_line: false,
-            finish: None,
+            finish_reason: None,
         },
     }
 }
 
-/// The slot; `unasked` is what it shows before its first request.
-fn show(
+/// Returns the JSON of a slot. `default_options` are the options of a slot that has not run a request.
+fn slot_json(
     details: &ModelDetails,
-    unasked: &types::GenerationSettings,
+    default_options: &types::GenerationSettings,
     slot: &Slot,
     prompt: String,
 ) -> types::Slot {
-    let asked = slot.options.as_deref();
-    let options = match asked {
+    let request_options = slot.options.as_deref();
+    let options = match request_options {
         Some(options) => settings(details, options, slot.seed),
-        None => unasked.clone(),
+        None => default_options.clone(),
     };
-    let left = asked
+    let remaining_tokens = request_options
         .and_then(|options| options.max_tokens)
         .map(|limit| limit.saturating_sub(slot.generated_tokens));
-    let stopping_word = match &slot.finish {
-        Some(FinishReason::StopString(word)) => word.clone(),
+    let stopping_word = match &slot.finish_reason {
+        Some(FinishReason::StopString(stop_string)) => stop_string.clone(),
         _ => String::new(),
     };
     let task = slot
-        .task
+        .sequence_id
         .map_or(-1, |task| i64::try_from(task).unwrap_or(i64::MAX));
     types::Slot {
         id: slot.id as u64,
-        state: u8::from(slot.processing),
-        is_processing: slot.processing,
+        state: u8::from(slot.is_processing),
+        is_processing: slot.is_processing,
         speculative: false,
         task_id: task,
         id_task: task,
-        params: repeated(&options),
+        params: params(&options),
         prompt,
         next_token: types::NextToken {
-            has_next_token: slot.processing,
+            has_next_token: slot.is_processing,
             has_new_line: slot.has_new_line,
-            n_remain: or_minus_one(left),
+            n_remain: or_minus_one(remaining_tokens),
             n_decoded: slot.generated_tokens as u64,
-            stopped_eos: slot.finish == Some(FinishReason::EndOfText),
+            stopped_eos: slot.finish_reason == Some(FinishReason::EndOfText),
             stopped_limit: matches!(
-                slot.finish,
+                slot.finish_reason,
                 Some(FinishReason::TokenLimit | FinishReason::ContextFull)
             ),
-            stopped_word: matches!(slot.finish, Some(FinishReason::StopString(_))),
+            stopped_word: matches!(slot.finish_reason, Some(FinishReason::StopString(_))),
             stopping_word,
         },
         n_ctx: options.n_ctx,
@@ -144,70 +145,70 @@ mod tests {
     use crate::token::TokenId;
 
     #[test]
-    fn a_slot_shows_its_request_and_fits_the_document() {
+    fn a_slot_shows_its_request_unless_it_is_hidden() {
         let request: types::CompletionRequest =
             serde_json::from_str(r#"{"prompt": "a", "n_predict": 5, "seed": 3}"#).unwrap();
         let mut slot = Slot {
             id: 1,
-            processing: true,
-            task: Some(12),
+            is_processing: true,
+            sequence_id: Some(12),
             options: Some(Arc::new(GenerateOptions::try_from(request).unwrap())),
             seed: Some(3),
             prompt: [TokenId(7)].into(),
             generated_tokens: 2,
             has_new_line: true,
-            finish: None,
+            finish_reason: None,
         };
-        let unasked = default_settings(&details(), None, &Defaults::default(), &[]);
-        let shown = show(&details(), &unasked, &slot, "a".to_owned());
+        let default_options = default_settings(&details(), None, &RequestDefaults::default(), &[]);
+        let json = slot_json(&details(), &default_options, &slot, "a".to_owned());
         assert_eq!(
             (
-                shown.state,
-                shown.task_id,
-                shown.seed,
-                shown.next_token.n_remain
+                json.state,
+                json.task_id,
+                json.seed,
+                json.next_token.n_remain
             ),
             (1, 12, 3, 3)
         );
-        assert!(shown.is_processing && shown.next_token.has_new_line);
-        assert_eq!(shown.params["n_predict"], 5);
-        crate::api::check("Slot", &serde_json::to_value(&shown).unwrap()).unwrap();
+        assert!(json.is_processing && json.next_token.has_new_line);
+        assert_eq!(json.params["n_predict"], 5);
+        crate::api::check("Slot", &serde_json::to_value(&json).unwrap()).unwrap();
 
-        // Nothing but the state is left of a request that the caller may not see.
-        slot.finish = Some(FinishReason::StopString("secret".to_owned()));
-        let hidden = show(
+        // For a hidden request, only `is_processing` is visible.
+        slot.finish_reason = Some(FinishReason::StopString("secret".to_owned()));
+        let hidden = slot_json(
             &details(),
-            &unasked,
-            &visible(slot.clone(), Caller::Unknown),
+            &default_options,
+            &redacted(slot.clone(), Caller::Unknown),
             String::new(),
         );
         let idle = Slot {
             id: 1,
-            processing: true,
-            task: None,
+            is_processing: true,
+            sequence_id: None,
             options: None,
             seed: None,
             prompt: [].into(),
             generated_tokens: 0,
             has_new_line: false,
-            finish: None,
+            finish_reason: None,
         };
-        let expected = show(&details(), &unasked, &idle, String::new());
+        let expected = slot_json(&details(), &default_options, &idle, String::new());
         assert_eq!(
             serde_json::to_value(&hidden).unwrap(),
             serde_json::to_value(&expected).unwrap()
         );
 
         slot.options = None;
-        slot.task = None;
-        slot.processing = false;
-        let shown = show(&details(), &unasked, &slot, String::new());
+        slot.sequence_id = None;
+        slot.is_processing = false;
+        let json = slot_json(&details(), &default_options, &slot, String::new());
         assert_eq!(
             (
-                shown.state,
-                shown.task_id,
-                shown.seed,
-                shown.next_token.n_remain
+                json.state,
+                json.task_id,
+                json.seed,
+                json.next_token.n_remain
             ),
             (0, -1, -1, -1)
         );

@@ -1,21 +1,21 @@
-//! `POST /tokenize`, `POST /detokenize` and `POST /apply-template`: what becomes of texts before they are prompts.
+//! `POST /tokenize`, `POST /detokenize` and `POST /apply-template`.
 
-use crate::api::answer_size::{self, ID_BYTES};
 use crate::api::error::Error;
 use crate::api::messages::{conversation, ending};
-use crate::api::payload::Ignored;
-use crate::api::prompts::pieces;
-use crate::api::tools::{Tool, declared};
+use crate::api::payload::IgnoredFields;
+use crate::api::prompts::prompt_pieces;
+use crate::api::response_size::{self, TOKEN_ID_BYTES};
+use crate::api::tools::{Tool, read_tools};
 use crate::api::types;
 use crate::cancel::CancelFlag;
 use crate::model::{GenerateError, LoadedModel, TokenizeRequest};
 use crate::text::{Conversation, SpecialTokens};
 use crate::token::TokenId;
 
-/// Tokens whose texts are measured between two looks at the cancellation.
+/// Number of tokens that are measured between two cancellation checks.
 const TOKENS_BETWEEN_CHECKS: usize = 65_536;
 
-/// The tokens of a text.
+/// Handles `POST /tokenize`.
 pub(in crate::api) fn tokenize(
     model: &LoadedModel,
     body: types::TokenizeRequest,
@@ -29,31 +29,31 @@ pub(in crate::api) fn tokenize(
         Some(false) => SpecialTokens::Literal,
     };
     let request = TokenizeRequest {
-        content: pieces(content),
+        content: prompt_pieces(content),
         special,
-        add_beginning: body.add_special.unwrap_or(false),
+        add_bos: body.add_special.unwrap_or(false),
     };
     let tokens = model.tokenize(&request, cancel)?;
     let with_pieces = body.with_pieces == Some(true);
     let bytes = match with_pieces {
-        true => sum(model, &tokens, answer_size::of_piece, cancel)?,
-        false => tokens.len().saturating_mul(ID_BYTES),
+        true => total_size(model, &tokens, response_size::piece_bytes, cancel)?,
+        false => tokens.len().saturating_mul(TOKEN_ID_BYTES),
     };
-    answer_size::check("content", bytes)?;
-    let shown = |token: TokenId| match with_pieces {
+    response_size::check("content", bytes)?;
+    let to_json = |token: TokenId| match with_pieces {
         true => types::TokenOrPiece::TokenPiece(types::TokenPiece {
             id: token.0,
-            piece: piece(model.token_bytes(token)),
+            piece: piece_json(model.token_bytes(token)),
         }),
         false => types::TokenOrPiece::Uint32(token.0),
     };
     Ok(types::Tokens {
-        tokens: tokens.into_iter().map(shown).collect(),
+        tokens: tokens.into_iter().map(to_json).collect(),
     })
 }
 
-/// The sum of what `size` makes of the length of each token's text.
-fn sum(
+/// Returns the sum of `size(bytes)` over all tokens, where `bytes` is the length of the token's text.
+fn total_size(
     model: &LoadedModel,
     tokens: &[TokenId],
     size: fn(usize) -> usize,
@@ -70,22 +70,22 @@ fn sum(
     Ok(sum)
 }
 
-fn piece(bytes: &[u8]) -> types::Piece {
+fn piece_json(bytes: &[u8]) -> types::Piece {
     match std::str::from_utf8(bytes) {
         Ok(text) => types::Piece::String(text.to_owned()),
         Err(_) => types::Piece::Array(bytes.to_vec()),
     }
 }
 
-/// A conversation as text.
+/// Handles `POST /apply-template`.
 pub(in crate::api) fn apply_template(
     model: &LoadedModel,
     body: types::TemplateRequest,
-    ignored: &mut Ignored,
+    ignored: &mut IgnoredFields,
     cancel: &CancelFlag,
 ) -> Result<types::RenderedPrompt, Error> {
-    let tools = declared(body.tools.unwrap_or_default(), ignored)?;
-    let shown = tools.iter().map(Tool::shown).collect();
+    let tools = read_tools(body.tools.unwrap_or_default(), ignored)?;
+    let template_tools = tools.iter().map(Tool::template_value).collect();
     let ending = ending(
         &body.messages,
         body.add_generation_prompt,
@@ -93,22 +93,25 @@ pub(in crate::api) fn apply_template(
     )?;
     let conversation = Conversation {
         ending,
-        settings: body.chat_template_kwargs.unwrap_or_default(),
-        ..conversation(body.messages, shown)?
+        template_variables: body.chat_template_kwargs.unwrap_or_default(),
+        ..conversation(body.messages, template_tools)?
     };
     Ok(types::RenderedPrompt {
         prompt: model.render(&conversation, cancel)?,
     })
 }
 
-/// The text of tokens.
+/// Handles `POST /detokenize`.
 pub(in crate::api) fn detokenize(
     model: &LoadedModel,
     body: types::DetokenizeRequest,
     cancel: &CancelFlag,
 ) -> Result<types::DetokenizedText, Error> {
     let tokens: Vec<_> = body.tokens.into_iter().flatten().map(TokenId).collect();
-    answer_size::check("tokens", sum(model, &tokens, answer_size::of_text, cancel)?)?;
+    response_size::check(
+        "tokens",
+        total_size(model, &tokens, response_size::text_bytes, cancel)?,
+    )?;
     Ok(types::DetokenizedText {
         content: model.detokenize(&tokens)?,
     })

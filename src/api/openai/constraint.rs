@@ -1,5 +1,5 @@
-//! Constraints on the text of an answer, in the spellings that clients of OpenAI's routes use: OpenAI's, llama.cpp's,
-//! vLLM's and SGLang's. Each is kept with the field that asked for it. At most one holds for a text.
+//! The structured-output constraint of a request on OpenAI's routes, which accept the fields of OpenAI, llama.cpp, vLLM
+//! and SGLang. A request may have at most one constraint.
 
 use serde_json::{Map, Value, json};
 
@@ -7,17 +7,15 @@ use crate::api::error::Error;
 use crate::api::types;
 use crate::model::GrammarSource;
 
-/// What a text must follow.
+/// A grammar that the generated text must match.
 #[derive(Debug)]
 pub(super) struct Constraint {
-    /// The field of the body that asked for it, as a dotted path.
+    /// Dotted path of the request field that sets the constraint.
     pub field: String,
-    /// What it asks for.
     pub grammar: GrammarSource,
 }
 
 impl Constraint {
-    /// What a field asks for.
     pub(super) fn new(field: impl Into<String>, grammar: GrammarSource) -> Self {
         Self {
             field: field.into(),
@@ -25,17 +23,17 @@ impl Constraint {
         }
     }
 
-    /// A JSON object, whatever it holds.
+    /// Accepts any JSON object.
     pub(super) fn json_object(field: impl Into<String>) -> Self {
         Self::json_schema(field, json!({ "type": "object" }), false)
     }
 
-    /// JSON that follows a schema; `strict` is whether one that cannot be enforced is refused.
+    /// Accepts JSON that matches a schema. With `strict`, a schema that cannot be enforced completely is rejected.
     pub(super) fn json_schema(field: impl Into<String>, schema: Value, strict: bool) -> Self {
         Self::new(field, GrammarSource::JsonSchema { schema, strict })
     }
 
-    /// What a text that is a grammar asks for; an empty one asks for nothing.
+    /// Reads a grammar field; `None` if it is missing or empty.
     fn text(
         field: &str,
         text: Option<String>,
@@ -45,7 +43,7 @@ impl Constraint {
         text.map(|text| Self::new(field, grammar(text)))
     }
 
-    /// What a schema asks for, which is an object or its JSON as text; an empty text asks for nothing.
+    /// Reads a schema field, an object or JSON text; `None` if it is missing, null or empty.
     fn schema(field: &str, schema: Option<Value>) -> Result<Option<Self>, Error> {
         let schema = match schema {
             None | Some(Value::Null) => return Ok(None),
@@ -53,7 +51,7 @@ impl Constraint {
             Some(Value::String(text)) => serde_json::from_str::<Map<String, Value>>(&text)
                 .map(Value::Object)
                 .map_err(|error| {
-                    let problem = format!("{field}: a JSON Schema as JSON text: {error}");
+                    let problem = format!("{field}: invalid JSON Schema: {error}");
                     Error::invalid(field, problem)
                 })?,
             Some(schema) => schema,
@@ -61,7 +59,7 @@ impl Constraint {
         Ok(Some(Self::json_schema(field, schema, false)))
     }
 
-    /// One of some texts, exactly.
+    /// Accepts exactly one of `texts`.
     fn choice(field: &str, texts: Option<types::TextChoices>) -> Option<Self> {
         let texts = texts?;
         let texts: Vec<String> = texts.0.iter().map(|text| escaped(text)).collect();
@@ -69,12 +67,12 @@ impl Constraint {
         Some(Self::new(field, GrammarSource::Regex(regex)))
     }
 
-    fn object(field: &str, wanted: Option<bool>) -> Option<Self> {
-        wanted.unwrap_or(false).then(|| Self::json_object(field))
+    fn object(field: &str, is_set: Option<bool>) -> Option<Self> {
+        is_set.unwrap_or(false).then(|| Self::json_object(field))
     }
 }
 
-/// A text as a regular expression that only it follows.
+/// Escapes a text for use as a regular expression that matches exactly the text.
 fn escaped(text: &str) -> String {
     let mut escaped = String::with_capacity(text.len());
     for character in text.chars() {
@@ -86,25 +84,26 @@ fn escaped(text: &str) -> String {
     escaped
 }
 
-/// A grammar of vLLM's clients: GBNF if it has a rule `name ::= …`, else Lark, whose rules have one colon.
-fn grammar_of_any_kind(text: String) -> GrammarSource {
+/// Reads a grammar in vLLM's format: GBNF if it contains `::=`, otherwise Lark.
+fn gbnf_or_lark(text: String) -> GrammarSource {
     match text.contains("::=") {
         true => GrammarSource::Gbnf(text),
         false => GrammarSource::Lark(text),
     }
 }
 
-/// The constraint that a body asks for, of those that all routes take and of `form`, which is a route's own.
+/// Returns the constraint of a request: from the fields that all OpenAI routes share, or `format`, which only
+/// `/v1/responses` has.
 ///
 /// # Errors
-/// If it asks for two: the message names both fields.
+/// If the request has two constraints; the message names both fields.
 pub(super) fn constraint(
     options: &mut types::GenerationOptions,
-    form: Option<Constraint>,
+    format: Option<Constraint>,
 ) -> Result<Option<Constraint>, Error> {
     use GrammarSource::{Gbnf, Lark, Regex};
-    let mut given = vec![
-        form,
+    let mut constraints = vec![
+        format,
         match options.response_format.take() {
             Some(format) => response_format(format)?,
             None => None,
@@ -121,51 +120,47 @@ pub(super) fn constraint(
         Constraint::text(
             "guided_grammar",
             options.guided_grammar.take(),
-            grammar_of_any_kind,
+            gbnf_or_lark,
         ),
     ];
     if let Some(outputs) = options.structured_outputs.take() {
-        given.extend([
+        constraints.extend([
             Constraint::schema("structured_outputs.json", outputs.json)?,
             Constraint::text("structured_outputs.regex", outputs.regex, Regex),
             Constraint::choice("structured_outputs.choice", outputs.choice),
-            Constraint::text(
-                "structured_outputs.grammar",
-                outputs.grammar,
-                grammar_of_any_kind,
-            ),
+            Constraint::text("structured_outputs.grammar", outputs.grammar, gbnf_or_lark),
             Constraint::object("structured_outputs.json_object", outputs.json_object),
         ]);
     }
-    let mut given = given.into_iter().flatten();
-    match (given.next(), given.next()) {
+    let mut constraints = constraints.into_iter().flatten();
+    match (constraints.next(), constraints.next()) {
         (Some(first), Some(second)) => {
             let (first, second) = (first.field, second.field);
-            let message = format!("{second}: a text cannot follow both {first} and {second}");
+            let message = format!("{second}: {first} and {second} cannot both be set");
             Err(Error::invalid(second, message))
         }
         (first, _) => Ok(first),
     }
 }
 
-/// What the text must follow to have a form.
+/// Reads `response_format`; `None` for the type `text`.
 fn response_format(format: types::ResponseFormat) -> Result<Option<Constraint>, Error> {
     use types::ResponseFormatType as Type;
-    let own = || Constraint::schema("response_format.schema", format.schema.clone());
+    let llama_cpp_schema = || Constraint::schema("response_format.schema", format.schema.clone());
     match (format.type_, format.json_schema) {
         (Type::Text, _) => Ok(None),
         (Type::JsonObject, _) => {
-            Ok(own()?.or_else(|| Some(Constraint::json_object("response_format"))))
+            Ok(llama_cpp_schema()?.or_else(|| Some(Constraint::json_object("response_format"))))
         }
         (Type::JsonSchema, Some(named)) => Ok(Some(Constraint::json_schema(
             "response_format.json_schema.schema",
             named.schema.unwrap_or_default().into(),
             named.strict.unwrap_or(false),
         ))),
-        (Type::JsonSchema, None) => match own()? {
+        (Type::JsonSchema, None) => match llama_cpp_schema()? {
             Some(constraint) => Ok(Some(constraint)),
             None => {
-                let message = "response_format.json_schema: it is missing";
+                let message = "response_format.json_schema: it is required";
                 Err(Error::invalid("response_format.json_schema", message))
             }
         },
@@ -176,7 +171,7 @@ fn response_format(format: types::ResponseFormat) -> Result<Option<Constraint>, 
 mod tests {
     use super::*;
 
-    /// The options of a body, and the field and the grammar that it asks for, or the error's message.
+    /// Checks the constraint of a body: its field and grammar, or the error message.
     #[track_caller]
     fn check(body: Value, expected: Result<Option<(&str, GrammarSource)>, &str>) {
         let mut options: types::GenerationOptions = serde_json::from_value(body).unwrap();
@@ -191,7 +186,7 @@ mod tests {
     }
 
     #[test]
-    fn every_spelling_is_read() {
+    fn reads_the_constraint_fields_of_all_servers() {
         let object = json!({"type": "object"});
         let schema = |schema: &Value| GrammarSource::JsonSchema {
             schema: schema.clone(),
@@ -279,7 +274,7 @@ mod tests {
     }
 
     #[test]
-    fn neutral_values_ask_for_nothing() {
+    fn neutral_values_set_no_constraint() {
         check(
             json!({
                 "response_format": {"type": "text"}, "grammar": "", "json_schema": null, "regex": null, "guided_choice": null,
@@ -290,15 +285,15 @@ mod tests {
     }
 
     #[test]
-    fn two_constraints_are_refused_by_both_names() {
+    fn two_constraints_are_refused() {
         check(
             json!({"guided_choice": ["a"], "response_format": {"type": "json_object"}}),
-            Err("guided_choice: a text cannot follow both response_format and guided_choice"),
+            Err("guided_choice: response_format and guided_choice cannot both be set"),
         );
         check(
             json!({"structured_outputs": {"regex": "a", "choice": ["a"]}}),
             Err(
-                "structured_outputs.choice: a text cannot follow both structured_outputs.regex and structured_outputs.choice",
+                "structured_outputs.choice: structured_outputs.regex and structured_outputs.choice cannot both be set",
             ),
         );
     }

@@ -1,4 +1,4 @@
-//! `POST /v1/embeddings`: what texts are to the model, as vectors.
+//! `POST /v1/embeddings`: computes the embeddings of texts.
 
 use std::sync::Arc;
 
@@ -9,11 +9,11 @@ use crate::api::embeddings::{EUCLIDEAN_NORM, check_size, embed};
 use crate::api::error::Error;
 use crate::api::prompts::Prompts;
 use crate::api::types;
-use crate::model::{GenerateLimits, LoadedModel, Preparations};
+use crate::model::{GenerateLimits, LoadedModel, PreparationPool};
 
-/// The embedding of each text, in order.
-pub(in crate::api) async fn answer(
-    preparations: &Preparations,
+/// Handles `POST /v1/embeddings`.
+pub(in crate::api) async fn handle(
+    preparations: &PreparationPool,
     model: &Arc<LoadedModel>,
     body: types::EmbeddingsRequest,
     limits: &GenerateLimits,
@@ -23,13 +23,13 @@ pub(in crate::api) async fn answer(
         .dimensions
         .filter(|dimensions| *dimensions as usize != width)
     {
-        let problem = format!("{dimensions} is not what this model gives: {width}");
+        let problem = format!("{dimensions} is not supported: use {width}");
         return Err(Error::invalid(
             "dimensions",
             format!("dimensions: {problem}"),
         ));
     }
-    let prompts = Prompts::read("input", body.input)?.all();
+    let prompts = Prompts::read("input", body.input)?.into_vec();
     check_size("input", prompts.len(), width)?;
     let embeddings = embed(
         &preparations.admit()?,
@@ -44,7 +44,7 @@ pub(in crate::api) async fn answer(
         .iter()
         .map(|embedding| embedding.prompt_tokens)
         .sum();
-    let written = match body.encoding_format {
+    let to_json = match body.encoding_format {
         None | Some(types::EncodingFormat::Float) => types::EmbeddingVector::Array,
         Some(types::EncodingFormat::Base64) => {
             |values| types::EmbeddingVector::String(base64(values))
@@ -55,7 +55,7 @@ pub(in crate::api) async fn answer(
         .map(|(index, embedding)| types::EmbeddingsItem {
             object: types::EmbeddingsItemObject::Embedding,
             index,
-            embedding: written(embedding.values),
+            embedding: to_json(embedding.values),
         });
     Ok(types::Embeddings {
         object: types::EmbeddingsObject::List,
@@ -68,7 +68,7 @@ pub(in crate::api) async fn answer(
     })
 }
 
-/// Numbers in single precision, the lowest byte first.
+/// Encodes the numbers as little-endian `f32` in base64.
 fn base64(values: Vec<f32>) -> String {
     let bytes: Vec<u8> = values.into_iter().flat_map(f32::to_le_bytes).collect();
     STANDARD.encode(bytes)

@@ -1,4 +1,4 @@
-//! OpenAI's surface: the routes under `/v1`.
+//! The OpenAI surface: the routes under `/v1`.
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -6,15 +6,15 @@ pub(super) mod chat;
 pub(super) mod completions;
 mod constraint;
 pub(super) mod embeddings;
-mod heading;
 pub(super) mod models;
 mod options;
+pub(super) mod reasoning;
 pub(super) mod rerank;
+mod response_parts;
 pub(super) mod responses;
-pub(super) mod thoughts;
 mod tools;
 
-/// Seconds since 1970.
+/// Returns the Unix time in seconds; 0 for times before 1970.
 fn unix_seconds(time: SystemTime) -> u64 {
     time.duration_since(UNIX_EPOCH)
         .map_or(0, |since| since.as_secs())

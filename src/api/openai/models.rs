@@ -1,15 +1,15 @@
-//! `GET /v1/models` and `GET /v1/models/{model}`: the one model that is served.
+//! `GET /v1/models` and `GET /v1/models/{model}`: the served model.
 
 use super::unix_seconds;
 use crate::api::error::Error;
 use crate::api::types;
 use crate::model::ModelDetails;
 
-/// All models.
+/// Handles `GET /v1/models`.
 pub(in crate::api) fn models(details: &ModelDetails) -> types::ModelList {
     types::ModelList {
         object: types::ModelListObject::List,
-        data: vec![show(details)],
+        data: vec![model_object(details)],
         models: vec![types::OllamaModel {
             name: details.name.clone(),
             model: details.name.clone(),
@@ -29,16 +29,16 @@ pub(in crate::api) fn models(details: &ModelDetails) -> types::ModelList {
     }
 }
 
-/// The model of this name.
+/// Handles `GET /v1/models/{model}`.
 pub(in crate::api) fn model(details: &ModelDetails, name: String) -> Result<types::Model, Error> {
     if name == details.name {
-        Ok(show(details))
+        Ok(model_object(details))
     } else {
-        Err(Error::NoSuchModel(name))
+        Err(Error::ModelNotFound(name))
     }
 }
 
-fn show(details: &ModelDetails) -> types::Model {
+fn model_object(details: &ModelDetails) -> types::Model {
     types::Model {
         id: details.name.clone(),
         object: types::ModelObject::Model,
@@ -62,9 +62,9 @@ mod tests {
     use crate::api::tests::details;
 
     #[test]
-    fn a_model_is_found_by_its_name_alone() {
+    fn finds_a_model_only_by_its_name() {
         assert_eq!(model(&details(), "tiny".to_owned()).unwrap().id, "tiny");
         let error = model(&details(), "gpt-5".to_owned()).unwrap_err();
-        assert_eq!(error.to_string(), "there is no model 'gpt-5' here");
+        assert_eq!(error.to_string(), "model not found: 'gpt-5'");
     }
 }

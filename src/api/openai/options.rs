@@ -1,4 +1,4 @@
-//! What the routes that generate all take, as the layers below have it.
+//! Converts the generation options that all OpenAI routes share, and the errors of the model layer.
 
 use std::collections::HashMap;
 
@@ -8,32 +8,34 @@ use serde_json::Value;
 use super::constraint::{Constraint, constraint};
 use crate::api::error::Error;
 use crate::api::native::bias;
-use crate::api::options::{as_completion, limit, progress_events, scales, seconds, single};
-use crate::api::payload::Ignored;
-use crate::api::prompts::pieces;
+use crate::api::options::{
+    adapter_scales, duration, limit, progress_events, to_completion_request, to_f32,
+};
+use crate::api::payload::IgnoredFields;
+use crate::api::prompts::prompt_pieces;
 use crate::api::sampling;
 use crate::api::types;
 use crate::model::{
-    GenerateError, GenerateOptions, GrammarKind, GrammarSource, LineLimits, PromptPiece,
-    Relaxation, RequestOwner, ToolUse, WhenFull,
+    ContextOverflow, GenerateError, GenerateOptions, GrammarKind, GrammarSource, LineLimits,
+    PromptPiece, Relaxation, RequestOwner, ToolOptions,
 };
 use crate::sampling::SamplingParameters;
 use crate::token::TokenId;
 
-/// The fields of a body that errors of the layers below are about.
+/// The request fields that messages about errors of the model layer name.
 #[derive(Debug, Clone)]
-pub(super) struct Fields {
-    /// The field of what the text must follow.
+pub(super) struct ErrorFields {
+    /// The field that constrains the generated text, if any.
     pub constraint: Option<String>,
-    /// The field of the prompt or the conversation.
+    /// The field that contains the prompt or the conversation.
     pub prompt: &'static str,
-    /// The field of the schema of each function's arguments, by the name that the model is shown.
+    /// The field with each function's argument schema, by the name that the function has in the prompt.
     pub functions: HashMap<String, String>,
 }
 
-impl Fields {
-    /// Those of a body that neither constrains a text nor declares functions.
-    pub(super) fn of_prompt(prompt: &'static str) -> Self {
+impl ErrorFields {
+    /// Returns the fields of a request without constraint and functions.
+    pub(super) fn with_prompt(prompt: &'static str) -> Self {
         Self {
             constraint: None,
             prompt,
@@ -41,14 +43,14 @@ impl Fields {
         }
     }
 
-    /// Reports each constraint that the answer is not held to, by the field of its schema and its JSON pointer there.
+    /// Reports each relaxed schema constraint as ignored, by the field of the schema and the JSON pointer within it.
     ///
     /// # Errors
-    /// If fields without effect are refused.
+    /// If the server runs with `--strict` and a constraint is relaxed.
     pub(super) fn report(
         &self,
         relaxations: &[Relaxation],
-        ignored: &mut Ignored,
+        ignored: &mut IgnoredFields,
     ) -> Result<(), Error> {
         for Relaxation { function, pointer } in relaxations {
             let field = match function {
@@ -62,34 +64,35 @@ impl Fields {
     }
 }
 
-/// The options of a body that has those of the schema `GenerationOptions`, and the fields that errors name. The names in
-/// `own` are another thing's there than `/completion`'s. `form` is a constraint that only this route takes.
+/// Converts the generation options of a body that includes the schema `GenerationOptions`. Also returns the fields that
+/// error messages name. The fields in `excluded` mean something else in `/completion`. `format` is a constraint that
+/// only the calling route has.
 pub(super) fn generate_options(
     body: &impl Serialize,
-    own: &[&str],
+    excluded: &[&str],
     prompt: &'static str,
-    form: Option<Constraint>,
-    tools: Option<ToolUse>,
-) -> Result<(GenerateOptions, Fields), Error> {
-    let own = ["stop", "logit_bias", "logprobs", "seed", "json_schema"]
+    format: Option<Constraint>,
+    tools: Option<ToolOptions>,
+) -> Result<(GenerateOptions, ErrorFields), Error> {
+    let excluded = ["stop", "logit_bias", "logprobs", "seed", "json_schema"]
         .iter()
-        .chain(own);
-    let own: Vec<(&str, Value)> = own.map(|name| (*name, Value::Null)).collect();
-    let mut native = as_completion(body, &own)?;
+        .chain(excluded);
+    let overrides: Vec<(&str, Value)> = excluded.map(|name| (*name, Value::Null)).collect();
+    let mut native = to_completion_request(body, &overrides)?;
     let mut options: types::GenerationOptions = serde_json::to_value(body)
         .and_then(serde_json::from_value)
         .map_err(|error| Error::Invalid {
             param: None,
-            message: format!("the body is not understood: {error}"),
+            message: format!("the body does not match its schema: {error}"),
         })?;
     native.repeat_penalty = repeat_penalty(&options)?;
-    let mut sampling = sampling::parameters(&native, SamplingParameters::openai())?;
+    let mut sampling = sampling::sampling_parameters(&native, SamplingParameters::openai())?;
     sampling.seed = options.seed.as_ref().and_then(seed);
-    let constraint = constraint(&mut options, form)?;
+    let constraint = constraint(&mut options, format)?;
     if let (Some(Constraint { field, grammar }), Some(_)) = (&constraint, &tools)
         && !matches!(grammar, GrammarSource::JsonSchema { .. })
     {
-        let message = format!("{field}: a text cannot follow both tools and {field}");
+        let message = format!("{field}: tools and {field} cannot both be set");
         return Err(Error::invalid(field, message));
     }
     let (field, grammar) = match constraint {
@@ -104,25 +107,25 @@ pub(super) fn generate_options(
     let options = GenerateOptions {
         max_tokens: None,
         stop: stop.into_iter().filter(|stop| !stop.is_empty()).collect(),
-        ignore_end: options.ignore_eos.unwrap_or(false),
+        ignore_eos: options.ignore_eos.unwrap_or(false),
         sampling,
         logit_bias: logit_bias(options.logit_bias)?,
         grammar,
         tools,
-        penalty_prompt: native.penalty_prompt.map(pieces),
+        penalty_prompt: native.penalty_prompt.map(prompt_pieces),
         slot: limit("id_slot", options.id_slot.unwrap_or(-1))?,
-        when_full: match options.n_keep {
-            Some(keep) => WhenFull::Shift {
+        context_overflow: match options.n_keep {
+            Some(keep) => ContextOverflow::Shift {
                 keep: limit("n_keep", keep)?,
             },
-            None => WhenFull::Stop,
+            None => ContextOverflow::Stop,
         },
-        whole_prompt: true,
+        reject_oversized_prompt: true,
         read_cache: options.cache_prompt.unwrap_or(true),
         cache_salt: options.cache_salt,
-        adapters: native.lora.map(scales),
+        adapters: native.lora.map(adapter_scales),
         priority: options.priority.unwrap_or(0),
-        timeout: options.request_timeout.map(seconds),
+        timeout: options.request_timeout.map(duration),
         echo: false,
         stream: options.stream.unwrap_or(false),
         lines: LineLimits::default(),
@@ -131,25 +134,25 @@ pub(super) fn generate_options(
     };
     Ok((
         options,
-        Fields {
+        ErrorFields {
             constraint: field,
-            ..Fields::of_prompt(prompt)
+            ..ErrorFields::with_prompt(prompt)
         },
     ))
 }
 
-/// An error of the layers below, which name no fields of these routes.
-pub(super) fn in_openais_words(error: GenerateError, fields: &Fields) -> Error {
+/// Converts an error of the model layer so that the message names fields of OpenAI's routes.
+pub(super) fn openai_error(error: GenerateError, fields: &ErrorFields) -> Error {
     match (error, &fields.constraint) {
         (
             GenerateError::Grammar {
-                kind: GrammarKind::Calls,
+                kind: GrammarKind::ToolCalls,
                 error,
             },
             _,
         ) => Error::invalid("tools", format!("Invalid schema for {error}")),
         (GenerateError::Grammar { kind, error }, Some(field)) => {
-            // OpenAI's errors name the format as a whole.
+            // OpenAI's error messages name only `response_format`, without the path within it.
             let field = match field.split('.').next() {
                 Some("response_format") => "response_format",
                 _ => field.as_str(),
@@ -165,44 +168,43 @@ pub(super) fn in_openais_words(error: GenerateError, fields: &Fields) -> Error {
     }
 }
 
-/// A limit of tokens, of which negative ones are none.
-pub(super) fn most_tokens(tokens: i64) -> Option<usize> {
+/// Converts a limit of generated tokens; negative numbers are no limit.
+pub(super) fn token_limit(tokens: i64) -> Option<usize> {
     usize::try_from(tokens).ok()
 }
 
-/// A seed of up to 64 bits as one of 32; -1 draws one, as on the native surface.
+/// Folds a seed of up to 64 bits into 32 bits; -1 requests a random seed, as on the native surface.
 fn seed(seed: &Value) -> Option<u32> {
     let bits = match (seed.as_i64(), seed.as_u64(), seed.as_f64()) {
         (Some(-1), ..) => return None,
         (Some(seed), ..) => seed,
         (_, Some(seed), _) => seed.cast_signed(),
-        // Beyond 2^53 a client may write an integer as `1e19`.
+        // Clients may write integers beyond 2^53 as `1e19`.
         (.., Some(seed)) if seed < 0.0 => seed as i64,
         (.., Some(seed)) => (seed as u64).cast_signed(),
         (.., None) => return None,
     };
-    Some(sampling::folded(bits))
+    Some(sampling::fold_seed(bits))
 }
 
-/// The penalty of repetition, which vLLM calls by another name.
+/// Returns the repetition penalty, which vLLM calls `repetition_penalty`. Rejects two different values.
 fn repeat_penalty(options: &types::GenerationOptions) -> Result<Option<f64>, Error> {
     match (options.repeat_penalty, options.repetition_penalty) {
-        (Some(own), Some(peers)) if own != peers => {
-            let message =
-                "repetition_penalty: it differs from repeat_penalty, which is the same option";
+        (Some(llama_cpp), Some(vllm)) if llama_cpp != vllm => {
+            let message = "repetition_penalty: it is the same option as repeat_penalty, but has a different value";
             Err(Error::invalid("repetition_penalty", message))
         }
-        (own, peers) => Ok(own.or(peers)),
+        (llama_cpp, vllm) => Ok(llama_cpp.or(vllm)),
     }
 }
 
-/// Biases by token id or text, or in the native form of pairs.
+/// Reads `logit_bias`: an object with token ids or texts as keys, or pairs as on the native surface.
 fn logit_bias(biases: Option<types::TokenBiases>) -> Result<Vec<(PromptPiece, f32)>, Error> {
     match biases {
         Some(types::TokenBiases::Map(biases)) => {
             let bias = |(token, amount): (String, f64)| match token.parse() {
-                Ok(id) => (PromptPiece::Token(TokenId(id)), single(amount)),
-                Err(_) => (PromptPiece::Text(token), single(amount)),
+                Ok(id) => (PromptPiece::Token(TokenId(id)), to_f32(amount)),
+                Err(_) => (PromptPiece::Text(token), to_f32(amount)),
             };
             Ok(biases.0.into_iter().map(bias).collect())
         }
@@ -220,7 +222,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_seed_of_64_bits_is_folded() {
+    fn folds_seeds_of_64_bits() {
         for (given, used) in [
             (json!(7), Some(7)),
             (json!(-1), None),
@@ -235,7 +237,7 @@ mod tests {
     }
 
     #[test]
-    fn a_bias_has_two_forms() {
+    fn reads_biases_as_object_or_pairs() {
         let token = |id| PromptPiece::Token(TokenId(id));
         let text = |text: &str| PromptPiece::Text(text.to_owned());
         let read = |biases| logit_bias(serde_json::from_value(biases).unwrap()).unwrap();

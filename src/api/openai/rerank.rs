@@ -1,24 +1,27 @@
-//! `POST /v1/rerank`: which documents are nearest to a query.
+//! `POST /v1/rerank`: sorts documents by the similarity of their embeddings to the embedding of a query.
 
 use std::sync::Arc;
 
 use crate::api::embeddings::{EUCLIDEAN_NORM, embed};
 use crate::api::error::Error;
 use crate::api::types;
-use crate::model::{GenerateLimits, LoadedModel, Preparations};
+use crate::model::{GenerateLimits, LoadedModel, PreparationPool};
 
-/// The documents in order.
-pub(in crate::api) async fn answer(
-    preparations: &Preparations,
+/// Handles `POST /v1/rerank`.
+pub(in crate::api) async fn handle(
+    preparations: &PreparationPool,
     model: &Arc<LoadedModel>,
     body: types::RerankRequest,
     limits: &GenerateLimits,
 ) -> Result<types::RerankAnswer, Error> {
     let (param, texts) = match (body.documents, body.texts) {
-        (Some(documents), None) => ("documents", documents.into_iter().map(text).collect()),
+        (Some(documents), None) => (
+            "documents",
+            documents.into_iter().map(document_text).collect(),
+        ),
         (None, Some(texts)) => ("texts", texts),
         (Some(_), Some(_)) => {
-            let problem = "texts: it cannot be sent together with documents";
+            let problem = "texts: texts and documents cannot both be set";
             return Err(Error::invalid("texts", problem));
         }
         (None, None) => return Err(Error::invalid("documents", "documents: it is required")),
@@ -32,30 +35,30 @@ pub(in crate::api) async fn answer(
 
     let tokens = query.iter().chain(&documents);
     let tokens: usize = tokens.map(|embedding| embedding.prompt_tokens).sum();
-    let near = |values: &[f32]| cosine(&query[0].values, values);
+    let similarity = |values: &[f32]| cosine(&query[0].values, values);
     let mut order: Vec<(usize, f32)> = documents
         .iter()
-        .map(|document| near(&document.values))
+        .map(|document| similarity(&document.values))
         .enumerate()
         .collect();
     order.sort_by(|(_, left), (_, right)| right.total_cmp(left));
-    order.truncate(body.top_n.map_or(usize::MAX, |most| most as usize));
+    order.truncate(body.top_n.map_or(usize::MAX, |top_n| top_n as usize));
     if in_tei_form {
-        let told = body.return_text == Some(true);
+        let returns_text = body.return_text == Some(true);
         let ranks = order.into_iter().map(|(index, score)| types::TextRank {
             index: index as u64,
             score,
-            text: told.then(|| texts[index].clone()),
+            text: returns_text.then(|| texts[index].clone()),
         });
         return Ok(types::RerankAnswer::Array(ranks.collect()));
     }
-    let told = body.return_documents == Some(true);
+    let returns_documents = body.return_documents == Some(true);
     let results = order.into_iter().map(|(index, relevance_score)| {
         let text = || texts[index].clone();
         types::RerankResult {
             index: index as u64,
             relevance_score,
-            document: told.then(|| types::RerankText { text: text() }),
+            document: returns_documents.then(|| types::RerankText { text: text() }),
         }
     });
     Ok(types::RerankAnswer::Rerank(types::Rerank {
@@ -69,14 +72,14 @@ pub(in crate::api) async fn answer(
     }))
 }
 
-fn text(document: types::RerankDocument) -> String {
+fn document_text(document: types::RerankDocument) -> String {
     match document {
         types::RerankDocument::String(text) => text,
         types::RerankDocument::RerankText(types::RerankText { text }) => text,
     }
 }
 
-/// Of vectors of length 1.
+/// Returns the cosine similarity of two vectors of length 1.
 fn cosine(left: &[f32], right: &[f32]) -> f32 {
     let products = left.iter().zip(right).map(|(left, right)| left * right);
     products.sum::<f32>().clamp(-1.0, 1.0)

@@ -1,125 +1,128 @@
-//! Which functions OpenAI's routes may call: `tool_choice`, in whichever form it came.
+//! Applies `tool_choice` of OpenAI's routes to the declared functions.
 
 use serde_json::Value;
 
 use crate::api::error::Error;
-use crate::api::payload::Ignored;
-use crate::api::tools::{Choice, FUNCTION, Tool};
-use crate::model::ToolUse;
+use crate::api::payload::IgnoredFields;
+use crate::api::tools::{FUNCTION, Tool, ToolSelection};
+use crate::model::ToolOptions;
 
-/// The functions of a body of which some may be called.
-pub(super) struct Tools {
-    /// What the model is shown: all of them, so that a conversation begins alike whatever is allowed.
-    pub shown: Vec<Value>,
-    /// What it may call.
-    pub callable: ToolUse,
+/// The functions of a request after `tool_choice` is applied.
+pub(super) struct SelectedTools {
+    /// All functions as JSON for the chat template, so that the prompt prefix does not depend on `tool_choice`.
+    pub template_tools: Vec<Value>,
+    /// The functions that the model may call.
+    pub callable: ToolOptions,
 }
 
-/// What `tool_choice` says.
-pub(super) enum Chosen {
-    /// Nothing is called.
+/// A parsed `tool_choice`.
+pub(super) enum ToolChoice {
+    /// No function may be called.
     Nothing,
-    /// Any function, or none.
+    /// The model decides whether to call functions.
     Auto,
-    /// Any function.
+    /// At least one function must be called.
     Required,
-    /// This one, once.
+    /// The named function must be called exactly once.
     One(String),
-    /// These, of which one must be called or not.
+    /// Only the named functions may be called.
     Named {
-        /// Whether one must be.
+        /// Whether at least one of the named functions must be called.
         required: bool,
-        /// Which.
         names: Vec<String>,
     },
 }
 
-/// Decides on the functions; `None` if none is to be called.
-pub(super) fn tool_use(
+/// Applies a `tool_choice`; returns `None` if no function may be called. `parallel` is the field `parallel_tool_calls`.
+pub(super) fn select_tools(
     tools: &[Tool],
-    chosen: Chosen,
-    several: Option<bool>,
-) -> Result<Option<Tools>, Error> {
-    let Some(choice) = choice(tools, chosen, several.unwrap_or(true))? else {
+    choice: ToolChoice,
+    parallel: Option<bool>,
+) -> Result<Option<SelectedTools>, Error> {
+    let Some(selection) = selection(tools, choice, parallel.unwrap_or(true))? else {
         return Ok(None);
     };
     if tools.is_empty() {
         return Ok(None);
     }
-    Ok(Some(Tools {
-        shown: tools.iter().map(Tool::shown).collect(),
-        callable: choice.of(tools),
+    Ok(Some(SelectedTools {
+        template_tools: tools.iter().map(Tool::template_value).collect(),
+        callable: selection.apply(tools),
     }))
 }
 
-fn choice(tools: &[Tool], chosen: Chosen, mut several: bool) -> Result<Option<Choice>, Error> {
-    let (required, names) = match chosen {
-        Chosen::Nothing => return Ok(None),
-        Chosen::Auto => (false, None),
-        Chosen::Required if tools.is_empty() => {
+fn selection(
+    tools: &[Tool],
+    choice: ToolChoice,
+    mut parallel: bool,
+) -> Result<Option<ToolSelection>, Error> {
+    let (required, names) = match choice {
+        ToolChoice::Nothing => return Ok(None),
+        ToolChoice::Auto => (false, None),
+        ToolChoice::Required if tools.is_empty() => {
             let message = "tool_choice: there are no tools to choose from";
             return Err(Error::invalid("tool_choice", message));
         }
-        Chosen::Required => (true, None),
-        Chosen::One(name) => {
-            several = false;
+        ToolChoice::Required => (true, None),
+        ToolChoice::One(name) => {
+            parallel = false;
             (true, Some(vec![name]))
         }
-        Chosen::Named { required, names } => (required, Some(names)),
+        ToolChoice::Named { required, names } => (required, Some(names)),
     };
     let known = |name: &&String| tools.iter().any(|tool| tool.name == **name);
     if let Some(unknown) = names.iter().flatten().find(|name| !known(name)) {
         let message = format!("tool_choice: there is no function '{unknown}' among the tools");
         return Err(Error::invalid("tool_choice", message));
     }
-    Ok(Some(Choice {
+    Ok(Some(ToolSelection {
         required,
         names: names.map(|names| names.into_iter().collect()),
-        several,
+        parallel,
     }))
 }
 
-/// A `tool_choice` that insists on tools of another type.
-pub(super) fn foreign_choice(place: &str, kind: &str) -> Error {
-    let problem = format!("{place}: \"{kind}\" is not supported: only functions can be called");
-    Error::invalid(place, problem)
+/// Returns the error for a `tool_choice` that requires a tool of an unsupported type.
+pub(super) fn unsupported_choice(path: &str, kind: &str) -> Error {
+    let problem = format!("{path}: \"{kind}\" is not supported: only functions can be called");
+    Error::invalid(path, problem)
 }
 
-/// What is chosen of some allowed tools. Those of other types are left out and reported where another answer remains;
-/// `tools` has the type and, of a function, the name of each, `place` is where they are.
-pub(super) fn allowed(
-    place: &str,
+/// Reads a list of allowed tools at `path`, given as pairs of type and function name. Ignores and reports tools of
+/// unsupported types. Rejects a list that requires a call but names no function.
+pub(super) fn allowed_tools(
+    path: &str,
     required: bool,
     tools: impl IntoIterator<Item = (String, Option<String>)>,
-    ignored: &mut Ignored,
-) -> Result<Chosen, Error> {
+    ignored: &mut IgnoredFields,
+) -> Result<ToolChoice, Error> {
     let mut names = Vec::new();
-    let mut foreign = None;
-    for (number, (kind, name)) in tools.into_iter().enumerate() {
+    let mut unsupported = None;
+    for (index, (kind, name)) in tools.into_iter().enumerate() {
         match (kind == FUNCTION, name) {
             (true, Some(name)) => names.push(name),
             (true, None) => {
-                let place = format!("{place}.{number}");
-                let message = format!("{place}: the function has no name");
-                return Err(Error::invalid(place, message));
+                let path = format!("{path}.{index}");
+                let message = format!("{path}: the function has no name");
+                return Err(Error::invalid(path, message));
             }
             (false, _) => {
-                ignored.report(format!("{place}.{number}"))?;
-                foreign = Some((number, kind));
+                ignored.report(format!("{path}.{index}"))?;
+                unsupported = Some((index, kind));
             }
         }
     }
-    match foreign {
-        Some((number, kind)) if names.is_empty() && required => {
-            Err(foreign_choice(&format!("{place}.{number}.type"), &kind))
+    match unsupported {
+        Some((index, kind)) if names.is_empty() && required => {
+            Err(unsupported_choice(&format!("{path}.{index}.type"), &kind))
         }
-        Some(_) if names.is_empty() => Ok(Chosen::Nothing),
-        _ => Ok(Chosen::Named { required, names }),
+        Some(_) if names.is_empty() => Ok(ToolChoice::Nothing),
+        _ => Ok(ToolChoice::Named { required, names }),
     }
 }
 
-/// A field of `tool_choice` that its kind needs.
+/// Returns the error for a missing field of `tool_choice`.
 pub(super) fn missing(field: &str) -> Error {
-    let place = format!("tool_choice.{field}");
-    Error::invalid(&*place, format!("{place}: it is required"))
+    let path = format!("tool_choice.{field}");
+    Error::invalid(&*path, format!("{path}: it is required"))
 }

@@ -1,4 +1,4 @@
-//! What stands in the files themselves, as far as it can be read, whatever it means.
+//! Reads metadata and tensor lists from the headers of model files, whether or not the model is supported.
 
 use std::fs;
 use std::path::Path;
@@ -8,48 +8,49 @@ use serde::Serialize;
 use serde_json::{Map, Number, Value, json};
 
 use crate::file_bytes::{FileAccess, read_regular_limited};
-use crate::gguf::{self, Gguf, ListedTensor, Listing, TensorType};
+use crate::gguf::{self, Gguf, HeaderListing, TensorInfo, TensorType};
 use crate::graph::imported::ImportedModel;
-use crate::safetensors::{Element, Safetensors};
+use crate::safetensors::{FloatType, Safetensors};
 
-/// Elements of an array that are shown.
-const SHOWN_ELEMENTS: usize = 6;
-/// Most bytes of a `config.json`.
-const MOST_CONFIG_BYTES: u64 = 1 << 24;
+/// Maximum number of elements of a metadata array to show.
+const MAX_SHOWN_ELEMENTS: usize = 6;
+/// Maximum size of a `config.json` in bytes.
+const MAX_CONFIG_BYTES: u64 = 1 << 24;
 
-/// What the files hold.
+/// Format, size, metadata and tensors of a model's files.
 pub(super) struct Contents {
     pub(super) format: String,
     pub(super) files: usize,
     pub(super) bytes: u64,
     pub(super) metadata: Map<String, Value>,
-    pub(super) tensors: Vec<TensorLine>,
+    pub(super) tensors: Vec<TensorEntry>,
 }
 
-/// A tensor as it is shown.
+/// A tensor in the report; JSON objects have the same field names.
 #[derive(Serialize)]
-pub(super) struct TensorLine {
+pub(super) struct TensorEntry {
     pub(super) name: String,
-    /// The contiguous dimension first.
+    /// Dimensions, the contiguous dimension first.
     pub(super) shape: Vec<usize>,
     #[serde(rename = "type")]
     pub(super) kind: String,
-    /// Where the type is known.
+    /// `None` for an unknown type.
     pub(super) bytes: Option<u64>,
     #[serde(skip)]
-    pub(super) known: Option<TensorType>,
+    pub(super) tensor_type: Option<TensorType>,
 }
 
-impl TensorLine {
+impl TensorEntry {
+    /// Number of elements of the tensor.
     pub(super) fn values(&self) -> u64 {
         let sizes = self.shape.iter().map(|size| *size as u64);
         sizes.fold(1, u64::saturating_mul)
     }
 }
 
-impl From<ListedTensor> for TensorLine {
-    fn from(tensor: ListedTensor) -> Self {
-        let known = tensor.kind.as_ref().ok().copied();
+impl From<TensorInfo> for TensorEntry {
+    fn from(tensor: TensorInfo) -> Self {
+        let tensor_type = tensor.kind.as_ref().ok().copied();
         Self {
             name: tensor.name,
             shape: tensor.shape,
@@ -57,26 +58,26 @@ impl From<ListedTensor> for TensorLine {
                 Ok(kind) => kind.name().to_owned(),
                 Err(name) => name,
             },
-            bytes: tensor.bytes.map(|bytes| bytes as u64),
-            known,
+            bytes: tensor.byte_length.map(|bytes| bytes as u64),
+            tensor_type,
         }
     }
 }
 
 impl Contents {
-    /// Reads what is at `path`.
+    /// Reads a GGUF file or a folder with safetensors files.
     ///
     /// # Errors
-    /// Nothing can be read.
+    /// If no header can be read.
     pub(super) fn read(path: &Path) -> anyhow::Result<Self> {
         match path.is_dir() {
-            true => Self::of_folder(path),
-            false => Self::of_gguf(path),
+            true => Self::from_folder(path),
+            false => Self::from_gguf(path),
         }
     }
 
-    /// What is in the files of a graph that others exported.
-    pub(super) fn of_graph(graph: &ImportedModel) -> Self {
+    /// Describes an imported graph, without metadata and tensors.
+    pub(super) fn from_graph(graph: &ImportedModel) -> Self {
         Self {
             format: "ONNX".to_owned(),
             files: graph.contents().len(),
@@ -86,11 +87,11 @@ impl Contents {
         }
     }
 
-    fn of_gguf(path: &Path) -> anyhow::Result<Self> {
+    fn from_gguf(path: &Path) -> anyhow::Result<Self> {
         let (listings, bytes) = match Gguf::open(path, FileAccess::Map) {
             Ok(gguf) => (gguf.listings().collect(), gguf.file_bytes()),
-            // Of a set that is not whole this file alone.
-            Err(_) => (vec![Listing::open(path)?], fs::metadata(path)?.len()),
+            // If another shard is missing or damaged, only this file is read.
+            Err(_) => (vec![HeaderListing::open(path)?], fs::metadata(path)?.len()),
         };
         let mut contents = Self {
             format: format!("GGUF {}", listings[0].version),
@@ -101,16 +102,16 @@ impl Contents {
         };
         for (number, listing) in listings.into_iter().enumerate() {
             if number == 0 {
-                let pairs = listing.pairs.into_iter();
-                contents.metadata = pairs.map(|pair| (pair.key, shown(pair.value))).collect();
+                let pairs = listing.metadata.into_iter();
+                contents.metadata = pairs.map(|pair| (pair.key, to_json(pair.value))).collect();
             }
             let tensors = listing.tensors.into_iter();
-            contents.tensors.extend(tensors.map(TensorLine::from));
+            contents.tensors.extend(tensors.map(TensorEntry::from));
         }
         Ok(contents)
     }
 
-    fn of_folder(folder: &Path) -> anyhow::Result<Self> {
+    fn from_folder(folder: &Path) -> anyhow::Result<Self> {
         let mut contents = Self {
             format: "safetensors".to_owned(),
             files: 0,
@@ -120,28 +121,31 @@ impl Contents {
         };
         let mut paths: Vec<_> = fs::read_dir(folder)?
             .filter_map(|entry| entry.ok().map(|entry| entry.path()))
-            .filter(|path| path.extension().is_some_and(|end| end == "safetensors"))
+            .filter(|path| {
+                path.extension()
+                    .is_some_and(|extension| extension == "safetensors")
+            })
             .collect();
         paths.sort();
         for path in paths {
-            // What is wrong with it is told by whoever opens the model.
+            // Damaged files are skipped here: opening the model reports them.
             if let Ok(file) = Safetensors::open(&path, FileAccess::Map) {
                 contents.files += 1;
                 contents.bytes += file.contents().len() as u64;
                 let names = file.names();
                 contents.tensors.extend(names.filter_map(|name| {
                     let tensor = file.tensor(name)?;
-                    let kind = match tensor.element {
-                        Element::F32 => TensorType::F32,
-                        Element::F16 => TensorType::F16,
-                        Element::Bf16 => TensorType::Bf16,
+                    let kind = match tensor.float_type {
+                        FloatType::F32 => TensorType::F32,
+                        FloatType::F16 => TensorType::F16,
+                        FloatType::Bf16 => TensorType::Bf16,
                     };
-                    Some(TensorLine {
+                    Some(TensorEntry {
                         name: name.to_owned(),
                         shape: tensor.shape.iter().rev().copied().collect(),
                         kind: kind.name().to_owned(),
                         bytes: Some(tensor.bytes.len() as u64),
-                        known: Some(kind),
+                        tensor_type: Some(kind),
                     })
                 }));
             }
@@ -150,27 +154,27 @@ impl Contents {
             .tensors
             .sort_by(|left, right| left.name.cmp(&right.name));
         if contents.files == 0 && contents.metadata.is_empty() {
-            bail!("{}: there is no model's file in it", folder.display());
+            bail!("{}: no model files found", folder.display());
         }
         Ok(contents)
     }
 
-    /// The family that the files name, whether it is one of ours or not.
+    /// Returns the model family in the metadata, whether or not it is supported.
     pub(super) fn family(&self) -> Option<String> {
-        let named = |key| self.metadata.get(key)?.as_str().map(str::to_owned);
-        named("general.architecture").or_else(|| named("model_type"))
+        let text_of = |key| self.metadata.get(key)?.as_str().map(str::to_owned);
+        text_of("general.architecture").or_else(|| text_of("model_type"))
     }
 
-    /// Values of all tensors.
+    /// Returns the total number of tensor elements.
     pub(super) fn parameters(&self) -> u64 {
-        let values = self.tensors.iter().map(TensorLine::values);
+        let values = self.tensors.iter().map(TensorEntry::values);
         values.fold(0, u64::saturating_add)
     }
 }
 
-/// What a folder's `config.json` says.
+/// Reads a folder's `config.json` and shortens its long arrays.
 fn config(folder: &Path) -> anyhow::Result<Map<String, Value>> {
-    let text = read_regular_limited(&folder.join("config.json"), MOST_CONFIG_BYTES)?;
+    let text = read_regular_limited(&folder.join("config.json"), MAX_CONFIG_BYTES)?;
     let config: Map<String, Value> = serde_json::from_slice(&text).context("config.json")?;
     let pairs = config.into_iter();
     Ok(pairs.map(|(key, value)| (key, shortened(value))).collect())
@@ -183,8 +187,8 @@ fn shortened(value: Value) -> Value {
     }
 }
 
-/// A value of a header, a long array by its first elements and its length.
-fn shown(value: gguf::Value) -> Value {
+/// Converts a metadata value to JSON. A long array becomes an object with its first elements and its length.
+fn to_json(value: gguf::Value) -> Value {
     match value {
         gguf::Value::Unsigned(number) => number.into(),
         gguf::Value::Signed(number) => number.into(),
@@ -192,11 +196,11 @@ fn shown(value: gguf::Value) -> Value {
         gguf::Value::Bool(flag) => flag.into(),
         gguf::Value::String(text) => text.into(),
         gguf::Value::Strings(texts) => array(texts.len(), texts.into_iter().map(Value::from)),
-        gguf::Value::Array(values) => array(values.len(), values.into_iter().map(shown)),
+        gguf::Value::Array(values) => array(values.len(), values.into_iter().map(to_json)),
     }
 }
 
-/// A number with as few digits as tell it from others: most were single precision.
+/// Converts a number to the fewest digits that identify it. Most metadata values were stored in single precision.
 fn number(number: f64) -> Value {
     let single = number as f32;
     let number = match f64::from(single) == number {
@@ -205,13 +209,13 @@ fn number(number: f64) -> Value {
     };
     match Number::from_f64(number) {
         Some(number) => Value::Number(number),
-        // Not finite.
+        // JSON cannot represent NaN and infinity.
         None => Value::String(number.to_string()),
     }
 }
 
 fn array(length: usize, elements: impl IntoIterator<Item = Value>) -> Value {
-    let first: Vec<Value> = elements.into_iter().take(SHOWN_ELEMENTS).collect();
+    let first: Vec<Value> = elements.into_iter().take(MAX_SHOWN_ELEMENTS).collect();
     match first.len() == length {
         true => Value::Array(first),
         false => json!({"length": length, "first": first}),
@@ -223,16 +227,16 @@ mod tests {
     use super::*;
 
     #[test]
-    fn long_arrays_are_told_by_their_beginning_and_length() {
+    fn long_arrays_are_shortened() {
         let numbers = |count| (0..count).map(gguf::Value::Unsigned).collect();
-        let whole = shown(gguf::Value::Array(numbers(6)));
-        assert_eq!(whole, json!([0, 1, 2, 3, 4, 5]));
-        let shortened = shown(gguf::Value::Array(numbers(7)));
+        let complete = to_json(gguf::Value::Array(numbers(6)));
+        assert_eq!(complete, json!([0, 1, 2, 3, 4, 5]));
+        let shortened = to_json(gguf::Value::Array(numbers(7)));
         assert_eq!(shortened, json!({"length": 7, "first": [0, 1, 2, 3, 4, 5]}));
     }
 
     #[test]
-    fn numbers_have_as_few_digits_as_they_need() {
+    fn numbers_have_the_fewest_digits() {
         assert_eq!(number(f64::from(1e-5_f32)).to_string(), "0.00001");
         assert_eq!(number(0.1).to_string(), "0.1");
         assert_eq!(number(f64::INFINITY), json!("inf"));

@@ -1,33 +1,33 @@
-//! Prompts beside streams on scripted machines, whose steps take a time that only depends on their rows: prompts have their
-//! share, and no stream waits long for its next token.
+//! Fairness between prefill and decode, in a simulation in which a step's time depends only on its rows. Prefill gets
+//! its share of the time, and no decoding sequence waits long for its next token.
 
 use proptest::prelude::*;
 use tokio::sync::Semaphore;
 
-use super::super::chooser::Chosen;
-use super::super::scheduler::{Computed, Scheduler};
+use super::super::scheduler::{Scheduler, StepResult};
 use super::super::sequence::Sequence;
-use super::super::worker::Unusable;
+use super::super::sequence_sampler::SamplerOutput;
+use super::super::worker::InvalidOutputs;
 use super::*;
 use crate::cache::BlockPool;
 
-/// Most that a step beside a stream may take, in limits.
-const LONGEST_STEP: f64 = 1.2;
-/// What all prompts together may wait for in addition to their share of the time, in limits.
+/// Maximum time of a step with decoding sequences, as a multiple of the step limit.
+const MAX_STEP_LIMITS: f64 = 1.2;
+/// Time that all prompts together may take beyond their share, as a multiple of the step limit.
 const EXTRA_LIMITS: f64 = 5.0;
 
-/// What a step of so many rows costs.
+/// The time of a step as a function of its number of rows `n`.
 #[derive(Debug, Clone, Copy)]
 enum Cost {
     /// `fixed + row * n`
     Line { fixed: f64, row: f64 },
     /// `max(fixed, row * n)`
     Hinge { fixed: f64, row: f64 },
-    /// As [`MEASURED`].
+    /// [`MEASURED`], scaled by the time of a one-row step.
     Measured { one_row: f64 },
 }
 
-/// Rows, and the time of a step of them in that of a step of one row.
+/// Measured pairs of the number of rows and the step time relative to a one-row step.
 const MEASURED: [(f64, f64); 10] = [
     (1.0, 1.0),
     (2.0, 1.02),
@@ -42,8 +42,8 @@ const MEASURED: [(f64, f64); 10] = [
 ];
 
 impl Cost {
-    /// In seconds.
-    fn of(self, rows: usize) -> f64 {
+    /// The time of a step in seconds.
+    fn seconds(self, rows: usize) -> f64 {
         let rows = rows as f64;
         match self {
             Self::Line { fixed, row } => fixed + row * rows,
@@ -57,15 +57,15 @@ impl Cost {
     }
 }
 
-/// A machine whose costs may change: they are multiplied by `1 + drift * sin(2π * time / period)`.
+/// A simulated model whose step times may drift: they are multiplied by `1 + drift * sin(2π * time / period)`.
 #[derive(Debug, Clone, Copy)]
-struct Machine {
+struct SimulatedModel {
     cost: Cost,
     drift: f64,
     period: f64,
 }
 
-impl Machine {
+impl SimulatedModel {
     fn steady(cost: Cost) -> Self {
         Self {
             cost,
@@ -75,24 +75,24 @@ impl Machine {
     }
 
     fn seconds(&self, rows: usize, time: f64) -> f64 {
-        let turns = time / self.period;
-        self.cost.of(rows) * (1.0 + self.drift * (std::f64::consts::TAU * turns).sin())
+        let cycles = time / self.period;
+        self.cost.seconds(rows) * (1.0 + self.drift * (std::f64::consts::TAU * cycles).sin())
     }
 
-    /// The longest that a step beside `decode_rows` is to take.
+    /// The step limit with `decode_rows` decode rows, as the step controller defines it.
     fn limit(&self, options: &EngineOptions, decode_rows: usize, time: f64) -> f64 {
         let decode = self.seconds(decode_rows, time) / (1.0 - options.prefill_share);
         options.step_duration.as_secs_f64().max(decode)
     }
 }
 
-/// A job of so many tokens that comes at a time.
+/// A request and its arrival time.
 #[derive(Debug, Clone, Copy)]
 struct Arrival {
     time: f64,
     prompt_tokens: usize,
     max_tokens: usize,
-    scored: bool,
+    prompt_logprobs: bool,
 }
 
 impl Arrival {
@@ -101,7 +101,7 @@ impl Arrival {
             time: 0.0,
             prompt_tokens,
             max_tokens,
-            scored: false,
+            prompt_logprobs: false,
         }
     }
 }
@@ -112,21 +112,26 @@ struct Step {
     seconds: f64,
     decode_rows: usize,
     draft_rows: usize,
-    /// Whether a prompt waited.
-    prompts: bool,
+    /// Whether a prompt was being computed.
+    has_prompts: bool,
 }
 
-struct Run {
+struct SimulationResult {
     steps: Vec<Step>,
-    /// When each had its first token, in the order of their arrival.
+    /// Time of each request's first token, in the order of arrival.
     first_tokens: Vec<f64>,
 }
 
-/// Runs until all of `arrivals` have their first tokens, or have ended.
-fn run(options: &EngineOptions, machine: Machine, arrivals: &[Arrival], cheap_rows: usize) -> Run {
+/// Simulates steps until each of `arrivals` has its first token or has ended.
+fn simulate(
+    options: &EngineOptions,
+    model: SimulatedModel,
+    arrivals: &[Arrival],
+    speculative_row_budget: usize,
+) -> SimulationResult {
     let start = Instant::now();
     let mut blocks = BlockPool::new(options.blocks, options.block_tokens);
-    let mut scheduler = Scheduler::new(options.clone(), cheap_rows);
+    let mut scheduler = Scheduler::new(options.clone(), speculative_row_budget);
     let permits = Arc::new(Semaphore::new(arrivals.len()));
     let mut outputs = Outputs::new(VOCABULARY, 1);
     outputs.hidden.resize(0);
@@ -138,19 +143,19 @@ fn run(options: &EngineOptions, machine: Machine, arrivals: &[Arrival], cheap_ro
         while let Some(arrival) = arrivals.get(arrived).filter(|next| next.time <= time) {
             let mut prompt = vec![4; arrival.prompt_tokens];
             prompt[0] = 2 + arrived as u32 % 90;
-            let job = Job {
+            let request = SequenceRequest {
                 end_tokens: [].into(),
-                prefix: PrefixUse {
-                    readable: 0,
-                    root: PrefixRoot(0),
+                prefix_cache: PrefixCacheOptions {
+                    max_reused_tokens: 0,
+                    namespace: CacheNamespace(0),
                 },
-                score: arrival.scored.then_some(0),
-                ..job(&prompt, arrival.max_tokens)
+                prompt_logprobs: arrival.prompt_logprobs.then_some(0),
+                ..request(&prompt, arrival.max_tokens)
             };
             let permit = Arc::clone(&permits).try_acquire_owned().unwrap();
             let id = SequenceId(arrived as u64);
             let context = options.context_tokens;
-            scheduler.add(Sequence::new(id, job, context, at(time), permit));
+            scheduler.add(Sequence::new(id, request, context, at(time), permit));
             arrived += 1;
         }
         let (plan, _) = scheduler.plan(&mut blocks, at(time));
@@ -162,46 +167,48 @@ fn run(options: &EngineOptions, machine: Machine, arrivals: &[Arrival], cheap_ro
         let decode_rows = plan.chunks.iter();
         let decode_rows = decode_rows.filter(|chunk| decoding(chunk.sequence));
         let slots = scheduler.slots().flatten();
-        let seconds = machine.seconds(plan.tokens(), time);
+        let seconds = model.seconds(plan.tokens(), time);
         steps.push(Step {
             start: time,
             seconds,
             decode_rows: decode_rows.count(),
-            draft_rows: plan.chunks.iter().map(|chunk| chunk.guessed).sum(),
-            prompts: slots.into_iter().any(|slot| !decoding(slot.sequence)),
+            draft_rows: plan.chunks.iter().map(|chunk| chunk.draft_tokens).sum(),
+            has_prompts: slots.into_iter().any(|slot| !decoding(slot.sequence)),
         });
         time += seconds;
-        let one = Choice {
+        let token = SampledToken {
             token: TokenId(4),
             logprobs: None,
         };
-        let scored = scheduler.scored(&plan, &Unusable::new());
-        let scored = scored
+        let targets = scheduler.logprob_targets(&plan, &InvalidOutputs::new());
+        let targets = targets
             .iter()
-            .map(|(_, _, scored)| scored.tokens.len())
+            .map(|(_, _, targets)| targets.tokens.len())
             .sum();
-        let choosers = scheduler.choosers(&plan, &Unusable::new()).len();
-        let chosen = |_| {
-            Ok(Chosen {
-                choices: vec![one.clone()],
-                certain: Vec::new(),
-                complete: false,
+        let samplers = scheduler
+            .sequence_samplers(&plan, &InvalidOutputs::new())
+            .len();
+        let output = |_| {
+            Ok(SamplerOutput {
+                sampled: vec![token.clone()],
+                forced: Vec::new(),
+                is_complete: false,
             })
         };
-        let computed = Computed {
-            unusable: Unusable::new(),
-            scored: vec![one.clone(); scored],
-            sampled: (0..choosers).map(chosen).collect(),
+        let result = StepResult {
+            invalid: InvalidOutputs::new(),
+            prompt_logprobs: vec![token.clone(); targets],
+            sampled: (0..samplers).map(output).collect(),
             hidden: &outputs.hidden,
         };
-        for (id, event) in scheduler.commit(plan, computed, &mut blocks, at(time)) {
+        for (id, event) in scheduler.commit(plan, result, &mut blocks, at(time)) {
             if matches!(event, SequenceEvent::Token(_) | SequenceEvent::Ended { .. }) {
                 let first = &mut first_tokens[id.0 as usize];
                 *first = first.min(time);
             }
         }
     }
-    Run {
+    SimulationResult {
         steps,
         first_tokens,
     }
@@ -219,24 +226,27 @@ fn fairness_options() -> EngineOptions {
     }
 }
 
-/// Streams that run, then prompts that come: both promises hold.
-fn check_promises(
+/// Simulates decoding sequences and prompts that arrive later. Checks the share of prefill and the maximum step time.
+fn check_guarantees(
     options: &EngineOptions,
-    machine: Machine,
-    streams: &[Arrival],
+    model: SimulatedModel,
+    decoding: &[Arrival],
     prompts: &[Arrival],
 ) -> Result<(), TestCaseError> {
-    // By then all streams have their first tokens.
-    let warm = 4.0 + streams.len() as f64;
-    let come = streams.iter().map(|stream| stream.time).fold(0.0, f64::max)
-        + warm * machine.cost.of(512.min(8 * streams.len()));
-    let late = prompts.iter().map(|prompt| Arrival {
-        time: come + prompt.time,
+    // By this time all decoding sequences have their first tokens.
+    let warm_up_steps = 4.0 + decoding.len() as f64;
+    let prompts_start = decoding
+        .iter()
+        .map(|arrival| arrival.time)
+        .fold(0.0, f64::max)
+        + warm_up_steps * model.cost.seconds(512.min(8 * decoding.len()));
+    let prompts_later = prompts.iter().map(|prompt| Arrival {
+        time: prompts_start + prompt.time,
         ..*prompt
     });
-    let arrivals: Vec<Arrival> = streams.iter().copied().chain(late).collect();
-    let run_beside = run(options, machine, &arrivals, 4);
-    let dearest = Machine::steady(machine.cost);
+    let arrivals: Vec<Arrival> = decoding.iter().copied().chain(prompts_later).collect();
+    let with_decoding = simulate(options, model, &arrivals, 4);
+    let steady = SimulatedModel::steady(model.cost);
     let alone: Vec<Arrival> = prompts
         .iter()
         .map(|prompt| Arrival {
@@ -244,26 +254,33 @@ fn check_promises(
             ..*prompt
         })
         .collect();
-    let alone = run(options, dearest, &alone, 4);
-    let last = |run: &Run| run.first_tokens.iter().copied().fold(0.0, f64::max);
+    let alone = simulate(options, steady, &alone, 4);
+    let last = |run: &SimulationResult| run.first_tokens.iter().copied().fold(0.0, f64::max);
 
-    let mut longest = options.step_duration.as_secs_f64();
-    for step in run_beside.steps.iter().filter(|step| step.decode_rows > 0) {
-        let limit = machine.limit(options, step.decode_rows, step.start);
-        longest = longest.max(limit);
+    let mut max_limit = options.step_duration.as_secs_f64();
+    for step in with_decoding
+        .steps
+        .iter()
+        .filter(|step| step.decode_rows > 0)
+    {
+        let limit = model.limit(options, step.decode_rows, step.start);
+        max_limit = max_limit.max(limit);
         prop_assert!(
-            step.seconds <= LONGEST_STEP * limit,
+            step.seconds <= MAX_STEP_LIMITS * limit,
             "{step:?} is longer than {limit} s"
         );
         prop_assert!(
-            !step.prompts || step.draft_rows == 0,
+            !step.has_prompts || step.draft_rows == 0,
             "{step:?} has draft rows"
         );
     }
-    let took = last(&run_beside) - come;
-    let slower = 1.0 + machine.drift.max(0.0);
-    let most = slower * last(&alone) / options.prefill_share + EXTRA_LIMITS * longest;
-    prop_assert!(took <= most, "prompts took {took} s, more than {most} s");
+    let elapsed = last(&with_decoding) - prompts_start;
+    let slowdown = 1.0 + model.drift.max(0.0);
+    let max_elapsed = slowdown * last(&alone) / options.prefill_share + EXTRA_LIMITS * max_limit;
+    prop_assert!(
+        elapsed <= max_elapsed,
+        "the prompts took {elapsed} s, more than {max_elapsed} s"
+    );
     Ok(())
 }
 
@@ -285,46 +302,45 @@ fn cost() -> impl Strategy<Value = Cost> {
 }
 
 fn arrival(tokens: std::ops::Range<usize>) -> impl Strategy<Value = Arrival> {
-    let becomes_stream = prop_oneof![Just(1usize), 2usize..40, Just(2000)];
-    (tokens, becomes_stream).prop_map(|(tokens, max_tokens)| Arrival::prompt(tokens, max_tokens))
+    let max_tokens = prop_oneof![Just(1usize), 2usize..40, Just(2000)];
+    (tokens, max_tokens).prop_map(|(tokens, max_tokens)| Arrival::prompt(tokens, max_tokens))
 }
 
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(400))]
 
-    /// Whatever a step costs, however many streams run, join and leave, and whether the step limit is above or below the time
-    /// of a step that only decodes.
+    /// The guarantees hold for any step costs and any arrivals, with step limits above and below the decode time.
     #[test]
-    fn prompts_have_their_share_and_streams_their_tokens(
+    fn prefill_gets_its_share_and_decoding_its_tokens(
         cost in cost(),
-        // In steps of one row.
+        // As a multiple of the time of a one-row step.
         step_limit in prop_oneof![0.05f64..1.0, 1.0f64..20.0],
         prefill_share in prop_oneof![Just(0.5), 0.5f64..0.85],
-        streams in prop::collection::vec(prop_oneof![5usize..60, Just(2000)], 1..6),
+        decoding in prop::collection::vec(prop_oneof![5usize..60, Just(2000)], 1..6),
         prompts in prop::collection::vec(arrival(1..700), 1..6),
         drift in prop_oneof![Just(0.0), -0.25f64..0.25],
     ) {
         let options = EngineOptions {
-            step_duration: Duration::from_secs_f64(step_limit * cost.of(1)),
+            step_duration: Duration::from_secs_f64(step_limit * cost.seconds(1)),
             prefill_share,
             ..fairness_options()
         };
-        let streams: Vec<Arrival> = streams.iter().map(|tokens| Arrival::prompt(4, *tokens)).collect();
-        let limit = Machine::steady(cost).limit(&options, streams.len(), 0.0);
-        let machine = Machine { cost, drift, period: 1000.0 * limit };
-        check_promises(&options, machine, &streams, &prompts)?;
+        let decoding: Vec<Arrival> = decoding.iter().map(|tokens| Arrival::prompt(4, *tokens)).collect();
+        let limit = SimulatedModel::steady(cost).limit(&options, decoding.len(), 0.0);
+        let model = SimulatedModel { cost, drift, period: 1000.0 * limit };
+        check_guarantees(&options, model, &decoding, &prompts)?;
     }
 }
 
-/// A model of 8B parameters on two cores, whose decode steps take longer than the step limit.
+/// The step times are those of an 8B model on two cores: decode steps take longer than the step limit.
 #[test]
-fn a_prompt_beside_a_stream_of_a_large_model_takes_about_twice_its_time() {
+fn a_prompt_beside_decoding_takes_about_twice_as_long_with_a_large_model() {
     let options = EngineOptions {
         step_duration: Duration::from_millis(100),
         ..fairness_options()
     };
-    let machine = Machine::steady(Cost::Measured { one_row: 0.3 });
-    let alone = run(&options, machine, &[Arrival::prompt(256, 1)], 1);
+    let model = SimulatedModel::steady(Cost::Measured { one_row: 0.3 });
+    let alone = simulate(&options, model, &[Arrival::prompt(256, 1)], 1);
     let arrivals = [
         Arrival::prompt(4, 2000),
         Arrival {
@@ -332,38 +348,38 @@ fn a_prompt_beside_a_stream_of_a_large_model_takes_about_twice_its_time() {
             ..Arrival::prompt(256, 1)
         },
     ];
-    let beside = run(&options, machine, &arrivals, 1);
-    let times = (beside.first_tokens[1] - 3.0) / alone.first_tokens[0];
-    assert!((1.0..2.2).contains(&times), "{times} times");
+    let with_decoding = simulate(&options, model, &arrivals, 1);
+    let factor = (with_decoding.first_tokens[1] - 3.0) / alone.first_tokens[0];
+    assert!((1.0..2.2).contains(&factor), "{factor} times");
 }
 
-/// A row of a prompt whose log-probabilities are wanted costs more than one of a prompt; still neither is beyond the limit.
+/// Prefill with and without prompt log probabilities shares the same steps.
 #[test]
-fn prompts_that_are_scored_have_their_share_too() {
+fn prefill_with_prompt_logprobs_gets_its_share() {
     let options = EngineOptions {
         step_duration: Duration::from_millis(20),
         ..fairness_options()
     };
-    let machine = Machine::steady(Cost::Measured { one_row: 0.05 });
-    let scored = Arrival {
-        scored: true,
+    let model = SimulatedModel::steady(Cost::Measured { one_row: 0.05 });
+    let with_logprobs = Arrival {
+        prompt_logprobs: true,
         ..Arrival::prompt(400, 0)
     };
-    let streams = [Arrival::prompt(4, 2000); 2];
-    check_promises(
+    let decoding = [Arrival::prompt(4, 2000); 2];
+    check_guarantees(
         &options,
-        machine,
-        &streams,
-        &[Arrival::prompt(300, 1), scored],
+        model,
+        &decoding,
+        &[Arrival::prompt(300, 1), with_logprobs],
     )
     .unwrap();
 }
 
-/// Streams that repeat themselves have draft rows, which make room for prompts.
+/// No draft tokens are computed while any sequence is in prefill.
 #[test]
-fn draft_rows_make_room_for_prompts() {
+fn there_are_no_draft_rows_while_a_prompt_is_computed() {
     let options = fairness_options();
-    let machine = Machine::steady(Cost::Measured { one_row: 0.05 });
+    let model = SimulatedModel::steady(Cost::Measured { one_row: 0.05 });
     let arrivals = [
         Arrival::prompt(40, 2000),
         Arrival {
@@ -371,13 +387,13 @@ fn draft_rows_make_room_for_prompts() {
             ..Arrival::prompt(300, 1)
         },
     ];
-    let run = run(&options, machine, &arrivals, 4);
-    assert!(run.steps.iter().any(|step| step.draft_rows > 0));
-    let beside = run
+    let result = simulate(&options, model, &arrivals, 4);
+    assert!(result.steps.iter().any(|step| step.draft_rows > 0));
+    let mixed = result
         .steps
         .iter()
-        .filter(|step| step.prompts && step.decode_rows > 0);
-    let mut beside = beside.peekable();
-    assert!(beside.peek().is_some());
-    assert!(beside.all(|step| step.draft_rows == 0));
+        .filter(|step| step.has_prompts && step.decode_rows > 0);
+    let mut mixed = mixed.peekable();
+    assert!(mixed.peek().is_some());
+    assert!(mixed.all(|step| step.draft_rows == 0));
 }

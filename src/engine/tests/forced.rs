@@ -1,13 +1,13 @@
-//! Tokens that a constraint leaves no choice about are taken at once: the same text in fewer steps.
+//! Forced tokens give the same text in fewer steps.
 
 use std::sync::{Arc, Mutex};
 
 use super::*;
 use crate::grammar::{
-    Constraint, Cutting, GrammarCompiler, GrammarSource, GrammarVocabulary, Spelling,
+    Constraint, GrammarCompiler, GrammarSource, GrammarToken, GrammarVocabulary, Tokenization,
 };
 
-/// The script's tokens as printable characters, each a byte.
+/// A vocabulary in which each token of the scripted runner is a printable ASCII character.
 struct Characters(Vec<u8>);
 
 impl GrammarVocabulary for Characters {
@@ -15,31 +15,31 @@ impl GrammarVocabulary for Characters {
         VOCABULARY
     }
 
-    fn spelling(&self, token: TokenId) -> Spelling<'_> {
+    fn grammar_token(&self, token: TokenId) -> GrammarToken<'_> {
         match token {
-            END => Spelling::Control("<end>"),
-            token => Spelling::Text(std::slice::from_ref(&self.0[token.row()])),
+            END => GrammarToken::Control("<end>"),
+            token => GrammarToken::Text(std::slice::from_ref(&self.0[token.row()])),
         }
     }
 
-    fn ends(&self) -> &[TokenId] {
+    fn eog_tokens(&self) -> &[TokenId] {
         &[END]
     }
 
-    fn tokens(&self, text: &str) -> Vec<TokenId> {
+    fn tokenize(&self, text: &str) -> Vec<TokenId> {
         text.bytes()
             .map(|byte| TokenId(u32::from(byte - b' ')))
             .collect()
     }
 }
 
-/// A machine that tells how many tokens each step has.
-struct Told {
+/// A runner that records the number of tokens of each step.
+struct RecordingRunner {
     runner: ScriptedRunner,
     steps: Arc<Mutex<Vec<usize>>>,
 }
 
-impl ModelRunner for Told {
+impl ModelRunner for RecordingRunner {
     fn outputs(&self) -> Outputs {
         self.runner.outputs()
     }
@@ -58,32 +58,33 @@ impl ModelRunner for Told {
     }
 }
 
-fn constraint(grammar: &str, cutting: Cutting) -> Constraint {
+fn constraint(grammar: &str, tokenization: Tokenization) -> Constraint {
     let characters = Characters((0..VOCABULARY as u8).map(|token| token + b' ').collect());
     let compiler = GrammarCompiler::new(Arc::new(characters)).unwrap();
     compiler
-        .compile(&GrammarSource::Gbnf(grammar.to_owned()), cutting)
+        .compile(&GrammarSource::Gbnf(grammar.to_owned()), tokenization)
         .unwrap()
 }
 
-/// The text, its end, the tokens of each step, and how many of them were computed twice.
+/// Generates a text with a grammar. Returns the text, the end reason, the number of tokens of each step, and the number
+/// of recomputed tokens.
 fn run(
     grammar: &str,
-    cutting: Cutting,
-    changed: impl FnOnce(&mut Job),
+    tokenization: Tokenization,
+    change: impl FnOnce(&mut SequenceRequest),
 ) -> (Vec<u32>, EndReason, Vec<usize>, u64) {
     let options = options();
     let steps = Arc::default();
-    let runner = Told {
+    let runner = RecordingRunner {
         runner: ScriptedRunner::new(&options),
         steps: Arc::clone(&steps),
     };
     let engine = start(Box::new(runner), options, Instant::now).unwrap();
-    let mut job = job(&[7, 8, 9], 1000);
-    job.constraint = Some(constraint(grammar, cutting));
-    changed(&mut job);
-    let (_, events) = engine.submit(job).unwrap();
-    let (tokens, end) = listen(events);
+    let mut request = request(&[7, 8, 9], 1000);
+    request.constraint = Some(constraint(grammar, tokenization));
+    change(&mut request);
+    let (_, events) = engine.submit(request).unwrap();
+    let (tokens, end) = collect(events);
     let SequenceEvent::Ended { reason, .. } = end else {
         panic!("{end:?}");
     };
@@ -93,57 +94,58 @@ fn run(
 }
 
 #[test]
-fn what_is_certain_takes_no_step_for_each_token() {
+fn forced_tokens_take_fewer_steps() {
     let grammar = r#"root ::= [a-z] "abcdefghij" [a-z] "xyz""#;
-    let (text, reason, steps, recomputed) = run(grammar, Cutting::Canonical, |_| ());
+    let (text, reason, steps, recomputed) = run(grammar, Tokenization::Canonical, |_| ());
     assert_eq!((text.len(), reason), (15, EndReason::Complete));
-    // The prompt, then eleven tokens in two steps of at most seven; the last four need no step.
+    // Three steps: the prompt, then eleven tokens in two steps of at most seven tokens. The last four tokens are forced
+    // and need no step.
     assert_eq!((steps, recomputed), (vec![3, 7, 4], 0));
-    let (alone, reason, steps, _) = run(grammar, Cutting::Free, |_| ());
+    let (one_per_step, reason, steps, _) = run(grammar, Tokenization::Any, |_| ());
     assert_eq!(
-        (alone, reason, steps.len()),
+        (one_per_step, reason, steps.len()),
         (text, EndReason::Complete, 15)
     );
 }
 
 #[test]
-fn limits_and_stops_hold_within_what_is_certain() {
+fn limits_and_stop_rules_apply_within_forced_tokens() {
     let grammar = r#"root ::= "ab"{100}"#;
-    type Case = (EndReason, usize, fn(&mut Job));
+    type Case = (EndReason, usize, fn(&mut SequenceRequest));
     let ends: [Case; 4] = [
-        (EndReason::TokenLimit, 9, |job| job.max_tokens = 9),
-        (EndReason::StopRule, 2, |job| {
-            job.stop = Box::new(StopAt(Some(TokenId(66))))
+        (EndReason::TokenLimit, 9, |request| request.max_tokens = 9),
+        (EndReason::StopRule, 2, |request| {
+            request.stop = Box::new(StopAt(Some(TokenId(66))))
         }),
         (EndReason::ContextFull, 37, |_| ()),
-        // The context has 40 tokens: the older half goes in the middle of what is certain, several times.
-        (EndReason::Complete, 200, |job| {
-            job.when_full = WhenFull::Shift { keep: Some(0) }
+        // The context has 40 tokens, so the context shifts several times within the forced tokens.
+        (EndReason::Complete, 200, |request| {
+            request.context_overflow = ContextOverflow::Shift { keep: Some(0) }
         }),
     ];
-    for (reason, tokens, changed) in ends {
-        let (text, found, steps, _) = run(grammar, Cutting::Canonical, changed);
-        assert_eq!((found, text.len()), (reason, tokens));
+    for (reason, tokens, change) in ends {
+        let (text, actual_reason, steps, _) = run(grammar, Tokenization::Canonical, change);
+        assert_eq!((actual_reason, text.len()), (reason, tokens));
         assert!(steps.len() < tokens, "{steps:?}");
-        let (alone, found, _, _) = run(grammar, Cutting::Free, changed);
-        assert_eq!((alone, found), (text, reason));
+        let (one_per_step, actual_reason, _, _) = run(grammar, Tokenization::Any, change);
+        assert_eq!((one_per_step, actual_reason), (text, reason));
     }
 }
 
-/// Who wants to know how probable each token was waits for each.
+/// With log probabilities, each forced token takes a step.
 #[test]
-fn probabilities_are_told_of_every_token() {
+fn forced_tokens_with_logprobs_take_a_step_each() {
     let grammar = r#"root ::= "abcdefghij""#;
-    let (_, _, steps, _) = run(grammar, Cutting::Canonical, |job| {
-        let wanted = crate::sampling::LogprobsWanted {
+    let (_, _, steps, _) = run(grammar, Tokenization::Canonical, |request| {
+        let logprobs = crate::sampling::LogprobsOptions {
             top: 0,
-            of: crate::sampling::Distribution::Model,
+            distribution: crate::sampling::Distribution::Model,
         };
         let parameters = SamplingParameters {
-            logprobs: Some(wanted),
+            logprobs: Some(logprobs),
             ..SamplingParameters::openai()
         };
-        job.sampler = Sampler::new(parameters, 0, SamplerTokens::default());
+        request.sampler = Sampler::new(parameters, 0, SamplerInputs::default());
     });
     assert_eq!(steps.len(), 10);
 }

@@ -1,4 +1,4 @@
-//! What always holds, whatever arrives and leaves.
+//! Property test: random requests arrive, and some of their clients disconnect.
 
 use proptest::prelude::*;
 
@@ -6,48 +6,48 @@ use super::*;
 
 #[derive(Debug, Clone)]
 struct Arrival {
-    singsong: bool,
-    /// The first so many tokens are those of one of two texts.
-    shared: usize,
+    repeating: bool,
+    /// Number of leading prompt tokens that are taken from one of two shared texts.
+    shared_tokens: usize,
     text: u32,
     own: Vec<u32>,
     max_tokens: usize,
-    /// Leaves after so many tokens.
-    leaves_after: Option<usize>,
-    readable: usize,
+    /// Number of tokens after which the client disconnects.
+    disconnects_after: Option<usize>,
+    max_reused_tokens: usize,
     priority: i32,
-    when_full: WhenFull,
+    context_overflow: ContextOverflow,
 }
 
 impl Arrival {
     fn prompt(&self) -> Vec<u32> {
-        let shared = prompt(self.text, self.shared as u32);
-        let singsong: &[u32] = if self.singsong { &[SINGSONG] } else { &[] };
-        [singsong, &shared, &self.own].concat()
+        let shared = prompt(self.text, self.shared_tokens as u32);
+        let repeating: &[u32] = if self.repeating { &[REPEATING] } else { &[] };
+        [repeating, &shared, &self.own].concat()
     }
 
-    fn job(&self) -> Job {
-        let plain = job(&self.prompt(), self.max_tokens);
-        Job {
-            prefix: PrefixUse {
-                readable: self.readable,
-                ..plain.prefix
+    fn request(&self) -> SequenceRequest {
+        let plain = request(&self.prompt(), self.max_tokens);
+        SequenceRequest {
+            prefix_cache: PrefixCacheOptions {
+                max_reused_tokens: self.max_reused_tokens,
+                ..plain.prefix_cache
             },
             priority: self.priority,
-            when_full: self.when_full,
+            context_overflow: self.context_overflow,
             ..plain
         }
     }
 
     fn expected(&self) -> (Vec<u32>, EndReason) {
-        oracle(&self.prompt(), self.max_tokens, None, self.when_full)
+        oracle(&self.prompt(), self.max_tokens, None, self.context_overflow)
     }
 }
 
-fn when_full() -> impl Strategy<Value = WhenFull> {
+fn context_overflow() -> impl Strategy<Value = ContextOverflow> {
     prop_oneof![
-        Just(WhenFull::Stop),
-        prop::option::of(0usize..45).prop_map(|keep| WhenFull::Shift { keep }),
+        Just(ContextOverflow::Stop),
+        prop::option::of(0usize..45).prop_map(|keep| ContextOverflow::Shift { keep }),
     ]
 }
 
@@ -59,28 +59,28 @@ fn arrival() -> impl Strategy<Value = Arrival> {
         prop::option::weighted(0.3, 0usize..6),
         prop_oneof![Just(0), 1usize..30, Just(usize::MAX)],
         -1..2i32,
-        when_full(),
+        context_overflow(),
     )
         .prop_map(
             |(
-                (singsong, shared, text),
+                (repeating, shared_tokens, text),
                 own,
                 max_tokens,
-                leaves_after,
-                readable,
+                disconnects_after,
+                max_reused_tokens,
                 priority,
-                when_full,
+                context_overflow,
             )| {
                 Arrival {
-                    singsong,
-                    shared,
+                    repeating,
+                    shared_tokens,
                     text,
                     own,
                     max_tokens,
-                    leaves_after,
-                    readable,
+                    disconnects_after,
+                    max_reused_tokens,
                     priority,
-                    when_full,
+                    context_overflow,
                 }
             },
         )
@@ -89,15 +89,15 @@ fn arrival() -> impl Strategy<Value = Arrival> {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(2000))]
 
-    /// Whatever arrives and leaves, however small the cache: each that stays gets what it would get alone,
-    /// ends once, and no block is lost.
+    /// For any arrivals, cache size and failed steps, each sequence has the same output as alone and ends once, and no
+    /// block is lost.
     #[test]
-    fn sequences_do_not_disturb_each_other(
+    fn sequences_do_not_affect_each_other(
         arrivals in prop::collection::vec(arrival(), 1..24),
         parallel in 1usize..6,
         spare_tokens in 0usize..10,
         batch_tokens in 1usize..10,
-        cheap_rows in 0usize..16,
+        speculative_row_budget in 0usize..16,
         spare_blocks in 0usize..20,
         fails_every in prop::option::weighted(0.3, 2usize..30),
     ) {
@@ -110,14 +110,14 @@ proptest! {
         };
         let mut runner = ScriptedRunner::new(&options);
         runner.fails_every = fails_every;
-        runner.cheap_rows = cheap_rows;
+        runner.speculative_row_budget = speculative_row_budget;
         let engine = start(Box::new(runner), options, Instant::now).unwrap();
-        let submitted: Vec<Events> = arrivals
+        let submitted: Vec<SequenceEvents> = arrivals
             .iter()
-            .map(|arrival| engine.submit(arrival.job()).unwrap().1)
+            .map(|arrival| engine.submit(arrival.request()).unwrap().1)
             .collect();
         for (arrival, mut events) in arrivals.iter().zip(submitted) {
-            match (arrival.leaves_after, fails_every) {
+            match (arrival.disconnects_after, fails_every) {
                 (Some(tokens), _) => {
                     for _ in 0..=tokens {
                         if events.blocking_recv().is_none() {
@@ -127,25 +127,25 @@ proptest! {
                 }
                 (None, None) => check(events, arrival.expected()),
                 (None, Some(_)) => {
-                    let (heard, end) = listen(events);
+                    let (received, end) = collect(events);
                     let (expected, reason) = arrival.expected();
                     match end {
-                        SequenceEvent::Failed(_) => prop_assert!(expected.starts_with(&heard)),
-                        SequenceEvent::Ended { reason: found, .. } => {
-                            prop_assert_eq!((heard, found), (expected, reason));
+                        SequenceEvent::Failed(_) => prop_assert!(expected.starts_with(&received)),
+                        SequenceEvent::Ended { reason: actual, .. } => {
+                            prop_assert_eq!((received, actual), (expected, reason));
                         }
-                        other => prop_assert!(false, "{:?} is no end", other),
+                        other => prop_assert!(false, "{:?} is not an end event", other),
                     }
                 }
             }
         }
-        // By the time two more are through, those that left were forgotten, and the pool was checked.
+        // Two more sequences ensure that sequences of disconnected clients are cancelled and the block pool is checked.
         for _ in 0..2 {
-            listen(engine.submit(job(&[2], 1)).unwrap().1);
+            collect(engine.submit(request(&[2], 1)).unwrap().1);
         }
         let stats = engine.stats();
-        prop_assert_eq!(stats.blocks.held, 0);
-        prop_assert_eq!(stats.dead, None);
+        prop_assert_eq!(stats.blocks.referenced, 0);
+        prop_assert_eq!(stats.death_reason, None);
         let counters = stats.counters;
         let ends = counters.completed + counters.cancelled + counters.failed;
         prop_assert_eq!(ends, arrivals.len() as u64 + 2);

@@ -1,26 +1,26 @@
-//! What is in each step: machines that wait for a word, or on which only steps take time.
+//! Tests of the chunks of each step, with runners that wait for a message or control the clock.
 
 use std::cell::Cell;
 use std::sync::{Arc, Mutex};
 
 use super::*;
 
-/// A machine whose every step waits for a word, after it has told whose chunks it is about to compute.
-struct Gated {
+/// A runner that reports the sequences of each step, then waits for a message.
+struct GatedRunner {
     runner: ScriptedRunner,
-    begins: Sender<Vec<SequenceId>>,
+    started_steps: Sender<Vec<SequenceId>>,
     gate: Receiver<()>,
 }
 
-impl ModelRunner for Gated {
+impl ModelRunner for GatedRunner {
     fn outputs(&self) -> Outputs {
         self.runner.outputs()
     }
 
     fn run(&mut self, plan: &StepPlan, outputs: &mut Outputs) -> Result<(), RunError> {
         let sequences = plan.chunks.iter().map(|chunk| chunk.sequence).collect();
-        // At the end of the test nobody listens, and the gate stays open.
-        let _ = self.begins.send(sequences);
+        // At the end of the test the channels are closed, so the step continues.
+        let _ = self.started_steps.send(sequences);
         let _ = self.gate.recv();
         self.runner.run(plan, outputs)
     }
@@ -35,74 +35,75 @@ impl ModelRunner for Gated {
 }
 
 #[test]
-fn who_leaves_is_gone_in_the_next_step() {
+fn a_cancelled_sequence_is_not_in_the_next_step() {
     let options = options();
-    let (begins, began) = channel();
-    let (go, gate) = channel();
-    let runner = Gated {
+    let (started_steps, steps) = channel();
+    let (step_gate, gate) = channel();
+    let runner = GatedRunner {
         runner: ScriptedRunner::new(&options),
-        begins,
+        started_steps,
         gate,
     };
     let engine = start(Box::new(runner), options, Instant::now).unwrap();
-    let neighbour_prompt = prompt(1, 3);
-    let (neighbour, neighbour_events) = engine.submit(job(&neighbour_prompt, 12)).unwrap();
+    let remaining_prompt = prompt(1, 3);
+    let (remaining, remaining_events) = engine.submit(request(&remaining_prompt, 12)).unwrap();
     let (decoding, decoding_events) = engine.submit(endless()).unwrap();
-    let (in_prompt, in_prompt_events) = engine.submit(job(&prompt(2, 39), 1)).unwrap();
-    let (_, waiting_events) = engine.submit(job(&prompt(3, 3), 1)).unwrap();
-    // All three slots run, the second one has a token, the third one is in its prompt.
-    while began.recv().unwrap() != [neighbour, decoding, in_prompt] || engine.stats().waiting != 1 {
-        go.send(()).unwrap();
+    let (prefilling, prefilling_events) = engine.submit(request(&prompt(2, 39), 1)).unwrap();
+    let (_, waiting_events) = engine.submit(request(&prompt(3, 3), 1)).unwrap();
+    // Wait until all three slots run: the second sequence decodes, the third computes its prompt.
+    while steps.recv().unwrap() != [remaining, decoding, prefilling] || engine.stats().waiting != 1
+    {
+        step_gate.send(()).unwrap();
     }
-    drop((decoding_events, in_prompt_events, waiting_events));
-    go.send(()).unwrap();
-    assert_eq!(began.recv().unwrap(), [neighbour]);
+    drop((decoding_events, prefilling_events, waiting_events));
+    step_gate.send(()).unwrap();
+    assert_eq!(steps.recv().unwrap(), [remaining]);
     let stats = engine.stats();
     assert_eq!((stats.counters.cancelled, stats.waiting), (3, 0));
-    let left = stats.slots[0].unwrap();
-    assert_eq!(left.sequence, neighbour);
-    let tokens = left.prompt_tokens + left.generated_tokens;
-    assert_eq!(stats.blocks.held, tokens.div_ceil(4));
-    drop((go, began));
+    let slot = stats.slots[0].unwrap();
+    assert_eq!(slot.sequence, remaining);
+    let tokens = slot.prompt_tokens + slot.generated_tokens;
+    assert_eq!(stats.blocks.referenced, tokens.div_ceil(4));
+    drop((step_gate, steps));
     check(
-        neighbour_events,
-        oracle(&neighbour_prompt, 12, None, WhenFull::Stop),
+        remaining_events,
+        oracle(&remaining_prompt, 12, None, ContextOverflow::Stop),
     );
 }
 
-/// A machine on which a step takes a millisecond and two for each token, by a clock that only it moves. Its
-/// first step begins when the gate is opened.
-struct Timed {
+/// A runner whose steps take one millisecond, plus two for each token, on a simulated clock. The first step waits until
+/// the sender of `gate` is dropped.
+struct TimedRunner {
     runner: ScriptedRunner,
     steps: Steps,
     gate: Option<Receiver<()>>,
 }
 
-/// Of each step: its milliseconds, and whose chunks of how many tokens it had.
+/// For each step: the milliseconds, and the sequence and number of tokens of each chunk.
 type Steps = Arc<Mutex<Vec<(u64, Vec<(SequenceId, usize)>)>>>;
 
 thread_local! {
-    static PASSED: Cell<Duration> = const { Cell::new(Duration::ZERO) };
+    static ELAPSED: Cell<Duration> = const { Cell::new(Duration::ZERO) };
 }
 
-/// The engine's thread sees the time pass, others see it stand.
-fn machine_time() -> Instant {
+/// Returns the simulated time, which only the steps on the engine's thread advance.
+fn simulated_time() -> Instant {
     static START: std::sync::OnceLock<Instant> = std::sync::OnceLock::new();
-    *START.get_or_init(Instant::now) + PASSED.get()
+    *START.get_or_init(Instant::now) + ELAPSED.get()
 }
 
-impl ModelRunner for Timed {
+impl ModelRunner for TimedRunner {
     fn outputs(&self) -> Outputs {
         self.runner.outputs()
     }
 
     fn run(&mut self, plan: &StepPlan, outputs: &mut Outputs) -> Result<(), RunError> {
         if let Some(gate) = self.gate.take() {
-            // It is opened by being dropped.
+            // Receives an error when the sender is dropped.
             let _ = gate.recv();
         }
         let milliseconds = 1 + 2 * plan.tokens() as u64;
-        PASSED.set(PASSED.get() + Duration::from_millis(milliseconds));
+        ELAPSED.set(ELAPSED.get() + Duration::from_millis(milliseconds));
         let chunks = plan
             .chunks
             .iter()
@@ -123,27 +124,27 @@ impl ModelRunner for Timed {
 
 fn timed_engine(options: EngineOptions) -> (EngineHandle, Steps, Sender<()>) {
     let steps = Steps::default();
-    let (closed, gate) = channel();
-    let runner = Timed {
+    let (gate_sender, gate) = channel();
+    let runner = TimedRunner {
         runner: ScriptedRunner::new(&options),
         steps: Arc::clone(&steps),
         gate: Some(gate),
     };
-    let engine = start(Box::new(runner), options, machine_time).unwrap();
-    (engine, steps, closed)
+    let engine = start(Box::new(runner), options, simulated_time).unwrap();
+    (engine, steps, gate_sender)
 }
 
-/// A job that only its client's leaving ends.
-fn endless() -> Job {
-    Job {
+/// Returns a request that ends only when its client disconnects.
+fn endless() -> SequenceRequest {
+    SequenceRequest {
         end_tokens: [].into(),
-        when_full: WhenFull::Shift { keep: Some(0) },
-        ..job(&[5, 6, 7], usize::MAX)
+        context_overflow: ContextOverflow::Shift { keep: Some(0) },
+        ..request(&[5, 6, 7], usize::MAX)
     }
 }
 
 #[test]
-fn who_waits_for_a_token_waits_one_short_step() {
+fn a_decoding_sequence_waits_at_most_one_short_step() {
     let (engine, steps, gate) = timed_engine(EngineOptions {
         step_tokens: 600,
         batch_tokens: 600,
@@ -157,29 +158,26 @@ fn who_waits_for_a_token_waits_one_short_step() {
         decoding.blocking_recv(),
         Some(SequenceEvent::Started { .. })
     ));
-    let submitted: Vec<Events> = (0..2)
-        .map(|seed| engine.submit(job(&prompt(seed, 1500), 1)).unwrap().1)
+    let submitted: Vec<SequenceEvents> = (0..2)
+        .map(|seed| engine.submit(request(&prompt(seed, 1500), 1)).unwrap().1)
         .collect();
     drop(gate);
     for events in submitted {
-        listen(events);
+        collect(events);
     }
     drop(decoding);
     let steps = steps.lock().unwrap();
-    let beside: Vec<_> = steps
+    let mixed: Vec<_> = steps
         .iter()
         .filter(|(_, chunks)| chunks.len() > 1)
         .collect();
-    assert!(beside.len() > 20, "two long prompts take many steps");
-    assert!(beside.iter().all(|(milliseconds, _)| *milliseconds <= 101));
-    let quick = beside.iter().filter(|(milliseconds, _)| *milliseconds < 90);
-    // Rows double from one to 32, and the last step has what is left.
-    assert!(quick.count() < 9, "the budget is used");
-    let both = beside
-        .iter()
-        .filter(|(_, chunks)| chunks.len() == 3)
-        .count();
-    assert!(both > beside.len() / 2, "no prompt stands still");
+    assert!(mixed.len() > 20, "two long prompts take many steps");
+    assert!(mixed.iter().all(|(milliseconds, _)| *milliseconds <= 101));
+    let short = mixed.iter().filter(|(milliseconds, _)| *milliseconds < 90);
+    // The rows double from 1 to 32, and the last step has the rest.
+    assert!(short.count() < 9, "the budget is used");
+    let both = mixed.iter().filter(|(_, chunks)| chunks.len() == 3).count();
+    assert!(both > mixed.len() / 2, "both prompts make progress");
 }
 
 #[test]
@@ -189,23 +187,23 @@ fn the_higher_priority_is_admitted_first() {
         ..options()
     });
     let (busy, mut events) = engine.submit(endless()).unwrap();
-    // It has the slot.
+    // Wait until the sequence has the slot.
     events.blocking_recv();
-    let submitted: Vec<(SequenceId, Events)> = [0, 5, 5, -1, 9]
+    let submitted: Vec<(SequenceId, SequenceEvents)> = [0, 5, 5, -1, 9]
         .into_iter()
         .map(|priority| {
-            let ranked = Job {
+            let prioritized = SequenceRequest {
                 priority,
-                ..job(&prompt(3, 5), 2)
+                ..request(&prompt(3, 5), 2)
             };
-            engine.submit(ranked).unwrap()
+            engine.submit(prioritized).unwrap()
         })
         .collect();
     drop(events);
     drop(gate);
     let ids: Vec<SequenceId> = submitted.iter().map(|(id, _)| *id).collect();
     for (_, events) in submitted {
-        listen(events);
+        collect(events);
     }
     let mut order: Vec<SequenceId> = Vec::new();
     for (_, chunks) in steps.lock().unwrap().iter() {
@@ -215,43 +213,46 @@ fn the_higher_priority_is_admitted_first() {
     assert_eq!(order, [busy, ids[4], ids[1], ids[2], ids[0], ids[3]]);
 }
 
-/// Requests of a high priority that come without end do not keep one of the usual priority from its turn.
+/// Many requests of high priority do not starve a request of default priority.
 #[test]
-fn a_high_priority_makes_others_wait_but_not_for_ever() {
+fn a_high_priority_does_not_starve_others() {
     let (engine, steps, gate) = timed_engine(EngineOptions {
         parallel: 1,
         ..options()
     });
     let (_, mut events) = engine.submit(endless()).unwrap();
-    // It has the slot.
+    // Wait until the sequence has the slot.
     events.blocking_recv();
-    let submitted: Vec<(SequenceId, Events)> = (0..60)
+    let submitted: Vec<(SequenceId, SequenceEvents)> = (0..60)
         .map(|number| {
-            let ranked = Job {
+            let prioritized = SequenceRequest {
                 priority: if number == 0 { 0 } else { 1_000_000 },
-                ..job(&prompt(3, 5), 2)
+                ..request(&prompt(3, 5), 2)
             };
-            engine.submit(ranked).unwrap()
+            engine.submit(prioritized).unwrap()
         })
         .collect();
     drop(events);
     drop(gate);
-    let usual = submitted[0].0;
+    let default_priority = submitted[0].0;
     for (_, events) in submitted {
-        listen(events);
+        collect(events);
     }
     let mut order: Vec<SequenceId> = Vec::new();
     for (_, chunks) in steps.lock().unwrap().iter() {
         order.extend(chunks.iter().map(|(sequence, _)| *sequence));
     }
     order.dedup();
-    // Behind the one that had the slot and those that may overtake it.
-    assert_eq!(order.iter().position(|id| *id == usual), Some(1 + 32));
+    // It runs after the sequence that had the slot and the 32 sequences that may overtake it.
+    assert_eq!(
+        order.iter().position(|id| *id == default_priority),
+        Some(1 + 32)
+    );
 }
 
-/// The embedding of a prompt beside others, by each kind of pooling.
+/// Runs all pooling methods at the same time on the same prompt.
 #[test]
-fn hidden_states_become_one_embedding_whatever_the_chunks_and_the_cache() {
+fn embeddings_do_not_depend_on_chunks_and_cache() {
     let tight = EngineOptions {
         blocks: 12,
         ..options()
@@ -266,14 +267,14 @@ fn hidden_states_become_one_embedding_whatever_the_chunks_and_the_cache() {
         (Pooling::First, [tokens[0], 0.0]),
         (Pooling::Last, [tokens[29], 29.0]),
     ];
-    // The second time the cache holds the prompt; beside them others want the same blocks.
+    // In the second round the prompt is cached. The sequences compete for blocks.
     for _ in 0..2 {
         let submitted = expected.map(|(pooling, expected)| {
-            let job = Job {
-                embed: Some(pooling),
-                ..job(&text, 0)
+            let request = SequenceRequest {
+                pooling: Some(pooling),
+                ..request(&text, 0)
             };
-            (engine.submit(job).unwrap().1, expected)
+            (engine.submit(request).unwrap().1, expected)
         });
         for (mut events, expected) in submitted {
             let mut embedding = None;
@@ -294,34 +295,37 @@ fn hidden_states_become_one_embedding_whatever_the_chunks_and_the_cache() {
 }
 
 #[test]
-fn the_evaluation_of_a_prompt_is_reported_part_by_part() {
+fn prefill_progress_is_reported_for_each_chunk() {
     let engine = engine(options());
     let prompt = prompt(4, 37);
-    let reported = || Job {
+    let reported = || SequenceRequest {
         report_prefill: true,
-        ..job(&prompt, 2)
+        ..request(&prompt, 2)
     };
-    let parts = |mut events: Events| {
-        let mut parts = Vec::new();
+    let progress = |mut events: SequenceEvents| {
+        let mut reports = Vec::new();
         while let Some(event) = events.blocking_recv() {
             match event {
-                SequenceEvent::Prefill(part) => parts.push(part),
-                SequenceEvent::Ended { report, .. } => return (parts, report),
+                SequenceEvent::Prefill(progress) => reports.push(progress),
+                SequenceEvent::Ended { report, .. } => return (reports, report),
                 _ => {}
             }
         }
-        panic!("it never ended")
+        panic!("the sequence did not end")
     };
     for is_cached in [false, true] {
-        let (parts, report) = parts(engine.submit(reported()).unwrap().1);
+        let (reports, report) = progress(engine.submit(reported()).unwrap().1);
         assert_eq!(report.cached_tokens > 0, is_cached);
-        assert!(parts.iter().all(|part| part.prompt_tokens == 37));
+        assert!(reports.iter().all(|progress| progress.prompt_tokens == 37));
         assert!(
-            parts
+            reports
                 .iter()
-                .all(|part| part.cached_tokens == report.cached_tokens)
+                .all(|progress| progress.cached_tokens == report.cached_tokens)
         );
-        let processed: Vec<usize> = parts.iter().map(|part| part.processed_tokens).collect();
+        let processed: Vec<usize> = reports
+            .iter()
+            .map(|progress| progress.processed_tokens)
+            .collect();
         assert!(
             processed.is_sorted_by(|left, right| left < right),
             "{processed:?}"
@@ -329,6 +333,6 @@ fn the_evaluation_of_a_prompt_is_reported_part_by_part() {
         assert!(processed[0] > report.cached_tokens);
         assert_eq!(processed.last(), Some(&37));
     }
-    let (_, events) = engine.submit(job(&prompt, 2)).unwrap();
-    assert!(parts(events).0.is_empty());
+    let (_, events) = engine.submit(request(&prompt, 2)).unwrap();
+    assert!(progress(events).0.is_empty());
 }

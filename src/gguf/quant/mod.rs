@@ -1,27 +1,24 @@
-//! The tensor types: how many bytes a block has and which numbers it stands for. Every quantised type is taken apart
-//! into the same parts ([`Parts`]): matrix products are made of them, and the plain dequantisation (`f32`, one block after
-//! the other), which serves embedding rows and tests.
+//! Tensor types: block sizes and dequantization. Blocks of quantized types decode to quants, scales and mins
+//! ([`DecodedBlock`]), from which packed weights are built. [`TensorType::dequantize`] converts blocks to floats, for
+//! embedding rows for example.
 //!
 //! Source: `ggml-common.h` (block layouts) and `ggml-quants.c` (`dequantize_row_*`) of ggml; the OCP's specification of
 //! microscaling formats for MXFP4.
 
 mod codebooks;
 mod k_quants;
-mod quantise;
+mod quantize;
 mod small;
 mod ternary;
 
 use half::f16;
 use half::slice::HalfFloatSliceExt;
 
-pub use quantise::{NotQuantisable, Target, is_quantisable};
+pub use quantize::{NotQuantizable, QuantizeTarget, is_quantizable};
 
-/// A tensor type that ortolan computes with.
+/// A supported tensor type.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-#[expect(
-    missing_docs,
-    reason = "ggml's names; `Codes` and the files of this folder say what they are"
-)]
+#[expect(missing_docs, reason = "ggml's names; `QuantFormat` and the submodules describe them")]
 pub enum TensorType {
     F32,
     F16,
@@ -51,47 +48,48 @@ pub enum TensorType {
     Mxfp4,
 }
 
-/// Most values of a block.
-const MOST_VALUES: usize = 256;
-/// Fewest values of a group.
-const LEAST_GROUP: usize = 16;
+/// Maximum number of values in a block.
+const MAX_BLOCK_VALUES: usize = 256;
+/// Minimum number of values in a group.
+const MIN_GROUP_SIZE: usize = 16;
 
-/// What a quantised type's codes are. A value is `scale · code`, or `scale · code + minimum`; a group of values shares both.
+/// The format of a quantized type. A value is `scale · quant` or `scale · quant + min`; the quant (quantized value) is
+/// an integer. The values of a group share a scale and a min.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Codes {
-    /// Values of a group: 16 or 32.
-    pub group: usize,
-    /// The smallest code.
-    pub least: i8,
-    /// The largest code.
-    pub most: i8,
-    /// Whether groups have a minimum other than 0. Their codes then begin at 0.
-    pub minimum: bool,
-    /// Whether scales and minimums are numbers of half precision.
-    pub half: bool,
+pub struct QuantFormat {
+    /// Number of values in a group: 16 or 32.
+    pub group_size: usize,
+    /// The smallest possible quant.
+    pub min_quant: i8,
+    /// The largest possible quant.
+    pub max_quant: i8,
+    /// Whether groups have a min. Quants of types with mins are at least 0.
+    pub has_min: bool,
+    /// Whether half precision represents scales and mins exactly.
+    pub half_precision: bool,
 }
 
-/// A block taken apart: value `i` is `scales[g] · codes[i] + minimums[g]` with `g` = `i / group`.
-pub struct Parts {
-    /// A code for each value.
-    pub codes: [i8; MOST_VALUES],
-    /// A scale for each group.
-    pub scales: [f32; MOST_VALUES / LEAST_GROUP],
-    /// What is added in each group.
-    pub minimums: [f32; MOST_VALUES / LEAST_GROUP],
+/// A decoded block: value `i` is `scales[g] · quants[i] + mins[g]` with `g = i / group_size`.
+pub struct DecodedBlock {
+    /// The quant of each value.
+    pub quants: [i8; MAX_BLOCK_VALUES],
+    /// The scale of each group.
+    pub scales: [f32; MAX_BLOCK_VALUES / MIN_GROUP_SIZE],
+    /// The min of each group.
+    pub mins: [f32; MAX_BLOCK_VALUES / MIN_GROUP_SIZE],
 }
 
-impl Default for Parts {
+impl Default for DecodedBlock {
     fn default() -> Self {
         Self {
-            codes: [0; MOST_VALUES],
-            scales: [0.0; MOST_VALUES / LEAST_GROUP],
-            minimums: [0.0; MOST_VALUES / LEAST_GROUP],
+            quants: [0; MAX_BLOCK_VALUES],
+            scales: [0.0; MAX_BLOCK_VALUES / MIN_GROUP_SIZE],
+            mins: [0.0; MAX_BLOCK_VALUES / MIN_GROUP_SIZE],
         }
     }
 }
 
-/// A type's number and name in ggml, the values of its blocks and their bytes.
+/// A type's number and name in ggml, and the number of values and bytes of a block.
 struct Layout {
     id: u32,
     name: &'static str,
@@ -99,7 +97,8 @@ struct Layout {
     bytes: usize,
 }
 
-/// Types that are no model's weights, or whose numbers nobody has yet described well enough.
+/// Number and name in ggml of unsupported types: models do not use them for weights, or their documentation is
+/// incomplete.
 const UNSUPPORTED: &[(u32, &str)] = &[
     (9, "Q8_1"),
     (24, "I8"),
@@ -112,7 +111,7 @@ const UNSUPPORTED: &[(u32, &str)] = &[
 ];
 
 impl TensorType {
-    /// All of them.
+    /// All supported types.
     pub const ALL: [TensorType; 26] = [
         TensorType::F32,
         TensorType::F16,
@@ -179,7 +178,7 @@ impl TensorType {
         }
     }
 
-    /// The type with ggml's number `id`; the error is its name, for those that are not supported.
+    /// Returns the type with the number `id` in ggml. The error is the name of the unsupported type.
     pub fn from_id(id: u32) -> Result<Self, String> {
         if let Some(known) = Self::ALL.into_iter().find(|kind| kind.id() == id) {
             return Ok(known);
@@ -188,29 +187,29 @@ impl TensorType {
         Err(named.map_or_else(|| format!("number {id}"), |(_, name)| (*name).to_owned()))
     }
 
-    /// ggml's number.
+    /// The type's number in ggml.
     pub fn id(self) -> u32 {
         self.layout().id
     }
 
-    /// ggml's name.
+    /// The type's name in ggml.
     pub fn name(self) -> &'static str {
         self.layout().name
     }
 
-    /// Values in one block.
+    /// Number of values in a block.
     pub fn block_values(self) -> usize {
         self.layout().values
     }
 
-    /// Bytes of one block.
+    /// Number of bytes in a block.
     pub fn block_bytes(self) -> usize {
         self.layout().bytes
     }
 
-    /// What its codes are; `None` for floats.
-    pub fn codes(self) -> Option<Codes> {
-        let (group, least, most, minimum) = match self {
+    /// The format of the type's quants; `None` for floats.
+    pub fn quant_format(self) -> Option<QuantFormat> {
+        let (group_size, min_quant, max_quant, has_min) = match self {
             TensorType::F32 | TensorType::F16 | TensorType::Bf16 => return None,
             TensorType::Q4_0 => (32, -8, 7, false),
             TensorType::Q4_1 | TensorType::Q4K => (32, 0, 15, true),
@@ -228,11 +227,11 @@ impl TensorType {
             TensorType::Iq3S => (32, -15, 15, false),
             TensorType::Iq4Nl | TensorType::Iq4Xs => (32, -127, 113, false),
             TensorType::Tq1_0 => (32, -1, 1, false),
-            // Two bits could say 2.
+            // The two bits of a quant can also encode 2.
             TensorType::Tq2_0 => (32, -1, 2, false),
             TensorType::Mxfp4 => (32, -12, 12, false),
         };
-        let half = matches!(
+        let half_precision = matches!(
             self,
             TensorType::Q4_0
                 | TensorType::Q4_1
@@ -243,93 +242,93 @@ impl TensorType {
                 | TensorType::Tq1_0
                 | TensorType::Tq2_0
         );
-        Some(Codes {
-            group,
-            least,
-            most,
-            minimum,
-            half,
+        Some(QuantFormat {
+            group_size,
+            min_quant,
+            max_quant,
+            has_min,
+            half_precision,
         })
     }
 
-    /// Takes a block of a quantised type apart. What of `parts` is beyond its values stays as it was, and its minimums do
-    /// where the type has none.
+    /// Decodes a block of a quantized type. Does not change entries of `decoded` past the block's values, nor the mins
+    /// if the type has no mins.
     ///
     /// # Panics
-    /// If `block` is not the bytes of one block; if the type is of floats.
-    pub fn take_apart(self, block: &[u8], parts: &mut Parts) {
+    /// If `block` is not exactly one block, or the type is a float type.
+    pub fn decode_block(self, block: &[u8], decoded: &mut DecodedBlock) {
         assert_eq!(block.len(), self.block_bytes(), "a block of {self:?}");
         match self {
             TensorType::F32 | TensorType::F16 | TensorType::Bf16 => {
-                panic!("{self:?} has no parts")
+                panic!("{self:?} is not quantized")
             }
-            TensorType::Q4_0 => small::q4_0(block, parts),
-            TensorType::Q4_1 => small::q4_1(block, parts),
-            TensorType::Q5_0 => small::q5_0(block, parts),
-            TensorType::Q5_1 => small::q5_1(block, parts),
-            TensorType::Q8_0 => small::q8_0(block, parts),
-            TensorType::Iq4Nl => small::iq4_nl(block, parts),
-            TensorType::Mxfp4 => small::mxfp4(block, parts),
-            TensorType::Q2K => k_quants::q2_k(block, parts),
-            TensorType::Q3K => k_quants::q3_k(block, parts),
-            TensorType::Q4K => k_quants::q4_k(block, parts),
-            TensorType::Q5K => k_quants::q5_k(block, parts),
-            TensorType::Q6K => k_quants::q6_k(block, parts),
-            TensorType::Q8K => k_quants::q8_k(block, parts),
-            TensorType::Iq4Xs => k_quants::iq4_xs(block, parts),
-            TensorType::Iq1S => codebooks::iq1_s(block, parts),
-            TensorType::Iq1M => codebooks::iq1_m(block, parts),
-            TensorType::Iq2Xxs => codebooks::iq2_xxs(block, parts),
-            TensorType::Iq2Xs => codebooks::iq2_xs(block, parts),
-            TensorType::Iq2S => codebooks::iq2_s(block, parts),
-            TensorType::Iq3Xxs => codebooks::iq3_xxs(block, parts),
-            TensorType::Iq3S => codebooks::iq3_s(block, parts),
-            TensorType::Tq1_0 => ternary::tq1_0(block, parts),
-            TensorType::Tq2_0 => ternary::tq2_0(block, parts),
+            TensorType::Q4_0 => small::q4_0(block, decoded),
+            TensorType::Q4_1 => small::q4_1(block, decoded),
+            TensorType::Q5_0 => small::q5_0(block, decoded),
+            TensorType::Q5_1 => small::q5_1(block, decoded),
+            TensorType::Q8_0 => small::q8_0(block, decoded),
+            TensorType::Iq4Nl => small::iq4_nl(block, decoded),
+            TensorType::Mxfp4 => small::mxfp4(block, decoded),
+            TensorType::Q2K => k_quants::q2_k(block, decoded),
+            TensorType::Q3K => k_quants::q3_k(block, decoded),
+            TensorType::Q4K => k_quants::q4_k(block, decoded),
+            TensorType::Q5K => k_quants::q5_k(block, decoded),
+            TensorType::Q6K => k_quants::q6_k(block, decoded),
+            TensorType::Q8K => k_quants::q8_k(block, decoded),
+            TensorType::Iq4Xs => k_quants::iq4_xs(block, decoded),
+            TensorType::Iq1S => codebooks::iq1_s(block, decoded),
+            TensorType::Iq1M => codebooks::iq1_m(block, decoded),
+            TensorType::Iq2Xxs => codebooks::iq2_xxs(block, decoded),
+            TensorType::Iq2Xs => codebooks::iq2_xs(block, decoded),
+            TensorType::Iq2S => codebooks::iq2_s(block, decoded),
+            TensorType::Iq3Xxs => codebooks::iq3_xxs(block, decoded),
+            TensorType::Iq3S => codebooks::iq3_s(block, decoded),
+            TensorType::Tq1_0 => ternary::tq1_0(block, decoded),
+            TensorType::Tq2_0 => ternary::tq2_0(block, decoded),
         }
     }
 
-    /// Writes the numbers that `blocks` stands for to `values`.
+    /// Dequantizes `blocks` to `values`.
     ///
     /// # Panics
-    /// If `blocks` is not just the bytes of `values.len()` values.
-    pub fn dequantise(self, blocks: &[u8], values: &mut [f32]) {
+    /// If `blocks` does not hold exactly `values.len()` values.
+    pub fn dequantize(self, blocks: &[u8], values: &mut [f32]) {
         assert_eq!(
             blocks.len() * self.block_values(),
             values.len() * self.block_bytes(),
-            "a slice of {self:?} blocks and its values belong together"
+            "a slice of {self:?} blocks must hold as many values as the output"
         );
-        let Some(codes) = self.codes() else {
+        let Some(format) = self.quant_format() else {
             return self.read_floats(blocks, values);
         };
         let pairs = blocks
             .chunks_exact(self.block_bytes())
             .zip(values.chunks_exact_mut(self.block_values()));
-        let mut parts = Parts::default();
+        let mut decoded = DecodedBlock::default();
         for (block, values) in pairs {
-            self.take_apart(block, &mut parts);
-            let groups = values.chunks_exact_mut(codes.group);
-            for (group, (values, codes)) in groups
-                .zip(parts.codes.chunks_exact(codes.group))
+            self.decode_block(block, &mut decoded);
+            let groups = values.chunks_exact_mut(format.group_size);
+            for (group, (values, quants)) in groups
+                .zip(decoded.quants.chunks_exact(format.group_size))
                 .enumerate()
             {
-                let (scale, minimum) = (parts.scales[group], parts.minimums[group]);
-                for (value, code) in values.iter_mut().zip(codes) {
-                    *value = scale * f32::from(*code) + minimum;
+                let (scale, min) = (decoded.scales[group], decoded.mins[group]);
+                for (value, quant) in values.iter_mut().zip(quants) {
+                    *value = scale * f32::from(*quant) + min;
                 }
             }
         }
     }
 
     fn read_floats(self, bytes: &[u8], values: &mut [f32]) {
-        /// Half-precision numbers that are converted together, by the processor if it can.
-        const TOGETHER: usize = 64;
+        /// Number of half-precision values to convert at once, so that the crate `half` uses vector instructions.
+        const BATCH: usize = 64;
 
         match self {
             TensorType::F16 => {
-                let mut halves = [f16::ZERO; TOGETHER];
-                let parts = bytes.chunks(2 * TOGETHER);
-                for (bytes, values) in parts.zip(values.chunks_mut(TOGETHER)) {
+                let mut halves = [f16::ZERO; BATCH];
+                let batches = bytes.chunks(2 * BATCH);
+                for (bytes, values) in batches.zip(values.chunks_mut(BATCH)) {
                     let halves = &mut halves[..values.len()];
                     for (half, bytes) in halves.iter_mut().zip(bytes.as_chunks().0) {
                         *half = f16::from_le_bytes(*bytes);
@@ -339,7 +338,7 @@ impl TensorType {
             }
             TensorType::Bf16 => {
                 for (value, bytes) in values.iter_mut().zip(bytes.as_chunks().0) {
-                    // The upper half of single precision.
+                    // A bfloat16 is the upper half of an `f32`.
                     *value = f32::from_bits(u32::from(u16::from_le_bytes(*bytes)) << 16);
                 }
             }
@@ -352,7 +351,7 @@ impl TensorType {
     }
 }
 
-/// The half-precision number at byte `offset`.
+/// Reads the half-precision number at byte offset `offset`.
 fn half_at(block: &[u8], offset: usize) -> f32 {
     f16::from_bits(u16_at(block, offset)).to_f32()
 }

@@ -1,76 +1,78 @@
-//! Blocks against the numbers that an independent implementation finds in them.
+//! Dequantized blocks compared with the values of an independent implementation.
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 
 use super::*;
 
-/// By `tests/golden/quants.py`.
+/// Recorded by `tests/golden/quants.py`.
 fn golden() -> serde_json::Value {
     serde_json::from_str(include_str!("../../../tests/golden/quants.json")).unwrap()
 }
 
 #[test]
-fn blocks_stand_for_the_numbers_of_an_independent_implementation() {
+fn dequantized_blocks_equal_those_of_an_independent_implementation() {
     let golden = golden();
     for (name, recorded) in golden.as_object().unwrap() {
         let kind = TensorType::ALL.into_iter().find(|kind| kind.name() == name);
-        let kind = kind.unwrap_or_else(|| panic!("{name} is a type"));
+        let kind = kind.unwrap_or_else(|| panic!("{name} is a tensor type"));
         let bytes = |key: &str| STANDARD.decode(recorded[key].as_str().unwrap()).unwrap();
         let words = bytes("values");
         let words = words.as_chunks::<4>().0.iter();
-        let wanted: Vec<f32> = words.map(|word| f32::from_le_bytes(*word)).collect();
-        let mut values = vec![f32::NAN; wanted.len()];
-        kind.dequantise(&bytes("blocks"), &mut values);
-        assert_eq!(values, wanted, "{name}");
+        let expected: Vec<f32> = words.map(|word| f32::from_le_bytes(*word)).collect();
+        let mut values = vec![f32::NAN; expected.len()];
+        kind.dequantize(&bytes("blocks"), &mut values);
+        assert_eq!(values, expected, "{name}");
     }
     assert_eq!(golden.as_object().unwrap().len(), 22);
 }
 
 #[test]
-fn codes_are_within_their_range() {
-    let mut parts = Parts::default();
+fn quants_are_within_their_range() {
+    let mut decoded = DecodedBlock::default();
     for kind in TensorType::ALL {
-        let Some(range) = kind.codes() else { continue };
+        let Some(format) = kind.quant_format() else {
+            continue;
+        };
         let values = kind.block_values();
         for seed in 0..=u8::MAX {
             let block: Vec<u8> = (0..kind.block_bytes())
-                .map(|place| (place as u8).wrapping_mul(seed | 1).wrapping_add(seed))
+                .map(|index| (index as u8).wrapping_mul(seed | 1).wrapping_add(seed))
                 .collect();
-            kind.take_apart(&block, &mut parts);
-            let codes = &parts.codes[..values];
+            kind.decode_block(&block, &mut decoded);
+            let quants = &decoded.quants[..values];
             assert!(
-                codes
+                quants
                     .iter()
-                    .all(|code| (range.least..=range.most).contains(code)),
-                "{kind:?}: {codes:?}"
+                    .all(|quant| (format.min_quant..=format.max_quant).contains(quant)),
+                "{kind:?}: {quants:?}"
             );
         }
-        assert!(values.is_multiple_of(range.group));
+        assert!(values.is_multiple_of(format.group_size));
     }
 }
 
 #[track_caller]
-fn check(kind: TensorType, block: &[u8], wanted: &[f32]) {
-    let mut values = vec![0.0; wanted.len()];
-    kind.dequantise(block, &mut values);
-    assert_eq!(values, wanted);
+fn check(kind: TensorType, block: &[u8], expected: &[f32]) {
+    let mut values = vec![0.0; expected.len()];
+    kind.dequantize(block, &mut values);
+    assert_eq!(values, expected);
 }
 
 #[test]
-fn floats_are_themselves() {
+fn reads_float_types() {
     check(TensorType::F32, &(-1.5f32).to_le_bytes(), &[-1.5]);
     check(TensorType::F16, &f16::from_f32(0.25).to_le_bytes(), &[0.25]);
     check(TensorType::Bf16, &[0x80, 0x3f], &[1.0]);
 }
 
 #[test]
-fn a_block_of_q8_k_has_its_scale_in_single_precision() {
+fn a_q8_k_block_has_a_single_precision_scale() {
     let mut block = 0.5f32.to_le_bytes().to_vec();
     block.extend((0..=255_u8).map(|q| q.wrapping_sub(128)));
     block.resize(292, 7);
-    let wanted: Vec<f32> = (0..256).map(|q| 0.5 * (q - 128) as f32).collect();
-    check(TensorType::Q8K, &block, &wanted);
+    let expected: Vec<f32> = (0..256).map(|q| 0.5 * (q - 128) as f32).collect();
+    check(TensorType::Q8K, &block, &expected);
 }
 
 #[test]

@@ -5,7 +5,7 @@ fn string(text: &str) -> Vec<u8> {
     [&(text.len() as u64).to_le_bytes()[..], text.as_bytes()].concat()
 }
 
-/// A header with one pair and one tensor `[32, 2]`, and as many data bytes as asked for.
+/// Returns a GGUF file with two metadata entries, a tensor `[32, 2]` of type `kind`, and `data` bytes of tensor data.
 fn file(version: u32, kind: u32, data: usize) -> Vec<u8> {
     let mut bytes = b"GGUF".to_vec();
     bytes.extend(version.to_le_bytes());
@@ -30,14 +30,14 @@ fn file(version: u32, kind: u32, data: usize) -> Vec<u8> {
     bytes
 }
 
-/// The message that opening a file of these bytes gives.
-fn refusal(bytes: &[u8]) -> String {
-    let error = Header::parse(bytes).expect_err("the bytes are to be refused");
-    error.at(Path::new("m.gguf")).to_string()
+/// Returns the error text for a file that consists of `bytes`.
+fn error_text(bytes: &[u8]) -> String {
+    let error = Header::parse(bytes).expect_err("the header is invalid");
+    error.with_path(Path::new("m.gguf")).to_string()
 }
 
 #[test]
-fn a_header_is_read() {
+fn reads_headers_of_versions_2_and_3() {
     for version in [2, 3] {
         let header = Header::parse(&file(version, 8, 68)).unwrap();
         assert_eq!(header.metadata.string("general.architecture"), Ok("llama"));
@@ -49,39 +49,39 @@ fn a_header_is_read() {
 }
 
 #[test]
-fn refusals_say_what_is_wrong() {
+fn error_texts_say_what_is_wrong() {
     for (bytes, message) in [
         (
             b"".to_vec(),
-            "m.gguf is not a GGUF file that can be read: the header ends at byte 0, where 4 more bytes are expected",
+            "m.gguf is not a valid GGUF file: the header ends at byte 0, but 4 more bytes are expected",
         ),
         (
             b"PK\x03\x04....".to_vec(),
-            "m.gguf is not a GGUF file that can be read: it does not begin with \"GGUF\"",
+            "m.gguf is not a valid GGUF file: it does not begin with \"GGUF\"",
         ),
         (
             file(1, 8, 68),
-            "m.gguf is not a GGUF file that can be read: its version is 1; 2 and 3 can be read",
+            "m.gguf is not a valid GGUF file: version 1 is not supported; supported versions: 2 and 3",
         ),
         (
             file(3u32.swap_bytes(), 8, 68),
-            "m.gguf is not a GGUF file that can be read: it is big-endian",
+            "m.gguf is not a valid GGUF file: big-endian files are not supported",
         ),
         (
             file(3, 9, 68),
-            "m.gguf: tensor \"w\" has the type Q8_1, which is not supported",
+            "m.gguf: the type Q8_1 of tensor \"w\" is not supported",
         ),
         (
             file(3, 8, 67),
-            "m.gguf is truncated: tensor \"w\" ends at byte 228, the file at 227",
+            "m.gguf is truncated: tensor \"w\" ends at byte 228, but the file has 227 bytes",
         ),
     ] {
-        assert_eq!(refusal(&bytes), message);
+        assert_eq!(error_text(&bytes), message);
     }
 }
 
 #[test]
-fn a_missing_file_is_named() {
+fn the_error_for_a_missing_file_names_it() {
     let error = GgufFile::open(Path::new("/nowhere/m.gguf"), FileAccess::Map).unwrap_err();
     assert!(
         error
@@ -93,8 +93,8 @@ fn a_missing_file_is_named() {
 }
 
 #[test]
-fn arrays_have_no_more_elements_than_their_limit() {
-    const MOST: usize = 1 << 24;
+fn rejects_arrays_with_too_many_elements() {
+    const MAX_ELEMENTS: usize = 1 << 24;
     let array = |elements: usize| {
         let mut bytes = b"GGUF".to_vec();
         bytes.extend(3u32.to_le_bytes());
@@ -107,14 +107,14 @@ fn arrays_have_no_more_elements_than_their_limit() {
         bytes.resize(bytes.len() + elements, 0);
         bytes
     };
-    let refused = refusal(&array(MOST + 1));
-    assert!(refused.contains("more than 16777216 elements"), "{refused}");
-    // A length is held against the file before anything is made of it.
+    let message = error_text(&array(MAX_ELEMENTS + 1));
+    assert!(message.contains("more than 16777216 elements"), "{message}");
+    // The length is checked against the file size before anything is allocated.
     let mut short = array(2);
     short.truncate(short.len() - 1);
-    let refused = refusal(&short);
+    let message = error_text(&short);
     assert!(
-        refused.contains("a length of 2 passes the file's end"),
-        "{refused}"
+        message.contains("a length of 2 exceeds the file's size"),
+        "{message}"
     );
 }

@@ -1,40 +1,40 @@
-//! How many items an array has.
+//! `contains` and its counts, and a query on `maxItems`.
 
 use serde_json::{Map, Value};
 
 use super::super::GrammarError;
 use super::keywords::{SchemaObject, accepts_all};
-use super::{Reader, count};
+use super::{SchemaTranslator, count};
 
-impl Reader<'_> {
-    /// What can be held of `contains`: that there are as many items.
+impl SchemaTranslator<'_> {
+    /// Translates `contains` to `minItems`, and also `maxContains` to `maxItems` if `contains` accepts every item.
     pub(super) fn contains(
         &mut self,
-        at: &str,
+        pointer: &str,
         object: &SchemaObject<'_>,
     ) -> Result<Option<Value>, GrammarError> {
-        let counted = |keyword: &str| match object.keywords.get(keyword) {
+        let item_count = |keyword: &str| match object.keywords.get(keyword) {
             None | Some(Value::Null) => Ok(None),
-            Some(value) => count(&object.at(keyword), value).map(Some),
+            Some(value) => count(&object.pointer_to(keyword), value).map(Some),
         };
-        let least = counted("minContains")?.unwrap_or(1);
-        let most = counted("maxContains")?;
-        let any = accepts_all(&object.keywords["contains"]);
-        if !any && (least > 0 || most.is_some()) {
-            self.relax_keyword(at, "contains")?;
+        let min = item_count("minContains")?.unwrap_or(1);
+        let max = item_count("maxContains")?;
+        let accepts_any_item = accepts_all(&object.keywords["contains"]);
+        if !accepts_any_item && (min > 0 || max.is_some()) {
+            self.relax_keyword(pointer, "contains")?;
         }
         let mut items = Map::new();
-        if least > 0 {
-            items.insert("minItems".to_owned(), least.into());
+        if min > 0 {
+            items.insert("minItems".to_owned(), min.into());
         }
-        if let Some(most) = most.filter(|_| any) {
-            items.insert("maxItems".to_owned(), most.into());
+        if let Some(max) = max.filter(|_| accepts_any_item) {
+            items.insert("maxItems".to_owned(), max.into());
         }
         Ok((!items.is_empty()).then(|| items.into()))
     }
 }
 
-pub(super) fn at_most_one_item(keywords: &Map<String, Value>) -> bool {
-    let most = keywords.get("maxItems").and_then(Value::as_u64);
-    most.is_some_and(|most| most <= 1)
+pub(super) fn has_at_most_one_item(keywords: &Map<String, Value>) -> bool {
+    let max_items = keywords.get("maxItems").and_then(Value::as_u64);
+    max_items.is_some_and(|max_items| max_items <= 1)
 }

@@ -1,180 +1,188 @@
-//! The keywords of one schema, each to the module that reads it.
+//! Translates the keywords of one schema. Sibling modules translate the keywords that need more code.
 
 use serde_json::{Map, Value, json};
 
 use super::super::GrammarError;
 use super::alternatives::Alternatives;
-use super::arrays::at_most_one_item;
+use super::arrays::has_at_most_one_item;
 use super::keywords::{SchemaObject, accepts_all, accepts_none};
 use super::multiples::bound_multiple;
-use super::objects::no_others;
-use super::{Reader, count};
+use super::objects::no_additional_properties;
+use super::{SchemaTranslator, count};
 
-impl Reader<'_> {
+impl SchemaTranslator<'_> {
     pub(super) fn keywords(
         &mut self,
-        place: &str,
+        pointer: &str,
         keywords: &Map<String, Value>,
-        joined: bool,
+        is_combined: bool,
     ) -> Result<Value, GrammarError> {
         let object = SchemaObject {
-            place,
+            pointer,
             keywords,
-            joined,
+            is_combined,
         };
         let nullable = keywords.get("nullable") == Some(&Value::Bool(true));
         let reference = keywords.get("$ref").filter(|_| self.ignores_siblings);
-        let written = match reference {
+        let translated = match reference {
             Some(reference) => {
-                let mut written = Map::new();
-                self.reference(&object, reference, &mut written)?;
-                written.into()
+                let mut output = Map::new();
+                self.reference(&object, reference, &mut output)?;
+                output.into()
             }
             None if keywords.get("not").is_some_and(accepts_all) => Value::Bool(false),
             None => self.constraints(&object)?,
         };
         Ok(match nullable {
-            // As OpenAPI 3.0 means it.
-            true => json!({ "anyOf": [written, { "type": "null" }] }),
-            false => written,
+            // In OpenAPI 3.0, a nullable schema also accepts null.
+            true => json!({ "anyOf": [translated, { "type": "null" }] }),
+            false => translated,
         })
     }
 
     fn constraints(&mut self, object: &SchemaObject<'_>) -> Result<Value, GrammarError> {
-        let &SchemaObject {
-            place, keywords, ..
-        } = object;
-        let mut written = Map::new();
+        let keywords = object.keywords;
+        let mut output = Map::new();
         let mut all_of = Vec::new();
         for (keyword, value) in keywords {
-            let at = object.at(keyword);
-            // Generators write null for what is not there.
+            let pointer = object.pointer_to(keyword);
+            // Some generators write null for absent keywords.
             if value.is_null() && keyword != "const" {
                 continue;
             }
-            if self.left_out.contains(&at) {
-                self.note(&at);
+            if self.dropped.contains(&pointer) {
+                self.record_relaxed(&pointer);
                 continue;
             }
             match keyword.as_str() {
-                "type" => self.types(&at, value, &mut written)?,
-                "enum" | "const" => self.constants(&at, keyword, value, &mut written)?,
-                "required" => self.required(&at, value, &mut written)?,
-                "pattern" => self.pattern(&at, value, &mut written)?,
-                "format" => all_of.extend(self.format(&at, value, &mut written)?),
+                "type" => self.types(&pointer, value, &mut output)?,
+                "enum" | "const" => self.constants(&pointer, keyword, value, &mut output)?,
+                "required" => self.required(&pointer, value, &mut output)?,
+                "pattern" => self.pattern(&pointer, value, &mut output)?,
+                "format" => all_of.extend(self.format(&pointer, value, &mut output)?),
                 "minLength" | "maxLength" | "minItems" | "maxItems" | "minProperties"
                 | "maxProperties" => {
-                    let count = count(&at, value)?;
+                    let count = count(&pointer, value)?;
                     if count > 0 || keyword.starts_with("max") {
-                        written.insert(keyword.clone(), count.into());
+                        output.insert(keyword.clone(), count.into());
                     }
                 }
-                "multipleOf" => self.multiple(&at, value, &mut written)?,
+                "multipleOf" => self.multiple(&pointer, value, &mut output)?,
                 "minimum" | "maximum" | "exclusiveMinimum" | "exclusiveMaximum" => {
-                    self.bound(&at, keyword, object, &mut written)?;
+                    self.bound(&pointer, keyword, object, &mut output)?;
                 }
-                "patternProperties" if let Some(problem) = self.problem_of_names(value) => {
-                    self.relax(&at, problem)?;
+                "patternProperties" if let Some(problem) = self.property_pattern_problem(value) => {
+                    self.relax(&pointer, problem)?;
                 }
                 "properties" | "patternProperties" => {
-                    let joined = object.has_joined_properties();
-                    let schemas = self.schemas_by_name(&at, value, joined)?;
-                    written.insert(keyword.clone(), schemas);
+                    let is_combined = object.combines_properties();
+                    let schemas = self.schemas_by_name(&pointer, value, is_combined)?;
+                    output.insert(keyword.clone(), schemas);
                 }
                 "additionalProperties"
-                    if self.is_left_out(object, &["properties", "patternProperties"]) => {}
+                    if self.is_dropped(object, &["properties", "patternProperties"]) => {}
                 "additionalProperties" => {
-                    let schema = self.schema(&at, value, object.joined)?;
-                    written.insert(keyword.clone(), schema);
+                    let schema = self.schema(&pointer, value, object.is_combined)?;
+                    output.insert(keyword.clone(), schema);
                 }
                 "items" if value.is_array() => {
-                    let schemas = self.schemas_in_list(&at, value, object.joined)?;
-                    written.insert("prefixItems".to_owned(), schemas.into());
+                    let schemas = self.schemas_in_list(&pointer, value, object.is_combined)?;
+                    output.insert("prefixItems".to_owned(), schemas.into());
                 }
                 "additionalItems"
                     if keywords.get("items").is_some_and(Value::is_array)
-                        && !self.is_left_out(object, &["items"]) =>
+                        && !self.is_dropped(object, &["items"]) =>
                 {
-                    let schema = self.schema(&at, value, object.joined)?;
-                    written.insert("items".to_owned(), schema);
+                    let schema = self.schema(&pointer, value, object.is_combined)?;
+                    output.insert("items".to_owned(), schema);
                 }
-                // Without a list in `items` it has no effect.
+                // `additionalItems` has no effect unless `items` is a list.
                 "additionalItems" => {}
-                "items" if self.is_left_out(object, &["prefixItems"]) => {}
+                "items" if self.is_dropped(object, &["prefixItems"]) => {}
                 "items" => {
-                    let schema = self.schema(&at, value, object.joined)?;
-                    written.insert(keyword.clone(), schema);
+                    let schema = self.schema(&pointer, value, object.is_combined)?;
+                    output.insert(keyword.clone(), schema);
                 }
                 "prefixItems" => {
-                    let schemas = self.schemas_in_list(&at, value, object.joined)?;
-                    written.insert(keyword.clone(), schemas.into());
+                    let schemas = self.schemas_in_list(&pointer, value, object.is_combined)?;
+                    output.insert(keyword.clone(), schemas.into());
                 }
                 "anyOf" => {
-                    let schemas = self.schemas_in_list(&at, value, object.joins(keyword))?;
-                    written.insert(keyword.clone(), schemas.into());
+                    let schemas =
+                        self.schemas_in_list(&pointer, value, object.is_combined_beyond(keyword))?;
+                    output.insert(keyword.clone(), schemas.into());
                 }
                 "allOf" => {
-                    let several = value.as_array().is_some_and(|schemas| schemas.len() > 1);
+                    let has_several = value.as_array().is_some_and(|schemas| schemas.len() > 1);
                     all_of.extend(self.schemas_in_list(
-                        &at,
+                        &pointer,
                         value,
-                        several || object.joins(keyword),
+                        has_several || object.is_combined_beyond(keyword),
                     )?);
                 }
                 "oneOf" => {
-                    let schemas = self.schemas_in_list(&at, value, object.joins(keyword))?;
+                    let schemas =
+                        self.schemas_in_list(&pointer, value, object.is_combined_beyond(keyword))?;
                     all_of.push(json!({ "anyOf": schemas }));
-                    let place = at;
-                    self.alternatives.push(Alternatives { place, schemas });
+                    self.alternatives.push(Alternatives { pointer, schemas });
                 }
-                "$ref" => self.reference(object, value, &mut written)?,
-                "$recursiveRef" | "$dynamicRef" => self.relax_keyword(&at, keyword)?,
+                "$ref" => self.reference(object, value, &mut output)?,
+                "$recursiveRef" | "$dynamicRef" => self.relax_keyword(&pointer, keyword)?,
                 "not" if accepts_none(value) => {}
-                "uniqueItems" if value == &json!(false) || at_most_one_item(keywords) => {}
-                "contains" => all_of.extend(self.contains(&at, object)?),
-                "if" if !["then", "else"].iter().any(|branch| object.says(branch)) => {}
+                "uniqueItems" if value == &json!(false) || has_at_most_one_item(keywords) => {}
+                "contains" => all_of.extend(self.contains(&pointer, object)?),
+                "if" if !["then", "else"].iter().any(|branch| object.has(branch)) => {}
                 "dependencies" | "dependentRequired" | "dependentSchemas"
                     if value.as_object().is_some_and(Map::is_empty) => {}
                 "not" | "uniqueItems" | "if" | "dependencies" | "dependentRequired"
-                | "dependentSchemas" => self.relax_keyword(&at, keyword)?,
-                // What it holds is said by additionalProperties, unless schemas are put together.
+                | "dependentSchemas" => self.relax_keyword(&pointer, keyword)?,
+                // `unevaluatedProperties` is equivalent to `additionalProperties`, unless several schemas apply to the
+                // object.
                 "unevaluatedProperties"
                     if accepts_all(value)
-                        || object.says("additionalProperties")
-                        || self.is_left_out(object, &["properties", "patternProperties"]) => {}
-                "unevaluatedProperties" if !object.composes() => {
-                    let schema = self.schema(&at, value, object.joined)?;
-                    written.insert("additionalProperties".to_owned(), schema);
+                        || object.has("additionalProperties")
+                        || self.is_dropped(object, &["properties", "patternProperties"]) => {}
+                "unevaluatedProperties" if !object.is_composed() => {
+                    let schema = self.schema(&pointer, value, object.is_combined)?;
+                    output.insert("additionalProperties".to_owned(), schema);
                 }
                 "unevaluatedItems" if accepts_all(value) => {}
-                "unevaluatedProperties" | "unevaluatedItems" => self.relax_keyword(&at, keyword)?,
-                // Others are no constraints, or belong to one of these.
+                "unevaluatedProperties" | "unevaluatedItems" => {
+                    self.relax_keyword(&pointer, keyword)?
+                }
+                // Other keywords are annotations, or are handled with one of the keywords above.
                 _ => {}
             }
         }
         if let Some(names) = keywords.get("propertyNames") {
-            self.property_names(object, names, &mut written)?;
+            self.property_names(object, names, &mut output)?;
         }
-        if object.closes() && !self.is_left_out(object, &["properties"]) {
-            written.insert("additionalProperties".to_owned(), no_others());
+        if object.is_implicitly_closed() && !self.is_dropped(object, &["properties"]) {
+            output.insert(
+                "additionalProperties".to_owned(),
+                no_additional_properties(),
+            );
         }
-        bound_multiple(&mut written);
+        bound_multiple(&mut output);
         if !all_of.is_empty() {
-            written.insert("allOf".to_owned(), all_of.into());
+            output.insert("allOf".to_owned(), all_of.into());
         }
-        self.check_optional(place, &mut written)?;
+        self.check_optional_properties(object.pointer, &mut output)?;
         if ["allOf", "anyOf", "$ref"]
             .iter()
-            .any(|joint| written.contains_key(*joint))
+            .any(|keyword| output.contains_key(*keyword))
         {
-            self.joints.push((place.to_owned(), written.clone().into()));
+            self.combined_schemas
+                .push((object.pointer.to_owned(), output.clone().into()));
         }
-        Ok(written.into())
+        Ok(output.into())
     }
 
-    fn is_left_out(&self, object: &SchemaObject<'_>, keywords: &[&str]) -> bool {
+    /// Whether one of the keywords is present and dropped.
+    fn is_dropped(&self, object: &SchemaObject<'_>, keywords: &[&str]) -> bool {
         keywords.iter().any(|keyword| {
-            object.keywords.contains_key(*keyword) && self.left_out.contains(&object.at(keyword))
+            object.keywords.contains_key(*keyword)
+                && self.dropped.contains(&object.pointer_to(keyword))
         })
     }
 }

@@ -1,9 +1,9 @@
-//! The keywords of JSON Schema by what they do, and a schema with its keywords, where it stands.
+//! Classes of JSON Schema keywords, and queries on the keywords of a schema.
 
 use serde_json::{Map, Value};
 
-/// Keywords by which an object may have other properties than those of its `properties`, or says that it has none.
-const OPENING: [&str; 15] = [
+/// Keywords that decide whether an object may have properties beyond those in `properties`.
+const ADDITIONAL_PROPERTIES_KEYWORDS: [&str; 15] = [
     "$dynamicRef",
     "$recursiveRef",
     "$ref",
@@ -21,7 +21,7 @@ const OPENING: [&str; 15] = [
     "unevaluatedProperties",
 ];
 
-/// Keywords that say something of the parts of a value, or of which parts it has.
+/// Keywords that apply subschemas to a value, its items or its properties, or that require properties.
 const STRUCTURAL: [&str; 20] = [
     "$dynamicRef",
     "$recursiveRef",
@@ -45,7 +45,7 @@ const STRUCTURAL: [&str; 20] = [
     "unevaluatedProperties",
 ];
 
-/// Whether a keyword of this name can refuse a value.
+/// Whether a schema with this keyword may reject values.
 pub(super) fn is_constraint(keyword: &str) -> bool {
     const OTHERS: [&str; 23] = [
         "const",
@@ -75,12 +75,12 @@ pub(super) fn is_constraint(keyword: &str) -> bool {
     STRUCTURAL.contains(&keyword) || OTHERS.contains(&keyword)
 }
 
-/// Whether a keyword says something of the parts of a value.
+/// Whether the keyword applies subschemas to a value, its items or its properties, or requires properties.
 pub(in crate::grammar) fn is_structural(keyword: &str) -> bool {
     STRUCTURAL.contains(&keyword)
 }
 
-/// Whether a schema accepts every value.
+/// Whether a schema obviously accepts every value: `true`, or an object without constraints.
 pub(super) fn accepts_all(schema: &Value) -> bool {
     match schema {
         Value::Bool(accepts) => *accepts,
@@ -89,7 +89,7 @@ pub(super) fn accepts_all(schema: &Value) -> bool {
     }
 }
 
-/// Whether a schema accepts no value, as far as that is written plainly.
+/// Whether a schema obviously accepts no value: `false`, or `not` of a schema that accepts every value.
 pub(super) fn accepts_none(schema: &Value) -> bool {
     match schema {
         Value::Bool(accepts) => !accepts,
@@ -98,40 +98,42 @@ pub(super) fn accepts_none(schema: &Value) -> bool {
     }
 }
 
-/// A schema that is an object, where it stands.
+/// A schema that is an object and not a boolean, with its position in the document.
 pub(super) struct SchemaObject<'a> {
-    pub(super) place: &'a str,
+    /// The JSON pointer to the schema.
+    pub(super) pointer: &'a str,
     pub(super) keywords: &'a Map<String, Value>,
-    /// Whether other schemas say something of the same value.
-    pub(super) joined: bool,
+    /// Whether other schemas constrain the same value.
+    pub(super) is_combined: bool,
 }
 
 impl SchemaObject<'_> {
-    /// The place of a keyword.
-    pub(super) fn at(&self, keyword: &str) -> String {
-        format!("{}/{}", self.place, escaped(keyword))
+    /// The JSON pointer to a keyword of the schema.
+    pub(super) fn pointer_to(&self, keyword: &str) -> String {
+        format!("{}/{}", self.pointer, escaped(keyword))
     }
 
-    pub(super) fn says(&self, keyword: &str) -> bool {
+    /// Whether the keyword is present and not null.
+    pub(super) fn has(&self, keyword: &str) -> bool {
         self.keywords
             .get(keyword)
             .is_some_and(|value| !value.is_null())
     }
 
-    /// Whether more than the schemas of this keyword says something of the parts of the value.
-    pub(super) fn joins(&self, keyword: &str) -> bool {
+    /// Whether other schemas constrain the same value, or this schema has structural keywords other than `keyword`.
+    pub(super) fn is_combined_beyond(&self, keyword: &str) -> bool {
         let mut others = STRUCTURAL.iter().filter(|other| **other != keyword);
-        self.joined || others.any(|other| self.says(other))
+        self.is_combined || others.any(|other| self.has(other))
     }
 
-    /// Whether a property may have to follow more schemas than its own.
-    pub(super) fn has_joined_properties(&self) -> bool {
-        self.joined || (self.says("properties") && self.says("patternProperties"))
+    /// Whether several schemas may constrain the same property.
+    pub(super) fn combines_properties(&self) -> bool {
+        self.is_combined || (self.has("properties") && self.has("patternProperties"))
     }
 
-    /// Whether schemas beside this one decide which properties are evaluated.
-    pub(super) fn composes(&self) -> bool {
-        let others = OPENING.iter();
+    /// Whether the schema has keywords, such as `allOf`, whose subschemas affect `unevaluatedProperties`.
+    pub(super) fn is_composed(&self) -> bool {
+        let others = ADDITIONAL_PROPERTIES_KEYWORDS.iter();
         let mut others = others.filter(|keyword| {
             ![
                 "additionalProperties",
@@ -141,27 +143,29 @@ impl SchemaObject<'_> {
             ]
             .contains(*keyword)
         });
-        others.any(|keyword| self.says(keyword))
+        others.any(|keyword| self.has(keyword))
     }
 
-    /// Whether the object has no properties but those that it names: it names some, is silent about others, and
-    /// nothing else says something of it.
-    pub(super) fn closes(&self) -> bool {
-        let Some(Value::Object(named)) = self.keywords.get("properties") else {
+    /// Whether additional properties are forbidden although the schema does not say so: the schema has `properties` and
+    /// no keyword about additional properties, and no other schema constrains the value.
+    pub(super) fn is_implicitly_closed(&self) -> bool {
+        let Some(Value::Object(properties)) = self.keywords.get("properties") else {
             return false;
         };
         let required = self.keywords.get("required").and_then(Value::as_array);
         let mut required = required.into_iter().flatten().filter_map(Value::as_str);
-        let least = self.keywords.get("minProperties").and_then(Value::as_u64);
-        !self.joined
-            && !named.is_empty()
-            && !OPENING.iter().any(|keyword| self.says(keyword))
-            && required.all(|name| named.contains_key(name))
-            && least.unwrap_or(0) <= named.len() as u64
+        let min_properties = self.keywords.get("minProperties").and_then(Value::as_u64);
+        !self.is_combined
+            && !properties.is_empty()
+            && !ADDITIONAL_PROPERTIES_KEYWORDS
+                .iter()
+                .any(|keyword| self.has(keyword))
+            && required.all(|name| properties.contains_key(name))
+            && min_properties.unwrap_or(0) <= properties.len() as u64
     }
 }
 
-/// A name as a step of a JSON pointer.
+/// Escapes a name as a token of a JSON pointer (RFC 6901).
 pub(super) fn escaped(name: &str) -> String {
     name.replace('~', "~0").replace('/', "~1")
 }

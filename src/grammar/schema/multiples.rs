@@ -1,57 +1,59 @@
-//! `multipleOf`, and the common multiple of several.
+//! `multipleOf`, and the least common multiple where several values apply to one number.
 
 use serde_json::{Map, Value};
 
 use super::super::GrammarError;
-use super::{Fault, Reader, numbers, refused};
+use super::{SchemaTranslator, TranslationError, numbers, schema_error};
 
-/// The largest number that the values of `multipleOf` of one number have as their common multiple, in units of their
-/// smallest decimal: beyond it llguidance may stop midway where there are bounds, too.
-const MOST_MULTIPLE: u64 = 10_000;
+/// Maximum common multiple of the `multipleOf` values of one number, in units of the last decimal place. Beyond this,
+/// llguidance may allow no token in the middle of a number that also has bounds.
+const MAX_MULTIPLE: u64 = 10_000;
 
-/// The bounds of a multiple whose schema has none: a number that has become long could not end at once.
-const MULTIPLES_WITHIN: i64 = 1_000_000_000_000_000;
+/// Magnitude of the bounds added to a `multipleOf` without bounds. Without the added bounds, a number could reach the
+/// digit limit before it is a multiple.
+const DEFAULT_BOUND_MAGNITUDE: i64 = 1_000_000_000_000_000;
 
-/// Most decimals of a value of `multipleOf`: llguidance counts them in 32 bits.
-const MOST_MULTIPLE_DECIMALS: u32 = 8;
+/// Maximum number of decimals of `multipleOf`, because llguidance uses 32-bit arithmetic.
+const MAX_MULTIPLE_DECIMALS: u32 = 8;
 
-/// What is said of a `multipleOf` that cannot be held.
+/// The error message for a `multipleOf` that cannot be enforced.
 const MULTIPLE_TOO_LARGE: &str =
     "the common multiple of all values of multipleOf is too large, or has too many digits";
 
-impl Reader<'_> {
+impl SchemaTranslator<'_> {
     pub(super) fn multiple(
         &mut self,
-        at: &str,
+        pointer: &str,
         value: &Value,
-        written: &mut Map<String, Value>,
+        output: &mut Map<String, Value>,
     ) -> Result<(), GrammarError> {
         let multiple = value.as_f64().filter(|multiple| *multiple > 0.0);
-        let multiple = multiple.ok_or_else(|| refused(at, "it must be a number above 0"))?;
-        match numbers::decimal(multiple, MOST_MULTIPLE) {
-            Some((_, decimals)) if decimals <= MOST_MULTIPLE_DECIMALS => {
-                self.multiples.push((at.to_owned(), multiple));
-                written.insert("multipleOf".to_owned(), value.clone());
+        let multiple =
+            multiple.ok_or_else(|| schema_error(pointer, "it must be a number greater than 0"))?;
+        match numbers::decimal(multiple, MAX_MULTIPLE) {
+            Some((_, decimals)) if decimals <= MAX_MULTIPLE_DECIMALS => {
+                self.multiples.push((pointer.to_owned(), multiple));
+                output.insert("multipleOf".to_owned(), value.clone());
                 Ok(())
             }
-            _ => self.relax(at, MULTIPLE_TOO_LARGE.to_owned()),
+            _ => self.relax(pointer, MULTIPLE_TOO_LARGE.to_owned()),
         }
     }
 
-    /// Multiples that one number may be held to at once are held to their common one. That is only so within a schema
-    /// that more than itself says something of.
-    pub(super) fn check_multiples(&self) -> Result<(), Fault> {
+    /// Checks the common multiple of the `multipleOf` values that may apply to one number. Several values apply to one
+    /// number only where schemas are combined.
+    pub(super) fn check_multiples(&self) -> Result<(), TranslationError> {
         if self.multiples.len() < 2 {
             return Ok(());
         }
         let mut too_large = None;
-        for (_, schema) in &self.joints {
-            let multiples = self.written.multiples(schema, self.fuel)?;
+        for (_, schema) in &self.combined_schemas {
+            let multiples = self.translated.multiples(schema, self.fuel)?;
             let mut common = (1, 0);
             too_large = multiples.into_iter().find(|multiple| {
-                let read = numbers::decimal(*multiple, MOST_MULTIPLE);
-                let next = read.and_then(|read| numbers::common_multiple(common, read));
-                match next.filter(|(common, _)| *common <= MOST_MULTIPLE) {
+                let decimal = numbers::decimal(*multiple, MAX_MULTIPLE);
+                let next = decimal.and_then(|decimal| numbers::common_multiple(common, decimal));
+                match next.filter(|(common, _)| *common <= MAX_MULTIPLE) {
                     Some(next) => {
                         common = next;
                         false
@@ -66,32 +68,32 @@ impl Reader<'_> {
         let Some(value) = too_large else {
             return Ok(());
         };
-        let Some((place, _)) = self.multiples.iter().rfind(|(_, own)| *own == value) else {
+        let Some((pointer, _)) = self.multiples.iter().rfind(|(_, own)| *own == value) else {
             return Ok(());
         };
         match self.strict {
-            true => Err(refused(place, MULTIPLE_TOO_LARGE).into()),
-            false => Err(Fault::LeaveOut(place.clone())),
+            true => Err(schema_error(pointer, MULTIPLE_TOO_LARGE).into()),
+            false => Err(TranslationError::MustDrop(pointer.clone())),
         }
     }
 }
 
-/// Gives a multiple the bounds that it lacks.
-pub(super) fn bound_multiple(written: &mut Map<String, Value>) {
-    if !written.contains_key("multipleOf") {
+/// Adds the missing bounds to a schema with `multipleOf`.
+pub(super) fn bound_multiple(output: &mut Map<String, Value>) {
+    if !output.contains_key("multipleOf") {
         return;
     }
     let bound = |keywords: [&str; 2]| {
-        let mut bounds = keywords.iter().filter_map(|keyword| written.get(*keyword));
+        let mut bounds = keywords.iter().filter_map(|keyword| output.get(*keyword));
         bounds.next().and_then(Value::as_f64)
     };
-    let least = bound(["minimum", "exclusiveMinimum"]);
-    let most = bound(["maximum", "exclusiveMaximum"]);
-    let within = MULTIPLES_WITHIN as f64;
-    if least.is_none() && most.is_none_or(|most| most > -within) {
-        written.insert("minimum".to_owned(), (-MULTIPLES_WITHIN).into());
+    let min = bound(["minimum", "exclusiveMinimum"]);
+    let max = bound(["maximum", "exclusiveMaximum"]);
+    let magnitude = DEFAULT_BOUND_MAGNITUDE as f64;
+    if min.is_none() && max.is_none_or(|max| max > -magnitude) {
+        output.insert("minimum".to_owned(), (-DEFAULT_BOUND_MAGNITUDE).into());
     }
-    if most.is_none() && least.is_none_or(|least| least < within) {
-        written.insert("maximum".to_owned(), MULTIPLES_WITHIN.into());
+    if max.is_none() && min.is_none_or(|min| min < magnitude) {
+        output.insert("maximum".to_owned(), DEFAULT_BOUND_MAGNITUDE.into());
     }
 }

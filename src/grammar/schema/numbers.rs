@@ -1,28 +1,27 @@
-//! Numbers of a schema as llguidance can hold them: it reads bounds in double precision and clamps those of integers
-//! to 64 bits with a sign.
+//! Converts the numbers of a schema to numbers that llguidance represents exactly. llguidance parses bounds in double
+//! precision and clamps integer bounds to `i64`.
 
 use serde_json::{Map, Number, Value};
 
-/// The least integer that an answer may have (`DigitLimit` enforces it): a bound at or below it needs no grammar.
-const LEAST_INTEGER: i128 = i64::MIN as i128;
-/// The largest integer that an answer may have.
-const LARGEST_INTEGER: i128 = u64::MAX as i128;
-/// The largest integer in double precision whose magnitude llguidance can read.
-const LARGEST_READABLE: i128 = (1 << 63) - 1024;
-/// From this integer on llguidance cannot write a range without an upper bound.
-const LARGEST_OPEN_MINIMUM: i128 = 1_000_000_000_000_000_000;
+/// The smallest integer that `DigitLimit` allows. The grammar needs no lower bound at or below this integer.
+const MIN_INTEGER: i128 = i64::MIN as i128;
+/// The largest integer that `DigitLimit` allows.
+const MAX_INTEGER: i128 = u64::MAX as i128;
+/// The largest double-precision integer below 2^63; llguidance cannot parse bounds of larger magnitude.
+const MAX_PARSED_MAGNITUDE: i128 = (1 << 63) - 1024;
+/// llguidance cannot generate an open range from this minimum or a larger one; likewise for negative maxima.
+const MAX_OPEN_MINIMUM: i128 = 1_000_000_000_000_000_000;
 
-/// What a bound becomes.
+/// The result of converting a bound.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) enum Bound {
-    /// This number, exactly.
+    /// The bound is represented exactly by this number.
     Exact(Value),
-    /// This number, which lets through a little more.
+    /// The bound is replaced by the nearest representable number that accepts slightly more values.
     Wider(Value),
-    /// None is needed: every number that an answer may have is within it.
+    /// No bound is needed: every number that `DigitLimit` allows is within the bound.
     Unneeded,
-    /// None can be held.
-    Lost,
+    Unenforceable,
 }
 
 /// Which side of a range a bound is on.
@@ -32,7 +31,7 @@ pub(super) enum Side {
     Upper,
 }
 
-/// Whether the schema's numbers can only be integers.
+/// Whether the schema's `type` allows integers and no other numbers.
 pub(super) fn only_integers(keywords: &Map<String, Value>) -> bool {
     match keywords.get("type") {
         Some(Value::String(name)) => name == "integer",
@@ -43,7 +42,7 @@ pub(super) fn only_integers(keywords: &Map<String, Value>) -> bool {
     }
 }
 
-/// A number without a fraction, exactly.
+/// Returns the exact value of a number; `None` if the number has a fraction or is too large.
 fn integer(number: &Number) -> Option<i128> {
     if let Some(value) = number.as_i64() {
         return Some(value.into());
@@ -55,67 +54,75 @@ fn integer(number: &Number) -> Option<i128> {
     (value.fract() == 0.0 && value.abs() < 1e30).then_some(value as i128)
 }
 
-/// A bound, and whether it still excludes its own value.
-pub(super) fn bound(number: &Number, exclusive: bool, side: Side, integers: bool) -> (Bound, bool) {
+/// Converts a bound. Also returns whether the converted bound is exclusive.
+pub(super) fn bound(
+    number: &Number,
+    exclusive: bool,
+    side: Side,
+    is_integer: bool,
+) -> (Bound, bool) {
     let Some(value) = integer(number) else {
         let value = number.as_f64().unwrap_or_default();
         let bound = match (side, value.abs() < 1e18) {
             (_, true) => Bound::Exact(Value::Number(number.clone())),
-            // Every number in double precision, or every integer that an answer may have, is within it.
-            (Side::Lower, false) if value < 0.0 && (integers || value <= f64::MIN) => {
+            // Every double-precision number, or every integer that `DigitLimit` allows, is within the bound.
+            (Side::Lower, false) if value < 0.0 && (is_integer || value <= f64::MIN) => {
                 Bound::Unneeded
             }
-            (Side::Upper, false) if value > 0.0 && (integers || value >= f64::MAX) => {
+            (Side::Upper, false) if value > 0.0 && (is_integer || value >= f64::MAX) => {
                 Bound::Unneeded
             }
-            _ => Bound::Lost,
+            _ => Bound::Unenforceable,
         };
         return (bound, exclusive);
     };
-    // An integer just below the least one of 64 bits is read as that one, in double precision.
-    if integers && exclusive && side == Side::Lower && number.is_f64() && value <= LEAST_INTEGER {
+    // -2^63 - 1 is rounded to -2^63 in double precision.
+    if is_integer && exclusive && side == Side::Lower && number.is_f64() && value <= MIN_INTEGER {
         return (Bound::Unneeded, false);
     }
-    let (value, exclusive) = match (integers && exclusive, side) {
+    let (value, exclusive) = match (is_integer && exclusive, side) {
         (true, Side::Lower) => (value + 1, false),
         (true, Side::Upper) => (value - 1, false),
         (false, _) => (value, exclusive),
     };
     let bound = match side {
-        Side::Lower if value <= LEAST_INTEGER && integers => Bound::Unneeded,
-        Side::Upper if value >= LARGEST_INTEGER && integers => Bound::Unneeded,
-        // llguidance reads it as 2^63 and clamps that.
-        Side::Upper if value == i64::MAX.into() && integers => Bound::Exact(Value::from(i64::MAX)),
-        Side::Lower if value >= LARGEST_OPEN_MINIMUM => Bound::Lost,
-        Side::Upper if value <= -LARGEST_OPEN_MINIMUM => Bound::Lost,
-        _ if value.abs() > LARGEST_READABLE => Bound::Lost,
-        // Those of other numbers are written with as few digits as tell them apart in double precision.
-        _ if !integers && format!("{}", value as f64) != value.to_string() => Bound::Lost,
+        Side::Lower if value <= MIN_INTEGER && is_integer => Bound::Unneeded,
+        Side::Upper if value >= MAX_INTEGER && is_integer => Bound::Unneeded,
+        // llguidance parses i64::MAX as 2^63, and clamps that to i64::MAX.
+        Side::Upper if value == i64::MAX.into() && is_integer => {
+            Bound::Exact(Value::from(i64::MAX))
+        }
+        Side::Lower if value >= MAX_OPEN_MINIMUM => Bound::Unenforceable,
+        Side::Upper if value <= -MAX_OPEN_MINIMUM => Bound::Unenforceable,
+        _ if value.abs() > MAX_PARSED_MAGNITUDE => Bound::Unenforceable,
+        // For non-integers, llguidance writes the shortest decimal that round-trips in double precision.
+        _ if !is_integer && format!("{}", value as f64) != value.to_string() => {
+            Bound::Unenforceable
+        }
         _ => in_double_precision(value, side),
     };
     (bound, exclusive)
 }
 
-/// The nearest number in double precision that lets through no less.
+/// Returns the nearest double-precision bound that accepts at least the same values.
 fn in_double_precision(value: i128, side: Side) -> Bound {
-    let near = value as f64;
-    let (found, wider) = match (near as i128).cmp(&value) {
-        std::cmp::Ordering::Equal => return Bound::Exact(exactly(near)),
-        std::cmp::Ordering::Less => (near, near.next_up()),
-        std::cmp::Ordering::Greater => (near.next_down(), near),
+    let nearest = value as f64;
+    let (below, above) = match (nearest as i128).cmp(&value) {
+        std::cmp::Ordering::Equal => return Bound::Exact(as_integer(nearest)),
+        std::cmp::Ordering::Less => (nearest, nearest.next_up()),
+        std::cmp::Ordering::Greater => (nearest.next_down(), nearest),
     };
-    Bound::Wider(exactly(match side {
-        Side::Lower => found,
-        Side::Upper => wider,
+    Bound::Wider(as_integer(match side {
+        Side::Lower => below,
+        Side::Upper => above,
     }))
 }
 
-/// An integer in double precision within 64 bits.
-fn exactly(value: f64) -> Value {
+/// `value` must be an integer within the range of `i64`.
+fn as_integer(value: f64) -> Value {
     Value::from(value as i64)
 }
 
-/// The stricter one of two bounds.
 pub(super) fn stricter(left: Value, right: &Value, side: Side) -> Value {
     let order = left.as_f64().partial_cmp(&right.as_f64());
     match (side, order) {
@@ -125,10 +132,10 @@ pub(super) fn stricter(left: Value, right: &Value, side: Side) -> Value {
     }
 }
 
-/// A constant as llguidance writes it without loss; `None` if a number in it has no such form.
+/// Returns the constant if llguidance represents all numbers in it exactly; otherwise `None`.
 pub(super) fn constant(value: &Value) -> Option<Value> {
     match value {
-        // Integers are compared in double precision, and those of 64 bits without their sign; the least one has none.
+        // llguidance compares the magnitudes of integers in double precision. The magnitude of i64::MIN overflows.
         Value::Number(number) if number.is_i64() || number.is_u64() => {
             let integer = number.as_i64().filter(|integer| *integer != i64::MIN)?;
             let exact = (integer as f64) as i128 == i128::from(integer);
@@ -144,18 +151,19 @@ pub(super) fn constant(value: &Value) -> Option<Value> {
     }
 }
 
-/// A positive number as a whole one and how many of its digits are decimals; `None` if the whole one is larger than
-/// `most`.
-pub(super) fn decimal(mut number: f64, most: u64) -> Option<(u64, u32)> {
+/// Splits a positive number into an integer and a number of decimals: 0.25 is (25, 2). Returns `None` if the integer is
+/// larger than `max`.
+pub(super) fn decimal(mut number: f64, max: u64) -> Option<(u64, u32)> {
     let mut decimals = 0;
     while number.fract() != 0.0 {
         number *= 10.0;
         decimals += 1;
     }
-    (number <= most as f64).then_some((number as u64, decimals))
+    (number <= max as f64).then_some((number as u64, decimals))
 }
 
-/// The least common multiple of two decimal numbers; `None` if it does not fit into 64 bits.
+/// Returns the least common multiple of two numbers in the form of [`decimal`]; `None` if the multiple does not fit
+/// into 64 bits.
 pub(super) fn common_multiple(
     (left, left_decimals): (u64, u32),
     (right, right_decimals): (u64, u32),
@@ -180,21 +188,30 @@ mod tests {
 
     use super::*;
 
-    fn read(number: Value, exclusive: bool, side: Side, integers: bool) -> (Bound, bool) {
+    fn converted(number: Value, exclusive: bool, side: Side, is_integer: bool) -> (Bound, bool) {
         let Value::Number(number) = number else {
-            panic!("a bound is a number")
+            panic!("a bound must be a number")
         };
-        bound(&number, exclusive, side, integers)
+        bound(&number, exclusive, side, is_integer)
     }
 
     #[test]
-    fn the_bounds_of_64_bits_are_exact() {
+    fn bounds_of_64_bit_integers_are_exact() {
         let unneeded = (Bound::Unneeded, false);
-        assert_eq!(read(json!(i64::MIN), false, Side::Lower, true), unneeded);
-        assert_eq!(read(json!(u64::MAX), false, Side::Upper, true), unneeded);
+        assert_eq!(
+            converted(json!(i64::MIN), false, Side::Lower, true),
+            unneeded
+        );
+        assert_eq!(
+            converted(json!(u64::MAX), false, Side::Upper, true),
+            unneeded
+        );
         let largest = (Bound::Exact(json!(i64::MAX)), false);
-        assert_eq!(read(json!(i64::MAX), false, Side::Upper, true), largest);
-        let beyond = read(
+        assert_eq!(
+            converted(json!(i64::MAX), false, Side::Upper, true),
+            largest
+        );
+        let beyond = converted(
             json!(9_223_372_036_854_775_808_u64),
             true,
             Side::Upper,
@@ -202,27 +219,30 @@ mod tests {
         );
         assert_eq!(beyond, largest);
         let below: Value = serde_json::from_str("-9223372036854775809").unwrap();
-        assert_eq!(read(below, true, Side::Lower, true), unneeded);
-        let small = read(json!(3), true, Side::Lower, true);
+        assert_eq!(converted(below, true, Side::Lower, true), unneeded);
+        let small = converted(json!(3), true, Side::Lower, true);
         assert_eq!(small, (Bound::Exact(json!(4)), false));
     }
 
     #[test]
-    fn a_bound_between_two_doubles_becomes_the_outer_one() {
+    fn a_bound_between_two_doubles_is_widened() {
         let odd = json!((1_i64 << 53) + 1);
-        let lower = read(odd.clone(), false, Side::Lower, true).0;
+        let lower = converted(odd.clone(), false, Side::Lower, true).0;
         assert_eq!(lower, Bound::Wider(json!(1_i64 << 53)));
-        let upper = read(odd, false, Side::Upper, true).0;
+        let upper = converted(odd, false, Side::Upper, true).0;
         assert_eq!(upper, Bound::Wider(json!((1_i64 << 53) + 2)));
-        assert_eq!(read(json!(1e30), false, Side::Upper, false).0, Bound::Lost);
         assert_eq!(
-            read(json!(f64::MAX), false, Side::Upper, false).0,
+            converted(json!(1e30), false, Side::Upper, false).0,
+            Bound::Unenforceable
+        );
+        assert_eq!(
+            converted(json!(f64::MAX), false, Side::Upper, false).0,
             Bound::Unneeded
         );
     }
 
     #[test]
-    fn constants_keep_their_value_or_have_no_form() {
+    fn constants_that_lose_precision_are_not_converted() {
         assert_eq!(
             constant(&json!([1, {"a": 0.5}])),
             Some(json!([1, {"a": 0.5}]))

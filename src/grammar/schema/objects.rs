@@ -1,4 +1,4 @@
-//! Which properties an object has.
+//! Keywords for the properties of an object.
 
 use std::collections::HashSet;
 
@@ -6,28 +6,28 @@ use serde_json::{Map, Value, json};
 
 use super::super::GrammarError;
 use super::keywords::{SchemaObject, escaped, is_constraint};
-use super::{Reader, refused};
+use super::{SchemaTranslator, schema_error};
 
-/// Most properties of one object that need not be there: each may be the next one.
-const MOST_OPTIONAL: usize = 200;
+/// Maximum number of optional properties of one object: the grammar has to allow each as the next property.
+const MAX_OPTIONAL_PROPERTIES: usize = 200;
 
-impl Reader<'_> {
-    /// Reads `required`.
+impl SchemaTranslator<'_> {
     pub(super) fn required(
         &mut self,
-        at: &str,
+        pointer: &str,
         value: &Value,
-        written: &mut Map<String, Value>,
+        output: &mut Map<String, Value>,
     ) -> Result<(), GrammarError> {
         match value {
-            // As draft 3 has it.
+            // In draft 3, `required` is a boolean in the schema of the property.
             Value::Bool(false) => Ok(()),
-            Value::Bool(true) => self.relax_keyword(at, "a required that is no list"),
+            Value::Bool(true) => self.relax_keyword(pointer, "required as a boolean"),
             _ => {
                 let is_name = |name: &Value| name.is_string();
                 let names = value.as_array().filter(|names| names.iter().all(is_name));
-                names.ok_or_else(|| refused(at, "it must be a list of names"))?;
-                written.insert("required".to_owned(), value.clone());
+                names
+                    .ok_or_else(|| schema_error(pointer, "it must be a list of property names"))?;
+                output.insert("required".to_owned(), value.clone());
                 Ok(())
             }
         }
@@ -35,43 +35,44 @@ impl Reader<'_> {
 
     pub(super) fn schemas_by_name(
         &mut self,
-        place: &str,
+        pointer: &str,
         schemas: &Value,
-        joined: bool,
+        is_combined: bool,
     ) -> Result<Value, GrammarError> {
-        let mut written = Map::new();
+        let mut output = Map::new();
         // PHP writes an empty object as an empty list.
         if schemas.as_array().is_some_and(Vec::is_empty) {
-            return Ok(written.into());
+            return Ok(output.into());
         }
         let schemas = schemas.as_object();
-        let schemas = schemas.ok_or_else(|| refused(place, "it must be an object of schemas"))?;
+        let schemas =
+            schemas.ok_or_else(|| schema_error(pointer, "it must be an object of schemas"))?;
         for (name, schema) in schemas {
-            let place = format!("{place}/{}", escaped(name));
-            written.insert(name.clone(), self.schema(&place, schema, joined)?);
+            let pointer = format!("{pointer}/{}", escaped(name));
+            output.insert(name.clone(), self.schema(&pointer, schema, is_combined)?);
         }
-        Ok(written.into())
+        Ok(output.into())
     }
 
-    /// Names of properties: those of a list become properties, those of a pattern `patternProperties`.
+    /// Translates `propertyNames`: enumerated names to `properties`, a pattern to `patternProperties`.
     pub(super) fn property_names(
         &mut self,
         object: &SchemaObject<'_>,
-        names: &Value,
-        written: &mut Map<String, Value>,
+        names_schema: &Value,
+        output: &mut Map<String, Value>,
     ) -> Result<(), GrammarError> {
-        let at = object.at("propertyNames");
-        if self.left_out.contains(&at) {
-            self.note(&at);
+        let pointer = object.pointer_to("propertyNames");
+        if self.dropped.contains(&pointer) {
+            self.record_relaxed(&pointer);
             return Ok(());
         }
-        let Value::Object(keywords) = names else {
-            return match names {
-                // Then there is no property.
+        let Value::Object(keywords) = names_schema else {
+            return match names_schema {
+                // No property name is allowed.
                 Value::Bool(false) => {
-                    written.remove("properties");
-                    written.remove("patternProperties");
-                    written.insert("additionalProperties".to_owned(), false.into());
+                    output.remove("properties");
+                    output.remove("patternProperties");
+                    output.insert("additionalProperties".to_owned(), false.into());
                     Ok(())
                 }
                 _ => Ok(()),
@@ -84,31 +85,31 @@ impl Reader<'_> {
             .map(String::as_str)
             .filter(|keyword| *keyword != "type" || keywords[*keyword] != "string")
             .collect();
-        let rest = written.get("additionalProperties").cloned();
-        let rest = rest.unwrap_or(Value::Bool(true));
-        let listed = match constraints.as_slice() {
+        let additional = output.get("additionalProperties").cloned();
+        let additional = additional.unwrap_or(Value::Bool(true));
+        let names = match constraints.as_slice() {
             [] => return Ok(()),
             ["enum"] => keywords["enum"].as_array().cloned(),
             ["const"] => Some(vec![keywords["const"].clone()]),
-            ["$ref"] => self.listed_names(&keywords["$ref"]),
+            ["$ref"] => self.enumerated_names(&keywords["$ref"]),
             _ => None,
         };
-        let has_patterns = object.says("patternProperties");
-        if let Some(listed) = listed.filter(|listed| !has_patterns && listed.len() <= MOST_OPTIONAL)
-        {
-            let listed: Vec<&str> = listed.iter().filter_map(Value::as_str).collect();
-            let named = written.entry("properties").or_insert_with(|| json!({}));
-            if let Value::Object(named) = named {
-                for (name, schema) in named.iter_mut() {
-                    if !listed.contains(&name.as_str()) {
+        let has_patterns = object.has("patternProperties");
+        let names = names.filter(|names| !has_patterns && names.len() <= MAX_OPTIONAL_PROPERTIES);
+        if let Some(names) = names {
+            let names: Vec<&str> = names.iter().filter_map(Value::as_str).collect();
+            let properties = output.entry("properties").or_insert_with(|| json!({}));
+            if let Value::Object(properties) = properties {
+                for (name, schema) in properties.iter_mut() {
+                    if !names.contains(&name.as_str()) {
                         *schema = Value::Bool(false);
                     }
                 }
-                for name in listed {
-                    named.entry(name).or_insert_with(|| rest.clone());
+                for name in names {
+                    properties.entry(name).or_insert_with(|| additional.clone());
                 }
             }
-            written.insert("additionalProperties".to_owned(), false.into());
+            output.insert("additionalProperties".to_owned(), false.into());
             return Ok(());
         }
         let pattern = match constraints.as_slice() {
@@ -116,18 +117,22 @@ impl Reader<'_> {
             _ => None,
         };
         let pattern = pattern.filter(|pattern| {
-            !has_patterns && !object.says("properties") && self.pattern_problem(pattern).is_none()
+            !has_patterns && !object.has("properties") && self.pattern_problem(pattern).is_none()
         });
         if let Some(pattern) = pattern {
-            written.insert("patternProperties".to_owned(), json!({ pattern: rest }));
-            written.insert("additionalProperties".to_owned(), false.into());
+            output.insert(
+                "patternProperties".to_owned(),
+                json!({ pattern: additional }),
+            );
+            output.insert("additionalProperties".to_owned(), false.into());
             return Ok(());
         }
-        self.relax_keyword(&at, "propertyNames")
+        self.relax_keyword(&pointer, "propertyNames")
     }
 
-    /// The values of a schema that lists them and says nothing else, behind a reference.
-    fn listed_names(&self, reference: &Value) -> Option<Vec<Value>> {
+    /// Returns the `enum` of a referenced schema; `None` if the schema has constraints other than `enum` and the type
+    /// string.
+    fn enumerated_names(&self, reference: &Value) -> Option<Vec<Value>> {
         let target = self.target(reference.as_str()?)?;
         let keywords = self.root.pointer(&target)?.as_object()?;
         let mut constraints = keywords.keys().filter(|keyword| is_constraint(keyword));
@@ -135,25 +140,26 @@ impl Reader<'_> {
         keywords.get("enum").filter(|_| only)?.as_array().cloned()
     }
 
-    /// Drops the names of properties where too many may be the next one.
-    pub(super) fn check_optional(
+    /// Drops `properties` if too many of them are optional.
+    pub(super) fn check_optional_properties(
         &mut self,
-        place: &str,
-        written: &mut Map<String, Value>,
+        pointer: &str,
+        output: &mut Map<String, Value>,
     ) -> Result<(), GrammarError> {
-        if optional_properties(written) > MOST_OPTIONAL {
-            let problem = format!("more than {MOST_OPTIONAL} properties that are not required");
-            self.relax(&format!("{place}/properties"), problem)?;
-            written.remove("properties");
-            written.remove("additionalProperties");
+        if optional_properties(output) > MAX_OPTIONAL_PROPERTIES {
+            let problem =
+                format!("more than {MAX_OPTIONAL_PROPERTIES} properties that are not required");
+            self.relax(&format!("{pointer}/properties"), problem)?;
+            output.remove("properties");
+            output.remove("additionalProperties");
         }
         Ok(())
     }
 }
 
-/// What additional properties have to follow where the schema does not say that there are none: no value does. It is
-/// not written as `false`, so that alternatives are not told apart by what their schemas leave open.
-pub(super) fn no_others() -> Value {
+/// Returns the schema for the additional properties of an implicitly closed object. It accepts no value, but is not
+/// `false`: otherwise `oneOf` alternatives would count as disjoint merely because their objects are implicitly closed.
+pub(super) fn no_additional_properties() -> Value {
     json!({ "enum": [] })
 }
 

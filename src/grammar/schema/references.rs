@@ -1,4 +1,4 @@
-//! References: what a `$ref` names becomes a numbered definition.
+//! References: the target of each `$ref` becomes a numbered definition.
 
 use std::collections::HashMap;
 
@@ -7,51 +7,51 @@ use serde_json::{Map, Value};
 use super::super::GrammarError;
 use super::super::disjoint::Definitions;
 use super::keywords::{SchemaObject, escaped};
-use super::{MAX_POINTER_BYTES, Reader, text};
+use super::{MAX_POINTER_BYTES, SchemaTranslator, text};
 
-/// How deep anchors are looked for.
-const MOST_ANCHOR_DEPTH: usize = 64;
+/// Maximum depth at which anchors are searched for.
+const MAX_ANCHOR_DEPTH: usize = 64;
 
-/// A schema that is read once for each use: whether other schemas say something of the same value, too.
+/// The target of a `$ref`. A target with both combined and other uses is translated once for each.
 #[derive(Clone, PartialEq, Eq, Hash)]
 pub(super) struct Definition {
-    pub(super) place: String,
-    pub(super) joined: bool,
+    pub(super) pointer: String,
+    /// Whether other schemas constrain the same value.
+    pub(super) is_combined: bool,
 }
 
-impl Reader<'_> {
-    /// Follows a `$ref`.
+impl SchemaTranslator<'_> {
     pub(super) fn reference(
         &mut self,
         object: &SchemaObject<'_>,
         reference: &Value,
-        written: &mut Map<String, Value>,
+        output: &mut Map<String, Value>,
     ) -> Result<(), GrammarError> {
-        let at = object.at("$ref");
-        if self.left_out.contains(&at) {
-            self.note(&at);
+        let pointer = object.pointer_to("$ref");
+        if self.dropped.contains(&pointer) {
+            self.record_relaxed(&pointer);
             return Ok(());
         }
-        let reference = text(&at, reference)?;
+        let reference = text(&pointer, reference)?;
         let Some(target) = self.target(reference) else {
-            let problem = "only references within the schema are followed: # and a JSON pointer, or an anchor";
-            return self.relax(&at, problem.to_owned());
+            let problem = "only references within the schema are supported: # and a JSON pointer, or an anchor";
+            return self.relax(&pointer, problem.to_owned());
         };
         match self.root.pointer(&target) {
             Some(Value::Object(_) | Value::Bool(_)) => {
-                let joined = match self.ignores_siblings {
-                    true => object.joined,
-                    false => object.joins("$ref"),
+                let is_combined = match self.ignores_siblings {
+                    true => object.is_combined,
+                    false => object.is_combined_beyond("$ref"),
                 };
-                let number = self.definition_number(&target, joined);
-                written.insert("$ref".to_owned(), Definitions::reference(number).into());
+                let number = self.definition_number(&target, is_combined);
+                output.insert("$ref".to_owned(), Definitions::reference(number).into());
                 Ok(())
             }
-            _ => self.relax(&at, format!("there is no schema at {reference}")),
+            _ => self.relax(&pointer, format!("there is no schema at {reference}")),
         }
     }
 
-    /// The place that a reference names, if it is one of this document.
+    /// Returns the JSON pointer to the target of a reference; `None` if the target is not in this document.
     pub(super) fn target(&self, reference: &str) -> Option<String> {
         let own = |name: &str| {
             self.root
@@ -69,7 +69,7 @@ impl Reader<'_> {
             false => {
                 let anchors = self.anchors.get_or_init(|| {
                     let mut anchors = HashMap::new();
-                    find_anchors(self.root, "", MOST_ANCHOR_DEPTH, &mut anchors);
+                    find_anchors(self.root, "", MAX_ANCHOR_DEPTH, &mut anchors);
                     anchors
                 });
                 anchors.get(&*fragment).cloned()
@@ -77,13 +77,17 @@ impl Reader<'_> {
         }
     }
 
-    pub(super) fn definition_number(&mut self, place: &str, joined: bool) -> usize {
+    /// Returns the number of a definition. Adds the definition if it is new.
+    pub(super) fn definition_number(&mut self, pointer: &str, is_combined: bool) -> usize {
         let next = self.definitions.len();
         let definition = Definition {
-            place: place.to_owned(),
-            joined,
+            pointer: pointer.to_owned(),
+            is_combined,
         };
-        let number = *self.numbers.entry(definition.clone()).or_insert(next);
+        let number = *self
+            .definition_numbers
+            .entry(definition.clone())
+            .or_insert(next);
         if number == next {
             self.definitions.push(definition);
         }
@@ -91,7 +95,7 @@ impl Reader<'_> {
     }
 }
 
-/// Whether the schema's draft ignores what stands beside a `$ref`.
+/// Whether the schema's draft ignores keywords next to a `$ref`.
 pub(super) fn ignores_siblings_of_references(schema: &Value) -> bool {
     let uri = schema.get("$schema").and_then(Value::as_str);
     let name = uri.unwrap_or_default().trim_end_matches('#');
@@ -101,17 +105,17 @@ pub(super) fn ignores_siblings_of_references(schema: &Value) -> bool {
         .any(|draft| name == format!("json-schema.org/{draft}/schema"))
 }
 
-/// Enters the place of each schema with an anchor, the first one of each name.
+/// Collects the pointers to schemas with an anchor; the first of several anchors with the same name wins.
 fn find_anchors<'a>(
     value: &'a Value,
-    place: &str,
+    pointer: &str,
     depth: usize,
     anchors: &mut HashMap<&'a str, String>,
 ) {
     let Some(depth) = depth.checked_sub(1) else {
         return;
     };
-    if place.len() > MAX_POINTER_BYTES {
+    if pointer.len() > MAX_POINTER_BYTES {
         return;
     }
     match value {
@@ -125,23 +129,23 @@ fn find_anchors<'a>(
                 fragment("id"),
             ];
             for name in names.into_iter().flatten() {
-                anchors.entry(name).or_insert_with(|| place.to_owned());
+                anchors.entry(name).or_insert_with(|| pointer.to_owned());
             }
             for (field, value) in fields {
-                let place = format!("{place}/{}", escaped(field));
-                find_anchors(value, &place, depth, anchors);
+                let pointer = format!("{pointer}/{}", escaped(field));
+                find_anchors(value, &pointer, depth, anchors);
             }
         }
         Value::Array(values) => {
             for (number, value) in values.iter().enumerate() {
-                find_anchors(value, &format!("{place}/{number}"), depth, anchors);
+                find_anchors(value, &format!("{pointer}/{number}"), depth, anchors);
             }
         }
         _ => {}
     }
 }
 
-/// A percent-encoded fragment.
+/// Decodes a percent-encoded fragment; `None` if the encoding is invalid.
 fn decoded(fragment: &str) -> Option<String> {
     let mut bytes = Vec::with_capacity(fragment.len());
     let mut rest = fragment.bytes();

@@ -1,53 +1,61 @@
-//! Constraints that cannot be enforced: what is left out, how it is reported, and what holds nevertheless. And what
-//! looks like one of these and is enforced, or says nothing.
+//! Tests that constraints that cannot be enforced are dropped and reported, and that the other constraints are still
+//! enforced. Also tests constraints that look unenforceable but are translated, and keywords that are annotations.
 
 use super::*;
 
-fn loosely(schema: &Value) -> GrammarSource {
+/// Returns the schema as a grammar source that is not strict.
+fn relaxed_source(schema: &Value) -> GrammarSource {
     GrammarSource::JsonSchema {
         schema: schema.clone(),
         strict: false,
     }
 }
 
-/// What is not as it should be: a schema is relaxed at these places, and accepts and refuses these texts.
-fn faults_of(
+/// Describes each difference from the expected behavior: the schema should be relaxed at `expected_pointers`, and
+/// accept and reject these texts.
+fn failures_of(
     compiler: &GrammarCompiler,
     source: &GrammarSource,
-    places: &[&str],
-    taken: &[&str],
-    refused: &[&str],
+    expected_pointers: &[&str],
+    accepted: &[&str],
+    rejected: &[&str],
 ) -> Vec<String> {
     let GrammarSource::JsonSchema { schema, strict } = source else {
-        panic!("a schema is tested")
+        panic!("expected a JSON Schema")
     };
-    let constraint = match compiler.compile(source, Cutting::Free) {
+    let constraint = match compiler.compile(source, Tokenization::Any) {
         Ok(constraint) => constraint,
         Err(error) => return vec![format!("{schema} (strict: {strict}): {error}")],
     };
     let relaxations = constraint.relaxations().iter();
     let pointers: Vec<&str> = relaxations.map(|relaxation| &*relaxation.pointer).collect();
-    let mut faults = Vec::new();
-    if pointers != places {
-        faults.push(format!("{schema} is relaxed at {pointers:?}"));
+    let mut failures = Vec::new();
+    if pointers != expected_pointers {
+        failures.push(format!("{schema} is relaxed at {pointers:?}"));
     }
-    for (texts, wanted) in [(taken, true), (refused, false)] {
+    for (texts, expected) in [(accepted, true), (rejected, false)] {
         for text in texts {
-            let mut ways = [bytes(text), long_tokens(text)].into_iter();
-            if ways.any(|tokens| follows(compiler, source, &tokens) != wanted) {
-                faults.push(format!("{schema} accepts {text}: {}", !wanted));
+            let mut tokenizations = [bytes(text), long_tokens(text)].into_iter();
+            if tokenizations.any(|tokens| accepts(compiler, source, &tokens) != expected) {
+                failures.push(format!("{schema} accepts {text}: {}", !expected));
             }
         }
     }
-    faults
+    failures
 }
 
 #[test]
-fn what_cannot_be_enforced_is_left_out_and_reported() {
-    let all = compiler();
-    let mut faults = Vec::new();
-    let mut check = |schema: Value, places: &[&str], taken: &[&str], refused: &[&str]| {
-        faults.extend(faults_of(&all, &loosely(&schema), places, taken, refused));
+fn unenforceable_constraints_are_dropped_and_reported() {
+    let compiler = compiler();
+    let mut failures = Vec::new();
+    let mut check = |schema: Value, pointers: &[&str], accepted: &[&str], rejected: &[&str]| {
+        failures.extend(failures_of(
+            &compiler,
+            &relaxed_source(&schema),
+            pointers,
+            accepted,
+            rejected,
+        ));
     };
     check(
         json!({"type": "array", "items": {"type": "integer"}, "uniqueItems": true}),
@@ -182,17 +190,29 @@ fn what_cannot_be_enforced_is_left_out_and_reported() {
         &["[\"x\"]"],
         &["[\"xx\"]"],
     );
-    assert!(faults.is_empty(), "{faults:#?}");
+    assert!(failures.is_empty(), "{failures:#?}");
 }
 
-/// What is no constraint, and what can be enforced in other words: for strict schemas, too.
+/// Tests annotations, and constraints that are translated to other keywords, in strict schemas as well.
 #[test]
-fn what_says_nothing_or_can_be_said_otherwise_is_not_reported() {
-    let all = compiler();
-    let mut faults = Vec::new();
-    let mut check = |schema: Value, taken: &[&str], refused: &[&str]| {
-        faults.extend(faults_of(&all, &loosely(&schema), &[], taken, refused));
-        faults.extend(faults_of(&all, &strictly(&schema), &[], taken, refused));
+fn annotations_and_translated_constraints_are_not_reported() {
+    let compiler = compiler();
+    let mut failures = Vec::new();
+    let mut check = |schema: Value, accepted: &[&str], rejected: &[&str]| {
+        failures.extend(failures_of(
+            &compiler,
+            &relaxed_source(&schema),
+            &[],
+            accepted,
+            rejected,
+        ));
+        failures.extend(failures_of(
+            &compiler,
+            &strict_source(&schema),
+            &[],
+            accepted,
+            rejected,
+        ));
     };
     check(
         json!({"anyOf": [{"not": {}}, {"type": "number"}]}),
@@ -289,15 +309,21 @@ fn what_says_nothing_or_can_be_said_otherwise_is_not_reported() {
         &[r#"{"a": null, "b": null}"#],
         &[r#"{"a": 1}"#, r#"{"b": 1}"#],
     );
-    assert!(faults.is_empty(), "{faults:#?}");
+    assert!(failures.is_empty(), "{failures:#?}");
 }
 
 #[test]
-fn an_object_that_names_properties_has_no_others_unless_it_is_composed() {
-    let all = compiler();
-    let mut faults = Vec::new();
-    let mut check = |schema: Value, taken: &[&str], refused: &[&str]| {
-        faults.extend(faults_of(&all, &loosely(&schema), &[], taken, refused));
+fn an_object_with_properties_is_closed_unless_it_is_combined() {
+    let compiler = compiler();
+    let mut failures = Vec::new();
+    let mut check = |schema: Value, accepted: &[&str], rejected: &[&str]| {
+        failures.extend(failures_of(
+            &compiler,
+            &relaxed_source(&schema),
+            &[],
+            accepted,
+            rejected,
+        ));
     };
     let nil = json!({"type": "null"});
     let a = json!({"type": "object", "properties": {"a": nil}});
@@ -325,7 +351,7 @@ fn an_object_that_names_properties_has_no_others_unless_it_is_composed() {
         &[own],
         &[both],
     );
-    // Open objects.
+    // Objects that also accept additional properties.
     check(
         json!({"allOf": [a, b]}),
         &[own, both, r#"{"a": null, "b": null, "c": 1}"#],
@@ -361,15 +387,21 @@ fn an_object_that_names_properties_has_no_others_unless_it_is_composed() {
         &[both],
         &[own],
     );
-    assert!(faults.is_empty(), "{faults:#?}");
+    assert!(failures.is_empty(), "{failures:#?}");
 }
 
 #[test]
-fn integers_of_64_bits_are_exact() {
-    let all = compiler();
-    let mut faults = Vec::new();
-    let mut check = |schema: Value, taken: &[&str], refused: &[&str]| {
-        faults.extend(faults_of(&all, &strictly(&schema), &[], taken, refused));
+fn bounds_of_64_bit_integers_are_exact() {
+    let compiler = compiler();
+    let mut failures = Vec::new();
+    let mut check = |schema: Value, accepted: &[&str], rejected: &[&str]| {
+        failures.extend(failures_of(
+            &compiler,
+            &strict_source(&schema),
+            &[],
+            accepted,
+            rejected,
+        ));
     };
     check(
         json!({"type": "integer", "minimum": i64::MIN, "maximum": i64::MAX}),
@@ -405,15 +437,21 @@ fn integers_of_64_bits_are_exact() {
         &["9223372036854774784", "9007199254740992"],
         &["9223372036854774785", "9007199254740993"],
     );
-    assert!(faults.is_empty(), "{faults:#?}");
+    assert!(failures.is_empty(), "{failures:#?}");
 }
 
 #[test]
-fn numbers_without_bounds_end() {
-    let all = compiler();
-    let mut faults = Vec::new();
-    let mut check = |schema: Value, taken: &[&str], refused: &[&str]| {
-        faults.extend(faults_of(&all, &loosely(&schema), &[], taken, refused));
+fn numbers_without_bounds_have_a_digit_limit() {
+    let compiler = compiler();
+    let mut failures = Vec::new();
+    let mut check = |schema: Value, accepted: &[&str], rejected: &[&str]| {
+        failures.extend(failures_of(
+            &compiler,
+            &relaxed_source(&schema),
+            &[],
+            accepted,
+            rejected,
+        ));
     };
     let sevens = |count: usize| "7".repeat(count);
     let (long, too_long) = (sevens(19), sevens(21));
@@ -444,18 +482,18 @@ fn numbers_without_bounds_end() {
         &[&format!("{{\"{too_long}\": [{long}, \"{too_long}\"]}}")],
         &[&format!("[{too_long}]")],
     );
-    // Constants stay what they are.
+    // The digit limit does not apply to constants.
     check(
         json!({"const": 1e25}),
         &["10000000000000000000000000"],
         &["1000000000000000000000000"],
     );
-    assert!(faults.is_empty(), "{faults:#?}");
+    assert!(failures.is_empty(), "{failures:#?}");
 }
 
 #[test]
-fn multiples_of_different_numbers_do_not_meet() {
-    let all = compiler();
+fn multiples_of_separate_properties_are_independent() {
+    let compiler = compiler();
     let schema = json!({
         "type": "object",
         "properties": {
@@ -464,12 +502,12 @@ fn multiples_of_different_numbers_do_not_meet() {
         },
         "required": ["p", "q"],
     });
-    let faults = faults_of(
-        &all,
-        &strictly(&schema),
+    let failures = failures_of(
+        &compiler,
+        &strict_source(&schema),
         &[],
         &[r#"{"p": 1.25, "q": 3000}"#],
         &[r#"{"p": 1.255, "q": 3000}"#, r#"{"p": 1.25, "q": 3001}"#],
     );
-    assert!(faults.is_empty(), "{faults:#?}");
+    assert!(failures.is_empty(), "{failures:#?}");
 }

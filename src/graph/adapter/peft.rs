@@ -1,16 +1,16 @@
-//! PEFT's `adapter_config.json` and its names of tensors.
+//! Reads PEFT's `adapter_config.json`, and translates PEFT's tensor names to GGUF's.
 
 use std::collections::{BTreeMap, HashMap};
 
 use serde::Deserialize;
 use serde_json::Value as Json;
 
-use super::{Pair, unknown};
+use super::{LoraPair, unsupported_tensor};
 use crate::graph::tensors::Tensor;
 use crate::graph::{Architecture, GraphError};
 use crate::safetensors::Safetensors;
 
-/// Of the configuration what changes the result.
+/// The fields of `adapter_config.json` that affect the adapter's output.
 #[derive(Deserialize)]
 pub(super) struct Config {
     peft_type: String,
@@ -37,69 +37,69 @@ pub(super) struct Config {
 }
 
 impl Config {
-    /// Reads it.
+    /// Parses the configuration.
     ///
     /// # Errors
-    /// It is malformed, or says what is not computed.
+    /// If the configuration is malformed or needs an unsupported feature.
     pub(super) fn read(bytes: &[u8]) -> Result<Self, GraphError> {
         let config: Self = serde_json::from_slice(bytes)
             .map_err(|error| GraphError::Inconsistent(format!("adapter_config.json: {error}")))?;
-        match config.refused() {
-            Some(what) => Err(GraphError::Unsupported(format!(
-                "adapter_config.json: {what}"
+        match config.unsupported_feature() {
+            Some(feature) => Err(GraphError::Unsupported(format!(
+                "adapter_config.json: {feature}"
             ))),
             None => Ok(config),
         }
     }
 
-    fn refused(&self) -> Option<String> {
-        let says = |value: &Json| {
+    fn unsupported_feature(&self) -> Option<String> {
+        let is_set = |value: &Json| {
             !matches!(value, Json::Null | Json::Bool(false)) && *value != serde_json::json!([])
         };
-        let named = [
+        let features = [
             (self.use_dora, "DoRA (use_dora)"),
             (self.lora_bias, "lora_bias"),
-            (says(&self.modules_to_save), "modules_to_save"),
-            (says(&self.layer_replication), "layer_replication"),
+            (is_set(&self.modules_to_save), "modules_to_save"),
+            (is_set(&self.layer_replication), "layer_replication"),
             (
-                says(&self.trainable_token_indices),
+                is_set(&self.trainable_token_indices),
                 "trainable_token_indices",
             ),
             (
-                says(&self.alora_invocation_tokens),
+                is_set(&self.alora_invocation_tokens),
                 "aLoRA (alora_invocation_tokens)",
             ),
         ];
-        let other = |what: &str, value: &str| Some(format!("the {what} \"{value}\""));
+        let setting = |name: &str, value: &str| Some(format!("the {name} \"{value}\""));
         match (&*self.peft_type, self.bias.as_deref()) {
             ("LORA", None | Some("none")) => {}
-            ("LORA", Some(bias)) => return other("bias", bias),
-            (kind, _) => return other("kind of adapter", kind),
+            ("LORA", Some(bias)) => return setting("bias", bias),
+            (kind, _) => return setting("kind of adapter", kind),
         }
         let is_plain = |letter: char| letter.is_ascii_alphanumeric() || "._-".contains(letter);
         let mut patterns = self.alpha_pattern.keys();
         if let Some(pattern) = patterns.find(|pattern| !pattern.chars().all(is_plain)) {
-            return other("alpha_pattern", pattern);
+            return setting("alpha_pattern", pattern);
         }
-        // The others take something out of the model's own weights.
+        // Other initialization methods also change the base model's weights.
         match &self.init_lora_weights {
-            Json::String(way) if !["gaussian", "eva", "orthogonal"].contains(&&**way) => {
-                return other("init_lora_weights", way);
+            Json::String(method) if !["gaussian", "eva", "orthogonal"].contains(&&**method) => {
+                return setting("init_lora_weights", method);
             }
             _ => {}
         }
-        let mut named = named.into_iter();
-        named.find_map(|(said, what)| said.then(|| what.to_owned()))
+        let mut features = features.into_iter();
+        features.find_map(|(is_used, name)| is_used.then(|| name.to_owned()))
     }
 
-    /// What the branch of a module of that rank is multiplied with.
-    pub(super) fn factor(&self, module: &str, rank: usize) -> f32 {
+    /// Returns the LoRA scaling factor of the module `module` with rank `rank`.
+    pub(super) fn scaling(&self, module: &str, rank: usize) -> f32 {
         let mut patterns = self.alpha_pattern.iter();
-        let own = patterns.find(|(pattern, _)| {
+        let matching = patterns.find(|(pattern, _)| {
             let before = module.strip_suffix(pattern.as_str());
             before.is_some_and(|before| before.is_empty() || before.ends_with('.'))
         });
-        let alpha = own.map_or(self.lora_alpha, |(_, alpha)| *alpha);
+        let alpha = matching.map_or(self.lora_alpha, |(_, alpha)| *alpha);
         match self.use_rslora {
             true => alpha / (rank as f32).sqrt(),
             false => alpha / rank as f32,
@@ -107,37 +107,38 @@ impl Config {
     }
 }
 
-/// The tensors by the weights whose products they change. `modules` hears PEFT's name of each weight.
+/// Returns the matrices by the GGUF name of the weight that they change. Inserts PEFT's module name for each GGUF name
+/// into `modules`.
 pub(super) fn pairs<'a>(
     weights: &'a Safetensors,
     architecture: &Architecture,
     modules: &mut BTreeMap<String, String>,
-) -> Result<BTreeMap<String, Pair<'a>>, GraphError> {
-    let mut pairs: BTreeMap<String, Pair<'a>> = BTreeMap::new();
+) -> Result<BTreeMap<String, LoraPair<'a>>, GraphError> {
+    let mut pairs: BTreeMap<String, LoraPair<'a>> = BTreeMap::new();
     for name in weights.all_names() {
         let known = name
             .strip_prefix("base_model.model.")
             .and_then(|name| name.strip_suffix(".weight"))
-            // Older files name the adapter.
+            // Tensor names in older files contain the adapter's name, `default`.
             .map(|name| name.strip_suffix(".default").unwrap_or(name))
             .and_then(|name| name.rsplit_once('.'));
         let tensor = weights.tensor(name);
         let (Some((module, which @ ("lora_A" | "lora_B"))), Some(tensor)) = (known, tensor) else {
-            return Err(unknown(name));
+            return Err(unsupported_tensor(name));
         };
-        let weight = architecture.standard_name(&format!("{module}.weight"));
-        let weight = weight.ok_or_else(|| unknown(name))?;
+        let weight = architecture.gguf_name(&format!("{module}.weight"));
+        let weight = weight.ok_or_else(|| unsupported_tensor(name))?;
         let other = modules.insert(weight.clone(), module.to_owned());
         if let Some(other) = other.filter(|other| other != module) {
             let problem = format!("\"{other}\" and \"{module}\" are both \"{weight}\"");
             return Err(GraphError::Inconsistent(problem));
         }
         let pair = pairs.entry(weight).or_default();
-        let place = match which {
-            "lora_A" => &mut pair.down,
-            _ => &mut pair.up,
+        let slot = match which {
+            "lora_A" => &mut pair.a,
+            _ => &mut pair.b,
         };
-        *place = Some(Tensor::from(tensor));
+        *slot = Some(Tensor::from(tensor));
     }
     Ok(pairs)
 }

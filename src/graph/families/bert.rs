@@ -1,41 +1,41 @@
-//! BERT and what has its shape: an encoder, whose tokens see those behind them, too.
+//! BERT and models with the same architecture: encoders with bidirectional attention.
 //!
-//! Source: Devlin et al., "BERT" (2018); the names of `transformers`' `BertModel`, and GGUF's.
+//! Source: Devlin et al., "BERT" (2018); the tensor names of GGUF and of `BertModel` in `transformers`.
 
 use serde::Deserialize;
 
-use super::{GraphError, Header, TOKEN_EMBEDDING, Tensors, check_heads, in_range};
+use super::{GraphError, Header, TOKEN_EMBEDDING, Tensors, check_heads, check_size};
 use crate::gguf::{Metadata, Optional};
 
-/// What is added for each position.
+/// Learned position embeddings, `[positions, hidden]`.
 pub(crate) const POSITION_EMBEDDING: &str = "position_embd.weight";
-/// What is added for the part of the text that a token is in; here all are in the first.
+/// Token type embeddings, `[types, hidden]`; ortolan uses type 0 only.
 pub(crate) const TOKEN_TYPES: &str = "token_types.weight";
-/// The norm of their sum.
+/// The norm of the sum of all embeddings.
 pub(crate) const EMBEDDING_NORM: &str = "token_embd_norm";
 
-/// The sizes of an encoder.
+/// The dimensions of an encoder.
 #[derive(Debug, Clone, PartialEq)]
 pub struct EncoderShape {
-    /// Blocks.
+    /// Number of layers.
     pub layers: usize,
-    /// Width of the residual stream.
+    /// Hidden size: the width of the residual stream.
     pub hidden: usize,
     /// Width of the feed-forward network.
     pub feed_forward: usize,
-    /// Heads; queries, keys and values have as many.
+    /// Number of heads, the same for queries, keys and values.
     pub heads: usize,
-    /// Tokens of the vocabulary.
+    /// Number of tokens in the vocabulary.
     pub vocabulary: usize,
-    /// Positions there are.
+    /// Context length in training, in tokens: the number of position embeddings.
     pub trained_context: usize,
-    /// Parts of a text that tokens can be told to be in.
+    /// Number of token types.
     pub token_types: usize,
     /// Added to the variance in norms.
     pub norm_epsilon: f32,
 }
 
-/// What `config.json` says.
+/// The fields of `config.json` that ortolan uses.
 #[derive(Debug, Deserialize)]
 pub struct BertConfig {
     num_hidden_layers: usize,
@@ -53,10 +53,10 @@ pub struct BertConfig {
 }
 
 impl BertConfig {
-    /// The sizes.
+    /// Returns the encoder's dimensions.
     ///
     /// # Errors
-    /// They cannot be, or it computes otherwise.
+    /// If a dimension is invalid, or a feature is not supported.
     pub fn shape(&self) -> Result<EncoderShape, GraphError> {
         let unsupported = |what| Err(GraphError::Unsupported(what));
         if self.hidden_act != "gelu" {
@@ -70,45 +70,45 @@ impl BertConfig {
             return unsupported("BERT as a decoder".to_owned());
         }
         EncoderShape {
-            layers: in_range("num_hidden_layers", self.num_hidden_layers)?,
-            hidden: in_range("hidden_size", self.hidden_size)?,
-            feed_forward: in_range("intermediate_size", self.intermediate_size)?,
-            heads: in_range("num_attention_heads", self.num_attention_heads)?,
-            vocabulary: in_range("vocab_size", self.vocab_size)?,
-            trained_context: in_range("max_position_embeddings", self.max_position_embeddings)?,
-            token_types: in_range("type_vocab_size", self.type_vocab_size)?,
+            layers: check_size("num_hidden_layers", self.num_hidden_layers)?,
+            hidden: check_size("hidden_size", self.hidden_size)?,
+            feed_forward: check_size("intermediate_size", self.intermediate_size)?,
+            heads: check_size("num_attention_heads", self.num_attention_heads)?,
+            vocabulary: check_size("vocab_size", self.vocab_size)?,
+            trained_context: check_size("max_position_embeddings", self.max_position_embeddings)?,
+            token_types: check_size("type_vocab_size", self.type_vocab_size)?,
             norm_epsilon: self.layer_norm_eps,
         }
         .checked()
     }
 }
 
-/// The sizes in a GGUF file's header.
+/// Reads the encoder's dimensions from a GGUF header.
 pub(super) fn shape(metadata: &Metadata, tensors: &Tensors) -> Result<EncoderShape, GraphError> {
-    let sizes = Header {
+    let header = Header {
         metadata,
         family: "bert",
         tensors,
-        hub: None,
+        transformers: None,
     };
     if metadata.flag("bert.attention.causal").optional()? == Some(true) {
         return Err(GraphError::Unsupported("BERT as a decoder".to_owned()));
     }
     EncoderShape {
-        layers: sizes.size("block_count")?,
-        hidden: sizes.size("embedding_length")?,
-        feed_forward: sizes.size("feed_forward_length")?,
-        heads: sizes.size("attention.head_count")?,
-        vocabulary: sizes.vocabulary()?,
-        trained_context: sizes.size("context_length")?,
+        layers: header.size("block_count")?,
+        hidden: header.size("embedding_length")?,
+        feed_forward: header.size("feed_forward_length")?,
+        heads: header.size("attention.head_count")?,
+        vocabulary: header.vocabulary()?,
+        trained_context: header.size("context_length")?,
         token_types: match metadata
             .count("tokenizer.ggml.token_type_count")
             .optional()?
         {
-            Some(types) => in_range("tokenizer.ggml.token_type_count", types)?,
+            Some(types) => check_size("tokenizer.ggml.token_type_count", types)?,
             None => 2,
         },
-        norm_epsilon: sizes.above_zero("attention.layer_norm_epsilon")?,
+        norm_epsilon: header.positive("attention.layer_norm_epsilon")?,
     }
     .checked()
 }
@@ -117,28 +117,30 @@ impl EncoderShape {
     fn checked(self) -> Result<Self, GraphError> {
         let Self { hidden, heads, .. } = self;
         if !hidden.is_multiple_of(heads) {
-            let problem = format!("a width of {hidden} cannot be shared by {heads} heads");
+            let problem = format!(
+                "the hidden size {hidden} is not a multiple of the number of heads ({heads})"
+            );
             return Err(GraphError::Inconsistent(problem));
         }
         check_heads(heads, hidden / heads)?;
         if !(self.norm_epsilon > 0.0 && self.norm_epsilon.is_finite()) {
-            let problem = "the norm's epsilon is to be above 0".to_owned();
+            let problem = "the epsilon of norms must be greater than 0".to_owned();
             return Err(GraphError::Inconsistent(problem));
         }
         Ok(self)
     }
 }
 
-/// The name of part `part` of block `layer`, without `.weight` or `.bias`.
+/// Returns the GGUF name of `part` in layer `layer`, without the suffix `.weight` or `.bias`.
 pub(crate) fn part(layer: usize, part: &str) -> String {
     format!("blk.{layer}.{part}")
 }
 
-/// The tensors of such a model, each with its sizes, contiguous dimension first.
+/// Returns the name and shape (contiguous dimension first) of each of the model's tensors.
 pub(super) fn tensors(shape: &EncoderShape) -> Vec<(String, Vec<usize>)> {
     let (hidden, wide) = (shape.hidden, shape.feed_forward);
     let table = |name: &str, rows| (name.to_owned(), vec![hidden, rows]);
-    let both = |name: String, weight: Vec<usize>, bias| {
+    let weight_and_bias = |name: String, weight: Vec<usize>, bias| {
         [
             (format!("{name}.weight"), weight),
             (format!("{name}.bias"), vec![bias]),
@@ -149,7 +151,11 @@ pub(super) fn tensors(shape: &EncoderShape) -> Vec<(String, Vec<usize>)> {
         table(POSITION_EMBEDDING, shape.trained_context),
         table(TOKEN_TYPES, shape.token_types),
     ];
-    tensors.extend(both(EMBEDDING_NORM.to_owned(), vec![hidden], hidden));
+    tensors.extend(weight_and_bias(
+        EMBEDDING_NORM.to_owned(),
+        vec![hidden],
+        hidden,
+    ));
     for layer in 0..shape.layers {
         for (name, weight, bias) in [
             ("attn_q", vec![hidden, hidden], hidden),
@@ -161,15 +167,15 @@ pub(super) fn tensors(shape: &EncoderShape) -> Vec<(String, Vec<usize>)> {
             ("ffn_down", vec![wide, hidden], hidden),
             ("layer_output_norm", vec![hidden], hidden),
         ] {
-            tensors.extend(both(part(layer, name), weight, bias));
+            tensors.extend(weight_and_bias(part(layer, name), weight, bias));
         }
     }
     tensors
 }
 
-/// GGUF's name of a tensor of `transformers`' `BertModel`; none for what embeddings do without: the numbers of the
-/// positions, and the head that was trained with it.
-pub(super) fn standard_name(name: &str) -> Option<String> {
+/// Translates a tensor name of `BertModel` in `transformers` to the GGUF name. Returns `None` for tensors that are not
+/// needed to compute embeddings: position ids, pooler and training heads.
+pub(super) fn gguf_name(name: &str) -> Option<String> {
     let name = name.strip_prefix("bert.").unwrap_or(name);
     if name == "embeddings.position_ids" || name.starts_with("pooler.") || name.starts_with("cls.")
     {
@@ -179,19 +185,19 @@ pub(super) fn standard_name(name: &str) -> Option<String> {
         "embeddings.word_embeddings.weight" => Some(TOKEN_EMBEDDING.to_owned()),
         "embeddings.position_embeddings.weight" => Some(POSITION_EMBEDDING.to_owned()),
         "embeddings.token_type_embeddings.weight" => Some(TOKEN_TYPES.to_owned()),
-        _ => in_a_part(name),
+        _ => layer_tensor(name),
     };
-    // What nobody knows keeps its name, so that it is told.
+    // Unknown names stay unchanged, so that the error message contains them.
     Some(known.unwrap_or_else(|| name.to_owned()))
 }
 
-fn in_a_part(name: &str) -> Option<String> {
-    let (of, kind) = name.rsplit_once('.')?;
-    if of == "embeddings.LayerNorm" {
+fn layer_tensor(name: &str) -> Option<String> {
+    let (module, kind) = name.rsplit_once('.')?;
+    if module == "embeddings.LayerNorm" {
         return Some(format!("{EMBEDDING_NORM}.{kind}"));
     }
-    let (layer, of) = of.strip_prefix("encoder.layer.")?.split_once('.')?;
-    let name = match of {
+    let (layer, module) = module.strip_prefix("encoder.layer.")?.split_once('.')?;
+    let name = match module {
         "attention.self.query" => "attn_q",
         "attention.self.key" => "attn_k",
         "attention.self.value" => "attn_v",

@@ -1,132 +1,136 @@
-//! The sizes of a decoder and what its layers are made of: read from a header's keys that all families have, with the
-//! tensors that follow from it. What a family has of its own is in its file.
+//! The shape of a decoder: dimensions, layer options, and the tensors that follow from them. This module reads the
+//! header keys that all families share; each family's module sets the options that differ.
 
 use super::{
-    Experts, GraphError, Header, OUTPUT, OUTPUT_NORM, TOKEN_EMBEDDING, block, check_heads, in_range,
+    Experts, GraphError, Header, OUTPUT, OUTPUT_NORM, TOKEN_EMBEDDING, block, check_heads,
+    check_size,
 };
 use crate::gguf::Optional;
 
-/// A decoder's sizes, and how its layers differ from llama's.
+/// The dimensions of a decoder and the options of its layers.
 #[derive(Debug, Clone, PartialEq)]
 pub struct DecoderShape {
-    /// Decoder blocks.
+    /// Number of layers.
     pub layers: usize,
-    /// Width of the residual stream.
+    /// Hidden size: the width of the residual stream.
     pub hidden: usize,
     /// Width of the feed-forward network.
     pub feed_forward: usize,
-    /// What there is in its place, if anything is.
+    /// The mixture of experts that replaces the feed-forward network, if any.
     pub experts: Option<Experts>,
-    /// Query heads.
+    /// Number of query heads.
     pub heads: usize,
-    /// Key and value heads.
+    /// Number of key/value heads.
     pub kv_heads: usize,
-    /// Width of a head.
+    /// Number of elements in a query, key or value head.
     pub head_size: usize,
-    /// Tokens of the vocabulary.
+    /// Number of tokens in the vocabulary.
     pub vocabulary: usize,
-    /// Tokens of context the model was trained with.
+    /// Context length in training, in tokens.
     pub trained_context: usize,
-    /// Added to the mean square in norms.
+    /// Added to the mean square in RMS norms.
     pub norm_epsilon: f32,
-    /// Multiplies the rows of the embedding matrix, if anything does.
+    /// Factor of the token embeddings, if any.
     pub embedding_scale: Option<f32>,
-    /// How positions turn queries and keys.
+    /// The rotary embedding of queries and keys in global layers.
     pub rotary: Rotary,
-    /// Multiplies the products of queries and keys.
+    /// Factor of attention scores, usually `1 / sqrt(head_size)`.
     pub score_scale: f32,
-    /// Bounds scores: `s` becomes `cap · tanh(s / cap)`.
-    pub score_cap: Option<f32>,
-    /// Bounds logits likewise.
-    pub logit_cap: Option<f32>,
-    /// Layers that see only what is near.
-    pub local: Option<LocalLayers>,
-    /// What the feed-forward network's gate goes through.
+    /// Soft cap of attention scores: `s` becomes `cap · tanh(s / cap)`.
+    pub score_softcap: Option<f32>,
+    /// Soft cap of logits, with the same formula.
+    pub logit_softcap: Option<f32>,
+    /// The layers with sliding-window attention, if there are any.
+    pub sliding_window: Option<SlidingWindowLayers>,
+    /// The activation of the feed-forward network's gate.
     pub activation: Activation,
-    /// Whether something is added to queries, keys and values.
-    pub biases: bool,
-    /// Whether each head's queries and keys are normed before they are turned.
+    /// Whether the query, key and value projections have biases.
+    pub qkv_biases: bool,
+    /// Whether the queries and keys of each head are normalized before they are rotated.
     pub query_key_norms: bool,
-    /// Whether what a layer adds to the residual stream is normed before.
+    /// Whether the outputs of attention and feed-forward network are normalized before they are added to the residual
+    /// stream.
     pub post_norms: bool,
-    /// Whether queries, keys and values are one tensor in the file, and gate and up are.
-    pub fused: bool,
-    /// Whether the output matrix is the embedding matrix.
+    /// Whether the file has one tensor for the query, key and value projections, and one for the gate and up
+    /// projections.
+    pub fused_projections: bool,
+    /// Whether the embedding matrix is also the output matrix.
     pub tied_output: bool,
 }
 
-/// How a position turns a head's first values, in pairs.
+/// A rotary position embedding (RoPE): rotates pairs of elements of a head by an angle that depends on the position.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Rotary {
-    /// Values of a head that are turned.
-    pub rotated: usize,
-    /// Whether pairs are neighbours (`x₀x₁`) or half of the rotated values apart.
+    /// Number of rotated elements: the first elements of each head.
+    pub rotated_dims: usize,
+    /// Whether the elements of a pair are adjacent (`x₀x₁`). Otherwise they are `rotated_dims / 2` elements apart.
     pub interleaved: bool,
-    /// Base of the frequencies.
+    /// Base of the frequencies: pair `i` has the frequency `base^(-2i / rotated_dims)` before scaling.
     pub base: f32,
-    /// What makes them lower, for a longer context than was trained first.
+    /// RoPE scaling: how frequencies are reduced to extend the context length.
     pub scaling: RotaryScaling,
-    /// Multiplies what was turned.
-    pub magnitude: f32,
+    /// Factor of cosines and sines (the attention factor of YaRN and LongRoPE).
+    pub attention_factor: f32,
 }
 
-/// How frequencies are made lower.
+/// RoPE scaling: how frequencies are reduced to extend the context length.
 #[derive(Debug, Clone, PartialEq)]
 pub enum RotaryScaling {
-    /// They are not.
+    /// No scaling.
     None,
-    /// All are divided by a factor (Chen et al., 2023, "position interpolation").
+    /// All frequencies are divided by a factor (Chen et al., 2023, "position interpolation").
     Linear(f32),
-    /// The low ones are divided by the factor, the high ones not, those between in part (Peng et al., 2023).
+    /// Low frequencies are divided by `factor`, high frequencies stay unchanged, and frequencies in between are
+    /// interpolated (Peng et al., 2023, "YaRN").
     Yarn {
-        /// The divisor of the lowest.
+        /// The divisor of low frequencies.
         factor: f32,
-        /// Tokens of context before the extension.
-        trained: usize,
-        /// Turns within that context from which on a frequency stays as it is.
-        fast: f32,
-        /// Turns up to which it is divided by the whole factor.
-        slow: f32,
+        /// Context length before RoPE scaling, in tokens.
+        original_context: usize,
+        /// Frequencies with at least this number of full rotations within the original context stay unchanged.
+        beta_fast: f32,
+        /// Frequencies with at most this number of full rotations within the original context are divided by `factor`.
+        beta_slow: f32,
     },
-    /// Each is divided by a number of its own (Llama 3).
-    Divided(Vec<f32>),
-    /// Each is divided by one number in short contexts and by another in long ones (Ding et al., 2024, "LongRoPE").
-    Long {
-        /// The divisors up to `trained` tokens of context.
+    /// Each frequency has its own divisor (Llama 3).
+    PerFrequency(Vec<f32>),
+    /// Each frequency has a divisor for short contexts and another for long ones (Ding et al., 2024, "LongRoPE").
+    LongRope {
+        /// The divisors for contexts up to `original_context` tokens.
         short: Vec<f32>,
-        /// The divisors beyond.
+        /// The divisors for longer contexts.
         long: Vec<f32>,
-        /// Tokens of context before the extension.
-        trained: usize,
+        /// Context length before RoPE scaling, in tokens.
+        original_context: usize,
     },
 }
 
-/// Layers in which a token sees its own place and some before it.
+/// The layers with sliding-window attention, in which a token attends to the last `window_tokens` tokens only.
 #[derive(Debug, Clone, PartialEq)]
-pub struct LocalLayers {
-    /// Places that a token sees, its own among them.
-    pub window: usize,
-    /// Layers whose number, counted from 1, is a multiple of it see all; without it, none does.
-    pub all_seeing: Option<usize>,
-    /// How positions turn queries and keys in them.
+pub struct SlidingWindowLayers {
+    /// Number of tokens in the window, including the current one.
+    pub window_tokens: usize,
+    /// Every n-th layer, counted from 1, is global (without a window); `None` if no layer is global.
+    pub global_every: Option<usize>,
+    /// The rotary embedding of sliding-window layers.
     pub rotary: Rotary,
 }
 
-/// What a feed-forward network's gate goes through.
+/// The activation of a feed-forward network's gate.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Activation {
     /// `x · sigmoid(x)`
     Silu = 1,
-    /// `x · Φ(x)`, Φ by way of tanh (Hendrycks and Gimpel, 2016, <https://arxiv.org/abs/1606.08415>).
+    /// `x · Φ(x)`, Φ approximated with tanh (Hendrycks and Gimpel, 2016, <https://arxiv.org/abs/1606.08415>).
     GeluTanh = 2,
 }
 
 impl DecoderShape {
-    /// What the keys say that all families have; the rest as llama has it.
+    /// Reads the header keys that all families share. Sets the other options as in Llama.
     pub(super) fn read(header: &Header<'_>) -> Result<Self, GraphError> {
         let hidden = header.size("embedding_length")?;
         let heads = header.size("attention.head_count")?;
-        let head_size = header.optional("attention.key_length", hidden / heads)?;
+        let head_size = header.size_or("attention.key_length", hidden / heads)?;
         let biased = |part: &str| header.tensors.get(&bias(0, part)).is_some();
         let layers = header.size("block_count")?;
         let feed_forward = header.size("feed_forward_length")?;
@@ -136,67 +140,66 @@ impl DecoderShape {
             feed_forward,
             experts: Experts::read(header, layers, feed_forward)?,
             heads,
-            kv_heads: header.optional("attention.head_count_kv", heads)?,
+            kv_heads: header.size_or("attention.head_count_kv", heads)?,
             head_size,
             vocabulary: header.vocabulary()?,
             trained_context: header.size("context_length")?,
-            norm_epsilon: header.above_zero("attention.layer_norm_rms_epsilon")?,
+            norm_epsilon: header.positive("attention.layer_norm_rms_epsilon")?,
             embedding_scale: None,
             rotary: Rotary::read(header, head_size)?,
-            score_scale: header
-                .above_zero_or("attention.scale", 1.0 / (head_size as f32).sqrt())?,
-            score_cap: None,
-            logit_cap: None,
-            local: None,
+            score_scale: header.positive_or("attention.scale", 1.0 / (head_size as f32).sqrt())?,
+            score_softcap: None,
+            logit_softcap: None,
+            sliding_window: None,
             activation: Activation::Silu,
-            biases: biased("attn_q") || biased("attn_qkv"),
+            qkv_biases: biased("attn_q") || biased("attn_qkv"),
             query_key_norms: false,
             post_norms: false,
-            fused: false,
+            fused_projections: false,
             tied_output: header.tensors.get(OUTPUT).is_none(),
         };
         if !shape.heads.is_multiple_of(shape.kv_heads) {
             return Err(GraphError::Inconsistent(format!(
-                "{} query heads cannot share {} key heads evenly",
+                "the number of query heads ({}) is not a multiple of the number of key/value heads ({})",
                 shape.heads, shape.kv_heads
             )));
         }
         check_heads(shape.heads, head_size)?;
-        if header.optional("attention.value_length", head_size)? != head_size {
+        if header.size_or("attention.value_length", head_size)? != head_size {
             return Err(GraphError::Unsupported(
-                "a value head that is not as wide as a key head".to_owned(),
+                "a value head size that differs from the key head size".to_owned(),
             ));
         }
         Ok(shape)
     }
 
-    /// The window that the header names, if it does and it is narrower than everything.
-    pub(super) fn window(header: &Header<'_>) -> Result<Option<usize>, GraphError> {
+    /// Reads the sliding window size in tokens; `None` if the key is missing or 0.
+    pub(super) fn read_window(header: &Header<'_>) -> Result<Option<usize>, GraphError> {
         let key = header.key("attention.sliding_window");
         match header.metadata.count(&key).optional()? {
             None | Some(0) => Ok(None),
-            Some(window) => in_range(&key, window).map(Some),
+            Some(window) => check_size(&key, window).map(Some),
         }
     }
 
-    /// Lets every layer see only what is near, if the header names a window.
+    /// Sets a sliding window in every layer, if the header has a window size.
     pub(super) fn with_window(mut self, header: &Header<'_>) -> Result<Self, GraphError> {
-        self.local = Self::window(header)?.map(|window| LocalLayers {
-            window,
-            all_seeing: None,
+        self.sliding_window = Self::read_window(header)?.map(|window_tokens| SlidingWindowLayers {
+            window_tokens,
+            global_every: None,
             rotary: self.rotary.clone(),
         });
         Ok(self)
     }
 
-    /// The layer's own, if it sees only what is near.
-    pub fn local(&self, layer: usize) -> Option<&LocalLayers> {
-        let local = self.local.as_ref()?;
-        let all_seeing = |every: usize| (layer + 1).is_multiple_of(every);
-        (!local.all_seeing.is_some_and(all_seeing)).then_some(local)
+    /// Returns the sliding-window options of layer `layer`; `None` for global layers.
+    pub fn sliding_window_of(&self, layer: usize) -> Option<&SlidingWindowLayers> {
+        let sliding_window = self.sliding_window.as_ref()?;
+        let is_global = |every: usize| (layer + 1).is_multiple_of(every);
+        (!sliding_window.global_every.is_some_and(is_global)).then_some(sliding_window)
     }
 
-    /// The tensors of such a model, each with its sizes, contiguous dimension first.
+    /// Returns the name and shape (contiguous dimension first) of each of the model's tensors.
     pub(super) fn tensors(&self) -> Vec<(String, Vec<usize>)> {
         let &Self {
             hidden,
@@ -219,7 +222,7 @@ impl DecoderShape {
             add("attn_norm", &[hidden]);
             add("attn_output", &[query, hidden]);
             add("ffn_norm", &[hidden]);
-            match self.fused {
+            match self.fused_projections {
                 true => add("attn_qkv", &[hidden, query + 2 * key]),
                 false => {
                     add("attn_q", &[hidden, query]);
@@ -227,7 +230,7 @@ impl DecoderShape {
                     add("attn_v", &[hidden, key]);
                 }
             }
-            match self.fused {
+            match self.fused_projections {
                 _ if self.experts.is_some() => {}
                 true => {
                     add("ffn_up", &[hidden, 2 * wide]);
@@ -250,8 +253,8 @@ impl DecoderShape {
             if let Some(experts) = &self.experts {
                 tensors.extend(experts.tensors(layer, hidden));
             }
-            if self.biases {
-                let sizes = match self.fused {
+            if self.qkv_biases {
+                let sizes = match self.fused_projections {
                     true => vec![("attn_qkv", query + 2 * key)],
                     false => vec![("attn_q", query), ("attn_k", key), ("attn_v", key)],
                 };
@@ -264,29 +267,30 @@ impl DecoderShape {
 }
 
 impl Rotary {
-    /// What the header says of it.
+    /// Reads the rotary embedding from the header.
     fn read(header: &Header<'_>, head_size: usize) -> Result<Self, GraphError> {
-        let rotated = header.optional("rope.dimension_count", head_size)?;
-        if !rotated.is_multiple_of(2) || rotated > head_size {
+        let rotated_dims = header.size_or("rope.dimension_count", head_size)?;
+        if !rotated_dims.is_multiple_of(2) || rotated_dims > head_size {
             return Err(GraphError::Inconsistent(format!(
-                "{rotated} values of a head of {head_size} cannot be rotated in pairs"
+                "{rotated_dims} of {head_size} values of a head cannot be rotated in pairs"
             )));
         }
-        let scaling = RotaryScaling::read(header, rotated / 2)?;
-        let magnitude = header.above_zero_or("rope.scaling.attn_factor", 1.0)?;
+        let scaling = RotaryScaling::read(header, rotated_dims / 2)?;
+        let attention_factor = header.positive_or("rope.scaling.attn_factor", 1.0)?;
         Ok(Self {
-            rotated,
+            rotated_dims,
             interleaved: true,
-            base: header.above_zero_or("rope.freq_base", 10_000.0)?,
-            magnitude: match scaling {
-                RotaryScaling::Yarn { factor, .. } => magnitude * (1.0 + 0.1 * factor.ln()),
-                _ => magnitude,
+            base: header.positive_or("rope.freq_base", 10_000.0)?,
+            attention_factor: match scaling {
+                RotaryScaling::Yarn { factor, .. } => attention_factor * (1.0 + 0.1 * factor.ln()),
+                _ => attention_factor,
             },
             scaling,
         })
     }
 
-    /// With pairs half of the rotated values apart: as the papers have it, and all but llama's files.
+    /// Returns the same embedding with pairs that are not adjacent, as in all files except GGUF files of the
+    /// architecture `llama`.
     pub(super) fn in_halves(self) -> Self {
         Self {
             interleaved: false,
@@ -295,7 +299,7 @@ impl Rotary {
     }
 }
 
-/// The divisors of frequencies in Llama 3's files, and for short and for long contexts.
+/// GGUF names of tensors with frequency divisors: Llama 3's, then LongRoPE's for short and for long contexts.
 pub(crate) const ROTARY_DIVISORS: [&str; 3] = [
     "rope_freqs.weight",
     "rope_factors_short.weight",
@@ -304,46 +308,46 @@ pub(crate) const ROTARY_DIVISORS: [&str; 3] = [
 
 impl RotaryScaling {
     fn read(header: &Header<'_>, pairs: usize) -> Result<Self, GraphError> {
-        let [divided, short, long] = ROTARY_DIVISORS.map(|name| {
-            let values = match header.hub {
-                None => header.tensors.get(name)?.dequantised(),
-                Some(hub) => hub.divisors(name)?.to_vec(),
+        let [divisors, short, long] = ROTARY_DIVISORS.map(|name| {
+            let values = match header.transformers {
+                None => header.tensors.get(name)?.dequantized(),
+                Some(transformers) => transformers.divisors(name)?.to_vec(),
             };
             let checked = match values.len() == pairs {
                 true => Ok(values),
                 false => Err(GraphError::Shape {
                     name: name.to_owned(),
                     found: vec![values.len()],
-                    wanted: vec![pairs],
+                    expected: vec![pairs],
                 }),
             };
             Some(
                 checked.and_then(|values| match values.iter().all(|value| *value > 0.0) {
                     true => Ok(values),
                     false => Err(GraphError::Inconsistent(format!(
-                        "\"{name}\" is to be above 0"
+                        "\"{name}\" has a value that is not greater than 0"
                     ))),
                 }),
             )
         });
-        // Without the key, the model was trained for the context that it names.
-        let trained = || {
+        // If the key is missing, the context length was not extended.
+        let original_context = || {
             let context = header.size("context_length")?;
-            header.optional("rope.scaling.original_context_length", context)
+            header.size_or("rope.scaling.original_context_length", context)
         };
         if let (Some(short), Some(long)) = (short, long) {
-            return Ok(Self::Long {
+            return Ok(Self::LongRope {
                 short: short?,
                 long: long?,
-                trained: trained()?,
+                original_context: original_context()?,
             });
         }
-        if let Some(divided) = divided {
-            return divided.map(Self::Divided);
+        if let Some(divisors) = divisors {
+            return divisors.map(Self::PerFrequency);
         }
-        // The older key of the two.
-        let older = header.above_zero_or("rope.scale_linear", 1.0)?;
-        let factor = header.above_zero_or("rope.scaling.factor", older)?;
+        // Older files store the factor at another key.
+        let default_factor = header.positive_or("rope.scale_linear", 1.0)?;
+        let factor = header.positive_or("rope.scaling.factor", default_factor)?;
         let kind = header
             .metadata
             .string(&header.key("rope.scaling.type"))
@@ -354,16 +358,18 @@ impl RotaryScaling {
             None | Some("linear") => Ok(Self::Linear(factor)),
             Some("yarn") => Ok(Self::Yarn {
                 factor,
-                trained: trained()?,
-                fast: header.above_zero_or("rope.scaling.yarn_beta_fast", 32.0)?,
-                slow: header.above_zero_or("rope.scaling.yarn_beta_slow", 1.0)?,
+                original_context: original_context()?,
+                beta_fast: header.positive_or("rope.scaling.yarn_beta_fast", 32.0)?,
+                beta_slow: header.positive_or("rope.scaling.yarn_beta_slow", 1.0)?,
             }),
-            Some(other) => Err(GraphError::Unsupported(format!("rope scaling \"{other}\""))),
+            Some(other) => Err(GraphError::Unsupported(format!(
+                "the RoPE scaling \"{other}\""
+            ))),
         }
     }
 }
 
-/// The name of what is added to the product with `part` of block `layer`.
+/// Returns the GGUF name of the bias of projection `part` in layer `layer`.
 pub(crate) fn bias(layer: usize, part: &str) -> String {
     format!("blk.{layer}.{part}.bias")
 }

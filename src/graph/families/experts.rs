@@ -1,5 +1,5 @@
-//! Mixtures of experts: a layer with several feed-forward networks, of which each row goes through those that a router's
-//! scores choose. How many there are and how rows are given to them, and where their matrices lie in the files.
+//! Mixture of experts (MoE): a layer has several feed-forward networks (experts), and a router selects the top-k
+//! experts for each row. This module reads the number of experts, the routing options and the storage layout.
 //!
 //! Source: Jiang et al., "Mixtral of Experts" (2024), section 2.1; "Qwen3 Technical Report" (2025).
 
@@ -7,35 +7,36 @@ use super::{GraphError, Header, block};
 use crate::gguf::Optional;
 use crate::graph::{Tensor, Tensors};
 
-/// What stands in the place of a layer's feed-forward network.
+/// The mixture of experts that replaces the feed-forward network in every layer.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Experts {
-    /// Feed-forward networks of a layer.
+    /// Number of experts in a layer.
     pub count: usize,
-    /// Those of them that a row goes through.
-    pub used: usize,
-    /// Width of each.
+    /// Number of experts that compute each row.
+    pub top_k: usize,
+    /// Width of an expert's feed-forward network.
     pub feed_forward: usize,
-    /// Whether the shares of those that a row goes through are brought to a sum of 1.
-    pub normalised: bool,
-    /// Multiplies the shares.
+    /// Whether the routing weights of the selected experts are normalized to a sum of 1.
+    pub normalized: bool,
+    /// Factor of the routing weights.
     pub scale: f32,
-    stored: Stored,
+    layout: ExpertLayout,
 }
 
-/// How experts' matrices are stored.
+/// How the experts' matrices are stored.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Stored {
-    /// Those of all experts are one tensor.
+enum ExpertLayout {
+    /// Three tensors per layer: the gate, up and down matrices of all experts, stacked.
     Stacked,
-    /// As well, and each expert's gate and up are one matrix.
-    StackedWithGate,
-    /// Each is a tensor.
-    Apart,
+    /// Two tensors per layer: the stacked down matrices, and stacked matrices that contain an expert's gate and up.
+    StackedGateUp,
+    /// Three tensors per expert: gate, up and down.
+    Separate,
 }
 
 impl Experts {
-    /// What the header says of them, if it does; `layers` and `feed_forward` are what it says of the model.
+    /// Reads the options from the header; `None` if the model has no experts. `layers` is the model's number of layers,
+    /// and `feed_forward` the default width of an expert.
     pub(super) fn read(
         header: &Header<'_>,
         layers: usize,
@@ -48,14 +49,14 @@ impl Experts {
         let has = |part: &str| header.tensors.get(&block(0, part)).is_some();
         let experts = Self {
             count: header.size("expert_count")?,
-            used: header.size("expert_used_count")?,
-            feed_forward: header.optional("expert_feed_forward_length", feed_forward)?,
-            normalised: header.flag_or("expert_weights_norm", true)?,
-            scale: header.above_zero_or("expert_weights_scale", 1.0)?,
-            stored: match (has("ffn_gate_up_exps"), has("ffn_gate.0")) {
-                (true, _) => Stored::StackedWithGate,
-                (_, true) => Stored::Apart,
-                _ => Stored::Stacked,
+            top_k: header.size("expert_used_count")?,
+            feed_forward: header.size_or("expert_feed_forward_length", feed_forward)?,
+            normalized: header.flag_or("expert_weights_norm", true)?,
+            scale: header.positive_or("expert_weights_scale", 1.0)?,
+            layout: match (has("ffn_gate_up_exps"), has("ffn_gate.0")) {
+                (true, _) => ExpertLayout::StackedGateUp,
+                (_, true) => ExpertLayout::Separate,
+                _ => ExpertLayout::Stacked,
             },
         };
         experts.check(header, layers)?;
@@ -63,31 +64,31 @@ impl Experts {
     }
 
     fn check(&self, header: &Header<'_>, layers: usize) -> Result<(), GraphError> {
-        /// The number of softmax in `expert_gating_func`.
+        /// The value of `expert_gating_func` for softmax.
         const SOFTMAX: usize = 1;
 
-        let &Self { count, used, .. } = self;
-        if used > count {
+        let &Self { count, top_k, .. } = self;
+        if top_k > count {
             return Err(GraphError::Inconsistent(format!(
-                "{used} experts of {count} cannot be used"
+                "{top_k} experts per token are more than the {count} experts"
             )));
         }
-        let gating = header.optional("expert_gating_func", SOFTMAX)?;
+        let gating = header.size_or("expert_gating_func", SOFTMAX)?;
         if gating != SOFTMAX {
-            let what = format!("the choice of experts by the function number {gating}");
-            return Err(GraphError::Unsupported(what));
+            let feature = format!("the expert gating function {gating}");
+            return Err(GraphError::Unsupported(feature));
         }
-        // A header's numbers are not to be believed before.
+        // Check before memory is allocated for this number of tensors.
         let tensors = header.tensors.names().count();
-        if self.stored == Stored::Apart && count.saturating_mul(layers) > tensors {
+        if self.layout == ExpertLayout::Separate && count.saturating_mul(layers) > tensors {
             return Err(GraphError::Inconsistent(format!(
-                "the header names {layers} layers of {count} experts and has {tensors} tensors"
+                "the header declares {layers} layers of {count} experts, but there are only {tensors} tensors"
             )));
         }
         Ok(())
     }
 
-    /// The tensors of layer `layer`, each with its sizes, contiguous dimension first.
+    /// Returns the name and shape (contiguous dimension first) of each expert tensor of layer `layer`, router included.
     pub(super) fn tensors(&self, layer: usize, hidden: usize) -> Vec<(String, Vec<usize>)> {
         let &Self {
             count,
@@ -96,17 +97,17 @@ impl Experts {
         } = self;
         let mut tensors = vec![(block(layer, ROUTER), vec![hidden, count])];
         let mut add = |part: &str, sizes: Vec<usize>| tensors.push((block(layer, part), sizes));
-        match self.stored {
-            Stored::Stacked => {
+        match self.layout {
+            ExpertLayout::Stacked => {
                 add("ffn_gate_exps", vec![hidden, wide, count]);
                 add("ffn_up_exps", vec![hidden, wide, count]);
                 add("ffn_down_exps", vec![wide, hidden, count]);
             }
-            Stored::StackedWithGate => {
+            ExpertLayout::StackedGateUp => {
                 add("ffn_gate_up_exps", vec![hidden, 2 * wide, count]);
                 add("ffn_down_exps", vec![wide, hidden, count]);
             }
-            Stored::Apart => {
+            ExpertLayout::Separate => {
                 for expert in 0..count {
                     add(&format!("ffn_gate.{expert}"), vec![hidden, wide]);
                     add(&format!("ffn_up.{expert}"), vec![hidden, wide]);
@@ -118,17 +119,18 @@ impl Experts {
     }
 }
 
-/// The matrix that gives each expert a score.
+/// The router matrix, which computes a score for each expert.
 pub(crate) const ROUTER: &str = "ffn_gate_inp";
 
-/// Whether a tensor of that name is experts' matrices, which stay in the file.
-pub fn stays_in_file(name: &str) -> bool {
+/// Whether the tensor named `name` contains expert matrices, which are not copied: operators read them from the open
+/// file.
+pub fn is_expert_tensor(name: &str) -> bool {
     let mut parts = name.split('.').skip(2);
     let (part, next) = (parts.next().unwrap_or_default(), parts.next());
     part.ends_with("_exps") || next.is_some_and(|next| next.parse::<usize>().is_ok())
 }
 
-/// The matrices of a layer's experts, in the open files.
+/// The matrices of a layer's experts, which are read from the open files.
 #[derive(Debug, Clone)]
 pub struct ExpertMatrices {
     tensors: Tensors,
@@ -137,7 +139,7 @@ pub struct ExpertMatrices {
 }
 
 impl ExpertMatrices {
-    /// Those of layer `layer`, whose tensors were checked.
+    /// Returns the experts of layer `layer`, whose tensors must have been checked.
     pub(crate) fn new(tensors: &Tensors, experts: &Experts, layer: usize) -> Self {
         Self {
             tensors: tensors.clone(),
@@ -146,53 +148,53 @@ impl ExpertMatrices {
         }
     }
 
-    /// Experts.
+    /// Number of experts.
     pub fn count(&self) -> usize {
         self.experts.count
     }
 
-    /// Width of each: rows of gate and up, columns of down.
+    /// Width of an expert: rows of gate and up, columns of down.
     pub fn feed_forward(&self) -> usize {
         self.experts.feed_forward
     }
 
-    /// `[feed forward, hidden]`: what goes through the activation.
+    /// The gate matrix, `[feed forward, hidden]`.
     pub fn gate(&self, expert: usize) -> Tensor<'_> {
-        match self.experts.stored {
-            Stored::StackedWithGate => self.half("ffn_gate_up", 2 * expert),
+        match self.experts.layout {
+            ExpertLayout::StackedGateUp => self.gate_or_up("ffn_gate_up", 2 * expert),
             _ => self.matrix("ffn_gate", expert),
         }
     }
 
-    /// `[feed forward, hidden]`: what that is multiplied with.
+    /// The up matrix, `[feed forward, hidden]`.
     pub fn up(&self, expert: usize) -> Tensor<'_> {
-        match self.experts.stored {
-            Stored::StackedWithGate => self.half("ffn_gate_up", 2 * expert + 1),
+        match self.experts.layout {
+            ExpertLayout::StackedGateUp => self.gate_or_up("ffn_gate_up", 2 * expert + 1),
             _ => self.matrix("ffn_up", expert),
         }
     }
 
-    /// `[hidden, feed forward]`: what gives the result.
+    /// The down matrix, `[hidden, feed forward]`.
     pub fn down(&self, expert: usize) -> Tensor<'_> {
         self.matrix("ffn_down", expert)
     }
 
     fn matrix(&self, part: &str, expert: usize) -> Tensor<'_> {
-        match self.experts.stored {
-            Stored::Apart => self.tensor(&format!("{part}.{expert}")),
-            _ => self.part(part, expert, self.experts.count),
+        match self.experts.layout {
+            ExpertLayout::Separate => self.tensor(&format!("{part}.{expert}")),
+            _ => self.stack_part(part, expert, self.experts.count),
         }
     }
 
-    fn half(&self, part: &str, number: usize) -> Tensor<'_> {
-        self.part(part, number, 2 * self.experts.count)
+    fn gate_or_up(&self, part: &str, index: usize) -> Tensor<'_> {
+        self.stack_part(part, index, 2 * self.experts.count)
     }
 
-    /// One of the `parts` equal parts of a stack.
-    fn part(&self, part: &str, number: usize, parts: usize) -> Tensor<'_> {
+    /// Returns matrix `index` of the tensor `part`, which is a stack of `parts` matrices of the same shape.
+    fn stack_part(&self, part: &str, index: usize, parts: usize) -> Tensor<'_> {
         let stack = self.tensor(&format!("{part}_exps"));
         let rows = stack.rows() / parts;
-        stack.part(number * rows..(number + 1) * rows)
+        stack.slice_rows(index * rows..(index + 1) * rows)
     }
 
     fn tensor(&self, part: &str) -> Tensor<'_> {

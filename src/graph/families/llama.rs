@@ -1,16 +1,16 @@
-//! Llama 1, 2 and 3, SmolLM, TinyLlama, Mistral: what the other families differ from. Their files have the rows of queries
-//! and keys in another order, so that neighbours are rotated together.
+//! Llama 1, 2 and 3, SmolLM, TinyLlama and Mistral: the baseline of all families. In their GGUF files, the rows of
+//! query and key weights are reordered so that RoPE rotates adjacent rows together.
 //!
-//! Source: Touvron et al., "LLaMA" (2023); Jiang et al., "Mistral 7B" (2023), for the window; GGUF's names of keys and
-//! tensors.
+//! Source: Touvron et al., "LLaMA" (2023); Jiang et al., "Mistral 7B" (2023), for the sliding window; GGUF's key and
+//! tensor names.
 
 use super::{DecoderShape, GraphError, Header};
 
-pub(super) fn shape(header: &Header<'_>) -> Result<DecoderShape, GraphError> {
+pub(super) fn llama(header: &Header<'_>) -> Result<DecoderShape, GraphError> {
     let shape = DecoderShape::read(header)?;
-    let rotary = match header.hub {
+    let rotary = match header.transformers {
         None => shape.rotary,
-        // The rows are in the papers' order there.
+        // Safetensors files contain the rows in the original order.
         Some(_) => shape.rotary.in_halves(),
     };
     DecoderShape { rotary, ..shape }.with_window(header)

@@ -1,92 +1,93 @@
-//! The model families: what a header must say, which tensors there are and how a family differs from
-//! the blocks that all share ([`super::decoder`], [`super::encoder`]).
+//! Model families: reads a model's dimensions and options from the header and checks the tensors. Families share the
+//! graph builders [`super::decoder`] and [`super::encoder`]; options describe the differences.
 
 pub(crate) mod bert;
 mod decoder_shape;
 mod experts;
 mod gemma;
-mod hub;
 mod llama;
 mod phi;
 mod qwen;
+mod transformers;
 
 use std::collections::HashSet;
 use std::sync::Arc;
 
 pub use bert::{BertConfig, EncoderShape};
-pub use decoder_shape::{Activation, DecoderShape, LocalLayers, Rotary, RotaryScaling};
+pub use decoder_shape::{Activation, DecoderShape, Rotary, RotaryScaling, SlidingWindowLayers};
 pub(crate) use decoder_shape::{ROTARY_DIVISORS, bias};
 pub(crate) use experts::ROUTER;
-pub use experts::{ExpertMatrices, Experts, stays_in_file};
+pub use experts::{ExpertMatrices, Experts, is_expert_tensor};
 
-use hub::HubHeader;
 use serde::Deserialize;
+use transformers::TransformersHeader;
 
 use super::{GraphError, HEAD_MULTIPLE, MAX_HEAD_SIZE, MAX_HEADS, Tensors};
 use crate::gguf::{Gguf, Metadata, MetadataError, Optional};
 use crate::safetensors::Safetensors;
 
-/// The embedding matrix; also a decoder's output matrix where a file has none of its own.
+/// The token embedding matrix; also the output matrix of decoders with tied embeddings.
 pub(crate) const TOKEN_EMBEDDING: &str = "token_embd.weight";
 pub(crate) const OUTPUT_NORM: &str = "output_norm.weight";
 pub(crate) const OUTPUT: &str = "output.weight";
 
-/// Largest value of any size in a header: far above every model, far below overflow.
+/// Maximum of each dimension in a header: far above every known model, and far below integer overflow.
 const MAX_SIZE: usize = 1 << 24;
 
-/// A family, with the sizes of one of its models.
+/// A model family, with the dimensions and options of a model.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Architecture {
-    /// Goes on with texts.
+    /// A decoder: a text generation model.
     Decoder {
-        /// The name in `general.architecture`.
+        /// The family's name in `general.architecture`.
         family: &'static str,
-        /// The sizes, and how its layers are made.
+        /// The dimensions and the layer options.
         shape: Box<DecoderShape>,
     },
-    /// BERT: an encoder, with learnt positions and norms behind each sum.
+    /// BERT: an encoder with learned position embeddings and post-norms.
     Bert(EncoderShape),
 }
 
-/// What a family says of one of its models.
+/// Reads the shape of a model from the header.
 type ReadShape = fn(&Header<'_>) -> Result<DecoderShape, GraphError>;
 
-/// The families of decoders, by their names in `general.architecture`.
+/// The decoder families, by their names in `general.architecture`.
 const DECODERS: [(&str, ReadShape); 8] = [
-    ("llama", llama::shape),
-    ("qwen2", qwen::second),
-    ("qwen3", qwen::third),
-    ("qwen3moe", qwen::third),
-    ("gemma", gemma::first),
-    ("gemma2", gemma::second),
-    ("gemma3", gemma::third),
-    ("phi3", phi::third),
+    ("llama", llama::llama),
+    ("qwen2", qwen::qwen2),
+    ("qwen3", qwen::qwen3),
+    ("qwen3moe", qwen::qwen3),
+    ("gemma", gemma::gemma1),
+    ("gemma2", gemma::gemma2),
+    ("gemma3", gemma::gemma3),
+    ("phi3", phi::phi3),
 ];
 
 impl Architecture {
-    /// Reads and checks a GGUF file's header: the family, its sizes, and that the file has exactly its tensors.
-    pub(super) fn of_gguf(gguf: Gguf) -> Result<(Self, Tensors), GraphError> {
+    /// Reads the architecture from a GGUF header, and checks that the file has exactly the tensors of the architecture.
+    pub(super) fn from_gguf(gguf: Gguf) -> Result<(Self, Tensors), GraphError> {
         let gguf = Arc::new(gguf);
         let (metadata, tensors) = (gguf.metadata(), Tensors::from(Arc::clone(&gguf)));
         let name = metadata.string("general.architecture")?;
         let architecture = match DECODERS.iter().find(|(family, _)| *family == name) {
-            Some((family, shape)) => Self::Decoder {
+            Some((family, read_shape)) => Self::Decoder {
                 family,
-                shape: Box::new(shape(&Header {
+                shape: Box::new(read_shape(&Header {
                     metadata,
                     family,
                     tensors: &tensors,
-                    hub: None,
+                    transformers: None,
                 })?),
             },
             None if name == "bert" => Self::Bert(bert::shape(metadata, &tensors)?),
             None => return Err(unsupported(name)),
         };
-        architecture.with(tensors)
+        architecture.with_tensors(tensors)
     }
 
-    /// Reads and checks a `config.json` with the tensors beside it, as [`Architecture::of_gguf`] a header.
-    pub(super) fn of_folder(
+    /// Reads the architecture from the contents of `config.json`, and checks that the safetensors files have exactly
+    /// the tensors of the architecture.
+    pub(super) fn from_folder(
         config: &[u8],
         files: Vec<Safetensors>,
     ) -> Result<(Self, Tensors), GraphError> {
@@ -96,47 +97,48 @@ impl Architecture {
         let model_type = config["model_type"].as_str().unwrap_or_default();
         if model_type == "bert" {
             let config = BertConfig::deserialize(&config).map_err(malformed)?;
-            let tensors = Tensors::renamed(files, 0.0, bert::standard_name)?;
-            return Self::Bert(config.shape()?).with(tensors);
+            let tensors = Tensors::from_safetensors(files, 0.0, bert::gguf_name)?;
+            return Self::Bert(config.shape()?).with_tensors(tensors);
         }
-        let family = hub::family(model_type).ok_or_else(|| unsupported(model_type))?;
-        let hub = hub::header(family, &config)?;
-        // Gemma's gains are kept less 1.
-        let missing_gain = if family.starts_with("gemma") {
+        let family = transformers::family(model_type).ok_or_else(|| unsupported(model_type))?;
+        let translated = transformers::header(family, &config)?;
+        // Gemma's safetensors files contain norm weights minus 1.
+        let norm_offset = if family.starts_with("gemma") {
             1.0
         } else {
             0.0
         };
-        let tensors = Tensors::renamed(files, missing_gain, |name| {
-            hub::standard_name(family, hub.tied_output, name)
+        let tensors = Tensors::from_safetensors(files, norm_offset, |name| {
+            transformers::gguf_name(family, translated.tied_output, name)
         })?;
         let header = Header {
-            metadata: &hub.metadata,
+            metadata: &translated.metadata,
             family,
             tensors: &tensors,
-            hub: Some(&hub),
+            transformers: Some(&translated),
         };
         let mut decoders = DECODERS.iter();
-        let decoder = decoders.find_map(|(of, shape)| (*of == family).then_some(shape));
-        let shape = decoder.expect("every family that the hub names is one of ours");
-        let shape = Box::new(shape(&header)?);
-        Self::Decoder { family, shape }.with(tensors)
+        let read_shape =
+            decoders.find_map(|(name, read_shape)| (*name == family).then_some(read_shape));
+        let read_shape = read_shape.expect("every family in MODEL_TYPES is in DECODERS");
+        let shape = Box::new(read_shape(&header)?);
+        Self::Decoder { family, shape }.with_tensors(tensors)
     }
 
-    /// This one and its tensors, if all are there.
-    fn with(self, tensors: Tensors) -> Result<(Self, Tensors), GraphError> {
+    /// Checks that exactly the tensors of the architecture are present.
+    fn with_tensors(self, tensors: Tensors) -> Result<(Self, Tensors), GraphError> {
         let (layers, count) = (self.layers(), tensors.names().count());
-        // A header's number is not to be believed before.
+        // Check before memory is allocated for this number of layers.
         if layers > count {
             return Err(GraphError::Inconsistent(format!(
-                "the header names {layers} layers and has {count} tensors"
+                "the header declares {layers} layers, but there are only {count} tensors"
             )));
         }
-        let wanted = match &self {
+        let expected = match &self {
             Self::Decoder { shape, .. } => shape.tensors(),
             Self::Bert(shape) => bert::tensors(shape),
         };
-        check_tensors(&tensors, self.name(), &wanted)?;
+        check_tensors(&tensors, self.name(), &expected)?;
         Ok((self, tensors))
     }
 
@@ -148,15 +150,16 @@ impl Architecture {
         }
     }
 
-    /// GGUF's name of a tensor that the hub names so, if it is one that is needed; its own where nobody knows it.
-    pub(super) fn standard_name(&self, name: &str) -> Option<String> {
+    /// Translates a tensor name of Hugging Face transformers to the GGUF name. Returns `None` if the tensor is not
+    /// needed, and unknown names unchanged.
+    pub(super) fn gguf_name(&self, name: &str) -> Option<String> {
         match self {
-            Architecture::Decoder { family, .. } => hub::standard_name(family, false, name),
-            Architecture::Bert(_) => bert::standard_name(name),
+            Architecture::Decoder { family, .. } => transformers::gguf_name(family, false, name),
+            Architecture::Bert(_) => bert::gguf_name(name),
         }
     }
 
-    /// The sizes of a decoder, if it is one.
+    /// The shape of a decoder; `None` for encoders.
     pub fn decoder(&self) -> Option<&DecoderShape> {
         match self {
             Architecture::Decoder { shape, .. } => Some(shape),
@@ -164,7 +167,7 @@ impl Architecture {
         }
     }
 
-    /// Blocks, one after the other.
+    /// Number of layers.
     pub fn layers(&self) -> usize {
         match self {
             Architecture::Decoder { shape, .. } => shape.layers,
@@ -172,7 +175,7 @@ impl Architecture {
         }
     }
 
-    /// Tokens of the vocabulary.
+    /// Number of tokens in the vocabulary.
     pub fn vocabulary(&self) -> usize {
         match self {
             Architecture::Decoder { shape, .. } => shape.vocabulary,
@@ -180,7 +183,7 @@ impl Architecture {
         }
     }
 
-    /// Numbers of a hidden state.
+    /// Hidden size: the width of the residual stream.
     pub fn hidden(&self) -> usize {
         match self {
             Architecture::Decoder { shape, .. } => shape.hidden,
@@ -188,7 +191,7 @@ impl Architecture {
         }
     }
 
-    /// Tokens of context the model was trained with.
+    /// Context length in training, in tokens.
     pub fn trained_context(&self) -> usize {
         match self {
             Architecture::Decoder { shape, .. } => shape.trained_context,
@@ -205,18 +208,18 @@ fn unsupported(found: &str) -> GraphError {
     }
 }
 
-/// The name of tensor `part` of block `layer`.
+/// Returns the GGUF name of the weight `part` in layer `layer`.
 pub(crate) fn block(layer: usize, part: &str) -> String {
     format!("blk.{layer}.{part}.weight")
 }
 
-/// What a header says under a family's name, and the tensors behind it.
+/// A model's metadata and tensors, from which the family's shape is read.
 struct Header<'a> {
     metadata: &'a Metadata,
     family: &'static str,
     tensors: &'a Tensors,
-    /// Of a folder as the hub has it what GGUF has in tensors.
-    hub: Option<&'a HubHeader>,
+    /// The translated `config.json`; `None` for GGUF files.
+    transformers: Option<&'a TransformersHeader>,
 }
 
 impl Header<'_> {
@@ -224,32 +227,32 @@ impl Header<'_> {
         format!("{}.{key}", self.family)
     }
 
-    /// A size; one that the header gives for each layer must be the same for all.
+    /// Reads a dimension. If the header has a value for each layer, all values must be equal.
     fn size(&self, key: &str) -> Result<usize, GraphError> {
         let key = self.key(key);
-        in_range(&key, self.metadata.layer_count(&key)?)
+        check_size(&key, self.metadata.layer_count(&key)?)
     }
 
-    fn optional(&self, key: &str, default: usize) -> Result<usize, GraphError> {
+    fn size_or(&self, key: &str, default: usize) -> Result<usize, GraphError> {
         match self.size(key) {
             Err(GraphError::Metadata(MetadataError::Missing(_))) => Ok(default),
             other => other,
         }
     }
 
-    /// A number that makes no sense otherwise.
-    fn above_zero(&self, key: &str) -> Result<f32, GraphError> {
+    /// Reads a finite number greater than 0.
+    fn positive(&self, key: &str) -> Result<f32, GraphError> {
         let key = self.key(key);
         match self.metadata.number(&key)? {
             number if number > 0.0 && number.is_finite() => Ok(number),
             other => Err(GraphError::Inconsistent(format!(
-                "\"{key}\" is {other}, not above 0"
+                "\"{key}\" is {other}; it must be greater than 0"
             ))),
         }
     }
 
-    fn above_zero_or(&self, key: &str, default: f32) -> Result<f32, GraphError> {
-        match self.above_zero(key) {
+    fn positive_or(&self, key: &str, default: f32) -> Result<f32, GraphError> {
+        match self.positive(key) {
             Err(GraphError::Metadata(MetadataError::Missing(_))) => Ok(default),
             other => other,
         }
@@ -260,46 +263,49 @@ impl Header<'_> {
         Ok(flag.optional()?.unwrap_or(default))
     }
 
-    /// Tokens of the vocabulary.
+    /// Number of tokens in the vocabulary.
     fn vocabulary(&self) -> Result<usize, GraphError> {
-        match self.hub {
+        match self.transformers {
             None => Ok(self.metadata.strings("tokenizer.ggml.tokens")?.len()),
-            // Its tokenizer is in a file of its own.
+            // The token list is in a separate tokenizer file.
             Some(_) => self.size("vocab_size"),
         }
     }
 }
 
-/// A size that can be one.
-fn in_range(key: &str, value: usize) -> Result<usize, GraphError> {
+/// Checks that the dimension `value` is from 1 to [`MAX_SIZE`].
+fn check_size(key: &str, value: usize) -> Result<usize, GraphError> {
     match value {
         1..=MAX_SIZE => Ok(value),
-        _ => Err(GraphError::Inconsistent(format!("\"{key}\" is {value}"))),
+        _ => Err(GraphError::Inconsistent(format!(
+            "\"{key}\" is {value}; it must be from 1 to {MAX_SIZE}"
+        ))),
     }
 }
 
-/// Heads that the attention operator computes.
+/// Checks that the attention operator supports the number of heads and the head size.
 fn check_heads(heads: usize, head_size: usize) -> Result<(), GraphError> {
     if heads > MAX_HEADS {
-        let problem = format!("more than {MAX_HEADS} heads ({heads})");
+        let problem = format!("a number of heads above {MAX_HEADS} ({heads})");
         return Err(GraphError::Unsupported(problem));
     }
     if head_size > MAX_HEAD_SIZE || !head_size.is_multiple_of(HEAD_MULTIPLE) {
         let problem = format!(
-            "a head size of {head_size} (only multiples of {HEAD_MULTIPLE} up to {MAX_HEAD_SIZE} are)"
+            "a head size of {head_size} (it must be a multiple of {HEAD_MULTIPLE}, at most {MAX_HEAD_SIZE})"
         );
         return Err(GraphError::Unsupported(problem));
     }
     Ok(())
 }
 
-/// Every tensor of the family is there in its shape (contiguous dimension first), and no other.
+/// Checks that every expected tensor is present and has the expected shape (contiguous dimension first), and that there
+/// are no unknown tensors.
 fn check_tensors(
     tensors: &Tensors,
     family: &str,
-    wanted: &[(String, Vec<usize>)],
+    expected: &[(String, Vec<usize>)],
 ) -> Result<(), GraphError> {
-    for (name, sizes) in wanted {
+    for (name, sizes) in expected {
         let tensor = tensors
             .get(name)
             .ok_or_else(|| GraphError::MissingTensor(name.clone()))?;
@@ -307,11 +313,11 @@ fn check_tensors(
             return Err(GraphError::Shape {
                 name: name.clone(),
                 found: tensor.shape,
-                wanted: sizes.clone(),
+                expected: sizes.clone(),
             });
         }
     }
-    let known: HashSet<&str> = wanted
+    let known: HashSet<&str> = expected
         .iter()
         .map(|(name, _)| name.as_str())
         .chain(ROTARY_DIVISORS)

@@ -1,6 +1,6 @@
-//! What an exported graph is fed with: every input is known by its name, or named in the error.
+//! Reads the inputs of an imported graph. Inputs are identified by name; an unknown input is an error.
 //!
-//! Source: optimum's and onnxruntime-genai's names, which are alike.
+//! Source: the input names of optimum and onnxruntime-genai, which are the same.
 
 use std::collections::{HashMap, HashSet};
 
@@ -16,48 +16,51 @@ use super::{
 /// `TensorProto.DataType.BOOL`.
 const BOOL: i32 = 9;
 
-/// What a graph takes beside tokens and what is past of them.
+/// The optional inputs that a graph has, in addition to token ids and past keys and values.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct FedInputs {
-    /// [`super::ATTENTION_MASK`].
+pub struct ExtraInputs {
+    /// Whether the graph has [`super::ATTENTION_MASK`].
     pub mask: bool,
-    /// [`super::POSITION_IDS`].
+    /// Whether the graph has [`super::POSITION_IDS`].
     pub positions: bool,
-    /// [`super::USE_CACHE_BRANCH`].
+    /// Whether the graph has [`super::USE_CACHE_BRANCH`].
     pub cache_branch: bool,
-    /// [`super::LOGITS_TO_KEEP`], with how many dimensions.
+    /// The number of dimensions of [`super::LOGITS_TO_KEEP`], if the graph has this input.
     pub logits_to_keep: Option<usize>,
 }
 
-/// What a graph's inputs say.
-pub(super) struct Found {
-    pub(super) fed: FedInputs,
-    /// Each layer's past keys and values, by name.
+/// The checked inputs of a graph.
+pub(super) struct GraphInputs {
+    pub(super) extra: ExtraInputs,
+    /// The names of each layer's past keys and past values.
     pub(super) pasts: Vec<[String; 2]>,
-    /// Of keys and values: single, half or brain precision.
+    /// The element type of keys and values: `F32`, `F16` or `Bf16`.
     pub(super) element: ElementType,
     pub(super) kv_heads: usize,
     pub(super) head_size: usize,
 }
 
-/// The names of a layer's past keys and values, and of those that come out.
+/// Returns the names of a layer's key and value tensors: the pair of past inputs, then the pair of present outputs.
 pub fn past_names(layer: usize) -> [[String; 2]; 2] {
     ["past_key_values", "present"]
-        .map(|of| ["key", "value"].map(|what| format!("{of}.{layer}.{what}")))
+        .map(|prefix| ["key", "value"].map(|part| format!("{prefix}.{layer}.{part}")))
 }
 
-/// Reads the inputs.
+/// Reads and checks the inputs of `graph`.
 ///
 /// # Errors
-/// One that is not known, or is another than its name says; one that is missing; sizes that do not fit together.
-pub(super) fn find(graph: &Graph, settings: &ImportSettings) -> Result<Found, GraphError> {
-    for (what, size) in [
+/// If an input is unknown, missing or of an unexpected type, or if dimensions contradict each other.
+pub(super) fn read_inputs(
+    graph: &Graph,
+    settings: &ImportSettings,
+) -> Result<GraphInputs, GraphError> {
+    for (name, size) in [
         ("vocabulary", settings.vocabulary),
         ("hidden size", settings.hidden),
         ("context", settings.trained_context),
     ] {
         if !(1..=MAX_SIZE).contains(&size) {
-            let problem = format!("the {what} is {size}");
+            let problem = format!("the {name} is {size}; it must be from 1 to {MAX_SIZE}");
             return Err(GraphError::Inconsistent(problem));
         }
     }
@@ -69,7 +72,7 @@ pub(super) fn find(graph: &Graph, settings: &ImportSettings) -> Result<Found, Gr
         let [pair, _] = past_names(pasts.len());
         let found = pair.each_ref().map(|name| inputs.remove(name.as_str()));
         let [Some(key), Some(value)] = found else {
-            // One without the other is an input that is not known.
+            // Put back a key without a value, or a value without a key, to report it as an unknown input.
             inputs.extend(
                 found
                     .into_iter()
@@ -94,13 +97,13 @@ pub(super) fn find(graph: &Graph, settings: &ImportSettings) -> Result<Found, Gr
             }
         }
     };
-    let integers = ElementType::I64 as i32;
-    let tokens = take(names::INPUT_IDS, integers, &[2])?;
-    let fed = FedInputs {
-        mask: take(ATTENTION_MASK, integers, &[2])?.is_some(),
-        positions: take(POSITION_IDS, integers, &[2])?.is_some(),
+    let int64 = ElementType::I64 as i32;
+    let tokens = take(names::INPUT_IDS, int64, &[2])?;
+    let extra = ExtraInputs {
+        mask: take(ATTENTION_MASK, int64, &[2])?.is_some(),
+        positions: take(POSITION_IDS, int64, &[2])?.is_some(),
         cache_branch: take(USE_CACHE_BRANCH, BOOL, &[1])?.is_some(),
-        logits_to_keep: take(LOGITS_TO_KEEP, integers, &[0, 1])?,
+        logits_to_keep: take(LOGITS_TO_KEEP, int64, &[0, 1])?,
     };
     if let Some(other) = inputs.keys().min() {
         let problem = format!("the graph's input \"{other}\"");
@@ -111,15 +114,15 @@ pub(super) fn find(graph: &Graph, settings: &ImportSettings) -> Result<Found, Gr
         return missing("input \"input_ids\"");
     }
     if pasts.is_empty() {
-        return missing("inputs \"past_key_values.0.…\": it was exported without a cache");
+        return missing("inputs \"past_key_values.0.…\": export it with a key-value cache");
     }
     let mut outputs = graph.output.iter();
     if !outputs.any(|output| output.name == names::LOGITS) {
         return missing("output \"logits\"");
     }
     let (element, kv_heads, head_size) = past_shape(&shapes, settings)?;
-    Ok(Found {
-        fed,
+    Ok(GraphInputs {
+        extra,
         pasts,
         element,
         kv_heads,
@@ -127,12 +130,12 @@ pub(super) fn find(graph: &Graph, settings: &ImportSettings) -> Result<Found, Gr
     })
 }
 
-/// What the past keys and values of all layers are alike in.
+/// Returns the element type, number of heads and head size of past keys and values. Fails if layers differ.
 fn past_shape(
     pasts: &[&ValueInfo],
     settings: &ImportSettings,
 ) -> Result<(ElementType, usize, usize), GraphError> {
-    let mut all = None;
+    let mut common = None;
     for past in pasts {
         let name = &past.name;
         let (element, sizes) = sizes(past);
@@ -141,7 +144,7 @@ fn past_shape(
             .find(|known| *known as i32 == element);
         let [_, Some(heads), _, head_size] = sizes[..] else {
             let problem = format!(
-                "\"{name}\" is not of the shape [batch, heads, past, head size] with a number of heads"
+                "\"{name}\" must have the shape [batch, heads, past, head size] with a constant number of heads"
             );
             return Err(GraphError::Inconsistent(problem));
         };
@@ -150,29 +153,33 @@ fn past_shape(
         };
         let head_size = match (head_size, settings.head_size) {
             (None, None) => {
-                let problem = format!("nothing says how large a head of \"{name}\" is");
+                let problem = format!(
+                    "the head size of \"{name}\" is unknown: neither the graph nor config.json has it"
+                );
                 return Err(GraphError::Inconsistent(problem));
             }
             (Some(size), _) => usize::try_from(size).unwrap_or(0),
             (None, Some(size)) => size,
         };
         let heads = usize::try_from(heads).unwrap_or(0);
-        let fine = |size| (1..=MAX_HEAD_SIZE).contains(&size);
-        if !fine(heads) || !fine(head_size) {
-            let problem = format!("\"{name}\" has {heads} heads of {head_size}");
+        let is_valid = |size| (1..=MAX_HEAD_SIZE).contains(&size);
+        if !is_valid(heads) || !is_valid(head_size) {
+            let problem = format!(
+                "\"{name}\" has {heads} heads of size {head_size}; both must be from 1 to {MAX_HEAD_SIZE}"
+            );
             return Err(GraphError::Inconsistent(problem));
         }
         let found = (element, heads, head_size);
-        if *all.get_or_insert(found) != found {
-            let problem = format!("\"{name}\" of another shape or type than the layers before it");
+        if *common.get_or_insert(found) != found {
+            let problem = format!("a shape or type of \"{name}\" that differs from earlier layers");
             return Err(GraphError::Unsupported(problem));
         }
     }
-    Ok(all.expect("there is a layer"))
+    Ok(common.expect("there is a layer"))
 }
 
-/// Keys and values come out again.
-pub(super) fn check_presents(graph: &Graph, layers: usize) -> Result<(), GraphError> {
+/// Checks that the graph has outputs for the present keys and values of every layer.
+pub(super) fn check_present_outputs(graph: &Graph, layers: usize) -> Result<(), GraphError> {
     let outputs = graph.output.iter().map(|output| output.name.as_str());
     let outputs: HashSet<&str> = outputs.collect();
     for name in (0..layers).flat_map(|layer| past_names(layer)[1].clone()) {

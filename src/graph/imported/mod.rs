@@ -1,11 +1,12 @@
-//! A graph that somebody else exported for ONNX Runtime: what it is fed with, and the form in which it is run. Where its
-//! attention is known it becomes ours (`paged`); otherwise it goes on with past keys and values in tensors of its own.
+//! Imported graphs: ONNX models that other programs have exported for ONNX Runtime. Reads and checks a graph, and
+//! prepares it for execution. Replaces `GroupQueryAttention` by ortolan's paged attention (`paged`). If that is not
+//! possible, the graph keeps its past/present tensors.
 
-mod head;
 mod inputs;
-mod needed;
+mod lm_head;
 mod nodes;
 mod paged;
+mod prune;
 mod reader;
 mod wire;
 
@@ -14,155 +15,155 @@ use std::path::{Path, PathBuf};
 use prost::Message;
 use prost::bytes::Bytes;
 
-pub use inputs::{FedInputs, past_names};
+pub use inputs::{ExtraInputs, past_names};
 
 use super::onnx::{ElementType, proto};
 use super::{GraphError, HEAD_MULTIPLE, ModelGraph, OperatorMatrices};
 use crate::file_bytes::FileAccess;
 
-/// `i64 [batch, past + tokens]`: 1 for what is to be seen.
+/// `i64 [batch, past + tokens]`: 1 for tokens to attend to.
 pub const ATTENTION_MASK: &str = "attention_mask";
-/// `i64 [batch, tokens]`: the place of each token in its sequence.
+/// `i64 [batch, tokens]`: the position of each token in its sequence.
 pub const POSITION_IDS: &str = "position_ids";
-/// `bool [1]`: whether there is a past, in graphs that have a part for either.
+/// `bool [1]`: whether past keys and values are used, in graphs with a branch with and a branch without past.
 pub const USE_CACHE_BRANCH: &str = "use_cache_branch";
-/// `i64`: how many of the last rows become logits; 0 is all.
+/// `i64`: number of last rows for which logits are computed; 0 means all.
 pub const LOGITS_TO_KEEP: &str = "num_logits_to_keep";
 
-/// Operators that find the scale of a whole tensor's values: no row of it is independent of the others.
-const SCALING_TENSORS: [&str; 3] = [
+/// Operators that quantize a whole tensor with one scale, so that a row's result depends on the other rows.
+const PER_TENSOR_SCALE_OPERATORS: [&str; 3] = [
     "DynamicQuantizeLinear",
     "DynamicQuantizeMatMul",
     "DynamicQuantizeLSTM",
 ];
 
-/// Largest size in a model's configuration: far above every model, far below overflow.
+/// Maximum of each dimension in a model's configuration: far above every known model, and far below integer overflow.
 const MAX_SIZE: usize = 1 << 24;
-/// The same of heads and their sizes.
+/// Maximum number of heads, and maximum head size.
 const MAX_HEAD_SIZE: usize = 1 << 16;
-/// Most layers.
+/// Maximum number of layers.
 const MAX_LAYERS: usize = 4096;
 
-/// What the files beside a graph say of it.
+/// Model parameters from the configuration files in the graph's folder.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ImportSettings {
-    /// The family's name, which nothing depends on.
+    /// The family's name, for display only.
     pub family: String,
-    /// Tokens of the vocabulary.
+    /// Number of tokens in the vocabulary.
     pub vocabulary: usize,
-    /// Numbers of a hidden state.
+    /// Hidden size: the width of the residual stream.
     pub hidden: usize,
-    /// Numbers of a head, where the graph does not say.
+    /// Head size, for graphs that do not specify it.
     pub head_size: Option<usize>,
-    /// Tokens of context the model was trained with.
+    /// Context length in training, in tokens.
     pub trained_context: usize,
 }
 
-/// The sizes of an imported decoder.
+/// The dimensions of an imported decoder.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ImportedShape {
-    /// Layers with attention.
+    /// Number of attention layers.
     pub layers: usize,
-    /// Heads of keys and values.
+    /// Number of key/value heads.
     pub kv_heads: usize,
-    /// Numbers of a head.
+    /// Number of elements in a query, key or value head.
     pub head_size: usize,
-    /// Tokens of the vocabulary.
+    /// Number of tokens in the vocabulary.
     pub vocabulary: usize,
-    /// Numbers of a hidden state.
+    /// Hidden size: the width of the residual stream.
     pub hidden: usize,
-    /// Tokens of context the model was trained with.
+    /// Context length in training, in tokens.
     pub trained_context: usize,
-    /// Tokens that a sequence can have at all, if the graph has a limit.
-    pub longest_context: Option<usize>,
+    /// Maximum number of tokens of a sequence, if the graph has a limit.
+    pub max_context: Option<usize>,
 }
 
-/// How an imported graph keeps keys and values.
+/// How an imported graph stores keys and values.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum ImportedAttention {
-    /// In the blocks of a cache that the graph reads and writes, in half precision.
+    /// In the blocks of the paged cache, in half precision.
     Paged,
-    /// In tensors that go in and come out.
+    /// In past input tensors and present output tensors.
     PastPresent {
-        /// What their elements are.
-        element: PastElement,
-        /// Whether the bits of a row depend on those beside it.
-        scales_tensors: bool,
-        /// Why they are not in blocks.
+        /// The element type of these tensors.
+        element: PastElementType,
+        /// Whether the graph quantizes whole tensors with one scale, so that results depend on the batch composition.
+        has_per_tensor_scales: bool,
+        /// Why paged attention cannot be used.
         reason: String,
     },
 }
 
-/// The elements of past keys and values.
+/// The element type of past keys and values.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum PastElement {
-    /// Single precision.
+pub enum PastElementType {
+    /// `FLOAT` in ONNX: 4 bytes.
     F32,
-    /// Half precision.
+    /// `FLOAT16` in ONNX: 2 bytes.
     F16,
 }
 
-/// A graph that somebody else exported, read and checked.
+/// An imported graph, checked and prepared for execution.
 #[derive(Debug)]
 pub struct ImportedModel {
-    /// The graph's file.
+    /// The path of the graph's file.
     pub path: PathBuf,
-    /// The family's name.
+    /// The family's name, for display only.
     pub family: String,
-    /// Its sizes.
+    /// The dimensions of the decoder.
     pub shape: ImportedShape,
-    /// How it keeps keys and values.
+    /// How the graph stores keys and values.
     pub attention: ImportedAttention,
-    /// What it takes beside tokens and batch.
-    pub inputs: FedInputs,
-    /// Whether it gives hidden states.
-    pub gives_hidden: bool,
+    /// The optional inputs that the graph has.
+    pub inputs: ExtraInputs,
+    /// Whether the graph has an output for hidden states.
+    pub has_hidden_output: bool,
     model: Vec<u8>,
     parameters: u64,
     files: Vec<Bytes>,
 }
 
 impl ImportedModel {
-    /// Reads the graph at `path` and makes it ready to be run.
+    /// Reads the graph at `path` and prepares it for execution.
     ///
     /// # Errors
-    /// What of it cannot be read, or is not known here.
+    /// If the graph is malformed or needs an unsupported feature.
     pub fn open(
         path: PathBuf,
         access: FileAccess,
         settings: ImportSettings,
     ) -> Result<Self, GraphError> {
-        let reader::Read { mut model, files } = reader::read(&path, access)?;
+        let reader::GraphFiles { mut model, files } = reader::read(&path, access)?;
         let graph = model.graph.get_or_insert_default();
-        let parameters = graph.initializer.iter().map(values).sum();
-        let found = inputs::find(graph, &settings)?;
+        let parameters = graph.initializer.iter().map(value_count).sum();
+        let inputs = inputs::read_inputs(graph, &settings)?;
         let table_positions = paged::table_positions(graph);
-        let gives_hidden = head::want_rows(graph);
+        let has_hidden_output = lm_head::select_output_rows(graph);
         let functions = model.functions.iter().map(|function| &function.node[..]);
-        let scales_tensors = std::iter::once(&graph.node[..])
+        let has_per_tensor_scales = std::iter::once(&graph.node[..])
             .chain(functions)
-            .any(|nodes| nodes::has_operator(nodes, &SCALING_TENSORS));
-        let rewritten = match scales_tensors {
-            true => Err("it quantises all rows of a step with one scale".to_owned()),
-            false if !found.head_size.is_multiple_of(HEAD_MULTIPLE) => Err(format!(
+            .any(|nodes| nodes::has_operator(nodes, &PER_TENSOR_SCALE_OPERATORS));
+        let rewritten = match has_per_tensor_scales {
+            true => Err("it quantizes all rows of a step with one scale".to_owned()),
+            false if !inputs.head_size.is_multiple_of(HEAD_MULTIPLE) => Err(format!(
                 "the attention operator does not support a head size of {}",
-                found.head_size
+                inputs.head_size
             )),
-            false => paged::paged(&model, &found.pasts, found.element),
+            false => paged::to_paged(&model, &inputs.pasts, inputs.element),
         };
-        let (attention, longest_context) = match rewritten {
+        let (attention, max_context) = match rewritten {
             Ok(graph) => {
                 model.graph = Some(graph);
-                model.opset_import.push(paged::opset());
+                model.opset_import.push(paged::operator_set());
                 (ImportedAttention::Paged, table_positions)
             }
             Err(reason) => {
-                let attention = own(&mut model, &found, scales_tensors, reason)?;
-                // A row that belongs to nobody stands behind the last token.
-                let known = table_positions;
-                let positions = match found.fed.positions {
-                    true => known,
-                    false => Some(known.unwrap_or(settings.trained_context)),
+                let attention =
+                    past_present_attention(&mut model, &inputs, has_per_tensor_scales, reason)?;
+                // The position after the last token must exist, because the padding row uses it.
+                let positions = match inputs.extra.positions {
+                    true => table_positions,
+                    false => Some(table_positions.unwrap_or(settings.trained_context)),
                 };
                 (
                     attention,
@@ -171,34 +172,34 @@ impl ImportedModel {
             }
         };
         let graph = model.graph.get_or_insert_default();
-        let takes = |name: &str| graph.input.iter().any(|input| input.name == name);
-        let inputs = FedInputs {
-            positions: takes(POSITION_IDS),
-            ..found.fed
+        let has_input = |name: &str| graph.input.iter().any(|input| input.name == name);
+        let extra_inputs = ExtraInputs {
+            positions: has_input(POSITION_IDS),
+            ..inputs.extra
         };
-        let trained_context = longest_context.unwrap_or(usize::MAX);
+        let trained_context = max_context.unwrap_or(usize::MAX);
         Ok(Self {
             shape: ImportedShape {
-                layers: found.pasts.len(),
-                kv_heads: found.kv_heads,
-                head_size: found.head_size,
+                layers: inputs.pasts.len(),
+                kv_heads: inputs.kv_heads,
+                head_size: inputs.head_size,
                 vocabulary: settings.vocabulary,
                 hidden: settings.hidden,
                 trained_context: settings.trained_context.min(trained_context),
-                longest_context,
+                max_context,
             },
             path,
             family: settings.family,
             attention,
-            inputs,
-            gives_hidden,
+            inputs: extra_inputs,
+            has_hidden_output,
             model: model.encode_to_vec(),
             parameters,
             files,
         })
     }
 
-    /// The graph. Its weights are in the files, which the runtime opens itself.
+    /// Returns the graph. ONNX Runtime opens the weight files itself.
     pub fn graph(&self) -> ModelGraph {
         ModelGraph {
             model: self.model.clone(),
@@ -216,29 +217,30 @@ impl ImportedModel {
         }
     }
 
-    /// About how many weights there are: those in blocks of a few bits count as the bytes they are in.
+    /// Approximate number of parameters. For packed quants, the number of bytes is counted.
     pub fn parameters(&self) -> u64 {
         self.parameters
     }
 
-    /// The bytes of each file: the graph's, then those with weights.
+    /// The contents of each file: the graph's file, then the weight files.
     pub fn contents(&self) -> Vec<&[u8]> {
         self.files.iter().map(|file| &file[..]).collect()
     }
 
-    /// The size of all files in bytes.
+    /// Total size of all files in bytes.
     pub fn file_bytes(&self) -> u64 {
         self.files.iter().map(|file| file.len() as u64).sum()
     }
 
-    /// Bytes of a token's keys and values in all layers.
+    /// Size in bytes of a token's keys and values in all layers.
     pub fn cache_bytes_per_token(&self) -> u64 {
         let shape = &self.shape;
         let elements = 2 * shape.layers * shape.kv_heads * shape.head_size;
         (elements * self.cache_element_bytes()) as u64
     }
 
-    /// Bytes of a token's row of keys or values: of one head where those of a head follow each other, of all heads elsewhere.
+    /// Size in bytes of a contiguous row of a token's keys or values in a layer: one head in past tensors, all heads in
+    /// paged blocks.
     pub fn cache_row_bytes(&self) -> usize {
         let heads = match self.attention {
             ImportedAttention::PastPresent { .. } => 1,
@@ -247,11 +249,11 @@ impl ImportedModel {
         heads * self.shape.head_size * self.cache_element_bytes()
     }
 
-    /// Bytes of a number of a key or value.
+    /// Size in bytes of an element of a key or value.
     pub fn cache_element_bytes(&self) -> usize {
         match self.attention {
             ImportedAttention::PastPresent {
-                element: PastElement::F32,
+                element: PastElementType::F32,
                 ..
             } => size_of::<f32>(),
             _ => size_of::<half::f16>(),
@@ -259,35 +261,35 @@ impl ImportedModel {
     }
 }
 
-/// How a graph that stays as it is keeps keys and values.
-fn own(
+/// Checks a graph whose attention is not replaced. Returns how the graph stores keys and values.
+fn past_present_attention(
     model: &mut proto::Model,
-    found: &inputs::Found,
-    scales_tensors: bool,
+    inputs: &inputs::GraphInputs,
+    has_per_tensor_scales: bool,
     reason: String,
 ) -> Result<ImportedAttention, GraphError> {
     let graph = model.graph.get_or_insert_default();
-    if paged::keeps_windows(graph) {
-        let problem = format!("a past that is a window, where {reason},");
+    if paged::has_sliding_window_cache(graph) {
+        let problem = format!("a sliding-window cache without paged attention ({reason})");
         return Err(GraphError::Unsupported(problem));
     }
-    inputs::check_presents(graph, found.pasts.len())?;
-    let element = match found.element {
-        ElementType::F32 => PastElement::F32,
-        ElementType::F16 => PastElement::F16,
+    inputs::check_present_outputs(graph, inputs.pasts.len())?;
+    let element = match inputs.element {
+        ElementType::F32 => PastElementType::F32,
+        ElementType::F16 => PastElementType::F16,
         _ => {
-            let problem = format!("a past in bfloat16, where {reason},");
+            let problem = format!("a bfloat16 cache without paged attention ({reason})");
             return Err(GraphError::Unsupported(problem));
         }
     };
     Ok(ImportedAttention::PastPresent {
         element,
-        scales_tensors,
+        has_per_tensor_scales,
         reason,
     })
 }
 
-fn values(tensor: &proto::Tensor) -> u64 {
+fn value_count(tensor: &proto::Tensor) -> u64 {
     let mut sizes = tensor.dims.iter().map(|size| u64::try_from(*size).ok());
     let product = sizes.try_fold(1_u64, |product, size| product.checked_mul(size?));
     product.unwrap_or(0)

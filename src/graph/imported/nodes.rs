@@ -1,4 +1,4 @@
-//! Parts of graphs, as they are added to those that others wrote.
+//! Helpers to create and inspect nodes and values of imported graphs.
 
 use super::super::onnx::ElementType;
 use super::super::onnx::proto::{
@@ -8,7 +8,7 @@ use super::super::onnx::proto::{
 /// `AttributeProto.AttributeType.INT`.
 const INT: i32 = 2;
 
-/// An operator with one output.
+/// Creates a node with one output. The name of the node is the name of the output.
 pub(super) fn node(
     domain: &str,
     operator: &str,
@@ -27,7 +27,7 @@ pub(super) fn node(
     }
 }
 
-/// An attribute that is an integer.
+/// Creates an integer attribute.
 pub(super) fn int(name: &str, value: i64) -> Attribute {
     Attribute {
         name: name.to_owned(),
@@ -37,7 +37,7 @@ pub(super) fn int(name: &str, value: i64) -> Attribute {
     }
 }
 
-/// A constant of one integer in a row.
+/// Creates a constant of shape `[1]` that contains `value`.
 pub(super) fn integer(name: &str, value: i64) -> Tensor {
     Tensor {
         dims: vec![1],
@@ -48,15 +48,15 @@ pub(super) fn integer(name: &str, value: i64) -> Tensor {
     }
 }
 
-/// An input whose sizes differ from run to run.
+/// Creates an input with `dimensions` dimensions, whose sizes vary between runs.
 pub(super) fn typed_input(name: &str, element: ElementType, dimensions: usize) -> ValueInfo {
-    let dim = (0..dimensions).map(|place| Dimension {
-        value: Some(DimensionValue::Param(format!("{name}.{place}"))),
+    let dim = (0..dimensions).map(|index| Dimension {
+        value: Some(DimensionValue::Param(format!("{name}.{index}"))),
     });
     value(name, element, Some(Shape { dim: dim.collect() }))
 }
 
-/// An output of any shape.
+/// Creates an output of unspecified shape.
 pub(super) fn typed_output(name: &str, element: ElementType) -> ValueInfo {
     value(name, element, None)
 }
@@ -73,7 +73,8 @@ fn value(name: &str, element: ElementType, shape: Option<Shape>) -> ValueInfo {
     }
 }
 
-/// The sizes of an input or output that are known, and its elements' number in `TensorProto.DataType`.
+/// Returns the element type (`TensorProto.DataType`) and the size of each dimension of an input or output; unknown
+/// sizes are `None`.
 pub(super) fn sizes(value: &ValueInfo) -> (i32, Vec<Option<i64>>) {
     let tensor = value.r#type.as_ref();
     let Some(tensor) = tensor.and_then(|kind| kind.tensor_type.as_ref()) else {
@@ -87,11 +88,12 @@ pub(super) fn sizes(value: &ValueInfo) -> (i32, Vec<Option<i64>>) {
     (tensor.elem_type, dimensions.map(size).collect())
 }
 
-/// Whether a node of the graph, or of a graph within it, is one of these operators.
+/// Whether any of `nodes`, or a node in their subgraphs, is one of `operators`.
 pub(super) fn has_operator(nodes: &[Node], operators: &[&str]) -> bool {
     nodes.iter().any(|node| {
-        let said = node.attribute.iter();
-        let mut graphs = said.flat_map(|said| said.g.iter().chain(&said.graphs));
+        let attributes = node.attribute.iter();
+        let mut graphs =
+            attributes.flat_map(|attribute| attribute.g.iter().chain(&attribute.graphs));
         operators.contains(&node.op_type.as_str())
             || graphs.any(|graph| has_operator(&graph.node, operators))
     })

@@ -1,5 +1,5 @@
-//! Reading a `ModelProto` that others wrote: what of it is structure is bounded, and weights stay in their files, where the
-//! runtime finds them by name, place and length.
+//! Reads the `ModelProto` of an imported graph. The size of the `ModelProto` without weights is limited. Weights stay
+//! in their files; ONNX Runtime finds them by file name, offset and length.
 //!
 //! Source: `onnx/docs/ExternalData.md`.
 
@@ -11,35 +11,38 @@ use prost::bytes::Bytes;
 
 use super::super::GraphError;
 use super::super::onnx::proto;
-use super::wire::{check_single_fields, parts};
+use super::wire::{check_single_fields, visit_fields};
 use crate::file_bytes::{FileAccess, FileBytes};
 
-/// From this version on a weight is no input.
-const LEAST_IR_VERSION: i64 = 4;
-/// Most bytes of a graph without its weights; read, it takes a multiple of it. The largest known have a fifth.
-const MOST_STRUCTURE_BYTES: usize = 32 << 20;
-/// Weights of this size and more stay in the file; smaller ones may be shapes, which the runtime wants to see.
-const LEAST_WEIGHT_BYTES: usize = 4096;
+/// The first IR version in which initializers need not be graph inputs.
+const MIN_IR_VERSION: i64 = 4;
+/// Maximum size of a graph without weights, in bytes. Decoding takes a multiple of this memory. The largest known
+/// graphs have a fifth of this size.
+const MAX_STRUCTURE_BYTES: usize = 32 << 20;
+/// Minimum size of initializers that stay in the file, in bytes. Smaller initializers may be shapes, whose values ONNX
+/// Runtime needs in the graph.
+const MIN_EXTERNAL_WEIGHT_BYTES: usize = 4096;
 
-/// A graph and the files that it is in.
-pub(super) struct Read {
+/// A decoded graph and the contents of its files.
+pub(super) struct GraphFiles {
     pub(super) model: proto::Model,
-    /// The graph's own, then those with weights.
+    /// The graph's file, then the weight files.
     pub(super) files: Vec<Bytes>,
 }
 
-/// Reads the file at `path` and opens the files of weights beside it.
+/// Reads the graph at `path` and opens the weight files in the same folder.
 ///
 /// # Errors
-/// It cannot be read, is no model, or names weights that are not there.
-pub(super) fn read(path: &Path, access: FileAccess) -> Result<Read, GraphError> {
+/// If a file cannot be read, the graph is malformed, or a weight file is missing or too short.
+pub(super) fn read(path: &Path, access: FileAccess) -> Result<GraphFiles, GraphError> {
     let bytes = open(path, access)?;
-    let malformed = |reason: String| GraphError::Inconsistent(format!("no ONNX model: {reason}"));
+    let malformed =
+        |reason: String| GraphError::Inconsistent(format!("not a valid ONNX model: {reason}"));
     check_single_fields(&bytes).map_err(malformed)?;
     let structure = bytes.len() - weight_bytes(&bytes).map_err(malformed)?;
-    if structure > MOST_STRUCTURE_BYTES {
+    if structure > MAX_STRUCTURE_BYTES {
         return Err(malformed(format!(
-            "its graph has {structure} bytes beside the weights; {MOST_STRUCTURE_BYTES} are the most"
+            "the graph has {structure} bytes without weights; the maximum is {MAX_STRUCTURE_BYTES}"
         )));
     }
     let model = proto::Model::decode(bytes.clone());
@@ -47,32 +50,32 @@ pub(super) fn read(path: &Path, access: FileAccess) -> Result<Read, GraphError> 
     let Some(graph) = &mut model.graph else {
         return Err(malformed("it has no graph".to_owned()));
     };
-    // Old graphs list their weights as inputs with a default.
+    // Graphs of earlier IR versions also list initializers as inputs.
     let weights = graph.initializer.iter();
     let weights: HashSet<&str> = weights.map(|tensor| tensor.name.as_str()).collect();
     graph
         .input
         .retain(|input| !weights.contains(input.name.as_str()));
-    model.ir_version = model.ir_version.max(LEAST_IR_VERSION);
-    let mut elsewhere = BTreeMap::new();
+    model.ir_version = model.ir_version.max(MIN_IR_VERSION);
+    let mut weight_files = BTreeMap::new();
     for tensor in &mut graph.initializer {
         let name = path.file_name().and_then(|name| name.to_str());
         if let Some(name) = name {
-            leave_in_file(tensor, &bytes, name);
+            externalize(tensor, &bytes, name);
         }
-        check_place(tensor, path, access, &bytes, &mut elsewhere)?;
+        check_location(tensor, path, access, &bytes, &mut weight_files)?;
     }
     let nodes = graph.node.iter();
     let mut nodes = nodes.chain(model.functions.iter().flat_map(|function| &function.node));
-    nodes.try_for_each(check_inline)?;
+    nodes.try_for_each(check_node)?;
     let defaults = model.functions.iter();
     let mut defaults = defaults.flat_map(|function| &function.attribute_proto);
     defaults.try_for_each(|attribute| check_attribute("", attribute))?;
     if !graph.sparse_initializer.is_empty() {
-        return Err(sparse());
+        return Err(sparse_tensor());
     }
-    let files = std::iter::once(bytes).chain(elsewhere.into_values());
-    Ok(Read {
+    let files = std::iter::once(bytes).chain(weight_files.into_values());
+    Ok(GraphFiles {
         files: files.collect(),
         model,
     })
@@ -88,11 +91,11 @@ fn open(path: &Path, access: FileAccess) -> Result<Bytes, GraphError> {
     }
 }
 
-fn sparse() -> GraphError {
-    GraphError::Unsupported("a sparse tensor in the graph".to_owned())
+fn sparse_tensor() -> GraphError {
+    GraphError::Unsupported("a graph with sparse tensors".to_owned())
 }
 
-/// Bytes of a `ModelProto` that are initializers' values. They are looked for before anything is taken into memory.
+/// Returns the number of bytes of initializer values in an encoded `ModelProto`, without decoding it.
 fn weight_bytes(model: &[u8]) -> Result<usize, String> {
     const MODEL_GRAPH: u32 = 7;
     const GRAPH_INITIALIZER: u32 = 5;
@@ -100,25 +103,28 @@ fn weight_bytes(model: &[u8]) -> Result<usize, String> {
     const TENSOR_RAW: u32 = 9;
 
     let mut sum = 0;
-    parts(model, &mut |field, graph| match (field, graph) {
-        (MODEL_GRAPH, Some(graph)) => parts(graph, &mut |field, tensor| match (field, tensor) {
-            (GRAPH_INITIALIZER, Some(tensor)) => parts(tensor, &mut |field, values| {
-                if let (TENSOR_FLOATS | TENSOR_RAW, Some(values)) = (field, values) {
-                    sum += values.len();
-                }
-                Ok(())
-            }),
-            _ => Ok(()),
-        }),
+    visit_fields(model, &mut |field, graph| match (field, graph) {
+        (MODEL_GRAPH, Some(graph)) => {
+            visit_fields(graph, &mut |field, tensor| match (field, tensor) {
+                (GRAPH_INITIALIZER, Some(tensor)) => visit_fields(tensor, &mut |field, values| {
+                    if let (TENSOR_FLOATS | TENSOR_RAW, Some(values)) = (field, values) {
+                        sum += values.len();
+                    }
+                    Ok(())
+                }),
+                _ => Ok(()),
+            })
+        }
         _ => Ok(()),
     })?;
     Ok(sum)
 }
 
-/// Turns large values within the graph's own file into a place in it.
-fn leave_in_file(tensor: &mut proto::Tensor, file: &Bytes, name: &str) {
-    let large = |raw: &Bytes| raw.len() >= LEAST_WEIGHT_BYTES;
-    let Some(raw) = tensor.raw_data.take_if(|raw| large(raw)) else {
+/// Turns a large initializer into external data: a reference to the offset of its values in the graph's own file,
+/// `name`.
+fn externalize(tensor: &mut proto::Tensor, file: &Bytes, name: &str) {
+    let is_large = |raw: &Bytes| raw.len() >= MIN_EXTERNAL_WEIGHT_BYTES;
+    let Some(raw) = tensor.raw_data.take_if(|raw| is_large(raw)) else {
         return;
     };
     let offset = raw.as_ptr().addr() - file.as_ptr().addr();
@@ -134,11 +140,14 @@ fn leave_in_file(tensor: &mut proto::Tensor, file: &Bytes, name: &str) {
     ];
 }
 
-/// Where a tensor's values are, if not in the graph.
+/// Returns the value of `key` in a tensor's external data entries.
 ///
 /// # Errors
-/// Two entries say it: this program would look at the first, a runtime at the last.
-fn external<'a>(tensor: &'a proto::Tensor, key: &str) -> Result<Option<&'a str>, GraphError> {
+/// If there are two entries for the key: ortolan would use the first, ONNX Runtime the last.
+fn external_data_value<'a>(
+    tensor: &'a proto::Tensor,
+    key: &str,
+) -> Result<Option<&'a str>, GraphError> {
     let mut entries = tensor.external_data.iter();
     let mut values = entries
         .by_ref()
@@ -153,81 +162,82 @@ fn external<'a>(tensor: &'a proto::Tensor, key: &str) -> Result<Option<&'a str>,
     }
 }
 
-/// The values of a tensor are in the graph, or in a file beside it that is as long as they need.
-fn check_place(
+/// Checks that a tensor's values are in the graph, or in a file of the same folder that is long enough. Adds newly
+/// opened files to `weight_files`.
+fn check_location(
     tensor: &proto::Tensor,
     path: &Path,
     access: FileAccess,
     own: &Bytes,
-    elsewhere: &mut BTreeMap<String, Bytes>,
+    weight_files: &mut BTreeMap<String, Bytes>,
 ) -> Result<(), GraphError> {
     if tensor.data_location != Some(proto::EXTERNAL) {
         return Ok(());
     }
-    let problem = |what: String| {
+    let invalid = |problem: String| {
         let name = &tensor.name;
-        GraphError::Inconsistent(format!("the weights of \"{name}\" {what}"))
+        GraphError::Inconsistent(format!("the weights of \"{name}\" {problem}"))
     };
-    let location = external(tensor, "location")?.unwrap_or_default();
-    // The runtime would follow it anywhere, even into memory.
+    let location = external_data_value(tensor, "location")?.unwrap_or_default();
+    // Allow only file names: ONNX Runtime opens any path, and even treats some names as memory addresses.
     if Path::new(location).file_name() != Some(location.as_ref()) {
-        return Err(problem(format!(
-            "are to be in \"{location}\", which is no file beside the graph"
+        return Err(invalid(format!(
+            "have the location \"{location}\", which is not a file name beside the graph"
         )));
     }
-    let number = |key| match external(tensor, key)? {
+    let number = |key| match external_data_value(tensor, key)? {
         None => Ok(None),
         Some(digits) => match digits.parse::<usize>() {
             Ok(number) => Ok(Some(number)),
-            Err(_) => Err(problem(format!("have the {key} \"{digits}\""))),
+            Err(_) => Err(invalid(format!("have the invalid {key} \"{digits}\""))),
         },
     };
     let (offset, length) = (number("offset")?.unwrap_or(0), number("length")?);
-    let beside = path.with_file_name(location);
-    let bytes = match elsewhere.get(location) {
-        _ if beside == path => own.len(),
+    let weight_path = path.with_file_name(location);
+    let bytes = match weight_files.get(location) {
+        _ if weight_path == path => own.len(),
         Some(bytes) => bytes.len(),
         None => {
-            let bytes = open(&beside, access)?;
+            let bytes = open(&weight_path, access)?;
             let length = bytes.len();
-            elsewhere.insert(location.to_owned(), bytes);
+            weight_files.insert(location.to_owned(), bytes);
             length
         }
     };
     let length = length.unwrap_or(bytes.saturating_sub(offset));
     match offset.checked_add(length) {
         Some(end) if end <= bytes => Ok(()),
-        _ => Err(problem(format!(
-            "are to be {length} bytes from {offset} on in {}, which has {bytes}",
-            beside.display()
+        _ => Err(invalid(format!(
+            "take {length} bytes from offset {offset} of {}, which has only {bytes} bytes",
+            weight_path.display()
         ))),
     }
 }
 
-/// What a node says of itself has its values in the graph.
-fn check_inline(node: &proto::Node) -> Result<(), GraphError> {
+/// Checks that the attributes of a node have no external or sparse data.
+fn check_node(node: &proto::Node) -> Result<(), GraphError> {
     let mut attributes = node.attribute.iter();
     attributes.try_for_each(|attribute| check_attribute(&node.name, attribute))
 }
 
-/// An attribute of a node, or the default of a function's attribute, has its values in the graph.
+/// Checks that an attribute, or the default value of a function's attribute, has no external or sparse data.
 fn check_attribute(node: &str, attribute: &proto::Attribute) -> Result<(), GraphError> {
     if attribute.sparse_tensor.is_some() || !attribute.sparse_tensors.is_empty() {
-        return Err(sparse());
+        return Err(sparse_tensor());
     }
     let graphs = || attribute.g.iter().chain(&attribute.graphs);
     let tensors = attribute.t.iter().chain(&attribute.tensors);
     let within = graphs().flat_map(|graph| &graph.initializer);
     let mut tensors = tensors.chain(within);
     if tensors.any(|tensor| tensor.data_location == Some(proto::EXTERNAL)) {
-        let problem = format!("a constant in another file, in the node \"{node}\",");
+        let problem = format!("a constant in an external file (node \"{node}\")");
         return Err(GraphError::Unsupported(problem));
     }
     if graphs().any(|graph| !graph.sparse_initializer.is_empty()) {
-        return Err(sparse());
+        return Err(sparse_tensor());
     }
     let mut nodes = graphs().flat_map(|graph| &graph.node);
-    nodes.try_for_each(check_inline)
+    nodes.try_for_each(check_node)
 }
 
 #[cfg(test)]
@@ -248,12 +258,12 @@ mod tests {
     }
 
     #[test]
-    fn two_entries_that_say_where_a_tensor_is_are_refused() {
+    fn rejects_duplicate_external_data_entries() {
         let path = Path::new("graph.onnx");
         let check = |entries: &[(&str, &str)]| {
             let tensor = external_tensor(entries);
             let own = Bytes::from_static(&[0; 8]);
-            check_place(&tensor, path, FileAccess::Read, &own, &mut BTreeMap::new())
+            check_location(&tensor, path, FileAccess::Read, &own, &mut BTreeMap::new())
         };
         let here = ("location", "graph.onnx");
         assert!(check(&[here, ("length", "8")]).is_ok());
@@ -262,13 +272,13 @@ mod tests {
             (("length", "9"), "length"),
         ] {
             let error = check(&[here, ("length", "8"), second]).unwrap_err();
-            let words = format!("two entries named {key}");
-            assert!(error.to_string().contains(&words), "{error}");
+            let message = format!("two entries named {key}");
+            assert!(error.to_string().contains(&message), "{error}");
         }
     }
 
     #[test]
-    fn no_attribute_has_its_values_in_another_file() {
+    fn rejects_attributes_with_external_data() {
         let attribute = proto::Attribute {
             t: Some(external_tensor(&[("location", "/etc/passwd")])),
             ..proto::Attribute::default()
@@ -279,6 +289,6 @@ mod tests {
             attribute: vec![attribute],
             ..proto::Node::default()
         };
-        assert!(check_inline(&node).is_err());
+        assert!(check_node(&node).is_err());
     }
 }

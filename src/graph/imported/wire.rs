@@ -1,38 +1,40 @@
-//! A `ModelProto` before it is decoded: a field that may have one value has at most one entry in each message. Protobuf's
-//! decoders merge two entries, or keep the last: what is checked here and what a runtime reads could then differ.
+//! Checks the encoding of a `ModelProto` before decoding: a singular (not repeated) field may occur only once in a
+//! message. Protobuf decoders merge duplicates or keep the last, so ortolan and ONNX Runtime could read different
+//! values.
 //!
 //! Source: `onnx/onnx.proto` (field numbers), and protobuf's "Encoding" (last one wins).
 
 use prost::encoding::{DecodeContext, WireType, decode_key, decode_varint, skip_field};
 
-/// Most messages within each other; prost decodes as many.
+/// Maximum nesting depth of messages, the same as prost's.
 const MAX_NESTING: usize = 100;
 
-/// The fields of a message that are read here.
-struct Message {
+/// A protobuf message type and its fields that are checked.
+struct MessageFields {
     name: &'static str,
-    /// Fields that have one value; of those in one group at most one is there.
+    /// Groups of field numbers (one singular field, or the fields of a `oneof`). At most one field of a group may
+    /// occur, and only once.
     single: &'static [&'static [u32]],
-    /// Fields that are messages.
-    messages: &'static [(u32, &'static Message)],
+    /// Field numbers of nested messages, with their types.
+    messages: &'static [(u32, &'static MessageFields)],
 }
 
-static MODEL: Message = Message {
+static MODEL: MessageFields = MessageFields {
     name: "ModelProto",
     single: &[&[1], &[2], &[3], &[7]],
     messages: &[(7, &GRAPH), (8, &OPERATOR_SET), (25, &FUNCTION)],
 };
-static OPERATOR_SET: Message = Message {
+static OPERATOR_SET: MessageFields = MessageFields {
     name: "OperatorSetIdProto",
     single: &[&[1], &[2]],
     messages: &[],
 };
-static FUNCTION: Message = Message {
+static FUNCTION: MessageFields = MessageFields {
     name: "FunctionProto",
     single: &[&[1], &[10], &[13]],
     messages: &[(7, &NODE), (9, &OPERATOR_SET), (11, &ATTRIBUTE)],
 };
-static GRAPH: Message = Message {
+static GRAPH: MessageFields = MessageFields {
     name: "GraphProto",
     single: &[&[2]],
     messages: &[
@@ -42,12 +44,12 @@ static GRAPH: Message = Message {
         (12, &VALUE_INFO),
     ],
 };
-static NODE: Message = Message {
+static NODE: MessageFields = MessageFields {
     name: "NodeProto",
     single: &[&[3], &[4], &[7], &[8]],
     messages: &[(5, &ATTRIBUTE)],
 };
-static ATTRIBUTE: Message = Message {
+static ATTRIBUTE: MessageFields = MessageFields {
     name: "AttributeProto",
     single: &[
         &[1],
@@ -63,95 +65,97 @@ static ATTRIBUTE: Message = Message {
     ],
     messages: &[(5, &TENSOR), (6, &GRAPH), (10, &TENSOR), (11, &GRAPH)],
 };
-static TENSOR: Message = Message {
+static TENSOR: MessageFields = MessageFields {
     name: "TensorProto",
     single: &[&[2], &[8], &[9], &[14]],
     messages: &[(13, &ENTRY)],
 };
-static ENTRY: Message = Message {
+static ENTRY: MessageFields = MessageFields {
     name: "StringStringEntryProto",
     single: &[&[1], &[2]],
     messages: &[],
 };
-static VALUE_INFO: Message = Message {
+static VALUE_INFO: MessageFields = MessageFields {
     name: "ValueInfoProto",
     single: &[&[1], &[2]],
     messages: &[(2, &TYPE)],
 };
-static TYPE: Message = Message {
+static TYPE: MessageFields = MessageFields {
     name: "TypeProto",
     single: &[&[1, 4, 5, 7, 8, 9]],
     messages: &[(1, &TENSOR_TYPE)],
 };
-static TENSOR_TYPE: Message = Message {
+static TENSOR_TYPE: MessageFields = MessageFields {
     name: "TypeProto.Tensor",
     single: &[&[1], &[2]],
     messages: &[(2, &SHAPE)],
 };
-static SHAPE: Message = Message {
+static SHAPE: MessageFields = MessageFields {
     name: "TensorShapeProto",
     single: &[],
     messages: &[(1, &DIMENSION)],
 };
-static DIMENSION: Message = Message {
+static DIMENSION: MessageFields = MessageFields {
     name: "TensorShapeProto.Dimension",
     single: &[&[1, 2]],
     messages: &[],
 };
 
-/// Checks that no field of a `ModelProto` that may have one value has two entries.
+/// Checks that no singular field of a `ModelProto` occurs more than once.
 ///
 /// # Errors
-/// Which field has; or the bytes are no protobuf.
+/// If a singular field occurs twice, or the bytes are not valid protobuf.
 pub(super) fn check_single_fields(model: &[u8]) -> Result<(), String> {
     check(&MODEL, model, MAX_NESTING)
 }
 
-fn check(message: &Message, bytes: &[u8], depth: usize) -> Result<(), String> {
+fn check(message: &MessageFields, bytes: &[u8], depth: usize) -> Result<(), String> {
     let Some(depth) = depth.checked_sub(1) else {
         return Err(format!("messages are nested deeper than {MAX_NESTING}"));
     };
     let mut seen = 0_u32;
-    parts(bytes, &mut |field, part| {
+    visit_fields(bytes, &mut |field, bytes_of_field| {
         let groups = message.single.iter();
         if let Some(group) = groups.clone().position(|group| group.contains(&field)) {
             let bit = 1 << group;
             if seen & bit != 0 {
                 return Err(match message.single[group] {
-                    [_] => format!("the field {field} of a {} has two entries", message.name),
-                    group => format!("two of the fields {group:?} of a {} are set", message.name),
+                    [_] => format!("duplicate field {field} in {}", message.name),
+                    group => format!("more than one of the fields {group:?} in {}", message.name),
                 });
             }
             seen |= bit;
         }
-        let inner = message.messages.iter().find(|(own, _)| *own == field);
-        match (inner, part) {
-            (Some((_, inner)), Some(part)) => check(inner, part, depth),
+        let inner = message.messages.iter().find(|(number, _)| *number == field);
+        match (inner, bytes_of_field) {
+            (Some((_, inner)), Some(bytes_of_field)) => check(inner, bytes_of_field, depth),
             _ => Ok(()),
         }
     })
 }
 
-/// Hears a field's number, and its bytes if it has a length.
-type ShowPart<'a> = dyn FnMut(u32, Option<&[u8]>) -> Result<(), String> + 'a;
+/// A callback that receives a field's number, and the field's bytes if the field is length-delimited.
+type FieldVisitor<'a> = dyn FnMut(u32, Option<&[u8]>) -> Result<(), String> + 'a;
 
-/// Shows the fields of a message in their order.
-pub(super) fn parts(mut message: &[u8], show: &mut ShowPart<'_>) -> Result<(), String> {
-    let in_words = |error: prost::DecodeError| error.to_string();
+/// Calls `visit` with each field of a message, in order.
+pub(super) fn visit_fields(mut message: &[u8], visit: &mut FieldVisitor<'_>) -> Result<(), String> {
+    let to_text = |error: prost::DecodeError| error.to_string();
     while !message.is_empty() {
-        let (field, kind) = decode_key(&mut message).map_err(in_words)?;
+        let (field, kind) = decode_key(&mut message).map_err(to_text)?;
         if kind != WireType::LengthDelimited {
             let context = DecodeContext::default();
-            skip_field(kind, field, &mut message, context).map_err(in_words)?;
-            show(field, None)?;
+            skip_field(kind, field, &mut message, context).map_err(to_text)?;
+            visit(field, None)?;
             continue;
         }
-        let length = decode_varint(&mut message).map_err(in_words)?;
+        let length = decode_varint(&mut message).map_err(to_text)?;
         let length = usize::try_from(length).ok();
-        let Some((part, rest)) = length.and_then(|length| message.split_at_checked(length)) else {
-            return Err("it ends in the middle".to_owned());
+        let Some((bytes_of_field, rest)) =
+            length.and_then(|length| message.split_at_checked(length))
+        else {
+            return Err("the data ends within a field".to_owned());
         };
-        show(field, Some(part))?;
+        visit(field, Some(bytes_of_field))?;
         message = rest;
     }
     Ok(())
@@ -164,73 +168,78 @@ mod tests {
     use super::super::super::onnx::proto;
     use super::*;
 
-    /// A message in a field of another one.
-    fn within(field: u8, message: &[u8]) -> Vec<u8> {
+    /// Encodes `message` as the field `field` of another message.
+    fn field_with(field: u8, message: &[u8]) -> Vec<u8> {
         let length = u8::try_from(message.len()).unwrap();
         assert!(length < 128 && field < 16);
         [&[field << 3 | 2, length], message].concat()
     }
 
     #[track_caller]
-    fn check_refused(model: &[u8], words: &str) {
-        // A decoder takes it.
+    fn check_refused(model: &[u8], message: &str) {
+        // Prost's decoder accepts the duplicate.
         assert!(proto::Model::decode(model).is_ok());
-        assert_eq!(check_single_fields(model).err().as_deref(), Some(words));
+        assert_eq!(check_single_fields(model).err().as_deref(), Some(message));
     }
 
     #[test]
-    fn a_field_of_one_value_with_two_entries_is_refused() {
-        let graph = |bytes: &[u8]| within(7, bytes);
+    fn rejects_duplicate_singular_fields() {
+        let graph = |bytes: &[u8]| field_with(7, bytes);
         check_refused(
             &[graph(&[]), graph(&[])].concat(),
-            "the field 7 of a ModelProto has two entries",
+            "duplicate field 7 in ModelProto",
         );
-        let raw = within(9, b"1234");
-        let tensor = |bytes: &[u8]| graph(&within(5, bytes));
+        let raw = field_with(9, b"1234");
+        let tensor = |bytes: &[u8]| graph(&field_with(5, bytes));
         check_refused(
             &tensor(&[&raw[..], &raw].concat()),
-            "the field 9 of a TensorProto has two entries",
+            "duplicate field 9 in TensorProto",
         );
-        let location = [within(1, b"location"), within(2, b"a"), within(2, b"/b")].concat();
+        let location = [
+            field_with(1, b"location"),
+            field_with(2, b"a"),
+            field_with(2, b"/b"),
+        ]
+        .concat();
         check_refused(
-            &tensor(&within(13, &location)),
-            "the field 2 of a StringStringEntryProto has two entries",
+            &tensor(&field_with(13, &location)),
+            "duplicate field 2 in StringStringEntryProto",
         );
-        // The data's type, which has no length.
+        // `data_type` is a varint, not length-delimited.
         check_refused(
             &tensor(&[2 << 3, 1, 2 << 3, 7]),
-            "the field 2 of a TensorProto has two entries",
+            "duplicate field 2 in TensorProto",
         );
-        let operator = [within(4, b"Add"), within(4, b"Mul")].concat();
+        let operator = [field_with(4, b"Add"), field_with(4, b"Mul")].concat();
         check_refused(
-            &graph(&within(1, &operator)),
-            "the field 4 of a NodeProto has two entries",
+            &graph(&field_with(1, &operator)),
+            "duplicate field 4 in NodeProto",
         );
-        let attribute = within(6, &within(2, b"a"));
+        let attribute = field_with(6, &field_with(2, b"a"));
         check_refused(
-            &graph(&within(
+            &graph(&field_with(
                 1,
-                &within(5, &[attribute.clone(), attribute].concat()),
+                &field_with(5, &[attribute.clone(), attribute].concat()),
             )),
-            "the field 6 of a AttributeProto has two entries",
+            "duplicate field 6 in AttributeProto",
         );
-        let size = [&within(2, b"n")[..], &[1 << 3, 4]].concat();
-        let shape = within(2, &within(1, &size));
+        let size = [&field_with(2, b"n")[..], &[1 << 3, 4]].concat();
+        let shape = field_with(2, &field_with(1, &size));
         check_refused(
-            &graph(&within(11, &within(2, &within(1, &shape)))),
-            "two of the fields [1, 2] of a TensorShapeProto.Dimension are set",
+            &graph(&field_with(11, &field_with(2, &field_with(1, &shape)))),
+            "more than one of the fields [1, 2] in TensorShapeProto.Dimension",
         );
     }
 
     #[test]
-    fn fields_of_several_values_may_have_several_entries() {
-        let node = within(1, &[within(1, b"a"), within(1, b"b")].concat());
-        let model = within(7, &[node.clone(), node].concat());
+    fn accepts_repeated_fields() {
+        let node = field_with(1, &[field_with(1, b"a"), field_with(1, b"b")].concat());
+        let model = field_with(7, &[node.clone(), node].concat());
         assert_eq!(check_single_fields(&model), Ok(()));
     }
 
     #[test]
-    fn the_single_fields_of_a_tensor_are_in_the_table() {
+    fn all_singular_fields_of_a_tensor_are_checked() {
         let tensor = proto::Tensor {
             data_type: 1,
             name: "t".to_owned(),
@@ -240,7 +249,7 @@ mod tests {
         };
         let bytes = tensor.encode_to_vec();
         let mut fields = Vec::new();
-        parts(&bytes, &mut |field, _| {
+        visit_fields(&bytes, &mut |field, _| {
             fields.push(field);
             Ok(())
         })

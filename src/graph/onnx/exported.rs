@@ -1,5 +1,5 @@
-//! A graph as other programs read it: its weights in a file beside it, and under ONNX's own name no operator that is not
-//! ONNX's.
+//! Prepares a graph for other programs: the weights become external data, and standard operators replace non-standard
+//! operators in ONNX's default domain.
 //!
 //! Source: `onnx/docs/ExternalData.md`.
 
@@ -7,69 +7,69 @@ use prost::Message;
 
 use super::{ElementType, proto};
 
-/// Weights of this size and more begin at a page, so that they can be mapped.
+/// Alignment in bytes of weights of at least this size, so that they can be memory-mapped.
 const PAGE_BYTES: u64 = 4096;
-/// Smaller ones begin at a cache line.
+/// Alignment of smaller weights in bytes: a cache line.
 const LINE_BYTES: u64 = 64;
 
-/// The runtime's name for RMS norms; ONNX has none of that name.
+/// ONNX Runtime's operator for RMS norms, which is not a standard ONNX operator.
 const SIMPLIFIED_NORM: &str = "SimplifiedLayerNormalization";
 
-/// A graph whose weights are elsewhere.
+/// An encoded graph whose weights are external data.
 #[derive(Debug)]
-pub struct Exported {
+pub struct ExportedGraph {
     /// The bytes of the `ModelProto`.
     pub model: Vec<u8>,
-    /// Where in the file of weights each is to be, in the order of their places.
+    /// The position of each weight in the weights file, in file order.
     pub weights: Vec<ExternalWeight>,
-    /// What every run is given.
-    pub inputs: Vec<ValueFacts>,
-    /// What every run gives.
-    pub outputs: Vec<ValueFacts>,
-    /// The operators that are not ONNX's own: domain and name.
+    /// The graph's inputs.
+    pub inputs: Vec<ValueInfo>,
+    /// The graph's outputs.
+    pub outputs: Vec<ValueInfo>,
+    /// Domain and name of each custom operator in the graph.
     pub operators: Vec<[String; 2]>,
 }
 
-/// A weight in a file.
+/// The name and position of a weight in the weights file.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ExternalWeight {
-    /// Its name in the graph.
+    /// The weight's name in the graph.
     pub name: String,
-    /// Where it begins.
+    /// Byte offset in the file.
     pub offset: u64,
-    /// Bytes.
+    /// Length of the weight in bytes.
     pub length: u64,
 }
 
-/// An input or output.
+/// The name, type and shape of an input or output.
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
-pub struct ValueFacts {
-    /// Its name.
+pub struct ValueInfo {
+    /// The name of the input or output.
     pub name: String,
-    /// What its elements are.
+    /// The type of the elements, such as `float32`.
     #[serde(rename = "type")]
     pub element: &'static str,
-    /// Its sizes; those that differ from run to run by their names.
-    pub shape: Vec<Size>,
+    /// The dimensions; the contiguous dimension is last.
+    pub shape: Vec<ExportedDimension>,
 }
 
-/// A size in a shape.
+/// A dimension of an input or output.
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
 #[serde(untagged)]
-pub enum Size {
-    /// Known.
+pub enum ExportedDimension {
+    /// A constant size.
     Fixed(i64),
-    /// Another at every run; equal names are equal sizes.
+    /// A named size that varies between runs. Dimensions with the same name have the same size.
     Named(String),
 }
 
-/// The graph `model` with its weights in the file `location`, beside its own.
+/// Converts the encoded graph `model` to a graph with its weights as external data in the file `location`.
 ///
 /// # Panics
-/// If the bytes are no graph that a [`super::GraphBuilder`] made.
-pub(in crate::graph) fn exported(model: &[u8], location: &str) -> Exported {
-    let mut model = proto::Model::decode(model).expect("our own bytes");
-    let graph = model.graph.as_mut().expect("our own graph");
+/// If `model` was not encoded by a [`super::GraphBuilder`].
+pub(in crate::graph) fn exported(model: &[u8], location: &str) -> ExportedGraph {
+    let mut model = proto::Model::decode(model).expect("GraphBuilder encoded the model");
+    let graph = model.graph.as_mut().expect("GraphBuilder sets the graph");
     let mut weights = Vec::new();
     let mut end = 0_u64;
     for tensor in &mut graph.initializer {
@@ -98,7 +98,7 @@ pub(in crate::graph) fn exported(model: &[u8], location: &str) -> Exported {
             length,
         });
     }
-    spell_norms_out(graph);
+    expand_rms_norms(graph);
     let mut operators: Vec<[String; 2]> = Vec::new();
     for node in &graph.node {
         let operator = [node.domain.clone(), node.op_type.clone()];
@@ -106,10 +106,10 @@ pub(in crate::graph) fn exported(model: &[u8], location: &str) -> Exported {
             operators.push(operator);
         }
     }
-    Exported {
+    ExportedGraph {
         weights,
-        inputs: graph.input.iter().map(facts).collect(),
-        outputs: graph.output.iter().map(facts).collect(),
+        inputs: graph.input.iter().map(value_info).collect(),
+        outputs: graph.output.iter().map(value_info).collect(),
         operators,
         model: model.encode_to_vec(),
     }
@@ -124,12 +124,12 @@ fn element_bytes(data_type: i32) -> u64 {
     }
 }
 
-fn facts(value: &proto::ValueInfo) -> ValueFacts {
+fn value_info(value: &proto::ValueInfo) -> ValueInfo {
     let tensor = value.r#type.as_ref();
     let tensor = tensor.and_then(|kind| kind.tensor_type.as_ref());
     let dimensions = tensor.and_then(|tensor| tensor.shape.as_ref());
     let dimensions = dimensions.map_or(&[][..], |shape| &shape.dim[..]);
-    ValueFacts {
+    ValueInfo {
         name: value.name.clone(),
         element: match tensor.map_or(0, |tensor| tensor.elem_type) {
             kind if kind == ElementType::U8 as i32 => "uint8",
@@ -141,43 +141,47 @@ fn facts(value: &proto::ValueInfo) -> ValueFacts {
         shape: dimensions
             .iter()
             .map(|dimension| match &dimension.value {
-                Some(proto::DimensionValue::Value(size)) => Size::Fixed(*size),
-                Some(proto::DimensionValue::Param(name)) => Size::Named(name.clone()),
-                None => Size::Named(String::new()),
+                Some(proto::DimensionValue::Value(size)) => ExportedDimension::Fixed(*size),
+                Some(proto::DimensionValue::Param(name)) => ExportedDimension::Named(name.clone()),
+                None => ExportedDimension::Named(String::new()),
             })
             .collect(),
     }
 }
 
-/// Writes each RMS norm as ONNX's own operators, in the pattern that the runtime makes one of again:
+/// Replaces each RMS norm by standard operators, in a pattern that ONNX Runtime fuses again:
 /// `x / sqrt(mean(x²) + ε) · gain`.
-fn spell_norms_out(graph: &mut proto::Graph) {
+fn expand_rms_norms(graph: &mut proto::Graph) {
     let mut nodes = Vec::with_capacity(graph.node.len());
     for node in std::mem::take(&mut graph.node) {
         if node.op_type != SIMPLIFIED_NORM {
             nodes.push(node);
             continue;
         }
-        let epsilon = node.attribute.iter().find(|said| said.name == "epsilon");
-        let epsilon = epsilon.and_then(|said| said.f).unwrap_or(1e-5);
+        let epsilon = node
+            .attribute
+            .iter()
+            .find(|attribute| attribute.name == "epsilon");
+        let epsilon = epsilon.and_then(|attribute| attribute.f).unwrap_or(1e-5);
         let [x, gain] = &node.input[..] else {
             unreachable!("a norm has two inputs");
         };
         let result = &node.output[0];
-        let part = |what: &str| format!("{result}.{what}");
-        let constant = |what: &str, dims: &[i64], kind: ElementType, bytes: &[u8]| proto::Tensor {
-            dims: dims.to_vec(),
-            data_type: kind as i32,
-            name: part(what),
-            raw_data: Some(bytes.to_vec().into()),
-            ..proto::Tensor::default()
-        };
+        let part = |suffix: &str| format!("{result}.{suffix}");
+        let constant =
+            |suffix: &str, dims: &[i64], kind: ElementType, bytes: &[u8]| proto::Tensor {
+                dims: dims.to_vec(),
+                data_type: kind as i32,
+                name: part(suffix),
+                raw_data: Some(bytes.to_vec().into()),
+                ..proto::Tensor::default()
+            };
         graph.initializer.extend([
             constant("two", &[], ElementType::F32, &2.0_f32.to_le_bytes()),
             constant("axis", &[1], ElementType::I64, &(-1_i64).to_le_bytes()),
             constant("epsilon", &[], ElementType::F32, &epsilon.to_le_bytes()),
         ]);
-        let mut add = |operator: &str, inputs: [&str; 2], output: &str| {
+        let mut add_node = |operator: &str, inputs: [&str; 2], output: &str| {
             let inputs = inputs.into_iter().filter(|input| !input.is_empty());
             nodes.push(proto::Node {
                 input: inputs.map(str::to_owned).collect(),
@@ -189,12 +193,12 @@ fn spell_norms_out(graph: &mut proto::Graph) {
         };
         let parts = ["square", "mean", "shifted", "root", "divided"].map(part);
         let [square, mean, shifted, root, divided] = parts.each_ref().map(String::as_str);
-        add("Pow", [x, &part("two")], square);
-        add("ReduceMean", [square, &part("axis")], mean);
-        add("Add", [mean, &part("epsilon")], shifted);
-        add("Sqrt", [shifted, ""], root);
-        add("Div", [x, root], divided);
-        add("Mul", [divided, gain], result);
+        add_node("Pow", [x, &part("two")], square);
+        add_node("ReduceMean", [square, &part("axis")], mean);
+        add_node("Add", [mean, &part("epsilon")], shifted);
+        add_node("Sqrt", [shifted, ""], root);
+        add_node("Div", [x, root], divided);
+        add_node("Mul", [divided, gain], result);
     }
     graph.node = nodes;
 }

@@ -1,5 +1,5 @@
-//! The messages of `onnx.proto`, with every field that a runtime reads: what is read and written again is the same graph.
-//! What only describes (documentation, metadata, inferred shapes) is left behind.
+//! The protobuf messages of `onnx.proto`, with every field that affects execution. Therefore decoding and re-encoding
+//! preserves a graph's meaning. Descriptive fields (documentation, metadata, inferred shapes) are dropped.
 //!
 //! Source: `onnx/onnx.proto` (field numbers), IR version 13.
 

@@ -1,4 +1,4 @@
-//! The memory of a graph's panels: matrix behind matrix, in pages as large as the system has.
+//! Packs a graph's matrices and owns their memory, in huge pages if the system offers them.
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -6,66 +6,66 @@ use std::sync::Arc;
 use rayon::prelude::*;
 
 use super::{MatrixShape, PANEL_ROWS, PanelLayout};
-use crate::gguf::quant::Parts;
+use crate::gguf::quant::DecodedBlock;
 use crate::graph::Tensor;
-use crate::machine::LargePages;
+use crate::platform::HugePages;
 
-/// What the system is asked for at once; none of it takes memory before something is written there.
+/// Minimum size of a memory allocation in bytes. An allocation uses physical memory only after it is written.
 const CHUNK_BYTES: usize = 64 << 20;
-/// Where matrices begin: at a line of the cache.
+/// Alignment of matrices in bytes: a cache line.
 const ALIGNMENT: usize = 64;
-/// After how much of a matrix the pages of its file are given back.
+/// Number of bytes to pack before the source file's pages are released.
 const PIECE_BYTES: usize = 8 << 20;
 
-/// A matrix in panels.
+/// A packed matrix, which shares ownership of its memory.
 #[derive(Debug, Clone)]
 pub struct Panels {
-    /// What they look like.
+    /// The layout of the panels.
     pub layout: PanelLayout,
-    /// What the matrix is.
+    /// The dimensions and the row order.
     pub shape: MatrixShape,
-    chunk: Arc<LargePages>,
+    chunk: Arc<HugePages>,
     start: usize,
 }
 
 impl Panels {
-    /// Bytes of all.
+    /// Size of the packed matrix in bytes.
     pub fn bytes(&self) -> usize {
         self.layout.bytes(self.shape)
     }
 
-    /// How many there are.
+    /// Number of panels.
     pub fn count(&self) -> usize {
         self.shape.panels()
     }
 
-    /// Some of them, one after the other.
+    /// The bytes of the panels with the indices `range`, which are contiguous.
     ///
     /// # Panics
-    /// If there are not so many.
+    /// If a panel does not exist.
     #[inline(always)]
-    pub fn panels(&self, numbers: Range<usize>) -> &[u8] {
+    pub fn panels(&self, range: Range<usize>) -> &[u8] {
         let bytes = self.layout.panel_bytes(self.shape.columns);
-        &self.chunk[self.start + numbers.start * bytes..][..numbers.len() * bytes]
+        &self.chunk[self.start + range.start * bytes..][..range.len() * bytes]
     }
 }
 
-/// Matrices in panels, as they are made.
+/// Packs matrices and owns their memory.
 #[derive(Debug, Default)]
 pub struct PanelStore {
     chunks: Vec<Chunk>,
-    matrices: Vec<Place>,
+    matrices: Vec<MatrixLocation>,
 }
 
 #[derive(Debug)]
 struct Chunk {
-    memory: LargePages,
+    memory: HugePages,
     used: usize,
 }
 
-/// Where a matrix is.
+/// The location of a packed matrix: its chunk and its offset in the chunk.
 #[derive(Debug)]
-struct Place {
+struct MatrixLocation {
     layout: PanelLayout,
     shape: MatrixShape,
     chunk: usize,
@@ -73,28 +73,29 @@ struct Place {
 }
 
 impl PanelStore {
-    /// Adds the matrices `tensors` (of one width, and multiplied as one type), stacked; with `halves`, panels of the first and of
-    /// the second half of all rows follow in turn: there are two equal ones. Answers the matrix's number, or none where the
-    /// numbers of the type are floats. `release` is called where what was read of the tensors is not needed any more.
+    /// Packs the stacked matrices `tensors`, which must have the same width and matmul type. With `interleaved_halves`,
+    /// panels of the first and of the second half of the rows alternate; the number of rows must be even. Returns the
+    /// matrix's index; `None` if the values are floats or cannot be quantized. Calls `release` after each piece, when
+    /// the tensors' pages are no longer needed.
     ///
     /// # Panics
-    /// If the system has no memory for them.
+    /// If the system has no memory for the packed matrix.
     pub fn add(
         &mut self,
         tensors: &[Tensor<'_>],
-        halves: bool,
+        interleaved_halves: bool,
         release: &dyn Fn(),
     ) -> Option<usize> {
-        let kind = tensors[0].product_kind();
-        let layout = PanelLayout::new(kind.codes()?);
+        let kind = tensors[0].matmul_type();
+        let layout = PanelLayout::new(kind.quant_format()?);
         let blocks: Vec<_> = tensors
             .iter()
-            .map(|tensor| tensor.product_blocks().ok())
+            .map(|tensor| tensor.matmul_blocks().ok())
             .collect::<Option<_>>()?;
         let shape = MatrixShape {
             rows: tensors.iter().map(Tensor::rows).sum(),
             columns: tensors[0].columns(),
-            halves,
+            interleaved_halves,
         };
         let row_bytes = shape.columns / kind.block_values() * kind.block_bytes();
         let row_of = |mut row: usize| {
@@ -107,25 +108,27 @@ impl PanelStore {
             }
             unreachable!("the rows are counted above")
         };
-        let groups = kind.block_values() / layout.group;
+        let groups = kind.block_values() / layout.group_size;
         let panel_bytes = layout.panel_bytes(shape.columns);
-        let together = (PIECE_BYTES / panel_bytes).max(1);
-        let pieces = self.room(layout, shape).chunks_mut(together * panel_bytes);
+        let panels_per_piece = (PIECE_BYTES / panel_bytes).max(1);
+        let pieces = self
+            .allocate(layout, shape)
+            .chunks_mut(panels_per_piece * panel_bytes);
         for (piece, bytes) in pieces.enumerate() {
             let panels = bytes.par_chunks_exact_mut(panel_bytes);
             panels.enumerate().for_each(|(panel, bytes)| {
-                let mut parts = Parts::default();
+                let mut decoded = DecodedBlock::default();
                 for lane in 0..PANEL_ROWS {
-                    let Some(row) = shape.row(piece * together + panel, lane) else {
+                    let Some(row) = shape.row(piece * panels_per_piece + panel, lane) else {
                         continue;
                     };
                     let mut records = bytes.chunks_exact_mut(layout.record_bytes());
                     for block in row_of(row).chunks_exact(kind.block_bytes()) {
-                        kind.take_apart(block, &mut parts);
-                        let codes = parts.codes.chunks_exact(layout.group);
-                        let groups = codes.zip(parts.scales).zip(parts.minimums).take(groups);
-                        for (((codes, scale), minimum), record) in groups.zip(&mut records) {
-                            layout.write(record, lane, codes, scale, minimum);
+                        kind.decode_block(block, &mut decoded);
+                        let quants = decoded.quants.chunks_exact(layout.group_size);
+                        let groups = quants.zip(decoded.scales).zip(decoded.mins).take(groups);
+                        for (((quants, scale), min), record) in groups.zip(&mut records) {
+                            layout.write(record, lane, quants, scale, min);
                         }
                     }
                 }
@@ -135,40 +138,41 @@ impl PanelStore {
         Some(self.matrices.len() - 1)
     }
 
-    /// Zeros for one more matrix.
-    fn room(&mut self, layout: PanelLayout, shape: MatrixShape) -> &mut [u8] {
+    /// Allocates zeroed memory for another matrix.
+    fn allocate(&mut self, layout: PanelLayout, shape: MatrixShape) -> &mut [u8] {
         let bytes = layout.bytes(shape);
         let fits = |chunk: &Chunk| chunk.memory.len() - chunk.used >= bytes;
         if !self.chunks.last().is_some_and(fits) {
             let bytes = bytes.max(CHUNK_BYTES);
-            let memory = LargePages::new(bytes)
-                .unwrap_or_else(|error| panic!("no memory for {bytes} bytes of weights: {error}"));
+            let memory = HugePages::new(bytes).unwrap_or_else(|error| {
+                panic!("cannot allocate {bytes} bytes for weights: {error}")
+            });
             self.chunks.push(Chunk { memory, used: 0 });
         }
-        let number = self.chunks.len() - 1;
-        let chunk = &mut self.chunks[number];
+        let index = self.chunks.len() - 1;
+        let chunk = &mut self.chunks[index];
         let start = chunk.used;
         chunk.used = (start + bytes)
             .next_multiple_of(ALIGNMENT)
             .min(chunk.memory.len());
-        self.matrices.push(Place {
+        self.matrices.push(MatrixLocation {
             layout,
             shape,
-            chunk: number,
+            chunk: index,
             start,
         });
         &mut chunk.memory[start..start + bytes]
     }
 
-    /// All of them, in the order of their numbers.
+    /// All packed matrices, by index.
     pub fn finish(self) -> Arc<[Panels]> {
         let chunks = self.chunks.into_iter();
         let chunks: Vec<_> = chunks.map(|chunk| Arc::new(chunk.memory)).collect();
-        let panels = |place: Place| Panels {
-            layout: place.layout,
-            shape: place.shape,
-            chunk: Arc::clone(&chunks[place.chunk]),
-            start: place.start,
+        let panels = |location: MatrixLocation| Panels {
+            layout: location.layout,
+            shape: location.shape,
+            chunk: Arc::clone(&chunks[location.chunk]),
+            start: location.start,
         };
         self.matrices.into_iter().map(panels).collect()
     }

@@ -1,4 +1,4 @@
-//! A path becomes an adapter: a GGUF file, a folder as PEFT saves them, or the safetensors file in such a folder.
+//! Opens a LoRA adapter: a GGUF file, a folder in PEFT's format, or that folder's safetensors file.
 
 use std::path::Path;
 
@@ -11,40 +11,42 @@ use crate::gguf::Gguf;
 use crate::graph::{Adapter, ModelFile};
 use crate::safetensors::Safetensors;
 
-/// PEFT's names.
+/// File names in PEFT's format.
 const CONFIG: &str = "adapter_config.json";
 const WEIGHTS: &str = "adapter_model.safetensors";
 
-/// Opens the adapter at `path` for a model. Answers a digest of its files, too, in hexadecimal digits.
+/// Opens the adapter at `path` for `model`. Returns the adapter and the hexadecimal SHA-256 digest of its files.
 ///
 /// # Errors
-/// What is wrong, with the file's path.
+/// If a file is invalid or does not fit the model. The message has the path.
 pub(in crate::model) fn open(
     path: &Path,
     access: FileAccess,
     model: &ModelFile,
 ) -> anyhow::Result<(Adapter, String)> {
-    let shown = || path.display().to_string();
-    let is_safetensors = path.extension().is_some_and(|end| end == "safetensors");
+    let display_path = || path.display().to_string();
+    let is_safetensors = path
+        .extension()
+        .is_some_and(|extension| extension == "safetensors");
     let (folder, weights) = match path.is_dir() {
         true => (path, path.join(WEIGHTS)),
         false if is_safetensors => (path.parent().unwrap_or(Path::new("")), path.to_owned()),
         false => {
             let gguf = Gguf::open(path, access)?;
-            let adapter = Adapter::of_gguf(&gguf, model).with_context(shown)?;
+            let adapter = Adapter::from_gguf(&gguf, model).with_context(display_path)?;
             return Ok((adapter, digest(gguf.contents().map(|bytes| &**bytes))));
         }
     };
-    let config = folder::optional(folder, CONFIG)?;
+    let config = folder::read_optional(folder, CONFIG)?;
     let config = config.with_context(|| {
         let config = folder.join(CONFIG);
         format!(
-            "{} is missing; an adapter's folder has it",
+            "{} not found: an adapter folder must contain it",
             config.display()
         )
     })?;
     let weights = Safetensors::open(&weights, access)?;
-    let adapter = Adapter::of_peft(&config, &weights, model).with_context(shown)?;
+    let adapter = Adapter::from_peft(&config, &weights, model).with_context(display_path)?;
     let parts = [config.as_slice(), weights.contents()];
     Ok((adapter, digest(parts.into_iter())))
 }

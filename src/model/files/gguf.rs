@@ -1,25 +1,25 @@
-//! What a GGUF file's header says of text: its vocabulary, its chat template, how embeddings are made.
+//! Reads the vocabulary, the chat template and the pooling from the metadata of a GGUF file.
 
 use std::path::Path;
 
 use anyhow::{Context, bail};
 
-use super::ModelFiles;
+use super::OpenedModel;
 use crate::engine::Pooling;
 use crate::file_bytes::FileAccess;
 use crate::gguf::{Gguf, Metadata, MetadataError, Optional};
 use crate::graph::ModelFile;
 use crate::text::{
-    Absorbs, Algorithm, NamedInfillTokens, Normalization, TokenKind, TokenizerError, UnigramSpaces,
-    Vocabulary,
+    Algorithm, BertNormalization, DeclaredInfillTokens, StripSides, TokenKind, TokenizerError,
+    UnigramWhitespace, Vocabulary,
 };
 use crate::token::TokenId;
 
-/// Stands before a piece that begins a word.
-const WORD_BEGINS: char = '\u{2581}';
+/// Prefix of tokens at the start of a word, in converted WordPiece vocabularies.
+const WORD_PREFIX: char = '\u{2581}';
 
-/// The pre-tokenizers of vocabularies that begin a text, where the file does not say whether they do.
-const BEGINNING: [&str; 11] = [
+/// Pre-tokenizers whose models add a BOS token unless the file sets `add_bos_token`.
+const ADD_BOS_BY_DEFAULT: [&str; 11] = [
     "llama3",
     "llama-v3",
     "llama-bpe",
@@ -33,20 +33,20 @@ const BEGINNING: [&str; 11] = [
     "chameleon",
 ];
 
-/// The pre-tokenizers of vocabularies whose merges are of characters, not of bytes.
-const CHARACTERS: [&str; 3] = ["gemma4", "granite-embed-multi-311m", "sarvam-moe"];
+/// Pre-tokenizers whose BPE merges characters instead of bytes.
+const CHARACTER_BPE: [&str; 3] = ["gemma4", "granite-embed-multi-311m", "sarvam-moe"];
 
-/// Opens the file at `path`, and if it is the first of a set, the others beside it.
-pub(super) fn open(path: &Path, access: FileAccess) -> anyhow::Result<ModelFiles> {
+/// Opens the file at `path`. If the file is the first shard of a model, opens the other shards, too.
+pub(super) fn open(path: &Path, access: FileAccess) -> anyhow::Result<OpenedModel> {
     let gguf = Gguf::open(path, access)?;
     let metadata = gguf.metadata();
-    let named = || path.display().to_string();
-    let vocabulary = vocabulary(metadata).with_context(named)?;
+    let display_path = || path.display().to_string();
+    let vocabulary = vocabulary(metadata).with_context(display_path)?;
     let chat_template = metadata.string("tokenizer.chat_template").optional()?;
     let chat_template = chat_template.map(str::to_owned);
-    let pooling = pooling(metadata).with_context(named)?;
-    let file = ModelFile::new(path.to_owned(), gguf).with_context(named)?;
-    Ok(ModelFiles {
+    let pooling = pooling(metadata).with_context(display_path)?;
+    let file = ModelFile::new(path.to_owned(), gguf).with_context(display_path)?;
+    Ok(OpenedModel {
         file,
         vocabulary,
         chat_template,
@@ -54,11 +54,11 @@ pub(super) fn open(path: &Path, access: FileAccess) -> anyhow::Result<ModelFiles
     })
 }
 
-/// How the file says that embeddings are made, if it does.
+/// Returns the pooling that the metadata specifies.
 fn pooling(metadata: &Metadata) -> anyhow::Result<Option<Pooling>> {
     let architecture = metadata.string("general.architecture")?;
     let key = format!("{architecture}.pooling_type");
-    // ggml's numbers (`llama_pooling_type`); 0 is that nothing is pooled.
+    // Values of llama.cpp's `llama_pooling_type`; 0 means no pooling.
     match metadata.count(&key).optional()? {
         None | Some(0) => Ok(None),
         Some(1) => Ok(Some(Pooling::Mean)),
@@ -68,209 +68,213 @@ fn pooling(metadata: &Metadata) -> anyhow::Result<Option<Pooling>> {
     }
 }
 
-/// The vocabulary that a header describes.
+/// Reads the vocabulary from the metadata.
 ///
 /// # Errors
-/// A key that is missing or of the wrong type; an algorithm that is not ours.
+/// If a key is missing or has the wrong type, or the tokenizer model is not supported.
 pub fn vocabulary(metadata: &Metadata) -> anyhow::Result<Vocabulary> {
-    let header = Header(metadata);
+    let tokenizer = TokenizerMetadata(metadata);
     let tokens = metadata.strings("tokenizer.ggml.tokens")?.to_vec();
     let kinds = match metadata.integers("tokenizer.ggml.token_type").optional()? {
         Some(numbers) => numbers.into_iter().map(token_kind).collect(),
         None => vec![TokenKind::Normal; tokens.len()],
     };
     match metadata.string("tokenizer.ggml.model")? {
-        "gpt2" | "gemma4" => merged_pairs(&header, tokens, kinds),
-        "llama" => scored_pairs(&header, tokens, kinds),
-        "t5" => unigram(&header, tokens, kinds),
-        "bert" => word_piece(&header, tokens, kinds),
+        "gpt2" | "gemma4" => bpe(&tokenizer, tokens, kinds),
+        "llama" => sentencepiece_bpe(&tokenizer, tokens, kinds),
+        "t5" => unigram(&tokenizer, tokens, kinds),
+        "bert" => wordpiece(&tokenizer, tokens, kinds),
         other => bail!(TokenizerError::UnsupportedModel(other.to_owned())),
     }
 }
 
-fn merged_pairs(
-    header: &Header<'_>,
+fn bpe(
+    tokenizer: &TokenizerMetadata<'_>,
     tokens: Vec<String>,
     kinds: Vec<TokenKind>,
 ) -> anyhow::Result<Vocabulary> {
-    let Header(metadata) = header;
+    let TokenizerMetadata(metadata) = tokenizer;
     let pre = metadata.string("tokenizer.ggml.pre").optional()?;
     let pre = pre.unwrap_or("default");
     let merges = metadata.strings("tokenizer.ggml.merges").optional()?;
     let merges = merges.unwrap_or_default().to_vec();
-    // Whatever it says itself.
+    // Gemma 4 always adds a BOS token and merges characters, regardless of its metadata.
     let is_gemma4 = metadata.string("tokenizer.ggml.model")? == "gemma4";
-    let begins = is_gemma4 || matches!(pre, "gemma4" | "granite-embed-multi-311m");
-    let spells_characters = is_gemma4 || CHARACTERS.contains(&pre);
+    let always_adds_bos = is_gemma4 || matches!(pre, "gemma4" | "granite-embed-multi-311m");
+    let merges_characters = is_gemma4 || CHARACTER_BPE.contains(&pre);
     Ok(Vocabulary {
-        algorithm: match spells_characters {
-            true => Algorithm::CharacterPairs { merges },
-            false => Algorithm::ByteLevel {
+        algorithm: match merges_characters {
+            true => Algorithm::CharacterBpe { merges },
+            false => Algorithm::ByteLevelBpe {
                 pre: pre.to_owned(),
                 merges,
             },
         },
         tokens,
         kinds,
-        beginning: header.token("bos")?,
-        end: header.token("eos")?,
-        end_of_turn: header.token("eot")?,
-        ends: header.token("eom")?.into_iter().collect(),
-        absorbing: Vec::new(),
-        // Gemma 4's files say that it does not, and are mistaken; llama.cpp overrides it too.
-        adds_beginning: begins || header.flag("add_bos_token", BEGINNING.contains(&pre))?,
-        adds_end: header.flag("add_eos_token", false)?,
-        infill: header.infill()?,
+        bos: tokenizer.token("bos")?,
+        eos: tokenizer.token("eos")?,
+        eot: tokenizer.token("eot")?,
+        eog_tokens: tokenizer.token("eom")?.into_iter().collect(),
+        strip_sides: Vec::new(),
+        // Gemma 4's files wrongly set `add_bos_token` to false, which llama.cpp overrides, too.
+        adds_bos: always_adds_bos
+            || tokenizer.flag("add_bos_token", ADD_BOS_BY_DEFAULT.contains(&pre))?,
+        adds_eos: tokenizer.flag("add_eos_token", false)?,
+        infill: tokenizer.infill()?,
     })
 }
 
-/// Where a file does not say what its named tokens are, they are where Llama's first vocabulary has them.
-fn scored_pairs(
-    header: &Header<'_>,
+/// Reads a SentencePiece BPE vocabulary. Special tokens without metadata have the ids of the first Llama vocabulary.
+fn sentencepiece_bpe(
+    tokenizer: &TokenizerMetadata<'_>,
     tokens: Vec<String>,
     mut kinds: Vec<TokenKind>,
 ) -> anyhow::Result<Vocabulary> {
-    let or_row = |token: Option<TokenId>, row| token.or(existing(&tokens, row));
-    let unknown = header.token("unknown")?.or(named(&tokens, "<unk>"));
+    let or_default = |token: Option<TokenId>, id| token.or(token_if_exists(&tokens, id));
+    let unknown = tokenizer.token("unknown")?.or(find_token(&tokens, "<unk>"));
     if let Some(kind) = unknown.and_then(|token| kinds.get_mut(token.row())) {
         *kind = TokenKind::Unknown;
     }
-    let absorbing = match header.is_phi3()? {
-        true => absorbing_behind(&tokens, &kinds),
+    let strip_sides = match tokenizer.is_phi3()? {
+        true => phi3_strip_sides(&tokens, &kinds),
         false => Vec::new(),
     };
     Ok(Vocabulary {
-        algorithm: Algorithm::ScoredPairs {
-            scores: header.scores(tokens.len())?,
-            space_before: header.flag("add_space_prefix", true)?,
+        algorithm: Algorithm::SentencePieceBpe {
+            scores: tokenizer.scores(tokens.len())?,
+            adds_space_prefix: tokenizer.flag("add_space_prefix", true)?,
         },
-        beginning: or_row(header.token("bos")?, 1),
-        end: or_row(header.token("eos")?, 2),
-        end_of_turn: header.token("eot")?,
-        ends: header.token("eom")?.into_iter().collect(),
-        absorbing,
-        adds_beginning: header.flag("add_bos_token", true)?,
-        adds_end: header.flag("add_eos_token", false)?,
-        infill: header.infill()?,
+        bos: or_default(tokenizer.token("bos")?, 1),
+        eos: or_default(tokenizer.token("eos")?, 2),
+        eot: tokenizer.token("eot")?,
+        eog_tokens: tokenizer.token("eom")?.into_iter().collect(),
+        strip_sides,
+        adds_bos: tokenizer.flag("add_bos_token", true)?,
+        adds_eos: tokenizer.flag("add_eos_token", false)?,
+        infill: tokenizer.infill()?,
         tokens,
         kinds,
     })
 }
 
-/// Where a file does not say what its named tokens are, they are where T5 has them.
+/// Reads a Unigram vocabulary. Special tokens without metadata have the ids of T5's vocabulary.
 fn unigram(
-    header: &Header<'_>,
+    tokenizer: &TokenizerMetadata<'_>,
     tokens: Vec<String>,
     mut kinds: Vec<TokenKind>,
 ) -> anyhow::Result<Vocabulary> {
-    let or_row = |token: Option<TokenId>, row| token.or(existing(&tokens, row));
-    let unknown = or_row(header.token("unknown")?, 2);
+    let or_default = |token: Option<TokenId>, id| token.or(token_if_exists(&tokens, id));
+    let unknown = or_default(tokenizer.token("unknown")?, 2);
     if let Some(kind) = unknown.and_then(|token| kinds.get_mut(token.row())) {
         *kind = TokenKind::Unknown;
     }
     Ok(Vocabulary {
         algorithm: Algorithm::Unigram {
-            scores: header.scores(tokens.len())?,
-            charsmap: header.charsmap()?,
-            spaces: UnigramSpaces {
-                merges: header.flag("remove_extra_whitespaces", false)?,
-                before: header.flag("add_space_prefix", false)?,
+            scores: tokenizer.scores(tokens.len())?,
+            charsmap: tokenizer.charsmap()?,
+            whitespace: UnigramWhitespace {
+                removes_extra_spaces: tokenizer.flag("remove_extra_whitespaces", false)?,
+                adds_space_prefix: tokenizer.flag("add_space_prefix", false)?,
             },
         },
-        beginning: header.either(["bos", "cls"])?,
-        end: or_row(header.either(["eos", "seperator"])?, 1),
-        end_of_turn: header.token("eot")?,
-        ends: header.token("eom")?.into_iter().collect(),
-        absorbing: Vec::new(),
-        adds_beginning: header.flag("add_bos_token", false)?,
-        adds_end: header.flag("add_eos_token", true)?,
-        infill: NamedInfillTokens::default(),
+        bos: tokenizer.first_token(["bos", "cls"])?,
+        eos: or_default(tokenizer.first_token(["eos", "seperator"])?, 1),
+        eot: tokenizer.token("eot")?,
+        eog_tokens: tokenizer.token("eom")?.into_iter().collect(),
+        strip_sides: Vec::new(),
+        adds_bos: tokenizer.flag("add_bos_token", false)?,
+        adds_eos: tokenizer.flag("add_eos_token", true)?,
+        infill: DeclaredInfillTokens::default(),
         tokens,
         kinds,
     })
 }
 
-/// Phi-3's named tokens take the white space behind them along, but for a few. Its files do not say so.
-fn absorbing_behind(tokens: &[String], kinds: &[TokenKind]) -> Vec<(TokenId, Absorbs)> {
-    let is_named = |kind| matches!(kind, TokenKind::Control | TokenKind::UserDefined);
-    let behind = Absorbs {
-        before: false,
-        behind: true,
+/// Returns Phi-3's special tokens that strip the whitespace to their right. The metadata does not specify them.
+fn phi3_strip_sides(tokens: &[String], kinds: &[TokenKind]) -> Vec<(TokenId, StripSides)> {
+    let is_special = |kind| matches!(kind, TokenKind::Control | TokenKind::UserDefined);
+    let right_side = StripSides {
+        left: false,
+        right: true,
     };
     let rows = tokens.iter().zip(kinds).zip(0_u32..);
     rows.filter(|((name, kind), _)| {
-        let absorbs = is_named(**kind) || *name == "</s>";
-        absorbs && !matches!(name.as_str(), "<unk>" | "<s>" | "<|endoftext|>")
+        let strips = is_special(**kind) || *name == "</s>";
+        strips && !matches!(name.as_str(), "<unk>" | "<s>" | "<|endoftext|>")
     })
-    .map(|(_, id)| (TokenId(id), behind))
+    .map(|(_, id)| (TokenId(id), right_side))
     .collect()
 }
 
-/// Files of different years name different ones of the tokens around a text; all have them by their names.
-fn word_piece(
-    header: &Header<'_>,
+/// Reads a WordPiece vocabulary. `[CLS]` and `[SEP]` have different keys in older and newer files; without a key, they
+/// are found by name.
+fn wordpiece(
+    tokenizer: &TokenizerMetadata<'_>,
     mut tokens: Vec<String>,
     mut kinds: Vec<TokenKind>,
 ) -> anyhow::Result<Vocabulary> {
-    let beginning = header.either(["cls", "bos"])?.or(named(&tokens, "[CLS]"));
-    // So spelt.
-    let end = header
-        .either(["seperator", "eos"])?
-        .or(named(&tokens, "[SEP]"));
-    let unknown = header.token("unknown")?.or(named(&tokens, "[UNK]"));
+    let bos = tokenizer
+        .first_token(["cls", "bos"])?
+        .or(find_token(&tokens, "[CLS]"));
+    // The key is misspelled "seperator" in the format.
+    let eos = tokenizer
+        .first_token(["seperator", "eos"])?
+        .or(find_token(&tokens, "[SEP]"));
+    let unknown = tokenizer.token("unknown")?.or(find_token(&tokens, "[UNK]"));
     if let Some(kind) = unknown.and_then(|token| kinds.get_mut(token.row())) {
         *kind = TokenKind::Unknown;
     }
     for (token, kind) in tokens.iter_mut().zip(&kinds) {
         if *kind == TokenKind::Normal {
-            *token = match token.strip_prefix(WORD_BEGINS) {
+            *token = match token.strip_prefix(WORD_PREFIX) {
                 Some(word) => word.to_owned(),
                 None => format!("##{token}"),
             };
         }
     }
     Ok(Vocabulary {
-        algorithm: Algorithm::WordPiece(Normalization::default()),
+        algorithm: Algorithm::WordPiece(BertNormalization::default()),
         tokens,
         kinds,
-        beginning,
-        end,
-        end_of_turn: None,
-        ends: header.token("eom")?.into_iter().collect(),
-        absorbing: Vec::new(),
-        adds_beginning: header.flag("add_bos_token", true)?,
-        adds_end: header.flag("add_eos_token", true)?,
-        infill: NamedInfillTokens::default(),
+        bos,
+        eos,
+        eot: None,
+        eog_tokens: tokenizer.token("eom")?.into_iter().collect(),
+        strip_sides: Vec::new(),
+        adds_bos: tokenizer.flag("add_bos_token", true)?,
+        adds_eos: tokenizer.flag("add_eos_token", true)?,
+        infill: DeclaredInfillTokens::default(),
     })
 }
 
-/// The token of that number.
-fn existing(tokens: &[String], row: u32) -> Option<TokenId> {
-    Some(TokenId(row)).filter(|token| token.row() < tokens.len())
+/// Returns the token with an id, if the vocabulary is large enough.
+fn token_if_exists(tokens: &[String], id: u32) -> Option<TokenId> {
+    Some(TokenId(id)).filter(|token| token.row() < tokens.len())
 }
 
-/// The token of that name.
-fn named(tokens: &[String], name: &str) -> Option<TokenId> {
-    let place = tokens.iter().position(|token| token == name)?;
-    u32::try_from(place).ok().map(TokenId)
+/// Returns the first token with this text.
+fn find_token(tokens: &[String], name: &str) -> Option<TokenId> {
+    let id = tokens.iter().position(|token| token == name)?;
+    u32::try_from(id).ok().map(TokenId)
 }
 
-/// A header's keys about tokens.
-struct Header<'a>(&'a Metadata);
+/// The metadata whose keys begin with `tokenizer.ggml.`.
+struct TokenizerMetadata<'a>(&'a Metadata);
 
-impl Header<'_> {
-    /// The token of a role. A number beyond the vocabulary (converters write 2³² − 1 or −1 for "none") names no token, as
-    /// llama.cpp reads it.
+impl TokenizerMetadata<'_> {
+    /// Returns the special token for a role. As in llama.cpp, an id outside the vocabulary means that there is none;
+    /// converters write 2³² − 1 or −1.
     fn token(&self, role: &str) -> Result<Option<TokenId>, MetadataError> {
         let key = format!("tokenizer.ggml.{role}_token_id");
-        let number = self.0.integer(&key).optional()?;
+        let id = self.0.integer(&key).optional()?;
         let tokens = self.0.strings("tokenizer.ggml.tokens")?.len();
-        let token = number.and_then(|number| u32::try_from(number).ok());
+        let token = id.and_then(|id| u32::try_from(id).ok());
         Ok(token.map(TokenId).filter(|token| token.row() < tokens))
     }
 
-    /// The token of the first role that is named.
-    fn either(&self, [first, second]: [&str; 2]) -> Result<Option<TokenId>, MetadataError> {
+    /// Returns the special token of the first of two roles, else of the second.
+    fn first_token(&self, [first, second]: [&str; 2]) -> Result<Option<TokenId>, MetadataError> {
         Ok(self.token(first)?.or(self.token(second)?))
     }
 
@@ -280,23 +284,23 @@ impl Header<'_> {
         Ok(["phi-3", "phi3"].iter().any(|known| name.contains(known)))
     }
 
-    fn infill(&self) -> Result<NamedInfillTokens, MetadataError> {
-        Ok(NamedInfillTokens {
-            prefix: self.either(["fim_pre", "prefix"])?,
-            suffix: self.either(["fim_suf", "suffix"])?,
-            middle: self.either(["fim_mid", "middle"])?,
+    fn infill(&self) -> Result<DeclaredInfillTokens, MetadataError> {
+        Ok(DeclaredInfillTokens {
+            prefix: self.first_token(["fim_pre", "prefix"])?,
+            suffix: self.first_token(["fim_suf", "suffix"])?,
+            middle: self.first_token(["fim_mid", "middle"])?,
             repository: self.token("fim_rep")?,
             file: self.token("fim_sep")?,
         })
     }
 
-    /// The tokens' scores; where the file has none, all are the same.
+    /// Returns the scores of the tokens; all 0 without metadata.
     fn scores(&self, tokens: usize) -> Result<Vec<f32>, MetadataError> {
         let scores = self.0.numbers("tokenizer.ggml.scores").optional()?;
         Ok(scores.unwrap_or_else(|| vec![0.0; tokens]))
     }
 
-    /// The table of what stands for what: one number for each byte.
+    /// Returns the precompiled charsmap (normalization table), which the metadata stores as one number per byte.
     fn charsmap(&self) -> anyhow::Result<Option<Vec<u8>>> {
         const KEY: &str = "tokenizer.ggml.precompiled_charsmap";
         let Some(numbers) = self.0.integers(KEY).optional()? else {
@@ -305,7 +309,7 @@ impl Header<'_> {
         let bytes = numbers.into_iter().map(u8::try_from);
         let bytes = bytes.collect::<Result<_, _>>();
         Ok(Some(bytes.with_context(|| {
-            format!("{KEY} has a number that is no byte")
+            format!("{KEY} has a value outside of 0 to 255")
         })?))
     }
 
@@ -315,7 +319,7 @@ impl Header<'_> {
     }
 }
 
-/// The kind with ggml's number (`llama_token_type`).
+/// Converts a value of llama.cpp's `llama_token_type`.
 fn token_kind(number: i64) -> TokenKind {
     match number {
         2 => TokenKind::Unknown,
@@ -332,7 +336,7 @@ mod tests {
     use super::*;
     use crate::gguf::Value;
 
-    fn header(model: &str, more: &[(&str, Value)]) -> Metadata {
+    fn metadata_with(model: &str, more: &[(&str, Value)]) -> Metadata {
         let tokens = ["<unk>", "<s>", "</s>", "a"].map(str::to_owned).to_vec();
         let mut metadata = Metadata::default();
         let mut put = |key: &str, value: Value| {
@@ -347,87 +351,95 @@ mod tests {
     }
 
     #[test]
-    fn what_a_sentencepiece_vocabulary_does_not_say_is_as_in_llamas() {
-        let vocabulary = vocabulary(&header("llama", &[])).unwrap();
-        let Algorithm::ScoredPairs {
+    fn a_sentencepiece_vocabulary_defaults_to_the_values_of_llama() {
+        let vocabulary = vocabulary(&metadata_with("llama", &[])).unwrap();
+        let Algorithm::SentencePieceBpe {
             scores,
-            space_before,
+            adds_space_prefix,
         } = vocabulary.algorithm
         else {
-            panic!("it has scores");
+            panic!("expected SentencePiece BPE");
         };
-        assert_eq!((scores, space_before), (vec![0.0; 4], true));
+        assert_eq!((scores, adds_space_prefix), (vec![0.0; 4], true));
         assert_eq!(vocabulary.kinds[0], TokenKind::Unknown);
-        assert_eq!(vocabulary.beginning, Some(TokenId(1)));
-        assert_eq!(vocabulary.end, Some(TokenId(2)));
-        assert!(vocabulary.adds_beginning && !vocabulary.adds_end);
+        assert_eq!(vocabulary.bos, Some(TokenId(1)));
+        assert_eq!(vocabulary.eos, Some(TokenId(2)));
+        assert!(vocabulary.adds_bos && !vocabulary.adds_eos);
     }
 
     #[test]
-    fn what_a_sentencepiece_vocabulary_says_holds() {
+    fn a_sentencepiece_vocabulary_uses_its_metadata() {
         let scores = [-1.5, 0.0, 0.0, -3.0].map(Value::Float).to_vec();
-        let said = [
+        let keys = [
             ("scores", Value::Array(scores)),
             ("add_space_prefix", Value::Bool(false)),
             ("add_bos_token", Value::Bool(false)),
             ("bos_token_id", Value::Unsigned(3)),
         ];
-        let vocabulary = vocabulary(&header("llama", &said)).unwrap();
-        let Algorithm::ScoredPairs {
+        let vocabulary = vocabulary(&metadata_with("llama", &keys)).unwrap();
+        let Algorithm::SentencePieceBpe {
             scores,
-            space_before,
+            adds_space_prefix,
         } = vocabulary.algorithm
         else {
-            panic!("it has scores");
+            panic!("expected SentencePiece BPE");
         };
-        assert_eq!((scores, space_before), (vec![-1.5, 0.0, 0.0, -3.0], false));
-        assert_eq!(vocabulary.beginning, Some(TokenId(3)));
-        assert!(!vocabulary.adds_beginning);
+        assert_eq!(
+            (scores, adds_space_prefix),
+            (vec![-1.5, 0.0, 0.0, -3.0], false)
+        );
+        assert_eq!(vocabulary.bos, Some(TokenId(3)));
+        assert!(!vocabulary.adds_bos);
     }
 
     #[test]
-    fn what_a_unigram_vocabulary_does_not_say_is_as_in_t5s() {
-        let read = vocabulary(&header("t5", &[])).unwrap();
+    fn a_unigram_vocabulary_defaults_to_the_values_of_t5() {
+        let read = vocabulary(&metadata_with("t5", &[])).unwrap();
         let Algorithm::Unigram {
-            charsmap, spaces, ..
+            charsmap,
+            whitespace,
+            ..
         } = read.algorithm
         else {
-            panic!("it is of pieces with probabilities");
+            panic!("expected Unigram");
         };
         assert_eq!(charsmap, None);
-        assert!(!spaces.merges && !spaces.before);
+        assert!(!whitespace.removes_extra_spaces && !whitespace.adds_space_prefix);
         assert_eq!(read.kinds[2], TokenKind::Unknown);
-        assert_eq!((read.beginning, read.end), (None, Some(TokenId(1))));
-        assert!(!read.adds_beginning && read.adds_end);
+        assert_eq!((read.bos, read.eos), (None, Some(TokenId(1))));
+        assert!(!read.adds_bos && read.adds_eos);
 
         let bytes = [0, 0, 0, 256].map(Value::Unsigned).to_vec();
-        let said = [("precompiled_charsmap", Value::Array(bytes))];
-        let error = vocabulary(&header("t5", &said)).unwrap_err();
-        assert!(format!("{error:#}").contains("no byte"), "{error:#}");
+        let keys = [("precompiled_charsmap", Value::Array(bytes))];
+        let error = vocabulary(&metadata_with("t5", &keys)).unwrap_err();
+        assert!(
+            format!("{error:#}").contains("outside of 0 to 255"),
+            "{error:#}"
+        );
     }
 
     #[test]
-    fn phi_3s_named_tokens_take_white_space_along() {
-        let mut named = header("llama", &[]);
+    fn special_tokens_of_phi_3_strip_whitespace() {
+        let mut phi3 = metadata_with("llama", &[]);
         let name = Value::String("Phi-3 mini".to_owned());
-        assert!(named.insert("general.name".to_owned(), name));
-        let absorbing = vocabulary(&named).unwrap().absorbing;
-        let behind = Absorbs {
-            before: false,
-            behind: true,
+        assert!(phi3.insert("general.name".to_owned(), name));
+        let strip_sides = vocabulary(&phi3).unwrap().strip_sides;
+        let right_side = StripSides {
+            left: false,
+            right: true,
         };
-        assert_eq!(absorbing, [(TokenId(2), behind)]);
-        let other = vocabulary(&header("llama", &[])).unwrap();
-        assert!(other.absorbing.is_empty());
+        assert_eq!(strip_sides, [(TokenId(2), right_side)]);
+        let other = vocabulary(&metadata_with("llama", &[])).unwrap();
+        assert!(other.strip_sides.is_empty());
     }
 
     #[test]
-    fn some_byte_level_vocabularies_begin_a_text_unless_they_say_otherwise() {
-        let check = |pre: &str, more: &[(&str, Value)], begins: bool| {
+    fn some_byte_level_vocabularies_add_bos_by_default() {
+        let check = |pre: &str, more: &[(&str, Value)], adds_bos: bool| {
             let pre = ("pre", Value::String(pre.to_owned()));
-            let said = [&[pre], more].concat();
-            let vocabulary = vocabulary(&header("gpt2", &said)).unwrap();
-            assert_eq!(vocabulary.adds_beginning, begins);
+            let keys = [&[pre], more].concat();
+            let vocabulary = vocabulary(&metadata_with("gpt2", &keys)).unwrap();
+            assert_eq!(vocabulary.adds_bos, adds_bos);
         };
         check("tekken", &[], true);
         check("qwen2", &[], false);
@@ -435,13 +447,13 @@ mod tests {
     }
 
     #[test]
-    fn gemma_4s_merges_are_of_characters_and_it_begins_a_text_whatever_it_says() {
-        let said = [("add_bos_token", Value::Bool(false))];
-        let vocabulary = vocabulary(&header("gemma4", &said)).unwrap();
+    fn gemma_4_merges_characters_and_always_adds_bos() {
+        let keys = [("add_bos_token", Value::Bool(false))];
+        let vocabulary = vocabulary(&metadata_with("gemma4", &keys)).unwrap();
         assert!(matches!(
             vocabulary.algorithm,
-            Algorithm::CharacterPairs { .. }
+            Algorithm::CharacterBpe { .. }
         ));
-        assert!(vocabulary.adds_beginning);
+        assert!(vocabulary.adds_bos);
     }
 }

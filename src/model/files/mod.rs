@@ -1,5 +1,4 @@
-//! A path becomes an open model: a GGUF file, a folder with safetensors files in it, or a graph that others exported. What
-//! all of them say is the same.
+//! Opens models in all supported formats: a GGUF file, a folder with safetensors files, or an exported ONNX graph.
 
 mod adapter;
 mod folder;
@@ -18,26 +17,29 @@ use crate::file_bytes::FileAccess;
 use crate::graph::ModelFile;
 use crate::text::Vocabulary;
 
-/// A model whose headers were read.
-pub struct ModelFiles<F = ModelFile> {
-    /// The family and what computes it.
+/// A model whose file headers are read and valid. Weights are not converted yet.
+pub struct OpenedModel<F = ModelFile> {
+    /// Tensors, or an imported graph.
     pub file: F,
-    /// Its tokens.
+    /// Vocabulary for the tokenizer.
     pub vocabulary: Vocabulary,
-    /// How conversations are written, in Jinja.
+    /// Jinja source of the chat template, if the files contain one.
     pub chat_template: Option<String>,
-    /// How embeddings are made.
+    /// Pooling of embeddings, if the files specify it.
     pub pooling: Option<Pooling>,
 }
 
-impl ModelFiles {
-    /// Opens the tensors at `path`.
+impl OpenedModel {
+    /// Opens a GGUF file or a folder with safetensors files.
     ///
     /// # Errors
-    /// What is wrong, with the file's path.
+    /// If a file is invalid, or the path is an exported graph. The message has the path.
     pub fn open(path: &Path, access: FileAccess) -> anyhow::Result<Self> {
         if let Some(graph) = folder::graph(path)? {
-            bail!("{} is a graph already, not tensors", graph.display());
+            bail!(
+                "{} is an exported graph; a GGUF file or a safetensors folder is required",
+                graph.display()
+            );
         }
         match path.is_dir() {
             true => folder::open(path, access),
@@ -46,21 +48,21 @@ impl ModelFiles {
     }
 }
 
-impl ModelFiles<ModelSource> {
-    /// Opens whatever computes a model at `path`.
+impl OpenedModel<ModelSource> {
+    /// Opens a model of any supported format.
     ///
     /// # Errors
-    /// What is wrong, with the file's path.
+    /// If a file is invalid. The message has the path.
     pub fn open_any(path: &Path, access: FileAccess) -> anyhow::Result<Self> {
         if let Some(graph) = folder::graph(path)? {
             return folder::open_graph(graph, access);
         }
-        let ModelFiles {
+        let OpenedModel {
             file,
             vocabulary,
             chat_template,
             pooling,
-        } = ModelFiles::open(path, access)?;
+        } = OpenedModel::open(path, access)?;
         Ok(Self {
             file: ModelSource::Tensors(file),
             vocabulary,

@@ -1,4 +1,4 @@
-//! What computes a model: tensors, of which a graph is made here, or a graph that others exported.
+//! Where a model's graph comes from: built by this program from tensors, or exported by another program.
 
 use std::path::Path;
 
@@ -7,16 +7,16 @@ use crate::graph::ModelFile;
 use crate::graph::imported::{ImportedAttention, ImportedModel};
 use crate::runtime::{Device, KvCache};
 
-/// An open model.
+/// The files of an opened model.
 pub enum ModelSource {
-    /// The tensors of a family.
+    /// Tensors of a supported model family, for which this program builds the graph.
     Tensors(ModelFile),
-    /// A graph as it was exported.
+    /// An ONNX graph that another program exported.
     Imported(ImportedModel),
 }
 
 impl ModelSource {
-    /// The path for errors.
+    /// Path of the model, for error messages.
     pub fn path(&self) -> &Path {
         match self {
             Self::Tensors(file) => &file.path,
@@ -24,7 +24,7 @@ impl ModelSource {
         }
     }
 
-    /// The family's name.
+    /// Name of the model family.
     pub fn family(&self) -> &str {
         match self {
             Self::Tensors(file) => file.architecture.name(),
@@ -32,7 +32,7 @@ impl ModelSource {
         }
     }
 
-    /// Whether it goes on with texts.
+    /// Whether the model generates text; `false` for encoders.
     pub fn generates(&self) -> bool {
         match self {
             Self::Tensors(file) => file.architecture.decoder().is_some(),
@@ -40,15 +40,15 @@ impl ModelSource {
         }
     }
 
-    /// Whether it gives hidden states.
+    /// Whether the model outputs hidden states, which embeddings need.
     pub fn embeds(&self) -> bool {
         match self {
             Self::Tensors(_) => true,
-            Self::Imported(model) => model.gives_hidden,
+            Self::Imported(model) => model.has_hidden_output,
         }
     }
 
-    /// How it reads what is past.
+    /// How attention accesses cached keys and values.
     pub fn attention(&self) -> Attention {
         match self {
             Self::Tensors(_) if !self.generates() => Attention::Packed,
@@ -60,41 +60,41 @@ impl ModelSource {
         }
     }
 
-    /// Tokens of the vocabulary.
-    pub fn vocabulary(&self) -> usize {
+    /// Vocabulary size in tokens.
+    pub fn vocabulary_size(&self) -> usize {
         match self {
             Self::Tensors(file) => file.architecture.vocabulary(),
             Self::Imported(model) => model.shape.vocabulary,
         }
     }
 
-    /// Numbers of a hidden state.
-    pub fn hidden(&self) -> usize {
+    /// Dimension of a hidden state.
+    pub fn hidden_size(&self) -> usize {
         match self {
             Self::Tensors(file) => file.architecture.hidden(),
             Self::Imported(model) => model.shape.hidden,
         }
     }
 
-    /// Tokens of context the model was trained with.
-    pub fn trained_context(&self) -> usize {
+    /// Context length in tokens that the model was trained with.
+    pub fn trained_context_tokens(&self) -> usize {
         match self {
             Self::Tensors(file) => file.architecture.trained_context(),
             Self::Imported(model) => model.shape.trained_context,
         }
     }
 
-    /// Tokens that a context can have at all, if there is a limit.
-    pub fn longest_context(&self) -> Option<usize> {
+    /// Maximum context length in tokens; `None` without a limit.
+    pub fn max_context_tokens(&self) -> Option<usize> {
         match self {
-            // An encoder has learnt what each place is, and knows no other.
+            // An encoder has no position embeddings beyond its trained context.
             Self::Tensors(file) if !self.generates() => Some(file.architecture.trained_context()),
             Self::Tensors(_) => None,
-            Self::Imported(model) => model.shape.longest_context,
+            Self::Imported(model) => model.shape.max_context,
         }
     }
 
-    /// Bytes of a token's keys and values in all layers; 0 where none are kept.
+    /// Bytes of a token's keys and values in all layers; 0 for encoders.
     pub fn cache_bytes_per_token(&self) -> u64 {
         match self {
             Self::Tensors(file) => {
@@ -105,7 +105,7 @@ impl ModelSource {
         }
     }
 
-    /// Bytes of a token's row of keys or values: rows of a block's tokens follow each other.
+    /// Bytes of the keys of a token in a layer; the values take as many. The rows of a block's tokens are contiguous.
     pub fn cache_row_bytes(&self) -> usize {
         match self {
             Self::Tensors(file) => {
@@ -117,7 +117,7 @@ impl ModelSource {
         }
     }
 
-    /// Bytes of a number of a key or value.
+    /// Bytes of a key or value element.
     pub fn cache_element_bytes(&self) -> usize {
         match self {
             Self::Tensors(_) => size_of::<half::f16>(),
@@ -125,18 +125,18 @@ impl ModelSource {
         }
     }
 
-    /// Bytes that the weights take at least, for sequences of up to `context_tokens` tokens.
+    /// Minimum memory of the weights in bytes, for sequences of up to `context_tokens` tokens.
     pub fn weight_bytes(&self, context_tokens: usize) -> u64 {
         match self {
             Self::Tensors(file) => {
-                let weights = file.operand_bytes(Device::Cpu.products(), context_tokens);
-                weights.all as u64 + file.expert_bytes()
+                let weights = file.weight_bytes(Device::Cpu.matmul_operator(), context_tokens);
+                weights.total as u64 + file.expert_bytes()
             }
             Self::Imported(model) => model.file_bytes(),
         }
     }
 
-    /// Number of the model's weights.
+    /// Number of weights.
     pub fn parameters(&self) -> u64 {
         match self {
             Self::Tensors(file) => file.parameters(),
@@ -144,7 +144,7 @@ impl ModelSource {
         }
     }
 
-    /// The bytes of each file, in order.
+    /// Contents of the model files, in a fixed order.
     pub fn contents(&self) -> Vec<&[u8]> {
         match self {
             Self::Tensors(file) => file.tensors.contents(),
@@ -152,7 +152,7 @@ impl ModelSource {
         }
     }
 
-    /// The size of all files in bytes.
+    /// Total size of the model files in bytes.
     pub fn file_bytes(&self) -> u64 {
         self.contents().iter().map(|bytes| bytes.len() as u64).sum()
     }

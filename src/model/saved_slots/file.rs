@@ -1,5 +1,6 @@
-//! The file of a saved slot: a line that begins it, a line of JSON that describes it, the blocks' bytes, and a digest of all
-//! that. The digest finds damage, not malice: every size in the file is checked against the file's length and the model.
+//! File format of a saved slot: a magic line, a JSON header line, the bytes of the cache blocks, and a SHA-256 digest
+//! of all of these. The digest detects damage but not manipulation, so each size is checked against the file length and
+//! the model.
 
 use std::ffi::OsStr;
 use std::fs;
@@ -15,23 +16,23 @@ use crate::atomic_file::{self, AtomicFile};
 use crate::file_bytes::open_regular;
 use crate::model::load::BLOCK_TOKENS;
 
-/// Begins every such file.
+/// First line of the file: format name and version.
 const MAGIC: &str = "ortolan slot 1\n";
 
-/// Most bytes of the line of JSON: a context of a million tokens fits.
+/// Maximum length of the header line. The tokens of a million-token context fit.
 const MAX_HEADER_BYTES: u64 = 16 << 20;
 
-/// Held while the files of a folder are counted and one is added.
-static WRITING: Mutex<()> = Mutex::new(());
+/// Held while a folder's files are counted and a file is added.
+static WRITE_LOCK: Mutex<()> = Mutex::new(());
 
-/// What the file says of itself.
+/// Header line of the file, as JSON.
 #[derive(Debug, Serialize, Deserialize)]
-pub(super) struct Header {
-    /// A digest of the model and of what computes it, in hexadecimal digits.
+pub(super) struct SlotFileHeader {
+    /// Hexadecimal digest of model, device, instruction set and program version.
     pub(super) model: String,
-    /// Only requests of the same salt find it.
+    /// Cache salt of the sequence.
     pub(super) salt: Option<String>,
-    /// Digests of the adapters that shaped it, with their scales.
+    /// Digest and scale of each active adapter.
     #[serde(default)]
     pub(super) adapters: Vec<(String, f32)>,
     pub(super) tokens: Vec<u32>,
@@ -39,36 +40,36 @@ pub(super) struct Header {
     pub(super) block_bytes: usize,
 }
 
-/// What a file must agree with to be restored.
+/// Properties of the loaded model that a file must match.
 #[derive(Debug, Clone)]
-pub(super) struct Expected {
-    /// As in [`Header::model`].
+pub(super) struct ExpectedModel {
+    /// Required value of [`SlotFileHeader::model`].
     pub(super) model: String,
-    /// Tokens of the vocabulary.
-    pub(super) vocabulary: usize,
-    /// Bytes of a block's keys and values.
+    /// Vocabulary size in tokens.
+    pub(super) vocabulary_size: usize,
+    /// Bytes of the keys and values of a block, all layers together.
     pub(super) block_bytes: usize,
-    /// Bytes of a number of a block: 2 or 4.
+    /// Bytes of a key or value element: 2 or 4.
     pub(super) element_bytes: usize,
-    /// Blocks of the cache; what follows them in a file is checked and dropped.
+    /// Capacity of the cache in blocks. Blocks of a file beyond it are checked and dropped.
     pub(super) cache_blocks: usize,
 }
 
-/// Sets the rows behind the first `rows` of a block to zeros. They are of earlier requests of other clients, and may be NaN,
-/// with which the file could not be restored.
+/// Zeroes the rows of a partial block after the first `rows`. They contain data of other clients, or NaN, which
+/// [`read`] rejects.
 pub(super) fn clear_unused_rows(block: &mut [u8], rows: usize, row_bytes: usize) {
-    for run in block.chunks_exact_mut(BLOCK_TOKENS * row_bytes) {
-        run[rows * row_bytes..].fill(0);
+    for matrix in block.chunks_exact_mut(BLOCK_TOKENS * row_bytes) {
+        matrix[rows * row_bytes..].fill(0);
     }
 }
 
-/// Writes a file that appears under its name when it is complete. Answers its length in bytes.
+/// Writes a file that appears under its name when it is complete. Returns its length in bytes.
 ///
 /// # Errors
-/// The folder would have more files or bytes than `limits`, or the operating system's error.
+/// If the folder would exceed `limits`, or a file operation fails.
 pub(super) fn write(
     path: &Path,
-    header: &Header,
+    header: &SlotFileHeader,
     blocks: &[Vec<u8>],
     limits: SlotFileLimits,
 ) -> Result<u64, SavedSlotError> {
@@ -77,9 +78,9 @@ pub(super) fn write(
     let parts = parts.chain(blocks.iter().map(Vec::as_slice));
     let length =
         parts.clone().map(|part| part.len() as u64).sum::<u64>() + SHA256_OUTPUT_LEN as u64;
-    let _writing = WRITING.lock().unwrap_or_else(PoisonError::into_inner);
+    let _lock = WRITE_LOCK.lock().unwrap_or_else(PoisonError::into_inner);
     let folder = path.parent().unwrap_or(Path::new("."));
-    // That of a key is made when it is first needed.
+    // The folder of an API key is created with its first file.
     fs::create_dir_all(folder)?;
     check_limits(folder, path.file_name(), length, limits)?;
     let mut file = AtomicFile::create(path)?;
@@ -93,7 +94,8 @@ pub(super) fn write(
     Ok(length)
 }
 
-/// Checks that the folder has room for a file of `length` bytes. The file `name`, which is replaced, does not count.
+/// Checks that the folder stays within the limits after a file of `length` bytes is added. An existing file `name` does
+/// not count, because it is replaced.
 fn check_limits(
     folder: &Path,
     name: Option<&OsStr>,
@@ -108,51 +110,53 @@ fn check_limits(
             bytes = bytes.saturating_add(entry.metadata()?.len());
         }
     }
-    if files > limits.files {
-        return Err(SavedSlotError::TooManyFiles(limits.files));
+    if files > limits.max_files {
+        return Err(SavedSlotError::TooManyFiles(limits.max_files));
     }
-    if bytes > limits.bytes {
-        return Err(SavedSlotError::TooManyBytes(limits.bytes));
+    if bytes > limits.max_bytes {
+        return Err(SavedSlotError::TooManyBytes(limits.max_bytes));
     }
     Ok(())
 }
 
-/// Removes parts of files that killed servers left in a folder and in the folders within it.
+/// Removes partial files of killed servers from a folder and its subfolders. Returns their number.
 ///
 /// # Errors
-/// A folder cannot be read.
+/// If a folder cannot be read.
 pub(super) fn remove_parts(folder: &Path) -> io::Result<usize> {
-    let mut removed = atomic_file::remove_parts(folder, |_| true)?;
+    let mut removed = atomic_file::remove_stale_part_files(folder, |_| true)?;
     for entry in fs::read_dir(folder)? {
         let entry = entry?;
         if entry.file_type()?.is_dir() {
-            removed += atomic_file::remove_parts(&entry.path(), |_| true)?;
+            removed += atomic_file::remove_stale_part_files(&entry.path(), |_| true)?;
         }
     }
     Ok(removed)
 }
 
-/// Reads a file: its header, as many of its blocks as the cache has, and its length in bytes.
+/// Reads a file. Returns the header, the blocks that fit into the cache, and the file length in bytes.
 ///
 /// # Errors
-/// It is not a saved slot of this model, is damaged, or says what cannot be.
+/// If the file cannot be read, is damaged or inconsistent, or does not belong to this model.
 pub(super) fn read(
     path: &Path,
-    expected: &Expected,
-) -> Result<(Header, Vec<Vec<u8>>, u64), SavedSlotError> {
+    expected: &ExpectedModel,
+) -> Result<(SlotFileHeader, Vec<Vec<u8>>, u64), SavedSlotError> {
     let (file, length) = open_regular(path)?;
     let mut file = BufReader::new(file);
     let mut magic = [0; MAGIC.len()];
-    let begins = file.read_exact(&mut magic);
-    if begins.is_err() || magic != MAGIC.as_bytes() {
-        return Err(SavedSlotError::NoSlot("it does not begin like one"));
+    let magic_read = file.read_exact(&mut magic);
+    if magic_read.is_err() || magic != MAGIC.as_bytes() {
+        return Err(SavedSlotError::InvalidFile(
+            "the first line is not 'ortolan slot 1'",
+        ));
     }
     let mut line = Vec::new();
     file.by_ref()
         .take(MAX_HEADER_BYTES)
         .read_until(b'\n', &mut line)?;
-    let header: Header = serde_json::from_slice(&line)
-        .map_err(|_| SavedSlotError::NoSlot("it does not say what it is"))?;
+    let header: SlotFileHeader = serde_json::from_slice(&line)
+        .map_err(|_| SavedSlotError::InvalidFile("the header is not valid JSON"))?;
     check(&header, expected, length, (magic.len() + line.len()) as u64)?;
     let mut digest = Context::new(&SHA256);
     digest.update(&magic);
@@ -165,54 +169,65 @@ pub(super) fn read(
             .map_err(io::Error::from)?;
         let mut part = file.by_ref().take(header.block_bytes as u64);
         if part.read_to_end(&mut block)? != header.block_bytes {
-            return Err(SavedSlotError::NoSlot("it was shortened while it was read"));
+            return Err(SavedSlotError::InvalidFile(
+                "the file was truncated while it was read",
+            ));
         }
         digest.update(&block);
         if !is_finite(&block, expected.element_bytes) {
-            return Err(SavedSlotError::NoSlot("a number in it is NaN or infinite"));
+            return Err(SavedSlotError::InvalidFile(
+                "a key or value is NaN or infinite",
+            ));
         }
         if number < expected.cache_blocks {
             blocks.push(block);
         }
     }
-    let mut recorded = [0; SHA256_OUTPUT_LEN];
-    file.read_exact(&mut recorded)?;
-    match digest.finish().as_ref() == recorded {
+    let mut stored_digest = [0; SHA256_OUTPUT_LEN];
+    file.read_exact(&mut stored_digest)?;
+    match digest.finish().as_ref() == stored_digest {
         true => Ok((header, blocks, length)),
-        false => Err(SavedSlotError::NoSlot("it was damaged")),
+        false => Err(SavedSlotError::InvalidFile(
+            "the digest does not match: the file is damaged",
+        )),
     }
 }
 
-/// Checks what the file says of itself before anything is made of it. `head` is the number of bytes before its blocks.
+/// Checks the header before any block is read. `length` is the file's length, `header_end` the offset of the first
+/// block, both in bytes.
 fn check(
-    header: &Header,
-    expected: &Expected,
+    header: &SlotFileHeader,
+    expected: &ExpectedModel,
     length: u64,
-    head: u64,
+    header_end: u64,
 ) -> Result<(), SavedSlotError> {
-    let vocabulary = expected.vocabulary;
-    let is_foreign = |token: &u32| usize::try_from(*token).is_ok_and(|row| row >= vocabulary);
-    if header.model != expected.model || header.tokens.iter().any(is_foreign) {
-        return Err(SavedSlotError::AnotherModel);
+    let vocabulary_size = expected.vocabulary_size;
+    let is_unknown = |token: &u32| usize::try_from(*token).is_ok_and(|row| row >= vocabulary_size);
+    if header.model != expected.model || header.tokens.iter().any(is_unknown) {
+        return Err(SavedSlotError::ModelMismatch);
     }
-    let wanted = (header.blocks as u64)
+    let expected_length = (header.blocks as u64)
         .checked_mul(header.block_bytes as u64)
-        .and_then(|content| content.checked_add(head + SHA256_OUTPUT_LEN as u64));
-    if wanted != Some(length) {
-        return Err(SavedSlotError::NoSlot("it is not as long as it says"));
+        .and_then(|content| content.checked_add(header_end + SHA256_OUTPUT_LEN as u64));
+    if expected_length != Some(length) {
+        return Err(SavedSlotError::InvalidFile(
+            "the file length does not match the header",
+        ));
     }
     if header.blocks > 0 && header.block_bytes != expected.block_bytes {
-        return Err(SavedSlotError::NoSlot("its blocks have another size"));
+        return Err(SavedSlotError::InvalidFile(
+            "the block size does not match the model",
+        ));
     }
     if header.blocks != header.tokens.len().div_ceil(BLOCK_TOKENS) {
-        return Err(SavedSlotError::NoSlot(
-            "it has another number of blocks than its tokens need",
+        return Err(SavedSlotError::InvalidFile(
+            "the number of blocks does not match the number of tokens",
         ));
     }
     Ok(())
 }
 
-/// Whether all numbers of a block are finite; they are little-endian, in half or single precision.
+/// Whether all elements of a block are finite. Elements are little-endian: f16 if `element_bytes` is 2, f32 if 4.
 fn is_finite(block: &[u8], element_bytes: usize) -> bool {
     match element_bytes {
         4 => {

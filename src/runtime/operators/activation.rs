@@ -1,13 +1,13 @@
-//! What gates a value in a feed-forward layer (Shazeer, 2020, <https://arxiv.org/abs/2002.05202>).
+//! Gated activations of feed-forward layers (Shazeer, 2020, <https://arxiv.org/abs/2002.05202>).
 
-use super::parallel::{OperatorError, ParallelFor, once_each};
-use super::shared::SharedSlice;
-use super::simd::{Instructions, LANES, Simd, Work, eight, exp, store_some};
+use super::parallel::{OperatorError, ParallelFor, for_each_index};
+use super::shared_slice::SharedSlice;
+use super::simd::{Instructions, LANES, Simd, WithSimd, exp, pad_lanes, store_partial};
 use crate::graph::Activation;
 
-/// The function's values.
+/// Applies the activation function to eight values.
 #[inline(always)]
-pub(super) fn activated<S: Simd>(simd: S, activation: Activation, x: S::Vector) -> S::Vector {
+pub(super) fn activate<S: Simd>(simd: S, activation: Activation, x: S::Vector) -> S::Vector {
     let argument = match activation {
         Activation::Silu => x,
         Activation::GeluTanh => {
@@ -26,19 +26,23 @@ pub(super) fn activated<S: Simd>(simd: S, activation: Activation, x: S::Vector) 
 #[inline(always)]
 fn sigmoid<S: Simd>(simd: S, x: S::Vector) -> S::Vector {
     let one = simd.splat(1.0);
-    let small = exp(simd, simd.subtract(simd.splat(0.0), simd.magnitude(x)));
-    // Above zero 1, below it the small one.
-    let of_positive = simd.zero_below(simd.subtract(one, small), x, 0.0);
-    simd.divide(simd.add(small, of_positive), simd.add(one, small))
+    let exp_minus_abs = exp(simd, simd.subtract(simd.splat(0.0), simd.abs(x)));
+    // Difference from exp(-|x|) to the numerator, which is 1 where x ≥ 0, otherwise exp(-|x|).
+    let to_one = simd.zero_below(simd.subtract(one, exp_minus_abs), x, 0.0);
+    simd.divide(
+        simd.add(exp_minus_abs, to_one),
+        simd.add(one, exp_minus_abs),
+    )
 }
 
-/// Writes the second half of each row of `x`, `[rows, 2 · width]`, times a function of the first into `output`, `[rows, width]`.
+/// Multiplies the second half of each row of `x`, `[rows, 2 · width]`, by the activation of the first half. Writes the
+/// result to `output`, `[rows, width]`.
 ///
 /// # Errors
 /// If `parallel` fails.
 ///
 /// # Panics
-/// If they do not have as many rows.
+/// If `x` does not have twice as many elements as `output`.
 pub fn gate_halves(
     activation: Activation,
     x: &[f32],
@@ -47,39 +51,43 @@ pub fn gate_halves(
     instructions: Instructions,
     parallel: ParallelFor,
 ) -> Result<(), OperatorError> {
-    assert_eq!(x.len(), 2 * output.len(), "a row of both has two of one");
+    assert_eq!(
+        x.len(),
+        2 * output.len(),
+        "x has two columns for each of output"
+    );
     let rows = output.len() / width.max(1);
-    let shared = SharedSlice::new(output);
-    once_each(parallel, rows, &|row| {
+    let shared_output = SharedSlice::new(output);
+    for_each_index(parallel, rows, &|row| {
         let (gates, values) = x[2 * row * width..2 * (row + 1) * width].split_at(width);
-        instructions.run(Gate {
+        instructions.run(GateRow {
             activation,
             gates,
             values,
-            // SAFETY: no other call has this row.
-            output: unsafe { shared.part_mut(row * width..(row + 1) * width) },
+            // SAFETY: no other call writes this row of the output.
+            output: unsafe { shared_output.slice_mut(row * width..(row + 1) * width) },
         });
     })
 }
 
-/// One row.
-struct Gate<'a> {
+/// Multiplies the values of one row by their activated gates.
+struct GateRow<'a> {
     activation: Activation,
     gates: &'a [f32],
     values: &'a [f32],
     output: &'a mut [f32],
 }
 
-impl Work for Gate<'_> {
+impl WithSimd for GateRow<'_> {
     type Output = ();
 
     #[inline(always)]
     fn run<S: Simd>(self, simd: S) {
         let groups = self.gates.chunks(LANES).zip(self.values.chunks(LANES));
         for ((gates, values), output) in groups.zip(self.output.chunks_mut(LANES)) {
-            let gate = activated(simd, self.activation, simd.load(&eight(gates)));
-            let gated = simd.multiply(gate, simd.load(&eight(values)));
-            store_some(simd, gated, output);
+            let gate = activate(simd, self.activation, simd.load(&pad_lanes(gates)));
+            let gated = simd.multiply(gate, simd.load(&pad_lanes(values)));
+            store_partial(simd, gated, output);
         }
     }
 }

@@ -1,94 +1,97 @@
-//! Attention over a paged cache, on plain slices: first the new tokens' keys and values go into the cache,
-//! then every new token attends to its sequence up to itself. It knows nothing of ONNX Runtime.
+//! Causal attention over a paged cache, on plain slices and independent of ONNX Runtime. First the keys and values of
+//! new tokens are written to the cache. Then each new token attends to its sequence, up to and including itself.
 //!
-//! A token's bits depend on its own sequence up to itself, never on its neighbours in the batch, on how
-//! its prompt was cut, on the threads or on where its blocks lie: keys are taken in tiles that begin at
-//! position 0, a tile's result is computed for itself, and the tiles' results are merged in order.
+//! The result is batch-invariant: it does not depend on other sequences, on the chunking of the prompt, on the number
+//! of threads or on block indices. Positions are divided into fixed tiles, the result of each tile is computed
+//! independently, and the results are merged in tile order.
 
 use std::cmp::Reverse;
 use std::ops::Range;
 
 use half::f16;
 
+use super::attention_task::{
+    AttentionContext, AttentionTask, MergeTiles, QueryGroup, ROWS_WITHOUT_CONVERSION,
+};
 use super::batch::{BatchBounds, BatchIndices, RaggedBatch, SequenceChunk};
+use super::cache_write::WriteToCache;
 use super::norm::QueryKeyNorms;
-use super::parallel::{OperatorError, ParallelFor, once_each};
-use super::piece::{Group, MergeGroup, Piece, PieceContext, ROWS_WITHOUT_CONVERSION};
+use super::parallel::{OperatorError, ParallelFor, for_each_index};
 use super::rotary::Rotary;
-use super::shared::SharedSlice;
+use super::shared_slice::SharedSlice;
 use super::simd::{Instructions, LANES};
-use super::tile::Peak;
-use super::write::WriteTokens;
+use super::tile::SoftmaxStats;
 use crate::graph::{HEAD_MULTIPLE, MAX_HEAD_SIZE, MAX_HEADS};
 
 const _: () = assert!(HEAD_MULTIPLE.is_multiple_of(LANES));
 
-/// Query rows, tokens times the heads of a group, that share a tile's conversion from f16. They and the
-/// tile stay in the second-level cache.
+/// Target number of query rows (tokens times query heads) that share each conversion of a tile from f16. The rows and
+/// the tile fit into the L2 cache.
 const GROUP_ROWS: usize = 48;
-/// With fewer groups than this, each group's keys are cut into pieces, so that a few cores find work.
-const PIECES_WANTED: usize = 24;
-/// New tokens whose keys and values one thread writes at a time.
-const TOKENS_WRITTEN_TOGETHER: usize = 32;
+/// If a step has fewer groups than this, the tiles of each group are split into several tasks, to keep more cores busy.
+const MIN_TASKS: usize = 24;
+/// Number of new tokens whose keys and values one task writes to the cache.
+const TOKENS_PER_WRITE: usize = 32;
 
-/// The sizes of heads and cache.
+/// Dimensions of the attention heads and of the key-value cache.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct AttentionShape {
-    /// Query heads: a multiple of `kv_heads`.
+    /// Number of query heads, a multiple of `kv_heads`.
     pub heads: usize,
-    /// Heads of keys and values.
+    /// Number of key/value heads.
     pub kv_heads: usize,
-    /// Elements of a head: a multiple of eight.
+    /// Number of elements of a head, a multiple of eight.
     pub head_size: usize,
-    /// Blocks of the cache.
+    /// Number of cache blocks.
     pub blocks: usize,
-    /// Tokens of a block.
+    /// Number of tokens per block.
     pub block_tokens: usize,
 }
 
-/// What is read.
+/// The inputs of paged attention, except the caches.
 #[derive(Debug, Clone, Copy)]
 pub struct AttentionInputs<'a> {
-    /// `[tokens, heads · head_size]`; without `key_value`, `[tokens, (heads + 2 · kv_heads) · head_size]`.
+    /// `[tokens, heads · head_size]`. Without `key_value`, packed queries, keys and values:
+    /// `[tokens, (heads + 2 · kv_heads) · head_size]`.
     pub query: &'a [f32],
-    /// `[tokens, kv_heads · head_size]` each.
+    /// Keys and values, `[tokens, kv_heads · head_size]` each.
     pub key_value: Option<(&'a [f32], &'a [f32])>,
-    /// The tokens' sequences.
+    /// Boundaries and cache blocks of the sequences.
     pub batch: BatchIndices<'a>,
-    /// Norms queries and keys, where given, before they are rotated.
+    /// Norms of queries and keys, applied before RoPE; `None` for models without these norms.
     pub norms: Option<QueryKeyNorms<'a>>,
-    /// Rotates queries and keys, where given.
+    /// RoPE of queries and keys; `None` for models without RoPE.
     pub rotary: Option<Rotary<'a>>,
-    /// What becomes of the products of queries and keys.
+    /// Scale, soft cap and sliding window of attention scores.
     pub scoring: Scoring,
 }
 
-/// How products of queries and keys become scores, and which there are.
+/// How attention scores are computed from dot products of queries and keys.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Scoring {
-    /// Multiplies every product.
+    /// Factor by which every dot product is multiplied.
     pub scale: f32,
-    /// A score `s` becomes `softcap · tanh(s / softcap)`, where given.
+    /// Soft capping: a score `s` becomes `softcap · tanh(s / softcap)`.
     pub softcap: Option<f32>,
-    /// Keys that a token sees, its own and those before it; without it, all. At least one.
+    /// Sliding window: number of keys visible to a token, including its own key. At least 1; `None` means all keys.
     pub window: Option<usize>,
 }
 
-/// The memory of keys and values, `[blocks, block_tokens, kv_heads, head_size]` each.
+/// The key and value caches, `[blocks, block_tokens, kv_heads, head_size]` each.
 #[derive(Debug)]
 pub struct AttentionCaches<'a> {
-    /// `key_cache`
+    /// Key cache, updated in place.
     pub keys: &'a mut [f16],
-    /// `value_cache`
+    /// Value cache, updated in place.
     pub values: &'a mut [f16],
 }
 
-/// Writes the new tokens' keys and values into the caches and their attention into `output`,
+/// Writes the keys and values of the new tokens to the caches, and the attention of the new tokens to `output`,
 /// `[tokens, heads · head_size]`.
 ///
 /// # Errors
-/// If the inputs do not fit each other; then nothing was written. If `parallel` fails; then anything may
-/// have been.
+/// If the inputs do not match each other (nothing is written), or if `parallel` fails (caches and output are
+/// unspecified).
 pub fn attend(
     shape: AttentionShape,
     inputs: &AttentionInputs,
@@ -97,7 +100,7 @@ pub fn attend(
     instructions: Instructions,
     parallel: ParallelFor,
 ) -> Result<(), OperatorError> {
-    let checked = Checked::new(shape, inputs, &caches, output)?;
+    let checked = CheckedInputs::new(shape, inputs, &caches, output)?;
     let batch = &checked.batch;
     let AttentionCaches { keys, values } = caches;
     let keys = SharedSlice::new(keys.as_chunks_mut::<LANES>().0);
@@ -109,7 +112,7 @@ pub fn attend(
     }
     let write = |range: Range<usize>| {
         let (key, value) = (checked.key, checked.value);
-        instructions.run(WriteTokens {
+        instructions.run(WriteToCache {
             shape,
             key,
             value,
@@ -120,24 +123,20 @@ pub fn attend(
             range,
         })
     };
-    if tokens <= TOKENS_WRITTEN_TOGETHER {
+    if tokens <= TOKENS_PER_WRITE {
         write(0..tokens);
     } else {
-        once_each(
-            parallel,
-            tokens.div_ceil(TOKENS_WRITTEN_TOGETHER),
-            &|index| {
-                let first = index * TOKENS_WRITTEN_TOGETHER;
-                write(first..tokens.min(first + TOKENS_WRITTEN_TOGETHER));
-            },
-        )?;
+        for_each_index(parallel, tokens.div_ceil(TOKENS_PER_WRITE), &|index| {
+            let first = index * TOKENS_PER_WRITE;
+            write(first..tokens.min(first + TOKENS_PER_WRITE));
+        })?;
     }
 
-    let plan = Plan::new(shape, &batch.sequences, inputs.scoring.window);
+    let plan = AttentionPlan::new(shape, &batch.sequences, inputs.scoring.window);
     let width = shape.head_size / LANES;
     let mut partial_sums = vec![[0.0; LANES]; plan.partial_rows * width];
-    let mut partial_peaks = vec![Peak::NONE; plan.partial_rows];
-    let context = PieceContext {
+    let mut partial_stats = vec![SoftmaxStats::EMPTY; plan.partial_rows];
+    let context = AttentionContext {
         shape,
         inputs,
         batch,
@@ -146,15 +145,15 @@ pub fn attend(
         values: &values,
         output: &SharedSlice::new(output.as_chunks_mut::<LANES>().0),
         partial_sums: &SharedSlice::new(&mut partial_sums),
-        partial_peaks: &SharedSlice::new(&mut partial_peaks),
+        partial_stats: &SharedSlice::new(&mut partial_stats),
     };
-    once_each(parallel, plan.pieces.len(), &|index| {
-        let piece = &plan.pieces[index];
-        context.attend(&plan.groups[piece.group], piece, instructions);
+    for_each_index(parallel, plan.tasks.len(), &|index| {
+        let task = &plan.tasks[index];
+        context.attend(&plan.groups[task.group], task, instructions);
     })?;
     if plan.partial_rows > 0 {
-        once_each(parallel, plan.groups.len(), &|index| {
-            instructions.run(MergeGroup {
+        for_each_index(parallel, plan.groups.len(), &|index| {
+            instructions.run(MergeTiles {
                 context: &context,
                 group: &plan.groups[index],
             });
@@ -163,13 +162,13 @@ pub fn attend(
     Ok(())
 }
 
-/// A row for every token and head, somewhere in a tensor.
+/// Strided view of a tensor with one row for each token and head.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct TokenRows<'a> {
     elements: &'a [f32],
-    /// Elements from one token to the next.
+    /// Number of elements from one token to the next.
     stride: usize,
-    /// Elements before the first head.
+    /// Number of elements before a token's first head.
     offset: usize,
     head_size: usize,
 }
@@ -182,15 +181,15 @@ impl<'a> TokenRows<'a> {
     }
 }
 
-/// Inputs that fit each other and the memory they come with.
-struct Checked<'a> {
+/// Inputs that have been checked against each other, the caches and the output.
+struct CheckedInputs<'a> {
     query: TokenRows<'a>,
     key: TokenRows<'a>,
     value: TokenRows<'a>,
     batch: RaggedBatch<'a>,
 }
 
-impl<'a> Checked<'a> {
+impl<'a> CheckedInputs<'a> {
     fn new(
         shape: AttentionShape,
         inputs: &AttentionInputs<'a>,
@@ -208,12 +207,14 @@ impl<'a> Checked<'a> {
         if heads == 0 || heads > MAX_HEADS || kv_heads == 0 || !heads.is_multiple_of(kv_heads) {
             return Err(invalid(
                 "query",
-                format!("has {heads} heads for {kv_heads} of keys (at most {MAX_HEADS})"),
+                format!(
+                    "has {heads} heads, expected a multiple of {kv_heads} key/value heads up to {MAX_HEADS}"
+                ),
             ));
         }
         if head_size == 0 || head_size > MAX_HEAD_SIZE || !head_size.is_multiple_of(HEAD_MULTIPLE) {
             let problem = format!(
-                "head size {head_size} is no multiple of {HEAD_MULTIPLE} up to {MAX_HEAD_SIZE}"
+                "head size {head_size} is not a multiple of {HEAD_MULTIPLE} up to {MAX_HEAD_SIZE}"
             );
             return Err(invalid("key_cache", problem));
         }
@@ -224,7 +225,10 @@ impl<'a> Checked<'a> {
         if block_tokens == 0 || cache_elements != Some(caches.keys.len()) {
             return Err(invalid(
                 "key_cache",
-                format!("has {} elements, not those of its shape", caches.keys.len()),
+                format!(
+                    "has {} elements, which do not match its shape",
+                    caches.keys.len()
+                ),
             ));
         }
         if caches.values.len() != caches.keys.len() {
@@ -245,7 +249,7 @@ impl<'a> Checked<'a> {
             return Err(invalid(
                 "query",
                 format!(
-                    "its {} elements are not rows of {stride}",
+                    "has {} elements, not a multiple of the row size {stride}",
                     inputs.query.len()
                 ),
             ));
@@ -272,7 +276,7 @@ impl<'a> Checked<'a> {
                     if tensor.len() != tokens * kv_width {
                         return Err(invalid(
                             name,
-                            format!("is not {tokens} rows of {kv_width} elements"),
+                            format!("does not have {tokens} rows of {kv_width} elements"),
                         ));
                     }
                 }
@@ -285,8 +289,10 @@ impl<'a> Checked<'a> {
         if let Some(norms) = inputs.norms {
             for (name, norm) in [("q_norm_weight", norms.query), ("k_norm_weight", norms.key)] {
                 if norm.gain.len() != head_size {
-                    let problem =
-                        format!("has {} elements for a head of {head_size}", norm.gain.len());
+                    let problem = format!(
+                        "has {} elements, the head size is {head_size}",
+                        norm.gain.len()
+                    );
                     return Err(invalid(name, problem));
                 }
             }
@@ -297,7 +303,7 @@ impl<'a> Checked<'a> {
                 || !rotary.cosines.len().is_multiple_of(rotary.pairs)
             {
                 let problem = format!(
-                    "has {} columns for a head of {head_size} elements",
+                    "has {} columns, which do not match the head size {head_size}",
                     rotary.pairs
                 );
                 return Err(invalid("cos_cache", problem));
@@ -319,7 +325,7 @@ impl<'a> Checked<'a> {
                 positions,
             },
         )?;
-        Ok(Checked {
+        Ok(CheckedInputs {
             query: rows(inputs.query, stride, 0),
             key,
             value,
@@ -328,72 +334,78 @@ impl<'a> Checked<'a> {
     }
 }
 
-/// Who computes what. It settles the time that a step takes, never its result.
-struct Plan {
-    groups: Vec<Group>,
-    /// The dearest first.
-    pieces: Vec<Piece>,
-    /// Rows of all groups that are cut, once for each of their tiles.
+/// Division of a step's attention into tasks. The division affects the duration of a step, but not the result.
+struct AttentionPlan {
+    groups: Vec<QueryGroup>,
+    /// Sorted by descending cost.
+    tasks: Vec<AttentionTask>,
+    /// Number of rows in the buffers of partial results: one for each tile and query row of all split groups (see
+    /// [`QueryGroup::first_partial_row`]).
     partial_rows: usize,
 }
 
-impl Plan {
-    fn new(shape: AttentionShape, sequences: &[SequenceChunk], window: Option<usize>) -> Plan {
-        let heads_per_group = shape.heads / shape.kv_heads;
-        let tokens_together = (GROUP_ROWS / heads_per_group).max(1);
+impl AttentionPlan {
+    fn new(
+        shape: AttentionShape,
+        sequences: &[SequenceChunk],
+        window: Option<usize>,
+    ) -> AttentionPlan {
+        let heads_per_kv_head = shape.heads / shape.kv_heads;
+        let tokens_per_group = (GROUP_ROWS / heads_per_kv_head).max(1);
         let mut groups = Vec::new();
         for (sequence, chunk) in sequences.iter().enumerate() {
-            for first in (0..chunk.tokens).step_by(tokens_together) {
-                let tokens = tokens_together.min(chunk.tokens - first);
+            for first in (0..chunk.tokens).step_by(tokens_per_group) {
+                let tokens = tokens_per_group.min(chunk.tokens - first);
                 let keys = chunk.past + first + tokens;
-                // The first key that the first of the tokens sees.
+                // The first key that is visible to the group's first token.
                 let first_key =
                     window.map_or(0, |window| (keys - tokens + 1).saturating_sub(window));
-                // Few rows are done as soon as the keys are there: then whole tokens are read, which lie
-                // together. Many rows of one KV head keep its part of a tile at hand.
-                let rows = tokens * heads_per_group;
-                let heads_together = if rows <= ROWS_WITHOUT_CONVERSION {
+                // With few query rows, loading keys dominates, so a group has all key/value heads, whose keys are
+                // contiguous. With many rows, a group has one key/value head, whose keys stay in the CPU cache.
+                let rows = tokens * heads_per_kv_head;
+                let kv_heads_per_group = if rows <= ROWS_WITHOUT_CONVERSION {
                     shape.kv_heads
                 } else {
                     1
                 };
                 groups.extend(
                     (0..shape.kv_heads)
-                        .step_by(heads_together)
-                        .map(|kv_head| Group {
+                        .step_by(kv_heads_per_group)
+                        .map(|kv_head| QueryGroup {
                             sequence,
                             first,
                             tokens,
-                            kv_heads: kv_head..kv_head + heads_together,
+                            kv_heads: kv_head..kv_head + kv_heads_per_group,
                             keys: first_key..keys,
-                            partials: None,
+                            first_partial_row: None,
                         }),
                 );
             }
         }
-        let pieces_of_each = PIECES_WANTED.div_ceil(groups.len().max(1));
-        let mut pieces = Vec::with_capacity(groups.len().max(PIECES_WANTED));
+        let tasks_per_group = MIN_TASKS.div_ceil(groups.len().max(1));
+        let mut tasks = Vec::with_capacity(groups.len().max(MIN_TASKS));
         let mut partial_rows = 0;
         for (index, group) in groups.iter_mut().enumerate() {
             let tiles = group.tiles();
-            let tiles_together = tiles.len().div_ceil(pieces_of_each);
-            if tiles_together < tiles.len() {
-                group.partials = Some(partial_rows);
-                partial_rows += tiles.len() * group.kv_heads.len() * group.tokens * heads_per_group;
+            let tiles_per_task = tiles.len().div_ceil(tasks_per_group);
+            if tiles_per_task < tiles.len() {
+                group.first_partial_row = Some(partial_rows);
+                partial_rows +=
+                    tiles.len() * group.kv_heads.len() * group.tokens * heads_per_kv_head;
             }
-            let firsts = tiles.clone().step_by(tiles_together);
-            pieces.extend(firsts.map(|first| Piece {
+            let first_tiles = tiles.clone().step_by(tiles_per_task);
+            tasks.extend(first_tiles.map(|first| AttentionTask {
                 group: index,
-                tiles: first..tiles.end.min(first + tiles_together),
+                tiles: first..tiles.end.min(first + tiles_per_task),
             }));
         }
-        pieces.sort_by_key(|piece| {
-            let group = &groups[piece.group];
-            Reverse(group.kv_heads.len() * group.tokens * piece.tiles.len())
+        tasks.sort_by_key(|task| {
+            let group = &groups[task.group];
+            Reverse(group.kv_heads.len() * group.tokens * task.tiles.len())
         });
-        Plan {
+        AttentionPlan {
             groups,
-            pieces,
+            tasks,
             partial_rows,
         }
     }

@@ -1,56 +1,57 @@
-//! The ragged batch that the operator's index tensors describe, checked against each other and against
-//! the cache's size. What passed here names no token, block or slot that does not exist.
+//! Validates the index tensors of paged attention against each other and against the cache size. A [`RaggedBatch`]
+//! contains only valid token, block and slot indices.
 
 use std::ops::Range;
 
 use super::parallel::OperatorError;
 
-/// The index tensors as they came.
+/// Index tensors of paged attention before validation.
 #[derive(Debug, Clone, Copy)]
 pub struct BatchIndices<'a> {
-    /// `[sequences + 1]`: where each sequence's new tokens begin, and the end.
+    /// `[sequences + 1]`: index of the first new token of each sequence, then the number of tokens.
     pub cumulative_sequence_length: &'a [i32],
-    /// `[sequences]`: tokens that are in the cache already.
+    /// `[sequences]`: number of tokens of each sequence that are already in the cache.
     pub past_seqlens: &'a [i32],
-    /// `[sequences, blocks_per_sequence]`; entries past a sequence's length may be anything.
+    /// `[sequences, blocks_per_sequence]`; entries past a sequence's length are ignored.
     pub block_table: &'a [i32],
-    /// Columns of `block_table`.
+    /// Number of columns of `block_table`.
     pub blocks_per_sequence: usize,
-    /// `[tokens]`: where each new token's key and value go, -1 for nowhere. Absent: where the table says.
+    /// `[tokens]`: cache slot (`block · block_tokens + offset`) of each new token, or -1 for tokens that must not be
+    /// written. If absent, slots are derived from `block_table`.
     pub slot_mapping: Option<&'a [i32]>,
 }
 
-/// What bounds a batch.
+/// Sizes that bound the indices of a batch.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct BatchBounds {
     pub(super) tokens: usize,
     pub(super) blocks: usize,
     pub(super) block_tokens: usize,
-    /// Positions with a rotary angle; `None` where nothing is rotated.
+    /// Number of positions in the RoPE tables; `None` without RoPE.
     pub(super) positions: Option<usize>,
 }
 
-/// A ragged batch in which every number is in range.
+/// A ragged batch in which every index is in range.
 #[derive(Debug)]
 pub(super) struct RaggedBatch<'a> {
     pub(super) sequences: Vec<SequenceChunk<'a>>,
-    /// For each token its slot in the cache; no slot comes twice.
+    /// Cache slot of each token, or `None` for a token that must not be written. No slot occurs twice.
     pub(super) slots: Vec<Option<usize>>,
 }
 
-/// The new tokens of one sequence. Token `first_token + n` of the batch stands at position `past + n`.
+/// The new tokens of one sequence. Token `first_token + n` of the batch has position `past + n`.
 #[derive(Debug)]
 pub(super) struct SequenceChunk<'a> {
     pub(super) first_token: usize,
     /// At least one.
     pub(super) tokens: usize,
     pub(super) past: usize,
-    /// The block of every `block_tokens` positions, up to the last new token.
+    /// The sequence's blocks, up to the block of the last new token.
     blocks: &'a [i32],
 }
 
 impl SequenceChunk<'_> {
-    /// Visits the slots of `positions`, all of the sequence, in order.
+    /// Calls `visit` with the cache slot of each position, in order.
     #[inline(always)]
     pub(super) fn slots(
         &self,
@@ -61,7 +62,7 @@ impl SequenceChunk<'_> {
         let mut remaining = positions.len();
         let mut offset = positions.start % block_tokens;
         for &block in &self.blocks[positions.start / block_tokens..] {
-            // The check has seen that no block number is negative.
+            // `RaggedBatch::check` rejects negative block indices.
             let block_start = block as usize * block_tokens;
             let run = remaining.min(block_tokens - offset);
             (offset..offset + run).for_each(|offset| visit(block_start + offset));
@@ -90,8 +91,9 @@ impl<'a> RaggedBatch<'a> {
             return Err(invalid(
                 "cumulative_sequence_length",
                 format!(
-                    "has {} entries for {count} past_seqlens, not one more",
-                    cumulative.len()
+                    "has {} entries, expected {} (one more than past_seqlens)",
+                    cumulative.len(),
+                    count + 1
                 ),
             ));
         }
@@ -102,7 +104,7 @@ impl<'a> RaggedBatch<'a> {
             return Err(invalid(
                 "cumulative_sequence_length",
                 format!(
-                    "does not rise from 0 to the {} tokens of query",
+                    "does not ascend from 0 to the {} tokens of query",
                     bounds.tokens
                 ),
             ));
@@ -123,7 +125,10 @@ impl<'a> RaggedBatch<'a> {
             let past = usize::try_from(past_seqlens[sequence]).map_err(|_| {
                 invalid(
                     "past_seqlens",
-                    format!("sequence {sequence} has {} tokens", past_seqlens[sequence]),
+                    format!(
+                        "sequence {sequence} has {} past tokens",
+                        past_seqlens[sequence]
+                    ),
                 )
             })?;
             let total = past + tokens;
@@ -142,7 +147,7 @@ impl<'a> RaggedBatch<'a> {
                 invalid(
                     "block_table",
                     format!(
-                        "has {} blocks for each sequence, sequence {sequence} needs {needed}",
+                        "has {} blocks per sequence, sequence {sequence} needs {needed}",
                         row.len()
                     ),
                 )
@@ -154,7 +159,7 @@ impl<'a> RaggedBatch<'a> {
                 return Err(invalid(
                     "block_table",
                     format!(
-                        "sequence {sequence} names block {block} of {}",
+                        "sequence {sequence} has block {block}, but the cache has {} blocks",
                         bounds.blocks
                     ),
                 ));
@@ -198,15 +203,19 @@ fn slots(
         if mapped == -1 {
             *slot = None;
         } else if *slot != usize::try_from(mapped).ok() {
-            let problem = format!("sends token {token} to slot {mapped}, against the block table");
+            let problem =
+                format!("maps token {token} to slot {mapped}, which contradicts block_table");
             return Err(OperatorError::input("slot_mapping", problem));
         }
     }
-    // Slots are written in parallel: two tokens in one would be a race.
+    // Slots are written in parallel, so two tokens in one slot would be a data race.
     let mut written: Vec<usize> = slots.iter().flatten().copied().collect();
     written.sort_unstable();
-    if let Some(twice) = written.windows(2).find(|pair| pair[0] == pair[1]) {
-        let problem = format!("two tokens of the batch are written to slot {}", twice[0]);
+    if let Some(duplicate) = written.windows(2).find(|pair| pair[0] == pair[1]) {
+        let problem = format!(
+            "two tokens of the batch are written to slot {}",
+            duplicate[0]
+        );
         return Err(OperatorError::input("block_table", problem));
     }
     Ok(slots)

@@ -1,5 +1,6 @@
-//! `GatedHalves` as ONNX Runtime sees it: the second half of each row, times a function of the first, as `MatMulPanels` computes
-//! it. For products that something is added to before.
+//! The ONNX operator `GatedHalves`: multiplies the second half of each row by the activation of the first half. Graphs
+//! use the operator if a LoRA update comes between a matmul and its gate, so that `MatMulPanels` cannot apply the gate.
+//! `activation` computes the result.
 
 use ort::operator::{
     ComputeContext, Kernel, KernelContext, Operator, OperatorInput, OperatorOutput,
@@ -7,14 +8,14 @@ use ort::operator::{
 use ort::value::TensorElementType;
 
 use super::activation::gate_halves;
-use super::node::{gated, input_error, refused, tensor, threads};
+use super::node::{gate_activation, input_error, invalid_node, tensor, thread_pool};
 use super::simd::Instructions;
 use crate::graph::{Activation, GATED};
 
-/// The operator. Its one input is `[rows, 2 · width]`, its output `[rows, width]`.
+/// The operator. The input is `[rows, 2 · width]`, the output `[rows, width]`.
 pub(super) struct GatedHalves;
 
-/// The input's name.
+/// Name of the only input, for errors.
 const INPUT: &str = "x";
 
 impl Operator for GatedHalves {
@@ -40,8 +41,8 @@ impl Operator for GatedHalves {
         &self,
         attributes: &KernelContext<'attr>,
     ) -> ort::Result<GatedHalvesKernel> {
-        let activation =
-            gated(attributes)?.ok_or_else(|| refused(format!("{GATED} is missing")))?;
+        let activation = gate_activation(attributes)?
+            .ok_or_else(|| invalid_node(format!("{GATED} is missing")))?;
         Ok(GatedHalvesKernel {
             activation,
             instructions: Instructions::detect(),
@@ -58,17 +59,17 @@ impl Kernel for GatedHalvesKernel {
     fn compute(&mut self, context: &ComputeContext) -> ort::Result<()> {
         let x = context.input(0)?;
         let x = x.ok_or_else(|| input_error(INPUT, "is missing"))?;
-        let ([rows, both], x) = tensor::<f32, 2>(&x, INPUT)?;
-        if !both.is_multiple_of(2) {
+        let ([rows, columns], x) = tensor::<f32, 2>(&x, INPUT)?;
+        if !columns.is_multiple_of(2) {
             return Err(input_error(
                 INPUT,
-                format!("has {both} columns, which have no halves"),
+                format!("has {columns} columns, not an even number"),
             ));
         }
-        let width = both / 2;
+        let width = columns / 2;
         let mut output = context
             .output(0, [rows as i64, width as i64])?
-            .ok_or_else(|| refused("the node has no output"))?;
+            .ok_or_else(|| invalid_node("the node has no output"))?;
         let (_, output) = output.try_extract_tensor_mut::<f32>()?;
         gate_halves(
             self.activation,
@@ -76,7 +77,7 @@ impl Kernel for GatedHalvesKernel {
             width,
             output,
             self.instructions,
-            &threads(context),
+            &thread_pool(context),
         )
         .map_err(ort::Error::wrap)
     }

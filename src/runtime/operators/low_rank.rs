@@ -1,147 +1,144 @@
-//! Low-rank updates of a product (Hu et al., 2021, "LoRA", <https://arxiv.org/abs/2106.09685>), on plain slices: to each
-//! row of it is added what the branches that the row wants make of its input. It knows nothing of ONNX Runtime.
+//! LoRA updates of a matmul result (Hu et al., 2021, <https://arxiv.org/abs/2106.09685>), on plain slices and
+//! independent of ONNX Runtime. For each adapter that a row uses, `scale · B · A · input` is added to the row.
 //!
-//! A row's bits depend on the row alone: whoever computes a part of it adds the same numbers in the same order. A row
-//! that wants no branch keeps the product's bits.
+//! The result is batch-invariant: it does not depend on other rows or on threads. Rows without adapters are unchanged.
 
 use std::ops::Range;
 
-use super::parallel::{OperatorError, ParallelFor, once_each};
-use super::shared::SharedSlice;
-use super::simd::{Instructions, LANES, Simd, Work};
+use super::parallel::{OperatorError, ParallelFor, for_each_index};
+use super::shared_slice::SharedSlice;
+use super::simd::{Instructions, LANES, Simd, WithSimd};
 
-/// Sums of a branch that are computed together.
-const RANKS_TOGETHER: usize = 8;
-/// Outputs of a row that are computed together.
-const OUTPUTS_TOGETHER: usize = 64;
-/// Multiplications from which on it is worth waking other threads.
-const WORTH_SHARING: usize = 1 << 16;
-/// Numbers that tell a branch.
-const BRANCH_NUMBERS: usize = 4;
+/// Number of LoRA A rows that one task multiplies by an input row.
+const RANKS_PER_TASK: usize = 8;
+/// Number of outputs of a row that one task computes.
+const OUTPUTS_PER_TASK: usize = 64;
+/// Minimum number of multiplications that justifies waking other threads.
+const MIN_PARALLEL_MULTIPLICATIONS: usize = 1 << 16;
+/// Number of values per branch in the input `branches`.
+const BRANCH_FIELDS: usize = 4;
 
-/// What is read.
+/// The inputs of a low-rank update.
 #[derive(Debug, Clone, Copy)]
-pub struct UpdateInputs<'a> {
-    /// `[rows, outputs]`
-    pub product: &'a [f32],
-    /// Columns of the product.
+pub struct LowRankInputs<'a> {
+    /// Result of the matmul without adapters, `[rows, outputs]`.
+    pub base: &'a [f32],
+    /// Number of columns of `base`.
     pub outputs: usize,
-    /// `[rows, columns]`: what the product was made of.
+    /// Input of the matmul, `[rows, columns]`.
     pub input: &'a [f32],
-    /// Columns of the input.
+    /// Number of columns of `input`.
     pub columns: usize,
-    /// `[rows, adapters]`: how strong each row wants each adapter; 0 is not at all.
+    /// Scale of each adapter for each row, `[rows, adapters]`; 0 disables the adapter.
     pub scales: &'a [f32],
-    /// Columns of the scales.
+    /// Number of columns of `scales`.
     pub adapters: usize,
-    /// `[ranks of all branches, columns]`
-    pub down: &'a [f32],
-    /// Each branch's `[rank, its outputs]`, one after the other.
-    pub up: &'a [f32],
-    /// `[branches · 4]`: the adapter, the first of its outputs and their number, the rank.
+    /// LoRA A matrices of all branches, `[sum of ranks, columns]`.
+    pub lora_a: &'a [f32],
+    /// Transposed LoRA B matrices of all branches, `[rank, outputs of the branch]` each.
+    pub lora_b: &'a [f32],
+    /// `[branches · 4]`: for each branch its adapter, first output, number of outputs, and rank.
     pub branches: &'a [i64],
 }
 
-/// What an adapter adds to some of the outputs.
+/// The pair of LoRA A and B matrices of one adapter for a range of outputs.
 struct Branch {
     adapter: usize,
     outputs: Range<usize>,
     rank: usize,
-    /// Its first row of `down`.
-    down: usize,
-    /// Its first element of `up`.
-    up: usize,
+    /// Index of the branch's first row in `lora_a`.
+    first_a_row: usize,
+    /// Index of the branch's first element in `lora_b`.
+    first_b_element: usize,
 }
 
-/// A branch that a row wants.
-struct Wanted<'a> {
+/// A branch whose adapter has a nonzero scale in a row.
+struct ActiveBranch<'a> {
     row: usize,
     branch: &'a Branch,
     scale: f32,
-    /// Its first sum.
-    sum: usize,
+    /// Index of the branch's first element in the buffer of projections `A · input`.
+    first_projection: usize,
 }
 
-/// Writes the product with its updates into `output`, `[rows, outputs]`.
+/// Writes the sum of `base` and the updates to `output`, `[rows, outputs]`.
 ///
 /// # Errors
-/// If the inputs do not fit each other; then nothing was written. If `parallel` fails.
+/// If the inputs do not match each other (nothing is written), or if `parallel` fails.
 pub fn update(
-    inputs: &UpdateInputs,
+    inputs: &LowRankInputs,
     output: &mut [f32],
     instructions: Instructions,
     parallel: ParallelFor,
 ) -> Result<(), OperatorError> {
-    let branches = checked(inputs, output.len())?;
-    output.copy_from_slice(inputs.product);
-    let (wanted, sums) = wanted(inputs, &branches);
+    let branches = check_inputs(inputs, output.len())?;
+    output.copy_from_slice(inputs.base);
+    let (active, projections) = active_branches(inputs, &branches);
     let cost =
-        |wanted: &Wanted| wanted.branch.rank * (inputs.columns + wanted.branch.outputs.len());
-    if wanted.is_empty() {
+        |active: &ActiveBranch| active.branch.rank * (inputs.columns + active.branch.outputs.len());
+    if active.is_empty() {
         return Ok(());
     }
-    let parallel = match wanted.iter().map(cost).sum::<usize>() {
-        ..WORTH_SHARING => &alone,
+    let parallel = match active.iter().map(cost).sum::<usize>() {
+        ..MIN_PARALLEL_MULTIPLICATIONS => &sequential,
         _ => parallel,
     };
 
-    let mut sums = vec![0.0; sums];
-    let shared = SharedSlice::new(&mut sums);
-    let groups: Vec<(&Wanted, Range<usize>)> = wanted
+    let mut projections = vec![0.0; projections];
+    let shared_projections = SharedSlice::new(&mut projections);
+    let tasks: Vec<(&ActiveBranch, Range<usize>)> = active
         .iter()
-        .flat_map(|wanted| {
-            let ranks = (0..wanted.branch.rank).step_by(RANKS_TOGETHER);
-            ranks.map(move |rank| (wanted, rank..wanted.branch.rank.min(rank + RANKS_TOGETHER)))
+        .flat_map(|active| {
+            let ranks = (0..active.branch.rank).step_by(RANKS_PER_TASK);
+            ranks.map(move |rank| (active, rank..active.branch.rank.min(rank + RANKS_PER_TASK)))
         })
         .collect();
-    once_each(parallel, groups.len(), &|index| {
-        let (wanted, ranks) = &groups[index];
-        let place = wanted.sum + ranks.start..wanted.sum + ranks.end;
-        // SAFETY: no other group has these ranks of this row's branch.
-        let sums = unsafe { shared.part_mut(place) };
-        instructions.run(GoDown {
+    for_each_index(parallel, tasks.len(), &|index| {
+        let (active, ranks) = &tasks[index];
+        let first = active.first_projection;
+        // SAFETY: no other task writes the projections of these ranks.
+        let projections =
+            unsafe { shared_projections.slice_mut(first + ranks.start..first + ranks.end) };
+        instructions.run(ProjectDown {
             inputs,
-            wanted,
-            first: ranks.start,
-            sums,
+            active,
+            first_rank: ranks.start,
+            projections,
         });
     })?;
 
-    let rows: Vec<&[Wanted]> = wanted.chunk_by(|one, next| one.row == next.row).collect();
-    let parts = inputs.outputs.div_ceil(OUTPUTS_TOGETHER);
-    let shared = SharedSlice::new(output);
-    once_each(parallel, rows.len() * parts, &|index| {
-        let (wanted, first) = (rows[index / parts], index % parts * OUTPUTS_TOGETHER);
-        let outputs = first..inputs.outputs.min(first + OUTPUTS_TOGETHER);
-        let start = wanted[0].row * inputs.outputs;
-        // SAFETY: no other call has these outputs of this row.
-        let output = unsafe { shared.part_mut(start + outputs.start..start + outputs.end) };
-        instructions.run(GoUp {
-            up: inputs.up,
-            wanted,
-            sums: &sums,
+    let rows: Vec<&[ActiveBranch]> = active.chunk_by(|one, next| one.row == next.row).collect();
+    let tasks_per_row = inputs.outputs.div_ceil(OUTPUTS_PER_TASK);
+    let shared_output = SharedSlice::new(output);
+    for_each_index(parallel, rows.len() * tasks_per_row, &|index| {
+        let active = rows[index / tasks_per_row];
+        let first = index % tasks_per_row * OUTPUTS_PER_TASK;
+        let outputs = first..inputs.outputs.min(first + OUTPUTS_PER_TASK);
+        let start = active[0].row * inputs.outputs;
+        // SAFETY: no other call writes these outputs of this row.
+        let output = unsafe { shared_output.slice_mut(start + outputs.start..start + outputs.end) };
+        instructions.run(ProjectUp {
+            lora_b: inputs.lora_b,
+            active,
+            projections: &projections,
             outputs,
             output,
         });
     })
 }
 
-/// Calls one after the other, on this thread.
-fn alone(count: usize, call: &(dyn Fn(usize) + Sync)) -> Result<(), OperatorError> {
+/// A [`ParallelFor`] that makes all calls in order on the calling thread.
+fn sequential(count: usize, call: &(dyn Fn(usize) + Sync)) -> Result<(), OperatorError> {
     (0..count).for_each(call);
     Ok(())
 }
 
-/// The branches, if everything has the size that it has to have.
-fn checked(inputs: &UpdateInputs, output: usize) -> Result<Vec<Branch>, OperatorError> {
+/// Checks the lengths of the inputs and returns the branches.
+fn check_inputs(inputs: &LowRankInputs, output: usize) -> Result<Vec<Branch>, OperatorError> {
     let invalid = |input, problem: String| Err(OperatorError::input(input, problem));
-    let rows = inputs
-        .product
-        .len()
-        .checked_div(inputs.outputs)
-        .unwrap_or(0);
+    let rows = inputs.base.len().checked_div(inputs.outputs).unwrap_or(0);
     for (name, elements, width) in [
-        ("product", inputs.product.len(), inputs.outputs),
+        ("product", inputs.base.len(), inputs.outputs),
         ("output", output, inputs.outputs),
         ("input", inputs.input.len(), inputs.columns),
         ("scales", inputs.scales.len(), inputs.adapters),
@@ -151,84 +148,90 @@ fn checked(inputs: &UpdateInputs, output: usize) -> Result<Vec<Branch>, Operator
             return invalid(name, problem);
         }
     }
-    let (told, rest) = inputs.branches.as_chunks::<BRANCH_NUMBERS>();
-    let (mut down, mut up) = (0, 0);
-    let mut branches = Vec::with_capacity(told.len());
-    for numbers in told {
+    let (entries, rest) = inputs.branches.as_chunks::<BRANCH_FIELDS>();
+    let (mut a_rows, mut b_elements) = (0, 0);
+    let mut branches = Vec::with_capacity(entries.len());
+    for fields in entries {
         let [adapter, first, count, rank] =
-            numbers.map(|number| usize::try_from(number).unwrap_or(usize::MAX));
+            fields.map(|field| usize::try_from(field).unwrap_or(usize::MAX));
         let end = first
             .checked_add(count)
             .filter(|end| *end <= inputs.outputs);
         let (Some(end), true) = (end, adapter < inputs.adapters) else {
             return invalid(
                 "branches",
-                format!("{numbers:?} is beyond the product or the scales"),
+                format!("{fields:?} has outputs or an adapter that are out of range"),
             );
         };
         branches.push(Branch {
             adapter,
             outputs: first..end,
             rank,
-            down,
-            up,
+            first_a_row: a_rows,
+            first_b_element: b_elements,
         });
-        down = rank.saturating_add(down);
-        up = rank.saturating_mul(count).saturating_add(up);
+        a_rows = rank.saturating_add(a_rows);
+        b_elements = rank.saturating_mul(count).saturating_add(b_elements);
     }
-    let fits = down.checked_mul(inputs.columns) == Some(inputs.down.len());
-    match rest.is_empty() && fits && up == inputs.up.len() {
+    let a_matches = a_rows.checked_mul(inputs.columns) == Some(inputs.lora_a.len());
+    match rest.is_empty() && a_matches && b_elements == inputs.lora_b.len() {
         true => Ok(branches),
-        false => invalid("branches", "are not those of down and up".to_owned()),
+        false => invalid(
+            "branches",
+            "do not match the sizes of down and up".to_owned(),
+        ),
     }
 }
 
-/// The branches that rows want, row by row, and how many sums they have together.
-fn wanted<'a>(inputs: &UpdateInputs, branches: &'a [Branch]) -> (Vec<Wanted<'a>>, usize) {
-    let mut wanted = Vec::new();
-    let mut sum = 0;
+/// Returns the active branches, row by row, and the total length of all projections.
+fn active_branches<'a>(
+    inputs: &LowRankInputs,
+    branches: &'a [Branch],
+) -> (Vec<ActiveBranch<'a>>, usize) {
+    let mut active = Vec::new();
+    let mut projections = 0;
     for (row, scales) in inputs.scales.chunks_exact(inputs.adapters).enumerate() {
         for branch in branches {
             let scale = scales[branch.adapter];
             if scale != 0.0 {
-                wanted.push(Wanted {
+                active.push(ActiveBranch {
                     row,
                     branch,
                     scale,
-                    sum,
+                    first_projection: projections,
                 });
-                sum += branch.rank;
+                projections += branch.rank;
             }
         }
     }
-    (wanted, sum)
+    (active, projections)
 }
 
-/// Some sums of a row's branch: products of its input with rows of `down`.
-struct GoDown<'a> {
-    inputs: &'a UpdateInputs<'a>,
-    wanted: &'a Wanted<'a>,
-    /// The first of the ranks.
-    first: usize,
-    sums: &'a mut [f32],
+/// Multiplies an input row by some rows of a branch's LoRA A matrix.
+struct ProjectDown<'a> {
+    inputs: &'a LowRankInputs<'a>,
+    active: &'a ActiveBranch<'a>,
+    /// Index of the first of these rows in the branch.
+    first_rank: usize,
+    projections: &'a mut [f32],
 }
 
-impl Work for GoDown<'_> {
+impl WithSimd for ProjectDown<'_> {
     type Output = ();
 
     #[inline(always)]
     fn run<S: Simd>(self, simd: S) {
         let columns = self.inputs.columns;
-        let input = &self.inputs.input[self.wanted.row * columns..][..columns];
-        let first = self.wanted.branch.down + self.first;
-        let down = self.inputs.down[first * columns..].chunks_exact(columns);
-        for (sum, row) in self.sums.iter_mut().zip(down) {
-            *sum = dot(simd, input, row);
+        let input = &self.inputs.input[self.active.row * columns..][..columns];
+        let first = self.active.branch.first_a_row + self.first_rank;
+        let a_rows = self.inputs.lora_a[first * columns..].chunks_exact(columns);
+        for (projection, row) in self.projections.iter_mut().zip(a_rows) {
+            *projection = dot(simd, input, row);
         }
     }
 }
 
-/// The sum of the elements' products.
+/// Returns the dot product of two slices of equal length.
 #[inline(always)]
 fn dot<S: Simd>(simd: S, left: &[f32], right: &[f32]) -> f32 {
     let (left, left_rest) = left.as_chunks::<LANES>();
@@ -244,43 +247,44 @@ fn dot<S: Simd>(simd: S, left: &[f32], right: &[f32]) -> f32 {
     (a + b) + (c + d) + rest.map(|(left, right)| left * right).sum::<f32>()
 }
 
-/// Some outputs of a row: what its branches add to them, one after the other.
-struct GoUp<'a> {
-    up: &'a [f32],
-    wanted: &'a [Wanted<'a>],
-    sums: &'a [f32],
+/// Adds the updates of a row's active branches, in order, to some outputs of the row.
+struct ProjectUp<'a> {
+    lora_b: &'a [f32],
+    active: &'a [ActiveBranch<'a>],
+    projections: &'a [f32],
     outputs: Range<usize>,
     output: &'a mut [f32],
 }
 
-impl Work for GoUp<'_> {
+impl WithSimd for ProjectUp<'_> {
     type Output = ();
 
     #[inline(always)]
     fn run<S: Simd>(self, simd: S) {
-        for wanted in self.wanted {
-            let branch = wanted.branch;
+        for active in self.active {
+            let branch = active.branch;
             let first = self.outputs.start.max(branch.outputs.start);
             let end = self.outputs.end.min(branch.outputs.end);
             if first >= end {
                 continue;
             }
-            let sums = &self.sums[wanted.sum..][..branch.rank];
+            let projections = &self.projections[active.first_projection..][..branch.rank];
             let width = branch.outputs.len();
-            let up = self.up[branch.up..][..branch.rank * width].chunks_exact(width);
-            let within = first - branch.outputs.start..end - branch.outputs.start;
-            let mut added = [0.0; OUTPUTS_TOGETHER];
-            let added = &mut added[..within.len()];
-            for (sum, row) in sums.iter().zip(up) {
-                add_scaled(simd, *sum, &row[within.clone()], added);
+            let b_rows =
+                self.lora_b[branch.first_b_element..][..branch.rank * width].chunks_exact(width);
+            let columns = first - branch.outputs.start..end - branch.outputs.start;
+            let mut update = [0.0; OUTPUTS_PER_TASK];
+            let update = &mut update[..columns.len()];
+            for (projection, row) in projections.iter().zip(b_rows) {
+                add_scaled(simd, *projection, &row[columns.clone()], update);
             }
             let output = &mut self.output[first - self.outputs.start..end - self.outputs.start];
-            add_scaled(simd, wanted.scale, added, output);
+            add_scaled(simd, active.scale, update, output);
         }
     }
 }
 
-/// Adds `scale · values` to what is there.
+/// Adds `scale · values` to `to`.
 #[inline(always)]
 fn add_scaled<S: Simd>(simd: S, scale: f32, values: &[f32], to: &mut [f32]) {
     let (values, values_rest) = values.as_chunks::<LANES>();

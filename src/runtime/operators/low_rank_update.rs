@@ -1,18 +1,18 @@
-//! `LowRankUpdate` as ONNX Runtime sees it: its inputs and their shapes. The computation is `low_rank`'s.
+//! The ONNX operator `LowRankUpdate`: reads and checks inputs. `low_rank` computes the result.
 
 use ort::operator::{
     ComputeContext, Kernel, KernelContext, Operator, OperatorInput, OperatorOutput,
 };
 use ort::value::{PrimitiveTensorElementType, TensorElementType, ValueRef};
 
-use super::low_rank::{UpdateInputs, update};
-use super::node::{input_error, refused, tensor, threads};
+use super::low_rank::{LowRankInputs, update};
+use super::node::{input_error, invalid_node, tensor, thread_pool};
 use super::simd::Instructions;
 
-/// The operator. There is none of that kind in ONNX or among the contrib operators.
+/// The operator. Neither ONNX nor the contrib operators have an equivalent.
 pub(super) struct LowRankUpdate;
 
-/// The inputs in order, as [`UpdateInputs`] describes them.
+/// Names of the inputs in order; [`LowRankInputs`] describes them.
 const INPUTS: [&str; 6] = ["product", "input", "scales", "down", "up", "branches"];
 
 impl Operator for LowRankUpdate {
@@ -50,37 +50,37 @@ impl Kernel for LowRankUpdateKernel {
     fn compute(&mut self, context: &ComputeContext) -> ort::Result<()> {
         let values = (0..INPUTS.len()).map(|index| context.input(index));
         let values = values.collect::<ort::Result<Vec<_>>>()?;
-        let ([rows, outputs], product) = given(&values, 0)?;
-        let ([_, columns], input) = given(&values, 1)?;
-        let ([_, adapters], scales) = given(&values, 2)?;
-        let ([_, down_columns], down) = given(&values, 3)?;
-        let ([_], up) = given(&values, 4)?;
-        let ([_], branches) = given(&values, 5)?;
-        if down_columns != columns {
-            let problem = format!("has {down_columns} columns, the input {columns}");
+        let ([rows, outputs], base) = required(&values, 0)?;
+        let ([_, columns], input) = required(&values, 1)?;
+        let ([_, adapters], scales) = required(&values, 2)?;
+        let ([_, a_columns], lora_a) = required(&values, 3)?;
+        let ([_], lora_b) = required(&values, 4)?;
+        let ([_], branches) = required(&values, 5)?;
+        if a_columns != columns {
+            let problem = format!("has {a_columns} columns, but the input has {columns}");
             return Err(input_error(INPUTS[3], problem));
         }
         let mut output = context
             .output(0, [rows as i64, outputs as i64])?
-            .ok_or_else(|| refused("the node has no output"))?;
+            .ok_or_else(|| invalid_node("the node has no output"))?;
         let (_, output) = output.try_extract_tensor_mut::<f32>()?;
-        let inputs = UpdateInputs {
-            product,
+        let inputs = LowRankInputs {
+            base,
             outputs,
             input,
             columns,
             scales,
             adapters,
-            down,
-            up,
+            lora_a,
+            lora_b,
             branches,
         };
-        update(&inputs, output, self.0, &threads(context)).map_err(ort::Error::wrap)
+        update(&inputs, output, self.0, &thread_pool(context)).map_err(ort::Error::wrap)
     }
 }
 
-/// The sizes and elements of the input of that number.
-fn given<'v, T: PrimitiveTensorElementType, const RANK: usize>(
+/// Returns the dimensions and elements of the input `index`.
+fn required<'v, T: PrimitiveTensorElementType, const RANK: usize>(
     values: &'v [Option<ValueRef<'_>>],
     index: usize,
 ) -> ort::Result<([usize; RANK], &'v [T])> {

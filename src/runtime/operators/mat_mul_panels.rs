@@ -1,5 +1,5 @@
-//! `MatMulPanels` as ONNX Runtime sees it: attributes, inputs and their shapes. The matrices are no inputs: the runtime would make
-//! copies of them while it makes a session. The computation is `product`'s.
+//! The ONNX operator `MatMulPanels`: reads and checks attributes and inputs. The packed weights are not inputs, because
+//! ONNX Runtime would copy input weights during session creation. `matmul` computes the result.
 
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -8,31 +8,33 @@ use ort::operator::{
 };
 use ort::value::{TensorElementType, ValueRef};
 
-use super::node::{gated, input_error, number, positive, refused, tensor, threads};
+use super::matmul::{MatmulInputs, QuantizedActivations, multiply};
+use super::node::{
+    gate_activation, input_error, invalid_node, positive, tensor, thread_pool, unsigned,
+};
 use super::norm::RowNorm;
-use super::product::{ProductInputs, QuantisedRows, multiply};
 use super::simd::Instructions;
 use crate::graph::Activation;
 use crate::graph::panels::Panels;
 
-/// The operator: `x · Wᵀ` as `com.microsoft::MatMulNBits` (`accuracy_level` 4) computes it, `W` in panels, with what stands
-/// before and behind it.
+/// The operator: `x · Wᵀ` with the arithmetic of `com.microsoft::MatMulNBits` (`accuracy_level` 4), for weights packed
+/// in panels, with optional norm, bias, gate and residual.
 pub(super) struct MatMulPanels {
     matrices: Arc<[Panels]>,
-    /// One node runs after the other.
-    rounded: Arc<Mutex<QuantisedRows>>,
+    /// Scratch memory that all nodes share, since nodes run one after the other.
+    quantized: Arc<Mutex<QuantizedActivations>>,
 }
 
 impl MatMulPanels {
     pub(super) fn new(matrices: Arc<[Panels]>) -> Self {
         Self {
             matrices,
-            rounded: Arc::default(),
+            quantized: Arc::default(),
         }
     }
 }
 
-/// The inputs in order, as [`ProductInputs`] describes them.
+/// Names of the inputs in order; [`MatmulInputs`] describes them.
 const INPUTS: [&str; 4] = ["x", "norm_gain", "bias", "residual"];
 
 impl Operator for MatMulPanels {
@@ -61,29 +63,31 @@ impl Operator for MatMulPanels {
         &self,
         attributes: &KernelContext<'attr>,
     ) -> ort::Result<MatMulPanelsKernel> {
-        let matrix = number(attributes, "matrix")?;
+        let matrix = unsigned(attributes, "matrix")?;
         let matrices = self.matrices.len();
         if matrix >= matrices {
-            return Err(refused(format!("matrix is {matrix} of {matrices}")));
+            return Err(invalid_node(format!(
+                "matrix is {matrix}, but the graph has {matrices} packed matrices"
+            )));
         }
         Ok(MatMulPanelsKernel {
             matrices: Arc::clone(&self.matrices),
             matrix,
-            gated: gated(attributes)?,
+            gated: gate_activation(attributes)?,
             epsilon: positive("epsilon", attributes.get("epsilon").unwrap_or(1e-6))?,
-            rounded: Arc::clone(&self.rounded),
+            quantized: Arc::clone(&self.quantized),
             instructions: Instructions::detect(),
         })
     }
 }
 
-/// A node's attributes, checked.
+/// The validated attributes of a node.
 pub(super) struct MatMulPanelsKernel {
     matrices: Arc<[Panels]>,
     matrix: usize,
     gated: Option<Activation>,
     epsilon: f32,
-    rounded: Arc<Mutex<QuantisedRows>>,
+    quantized: Arc<Mutex<QuantizedActivations>>,
     instructions: Instructions,
 }
 
@@ -98,12 +102,12 @@ impl Kernel for MatMulPanelsKernel {
         let bias = optional::<1>(&values, 2)?;
         let residual = optional::<2>(&values, 3)?;
         let matrix = &self.matrices[self.matrix];
-        let wanted = matrix.shape.columns;
-        if columns != wanted {
-            let problem = format!("has {columns} columns, the matrix {wanted}");
+        let expected = matrix.shape.columns;
+        if columns != expected {
+            let problem = format!("has {columns} columns, but the matrix has {expected}");
             return Err(input_error(INPUTS[0], problem));
         }
-        let inputs = ProductInputs {
+        let inputs = MatmulInputs {
             x,
             matrix,
             norm: gain.map(|(_, gain)| RowNorm {
@@ -116,16 +120,25 @@ impl Kernel for MatMulPanelsKernel {
         };
         let mut output = context
             .output(0, [rows as i64, inputs.width() as i64])?
-            .ok_or_else(|| refused("the node has no output"))?;
+            .ok_or_else(|| invalid_node("the node has no output"))?;
         let (_, output) = output.try_extract_tensor_mut::<f32>()?;
-        let mut rounded = self.rounded.lock().unwrap_or_else(PoisonError::into_inner);
-        let threads = threads(context);
-        multiply(&inputs, output, &mut rounded, self.instructions, &threads)
-            .map_err(ort::Error::wrap)
+        let mut quantized = self
+            .quantized
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        let parallel = thread_pool(context);
+        multiply(
+            &inputs,
+            output,
+            &mut quantized,
+            self.instructions,
+            &parallel,
+        )
+        .map_err(ort::Error::wrap)
     }
 }
 
-/// The sizes and elements of the input of that number, if it is given.
+/// Returns the dimensions and elements of the input `index`, or `None` if the input is absent.
 fn optional<'v, const RANK: usize>(
     values: &'v [Option<ValueRef<'_>>],
     index: usize,

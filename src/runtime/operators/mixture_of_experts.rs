@@ -1,5 +1,6 @@
-//! `MixtureOfExperts` as ONNX Runtime sees it: inputs and attributes by the names that `com.microsoft::QMoE` has for them.
-//! The matrices are no inputs: they stay in the model's file, in whatever type it has them. The computation is `mixture`'s.
+//! The ONNX operator `MixtureOfExperts`: reads and checks attributes and inputs; `moe` computes the result. Attributes
+//! and inputs are named as in `com.microsoft::QMoE`. Expert weights are not inputs: they stay in the model file, with
+//! the tensor type of the file.
 
 use std::sync::Arc;
 
@@ -8,15 +9,15 @@ use ort::operator::{
 };
 use ort::value::TensorElementType::Float32;
 
-use super::mixture::{MixtureInputs, Routing, mix};
-use super::node::{flag, input_error, number, positive, refused, tensor, threads};
+use super::moe::{MoeInputs, Routing, run_experts};
+use super::node::{flag, input_error, invalid_node, positive, tensor, thread_pool, unsigned};
 use super::simd::Instructions;
 use crate::graph::ExpertMatrices;
 
-/// The operator, with the matrices of each layer.
+/// The operator, with the expert weights of each layer that has experts.
 pub(super) struct MixtureOfExperts(pub(super) Arc<[ExpertMatrices]>);
 
-/// The inputs in their order.
+/// Names of the inputs in order.
 const INPUTS: [&str; 2] = ["input", "router_probs"];
 
 impl Operator for MixtureOfExperts {
@@ -42,11 +43,11 @@ impl Operator for MixtureOfExperts {
         &self,
         attributes: &KernelContext<'attr>,
     ) -> ort::Result<MixtureOfExpertsKernel> {
-        let layer = number(attributes, "layer")?;
+        let layer = unsigned(attributes, "layer")?;
         let layers = self.0.len();
         if layer >= layers {
-            return Err(refused(format!(
-                "layer is {layer} of {layers} with experts"
+            return Err(invalid_node(format!(
+                "layer is {layer}, but the graph has {layers} layers with experts"
             )));
         }
         let scale = attributes.get::<f32>("routing_weights_scale");
@@ -54,8 +55,8 @@ impl Operator for MixtureOfExperts {
             layers: Arc::clone(&self.0),
             layer,
             routing: Routing {
-                used: number(attributes, "k")?,
-                normalised: flag(attributes, "normalize_routing_weights")?,
+                top_k: unsigned(attributes, "k")?,
+                normalize: flag(attributes, "normalize_routing_weights")?,
                 scale: positive("routing_weights_scale", scale.unwrap_or(1.0))?,
             },
             instructions: Instructions::detect(),
@@ -63,7 +64,7 @@ impl Operator for MixtureOfExperts {
     }
 }
 
-/// A node's attributes, checked.
+/// The validated attributes of a node.
 pub(super) struct MixtureOfExpertsKernel {
     layers: Arc<[ExpertMatrices]>,
     layer: usize,
@@ -82,20 +83,20 @@ impl Kernel for MixtureOfExpertsKernel {
         let ([_, _], scores) = tensor::<f32, 2>(&scores, INPUTS[1])?;
         let mut output = context
             .output(0, [tokens as i64, hidden as i64])?
-            .ok_or_else(|| refused("the node has no output"))?;
+            .ok_or_else(|| invalid_node("the node has no output"))?;
         let (_, output) = output.try_extract_tensor_mut::<f32>()?;
-        let inputs = MixtureInputs {
+        let inputs = MoeInputs {
             rows,
             scores,
             hidden,
         };
-        mix(
+        run_experts(
             &inputs,
             &self.layers[self.layer],
             self.routing,
             output,
             self.instructions,
-            &threads(context),
+            &thread_pool(context),
         )
         .map_err(ort::Error::wrap)
     }

@@ -1,41 +1,42 @@
-//! Operators of our own, for ONNX Runtime's CPU provider, in the domain `ortolan`. A model that names them
-//! loads in a session that was given [`domain`].
+//! Custom operators for ONNX Runtime's CPU provider, in the domain `ortolan`. A session created with [`domain`] can
+//! load graphs that use them. A module named after an operator reads the operator's attributes and tensors; the other
+//! modules compute on plain slices.
 
 pub mod activation;
 pub mod attention;
+mod attention_task;
 pub mod batch;
+mod cache_write;
+pub mod encoder_attention;
 mod gated_halves;
 pub mod low_rank;
 mod low_rank_update;
 mod mat_mul_panels;
-pub mod mixture;
+pub mod matmul;
 mod mixture_of_experts;
+pub mod moe;
 mod node;
 pub mod norm;
 mod packed_attention;
 mod paged_attention;
 pub mod parallel;
-mod piece;
-pub mod product;
 pub mod rotary;
-mod shared;
+mod shared_slice;
 pub mod simd;
 mod tile;
-pub mod whole;
-mod write;
 
 #[cfg(test)]
 mod tests;
 
 use crate::graph::OperatorMatrices;
 
-/// The domain's name in a model, version 1.
+/// Name of the operator domain in ONNX graphs; the domain's version is 1.
 pub const DOMAIN: &str = "ortolan";
 
-/// All our operators, to be given to the builder of a session whose nodes name these matrices.
+/// Creates the domain with all custom operators, for a session whose nodes refer to `matrices` by index.
 ///
 /// # Errors
-/// If ONNX Runtime refuses one: it is not the version that this was built for.
+/// If ONNX Runtime rejects an operator because the library is not the version that this program was built for.
 pub fn domain(matrices: OperatorMatrices) -> ort::Result<ort::operator::OperatorDomain> {
     ort::operator::OperatorDomain::new(DOMAIN)?
         .add(paged_attention::PagedAttention)?

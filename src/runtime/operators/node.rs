@@ -1,4 +1,4 @@
-//! What every operator of ours asks of a node: attributes in range, tensors of a type and a rank.
+//! Helpers of the custom operators: read a node's attributes and input tensors, and check ranges, types and ranks.
 
 use ort::operator::{ComputeContext, FromKernelContext, KernelContext};
 use ort::value::{PrimitiveTensorElementType, ValueRef};
@@ -7,7 +7,10 @@ use super::parallel::OperatorError;
 use crate::graph::MAX_HEADS;
 use crate::graph::{Activation, GATED};
 
-/// The sizes and the elements of an input.
+/// Returns the dimensions and elements of an input tensor.
+///
+/// # Errors
+/// If the tensor's element type is not `T`, or if the number of dimensions is not `RANK`.
 pub(super) fn tensor<'v, T: PrimitiveTensorElementType, const RANK: usize>(
     value: &'v ValueRef<'_>,
     input: &'static str,
@@ -20,19 +23,19 @@ pub(super) fn tensor<'v, T: PrimitiveTensorElementType, const RANK: usize>(
     let dimensions = dimensions.try_into().map_err(|_| {
         input_error(
             input,
-            format!("has the shape {shape}, not one of {RANK} dimensions"),
+            format!("has the shape {shape}, expected {RANK} dimensions"),
         )
     })?;
     Ok((dimensions, elements))
 }
 
-/// What is wrong with an input.
+/// Creates the error for an invalid input.
 pub(super) fn input_error(input: &'static str, problem: impl Into<String>) -> ort::Error {
     ort::Error::wrap(OperatorError::input(input, problem.into()))
 }
 
-/// The runtime's threads, as the computations are given them.
-pub(super) fn threads(
+/// Returns ONNX Runtime's thread pool as a [`ParallelFor`](super::parallel::ParallelFor).
+pub(super) fn thread_pool(
     context: &ComputeContext,
 ) -> impl Fn(usize, &(dyn Fn(usize) + Sync)) -> Result<(), OperatorError> {
     |count, call| {
@@ -42,40 +45,40 @@ pub(super) fn threads(
     }
 }
 
-/// What a node or a run of it is refused for.
-pub(super) fn refused(problem: impl std::fmt::Display) -> ort::Error {
+/// Creates the error for an invalid attribute or a missing output.
+pub(super) fn invalid_node(problem: impl std::fmt::Display) -> ort::Error {
     ort::Error::new_with_code(ort::error::ErrorCode::InvalidArgument, problem.to_string())
 }
 
-/// An attribute that counts heads.
+/// Reads a required attribute: a number of heads, from 1 to [`MAX_HEADS`].
 pub(super) fn head_count(attributes: &KernelContext, name: &str) -> ort::Result<usize> {
     let count = attributes
         .get::<i64>(name)
-        .ok_or_else(|| refused(format!("{name} is missing")))?;
+        .ok_or_else(|| invalid_node(format!("{name} is missing")))?;
     usize::try_from(count)
         .ok()
         .filter(|count| (1..=MAX_HEADS).contains(count))
-        .ok_or_else(|| refused(format!("{name} is {count}, not from 1 to {MAX_HEADS}")))
+        .ok_or_else(|| invalid_node(format!("{name} is {count}, not from 1 to {MAX_HEADS}")))
 }
 
-/// An attribute that is there and not below 0.
-pub(super) fn number(attributes: &KernelContext, name: &str) -> ort::Result<usize> {
+/// Reads a required attribute that is at least 0.
+pub(super) fn unsigned(attributes: &KernelContext, name: &str) -> ort::Result<usize> {
     let number = attributes.get::<i64>(name);
-    let number = number.ok_or_else(|| refused(format!("{name} is missing")))?;
-    usize::try_from(number).map_err(|_| refused(format!("{name} is {number}")))
+    let number = number.ok_or_else(|| invalid_node(format!("{name} is missing")))?;
+    usize::try_from(number).map_err(|_| invalid_node(format!("{name} is {number}, not at least 0")))
 }
 
-/// An attribute that is 0 or 1; absent, 0.
+/// Reads an attribute that is 0 or 1; the default is 0.
 pub(super) fn flag(attributes: &KernelContext, name: &str) -> ort::Result<bool> {
     match attributes.get::<i64>(name) {
         None | Some(0) => Ok(false),
         Some(1) => Ok(true),
-        Some(other) => Err(refused(format!("{name} is {other}, not 0 or 1"))),
+        Some(other) => Err(invalid_node(format!("{name} is {other}, not 0 or 1"))),
     }
 }
 
-/// The function of a gate, if there is one.
-pub(super) fn gated(attributes: &KernelContext) -> ort::Result<Option<Activation>> {
+/// Reads the attribute for the activation of a gate; `None` if there is no gate.
+pub(super) fn gate_activation(attributes: &KernelContext) -> ort::Result<Option<Activation>> {
     const SILU: i64 = Activation::Silu as i64;
     const GELU_TANH: i64 = Activation::GeluTanh as i64;
 
@@ -83,20 +86,22 @@ pub(super) fn gated(attributes: &KernelContext) -> ort::Result<Option<Activation
         None => Ok(None),
         Some(SILU) => Ok(Some(Activation::Silu)),
         Some(GELU_TANH) => Ok(Some(Activation::GeluTanh)),
-        Some(other) => Err(refused(format!("{GATED} is {other}, no known function"))),
+        Some(other) => Err(invalid_node(format!(
+            "{GATED} is {other}, not a known activation"
+        ))),
     }
 }
 
-/// A number above 0, and not infinite.
+/// Checks that an attribute's value is finite and greater than 0.
 pub(super) fn positive(name: &str, value: f32) -> ort::Result<f32> {
     match value > 0.0 && value.is_finite() {
         true => Ok(value),
-        false => Err(refused(format!("{name} is {value}, not above 0"))),
+        false => Err(invalid_node(format!("{name} is {value}, not above 0"))),
     }
 }
 
-/// Refuses an attribute that is given with anything but its default.
-pub(super) fn allow_only<'a, T>(
+/// Returns an error if the attribute is set and differs from `default`.
+pub(super) fn require_default<'a, T>(
     attributes: &KernelContext<'a>,
     name: &str,
     default: &T,
@@ -105,7 +110,7 @@ where
     T: FromKernelContext<'a> + PartialEq + std::fmt::Debug,
 {
     match attributes.get::<T>(name) {
-        Some(value) if value != *default => Err(refused(format!(
+        Some(value) if value != *default => Err(invalid_node(format!(
             "{name} = {value:?} is not supported on CPU, only {default:?}"
         ))),
         _ => Ok(()),

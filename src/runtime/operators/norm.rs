@@ -1,28 +1,28 @@
-//! RMS norm of one row (Zhang and Sennrich, 2019, <https://arxiv.org/abs/1910.07467>), as some families norm each head's
-//! queries and keys (Henry et al., 2020, <https://arxiv.org/abs/2010.04245>).
+//! RMS normalization of one row (Zhang and Sennrich, 2019, <https://arxiv.org/abs/1910.07467>). Some model families
+//! apply this norm to the queries and keys of each head (Henry et al., 2020, <https://arxiv.org/abs/2010.04245>).
 
 use super::simd::{LANES, Simd};
 
-/// The norm of a row: divided by the root of its mean square, times a gain for each element.
+/// Parameters of an RMS norm: `x / sqrt(mean(x²) + epsilon) · gain`.
 #[derive(Debug, Clone, Copy)]
 pub struct RowNorm<'a> {
-    /// `[head_size]`
+    /// Weight of each element of the row.
     pub gain: &'a [f32],
-    /// Added to the mean square.
+    /// Added to the mean square before taking the square root.
     pub epsilon: f32,
 }
 
-/// The norms of a head's queries and keys.
+/// The norms of queries and keys, applied to each head separately.
 #[derive(Debug, Clone, Copy)]
 pub struct QueryKeyNorms<'a> {
-    /// `q_norm_weight`
+    /// Norm of queries; the gain is the input `q_norm_weight`.
     pub query: RowNorm<'a>,
-    /// `k_norm_weight`
+    /// Norm of keys; the gain is the input `k_norm_weight`.
     pub key: RowNorm<'a>,
 }
 
 impl RowNorm<'_> {
-    /// Norms `row`, `[head_size]`, a multiple of [`LANES`].
+    /// Normalizes `row` in place; its length is a multiple of [`LANES`].
     #[inline(always)]
     pub(super) fn apply(&self, row: &mut [f32]) {
         let mut squares = [0.0; LANES];
@@ -32,20 +32,20 @@ impl RowNorm<'_> {
             }
         }
         let mean = squares.iter().sum::<f32>() / row.len() as f32;
-        let share = 1.0 / (mean + self.epsilon).sqrt();
+        let inverse_rms = 1.0 / (mean + self.epsilon).sqrt();
         for (element, gain) in row.iter_mut().zip(self.gain) {
-            *element *= share * gain;
+            *element *= inverse_rms * gain;
         }
     }
 
-    /// What the values of `row`, a multiple of [`LANES`], are multiplied with beside their gains.
+    /// Returns `1 / sqrt(mean(row²) + epsilon)`. The length of `row` is a multiple of [`LANES`].
     #[inline(always)]
-    pub(super) fn scale<S: Simd>(&self, simd: S, row: &[f32]) -> f32 {
+    pub(super) fn inverse_rms<S: Simd>(&self, simd: S, row: &[f32]) -> f32 {
         let mut squares = [simd.splat(0.0); 2];
         let groups = row.as_chunks::<LANES>().0;
-        for (place, group) in groups.iter().enumerate() {
+        for (index, group) in groups.iter().enumerate() {
             let values = simd.load(group);
-            let sum = &mut squares[place % 2];
+            let sum = &mut squares[index % 2];
             *sum = simd.multiply_add(values, values, *sum);
         }
         let mut lanes = [0.0; LANES];

@@ -1,21 +1,21 @@
-//! `PackedMultiHeadAttention` as ONNX Runtime sees it: attributes, inputs and their shapes, with the contract of the
-//! contrib operator `com.microsoft::PackedMultiHeadAttention` (version 1), which has no CPU kernel, in f32. What an
-//! encoder does not need is refused by name. The computation is `whole`'s.
+//! The ONNX operator `PackedMultiHeadAttention`: reads and checks attributes and inputs; `encoder_attention` computes
+//! the result. The operator follows the specification of `com.microsoft::PackedMultiHeadAttention` (version 1), for
+//! which ONNX Runtime has no CPU kernel, in f32. Features that encoders do not need are rejected by input name.
 
 use ort::operator::{
     ComputeContext, Kernel, KernelContext, Operator, OperatorInput, OperatorOutput,
 };
 use ort::value::TensorElementType;
 
-use super::node::{head_count, input_error, refused, tensor, threads};
+use super::encoder_attention::{EncoderAttentionInputs, attend_bidirectional};
+use super::node::{head_count, input_error, invalid_node, tensor, thread_pool};
 use super::simd::Instructions;
-use super::whole::{WholeInputs, attend_whole};
 
-/// The operator.
+/// The operator. The only output is the attention, `[tokens, heads · head_size]`.
 pub(super) struct PackedMultiHeadAttention;
 
-/// The inputs in the schema's order. Where each token stands in a padded batch is told by `token_offset` and once more
-/// by `cumulative_sequence_length`, which is what is read.
+/// The inputs in the order of the operator's schema. `token_offset` is ignored: this input repeats the sequence
+/// boundaries of `cumulative_sequence_length`, as positions in a padded batch.
 #[derive(Clone, Copy)]
 enum Input {
     Query,
@@ -37,7 +37,7 @@ impl Input {
         Input::CumulativeSequenceLength,
         Input::AttentionBias,
     ];
-    const REFUSED: [Input; 2] = [Input::Bias, Input::AttentionBias];
+    const UNSUPPORTED: [Input; 2] = [Input::Bias, Input::AttentionBias];
 
     fn name(self) -> &'static str {
         match self {
@@ -51,7 +51,7 @@ impl Input {
         }
     }
 
-    fn declared(self) -> OperatorInput {
+    fn declaration(self) -> OperatorInput {
         use TensorElementType::{Float32, Int32};
         match self {
             Input::Query | Input::Key | Input::Value => OperatorInput::required(Float32),
@@ -74,7 +74,7 @@ impl Operator for PackedMultiHeadAttention {
     }
 
     fn inputs(&self) -> impl IntoIterator<Item = OperatorInput> {
-        Input::ALL.map(Input::declared)
+        Input::ALL.map(Input::declaration)
     }
 
     fn outputs(&self) -> impl IntoIterator<Item = OperatorOutput> {
@@ -87,7 +87,7 @@ impl Operator for PackedMultiHeadAttention {
     ) -> ort::Result<PackedMultiHeadAttentionKernel> {
         let scale = attributes.get::<f32>("scale").filter(|&scale| scale != 0.0);
         if scale.is_some_and(|scale| !scale.is_finite()) {
-            return Err(refused("scale is not finite"));
+            return Err(invalid_node("scale is not finite"));
         }
         Ok(PackedMultiHeadAttentionKernel {
             heads: head_count(attributes, "num_heads")?,
@@ -97,10 +97,10 @@ impl Operator for PackedMultiHeadAttention {
     }
 }
 
-/// A node's attributes, checked.
+/// The validated attributes of a node.
 pub(super) struct PackedMultiHeadAttentionKernel {
     heads: usize,
-    /// `None`: 1/√head_size.
+    /// Factor of attention scores; `None` means 1/√head_size.
     scale: Option<f32>,
     instructions: Instructions,
 }
@@ -112,7 +112,7 @@ impl Kernel for PackedMultiHeadAttentionKernel {
         let values = values.collect::<ort::Result<Vec<_>>>()?;
         let value = |input: Input| values.get(input as usize).and_then(Option::as_ref);
         let missing = |input: Input| input_error(input.name(), "is missing");
-        if let Some(input) = Input::REFUSED
+        if let Some(input) = Input::UNSUPPORTED
             .into_iter()
             .find(|&input| value(input).is_some())
         {
@@ -134,9 +134,9 @@ impl Kernel for PackedMultiHeadAttentionKernel {
         let head_size = width / self.heads;
         let mut output = context
             .output(0, [tokens as i64, width as i64])?
-            .ok_or_else(|| refused("the node has no output"))?;
+            .ok_or_else(|| invalid_node("the node has no output"))?;
         let (_, output) = output.try_extract_tensor_mut::<f32>()?;
-        let inputs = WholeInputs {
+        let inputs = EncoderAttentionInputs {
             heads: self.heads,
             head_size,
             query,
@@ -145,7 +145,7 @@ impl Kernel for PackedMultiHeadAttentionKernel {
             cumulative_sequence_length,
             scale: self.scale.unwrap_or(1.0 / (head_size as f32).sqrt()),
         };
-        attend_whole(&inputs, output, self.instructions, &threads(context))
+        attend_bidirectional(&inputs, output, self.instructions, &thread_pool(context))
             .map_err(ort::Error::wrap)
     }
 }

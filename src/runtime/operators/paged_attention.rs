@@ -1,6 +1,6 @@
-//! `PagedAttention` as ONNX Runtime sees it: attributes, inputs and their shapes, with the contract of the
-//! contrib operator `com.microsoft::PagedAttention` (version 1), in f32 with caches of f16. What no
-//! family of ours needs is refused by name. The computation is `attention`'s.
+//! The ONNX operator `PagedAttention`: reads and checks attributes and inputs; `attention` computes the result. The
+//! operator follows the specification of `com.microsoft::PagedAttention` (version 1), in f32 with f16 caches. Features
+//! that no supported model family needs are rejected; the error names the attribute or input.
 
 use half::f16;
 use ort::operator::{
@@ -10,17 +10,17 @@ use ort::value::{DynTensorValueType, PrimitiveTensorElementType, TensorElementTy
 
 use super::attention::{AttentionCaches, AttentionInputs, AttentionShape, Scoring, attend};
 use super::batch::BatchIndices;
-use super::node::{self, allow_only, flag, head_count, positive, refused, threads};
+use super::node::{self, flag, head_count, invalid_node, positive, require_default, thread_pool};
 use super::norm::{QueryKeyNorms, RowNorm};
 use super::rotary::{Pairing, Rotary};
 use super::simd::Instructions;
 
-/// The operator. It has one output: the caches are updated in place and cannot be asked for.
+/// The operator. The only output is the attention, `[tokens, heads · head_size]`; caches are updated in place.
 ///
-/// The caches' tensors must lie over memory that may be written and that nobody else touches during a run.
+/// The memory of the cache tensors must be writable, and must not be accessed elsewhere during a run.
 pub(super) struct PagedAttention;
 
-/// The inputs in the schema's order.
+/// The inputs in the order of the operator's schema.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Input {
     Query,
@@ -39,7 +39,7 @@ enum Input {
     KNormWeight,
     KScale,
     VScale,
-    /// Bounds that may only help to choose a way to compute; nothing here depends on them.
+    /// Bounds that other implementations use to select a kernel; ignored here.
     AttentionMetadata,
 }
 
@@ -63,7 +63,7 @@ impl Input {
         Input::VScale,
         Input::AttentionMetadata,
     ];
-    const REFUSED: [Input; 3] = [Input::HeadSink, Input::KScale, Input::VScale];
+    const UNSUPPORTED: [Input; 3] = [Input::HeadSink, Input::KScale, Input::VScale];
 
     fn name(self) -> &'static str {
         match self {
@@ -87,7 +87,7 @@ impl Input {
         }
     }
 
-    fn declared(self) -> OperatorInput {
+    fn declaration(self) -> OperatorInput {
         use TensorElementType::{Float16, Float32, Int32};
         match self {
             Input::Query => OperatorInput::required(Float32),
@@ -113,7 +113,7 @@ impl Operator for PagedAttention {
     }
 
     fn inputs(&self) -> impl IntoIterator<Item = OperatorInput> {
-        Input::ALL.map(Input::declared)
+        Input::ALL.map(Input::declaration)
     }
 
     fn outputs(&self) -> impl IntoIterator<Item = OperatorOutput> {
@@ -128,15 +128,15 @@ impl Operator for PagedAttention {
     }
 }
 
-/// A node's attributes, checked.
+/// The validated attributes of a node.
 pub(super) struct PagedAttentionKernel {
     heads: usize,
     kv_heads: usize,
-    /// `None`: 1/√head_size.
+    /// Factor of attention scores; `None` means 1/√head_size.
     scale: Option<f32>,
     softcap: Option<f32>,
     window: Option<usize>,
-    /// Of the norms of queries and keys.
+    /// Epsilon of the query and key norms.
     norm_epsilon: f32,
     rotary: Option<Pairing>,
     instructions: Instructions,
@@ -147,17 +147,17 @@ impl PagedAttentionKernel {
         let heads = head_count(attributes, "num_heads")?;
         let kv_heads = head_count(attributes, "kv_num_heads")?;
         if !heads.is_multiple_of(kv_heads) {
-            return Err(refused(format!(
-                "num_heads, {heads}, is no multiple of kv_num_heads, {kv_heads}"
+            return Err(invalid_node(format!(
+                "num_heads {heads} is not a multiple of kv_num_heads {kv_heads}"
             )));
         }
         let scale = attributes.get::<f32>("scale").filter(|&scale| scale != 0.0);
         if scale.is_some_and(|scale| !scale.is_finite()) {
-            return Err(refused("scale is not finite"));
+            return Err(invalid_node("scale is not finite"));
         }
         let interleaved = flag(attributes, "rotary_interleaved")?;
         let pairing = if interleaved {
-            Pairing::Neighbours
+            Pairing::Adjacent
         } else {
             Pairing::Halves
         };
@@ -167,7 +167,7 @@ impl PagedAttentionKernel {
             None | Some(-1) => None,
             Some(size @ 1..) => usize::try_from(size).ok(),
             Some(other) => {
-                return Err(refused(format!(
+                return Err(invalid_node(format!(
                     "local_window_size is {other}, not -1 or above 0"
                 )));
             }
@@ -178,9 +178,9 @@ impl PagedAttentionKernel {
         };
         let norm_epsilon = attributes.get::<f32>("qk_norm_epsilon");
         let norm_epsilon = positive("qk_norm_epsilon", norm_epsilon.unwrap_or(1e-6))?;
-        allow_only(attributes, "is_causal", &1_i64)?;
-        allow_only(attributes, "rotary_offset", &0_i64)?;
-        allow_only(attributes, "v_head_size", &0_i64)?;
+        require_default(attributes, "is_causal", &1_i64)?;
+        require_default(attributes, "rotary_offset", &0_i64)?;
+        require_default(attributes, "v_head_size", &0_i64)?;
         for (name, default) in [
             ("kv_cache_layout", "SEPARATE"),
             ("k_quant_type", "NONE"),
@@ -191,7 +191,7 @@ impl PagedAttentionKernel {
             if attributes.get::<String>(name).as_deref() != Some("float16")
                 || !name.ends_with("_cache_dtype")
             {
-                allow_only(attributes, name, &default.to_string())?;
+                require_default(attributes, name, &default.to_string())?;
             }
         }
         Ok(PagedAttentionKernel {
@@ -222,26 +222,26 @@ impl PagedAttentionKernel {
             })),
             (Some(_), None) => Err(input_error(
                 Input::KNormWeight,
-                "is missing beside q_norm_weight",
+                "is missing, but q_norm_weight is given",
             )),
             (None, Some(_)) => Err(input_error(
                 Input::QNormWeight,
-                "is missing beside k_norm_weight",
+                "is missing, but k_norm_weight is given",
             )),
         }
     }
 
-    fn rotary<'a>(&self, context: &'a Tensors) -> ort::Result<Option<Rotary<'a>>> {
+    fn rotary<'a>(&self, tensors: &'a Tensors) -> ort::Result<Option<Rotary<'a>>> {
         let Some(pairing) = self.rotary else {
             return match Input::ALL.into_iter().find(|&input| {
-                matches!(input, Input::CosCache | Input::SinCache) && context.get(input).is_some()
+                matches!(input, Input::CosCache | Input::SinCache) && tensors.get(input).is_some()
             }) {
                 Some(input) => Err(input_error(input, "is given, but do_rotary is 0")),
                 None => Ok(None),
             };
         };
-        let ([positions, pairs], cosines) = context.required::<f32, 2>(Input::CosCache)?;
-        let (sine_shape, sines) = context.required::<f32, 2>(Input::SinCache)?;
+        let ([positions, pairs], cosines) = tensors.required::<f32, 2>(Input::CosCache)?;
+        let (sine_shape, sines) = tensors.required::<f32, 2>(Input::SinCache)?;
         if sine_shape != [positions, pairs] {
             return Err(input_error(
                 Input::SinCache,
@@ -260,7 +260,7 @@ impl PagedAttentionKernel {
 impl Kernel for PagedAttentionKernel {
     fn compute(&mut self, context: &ComputeContext) -> ort::Result<()> {
         let tensors = Tensors::new(context)?;
-        if let Some(input) = Input::REFUSED
+        if let Some(input) = Input::UNSUPPORTED
             .into_iter()
             .find(|&input| tensors.get(input).is_some())
         {
@@ -295,13 +295,17 @@ impl Kernel for PagedAttentionKernel {
         ) {
             (None, None) => None,
             (Some((_, key)), Some((_, value))) => Some((key, value)),
-            (Some(_), None) => return Err(input_error(Input::Value, "is missing beside key")),
-            (None, Some(_)) => return Err(input_error(Input::Key, "is missing beside value")),
+            (Some(_), None) => {
+                return Err(input_error(Input::Value, "is missing, but key is given"));
+            }
+            (None, Some(_)) => {
+                return Err(input_error(Input::Key, "is missing, but value is given"));
+            }
         };
-        let heads_wide = self.heads + if key_value.is_some() { 0 } else { 2 * kv_heads };
-        if Some(query_width) != heads_wide.checked_mul(head_size) {
+        let row_heads = self.heads + if key_value.is_some() { 0 } else { 2 * kv_heads };
+        if Some(query_width) != row_heads.checked_mul(head_size) {
             let problem =
-                format!("has rows of {query_width} elements for {heads_wide} heads of {head_size}");
+                format!("has rows of {query_width} elements for {row_heads} heads of {head_size}");
             return Err(input_error(Input::Query, problem));
         }
 
@@ -329,7 +333,7 @@ impl Kernel for PagedAttentionKernel {
 
         let mut output = context
             .output(0, [tokens as i64, (self.heads * head_size) as i64])?
-            .ok_or_else(|| refused("the node has no output"))?;
+            .ok_or_else(|| invalid_node("the node has no output"))?;
         let (_, output) = output.try_extract_tensor_mut::<f32>()?;
         let caches = tensors.caches()?;
         let inputs = AttentionInputs {
@@ -346,13 +350,13 @@ impl Kernel for PagedAttentionKernel {
             caches,
             output,
             self.instructions,
-            &threads(context),
+            &thread_pool(context),
         )
         .map_err(ort::Error::wrap)
     }
 }
 
-/// A node's inputs at a run.
+/// Input tensors of a node in one run, indexed by [`Input`]; `None` if absent.
 struct Tensors<'a>(Vec<Option<ValueRef<'a>>>);
 
 impl<'a> Tensors<'a> {
@@ -384,7 +388,7 @@ impl<'a> Tensors<'a> {
         node::tensor(value, input.name()).map(Some)
     }
 
-    /// The caches' memory.
+    /// Returns the cache tensors as mutable slices.
     fn caches(&self) -> ort::Result<AttentionCaches<'_>> {
         let memory = |input: Input| -> ort::Result<(*mut f16, usize)> {
             let value = self
@@ -403,10 +407,10 @@ impl<'a> Tensors<'a> {
         if values.addr() < end && first < values.addr() + value_elements * size_of::<f16>() {
             return Err(input_error(Input::ValueCache, "overlaps key_cache"));
         }
-        // SAFETY: ONNX Runtime vouches for as many elements at each address, and the two do not overlap.
-        // By the operator's contract the memory is writable, each layer's is its own, and whoever owns it
-        // leaves it alone during a run; a session runs one node at a time, and nothing else in this one
-        // holds a reference to the elements: those that the shapes were taken from are gone.
+        // SAFETY: ONNX Runtime guarantees this number of elements at each address, and the two tensors do not
+        // overlap. By the operator's contract, cache memory is writable, belongs to one layer, and is not accessed
+        // by its owner during a run. A session runs one node at a time, and the references from which this node read
+        // the shapes no longer exist, so there is no other reference to the elements.
         let (keys, values) = unsafe {
             (
                 std::slice::from_raw_parts_mut(keys, key_elements),

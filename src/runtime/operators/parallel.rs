@@ -1,19 +1,19 @@
-//! Work on several threads, whose owner says how it is spread over them, and what can go wrong with an operator's.
+//! Parallel loops on a thread pool that the caller provides, and the errors of operators.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-/// What is wrong with an input, by its name in the operator's schema; or with the run.
+/// Failure of an operator's computation.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum OperatorError {
-    /// An input does not fit the others.
+    /// An input is invalid, or does not match the other inputs.
     #[error("{input}: {problem}")]
     Input {
-        /// The input's name in the schema.
+        /// Name of the input in the operator's schema.
         input: &'static str,
-        /// What is wrong, with the value.
+        /// The problem, with the offending value.
         problem: String,
     },
-    /// The work could not be spread over threads.
+    /// The thread pool could not run the loop.
     #[error("the thread pool failed: {0}")]
     Threads(String),
 }
@@ -24,13 +24,13 @@ impl OperatorError {
     }
 }
 
-/// Calls a function once for each number below the given one, on several threads if it likes, and returns
-/// when all calls have.
+/// A parallel loop: calls a function for each index below a count, on one or several threads, and returns when all
+/// calls have returned.
 pub type ParallelFor<'a> = &'a dyn Fn(usize, &(dyn Fn(usize) + Sync)) -> Result<(), OperatorError>;
 
-/// Calls `call` once for each number below `count`, in order: whoever is free takes the next. That no number
-/// comes twice, on which the threads' shares of memory depend, is not left to `parallel`.
-pub(super) fn once_each(
+/// Calls `call` exactly once for each index below `count`; the next free thread takes the next index. The callers'
+/// memory safety depends on no index occurring twice, so the indices that `parallel` passes are ignored.
+pub(super) fn for_each_index(
     parallel: ParallelFor,
     count: usize,
     call: &(dyn Fn(usize) + Sync),

@@ -1,34 +1,34 @@
-//! Rotary position embedding of one row (Su et al., 2021, <https://arxiv.org/abs/2104.09864>).
+//! Rotary position embedding (RoPE) of one row (Su et al., 2021, <https://arxiv.org/abs/2104.09864>).
 
-/// The angles' cosines and sines, `[positions, rotated / 2]`, for the first `rotated` elements of a row.
+/// Tables of cosines and sines, `[positions, pairs]`. The first `2 · pairs` elements of a row are rotated.
 #[derive(Debug, Clone, Copy)]
 pub struct Rotary<'a> {
-    /// `cos_cache`
+    /// Cosines of the rotation angles (input `cos_cache`).
     pub cosines: &'a [f32],
-    /// `sin_cache`
+    /// Sines of the rotation angles (input `sin_cache`).
     pub sines: &'a [f32],
-    /// Columns of both: half of the elements that are rotated.
+    /// Number of columns of both tables: the number of element pairs that are rotated.
     pub pairs: usize,
-    /// Which elements make a pair.
+    /// Which elements form a pair.
     pub pairing: Pairing,
 }
 
-/// Which elements of a row are rotated together.
+/// Which elements of a row form a pair that is rotated.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Pairing {
-    /// 0 with `pairs`, 1 with `pairs + 1`, … (GPT-NeoX)
+    /// Elements 0 and `pairs`, 1 and `pairs + 1`, … (GPT-NeoX).
     Halves,
-    /// 0 with 1, 2 with 3, … (GPT-J, and llama's weights in GGUF files)
-    Neighbours,
+    /// Elements 0 and 1, 2 and 3, … (GPT-J, and llama's weights in GGUF files).
+    Adjacent,
 }
 
 impl Rotary<'_> {
-    /// Positions that the tables hold.
+    /// Number of positions in the tables.
     pub(super) fn positions(&self) -> usize {
         self.cosines.len() / self.pairs.max(1)
     }
 
-    /// Turns `row`, `[head_size]`, to its place at `position`.
+    /// Rotates `row`, `[head_size]`, by the angles of `position`.
     #[inline(always)]
     pub(super) fn rotate(&self, row: &mut [f32], position: usize) {
         let cosines = &self.cosines[position * self.pairs..][..self.pairs];
@@ -41,7 +41,7 @@ impl Rotary<'_> {
                     (*a, *b) = (*a * cos - *b * sin, *b * cos + *a * sin);
                 }
             }
-            Pairing::Neighbours => {
+            Pairing::Adjacent => {
                 for ([a, b], (cos, sin)) in row.as_chunks_mut::<2>().0.iter_mut().zip(angles) {
                     (*a, *b) = (*a * cos - *b * sin, *b * cos + *a * sin);
                 }

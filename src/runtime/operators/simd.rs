@@ -1,25 +1,26 @@
-//! Eight f32 lanes, for each instruction set that has a path of its own, and the choice between them at
-//! run time. What is computed with the lanes is `tile`'s matter.
+//! SIMD with eight f32 lanes: an implementation for each supported instruction set, selected at run time.
 //!
-//! A value of a type that implements [`Simd`] proves that the processor has its instructions.
+//! A value of a type that implements [`Simd`] exists only if the CPU supports the type's instructions.
 
 #[cfg(target_arch = "x86_64")]
 mod avx2;
 #[cfg(target_arch = "aarch64")]
 mod neon;
-mod plain;
+mod portable;
 
 use half::f16;
 
-/// Lanes of every [`Simd::Vector`]; rows of queries, keys and values come in groups of so many elements.
+/// Number of lanes of every [`Simd::Vector`]. Rows of queries, keys and values are processed in groups of this many
+/// elements.
 pub(super) const LANES: usize = 8;
 
-/// Which path computes: the best that this processor has, or the portable one.
+/// An instruction set that this CPU supports. The `Debug` output is part of the identity of saved slots, so the
+/// variants of `CodePath` must not be renamed.
 #[derive(Debug, Clone, Copy)]
-pub struct Instructions(Path);
+pub struct Instructions(CodePath);
 
 #[derive(Debug, Clone, Copy)]
-enum Path {
+enum CodePath {
     Portable(Portable),
     #[cfg(target_arch = "x86_64")]
     Avx2(avx2::Avx2<false>),
@@ -30,79 +31,79 @@ enum Path {
 }
 
 impl Instructions {
-    /// The paths that this processor can take, the quickest first.
+    /// Returns the instruction sets that this CPU supports, fastest first.
     pub fn available() -> impl Iterator<Item = Self> {
         [
             #[cfg(target_arch = "x86_64")]
-            avx2::Avx2::detect().map(Path::Vnni),
+            avx2::Avx2::detect().map(CodePath::Vnni),
             #[cfg(target_arch = "x86_64")]
-            avx2::Avx2::detect().map(Path::Avx2),
+            avx2::Avx2::detect().map(CodePath::Avx2),
             #[cfg(target_arch = "aarch64")]
-            neon::Neon::detect().map(Path::Neon),
-            Some(Path::Portable(Portable)),
+            neon::Neon::detect().map(CodePath::Neon),
+            Some(CodePath::Portable(Portable)),
         ]
         .into_iter()
         .flatten()
         .map(Self)
     }
 
-    /// The quickest path that this processor can take.
+    /// Returns the fastest instruction set that this CPU supports.
     pub fn detect() -> Instructions {
         Self::available()
             .next()
             .unwrap_or_else(Instructions::portable)
     }
 
-    /// Plain Rust, which every processor runs.
+    /// Returns the portable implementation, which every CPU supports.
     pub fn portable() -> Instructions {
-        Instructions(Path::Portable(Portable))
+        Instructions(CodePath::Portable(Portable))
     }
 
-    /// Whether the path has instructions for products of bytes.
-    pub fn multiplies_bytes(self) -> bool {
+    /// Whether the implementation uses instructions for int8 dot products.
+    pub fn has_int8_dot_product(self) -> bool {
         match self.0 {
-            Path::Portable(_) => false,
+            CodePath::Portable(_) => false,
             #[cfg(target_arch = "x86_64")]
-            Path::Avx2(_) | Path::Vnni(_) => true,
+            CodePath::Avx2(_) | CodePath::Vnni(_) => true,
             #[cfg(target_arch = "aarch64")]
-            Path::Neon(_) => false,
+            CodePath::Neon(_) => false,
         }
     }
 
-    /// Does `work` on the chosen path.
-    pub(super) fn run<W: Work>(self, work: W) -> W::Output {
+    /// Runs `work` with this instruction set.
+    pub(super) fn run<W: WithSimd>(self, work: W) -> W::Output {
         match self.0 {
-            Path::Portable(simd) => simd.enter(work),
+            CodePath::Portable(simd) => simd.enter(work),
             #[cfg(target_arch = "x86_64")]
-            Path::Avx2(simd) => simd.enter(work),
+            CodePath::Avx2(simd) => simd.enter(work),
             #[cfg(target_arch = "x86_64")]
-            Path::Vnni(simd) => simd.enter(work),
+            CodePath::Vnni(simd) => simd.enter(work),
             #[cfg(target_arch = "aarch64")]
-            Path::Neon(simd) => simd.enter(work),
+            CodePath::Neon(simd) => simd.enter(work),
         }
     }
 }
 
-/// A computation that is compiled once for each instruction set.
-pub(super) trait Work {
+/// A computation that is compiled separately for each instruction set.
+pub(super) trait WithSimd {
     type Output;
-    /// To be marked `#[inline(always)]`, with all that it calls: only what is inlined into
+    /// Implementations, and all functions that they call, must be `#[inline(always)]`: only code that is inlined into
     /// [`Simd::enter`] is compiled for the instruction set.
     fn run<S: Simd>(self, simd: S) -> Self::Output;
 }
 
-/// Eight lanes of f32 and what the kernel does with them. All paths add in the same order; they differ
-/// only where the portable one rounds a product before it adds.
+/// Operations on vectors of eight f32 lanes. All implementations add in the same order; results differ only because the
+/// portable implementation has no fused multiply-add.
 pub(super) trait Simd: Copy {
     type Vector: Copy;
-    /// For each lane four bytes.
+    /// A vector with four bytes in each lane.
     type Bytes: Copy;
 
     /// Runs `work` in a function that is compiled for this instruction set.
-    fn enter<W: Work>(self, work: W) -> W::Output;
+    fn enter<W: WithSimd>(self, work: W) -> W::Output;
 
-    /// Begins to bring the place, which will be read soon, into the second-level cache.
-    fn prefetch<T>(self, place: &T);
+    /// Prefetches the cache line of `target` into the L2 cache.
+    fn prefetch<T>(self, target: &T);
     fn splat(self, value: f32) -> Self::Vector;
     fn load(self, from: &[f32; LANES]) -> Self::Vector;
     fn load_f16(self, from: &[f16; LANES]) -> Self::Vector;
@@ -115,46 +116,47 @@ pub(super) trait Simd: Copy {
     fn multiply(self, a: Self::Vector, b: Self::Vector) -> Self::Vector;
     /// `a · b + c`
     fn multiply_add(self, a: Self::Vector, b: Self::Vector, c: Self::Vector) -> Self::Vector;
-    /// The larger one; where `b` is NaN, NaN.
+    /// The larger of `a` and `b` in each lane; NaN where `b` is NaN.
     fn max(self, a: Self::Vector, b: Self::Vector) -> Self::Vector;
-    /// `value` where `test` is at least `limit` or NaN, else zero.
+    /// `value` where `test` is at least `limit` or NaN, otherwise 0.
     fn zero_below(self, value: Self::Vector, test: Self::Vector, limit: f32) -> Self::Vector;
     /// Adds the integer in the low nine bits of `exponent` to each exponent of `value`.
     fn shift_exponent(self, value: Self::Vector, exponent: Self::Vector) -> Self::Vector;
-    /// The sum of the lanes of each, as `((0+1)+(2+3)) + ((4+5)+(6+7))`.
+    /// The sum of the lanes of each vector, as `((0+1)+(2+3)) + ((4+5)+(6+7))`.
     fn sum_lanes(self, values: [Self::Vector; 4]) -> [f32; 4];
     fn divide(self, a: Self::Vector, b: Self::Vector) -> Self::Vector;
-    /// Without its sign.
-    fn magnitude(self, value: Self::Vector) -> Self::Vector;
-    /// The nearest integers, ties to even, of values from -127 to 127. Of others any.
+    /// The absolute values.
+    fn abs(self, value: Self::Vector) -> Self::Vector;
+    /// Rounds to the nearest integer, ties to even. Results are unspecified for values outside -127 to 127.
     fn round(self, value: Self::Vector) -> [i8; LANES];
 
-    /// From little-endian bytes.
+    /// Loads little-endian f32 values.
     fn load_f32_bytes(self, from: &[u8; 4 * LANES]) -> Self::Vector;
-    /// From little-endian bytes.
+    /// Loads little-endian f16 values.
     fn load_f16_bytes(self, from: &[u8; 2 * LANES]) -> Self::Vector;
     fn load_bytes(self, from: &[u8; 4 * LANES]) -> Self::Bytes;
-    /// The lower halves of the bytes.
+    /// The low four bits of each byte.
     fn low_nibbles(self, bytes: Self::Bytes) -> Self::Bytes;
-    /// The upper halves of the bytes.
+    /// The high four bits of each byte.
     fn high_nibbles(self, bytes: Self::Bytes) -> Self::Bytes;
-    /// Of each lane the sum of its bytes of all vectors, each times the byte of `x` in its place, exactly. `TOGETHER` times two
-    /// such products are to fit into 16 bits with a sign, the bytes taken as having none, those of `x` from -127 to 127.
-    fn dot_unsigned<const V: usize, const TOGETHER: usize>(
+    /// Exact dot products of unsigned `bytes` and `x`. For each lane, each vector adds four products: the lane's four
+    /// bytes times the vector's four values of `x`, which are from -127 to 127. The caller guarantees that the sum of
+    /// `2 · VECTORS_IN_I16` products fits into an `i16`, so that this number of vectors may be summed in 16 bits.
+    fn dot_unsigned<const V: usize, const VECTORS_IN_I16: usize>(
         self,
         bytes: &[Self::Bytes; V],
         x: &[[i8; 4]; V],
     ) -> Self::Vector;
-    /// The same of bytes that may be any and stand for 128 less. `above` is 128 times the sum of `x`.
+    /// As [`Self::dot_unsigned`], but for bytes from 0 to 255 with the zero point 128. `correction` is 128 · Σ `x`.
     fn dot_bytes<const V: usize>(
         self,
         bytes: &[Self::Bytes; V],
         x: &[[i8; 4]; V],
-        above: f32,
+        correction: f32,
     ) -> Self::Vector;
 }
 
-/// What a row of keys or values consists of.
+/// Element type of key and value rows: f16 in the cache, f32 after conversion.
 pub(super) trait Element: Copy {
     fn load<S: Simd>(simd: S, from: &[Self; LANES]) -> S::Vector;
 }
@@ -173,39 +175,40 @@ impl Element for f16 {
     }
 }
 
-/// The first eight of `values`, zeros where there are no more.
+/// Returns the first eight of `values`, padded with zeros if there are fewer.
 #[inline(always)]
-pub(super) fn eight(values: &[f32]) -> [f32; LANES] {
+pub(super) fn pad_lanes(values: &[f32]) -> [f32; LANES] {
     match values.first_chunk() {
-        Some(eight) => *eight,
+        Some(lanes) => *lanes,
         None => {
-            let mut eight = [0.0; LANES];
-            eight[..values.len()].copy_from_slice(values);
-            eight
+            let mut lanes = [0.0; LANES];
+            lanes[..values.len()].copy_from_slice(values);
+            lanes
         }
     }
 }
 
-/// Stores as many of the lanes as `to` has room for.
+/// Stores the first lanes of `value`, at most as many as `to` has elements.
 #[inline(always)]
-pub(super) fn store_some<S: Simd>(simd: S, value: S::Vector, to: &mut [f32]) {
+pub(super) fn store_partial<S: Simd>(simd: S, value: S::Vector, to: &mut [f32]) {
     match to.first_chunk_mut() {
         Some(to) => simd.store(value, to),
         None => {
-            let mut all = [0.0; LANES];
-            simd.store(value, &mut all);
-            to.copy_from_slice(&all[..to.len()]);
+            let mut lanes = [0.0; LANES];
+            simd.store(value, &mut lanes);
+            to.copy_from_slice(&lanes[..to.len()]);
         }
     }
 }
 
-/// `eˣ` for `x ≤ 0`, within two units in the last place; exactly zero below -87, where f32 ends.
+/// Returns `eˣ` for `x ≤ 0`, within two units in the last place. The result is exactly zero for `x < -87`, where `eˣ`
+/// is near the smallest normal f32.
 #[inline(always)]
 pub(super) fn exp<S: Simd>(simd: S, x: S::Vector) -> S::Vector {
     const LOWEST: f32 = -87.0;
-    /// Adding 1.5 · 2²³ leaves the nearest integer in the low bits.
+    /// Adding 1.5 · 2²³ rounds a number to an integer and leaves the integer in the low bits.
     const ROUND: f32 = 12_582_912.0;
-    /// ln 2 in two parts, the first short enough for exact products (Cephes, `expf`).
+    /// ln 2 as a sum of two numbers. The first number has few enough bits for exact products (Cephes, `expf`).
     const LN_2: [f32; 2] = [0.693_359_4, -2.121_944_4e-4];
     /// The minimax polynomial of Cephes' `expf`, highest power first.
     const POLYNOMIAL: [f32; 6] = [
@@ -224,18 +227,18 @@ pub(super) fn exp<S: Simd>(simd: S, x: S::Vector) -> S::Vector {
         simd.splat(ROUND),
     );
     let power = simd.subtract(shifted, simd.splat(ROUND));
-    let rest = simd.multiply_add(power, simd.splat(-LN_2[0]), clamped);
-    let rest = simd.multiply_add(power, simd.splat(-LN_2[1]), rest);
+    let remainder = simd.multiply_add(power, simd.splat(-LN_2[0]), clamped);
+    let remainder = simd.multiply_add(power, simd.splat(-LN_2[1]), remainder);
     let mut sum = simd.splat(POLYNOMIAL[0]);
     for coefficient in &POLYNOMIAL[1..] {
-        sum = simd.multiply_add(sum, rest, simd.splat(*coefficient));
+        sum = simd.multiply_add(sum, remainder, simd.splat(*coefficient));
     }
-    let one_and_rest = simd.add(rest, simd.splat(1.0));
-    let mantissa = simd.multiply_add(sum, simd.multiply(rest, rest), one_and_rest);
+    let linear = simd.add(remainder, simd.splat(1.0));
+    let mantissa = simd.multiply_add(sum, simd.multiply(remainder, remainder), linear);
     simd.zero_below(simd.shift_exponent(mantissa, shifted), x, LOWEST)
 }
 
-/// Plain arrays; the compiler makes of them what the target allows.
+/// Implementation on plain arrays, which the compiler may vectorize for the target.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Portable;
 
@@ -243,7 +246,7 @@ impl Simd for Portable {
     type Vector = [f32; LANES];
     type Bytes = [u8; 4 * LANES];
 
-    fn enter<W: Work>(self, work: W) -> W::Output {
+    fn enter<W: WithSimd>(self, work: W) -> W::Output {
         work.run(self)
     }
 
@@ -323,7 +326,7 @@ impl Simd for Portable {
     }
 
     #[inline(always)]
-    fn magnitude(self, value: [f32; LANES]) -> [f32; LANES] {
+    fn abs(self, value: [f32; LANES]) -> [f32; LANES] {
         value.map(f32::abs)
     }
 
@@ -334,12 +337,12 @@ impl Simd for Portable {
 
     #[inline(always)]
     fn load_f32_bytes(self, from: &[u8; 4 * LANES]) -> [f32; LANES] {
-        plain::f32s(from)
+        portable::f32s(from)
     }
 
     #[inline(always)]
     fn load_f16_bytes(self, from: &[u8; 2 * LANES]) -> [f32; LANES] {
-        plain::f16s(from)
+        portable::f16s(from)
     }
 
     #[inline(always)]
@@ -349,21 +352,21 @@ impl Simd for Portable {
 
     #[inline(always)]
     fn low_nibbles(self, bytes: [u8; 4 * LANES]) -> [u8; 4 * LANES] {
-        plain::low_nibbles(bytes)
+        portable::low_nibbles(bytes)
     }
 
     #[inline(always)]
     fn high_nibbles(self, bytes: [u8; 4 * LANES]) -> [u8; 4 * LANES] {
-        plain::high_nibbles(bytes)
+        portable::high_nibbles(bytes)
     }
 
     #[inline(always)]
-    fn dot_unsigned<const V: usize, const TOGETHER: usize>(
+    fn dot_unsigned<const V: usize, const VECTORS_IN_I16: usize>(
         self,
         bytes: &[[u8; 4 * LANES]; V],
         x: &[[i8; 4]; V],
     ) -> [f32; LANES] {
-        plain::dot(bytes, x, i32::from)
+        portable::dot(bytes, x, i32::from)
     }
 
     #[inline(always)]
@@ -373,6 +376,6 @@ impl Simd for Portable {
         x: &[[i8; 4]; V],
         _: f32,
     ) -> [f32; LANES] {
-        plain::dot(bytes, x, |byte| i32::from(byte) - 128)
+        portable::dot(bytes, x, |byte| i32::from(byte) - 128)
     }
 }

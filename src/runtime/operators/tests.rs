@@ -1,11 +1,11 @@
-//! The kernel against a plain reference in f64, and what must not change a row's bits.
+//! Paged attention compared with a reference in f64, and tests of batch invariance.
 
+mod encoder_attention;
 mod invalid;
 mod low_rank;
-mod product;
+mod matmul;
 mod reference;
 mod session;
-mod whole;
 
 use half::f16;
 use proptest::prelude::*;
@@ -16,21 +16,21 @@ use super::norm::{QueryKeyNorms, RowNorm};
 use super::parallel::{OperatorError, ParallelFor};
 use super::rotary::{Pairing, Rotary};
 use super::simd::Instructions;
-use reference::{key_written, reference};
+use reference::{expected_key, reference};
 
-/// A node's sizes and the sequences it may be given: everything else follows from these by `noise`.
+/// Configuration of an attention node. [`noise`] derives tensor values from `seed`, the sequence and the position.
 #[derive(Debug, Clone)]
 struct Node {
     shape: AttentionShape,
     rotary: Option<(Pairing, usize)>,
-    normed: bool,
+    has_norms: bool,
     softcap: Option<f32>,
     window: Option<usize>,
     packed: bool,
     seed: u64,
 }
 
-/// New tokens of a sequence, by the number that its content follows from.
+/// New tokens of one sequence. The number `sequence` is part of the seed of the tokens' values.
 #[derive(Debug, Clone)]
 struct Chunk {
     sequence: u64,
@@ -39,14 +39,15 @@ struct Chunk {
     blocks: Vec<i32>,
 }
 
+/// Key and value caches; elements that no token was written to are NaN.
 #[derive(Debug, Clone)]
-struct Memory {
+struct Caches {
     keys: Vec<f16>,
     values: Vec<f16>,
 }
 
-impl Memory {
-    /// What was never written is NaN, which equals nothing: compare these.
+impl Caches {
+    /// Returns the bits of all elements. Tests compare bits, because NaN is unequal to itself.
     fn bits(&self) -> Vec<u16> {
         self.keys
             .iter()
@@ -56,7 +57,7 @@ impl Memory {
     }
 }
 
-/// A step's inputs, as the operator gets them.
+/// Input tensors of a step, except the caches.
 struct Tensors {
     query: Vec<f32>,
     key_value: Option<(Vec<f32>, Vec<f32>)>,
@@ -77,10 +78,10 @@ const KEY: u64 = 1;
 const VALUE: u64 = 2;
 const NORM_EPSILON: f32 = 1e-2;
 
-/// A number in [-1, 1] that looks random and is always the same for the same place.
-fn noise(place: [u64; 5]) -> f32 {
+/// Returns a pseudorandom number from -1 to 1 that depends only on `key`.
+fn noise(key: [u64; 5]) -> f32 {
     let mut state = 0x9e37_79b9_7f4a_7c15_u64;
-    for part in place {
+    for part in key {
         state = (state ^ part).wrapping_mul(0xbf58_476d_1ce4_e5b9);
         state = (state ^ (state >> 31)).wrapping_mul(0x94d0_49bb_1331_11eb);
         state ^= state >> 29;
@@ -89,59 +90,60 @@ fn noise(place: [u64; 5]) -> f32 {
 }
 
 impl Node {
-    fn row(&self, which: u64, chunk: &Chunk, position: usize, head: usize) -> Vec<f32> {
+    /// Returns the query, key or value of a token in one head; `kind` is [`QUERY`], [`KEY`] or [`VALUE`].
+    fn row(&self, kind: u64, chunk: &Chunk, position: usize, head: usize) -> Vec<f32> {
         let width = self.shape.head_size as u64;
-        let place = |element| {
+        let key = |element| {
             [
-                self.seed * 3 + which,
+                self.seed * 3 + kind,
                 chunk.sequence,
                 position as u64,
                 head as u64,
                 element,
             ]
         };
-        // Queries are long enough for some keys to matter much more than others.
-        let scale = if which == QUERY { 4.0 } else { 1.0 };
+        // Large queries cause large differences between the softmax weights.
+        let scale = if kind == QUERY { 4.0 } else { 1.0 };
         (0..width)
-            .map(|element| noise(place(element)) * scale)
+            .map(|element| noise(key(element)) * scale)
             .collect()
     }
 
-    /// The memory in which all of the past has been computed: any f16 will do.
-    fn memory(&self, chunks: &[Chunk]) -> Memory {
+    /// Returns caches with pseudorandom keys and values for the past tokens of all chunks.
+    fn caches(&self, chunks: &[Chunk]) -> Caches {
         let elements = self.shape.blocks
             * self.shape.block_tokens
             * self.shape.kv_heads
             * self.shape.head_size;
-        let mut memory = Memory {
+        let mut caches = Caches {
             keys: vec![f16::NAN; elements],
             values: vec![f16::NAN; elements],
         };
         for chunk in chunks {
             for position in 0..chunk.past {
                 for head in 0..self.shape.kv_heads {
-                    let place = self.place(chunk, position, head);
-                    let halves = |which| {
-                        self.row(which, chunk, position, head)
+                    let start = self.cache_index(chunk, position, head);
+                    let halves = |kind| {
+                        self.row(kind, chunk, position, head)
                             .into_iter()
                             .map(f16::from_f32)
                     };
-                    memory.keys[place..]
+                    caches.keys[start..]
                         .iter_mut()
                         .zip(halves(KEY))
                         .for_each(|(to, from)| *to = from);
-                    memory.values[place..]
+                    caches.values[start..]
                         .iter_mut()
                         .zip(halves(VALUE))
                         .for_each(|(to, from)| *to = from);
                 }
             }
         }
-        memory
+        caches
     }
 
-    /// Where a key starts in the memory.
-    fn place(&self, chunk: &Chunk, position: usize, head: usize) -> usize {
+    /// Returns the index of the first element of a position's key/value head in the caches.
+    fn cache_index(&self, chunk: &Chunk, position: usize, head: usize) -> usize {
         let block = chunk.blocks[position / self.shape.block_tokens] as usize;
         let slot = block * self.shape.block_tokens + position % self.shape.block_tokens;
         (slot * self.shape.kv_heads + head) * self.shape.head_size
@@ -153,10 +155,10 @@ impl Node {
                 .iter()
                 .flat_map(|c| (c.past..c.past + c.tokens).map(move |position| (c, position)))
         };
-        let rows = |which, heads| {
+        let rows = |kind, heads| {
             move |(chunk, position): (&Chunk, usize)| {
                 (0..heads)
-                    .flat_map(|head| self.row(which, chunk, position, head))
+                    .flat_map(|head| self.row(kind, chunk, position, head))
                     .collect::<Vec<f32>>()
             }
         };
@@ -196,7 +198,8 @@ impl Node {
             table.resize(table.len() + blocks_per_sequence - chunk.blocks.len(), -1);
         }
         let slots = tokens().map(|(chunk, position)| {
-            (self.place(chunk, position, 0) / self.shape.kv_heads / self.shape.head_size) as i32
+            (self.cache_index(chunk, position, 0) / self.shape.kv_heads / self.shape.head_size)
+                as i32
         });
         let pairs = self.rotary.map_or(1, |(_, pairs)| pairs);
         let angle = |index: usize| {
@@ -241,7 +244,7 @@ impl Node {
                 pairs,
                 pairing,
             }),
-            norms: self.normed.then_some(QueryKeyNorms {
+            norms: self.has_norms.then_some(QueryKeyNorms {
                 query: RowNorm {
                     gain: &tensors.query_gain,
                     epsilon: NORM_EPSILON,
@@ -259,11 +262,11 @@ impl Node {
         }
     }
 
-    /// What multiplies the elements of a normed query or key.
-    fn gain(&self, which: u64) -> Vec<f32> {
+    /// Returns the norm weights of queries or keys.
+    fn gain(&self, kind: u64) -> Vec<f32> {
         let elements = 0..self.shape.head_size as u64;
         elements
-            .map(|element| 1.0 + 0.5 * noise([self.seed, which, 5, 5, element]))
+            .map(|element| 1.0 + 0.5 * noise([self.seed, kind, 5, 5, element]))
             .collect()
     }
 
@@ -274,7 +277,7 @@ impl Node {
     fn run(
         &self,
         chunks: &[Chunk],
-        memory: &mut Memory,
+        caches: &mut Caches,
         instructions: Instructions,
         parallel: ParallelFor,
     ) -> Vec<f32> {
@@ -282,8 +285,8 @@ impl Node {
         let tokens: usize = chunks.iter().map(|chunk| chunk.tokens).sum();
         let mut output = vec![f32::NAN; tokens * self.shape.heads * self.shape.head_size];
         let caches = AttentionCaches {
-            keys: &mut memory.keys,
-            values: &mut memory.values,
+            keys: &mut caches.keys,
+            values: &mut caches.values,
         };
         attend(
             self.shape,
@@ -312,8 +315,8 @@ fn three_threads(count: usize, call: &(dyn Fn(usize) + Sync)) -> Result<(), Oper
     Ok(())
 }
 
-/// The blocks of sequences that have so many tokens each, in a shuffled order, from those that there are.
-fn deal_blocks(shape: AttentionShape, lengths: &[usize], seed: u64) -> Vec<Vec<i32>> {
+/// Assigns cache blocks in pseudorandom order to sequences of the given lengths.
+fn assign_blocks(shape: AttentionShape, lengths: &[usize], seed: u64) -> Vec<Vec<i32>> {
     let mut blocks: Vec<i32> = (0..shape.blocks as i32).collect();
     blocks.sort_by_key(|&block| noise([seed, block as u64, 7, 7, 7]).to_bits());
     lengths
@@ -325,7 +328,7 @@ fn deal_blocks(shape: AttentionShape, lengths: &[usize], seed: u64) -> Vec<Vec<i
 fn nodes() -> impl Strategy<Value = Node> {
     let head_size = prop::sample::select(vec![16_usize, 32, 64, 80, 128, 256]);
     let block_tokens = prop::sample::select(vec![16_usize, 32]);
-    let pairing = prop::sample::select(vec![Pairing::Halves, Pairing::Neighbours]);
+    let pairing = prop::sample::select(vec![Pairing::Halves, Pairing::Adjacent]);
     (
         head_size,
         block_tokens,
@@ -351,7 +354,7 @@ fn nodes() -> impl Strategy<Value = Node> {
                 seed,
                 pairing,
                 rotated_quarters,
-                (normed, softcap, window),
+                (has_norms, softcap, window),
             )| Node {
                 shape: AttentionShape {
                     heads: ratio * kv_heads,
@@ -362,7 +365,7 @@ fn nodes() -> impl Strategy<Value = Node> {
                 },
                 rotary: (rotated_quarters > 0)
                     .then_some((pairing, head_size / 8 * rotated_quarters)),
-                normed,
+                has_norms,
                 softcap,
                 window,
                 packed,
@@ -371,7 +374,7 @@ fn nodes() -> impl Strategy<Value = Node> {
         )
 }
 
-/// Past and new tokens of some sequences: single tokens, chunks of prompts, with and without a past.
+/// Numbers of past and new tokens of some sequences: decode and prefill, with and without past tokens.
 fn lengths() -> impl Strategy<Value = Vec<(usize, usize)>> {
     prop::collection::vec(
         (
@@ -384,7 +387,7 @@ fn lengths() -> impl Strategy<Value = Vec<(usize, usize)>> {
 
 fn chunks(node: &Node, lengths: &[(usize, usize)]) -> Vec<Chunk> {
     let totals: Vec<usize> = lengths.iter().map(|(past, tokens)| past + tokens).collect();
-    let tables = deal_blocks(node.shape, &totals, node.seed);
+    let tables = assign_blocks(node.shape, &totals, node.seed);
     let chunks = lengths.iter().zip(tables).enumerate();
     chunks
         .map(|(sequence, (&(past, tokens), blocks))| Chunk {
@@ -396,8 +399,8 @@ fn chunks(node: &Node, lengths: &[(usize, usize)]) -> Vec<Chunk> {
         .collect()
 }
 
-/// The largest difference, relative to the largest number of its row.
-fn difference(node: &Node, left: &[f32], right: &[f32]) -> f32 {
+/// Returns the largest difference of two elements, relative to the largest value in the row of `right`.
+fn max_difference(node: &Node, left: &[f32], right: &[f32]) -> f32 {
     let rows = left
         .chunks_exact(node.shape.head_size)
         .zip(right.chunks_exact(node.shape.head_size));
@@ -411,13 +414,10 @@ fn difference(node: &Node, left: &[f32], right: &[f32]) -> f32 {
             .map(|(left, right)| (left - right).abs());
         difference.fold(
             0.0_f32,
-            |sum, x| if x > sum || x.is_nan() { x } else { sum },
+            |max, x| if x > max || x.is_nan() { x } else { max },
         ) / largest
     })
-    .fold(
-        0.0,
-        |worst, x| if x > worst || x.is_nan() { x } else { worst },
-    )
+    .fold(0.0, |max, x| if x > max || x.is_nan() { x } else { max })
 }
 
 fn bits(row: &[f32]) -> Vec<u32> {
@@ -428,30 +428,30 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(48))]
 
     #[test]
-    fn equals_the_reference(node in nodes(), lengths in lengths()) {
+    fn attention_matches_the_reference(node in nodes(), lengths in lengths()) {
         let chunks = chunks(&node, &lengths);
-        let mut memory = node.memory(&chunks);
-        let before = memory.clone();
-        let output = node.run(&chunks, &mut memory, Instructions::detect(), &one_thread);
+        let mut caches = node.caches(&chunks);
+        let before = caches.clone();
+        let output = node.run(&chunks, &mut caches, Instructions::detect(), &one_thread);
 
-        let expected = reference(&node, &chunks, &memory);
-        prop_assert!(difference(&node, &output, &expected) < 1e-3);
+        let expected = reference(&node, &chunks, &caches);
+        prop_assert!(max_difference(&node, &output, &expected) < 1e-3);
         for chunk in &chunks {
             for head in 0..node.shape.kv_heads {
                 for position in 0..chunk.past + chunk.tokens {
-                    let place = node.place(chunk, position, head);
-                    let place = place..place + node.shape.head_size;
+                    let start = node.cache_index(chunk, position, head);
+                    let range = start..start + node.shape.head_size;
                     if position < chunk.past {
-                        prop_assert_eq!(&memory.keys[place.clone()], &before.keys[place.clone()]);
-                        prop_assert_eq!(&memory.values[place.clone()], &before.values[place]);
+                        prop_assert_eq!(&caches.keys[range.clone()], &before.keys[range.clone()]);
+                        prop_assert_eq!(&caches.values[range.clone()], &before.values[range]);
                         continue;
                     }
-                    let key = key_written(&node, chunk, position, head);
-                    for (written, expected) in memory.keys[place.clone()].iter().zip(key) {
+                    let key = expected_key(&node, chunk, position, head);
+                    for (written, expected) in caches.keys[range.clone()].iter().zip(key) {
                         prop_assert!((f64::from(*written) - expected).abs() < 1e-3);
                     }
                     let value = node.row(VALUE, chunk, position, head);
-                    for (written, expected) in memory.values[place].iter().zip(value) {
+                    for (written, expected) in caches.values[range].iter().zip(value) {
                         prop_assert_eq!(*written, f16::from_f32(expected));
                     }
                 }
@@ -460,55 +460,57 @@ proptest! {
     }
 
     #[test]
-    fn the_portable_path_agrees(node in nodes(), lengths in lengths()) {
+    fn the_portable_implementation_matches_the_detected_one(node in nodes(), lengths in lengths()) {
         let chunks = chunks(&node, &lengths);
-        let mut memory = node.memory(&chunks);
-        let detected = node.run(&chunks, &mut memory.clone(), Instructions::detect(), &one_thread);
-        let portable = node.run(&chunks, &mut memory, Instructions::portable(), &one_thread);
-        prop_assert!(difference(&node, &portable, &detected) < 1e-3);
+        let mut caches = node.caches(&chunks);
+        let detected = node.run(&chunks, &mut caches.clone(), Instructions::detect(), &one_thread);
+        let portable = node.run(&chunks, &mut caches, Instructions::portable(), &one_thread);
+        prop_assert!(max_difference(&node, &portable, &detected) < 1e-3);
     }
 
     #[test]
-    fn neighbours_chunks_threads_and_places_do_not_change_the_bits(
+    fn results_do_not_depend_on_batch_chunks_threads_or_blocks(
         node in nodes(),
         prompt in 1..150_usize,
         cuts in prop::collection::vec(0..150_usize, 0..4),
-        neighbours in lengths(),
+        other_lengths in lengths(),
     ) {
-        // Alone, in one go, on one thread, in the first blocks.
+        // The prompt runs alone, in one chunk, on one thread, in the first blocks.
         let blocks = (0..prompt.div_ceil(node.shape.block_tokens) as i32).collect();
-        let whole = Chunk { sequence: 99, past: 0, tokens: prompt, blocks };
-        let mut memory = node.memory(std::slice::from_ref(&whole));
-        let expected = node.run(&[whole], &mut memory, Instructions::detect(), &one_thread);
+        let prompt_chunk = Chunk { sequence: 99, past: 0, tokens: prompt, blocks };
+        let mut caches = node.caches(std::slice::from_ref(&prompt_chunk));
+        let expected = node.run(&[prompt_chunk], &mut caches, Instructions::detect(), &one_thread);
 
-        // Beside others, in chunks, on three threads, wherever.
+        // The prompt runs with other sequences, in several chunks, on three threads, in arbitrary blocks.
         let mut ends: Vec<usize> = cuts.into_iter().filter(|&cut| 0 < cut && cut < prompt).collect();
         ends.push(prompt);
         ends.sort_unstable();
         ends.dedup();
-        let mut totals: Vec<usize> = neighbours.iter().map(|(past, tokens)| past + tokens).collect();
+        let mut totals: Vec<usize> = other_lengths.iter().map(|(past, tokens)| past + tokens).collect();
         totals.push(prompt);
-        let mut tables = deal_blocks(node.shape, &totals, node.seed);
-        let own_blocks = tables.pop().unwrap();
-        let neighbours: Vec<Chunk> = neighbours.iter().zip(tables).enumerate().map(|(sequence, (&(past, tokens), blocks))| {
+        let mut tables = assign_blocks(node.shape, &totals, node.seed);
+        let blocks_of_prompt = tables.pop().unwrap();
+        let others = other_lengths.iter().zip(tables).enumerate();
+        let others: Vec<Chunk> = others.map(|(sequence, (&(past, tokens), blocks))| {
             Chunk { sequence: sequence as u64, past, tokens, blocks }
         }).collect();
-        let mut memory = node.memory(&neighbours);
+        let mut caches = node.caches(&others);
         let mut output = Vec::new();
         let mut past = 0;
         for end in ends {
-            let own = Chunk { sequence: 99, past, tokens: end - past, blocks: own_blocks.clone() };
-            let own_elements = own.tokens * node.shape.heads * node.shape.head_size;
-            let mut batch = neighbours.clone();
-            batch.push(own);
-            let all = node.run(&batch, &mut memory, Instructions::detect(), &three_threads);
-            output.extend_from_slice(&all[all.len() - own_elements..]);
+            let chunk = Chunk { sequence: 99, past, tokens: end - past, blocks: blocks_of_prompt.clone() };
+            let chunk_elements = chunk.tokens * node.shape.heads * node.shape.head_size;
+            let mut batch = others.clone();
+            batch.push(chunk);
+            let all = node.run(&batch, &mut caches, Instructions::detect(), &three_threads);
+            output.extend_from_slice(&all[all.len() - chunk_elements..]);
             past = end;
         }
         prop_assert_eq!(bits(&output), bits(&expected));
     }
 }
 
+/// Returns a small node, with a decode chunk of one sequence and a prefill chunk of another sequence.
 fn small() -> (Node, Vec<Chunk>) {
     let shape = AttentionShape {
         heads: 4,
@@ -520,7 +522,7 @@ fn small() -> (Node, Vec<Chunk>) {
     let node = Node {
         shape,
         rotary: Some((Pairing::Halves, 8)),
-        normed: false,
+        has_norms: false,
         softcap: None,
         window: None,
         packed: false,
@@ -536,39 +538,39 @@ fn small() -> (Node, Vec<Chunk>) {
 }
 
 #[test]
-fn a_slot_of_minus_one_is_not_written() {
+fn a_token_with_slot_minus_one_is_not_written() {
     let (node, chunks) = small();
-    let mut memory = node.memory(&chunks);
-    node.run(&chunks, &mut memory, Instructions::detect(), &one_thread);
-    let before = memory.clone();
+    let mut caches = node.caches(&chunks);
+    node.run(&chunks, &mut caches, Instructions::detect(), &one_thread);
+    let before = caches.clone();
 
     let mut tensors = node.tensors(&chunks);
     tensors.slots.as_mut().unwrap().fill(-1);
     tensors.key_value.as_mut().unwrap().0.fill(5.0);
     let mut output = vec![f32::NAN; 4 * 64];
-    let caches = AttentionCaches {
-        keys: &mut memory.keys,
-        values: &mut memory.values,
+    let attention_caches = AttentionCaches {
+        keys: &mut caches.keys,
+        values: &mut caches.values,
     };
     attend(
         node.shape,
         &node.inputs(&tensors),
-        caches,
+        attention_caches,
         &mut output,
         Instructions::detect(),
         &one_thread,
     )
     .unwrap();
-    assert_eq!(memory.bits(), before.bits());
-    assert!(difference(&node, &output, &reference(&node, &chunks, &memory)) < 1e-3);
+    assert_eq!(caches.bits(), before.bits());
+    assert!(max_difference(&node, &output, &reference(&node, &chunks, &caches)) < 1e-3);
 }
 
 #[test]
-fn an_empty_batch_is_no_work() {
+fn an_empty_batch_has_an_empty_output() {
     let (node, _) = small();
-    let mut memory = node.memory(&[]);
+    let mut caches = node.caches(&[]);
     assert!(
-        node.run(&[], &mut memory, Instructions::detect(), &three_threads)
+        node.run(&[], &mut caches, Instructions::detect(), &three_threads)
             .is_empty()
     );
 }

@@ -1,26 +1,29 @@
-//! The arithmetic of one tile: scores of a few query rows against up to [`TILE_KEYS`] keys, their
-//! exponentials, and the values weighted with them. Which rows and keys these are is `attention`'s matter.
+//! The arithmetic of one attention tile: scores of a few query rows against up to [`TILE_KEYS`] keys, the softmax terms
+//! of the scores, and the weighted sums of values. Tiles are merged as in online softmax (Milakov and Gimelshein, 2018,
+//! <https://arxiv.org/abs/1805.02867>). The callers select rows and keys.
 //!
-//! A row's sums depend on its own query and keys alone, never on the rows that are computed beside it.
+//! A row's sums depend only on its own query and keys, not on the other rows in the call.
 
 use std::ops::Range;
 
 use super::simd::{Element, LANES, Simd, exp};
 
-/// Keys whose scores share one maximum. Tile `n` of a sequence holds the positions from `n · TILE_KEYS`.
+/// Number of keys in a tile. A row's scores in a tile share one maximum. Tile `n` of a sequence starts at position
+/// `n · TILE_KEYS`.
 pub(super) const TILE_KEYS: usize = 64;
 
-/// Query rows that share a load of a key, and keys whose sums are under way at once. Twelve sums, three
-/// rows and the key that meets them fill AVX2's sixteen registers; one more and sums go to memory.
-pub(super) const ROWS_TOGETHER: usize = 3;
-const KEYS_TOGETHER: usize = 4;
+/// Number of query rows that share each load of a key. With four keys at a time, twelve sums, three query vectors and
+/// one key vector fill AVX2's sixteen registers; with larger values, sums would spill to memory.
+pub(super) const ROWS_PER_STEP: usize = 3;
+/// Number of keys whose dot products are computed at a time.
+const KEYS_PER_STEP: usize = 4;
 
-/// The rows of a tile's keys, or of its values, wherever they lie.
+/// The key rows or value rows of a tile.
 pub(super) struct TileRows<'a, E> {
     pub(super) elements: &'a [[E; LANES]],
-    /// Where each row starts in `elements`.
+    /// Index in `elements` of the start of each row.
     pub(super) starts: &'a [usize],
-    /// Groups of [`LANES`] elements in a row.
+    /// Number of [`LANES`]-element groups in a row.
     pub(super) width: usize,
 }
 
@@ -32,37 +35,37 @@ impl<E> TileRows<'_, E> {
     }
 }
 
-/// What a row saw of a tile before any other tile is taken into account.
+/// Softmax statistics of a row over one or several tiles.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Peak {
+pub(super) struct SoftmaxStats {
     /// The largest score.
-    pub(super) largest: f32,
-    /// The sum of the exponentials of all scores less `largest`.
+    pub(super) max: f32,
+    /// The sum of `exp(score - max)` over all scores.
     pub(super) sum: f32,
 }
 
-impl Peak {
-    /// Of a row that saw nothing.
-    pub(super) const NONE: Peak = Peak {
-        largest: f32::NEG_INFINITY,
+impl SoftmaxStats {
+    /// Statistics of a row without visible keys.
+    pub(super) const EMPTY: SoftmaxStats = SoftmaxStats {
+        max: f32::NEG_INFINITY,
         sum: 0.0,
     };
 }
 
-/// `weights[row][key] = queries[row] · keys[key]` for all keys; further entries are left undefined.
+/// Computes `scores[row][key] = queries[row] · keys[key]` for all keys of the tile; other entries are unspecified.
 ///
-/// `queries` holds the rows one after the other, `keys.width` groups each.
+/// `queries` holds consecutive rows of `keys.width` groups.
 #[inline(always)]
 pub(super) fn score<S: Simd, E: Element>(
     simd: S,
     queries: &[[f32; LANES]],
     keys: &TileRows<E>,
-    weights: &mut [[f32; TILE_KEYS]],
+    scores: &mut [[f32; TILE_KEYS]],
 ) {
-    match weights.len() {
-        1 => score_rows::<S, E, 1>(simd, queries, keys, weights),
-        2 => score_rows::<S, E, 2>(simd, queries, keys, weights),
-        _ => score_rows::<S, E, ROWS_TOGETHER>(simd, queries, keys, weights),
+    match scores.len() {
+        1 => score_rows::<S, E, 1>(simd, queries, keys, scores),
+        2 => score_rows::<S, E, 2>(simd, queries, keys, scores),
+        _ => score_rows::<S, E, ROWS_PER_STEP>(simd, queries, keys, scores),
     }
 }
 
@@ -71,7 +74,7 @@ fn score_rows<S: Simd, E: Element, const ROWS: usize>(
     simd: S,
     queries: &[[f32; LANES]],
     keys: &TileRows<E>,
-    weights: &mut [[f32; TILE_KEYS]],
+    scores: &mut [[f32; TILE_KEYS]],
 ) {
     let width = keys.width;
     let queries: [&[[f32; LANES]]; ROWS] =
@@ -79,16 +82,16 @@ fn score_rows<S: Simd, E: Element, const ROWS: usize>(
     let count = keys.starts.len();
     let mut first = 0;
     while first < count {
-        // Past the end the last key stands in; its score lands where nobody looks.
-        let rows: [&[[E; LANES]]; KEYS_TOGETHER] =
+        // Past the end, the last key is repeated; the extra scores are written to unspecified entries.
+        let rows: [&[[E; LANES]]; KEYS_PER_STEP] =
             std::array::from_fn(|key| keys.row((first + key).min(count - 1)));
-        let mut sums = [[simd.splat(0.0); KEYS_TOGETHER]; ROWS];
+        let mut sums = [[simd.splat(0.0); KEYS_PER_STEP]; ROWS];
         for group in 0..width {
             let mut loaded = [simd.splat(0.0); ROWS];
             for row in 0..ROWS {
                 loaded[row] = simd.load(&queries[row][group]);
             }
-            for key in 0..KEYS_TOGETHER {
+            for key in 0..KEYS_PER_STEP {
                 let element = E::load(simd, &rows[key][group]);
                 for row in 0..ROWS {
                     sums[row][key] = simd.multiply_add(loaded[row], element, sums[row][key]);
@@ -96,50 +99,50 @@ fn score_rows<S: Simd, E: Element, const ROWS: usize>(
             }
         }
         for row in 0..ROWS {
-            weights[row][first..first + KEYS_TOGETHER].copy_from_slice(&simd.sum_lanes(sums[row]));
+            scores[row][first..first + KEYS_PER_STEP].copy_from_slice(&simd.sum_lanes(sums[row]));
         }
-        first += KEYS_TOGETHER;
+        first += KEYS_PER_STEP;
     }
 }
 
-/// Keeps scores between `-softcap` and `softcap`.
-pub(super) fn cap(scores: &mut [f32], softcap: f32) {
+/// Applies soft capping: maps scores to the range from `-softcap` to `softcap`.
+pub(super) fn apply_softcap(scores: &mut [f32], softcap: f32) {
     for score in scores {
         *score = softcap * (*score / softcap).tanh();
     }
 }
 
-/// Turns the `visible` scores of a row into their exponentials less the largest, the rest into zeros.
+/// Replaces each visible score of a row by `exp(score - max)` and each other score by 0. Returns the row's statistics.
 #[inline(always)]
 pub(super) fn exponentiate<S: Simd>(
     simd: S,
     weights: &mut [f32; TILE_KEYS],
     visible: Range<usize>,
-) -> Peak {
+) -> SoftmaxStats {
     weights[..visible.start].fill(f32::NEG_INFINITY);
     weights[visible.end..].fill(f32::NEG_INFINITY);
     let groups = weights.as_chunks_mut::<LANES>().0;
-    let mut largest = simd.splat(f32::NEG_INFINITY);
+    let mut max = simd.splat(f32::NEG_INFINITY);
     for group in groups.iter() {
-        largest = simd.max(largest, simd.load(group));
+        max = simd.max(max, simd.load(group));
     }
     let mut lanes = [0.0; LANES];
-    simd.store(largest, &mut lanes);
-    let largest = lanes.into_iter().fold(f32::NEG_INFINITY, f32::max);
+    simd.store(max, &mut lanes);
+    let max = lanes.into_iter().fold(f32::NEG_INFINITY, f32::max);
     let mut sum = simd.splat(0.0);
     for group in groups {
-        let weight = exp(simd, simd.subtract(simd.load(group), simd.splat(largest)));
+        let weight = exp(simd, simd.subtract(simd.load(group), simd.splat(max)));
         simd.store(weight, group);
         sum = simd.add(sum, weight);
     }
     let zero = simd.splat(0.0);
-    Peak {
-        largest,
+    SoftmaxStats {
+        max,
         sum: simd.sum_lanes([sum, zero, zero, zero])[0],
     }
 }
 
-/// `sums[row] += weights[row][key] · values[key]`, key after key.
+/// Computes `sums[row] += weights[row][key] · values[key]` for each of `keys`, in order.
 #[inline(always)]
 pub(super) fn accumulate<S: Simd, E: Element>(
     simd: S,
@@ -151,7 +154,7 @@ pub(super) fn accumulate<S: Simd, E: Element>(
     match weights.len() {
         1 => accumulate_rows::<S, E, 1>(simd, weights, values, keys, sums),
         2 => accumulate_rows::<S, E, 2>(simd, weights, values, keys, sums),
-        _ => accumulate_rows::<S, E, ROWS_TOGETHER>(simd, weights, values, keys, sums),
+        _ => accumulate_rows::<S, E, ROWS_PER_STEP>(simd, weights, values, keys, sums),
     }
 }
 
@@ -179,7 +182,7 @@ fn accumulate_rows<S: Simd, E: Element, const ROWS: usize>(
     }
 }
 
-/// Takes the `GROUPS` groups from `first` on and returns how many they are.
+/// As [`accumulate`], but only for `GROUPS` element groups of each row, from group `first` on. Returns `GROUPS`.
 #[inline(always)]
 fn accumulate_groups<S: Simd, E: Element, const ROWS: usize, const GROUPS: usize>(
     simd: S,
@@ -199,7 +202,7 @@ fn accumulate_groups<S: Simd, E: Element, const ROWS: usize, const GROUPS: usize
             running[row][group] = simd.load(&sums[row * width + first + group]);
         }
     }
-    #[expect(clippy::needless_range_loop, reason = "the second index of `weights` is meant")]
+    #[expect(clippy::needless_range_loop, reason = "`key` is the second index of `weights`")]
     for key in keys.start..keys.end.min(TILE_KEYS) {
         let value = &values.row(key)[first..first + GROUPS];
         let mut weight = [simd.splat(0.0); ROWS];
@@ -221,34 +224,34 @@ fn accumulate_groups<S: Simd, E: Element, const ROWS: usize, const GROUPS: usize
     GROUPS
 }
 
-/// Takes a tile's result into the result of the tiles before it.
+/// Merges a tile's result into the result of the preceding tiles.
 ///
-/// Only one of the two is scaled, the one with the smaller peak; the order of tiles is part of the result.
+/// Only the result with the smaller maximum is scaled. The order of merging affects the rounding of the result.
 #[inline(always)]
 pub(super) fn merge<S: Simd>(
     simd: S,
-    peak: &mut Peak,
+    stats: &mut SoftmaxStats,
     running: &mut [[f32; LANES]],
-    tile_peak: Peak,
+    tile_stats: SoftmaxStats,
     tile: &[[f32; LANES]],
 ) {
-    if tile_peak.sum == 0.0 {
-        return; // the row saw nothing of the tile
+    if tile_stats.sum == 0.0 {
+        return; // no key of the tile is visible to the row
     }
-    let (old, new) = if tile_peak.largest > peak.largest {
-        ((peak.largest - tile_peak.largest).exp(), 1.0)
+    let (old, new) = if tile_stats.max > stats.max {
+        ((stats.max - tile_stats.max).exp(), 1.0)
     } else {
-        (1.0, (tile_peak.largest - peak.largest).exp())
+        (1.0, (tile_stats.max - stats.max).exp())
     };
-    peak.largest = if tile_peak.largest > peak.largest {
-        tile_peak.largest
+    stats.max = if tile_stats.max > stats.max {
+        tile_stats.max
     } else {
-        peak.largest
+        stats.max
     };
-    peak.sum = peak.sum * old + tile_peak.sum * new;
+    stats.sum = stats.sum * old + tile_stats.sum * new;
     let (old, new) = (simd.splat(old), simd.splat(new));
     for (running, tile) in running.iter_mut().zip(tile) {
-        let kept = simd.multiply(simd.load(running), old);
-        simd.store(simd.multiply_add(simd.load(tile), new, kept), running);
+        let scaled = simd.multiply(simd.load(running), old);
+        simd.store(simd.multiply_add(simd.load(tile), new, scaled), running);
     }
 }

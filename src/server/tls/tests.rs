@@ -7,21 +7,21 @@ use tempfile::TempDir;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::sync::oneshot;
 use tokio_rustls::TlsConnector;
-use tokio_rustls::client::TlsStream as Encrypted;
+use tokio_rustls::client::TlsStream as ClientStream;
 use tokio_rustls::rustls::{ClientConfig, RootCertStore};
 
 use super::*;
-use crate::server::reloaded::tests::SHORT;
-use crate::server::tests::{Dropped, options};
+use crate::server::reloaded::tests::SHORT_INTERVAL;
+use crate::server::tests::{NotifyOnDrop, options};
 use crate::server::{ServeOptions, Server};
 
-/// Shorter than any deadline of the server in these tests.
-const AT_ONCE: Duration = Duration::from_secs(8);
+/// Shorter than every timeout of the server in these tests.
+const SHORT_TIMEOUT: Duration = Duration::from_secs(8);
 
 /// A folder with the files `certificate` and `key`.
-struct Pairs(TempDir);
+struct CertificateFolder(TempDir);
 
-impl Pairs {
+impl CertificateFolder {
     fn new() -> Self {
         Self(tempfile::tempdir().unwrap())
     }
@@ -34,58 +34,62 @@ impl Pairs {
         self.0.path().join("key")
     }
 
-    /// Writes a new pair, for localhost and `name`.
+    /// Writes a new certificate for localhost and `name`, and its private key.
     fn write(&self, name: &str) -> CertificateDer<'static> {
         let names = vec!["localhost".to_owned(), name.to_owned()];
-        let made = rcgen::generate_simple_self_signed(names).unwrap();
-        fs::write(self.certificate(), made.cert.pem()).unwrap();
-        fs::write(self.key(), made.signing_key.serialize_pem()).unwrap();
-        made.cert.der().clone()
+        let generated = rcgen::generate_simple_self_signed(names).unwrap();
+        fs::write(self.certificate(), generated.cert.pem()).unwrap();
+        fs::write(self.key(), generated.signing_key.serialize_pem()).unwrap();
+        generated.cert.der().clone()
     }
 
     fn read(&self) -> Result<Tls, TlsError> {
         Tls::new(self.certificate(), self.key())
     }
 
-    /// The pair, whose files are looked at often.
-    fn watched(&self) -> Tls {
-        let pair = Pair {
+    /// Like [`Self::read`], but checks the files for changes every [`SHORT_INTERVAL`].
+    fn read_with_short_interval(&self) -> Tls {
+        let files = CertificateFiles {
             certificate: self.certificate(),
             key: self.key(),
         };
         Tls {
-            pair: Reloaded::with_interval(pair, SHORT).unwrap(),
+            config: Reloaded::with_interval(files, SHORT_INTERVAL).unwrap(),
         }
     }
 }
 
-/// Waits until the files of a pair were looked at, several times.
-async fn looked_at() {
-    tokio::time::sleep(10 * SHORT).await;
+/// Waits until the files were checked several times.
+async fn wait_for_checks() {
+    tokio::time::sleep(10 * SHORT_INTERVAL).await;
 }
 
-/// The same as [`connect`], as soon as the server shows that certificate.
-async fn connect_soon(
+/// Connects as soon as the server uses the trusted certificate.
+async fn connect_eventually(
     address: SocketAddr,
     trusted: &CertificateDer<'static>,
-) -> Encrypted<TcpStream> {
+) -> ClientStream<TcpStream> {
     let connected = async {
         loop {
             if let Ok(socket) = connect(address, trusted, "http/1.1").await {
                 return socket;
             }
-            tokio::time::sleep(SHORT).await;
+            tokio::time::sleep(SHORT_INTERVAL).await;
         }
     };
-    let connected = tokio::time::timeout(AT_ONCE, connected).await;
-    connected.expect("the new certificate is not shown")
+    let connected = tokio::time::timeout(SHORT_TIMEOUT, connected).await;
+    connected.expect("the server does not use the new certificate")
 }
 
-/// A server with the pair, that answers with the scheme of what it was asked.
-async fn serve(pairs: &Pairs, idle: Duration) -> (SocketAddr, impl Future<Output = ()>) {
+/// Starts a server with the certificate of `folder`; its responses are the scheme of the request. The returned future
+/// stops the server.
+async fn serve(
+    folder: &CertificateFolder,
+    idle_timeout: Duration,
+) -> (SocketAddr, impl Future<Output = ()>) {
     let server = Server::bind(ServeOptions {
-        tls: Some(Arc::new(pairs.watched())),
-        idle,
+        tls: Some(Arc::new(folder.read_with_short_interval())),
+        idle_timeout,
         ..options()
     });
     let server = server.await.unwrap();
@@ -103,12 +107,12 @@ async fn serve(pairs: &Pairs, idle: Duration) -> (SocketAddr, impl Future<Output
     (address, end)
 }
 
-/// A connection of one who trusts this certificate alone.
+/// Connects as a client that trusts only this certificate.
 async fn connect(
     address: SocketAddr,
     trusted: &CertificateDer<'static>,
     protocol: &str,
-) -> io::Result<Encrypted<TcpStream>> {
+) -> io::Result<ClientStream<TcpStream>> {
     let mut roots = RootCertStore::empty();
     roots.add(trusted.clone()).unwrap();
     let config = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
@@ -123,32 +127,32 @@ async fn connect(
         .await
 }
 
-/// Asks on a connection that stays open.
-async fn ask(socket: &mut Encrypted<TcpStream>) -> String {
+/// Sends a request on a connection that stays open and returns the response.
+async fn send(socket: &mut ClientStream<TcpStream>) -> String {
     socket
         .write_all(b"GET / HTTP/1.1\r\nhost: localhost\r\n\r\n")
         .await
         .unwrap();
-    let mut answer = String::new();
-    while !answer.contains("\r\n\r\nhttp") {
-        let mut part = [0; 1024];
-        let bytes = socket.read(&mut part).await.unwrap();
-        assert!(bytes > 0, "the connection ended after {answer:?}");
-        answer += std::str::from_utf8(&part[..bytes]).unwrap();
+    let mut response = String::new();
+    while !response.contains("\r\n\r\nhttp") {
+        let mut chunk = [0; 1024];
+        let bytes = socket.read(&mut chunk).await.unwrap();
+        assert!(bytes > 0, "the connection ended after {response:?}");
+        response += std::str::from_utf8(&chunk[..bytes]).unwrap();
     }
-    answer
+    response
 }
 
 #[tokio::test]
-async fn requests_are_answered_in_both_protocols() {
-    let pairs = Pairs::new();
-    let certificate = pairs.write("first");
-    let (address, _end) = serve(&pairs, Duration::from_secs(60)).await;
+async fn requests_are_served_with_http1_and_http2() {
+    let folder = CertificateFolder::new();
+    let certificate = folder.write("first");
+    let (address, _end) = serve(&folder, Duration::from_secs(60)).await;
 
     let mut socket = connect(address, &certificate, "http/1.1").await.unwrap();
-    let answer = ask(&mut socket).await;
-    assert!(answer.starts_with("HTTP/1.1 200 OK\r\n"), "{answer}");
-    assert!(answer.ends_with("\r\n\r\nhttps"), "{answer}");
+    let response = send(&mut socket).await;
+    assert!(response.starts_with("HTTP/1.1 200 OK\r\n"), "{response}");
+    assert!(response.ends_with("\r\n\r\nhttps"), "{response}");
 
     let mut socket = connect(address, &certificate, "h2").await.unwrap();
     assert_eq!(socket.get_ref().1.alpn_protocol(), Some(&b"h2"[..]));
@@ -160,109 +164,109 @@ async fn requests_are_answered_in_both_protocols() {
     socket.write_all(&no_settings).await.unwrap();
     let mut frame = [0; 9];
     socket.read_exact(&mut frame).await.unwrap();
-    assert_eq!(frame[3], 4, "the server's settings come first");
+    assert_eq!(frame[3], 4, "the first frame is the server's SETTINGS");
 }
 
 #[tokio::test]
-async fn a_new_pair_is_shown_to_new_connections() {
-    let pairs = Pairs::new();
-    let first = pairs.write("first");
-    let (address, _end) = serve(&pairs, Duration::from_secs(60)).await;
+async fn new_connections_get_a_new_certificate() {
+    let folder = CertificateFolder::new();
+    let first = folder.write("first");
+    let (address, _end) = serve(&folder, Duration::from_secs(60)).await;
     let mut before = connect(address, &first, "http/1.1").await.unwrap();
-    ask(&mut before).await;
+    send(&mut before).await;
 
-    let second = pairs.write("the second");
-    let mut after = connect_soon(address, &second).await;
-    ask(&mut after).await;
+    let second = folder.write("the second");
+    let mut after = connect_eventually(address, &second).await;
+    send(&mut after).await;
     connect(address, &first, "http/1.1").await.unwrap_err();
-    ask(&mut before).await;
+    send(&mut before).await;
 }
 
 #[tokio::test]
-async fn a_new_pair_that_is_none_changes_nothing() {
-    let pairs = Pairs::new();
-    let certificate = pairs.write("first");
-    let (address, _end) = serve(&pairs, Duration::from_secs(60)).await;
-    let good = fs::read(pairs.certificate()).unwrap();
-    let other = Pairs::new();
-    other.write("of somebody else");
+async fn an_invalid_certificate_or_key_keeps_the_previous_pair() {
+    let folder = CertificateFolder::new();
+    let certificate = folder.write("first");
+    let (address, _end) = serve(&folder, Duration::from_secs(60)).await;
+    let good = fs::read(folder.certificate()).unwrap();
+    let other = CertificateFolder::new();
+    other.write("another name");
 
-    fs::write(pairs.certificate(), "no certificate").unwrap();
-    looked_at().await;
+    fs::write(folder.certificate(), "no certificate").unwrap();
+    wait_for_checks().await;
     connect(address, &certificate, "http/1.1").await.unwrap();
-    fs::copy(other.certificate(), pairs.certificate()).unwrap();
-    looked_at().await;
+    fs::copy(other.certificate(), folder.certificate()).unwrap();
+    wait_for_checks().await;
     connect(address, &certificate, "http/1.1").await.unwrap();
-    fs::remove_file(pairs.key()).unwrap();
-    looked_at().await;
+    fs::remove_file(folder.key()).unwrap();
+    wait_for_checks().await;
     connect(address, &certificate, "http/1.1").await.unwrap();
-    fs::write(pairs.certificate(), good).unwrap();
-    looked_at().await;
+    fs::write(folder.certificate(), good).unwrap();
+    wait_for_checks().await;
     connect(address, &certificate, "http/1.1").await.unwrap();
-    // And what is one is taken again.
-    let third = pairs.write("the third name");
-    connect_soon(address, &third).await;
+    // A valid pair is loaded again.
+    let third = folder.write("the third name");
+    connect_eventually(address, &third).await;
 }
 
 #[tokio::test]
-async fn who_does_not_encrypt_is_refused_at_once() {
-    let pairs = Pairs::new();
-    pairs.write("first");
-    let (address, _end) = serve(&pairs, Duration::from_secs(60)).await;
+async fn a_client_without_tls_is_refused_immediately() {
+    let folder = CertificateFolder::new();
+    folder.write("first");
+    let (address, _end) = serve(&folder, Duration::from_secs(60)).await;
     let mut socket = TcpStream::connect(address).await.unwrap();
     socket
         .write_all(b"GET / HTTP/1.1\r\nhost: localhost\r\n\r\n")
         .await
         .unwrap();
-    let mut answer = Vec::new();
-    // The connection ends, orderly or not.
-    let refused = tokio::time::timeout(AT_ONCE, socket.read_to_end(&mut answer));
-    let _ = refused.await.expect("the handshake's limit is longer");
-    assert!(!answer.starts_with(b"HTTP"), "{answer:?}");
+    let mut response = Vec::new();
+    // The connection ends with or without an error.
+    let refused = tokio::time::timeout(SHORT_TIMEOUT, socket.read_to_end(&mut response));
+    let _ = refused.await.expect("the handshake timeout is longer");
+    assert!(!response.starts_with(b"HTTP"), "{response:?}");
 }
 
 #[tokio::test]
-async fn who_is_silent_keeps_nobody_waiting() {
-    let pairs = Pairs::new();
-    let certificate = pairs.write("first");
-    let (address, end) = serve(&pairs, Duration::from_secs(60)).await;
+async fn a_silent_client_delays_neither_other_clients_nor_a_stop() {
+    let folder = CertificateFolder::new();
+    let certificate = folder.write("first");
+    let (address, end) = serve(&folder, Duration::from_secs(60)).await;
     let mut silent = TcpStream::connect(address).await.unwrap();
     let mut socket = connect(address, &certificate, "http/1.1").await.unwrap();
-    ask(&mut socket).await;
+    send(&mut socket).await;
     drop(socket);
-    // A stop gives up the handshake.
-    let ended = tokio::time::timeout(AT_ONCE, end);
-    ended.await.expect("the handshake's limit is longer");
+    // A stop aborts the handshake.
+    let ended = tokio::time::timeout(SHORT_TIMEOUT, end);
+    ended.await.expect("the handshake timeout is longer");
     assert!(!matches!(silent.read(&mut [0]).await, Ok(1..)));
 }
 
 #[tokio::test]
-async fn a_handshake_has_a_limit() {
-    let pairs = Pairs::new();
-    pairs.write("first");
-    let (address, _end) = serve(&pairs, Duration::from_millis(50)).await;
+async fn a_handshake_has_a_timeout() {
+    let folder = CertificateFolder::new();
+    folder.write("first");
+    let (address, _end) = serve(&folder, Duration::from_millis(50)).await;
     let mut silent = TcpStream::connect(address).await.unwrap();
     assert!(!matches!(silent.read(&mut [0]).await, Ok(1..)));
 }
 
 #[tokio::test]
-async fn a_handler_ends_when_its_client_leaves() {
-    let pairs = Pairs::new();
-    let certificate = pairs.write("first");
+async fn a_handler_is_dropped_when_its_client_disconnects() {
+    let folder = CertificateFolder::new();
+    let certificate = folder.write("first");
     let server = Server::bind(ServeOptions {
-        tls: Some(Arc::new(pairs.read().unwrap())),
+        tls: Some(Arc::new(folder.read().unwrap())),
         ..options()
     });
     let server = server.await.unwrap();
     let address = server.address();
-    let (began, begun) = oneshot::channel();
+    let (start, started) = oneshot::channel();
     let (dropped, was_dropped) = oneshot::channel();
-    let signals = Mutex::new(Some((began, Dropped(Some(dropped)))));
+    let signals = Mutex::new(Some((start, NotifyOnDrop(Some(dropped)))));
     let endpoint = poem::endpoint::make(move |_| {
         let signals = signals.lock().unwrap().take();
         async move {
-            let (began, _guard) = signals.unwrap();
-            began.send(()).unwrap();
+            let (start, _guard) = signals.unwrap();
+            start.send(()).unwrap();
             std::future::pending::<&str>().await
         }
     });
@@ -276,35 +280,35 @@ async fn a_handler_ends_when_its_client_leaves() {
         .write_all(b"GET / HTTP/1.1\r\nhost: localhost\r\n\r\n")
         .await
         .unwrap();
-    begun.await.unwrap();
-    // Without a word of TLS, as when a process is killed.
+    started.await.unwrap();
+    // Without a TLS close_notify, as when the client's process is killed.
     drop(socket);
     was_dropped.await.unwrap();
 }
 
 #[test]
-fn what_is_wrong_is_said_with_the_file() {
-    let pairs = Pairs::new();
+fn errors_name_the_file_and_its_option() {
+    let folder = CertificateFolder::new();
     let check = |cause: &str| {
-        let message = pairs.read().unwrap_err().to_string();
+        let message = folder.read().unwrap_err().to_string();
         assert!(message.contains(cause), "{message}");
         let option = cause.starts_with("key").then_some("--ssl-key-file");
         assert!(message.contains(option.unwrap_or("--ssl-cert-file")));
     };
     check("certificate: No such file");
-    pairs.write("first");
-    let other = Pairs::new();
+    folder.write("first");
+    let other = CertificateFolder::new();
     other.write("second");
-    fs::copy(other.certificate(), pairs.certificate()).unwrap();
+    fs::copy(other.certificate(), folder.certificate()).unwrap();
     check("key: keys may not be consistent");
-    fs::write(pairs.key(), "-----BEGIN NOTHING-----").unwrap();
+    fs::write(folder.key(), "-----BEGIN NOTHING-----").unwrap();
     check("key: ");
-    fs::write(pairs.key(), "").unwrap();
-    check("key: there is no private key in it");
-    fs::copy(pairs.certificate(), pairs.key()).unwrap();
-    check("key: there is no private key in it");
-    fs::write(pairs.certificate(), "").unwrap();
-    check("certificate: there is no certificate in it");
-    fs::write(pairs.certificate(), vec![b'x'; (1 << 20) + 1]).unwrap();
-    check("certificate: it has more than 1048576 bytes");
+    fs::write(folder.key(), "").unwrap();
+    check("key: no readable private key found");
+    fs::copy(folder.certificate(), folder.key()).unwrap();
+    check("key: no readable private key found");
+    fs::write(folder.certificate(), "").unwrap();
+    check("certificate: no certificate found");
+    fs::write(folder.certificate(), vec![b'x'; (1 << 20) + 1]).unwrap();
+    check("certificate: the file is larger than 1048576 bytes");
 }

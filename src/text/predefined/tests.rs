@@ -19,7 +19,7 @@ fn render(name: &str) -> String {
 }
 
 #[test]
-fn each_writes_a_conversation_as_its_models_learnt_it() {
+fn each_template_renders_a_conversation_in_its_models_format() {
     let expected = BTreeMap::from([
         (
             "chatglm3",
@@ -161,6 +161,6 @@ fn each_writes_a_conversation_as_its_models_learnt_it() {
 }
 
 #[test]
-fn other_names_are_none() {
+fn an_unknown_name_has_no_template() {
     assert_eq!(predefined("no such model"), None);
 }

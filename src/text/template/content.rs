@@ -1,5 +1,5 @@
-//! Whether a template reads a message's content as a string or as a list of parts, as templates of models do that see
-//! images. A template that expects parts shows nothing of a string, and says nothing of it.
+//! Detects whether a template expects the content of a message as a string or as a list of content parts. Templates of
+//! vision models expect parts, and silently drop a string.
 
 use std::time::SystemTime;
 
@@ -10,66 +10,68 @@ use super::ChatTemplate;
 use crate::cancel::CancelFlag;
 use crate::text::conversation::{ChatMessage, Conversation};
 
-/// A text that no template has.
+/// The content of probe messages: text that occurs in no template.
 const PROBE: &str = "ortolan-probe-5b1f";
 
-/// The roles whose contents are shown as lists of parts.
+/// The content format of each role.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub(super) struct ContentForms {
-    as_parts: Vec<&'static str>,
+pub(super) struct ContentFormats {
+    /// The roles whose content is a list of parts; for other roles it is a string.
+    roles_with_parts: Vec<&'static str>,
 }
 
-impl ContentForms {
-    /// Renders probes: a role whose text is lost as a string and found in parts gets parts.
-    pub(super) fn of_template(template: &ChatTemplate) -> Self {
-        let shows_probe = |conversation: &Conversation, forms: &Self| {
+impl ContentFormats {
+    /// Renders a probe message for each role, with its content as a string and as a list of one part. A role gets
+    /// content parts if only the second output contains the probe.
+    pub(super) fn detect(template: &ChatTemplate) -> Self {
+        let contains_probe = |conversation: &Conversation, formats: &Self| {
             let text = template.render_with(
                 conversation,
                 SystemTime::UNIX_EPOCH,
-                forms,
+                formats,
                 &CancelFlag::default(),
             );
             text.is_ok_and(|text| text.contains(PROBE))
         };
-        let mut forms = Self::default();
+        let mut formats = Self::default();
         for role in ["user", "system", "assistant", "tool"] {
             let conversation = probe(role);
-            if shows_probe(&conversation, &forms) {
+            if contains_probe(&conversation, &formats) {
                 continue;
             }
-            let mut with_parts = forms.clone();
-            with_parts.as_parts.push(role);
-            if shows_probe(&conversation, &with_parts) {
-                forms = with_parts;
+            let mut with_parts = formats.clone();
+            with_parts.roles_with_parts.push(role);
+            if contains_probe(&conversation, &with_parts) {
+                formats = with_parts;
             }
         }
-        forms
+        formats
     }
 
-    /// A message's content as the template reads it.
+    /// Returns the content of a message in the format that the template expects.
     pub(super) fn content(&self, message: &ChatMessage) -> Value {
         let text = Value::from(message.content.as_str());
-        match self.as_parts.contains(&&*message.role) {
+        match self.roles_with_parts.contains(&&*message.role) {
             true => [context! { type => "text", text }].into_iter().collect(),
             false => text,
         }
     }
 }
 
-/// A conversation in which a message of this role has the probe.
+/// Creates a conversation in which a message of this role contains the probe.
 fn probe(role: &str) -> Conversation {
     let before: &[&str] = match role {
         "assistant" | "tool" => &["user"],
         _ => &[],
     };
-    let behind: &[&str] = match role {
+    let after: &[&str] = match role {
         "system" | "assistant" => &["user"],
         _ => &[],
     };
     let other = |role: &&str| ChatMessage::new(*role, "Hello");
     let messages = before.iter().map(other);
     let messages = messages.chain([ChatMessage::new(role, PROBE)]);
-    let messages: Vec<_> = messages.chain(behind.iter().map(other)).collect();
+    let messages: Vec<_> = messages.chain(after.iter().map(other)).collect();
     messages.into()
 }
 
@@ -77,10 +79,9 @@ fn probe(role: &str) -> Conversation {
 mod tests {
     use super::*;
 
-    /// The roles that get parts.
-    fn as_parts(source: &str) -> Vec<&'static str> {
+    fn roles_with_parts(source: &str) -> Vec<&'static str> {
         let template = ChatTemplate::new(Some(source), "<s>", "</s>").unwrap();
-        template.content_forms.as_parts
+        template.content_formats.roles_with_parts
     }
 
     fn render(source: &str, role: &str) -> String {
@@ -95,31 +96,31 @@ mod tests {
     }
 
     const STRINGS: &str = "{% for m in messages %}[{{ m.role }}]{{ m.content }}{% endfor %}";
-    /// As SmolVLM's.
+    /// As in SmolVLM's template.
     const PARTS: &str = "{% for m in messages %}[{{ m.role }}]{% for part in m.content %}\
         {% if part.type == 'image' %}<image>{% elif part['type'] == 'text' %}{{ part['text'] }}{% endif %}\
         {% endfor %}{% endfor %}";
-    /// As Llama 3.2's and Qwen 2's with images.
+    /// As in the templates of Llama 3.2 Vision and Qwen 2 VL.
     const EITHER: &str = "{% for m in messages %}[{{ m.role }}]{% if m.content is string %}{{ m.content }}\
         {% else %}{% for part in m.content %}{{ part.text }}!{% endfor %}{% endif %}{% endfor %}";
-    /// As Mistral Small's: the system prompt is one text, the user's message has parts.
+    /// As in Mistral Small's template: the system prompt is a string, the user message has parts.
     const MIXED: &str = "{% for m in messages %}[{{ m.role }}]{% if m.role == 'user' %}\
         {% for part in m.content if part.type == 'text' %}{{ part.text }}{% endfor %}\
         {% else %}{{ m.content + '' }}{% endif %}{% endfor %}";
 
     #[test]
-    fn a_template_gets_the_form_that_it_reads() {
-        assert!(as_parts(STRINGS).is_empty() && as_parts(EITHER).is_empty());
-        assert_eq!(as_parts(PARTS), ["user", "system", "assistant"]);
-        assert_eq!(as_parts(MIXED), ["user"]);
+    fn detects_the_format_that_a_template_expects() {
+        assert!(roles_with_parts(STRINGS).is_empty() && roles_with_parts(EITHER).is_empty());
+        assert_eq!(roles_with_parts(PARTS), ["user", "system", "assistant"]);
+        assert_eq!(roles_with_parts(MIXED), ["user"]);
         for source in [STRINGS, PARTS, EITHER, MIXED] {
             assert_eq!(render(source, "system"), "[system]Who?[user]Go on.");
         }
     }
 
     #[test]
-    fn a_template_that_shows_no_text_gets_strings() {
-        assert!(as_parts("{{ messages | length }}").is_empty());
-        assert!(as_parts("{{ raise_exception('no') }}").is_empty());
+    fn a_template_that_prints_no_content_gets_strings() {
+        assert!(roles_with_parts("{{ messages | length }}").is_empty());
+        assert!(roles_with_parts("{{ raise_exception('no') }}").is_empty());
     }
 }

@@ -1,4 +1,4 @@
-//! `tojson` and `fromjson` as transformers has them: Python's `json.dumps` and `json.loads`.
+//! The filters `tojson` and `fromjson`, which equal Python's `json.dumps` and `json.loads`, as in transformers.
 
 use std::io::{self, Write};
 
@@ -8,14 +8,14 @@ use serde::Serialize;
 use serde_json::Serializer;
 use serde_json::ser::Formatter;
 
-use super::{Bounded, FUEL_BYTES};
+use super::{BoundedOutput, FUEL_BYTES};
 use crate::cancel::CancelFlag;
 
-/// Most blanks of an indentation.
+/// Maximum number of spaces per level of indentation.
 const MAX_INDENT: usize = 16;
 
-/// `json.dumps(value)` with `ensure_ascii=False`, as transformers sets it; Jinja's own filter escapes for HTML. Takes
-/// `indent`, `separators`, `sort_keys` and `ensure_ascii`.
+/// Writes a value as `json.dumps` does with `ensure_ascii=False`, the default of transformers. (Jinja's own filter
+/// escapes for HTML.) Accepts the options `indent`, `separators`, `sort_keys` and `ensure_ascii`.
 #[expect(clippy::needless_pass_by_value, reason = "the library calls filters like this")]
 pub(super) fn to_json(
     state: &State<'_, '_>,
@@ -24,12 +24,12 @@ pub(super) fn to_json(
 ) -> Result<String, Error> {
     let indent: Option<usize> = options.get("indent")?;
     let separators: Option<Vec<String>> = options.get("separators")?;
-    let ascii = options
+    let ensure_ascii = options
         .get::<Option<bool>>("ensure_ascii")?
         .unwrap_or(false);
-    let sorted = options.get::<Option<bool>>("sort_keys")?.unwrap_or(false);
+    let sort_keys = options.get::<Option<bool>>("sort_keys")?.unwrap_or(false);
     options.assert_all_used()?;
-    let (item, key) = match separators.as_deref() {
+    let (item_separator, key_separator) = match separators.as_deref() {
         Some([item, key]) => (item.as_str(), key.as_str()),
         Some(_) => {
             let problem = "separators: expected two strings";
@@ -38,37 +38,38 @@ pub(super) fn to_json(
         None if indent.is_some() => (",", ": "),
         None => (", ", ": "),
     };
-    let style = Style {
+    let style = JsonStyle {
         indent: indent.map(|width| width.min(MAX_INDENT)),
-        item,
-        key,
-        ascii,
-        ..Style::ONE_LINE
+        item_separator,
+        key_separator,
+        ensure_ascii,
+        ..JsonStyle::ONE_LINE
     };
-    if !sorted {
+    if !sort_keys {
         return write(state, value, style);
     }
-    // What was written is bounded, so the copy is.
-    let copy = write(state, value, Style::ONE_LINE)?;
+    // `write` bounds the length of the text, and thus the size of the copy.
+    let copy = write(state, value, JsonStyle::ONE_LINE)?;
     let mut copy: serde_json::Value = serde_json::from_str(&copy).map_err(bad_json)?;
     copy.sort_all_objects();
     write(state, &Value::from(Serde(&copy)), style)
 }
 
-/// `json.loads(text)`.
+/// Parses a JSON text, as `json.loads` does.
 pub(super) fn from_json(state: &State<'_, '_>, text: &str) -> Result<Value, Error> {
     state.consume_fuel(text.len() as u64 / FUEL_BYTES)?;
     let value: serde_json::Value = serde_json::from_str(text).map_err(bad_json)?;
     Ok(Value::from(Serde(&value)))
 }
 
-fn write(state: &State<'_, '_>, value: &Value, style: Style<'_>) -> Result<String, Error> {
+fn write(state: &State<'_, '_>, value: &Value, style: JsonStyle<'_>) -> Result<String, Error> {
     let cancel = CancelFlag::default();
-    let mut output = Bounded::new(&cancel);
-    let written = value.serialize(&mut Serializer::with_formatter(&mut output, style));
-    // As for all else that is made, and what is within what is shared is written each time.
+    let mut output = BoundedOutput::new(&cancel);
+    let result = value.serialize(&mut Serializer::with_formatter(&mut output, style));
+    // minijinja charges fuel only for the strings that it creates. The JSON text repeats shared values, so it can be
+    // much longer.
     state.consume_fuel(output.bytes.len() as u64 / FUEL_BYTES)?;
-    written.map_err(bad_json)?;
+    result.map_err(bad_json)?;
     String::from_utf8(output.bytes)
         .map_err(|error| Error::new(ErrorKind::BadSerialization, error.to_string()))
 }
@@ -77,41 +78,39 @@ fn bad_json(error: serde_json::Error) -> Error {
     Error::new(ErrorKind::BadSerialization, "JSON").with_source(error)
 }
 
-/// How Python writes JSON.
+/// A JSON formatter with the options of Python's `json.dumps`.
 #[derive(Debug, Clone, Copy)]
-struct Style<'a> {
-    /// Blanks of each level; without it, everything is on one line.
+struct JsonStyle<'a> {
+    /// Number of spaces per level of nesting; `None` writes everything on one line.
     indent: Option<usize>,
-    /// Between items.
-    item: &'a str,
-    /// Between a key and its value.
-    key: &'a str,
-    /// Whether other characters than ASCII are escaped.
-    ascii: bool,
+    item_separator: &'a str,
+    key_separator: &'a str,
+    /// Whether non-ASCII characters are escaped.
+    ensure_ascii: bool,
     depth: usize,
-    /// Whether the innermost array or object has an item.
-    filled: bool,
+    /// Whether the innermost array or object has an item so far.
+    has_items: bool,
 }
 
-impl Style<'_> {
+impl JsonStyle<'_> {
     const ONE_LINE: Self = Self {
         indent: None,
-        item: ", ",
-        key: ": ",
-        ascii: false,
+        item_separator: ", ",
+        key_separator: ": ",
+        ensure_ascii: false,
         depth: 0,
-        filled: false,
+        has_items: false,
     };
 
     fn begin<W: ?Sized + Write>(&mut self, writer: &mut W, bracket: &[u8]) -> io::Result<()> {
         self.depth += 1;
-        self.filled = false;
+        self.has_items = false;
         writer.write_all(bracket)
     }
 
     fn end<W: ?Sized + Write>(&mut self, writer: &mut W, bracket: &[u8]) -> io::Result<()> {
         self.depth -= 1;
-        if self.filled {
+        if self.has_items {
             self.break_line(writer)?;
         }
         writer.write_all(bracket)
@@ -119,7 +118,7 @@ impl Style<'_> {
 
     fn next<W: ?Sized + Write>(&mut self, writer: &mut W, first: bool) -> io::Result<()> {
         if !first {
-            writer.write_all(self.item.as_bytes())?;
+            writer.write_all(self.item_separator.as_bytes())?;
         }
         self.break_line(writer)
     }
@@ -132,7 +131,7 @@ impl Style<'_> {
     }
 }
 
-impl Formatter for Style<'_> {
+impl Formatter for JsonStyle<'_> {
     fn begin_array<W: ?Sized + Write>(&mut self, writer: &mut W) -> io::Result<()> {
         self.begin(writer, b"[")
     }
@@ -150,7 +149,7 @@ impl Formatter for Style<'_> {
     }
 
     fn end_array_value<W: ?Sized + Write>(&mut self, _: &mut W) -> io::Result<()> {
-        self.filled = true;
+        self.has_items = true;
         Ok(())
     }
 
@@ -171,11 +170,11 @@ impl Formatter for Style<'_> {
     }
 
     fn begin_object_value<W: ?Sized + Write>(&mut self, writer: &mut W) -> io::Result<()> {
-        writer.write_all(self.key.as_bytes())
+        writer.write_all(self.key_separator.as_bytes())
     }
 
     fn end_object_value<W: ?Sized + Write>(&mut self, _: &mut W) -> io::Result<()> {
-        self.filled = true;
+        self.has_items = true;
         Ok(())
     }
 
@@ -184,7 +183,7 @@ impl Formatter for Style<'_> {
         writer: &mut W,
         fragment: &str,
     ) -> io::Result<()> {
-        if !self.ascii {
+        if !self.ensure_ascii {
             return writer.write_all(fragment.as_bytes());
         }
         let mut units = [0; 2];
@@ -206,7 +205,7 @@ mod tests {
     use super::super::tests::{check, render};
 
     #[test]
-    fn json_is_written_as_python_writes_it() {
+    fn tojson_writes_the_same_text_as_python() {
         let value = "{'b': [1, {'ä': '<&>'}], 'a': none, 'c': [], 'd': {}}";
         let with = |options: &str| format!("{{{{ ({value} | tojson{options}) }}}}");
         check(
@@ -233,7 +232,7 @@ mod tests {
     }
 
     #[test]
-    fn json_is_read() {
+    fn fromjson_parses_json() {
         check("{{ ('{\"a\": [1, 2.5]}' | fromjson).a[1] }}", "2.5");
         check("{{ ('[true, null]' | from_json) | length }}", "2");
         let error = render("{{ '{' | fromjson }}").unwrap_err().to_string();

@@ -1,16 +1,16 @@
-//! Methods of Python's strings that templates call and minijinja's `pycompat` lacks.
+//! String methods of Python that templates call and minijinja's `pycompat` lacks.
 
 use minijinja::value::{Value, from_args};
 use minijinja::{Error, ErrorKind, State};
 use minijinja_contrib::pycompat;
 
-/// Most characters of a padded string.
+/// Maximum length of a padded string in characters.
 const MAX_WIDTH: usize = 1 << 16;
 
-/// Calls a method that minijinja itself does not know.
+/// Calls a Python method that minijinja lacks.
 ///
 /// # Errors
-/// If the value has no such method, or not with these arguments.
+/// If the value has no such method or the arguments are invalid.
 pub(super) fn unknown_method(
     state: &mut State<'_, '_>,
     value: &Value,
@@ -25,7 +25,7 @@ pub(super) fn unknown_method(
     pycompat::unknown_method_callback(state, value, method, arguments)
 }
 
-/// The method's result; `None` if it is not one of these.
+/// Calls a string method; `None` if this function does not implement the method.
 fn string_method(text: &str, method: &str, arguments: &[Value]) -> Result<Option<Value>, Error> {
     let result = match method {
         "removeprefix" => {
@@ -55,8 +55,8 @@ fn string_method(text: &str, method: &str, arguments: &[Value]) -> Result<Option
                 .collect()
         }
         "rsplit" => {
-            let (separator, most): (Option<&str>, Option<i64>) = from_args(arguments)?;
-            split_from_the_end(text, separator, most)?
+            let (separator, max_splits): (Option<&str>, Option<i64>) = from_args(arguments)?;
+            rsplit(text, separator, max_splits)?
         }
         "casefold" => {
             let () = from_args(arguments)?;
@@ -99,55 +99,52 @@ fn not_empty(separator: &str) -> Result<(), Error> {
     }
 }
 
-/// At most `most` splits, from the end; a negative number is no limit. Without a separator, at white space.
-fn split_from_the_end(
-    text: &str,
-    separator: Option<&str>,
-    most: Option<i64>,
-) -> Result<Value, Error> {
-    let parts = most.and_then(|most| usize::try_from(most).ok());
-    let parts = parts.map_or(usize::MAX, |most| most.saturating_add(1));
-    let mut split: Vec<&str> = match separator {
+/// Splits the text at most `max_splits` times, from the end; a negative number sets no limit. Without a separator,
+/// splits at whitespace.
+fn rsplit(text: &str, separator: Option<&str>, max_splits: Option<i64>) -> Result<Value, Error> {
+    let max_splits = max_splits.and_then(|number| usize::try_from(number).ok());
+    let max_parts = max_splits.map_or(usize::MAX, |number| number.saturating_add(1));
+    let mut parts: Vec<&str> = match separator {
         Some(separator) => {
             not_empty(separator)?;
-            text.rsplitn(parts, separator).collect()
+            text.rsplitn(max_parts, separator).collect()
         }
         None => {
             let mut words = Vec::new();
             let mut rest = text.trim_end();
             while !rest.is_empty() {
-                let cut = match words.len() + 1 < parts {
+                let split = match words.len() + 1 < max_parts {
                     true => rest.rfind(char::is_whitespace),
                     false => None,
                 };
-                let begin = cut.map_or(0, |cut| {
-                    cut + rest[cut..].chars().next().map_or(0, char::len_utf8)
+                let begin = split.map_or(0, |split| {
+                    split + rest[split..].chars().next().map_or(0, char::len_utf8)
                 });
-                words.push(match cut {
+                words.push(match split {
                     Some(_) => &rest[begin..],
                     None => rest.trim_start(),
                 });
-                rest = cut.map_or("", |cut| rest[..cut].trim_end());
+                rest = split.map_or("", |split| rest[..split].trim_end());
             }
             words.retain(|word| !word.is_empty());
             words
         }
     };
-    split.reverse();
-    Ok(split.into_iter().collect())
+    parts.reverse();
+    Ok(parts.into_iter().collect())
 }
 
-/// The text with `fill` around it, at least `width` characters long.
+/// Pads the text with `fill` to at least `width` characters. `side` is the method: `ljust`, `rjust` or `center`.
 fn padded(text: &str, side: &str, width: usize, fill: char) -> Result<String, Error> {
     if width > MAX_WIDTH {
-        let problem = format!("a width of {width} is more than {MAX_WIDTH}");
+        let problem = format!("invalid width {width}: the maximum is {MAX_WIDTH}");
         return Err(Error::new(ErrorKind::InvalidOperation, problem));
     }
     let missing = width.saturating_sub(text.chars().count());
     let before = match side {
         "ljust" => 0,
         "rjust" => missing,
-        // As CPython rounds.
+        // Rounds as CPython does.
         _ => missing / 2 + (missing & width & 1),
     };
     let fill = |count| std::iter::repeat_n(fill, count).collect::<String>();
@@ -159,7 +156,7 @@ mod tests {
     use super::super::tests::check;
 
     #[test]
-    fn strings_have_pythons_methods() {
+    fn python_string_methods_are_supported() {
         check(
             "{{ '<a>b'.removeprefix('<a>') }}{{ 'x</a>'.removesuffix('</a>') }}",
             "bx",

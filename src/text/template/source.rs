@@ -1,10 +1,10 @@
-//! Rewrites a template's source where transformers' Jinja has syntax that minijinja lacks: `{% generation %}` blocks,
-//! which only mark text for training, and the `%` operator behind a string literal.
+//! Rewrites template syntax that minijinja lacks: the `{% generation %}` blocks of transformers, which only mark text
+//! for training, and the `%` operator after a string literal.
 
 use std::ops::Range;
 
-/// The source with what minijinja lacks in its own words. The lines keep their numbers.
-pub(super) fn rewritten(source: &str) -> String {
+/// Replaces this syntax with equivalent syntax that minijinja supports. Line numbers stay the same.
+pub(super) fn rewrite(source: &str) -> String {
     let mut output = String::with_capacity(source.len());
     let mut rest = source;
     while let Some((begin, close)) = next_tag(rest) {
@@ -19,43 +19,43 @@ pub(super) fn rewritten(source: &str) -> String {
         let end = 2 + tag_end(&tag[2..], close);
         let inner = &tag[2..end];
         if inner.trim_matches(['-', '+', ' ', '\t', '\n', '\r']) == "raw" {
-            // What stands in a raw block is text.
+            // The content of a raw block is text.
             let raw_end = tag.find("endraw").unwrap_or(tag.len());
             output.push_str(&tag[..raw_end]);
             rest = &tag[raw_end..];
             continue;
         }
         output.push_str(&tag[..2]);
-        output.push_str(&tag_inner(inner));
+        output.push_str(&rewrite_tag(inner));
         rest = &tag[end..];
     }
     output.push_str(rest);
     output
 }
 
-/// Where the next tag, expression or comment begins, and what closes it.
+/// Finds the next tag, expression or comment. Returns its start and its closing delimiter.
 fn next_tag(text: &str) -> Option<(usize, &'static str)> {
-    let begins = [("{%", "%}"), ("{{", "}}"), ("{#", "#}")];
-    let found = begins
+    let delimiters = [("{%", "%}"), ("{{", "}}"), ("{#", "#}")];
+    let found = delimiters
         .iter()
         .filter_map(|(open, close)| Some((text.find(open)?, *close)));
     found.min()
 }
 
-/// Where what stands in a tag ends, string literals skipped.
+/// Returns the position of the closing delimiter; string literals are skipped.
 fn tag_end(text: &str, close: &str) -> usize {
-    let mut place = 0;
-    while place < text.len() {
-        if text[place..].starts_with(close) {
-            return place;
+    let mut position = 0;
+    while position < text.len() {
+        if text[position..].starts_with(close) {
+            return position;
         }
-        place += token(&text[place..]).len();
+        position += token(&text[position..]).len();
     }
     text.len()
 }
 
-/// What stands in a tag, rewritten.
-fn tag_inner(inner: &str) -> String {
+/// Rewrites the content of a tag or an expression.
+fn rewrite_tag(inner: &str) -> String {
     let word = inner.trim_matches(['-', '+', ' ', '\t', '\n', '\r']);
     match word {
         "generation" => return inner.replacen("generation", "if true", 1),
@@ -63,43 +63,43 @@ fn tag_inner(inner: &str) -> String {
         _ => {}
     }
     let mut output = String::with_capacity(inner.len());
-    let mut place = 0;
-    while place < inner.len() {
-        let literal = token(&inner[place..]);
+    let mut position = 0;
+    while position < inner.len() {
+        let literal = token(&inner[position..]);
         output.push_str(literal);
-        place += literal.len();
+        position += literal.len();
         if !literal.starts_with(['"', '\'']) {
             continue;
         }
-        let blank = inner[place..].len() - inner[place..].trim_start().len();
-        let Some(operand) = inner[place + blank..].strip_prefix('%') else {
+        let spaces = inner[position..].len() - inner[position..].trim_start().len();
+        let Some(operand) = inner[position + spaces..].strip_prefix('%') else {
             continue;
         };
-        let before = inner.len() - operand.len();
+        let operand_start = inner.len() - operand.len();
         let Range { start, end } = operand_range(operand);
         let operand = &operand[start..end];
         output.push_str("|format");
         match is_parenthesized(operand) {
-            true => output.push_str(&tag_inner(operand)),
-            false => output.push_str(&format!("({})", tag_inner(operand))),
+            true => output.push_str(&rewrite_tag(operand)),
+            false => output.push_str(&format!("({})", rewrite_tag(operand))),
         }
-        place = before + end;
+        position = operand_start + end;
     }
     output
 }
 
-/// The right operand of `%`: everything up to the next operator or separator outside of brackets.
+/// Returns the byte range of the right operand of `%`: up to the next operator or separator outside of brackets.
 fn operand_range(text: &str) -> Range<usize> {
     const OPERATORS: [&str; 8] = ["and", "or", "not", "in", "is", "if", "else", "recursive"];
     let start = text.len() - text.trim_start().len();
-    let (mut place, mut depth, mut end) = (start, 0_usize, start);
-    while place < text.len() {
-        let token = token(&text[place..]);
+    let (mut position, mut depth, mut end) = (start, 0_usize, start);
+    while position < text.len() {
+        let token = token(&text[position..]);
         match token {
             "(" | "[" | "{" => depth += 1,
             ")" | "]" | "}" if depth == 0 => break,
             ")" | "]" | "}" => depth -= 1,
-            // A sign before the operand belongs to it.
+            // A sign before the operand is part of the operand.
             "+" | "-" if depth == 0 && end == start => {}
             "+" | "-" | "*" | "/" | "%" | "~" | "=" | "!" | "<" | ">" | "," | ":" if depth == 0 => {
                 break;
@@ -107,20 +107,20 @@ fn operand_range(text: &str) -> Range<usize> {
             word if depth == 0 && end > start && OPERATORS.contains(&word) => break,
             _ => {}
         }
-        place += token.len();
+        position += token.len();
         if !token.trim().is_empty() {
-            end = place;
+            end = position;
         }
     }
     start..end
 }
 
-/// Whether the first bracket closes at the end.
+/// Whether the text is one expression in parentheses.
 fn is_parenthesized(text: &str) -> bool {
-    let (mut place, mut depth) = (0, 0_usize);
-    while place < text.len() {
-        let token = token(&text[place..]);
-        place += token.len();
+    let (mut position, mut depth) = (0, 0_usize);
+    while position < text.len() {
+        let token = token(&text[position..]);
+        position += token.len();
         match token {
             "(" | "[" | "{" => depth += 1,
             ")" | "]" | "}" => depth = depth.saturating_sub(1),
@@ -130,10 +130,10 @@ fn is_parenthesized(text: &str) -> bool {
             break;
         }
     }
-    text.starts_with('(') && place == text.len()
+    text.starts_with('(') && position == text.len()
 }
 
-/// The first token: a string literal, a word, or one character.
+/// Returns the first token: a string literal, a word, or one character.
 fn token(text: &str) -> &str {
     let first = text.chars().next().unwrap_or_default();
     let end = match first {
@@ -160,11 +160,11 @@ mod tests {
 
     #[track_caller]
     fn check(source: &str, expected: &str) {
-        assert_eq!(rewritten(source), expected);
+        assert_eq!(rewrite(source), expected);
     }
 
     #[test]
-    fn generation_blocks_are_transparent() {
+    fn generation_blocks_become_if_blocks() {
         check(
             "{%- generation -%}a{% endgeneration %}",
             "{%- if true -%}a{% endif %}",
@@ -178,7 +178,7 @@ mod tests {
     }
 
     #[test]
-    fn the_percent_operator_behind_a_literal_formats() {
+    fn the_percent_operator_after_a_literal_becomes_the_format_filter() {
         check("{{ '%s: %d' % (a, b) }}", "{{ '%s: %d'|format(a, b) }}");
         check(
             "{{ '%s' % a.b[0]|upper ~ 'x' }}",

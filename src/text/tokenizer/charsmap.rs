@@ -1,7 +1,8 @@
-//! SentencePiece's table of what stands for what before a text is cut (`precompiled_charsmap`): full width for half, one
-//! character for a letter and its mark. It is read as it is used, so that whatever is wrong in it stands for nothing.
+//! SentencePiece's normalization table (`precompiled_charsmap`), which replaces, for example, full-width characters and
+//! letters with combining marks. Lookups check every index, so a corrupt table causes no panic: an index outside the
+//! table finds no replacement.
 //!
-//! Source: `sentencepiece/src/normalizer.cc`; the double array is darts-clone's.
+//! Source: `sentencepiece/src/normalizer.cc`; the trie is a double array of darts-clone.
 
 use std::iter;
 
@@ -9,116 +10,119 @@ use unicode_segmentation::UnicodeSegmentation;
 
 use super::TokenizerError;
 
-/// Most bytes of a table; the largest known have 300 thousand.
-const MOST_BYTES: usize = 8 << 20;
-/// Most bytes that stand for one.
-const MOST_GROWTH: usize = 256;
-/// A longer cluster of characters is looked up character by character (`tokenizers`' `Precompiled`).
-const MOST_CLUSTER_BYTES: usize = 5;
+/// Maximum size of a table; the largest known tables have 300,000 bytes.
+const MAX_BYTES: usize = 8 << 20;
+/// Maximum length of a replacement in bytes.
+const MAX_REPLACEMENT_BYTES: usize = 256;
+/// Longer grapheme clusters are looked up character by character (as by `Precompiled` of the `tokenizers` crate).
+const MAX_CLUSTER_BYTES: usize = 5;
 
-/// The table.
+/// A trie that maps byte strings to their replacements.
 #[derive(Debug)]
 pub(in crate::text) struct Charsmap {
-    /// A double array: nodes, and where in `texts` is what stands for the bytes on the way to them.
+    /// The double array. A leaf contains the offset of its replacement in `replacements`.
     units: Vec<u32>,
-    /// One after the other, each ended by U+0000.
-    texts: String,
+    /// All replacements, each terminated by U+0000.
+    replacements: String,
 }
 
 impl Charsmap {
-    /// Reads the table: its first number is the size of the double array in bytes.
+    /// Parses a table: the size of the double array in bytes (u32, little-endian), the double array, the replacements.
     ///
     /// # Errors
-    /// It ends too early, its texts are none, or one of them is too long.
+    /// If the table is truncated or too large, or a replacement is too long or not UTF-8.
     pub(in crate::text) fn new(bytes: &[u8]) -> Result<Self, TokenizerError> {
-        let problem = |what: &str| TokenizerError::Charsmap(what.to_owned());
-        if bytes.len() > MOST_BYTES {
-            return Err(problem("it is too large"));
+        let invalid = |reason: &str| TokenizerError::Charsmap(reason.to_owned());
+        if bytes.len() > MAX_BYTES {
+            return Err(invalid("it is too large"));
         }
         let (size, rest) = bytes
             .split_first_chunk()
-            .ok_or_else(|| problem("it has no size"))?;
+            .ok_or_else(|| invalid("the size field is missing"))?;
         let units = usize::try_from(u32::from_le_bytes(*size)).ok();
         let parts = units.and_then(|units| rest.split_at_checked(units));
-        let (units, texts) = parts.ok_or_else(|| problem("it ends too early"))?;
+        let (units, replacements) = parts.ok_or_else(|| invalid("it is truncated"))?;
         let (units, _) = units.as_chunks();
-        let texts = str::from_utf8(texts).map_err(|_| problem("its texts are not UTF-8"))?;
-        if texts.split('\0').any(|text| text.len() > MOST_GROWTH) {
-            return Err(problem("a text of it is too long"));
+        let replacements =
+            str::from_utf8(replacements).map_err(|_| invalid("a replacement is not UTF-8"))?;
+        if replacements
+            .split('\0')
+            .any(|replacement| replacement.len() > MAX_REPLACEMENT_BYTES)
+        {
+            return Err(invalid("a replacement is too long"));
         }
         Ok(Self {
             units: units.iter().map(|unit| u32::from_le_bytes(*unit)).collect(),
-            texts: texts.to_owned(),
+            replacements: replacements.to_owned(),
         })
     }
 
-    /// The most bytes that stand for one.
-    pub(in crate::text) fn growth(&self) -> usize {
-        let longest = self.texts.split('\0').map(str::len).max();
+    /// Returns the maximum factor by which normalization lengthens a text.
+    pub(in crate::text) fn growth_factor(&self) -> usize {
+        let longest = self.replacements.split('\0').map(str::len).max();
         longest.unwrap_or(0).max(1)
     }
 
-    /// What stands for beginnings of the text, the shortest first, with their lengths in bytes.
-    fn beginnings<'a>(&'a self, text: &'a str) -> impl Iterator<Item = (usize, &'a str)> {
-        let unit = |place: usize| self.units.get(place).copied();
-        let mut place = unit(0).map_or(0, offset);
+    /// Returns the prefixes of the text that have a replacement, shortest first: length in bytes and replacement.
+    fn prefix_matches<'a>(&'a self, text: &'a str) -> impl Iterator<Item = (usize, &'a str)> {
+        let unit = |index: usize| self.units.get(index).copied();
+        let mut index = unit(0).map_or(0, offset);
         let mut bytes = text.bytes().enumerate();
         let step = move || {
             let (before, byte) = bytes.next().filter(|(_, byte)| *byte != 0)?;
-            place ^= usize::from(byte);
-            let found = unit(place).filter(|unit| label(*unit) == u32::from(byte))?;
-            place ^= offset(found);
-            let text = has_leaf(found).then(|| unit(place).and_then(|leaf| self.text(leaf)));
-            Some((before + 1, text.flatten()))
+            index ^= usize::from(byte);
+            let node = unit(index).filter(|unit| label(*unit) == u32::from(byte))?;
+            index ^= offset(node);
+            let leaf = || unit(index).and_then(|leaf| self.replacement(leaf));
+            Some((before + 1, has_leaf(node).then(leaf).flatten()))
         };
-        iter::from_fn(step).filter_map(|(length, found)| {
-            let found = found.filter(|_| text.is_char_boundary(length))?;
-            Some((length, found))
+        iter::from_fn(step).filter_map(|(length, replacement)| {
+            let replacement = replacement.filter(|_| text.is_char_boundary(length))?;
+            Some((length, replacement))
         })
     }
 
-    /// What a leaf stands for.
-    fn text(&self, leaf: u32) -> Option<&str> {
-        let place = usize::try_from(leaf & !(1 << 31)).ok()?;
-        self.texts.get(place..)?.split('\0').next()
+    fn replacement(&self, leaf: u32) -> Option<&str> {
+        let start = usize::try_from(leaf & !(1 << 31)).ok()?;
+        self.replacements.get(start..)?.split('\0').next()
     }
 
-    /// The text with the longest beginning replaced at each place, as SentencePiece does it.
-    pub(super) fn replaced(&self, text: &str) -> String {
-        let mut replaced = String::with_capacity(text.len());
+    /// Replaces the longest match at each position, as SentencePiece does.
+    pub(super) fn normalize(&self, text: &str) -> String {
+        let mut normalized = String::with_capacity(text.len());
         let mut rest = text;
         while let Some(first) = rest.chars().next() {
-            let (length, text) = match self.beginnings(rest).last() {
+            let (length, replacement) = match self.prefix_matches(rest).last() {
                 Some(found) => found,
                 None => (first.len_utf8(), &rest[..first.len_utf8()]),
             };
-            replaced.push_str(text);
+            normalized.push_str(replacement);
             rest = &rest[length..];
         }
-        replaced
+        normalized
     }
 
-    /// The text with clusters of characters replaced, or each of their characters: whole, by what stands for their shortest
-    /// beginning, as the crate `tokenizers` does it.
-    pub(super) fn replaced_by_clusters(&self, text: &str) -> String {
-        let mut replaced = String::with_capacity(text.len());
+    /// Replaces each grapheme cluster with the replacement of its shortest matching prefix. Without a match, replaces
+    /// each character of the cluster. The `tokenizers` crate does the same.
+    pub(super) fn normalize_graphemes(&self, text: &str) -> String {
+        let mut normalized = String::with_capacity(text.len());
         for cluster in text.graphemes(true) {
-            let found = self.beginnings(cluster).next();
-            match found.filter(|_| cluster.len() <= MOST_CLUSTER_BYTES) {
-                Some((_, text)) => replaced.push_str(text),
+            let found = self.prefix_matches(cluster).next();
+            match found.filter(|_| cluster.len() <= MAX_CLUSTER_BYTES) {
+                Some((_, replacement)) => normalized.push_str(replacement),
                 None => cluster.chars().for_each(|character| {
                     let mut bytes = [0; 4];
                     let character: &str = character.encode_utf8(&mut bytes);
-                    let found = self.beginnings(character).next();
-                    replaced.push_str(found.map_or(character, |(_, text)| text));
+                    let found = self.prefix_matches(character).next();
+                    normalized.push_str(found.map_or(character, |(_, replacement)| replacement));
                 }),
             }
         }
-        replaced
+        normalized
     }
 }
 
-// The bits of a unit.
+// Bit fields of a unit of the double array.
 
 fn has_leaf(unit: u32) -> bool {
     unit >> 8 & 1 == 1
@@ -142,7 +146,7 @@ mod tests {
 
     use super::*;
 
-    /// The table of a recorded vocabulary.
+    /// Returns the charsmap of a recorded vocabulary.
     fn table() -> Vec<u8> {
         let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden");
         let recorded = std::fs::read(folder.join("unigram.json")).unwrap();
@@ -152,19 +156,20 @@ mod tests {
     }
 
     #[test]
-    fn the_longest_beginning_is_replaced() {
+    fn the_longest_match_is_replaced() {
         let charsmap = Charsmap::new(&table()).unwrap();
-        let replaced = charsmap.replaced("e\u{301}\u{302}e\u{301} \u{FB03}\u{FEFF}\u{0}x\u{3000}");
-        assert_eq!(replaced, "\u{1EBF}\u{E9} ffi\u{0}x ");
+        let normalized =
+            charsmap.normalize("e\u{301}\u{302}e\u{301} \u{FB03}\u{FEFF}\u{0}x\u{3000}");
+        assert_eq!(normalized, "\u{1EBF}\u{E9} ffi\u{0}x ");
     }
 
     #[test]
-    fn what_is_no_table_is_refused() {
+    fn rejects_invalid_charsmaps() {
         let mut long = 0_u32.to_le_bytes().to_vec();
-        long.extend([b'a'; MOST_GROWTH + 1]);
+        long.extend([b'a'; MAX_REPLACEMENT_BYTES + 1]);
         for (bytes, problem) in [
-            (&[][..], "no size"),
-            (&[9, 0, 0, 0, 1], "ends too early"),
+            (&[][..], "size field is missing"),
+            (&[9, 0, 0, 0, 1], "truncated"),
             (&[0, 0, 0, 0, 0xFF], "not UTF-8"),
             (&long, "too long"),
         ] {
@@ -175,29 +180,29 @@ mod tests {
 
     proptest! {
         #[test]
-        fn clusters_are_replaced_as_the_crate_does_it(
+        fn grapheme_normalization_equals_that_of_the_tokenizers_crate(
             text in "([a-eE ]|[\u{300}-\u{303}]|[\u{FB00}-\u{FB06}]|[\u{FF00}-\u{FFA0}]|\\PC){0,24}",
         ) {
-            let mut wanted = NormalizedString::from(text.as_str());
-            Precompiled::from(&table()).unwrap().normalize(&mut wanted).unwrap();
+            let mut expected = NormalizedString::from(text.as_str());
+            Precompiled::from(&table()).unwrap().normalize(&mut expected).unwrap();
             let charsmap = Charsmap::new(&table()).unwrap();
-            prop_assert_eq!(charsmap.replaced_by_clusters(&text), wanted.get());
+            prop_assert_eq!(charsmap.normalize_graphemes(&text), expected.get());
         }
 
         #[test]
-        fn a_table_may_be_anything(
+        fn a_corrupt_table_causes_no_panic(
             changes in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 0..40),
             text in "\\PC{0,40}",
         ) {
             let mut bytes = table();
-            for (place, byte) in changes {
-                let place = place.index(bytes.len());
-                bytes[place] = byte;
+            for (index, byte) in changes {
+                let index = index.index(bytes.len());
+                bytes[index] = byte;
             }
             if let Ok(charsmap) = Charsmap::new(&bytes) {
-                let most = MOST_GROWTH * text.len();
-                prop_assert!(charsmap.replaced(&text).len() <= most);
-                prop_assert!(charsmap.replaced_by_clusters(&text).len() <= most);
+                let max_bytes = MAX_REPLACEMENT_BYTES * text.len();
+                prop_assert!(charsmap.normalize(&text).len() <= max_bytes);
+                prop_assert!(charsmap.normalize_graphemes(&text).len() <= max_bytes);
             }
         }
     }

@@ -1,17 +1,18 @@
-//! Text to token ids and ids to bytes. The algorithms are the crate `tokenizers`'.
+//! The tokenizer: encodes text to token ids, and decodes token ids to bytes. The `tokenizers` crate runs all tokenizer
+//! models except SentencePiece's BPE.
 
 mod byte_level;
-mod character_pairs;
+mod character_bpe;
 mod charsmap;
-mod ends;
-mod front;
-mod names;
+mod eog_tokens;
 mod pipeline;
-mod scored_pairs;
-mod spellings;
+mod pre_tokenization;
+mod pre_tokenizer_rules;
+mod sentencepiece_bpe;
+mod special_tokens;
+mod token_table;
 mod unigram;
 mod word_piece;
-mod word_rules;
 
 #[cfg(test)]
 pub(super) mod tests;
@@ -20,264 +21,277 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 pub(super) use charsmap::Charsmap;
-pub(super) use front::{Evening, Front, WordStep};
-use names::NamedTokens;
-use pipeline::{Before, Parting, Pipeline};
-use scored_pairs::ScoredPairs;
-pub(super) use spellings::byte_named;
-use spellings::{Spellings, spell_spaces};
+use pipeline::{Pipeline, Preceding, SegmentBoundary};
+pub(super) use pre_tokenization::{NormalizerStep, PreTokenization, PreTokenizerStep};
+use sentencepiece_bpe::SentencePieceBpe;
+use special_tokens::SpecialTokenMatcher;
+pub(super) use token_table::byte_token_value;
+use token_table::{TokenTable, decode_metaspace};
 
-use super::infill::{Gap, GapTokens, InfillTokens};
-use super::tokenizer_json::Spelling;
-use super::vocabulary::{Absorbs, Algorithm, Checked, TokenKind, Vocabulary};
+use super::infill::{InfillInput, InfillPrompt, InfillTokens};
+use super::tokenizer_json::Decoder;
+use super::vocabulary::{Algorithm, CheckedVocabulary, StripSides, TokenKind, Vocabulary};
 use crate::cancel::{CancelFlag, Cancelled};
 use crate::token::TokenId;
 
 /// Why a vocabulary cannot be used.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum TokenizerError {
-    /// Another algorithm than those of [`Algorithm`].
+    /// The model file names a tokenizer model that no [`Algorithm`] implements.
     #[error(
-        "tokenizers of the kind \"{0}\" are not supported, only byte-level BPE (\"gpt2\"), SentencePiece (\"llama\", \"gemma4\", \"t5\") and WordPiece (\"bert\")"
+        "the tokenizer model \"{0}\" is not supported, only byte-level BPE (\"gpt2\"), SentencePiece (\"llama\", \"gemma4\", \"t5\") and WordPiece (\"bert\")"
     )]
     UnsupportedModel(String),
-    /// Words would be cut wrongly.
+    /// The pre-tokenizer is unknown, so texts would be split incorrectly.
     #[error("the pre-tokenizer \"{0}\" is not supported")]
     UnsupportedPre(String),
-    /// None, or beyond all reason.
-    #[error("the vocabulary has {tokens} tokens; there have to be 1 to {most}")]
+    /// The vocabulary is empty or too large.
+    #[error("the vocabulary has {tokens} tokens; it must have 1 to {max_tokens}")]
     Size {
-        /// Tokens there are.
+        /// Number of tokens.
         tokens: usize,
-        /// Most there may be.
-        most: usize,
+        /// Maximum number of tokens.
+        max_tokens: usize,
     },
-    /// Two lists disagree.
-    #[error("the vocabulary has {tokens} tokens, but kinds for {kinds}")]
+    /// The lists of tokens and of token kinds differ in length.
+    #[error("the vocabulary has {tokens} tokens, but {kinds} token kinds")]
     Kinds {
-        /// Tokens there are.
+        /// Number of tokens.
         tokens: usize,
-        /// Kinds there are.
+        /// Number of kinds.
         kinds: usize,
     },
-    /// The same of scores.
-    #[error("the vocabulary has {tokens} tokens, but scores for {scores}")]
+    /// The lists of tokens and of scores differ in length.
+    #[error("the vocabulary has {tokens} tokens, but {scores} scores")]
     Scores {
-        /// Tokens there are.
+        /// Number of tokens.
         tokens: usize,
-        /// Scores there are.
+        /// Number of scores.
         scores: usize,
     },
-    /// A score that is none.
-    #[error("the score of the token {} is not a number", .0.0)]
+    /// A score is NaN or, for Unigram, infinite.
+    #[error("the score of the token {} is not a finite number", .0.0)]
     Score(TokenId),
-    /// Text would be cut too slowly.
-    #[error("the token {} has {bytes} bytes; it may have {most}", token.0)]
-    LongPiece {
-        /// The token.
+    /// A token is so long that encoding would be slow.
+    #[error("the token {} has {bytes} bytes; at most {max_bytes} are supported", token.0)]
+    TokenTooLong {
+        /// The id of the token.
         token: TokenId,
-        /// Bytes it has.
+        /// Length of the text of the token in bytes.
         bytes: usize,
-        /// Most it may have.
-        most: usize,
+        /// Maximum length in bytes.
+        max_bytes: usize,
     },
-    /// A named token that does not exist.
-    #[error("the {role} token is {}, the vocabulary has {size} tokens", token.0)]
+    /// The model file assigns a role to a token id outside the vocabulary.
+    #[error("the {role} token is {}, but the vocabulary has {size} tokens", token.0)]
     OutOfRange {
-        /// What it is for.
+        /// The role, such as "EOS".
         role: &'static str,
-        /// The token.
+        /// The token id.
         token: TokenId,
-        /// Tokens there are.
+        /// Number of tokens of the vocabulary.
         size: usize,
     },
-    /// One spelling for two ids.
-    #[error("the tokens {} and {} are both spelt \"{text}\"", first.0, second.0)]
+    /// Two tokens have the same text.
+    #[error("the tokens {} and {} have the same text \"{text}\"", first.0, second.0)]
     DuplicateToken {
-        /// The spelling.
+        /// The text of both tokens.
         text: String,
-        /// Its first id.
+        /// The smaller id.
         first: TokenId,
-        /// Its second id.
+        /// The larger id.
         second: TokenId,
     },
-    /// A merge that cannot be applied.
-    #[error("the merge \"{merge}\" cannot be used: {reason}")]
+    /// A merge cannot be applied.
+    #[error("invalid merge \"{merge}\": {reason}")]
     Merge {
-        /// The pair as it stands in the file.
+        /// The merge as in the model file.
         merge: String,
-        /// What is wrong with it.
+        /// Why the merge is invalid.
         reason: &'static str,
     },
-    /// A regular expression that could take long, or is none.
-    #[error("the expression \"{expression}\" cannot be used: {reason}")]
-    Expression {
-        /// Its beginning.
+    /// A regular expression is invalid, or cannot be matched in linear time.
+    #[error("the regular expression \"{expression}\" is not supported: {reason}")]
+    Regex {
+        /// The first characters of the expression.
         expression: String,
-        /// What is wrong with it.
+        /// Why the expression is not supported.
         reason: String,
     },
-    /// SentencePiece's table of what stands for what is none.
-    #[error("the precompiled charsmap cannot be used: {0}")]
+    /// SentencePiece's precompiled normalization table is invalid.
+    #[error("invalid precompiled charsmap: {0}")]
     Charsmap(String),
-    /// `tokenizer.json` is none, or says what is not ours.
+    /// `tokenizer.json` is invalid or contains an unsupported component.
     #[error("tokenizer.json: {0}")]
     Json(String),
-    /// A library refused what was checked here.
+    /// The `tokenizers` crate or `aho-corasick` rejected the checked vocabulary.
     #[error("the tokenizer cannot be built: {0}")]
     Build(String),
 }
 
-/// An id beyond the vocabulary.
+/// A token id that is outside the vocabulary.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("token {} is not in the vocabulary", .0.0)]
 pub struct UnknownToken(pub TokenId);
 
-/// What the names of control tokens in a text are. User-defined tokens are recognised in both cases.
+/// How the texts of control tokens, such as `<|im_end|>`, are encoded when they occur in a text. User-defined tokens
+/// are recognized in both cases.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum SpecialTokens {
-    /// The tokens themselves.
+    /// As control tokens.
     Parse,
-    /// Text like any other.
+    /// As ordinary text.
     Literal,
 }
 
-/// Translates between text and a model's token ids. Shared by all threads.
+/// Converts between text and a model's token ids. All threads share one tokenizer.
 pub struct Tokenizer {
-    cutter: Cutter,
-    /// Every token that is recognised by its name.
-    named: NamedTokens,
-    /// Those of them that are text.
-    user_defined: NamedTokens,
-    absorbing: HashMap<TokenId, Absorbs>,
+    encoder: Encoder,
+    /// Matches control tokens and user-defined tokens.
+    special_tokens: SpecialTokenMatcher,
+    /// Matches user-defined tokens only.
+    user_defined_tokens: SpecialTokenMatcher,
+    strip_sides: HashMap<TokenId, StripSides>,
     kinds: Vec<TokenKind>,
-    spellings: Spellings,
-    beginning: Option<TokenId>,
-    adds_beginning: bool,
-    end: Option<TokenId>,
-    adds_end: bool,
-    end_of_generation: Vec<TokenId>,
+    token_table: TokenTable,
+    bos: Option<TokenId>,
+    adds_bos: bool,
+    eos: Option<TokenId>,
+    adds_eos: bool,
+    eog_tokens: Vec<TokenId>,
     infill: Option<InfillTokens>,
 }
 
-/// Cuts a text in which nothing is a named token.
-enum Cutter {
+/// Encodes text that contains no special tokens.
+enum Encoder {
     Pipeline(Box<Pipeline>),
-    ScoredPairs(Box<ScoredPairs>),
+    SentencePieceBpe(Box<SentencePieceBpe>),
 }
 
-impl Cutter {
-    /// Puts the text's ids behind `ids`.
+impl Encoder {
+    /// Appends the token ids of the text to `ids`.
     fn encode(
         &self,
         text: &str,
-        before: Before,
+        preceding: Preceding,
         cancel: &CancelFlag,
         ids: &mut Vec<TokenId>,
     ) -> Result<(), Cancelled> {
         match self {
-            Cutter::Pipeline(pipeline) => pipeline.encode(text, before, cancel, ids),
-            Cutter::ScoredPairs(pairs) => pairs.encode(text, before, cancel, ids),
+            Encoder::Pipeline(pipeline) => pipeline.encode(text, preceding, cancel, ids),
+            Encoder::SentencePieceBpe(model) => model.encode(text, preceding, cancel, ids),
         }
     }
 }
 
 impl Tokenizer {
-    /// Checks the vocabulary and builds all tables.
+    /// Checks a vocabulary and builds the tokenizer.
+    ///
+    /// # Errors
+    /// If the vocabulary is inconsistent or not supported.
     pub fn new(mut vocabulary: Vocabulary) -> Result<Tokenizer, TokenizerError> {
         let checked = vocabulary.check()?;
-        let ends = ends::find(&mut vocabulary, &checked.ids);
-        let named = |wanted: fn(TokenKind) -> bool| {
-            NamedTokens::new(
+        let eog_tokens = eog_tokens::resolve(&mut vocabulary, &checked.ids);
+        let matcher = |is_matched: fn(TokenKind) -> bool| {
+            SpecialTokenMatcher::new(
                 vocabulary
                     .tokens
                     .iter()
                     .zip(&vocabulary.kinds)
                     .zip(0_u32..)
-                    .filter(|((name, kind), _)| wanted(**kind) && !name.is_empty())
-                    .map(|((name, _), id)| (name.as_str(), TokenId(id))),
+                    .filter(|((text, kind), _)| is_matched(**kind) && !text.is_empty())
+                    .map(|((text, _), id)| (text.as_str(), TokenId(id))),
             )
         };
         let infill = InfillTokens::find(&vocabulary, &checked.ids);
-        let (cutter, spellings) =
-            rayon::join(|| cutter(&vocabulary, checked), || spellings(&vocabulary));
+        let (encoder, token_table) = rayon::join(
+            || build_encoder(&vocabulary, checked),
+            || build_token_table(&vocabulary),
+        );
         Ok(Tokenizer {
             infill,
-            named: named(|kind| kind.is_control() || kind == TokenKind::UserDefined)?,
-            user_defined: named(|kind| kind == TokenKind::UserDefined)?,
-            spellings,
-            absorbing: vocabulary.absorbing.iter().copied().collect(),
-            cutter: cutter?,
+            special_tokens: matcher(|kind| kind.is_control() || kind == TokenKind::UserDefined)?,
+            user_defined_tokens: matcher(|kind| kind == TokenKind::UserDefined)?,
+            token_table,
+            strip_sides: vocabulary.strip_sides.iter().copied().collect(),
+            encoder: encoder?,
             kinds: vocabulary.kinds,
-            beginning: vocabulary.beginning,
-            adds_beginning: vocabulary.adds_beginning,
-            end: vocabulary.end,
-            adds_end: vocabulary.adds_end,
-            end_of_generation: ends.into_iter().collect(),
+            bos: vocabulary.bos,
+            adds_bos: vocabulary.adds_bos,
+            eos: vocabulary.eos,
+            adds_eos: vocabulary.adds_eos,
+            eog_tokens: eog_tokens.into_iter().collect(),
         })
     }
 
-    /// The ids that spell the text. Never adds a beginning-of-text token. Bytes that the vocabulary
-    /// cannot spell are left out, as in llama.cpp. Where the vocabulary has a space before a text, it has one behind
-    /// each named token, too.
+    /// Encodes a text, without adding a BOS token. Bytes without a token are left out, as in llama.cpp. Most
+    /// vocabularies that add a space before a text also add a space after each special token.
     pub fn encode(&self, text: &str, special: SpecialTokens) -> Vec<TokenId> {
-        self.encode_behind(text, special, Before::Nothing, &CancelFlag::default())
-            .expect("nothing cancels it")
+        self.encode_after(text, special, Preceding::Nothing, &CancelFlag::default())
+            .expect("the flag is never set")
     }
 
-    /// The same until it is cancelled.
+    /// Like [`Tokenizer::encode`], but stops when `cancel` is set.
     ///
     /// # Errors
-    /// It was cancelled.
-    pub fn encode_unless(
+    /// If `cancel` was set.
+    pub fn encode_cancellable(
         &self,
         text: &str,
         special: SpecialTokens,
         cancel: &CancelFlag,
     ) -> Result<Vec<TokenId>, Cancelled> {
-        self.encode_behind(text, special, Before::Nothing, cancel)
+        self.encode_after(text, special, Preceding::Nothing, cancel)
     }
 
-    /// The ids of a text that goes on with another one: it begins with no more than it says.
-    pub fn encode_going_on(&self, text: &str, special: SpecialTokens) -> Vec<TokenId> {
-        self.encode_behind(text, special, Before::Text, &CancelFlag::default())
-            .expect("nothing cancels it")
+    /// Encodes a text that continues another text: no space is added before it.
+    pub fn encode_continuation(&self, text: &str, special: SpecialTokens) -> Vec<TokenId> {
+        self.encode_after(text, special, Preceding::Text, &CancelFlag::default())
+            .expect("the flag is never set")
     }
 
-    fn encode_behind(
+    fn encode_after(
         &self,
         text: &str,
         special: SpecialTokens,
-        mut before: Before,
+        mut preceding: Preceding,
         cancel: &CancelFlag,
     ) -> Result<Vec<TokenId>, Cancelled> {
-        let names = match special {
-            SpecialTokens::Parse => &self.named,
-            SpecialTokens::Literal => &self.user_defined,
+        let matcher = match special {
+            SpecialTokens::Parse => &self.special_tokens,
+            SpecialTokens::Literal => &self.user_defined_tokens,
         };
         let mut ids = Vec::new();
-        let mut written = 0;
-        let mut absorbs = Absorbs::default();
-        for name in names.automaton.find_iter(text) {
-            let token = names.ids[name.pattern().as_usize()];
-            let next = self.absorbing.get(&token).copied().unwrap_or_default();
-            let between = trimmed(&text[written..name.start()], absorbs.behind, next.before);
-            self.cutter.encode(between, before, cancel, &mut ids)?;
+        let mut encoded_bytes = 0;
+        let mut strip = StripSides::default();
+        for found in matcher.automaton.find_iter(text) {
+            let token = matcher.ids[found.pattern().as_usize()];
+            let next_strip = self.strip_sides.get(&token).copied().unwrap_or_default();
+            let between = trimmed(
+                &text[encoded_bytes..found.start()],
+                strip.right,
+                next_strip.left,
+            );
+            self.encoder.encode(between, preceding, cancel, &mut ids)?;
             ids.push(token);
-            before = Before::NamedToken;
-            (written, absorbs) = (name.end(), next);
+            preceding = Preceding::SpecialToken;
+            (encoded_bytes, strip) = (found.end(), next_strip);
         }
-        let rest = trimmed(&text[written..], absorbs.behind, false);
-        self.cutter.encode(rest, before, cancel, &mut ids)?;
+        let rest = trimmed(&text[encoded_bytes..], strip.right, false);
+        self.encoder.encode(rest, preceding, cancel, &mut ids)?;
         Ok(ids)
     }
 
-    /// The bytes a token stands for in text, often a part of a character; of a control token, its name.
+    /// The bytes of a token; often only part of a character. The bytes of a control token are its text, such as
+    /// `<|im_end|>`. `None` if the token is not in the vocabulary.
     pub fn token_bytes(&self, token: TokenId) -> Option<&[u8]> {
-        self.spellings.get(token)
+        self.token_table.get(token)
     }
 
-    /// The text that the tokens spell, control tokens by their names. What is no UTF-8 becomes U+FFFD.
+    /// Decodes tokens, including control tokens, to text. Bytes that are not valid UTF-8 become U+FFFD.
+    ///
+    /// # Errors
+    /// If a token is not in the vocabulary.
     pub fn decode(&self, tokens: &[TokenId]) -> Result<String, UnknownToken> {
         let mut bytes = Vec::new();
         for &token in tokens {
@@ -286,43 +300,43 @@ impl Tokenizer {
         Ok(String::from_utf8_lossy(&bytes).into_owned())
     }
 
-    /// A gap in tokens; `None` if the model does not know how to fill one.
-    pub fn infill(&self, gap: &Gap<'_>) -> Option<GapTokens> {
+    /// Encodes an infill prompt; `None` if the vocabulary lacks fill-in-the-middle tokens.
+    pub fn infill(&self, input: &InfillInput<'_>) -> Option<InfillPrompt> {
         let encode = |text: &str| self.encode(text, SpecialTokens::Literal);
-        Some(self.infill?.tokens(gap, encode))
+        Some(self.infill?.prompt(input, encode))
     }
 
-    /// Whether other files than the one with the gap are shown with their names.
+    /// Whether an infill prompt includes the names of the other files.
     pub fn shows_file_names(&self) -> bool {
         self.infill.is_some_and(|tokens| tokens.shows_file_names())
     }
 
-    /// Tokens there are.
+    /// Number of tokens of the vocabulary.
     pub fn vocabulary_size(&self) -> usize {
         self.kinds.len()
     }
 
-    /// The token that begins a text.
-    pub fn beginning(&self) -> Option<TokenId> {
-        self.beginning
+    /// The BOS (beginning-of-sequence) token.
+    pub fn bos(&self) -> Option<TokenId> {
+        self.bos
     }
 
-    /// Whether the model wants that token before every prompt.
-    pub fn adds_beginning(&self) -> bool {
-        self.adds_beginning
+    /// Whether every prompt must begin with the BOS token.
+    pub fn adds_bos(&self) -> bool {
+        self.adds_bos
     }
 
-    /// The token that the model wants behind every text that it makes an embedding of.
-    pub fn added_end(&self) -> Option<TokenId> {
-        self.end.filter(|_| self.adds_end)
+    /// The EOS token, if every text to embed must end with it.
+    pub fn added_eos(&self) -> Option<TokenId> {
+        self.eos.filter(|_| self.adds_eos)
     }
 
-    /// The tokens after which nothing is generated, in ascending order.
-    pub fn end_of_generation(&self) -> &[TokenId] {
-        &self.end_of_generation
+    /// The EOG (end-of-generation) tokens, in ascending order.
+    pub fn eog_tokens(&self) -> &[TokenId] {
+        &self.eog_tokens
     }
 
-    /// Whether the token steers the model and is no text.
+    /// Whether the token is a control token, which is not part of the generated text.
     pub fn is_control(&self, token: TokenId) -> bool {
         self.kinds
             .get(token.row())
@@ -330,58 +344,65 @@ impl Tokenizer {
     }
 }
 
-fn spellings(vocabulary: &Vocabulary) -> Spellings {
+fn build_token_table(vocabulary: &Vocabulary) -> TokenTable {
     match &vocabulary.algorithm {
-        Algorithm::ByteLevel { .. } => Spellings::new(vocabulary, byte_level::speller(), false),
-        Algorithm::CharacterPairs { .. }
-        | Algorithm::ScoredPairs { .. }
-        | Algorithm::Unigram { .. } => Spellings::new(vocabulary, spell_spaces, false),
-        Algorithm::WordPiece(_) => Spellings::new(vocabulary, word_piece::spell, false),
-        Algorithm::Steps(steps) => match steps.spelling {
-            Spelling::ByteLevel => Spellings::new(vocabulary, byte_level::speller(), false),
-            Spelling::Spaces => Spellings::new(vocabulary, spell_spaces, true),
+        Algorithm::ByteLevelBpe { .. } => {
+            TokenTable::new(vocabulary, byte_level::piece_decoder(), false)
+        }
+        Algorithm::CharacterBpe { .. }
+        | Algorithm::SentencePieceBpe { .. }
+        | Algorithm::Unigram { .. } => TokenTable::new(vocabulary, decode_metaspace, false),
+        Algorithm::WordPiece(_) => TokenTable::new(vocabulary, word_piece::decode_piece, false),
+        Algorithm::TokenizerJson(json) => match json.decoder {
+            Decoder::ByteLevel => TokenTable::new(vocabulary, byte_level::piece_decoder(), false),
+            Decoder::Metaspace => TokenTable::new(vocabulary, decode_metaspace, true),
         },
     }
 }
 
-fn cutter(vocabulary: &Vocabulary, checked: Checked) -> Result<Cutter, TokenizerError> {
+fn build_encoder(
+    vocabulary: &Vocabulary,
+    checked: CheckedVocabulary,
+) -> Result<Encoder, TokenizerError> {
     let pipeline = match &vocabulary.algorithm {
-        Algorithm::ByteLevel { pre, .. } => byte_level::pipeline(pre, checked.ids, checked.merges)?,
-        Algorithm::CharacterPairs { .. } => character_pairs::pipeline(checked.ids, checked.merges)?,
-        Algorithm::ScoredPairs {
+        Algorithm::ByteLevelBpe { pre, .. } => {
+            byte_level::pipeline(pre, checked.ids, checked.merges)?
+        }
+        Algorithm::CharacterBpe { .. } => character_bpe::pipeline(checked.ids, checked.merges)?,
+        Algorithm::SentencePieceBpe {
             scores,
-            space_before,
+            adds_space_prefix,
         } => {
-            let pairs = ScoredPairs::new(vocabulary, scores, *space_before)?;
-            return Ok(Cutter::ScoredPairs(Box::new(pairs)));
+            let model = SentencePieceBpe::new(vocabulary, scores, *adds_space_prefix)?;
+            return Ok(Encoder::SentencePieceBpe(Box::new(model)));
         }
         Algorithm::Unigram {
             scores,
             charsmap,
-            spaces,
-        } => unigram::pipeline(vocabulary, scores, charsmap.as_deref(), *spaces)?,
+            whitespace,
+        } => unigram::pipeline(vocabulary, scores, charsmap.as_deref(), *whitespace)?,
         Algorithm::WordPiece(normalization) => {
-            let unknown = vocabulary.unknown().unwrap_or("[UNK]");
+            let unknown = vocabulary.unknown_token().unwrap_or("[UNK]");
             word_piece::pipeline(*normalization, checked.ids, unknown)?
         }
-        Algorithm::Steps(steps) => Pipeline {
-            beginning: steps.beginning.clone(),
-            going_on: Some(steps.going_on.clone()),
-            goes_on_behind_tokens: steps.goes_on_behind_tokens,
-            model: Arc::clone(&steps.model),
-            parting: Parting::Spaces,
+        Algorithm::TokenizerJson(json) => Pipeline {
+            text_start: json.text_start.clone(),
+            continuation: Some(json.continuation.clone()),
+            continues_after_special_token: json.continues_after_special_token,
+            model: Arc::clone(&json.model),
+            boundary: SegmentBoundary::Space,
         },
     };
-    Ok(Cutter::Pipeline(Box::new(pipeline)))
+    Ok(Encoder::Pipeline(Box::new(pipeline)))
 }
 
-/// The text without the white space at its beginning, at its end.
-fn trimmed(text: &str, at_beginning: bool, at_end: bool) -> &str {
-    let text = match at_beginning {
+/// Removes the whitespace at the start or the end of the text, or both.
+fn trimmed(text: &str, trims_start: bool, trims_end: bool) -> &str {
+    let text = match trims_start {
         true => text.trim_start(),
         false => text,
     };
-    match at_end {
+    match trims_end {
         true => text.trim_end(),
         false => text,
     }

@@ -1,122 +1,129 @@
-//! The crate `tokenizers`' steps from text to ids: it is made even, cut into words, and the words into tokens.
+//! Encodes text with the `tokenizers` crate: normalizers, pre-tokenizers, then the model. Long texts are encoded in
+//! segments.
 
 use std::sync::Arc;
 
 use tokenizers::{Model, ModelWrapper, OffsetType};
 
-use super::front::{Evening, Front, WordStep};
+use super::pre_tokenization::{NormalizerStep, PreTokenization, PreTokenizerStep};
 use crate::cancel::{CancelFlag, Cancelled};
 use crate::token::TokenId;
 
-/// Most bytes that are cut into words at once. What is remembered of an expression grows with its text, so a text is
-/// parted before, at a place where its rule parts words anyway; only a longer run without such a place is parted where it
-/// happens to be.
-pub(super) const PASSAGE_BYTES: usize = 64 * 1024;
+/// Maximum length of a segment. The memory of regular-expression matching grows with the text, so a longer text is
+/// split at a [`SegmentBoundary`]. A longer run without a boundary is split between any two characters.
+pub(super) const SEGMENT_BYTES: usize = 64 * 1024;
 
-/// A place that no word contains.
+/// A kind of position that no word spans, so that splitting a text there does not change its tokens.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Parting {
-    /// Before a space that follows a word.
-    Spaces,
-    /// Before the end of a line that a letter or digit ends.
-    Lines,
-    /// Before a number.
-    Numbers,
+pub(super) enum SegmentBoundary {
+    /// Before a space that follows a character other than whitespace.
+    Space,
+    /// Before a line feed that follows a letter or a digit.
+    LineEnd,
+    /// Before the first digit of a number.
+    Number,
 }
 
-impl Parting {
+impl SegmentBoundary {
     fn is_between(self, before: char, after: char) -> bool {
         match self {
-            Parting::Spaces => after == ' ' && !before.is_whitespace(),
-            Parting::Lines => after == '\n' && before.is_alphanumeric(),
-            Parting::Numbers => after.is_numeric() && !before.is_numeric(),
+            SegmentBoundary::Space => after == ' ' && !before.is_whitespace(),
+            SegmentBoundary::LineEnd => after == '\n' && before.is_alphanumeric(),
+            SegmentBoundary::Number => after.is_numeric() && !before.is_numeric(),
         }
     }
 }
 
-/// The steps of one vocabulary.
+/// The normalizers, pre-tokenizers and model of a vocabulary.
 pub(super) struct Pipeline {
-    /// What is done first to a text with nothing before it.
-    pub(super) beginning: Front,
-    /// The same for one that goes on with another one, where it is not the same.
-    pub(super) going_on: Option<Front>,
-    /// Whether a text behind a named token goes on with it.
-    pub(super) goes_on_behind_tokens: bool,
+    /// Used at the start of a text.
+    pub(super) text_start: PreTokenization,
+    /// Used for a text that continues another text; `None` if it is the same as `text_start`.
+    pub(super) continuation: Option<PreTokenization>,
+    /// Whether `continuation` is used for the text after a special token.
+    pub(super) continues_after_special_token: bool,
     pub(super) model: Arc<ModelWrapper>,
-    pub(super) parting: Parting,
+    pub(super) boundary: SegmentBoundary,
 }
 
-/// What stands before a text.
+/// The kind of input before a text that is encoded. Determines whether a space is added before the text.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Before {
+pub(super) enum Preceding {
     Nothing,
-    NamedToken,
-    /// It goes on with another one.
+    SpecialToken,
+    /// Other text, which the encoded text continues.
     Text,
 }
 
 impl Pipeline {
-    /// The steps of a vocabulary that adds nothing to a text.
+    /// Creates a pipeline that adds no space before a text.
     pub(super) fn new(
-        even: Vec<Evening>,
-        words: Vec<WordStep>,
+        normalizers: Vec<NormalizerStep>,
+        pre_tokenizers: Vec<PreTokenizerStep>,
         model: ModelWrapper,
-        parting: Parting,
+        boundary: SegmentBoundary,
     ) -> Pipeline {
         Pipeline {
-            beginning: Front { even, words },
-            going_on: None,
-            goes_on_behind_tokens: false,
+            text_start: PreTokenization {
+                normalizers,
+                pre_tokenizers,
+            },
+            continuation: None,
+            continues_after_special_token: false,
             model: Arc::new(model),
-            parting,
+            boundary,
         }
     }
 
-    /// Puts the ids that spell the text, in which nothing is a named token, behind `ids`.
+    /// Appends the token ids of the text, which contains no special tokens, to `ids`.
     pub(super) fn encode(
         &self,
         text: &str,
-        before: Before,
+        preceding: Preceding,
         cancel: &CancelFlag,
         ids: &mut Vec<TokenId>,
     ) -> Result<(), Cancelled> {
-        let going_on = self.going_on.as_ref().unwrap_or(&self.beginning);
-        let mut front = match before {
-            Before::NamedToken if self.goes_on_behind_tokens => going_on,
-            Before::Nothing | Before::NamedToken => &self.beginning,
-            Before::Text => going_on,
+        let continuation = self.continuation.as_ref().unwrap_or(&self.text_start);
+        let mut pre_tokenization = match preceding {
+            Preceding::SpecialToken if self.continues_after_special_token => continuation,
+            Preceding::Nothing | Preceding::SpecialToken => &self.text_start,
+            Preceding::Text => continuation,
         };
         let mut rest = text;
         while !rest.is_empty() {
             cancel.check()?;
-            let (passage, after) = rest.split_at(passage_end(rest, self.parting));
+            let (segment, after) = rest.split_at(segment_end(rest, self.boundary));
             let encoding = self
-                .encoding(passage, front)
+                .encode_segment(segment, pre_tokenization)
                 .expect("what can fail was checked when the pipeline was built");
             ids.extend(encoding.get_ids().iter().map(|&id| TokenId(id)));
             rest = after;
-            front = going_on;
+            pre_tokenization = continuation;
         }
         Ok(())
     }
 
-    fn encoding(&self, passage: &str, front: &Front) -> tokenizers::Result<tokenizers::Encoding> {
-        let mut words = front.words(passage)?;
+    fn encode_segment(
+        &self,
+        segment: &str,
+        pre_tokenization: &PreTokenization,
+    ) -> tokenizers::Result<tokenizers::Encoding> {
+        let mut words = pre_tokenization.words(segment)?;
         words.tokenize(|word| self.model.tokenize(word.get()))?;
         words.into_encoding(None, 0, OffsetType::None)
     }
 }
 
-/// Where the next passage ends: the text's end, or a place that no word contains, or, for want of one, anywhere between
-/// two characters.
-pub(super) fn passage_end(text: &str, parting: Parting) -> usize {
-    if text.len() <= PASSAGE_BYTES {
+/// Returns the end of the first segment: the end of a short text, else the last boundary within [`SEGMENT_BYTES`], else
+/// the last end of a character within [`SEGMENT_BYTES`].
+pub(super) fn segment_end(text: &str, boundary: SegmentBoundary) -> usize {
+    if text.len() <= SEGMENT_BYTES {
         return text.len();
     }
-    let most = text.floor_char_boundary(PASSAGE_BYTES);
-    let places = text[..most].char_indices().rev();
-    let mut neighbours = places.clone().skip(1).zip(places);
-    neighbours
-        .find(|((_, before), (_, after))| parting.is_between(*before, *after))
-        .map_or(most, |(_, (place, _))| place)
+    let max_end = text.floor_char_boundary(SEGMENT_BYTES);
+    let characters = text[..max_end].char_indices().rev();
+    let mut neighbors = characters.clone().skip(1).zip(characters);
+    neighbors
+        .find(|((_, before), (_, after))| boundary.is_between(*before, *after))
+        .map_or(max_end, |(_, (position, _))| position)
 }

@@ -1,4 +1,4 @@
-//! SentencePiece's Unigram: of all ways to cut a text into pieces the most probable one.
+//! SentencePiece's Unigram: encodes a text as its most probable segmentation into tokens.
 //!
 //! Source: Kudo, "Subword Regularization" (2018), and `sentencepiece/src/normalizer.cc`.
 
@@ -8,41 +8,41 @@ use tokenizers::models::unigram::Unigram;
 
 use super::TokenizerError;
 use super::charsmap::Charsmap;
-use super::front::{Evening, Front};
-use super::pipeline::{Parting, Pipeline};
-use super::scored_pairs::MOST_PIECE_BYTES;
-use crate::text::vocabulary::{TokenKind, UnigramSpaces, Vocabulary};
+use super::pipeline::{Pipeline, SegmentBoundary};
+use super::pre_tokenization::{NormalizerStep, PreTokenization};
+use super::sentencepiece_bpe::MAX_TOKEN_BYTES;
+use crate::text::vocabulary::{TokenKind, UnigramWhitespace, Vocabulary};
 use crate::token::TokenId;
 
-/// The way from text to ids. What no piece spells is the unknown token.
+/// Builds the pipeline of a vocabulary. Text that no token covers becomes the unknown token.
 pub(super) fn pipeline(
     vocabulary: &Vocabulary,
     scores: &[f32],
     charsmap: Option<&[u8]>,
-    spaces: UnigramSpaces,
+    whitespace: UnigramWhitespace,
 ) -> Result<Pipeline, TokenizerError> {
     let mut kinds = vocabulary.kinds.iter();
     let Some(unknown) = kinds.position(|kind| *kind == TokenKind::Unknown) else {
-        let problem = "the token for what it cannot spell is missing".to_owned();
+        let problem = "the vocabulary has no unknown token".to_owned();
         return Err(TokenizerError::Build(problem));
     };
     let charsmap = charsmap.map(Charsmap::new).transpose()?.map(Arc::new);
     let pieces = vocabulary.tokens.iter().zip(&vocabulary.kinds).zip(scores);
     let mut table = Vec::with_capacity(vocabulary.tokens.len());
     for (((piece, kind), score), id) in pieces.zip(0_u32..) {
-        // The others are in no text.
-        let is_piece = matches!(kind, TokenKind::Normal | TokenKind::UserDefined);
-        if is_piece && piece.len() > MOST_PIECE_BYTES {
-            return Err(TokenizerError::LongPiece {
+        // Tokens of the other kinds never match text.
+        let matches_text = matches!(kind, TokenKind::Normal | TokenKind::UserDefined);
+        if matches_text && piece.len() > MAX_TOKEN_BYTES {
+            return Err(TokenizerError::TokenTooLong {
                 token: TokenId(id),
                 bytes: piece.len(),
-                most: MOST_PIECE_BYTES,
+                max_bytes: MAX_TOKEN_BYTES,
             });
         }
         if !score.is_finite() {
             return Err(TokenizerError::Score(TokenId(id)));
         }
-        let piece = match is_piece {
+        let piece = match matches_text {
             true => piece.clone(),
             false => String::new(),
         };
@@ -50,19 +50,19 @@ pub(super) fn pipeline(
     }
     let model = Unigram::from(table, Some(unknown), false)
         .map_err(|error| TokenizerError::Build(error.to_string()))?;
-    let front = |before| Front {
-        even: vec![Evening::Spaces {
+    let pre_tokenization = |adds_space_prefix| PreTokenization {
+        normalizers: vec![NormalizerStep::SentencePiece {
             charsmap: charsmap.clone(),
-            merges: spaces.merges,
-            before,
+            removes_extra_spaces: whitespace.removes_extra_spaces,
+            adds_space_prefix,
         }],
-        words: Vec::new(),
+        pre_tokenizers: Vec::new(),
     };
     Ok(Pipeline {
-        beginning: front(spaces.before),
-        going_on: Some(front(false)),
-        goes_on_behind_tokens: false,
+        text_start: pre_tokenization(whitespace.adds_space_prefix),
+        continuation: Some(pre_tokenization(false)),
+        continues_after_special_token: false,
         model: Arc::new(model.into()),
-        parting: Parting::Spaces,
+        boundary: SegmentBoundary::Space,
     })
 }

@@ -1,4 +1,4 @@
-//! WordPiece: of each word the longest piece that begins it, then the longest that goes on with it.
+//! WordPiece: encodes each word greedily, with the longest token that matches at each position.
 //!
 //! Source: Devlin et al., "BERT" (2018), and its `tokenization.py`.
 
@@ -8,34 +8,34 @@ use tokenizers::normalizers::BertNormalizer;
 use tokenizers::pre_tokenizers::bert::BertPreTokenizer;
 
 use super::TokenizerError;
-use super::front::{Evening, WordStep};
-use super::pipeline::{Parting, Pipeline};
-use crate::text::vocabulary::Normalization;
+use super::pipeline::{Pipeline, SegmentBoundary};
+use super::pre_tokenization::{NormalizerStep, PreTokenizerStep};
+use crate::text::vocabulary::BertNormalization;
 
-/// Stands before a piece that goes on with a word.
-const CONTINUING: &str = "##";
+/// The prefix of tokens that continue a word.
+const CONTINUATION_PREFIX: &str = "##";
 
-/// A longer word is unknown.
-const MOST_CHARACTERS_OF_A_WORD: usize = 100;
+/// Longer words become the unknown token.
+const MAX_WORD_CHARACTERS: usize = 100;
 
-/// The way from text to ids with these spellings; what they cannot spell is the token `unknown`.
+/// Builds the pipeline of a vocabulary. A word that the tokens cannot cover becomes the token `unknown`.
 pub(super) fn pipeline(
-    normalization: Normalization,
+    normalization: BertNormalization,
     ids: Vocab,
     unknown: &str,
 ) -> Result<Pipeline, TokenizerError> {
     if !ids.contains_key(unknown) {
-        let problem = format!("the token \"{unknown}\" for what it cannot spell is missing");
+        let problem = format!("the vocabulary has no unknown token \"{unknown}\"");
         return Err(TokenizerError::Build(problem));
     }
     let model = WordPiece::builder()
         .vocab(ids)
         .unk_token(unknown.to_owned())
-        .continuing_subword_prefix(CONTINUING.to_owned())
-        .max_input_chars_per_word(MOST_CHARACTERS_OF_A_WORD)
+        .continuing_subword_prefix(CONTINUATION_PREFIX.to_owned())
+        .max_input_chars_per_word(MAX_WORD_CHARACTERS)
         .build()
         .map_err(|error| TokenizerError::Build(error.to_string()))?;
-    let Normalization {
+    let BertNormalization {
         clean_text,
         handle_chinese_chars,
         strip_accents,
@@ -44,16 +44,16 @@ pub(super) fn pipeline(
     let normalizer =
         BertNormalizer::new(clean_text, handle_chinese_chars, strip_accents, lowercase);
     Ok(Pipeline::new(
-        vec![Evening::Crate(normalizer.into())],
-        vec![WordStep::Crate(BertPreTokenizer.into())],
+        vec![NormalizerStep::Crate(normalizer.into())],
+        vec![PreTokenizerStep::Crate(BertPreTokenizer.into())],
         model.into(),
-        Parting::Spaces,
+        SegmentBoundary::Space,
     ))
 }
 
-/// What a piece is in a text: words have a space before them.
-pub(super) fn spell(piece: &str, bytes: &mut Vec<u8>) {
-    match piece.strip_prefix(CONTINUING) {
+/// Appends the text of a token, with a space before it if the token begins a word.
+pub(super) fn decode_piece(piece: &str, bytes: &mut Vec<u8>) {
+    match piece.strip_prefix(CONTINUATION_PREFIX) {
         Some(rest) if !rest.is_empty() => bytes.extend_from_slice(rest.as_bytes()),
         _ => {
             bytes.push(b' ');

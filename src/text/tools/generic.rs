@@ -1,5 +1,5 @@
-//! Functions for models whose chat template knows of none: they, their calls and what came of these are written into
-//! messages of the kinds that every template knows.
+//! Tools for models whose chat template does not support them: tools, tool calls and results become text of system,
+//! user and assistant messages.
 
 use super::HERMES;
 use crate::text::conversation::{ChatMessage, Conversation};
@@ -9,8 +9,8 @@ const INTRODUCTION: &str =
 const INSTRUCTIONS: &str = "</tools>\nTo call a function, write its name and its arguments, as JSON:\n\
     <tool_call>\n{\"name\": NAME, \"arguments\": ARGUMENTS}\n</tool_call>";
 
-/// The conversation without functions, calls and tool messages, but with their texts.
-pub(in crate::text) fn in_words(conversation: &Conversation) -> Conversation {
+/// Replaces tools, tool calls and `tool` messages with text.
+pub(in crate::text) fn tools_as_text(conversation: &Conversation) -> Conversation {
     let mut messages: Vec<ChatMessage> = Vec::new();
     if !conversation.tools.is_empty() {
         let tools = conversation.tools.iter().map(|tool| format!("{tool}\n"));
@@ -20,19 +20,19 @@ pub(in crate::text) fn in_words(conversation: &Conversation) -> Conversation {
             [INTRODUCTION, &tools, INSTRUCTIONS].concat(),
         ));
     }
-    let mut of_tools = false;
+    let mut is_tool_result = false;
     for message in &conversation.messages {
-        let followed_tool = std::mem::replace(&mut of_tools, message.role == "tool");
+        let follows_tool_result = std::mem::replace(&mut is_tool_result, message.role == "tool");
         match messages.last_mut() {
-            // A template has one system message, and user and assistant take turns.
+            // Templates expect one system message, then alternating user and assistant messages.
             Some(last) if message.role == "system" && last.role == "system" => {
                 last.content = format!("{}\n\n{}", message.content, last.content);
             }
-            Some(last) if of_tools && followed_tool => {
+            Some(last) if is_tool_result && follows_tool_result => {
                 last.content.push('\n');
-                last.content.push_str(&response(message));
+                last.content.push_str(&tool_response(message));
             }
-            _ => messages.push(alone(message)),
+            _ => messages.push(message_as_text(message)),
         }
     }
     Conversation {
@@ -42,11 +42,11 @@ pub(in crate::text) fn in_words(conversation: &Conversation) -> Conversation {
     }
 }
 
-fn alone(message: &ChatMessage) -> ChatMessage {
+fn message_as_text(message: &ChatMessage) -> ChatMessage {
     let (role, content) = match &*message.role {
-        "tool" => ("user", response(message)),
+        "tool" => ("user", tool_response(message)),
         role => {
-            let calls = match message.calls.as_slice() {
+            let calls = match message.tool_calls.as_slice() {
                 [] => String::new(),
                 calls => HERMES.write(calls),
             };
@@ -54,11 +54,11 @@ fn alone(message: &ChatMessage) -> ChatMessage {
         }
     };
     ChatMessage {
-        thought: message.thought.clone(),
+        reasoning: message.reasoning.clone(),
         ..ChatMessage::new(role, content)
     }
 }
 
-fn response(message: &ChatMessage) -> String {
+fn tool_response(message: &ChatMessage) -> String {
     format!("<tool_response>\n{}\n</tool_response>", message.content)
 }

@@ -1,99 +1,99 @@
-//! How models write the calls of functions. Each was trained on one way, which its chat template gives away; models
-//! whose template knows of no functions are told about them in words ([`generic`]).
+//! Tool-call formats. Each model was trained on one format, which is detected in its chat template. For a template
+//! without support for tools, messages describe the tools ([`generic`]).
 
 pub(super) mod generic;
-mod reader;
+mod output_parser;
 
-pub use reader::{AnswerPart, AnswerReader, TextEnd};
+pub use output_parser::{OutputEnd, OutputParser, OutputPart};
 
 use super::conversation::ToolCall;
 
-/// A way to write calls: `opening`, calls with `between` in between, `closing`; each call is the name and the
-/// arguments, as JSON, among three texts.
+/// A tool-call format: `opening`, tool calls separated by `separator`, `closing`. A tool call is `before_name`, the
+/// function name, `after_name`, the arguments as JSON, `after_arguments`.
 #[derive(Debug, PartialEq, Eq)]
-pub struct ToolSyntax {
-    /// What the first call begins with, and no text.
-    pub mark: &'static str,
-    /// Whether text may come before the first call.
-    pub after_text: bool,
-    /// Before the first call.
+pub struct ToolCallFormat {
+    /// The start of the first tool call, by which the output parser recognizes it.
+    pub marker: &'static str,
+    /// Whether text may precede the first tool call.
+    pub allows_leading_text: bool,
+    /// Precedes the first tool call.
     pub opening: &'static str,
-    /// Before the name.
+    /// Precedes the function name.
     pub before_name: &'static str,
-    /// Between name and arguments.
+    /// Separates the function name from the arguments.
     pub after_name: &'static str,
-    /// Behind the arguments.
+    /// Follows the arguments.
     pub after_arguments: &'static str,
-    /// Between two calls; where it is none, a message has one call.
-    pub between: Option<&'static str>,
-    /// Behind the last call.
+    /// Separates two tool calls; `None` if a message has at most one tool call.
+    pub separator: Option<&'static str>,
+    /// Follows the last tool call.
     pub closing: &'static str,
 }
 
-/// Nous Research's Hermes 2 Pro, Qwen 2.5 and 3.
-pub(super) static HERMES: ToolSyntax = ToolSyntax {
-    mark: "<tool_call>",
-    after_text: true,
+/// The format of Nous Research's Hermes 2 Pro and of Qwen 2.5 and 3.
+pub(super) static HERMES: ToolCallFormat = ToolCallFormat {
+    marker: "<tool_call>",
+    allows_leading_text: true,
     opening: "",
     before_name: "<tool_call>\n{\"name\": \"",
     after_name: "\", \"arguments\": ",
     after_arguments: "}\n</tool_call>",
-    between: Some("\n"),
+    separator: Some("\n"),
     closing: "",
 };
 
-/// Meta's Llama 3.1 and later, functions of the user's own.
-pub(super) static LLAMA3: ToolSyntax = ToolSyntax {
-    mark: "{\"name\": \"",
-    after_text: false,
+/// The format of Meta's Llama 3.1 and later, for custom functions.
+pub(super) static LLAMA3: ToolCallFormat = ToolCallFormat {
+    marker: "{\"name\": \"",
+    allows_leading_text: false,
     opening: "",
     before_name: "{\"name\": \"",
     after_name: "\", \"parameters\": ",
     after_arguments: "}",
-    between: None,
+    separator: None,
     closing: "",
 };
 
-/// Mistral's models from 7B v0.3 and Nemo on.
-pub(super) static MISTRAL: ToolSyntax = ToolSyntax {
-    mark: "[TOOL_CALLS]",
-    after_text: true,
+/// The format of Mistral's models since 7B v0.3 and Nemo.
+pub(super) static MISTRAL: ToolCallFormat = ToolCallFormat {
+    marker: "[TOOL_CALLS]",
+    allows_leading_text: true,
     opening: "[TOOL_CALLS][",
     before_name: "{\"name\": \"",
     after_name: "\", \"arguments\": ",
     after_arguments: "}",
-    between: Some(", "),
+    separator: Some(", "),
     closing: "]",
 };
 
-/// Mistral's models whose tokenizers have a token before the arguments (Magistral, Devstral, Small 3.2).
-pub(super) static MISTRAL_ARGUMENTS: ToolSyntax = ToolSyntax {
-    mark: "[TOOL_CALLS]",
-    after_text: true,
+/// The format of Mistral's models with the token `[ARGS]` before the arguments (Magistral, Devstral, Small 3.2).
+pub(super) static MISTRAL_ARGUMENTS: ToolCallFormat = ToolCallFormat {
+    marker: "[TOOL_CALLS]",
+    allows_leading_text: true,
     opening: "",
     before_name: "[TOOL_CALLS]",
     after_name: "[ARGS]",
     after_arguments: "",
-    between: Some(""),
+    separator: Some(""),
     closing: "",
 };
 
-/// MeetKai's Functionary 3.1, and Llama 3.1 with functions in its system prompt.
-pub(super) static FUNCTIONARY: ToolSyntax = ToolSyntax {
-    mark: "<function=",
-    after_text: true,
+/// The format of MeetKai's Functionary 3.1, and of Llama 3.1 with functions in the system prompt.
+pub(super) static FUNCTIONARY: ToolCallFormat = ToolCallFormat {
+    marker: "<function=",
+    allows_leading_text: true,
     opening: "",
     before_name: "<function=",
     after_name: ">",
     after_arguments: "</function>",
-    between: Some(""),
+    separator: Some(""),
     closing: "",
 };
 
-impl ToolSyntax {
-    /// The way of the model that has such a template; `None` if it is not known.
-    pub(super) fn of_template(source: &str) -> Option<&'static Self> {
-        let has = |text| source.contains(text);
+impl ToolCallFormat {
+    /// Returns the format of the model with this chat template; `None` if the format is unknown.
+    pub(super) fn detect(template: &str) -> Option<&'static Self> {
+        let has = |text| template.contains(text);
         match () {
             () if has("<tool_call>") && !has("<parameter=") => Some(&HERMES),
             () if has("[TOOL_CALLS]") && has("[ARGS]") => Some(&MISTRAL_ARGUMENTS),
@@ -104,13 +104,14 @@ impl ToolSyntax {
         }
     }
 
-    /// What is before a call's arguments.
-    pub fn begin(&self, name: &str) -> String {
+    /// Returns the text of a tool call before its arguments.
+    pub fn call_prefix(&self, name: &str) -> String {
         [self.before_name, name, self.after_name].concat()
     }
 
-    /// All texts around names and arguments, one after the other: among them are the names of its control tokens.
-    pub fn texts(&self) -> String {
+    /// Returns all texts around function names and arguments, joined. Callers encode this text to find the control
+    /// tokens in it.
+    pub fn marker_text(&self) -> String {
         let Self {
             opening,
             before_name,
@@ -124,14 +125,14 @@ impl ToolSyntax {
             .join("\n")
     }
 
-    /// Calls as the model writes them.
+    /// Writes the tool calls in this format.
     fn write(&self, calls: &[ToolCall]) -> String {
         let call = |call: &ToolCall| {
-            let begin = self.begin(&call.name);
-            format!("{begin}{}{}", call.arguments, self.after_arguments)
+            let prefix = self.call_prefix(&call.name);
+            format!("{prefix}{}{}", call.arguments, self.after_arguments)
         };
         let calls: Vec<String> = calls.iter().map(call).collect();
-        let calls = calls.join(self.between.unwrap_or("\n"));
+        let calls = calls.join(self.separator.unwrap_or("\n"));
         [self.opening, &calls, self.closing].concat()
     }
 }

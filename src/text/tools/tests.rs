@@ -6,8 +6,8 @@ use super::*;
 use crate::text::conversation::{ChatMessage, Conversation};
 use crate::text::{ChatTemplate, predefined};
 
-/// What a model with that way of writing calls has as its template, as far as functions matter.
-const TEMPLATES: [(&str, &ToolSyntax, &str); 5] = [
+/// Name, expected format, and a chat template with the tool-related parts of a model with that format.
+const TEMPLATES: [(&str, &ToolCallFormat, &str); 5] = [
     ("hermes", &HERMES, include_str!("tests/hermes.jinja")),
     ("llama3", &LLAMA3, include_str!("tests/llama3.jinja")),
     ("mistral", &MISTRAL, include_str!("tests/mistral.jinja")),
@@ -35,15 +35,15 @@ fn call(id: &str, name: &str, arguments: &str) -> ToolCall {
     }
 }
 
-/// A question, what the model calls for it, what that brings, its answer, and another question.
+/// Returns a conversation: a question, the tool calls for it, their results, the answer, and another question.
 fn conversation(calls: &[ToolCall]) -> Conversation {
     let results = calls.iter().zip(["rain, 7 °C", "sun, 31 °C"]);
     let results = results.map(|(call, result)| ChatMessage {
-        answers: Some(call.id.clone()),
+        tool_call_id: Some(call.id.clone()),
         ..ChatMessage::new("tool", result)
     });
     let calling = ChatMessage {
-        calls: calls.to_vec(),
+        tool_calls: calls.to_vec(),
         ..ChatMessage::new("assistant", "")
     };
     let before = [
@@ -71,41 +71,41 @@ fn conversation(calls: &[ToolCall]) -> Conversation {
     }
 }
 
-fn calls(syntax: &ToolSyntax) -> Vec<ToolCall> {
+fn calls(format: &ToolCallFormat) -> Vec<ToolCall> {
     let mut calls = vec![
         call("a1b2c3d4e", "get_weather", r#"{"city": "Bergen"}"#),
         call("f5g6h7i8j", "get_weather", r#"{"city": "Bari"}"#),
     ];
-    if syntax.between.is_none() {
+    if format.separator.is_none() {
         calls.truncate(1);
     }
     calls
 }
 
-/// What a reader makes of a text that comes in pieces of so many characters and ends so.
-fn read(
-    syntax: &'static ToolSyntax,
+/// Parses an output that arrives in pieces of `characters` characters.
+fn parse(
+    format: &'static ToolCallFormat,
     text: &str,
     characters: usize,
-    end: TextEnd,
-) -> Vec<AnswerPart> {
+    end: OutputEnd,
+) -> Vec<OutputPart> {
     let names = ["get_weather", "get_weather_of_week", "now"].map(str::to_owned);
-    let mut reader = AnswerReader::of_calls(syntax, names.to_vec());
+    let mut parser = OutputParser::with_tool_calls(format, names.to_vec());
     let all: Vec<char> = text.chars().collect();
-    let mut parts: Vec<AnswerPart> = Vec::new();
+    let mut parts: Vec<OutputPart> = Vec::new();
     for piece in all.chunks(characters) {
-        parts.extend(reader.push(&piece.iter().collect::<String>(), piece.len()));
+        parts.extend(parser.push(&piece.iter().collect::<String>(), piece.len()));
     }
-    joined(parts.into_iter().chain(reader.finish(end)))
+    joined(parts.into_iter().chain(parser.finish(end)))
 }
 
-/// Neighbouring pieces of texts and arguments as one.
-fn joined(parts: impl Iterator<Item = AnswerPart>) -> Vec<AnswerPart> {
-    let mut joined: Vec<AnswerPart> = Vec::new();
+/// Joins consecutive text parts and consecutive argument parts.
+fn joined(parts: impl Iterator<Item = OutputPart>) -> Vec<OutputPart> {
+    let mut joined: Vec<OutputPart> = Vec::new();
     for part in parts {
         match (joined.last_mut(), part) {
-            (Some(AnswerPart::Text(last)), AnswerPart::Text(next))
-            | (Some(AnswerPart::Arguments(last)), AnswerPart::Arguments(next)) => {
+            (Some(OutputPart::Text(last)), OutputPart::Text(next))
+            | (Some(OutputPart::Arguments(last)), OutputPart::Arguments(next)) => {
                 last.push_str(&next);
             }
             (_, part) => joined.push(part),
@@ -115,74 +115,79 @@ fn joined(parts: impl Iterator<Item = AnswerPart>) -> Vec<AnswerPart> {
 }
 
 #[track_caller]
-fn check(syntax: &'static ToolSyntax, text: &str, expected: &[AnswerPart]) {
-    check_ended(syntax, text, TextEnd::Complete, expected);
+fn check(format: &'static ToolCallFormat, text: &str, expected: &[OutputPart]) {
+    check_ended(format, text, OutputEnd::Complete, expected);
 }
 
 #[track_caller]
-fn check_ended(syntax: &'static ToolSyntax, text: &str, end: TextEnd, expected: &[AnswerPart]) {
+fn check_ended(
+    format: &'static ToolCallFormat,
+    text: &str,
+    end: OutputEnd,
+    expected: &[OutputPart],
+) {
     for characters in [1, 2, 3, 7, text.len().max(1)] {
-        let read = read(syntax, text, characters, end);
-        assert_eq!(read, expected, "in pieces of {characters}: {text}");
+        let parts = parse(format, text, characters, end);
+        assert_eq!(parts, expected, "in pieces of {characters}: {text}");
     }
 }
 
-fn text(text: &str) -> AnswerPart {
-    AnswerPart::Text(text.to_owned())
+fn text(text: &str) -> OutputPart {
+    OutputPart::Text(text.to_owned())
 }
 
-fn called(name: &str, arguments: &str) -> [AnswerPart; 2] {
+fn tool_call(name: &str, arguments: &str) -> [OutputPart; 2] {
     [
-        AnswerPart::Call {
+        OutputPart::ToolCall {
             name: name.to_owned(),
         },
-        AnswerPart::Arguments(arguments.to_owned()),
+        OutputPart::Arguments(arguments.to_owned()),
     ]
 }
 
 #[test]
-fn a_conversation_with_calls_in_each_way_to_write_them() {
-    let mut shown = String::new();
-    for (name, syntax, source) in TEMPLATES {
+fn renders_a_conversation_with_tool_calls_in_each_format() {
+    let mut rendered = String::new();
+    for (name, format, source) in TEMPLATES {
         let template = template(source);
-        assert_eq!(template.tool_syntax(), syntax, "{name}");
-        let calls = calls(syntax);
+        assert_eq!(template.tool_call_format(), format, "{name}");
+        let calls = calls(format);
         let prompt = template.render(&conversation(&calls), SystemTime::UNIX_EPOCH);
-        let answer = syntax.write(&calls);
+        let answer = format.write(&calls);
         let prompt = prompt.unwrap();
-        shown.push_str(&format!("## {name}\n{prompt}\n### calls\n{answer}\n\n"));
+        rendered.push_str(&format!("## {name}\n{prompt}\n### calls\n{answer}\n\n"));
     }
     let template = template(predefined("chatml").unwrap());
-    let conversation = conversation(&calls(template.tool_syntax()));
+    let conversation = conversation(&calls(template.tool_call_format()));
     let prompt = template.render(&conversation, SystemTime::UNIX_EPOCH);
-    shown.push_str(&format!(
+    rendered.push_str(&format!(
         "## a template without functions\n{}\n",
         prompt.unwrap()
     ));
     insta::with_settings!({ snapshot_path => "../../../snapshots", prepend_module_to_snapshot => false }, {
-        insta::assert_snapshot!("tool_formats", shown);
+        insta::assert_snapshot!("tool_formats", rendered);
     });
 }
 
 #[test]
-fn what_is_written_is_read() {
-    for (_, syntax, _) in TEMPLATES {
-        let calls = calls(syntax);
-        let mut expected: Vec<AnswerPart> = Vec::new();
+fn each_format_parses_the_tool_calls_that_it_writes() {
+    for (_, format, _) in TEMPLATES {
+        let calls = calls(format);
+        let mut expected: Vec<OutputPart> = Vec::new();
         for call in &calls {
-            expected.extend(called(&call.name, &call.arguments));
+            expected.extend(tool_call(&call.name, &call.arguments));
         }
-        check(syntax, &syntax.write(&calls), &expected);
-        if syntax.after_text {
+        check(format, &format.write(&calls), &expected);
+        if format.allows_leading_text {
             expected.insert(0, text("Let me see.\n"));
             check(
-                syntax,
-                &format!("Let me see.\n{}", syntax.write(&calls)),
+                format,
+                &format!("Let me see.\n{}", format.write(&calls)),
                 &expected,
             );
         }
         check(
-            syntax,
+            format,
             "No call: {\"a\": 1}",
             &[text("No call: {\"a\": 1}")],
         );
@@ -190,19 +195,19 @@ fn what_is_written_is_read() {
 }
 
 #[test]
-fn names_may_begin_alike_and_arguments_hold_anything() {
+fn function_names_may_have_a_common_prefix_and_arguments_may_contain_markers() {
     let arguments = r#"{"a": "}\"]{", "b": [{}, "</tool_call>"], "c": {"d": "\\"}}"#;
     let body = format!(r#"{{"name": "get_weather_of_week", "arguments": {arguments}}}"#);
     check(
         &HERMES,
         &format!("<tool_call>\n{body}\n</tool_call>"),
-        &called("get_weather_of_week", arguments),
+        &tool_call("get_weather_of_week", arguments),
     );
 }
 
 #[test]
-fn what_is_no_call_is_text() {
-    for (syntax, words) in [
+fn output_that_is_not_a_tool_call_is_text() {
+    for (format, output) in [
         (&HERMES, "a <tool_call>\nb"),
         (&HERMES, "a <tool_cal"),
         (
@@ -216,48 +221,48 @@ fn what_is_no_call_is_text() {
         (&MISTRAL, "[TOOL_CALLS] none"),
         (&FUNCTIONARY, "<function=other>{}</function>"),
     ] {
-        check(syntax, words, &[text(words)]);
+        check(format, output, &[text(output)]);
     }
 }
 
 #[test]
-fn a_call_that_breaks_off_has_what_came_of_its_arguments() {
-    let begun = r#"<tool_call>
+fn an_incomplete_tool_call_has_the_arguments_so_far() {
+    let incomplete = r#"<tool_call>
 {"name": "now", "arguments": {"zone": "U"#;
-    check(&HERMES, begun, &called("now", r#"{"zone": "U"#));
-    let ended = "<function=now>{}</func";
-    check(&FUNCTIONARY, ended, &called("now", "{}"));
+    check(&HERMES, incomplete, &tool_call("now", r#"{"zone": "U"#));
+    let without_end = "<function=now>{}</func";
+    check(&FUNCTIONARY, without_end, &tool_call("now", "{}"));
 }
 
 #[test]
-fn a_call_that_is_cut_before_its_arguments_is_no_text() {
-    for (name, syntax, _) in TEMPLATES {
-        let calls = &calls(syntax)[..1];
-        let written = syntax.write(calls);
+fn a_tool_call_that_is_truncated_before_its_arguments_is_dropped() {
+    for (name, format, _) in TEMPLATES {
+        let calls = &calls(format)[..1];
+        let written = format.write(calls);
         let arguments = written.find(&calls[0].arguments).unwrap();
-        let lead = match syntax.after_text {
+        let lead = match format.allows_leading_text {
             true => "Let me see.\n",
             false => "",
         };
-        let said: Vec<AnswerPart> = (!lead.is_empty()).then(|| text(lead)).into_iter().collect();
-        for cut in 1..=arguments {
-            let so_far = format!("{lead}{}", &written[..cut]);
-            let parts = read(syntax, &so_far, 1, TextEnd::Cut);
-            let called = AnswerPart::Call {
+        let leading: Vec<OutputPart> = (!lead.is_empty()).then(|| text(lead)).into_iter().collect();
+        for bytes in 1..=arguments {
+            let output = format!("{lead}{}", &written[..bytes]);
+            let parts = parse(format, &output, 1, OutputEnd::Truncated);
+            let call = OutputPart::ToolCall {
                 name: "get_weather".to_owned(),
             };
-            let mut expected = said.clone();
-            // Two names begin alike: only what is behind the name tells which it is.
-            expected.extend((cut == arguments).then_some(called));
-            assert_eq!(parts, expected, "{name}: {so_far}");
-            check_ended(syntax, &so_far, TextEnd::Cut, &expected);
+            let mut expected = leading.clone();
+            // Two function names have a common prefix, so a name is certain only after the text that follows it.
+            expected.extend((bytes == arguments).then_some(call));
+            assert_eq!(parts, expected, "{name}: {output}");
+            check_ended(format, &output, OutputEnd::Truncated, &expected);
         }
     }
 }
 
 #[test]
-fn a_stop_string_takes_the_beginning_of_a_call_but_no_text() {
-    let stop = TextEnd::StopString;
+fn a_stop_string_drops_an_incomplete_tool_call_but_no_text() {
+    let stop = OutputEnd::StopString;
     check_ended(&HERMES, "a <", stop, &[text("a <")]);
     check_ended(&HERMES, "a <tool_call>\n{\"na", stop, &[text("a ")]);
     check_ended(&LLAMA3, "{\"n", stop, &[text("{\"n")]);
@@ -265,9 +270,9 @@ fn a_stop_string_takes_the_beginning_of_a_call_but_no_text() {
 }
 
 #[test]
-fn functions_in_words_fit_templates_with_turns() {
+fn tools_as_text_keep_user_and_assistant_alternating() {
     let calls = calls(&HERMES);
-    let conversation = generic::in_words(&conversation(&calls));
+    let conversation = generic::tools_as_text(&conversation(&calls));
     let roles: Vec<_> = conversation
         .messages
         .iter()

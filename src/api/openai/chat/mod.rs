@@ -1,32 +1,32 @@
-//! `POST /v1/chat/completions`: the assistant's next message.
+//! `POST /v1/chat/completions`: generates the assistant's next message.
 
-mod message;
 mod request;
 mod tools;
+mod writer;
 
 use std::sync::Arc;
 
 use futures_util::future::try_join_all;
 
-use crate::api::answer::{answer_events, whole_answer};
+use crate::api::assistant::{assistant_events, collect_output};
 use crate::api::error::Error;
-use crate::api::payload::Ignored;
-use crate::api::preparing::prepare;
-use crate::api::stream::{EventStream, WholeOrStream};
+use crate::api::payload::IgnoredFields;
+use crate::api::prepare::prepare;
+use crate::api::stream::{EventStream, JsonOrStream};
 use crate::api::types;
-use crate::model::{BatchRequest, GenerateLimits, LoadedModel, Preparations, Prompt};
+use crate::model::{BatchRequest, GenerateLimits, LoadedModel, PreparationPool, Prompt};
 
-use super::options::in_openais_words;
-use super::thoughts::thought_form;
-use message::Messages;
+use super::options::openai_error;
+use super::reasoning::reasoning_form;
 use request::generate_request;
+use writer::ChatWriter;
 
-/// Counts the tokens of the conversation that a message would be written from.
+/// Handles `POST /v1/chat/completions/input_tokens`.
 pub(in crate::api) async fn count_tokens(
-    preparations: &Preparations,
+    preparations: &PreparationPool,
     model: Arc<LoadedModel>,
     body: types::ChatCompletionRequest,
-    ignored: &mut Ignored,
+    ignored: &mut IgnoredFields,
 ) -> Result<types::ResponseTokens, Error> {
     let tokens = prepare(preparations, ignored, move |ignored, cancel| {
         let (request, _) = generate_request(body, ignored)?;
@@ -42,55 +42,56 @@ pub(in crate::api) async fn count_tokens(
     })
 }
 
-/// Writes the next message.
-pub(in crate::api) async fn answer(
-    preparations: &Preparations,
+/// Handles `POST /v1/chat/completions`.
+pub(in crate::api) async fn handle(
+    preparations: &PreparationPool,
     model: Arc<LoadedModel>,
     body: types::ChatCompletionRequest,
     limits: &GenerateLimits,
-    ignored: &mut Ignored,
-) -> Result<WholeOrStream<types::ChatCompletion>, Error> {
-    let usage_wanted = body
+    ignored: &mut IgnoredFields,
+) -> Result<JsonOrStream<types::ChatCompletion>, Error> {
+    let include_usage = body
         .stream_options
         .as_ref()
         .and_then(|options| options.include_usage)
         .unwrap_or(false);
     let choices = body.n.unwrap_or(1);
-    let places = model.places();
-    if choices as usize > places {
-        let problem =
-            format!("{choices} messages are more than the {places} requests that may run or wait");
+    let max_requests = model.max_generations();
+    if choices as usize > max_requests {
+        let problem = format!(
+            "{choices} choices are more than the {max_requests} requests that can run or wait"
+        );
         return Err(Error::invalid("n", format!("n: {problem}")));
     }
-    let thoughts = thought_form(body.reasoning_format);
-    let (streamed, limits) = (body.stream.unwrap_or(false), limits.clone());
+    let reasoning_form = reasoning_form(body.reasoning_format);
+    let (stream, limits) = (body.stream.unwrap_or(false), limits.clone());
     let name = model.details().name.clone();
-    let begun = prepare(preparations, ignored, move |ignored, cancel| {
+    let generations = prepare(preparations, ignored, move |ignored, cancel| {
         let (request, fields) = generate_request(body, ignored)?;
         let request = BatchRequest {
             prompts: vec![request.prompt],
             choices,
             system_prompt: None,
-            options: request.options.within(&limits),
+            options: request.options.with_limits(&limits),
         };
         let generations = model.generate_batch(request, cancel);
-        let generations = generations.map_err(|error| in_openais_words(error, &fields))?;
-        // The schemas are the same for all choices.
+        let generations = generations.map_err(|error| openai_error(error, &fields))?;
+        // All choices have the same schemas, so their relaxations are reported once.
         if let Some(generation) = generations.first() {
             fields.report(generation.relaxations(), ignored)?;
         }
         Ok(generations)
     })
     .await?;
-    let begun = begun.into_iter();
-    let begun: Vec<_> = begun
-        .map(|generation| answer_events(generation, thoughts))
+    let generations = generations.into_iter();
+    let outputs: Vec<_> = generations
+        .map(|generation| assistant_events(generation, reasoning_form))
         .collect();
-    let messages = Messages::new(&name);
-    if streamed {
-        let chunks = messages.chunks(begun, usage_wanted);
-        return Ok(WholeOrStream::Stream(EventStream::openai(chunks)));
+    let writer = ChatWriter::new(&name);
+    if stream {
+        let chunks = writer.chunks(outputs, include_usage);
+        return Ok(JsonOrStream::Stream(EventStream::openai(chunks)));
     }
-    let answers = try_join_all(begun.into_iter().map(whole_answer)).await?;
-    Ok(WholeOrStream::Whole(messages.completion(answers)))
+    let outputs = try_join_all(outputs.into_iter().map(collect_output)).await?;
+    Ok(JsonOrStream::Json(writer.completion(outputs)))
 }

@@ -1,25 +1,25 @@
-//! A body of `POST /v1/chat/completions` as a [`GenerateRequest`].
+//! Converts the body of `POST /v1/chat/completions` to a [`GenerateRequest`].
 
-use super::super::options::{Fields, generate_options, most_tokens};
-use super::super::thoughts::Thoughts;
+use super::super::options::{ErrorFields, generate_options, token_limit};
+use super::super::reasoning::ReasoningOptions;
 use super::tools;
 use crate::api::error::Error;
 use crate::api::messages::{conversation, ending};
 use crate::api::options::count;
-use crate::api::payload::Ignored;
+use crate::api::payload::IgnoredFields;
 use crate::api::types;
 use crate::model::{GenerateOptions, GenerateRequest, Prompt};
-use crate::sampling::{Distribution, LogprobsWanted};
+use crate::sampling::{Distribution, LogprobsOptions};
 use crate::text::Conversation;
 
-/// What chat templates call the documents of a request.
+/// Chat template variable for the field `documents`.
 const DOCUMENTS: &str = "documents";
 
-/// What a body asks for, and the fields that errors about it name.
+/// Converts a body. Also returns the fields that error messages name.
 pub(super) fn generate_request(
     mut body: types::ChatCompletionRequest,
-    ignored: &mut Ignored,
-) -> Result<(GenerateRequest, Fields), Error> {
+    ignored: &mut IgnoredFields,
+) -> Result<(GenerateRequest, ErrorFields), Error> {
     let messages = std::mem::take(&mut body.messages);
     let ending = ending(
         &messages,
@@ -32,8 +32,8 @@ pub(super) fn generate_request(
         Some((name, format!("tools.{number}.function.parameters")))
     });
     let functions = functions.collect();
-    let (shown, callable) = match tools::take(&mut body, ignored)? {
-        Some(tools) => (tools.shown, Some(tools.callable)),
+    let (template_tools, callable) = match tools::take_tools(&mut body, ignored)? {
+        Some(tools) => (tools.template_tools, Some(tools.callable)),
         None => (Vec::new(), None),
     };
     let budget = body.thinking_budget_tokens.or(body.reasoning_budget);
@@ -42,28 +42,28 @@ pub(super) fn generate_request(
         let documents = documents.into_iter().collect();
         settings.entry(DOCUMENTS).or_insert(documents);
     }
-    let thoughts = Thoughts::new(body.reasoning_effort, budget, Some(settings));
+    let reasoning = ReasoningOptions::new(body.reasoning_effort, budget, Some(settings));
     let (mut options, mut fields) = generate_options(&body, &[], "messages", None, callable)?;
     fields.functions = functions;
     let top = count("top_logprobs", body.top_logprobs.unwrap_or(0))?;
     match (body.logprobs.unwrap_or(false), top) {
         (true, top) => {
-            options.sampling.logprobs = Some(LogprobsWanted {
+            options.sampling.logprobs = Some(LogprobsOptions {
                 top,
-                of: Distribution::Model,
+                distribution: Distribution::Model,
             });
         }
-        // What `n_probs` asks for stays.
+        // Keeps the log probabilities that `n_probs` requests.
         (false, 0) => {}
         (false, _) => {
-            let message = "top_logprobs: it needs \"logprobs\": true";
+            let message = "top_logprobs: it requires \"logprobs\": true";
             return Err(Error::invalid("top_logprobs", message));
         }
     }
     let request = GenerateRequest {
         prompt: Prompt::Chat(Conversation {
             ending,
-            ..thoughts.before(conversation(messages, shown)?)
+            ..reasoning.apply(conversation(messages, template_tools)?)
         }),
         system_prompt: None,
         options: GenerateOptions {
@@ -74,19 +74,19 @@ pub(super) fn generate_request(
     Ok((request, fields))
 }
 
-/// Most tokens to generate. Only the native name of the limit may be 0.
+/// Returns the limit of generated tokens. Rejects 0, except in `n_predict`.
 fn max_tokens(body: &types::ChatCompletionRequest) -> Result<Option<usize>, Error> {
     for (field, limit) in [
         ("max_completion_tokens", body.max_completion_tokens),
         ("max_tokens", body.max_tokens),
     ] {
         if limit == Some(0) {
-            let message = format!("{field}: 0 is less than 1; n_predict may be 0");
+            let message = format!("{field}: 0 is less than the minimum of 1 (n_predict accepts 0)");
             return Err(Error::invalid(field, message));
         }
     }
     let limit = body.max_completion_tokens.or(body.max_tokens);
-    Ok(limit.or(body.n_predict).and_then(most_tokens))
+    Ok(limit.or(body.n_predict).and_then(token_limit))
 }
 
 #[cfg(test)]
@@ -94,16 +94,16 @@ mod tests {
     use serde_json::{Value, json};
 
     use super::*;
-    use crate::model::WhenFull;
+    use crate::model::ContextOverflow;
 
     fn request(body: Value) -> Result<GenerateRequest, Error> {
         crate::api::check("ChatCompletionRequest", &body).unwrap();
         let body = serde_json::from_value(body).unwrap();
-        generate_request(body, &mut Ignored::default()).map(|(request, _)| request)
+        generate_request(body, &mut IgnoredFields::default()).map(|(request, _)| request)
     }
 
     #[test]
-    fn without_options_openais_defaults_hold() {
+    fn missing_options_have_openais_defaults() {
         let request =
             request(json!({"messages": [{"role": "user", "content": "a"}], "stop": null})).unwrap();
         assert_eq!(request.options.sampling.temperature, 1.0);
@@ -115,7 +115,7 @@ mod tests {
             ),
             (None, 1.0, 0.0)
         );
-        assert_eq!(request.options.sampling.repetition.repeat_penalty, 1.0);
+        assert_eq!(request.options.sampling.penalties.repeat_penalty, 1.0);
         assert_eq!(
             (request.options.max_tokens, request.options.stop.len()),
             (None, 0)
@@ -123,7 +123,7 @@ mod tests {
     }
 
     #[test]
-    fn messages_become_what_templates_know() {
+    fn messages_become_a_conversation() {
         let request = request(json!({
             "messages": [
                 {"role": "developer", "content": "be brief"},
@@ -152,7 +152,7 @@ mod tests {
     }
 
     #[test]
-    fn the_native_routes_options_count() {
+    fn accepts_options_of_the_native_routes() {
         let options = |more: Value| {
             let mut body = json!({"messages": [{"role": "user", "content": "a"}]});
             body.as_object_mut()
@@ -166,19 +166,22 @@ mod tests {
         }))
         .unwrap();
         assert_eq!((native.max_tokens, native.slot), (Some(0), Some(1)));
-        assert_eq!(native.when_full, WhenFull::Shift { keep: None });
+        assert_eq!(
+            native.context_overflow,
+            ContextOverflow::Shift { keep: None }
+        );
         assert_eq!(native.sampling.logprobs.map(|wanted| wanted.top), Some(3));
         assert_eq!(native.logit_bias.len(), 1);
         assert_eq!(native.sampling.top_k, None);
-        assert_eq!(native.sampling.repetition.repeat_penalty, 1.5);
+        assert_eq!(native.sampling.penalties.repeat_penalty, 1.5);
         assert_eq!(native.stop, ["a", "b", "c", "d", "e"]);
-        for (more, most) in [
+        for (more, max_tokens) in [
             (json!({"n_predict": -2}), None),
             (json!({"max_tokens": -1, "n_predict": 3}), None),
             (json!({"max_tokens": 4, "n_predict": 3}), Some(4)),
             (json!({"n_predict": 3}), Some(3)),
         ] {
-            assert_eq!(options(more).unwrap().max_tokens, most);
+            assert_eq!(options(more).unwrap().max_tokens, max_tokens);
         }
         assert!(options(json!({"max_tokens": 0})).is_err());
         assert!(options(json!({"repetition_penalty": 2, "repeat_penalty": 3})).is_err());

@@ -1,33 +1,38 @@
-//! The functions of a body of `POST /v1/chat/completions`.
+//! Reads the tools and the `tool_choice` of `POST /v1/chat/completions`.
 
-use super::super::tools::{Chosen, Tools, allowed, foreign_choice, missing, tool_use};
+use super::super::tools::{
+    SelectedTools, ToolChoice, allowed_tools, missing, select_tools, unsupported_choice,
+};
 use crate::api::error::Error;
-use crate::api::payload::Ignored;
-use crate::api::tools::{FUNCTION, declared};
+use crate::api::payload::IgnoredFields;
+use crate::api::tools::{FUNCTION, read_tools};
 use crate::api::types;
 
-/// Takes the functions out of a body; `None` if none is to be called.
-pub(super) fn take(
+/// Takes the tools out of a body; returns `None` if no function may be called.
+pub(super) fn take_tools(
     body: &mut types::ChatCompletionRequest,
-    ignored: &mut Ignored,
-) -> Result<Option<Tools>, Error> {
-    let chosen = chosen(body.tool_choice.take(), ignored)?;
-    let tools = declared(body.tools.take().unwrap_or_default(), ignored)?;
-    tool_use(&tools, chosen, body.parallel_tool_calls)
+    ignored: &mut IgnoredFields,
+) -> Result<Option<SelectedTools>, Error> {
+    let choice = read_tool_choice(body.tool_choice.take(), ignored)?;
+    let tools = read_tools(body.tools.take().unwrap_or_default(), ignored)?;
+    select_tools(&tools, choice, body.parallel_tool_calls)
 }
 
-fn chosen(choice: Option<types::ToolChoice>, ignored: &mut Ignored) -> Result<Chosen, Error> {
+fn read_tool_choice(
+    choice: Option<types::ToolChoice>,
+    ignored: &mut IgnoredFields,
+) -> Result<ToolChoice, Error> {
     use types::{AllowedToolsMode as Mode, ToolChoiceString as Word};
     let named = match choice {
-        None | Some(types::ToolChoice::String(Word::Auto)) => return Ok(Chosen::Auto),
-        Some(types::ToolChoice::String(Word::None)) => return Ok(Chosen::Nothing),
-        Some(types::ToolChoice::String(Word::Required)) => return Ok(Chosen::Required),
+        None | Some(types::ToolChoice::String(Word::Auto)) => return Ok(ToolChoice::Auto),
+        Some(types::ToolChoice::String(Word::None)) => return Ok(ToolChoice::Nothing),
+        Some(types::ToolChoice::String(Word::Required)) => return Ok(ToolChoice::Required),
         Some(types::ToolChoice::NamedToolChoice(named)) => named,
     };
     match named.type_.as_str() {
         FUNCTION => {
             let function = named.function.ok_or_else(|| missing("function"))?;
-            Ok(Chosen::One(function.name))
+            Ok(ToolChoice::One(function.name))
         }
         "allowed_tools" => {
             let tools = named.allowed_tools;
@@ -35,8 +40,8 @@ fn chosen(choice: Option<types::ToolChoice>, ignored: &mut Ignored) -> Result<Ch
             let required = tools.mode == Mode::Required;
             let tools = tools.tools.into_iter();
             let tools = tools.map(|tool| (tool.type_, tool.function.map(|function| function.name)));
-            allowed("tool_choice.allowed_tools.tools", required, tools, ignored)
+            allowed_tools("tool_choice.allowed_tools.tools", required, tools, ignored)
         }
-        kind => Err(foreign_choice("tool_choice.type", kind)),
+        kind => Err(unsupported_choice("tool_choice.type", kind)),
     }
 }

@@ -1,98 +1,105 @@
-//! `POST /v1/completions`: how texts go on.
+//! `POST /v1/completions`: generates completions of prompts.
 
-mod text;
+mod writer;
 
 use std::sync::Arc;
 
 use futures_util::future::try_join_all;
 
-use super::options::{Fields, generate_options, in_openais_words, most_tokens};
+use super::options::{ErrorFields, generate_options, openai_error, token_limit};
 use crate::api::error::Error;
 use crate::api::options::count;
-use crate::api::payload::Ignored;
-use crate::api::preparing::prepare;
-use crate::api::prompts::{Prompts, pieces};
-use crate::api::stream::{EventStream, WholeAnswer, WholeOrStream, events, whole};
+use crate::api::payload::IgnoredFields;
+use crate::api::prepare::prepare;
+use crate::api::prompts::{Prompts, prompt_pieces};
+use crate::api::stream::{
+    EventStream, GeneratedText, JsonOrStream, collect_text, generation_events,
+};
 use crate::api::types;
 use crate::cancel::CancelFlag;
 use crate::model::{
-    BatchRequest, GenerateLimits, GenerateOptions, LoadedModel, Preparations, Prompt, PromptPiece,
+    BatchRequest, GenerateLimits, GenerateOptions, LoadedModel, PreparationPool, Prompt,
+    PromptPiece,
 };
-use crate::sampling::{Distribution, LogprobsWanted};
-use crate::text::Gap;
+use crate::sampling::{Distribution, LogprobsOptions};
+use crate::text::InfillInput;
 
-use text::Texts;
+use writer::TextWriter;
 
-/// Tokens that are generated if a body does not say.
+/// OpenAI's default of `max_tokens`.
 const DEFAULT_MAX_TOKENS: i64 = 16;
 
-/// Goes on with each prompt.
-pub(in crate::api) async fn answer(
-    preparations: &Preparations,
+/// Handles `POST /v1/completions`.
+pub(in crate::api) async fn handle(
+    preparations: &PreparationPool,
     model: Arc<LoadedModel>,
     body: types::TextCompletionRequest,
     limits: &GenerateLimits,
-    ignored: &mut Ignored,
-) -> Result<WholeOrStream<types::TextCompletion>, Error> {
-    let (limits, own) = (limits.clone(), Arc::clone(&model));
-    let (question, begun) = prepare(preparations, ignored, move |ignored, cancel| {
-        let (question, prompts) = Question::read(&own, body, cancel)?;
+    ignored: &mut IgnoredFields,
+) -> Result<JsonOrStream<types::TextCompletion>, Error> {
+    let (limits, model_handle) = (limits.clone(), Arc::clone(&model));
+    let (parameters, generations) = prepare(preparations, ignored, move |ignored, cancel| {
+        let (parameters, prompts) = CompletionParameters::read(&model_handle, body, cancel)?;
         let request = BatchRequest {
             prompts,
-            choices: question.best_of,
+            choices: parameters.best_of,
             system_prompt: None,
-            options: question.options.clone().within(&limits),
+            options: parameters.options.clone().with_limits(&limits),
         };
-        let generations = own.generate_batch(request, cancel);
-        let generations = generations.map_err(|error| in_openais_words(error, &question.fields))?;
-        // The schema is the same for all texts.
+        let generations = model_handle.generate_batch(request, cancel);
+        let generations = generations.map_err(|error| openai_error(error, &parameters.fields))?;
+        // All generations have the same schema, so its relaxations are reported once.
         if let Some(generation) = generations.first() {
-            question.fields.report(generation.relaxations(), ignored)?;
+            parameters
+                .fields
+                .report(generation.relaxations(), ignored)?;
         }
-        Ok((question, generations))
+        Ok((parameters, generations))
     })
     .await?;
-    let begun: Vec<_> = begun.into_iter().map(events).collect();
-    let texts = Texts::new(&model, question.best_of as usize, question.logprobs);
-    if question.options.stream {
-        let chunks = texts.chunks(begun, question.usage_wanted);
-        return Ok(WholeOrStream::Stream(EventStream::openai(chunks)));
+    let events: Vec<_> = generations.into_iter().map(generation_events).collect();
+    let writer = TextWriter::new(&model, parameters.best_of as usize, parameters.logprobs);
+    if parameters.options.stream {
+        let chunks = writer.chunks(events, parameters.include_usage);
+        return Ok(JsonOrStream::Stream(EventStream::openai(chunks)));
     }
-    let answers = try_join_all(begun.into_iter().map(whole)).await?;
-    Ok(WholeOrStream::Whole(
-        texts.completion(answers, question.choices as usize),
+    let outputs = try_join_all(events.into_iter().map(collect_text)).await?;
+    Ok(JsonOrStream::Json(
+        writer.completion(outputs, parameters.choices as usize),
     ))
 }
 
-/// What a body asks for.
-struct Question {
-    /// Texts that are answered for each prompt.
+/// The parameters of a request, without its prompts.
+struct CompletionParameters {
+    /// Number of texts in the response for each prompt.
     choices: u32,
-    /// Texts that are generated for each prompt.
+    /// Number of texts generated for each prompt.
     best_of: u32,
-    /// Whether log-probabilities are answered, and of how many tokens beside each.
+    /// Number of alternatives for each token; `None` without log probabilities.
     logprobs: Option<usize>,
-    usage_wanted: bool,
+    include_usage: bool,
     options: GenerateOptions,
-    /// The fields that errors name.
-    fields: Fields,
+    /// The request fields that error messages name.
+    fields: ErrorFields,
 }
 
-impl Question {
-    /// Reads a body and its prompts.
+impl CompletionParameters {
+    /// Reads a body. Returns its parameters and its prompts.
     fn read(
         model: &LoadedModel,
         body: types::TextCompletionRequest,
         cancel: &CancelFlag,
     ) -> Result<(Self, Vec<Prompt>), Error> {
-        let own = ["prompt", "logprobs"];
-        let (mut options, fields) = generate_options(&body, &own, "prompt", None, None)?;
+        let excluded = ["prompt", "logprobs"];
+        let (mut options, fields) = generate_options(&body, &excluded, "prompt", None, None)?;
         let choices = body.n.unwrap_or(1);
         let best_of = body.best_of.unwrap_or(choices);
         if best_of < choices || (best_of > choices && options.stream) {
             let problem = match best_of < choices {
                 true => "it cannot be less than n",
-                false => "the best are only known at the end: not for streams",
+                false => {
+                    "it cannot be greater than n if stream is true, because the best choices are only known at the end"
+                }
             };
             return Err(Error::invalid("best_of", format!("best_of: {problem}")));
         }
@@ -100,45 +107,44 @@ impl Question {
             .logprobs
             .map(|top| count("logprobs", top))
             .transpose()?;
-        // The best are told by their log-probabilities.
+        // Log probabilities are needed to select the best choices.
         let top = logprobs.or((best_of > choices).then_some(0));
-        options.sampling.logprobs = top.map(|top| LogprobsWanted {
+        options.sampling.logprobs = top.map(|top| LogprobsOptions {
             top,
-            of: Distribution::Model,
+            distribution: Distribution::Model,
         });
-        options.max_tokens = most_tokens(body.max_tokens.unwrap_or(DEFAULT_MAX_TOKENS));
+        options.max_tokens = token_limit(body.max_tokens.unwrap_or(DEFAULT_MAX_TOKENS));
         options.echo = body.echo.unwrap_or(false);
-        let prompts = Prompts::read("prompt", body.prompt)?.all();
+        let prompts = Prompts::read("prompt", body.prompt)?.into_vec();
         let count = prompts.len() * best_of as usize;
-        Prompts::check_count("prompt", count, model.places())?;
+        Prompts::check_count("prompt", count, model.max_generations())?;
         let suffix = body.suffix.filter(|suffix| !suffix.is_empty());
         if suffix.is_some() && options.echo {
-            let message =
-                "suffix: a gap's prompt is no text that could be told: not together with echo";
+            let message = "suffix: suffix and echo cannot be combined";
             return Err(Error::invalid("suffix", message));
         }
-        let prompts = prompts.into_iter().map(pieces);
+        let prompts = prompts.into_iter().map(prompt_pieces);
         let prompts = prompts.map(|prompt| match &suffix {
             Some(suffix) => infill(model, &prompt, suffix, cancel),
             None => Ok(Prompt::Pieces(prompt)),
         });
         let prompts = prompts.collect::<Result<_, Error>>()?;
-        let question = Self {
+        let parameters = Self {
             choices,
             best_of,
             logprobs,
-            usage_wanted: body
+            include_usage: body
                 .stream_options
                 .and_then(|options| options.include_usage)
                 .unwrap_or(false),
             options,
             fields,
         };
-        Ok((question, prompts))
+        Ok((parameters, prompts))
     }
 }
 
-/// The prompt that fills the gap between a text and its suffix.
+/// Builds the prompt for generating the text between `prompt` and `suffix`.
 fn infill(
     model: &LoadedModel,
     prompt: &[PromptPiece],
@@ -146,13 +152,13 @@ fn infill(
     cancel: &CancelFlag,
 ) -> Result<Prompt, Error> {
     let [PromptPiece::Text(prefix)] = prompt else {
-        let message = "suffix: the prompt before a gap is one text, and no token ids";
+        let message = "suffix: with a suffix, the prompt must be a single text without token ids";
         return Err(Error::invalid("suffix", message));
     };
-    let gap = Gap {
+    let gap = InfillInput {
         prefix,
         suffix,
-        ..Gap::default()
+        ..InfillInput::default()
     };
     let (tokens, _) = model.infill_prompt(&gap, None, None, cancel)?;
     Ok(Prompt::Pieces(
@@ -160,9 +166,9 @@ fn infill(
     ))
 }
 
-/// How probable a text is: the mean of its tokens' log-probabilities.
-fn mean_logprob(answer: &WholeAnswer) -> f64 {
-    let logprobs = answer
+/// Returns the mean log probability of a text's tokens; 0 without tokens.
+fn mean_logprob(text: &GeneratedText) -> f64 {
+    let logprobs = text
         .tokens
         .iter()
         .filter_map(|token| token.logprobs.as_ref());

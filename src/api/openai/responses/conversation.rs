@@ -1,67 +1,71 @@
-//! Items as the conversation that a chat template writes, and what is left out of one that is too long.
+//! Converts response items to the conversation for the chat template, and truncates a conversation that is too long.
 
 use std::collections::HashSet;
 use std::sync::Arc;
 
 use super::item::Item;
-use super::request::shown_name;
+use super::request::prompt_name;
 use crate::api::error::Error;
 use crate::api::types;
 use crate::cancel::CancelFlag;
 use crate::model::{GenerateError, LoadedModel};
 use crate::text::{ChatMessage, Conversation, ToolCall};
 
-/// What was said and called, after the instructions. A thought belongs to the assistant's next message or call.
+/// Converts the instructions and the items to messages. Reasoning becomes part of the assistant's next message or tool
+/// call.
 pub(super) fn messages(
     instructions: Option<String>,
     items: &[Arc<Item>],
 ) -> Result<Vec<ChatMessage>, Error> {
     let instructions = instructions.map(|text| ChatMessage::new("system", text));
     let mut messages = Vec::from_iter(instructions);
-    let mut open = HashSet::new();
-    let mut thought = String::new();
+    let mut open_calls = HashSet::new();
+    let mut reasoning = String::new();
     for item in items {
         match &item.value {
             types::ResponseItem::Message(message) => {
                 let text = message.content.iter().map(text).collect::<String>();
-                let mut said = ChatMessage::new(role(message.role), text);
-                if said.role == ASSISTANT {
-                    add_thought(&mut said, &mut thought);
+                let mut chat_message = ChatMessage::new(role(message.role), text);
+                if chat_message.role == ASSISTANT {
+                    move_reasoning(&mut chat_message, &mut reasoning);
                 }
-                messages.push(said);
+                messages.push(chat_message);
             }
             types::ResponseItem::FunctionCall(call) => {
-                open.insert(call.call_id.as_str());
-                // Calls belong to the message before them, or to one that says nothing.
+                open_calls.insert(call.call_id.as_str());
+                // A tool call belongs to the assistant message before it, or to a new empty assistant message.
                 if messages.last().is_none_or(|last| last.role != ASSISTANT) {
                     messages.push(ChatMessage::new(ASSISTANT, ""));
                 }
                 if let Some(caller) = messages.last_mut() {
-                    add_thought(caller, &mut thought);
-                    caller.calls.push(ToolCall {
+                    move_reasoning(caller, &mut reasoning);
+                    caller.tool_calls.push(ToolCall {
                         id: call.call_id.clone(),
-                        name: shown_name(call.namespace.as_deref(), &call.name),
+                        name: prompt_name(call.namespace.as_deref(), &call.name),
                         arguments: call.arguments.clone(),
                     });
                 }
             }
             types::ResponseItem::FunctionCallOutput(output) => {
                 let id = output.call_id.as_str();
-                if !open.remove(id) {
+                if !open_calls.remove(id) {
                     let problem =
                         format!("No tool call found for function call output with call_id {id}.");
                     return Err(Error::invalid("input", problem));
                 }
                 messages.push(ChatMessage {
-                    answers: Some(id.to_owned()),
+                    tool_call_id: Some(id.to_owned()),
                     ..ChatMessage::new("tool", output.output.clone())
                 });
             }
-            types::ResponseItem::Reasoning(item) => thought.push_str(&thought_text(item)),
+            types::ResponseItem::Reasoning(item) => reasoning.push_str(&reasoning_text(item)),
         }
     }
-    let calls = messages.iter().flat_map(|message| &message.calls);
-    match calls.map(|call| &*call.id).find(|id| open.contains(id)) {
+    let calls = messages.iter().flat_map(|message| &message.tool_calls);
+    match calls
+        .map(|call| &*call.id)
+        .find(|id| open_calls.contains(id))
+    {
         None => Ok(messages),
         Some(id) => {
             let problem = format!("No tool output found for function call {id}.");
@@ -70,19 +74,19 @@ pub(super) fn messages(
     }
 }
 
-/// The role of the model's turns.
+/// The role of the model's messages.
 const ASSISTANT: &str = "assistant";
 
-/// Moves a thought to the message that it came before.
-fn add_thought(message: &mut ChatMessage, thought: &mut String) {
-    if !thought.is_empty() {
-        let thoughts = message.thought.get_or_insert_default();
-        thoughts.push_str(&std::mem::take(thought));
+/// Moves the reasoning of preceding items to the message that follows them.
+fn move_reasoning(message: &mut ChatMessage, reasoning: &mut String) {
+    if !reasoning.is_empty() {
+        let message_reasoning = message.reasoning.get_or_insert_default();
+        message_reasoning.push_str(&std::mem::take(reasoning));
     }
 }
 
-/// The whole thought of an item, or its summary if it has no more.
-fn thought_text(item: &types::ResponseReasoning) -> String {
+/// Returns the reasoning text of an item, or the summary if the item has no text.
+fn reasoning_text(item: &types::ResponseReasoning) -> String {
     match item.content.is_empty() {
         true => item.summary.iter().map(|part| &*part.text).collect(),
         false => item.content.iter().map(|part| &*part.text).collect(),
@@ -105,9 +109,10 @@ fn text(part: &types::ResponsePart) -> &str {
     }
 }
 
-/// Leaves out what was said first, so that so many tokens have room behind the rest: as little as can be, up to a message
-/// of the user's. System messages stay. Where that is not enough, the last question stays.
-pub(super) fn fit(
+/// Drops the oldest messages of a conversation until the prompt leaves room for `max_tokens` in the context, at most
+/// half of the context. Drops as few messages as possible, up to a user message. System messages and the last user
+/// message are never dropped.
+pub(super) fn truncate(
     model: &LoadedModel,
     conversation: Conversation,
     max_tokens: Option<usize>,
@@ -123,32 +128,32 @@ pub(super) fn fit(
         return Ok(conversation);
     }
     let messages = conversation.messages.iter().enumerate();
-    let questions = messages.filter(|(_, message)| message.role == "user");
-    let cuts: Vec<usize> = questions.map(|(place, _)| place).collect();
-    // The first cut that fits is among these.
+    let user_messages = messages.filter(|(_, message)| message.role == "user");
+    let cuts: Vec<usize> = user_messages.map(|(index, _)| index).collect();
+    // Binary search for the first cut after which the prompt fits.
     let (mut low, mut high) = (0, cuts.len().saturating_sub(1));
     while low < high {
         let middle = usize::midpoint(low, high);
-        match fits(&from(&conversation, cuts[middle]))? {
+        match fits(&starting_at(&conversation, cuts[middle]))? {
             true => high = middle,
             false => low = middle + 1,
         }
     }
     Ok(match cuts.get(low) {
-        Some(cut) => from(&conversation, *cut),
+        Some(cut) => starting_at(&conversation, *cut),
         None => conversation,
     })
 }
 
-/// A conversation from that message on, with the system messages before.
-fn from(conversation: &Conversation, first: usize) -> Conversation {
+/// Returns the conversation from message `first` on, with the system messages before it.
+fn starting_at(conversation: &Conversation, first: usize) -> Conversation {
     let messages = conversation.messages.iter().enumerate();
-    let kept = messages.filter(|(place, message)| *place >= first || message.role == "system");
+    let remaining = messages.filter(|(index, message)| *index >= first || message.role == "system");
     Conversation {
-        messages: kept.map(|(_, message)| message.clone()).collect(),
+        messages: remaining.map(|(_, message)| message.clone()).collect(),
         tools: conversation.tools.clone(),
-        most_thought_tokens: conversation.most_thought_tokens,
-        settings: conversation.settings.clone(),
+        max_reasoning_tokens: conversation.max_reasoning_tokens,
+        template_variables: conversation.template_variables.clone(),
         ending: conversation.ending,
     }
 }
@@ -157,38 +162,38 @@ fn from(conversation: &Conversation, first: usize) -> Conversation {
 mod tests {
     use serde_json::{Value, json};
 
-    use super::super::item::{Sent, sent};
+    use super::super::item::{InputItem, read_item};
     use super::*;
 
-    fn items(sent_items: Value) -> Vec<Arc<Item>> {
-        let list: Vec<types::ResponseInputItem> = serde_json::from_value(sent_items).unwrap();
+    fn items(input: Value) -> Vec<Arc<Item>> {
+        let list: Vec<types::ResponseInputItem> = serde_json::from_value(input).unwrap();
         list.into_iter()
-            .map(|item| match sent("input.0", item).unwrap() {
-                Sent::Item(item) => Item::new(item),
-                Sent::Reference(_) | Sent::Foreign(_) => panic!("an item is sent"),
+            .map(|item| match read_item("input.0", item).unwrap() {
+                InputItem::Item(item) => Item::new(item),
+                InputItem::Reference(_) | InputItem::Unsupported(_) => panic!("not an item"),
             })
             .collect()
     }
 
-    /// Roles, texts, names of calls.
+    /// Checks the role, the text and the tool call names of each message.
     #[track_caller]
-    fn check(sent_items: Value, expected: &[(&str, &str, &[&str])]) {
-        let messages = messages(Some("Be brief.".to_owned()), &items(sent_items)).unwrap();
-        let shown: Vec<(&str, &str, Vec<&str>)> = messages
+    fn check(input: Value, expected: &[(&str, &str, &[&str])]) {
+        let messages = messages(Some("Be brief.".to_owned()), &items(input)).unwrap();
+        let actual: Vec<(&str, &str, Vec<&str>)> = messages
             .iter()
             .map(|message| {
-                let calls = message.calls.iter().map(|call| &*call.name);
+                let calls = message.tool_calls.iter().map(|call| &*call.name);
                 (&*message.role, &*message.content, calls.collect())
             })
             .collect();
         let expected = expected
             .iter()
             .map(|(role, text, calls)| (*role, *text, calls.to_vec()));
-        assert_eq!(shown, expected.collect::<Vec<_>>());
+        assert_eq!(actual, expected.collect::<Vec<_>>());
     }
 
     #[test]
-    fn items_become_messages() {
+    fn converts_items_to_messages() {
         check(
             json!([
                 {"role": "developer", "content": "In verse."},
@@ -217,7 +222,7 @@ mod tests {
     }
 
     #[test]
-    fn a_thought_belongs_to_the_message_or_call_behind_it() {
+    fn reasoning_belongs_to_the_next_message_or_tool_call() {
         let reasoning = |fields: Value| {
             let mut item = json!({"type": "reasoning", "summary": []});
             item.as_object_mut()
@@ -239,26 +244,26 @@ mod tests {
             ])),
         );
         let messages = messages.unwrap();
-        let thoughts: Vec<_> = messages
+        let reasoning: Vec<_> = messages
             .iter()
-            .map(|message| message.thought.as_deref())
+            .map(|message| message.reasoning.as_deref())
             .collect();
-        assert_eq!(thoughts, [None, Some("long"), None, Some("short"), None]);
+        assert_eq!(reasoning, [None, Some("long"), None, Some("short"), None]);
     }
 
     #[test]
-    fn calls_and_what_came_of_them_belong_together() {
+    fn tool_calls_and_outputs_must_match() {
         let call =
             json!({"type": "function_call", "call_id": "1", "name": "now", "arguments": "{}"});
         let output = json!({"type": "function_call_output", "call_id": "1", "output": ""});
-        for (sent_items, problem) in [
+        for (input, problem) in [
             (json!([call]), "No tool output found for function call 1."),
             (
                 json!([output, call]),
                 "No tool call found for function call output with call_id 1.",
             ),
         ] {
-            let error = messages(None, &items(sent_items)).unwrap_err();
+            let error = messages(None, &items(input)).unwrap_err();
             assert_eq!(error.to_string(), problem);
         }
     }

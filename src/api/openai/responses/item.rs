@@ -1,35 +1,33 @@
-//! The items that a response is written from and made of: what a client sends of them, checked.
+//! The input and output items of responses, and the validation of items that a client sends.
 
 use std::sync::Arc;
 
 use serde::Serialize;
 
 use crate::api::error::Error;
-use crate::api::messages::foreign_part;
+use crate::api::messages::unsupported_part;
 use crate::api::types;
 
-/// An item, shared by all responses that it is a part of.
+/// An input or output item. All stored responses that contain an item share it.
 pub(super) struct Item {
-    /// The item.
     pub value: types::ResponseItem,
-    /// Its bytes as JSON.
+    /// Size of the item's JSON in bytes.
     pub bytes: usize,
 }
 
-/// What a client sends as an item.
-pub(super) enum Sent {
-    /// An item.
+/// An element of a request's `input` after validation.
+pub(super) enum InputItem {
     Item(types::ResponseItem),
-    /// The id of one that is kept.
+    /// A reference to a stored item by its id.
     Reference(String),
-    /// One of a kind that is not supported, with the call that it is about.
-    Foreign(Option<String>),
+    /// An item of an unsupported type. If the item is a tool call, contains its `call_id`.
+    Unsupported(Option<String>),
 }
 
-/// The type of the parts that hold a refusal.
+/// The type of content parts in which the model refuses to answer.
 const REFUSAL: &str = "refusal";
 
-/// The kinds of items that are supported.
+/// Supported types of input items.
 enum Kind {
     Message,
     FunctionCall,
@@ -52,13 +50,11 @@ impl Kind {
 }
 
 impl Item {
-    /// An item that is whole.
     pub(super) fn new(value: types::ResponseItem) -> Arc<Self> {
         let bytes = bytes(&value);
         Arc::new(Self { value, bytes })
     }
 
-    /// Which one it is.
     pub(super) fn id(&self) -> &str {
         match &self.value {
             types::ResponseItem::Message(item) => &item.id,
@@ -69,18 +65,18 @@ impl Item {
     }
 }
 
-/// Bytes of a value as JSON.
+/// Returns the size of a value's JSON in bytes.
 pub(super) fn bytes(value: &impl Serialize) -> usize {
     serde_json::to_vec(value).map_or(0, |json| json.len())
 }
 
-/// A new id of that kind.
+/// Returns a new random id that begins with `kind`.
 pub(super) fn new_id(kind: &str) -> String {
     format!("{kind}_{:032x}", rand::random::<u128>())
 }
 
-/// A message of the user's.
-pub(super) fn question(text: String) -> types::ResponseItem {
+/// Creates a user message with a new id.
+pub(super) fn user_message(text: String) -> types::ResponseItem {
     types::ResponseMessage {
         id: new_id("msg"),
         type_: types::ResponseMessageType::Message,
@@ -91,16 +87,16 @@ pub(super) fn question(text: String) -> types::ResponseItem {
     .into()
 }
 
-/// What stands at `place` in a body.
-pub(super) fn sent(place: &str, item: types::ResponseInputItem) -> Result<Sent, Error> {
+/// Validates the input item at the dotted path `path`. Fills in a missing id, type or status.
+pub(super) fn read_item(path: &str, item: types::ResponseInputItem) -> Result<InputItem, Error> {
     let missing = |field: &str| {
-        let place = format!("{place}.{field}");
-        Error::invalid(&*place, format!("{place}: it is required"))
+        let path = format!("{path}.{field}");
+        Error::invalid(&*path, format!("{path}: it is required"))
     };
     let kind = match (item.type_, item.role, &item.id) {
         (Some(kind), ..) => match Kind::of(&kind) {
             Some(kind) => kind,
-            None => return Ok(Sent::Foreign(item.call_id)),
+            None => return Ok(InputItem::Unsupported(item.call_id)),
         },
         (None, Some(_), _) => Kind::Message,
         (None, None, Some(_)) => Kind::Reference,
@@ -108,8 +104,8 @@ pub(super) fn sent(place: &str, item: types::ResponseInputItem) -> Result<Sent, 
     };
     let id = |kind: &str| item.id.clone().unwrap_or_else(|| new_id(kind));
     let status = item.status.unwrap_or(types::ResponseItemStatus::Completed);
-    Ok(Sent::Item(match kind {
-        Kind::Reference => return Ok(Sent::Reference(item.id.ok_or_else(|| missing("id"))?)),
+    Ok(InputItem::Item(match kind {
+        Kind::Reference => return Ok(InputItem::Reference(item.id.ok_or_else(|| missing("id"))?)),
         Kind::Message => {
             let role = item.role.ok_or_else(|| missing("role"))?;
             let content = item.content.ok_or_else(|| missing("content"))?;
@@ -118,7 +114,7 @@ pub(super) fn sent(place: &str, item: types::ResponseInputItem) -> Result<Sent, 
                 type_: types::ResponseMessageType::Message,
                 status,
                 role,
-                content: message_parts(&format!("{place}.content"), role, content)?,
+                content: message_parts(&format!("{path}.content"), role, content)?,
             }
             .into()
         }
@@ -139,16 +135,16 @@ pub(super) fn sent(place: &str, item: types::ResponseInputItem) -> Result<Sent, 
                 type_: types::ResponseFunctionCallOutputType::FunctionCallOutput,
                 status,
                 call_id: item.call_id.ok_or_else(|| missing("call_id"))?,
-                output: texts(&format!("{place}.output"), output)?.concat(),
+                output: texts(&format!("{path}.output"), output)?.concat(),
             }
             .into()
         }
         Kind::Reasoning => {
             let summary = item.summary.unwrap_or_default();
             let summary = types::ResponseInputContent::Array(summary);
-            let summary = texts(&format!("{place}.summary"), summary)?.into_iter();
+            let summary = texts(&format!("{path}.summary"), summary)?.into_iter();
             let content = match item.content {
-                Some(content) => texts(&format!("{place}.content"), content)?,
+                Some(content) => texts(&format!("{path}.content"), content)?,
                 None => Vec::new(),
             };
             types::ResponseReasoning {
@@ -163,61 +159,61 @@ pub(super) fn sent(place: &str, item: types::ResponseInputItem) -> Result<Sent, 
     }))
 }
 
-/// The parts of a message, named as whoever says them: what the assistant says is output.
+/// Converts the content of a message: to output text in assistant messages, and to input text in other messages.
 fn message_parts(
-    place: &str,
+    path: &str,
     role: types::ResponseRole,
     content: types::ResponseInputContent,
 ) -> Result<Vec<types::ResponsePart>, Error> {
-    let part = |text: String| match role {
+    let text_part = |text: String| match role {
         types::ResponseRole::Assistant => output_text(text, Vec::new()).into(),
         _ => input_text(text),
     };
     let parts = match content {
-        types::ResponseInputContent::String(text) => return Ok(vec![part(text)]),
+        types::ResponseInputContent::String(text) => return Ok(vec![text_part(text)]),
         types::ResponseInputContent::Array(parts) => parts,
     };
-    let parts = parts.into_iter().enumerate().map(|(number, sent)| {
-        let kind = sent.type_.clone();
-        let text = part_text(&format!("{place}.{number}"), sent)?;
+    let parts = parts.into_iter().enumerate().map(|(index, part)| {
+        let kind = part.type_.clone();
+        let text = part_text(&format!("{path}.{index}"), part)?;
         match (kind.as_str(), role) {
-            ("input_text" | "output_text", _) => Ok(part(text)),
+            ("input_text" | "output_text", _) => Ok(text_part(text)),
             (REFUSAL, types::ResponseRole::Assistant) => Ok(types::ResponseRefusal {
                 type_: types::ResponseRefusalType::Refusal,
                 refusal: text,
             }
             .into()),
             (kind, _) => {
-                let place = format!("{place}.{number}.type");
-                let problem = format!("{place}: a message of the role '{role}' has no {kind}");
-                Err(Error::invalid(place, problem))
+                let path = format!("{path}.{index}.type");
+                let problem = format!("{path}: a '{role}' message cannot contain {kind}");
+                Err(Error::invalid(path, problem))
             }
         }
     });
     parts.collect()
 }
 
-/// The texts of parts of any kind.
-fn texts(place: &str, content: types::ResponseInputContent) -> Result<Vec<String>, Error> {
+/// Returns the text of each content part, for all types of parts.
+fn texts(path: &str, content: types::ResponseInputContent) -> Result<Vec<String>, Error> {
     match content {
         types::ResponseInputContent::String(text) => Ok(vec![text]),
         types::ResponseInputContent::Array(parts) => parts
             .into_iter()
             .enumerate()
-            .map(|(number, part)| part_text(&format!("{place}.{number}"), part))
+            .map(|(index, part)| part_text(&format!("{path}.{index}"), part))
             .collect(),
     }
 }
 
-fn part_text(place: &str, part: types::ResponseInputPart) -> Result<String, Error> {
+fn part_text(path: &str, part: types::ResponseInputPart) -> Result<String, Error> {
     let (field, text) = match part.type_.as_str() {
         REFUSAL => (REFUSAL, part.refusal),
         "input_text" | "output_text" | "summary_text" | "reasoning_text" => ("text", part.text),
-        kind => return Err(foreign_part(place, kind)),
+        kind => return Err(unsupported_part(path, kind)),
     };
     text.ok_or_else(|| {
-        let place = format!("{place}.{field}");
-        Error::invalid(&*place, format!("{place}: it is required"))
+        let path = format!("{path}.{field}");
+        Error::invalid(&*path, format!("{path}: it is required"))
     })
 }
 
@@ -229,7 +225,7 @@ fn input_text(text: String) -> types::ResponsePart {
     .into()
 }
 
-/// Something that the assistant says, with its tokens' log-probabilities.
+/// Creates an output text part with the log probabilities of its tokens.
 pub(super) fn output_text(
     text: String,
     logprobs: Vec<types::TokenLogprob>,
@@ -249,7 +245,7 @@ fn summary_text(text: String) -> types::ResponseSummaryText {
     }
 }
 
-/// Something that is thought.
+/// Creates a reasoning text part.
 pub(super) fn reasoning_text(text: String) -> types::ResponseReasoningText {
     types::ResponseReasoningText {
         type_: types::ResponseReasoningTextType::ReasoningText,

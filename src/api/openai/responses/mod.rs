@@ -1,9 +1,9 @@
-//! `/v1/responses`: what is written from items, and kept for a while, so that a next one can go on with it.
+//! `/v1/responses`: OpenAI's Responses API. Responses are stored, so that later requests can continue them.
 
 mod conversation;
-mod events;
+mod event_log;
+mod input_items;
 mod item;
-mod list;
 mod request;
 mod response;
 mod store;
@@ -12,45 +12,44 @@ mod writer;
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
-use super::options::{Fields, in_openais_words};
-use super::thoughts::{Thoughts, thought_form};
-use crate::api::answer::answer_events;
+use super::options::{ErrorFields, openai_error};
+use super::reasoning::{ReasoningOptions, reasoning_form};
+use crate::api::assistant::assistant_events;
 use crate::api::error::Error;
-use crate::api::payload::Ignored;
-use crate::api::preparing::prepare;
-use crate::api::stream::{EventStream, WholeOrStream};
+use crate::api::payload::IgnoredFields;
+use crate::api::prepare::prepare;
+use crate::api::stream::{EventStream, JsonOrStream};
 use crate::api::types;
-use crate::model::{GenerateLimits, GenerateRequest, KeyId, LoadedModel, Preparations, Prompt};
+use crate::model::{GenerateLimits, GenerateRequest, KeyId, LoadedModel, PreparationPool, Prompt};
 
-use conversation::fit;
+use conversation::truncate;
+pub(in crate::api) use input_items::{ItemListQuery, input_items};
 use item::Item;
-pub(in crate::api) use list::{Page, input_items};
-use request::Context;
-use response::begun;
-use store::Kept;
+use request::ResolvedInput;
+use response::initial_response;
 pub use store::ResponseStore;
+use store::StoredResponse;
 use writer::Writer;
 
-/// What is kept for one key.
+/// The stored responses of one API key.
 #[derive(Clone, Copy)]
-pub(in crate::api) struct History<'a> {
-    /// What is kept.
+pub(in crate::api) struct ResponseHistory<'a> {
     pub store: &'a Arc<ResponseStore>,
-    /// The key that they are kept for; `None` on a server without keys.
+    /// The API key; `None` on a server without keys.
     pub owner: Option<KeyId>,
 }
 
-impl History<'_> {
-    fn response(&self, id: String) -> Result<Arc<Kept>, Error> {
-        let kept = self.store.get(self.owner, &id);
-        kept.ok_or(Error::NoSuchResponse(id))
+impl ResponseHistory<'_> {
+    fn response(&self, id: String) -> Result<Arc<StoredResponse>, Error> {
+        let stored = self.store.get(self.owner, &id);
+        stored.ok_or(Error::ResponseNotFound(id))
     }
 
-    /// All items of a response that is to be gone on with.
-    fn of_response(&self, id: &str) -> Result<Vec<Arc<Item>>, Error> {
-        let kept = self.store.get(self.owner, id);
-        let kept = kept.ok_or_else(|| Error::NoPreviousResponse(id.to_owned()))?;
-        Ok(kept.input.iter().chain(&kept.output).cloned().collect())
+    /// Returns the input and output items of the response that a request continues.
+    fn previous_items(&self, id: &str) -> Result<Vec<Arc<Item>>, Error> {
+        let stored = self.store.get(self.owner, id);
+        let stored = stored.ok_or_else(|| Error::PreviousResponseNotFound(id.to_owned()))?;
+        Ok(stored.input.iter().chain(&stored.output).cloned().collect())
     }
 
     fn items(&self, ids: &HashSet<&str>) -> HashMap<String, Arc<Item>> {
@@ -61,17 +60,17 @@ impl History<'_> {
     }
 }
 
-/// Writes a response.
-pub(in crate::api) async fn answer(
-    preparations: &Preparations,
+/// Handles `POST /v1/responses`.
+pub(in crate::api) async fn handle(
+    preparations: &PreparationPool,
     model: Arc<LoadedModel>,
-    history: History<'_>,
+    history: ResponseHistory<'_>,
     mut body: types::ResponsesRequest,
     limits: &GenerateLimits,
-    ignored: &mut Ignored,
-) -> Result<WholeOrStream<types::ResponseObject>, Error> {
-    let response = begun(&body, &model.details().name, history.store.keeps());
-    let context = types::ResponseContext {
+    ignored: &mut IgnoredFields,
+) -> Result<JsonOrStream<types::ResponseObject>, Error> {
+    let response = initial_response(&body, &model.details().name, history.store.is_enabled());
+    let input = types::ResponseContext {
         input: body.input.take(),
         instructions: body.instructions.take(),
         parallel_tool_calls: body.parallel_tool_calls,
@@ -82,34 +81,34 @@ pub(in crate::api) async fn answer(
         tools: body.tools.take(),
         truncation: None,
     };
-    let form = thought_form(body.reasoning_format);
+    let reasoning_form = reasoning_form(body.reasoning_format);
     let effort = body.reasoning.as_ref();
-    let thoughts = Thoughts::new(
+    let reasoning = ReasoningOptions::new(
         effort.and_then(|reasoning| reasoning.effort),
         body.thinking_budget_tokens.or(body.reasoning_budget),
         body.chat_template_kwargs.take(),
     );
-    let streamed = body.stream.unwrap_or(false);
+    let stream = body.stream.unwrap_or(false);
     let (store, owner) = (Arc::clone(history.store), history.owner);
     let (limits, truncation) = (limits.clone(), response.truncation);
     let prepared = prepare(preparations, ignored, move |ignored, cancel| {
-        let history = History {
+        let history = ResponseHistory {
             store: &store,
             owner,
         };
-        let Context {
+        let ResolvedInput {
             items,
             conversation,
             callable,
             namespaces,
             schemas,
-        } = Context::read(context, &history, ignored)?;
+        } = ResolvedInput::read(input, &history, ignored)?;
         let (options, fields) = request::options(&body, callable, schemas)?;
-        let conversation = thoughts.before(conversation);
+        let conversation = reasoning.apply(conversation);
         let conversation = match truncation {
             types::ResponseTruncation::Auto => {
-                fit(&model, conversation, options.max_tokens, cancel)
-                    .map_err(|error| in_openais_words(error, &fields))?
+                truncate(&model, conversation, options.max_tokens, cancel)
+                    .map_err(|error| openai_error(error, &fields))?
             }
             types::ResponseTruncation::Disabled => conversation,
         };
@@ -118,39 +117,39 @@ pub(in crate::api) async fn answer(
             system_prompt: None,
             options,
         };
-        let request = request.within(&limits);
+        let request = request.with_limits(&limits);
         let generation = model.generate(request, cancel);
-        let generation = generation.map_err(|error| in_openais_words(error, &fields))?;
+        let generation = generation.map_err(|error| openai_error(error, &fields))?;
         fields.report(generation.relaxations(), ignored)?;
         Ok((generation, items, namespaces))
     });
     let (generation, items, namespaces) = prepared.await?;
     let (store, owner) = (Arc::clone(history.store), history.owner);
-    let keep = move |response: &types::ResponseObject| {
+    let store_response = move |response: &types::ResponseObject| {
         if response.store {
-            store.put(Kept::new(owner, items, response.clone()));
+            store.put(StoredResponse::new(owner, items, response.clone()));
         }
     };
-    let events = answer_events(generation, form);
+    let events = assistant_events(generation, reasoning_form);
     let writer = Writer::new(response, namespaces);
-    if streamed {
-        let events = writer.events(events, keep);
-        return Ok(WholeOrStream::Stream(EventStream::responses(events)));
+    if stream {
+        let events = writer.events(events, store_response);
+        return Ok(JsonOrStream::Stream(EventStream::responses(events)));
     }
-    let response = writer.whole(events).await?;
-    keep(&response);
-    Ok(WholeOrStream::Whole(response))
+    let response = writer.response(events).await?;
+    store_response(&response);
+    Ok(JsonOrStream::Json(response))
 }
 
-/// Counts the tokens of what a response would be written from.
+/// Handles `POST /v1/responses/input_tokens`.
 pub(in crate::api) async fn count_tokens(
-    preparations: &Preparations,
+    preparations: &PreparationPool,
     model: Arc<LoadedModel>,
-    history: History<'_>,
+    history: ResponseHistory<'_>,
     body: types::ResponseTokensRequest,
-    ignored: &mut Ignored,
+    ignored: &mut IgnoredFields,
 ) -> Result<types::ResponseTokens, Error> {
-    let context = types::ResponseContext {
+    let input = types::ResponseContext {
         input: body.input,
         instructions: body.instructions,
         parallel_tool_calls: body.parallel_tool_calls,
@@ -162,18 +161,18 @@ pub(in crate::api) async fn count_tokens(
         truncation: None,
     };
     let effort = body.reasoning.and_then(|reasoning| reasoning.effort);
-    let thoughts = Thoughts::new(effort, None, None);
+    let reasoning = ReasoningOptions::new(effort, None, None);
     let (store, owner) = (Arc::clone(history.store), history.owner);
     let tokens = prepare(preparations, ignored, move |ignored, cancel| {
-        let history = History {
+        let history = ResponseHistory {
             store: &store,
             owner,
         };
-        let context = Context::read(context, &history, ignored)?;
-        let conversation = thoughts.before(context.conversation);
-        let fields = Fields::of_prompt("input");
+        let resolved = ResolvedInput::read(input, &history, ignored)?;
+        let conversation = reasoning.apply(resolved.conversation);
+        let fields = ErrorFields::with_prompt("input");
         let tokens = model.count_tokens(&conversation, cancel);
-        tokens.map_err(|error| in_openais_words(error, &fields))
+        tokens.map_err(|error| openai_error(error, &fields))
     })
     .await?;
     Ok(types::ResponseTokens {
@@ -182,24 +181,25 @@ pub(in crate::api) async fn count_tokens(
     })
 }
 
-/// A response that is kept.
+/// Handles `GET /v1/responses/{response_id}`.
 pub(in crate::api) fn retrieve(
-    history: History<'_>,
+    history: ResponseHistory<'_>,
     id: String,
     stream: Option<&str>,
 ) -> Result<types::ResponseObject, Error> {
     match stream {
         None | Some("false") => Ok(history.response(id)?.response.clone()),
         Some(_) => {
-            let message = "stream: a response's events are not told again; leave it out";
+            let message =
+                "stream: streaming a stored response is not supported; remove the parameter";
             Err(Error::invalid("stream", message))
         }
     }
 }
 
-/// Forgets a response.
+/// Handles `DELETE /v1/responses/{response_id}`.
 pub(in crate::api) fn delete(
-    history: History<'_>,
+    history: ResponseHistory<'_>,
     id: String,
 ) -> Result<types::ResponseDeleted, Error> {
     match history.store.remove(history.owner, &id) {
@@ -208,13 +208,14 @@ pub(in crate::api) fn delete(
             object: types::ResponseDeletedObject::Response,
             deleted: true,
         }),
-        false => Err(Error::NoSuchResponse(id)),
+        false => Err(Error::ResponseNotFound(id)),
     }
 }
 
-/// Refuses to cancel: what is kept has ended.
+/// Handles `POST /v1/responses/{response_id}/cancel`. Always returns an error, because stored responses have already
+/// ended.
 pub(in crate::api) fn cancel(
-    history: History<'_>,
+    history: ResponseHistory<'_>,
     id: String,
 ) -> Result<types::ResponseObject, Error> {
     history.response(id)?;

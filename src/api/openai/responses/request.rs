@@ -1,73 +1,75 @@
-//! A body of `POST /v1/responses`: what the response is written from, and how.
+//! Converts the body of `POST /v1/responses`: resolves its input, reads its tools and converts its options.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use super::super::constraint::Constraint;
-use super::super::options::{Fields, generate_options};
-use super::super::tools::{Chosen, allowed, foreign_choice, missing, tool_use};
-use super::History;
+use super::super::options::{ErrorFields, generate_options};
+use super::super::tools::{ToolChoice, allowed_tools, missing, select_tools, unsupported_choice};
+use super::ResponseHistory;
 use super::conversation::messages;
-use super::item::{Item, Sent, question, sent};
+use super::item::{InputItem, Item, read_item, user_message};
 use crate::api::error::Error;
 use crate::api::options::count;
-use crate::api::payload::Ignored;
+use crate::api::payload::IgnoredFields;
 use crate::api::tools::{FUNCTION, Tool, check_names, parameters};
 use crate::api::types;
-use crate::model::{GenerateOptions, ToolUse};
-use crate::sampling::{Distribution, LogprobsWanted};
+use crate::model::{GenerateOptions, ToolOptions};
+use crate::sampling::{Distribution, LogprobsOptions};
 use crate::text::Conversation;
 
-/// The type of the tools that hold functions under a common name.
+/// The type of tools that group functions under a common name.
 pub(super) const NAMESPACE: &str = "namespace";
 
-/// Functions of namespaces: the name that the model calls each by, its namespace and its name there.
+/// Maps the name of a function in the prompt to the function's namespace and its name in the namespace.
 pub(super) type Namespaces = HashMap<String, (String, String)>;
 
-/// What a response is written from.
-pub(super) struct Context {
-    /// All items, those of the responses before included.
+/// The input of a request after all references to stored items and responses are resolved.
+pub(super) struct ResolvedInput {
+    /// All items, including the items of previous responses.
     pub items: Vec<Arc<Item>>,
-    /// The same as the model is shown it.
+    /// The items as a conversation for the chat template.
     pub conversation: Conversation,
-    /// What may be called.
-    pub callable: Option<ToolUse>,
-    /// Which of it is a namespace's.
+    /// The functions that the model may call; `None` if it may call none.
+    pub callable: Option<ToolOptions>,
+    /// All functions that belong to namespaces.
     pub namespaces: Namespaces,
-    /// The field of each function's schema, by the name that the model is shown.
+    /// The request field of each function's schema, by the name that the function has in the prompt.
     pub schemas: HashMap<String, String>,
 }
 
-impl Context {
-    /// Reads it, and what it is to go on with. Items and tools of kinds that are not supported are left out and reported.
+impl ResolvedInput {
+    /// Reads the input and the previous response. Ignores and reports items and tools of unsupported types.
     pub(super) fn read(
         body: types::ResponseContext,
-        history: &History<'_>,
-        ignored: &mut Ignored,
+        history: &ResponseHistory<'_>,
+        ignored: &mut IgnoredFields,
     ) -> Result<Self, Error> {
-        let chosen = chosen(body.tool_choice, ignored)?;
-        let before = body.previous_response_id.as_deref();
-        let mut items = match before {
-            Some(id) => history.of_response(id)?,
+        let choice = read_tool_choice(body.tool_choice, ignored)?;
+        let previous_id = body.previous_response_id.as_deref();
+        let mut items = match previous_id {
+            Some(id) => history.previous_items(id)?,
             None => Vec::new(),
         };
         match body.input {
-            Some(types::ResponseInput::String(text)) => items.push(Item::new(question(text))),
-            Some(types::ResponseInput::Array(sent)) => items.extend(read(sent, history, ignored)?),
+            Some(types::ResponseInput::String(text)) => items.push(Item::new(user_message(text))),
+            Some(types::ResponseInput::Array(input)) => {
+                items.extend(read_items(input, history, ignored)?)
+            }
             None => {}
         }
         if items.is_empty() {
             let message = "One of \"input\" or \"previous_response_id\" must be provided.";
             return Err(Error::invalid("input", message));
         }
-        let Declared {
+        let DeclaredFunctions {
             functions,
             namespaces,
             schemas,
-        } = declared(body.tools.unwrap_or_default(), ignored)?;
-        let tools = tool_use(&functions, chosen, body.parallel_tool_calls)?;
+        } = read_tools(body.tools.unwrap_or_default(), ignored)?;
+        let tools = select_tools(&functions, choice, body.parallel_tool_calls)?;
         let (tools, callable) = match tools {
-            Some(tools) => (tools.shown, Some(tools.callable)),
+            Some(tools) => (tools.template_tools, Some(tools.callable)),
             None => (Vec::new(), None),
         };
         let messages = messages(body.instructions, &items)?;
@@ -85,116 +87,118 @@ impl Context {
     }
 }
 
-/// The items that a client sends, with those that it refers to. An item of another kind is left out, and so is what came
-/// of a call that is one.
-fn read(
+/// Reads the input items and resolves references to stored items. Ignores and reports items of unsupported types and
+/// the outputs of unsupported tool calls.
+fn read_items(
     input: Vec<types::ResponseInputItem>,
-    history: &History<'_>,
-    ignored: &mut Ignored,
+    history: &ResponseHistory<'_>,
+    ignored: &mut IgnoredFields,
 ) -> Result<Vec<Arc<Item>>, Error> {
     let mut all = Vec::with_capacity(input.len());
-    let mut foreign_calls = HashSet::new();
-    for (number, item) in input.into_iter().enumerate() {
-        let place = format!("input.{number}");
-        match sent(&place, item)? {
-            Sent::Foreign(call) => {
-                foreign_calls.extend(call);
-                ignored.report(place)?;
+    let mut unsupported_calls = HashSet::new();
+    for (index, item) in input.into_iter().enumerate() {
+        let path = format!("input.{index}");
+        match read_item(&path, item)? {
+            InputItem::Unsupported(call) => {
+                unsupported_calls.extend(call);
+                ignored.report(path)?;
             }
-            Sent::Item(types::ResponseItem::FunctionCallOutput(output))
-                if foreign_calls.contains(&output.call_id) =>
+            InputItem::Item(types::ResponseItem::FunctionCallOutput(output))
+                if unsupported_calls.contains(&output.call_id) =>
             {
-                ignored.report(place)?;
+                ignored.report(path)?;
             }
-            sent => all.push(sent),
+            item => all.push(item),
         }
     }
-    let references = all.iter().filter_map(|sent| match sent {
-        Sent::Reference(id) => Some(id.as_str()),
-        Sent::Item(_) | Sent::Foreign(_) => None,
+    let references = all.iter().filter_map(|item| match item {
+        InputItem::Reference(id) => Some(id.as_str()),
+        InputItem::Item(_) | InputItem::Unsupported(_) => None,
     });
-    let referred = history.items(&references.collect::<HashSet<_>>());
-    let items = all.into_iter().filter_map(|sent| match sent {
-        Sent::Item(item) => Some(Ok(Item::new(item))),
-        Sent::Reference(id) => Some(match referred.get(&id) {
+    let stored_items = history.items(&references.collect::<HashSet<_>>());
+    let items = all.into_iter().filter_map(|item| match item {
+        InputItem::Item(item) => Some(Ok(Item::new(item))),
+        InputItem::Reference(id) => Some(match stored_items.get(&id) {
             Some(item) => Ok(Arc::clone(item)),
-            None => Err(Error::NoSuchItem(id)),
+            None => Err(Error::ItemNotFound(id)),
         }),
-        Sent::Foreign(_) => None,
+        InputItem::Unsupported(_) => None,
     });
     items.collect()
 }
 
-/// The functions of a body.
-struct Declared {
-    /// All of them, by the names that the model is shown.
+/// The functions that a request declares.
+struct DeclaredFunctions {
+    /// All functions, under the names that they have in the prompt.
     functions: Vec<Tool>,
-    /// Which of them are a namespace's.
     namespaces: Namespaces,
-    /// The field of each one's schema.
+    /// The request field of each function's schema, by the name that the function has in the prompt.
     schemas: HashMap<String, String>,
 }
 
-/// The functions of a body, those of namespaces included. Tools of other types are left out and reported.
-fn declared(tools: Vec<types::ResponseTool>, ignored: &mut Ignored) -> Result<Declared, Error> {
+/// Reads the functions of a request and of its namespaces. Ignores and reports tools of other types.
+fn read_tools(
+    tools: Vec<types::ResponseTool>,
+    ignored: &mut IgnoredFields,
+) -> Result<DeclaredFunctions, Error> {
     let mut functions = Vec::new();
-    let mut places = Vec::new();
+    let mut paths = Vec::new();
     let mut namespaces = Namespaces::new();
-    let required = |place: &str, name: Option<String>| {
-        let place = format!("{place}.name");
-        let missing = || Error::invalid(&*place, format!("{place}: it is required"));
+    let required = |path: &str, name: Option<String>| {
+        let path = format!("{path}.name");
+        let missing = || Error::invalid(&*path, format!("{path}: it is required"));
         name.ok_or_else(missing)
     };
-    for (number, tool) in tools.into_iter().enumerate() {
-        let place = format!("tools.{number}");
+    for (index, tool) in tools.into_iter().enumerate() {
+        let path = format!("tools.{index}");
         match tool.type_.as_str() {
             FUNCTION => {
                 functions.push(Tool {
-                    name: required(&place, tool.name)?,
+                    name: required(&path, tool.name)?,
                     description: tool.description,
                     parameters: parameters(tool.parameters),
                     strict: tool.strict.unwrap_or(false),
                 });
-                places.push(place);
+                paths.push(path);
             }
             NAMESPACE => {
-                let namespace = required(&place, tool.name)?;
-                let mut about = tool.description;
+                let namespace = required(&path, tool.name)?;
+                let mut namespace_description = tool.description;
                 let tools = tool.tools.into_iter().flatten();
-                for (number, tool) in tools.enumerate() {
-                    let place = format!("{place}.tools.{number}");
+                for (index, tool) in tools.enumerate() {
+                    let path = format!("{path}.tools.{index}");
                     if tool.type_ != FUNCTION {
-                        ignored.report(place)?;
+                        ignored.report(path)?;
                         continue;
                     }
-                    let name = required(&place, tool.name)?;
-                    let shown = shown_name(Some(&namespace), &name);
-                    namespaces.insert(shown.clone(), (namespace.clone(), name));
+                    let name = required(&path, tool.name)?;
+                    let name_in_prompt = prompt_name(Some(&namespace), &name);
+                    namespaces.insert(name_in_prompt.clone(), (namespace.clone(), name));
                     functions.push(Tool {
-                        name: shown,
-                        // The model reads about a namespace once, where its functions begin.
-                        description: joined(about.take(), tool.description),
+                        name: name_in_prompt,
+                        // The first function of a namespace also has the description of the namespace.
+                        description: joined(namespace_description.take(), tool.description),
                         parameters: parameters(tool.parameters),
                         strict: tool.strict.unwrap_or(false),
                     });
-                    places.push(place);
+                    paths.push(path);
                 }
             }
-            _ => ignored.report(place)?,
+            _ => ignored.report(path)?,
         }
     }
-    check_names(&functions, |number| format!("{}.name", places[number]))?;
+    check_names(&functions, |index| format!("{}.name", paths[index]))?;
     let names = functions.iter().map(|function| function.name.clone());
-    let fields = places.iter().map(|place| format!("{place}.parameters"));
+    let fields = paths.iter().map(|path| format!("{path}.parameters"));
     let schemas = names.zip(fields).collect();
-    Ok(Declared {
+    Ok(DeclaredFunctions {
         functions,
         namespaces,
         schemas,
     })
 }
 
-/// Two texts as paragraphs of one.
+/// Joins two texts with an empty line between them.
 fn joined(first: Option<String>, second: Option<String>) -> Option<String> {
     match (first, second) {
         (Some(first), Some(second)) => Some(format!("{first}\n\n{second}")),
@@ -202,8 +206,8 @@ fn joined(first: Option<String>, second: Option<String>) -> Option<String> {
     }
 }
 
-/// The name by which the model is shown a function: that of its namespace comes before.
-pub(super) fn shown_name(namespace: Option<&str>, name: &str) -> String {
+/// Returns the name of a function in the prompt: `namespace__name` in a namespace.
+pub(super) fn prompt_name(namespace: Option<&str>, name: &str) -> String {
     match namespace {
         Some(namespace) => format!(
             "{}__{}",
@@ -214,58 +218,62 @@ pub(super) fn shown_name(namespace: Option<&str>, name: &str) -> String {
     }
 }
 
-fn chosen(
+fn read_tool_choice(
     choice: Option<types::ResponseToolChoice>,
-    ignored: &mut Ignored,
-) -> Result<Chosen, Error> {
+    ignored: &mut IgnoredFields,
+) -> Result<ToolChoice, Error> {
     use types::{ResponseNamedToolChoiceMode as Mode, ResponseToolChoiceString as Word};
     let named = match choice {
-        None | Some(types::ResponseToolChoice::String(Word::Auto)) => return Ok(Chosen::Auto),
-        Some(types::ResponseToolChoice::String(Word::None)) => return Ok(Chosen::Nothing),
-        Some(types::ResponseToolChoice::String(Word::Required)) => return Ok(Chosen::Required),
+        None | Some(types::ResponseToolChoice::String(Word::Auto)) => return Ok(ToolChoice::Auto),
+        Some(types::ResponseToolChoice::String(Word::None)) => return Ok(ToolChoice::Nothing),
+        Some(types::ResponseToolChoice::String(Word::Required)) => return Ok(ToolChoice::Required),
         Some(types::ResponseToolChoice::ResponseNamedToolChoice(named)) => named,
     };
     match named.type_.as_str() {
         FUNCTION => {
             let name = named.name.ok_or_else(|| missing("name"))?;
             let namespace = named.namespace.as_deref();
-            Ok(Chosen::One(shown_name(namespace, &name)))
+            Ok(ToolChoice::One(prompt_name(namespace, &name)))
         }
         "allowed_tools" => {
             let tools = named.tools.ok_or_else(|| missing("tools"))?;
             let required = named.mode.ok_or_else(|| missing("mode"))? == Mode::Required;
             let tools = tools.into_iter().map(|tool| {
                 let namespace = tool.namespace.as_deref();
-                let name = tool.name.map(|name| shown_name(namespace, &name));
+                let name = tool.name.map(|name| prompt_name(namespace, &name));
                 (tool.type_, name)
             });
-            allowed("tool_choice.tools", required, tools, ignored)
+            allowed_tools("tool_choice.tools", required, tools, ignored)
         }
-        kind => Err(foreign_choice("tool_choice.type", kind)),
+        kind => Err(unsupported_choice("tool_choice.type", kind)),
     }
 }
 
-/// How the response is written, and the fields that errors name; what it is written from is not looked at.
+/// Converts the generation options of a body. Also returns the fields that error messages name.
 pub(super) fn options(
     body: &types::ResponsesRequest,
-    callable: Option<ToolUse>,
+    callable: Option<ToolOptions>,
     schemas: HashMap<String, String>,
-) -> Result<(GenerateOptions, Fields), Error> {
-    let form = body.text.as_ref().and_then(|text| text.format.as_ref());
-    let form = form.map(required_form).transpose()?.flatten();
-    let (mut options, mut fields) = generate_options(body, &[], "input", form, callable)?;
+) -> Result<(GenerateOptions, ErrorFields), Error> {
+    let format = body.text.as_ref().and_then(|text| text.format.as_ref());
+    let format = format.map(format_constraint).transpose()?.flatten();
+    let (mut options, mut fields) = generate_options(body, &[], "input", format, callable)?;
     fields.functions = schemas;
     let top = count("top_logprobs", body.top_logprobs.unwrap_or(0))?;
-    let wanted = types::ResponsesRequestIncludeItem::MessageOutputTextLogprobs;
-    let wanted = body.include.iter().flatten().any(|what| *what == wanted);
-    options.sampling.logprobs = match (wanted, top) {
-        (true, top) => Some(LogprobsWanted {
+    let logprobs_item = types::ResponsesRequestIncludeItem::MessageOutputTextLogprobs;
+    let includes_logprobs = body
+        .include
+        .iter()
+        .flatten()
+        .any(|item| *item == logprobs_item);
+    options.sampling.logprobs = match (includes_logprobs, top) {
+        (true, top) => Some(LogprobsOptions {
             top,
-            of: Distribution::Model,
+            distribution: Distribution::Model,
         }),
         (false, 0) => None,
         (false, _) => {
-            let message = "top_logprobs: it needs \"message.output_text.logprobs\" in include";
+            let message = "top_logprobs: it requires \"message.output_text.logprobs\" in include";
             return Err(Error::invalid("top_logprobs", message));
         }
     };
@@ -273,17 +281,17 @@ pub(super) fn options(
     Ok((options, fields))
 }
 
-/// What the text must follow to have a form.
-fn required_form(form: &types::ResponseTextFormat) -> Result<Option<Constraint>, Error> {
+/// Converts `text.format` to a constraint; `None` for the type `text`.
+fn format_constraint(format: &types::ResponseTextFormat) -> Result<Option<Constraint>, Error> {
     use types::ResponseTextFormatType as Kind;
     let field = "text.format.schema";
-    Ok(match form.type_ {
+    Ok(match format.type_ {
         Kind::Text => None,
         Kind::JsonObject => Some(Constraint::json_object("text.format")),
         Kind::JsonSchema => {
             let missing = || Error::invalid(field, format!("{field}: it is required"));
-            let schema = form.schema.clone().ok_or_else(missing)?;
-            let strict = form.strict.unwrap_or(false);
+            let schema = format.schema.clone().ok_or_else(missing)?;
+            let strict = format.strict.unwrap_or(false);
             Some(Constraint::json_schema(field, schema.into(), strict))
         }
     })
@@ -296,7 +304,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn functions_of_namespaces_are_flattened_and_other_tools_left_out() {
+    fn flattens_namespaces_and_ignores_other_tools() {
         let tools: Value = json!([
             {"type": "function", "name": "shell"},
             {"type": "web_search"},
@@ -305,9 +313,9 @@ mod tests {
                 {"type": "function", "name": "read"},
             ]},
         ]);
-        let mut ignored = Ignored::default();
+        let mut ignored = IgnoredFields::default();
         let tools = serde_json::from_value(tools).unwrap();
-        let declared = declared(tools, &mut ignored).unwrap();
+        let declared = read_tools(tools, &mut ignored).unwrap();
         let names: Vec<_> = declared
             .functions
             .iter()

@@ -1,4 +1,4 @@
-//! A response before anything of it is written: an id, and everything that was asked for, told again.
+//! The initial response object, which repeats fields of the request, and the conversion of errors and usage.
 
 use std::time::SystemTime;
 
@@ -8,17 +8,17 @@ use super::request::NAMESPACE;
 use crate::api::error::{Error, Surface};
 use crate::api::tools::{FUNCTION, parameters};
 use crate::api::types;
-use crate::model::{GenerateError, Summary};
+use crate::model::{GenerateError, GenerationSummary};
 
-/// The response to a body; `keeps` is whether the server keeps any.
-pub(super) fn begun(
+/// Creates the response object of a request, without output. `can_store` is whether the server stores responses.
+pub(super) fn initial_response(
     body: &types::ResponsesRequest,
     model: &str,
-    keeps: bool,
+    can_store: bool,
 ) -> types::ResponseObject {
     let text = body.text.as_ref();
     let reasoning = body.reasoning.as_ref();
-    let tools = body.tools.iter().flatten().filter_map(told);
+    let tools = body.tools.iter().flatten().filter_map(supported_tool);
     types::ResponseObject {
         id: new_id("resp"),
         object: types::ResponseObjectObject::Response,
@@ -44,7 +44,7 @@ pub(super) fn begun(
         },
         safety_identifier: body.safety_identifier.clone(),
         service_tier: types::ResponseObjectServiceTier::Default,
-        store: keeps && body.store.unwrap_or(true),
+        store: can_store && body.store.unwrap_or(true),
         temperature: body.temperature.unwrap_or(1.0),
         text: types::ResponseTextTold {
             format: text.and_then(|text| text.format.clone()).unwrap_or(
@@ -79,10 +79,10 @@ pub(super) fn begun(
     }
 }
 
-/// A tool as it is taken: a function with a schema, which its arguments are held to. Tools of other types are left out.
-fn told(tool: &types::ResponseTool) -> Option<types::ResponseTool> {
+/// Returns a tool for the response, with defaults for missing fields; `None` if the tool's type is not supported.
+fn supported_tool(tool: &types::ResponseTool) -> Option<types::ResponseTool> {
     let schema = |schema: &Option<_>| parameters(schema.clone()).as_object().cloned();
-    let told = match tool.type_.as_str() {
+    let supported = match tool.type_.as_str() {
         FUNCTION => types::ResponseTool {
             parameters: schema(&tool.parameters),
             strict: Some(tool.strict.unwrap_or(false)),
@@ -103,24 +103,24 @@ fn told(tool: &types::ResponseTool) -> Option<types::ResponseTool> {
         }
         _ => return None,
     };
-    Some(told)
+    Some(supported)
 }
 
-/// Why a response failed that was begun, with OpenAI's word for it.
+/// Converts an error that ended a response after its start. Adds OpenAI's error code.
 pub(super) fn failure(error: &Error) -> types::ResponseFailure {
     use types::ResponseFailureCode as Code;
     types::ResponseFailure {
         code: match error {
             Error::Generate(GenerateError::QueueFull { .. }) => Code::RateLimitExceeded,
-            Error::Generate(GenerateError::Unfollowable { .. }) => Code::InvalidPrompt,
+            Error::Generate(GenerateError::ConstraintFailed { .. }) => Code::InvalidPrompt,
             _ => Code::ServerError,
         },
-        message: error.detail(Surface::OpenAi).message,
+        message: error.openai_error(Surface::OpenAi).message,
     }
 }
 
-/// What a response took.
-pub(super) fn usage(summary: &Summary) -> types::ResponseUsage {
+/// Returns the token usage of a response.
+pub(super) fn usage(summary: &GenerationSummary) -> types::ResponseUsage {
     let (input, output) = (summary.prompt_tokens, summary.generated_tokens);
     types::ResponseUsage {
         input_tokens: input as u64,
@@ -130,7 +130,7 @@ pub(super) fn usage(summary: &Summary) -> types::ResponseUsage {
         },
         output_tokens: output as u64,
         output_tokens_details: types::ResponseOutputTokensDetails {
-            reasoning_tokens: summary.thought_tokens as u64,
+            reasoning_tokens: summary.reasoning_tokens as u64,
         },
         total_tokens: (input + output) as u64,
     }

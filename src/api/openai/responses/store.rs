@@ -1,6 +1,7 @@
-//! Responses that are kept for the keys that asked for them, within limits of count and bytes. When a limit is exceeded,
-//! the key that holds most loses its least recently used response: so a key that holds no more than an equal share loses
-//! nothing to others. A response whose predecessor is gone is still whole: it holds everything that it was written from.
+//! Stores responses in memory for each API key, within limits of count and bytes. When a limit is exceeded, the API key
+//! that uses the most loses its least recently used response. A key that uses no more than an equal share therefore
+//! loses nothing to other keys. A stored response contains all its input items, so that a request can continue it after
+//! the responses before it are evicted.
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, HashMap, HashSet};
@@ -10,26 +11,24 @@ use super::item::Item;
 use crate::api::types;
 use crate::model::KeyId;
 
-/// Bytes of all that is kept, as JSON. What several responses were written from is counted for each of them.
-const KEPT_BYTES_MAX: usize = 64 << 20;
+/// Maximum size of the stored JSON in bytes. An item that several responses share counts for each of them.
+const STORED_BYTES_MAX: usize = 64 << 20;
 
-/// The key that a response is kept for; `None` on a server without keys.
+/// The API key of a stored response; `None` on a server without keys.
 type Owner = Option<KeyId>;
 
-/// A response that ended.
-pub(super) struct Kept {
-    /// As it was answered.
+/// A response that has ended, and its input.
+pub(super) struct StoredResponse {
     pub response: types::ResponseObject,
-    /// What it was written from.
+    /// All input items, including those of previous responses.
     pub input: Vec<Arc<Item>>,
-    /// What it says and calls.
+    /// The items of `response.output`.
     pub output: Vec<Arc<Item>>,
     owner: Owner,
     bytes: usize,
 }
 
-impl Kept {
-    /// Kept for `owner`.
+impl StoredResponse {
     pub(super) fn new(
         owner: Owner,
         input: Vec<Arc<Item>>,
@@ -37,7 +36,7 @@ impl Kept {
     ) -> Self {
         let output: Vec<_> = response.output.iter().cloned().map(Item::new).collect();
         let items = input.iter().chain(&output);
-        // The output is there twice.
+        // The output is stored twice: as items and within the response.
         let bytes = items.map(|item| item.bytes).sum::<usize>() + super::item::bytes(&response);
         Self {
             response,
@@ -49,142 +48,146 @@ impl Kept {
     }
 }
 
-/// All that are kept.
+/// The stored responses of all API keys.
 pub struct ResponseStore {
-    most: usize,
-    most_bytes: usize,
-    shelf: Mutex<Shelf>,
+    max_responses: usize,
+    max_bytes: usize,
+    state: Mutex<StoreState>,
 }
 
 #[derive(Default)]
-struct Shelf {
-    by_id: HashMap<String, Place>,
-    shares: HashMap<Owner, Share>,
+struct StoreState {
+    by_id: HashMap<String, Entry>,
+    usage_by_owner: HashMap<Owner, KeyUsage>,
     uses: u64,
     bytes: usize,
 }
 
-/// What is kept for one key.
+/// The stored responses of one API key.
 #[derive(Default)]
-struct Share {
-    /// Ids, the least recently used first.
-    by_use: BTreeMap<u64, String>,
+struct KeyUsage {
+    /// Response ids by time of last use, the least recently used first.
+    ids_by_use: BTreeMap<u64, String>,
     bytes: usize,
 }
 
-struct Place {
-    kept: Arc<Kept>,
-    used: u64,
+struct Entry {
+    stored: Arc<StoredResponse>,
+    last_use: u64,
 }
 
 impl ResponseStore {
-    /// Keeps so many at most.
-    pub fn new(most: usize) -> Self {
+    /// Creates a store of at most `max_responses` responses; 0 stores none.
+    pub fn new(max_responses: usize) -> Self {
         Self {
-            most,
-            most_bytes: KEPT_BYTES_MAX,
-            shelf: Mutex::default(),
+            max_responses,
+            max_bytes: STORED_BYTES_MAX,
+            state: Mutex::default(),
         }
     }
 
-    /// Whether anything is kept at all.
-    pub(super) fn keeps(&self) -> bool {
-        self.most > 0
+    /// Returns whether responses are stored at all.
+    pub(super) fn is_enabled(&self) -> bool {
+        self.max_responses > 0
     }
 
-    /// Keeps a response, in the place of the least recently used ones of the key that holds most.
-    pub(super) fn put(&self, kept: Kept) {
-        let mut shelf = self.shelf();
-        shelf.take(&kept.response.id);
-        shelf.bytes += kept.bytes;
-        let (id, owner, used) = (kept.response.id.clone(), kept.owner, shelf.next_use());
-        let share = shelf.shares.entry(owner).or_default();
-        share.by_use.insert(used, id.clone());
-        share.bytes += kept.bytes;
-        let kept = Arc::new(kept);
-        shelf.by_id.insert(id, Place { kept, used });
+    /// Stores a response, and evicts responses until no limit is exceeded.
+    pub(super) fn put(&self, stored: StoredResponse) {
+        let mut state = self.state();
+        state.remove(&stored.response.id);
+        state.bytes += stored.bytes;
+        let (id, owner, last_use) = (stored.response.id.clone(), stored.owner, state.next_use());
+        let usage = state.usage_by_owner.entry(owner).or_default();
+        usage.ids_by_use.insert(last_use, id.clone());
+        usage.bytes += stored.bytes;
+        let stored = Arc::new(stored);
+        state.by_id.insert(id, Entry { stored, last_use });
         loop {
-            let oldest = if shelf.by_id.len() > self.most {
-                shelf.oldest_of_largest(owner, |share| share.by_use.len())
-            } else if shelf.bytes > self.most_bytes {
-                shelf.oldest_of_largest(owner, |share| share.bytes)
+            let evicted = if state.by_id.len() > self.max_responses {
+                state.eviction_candidate(owner, |usage| usage.ids_by_use.len())
+            } else if state.bytes > self.max_bytes {
+                state.eviction_candidate(owner, |usage| usage.bytes)
             } else {
                 break;
             };
-            let Some(oldest) = oldest else { break };
-            shelf.take(&oldest);
+            let Some(evicted) = evicted else { break };
+            state.remove(&evicted);
         }
     }
 
-    /// A response of that key, which is used with that.
-    pub(super) fn get(&self, owner: Owner, id: &str) -> Option<Arc<Kept>> {
-        let mut shelf = self.shelf();
-        let used = shelf.next_use();
-        let place = shelf.by_id.get_mut(id);
-        let place = place.filter(|place| place.kept.owner == owner)?;
-        let before = std::mem::replace(&mut place.used, used);
-        let kept = Arc::clone(&place.kept);
-        let share = shelf.shares.entry(owner).or_default();
-        share.by_use.remove(&before);
-        share.by_use.insert(used, id.to_owned());
-        Some(kept)
+    /// Returns a response of a key and marks the response as used.
+    pub(super) fn get(&self, owner: Owner, id: &str) -> Option<Arc<StoredResponse>> {
+        let mut state = self.state();
+        let last_use = state.next_use();
+        let entry = state.by_id.get_mut(id);
+        let entry = entry.filter(|entry| entry.stored.owner == owner)?;
+        let previous_use = std::mem::replace(&mut entry.last_use, last_use);
+        let stored = Arc::clone(&entry.stored);
+        let usage = state.usage_by_owner.entry(owner).or_default();
+        usage.ids_by_use.remove(&previous_use);
+        usage.ids_by_use.insert(last_use, id.to_owned());
+        Some(stored)
     }
 
-    /// Forgets a response of that key; whether there was one.
+    /// Deletes a response of a key. Returns whether the response was stored.
     pub(super) fn remove(&self, owner: Owner, id: &str) -> bool {
-        let mut shelf = self.shelf();
-        let place = shelf.by_id.get(id);
-        let own = place.is_some_and(|place| place.kept.owner == owner);
-        if own {
-            shelf.take(id);
+        let mut state = self.state();
+        let entry = state.by_id.get(id);
+        let is_stored = entry.is_some_and(|entry| entry.stored.owner == owner);
+        if is_stored {
+            state.remove(id);
         }
-        own
+        is_stored
     }
 
-    /// Those of these items that responses of that key hold.
+    /// Returns the items with the given ids from the stored responses of a key.
     pub(super) fn items(&self, owner: Owner, ids: &HashSet<&str>) -> HashMap<String, Arc<Item>> {
-        let shelf = self.shelf();
-        let own = shelf.by_id.values().map(|place| &place.kept);
-        let own = own.filter(|kept| kept.owner == owner && !ids.is_empty());
-        let items = own.flat_map(|kept| kept.input.iter().chain(&kept.output));
+        let state = self.state();
+        let responses = state.by_id.values().map(|entry| &entry.stored);
+        let responses = responses.filter(|stored| stored.owner == owner && !ids.is_empty());
+        let items = responses.flat_map(|stored| stored.input.iter().chain(&stored.output));
         items
             .filter(|item| ids.contains(item.id()))
             .map(|item| (item.id().to_owned(), Arc::clone(item)))
             .collect()
     }
 
-    fn shelf(&self) -> MutexGuard<'_, Shelf> {
-        self.shelf.lock().unwrap_or_else(PoisonError::into_inner)
+    fn state(&self) -> MutexGuard<'_, StoreState> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl Shelf {
+impl StoreState {
     fn next_use(&mut self) -> u64 {
         self.uses += 1;
         self.uses
     }
 
-    fn take(&mut self, id: &str) {
-        if let Some(place) = self.by_id.remove(id) {
-            self.bytes -= place.kept.bytes;
-            let owner = place.kept.owner;
-            let share = self.shares.entry(owner).or_default();
-            share.by_use.remove(&place.used);
-            share.bytes -= place.kept.bytes;
-            if share.by_use.is_empty() {
-                self.shares.remove(&owner);
+    fn remove(&mut self, id: &str) {
+        if let Some(entry) = self.by_id.remove(id) {
+            self.bytes -= entry.stored.bytes;
+            let owner = entry.stored.owner;
+            let usage = self.usage_by_owner.entry(owner).or_default();
+            usage.ids_by_use.remove(&entry.last_use);
+            usage.bytes -= entry.stored.bytes;
+            if usage.ids_by_use.is_empty() {
+                self.usage_by_owner.remove(&owner);
             }
         }
     }
 
-    /// The least recently used response of the key that holds most. Of several, `owner` loses its own first, then the one
-    /// that was not used for the longest.
-    fn oldest_of_largest(&self, owner: Owner, size: impl Fn(&Share) -> usize) -> Option<String> {
-        let oldest = self.shares.iter().filter_map(|(key, share)| {
-            let (used, id) = share.by_use.first_key_value()?;
-            Some(((size(share), *key == owner, Reverse(*used)), id))
+    /// Returns the least recently used response of the key with the largest `size`. Among keys of equal size, prefers
+    /// `owner`, then the key with the least recently used response.
+    fn eviction_candidate(
+        &self,
+        owner: Owner,
+        size: impl Fn(&KeyUsage) -> usize,
+    ) -> Option<String> {
+        let candidates = self.usage_by_owner.iter().filter_map(|(key, usage)| {
+            let (last_use, id) = usage.ids_by_use.first_key_value()?;
+            Some(((size(usage), *key == owner, Reverse(*last_use)), id))
         });
-        oldest
+        candidates
             .max_by_key(|(rank, _)| *rank)
             .map(|(_, id)| id.clone())
     }
@@ -194,16 +197,16 @@ impl Shelf {
 mod tests {
     use serde_json::json;
 
-    use super::super::response::begun;
+    use super::super::response::initial_response;
     use super::*;
 
-    const EVERYBODY: Owner = None;
+    const NO_KEYS: Owner = None;
 
     fn response(id: &str) -> types::ResponseObject {
         let body = serde_json::from_value(json!({})).unwrap();
         types::ResponseObject {
             id: id.to_owned(),
-            ..begun(&body, "tiny", true)
+            ..initial_response(&body, "tiny", true)
         }
     }
 
@@ -216,62 +219,64 @@ mod tests {
     }
 
     fn put(store: &ResponseStore, owner: Owner, id: &str, input: &[Arc<Item>]) {
-        store.put(Kept::new(owner, input.to_vec(), response(id)));
+        store.put(StoredResponse::new(owner, input.to_vec(), response(id)));
     }
 
     #[track_caller]
     fn check(store: &ResponseStore, ids: &[&str]) {
-        let mut kept: Vec<_> = store.shelf().by_id.keys().cloned().collect();
-        kept.sort();
-        assert_eq!(kept, ids);
-        let shelf = store.shelf();
-        let bytes: usize = shelf.by_id.values().map(|place| place.kept.bytes).sum();
-        let shares = || shelf.shares.values();
+        let mut stored: Vec<_> = store.state().by_id.keys().cloned().collect();
+        stored.sort();
+        assert_eq!(stored, ids);
+        let state = store.state();
+        let bytes: usize = state.by_id.values().map(|entry| entry.stored.bytes).sum();
+        let usage_by_owner = || state.usage_by_owner.values();
         assert_eq!(
             (
-                shelf.bytes,
-                shares().map(|share| share.bytes).sum::<usize>(),
-                shares().map(|share| share.by_use.len()).sum::<usize>(),
+                state.bytes,
+                usage_by_owner().map(|usage| usage.bytes).sum::<usize>(),
+                usage_by_owner()
+                    .map(|usage| usage.ids_by_use.len())
+                    .sum::<usize>(),
             ),
-            (bytes, bytes, shelf.by_id.len())
+            (bytes, bytes, state.by_id.len())
         );
-        assert!(shares().all(|share| !share.by_use.is_empty()));
+        assert!(usage_by_owner().all(|usage| !usage.ids_by_use.is_empty()));
     }
 
     #[test]
-    fn the_one_that_was_not_used_for_the_longest_goes_first() {
+    fn evicts_the_least_recently_used_response() {
         let store = ResponseStore::new(2);
-        put(&store, EVERYBODY, "a", &[]);
-        put(&store, EVERYBODY, "b", &[]);
-        assert!(store.get(EVERYBODY, "a").is_some());
-        put(&store, EVERYBODY, "c", &[]);
+        put(&store, NO_KEYS, "a", &[]);
+        put(&store, NO_KEYS, "b", &[]);
+        assert!(store.get(NO_KEYS, "a").is_some());
+        put(&store, NO_KEYS, "c", &[]);
         check(&store, &["a", "c"]);
-        // One of the same id takes the place of the other.
-        put(&store, EVERYBODY, "a", &[message("x")]);
+        // A response replaces the stored response with the same id.
+        put(&store, NO_KEYS, "a", &[message("x")]);
         check(&store, &["a", "c"]);
-        assert!(store.remove(EVERYBODY, "a") && !store.remove(EVERYBODY, "a"));
+        assert!(store.remove(NO_KEYS, "a") && !store.remove(NO_KEYS, "a"));
         check(&store, &["c"]);
     }
 
     #[test]
-    fn bytes_are_a_limit_too() {
+    fn evicts_responses_over_the_byte_limit() {
         let mut store = ResponseStore::new(100);
-        let one = Kept::new(EVERYBODY, Vec::new(), response("a")).bytes;
-        store.most_bytes = 3 * one;
+        let response_bytes = StoredResponse::new(NO_KEYS, Vec::new(), response("a")).bytes;
+        store.max_bytes = 3 * response_bytes;
         for id in ["a", "b", "c", "d"] {
-            put(&store, EVERYBODY, id, &[]);
+            put(&store, NO_KEYS, id, &[]);
         }
         check(&store, &["b", "c", "d"]);
-        let long = message(&"x".repeat(one / 2));
-        put(&store, EVERYBODY, "e", std::slice::from_ref(&long));
+        let long = message(&"x".repeat(response_bytes / 2));
+        put(&store, NO_KEYS, "e", std::slice::from_ref(&long));
         check(&store, &["e"]);
-        // What is larger than all that may be is not kept.
-        put(&store, EVERYBODY, "f", &[long.clone(), long.clone(), long]);
+        // A response over the byte limit is not stored.
+        put(&store, NO_KEYS, "f", &[long.clone(), long.clone(), long]);
         check(&store, &[]);
     }
 
     #[test]
-    fn a_key_loses_nothing_of_its_share_to_another() {
+    fn a_key_within_its_equal_share_loses_no_responses() {
         let (ada, ben) = (Some(KeyId::of("ada")), Some(KeyId::of("ben")));
         let mut store = ResponseStore::new(4);
         for id in ["a1", "a2", "a3"] {
@@ -282,10 +287,10 @@ mod tests {
         }
         check(&store, &["a2", "a3", "b98", "b99"]);
 
-        // The same holds for bytes, also where one response alone is larger than all that may be kept.
-        let one = Kept::new(ada, Vec::new(), response("a1")).bytes;
-        store.most_bytes = 4 * one + 400;
-        let long = message(&"x".repeat(one / 2));
+        // Keys share the byte limit equally, too, even if a single response exceeds the limit.
+        let response_bytes = StoredResponse::new(ada, Vec::new(), response("a1")).bytes;
+        store.max_bytes = 4 * response_bytes + 400;
+        let long = message(&"x".repeat(response_bytes / 2));
         put(&store, ben, "b_long", std::slice::from_ref(&long));
         put(&store, ben, "b_more", std::slice::from_ref(&long));
         check(&store, &["a2", "a3", "b_more"]);
@@ -299,11 +304,11 @@ mod tests {
     }
 
     #[test]
-    fn each_sees_its_own() {
+    fn a_key_sees_only_its_own_responses() {
         let (ada, ben) = (Some(KeyId::of("ada")), Some(KeyId::of("ben")));
         let store = ResponseStore::new(2);
         put(&store, ada, "a", &[message("x")]);
-        assert!(store.get(ben, "a").is_none() && store.get(EVERYBODY, "a").is_none());
+        assert!(store.get(ben, "a").is_none() && store.get(NO_KEYS, "a").is_none());
         assert!(!store.remove(ben, "a"));
         let ids = HashSet::from(["msg_x", "msg_y"]);
         assert!(store.items(ben, &ids).is_empty());
@@ -312,10 +317,10 @@ mod tests {
     }
 
     #[test]
-    fn none_are_kept_where_none_may_be() {
+    fn a_store_of_size_0_stores_nothing() {
         let store = ResponseStore::new(0);
-        put(&store, EVERYBODY, "a", &[]);
+        put(&store, NO_KEYS, "a", &[]);
         check(&store, &[]);
-        assert!(!store.keeps());
+        assert!(!store.is_enabled());
     }
 }

@@ -1,40 +1,42 @@
-//! A response as it is written: its events as they come, and what they come to.
+//! Builds a response from the assistant's output: the items, the events of the stream and the final response object.
 
 use std::pin::pin;
 use std::time::SystemTime;
 
 use futures_util::{Stream, StreamExt, stream};
 
-use super::super::heading::token_logprobs;
+use super::super::response_parts::token_logprobs;
 use super::super::unix_seconds;
-use super::events::{Events, OfItem, OfPart, OfState, Place};
+use super::event_log::{EventLog, ItemEventType, ItemLocation, PartEventType, StateEventType};
 use super::item::{new_id, output_text, reasoning_text};
 use super::request::Namespaces;
 use super::response::{failure, usage};
-use crate::api::answer::{AnswerEvent, call_id};
+use crate::api::assistant::{AssistantEvent, call_id};
 use crate::api::error::Error;
 use crate::api::timings::{prompt_progress, timings, timings_so_far};
 use crate::api::types;
-use crate::model::{AnswerToken, FinishReason, GenerateError, GenerationProgress, Summary};
-use crate::text::AnswerPart;
+use crate::model::{
+    FinishReason, GenerateError, GenerationProgress, GenerationSummary, OutputToken,
+};
+use crate::text::OutputPart;
 
 use types::ResponseItemStatus as ItemStatus;
 use types::ResponseStatus as Status;
 
-/// Writes one response.
+/// Builds the response to one request.
 pub(super) struct Writer {
     response: types::ResponseObject,
-    /// Functions that are called by other names than the model's.
+    /// Functions of namespaces: their names in the prompt differ from their names in the response.
     namespaces: Namespaces,
-    open: Option<Open>,
-    /// Tokens whose text is not told yet.
-    pending: Vec<types::TokenLogprob>,
-    events: Events,
+    open: Option<OpenItem>,
+    /// Log probabilities of tokens whose text has not been sent yet.
+    pending_logprobs: Vec<types::TokenLogprob>,
+    events: EventLog,
 }
 
-/// The item that is being written, behind those of the response.
-enum Open {
-    Thought {
+/// The item that is being generated; not yet in the response's output.
+enum OpenItem {
+    Reasoning {
         id: String,
         text: String,
     },
@@ -47,135 +49,142 @@ enum Open {
 }
 
 impl Writer {
-    /// Of a response that is begun.
     pub(super) fn new(response: types::ResponseObject, namespaces: Namespaces) -> Self {
         Self {
             response,
             namespaces,
             open: None,
-            pending: Vec::new(),
-            events: Events::default(),
+            pending_logprobs: Vec::new(),
+            events: EventLog::default(),
         }
     }
 
-    /// Waits for the end.
-    pub(super) async fn whole(
+    /// Collects the assistant's events and returns the final response.
+    pub(super) async fn response(
         mut self,
-        events: impl Stream<Item = Result<AnswerEvent, Error>>,
+        events: impl Stream<Item = Result<AssistantEvent, Error>>,
     ) -> Result<types::ResponseObject, Error> {
         let mut events = pin!(events);
         while let Some(event) = events.next().await {
             match event? {
-                AnswerEvent::Parts { parts, tokens } => self.parts(parts, &tokens),
-                AnswerEvent::Progress(_) => {}
-                AnswerEvent::Finished(summary) => {
+                AssistantEvent::Parts { parts, tokens } => self.parts(parts, &tokens),
+                AssistantEvent::Progress(_) => {}
+                AssistantEvent::Finished(summary) => {
                     self.end(&summary);
                     return Ok(self.response);
                 }
             }
-            // Nobody waits for them.
+            // Without a stream, the events are discarded.
             drop(self.events.take());
         }
         Err(GenerateError::Failed("the generation ended without a result".to_owned()).into())
     }
 
-    /// The events as they come; `keep` is shown the response before its end is told.
+    /// Converts assistant events to response events. Calls `store` with the final response before the last event is
+    /// sent.
     pub(super) fn events(
         mut self,
-        events: impl Stream<Item = Result<AnswerEvent, Error>> + Send + 'static,
-        keep: impl FnOnce(&types::ResponseObject) + Send + 'static,
+        events: impl Stream<Item = Result<AssistantEvent, Error>> + Send + 'static,
+        store: impl FnOnce(&types::ResponseObject) + Send + 'static,
     ) -> impl Stream<Item = types::ResponsesEvent> + Send + 'static {
-        self.state(OfState::ResponseCreated);
-        self.state(OfState::ResponseInProgress);
-        let begun = self.events.take();
-        let mut keep = Some(keep);
-        let rest = events.flat_map(move |event| {
+        self.state(StateEventType::ResponseCreated);
+        self.state(StateEventType::ResponseInProgress);
+        let first_events = self.events.take();
+        let mut store = Some(store);
+        let later_events = events.flat_map(move |event| {
             match event {
-                Ok(AnswerEvent::Parts { parts, tokens }) => self.parts(parts, &tokens),
-                Ok(AnswerEvent::Progress(progress)) => self.progress(&progress),
-                Ok(AnswerEvent::Finished(summary)) => {
+                Ok(AssistantEvent::Parts { parts, tokens }) => self.parts(parts, &tokens),
+                Ok(AssistantEvent::Progress(progress)) => self.progress(&progress),
+                Ok(AssistantEvent::Finished(summary)) => {
                     self.end(&summary);
-                    keep.take()
+                    store
+                        .take()
                         .into_iter()
-                        .for_each(|keep| keep(&self.response));
+                        .for_each(|store| store(&self.response));
                 }
                 Err(error) => self.fail(&error),
             }
             stream::iter(self.events.take())
         });
-        stream::iter(begun).chain(rest)
+        stream::iter(first_events).chain(later_events)
     }
 
-    fn parts(&mut self, parts: Vec<AnswerPart>, tokens: &[AnswerToken]) {
-        self.pending.extend(token_logprobs(tokens));
+    fn parts(&mut self, parts: Vec<OutputPart>, tokens: &[OutputToken]) {
+        self.pending_logprobs.extend(token_logprobs(tokens));
         for part in parts {
             match part {
-                AnswerPart::Thought(text) => self.think(text),
-                AnswerPart::Text(text) => self.say(text),
-                AnswerPart::Call { name } => self.begin_call(name),
-                AnswerPart::Arguments(piece) => self.go_on_with_call(piece),
+                OutputPart::Reasoning(text) => self.add_reasoning(text),
+                OutputPart::Text(text) => self.add_text(text),
+                OutputPart::ToolCall { name } => self.start_call(name),
+                OutputPart::Arguments(delta) => self.add_arguments(delta),
             }
         }
     }
 
-    fn think(&mut self, piece: String) {
-        if !matches!(self.open, Some(Open::Thought { .. })) {
-            let item = thought(new_id("rs"), ItemStatus::InProgress, Vec::new());
+    fn add_reasoning(&mut self, delta: String) {
+        if !matches!(self.open, Some(OpenItem::Reasoning { .. })) {
+            let item = reasoning_item(new_id("rs"), ItemStatus::InProgress, Vec::new());
             let id = item.id.clone();
-            let place = self.begin(&id, item.into());
+            let location = self.start_item(&id, item.into());
             let part = reasoning_text(String::new());
-            self.events
-                .part(OfPart::ResponseContentPartAdded, place, part.into());
+            self.events.part(
+                PartEventType::ResponseContentPartAdded,
+                location,
+                part.into(),
+            );
             let text = String::new();
-            self.open = Some(Open::Thought { id, text });
+            self.open = Some(OpenItem::Reasoning { id, text });
         }
         let output_index = self.output_index();
-        let Some(Open::Thought { id, text }) = &mut self.open else {
+        let Some(OpenItem::Reasoning { id, text }) = &mut self.open else {
             return;
         };
-        text.push_str(&piece);
-        let place = Place {
+        text.push_str(&delta);
+        let location = ItemLocation {
             item_id: id.clone(),
             output_index,
         };
-        self.events.thought(place, piece);
+        self.events.reasoning(location, delta);
     }
 
-    fn say(&mut self, piece: String) {
-        if !matches!(self.open, Some(Open::Message { .. })) {
-            self.begin_message();
+    fn add_text(&mut self, delta: String) {
+        if !matches!(self.open, Some(OpenItem::Message { .. })) {
+            self.start_message();
         }
-        let new = std::mem::take(&mut self.pending);
+        let new = std::mem::take(&mut self.pending_logprobs);
         let output_index = self.output_index();
-        let Some(Open::Message { id, text, logprobs }) = &mut self.open else {
+        let Some(OpenItem::Message { id, text, logprobs }) = &mut self.open else {
             return;
         };
-        text.push_str(&piece);
+        text.push_str(&delta);
         logprobs.extend(new.iter().cloned());
-        let place = Place {
+        let location = ItemLocation {
             item_id: id.clone(),
             output_index,
         };
-        self.events.text(place, piece, new);
+        self.events.text(location, delta, new);
     }
 
-    fn begin_message(&mut self) {
-        let item = message(new_id("msg"), ItemStatus::InProgress, Vec::new());
+    fn start_message(&mut self) {
+        let item = message_item(new_id("msg"), ItemStatus::InProgress, Vec::new());
         let id = item.id.clone();
-        let place = self.begin(&id, item.into());
+        let location = self.start_item(&id, item.into());
         let part = output_text(String::new(), Vec::new());
-        self.events
-            .part(OfPart::ResponseContentPartAdded, place, part.into());
-        self.open = Some(Open::Message {
+        self.events.part(
+            PartEventType::ResponseContentPartAdded,
+            location,
+            part.into(),
+        );
+        self.open = Some(OpenItem::Message {
             id,
             text: String::new(),
             logprobs: Vec::new(),
         });
     }
 
-    fn begin_call(&mut self, name: String) {
-        // Its tokens are no text.
-        self.pending.clear();
+    fn start_call(&mut self, name: String) {
+        // The tokens of a tool call have no log probabilities in the response.
+        self.pending_logprobs.clear();
         let (namespace, name) = match self.namespaces.get(&name) {
             Some((namespace, name)) => (Some(namespace.clone()), name.clone()),
             None => (None, name),
@@ -189,108 +198,112 @@ impl Writer {
             namespace,
             arguments: String::new(),
         };
-        self.begin(&call.id, call.clone().into());
-        self.open = Some(Open::Call(call));
+        self.start_item(&call.id, call.clone().into());
+        self.open = Some(OpenItem::Call(call));
     }
 
-    fn go_on_with_call(&mut self, piece: String) {
-        self.pending.clear();
+    fn add_arguments(&mut self, delta: String) {
+        self.pending_logprobs.clear();
         let output_index = self.output_index();
-        let Some(Open::Call(call)) = &mut self.open else {
+        let Some(OpenItem::Call(call)) = &mut self.open else {
             return;
         };
-        call.arguments.push_str(&piece);
-        let place = Place {
+        call.arguments.push_str(&delta);
+        let location = ItemLocation {
             item_id: call.id.clone(),
             output_index,
         };
-        self.events.arguments(place, piece);
+        self.events.arguments(location, delta);
     }
 
-    /// An item begins, and what was written before is whole.
-    fn begin(&mut self, id: &str, item: types::ResponseItem) -> Place {
-        self.close(ItemStatus::Completed);
+    /// Completes the open item, if any, and starts a new item.
+    fn start_item(&mut self, id: &str, item: types::ResponseItem) -> ItemLocation {
+        self.close_item(ItemStatus::Completed);
         let output_index = self.output_index();
         self.events
-            .item(OfItem::ResponseOutputItemAdded, output_index, item);
-        Place {
+            .item(ItemEventType::ResponseOutputItemAdded, output_index, item);
+        ItemLocation {
             item_id: id.to_owned(),
             output_index,
         }
     }
 
-    /// The item that is being written ends; it is the response's then.
-    fn close(&mut self, status: ItemStatus) {
+    /// Completes the open item and adds it to the response's output.
+    fn close_item(&mut self, status: ItemStatus) {
         let output_index = self.output_index();
-        let place = |id: &str| Place {
+        let location = |id: &str| ItemLocation {
             item_id: id.to_owned(),
             output_index,
         };
         let item: types::ResponseItem = match self.open.take() {
             None => return,
-            Some(Open::Thought { id, text }) => {
+            Some(OpenItem::Reasoning { id, text }) => {
                 let part = reasoning_text(text.clone());
-                self.events.thought_done(place(&id), text);
+                self.events.reasoning_done(location(&id), text);
                 let done = part.clone().into();
                 self.events
-                    .part(OfPart::ResponseContentPartDone, place(&id), done);
-                thought(id, status, vec![part]).into()
+                    .part(PartEventType::ResponseContentPartDone, location(&id), done);
+                reasoning_item(id, status, vec![part]).into()
             }
-            Some(Open::Message { id, text, logprobs }) => {
+            Some(OpenItem::Message { id, text, logprobs }) => {
                 let part = output_text(text.clone(), logprobs.clone());
-                self.events.text_done(place(&id), text, logprobs);
+                self.events.text_done(location(&id), text, logprobs);
                 let done = part.clone().into();
                 self.events
-                    .part(OfPart::ResponseContentPartDone, place(&id), done);
-                message(id, status, vec![part.into()]).into()
+                    .part(PartEventType::ResponseContentPartDone, location(&id), done);
+                message_item(id, status, vec![part.into()]).into()
             }
-            Some(Open::Call(call)) => {
+            Some(OpenItem::Call(call)) => {
                 let call = types::ResponseFunctionCall { status, ..call };
                 let (name, arguments) = (call.name.clone(), call.arguments.clone());
-                self.events.arguments_done(place(&call.id), name, arguments);
+                self.events
+                    .arguments_done(location(&call.id), name, arguments);
                 call.into()
             }
         };
-        self.events
-            .item(OfItem::ResponseOutputItemDone, output_index, item.clone());
+        self.events.item(
+            ItemEventType::ResponseOutputItemDone,
+            output_index,
+            item.clone(),
+        );
         self.response.output.push(item);
     }
 
-    /// A response that is in progress is told again: with how much of the prompt was evaluated, or with the timings so far.
+    /// Adds an event: the unfinished response with the prompt progress or the timings so far.
     fn progress(&mut self, progress: &GenerationProgress) {
         self.response.prompt_progress = prompt_progress(progress);
         self.response.timings = match self.response.prompt_progress {
             Some(_) => None,
             None => Some(timings_so_far(progress)),
         };
-        self.state(OfState::ResponseInProgress);
+        self.state(StateEventType::ResponseInProgress);
         self.response.prompt_progress = None;
         self.response.timings = None;
     }
 
-    fn end(&mut self, summary: &Summary) {
+    fn end(&mut self, summary: &GenerationSummary) {
         self.response.timings = Some(timings(summary));
-        let is_whole = match summary.reason {
+        let is_complete = match summary.reason {
             FinishReason::EndOfText | FinishReason::StopString(_) => true,
             FinishReason::TokenLimit | FinishReason::ContextFull => false,
         };
-        // A whole response says something, be it the empty text.
-        let silent = self.open.is_none() && self.response.output.is_empty();
-        if silent || (is_whole && matches!(self.open, Some(Open::Thought { .. }))) {
-            self.begin_message();
+        // A response without output gets an empty message, and so does a complete response that ends with reasoning.
+        let has_no_output = self.open.is_none() && self.response.output.is_empty();
+        if has_no_output || (is_complete && matches!(self.open, Some(OpenItem::Reasoning { .. }))) {
+            self.start_message();
         }
         self.response.usage = Some(usage(summary));
-        if is_whole {
-            self.close(ItemStatus::Completed);
+        if is_complete {
+            self.close_item(ItemStatus::Completed);
             self.response.status = Status::Completed;
             self.response.completed_at = Some(unix_seconds(SystemTime::now()));
-            self.state(OfState::ResponseCompleted);
+            self.state(StateEventType::ResponseCompleted);
         } else {
-            self.close(ItemStatus::Incomplete);
+            self.close_item(ItemStatus::Incomplete);
             self.response.status = Status::Incomplete;
             let reason = types::ResponseIncompleteReason::MaxOutputTokens;
             self.response.incomplete_details = Some(types::ResponseIncomplete { reason });
-            self.state(OfState::ResponseIncomplete);
+            self.state(StateEventType::ResponseIncomplete);
         }
     }
 
@@ -298,20 +311,20 @@ impl Writer {
         self.events.error(error);
         self.response.status = Status::Failed;
         self.response.error = Some(failure(error));
-        self.state(OfState::ResponseFailed);
+        self.state(StateEventType::ResponseFailed);
     }
 
-    fn state(&mut self, state: OfState) {
+    fn state(&mut self, state: StateEventType) {
         self.events.state(state, self.response.clone());
     }
 
-    /// The number of the item that is being written.
+    /// Returns the output index of the open item.
     fn output_index(&self) -> u64 {
         self.response.output.len() as u64
     }
 }
 
-fn thought(
+fn reasoning_item(
     id: String,
     status: ItemStatus,
     content: Vec<types::ResponseReasoningText>,
@@ -325,7 +338,7 @@ fn thought(
     }
 }
 
-fn message(
+fn message_item(
     id: String,
     status: ItemStatus,
     content: Vec<types::ResponsePart>,

@@ -2,15 +2,15 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use super::super::response::begun;
+use super::super::response::initial_response;
 use std::collections::HashMap;
 
 use super::*;
 
-/// What is sent of these events.
-async fn sent(events: Vec<Result<AnswerEvent, Error>>) -> Vec<Value> {
+/// Converts assistant events to response events and validates each of them.
+async fn response_events(events: Vec<Result<AssistantEvent, Error>>) -> Vec<Value> {
     let body = serde_json::from_value(json!({})).unwrap();
-    let writer = Writer::new(begun(&body, "tiny", true), HashMap::new());
+    let writer = Writer::new(initial_response(&body, "tiny", true), HashMap::new());
     let sent = writer.events(stream::iter(events), |_| ());
     let sent = sent.map(|event| serde_json::to_value(event).unwrap());
     let sent: Vec<Value> = sent.collect().await;
@@ -21,14 +21,14 @@ async fn sent(events: Vec<Result<AnswerEvent, Error>>) -> Vec<Value> {
 }
 
 #[tokio::test]
-async fn a_failure_is_told_and_is_the_end() {
-    let text = AnswerEvent::Parts {
-        parts: vec![AnswerPart::Text("Hi".to_owned())],
+async fn a_failure_is_reported_and_ends_the_stream() {
+    let text = AssistantEvent::Parts {
+        parts: vec![OutputPart::Text("Hi".to_owned())],
         tokens: Vec::new(),
     };
     let timeout = Duration::from_secs(2);
     let error = GenerateError::DeadlinePassed { timeout };
-    let sent = sent(vec![Ok(text), Err(error.into())]).await;
+    let sent = response_events(vec![Ok(text), Err(error.into())]).await;
     let types: Vec<&str> = sent
         .iter()
         .map(|event| event["type"].as_str().unwrap())
@@ -48,21 +48,21 @@ async fn a_failure_is_told_and_is_the_end() {
 }
 
 #[tokio::test]
-async fn what_is_said_and_called_are_items() {
+async fn messages_and_tool_calls_become_items() {
     let parts = vec![
-        AnswerPart::Text("I ".to_owned()),
-        AnswerPart::Text("look.".to_owned()),
-        AnswerPart::Call {
+        OutputPart::Text("I ".to_owned()),
+        OutputPart::Text("look.".to_owned()),
+        OutputPart::ToolCall {
             name: "now".to_owned(),
         },
-        AnswerPart::Arguments("{}".to_owned()),
-        AnswerPart::Call {
+        OutputPart::Arguments("{}".to_owned()),
+        OutputPart::ToolCall {
             name: "here".to_owned(),
         },
-        AnswerPart::Arguments("{".to_owned()),
+        OutputPart::Arguments("{".to_owned()),
     ];
     let tokens = Vec::new();
-    let sent = sent(vec![Ok(AnswerEvent::Parts { parts, tokens })]).await;
+    let sent = response_events(vec![Ok(AssistantEvent::Parts { parts, tokens })]).await;
     let items: Vec<(&Value, &Value, &Value)> = sent
         .iter()
         .filter(|event| event["type"] == "response.output_item.done")
@@ -72,10 +72,13 @@ async fn what_is_said_and_called_are_items() {
         })
         .collect();
     let (message, call) = (json!("message"), json!("function_call"));
-    let whole = json!("completed");
+    let completed = json!("completed");
     assert_eq!(
         items,
-        [(&json!(0), &message, &whole), (&json!(1), &call, &whole)]
+        [
+            (&json!(0), &message, &completed),
+            (&json!(1), &call, &completed)
+        ]
     );
     let numbers = sent.iter().map(|event| event["sequence_number"].as_u64());
     assert!(numbers.eq((0..sent.len() as u64).map(Some)));

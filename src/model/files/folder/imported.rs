@@ -1,5 +1,5 @@
-//! A folder with a graph that others exported: onnxruntime-genai's, which `genai_config.json` describes, or the hub's, whose
-//! graphs may be in the folder `onnx`.
+//! Opens an exported ONNX graph and its folder: in onnxruntime-genai's format with `genai_config.json`, or in Hugging
+//! Face's format, where graphs may be in the subfolder `onnx`.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -7,8 +7,8 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, bail, ensure};
 use serde::Deserialize;
 
-use super::text::{self, Ends};
-use super::{ModelFiles, WEIGHT_INDEX, WEIGHTS, needed, parsed};
+use super::text::{self, EosTokenIds};
+use super::{OpenedModel, WEIGHT_INDEX, WEIGHTS, read_json, read_required};
 use crate::file_bytes::FileAccess;
 use crate::graph::imported::{ImportSettings, ImportedAttention, ImportedModel};
 use crate::model::files::ModelSource;
@@ -16,12 +16,12 @@ use crate::model::files::ModelSource;
 const GENAI_CONFIG: &str = "genai_config.json";
 const CONFIG: &str = "config.json";
 const TOKENIZER: &str = "tokenizer.json";
-/// The folder of graphs in the hub's repositories.
-const GRAPHS: &str = "onnx";
-/// Of several graphs the one with this name.
-const GRAPH: &str = "model.onnx";
+/// Subfolder of graphs in Hugging Face repositories.
+const GRAPH_FOLDER: &str = "onnx";
+/// File name of the graph to choose if there are several.
+const DEFAULT_GRAPH: &str = "model.onnx";
 
-/// What onnxruntime-genai says of a model.
+/// The parts of onnxruntime-genai's `genai_config.json` that are used.
 #[derive(Deserialize)]
 struct GenaiConfig {
     model: GenaiModel,
@@ -33,7 +33,7 @@ struct GenaiModel {
     vocab_size: usize,
     context_length: usize,
     #[serde(default)]
-    eos_token_id: Option<Ends>,
+    eos_token_id: Option<EosTokenIds>,
     decoder: GenaiDecoder,
 }
 
@@ -44,7 +44,7 @@ struct GenaiDecoder {
     head_size: Option<usize>,
 }
 
-/// What the hub's configuration says, in the spellings of old and new families.
+/// Hugging Face's `config.json`, with the field names of old and new model families.
 #[derive(Deserialize)]
 struct HubConfig {
     #[serde(default)]
@@ -60,20 +60,23 @@ struct HubConfig {
     num_attention_heads: Option<usize>,
 }
 
-/// The graph that a path means: itself, or the one in the folder, if it has no weights that a graph is made of here.
+/// Returns the exported graph at a path: the `.onnx` file itself, or the graph in the folder. Returns `None` for other
+/// files, and for folders with safetensors files.
 ///
 /// # Errors
-/// There are several and none is the first choice; the configuration is none.
+/// If a folder has several graphs and none is `model.onnx`, or the configuration is invalid.
 pub(in crate::model::files) fn graph(path: &Path) -> anyhow::Result<Option<PathBuf>> {
     if !path.is_dir() {
-        let is_graph = path.extension().is_some_and(|end| end == "onnx");
+        let is_graph = path
+            .extension()
+            .is_some_and(|extension| extension == "onnx");
         return Ok(is_graph.then(|| path.to_owned()));
     }
-    if let Some(GenaiConfig { model }) = parsed(path, GENAI_CONFIG)? {
+    if let Some(GenaiConfig { model }) = read_json(path, GENAI_CONFIG)? {
         let name = model.decoder.filename;
         ensure!(
             Path::new(&name).file_name() == Some(name.as_ref()),
-            "{}: \"{name}\" is no file beside it",
+            "{}: \"{name}\" is not a plain file name",
             path.join(GENAI_CONFIG).display()
         );
         return Ok(Some(path.join(name)));
@@ -85,16 +88,19 @@ pub(in crate::model::files) fn graph(path: &Path) -> anyhow::Result<Option<PathB
         return Ok(None);
     }
     let mut graphs = Vec::new();
-    for folder in [path.to_owned(), path.join(GRAPHS)] {
+    for folder in [path.to_owned(), path.join(GRAPH_FOLDER)] {
         let Ok(entries) = fs::read_dir(folder) else {
             continue;
         };
         let entries = entries.filter_map(|entry| entry.ok().map(|entry| entry.path()));
-        graphs.extend(entries.filter(|path| path.extension().is_some_and(|end| end == "onnx")));
+        graphs.extend(entries.filter(|path| {
+            path.extension()
+                .is_some_and(|extension| extension == "onnx")
+        }));
     }
     graphs.sort();
-    let mut named = graphs.iter().filter(|graph| graph.ends_with(GRAPH));
-    match (named.next(), &graphs[..]) {
+    let mut preferred = graphs.iter().filter(|graph| graph.ends_with(DEFAULT_GRAPH));
+    match (preferred.next(), &graphs[..]) {
         (Some(graph), _) | (None, [graph]) => Ok(Some(graph.clone())),
         (None, []) => Ok(None),
         (None, several) => {
@@ -103,7 +109,7 @@ pub(in crate::model::files) fn graph(path: &Path) -> anyhow::Result<Option<PathB
                 .map(|path| path.display().to_string())
                 .collect();
             bail!(
-                "{} has several graphs, and none is {GRAPH}: name one of {}",
+                "{} has several graphs but no {DEFAULT_GRAPH}; choose one of: {}",
                 path.display(),
                 names.join(", ")
             )
@@ -111,17 +117,18 @@ pub(in crate::model::files) fn graph(path: &Path) -> anyhow::Result<Option<PathB
     }
 }
 
-/// Opens the graph at `path` with what stands beside it, or above it where its folder is [`GRAPHS`].
+/// Opens the graph at `path`. The configuration is in the same folder, or in the parent folder if the graph is in
+/// [`GRAPH_FOLDER`].
 pub(in crate::model::files) fn open(
     path: PathBuf,
     access: FileAccess,
-) -> anyhow::Result<ModelFiles<ModelSource>> {
-    let folder = folder(&path);
-    let genai = parsed::<GenaiConfig>(&folder, GENAI_CONFIG)?;
-    let mut ends = None;
+) -> anyhow::Result<OpenedModel<ModelSource>> {
+    let folder = config_folder(&path);
+    let genai = read_json::<GenaiConfig>(&folder, GENAI_CONFIG)?;
+    let mut eos_token_ids = None;
     let settings = match genai {
         Some(GenaiConfig { model }) => {
-            ends = model.eos_token_id;
+            eos_token_ids = model.eos_token_id;
             ImportSettings {
                 family: model.r#type,
                 vocabulary: model.vocab_size,
@@ -130,21 +137,21 @@ pub(in crate::model::files) fn open(
                 trained_context: model.context_length,
             }
         }
-        None => hub_settings(&folder)?,
+        None => hub_config_settings(&folder)?,
     };
-    let named = path.display().to_string();
-    let model = ImportedModel::open(path, access, settings).context(named)?;
+    let display_path = path.display().to_string();
+    let model = ImportedModel::open(path, access, settings).context(display_path)?;
     if let ImportedAttention::PastPresent { reason, .. } = &model.attention {
         tracing::info!(
             reason,
-            "the export keeps its own attention: sequences run one by one"
+            "the exported graph keeps its attention operators: sequences run one by one"
         );
     }
     let (mut vocabulary, chat_template) = text::read(&folder)?;
     vocabulary
-        .ends
-        .extend(ends.into_iter().flat_map(Ends::tokens));
-    Ok(ModelFiles {
+        .eog_tokens
+        .extend(eos_token_ids.into_iter().flat_map(EosTokenIds::tokens));
+    Ok(OpenedModel {
         file: ModelSource::Imported(model),
         vocabulary,
         chat_template,
@@ -152,18 +159,18 @@ pub(in crate::model::files) fn open(
     })
 }
 
-fn folder(path: &Path) -> PathBuf {
+fn config_folder(path: &Path) -> PathBuf {
     let folder = path.parent().unwrap_or(Path::new(""));
     match folder.parent() {
-        Some(above) if folder.ends_with(GRAPHS) && !folder.join(TOKENIZER).exists() => {
-            above.to_owned()
+        Some(parent) if folder.ends_with(GRAPH_FOLDER) && !folder.join(TOKENIZER).exists() => {
+            parent.to_owned()
         }
         _ => folder.to_owned(),
     }
 }
 
-fn hub_settings(folder: &Path) -> anyhow::Result<ImportSettings> {
-    let (name, config) = needed(folder, CONFIG)?;
+fn hub_config_settings(folder: &Path) -> anyhow::Result<ImportSettings> {
+    let (name, config) = read_required(folder, CONFIG)?;
     let config: HubConfig = serde_json::from_slice(&config).context(name)?;
     let heads = config.num_attention_heads.filter(|heads| *heads > 0);
     Ok(ImportSettings {

@@ -1,11 +1,11 @@
-//! What a folder says of text: its vocabulary, what stands around texts and ends them, its chat template.
+//! Reads the vocabulary, special tokens and chat template of a folder in Hugging Face's format.
 
 use std::path::Path;
 
 use anyhow::{Context, bail};
 use serde::Deserialize;
 
-use super::{needed, optional, parsed};
+use super::{read_json, read_optional, read_required};
 use crate::text::Vocabulary;
 use crate::token::TokenId;
 
@@ -13,28 +13,28 @@ const TOKENIZER_CONFIG: &str = "tokenizer_config.json";
 const GENERATION_CONFIG: &str = "generation_config.json";
 const CHAT_TEMPLATE: &str = "chat_template.jinja";
 
-/// Of `tokenizer_config.json` what `tokenizer.json` does not say, or says otherwise.
+/// `tokenizer_config.json`: settings that `tokenizer.json` lacks or that override it.
 #[derive(Deserialize, Default)]
 #[serde(default)]
 struct TokenizerConfig {
     add_bos_token: Option<bool>,
     add_eos_token: Option<bool>,
-    bos_token: Option<NamedToken>,
-    eos_token: Option<NamedToken>,
-    chat_template: Option<Templates>,
+    bos_token: Option<TokenName>,
+    eos_token: Option<TokenName>,
+    chat_template: Option<ChatTemplates>,
 }
 
 #[derive(Deserialize)]
 #[serde(untagged)]
-enum NamedToken {
+enum TokenName {
     Name(String),
     Added { content: String },
 }
 
 #[derive(Deserialize)]
 #[serde(untagged)]
-enum Templates {
-    One(String),
+enum ChatTemplates {
+    Single(String),
     Named(Vec<NamedTemplate>),
 }
 
@@ -47,67 +47,73 @@ struct NamedTemplate {
 #[derive(Deserialize, Default)]
 #[serde(default)]
 struct GenerationConfig {
-    eos_token_id: Option<Ends>,
+    eos_token_id: Option<EosTokenIds>,
 }
 
 #[derive(Deserialize)]
 #[serde(untagged)]
-pub(super) enum Ends {
-    One(u32),
+pub(super) enum EosTokenIds {
+    Single(u32),
     Several(Vec<u32>),
 }
 
-impl Ends {
+impl EosTokenIds {
     pub(super) fn tokens(self) -> Vec<TokenId> {
-        let numbers = match self {
-            Self::One(number) => vec![number],
-            Self::Several(numbers) => numbers,
+        let ids = match self {
+            Self::Single(id) => vec![id],
+            Self::Several(ids) => ids,
         };
-        numbers.into_iter().map(TokenId).collect()
+        ids.into_iter().map(TokenId).collect()
     }
 }
 
-/// The vocabulary of the folder, and how conversations are written, in Jinja.
+/// Reads the vocabulary with its special tokens, and the Jinja source of the chat template.
 pub(super) fn read(folder: &Path) -> anyhow::Result<(Vocabulary, Option<String>)> {
-    let (name, tokenizer) = needed(folder, "tokenizer.json")?;
+    let (name, tokenizer) = read_required(folder, "tokenizer.json")?;
     let mut vocabulary = Vocabulary::from_tokenizer_json(&tokenizer).context(name)?;
-    let config = parsed::<TokenizerConfig>(folder, TOKENIZER_CONFIG)?.unwrap_or_default();
-    let token = |named: Option<NamedToken>| {
-        let Some(NamedToken::Name(name) | NamedToken::Added { content: name }) = named else {
+    let config = read_json::<TokenizerConfig>(folder, TOKENIZER_CONFIG)?.unwrap_or_default();
+    let token_id = |name: Option<TokenName>| {
+        let Some(TokenName::Name(name) | TokenName::Added { content: name }) = name else {
             return Ok(None);
         };
         match vocabulary.token(&name) {
             Some(token) => Ok(Some(token)),
             None => bail!(
-                "{}: there is no token \"{name}\"",
+                "{}: token \"{name}\" is not in the vocabulary",
                 folder.join(TOKENIZER_CONFIG).display()
             ),
         }
     };
-    let (beginning, end) = (token(config.bos_token)?, token(config.eos_token)?);
-    // What is put around texts by itself stays.
-    vocabulary.beginning = vocabulary.beginning.or(beginning);
-    vocabulary.ends.extend(end);
-    vocabulary.end = vocabulary.end.or(end);
-    vocabulary.adds_beginning = config.add_bos_token.unwrap_or(vocabulary.adds_beginning);
-    vocabulary.adds_end = config.add_eos_token.unwrap_or(vocabulary.adds_end);
-    let generation = parsed::<GenerationConfig>(folder, GENERATION_CONFIG)?.unwrap_or_default();
-    let ends = generation.eos_token_id.into_iter();
-    vocabulary.ends.extend(ends.flat_map(Ends::tokens));
+    let (bos, eos) = (token_id(config.bos_token)?, token_id(config.eos_token)?);
+    // A BOS or EOS token that the post-processor of `tokenizer.json` adds takes precedence.
+    vocabulary.bos = vocabulary.bos.or(bos);
+    vocabulary.eog_tokens.extend(eos);
+    vocabulary.eos = vocabulary.eos.or(eos);
+    vocabulary.adds_bos = config.add_bos_token.unwrap_or(vocabulary.adds_bos);
+    vocabulary.adds_eos = config.add_eos_token.unwrap_or(vocabulary.adds_eos);
+    let generation = read_json::<GenerationConfig>(folder, GENERATION_CONFIG)?.unwrap_or_default();
+    let eos_token_ids = generation.eos_token_id.into_iter();
+    vocabulary
+        .eog_tokens
+        .extend(eos_token_ids.flat_map(EosTokenIds::tokens));
     Ok((vocabulary, chat_template(folder, config.chat_template)?))
 }
 
-/// The template in a file of its own, or the one of the configuration; of several the one for all purposes.
-fn chat_template(folder: &Path, said: Option<Templates>) -> anyhow::Result<Option<String>> {
-    if let Some(bytes) = optional(folder, CHAT_TEMPLATE)? {
+/// Returns the chat template: `chat_template.jinja`, else the configured template; of several, the template named
+/// `default`.
+fn chat_template(
+    folder: &Path,
+    configured: Option<ChatTemplates>,
+) -> anyhow::Result<Option<String>> {
+    if let Some(bytes) = read_optional(folder, CHAT_TEMPLATE)? {
         let template = String::from_utf8(bytes);
         let template = template.with_context(|| folder.join(CHAT_TEMPLATE).display().to_string());
         return template.map(Some);
     }
-    Ok(match said {
+    Ok(match configured {
         None => None,
-        Some(Templates::One(template)) => Some(template),
-        Some(Templates::Named(templates)) => {
+        Some(ChatTemplates::Single(template)) => Some(template),
+        Some(ChatTemplates::Named(templates)) => {
             let mut templates = templates.into_iter();
             let default = templates.find(|template| template.name == "default");
             default.map(|template| template.template)
@@ -122,7 +128,7 @@ mod tests {
 
     use super::*;
 
-    /// A folder with a vocabulary of four tokens and these files.
+    /// Creates a folder with a `tokenizer.json` of four tokens and with `files`.
     fn folder(files: &[(&str, Value)]) -> TempDir {
         let folder = TempDir::new().unwrap();
         let tokenizer = json!({
@@ -154,16 +160,16 @@ mod tests {
     }
 
     #[test]
-    fn a_vocabulary_without_a_configuration_is_its_own() {
+    fn without_a_configuration_there_are_no_special_tokens() {
         check(&[], |vocabulary, template| {
-            assert_eq!((vocabulary.beginning, vocabulary.end), (None, None));
-            assert!(!vocabulary.adds_beginning && vocabulary.ends.is_empty());
+            assert_eq!((vocabulary.bos, vocabulary.eos), (None, None));
+            assert!(!vocabulary.adds_bos && vocabulary.eog_tokens.is_empty());
             assert_eq!(template, None);
         });
     }
 
     #[test]
-    fn the_configuration_names_tokens_and_says_what_stands_around_texts() {
+    fn the_tokenizer_configuration_sets_bos_and_eos_tokens() {
         let config = json!({
             "add_bos_token": true,
             "bos_token": {"content": "<s>", "lstrip": false},
@@ -171,27 +177,27 @@ mod tests {
             "chat_template": "{{ messages }}",
         });
         check(&[(TOKENIZER_CONFIG, config)], |vocabulary, template| {
-            assert_eq!(vocabulary.beginning, Some(TokenId(1)));
-            assert_eq!(vocabulary.end, Some(TokenId(2)));
-            assert!(vocabulary.adds_beginning && !vocabulary.adds_end);
+            assert_eq!(vocabulary.bos, Some(TokenId(1)));
+            assert_eq!(vocabulary.eos, Some(TokenId(2)));
+            assert!(vocabulary.adds_bos && !vocabulary.adds_eos);
             assert_eq!(template, Some("{{ messages }}"));
         });
     }
 
     #[test]
-    fn generation_ends_at_the_tokens_that_are_said_to_end_it() {
-        let one = json!({"eos_token_id": 3});
-        check(&[(GENERATION_CONFIG, one)], |vocabulary, _| {
-            assert_eq!(vocabulary.ends, [TokenId(3)]);
+    fn the_generation_configuration_adds_eog_tokens() {
+        let single = json!({"eos_token_id": 3});
+        check(&[(GENERATION_CONFIG, single)], |vocabulary, _| {
+            assert_eq!(vocabulary.eog_tokens, [TokenId(3)]);
         });
         let several = json!({"eos_token_id": [2, 3]});
         check(&[(GENERATION_CONFIG, several)], |vocabulary, _| {
-            assert_eq!(vocabulary.ends, [TokenId(2), TokenId(3)]);
+            assert_eq!(vocabulary.eog_tokens, [TokenId(2), TokenId(3)]);
         });
     }
 
     #[test]
-    fn the_template_is_the_file_then_the_configurations_then_its_default() {
+    fn the_template_file_overrides_the_configured_templates() {
         let named = json!({"chat_template": [
             {"name": "tool_use", "template": "tools"}, {"name": "default", "template": "all"},
         ]});
@@ -205,9 +211,11 @@ mod tests {
     }
 
     #[test]
-    fn a_name_that_no_token_has_is_refused() {
+    fn rejects_a_special_token_that_is_not_in_the_vocabulary() {
         let folder = folder(&[(TOKENIZER_CONFIG, json!({"eos_token": "<none>"}))]);
         let error = read(folder.path()).unwrap_err().to_string();
-        assert!(error.ends_with("tokenizer_config.json: there is no token \"<none>\""));
+        assert!(
+            error.ends_with("tokenizer_config.json: token \"<none>\" is not in the vocabulary")
+        );
     }
 }

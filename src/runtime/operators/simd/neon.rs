@@ -1,13 +1,13 @@
-//! The lanes as two NEON registers.
+//! SIMD with two NEON registers for eight lanes.
 
 use std::arch::aarch64::*;
 
 use half::f16;
 use half::slice::HalfFloatSliceExt;
 
-use super::{LANES, Simd, Work, plain};
+use super::{LANES, Simd, WithSimd, portable};
 
-/// Proof that the processor has NEON: only [`Neon::detect`] makes one.
+/// The NEON implementation. Only [`Neon::detect`] creates a value, if the CPU supports NEON.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Neon(());
 
@@ -17,7 +17,7 @@ impl Neon {
     }
 }
 
-/// Lanes 0 to 3 and lanes 4 to 7.
+/// One register for lanes 0 to 3 and one for lanes 4 to 7.
 type Pair = (float32x4_t, float32x4_t);
 
 impl Simd for Neon {
@@ -25,33 +25,37 @@ impl Simd for Neon {
     type Bytes = [u8; 4 * LANES];
 
     #[inline]
-    fn enter<W: Work>(self, work: W) -> W::Output {
+    fn enter<W: WithSimd>(self, work: W) -> W::Output {
         #[target_feature(enable = "neon")]
-        fn compiled_for_neon<W: Work>(simd: Neon, work: W) -> W::Output {
+        fn compiled_for_neon<W: WithSimd>(simd: Neon, work: W) -> W::Output {
             work.run(simd)
         }
-        // SAFETY: `self` proves that the processor has NEON.
+        // SAFETY: `self` exists only if the CPU supports NEON.
         unsafe { compiled_for_neon(self, work) }
     }
 
     #[inline(always)]
-    fn prefetch<T>(self, place: &T) {
-        let place = std::ptr::from_ref(place);
+    fn prefetch<T>(self, target: &T) {
+        let address = std::ptr::from_ref(target);
         // SAFETY: prefetching neither faults nor changes memory.
         unsafe {
-            std::arch::asm!("prfm pldl2keep, [{place}]", place = in(reg) place, options(readonly, nostack, preserves_flags));
+            std::arch::asm!(
+                "prfm pldl2keep, [{address}]",
+                address = in(reg) address,
+                options(readonly, nostack, preserves_flags)
+            );
         }
     }
 
     #[inline(always)]
     fn splat(self, value: f32) -> Pair {
-        // SAFETY: `self` proves NEON.
+        // SAFETY: `self` exists only if the CPU supports NEON.
         unsafe { (vdupq_n_f32(value), vdupq_n_f32(value)) }
     }
 
     #[inline(always)]
     fn load(self, from: &[f32; LANES]) -> Pair {
-        // SAFETY: `self` proves NEON; the array holds the eight floats that are read.
+        // SAFETY: `self` exists only if the CPU supports NEON. The loads read the array's eight floats.
         unsafe { (vld1q_f32(from.as_ptr()), vld1q_f32(from.as_ptr().add(4))) }
     }
 
@@ -59,7 +63,8 @@ impl Simd for Neon {
     fn load_f16(self, from: &[f16; LANES]) -> Pair {
         // f16 vectors are not stable in Rust; `fcvtl` is part of NEON on every aarch64.
         let (low, high): (float32x4_t, float32x4_t);
-        // SAFETY: `self` proves NEON; the array holds the 16 bytes that are read; nothing is written.
+        // SAFETY: `self` exists only if the CPU supports NEON. The load reads the array's 16 bytes, and nothing is
+        // written.
         unsafe {
             let halves = vld1q_u16(from.as_ptr().cast());
             std::arch::asm!(
@@ -76,7 +81,7 @@ impl Simd for Neon {
 
     #[inline(always)]
     fn store(self, value: Pair, to: &mut [f32; LANES]) {
-        // SAFETY: `self` proves NEON; the array holds the eight floats that are written.
+        // SAFETY: `self` exists only if the CPU supports NEON. The stores write the array's eight floats.
         unsafe {
             vst1q_f32(to.as_mut_ptr(), value.0);
             vst1q_f32(to.as_mut_ptr().add(4), value.1);
@@ -92,37 +97,37 @@ impl Simd for Neon {
 
     #[inline(always)]
     fn add(self, a: Pair, b: Pair) -> Pair {
-        // SAFETY: `self` proves NEON.
+        // SAFETY: `self` exists only if the CPU supports NEON.
         unsafe { (vaddq_f32(a.0, b.0), vaddq_f32(a.1, b.1)) }
     }
 
     #[inline(always)]
     fn subtract(self, a: Pair, b: Pair) -> Pair {
-        // SAFETY: `self` proves NEON.
+        // SAFETY: `self` exists only if the CPU supports NEON.
         unsafe { (vsubq_f32(a.0, b.0), vsubq_f32(a.1, b.1)) }
     }
 
     #[inline(always)]
     fn multiply(self, a: Pair, b: Pair) -> Pair {
-        // SAFETY: `self` proves NEON.
+        // SAFETY: `self` exists only if the CPU supports NEON.
         unsafe { (vmulq_f32(a.0, b.0), vmulq_f32(a.1, b.1)) }
     }
 
     #[inline(always)]
     fn multiply_add(self, a: Pair, b: Pair, c: Pair) -> Pair {
-        // SAFETY: `self` proves NEON.
+        // SAFETY: `self` exists only if the CPU supports NEON.
         unsafe { (vfmaq_f32(c.0, a.0, b.0), vfmaq_f32(c.1, a.1, b.1)) }
     }
 
     #[inline(always)]
     fn max(self, a: Pair, b: Pair) -> Pair {
-        // SAFETY: `self` proves NEON.
+        // SAFETY: `self` exists only if the CPU supports NEON.
         unsafe { (vmaxq_f32(a.0, b.0), vmaxq_f32(a.1, b.1)) }
     }
 
     #[inline(always)]
     fn zero_below(self, value: Pair, test: Pair, limit: f32) -> Pair {
-        // SAFETY: `self` proves NEON.
+        // SAFETY: `self` exists only if the CPU supports NEON.
         unsafe {
             let limit = vdupq_n_f32(limit);
             let keep = |value, test| {
@@ -137,7 +142,7 @@ impl Simd for Neon {
 
     #[inline(always)]
     fn shift_exponent(self, value: Pair, exponent: Pair) -> Pair {
-        // SAFETY: `self` proves NEON.
+        // SAFETY: `self` exists only if the CPU supports NEON.
         unsafe {
             let shift = |value, exponent| {
                 let shift = vshlq_n_u32::<23>(vreinterpretq_u32_f32(exponent));
@@ -150,7 +155,7 @@ impl Simd for Neon {
     #[inline(always)]
     fn sum_lanes(self, values: [Pair; 4]) -> [f32; 4] {
         let mut sums = [0.0; 4];
-        // SAFETY: `self` proves NEON; the array holds the four floats that are written.
+        // SAFETY: `self` exists only if the CPU supports NEON. The store writes the array's four floats.
         unsafe {
             let low = vpaddq_f32(
                 vpaddq_f32(values[0].0, values[1].0),
@@ -167,13 +172,13 @@ impl Simd for Neon {
 
     #[inline(always)]
     fn divide(self, a: Pair, b: Pair) -> Pair {
-        // SAFETY: `self` proves NEON.
+        // SAFETY: `self` exists only if the CPU supports NEON.
         unsafe { (vdivq_f32(a.0, b.0), vdivq_f32(a.1, b.1)) }
     }
 
     #[inline(always)]
-    fn magnitude(self, value: Pair) -> Pair {
-        // SAFETY: `self` proves NEON.
+    fn abs(self, value: Pair) -> Pair {
+        // SAFETY: `self` exists only if the CPU supports NEON.
         unsafe { (vabsq_f32(value.0), vabsq_f32(value.1)) }
     }
 
@@ -186,12 +191,12 @@ impl Simd for Neon {
 
     #[inline(always)]
     fn load_f32_bytes(self, from: &[u8; 4 * LANES]) -> Pair {
-        self.load(&plain::f32s(from))
+        self.load(&portable::f32s(from))
     }
 
     #[inline(always)]
     fn load_f16_bytes(self, from: &[u8; 2 * LANES]) -> Pair {
-        self.load(&plain::f16s(from))
+        self.load(&portable::f16s(from))
     }
 
     #[inline(always)]
@@ -201,21 +206,21 @@ impl Simd for Neon {
 
     #[inline(always)]
     fn low_nibbles(self, bytes: [u8; 4 * LANES]) -> [u8; 4 * LANES] {
-        plain::low_nibbles(bytes)
+        portable::low_nibbles(bytes)
     }
 
     #[inline(always)]
     fn high_nibbles(self, bytes: [u8; 4 * LANES]) -> [u8; 4 * LANES] {
-        plain::high_nibbles(bytes)
+        portable::high_nibbles(bytes)
     }
 
     #[inline(always)]
-    fn dot_unsigned<const V: usize, const TOGETHER: usize>(
+    fn dot_unsigned<const V: usize, const VECTORS_IN_I16: usize>(
         self,
         bytes: &[[u8; 4 * LANES]; V],
         x: &[[i8; 4]; V],
     ) -> Pair {
-        self.load(&plain::dot(bytes, x, i32::from))
+        self.load(&portable::dot(bytes, x, i32::from))
     }
 
     #[inline(always)]
@@ -225,6 +230,6 @@ impl Simd for Neon {
         x: &[[i8; 4]; V],
         _: f32,
     ) -> Pair {
-        self.load(&plain::dot(bytes, x, |byte| i32::from(byte) - 128))
+        self.load(&portable::dot(bytes, x, |byte| i32::from(byte) - 128))
     }
 }

@@ -1,53 +1,53 @@
-//! Inputs that do not fit each other: the error names the one to mend.
+//! Inputs of paged attention that do not match each other: the error names the invalid input.
 
 use super::*;
 
-/// Spoils a good step and compares the error; nothing may have been written.
-fn check(spoil: impl FnOnce(&mut AttentionShape, &mut Tensors), expected: &str) {
+/// Applies `corrupt` to a valid step. Checks the error, and that the caches are unchanged.
+fn check(corrupt: impl FnOnce(&mut AttentionShape, &mut Tensors), expected: &str) {
     let (node, chunks) = small();
-    let mut memory = node.memory(&chunks);
-    let before = memory.bits();
+    let mut caches = node.caches(&chunks);
+    let before = caches.bits();
     let mut tensors = node.tensors(&chunks);
     let mut shape = node.shape;
-    spoil(&mut shape, &mut tensors);
+    corrupt(&mut shape, &mut tensors);
     let mut output = vec![0.0; 4 * 64];
-    let caches = AttentionCaches {
-        keys: &mut memory.keys,
-        values: &mut memory.values,
+    let attention_caches = AttentionCaches {
+        keys: &mut caches.keys,
+        values: &mut caches.values,
     };
-    let answer = attend(
+    let result = attend(
         shape,
         &node.inputs(&tensors),
-        caches,
+        attention_caches,
         &mut output,
         Instructions::detect(),
         &one_thread,
     );
-    assert_eq!(answer.unwrap_err().to_string(), expected);
-    assert_eq!(memory.bits(), before);
+    assert_eq!(result.unwrap_err().to_string(), expected);
+    assert_eq!(caches.bits(), before);
 }
 
 #[test]
-fn inputs_that_do_not_fit_are_named() {
+fn mismatched_inputs_are_rejected_by_name() {
     check(
         |shape, _| shape.heads = 3,
-        "query: has 3 heads for 2 of keys (at most 1024)",
+        "query: has 3 heads, expected a multiple of 2 key/value heads up to 1024",
     );
     check(
         |shape, _| shape.head_size = 12,
-        "key_cache: head size 12 is no multiple of 8 up to 1024",
+        "key_cache: head size 12 is not a multiple of 8 up to 1024",
     );
     check(
         |shape, _| shape.blocks = usize::MAX,
-        "key_cache: has 2048 elements, not those of its shape",
+        "key_cache: has 2048 elements, which do not match its shape",
     );
     check(
         |shape, _| shape.block_tokens = 0,
-        "key_cache: has 2048 elements, not those of its shape",
+        "key_cache: has 2048 elements, which do not match its shape",
     );
     check(
         |_, t| t.query.truncate(100),
-        "query: its 100 elements are not rows of 64",
+        "query: has 100 elements, not a multiple of the row size 64",
     );
     check(
         |_, t| t.query.truncate(64),
@@ -55,23 +55,23 @@ fn inputs_that_do_not_fit_are_named() {
     );
     check(
         |_, t| t.key_value.as_mut().unwrap().0.truncate(32),
-        "key: is not 4 rows of 32 elements",
+        "key: does not have 4 rows of 32 elements",
     );
     check(
         |_, t| t.key_value.as_mut().unwrap().1.clear(),
-        "value: is not 4 rows of 32 elements",
+        "value: does not have 4 rows of 32 elements",
     );
 
     let cumulative = "cumulative_sequence_length";
     check(
         |_, t| t.cumulative.truncate(2),
-        &format!("{cumulative}: has 2 entries for 2 past_seqlens, not one more"),
+        &format!("{cumulative}: has 2 entries, expected 3 (one more than past_seqlens)"),
     );
     check(
         |_, t| t.cumulative.clear(),
-        &format!("{cumulative}: has 0 entries for 2 past_seqlens, not one more"),
+        &format!("{cumulative}: has 0 entries, expected 3 (one more than past_seqlens)"),
     );
-    for wrong in [
+    for invalid in [
         [1, 1, 4],
         [0, 1, 5],
         [0, -1, 4],
@@ -79,13 +79,13 @@ fn inputs_that_do_not_fit_are_named() {
         [0, 4, i32::MIN],
     ] {
         check(
-            |_, t| t.cumulative = wrong.to_vec(),
-            &format!("{cumulative}: does not rise from 0 to the 4 tokens of query"),
+            |_, t| t.cumulative = invalid.to_vec(),
+            &format!("{cumulative}: does not ascend from 0 to the 4 tokens of query"),
         );
     }
     check(
         |_, t| t.past[0] = -1,
-        "past_seqlens: sequence 0 has -1 tokens",
+        "past_seqlens: sequence 0 has -1 past tokens",
     );
     check(
         |_, t| t.past[1] = i32::MAX,
@@ -93,19 +93,19 @@ fn inputs_that_do_not_fit_are_named() {
     );
     check(
         |_, t| t.past[1] = 30,
-        "block_table: has 2 blocks for each sequence, sequence 1 needs 3",
+        "block_table: has 2 blocks per sequence, sequence 1 needs 3",
     );
     check(
         |_, t| t.past[1] = 14,
-        "block_table: sequence 1 names block -1 of 4",
+        "block_table: sequence 1 has block -1, but the cache has 4 blocks",
     );
     check(
         |_, t| t.table[0] = 4,
-        "block_table: sequence 0 names block 4 of 4",
+        "block_table: sequence 0 has block 4, but the cache has 4 blocks",
     );
     check(
         |_, t| t.table[1] = i32::MIN,
-        "block_table: sequence 0 names block -2147483648 of 4",
+        "block_table: sequence 0 has block -2147483648, but the cache has 4 blocks",
     );
     check(
         |_, t| t.blocks_per_sequence = 3,
@@ -125,11 +125,11 @@ fn inputs_that_do_not_fit_are_named() {
     );
     check(
         |_, t| t.slots.as_mut().unwrap()[1] = 9,
-        "slot_mapping: sends token 1 to slot 9, against the block table",
+        "slot_mapping: maps token 1 to slot 9, which contradicts block_table",
     );
     check(
         |_, t| t.slots.as_mut().unwrap()[0] = -2,
-        "slot_mapping: sends token 0 to slot -2, against the block table",
+        "slot_mapping: maps token 0 to slot -2, which contradicts block_table",
     );
     check(
         |_, t| t.slots.as_mut().unwrap().truncate(3),
@@ -141,7 +141,7 @@ fn inputs_that_do_not_fit_are_named() {
     );
     check(
         |_, t| t.cosines.truncate(9),
-        "cos_cache: has 8 columns for a head of 16 elements",
+        "cos_cache: has 8 columns, which do not match the head size 16",
     );
     check(
         |_, t| (t.cosines.truncate(80), t.sines.truncate(80)).0,

@@ -1,4 +1,4 @@
-//! The operator in a session of ONNX Runtime: a model of one node.
+//! `PagedAttention` in an ONNX Runtime session, as a graph of one node.
 
 use std::path::Path;
 
@@ -11,7 +11,7 @@ use prost::Message;
 use super::super::{DOMAIN, domain};
 use super::*;
 use crate::graph::OperatorMatrices;
-use crate::runtime::library::one_session_at_a_time;
+use crate::runtime::library::lock_session_creation;
 
 fn environment() -> Environment {
     let library =
@@ -24,8 +24,8 @@ fn environment() -> Environment {
     crate::runtime::environment(&library).unwrap()
 }
 
-/// The few messages of `onnx/onnx.proto` that a model of one node needs, text attributes among them, which
-/// our own graphs do without.
+/// The messages of `onnx/onnx.proto` that a graph of one node needs. Unlike [`crate::graph::onnx`], this module has
+/// text attributes.
 mod onnx {
     #[derive(Clone, PartialEq, prost::Message)]
     pub(super) struct Model {
@@ -137,37 +137,40 @@ const INPUTS: [(&str, i32); 17] = [
     ("attention_metadata", I32),
 ];
 
-/// A session of the one node, which gets those inputs that are named, and the attributes of `small` and
-/// others.
-fn session(given: &[&str], others: &[(&str, AttributeValue)]) -> ort::Result<Session> {
-    let own = [
+/// Creates a session of one node with the inputs named in `given`. The node has the attributes of [`small`] and
+/// `extra_attributes`.
+fn session(given: &[&str], extra_attributes: &[(&str, AttributeValue)]) -> ort::Result<Session> {
+    let base_attributes = [
         ("num_heads", Int(4)),
         ("kv_num_heads", Int(2)),
         ("do_rotary", Int(1)),
     ];
-    let attribute = own.iter().chain(others).map(|(name, value)| {
-        let attribute = onnx::Attribute {
-            name: name.to_string(),
-            ..Default::default()
-        };
-        match *value {
-            Float(float) => onnx::Attribute {
-                float,
-                kind: 1,
-                ..attribute
-            },
-            Int(int) => onnx::Attribute {
-                int,
-                kind: 2,
-                ..attribute
-            },
-            Text(text) => onnx::Attribute {
-                string: text.into(),
-                kind: 3,
-                ..attribute
-            },
-        }
-    });
+    let attribute = base_attributes
+        .iter()
+        .chain(extra_attributes)
+        .map(|(name, value)| {
+            let attribute = onnx::Attribute {
+                name: name.to_string(),
+                ..Default::default()
+            };
+            match *value {
+                Float(float) => onnx::Attribute {
+                    float,
+                    kind: 1,
+                    ..attribute
+                },
+                Int(int) => onnx::Attribute {
+                    int,
+                    kind: 2,
+                    ..attribute
+                },
+                Text(text) => onnx::Attribute {
+                    string: text.into(),
+                    kind: 3,
+                    ..attribute
+                },
+            }
+        });
     let info = |&(name, element): &(&str, i32)| onnx::ValueInfo {
         name: name.to_string(),
         kind: Some(onnx::Type {
@@ -208,30 +211,31 @@ fn session(given: &[&str], others: &[(&str, AttributeValue)]) -> ort::Result<Ses
         graph: Some(graph),
         opset_import: vec![opset("", 18), opset(DOMAIN, 1)],
     };
-    let _alone = one_session_at_a_time();
+    let _guard = lock_session_creation();
     Session::builder(&environment())?
         .with_operators(domain(OperatorMatrices::default())?)?
         .with_intra_threads(2)?
         .commit_from_memory(&model.encode_to_vec())
 }
 
-/// Runs the step `small` in the session, on `memory`, with further inputs.
+/// Runs the step of [`small`] on `caches`, after `corrupt` has changed the tensors. The inputs named in `dummy_inputs`
+/// get the value `[1.0]`.
 fn run(
     session: &mut Session,
-    memory: &mut Memory,
-    spoil: impl FnOnce(&mut Tensors),
-    further: &[&'static str],
+    caches: &mut Caches,
+    corrupt: impl FnOnce(&mut Tensors),
+    dummy_inputs: &[&'static str],
 ) -> ort::Result<Vec<f32>> {
     let (node, chunks) = small();
     let mut tensors = node.tensors(&chunks);
-    spoil(&mut tensors);
+    corrupt(&mut tensors);
     let shape = [4, 16, 2, 16_usize];
     let names: Vec<String> = session
         .inputs()
         .iter()
         .map(|input| input.name().to_string())
         .collect();
-    let mut caches = [Some(&mut memory.keys[..]), Some(&mut memory.values[..])];
+    let mut cache_slices = [Some(&mut caches.keys[..]), Some(&mut caches.values[..])];
     let mut feed: Vec<(String, SessionInputValue)> = Vec::new();
     for name in names {
         let floats = |row: usize, values: &[f32]| -> ort::Result<SessionInputValue> {
@@ -246,10 +250,12 @@ fn run(
             "key" => floats(32, &key)?,
             "value" => floats(32, &value)?,
             "key_cache" => {
-                TensorRefMut::<f16>::from_array_view_mut((shape, caches[0].take().unwrap()))?.into()
+                TensorRefMut::<f16>::from_array_view_mut((shape, cache_slices[0].take().unwrap()))?
+                    .into()
             }
             "value_cache" => {
-                TensorRefMut::<f16>::from_array_view_mut((shape, caches[1].take().unwrap()))?.into()
+                TensorRefMut::<f16>::from_array_view_mut((shape, cache_slices[1].take().unwrap()))?
+                    .into()
             }
             "cumulative_sequence_length" => ints(&tensors.cumulative)?,
             "past_seqlens" => ints(&tensors.past)?,
@@ -262,18 +268,18 @@ fn run(
             "sin_cache" => floats(8, &tensors.sines)?,
             "slot_mapping" => ints(tensors.slots.as_deref().unwrap())?,
             "attention_metadata" => ints(&[1, 0])?,
-            "q_norm_weight" if !further.contains(&"q_norm_weight") => {
+            "q_norm_weight" if !dummy_inputs.contains(&"q_norm_weight") => {
                 let gain = tensors.query_gain.clone();
                 Tensor::from_array(([gain.len()], gain))?.into()
             }
-            "k_norm_weight" if !further.contains(&"k_norm_weight") => {
+            "k_norm_weight" if !dummy_inputs.contains(&"k_norm_weight") => {
                 let gain = tensors.key_gain.clone();
                 Tensor::from_array(([gain.len()], gain))?.into()
             }
-            other if further.contains(&other) => {
+            other if dummy_inputs.contains(&other) => {
                 Tensor::from_array(([1_usize], vec![1.0_f32]))?.into()
             }
-            other => panic!("no tensor for {other}"),
+            other => panic!("unexpected input {other}"),
         };
         feed.push((name, tensor));
     }
@@ -283,7 +289,7 @@ fn run(
     Ok(output.to_vec())
 }
 
-const USUAL: [&str; 11] = [
+const USUAL_INPUTS: [&str; 11] = [
     "query",
     "key",
     "value",
@@ -298,51 +304,51 @@ const USUAL: [&str; 11] = [
 ];
 
 #[test]
-fn a_session_computes_what_the_function_does() {
+fn a_session_computes_the_same_as_attend() {
     let (node, chunks) = small();
-    let mut expected_memory = node.memory(&chunks);
+    let mut expected_caches = node.caches(&chunks);
     let expected = node.run(
         &chunks,
-        &mut expected_memory,
+        &mut expected_caches,
         Instructions::detect(),
         &one_thread,
     );
 
-    let with_hint = [&USUAL[..], &["attention_metadata"]].concat();
-    for given in [&USUAL[..], &USUAL[..10], &with_hint] {
-        let mut memory = node.memory(&chunks);
-        let others = [
+    let with_metadata = [&USUAL_INPUTS[..], &["attention_metadata"]].concat();
+    for given in [&USUAL_INPUTS[..], &USUAL_INPUTS[..10], &with_metadata] {
+        let mut caches = node.caches(&chunks);
+        let attributes = [
             ("kv_cache_layout", Text("SEPARATE")),
             ("softcap", Float(0.0)),
             ("k_cache_dtype", Text("float16")),
         ];
-        let mut session = session(given, &others).unwrap();
-        let output = run(&mut session, &mut memory, |_| (), &[]).unwrap();
+        let mut session = session(given, &attributes).unwrap();
+        let output = run(&mut session, &mut caches, |_| (), &[]).unwrap();
         assert_eq!(bits(&output), bits(&expected));
-        assert_eq!(memory.bits(), expected_memory.bits());
+        assert_eq!(caches.bits(), expected_caches.bits());
     }
 }
 
 fn check_attribute(attribute: (&'static str, AttributeValue), expected: &str) {
-    let message = session(&USUAL, &[attribute])
-        .expect_err("the attribute is refused")
+    let message = session(&USUAL_INPUTS, &[attribute])
+        .expect_err("the attribute is invalid")
         .to_string();
     assert!(message.contains(expected), "{message}");
 }
 
 #[test]
-fn a_session_norms_caps_and_looks_no_further_than_it_is_told() {
+fn a_session_applies_norms_softcap_and_sliding_window() {
     let (node, chunks) = small();
     let node = Node {
-        normed: true,
+        has_norms: true,
         softcap: Some(1.5),
         window: Some(7),
         ..node
     };
-    let mut expected_memory = node.memory(&chunks);
+    let mut expected_caches = node.caches(&chunks);
     let expected = node.run(
         &chunks,
-        &mut expected_memory,
+        &mut expected_caches,
         Instructions::detect(),
         &one_thread,
     );
@@ -351,16 +357,16 @@ fn a_session_norms_caps_and_looks_no_further_than_it_is_told() {
         ("local_window_size", Int(7)),
         ("qk_norm_epsilon", Float(NORM_EPSILON)),
     ];
-    let given = [&USUAL[..], &["q_norm_weight", "k_norm_weight"]].concat();
-    let mut memory = node.memory(&chunks);
+    let given = [&USUAL_INPUTS[..], &["q_norm_weight", "k_norm_weight"]].concat();
+    let mut caches = node.caches(&chunks);
     let mut session = session(&given, &attributes).unwrap();
-    let output = run(&mut session, &mut memory, |_| (), &[]).unwrap();
+    let output = run(&mut session, &mut caches, |_| (), &[]).unwrap();
     assert_eq!(bits(&output), bits(&expected));
-    assert_eq!(memory.bits(), expected_memory.bits());
+    assert_eq!(caches.bits(), expected_caches.bits());
 }
 
 #[test]
-fn attributes_are_refused_by_name_when_the_session_is_made() {
+fn invalid_attributes_are_rejected_when_the_session_is_created() {
     check_attribute(("softcap", Float(-1.0)), "softcap is -1, not above 0");
     check_attribute(
         ("local_window_size", Int(0)),
@@ -397,17 +403,17 @@ fn attributes_are_refused_by_name_when_the_session_is_made() {
 
 fn check_run(
     given: &[&str],
-    spoil: impl FnOnce(&mut Tensors),
-    further: &[&'static str],
+    corrupt: impl FnOnce(&mut Tensors),
+    dummy_inputs: &[&'static str],
     expected: &str,
 ) {
     let (node, chunks) = small();
-    let mut memory = node.memory(&chunks);
+    let mut caches = node.caches(&chunks);
     let message = run(
         &mut session(given, &[]).unwrap(),
-        &mut memory,
-        spoil,
-        further,
+        &mut caches,
+        corrupt,
+        dummy_inputs,
     )
     .unwrap_err()
     .to_string();
@@ -415,59 +421,69 @@ fn check_run(
 }
 
 #[test]
-fn inputs_are_refused_by_name_when_the_session_runs() {
-    for refused in ["head_sink", "k_scale", "v_scale"] {
-        let given = [&USUAL[..], &[refused]].concat();
+fn invalid_inputs_are_rejected_when_the_session_runs() {
+    for unsupported in ["head_sink", "k_scale", "v_scale"] {
+        let given = [&USUAL_INPUTS[..], &[unsupported]].concat();
         check_run(
             &given,
             |_| (),
-            &[refused],
-            &format!("{refused}: is not supported on CPU"),
+            &[unsupported],
+            &format!("{unsupported}: is not supported on CPU"),
         );
     }
     for (given, missing) in [
         ("q_norm_weight", "k_norm_weight"),
         ("k_norm_weight", "q_norm_weight"),
     ] {
-        let problem = format!("{missing}: is missing beside {given}");
-        check_run(&[&USUAL[..], &[given]].concat(), |_| (), &[given], &problem);
+        let problem = format!("{missing}: is missing, but {given} is given");
+        check_run(
+            &[&USUAL_INPUTS[..], &[given]].concat(),
+            |_| (),
+            &[given],
+            &problem,
+        );
     }
     check_run(
-        &[&USUAL[..], &["q_norm_weight", "k_norm_weight"]].concat(),
+        &[&USUAL_INPUTS[..], &["q_norm_weight", "k_norm_weight"]].concat(),
         |tensors| tensors.query_gain.truncate(1),
         &[],
-        "q_norm_weight: has 1 elements for a head of 16",
+        "q_norm_weight: has 1 elements, the head size is 16",
     );
     let without = |name: &str| {
-        USUAL
+        USUAL_INPUTS
             .into_iter()
             .filter(|&given| given != name)
             .collect::<Vec<_>>()
     };
-    check_run(&without("key"), |_| (), &[], "key: is missing beside value");
+    check_run(
+        &without("key"),
+        |_| (),
+        &[],
+        "key: is missing, but value is given",
+    );
     check_run(
         &without("value"),
         |_| (),
         &[],
-        "value: is missing beside key",
+        "value: is missing, but key is given",
     );
     check_run(&without("sin_cache"), |_| (), &[], "sin_cache: is missing");
     check_run(&without("cos_cache"), |_| (), &[], "cos_cache: is missing");
-    let unpacked = [&USUAL[..1], &USUAL[3..]].concat();
+    let without_key_value = [&USUAL_INPUTS[..1], &USUAL_INPUTS[3..]].concat();
     check_run(
-        &unpacked,
+        &without_key_value,
         |_| (),
         &[],
         "query: has rows of 64 elements for 8 heads of 16",
     );
     check_run(
-        &USUAL,
+        &USUAL_INPUTS,
         |tensors| tensors.table[0] = 9,
         &[],
-        "block_table: sequence 0 names block 9 of 4",
+        "block_table: sequence 0 has block 9, but the cache has 4 blocks",
     );
     check_run(
-        &USUAL,
+        &USUAL_INPUTS,
         |tensors| tensors.sines.truncate(8),
         &[],
         "sin_cache: does not have the shape of cos_cache",

@@ -3,12 +3,12 @@
 use proptest::prelude::*;
 use tokenizers::{OffsetReferential, OffsetType};
 
-use super::super::front::Front;
-use super::super::pipeline::PASSAGE_BYTES;
-use super::super::word_rules::WordRule;
+use super::super::pipeline::SEGMENT_BYTES;
+use super::super::pre_tokenization::PreTokenization;
+use super::super::pre_tokenizer_rules::PreTokenizerRule;
 use super::*;
 
-/// A name of each rule by which words are cut.
+/// One name of each pre-tokenizer rule.
 const RULES: [&str; 31] = [
     "default",
     "gpt-2",
@@ -43,7 +43,7 @@ const RULES: [&str; 31] = [
     "starcoder",
 ];
 
-/// What llama.cpp's rules make of texts.
+/// The words into which llama.cpp's pre-tokenizers split texts, recorded.
 #[derive(serde::Deserialize)]
 struct GoldenWords {
     texts: Vec<String>,
@@ -53,26 +53,27 @@ struct GoldenWords {
 #[derive(serde::Deserialize)]
 struct GoldenRule {
     names: Vec<String>,
-    whole_words_first: bool,
-    /// Of each text.
+    #[serde(rename = "whole_words_first")]
+    ignore_merges: bool,
+    /// The words of each text.
     words: Vec<Vec<String>>,
 }
 
 #[test]
-fn words_are_cut_as_llama_cpp_cuts_them() {
+fn pre_tokenizers_split_texts_as_llama_cpp_does() {
     let golden = include_str!("../../../../tests/golden/word_rules.json");
     let golden: GoldenWords = serde_json::from_str(golden).unwrap();
     let mut different = Vec::new();
     for rule in &golden.rules {
         for name in &rule.names {
-            let named = WordRule::named(name).unwrap();
-            assert_eq!(named.whole_words_first, rule.whole_words_first, "{name}");
-            let front = Front {
-                even: Vec::new(),
-                words: named.word_steps().unwrap(),
+            let named = PreTokenizerRule::named(name).unwrap();
+            assert_eq!(named.ignore_merges, rule.ignore_merges, "{name}");
+            let pre_tokenization = PreTokenization {
+                normalizers: Vec::new(),
+                pre_tokenizers: named.pre_tokenizer_steps().unwrap(),
             };
             for (text, expected) in golden.texts.iter().zip(&rule.words) {
-                let words = front.words(text).unwrap();
+                let words = pre_tokenization.words(text).unwrap();
                 let words: Vec<&str> = words
                     .get_splits(OffsetReferential::Original, OffsetType::Byte)
                     .into_iter()
@@ -88,7 +89,7 @@ fn words_are_cut_as_llama_cpp_cuts_them() {
 }
 
 #[test]
-fn the_most_urgent_merge_comes_first() {
+fn the_merge_with_the_lowest_rank_is_applied_first() {
     let tokenizer = Tokenizer::new(vocabulary("gpt-2", &["b c", "a b", "a bc"])).unwrap();
     let texts: Vec<String> = tokenizer
         .encode("abcab", SpecialTokens::Parse)
@@ -99,11 +100,11 @@ fn the_most_urgent_merge_comes_first() {
 }
 
 #[test]
-fn one_endless_word_is_encoded_whatever_it_is_made_of() {
+fn a_word_longer_than_a_segment_round_trips() {
     for pre in RULES {
         let tokenizer = Tokenizer::new(vocabulary(pre, &["a a", "aa aa"])).unwrap();
         for character in ["a", " ", "\n", "!", "7", "é"] {
-            let text = character.repeat(PASSAGE_BYTES + 1);
+            let text = character.repeat(SEGMENT_BYTES + 1);
             let tokens = tokenizer.encode(&text, SpecialTokens::Parse);
             assert_eq!(tokenizer.decode(&tokens).unwrap(), text);
         }
@@ -112,7 +113,7 @@ fn one_endless_word_is_encoded_whatever_it_is_made_of() {
 
 proptest! {
     #[test]
-    fn decoding_gives_back_the_text(text in any::<String>(), pre in 0..RULES.len()) {
+    fn encoding_and_decoding_round_trips(text in any::<String>(), pre in 0..RULES.len()) {
         let pre = RULES[pre];
         let tokenizer = Tokenizer::new(vocabulary(pre, &["a b"])).unwrap();
         for special in [SpecialTokens::Parse, SpecialTokens::Literal] {

@@ -1,10 +1,11 @@
-//! Unigram, against what SentencePiece and the crate `tokenizers` gave (`tests/golden/unigram.py`).
+//! Unigram, compared with recorded token ids of SentencePiece and of the `tokenizers` crate
+//! (`tests/golden/unigram.py`).
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use serde_json::Value;
 
-use super::super::super::UnigramSpaces;
+use super::super::super::UnigramWhitespace;
 use super::*;
 
 fn recorded() -> Value {
@@ -13,10 +14,10 @@ fn recorded() -> Value {
     serde_json::from_slice(&recorded).unwrap()
 }
 
-/// The vocabulary of a recorded model.
+/// Returns the vocabulary of a recorded model.
 fn unigram(case: &Value) -> Vocabulary {
     let pieces: Vec<(String, f32, u8)> = serde_json::from_value(case["pieces"].clone()).unwrap();
-    // SentencePiece's numbers.
+    // SentencePiece numbers the types of pieces like this.
     let kind = |number| match number {
         2 => TokenKind::Unknown,
         3 => TokenKind::Control,
@@ -25,14 +26,14 @@ fn unigram(case: &Value) -> Vocabulary {
     let algorithm = Algorithm::Unigram {
         scores: pieces.iter().map(|(_, score, _)| *score).collect(),
         charsmap: Some(STANDARD.decode(case["charsmap"].as_str().unwrap()).unwrap()),
-        spaces: UnigramSpaces {
-            merges: case["merges_spaces"].as_bool().unwrap(),
-            before: case["space_before"].as_bool().unwrap(),
+        whitespace: UnigramWhitespace {
+            removes_extra_spaces: case["merges_spaces"].as_bool().unwrap(),
+            adds_space_prefix: case["space_before"].as_bool().unwrap(),
         },
     };
     let kinds = pieces.iter().map(|(_, _, number)| kind(*number)).collect();
     let tokens = pieces.into_iter().map(|(piece, _, _)| piece).collect();
-    plain(algorithm, tokens, kinds)
+    without_roles(algorithm, tokens, kinds)
 }
 
 fn check(tokenizer: &Tokenizer, texts: &Value, name: &str) {
@@ -40,14 +41,14 @@ fn check(tokenizer: &Tokenizer, texts: &Value, name: &str) {
     assert!(texts.len() > 10);
     for case in texts {
         let text = case["text"].as_str().unwrap();
-        let wanted: Vec<TokenId> = serde_json::from_value(case["ids"].clone()).unwrap();
+        let expected: Vec<TokenId> = serde_json::from_value(case["ids"].clone()).unwrap();
         let ids = tokenizer.encode(text, SpecialTokens::Literal);
-        assert_eq!(ids, wanted, "{name}: {text:?}");
+        assert_eq!(ids, expected, "{name}: {text:?}");
     }
 }
 
 #[test]
-fn the_pieces_are_sentencepieces() {
+fn token_ids_equal_those_of_sentencepiece() {
     let recorded = recorded();
     for case in recorded["sentencepiece"].as_array().unwrap() {
         let tokenizer = Tokenizer::new(unigram(case)).unwrap();
@@ -56,7 +57,7 @@ fn the_pieces_are_sentencepieces() {
 }
 
 #[test]
-fn a_tokenizer_json_with_sentencepieces_table_is_read_as_the_crate_reads_it() {
+fn a_tokenizer_json_with_a_charsmap_gives_the_token_ids_of_the_tokenizers_crate() {
     let recorded = recorded();
     let case = &recorded["tokenizer_json"];
     let file = case["tokenizer"].to_string();
@@ -65,16 +66,16 @@ fn a_tokenizer_json_with_sentencepieces_table_is_read_as_the_crate_reads_it() {
 }
 
 #[test]
-fn a_text_that_goes_on_begins_with_what_it_says() {
+fn no_space_is_added_before_a_continuation() {
     let recorded = recorded();
     let tokenizer = Tokenizer::new(unigram(&recorded["sentencepiece"][0])).unwrap();
-    let going_on = |text| {
-        let ids = tokenizer.encode_going_on(text, SpecialTokens::Literal);
+    let continued = |text| {
+        let ids = tokenizer.encode_continuation(text, SpecialTokens::Literal);
         tokenizer.decode(&ids).unwrap()
     };
-    assert_eq!(going_on("dog"), "dog");
-    assert_eq!(going_on("  dog "), " dog");
-    // However long: it is cut where words part.
+    assert_eq!(continued("dog"), "dog");
+    assert_eq!(continued("  dog "), " dog");
+    // A text of several segments is split between words.
     let text = "the dog ".repeat(20_000);
     let whole = tokenizer.encode(&text, SpecialTokens::Literal);
     let once = tokenizer.encode("the dog", SpecialTokens::Literal);
@@ -82,20 +83,20 @@ fn a_text_that_goes_on_begins_with_what_it_says() {
 }
 
 #[test]
-fn what_it_cannot_be_built_of_is_refused() {
+fn rejects_invalid_vocabularies() {
     let recorded = recorded();
-    let refused = |change: fn(&mut Vocabulary)| {
+    let error = |change: fn(&mut Vocabulary)| {
         let mut vocabulary = unigram(&recorded["sentencepiece"][0]);
         change(&mut vocabulary);
         Tokenizer::new(vocabulary).unwrap_err().to_string()
     };
-    let problem = refused(|vocabulary| vocabulary.kinds.fill(TokenKind::Normal));
-    assert!(problem.contains("cannot spell is missing"), "{problem}");
-    let problem = refused(|vocabulary| match &mut vocabulary.algorithm {
+    let problem = error(|vocabulary| vocabulary.kinds.fill(TokenKind::Normal));
+    assert!(problem.contains("no unknown token"), "{problem}");
+    let problem = error(|vocabulary| match &mut vocabulary.algorithm {
         Algorithm::Unigram { scores, .. } => scores[7] = f32::NEG_INFINITY,
         _ => unreachable!(),
     });
     assert!(problem.contains("the score of the token 7"), "{problem}");
-    let problem = refused(|vocabulary| vocabulary.tokens[9] = "a".repeat(4096));
+    let problem = error(|vocabulary| vocabulary.tokens[9] = "a".repeat(4096));
     assert!(problem.contains("has 4096 bytes"), "{problem}");
 }

@@ -2,10 +2,10 @@
 
 use super::*;
 
-/// A tokenizer of these pieces with the rule of uncased BERTs.
-fn word_pieces(pieces: &[&str]) -> Result<Tokenizer, TokenizerError> {
-    let named = ["[UNK]", "[CLS]", "[SEP]"];
-    let tokens: Vec<String> = named
+/// Builds a tokenizer with these pieces and the normalization of uncased BERT models.
+fn word_piece_tokenizer(pieces: &[&str]) -> Result<Tokenizer, TokenizerError> {
+    let special = ["[UNK]", "[CLS]", "[SEP]"];
+    let tokens: Vec<String> = special
         .iter()
         .chain(pieces)
         .map(ToString::to_string)
@@ -13,12 +13,12 @@ fn word_pieces(pieces: &[&str]) -> Result<Tokenizer, TokenizerError> {
     let mut kinds = vec![TokenKind::Normal; tokens.len()];
     kinds[..3].copy_from_slice(&[TokenKind::Unknown, TokenKind::Control, TokenKind::Control]);
     Tokenizer::new(Vocabulary {
-        beginning: Some(TokenId(1)),
-        end: Some(TokenId(2)),
-        adds_beginning: true,
-        adds_end: true,
-        ..plain(
-            Algorithm::WordPiece(Normalization::default()),
+        bos: Some(TokenId(1)),
+        eos: Some(TokenId(2)),
+        adds_bos: true,
+        adds_eos: true,
+        ..without_roles(
+            Algorithm::WordPiece(BertNormalization::default()),
             tokens,
             kinds,
         )
@@ -26,17 +26,17 @@ fn word_pieces(pieces: &[&str]) -> Result<Tokenizer, TokenizerError> {
 }
 
 #[test]
-fn words_are_cut_into_the_longest_pieces() {
+fn words_are_split_into_the_longest_tokens() {
     let pieces = [
         "un", "##aff", "##able", "unaff", "!", "caf", "##e", "中", "##",
     ];
-    let tokenizer = word_pieces(&pieces).unwrap();
+    let tokenizer = word_piece_tokenizer(&pieces).unwrap();
     #[track_caller]
-    fn check(tokenizer: &Tokenizer, text: &str, expected: &[u32], back: &str) {
+    fn check(tokenizer: &Tokenizer, text: &str, expected: &[u32], decoded: &str) {
         let ids = tokenizer.encode(text, SpecialTokens::Parse);
         let expected: Vec<TokenId> = expected.iter().copied().map(TokenId).collect();
         assert_eq!(ids, expected);
-        assert_eq!(tokenizer.decode(&ids).unwrap(), back);
+        assert_eq!(tokenizer.decode(&ids).unwrap(), decoded);
     }
     check(&tokenizer, "  UNaffable!", &[6, 5, 7], " unaffable !");
     check(&tokenizer, "un\naff Café", &[3, 0, 8, 9], " un[UNK] cafe");
@@ -46,13 +46,13 @@ fn words_are_cut_into_the_longest_pieces() {
 }
 
 #[test]
-fn without_a_token_for_what_it_cannot_spell_there_is_no_tokenizer_of_word_pieces() {
-    let built = Tokenizer::new(Vocabulary {
-        algorithm: Algorithm::WordPiece(Normalization::default()),
+fn rejects_a_vocabulary_without_an_unknown_token() {
+    let result = Tokenizer::new(Vocabulary {
+        algorithm: Algorithm::WordPiece(BertNormalization::default()),
         ..vocabulary("gpt-2", &[])
     });
     assert_eq!(
-        built.unwrap_err().to_string(),
-        "the tokenizer cannot be built: the token \"[UNK]\" for what it cannot spell is missing"
+        result.unwrap_err().to_string(),
+        "the tokenizer cannot be built: the vocabulary has no unknown token \"[UNK]\""
     );
 }
