@@ -14,12 +14,14 @@ use std::time::{Duration, Instant};
 
 use futures_util::future::join_all;
 use ortolan::cancel::CancelFlag;
+use ortolan::file_bytes::FileAccess;
 use ortolan::graph::MatmulOperator;
-use ortolan::model::load::{CacheSize, FileAccess, LoadOptions, SessionOptions, inspect};
+use ortolan::model::load::{CacheSize, LoadOptions, inspect};
 use ortolan::model::{
     AdapterOptions, ContextOverflow, GenerateEvent, GenerateOptions, GenerateRequest,
     GenerationSummary, LineLimits, LoadedModel, ProgressEvents, Prompt, PromptPiece, RequestOwner,
 };
+use ortolan::runtime::SessionOptions;
 use ortolan::sampling::SamplingParameters;
 
 const ROUNDS: usize = 3;

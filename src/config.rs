@@ -15,16 +15,15 @@ use crate::cli::{
     self, BatchingArgs, Cli, ComputingArgs, Device, LoadMode, ModelArgs, Numa, ServingArgs,
     SplitMode,
 };
-use crate::file_bytes::read_text_limited;
+use crate::file_bytes::{FileAccess, read_text_limited};
+use crate::gguf::quant::QuantizeTarget;
 use crate::hub::{self, Download, FileSelector, HubOptions};
-use crate::model::load::{
-    self, CacheSize, DeviceChoice, DeviceOptions, FileAccess, LoadOptions, QuantizeTarget,
-    SessionOptions,
-};
+use crate::model::load::{self, CacheSize, LoadOptions};
 use crate::model::{
     self, AdapterOptions, GenerateLimits, SlotFileLimits, SlotFolder, SystemPrompt,
 };
 use crate::platform::{NumaStrategy, Placement};
+use crate::runtime::{DeviceChoice, DeviceOptions, SessionOptions};
 use crate::server::{AllowedHost, ApiKeySources, ApiKeys, ConnectionLimits, ServeOptions, Tls};
 use crate::web::{Folder, Pages};
 

@@ -13,6 +13,7 @@ use ortolan::logging::Logging;
 use ortolan::model::load;
 use ortolan::model::{ModelState, PreparationPool, remove_partial_slot_files};
 use ortolan::platform;
+use ortolan::runtime;
 use ortolan::server::{Server, StopSignals};
 use ortolan::terminal::{self, PendingModel};
 use ortolan::web;
@@ -29,7 +30,7 @@ const FILE_WORK_STOP_DELAY: Duration = Duration::from_secs(2);
 
 fn main() -> ExitCode {
     // SAFETY: no other thread has been started, so none reads the environment.
-    unsafe { load::disable_telemetry() };
+    unsafe { runtime::disable_telemetry() };
     fail_writes_past_file_size_limit();
     return_freed_memory();
     let invocation =

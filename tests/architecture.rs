@@ -2,9 +2,13 @@
 
 #![expect(clippy::unwrap_used, reason = "a failed assumption fails the test")]
 
+#[path = "architecture/source.rs"]
+mod source;
+
 use std::collections::BTreeSet;
 use std::fs;
-use std::path::{Path, PathBuf};
+
+use source::{Source, UsedPath};
 
 /// Each module and the modules that it may use, besides itself and [`EVERYWHERE`].
 const MODULES: &[(&str, &[&str])] = &[
@@ -12,7 +16,7 @@ const MODULES: &[(&str, &[&str])] = &[
         "main",
         &[
             "cli", "config", "terminal", "server", "api", "web", "model", "hub", "platform",
-            "logging", "commands",
+            "runtime", "logging", "commands",
         ],
     ),
     (
@@ -38,6 +42,8 @@ const MODULES: &[(&str, &[&str])] = &[
             "web",
             "model",
             "hub",
+            "runtime",
+            "gguf",
             "platform",
             "file_bytes",
         ],
@@ -80,6 +86,14 @@ const MODULES: &[(&str, &[&str])] = &[
     ("cancel", &[]),
     ("file_bytes", &[]),
     ("atomic_file", &[]),
+];
+
+/// Modules that export types of another module as a part of their own interface, and that module.
+const EXPORTS: &[(&str, &str)] = &[
+    ("api", "model"),
+    ("model", "engine"),
+    ("model", "grammar"),
+    ("engine", "cache"),
 ];
 
 /// Modules that every module may use.
@@ -167,160 +181,116 @@ fn the_lock_file_has_no_replaced_crate_and_no_other_registry() {
 
 #[test]
 fn modules_use_only_the_modules_of_their_row() {
-    let modules: BTreeSet<&str> = MODULES.iter().map(|(module, _)| *module).collect();
-    let mut violations = Vec::new();
-    for source in sources() {
-        let allowed = MODULES
-            .iter()
-            .find(|(module, _)| *module == source.module)
-            .map(|(_, allowed)| *allowed)
-            .unwrap_or_else(|| panic!("the table has no module {}", source.module));
-        for (number, line) in source.code_lines() {
-            for name in names_after(line, "crate::").chain(names_after(line, "ortolan::")) {
-                let is_allowed =
-                    name == source.module || EVERYWHERE.contains(&name) || allowed.contains(&name);
-                if modules.contains(name) && !is_allowed {
-                    violations.push(format!("{}:{number} uses {name}", source.path.display()));
-                }
-            }
-        }
-    }
-    assert_eq!(violations, Vec::<String>::new());
+    assert_eq!(violations(layer_violations), Vec::<String>::new());
 }
 
 #[test]
 fn restricted_crates_are_used_only_in_their_modules() {
-    let mut violations = Vec::new();
-    for source in sources() {
-        for (number, line) in source.code_lines() {
-            for (name, modules) in RESTRICTED_CRATES {
-                let is_used = line.contains(&format!("{name}::"))
-                    && starts_a_path(line, &format!("{name}::"));
-                if is_used && !modules.contains(&source.module.as_str()) {
-                    violations.push(format!("{}:{number} uses {name}", source.path.display()));
-                }
-            }
-        }
-    }
-    assert_eq!(violations, Vec::<String>::new());
+    assert_eq!(violations(crate_violations), Vec::<String>::new());
 }
 
 #[test]
 fn forbidden_words_do_not_occur() {
-    let mut violations = Vec::new();
-    for source in sources() {
-        for (module, words, reason) in FORBIDDEN_WORDS {
-            if source.module != *module {
-                continue;
-            }
-            for (number, line) in source.code_lines() {
-                for word in words.iter().filter(|word| line.contains(**word)) {
-                    violations.push(format!(
-                        "{}:{number} has {word}: {reason}",
-                        source.path.display()
-                    ));
-                }
-            }
-        }
-    }
-    assert_eq!(violations, Vec::<String>::new());
+    assert_eq!(violations(word_violations), Vec::<String>::new());
 }
 
 #[test]
 fn unsafe_code_is_only_in_runtime_file_mapping_and_main() {
-    let allowed = ["runtime/", "file_bytes.rs", "main.rs"];
-    let violations: Vec<String> = sources()
-        .filter(|source| {
-            source
-                .code_lines()
-                .any(|(_, line)| line.contains("unsafe "))
-        })
-        .map(|source| source.path.display().to_string().replace('\\', "/"))
-        .filter(|path| !allowed.iter().any(|prefix| path.starts_with(prefix)))
+    let allowed = ["runtime", "file_bytes", "main"];
+    let sources = source::production_sources();
+    let unsafe_modules = sources.iter().filter(|source| source.has_word("unsafe "));
+    let violations: Vec<_> = unsafe_modules
+        .filter(|source| !allowed.contains(&source.layer()))
+        .map(|source| &source.path)
         .collect();
-    assert_eq!(violations, Vec::<String>::new());
+    assert_eq!(violations, Vec::<&std::path::PathBuf>::new());
 }
 
-/// A file under `src` and the top-level module that it belongs to.
-struct Source {
-    path: PathBuf,
-    module: String,
-    text: String,
+#[test]
+fn production_code_after_a_test_module_is_checked() {
+    let text = "#[cfg(test)]\nmod tests;\n\nuse crate::api::Error;";
+    check_layer_violation(text, "4 uses api");
 }
 
-impl Source {
-    /// Numbers and text of the lines of production code: comments and everything from `#[cfg(test)]` on are left out.
-    fn code_lines(&self) -> impl Iterator<Item = (usize, &str)> {
-        self.text
-            .lines()
-            .enumerate()
-            .take_while(|(_, line)| !line.contains("#[cfg(test)]"))
-            .filter(|(_, line)| !line.trim_start().starts_with("//"))
-            .map(|(index, line)| (index + 1, line))
-    }
+#[test]
+fn imports_over_several_lines_are_checked() {
+    let text = "use crate::{\n    cache::BlockId,\n    model::{\n        LoadedModel,\n    },\n};";
+    check_layer_violation(text, "4 uses model");
 }
 
-fn sources() -> impl Iterator<Item = Source> {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
-    let mut files = Vec::new();
-    walk(&root, &mut files);
-    assert!(files.len() > 20, "only {} sources found", files.len());
-    files
-        .into_iter()
-        .filter(|path| !path.ends_with("lib.rs") && !is_test(path))
-        .map(move |path| {
-            let relative = path.strip_prefix(&root).unwrap().to_owned();
-            let first = relative.components().next().unwrap();
-            Source {
-                module: first
-                    .as_os_str()
-                    .to_str()
-                    .unwrap()
-                    .trim_end_matches(".rs")
-                    .to_owned(),
-                text: fs::read_to_string(&path).unwrap(),
-                path: relative,
-            }
-        })
+#[test]
+fn exports_of_another_module_are_rejected() {
+    check_layer_violation("pub use crate::sampling::Sampler;", "1 exports sampling");
+    check_layer_violation("pub(crate) use super::grammar::Rule;", "1 exports grammar");
 }
 
-/// Whether a file contains only tests: `…tests.rs`, or any file in a folder `tests`.
-fn is_test(path: &Path) -> bool {
-    path.to_string_lossy().ends_with("tests.rs")
-        || path.components().any(|part| part.as_os_str() == "tests")
+#[test]
+fn paths_without_an_import_and_in_macros_are_checked() {
+    check_layer_violation("fn a() -> super::api::Error {}", "1 uses api");
+    check_layer_violation("fn a() { assert!(crate::api::b()); }", "1 uses api");
 }
 
-fn walk(folder: &Path, files: &mut Vec<PathBuf>) {
-    for entry in fs::read_dir(folder).unwrap() {
-        let path = entry.unwrap().path();
-        if path.is_dir() {
-            walk(&path, files);
-        } else if path.extension().is_some_and(|extension| extension == "rs") {
-            files.push(path);
-        }
-    }
+#[test]
+fn test_code_and_comments_are_not_checked() {
+    let text = "//! crate::api\n#[cfg(test)]\nmod tests { use crate::api::Error; }\n#[cfg(test)]\nuse crate::api::Error;";
+    let source = Source::parse("engine.rs".into(), vec!["engine".to_owned()], text);
+    assert_eq!(layer_violations(&source), Vec::<String>::new());
 }
 
-/// The identifiers that follow `prefix` in the line, including those of a braced list.
-fn names_after<'a>(line: &'a str, prefix: &'a str) -> impl Iterator<Item = &'a str> {
-    line.match_indices(prefix).flat_map(move |(at, _)| {
-        let rest = &line[at + prefix.len()..];
-        let list = rest
-            .strip_prefix('{')
-            .map(|rest| rest.split('}').next().unwrap_or(rest));
-        list.unwrap_or(rest)
-            .split(if list.is_some() { ',' } else { ';' })
-            .map(|name| {
-                name.trim()
-                    .split(|c: char| !c.is_alphanumeric() && c != '_')
-                    .next()
-                    .unwrap_or("")
-            })
+/// Checks that a file of the engine with this text has exactly this violation.
+#[track_caller]
+fn check_layer_violation(text: &str, expected: &str) {
+    let source = Source::parse("engine.rs".into(), vec!["engine".to_owned()], text);
+    assert_eq!(layer_violations(&source), [format!("engine.rs:{expected}")]);
+}
+
+/// The violations that `check` finds in the production code.
+fn violations(check: fn(&Source) -> Vec<String>) -> Vec<String> {
+    source::production_sources()
+        .iter()
+        .flat_map(check)
+        .collect()
+}
+
+/// Returns the uses of modules that are not in the row of the file's module, and the exports that are not in [`EXPORTS`].
+/// An export makes a module usable where the row does not contain it.
+fn layer_violations(source: &Source) -> Vec<String> {
+    let row = MODULES.iter().find(|(module, _)| *module == source.layer());
+    let (_, allowed) = row.unwrap_or_else(|| panic!("the table has no module {}", source.layer()));
+    let is_module = |name: &str| MODULES.iter().any(|(module, _)| *module == name);
+    let violation = |path: &UsedPath| {
+        let name = path.layer.as_deref()?;
+        let verb = if path.is_exported { "exports" } else { "uses" };
+        let is_allowed = name == source.layer()
+            || match path.is_exported {
+                true => EXPORTS.contains(&(source.layer(), name)),
+                false => EVERYWHERE.contains(&name) || allowed.contains(&name),
+            };
+        let is_violation = is_module(name) && !is_allowed;
+        is_violation.then(|| format!("{}:{} {verb} {name}", source.path.display(), path.line))
+    };
+    source.paths().iter().filter_map(violation).collect()
+}
+
+fn crate_violations(source: &Source) -> Vec<String> {
+    let violation = |path: &UsedPath| {
+        let name = path.external_crate.as_deref()?;
+        let (_, modules) = RESTRICTED_CRATES
+            .iter()
+            .find(|(restricted, _)| *restricted == name)?;
+        let is_violation = !modules.contains(&source.layer());
+        is_violation.then(|| format!("{}:{} uses {name}", source.path.display(), path.line))
+    };
+    source.paths().iter().filter_map(violation).collect()
+}
+
+fn word_violations(source: &Source) -> Vec<String> {
+    let rows = FORBIDDEN_WORDS
+        .iter()
+        .filter(|(module, ..)| *module == source.layer());
+    rows.flat_map(|(_, words, reason)| {
+        let words = words.iter().filter(|word| source.has_word(word));
+        words.map(move |word| format!("{} has {word}: {reason}", source.path.display()))
     })
-}
-
-/// Whether some occurrence of `prefix` is not the tail of a longer identifier or path.
-fn starts_a_path(line: &str, prefix: &str) -> bool {
-    line.match_indices(prefix)
-        .any(|(at, _)| !line[..at].ends_with(|c: char| c.is_alphanumeric() || c == '_' || c == ':'))
+    .collect()
 }

@@ -15,11 +15,12 @@ use futures_util::future::join_all;
 use half::f16;
 use ortolan::cancel::CancelFlag;
 use ortolan::file_bytes::FileAccess;
-use ortolan::model::load::{CacheSize, LoadOptions, SessionOptions, inspect};
+use ortolan::model::load::{CacheSize, LoadOptions, inspect};
 use ortolan::model::{
     AdapterOptions, GenerateError, GenerateLimits, LoadedModel, Pooling, PromptPiece, SystemPrompt,
     TokenizeRequest,
 };
+use ortolan::runtime::SessionOptions;
 use ortolan::safetensors::Safetensors;
 use ortolan::text::SpecialTokens;
 use ortolan::token::TokenId;

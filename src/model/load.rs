@@ -18,13 +18,12 @@ use super::slots::SlotRecords;
 use super::system_prompt::TokenizedSystemPrompt;
 use super::{LoadedModel, ModelDetails, Pooling, SystemPrompt};
 use crate::engine::{self, EngineOptions, ModelRunner, RunError, WarmUp};
-pub use crate::file_bytes::FileAccess;
+use crate::file_bytes::FileAccess;
 use crate::gguf;
-pub use crate::gguf::quant::QuantizeTarget;
+use crate::gguf::quant::QuantizeTarget;
 use crate::graph::imported::{ImportedAttention, PastElementType};
 use crate::platform;
-use crate::runtime::{Decoder, Device, Encoder, PastPresent};
-pub use crate::runtime::{DeviceChoice, DeviceOptions, SessionOptions, disable_telemetry};
+use crate::runtime::{Decoder, Device, DeviceChoice, Encoder, PastPresent, SessionOptions};
 use crate::text::{ChatTemplate, Tokenizer, Vocabulary, predefined, predefined_names};
 use crate::token::TokenId;
 

@@ -7,7 +7,8 @@ use std::path::Path;
 use ortolan::cache::BlockPool;
 use ortolan::engine::{BlockId, Chunk, ModelRunner, Outputs, StepPlan};
 use ortolan::file_bytes::FileAccess;
-use ortolan::model::load::{self, BLOCK_TOKENS, OpenedModel, SessionOptions};
+use ortolan::model::load::{self, BLOCK_TOKENS, OpenedModel};
+use ortolan::runtime::SessionOptions;
 use ortolan::text::Tokenizer;
 use ortolan::token::TokenId;
 

@@ -9,13 +9,13 @@ use std::time::Duration;
 use ortolan::api::{
     self, ApiSettings, BodyRules, Endpoints, KeyPolicy, RequestDefaults, ResponseStore,
 };
-use ortolan::model::load::{
-    CacheSize, DeviceOptions, FileAccess, LoadOptions, SessionOptions, inspect,
-};
+use ortolan::file_bytes::FileAccess;
+use ortolan::model::load::{CacheSize, LoadOptions, inspect};
 use ortolan::model::{
     AdapterOptions, GenerateLimits, LoadedModel, ModelState, PreparationPool, SlotFileLimits,
     SlotFolder, SystemPrompt,
 };
+use ortolan::runtime::{DeviceOptions, SessionOptions};
 use ortolan::server::{ApiKeys, ConnectionLimits, ServeOptions, Server};
 use ortolan::web::{self, Pages};
 use tempfile::TempDir;
