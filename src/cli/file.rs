@@ -15,7 +15,7 @@ use crate::file_bytes::read_text_limited;
 /// Maximum size of an options file in bytes.
 const MAX_FILE_BYTES: u64 = 1 << 20;
 
-/// Converts the options file that `--config` names into command line arguments. Without `--config`, there are none.
+/// Converts the options file that `--config` names into command line arguments. Returns no arguments without `--config`.
 pub(super) fn args(command_line: &[OsString]) -> Result<Vec<OsString>, Error> {
     let command = Cli::command();
     // Errors of the command line are reported later, when it is parsed together with the file.

@@ -160,9 +160,9 @@ pub struct TextProcessor {
     pub tokenizer: Tokenizer,
     /// Template that renders conversations as prompts.
     pub template: ChatTemplate,
-    /// Text of the beginning-of-text token; empty if there is none.
+    /// Text of the beginning-of-text token; empty if the vocabulary has no such token.
     pub bos_text: String,
-    /// Text of the end-of-text token; empty if there is none.
+    /// Text of the end-of-text token; empty if the vocabulary has no such token.
     pub eos_text: String,
 }
 

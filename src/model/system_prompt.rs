@@ -12,7 +12,7 @@ use crate::token::TokenId;
 /// A system prompt, with the prefixes of turns for clients that write the prompt as a dialog.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct SystemPrompt {
-    /// Text of the system prompt; empty if there is none.
+    /// Text of the system prompt; empty if no system prompt is set.
     pub prompt: String,
     /// Prefix of a user's turn.
     pub user_name: String,

@@ -101,7 +101,7 @@ impl Safetensors {
         self.tensors.keys().map(String::as_str)
     }
 
-    /// Returns the tensor named `name`; `None` if there is none or its values are not floats.
+    /// Returns the tensor named `name`; `None` if the file has no such tensor or its values are not floats.
     pub fn tensor(&self, name: &str) -> Option<Tensor<'_>> {
         let location = self.tensors.get(name)?;
         Some(Tensor {

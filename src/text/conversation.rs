@@ -43,7 +43,7 @@ pub struct ChatMessage {
     pub content: String,
     /// The tool calls that follow the content.
     pub tool_calls: Vec<ToolCall>,
-    /// In a `tool` message: the id of the tool call whose result it contains.
+    /// In a `tool` message: the id of the tool call that produced `content`.
     pub tool_call_id: Option<String>,
 }
 

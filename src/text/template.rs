@@ -273,8 +273,8 @@ impl ChatTemplate {
     }
 }
 
-/// Returns the template variables of llama.cpp's server with their default values. `functions` is the JSON text of the
-/// tools; empty if there are none.
+/// Returns the template variables of llama.cpp's server with their default values. `functions` is the JSON text of
+/// `tools`; empty without tools.
 fn default_variables(
     tools: &[serde_json::Value],
     now: SystemTime,

@@ -29,7 +29,7 @@ pub(crate) struct World {
     pub(crate) finished_texts: Vec<(Value, String)>,
     /// The body of the last request to `/v1/completions`.
     pub(crate) text_completion: Option<Value>,
-    /// Responses, each with the function that it must call or whose parameters it must satisfy.
+    /// Responses, each with a function: the response must call the function or match the schema of its parameters.
     pub(crate) function_responses: Vec<(Value, Response)>,
     /// Response objects of `/v1/responses`; for streams, as in the first event.
     pub(crate) stored_responses: Vec<Value>,
@@ -167,7 +167,7 @@ impl World {
 }
 
 impl Response {
-    /// The value at a dotted path of the body; panics if there is none.
+    /// Returns the value at a dotted path of the body; panics if the path does not exist.
     pub(crate) fn at(&self, path: &str) -> &Value {
         let pointer = format!("/{}", path.replace('.', "/"));
         self.body

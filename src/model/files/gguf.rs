@@ -263,8 +263,8 @@ fn find_token(tokens: &[String], name: &str) -> Option<TokenId> {
 struct TokenizerMetadata<'a>(&'a Metadata);
 
 impl TokenizerMetadata<'_> {
-    /// Returns the special token for a role. As in llama.cpp, an id outside the vocabulary means that there is none;
-    /// converters write 2³² − 1 or −1.
+    /// Returns the special token for a role. As in llama.cpp, `None` if its id is outside the vocabulary: converters write
+    /// 2³² − 1 or −1 for a role without a token.
     fn token(&self, role: &str) -> Result<Option<TokenId>, MetadataError> {
         let key = format!("tokenizer.ggml.{role}_token_id");
         let id = self.0.integer(&key).optional()?;

@@ -64,7 +64,7 @@ struct HubConfig {
 /// files, and for folders with safetensors files.
 ///
 /// # Errors
-/// If a folder has several graphs and none is `model.onnx`, or the configuration is invalid.
+/// If a folder has several graphs but no `model.onnx`, or the configuration is invalid.
 pub(in crate::model::files) fn graph(path: &Path) -> anyhow::Result<Option<PathBuf>> {
     if !path.is_dir() {
         let is_graph = path
