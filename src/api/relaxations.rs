@@ -33,21 +33,34 @@ impl SchemaPaths<'_> {
         relaxations: &[Relaxation],
         ignored: &mut IgnoredFields,
     ) -> Result<(), Error> {
-        for Relaxation { function, pointer } in relaxations {
-            let path = match function {
-                None => self.response_schema.to_owned(),
-                Some(function) => {
-                    let mut names = self.tool_names.iter();
-                    match names.position(|name| name.as_ref() == Some(function)) {
-                        Some(number) => format!("tools.{number}.{}", self.tool_schema),
-                        None => format!("tools.{function}.{}", self.tool_schema),
-                    }
+        report(relaxations, ignored, |function| match function {
+            None => self.response_schema.to_owned(),
+            Some(function) => {
+                let mut names = self.tool_names.iter();
+                match names.position(|name| name.as_deref() == Some(function)) {
+                    Some(number) => format!("tools.{number}.{}", self.tool_schema),
+                    None => format!("tools.{function}.{}", self.tool_schema),
                 }
-            };
-            ignored.report(format!("{path}{pointer}"))?;
-        }
-        Ok(())
+            }
+        })
     }
+}
+
+/// Reports each relaxed constraint by a field of the request and the JSON pointer to the constraint. `field` returns the
+/// path of the schema of a function's parameters, or for `None` the path of the schema of the response text.
+///
+/// # Errors
+/// If the server runs with `--strict` and a constraint is relaxed.
+pub(super) fn report(
+    relaxations: &[Relaxation],
+    ignored: &mut IgnoredFields,
+    field: impl Fn(Option<&str>) -> String,
+) -> Result<(), Error> {
+    for Relaxation { function, pointer } in relaxations {
+        let field = field(function.as_deref());
+        ignored.report(format!("{field}{pointer}"))?;
+    }
+    Ok(())
 }
 
 #[cfg(test)]

@@ -10,6 +10,7 @@ use serde_json::{Value, json};
 
 use super::tests::{accepts, bytes, compiler, long_tokens};
 use super::*;
+use crate::token::TokenId;
 
 /// Returns the schema as a strict grammar source.
 fn strict_source(schema: &Value) -> GrammarSource {

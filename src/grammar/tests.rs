@@ -8,6 +8,7 @@ use proptest::prelude::*;
 
 use super::gbnf::{CharacterClass, Expression, Grammar};
 use super::*;
+use crate::token::TokenId;
 
 /// The tokens of more than one byte. The test vocabulary has the 256 bytes, these tokens, and an end-of-generation
 /// token.

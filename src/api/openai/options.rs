@@ -13,6 +13,7 @@ use crate::api::options::{
 };
 use crate::api::payload::IgnoredFields;
 use crate::api::prompts::prompt_pieces;
+use crate::api::relaxations;
 use crate::api::sampling;
 use crate::api::types;
 use crate::model::{
@@ -52,15 +53,13 @@ impl ErrorFields {
         relaxations: &[Relaxation],
         ignored: &mut IgnoredFields,
     ) -> Result<(), Error> {
-        for Relaxation { function, pointer } in relaxations {
+        relaxations::report(relaxations, ignored, |function| {
             let field = match function {
                 Some(function) => self.functions.get(function),
                 None => self.constraint.as_ref(),
             };
-            let field = field.map_or("tools", String::as_str);
-            ignored.report(format!("{field}{pointer}"))?;
-        }
-        Ok(())
+            field.map_or("tools", String::as_str).to_owned()
+        })
     }
 }
 
