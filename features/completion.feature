@@ -215,7 +215,7 @@ Feature: Native completion API
       | {"prompt": ["a", 7, [8]]}                       | prompt      | cannot contain prompts       |
       | {"prompt": []}                                  | prompt      | less than 1 item             |
       | {"prompt": ["a", "b", "c", "d", "e", "f", "g", "h", "i", "j", "k", "l", "m", "n", "o", "p", "q", "r", "s", "t", "u"]} | prompt | 21 prompts are more than the 20 |
-      | {"prompt": "a", "id_slot": 9}                   | id_slot     | there is no slot 9           |
+      | {"prompt": "a", "id_slot": 9}                   | id_slot     | slot not found: 9            |
       | {"prompt": [1, 70000]}                          |             | token 70000                  |
       | {"prompt": {"text": "a"}}                       | prompt.prompt_string | required            |
       | {"prompt": 1}                                   | prompt      | not of type                  |

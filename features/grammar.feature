@@ -76,7 +76,7 @@ Feature: Grammar-constrained output
     Examples:
       | grammar              | problem                                    |
       | root                 | line 1, column 5: expected ::=             |
-      | root ::= x           | line 1, column 10: there is no rule named x |
-      | rout ::= [a]         | there is no rule named root                |
+      | root ::= x           | line 1, column 10: rule not found: x        |
+      | rout ::= [a]         | rule not found: root                       |
       | root ::= [a          | this character class has no closing ]      |
       | root ::= [a]{3,1}    | the maximum is less than the minimum 3     |

@@ -49,7 +49,7 @@ Feature: LoRA adapters
       """
     Then the status is 400
     And the error's param is "lora"
-    And the error message contains "there is no adapter 7: the server has 2"
+    And the error message contains "adapter not found: 7 (the server has 2)"
 
     Examples:
       | path                 | body                                           |
@@ -131,7 +131,7 @@ Feature: LoRA adapters
     Examples:
       | body                                           | message                                     |
       | {"id": 0, "scale": 1}                          | is not of type                              |
-      | [{"id": 2, "scale": 1}]                        | there is no adapter 2: the server has 2     |
+      | [{"id": 2, "scale": 1}]                        | adapter not found: 2 (the server has 2)     |
       | [{"id": 0, "scale": 1}, {"id": 0, "scale": 2}] | adapter 0 occurs more than once             |
       | [{"id": -1, "scale": 1}]                       | 0.id: -1 is less than the minimum of 0      |
       | [{"id": 0}]                                    | 0.scale: it is required                     |

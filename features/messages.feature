@@ -136,7 +136,7 @@ Feature: Anthropic Messages API
       | tools.1.name: duplicate function name    | {"max_tokens": 1, "messages": [{"role": "user", "content": "a"}], "tools": [{"name": "a", "input_schema": {}}, {"name": "a", "input_schema": {}}]} |
       | tool_choice.name: tool not found         | {"max_tokens": 1, "messages": [{"role": "user", "content": "a"}], "tools": [{"name": "a", "input_schema": {}}], "tool_choice": {"type": "tool", "name": "b"}} |
       | tool_choice.name: it is required         | {"max_tokens": 1, "messages": [{"role": "user", "content": "a"}], "tools": [{"name": "a", "input_schema": {}}], "tool_choice": {"type": "tool"}} |
-      | there are no tools to choose from        | {"max_tokens": 1, "messages": [{"role": "user", "content": "a"}], "tool_choice": {"type": "any"}} |
+      | the request has no callable tools        | {"max_tokens": 1, "messages": [{"role": "user", "content": "a"}], "tool_choice": {"type": "any"}} |
       | input_schema of function                 | {"max_tokens": 1, "messages": [{"role": "user", "content": "a"}], "tools": [{"name": "a", "strict": true, "input_schema": {"not": {"const": 2}}}]} |
       | thinking.budget_tokens                   | {"max_tokens": 1, "messages": [{"role": "user", "content": "a"}], "thinking": {"type": "enabled", "budget_tokens": 1024}} |
 

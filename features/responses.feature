@@ -396,7 +396,7 @@ Feature: OpenAI Responses API
       | moderation               | moderation is not supported                 | "input": "a", "moderation": {"model": "omni"} |
       | tools.0.name             | does not match                              | "input": "a", "tools": [{"type": "namespace", "name": "a b", "tools": []}] |
       | tools.1.tools.0.name     | duplicate function name 'a__b'              | "input": "a", "tools": [{"type": "function", "name": "a__b"}, {"type": "namespace", "name": "a", "tools": [{"type": "function", "name": "b"}]}] |
-      | tool_choice              | there are no tools to choose from           | "input": "a", "tools": [{"type": "web_search"}], "tool_choice": "required" |
+      | tool_choice              | the request has no callable tools           | "input": "a", "tools": [{"type": "web_search"}], "tool_choice": "required" |
       | tool_choice.type         | is not supported: only functions can be called | "input": "a", "tools": [{"type": "custom", "name": "b"}], "tool_choice": {"type": "custom", "name": "b"} |
       | tool_choice.tools.0.type | is not supported: only functions can be called | "input": "a", "tool_choice": {"type": "allowed_tools", "mode": "required", "tools": [{"type": "mcp", "server_label": "b"}]} |
       | max_tokens               | use max_output_tokens on this route         | "input": "a", "max_tokens": 5 |
@@ -405,8 +405,8 @@ Feature: OpenAI Responses API
       | tools.0.name             | it is required                              | "input": "a", "tools": [{"type": "function"}] |
       | tools.1.name             | duplicate function name 'a'                 | "input": "a", "tools": [{"type": "function", "name": "a"}, {"type": "function", "name": "a"}] |
       | tools                    | Invalid schema for function 'a': /not | "input": "a", "tools": [{"type": "function", "name": "a", "strict": true, "parameters": {"not": {"const": 2}}}] |
-      | tool_choice              | there are no tools to choose from           | "input": "a", "tool_choice": "required" |
-      | tool_choice              | there is no function 'b' among the tools    | "input": "a", "tools": [{"type": "function", "name": "a"}], "tool_choice": {"type": "function", "name": "b"} |
+      | tool_choice              | the request has no callable tools           | "input": "a", "tool_choice": "required" |
+      | tool_choice              | tool not found: 'b'                         | "input": "a", "tools": [{"type": "function", "name": "a"}], "tool_choice": {"type": "function", "name": "b"} |
       | tool_choice.name         | it is required                              | "input": "a", "tools": [{"type": "function", "name": "a"}], "tool_choice": {"type": "function"} |
       | tool_choice.type         | file_search                                 | "input": "a", "tool_choice": {"type": "file_search"} |
       | text.format.schema       | it is required                              | "input": "a", "text": {"format": {"type": "json_schema", "name": "a"}} |

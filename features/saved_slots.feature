@@ -81,7 +81,7 @@ Feature: Saved slots
       | /slots/0?action=restore | {"filename": "a.part"}       | filename | invalid filename           |
       | /slots/0?action=restore | {"filename": "nothing.bin"}  | filename | file not found             |
       | /slots/0?action=restore | {"filename": "nonsense.bin"} | filename | first line is not          |
-      | /slots/9?action=erase   | {}                           | id_slot  | there is no slot 9         |
+      | /slots/9?action=erase   | {}                           | id_slot  | slot not found: 9          |
       | /slots/x?action=erase   | {}                           | id_slot  | not a slot number          |
 
   Scenario: a slot action gets 501 without --slot-save-path

@@ -146,13 +146,13 @@ Feature: Tool calls
       | param                    | problem                                        | field |
       | tools.0.function         | it is required                                 | "tools": [{"type": "function"}] |
       | tool_choice.type         | is not supported: only functions can be called | "tools": [{"type": "custom", "custom": {"name": "a"}}], "tool_choice": {"type": "custom", "custom": {"name": "a"}} |
-      | tool_choice              | there are no tools to choose from              | "tools": [{"type": "web_search"}], "tool_choice": "required" |
+      | tool_choice              | the request has no callable tools              | "tools": [{"type": "web_search"}], "tool_choice": "required" |
       | tool_choice.allowed_tools.tools.0.type | is not supported: only functions | "tools": [{"type": "function", "function": {"name": "a"}}], "tool_choice": {"type": "allowed_tools", "allowed_tools": {"mode": "required", "tools": [{"type": "custom", "custom": {"name": "a"}}]}} |
       | tools.0.function.name    | does not match                                 | "tools": [{"type": "function", "function": {"name": "a b"}}] |
       | tools.1.function.name    | duplicate function name 'a'                    | "tools": [{"type": "function", "function": {"name": "a"}}, {"type": "function", "function": {"name": "a"}}] |
       | tools                    | Invalid schema for function 'a': /not: not cannot be enforced | "tools": [{"type": "function", "function": {"name": "a", "strict": true, "parameters": {"not": {"const": 2}}}}] |
-      | tool_choice              | there are no tools to choose from              | "tool_choice": "required" |
-      | tool_choice              | there is no function 'b' among the tools       | "tools": [{"type": "function", "function": {"name": "a"}}], "tool_choice": {"type": "function", "function": {"name": "b"}} |
+      | tool_choice              | the request has no callable tools              | "tool_choice": "required" |
+      | tool_choice              | tool not found: 'b'                            | "tools": [{"type": "function", "function": {"name": "a"}}], "tool_choice": {"type": "function", "function": {"name": "b"}} |
       | tool_choice.function     | it is required                                 | "tools": [{"type": "function", "function": {"name": "a"}}], "tool_choice": {"type": "function"} |
       | tool_choice.allowed_tools | it is required                                | "tools": [{"type": "function", "function": {"name": "a"}}], "tool_choice": {"type": "allowed_tools"} |
       | tool_choice              | sometimes                                      | "tools": [{"type": "function", "function": {"name": "a"}}], "tool_choice": "sometimes" |

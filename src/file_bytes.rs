@@ -113,7 +113,7 @@ fn take_limited(file: File, max_bytes: u64) -> io::Result<Vec<u8>> {
         .read_to_end(&mut bytes)?;
     match bytes.len() as u64 > max_bytes {
         true => {
-            let problem = format!("it has more than {max_bytes} bytes");
+            let problem = format!("the file is larger than {max_bytes} bytes");
             Err(io::Error::new(io::ErrorKind::FileTooLarge, problem))
         }
         false => Ok(bytes),
@@ -148,7 +148,7 @@ mod tests {
         fs::write(&path, "four").unwrap();
         assert_eq!(read_limited(&path, 4).unwrap(), b"four");
         let error = read_limited(&path, 3).unwrap_err().to_string();
-        assert_eq!(error, "it has more than 3 bytes");
+        assert_eq!(error, "the file is larger than 3 bytes");
     }
 
     #[cfg(unix)]

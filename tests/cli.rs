@@ -163,16 +163,16 @@ fn invalid_options_are_rejected() {
         (
             &["--system-prompt-file", "/dev/zero"],
             1,
-            "more than 1048576 bytes",
+            "larger than 1048576 bytes",
         ),
         #[cfg(unix)]
         (
             &["--chat-template-file", "/dev/zero"],
             1,
-            "more than 1048576 bytes",
+            "larger than 1048576 bytes",
         ),
         #[cfg(unix)]
-        (&["--config", "/dev/zero"], 2, "more than 1048576 bytes"),
+        (&["--config", "/dev/zero"], 2, "larger than 1048576 bytes"),
         (
             &["--api-key-file", "/nowhere/wren"],
             1,

@@ -387,7 +387,10 @@ fn invalid_options_files_are_rejected_with_the_cause() {
     }
     let long = format!("# {}", "x".repeat(1 << 20));
     let error = parse_with(&long, "-m a.gguf --config {}").unwrap_err();
-    assert!(error.contains("it has more than 1048576 bytes"), "{error}");
+    assert!(
+        error.contains("the file is larger than 1048576 bytes"),
+        "{error}"
+    );
     let error = parse("-m a.gguf --config /nowhere/a.toml").unwrap_err();
     assert!(
         error.contains("--config /nowhere/a.toml: No such file"),

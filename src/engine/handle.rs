@@ -39,7 +39,7 @@ pub enum SubmitError {
     #[error("the prompt is empty")]
     Empty,
     /// The slot does not exist.
-    #[error("there is no slot {0}")]
+    #[error("slot not found: {0}")]
     UnknownSlot(usize),
     /// The engine is stopping or its thread has ended.
     #[error("the engine is not running")]
@@ -54,7 +54,7 @@ pub struct Reservation(OwnedSemaphorePermit);
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum SlotError {
     /// The slot does not exist.
-    #[error("there is no slot {0}")]
+    #[error("slot not found: {0}")]
     Unknown(usize),
     /// Too many slot actions are pending.
     #[error("{MAX_SLOT_ACTIONS} actions wait for their slots already: try again later")]

@@ -79,14 +79,14 @@ pub(super) fn parse(
     }
     let Parser { names, rules, .. } = &parser;
     let Some(&root) = names.get("root") else {
-        return Err(parser.error("there is no rule named root"));
+        return Err(parser.error("rule not found: root"));
     };
     let mut defined = Vec::with_capacity(rules.len());
     for rule in rules {
         match rule {
             Rule::Defined(expression) => defined.push(expression.clone()),
             Rule::Referenced { position, name } => {
-                return Err(parser.error_at(*position, format!("there is no rule named {name}")));
+                return Err(parser.error_at(*position, format!("rule not found: {name}")));
             }
         }
     }

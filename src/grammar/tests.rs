@@ -382,12 +382,12 @@ fn syntax_errors_have_a_position() {
             "{error:?} does not contain {message:?}"
         );
     }
-    check(&compiler, "", "there is no rule named root");
-    check(&compiler, "a ::= \"x\"", "there is no rule named root");
+    check(&compiler, "", "rule not found: root");
+    check(&compiler, "a ::= \"x\"", "rule not found: root");
     check(
         &compiler,
         "root ::= x",
-        "line 1, column 10: there is no rule named x",
+        "line 1, column 10: rule not found: x",
     );
     check(
         &compiler,

@@ -366,7 +366,7 @@ pub enum GenerateError {
         vocabulary_size: usize,
     },
     /// The requested slot does not exist.
-    #[error("there is no slot {slot}: the server has {slots}")]
+    #[error("slot not found: {slot} (the server has {slots})")]
     UnknownSlot {
         /// The requested slot.
         slot: usize,
@@ -374,7 +374,7 @@ pub enum GenerateError {
         slots: usize,
     },
     /// The requested adapter does not exist.
-    #[error("there is no adapter {adapter}: the server has {adapters}")]
+    #[error("adapter not found: {adapter} (the server has {adapters})")]
     UnknownAdapter {
         /// The requested adapter.
         adapter: usize,

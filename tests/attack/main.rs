@@ -52,7 +52,7 @@ async fn a_stream_is_correct_and_has_no_long_gap_during_any_attack() {
         .concat(),
     );
     let target = Target::new(&address, program.id());
-    // Allocates before the measurement what the server keeps: the grammars' vocabulary, threads, buffers of usual size.
+    // Let the server allocate what it keeps before the measurement: the grammars' vocabulary, threads, buffers.
     target.warm_up().await;
     let before_bytes = target.resident_bytes();
     for round in 0..rounds() {

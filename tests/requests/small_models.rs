@@ -1,5 +1,5 @@
 //! Tiny models with the sizes, metadata and templates of real files. Each is either rejected at load or serves
-//! requests; none becomes ready and then fails every request. NaN logits fail only the affected request.
+//! requests: no model becomes ready and then fails every request. NaN logits fail only the affected request.
 
 use serde_json::{Value as Json, json};
 

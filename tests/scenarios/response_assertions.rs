@@ -46,7 +46,7 @@ fn metric(response: &Response, name: &str) -> f64 {
     let text = response.body.as_str().unwrap();
     let mut lines = text.lines().filter_map(|line| line.rsplit_once(' '));
     let sample = lines.find(|(key, _)| *key == name);
-    let (_, value) = sample.unwrap_or_else(|| panic!("there is no {name} in {text}"));
+    let (_, value) = sample.unwrap_or_else(|| panic!("{name} not found in {text}"));
     value.parse().unwrap()
 }
 

@@ -172,7 +172,7 @@ impl Response {
         let pointer = format!("/{}", path.replace('.', "/"));
         self.body
             .pointer(&pointer)
-            .unwrap_or_else(|| panic!("there is no {path} in {}", self.body))
+            .unwrap_or_else(|| panic!("{path} not found in {}", self.body))
     }
 
     /// The generated text of a native or OpenAI response, joined if it was streamed.

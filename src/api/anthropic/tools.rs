@@ -10,7 +10,7 @@ use crate::api::types;
 use crate::model::ToolOptions;
 
 /// Longest tool name in characters, as in Anthropic's API and on the other routes.
-const NAME_CHARACTERS_MAX: usize = 128;
+const MAX_NAME_CHARACTERS: usize = 128;
 
 /// Characters allowed in a tool's name in addition to letters and digits; MCP servers and gateways use all of them.
 const NAME_PUNCTUATION: &str = "_-.:/@";
@@ -149,9 +149,9 @@ fn unsupported_kind(tool: &types::InputTool) -> Option<String> {
 fn client_tool(path: &str, tool: types::InputTool) -> Result<Tool, Error> {
     let name = tool.name.ok_or_else(|| missing(path, "name"))?;
     let allowed = |c: char| c.is_ascii_alphanumeric() || NAME_PUNCTUATION.contains(c);
-    if name.is_empty() || name.chars().count() > NAME_CHARACTERS_MAX || !name.chars().all(allowed) {
+    if name.is_empty() || name.chars().count() > MAX_NAME_CHARACTERS || !name.chars().all(allowed) {
         let problem = format!(
-            "\"{name}\" is not a valid name: use 1 to {NAME_CHARACTERS_MAX} letters, digits or characters of {NAME_PUNCTUATION}"
+            "\"{name}\" is not a valid name: use 1 to {MAX_NAME_CHARACTERS} letters, digits or characters of {NAME_PUNCTUATION}"
         );
         return Err(refused(&format!("{path}.name"), &problem));
     }
@@ -212,7 +212,7 @@ impl Tools {
 
     fn no_callable_tool_error(&self) -> Error {
         match self.unsupported.first() {
-            None => refused("tool_choice", "there are no tools to choose from"),
+            None => refused("tool_choice", "the request has no callable tools"),
             Some(UnsupportedTool { path, kind, .. }) => {
                 let problem = format!("{path} is a {kind}, which this server cannot run");
                 refused("tool_choice", &problem)

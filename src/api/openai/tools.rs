@@ -60,7 +60,7 @@ fn selection(
         ToolChoice::Nothing => return Ok(None),
         ToolChoice::Auto => (false, None),
         ToolChoice::Required if tools.is_empty() => {
-            let message = "tool_choice: there are no tools to choose from";
+            let message = "tool_choice: the request has no callable tools";
             return Err(Error::invalid("tool_choice", message));
         }
         ToolChoice::Required => (true, None),
@@ -72,7 +72,7 @@ fn selection(
     };
     let known = |name: &&String| tools.iter().any(|tool| tool.name == **name);
     if let Some(unknown) = names.iter().flatten().find(|name| !known(name)) {
-        let message = format!("tool_choice: there is no function '{unknown}' among the tools");
+        let message = format!("tool_choice: tool not found: '{unknown}'");
         return Err(Error::invalid("tool_choice", message));
     }
     Ok(Some(ToolSelection {

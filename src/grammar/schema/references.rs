@@ -47,7 +47,7 @@ impl SchemaTranslator<'_> {
                 output.insert("$ref".to_owned(), Definitions::reference(number).into());
                 Ok(())
             }
-            _ => self.relax(&pointer, format!("there is no schema at {reference}")),
+            _ => self.relax(&pointer, format!("schema not found: {reference}")),
         }
     }
 

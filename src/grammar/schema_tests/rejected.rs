@@ -95,7 +95,7 @@ fn unenforceable_constraints_are_rejected_with_their_pointer() {
     check(
         json!({"$ref": "#/$defs/a"}),
         "/$ref",
-        "there is no schema at #/$defs/a",
+        "schema not found: #/$defs/a",
     );
     check(
         json!({"$ref": "#/$defs/a", "$defs": {"a": {"not": {}}}}),
