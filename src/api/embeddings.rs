@@ -11,7 +11,7 @@ use super::types;
 use crate::model::{Embedding, GenerateLimits, LoadedModel, PreparationPermit};
 
 /// Maximum number of texts in a request: twice the limit of OpenAI's API.
-const TEXTS_MAX: usize = 4096;
+const MAX_TEXTS: usize = 4096;
 
 /// The value of llama.cpp's `embd_normalize` for vectors that are not normalized.
 const NO_NORM: i64 = -1;
@@ -62,9 +62,9 @@ pub(super) async fn embed(
     norm: i64,
     limits: &GenerateLimits,
 ) -> Result<Vec<Embedding>, Error> {
-    if prompts.len() > TEXTS_MAX {
+    if prompts.len() > MAX_TEXTS {
         let problem = format!(
-            "{param}: {} texts are more than the limit of {TEXTS_MAX}",
+            "{param}: {} texts are more than the limit of {MAX_TEXTS}",
             prompts.len()
         );
         return Err(Error::invalid(param, problem));
@@ -94,7 +94,7 @@ mod tests {
         assert!(check_size("input", 1024, 4096).is_ok());
         let error = check_size("input", 1025, 4096).unwrap_err();
         assert!(error.to_string().starts_with("input: "), "{error}");
-        assert!(check_size("input", TEXTS_MAX, usize::MAX).is_err());
+        assert!(check_size("input", MAX_TEXTS, usize::MAX).is_err());
     }
 
     #[test]

@@ -11,7 +11,7 @@ use super::{document, types};
 use crate::model::GenerateError;
 
 /// Longest error message in bytes. Messages may quote the client's input.
-const MESSAGE_BYTES_MAX: usize = 500;
+const MAX_MESSAGE_BYTES: usize = 500;
 
 /// The `Retry-After` value of 429 responses, in seconds.
 const RETRY_AFTER_SECONDS: u32 = 1;
@@ -470,10 +470,10 @@ impl From<Error> for poem::Error {
     }
 }
 
-/// Truncates a message to [`MESSAGE_BYTES_MAX`].
+/// Truncates a message to [`MAX_MESSAGE_BYTES`].
 fn truncate_message(mut message: String) -> String {
-    if message.len() > MESSAGE_BYTES_MAX {
-        message.truncate(message.floor_char_boundary(MESSAGE_BYTES_MAX));
+    if message.len() > MAX_MESSAGE_BYTES {
+        message.truncate(message.floor_char_boundary(MAX_MESSAGE_BYTES));
         message.push('…');
     }
     message

@@ -35,7 +35,7 @@ pub use caller::{Caller, KeyId};
 pub use error::{Error, with_request_id};
 pub use openai::responses::ResponseStore;
 pub use options::RequestDefaults;
-pub use payload::{BODY_BYTES_MAX, BodyRules};
+pub use payload::{BodyRules, MAX_BODY_BYTES};
 pub use schema::check;
 
 use generated::Routes;

@@ -27,17 +27,17 @@ use super::stream::JsonOrStream;
 use crate::model::PreparationPool;
 
 /// Largest request body in bytes.
-pub const BODY_BYTES_MAX: usize = 8 << 20;
+pub const MAX_BODY_BYTES: usize = 8 << 20;
 
 /// Largest body in bytes that is parsed on the connection's thread, which takes a few milliseconds at most. Larger
 /// bodies are parsed on the preparation threads, so that they do not delay other connections.
-const INLINE_PARSE_BYTES_MAX: usize = 64 << 10;
+const MAX_INLINE_PARSE_BYTES: usize = 64 << 10;
 
 /// Longest value of the header that lists ignored fields, in bytes.
-const IGNORED_HEADER_BYTES_MAX: usize = 1024;
+const MAX_IGNORED_HEADER_BYTES: usize = 1024;
 
 /// Maximum number of ignored fields recorded for a request; the header has no room for more.
-const IGNORED_PATHS_MAX: usize = 64;
+const MAX_IGNORED_PATHS: usize = 64;
 
 /// 2^53: double precision represents all integers up to this bound exactly.
 const EXACT_INTEGERS_END: f64 = (1_u64 << 53) as f64;
@@ -109,7 +109,7 @@ impl IgnoredFields {
         let within = format!("{path}.");
         self.paths
             .retain(|known| *known != path && !known.starts_with(&within));
-        if self.paths.len() < IGNORED_PATHS_MAX {
+        if self.paths.len() < MAX_IGNORED_PATHS {
             self.paths.push(path);
         }
         Ok(())
@@ -165,13 +165,13 @@ impl<'a, O: BodyOperation> ApiExtractor<'a> for Body<O> {
         }
         let rules = request.data::<BodyRules>();
         let idle_timeout = rules.map_or(Duration::MAX, |rules| rules.idle_timeout);
-        if declared_bytes(request.headers()) > BODY_BYTES_MAX as u64 {
+        if declared_bytes(request.headers()) > MAX_BODY_BYTES as u64 {
             return Err(TOO_LARGE.into());
         }
         let (bytes, unread) = read_body(body.take()?, idle_timeout).await?;
         let strict = rules.is_some_and(|rules| rules.strict);
         match request.data::<Arc<PreparationPool>>() {
-            Some(preparations) if bytes.len() > INLINE_PARSE_BYTES_MAX => {
+            Some(preparations) if bytes.len() > MAX_INLINE_PARSE_BYTES => {
                 let admitted = preparations.admit().map_err(Error::from)?;
                 let parse = move |_: &_| {
                     let parsed = Self::parse(&bytes, strict);
@@ -235,7 +235,7 @@ fn declared_bytes(headers: &HeaderMap) -> u64 {
 }
 
 const TOO_LARGE: Error = Error::BodyTooLarge {
-    limit_bytes: BODY_BYTES_MAX,
+    limit_bytes: MAX_BODY_BYTES,
 };
 
 /// Reads a body; rejects it as soon as it exceeds the limit. Also returns the stream of the body: the server's memory
@@ -246,7 +246,7 @@ async fn read_body(
 ) -> Result<(Bytes, impl Stream + Send + 'static), Error> {
     let mut chunks = Box::pin(body.into_bytes_stream());
     let mut bytes = BytesMut::new();
-    while bytes.len() <= BODY_BYTES_MAX {
+    while bytes.len() <= MAX_BODY_BYTES {
         let chunk = tokio::time::timeout(idle_timeout, chunks.next()).await;
         let timed_out = |_| {
             let seconds = idle_timeout.as_secs();
@@ -400,7 +400,7 @@ fn ignored_header(paths: &[String]) -> Option<HeaderValue> {
                 _ => format!("%{byte:02X}"),
             })
             .collect();
-        if header.len() + 1 + encoded.len() > IGNORED_HEADER_BYTES_MAX {
+        if header.len() + 1 + encoded.len() > MAX_IGNORED_HEADER_BYTES {
             break;
         }
         if !header.is_empty() {
@@ -484,7 +484,7 @@ mod tests {
         }
         assert_eq!(ignored.paths, ["a.10", "a.1"]);
         (0..1000).for_each(|number| ignored.report(format!("b.{number}")).unwrap());
-        assert_eq!(ignored.paths.len(), IGNORED_PATHS_MAX);
+        assert_eq!(ignored.paths.len(), MAX_IGNORED_PATHS);
         ignored.strict = true;
         assert!(ignored.report("c").is_err());
     }

@@ -4,7 +4,7 @@
 use super::error::Error;
 
 /// Limit of the estimated JSON size of a response in bytes. The token ids of the largest request body fit.
-pub(super) const RESPONSE_BYTES_MAX: usize = 64 << 20;
+pub(super) const MAX_RESPONSE_BYTES: usize = 64 << 20;
 
 /// Maximum JSON length of a token id and of a number of an embedding, each with its separator, in bytes.
 pub(super) const TOKEN_ID_BYTES: usize = 8;
@@ -26,11 +26,11 @@ pub(super) fn piece_bytes(bytes: usize) -> usize {
 
 /// Rejects a request if the estimated size of its response exceeds the limit. The error names the field `param`.
 pub(super) fn check(param: &str, bytes: usize) -> Result<(), Error> {
-    match bytes > RESPONSE_BYTES_MAX {
+    match bytes > MAX_RESPONSE_BYTES {
         true => Err(Error::invalid(
             param,
             format!(
-                "{param}: the response would be about {bytes} bytes, more than {RESPONSE_BYTES_MAX}: split the request"
+                "{param}: the response would be about {bytes} bytes, more than {MAX_RESPONSE_BYTES}: split the request"
             ),
         )),
         false => Ok(()),
@@ -43,8 +43,8 @@ mod tests {
 
     #[test]
     fn refuses_a_response_one_byte_over_the_limit() {
-        assert!(check("tokens", RESPONSE_BYTES_MAX).is_ok());
-        let error = check("tokens", RESPONSE_BYTES_MAX + 1).unwrap_err();
+        assert!(check("tokens", MAX_RESPONSE_BYTES).is_ok());
+        let error = check("tokens", MAX_RESPONSE_BYTES + 1).unwrap_err();
         assert!(
             error.to_string().starts_with("tokens: the response"),
             "{error}"

@@ -19,10 +19,10 @@ use super::document::DOCUMENT;
 use super::error::Error;
 
 /// Longest value in bytes that an error message quotes. Longer values are replaced by "the value".
-const QUOTED_BYTES_MAX: usize = 120;
+const MAX_QUOTED_BYTES: usize = 120;
 
 /// Maximum number of ignored fields that are listed; the header has no room for more.
-const IGNORED_FIELDS_MAX: usize = 64;
+const MAX_IGNORED_FIELDS: usize = 64;
 
 /// The URI under which all validators share one copy of the document's schemas.
 const SCHEMAS_URI: &str = "urn:ortolan:document";
@@ -203,7 +203,7 @@ fn client_error(schema: &Value, error: &ValidationError<'_>) -> Error {
             format!("{field}: this value is not supported yet; remove the field{or}"),
         );
     }
-    let is_long = error.instance().to_string().len() > QUOTED_BYTES_MAX;
+    let is_long = error.instance().to_string().len() > MAX_QUOTED_BYTES;
     let type_problem = match error.kind() {
         ValidationErrorKind::Required { .. } => {
             type_problem(schema, error.instance_path(), error.instance())
@@ -283,7 +283,7 @@ fn refused_field<'s>(schema: &'s Value, location: &Location) -> Option<(String, 
 
 /// Lists the fields of a valid value that are unknown to its schemas or have no effect.
 fn list_ignored(schemas: &[&'static Value], value: &Value, path: &str, ignored: &mut Vec<String>) {
-    if ignored.len() >= IGNORED_FIELDS_MAX {
+    if ignored.len() >= MAX_IGNORED_FIELDS {
         return;
     }
     match value {
@@ -292,7 +292,7 @@ fn list_ignored(schemas: &[&'static Value], value: &Value, path: &str, ignored: 
                 return;
             }
             for (name, value) in fields {
-                if ignored.len() >= IGNORED_FIELDS_MAX {
+                if ignored.len() >= MAX_IGNORED_FIELDS {
                     return;
                 }
                 let path = join(path, name);

@@ -104,7 +104,7 @@ async fn answer(state: ModelState, request: Request) -> (Response, String) {
 #[tokio::test]
 async fn all_failures_have_the_error_format() {
     let json = "application/json";
-    let long = "x".repeat(BODY_BYTES_MAX + 1);
+    let long = "x".repeat(MAX_BODY_BYTES + 1);
     let requests: [(&str, Method, &str, &str, &str); 14] = [
         ("unknown path", Method::GET, "/nothing", "", ""),
         (

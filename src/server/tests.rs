@@ -8,7 +8,7 @@ use tokio::sync::oneshot;
 
 use super::*;
 use crate::api::{
-    self, ApiSettings, BODY_BYTES_MAX, BodyRules, Endpoints, KeyPolicy, RequestDefaults,
+    self, ApiSettings, BodyRules, Endpoints, KeyPolicy, MAX_BODY_BYTES, RequestDefaults,
     ResponseStore,
 };
 use crate::model::{GenerateLimits, ModelState, PreparationPool};
@@ -518,7 +518,7 @@ async fn read_response(socket: &mut TcpStream) -> (String, String) {
     (head, String::from_utf8(body).unwrap())
 }
 
-const TOO_MANY_BYTES: usize = BODY_BYTES_MAX + 1;
+const TOO_MANY_BYTES: usize = MAX_BODY_BYTES + 1;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_content_length_beyond_the_limit_is_refused_before_the_body_is_sent() {

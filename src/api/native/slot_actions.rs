@@ -11,7 +11,7 @@ use crate::model::{
 };
 
 /// Longest file name in bytes.
-const NAME_BYTES_MAX: usize = 200;
+const MAX_NAME_BYTES: usize = 200;
 
 /// The folder of saved slots, for the requests of one caller.
 pub(in crate::api) struct SlotFiles<'a> {
@@ -113,7 +113,7 @@ fn milliseconds(duration: Duration) -> f64 {
 fn slot_file(folder: &Path, name: Option<String>) -> Result<(String, PathBuf), Error> {
     let name = name.unwrap_or_default();
     let is_valid = !name.is_empty()
-        && name.len() <= NAME_BYTES_MAX
+        && name.len() <= MAX_NAME_BYTES
         && !name.starts_with('.')
         // Interrupted saves leave temporary files with this suffix.
         && !name.ends_with(".part")
@@ -124,7 +124,7 @@ fn slot_file(folder: &Path, name: Option<String>) -> Result<(String, PathBuf), E
         true => Ok((name.clone(), folder.join(name))),
         false => {
             let problem = format!(
-                "filename: invalid filename: use a plain name of at most {NAME_BYTES_MAX} bytes, not ending in .part"
+                "filename: invalid filename: use a plain name of at most {MAX_NAME_BYTES} bytes, not ending in .part"
             );
             Err(Error::invalid("filename", problem))
         }

@@ -280,7 +280,7 @@ fn the_list_of_ignored_fields_is_limited() {
     let mut body = Map::from_iter(fields);
     body.insert("content".to_owned(), json!("a"));
     let ignored = super::check("TokenizeRequest", &body.into()).unwrap();
-    assert_eq!(ignored.len(), IGNORED_FIELDS_MAX);
+    assert_eq!(ignored.len(), MAX_IGNORED_FIELDS);
 }
 
 #[test]

@@ -8,7 +8,7 @@ use crate::api::error::Error;
 use crate::api::types;
 
 /// Largest page size in items.
-const ITEMS_MAX: usize = 100;
+const MAX_ITEMS: usize = 100;
 /// Default page size in items.
 const ITEMS_DEFAULT: usize = 20;
 
@@ -32,11 +32,11 @@ pub(in crate::api) fn input_items(
         |field: &str, problem: String| Err(Error::invalid(field, format!("{field}: {problem}")));
     let limit = match query.limit.as_deref().map(str::parse) {
         None => ITEMS_DEFAULT,
-        Some(Ok(limit @ 1..=ITEMS_MAX)) => limit,
+        Some(Ok(limit @ 1..=MAX_ITEMS)) => limit,
         Some(_) => {
             return invalid(
                 "limit",
-                format!("it must be a number from 1 to {ITEMS_MAX}"),
+                format!("it must be a number from 1 to {MAX_ITEMS}"),
             );
         }
     };

@@ -12,7 +12,7 @@ use crate::api::types;
 use crate::model::KeyId;
 
 /// Maximum size of the stored JSON in bytes. An item that several responses share counts for each of them.
-const STORED_BYTES_MAX: usize = 64 << 20;
+const MAX_STORED_BYTES: usize = 64 << 20;
 
 /// The API key of a stored response; `None` on a server without keys.
 type Owner = Option<KeyId>;
@@ -81,7 +81,7 @@ impl ResponseStore {
     pub fn new(max_responses: usize) -> Self {
         Self {
             max_responses,
-            max_bytes: STORED_BYTES_MAX,
+            max_bytes: MAX_STORED_BYTES,
             state: Mutex::default(),
         }
     }
