@@ -25,7 +25,7 @@ use ortolan::graph::{MatmulOperator, ModelFile, OperatorMatrices};
 use ortolan::runtime::{environment, operators};
 use ortolan::token::TokenId;
 use serde_json::json;
-use standalone_decoder::StandaloneDecoder;
+use standalone_decoder::{StandaloneDecoder, max_difference};
 
 /// Runs the program in a folder. Its environment has server settings that are invalid, which commands must ignore.
 fn ortolan(folder: &Path, arguments: &[&str]) -> Output {
@@ -57,7 +57,7 @@ fn fails(folder: &Path, arguments: &[&str], code: i32, cause: &str) {
     assert!(!errors.contains("panicked"), "{arguments:?}: {errors}");
 }
 
-/// The JSON output of `inspect`.
+/// Runs `inspect --json`; returns the parsed output.
 fn inspected(folder: &Path, arguments: &[&str]) -> serde_json::Value {
     let json = succeeds(folder, &[&["inspect", "--json"], arguments].concat());
     serde_json::from_str(&json).unwrap()
@@ -95,7 +95,7 @@ fn a_command_must_be_the_first_argument() {
         .output()
         .unwrap();
     assert_eq!(output.status.code(), Some(2));
-    // A model file may be named like a command.
+    // After `-m`, the name of a command is the name of a file.
     let folder = tempfile::tempdir().unwrap();
     let output = Command::new(env!("CARGO_BIN_EXE_ortolan"))
         .current_dir(folder.path())
@@ -474,7 +474,6 @@ fn quantize_reports_tensors_that_it_cannot_quantize() {
     assert!(!folder.path().join("other.gguf").exists());
 }
 
-/// The content of a JSON file.
 fn json_file(path: &Path) -> serde_json::Value {
     serde_json::from_slice(&fs::read(path).unwrap()).unwrap()
 }
@@ -504,11 +503,7 @@ fn an_exported_graph_computes_the_same_logits_as_the_server() {
         let mut decoder = StandaloneDecoder::with_contrib_matmul(&model);
         let ids: Vec<TokenId> = tokens.iter().map(|id| TokenId(*id as u32)).collect();
         let expected = decoder.logits(&ids, &[64]);
-        let (actual, expected) = (actual.iter(), expected.iter().flatten());
-        let difference = actual
-            .zip(expected)
-            .map(|(actual, expected)| (actual - expected).abs());
-        let difference = difference.fold(0.0, f32::max);
+        let difference = max_difference(&actual, &expected.concat());
         assert!(difference <= 1e-4, "{difference}");
     }
 }

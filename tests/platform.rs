@@ -9,6 +9,7 @@ mod program;
 #[path = "common/running.rs"]
 mod running;
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::process::Command;
 use std::time::Instant;
@@ -136,8 +137,22 @@ fn numa_restricts_the_allowed_cores() {
         .arg(common::model());
     let (program, threads) = numa(&mut command);
     assert_eq!(threads, 3);
-    let allowed = status(&program, "Cpus_allowed_list");
-    assert!(allowed.len() <= node.trim().len(), "{allowed} of {node}");
+    let allowed = cores(&status(&program, "Cpus_allowed_list"));
+    let nodes = fs::read_dir("/sys/devices/system/node").unwrap();
+    let is_in_one_node = nodes
+        .filter_map(|node| fs::read_to_string(node.unwrap().path().join("cpulist")).ok())
+        .any(|node| allowed.is_subset(&cores(&node)));
+    assert!(!allowed.is_empty() && is_in_one_node, "{allowed:?}");
+}
+
+/// The cores of a list such as `0-3,8`.
+fn cores(list: &str) -> BTreeSet<usize> {
+    let ranges = list.trim().split(',').filter(|range| !range.is_empty());
+    let range_of = |range: &str| {
+        let (first, last) = range.split_once('-').unwrap_or((range, range));
+        first.parse::<usize>().unwrap()..=last.parse::<usize>().unwrap()
+    };
+    ranges.flat_map(range_of).collect()
 }
 
 /// Hosts with several NUMA nodes are rare, so the test pins the thread to a core that this process may use.

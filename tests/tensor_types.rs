@@ -79,12 +79,13 @@ fn random_blocks(kind: TensorType, columns: usize, rows: usize, state: &mut u32)
             TensorType::F16 => block.copy_from_slice(&f16::from_f32(value).to_le_bytes()),
             TensorType::Bf16 => block.copy_from_slice(&bf16::from_f32(value).to_le_bytes()),
             TensorType::Q8K => block[..4].copy_from_slice(&scale.to_le_bytes()),
-            // Each pair of bits must be 0, 1 or 2: one bit of every 3 is cleared.
+            // Ternary quants are pairs of bits with the values 0, 1 and 2: a 3 becomes a 1.
             TensorType::Tq2_0 => block[..64]
                 .iter_mut()
                 .for_each(|four| *four &= !((*four & (*four >> 1) & 0x55) << 1)),
             TensorType::Mxfp4 => block[0] = 120 + block[0] % 4,
-            // The scale's bits are in the upper halves of four bytes; 0x2… gives a scale between 0.008 and 0.03.
+            // The upper halves of four bytes are the half-precision scale. With the most significant half set to 2, the
+            // scale is between 0.008 and 0.125.
             TensorType::Iq1M => block[55] = block[55] & 0x0f | 0x20,
             _ => {}
         }
@@ -116,10 +117,10 @@ impl ModelPair {
         pair
     }
 
-    /// A mixture of experts; only the expert matrices have the type.
+    /// A mixture of experts; only the expert matrices have the type `kind`.
     fn of_experts(kind: TensorType) -> Self {
         let (mut pair, gain, mut state) = Self::start(kind);
-        // Values of about the same magnitude as those of the type.
+        // Values of about the same magnitude as the dequantized random blocks.
         let plain = |index: usize| ((index * 7919 % 1009) as f32 - 504.0) / 504.0 / gain / 16.0;
         pair.floats("output.weight", &[HIDDEN, VOCABULARY], plain);
         for layer in 0..LAYERS {
@@ -140,7 +141,8 @@ impl ModelPair {
         pair
     }
 
-    /// The common tensors, the norm gain that keeps activations at a usual magnitude, and the random number state.
+    /// The tensors that both kinds of model have, the norm weight that keeps activations at a usual magnitude, and the
+    /// state of the random number generator.
     fn start(kind: TensorType) -> (Self, f32, u32) {
         let mut pair = Self {
             typed: Vec::new(),
@@ -244,7 +246,12 @@ fn distance(left: &[Vec<f32>], right: &[Vec<f32>]) -> f64 {
         1.0 - dot_product(left, right)
             / (dot_product(left, left) * dot_product(right, right)).sqrt()
     };
-    left.iter().zip(right).map(row_distance).fold(0.0, f64::max)
+    assert_eq!(left.len(), right.len());
+    left.iter().zip(right).fold(0.0, |max, rows| {
+        let distance = row_distance(rows);
+        assert!(distance.is_finite());
+        distance.max(max)
+    })
 }
 
 /// Compares the model with the single-precision one and checks that chunk sizes change no bit. Returns the distance,

@@ -148,6 +148,19 @@ pub(crate) fn bits(logits: &[f32]) -> Vec<u32> {
     logits.iter().map(|logit| logit.to_bits()).collect()
 }
 
+/// The largest difference between two rows of logits.
+///
+/// # Panics
+/// If the rows differ in length or contain NaN or infinity, which [`f32::max`] would ignore.
+pub(crate) fn max_difference(left: &[f32], right: &[f32]) -> f32 {
+    assert_eq!(left.len(), right.len());
+    let pairs = left.iter().zip(right);
+    pairs.fold(0.0, |max, (left, right)| {
+        assert!(left.is_finite() && right.is_finite(), "{left}, {right}");
+        (left - right).abs().max(max)
+    })
+}
+
 /// The most probable token, and a function that gives the log probability of any token.
 pub(crate) fn distribution(logits: &[f32]) -> (usize, impl Fn(usize) -> f64) {
     let (best, max) = logits
