@@ -1,5 +1,8 @@
 //! `GET /v1/models` and `GET /v1/models/{model}`: the served model.
 
+use std::ffi::OsStr;
+use std::path::Path;
+
 use super::unix_seconds;
 use crate::api::error::Error;
 use crate::api::types;
@@ -18,10 +21,7 @@ pub(in crate::api) fn models(details: &ModelDetails) -> types::ModelList {
                 false => types::OllamaModelCapabilitiesItem::Embedding,
             }],
             details: types::OllamaModelDetails {
-                format: match details.path.extension() {
-                    Some(extension) => extension.to_string_lossy().into_owned(),
-                    None => String::new(),
-                },
+                format: format(&details.path).to_owned(),
                 family: details.architecture.clone(),
                 parameter_size: details.parameters.to_string(),
             },
@@ -56,6 +56,15 @@ fn model_object(details: &ModelDetails) -> types::Model {
     }
 }
 
+/// Returns the format of a model file; empty for a folder, whose name may contain dots, too.
+fn format(path: &Path) -> &'static str {
+    match path.extension().and_then(OsStr::to_str) {
+        Some("gguf") => "gguf",
+        Some("onnx") => "onnx",
+        _ => "",
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -66,5 +75,11 @@ mod tests {
         assert_eq!(model(&details(), "tiny".to_owned()).unwrap().id, "tiny");
         let error = model(&details(), "gpt-5".to_owned()).unwrap_err();
         assert_eq!(error.to_string(), "model not found: 'gpt-5'");
+    }
+
+    #[test]
+    fn a_folder_has_no_format() {
+        assert_eq!(format(Path::new("models/tiny.Q8_0.gguf")), "gguf");
+        assert_eq!(format(Path::new("models/Qwen2.5-0.5B")), "");
     }
 }
