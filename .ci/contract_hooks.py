@@ -131,7 +131,7 @@ def fix_response_input(body):
 
 
 def complete_items(item):
-    """The completed input item; a function call is followed by its output."""
+    """Returns the completed input item; the output of a function call follows the call."""
     kind = item.get("type")
     if kind == "function_call":
         item.update(call_id="a", name="b", arguments="{}")

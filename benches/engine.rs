@@ -61,7 +61,7 @@ impl ModelRunner for ZeroRunner {
     }
 }
 
-/// Generation ends only at the token limit.
+/// A stop condition that never holds: generation ends only at the token limit.
 struct NeverStop;
 
 impl StopRule for NeverStop {
@@ -107,7 +107,7 @@ fn text(number: usize, tokens: usize) -> Vec<TokenId> {
 
 /// The time between `steps` full steps with `parallel` running and `waiting` queued sequences.
 fn time_between_steps([parallel, waiting]: [usize; 2], steps: u64) -> Duration {
-    /// Fits into the context together with the prompt.
+    /// Largest token limit of a sequence: prompt and generated tokens must fit into the context.
     const MAX_STEPS: u64 = 900;
     let tokens = steps.clamp(100, MAX_STEPS) as usize;
     let context_tokens = 1024;

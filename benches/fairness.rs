@@ -1,5 +1,6 @@
-//! Time to first token of a 256-token prompt while another sequence streams, relative to the time without it. Measured
-//! with step limits (`--step-ms`) above and below the time of a decode step. Fails if the ratio exceeds 2.2.
+//! Time to first token of a 256-token prompt while another sequence streams, relative to the time without that
+//! sequence. Measured with step limits (`--step-ms`) above and below the time of a decode step. Fails if the ratio
+//! exceeds 2.2.
 //!
 //! `make bench-fairness` creates a 1B model with random weights and runs this; or
 //! `cargo bench --bench fairness -- --model FILE`. Linux only.
@@ -75,7 +76,7 @@ async fn main() -> anyhow::Result<()> {
         let median = quantile(times, 0.5);
         ensure!(
             median <= MAX_RATIO,
-            "--step-ms {step_limit}: the first token beside a stream takes {median:.2} times as long as alone; the maximum is {MAX_RATIO}"
+            "--step-ms {step_limit}: the first token during a stream takes {median:.2} times as long as without it; the maximum is {MAX_RATIO}"
         );
     }
     Ok(())

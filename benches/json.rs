@@ -55,7 +55,7 @@ fn events(criterion: &mut Criterion) {
     let chunk: types::ChatCompletionChunk =
         serde_json::from_value(chunk).expect("a value of this type");
     criterion.bench_function("stream event", |bencher| {
-        bencher.iter(|| serde_json::to_string(black_box(&chunk)).expect("it is JSON"));
+        bencher.iter(|| serde_json::to_string(black_box(&chunk)).expect("serializable"));
     });
 }
 

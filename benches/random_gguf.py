@@ -1,5 +1,6 @@
-"""Writes a GGUF model of given sizes with random weights (Q4_K and Q6_K, as in Q4_K_M). Its steps cost the same as those of a
-trained model of these sizes. The vocabulary is copied from another GGUF file. Requires the packages gguf and numpy."""
+"""Writes a GGUF model of given dimensions with random weights (Q4_K and Q6_K, as in Q4_K_M). Its steps cost the same as
+those of a trained model of these dimensions. The vocabulary is copied from another GGUF file. Requires the packages
+gguf and numpy."""
 
 import argparse
 
@@ -54,7 +55,7 @@ def main():
     matrix("token_embd.weight", vocabulary, hidden, more_bits=True)
     eighth = args.layers // 8
     for layer in range(args.layers):
-        # llama.cpp's choice of layers with more bits in Q4_K_M.
+        # llama.cpp's Q4_K_M has more bits in these layers.
         more = layer < eighth or layer >= 7 * args.layers // 8 or (layer - eighth) % 3 == 2
         prefix = f"blk.{layer}."
         norm(prefix + "attn_norm.weight")

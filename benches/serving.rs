@@ -164,7 +164,7 @@ async fn disconnects(program: &Program) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// The median. Sorts the times.
+/// Sorts the times and returns their median.
 fn median(times: &mut [Duration]) -> Duration {
     times.sort();
     times[times.len() / 2]

@@ -4,7 +4,7 @@
 //!     python tests/golden/exports.py model .cache/models/SmolLM2-135M-Instruct.Q4_1.gguf exports
 //!     cargo run --release --example agreement -- exports/genai
 
-#![expect(clippy::print_stdout, reason = "it prints its result")]
+#![expect(clippy::print_stdout, reason = "the example prints its result")]
 
 use std::env::consts::DLL_EXTENSION;
 use std::path::{Path, PathBuf};

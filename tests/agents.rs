@@ -58,7 +58,7 @@ fn read_note_script(tool: &'static str, argument: &'static str) -> Script {
     }
 }
 
-/// A script whose model requests the weather in Rome.
+/// A script whose model calls `get_weather` for Rome.
 fn weather_script() -> Script {
     Script {
         tool: "get_weather",
@@ -209,7 +209,7 @@ const OPENCODE: &str = r#"{
   }
 }"#;
 
-/// The Python environment with the packages of `.ci/agents_python.txt`.
+/// A command that runs Python in the virtual environment of `.ci/agents_python.txt`.
 fn python() -> Command {
     let python = file(".cache/agents_python/bin/python");
     assert!(python.exists(), "run `make test-clients`");

@@ -88,7 +88,7 @@ const MODULES: &[(&str, &[&str])] = &[
     ("atomic_file", &[]),
 ];
 
-/// Modules that export types of another module as a part of their own interface, and that module.
+/// Pairs of a module and another module whose types it exports as a part of its own interface.
 const EXPORTS: &[(&str, &str)] = &[
     ("api", "model"),
     ("model", "engine"),
@@ -125,7 +125,7 @@ const RESTRICTED_CRATES: &[(&str, &[&str])] = &[
     ("tracing_opentelemetry", &["logging", "server"]),
 ];
 
-/// Words that must not occur in a module's code, and the reason.
+/// A module, the words that must not occur in its code, and the reason.
 const FORBIDDEN_WORDS: &[(&str, &[&str], &str)] = &[
     (
         "engine",

@@ -101,7 +101,7 @@ fn invalid_model_files_are_rejected_with_path_and_cause() {
         )
     };
     check_rejected(&modified_model(folder.path(), pre), "smollx");
-    // Tensor info: name, number of dimensions, sizes, type. Type Q4_1 (3) becomes Q8_1 (9).
+    // Tensor info: name, number of dimensions, dimensions, type. Type Q4_1 (3) becomes Q8_1 (9).
     let kind = |bytes: &mut Vec<u8>| {
         let name = bytes
             .windows(17)
@@ -354,7 +354,7 @@ fn a_signal_stops_the_server_after_its_log_pipe_was_closed() {
     assert_eq!(status.expect("the server stops").code(), Some(0));
 }
 
-/// With telemetry, ONNX Runtime would write a database and a device id.
+/// With telemetry enabled, ONNX Runtime would write a database and a device id to the home folder.
 #[test]
 fn the_home_folder_stays_empty() {
     let home = tempfile::tempdir().unwrap();
@@ -584,7 +584,7 @@ async fn saved_slots_have_limits_and_replace_only_regular_files() {
             "{message}"
         );
     }
-    // An empty slot is a few bytes long.
+    // The file of an empty slot is a few bytes long.
     for _ in 0..2 {
         let (status, message) = slot_action(&address, "save", "a").await;
         assert_eq!(status, 200, "{message}");

@@ -21,7 +21,7 @@ use program::ready_with;
 use running::{Running, TIMEOUT};
 use serde_json::{Value, json};
 
-/// Port in the examples.
+/// Port that the examples use; each test replaces it with the port of its server.
 const PORT: &str = ":8080";
 /// Default token limit for examples that set none.
 const MAX_TOKENS: [&str; 2] = ["-n", "48"];
@@ -91,7 +91,7 @@ fn curl_completion() {
     assert_eq!(response["truncated"], false, "{response}");
 }
 
-/// "Node JS Test": it sends JSON without a content type.
+/// The example "Node JS Test", which sends JSON without a content type.
 #[test]
 fn node_completion() {
     let (_server, address) = ready_with(&MAX_TOKENS);
@@ -100,7 +100,7 @@ fn node_completion() {
     assert_ne!(printed, "undefined\n");
 }
 
-/// The requests of `POST /v1/chat/completions`.
+/// The examples of the section `POST /v1/chat/completions`.
 #[test]
 fn python_and_curl_chat_completion() {
     let (_server, address) = ready_with(&MAX_TOKENS);
@@ -127,7 +127,7 @@ fn python_and_curl_chat_completion() {
     );
 }
 
-/// The requests of `POST /v1/embeddings`.
+/// The examples of the section `POST /v1/embeddings`.
 #[test]
 fn curl_embeddings() {
     let (_server, address) = ready_with(&["--embedding"]);
@@ -145,7 +145,7 @@ fn curl_embeddings() {
     }
 }
 
-/// "Extending or building alternative Web Front End": the example's page replaces ours.
+/// The example "Extending or building alternative Web Front End": its page replaces the built-in one.
 #[tokio::test]
 async fn a_custom_page_imports_completion_js() {
     let folder = file("tests/clients");
@@ -164,7 +164,7 @@ async fn a_custom_page_imports_completion_js() {
     .await;
 }
 
-/// "Change system prompt on runtime", set by a request and set at startup.
+/// The example "Change system prompt on runtime", with the prompt set by a request and with the prompt set at startup.
 #[tokio::test]
 async fn the_example_system_prompt_applies_to_all_requests() {
     let path = file("tests/clients/system_prompt.json");
@@ -210,7 +210,7 @@ async fn check_chat_example(program: &str, example: &str) {
         .filter(|prompt| !prompt.is_empty())
         .collect();
     let [prompt] = prompts[..] else {
-        panic!("the conversation uses one slot: {slots}")
+        panic!("the conversation does not use exactly one slot: {slots}")
     };
     let (_, rest) = prompt.split_once("\nPerson: Hello.\nAssistant:").unwrap();
     let first = rest.strip_suffix("\nPerson: And now?\nAssistant:").unwrap();

@@ -144,7 +144,7 @@ fn links_and_anchors_exist() {
 /// An option, as the help text or the options page describes it.
 #[derive(Debug, PartialEq, Eq)]
 struct OptionEntry {
-    /// Heading of the help text, or heading of the page.
+    /// The heading above the option, in the help text or on the page.
     group: String,
     /// Long names, including visible aliases.
     names: BTreeSet<String>,

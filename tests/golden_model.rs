@@ -19,11 +19,12 @@ use standalone_decoder::{BLOCK_TOKENS, CONTEXT, StandaloneDecoder, bits, chunk, 
 
 /// Required agreement with the recorded results.
 struct Tolerance {
-    /// Smallest share of positions where the most probable token is the recorded one.
+    /// Smallest allowed share of positions where the most probable token is the recorded one.
     min_share: f64,
-    /// Where it is another token: the largest lead of the recorded token over its runner-up, in nats.
+    /// At the other positions: largest allowed difference between the recorded log probabilities of the two most
+    /// probable tokens, in nats. A small difference is a near tie.
     max_lead: f64,
-    /// Largest mean difference of log probabilities, in nats.
+    /// Largest allowed mean difference of log probabilities, in nats.
     max_mean_difference: f64,
 }
 
@@ -81,7 +82,7 @@ fn most_probable_tokens_match_llama_cpp() {
 
 #[test]
 fn most_probable_tokens_of_gemma_match_llama_cpp() {
-    // With weights in single precision, the share is 0.965.
+    // Even with weights in single precision, the share is only 0.965.
     let tolerance = Tolerance {
         min_share: 0.945,
         max_lead: 0.6,

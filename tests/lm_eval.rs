@@ -146,7 +146,7 @@ fn metrics_over_http() -> Value {
     results["results"].clone()
 }
 
-/// Scores `text` as a continuation of `context`. As in `lm-eval`, white space at the end of the context belongs to the
+/// Scores `text` as a continuation of `context`. As in `lm-eval`, whitespace at the end of the context belongs to the
 /// text.
 fn score(model: &mut StandaloneDecoder, context: &str, text: &str) -> Score {
     let whole = format!("{context}{text}");

@@ -73,7 +73,7 @@ fn the_table_has_every_nested_field_of_the_document() {
     assert_eq!((missing, unknown), (Vec::new(), Vec::new()));
 }
 
-/// A table whose expectations cannot fail would prove nothing.
+/// The tables check something only if an unmet expectation is reported.
 #[tokio::test]
 async fn unmet_expectations_are_reported() {
     let server = Server::start();

@@ -74,7 +74,7 @@ fn main() -> ExitCode {
     run(selected)
 }
 
-/// Runs the scenarios with these names, or all if none is given.
+/// Runs the scenarios with these names, or all scenarios if `names` is empty.
 #[tokio::main]
 async fn run(selected: Vec<String>) -> ExitCode {
     let all = selected.is_empty();

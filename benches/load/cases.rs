@@ -16,7 +16,7 @@ use super::client::{Completion, Request, Target};
 pub(crate) enum Case {
     /// This number of clients send sequential requests: prompts of 64 tokens, 64 generated tokens.
     Streams(usize),
-    /// One client whose texts repeat themselves, as code and lists do.
+    /// One client whose prompts and completions are repetitive, as code and lists are.
     Repeating,
     /// Sequential prompts of 512 tokens.
     Prompt,
@@ -136,7 +136,7 @@ impl Case {
     /// Sends the load to `target`, with texts unique to `round`, and returns the figures.
     ///
     /// # Errors
-    /// A request failed in a case that does not count failures.
+    /// If a request fails in a case that does not count failures.
     pub(crate) async fn run(self, target: &Target, round: usize) -> anyhow::Result<Vec<Figure>> {
         let mut texts = Texts::new(round);
         // Warm-up: one-time work of the first request is not measured.
@@ -255,7 +255,7 @@ async fn prompt_beside_stream(target: &Target, texts: &mut Texts) -> anyhow::Res
     let beside = match select(stream, prompts).await {
         Either::Left((stream, _)) => {
             stream?;
-            bail!("the stream ended before the prompts beside it");
+            bail!("the stream ended before the concurrent prompts");
         }
         Either::Right((completions, _)) => median(&completions?),
     };
@@ -332,7 +332,7 @@ fn seconds(name: &'static str, value: f64) -> Figure {
     Figure { name, unit, value }
 }
 
-/// The value that a `share` of `values` does not exceed.
+/// The quantile of `values` at `share` (from 0 to 1).
 ///
 /// # Panics
 /// If `values` is empty.

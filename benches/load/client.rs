@@ -62,7 +62,7 @@ impl Target {
     /// Sends a request and reads the stream to its end.
     ///
     /// # Errors
-    /// The server rejected the request, aborted the stream, or generated fewer tokens than requested.
+    /// If the server rejects the request, aborts the stream, or generates fewer tokens than requested.
     pub(crate) async fn complete(&self, request: &Request) -> anyhow::Result<Completion> {
         let sent_at = Instant::now();
         let response = self

@@ -30,7 +30,7 @@ async function requestAnswer(conversation, replaced = null) {
   const run = { conversation, message, controller: new AbortController(), startedAt: performance.now(), tokens: 0, savedAt: 0, paintAt: 0, complete: false };
   runs.set(conversation.id, run);
   problems.delete(conversation.id);
-  byId('toast').hidePopover(); // its undo no longer applies
+  byId('toast').hidePopover(); // the offered undo no longer applies
   if (conversation === current) {
     autoScrolls = true;
     paint();
@@ -95,7 +95,7 @@ function parsedArguments({ arguments: text }) {
   }
 }
 
-/** Adds the delta of an event to the message. The first delta adds the message; each is painted in a later frame. */
+/** Adds the delta of an event to the message, which the first delta adds to the conversation. A later frame paints it. */
 function addDelta(conversation, run, { content, reasoning_content: reasoning, tool_calls: calls }) {
   if (!content && !reasoning && !calls?.length) return;
   const { message } = run;
@@ -104,7 +104,7 @@ function addDelta(conversation, run, { content, reasoning_content: reasoning, to
   run.lastAt = now;
   run.tokens += 1;
   if (content) message.content += content;
-  if (reasoning) message.thought = (message.thought ?? '') + reasoning; // stored conversations have the field `thought`
+  if (reasoning) message.thought = (message.thought ?? '') + reasoning; // the name of the field in stored conversations
   for (const { index, id, function: called } of calls ?? []) {
     message.calls ??= [];
     const call = (message.calls[index ?? message.calls.length] ??= { id: id ?? '', name: '', arguments: '' });
@@ -152,7 +152,7 @@ function noteText({ finish, usage, tokens, first, rate }) {
   else if (finish && !['stop', 'tool_calls'].includes(finish)) parts.push(finish);
   if (count !== undefined) parts.push(`${count} ${count === 1 ? 'token' : 'tokens'}`);
   if (rate) parts.push(`${rate.toFixed(1)} per second`);
-  if (first !== undefined) parts.push(`first after ${first.toFixed(first < 10 ? 2 : 0)} s`);
+  if (first !== undefined) parts.push(`first token after ${first.toFixed(first < 10 ? 2 : 0)} s`);
   if (usage) parts.push(`context ${usage.total_tokens}${context ? ` of ${context}` : ''}`);
   return parts.map((part) => part.replaceAll(' ', '\u00a0')).join(' · ');
 }

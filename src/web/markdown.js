@@ -62,7 +62,7 @@ export function render(target, text, growing = false) {
   rendered.set(target, { source: text, text: visible, growing, blocks, env });
 }
 
-/** Removes a last line that has only markers: their meaning depends on the following text. */
+/** Removes a last line that has only Markdown markers: their meaning depends on the following text. */
 function withoutMarkers(text) {
   const begin = text.lastIndexOf('\n') + 1;
   return /^[-=_*+~`#>|$\\: \t]+$/.test(text.slice(begin)) ? text.slice(0, begin) : text;

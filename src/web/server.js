@@ -1,4 +1,4 @@
-// The server's state: polled until the server is ready, and checked again on demand.
+// The server's state, which is polled until the server is ready or requires an API key, and then checked on demand.
 import { sendRequest } from './completion.js';
 
 const POLL_INTERVAL_MS = 1000;

@@ -3,7 +3,7 @@
 
 const PREFIX = 'ortolan.conversation.';
 const MAX_CONVERSATIONS = 100;
-const MAX_CHARACTERS = 2_000_000; // browsers allow about five million for a site
+const MAX_CHARACTERS = 2_000_000; // browsers allow about five million per site
 
 const storage = browserStorage();
 

@@ -114,7 +114,7 @@ fn add_modules(
     }
 }
 
-/// Removes comments and what is compiled only for tests.
+/// Removes comments and code that is compiled only for tests.
 struct RemoveTests;
 
 impl VisitMut for RemoveTests {
@@ -171,9 +171,9 @@ fn attributes(item: &Item) -> &[Attribute] {
     }
 }
 
-/// Collects paths.
+/// Collects the paths that a module uses.
 struct Paths {
-    /// The module that is visited.
+    /// Path of the visited module, against which `self` and `super` are resolved.
     module: Vec<String>,
     paths: Vec<UsedPath>,
 }

@@ -1,4 +1,4 @@
-//! Attacks with connections: silent ones, ones with incomplete requests, and many short-lived ones.
+//! Attacks with connections: silent connections, connections with incomplete requests, and many short-lived ones.
 
 use std::io;
 use std::sync::Arc;
@@ -31,7 +31,7 @@ const MAX_HEALTH_DURATION: Duration = Duration::from_secs(2);
 pub(crate) async fn open_silent(target: &Target, count: usize) -> Vec<TcpStream> {
     let open = (0..count).map(|number| async move {
         let mut socket = TcpStream::connect(target.host()).await.unwrap();
-        // The server may have closed it already.
+        // The server may have closed the connection already.
         let _ = socket
             .write_all(BEGINNINGS[number % BEGINNINGS.len()])
             .await;

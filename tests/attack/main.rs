@@ -1,5 +1,5 @@
 //! Denial-of-service tests: attacks from this machine on a server with the default model. Another client, the witness,
-//! reads streams in the meantime: they must not pause for a second, and their text must be the same as without an
+//! reads streams in the meantime. No stream may pause for a second, and its text must be the same as without an
 //! attack. Afterwards the server must use about as much memory as before and stop quickly. `make attack` runs the
 //! tests, on Linux only; `ATTACK_ROUNDS` sets the number of rounds.
 

@@ -16,7 +16,8 @@ const MAX_UNFINISHED_BYTES: u64 = 256 << 20;
 /// Declared length of each unfinished body.
 const UNFINISHED_BODY_BYTES: usize = 8 << 20;
 
-/// Sends requests concurrently and returns their statuses. A status that is not allowed and a closed connection fail.
+/// Sends requests concurrently and returns their statuses. The test fails on a status that is not allowed, a large
+/// response, or a closed connection.
 async fn statuses(
     target: &Target,
     requests: impl IntoIterator<Item = (&'static str, Value)>,

@@ -94,7 +94,7 @@ impl Target {
         }
     }
 
-    /// Runs an attack while a witness reads streams, whose gaps and texts are checked.
+    /// Runs an attack while a witness reads streams; checks the gaps and the texts of the streams.
     pub(crate) async fn run_with_witness(&self, name: &str, attack: impl Future<Output = ()>) {
         let (stop, stopped) = oneshot::channel();
         let (begin, begun) = oneshot::channel();
@@ -115,8 +115,8 @@ impl Target {
             self.resident_bytes() >> 20
         );
         assert!(longest_gap < MAX_GAP, "{name}: a gap of {longest_gap:?}");
-        // Without the attack, the server generates the same text.
-        // An event may have several tokens.
+        // Without the attack, the server generates the same text. It must be a few tokens longer than the counted
+        // events, because an event may have several tokens.
         let tokens = (tokens + 4).min(WITNESS_TOKENS);
         let response = self.post("/completion", &witness_body(tokens, false)).await;
         let response: Value = response.unwrap().json().await.unwrap();
@@ -129,7 +129,7 @@ impl Target {
         }
     }
 
-    /// Reads one stream after the other until `stopped`; `begin` is sent with the first token.
+    /// Reads streams sequentially until `stopped`. Signals `begin` at the first token.
     async fn watch(
         &self,
         begin: oneshot::Sender<()>,

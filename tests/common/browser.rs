@@ -7,7 +7,7 @@ use thirtyfour::prelude::*;
 
 use crate::running::{Running, TIMEOUT};
 
-/// JavaScript expression: true when all slots are idle.
+/// JavaScript expression that is true if all slots are idle.
 pub(crate) const ALL_IDLE: &str =
     "window.slots?.every((slot) => slot.state === 0) || void fetch('slots')
         .then((response) => response.json()).then((slots) => { window.slots = slots; })";
@@ -39,14 +39,14 @@ pub(crate) async fn browse(address: &str, test: impl AsyncFnOnce(Page) -> WebDri
         .unwrap();
 }
 
-/// Starts chromedriver on a free port; returns its address too.
+/// Starts chromedriver on a free port; also returns its address.
 fn start_chromedriver() -> (Running, String) {
     let mut chromedriver = Running::start(Command::new("chromedriver").arg("--port=0"));
     let address = chromedriver.output.find_map(|line| {
         let port = line.trim_end().split("successfully on port ").nth(1)?;
         Some(format!("http://127.0.0.1:{}", port.trim_end_matches('.')))
     });
-    let address = address.expect("chromedriver ended before it listened");
+    let address = address.expect("chromedriver exited before it listened");
     (chromedriver, address)
 }
 

@@ -8,7 +8,6 @@ pub(crate) const F16: u32 = 1;
 pub(crate) const Q4_0: u32 = 2;
 pub(crate) const Q8_0: u32 = 8;
 
-/// A metadata value.
 #[derive(Debug, Clone)]
 pub(crate) enum Value<'a> {
     U32(u32),
@@ -21,7 +20,6 @@ pub(crate) enum Value<'a> {
     F32s(Vec<f32>),
 }
 
-/// A tensor to write.
 #[derive(Clone)]
 pub(crate) struct Tensor {
     pub(crate) name: String,

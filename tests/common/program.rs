@@ -1,4 +1,4 @@
-//! Starts the `ortolan` program until it exits with a startup error, listens, or has loaded its model.
+//! Starts the `ortolan` program and waits until it exits with a startup error, listens, or has loaded its model.
 
 #![allow(dead_code, reason = "every test crate uses some of these helpers")]
 
@@ -39,7 +39,7 @@ pub(crate) fn startup_error(mut command: Command) -> (Option<i32>, String) {
     (program.wait().code, message)
 }
 
-/// Starts the program and waits until it listens; returns its address too.
+/// Starts the program and waits until it listens; also returns its address.
 pub(crate) fn listening(mut command: Command) -> (Running, String) {
     let mut program = Running::start(&mut command);
     let event: Value = serde_json::from_str(&program.wait_for_log("listening")).unwrap();

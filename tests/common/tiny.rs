@@ -7,18 +7,18 @@ use super::gguf::{self, F32, Tensor, Value};
 const LAYERS: u64 = 2;
 const SPECIAL_TOKENS: [&str; 5] = ["<|endoftext|>", "<PRE>", "<SUF>", "<MID>", "<s>"];
 
-/// The sizes of a model.
+/// Dimensions of a tiny model.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Sizes {
     /// Width of the residual stream.
     pub(crate) hidden: u64,
     /// Width of the feed-forward network.
     pub(crate) feed_forward: u64,
-    /// Query heads.
+    /// Number of query heads.
     pub(crate) heads: u32,
-    /// Key and value heads.
+    /// Number of key/value heads.
     pub(crate) kv_heads: u32,
-    /// Elements of a head.
+    /// Elements per head.
     pub(crate) head_size: u64,
 }
 

@@ -23,7 +23,7 @@ impl RecordedAdapter<'_> {
         serde_json::from_value(self.json["weights"].clone()).unwrap()
     }
 
-    /// Columns and rows of a weight. A model with tied embeddings uses its embedding matrix as the output matrix.
+    /// Columns and rows of a weight. For tied embeddings, the output matrix is the embedding matrix.
     fn sizes(&self, weight: &str) -> [u64; 2] {
         let tensors = self.model["tensors"].as_array().unwrap();
         let tensor = tensors.iter().find(|tensor| tensor[0] == *weight).unwrap();
@@ -186,7 +186,8 @@ fn logits_match_peft_for_either_format_of_adapter_and_model() {
                 }
             }
             let name = &entry["model"];
-            // These adapters change the activations more than the models' own weights do.
+            // These adapters contribute more to the activations than the models' own weights, so rounding errors are
+            // larger.
             assert!(
                 difference <= 2.0 * MAX_DIFFERENCE,
                 "{name} {peft} {hub}: {difference}"

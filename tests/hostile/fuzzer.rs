@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use proptest::strategy::{Strategy, ValueTree};
 use proptest::test_runner::{Config, RngAlgorithm, TestCaseError, TestRng, TestRunner};
 
-/// The watchdog checks this often whether the case has changed, and aborts the process if not. Generous for busy
+/// Interval at which the watchdog checks that the case has changed; otherwise it aborts the process. Long, for busy
 /// machines.
 const WATCHDOG_INTERVAL: Duration = Duration::from_secs(60);
 /// Interval of progress messages.
@@ -106,7 +106,7 @@ pub(crate) fn fuzz<S: Strategy>(
             check(input);
             match PEAK.load(Relaxed).saturating_sub(before) {
                 bytes if bytes <= max_bytes => Ok(()),
-                bytes => Err(TestCaseError::fail(format!("it allocated {bytes} bytes"))),
+                bytes => Err(TestCaseError::fail(format!("allocated {bytes} bytes"))),
             }
         });
         if let Err(error) = outcome {
@@ -124,7 +124,7 @@ pub(crate) fn run_limited(name: &'static str, max_bytes: usize, check: impl FnOn
     PEAK.store(before, Relaxed);
     check();
     let bytes = PEAK.load(Relaxed).saturating_sub(before);
-    assert!(bytes <= max_bytes, "{name}: it allocated {bytes} bytes");
+    assert!(bytes <= max_bytes, "{name}: allocated {bytes} bytes");
 }
 
 /// A test runner seeded with the case number, so that a single case can be repeated.

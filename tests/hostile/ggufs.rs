@@ -95,7 +95,7 @@ fn vocabulary(model: &'static str, pre: &'static str) -> Pairs {
     pairs.into_iter().map(with_prefix).collect()
 }
 
-/// Tensors of four types.
+/// Tensors of the types F32, Q4_0, Q8_0 and Q4_K.
 fn tensors() -> Vec<Tensor> {
     let tensor = |(name, kind, bytes): (&str, u32, usize)| Tensor {
         name: name.to_owned(),
@@ -106,7 +106,7 @@ fn tensors() -> Vec<Tensor> {
     let mut tensors: Vec<Tensor> = [("a", F32, 256), ("b", Q4_0, 36), ("c", Q8_0, 68)]
         .map(tensor)
         .into();
-    // A type with blocks of 256 values; modifications of the type reach the other such types.
+    // Q4_K has blocks of 256 values. Changes of the type id turn it into the other types with such blocks.
     tensors.push(Tensor {
         name: "d".to_owned(),
         shape: vec![256, 1],
@@ -120,7 +120,7 @@ fn open(path: &Path) -> Option<Gguf> {
     Gguf::open(path, FileAccess::Read).ok()
 }
 
-/// Reads all tensors and the vocabulary.
+/// Dequantizes all tensors, and encodes a text with the vocabulary.
 fn read_all(gguf: &Gguf) {
     for (_, tensor) in gguf.tensors() {
         let mut values = vec![0.0; tensor.values()];

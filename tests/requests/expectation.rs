@@ -20,7 +20,7 @@ const TEXT_POINTERS: [&str; 5] = [
 #[derive(Debug, Clone, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub(crate) struct Expectation {
-    /// Status 400, and the error names this field (in `param`, or on Anthropic's routes in its message).
+    /// The status is 400, and the error names this field (in `param`, or on Anthropic's routes in its message).
     refused: Option<String>,
     /// Entries of `x-ortolan-ignored`; if empty, the header must be absent.
     reported: Vec<String>,
@@ -139,8 +139,8 @@ impl Expectation {
         self.check_text(response, without)
     }
 
-    /// Checks the response of a route that only counts the tokens of such a request or renders its prompt. It ignores
-    /// fields that affect only the generated text.
+    /// Checks the response of a route that accepts the same body but only counts its tokens or renders its prompt. Such
+    /// a route ignores fields that affect only the generated text.
     pub(crate) fn check_count(&self, response: &Response) -> Option<String> {
         let is_counted = response.status == 200
             && (response.body["input_tokens"].is_u64() || response.body["prompt"].is_string());

@@ -82,7 +82,7 @@ pub(crate) fn base_of(route: &str) -> Value {
 }
 
 impl RouteFields {
-    /// All fields of the route with their cases: of the counted route, of the groups, and its own.
+    /// All fields of the route with their cases: the fields of the counted route, those of the groups, and its own.
     fn all<'a>(&'a self, table: &'a Table) -> BTreeMap<&'a str, &'a [Case]> {
         let counted = self.counts.iter();
         let counted = counted.flat_map(|route| table.routes[route].all(table));

@@ -16,7 +16,7 @@ use crate::server::{Kind, Servers};
 struct Group {
     /// The routes that every case is sent to.
     routes: Vec<String>,
-    /// Routes that accept the same object and generate nothing.
+    /// Routes that accept the same object and only count tokens or render the prompt.
     #[serde(default, rename = "also")]
     counting_routes: Vec<String>,
     /// Paths of the object in the body.
@@ -25,7 +25,7 @@ struct Group {
     /// The server that receives the requests.
     #[serde(default)]
     server: Kind,
-    /// Fields added to a route's base body, or the whole body if it is a list.
+    /// Fields that are added to a route's base body; a list replaces the base body.
     #[serde(default)]
     body: Value,
     fields: BTreeMap<String, Vec<Case>>,

@@ -21,14 +21,14 @@ const TEMPLATE: &str = "{{ tools or '' }}{% for message in messages %}<{{ messag
 /// The small model's token `<s>`, used as the separator before file names.
 const FILE_TOKEN: u32 = 260;
 
-/// The server that a table uses.
+/// The server that the requests of a table entry are sent to.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub(crate) enum Kind {
-    /// [`Server::start`].
+    /// The default model ([`Server::start`]).
     #[default]
     Usual,
-    /// [`Server::small`].
+    /// A model with random weights ([`Server::small`]).
     Small,
 }
 

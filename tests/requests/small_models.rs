@@ -21,7 +21,7 @@ use Outcome::{Rejected, Served};
 const CHATML: &str = "<|im_start|>system\nBe brief.<|im_end|>\n<|im_start|>user\nWho?<|im_end|>\n<|im_start|>assistant\n";
 const USUAL: Outcome = Served(CHATML);
 
-/// Serves a model with these sizes and metadata, and checks the outcome.
+/// Serves a model with these dimensions and metadata, and checks the outcome.
 async fn check(name: &str, sizes: Sizes, header: &[(&str, Value<'_>)], outcome: Outcome) {
     let folder = tempfile::tempdir().unwrap();
     let path = tiny::model_with_sizes(folder.path(), sizes, header);
@@ -269,7 +269,7 @@ fn a_tensor_with_the_wrong_size_is_rejected() {
     }
 }
 
-/// The output sizes of a graph are only known after its first step.
+/// The output dimensions of a graph are only known after its first step.
 #[test]
 fn an_imported_graph_with_wrong_output_sizes_does_not_become_ready() {
     let golden =
@@ -311,7 +311,7 @@ fn serve_model_with_nan(folder: &std::path::Path) -> (Running, String) {
             ..embeddings.clone()
         };
         let row = embeddings.shape[0] as usize * size_of::<f32>();
-        // A byte's token id is the byte.
+        // The token id of a byte is the byte's value.
         let nan_row = &mut embeddings.bytes[row * usize::from(NAN_BYTE)..][..row];
         for number in nan_row.chunks_exact_mut(size_of::<f32>()) {
             number.copy_from_slice(&f32::NAN.to_le_bytes());
@@ -368,7 +368,7 @@ async fn nan_logits_fail_only_the_affected_request() {
             post(&address, "/completion", usual(100)),
             send(&address, path, body)
         );
-        assert_eq!(other["content"], alone, "beside {path}");
+        assert_eq!(other["content"], alone, "concurrently with {path}");
         assert_eq!(status, 500, "{path}: {text}");
         let names_the_step = text.contains("the computation failed: step ");
         assert!(names_the_step && text.contains("NaN"), "{path}: {text}");

@@ -65,7 +65,7 @@ async fn sixteen_prompts(world: &mut World) {
     world.concurrent.tokens_per_prompt = 48;
 }
 
-/// Token ids that differ between prompt numbers.
+/// `count` token ids that depend on the prompt number, so that prompts share no prefix.
 fn token_ids(number: u32, count: u32) -> impl Iterator<Item = u32> {
     (0..count).map(move |position| 1000 + (position * 31 + number * 977) % 20_000)
 }
@@ -75,7 +75,7 @@ async fn prompts_that_do_not_fit(world: &mut World) {
     world.concurrent.prompts = (0..8)
         .map(|number| token_ids(number, 100).collect())
         .collect();
-    // Each needs 192 of the cache's 512 tokens.
+    // Prompt and completion of each need 192 of the cache's 512 tokens.
     world.concurrent.tokens_per_prompt = 92;
 }
 
@@ -260,7 +260,7 @@ async fn endless_stream_in(world: &mut World, slot: u32) {
 async fn disconnect(world: &mut World) {
     for connection in world.concurrent.connections.drain(..) {
         connection.abort();
-        // An error if aborted; success if it had ended already.
+        // The result is an error if the task was aborted, and success if it had already ended.
         let _ = connection.await;
     }
 }
@@ -419,7 +419,7 @@ async fn slots_become_idle(world: &mut World) {
     until(world, |stats| stats.slots.iter().all(Option::is_none)).await;
 }
 
-/// Polls the engine's statistics until the condition holds; the test runner's timeout ends a wait that never does.
+/// Polls the engine's statistics until the condition holds. If it never does, the test runner's timeout ends the wait.
 async fn until(world: &World, condition: impl Fn(&Stats) -> bool) {
     let client = world.client().await;
     while !condition(&world.stats().await) {

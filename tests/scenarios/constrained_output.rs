@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use crate::servers;
 use crate::world::{World, read_response};
 
-/// JSON objects, as in llama.cpp's `grammars/json.gbnf`, with less optional white space and shorter values.
+/// JSON objects, as in llama.cpp's `grammars/json.gbnf`, with less optional whitespace and shorter values.
 const JSON_GRAMMAR: &str = r#"
 root   ::= object
 value  ::= object | array | string | number | "true" | "false" | "null"

@@ -29,7 +29,7 @@ async fn events_are_named(world: &mut World) {
     assert_eq!(world.response.event_names, types);
 }
 
-/// The stream's only block as it started, and the joined values of this field of its deltas.
+/// The only content block of a stream, as in its start event, and the concatenated values of `field` in its deltas.
 fn only_block(events: &[Value], field: &str) -> (Value, String) {
     let of_type = |name: &'static str| events.iter().filter(move |event| event["type"] == name);
     let starts: Vec<&Value> = of_type("content_block_start").collect();

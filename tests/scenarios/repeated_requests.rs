@@ -35,7 +35,7 @@ async fn conversation_was_cached(world: &mut World) {
 #[then("streaming the same request gives the same texts")]
 async fn streamed_texts_are_the_same(world: &mut World) {
     let Some(RepeatableRequest::Completion(body)) = world.last_request.clone() else {
-        panic!("the last request is a completion")
+        panic!("the last request is not a completion")
     };
     let unstreamed = std::mem::take(&mut world.response);
     world.stream_completion(body).await;
@@ -58,7 +58,7 @@ async fn streamed_texts_are_the_same(world: &mut World) {
 async fn unstreamed_is_the_same(world: &mut World) {
     let text = world.response.text();
     let Some(RepeatableRequest::Completion(mut body)) = world.last_request.clone() else {
-        panic!("the last request is a completion")
+        panic!("the last request is not a completion")
     };
     body["stream"] = false.into();
     world.complete(body).await;
@@ -69,7 +69,7 @@ async fn unstreamed_is_the_same(world: &mut World) {
 async fn streamed_is_the_same(world: &mut World) {
     let text = world.response.text();
     let Some(RepeatableRequest::Completion(body)) = world.last_request.clone() else {
-        panic!("the last request is a completion")
+        panic!("the last request is not a completion")
     };
     world.stream_completion(body).await;
     assert_eq!(world.response.text(), text);
@@ -79,7 +79,7 @@ async fn streamed_is_the_same(world: &mut World) {
 async fn cached_is_the_same(world: &mut World) {
     let text = world.response.text();
     let Some(RepeatableRequest::Completion(mut body)) = world.last_request.clone() else {
-        panic!("the last request is a completion")
+        panic!("the last request is not a completion")
     };
     body["stream"] = false.into();
     body["cache_prompt"] = true.into();
@@ -92,7 +92,7 @@ async fn cached_is_the_same(world: &mut World) {
 async fn keeping_the_prompt_is_another(world: &mut World) {
     let text = world.response.text();
     let Some(RepeatableRequest::Completion(mut body)) = world.last_request.clone() else {
-        panic!("the last request is a completion")
+        panic!("the last request is not a completion")
     };
     body["n_keep"] = (-1).into();
     world.complete(body).await;
@@ -119,7 +119,7 @@ async fn with_other_options(world: &mut World, options: String, expected: String
     assert_eq!(world.response.status, 200, "{}", world.response.body);
     let changed = world.response.text();
     match expected.as_str() {
-        // The next step refers to the original request again.
+        // The following step compares with the original request again.
         "the same" => {
             assert_eq!(changed, text);
             (world.response, world.last_request) = (original, Some(original_request));
@@ -135,7 +135,7 @@ async fn choice_equals_single_choice(world: &mut World, choice: usize, seed: u32
         .at(&format!("choices.{choice}.message.content"))
         .clone();
     let Some(RepeatableRequest::Chat(mut body)) = world.last_request.clone() else {
-        panic!("the last request is a chat completion")
+        panic!("the last request is not a chat completion")
     };
     body["n"] = 1.into();
     body["seed"] = seed.into();
@@ -158,7 +158,7 @@ async fn repeated_is_the_same(world: &mut World) {
 async fn with_another_seed(world: &mut World, seed: u32) {
     let text = world.response.text();
     let Some(RepeatableRequest::Completion(mut body)) = world.last_request.clone() else {
-        panic!("the last request is a completion")
+        panic!("the last request is not a completion")
     };
     body["seed"] = seed.into();
     world.complete(body).await;

@@ -118,7 +118,7 @@ async fn request_long_chat(world: &mut World, words: usize) {
 #[when(expr = "I continue the chat with the message {string}")]
 async fn continue_chat(world: &mut World, text: String) {
     let Some(RepeatableRequest::Chat(mut body)) = world.last_request.clone() else {
-        panic!("the last request is a chat completion")
+        panic!("the last request is not a chat completion")
     };
     let message = world.response.at("choices.0.message").clone();
     let messages = body["messages"].as_array_mut().unwrap();

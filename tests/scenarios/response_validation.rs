@@ -12,7 +12,7 @@ use serde_json::Value;
 
 static VIOLATIONS: Mutex<Vec<String>> = Mutex::new(Vec::new());
 
-/// The violations of the document so far.
+/// The violations of the OpenAPI document so far.
 pub(crate) fn violations() -> Vec<String> {
     VIOLATIONS
         .lock()
@@ -47,7 +47,8 @@ pub(crate) fn validated(
     })
 }
 
-/// The document's operation for a request. Without one (404, 405), only the error's schema is checked.
+/// The operation of the OpenAPI document for a request. If there is none (status 404 or 405), only the schema of the
+/// error is checked.
 fn operation(method: &str, path: &str) -> Option<&'static Value> {
     DOCUMENT["paths"][document::template(path)?].get(method)
 }

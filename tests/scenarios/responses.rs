@@ -16,7 +16,7 @@ impl World {
         self.remember_response();
     }
 
-    /// Keeps the last HTTP response if it has a response object.
+    /// Adds the response object of the last HTTP response, if it has one, to `stored_responses`.
     fn remember_response(&mut self) {
         let started = self.response.events.first().map(|event| &event["response"]);
         let object = started.unwrap_or(&self.response.body);
@@ -109,7 +109,7 @@ async fn continue_and_delete(world: &mut World, step: &Step) {
 #[then("the response refers to the previous one")]
 async fn refers_to_previous(world: &mut World) {
     let [.., previous, _] = world.stored_responses.as_slice() else {
-        panic!("there were two responses")
+        panic!("there are fewer than two responses")
     };
     assert_eq!(world.response.at("previous_response_id"), &previous["id"]);
 }
@@ -136,7 +136,7 @@ async fn send_output_back_with_nulls(world: &mut World) {
     send_back(world, true).await;
 }
 
-/// Sends output items as input. OpenAI's client libraries may write optional fields as null (`nulls`).
+/// Sends output items as input. With `nulls`, absent optional fields are null, as some client libraries write them.
 async fn send_back(world: &mut World, nulls: bool) {
     let call = world.stored_responses[0]["output"][0].clone();
     let mut input = json!([

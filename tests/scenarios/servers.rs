@@ -26,7 +26,7 @@ use crate::{common, response_validation};
 
 pub(crate) const SLOTS: usize = 4;
 pub(crate) const QUEUE_LENGTH: usize = 16;
-/// Time without a byte from the client after which the server gives up on it.
+/// Maximum time without a byte from the client; then the server rejects the request or closes the connection.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(3);
 
 /// The folder of saved slots, shared by all servers.
@@ -71,7 +71,7 @@ struct ServerSize {
     cache: CacheSize,
 }
 
-/// The server of scenarios that name no other.
+/// The server of scenarios that do not select another one.
 pub(crate) async fn default_server() -> ModelServer {
     static SERVER: OnceCell<ModelServer> = OnceCell::const_new();
     let size = ServerSize {
@@ -126,7 +126,7 @@ pub(crate) async fn short_context() -> ModelServer {
     start_default_model(&SERVER, size).await
 }
 
-/// The model of another server, with all optional endpoints disabled.
+/// A new server for the model of `server`, with all optional endpoints disabled.
 pub(crate) async fn without_optional_endpoints(server: ModelServer) -> ModelServer {
     let endpoints = Endpoints {
         slots: false,
@@ -143,7 +143,7 @@ pub(crate) async fn without_optional_endpoints(server: ModelServer) -> ModelServ
     ModelServer { address, ..server }
 }
 
-/// The model of another server, with limits.
+/// A new server for the model of `server`, with these limits.
 pub(crate) async fn with_limits(server: ModelServer, limits: GenerateLimits) -> ModelServer {
     let settings = ApiSettings {
         limits,
@@ -153,7 +153,7 @@ pub(crate) async fn with_limits(server: ModelServer, limits: GenerateLimits) -> 
     ModelServer { address, ..server }
 }
 
-/// A server whose model never changes its state.
+/// A server whose model stays in this state.
 pub(crate) async fn in_state(state: ModelState) -> SocketAddr {
     serve(ApiKeys::default(), settings(state)).await
 }
@@ -225,7 +225,7 @@ pub(crate) async fn split_layers() -> ModelServer {
     start_with_overrides(&SERVER, common::model(), size, overrides).await
 }
 
-/// An encoder model.
+/// The embedding model, an encoder.
 pub(crate) async fn encoder() -> ModelServer {
     static SERVER: OnceCell<ModelServer> = OnceCell::const_new();
     let size = ServerSize {
@@ -247,7 +247,7 @@ pub(crate) async fn base_model() -> ModelServer {
     start_model(&SERVER, common::gemma(), size).await
 }
 
-/// An ONNX model exported by this tool.
+/// An ONNX model that `tool` exported.
 pub(crate) async fn exported(tool: &str) -> ModelServer {
     static GENAI: OnceCell<ModelServer> = OnceCell::const_new();
     static OPTIMUM: OnceCell<ModelServer> = OnceCell::const_new();
@@ -364,14 +364,14 @@ async fn start_with_overrides(
     server.await.clone()
 }
 
-/// The model of another server, which requires one of these API keys.
+/// A new server for the model of `server` that requires one of these API keys.
 pub(crate) async fn with_api_keys(server: ModelServer, keys: ApiKeys) -> ModelServer {
     let state = ModelState::Ready(Arc::clone(&server.model));
     let address = serve(keys, settings(state)).await;
     ModelServer { address, ..server }
 }
 
-/// The model of another server, with the slots endpoint disabled.
+/// A new server for the model of `server`, with `/slots` disabled.
 pub(crate) async fn without_slots(server: ModelServer) -> ModelServer {
     let state = ModelState::Ready(Arc::clone(&server.model));
     let endpoints = Endpoints {
@@ -386,7 +386,7 @@ pub(crate) async fn without_slots(server: ModelServer) -> ModelServer {
     ModelServer { address, ..server }
 }
 
-/// The model of another server, which accepts only its own model name.
+/// A new server for the model of `server` that rejects other model names in requests.
 pub(crate) async fn with_strict_names(server: ModelServer) -> ModelServer {
     let settings = ApiSettings {
         strict_model_names: true,

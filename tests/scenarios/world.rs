@@ -22,16 +22,17 @@ pub(crate) struct World {
     pub(crate) server: Option<ModelServer>,
     pub(crate) last_request: Option<RepeatableRequest>,
     pub(crate) response: Response,
-    /// The response before a continued chat.
+    /// The response before the last one, if the scenario continued a chat.
     pub(crate) previous_response: Option<Response>,
     pub(crate) concurrent: ConcurrentRequests,
     /// Texts that ended before the token limit, each with the schema that it must satisfy.
     pub(crate) finished_texts: Vec<(Value, String)>,
     /// The body of the last request to `/v1/completions`.
     pub(crate) text_completion: Option<Value>,
-    /// Responses, each with a function: the response must call the function or match the schema of its parameters.
+    /// Chat completions, each with the function of its request. The response calls the function, or its text matches
+    /// the schema of the function's parameters.
     pub(crate) function_responses: Vec<(Value, Response)>,
-    /// Response objects of `/v1/responses`; for streams, as in the first event.
+    /// Response objects of `/v1/responses`; for a stream, the object in the first event.
     pub(crate) stored_responses: Vec<Value>,
 }
 
@@ -76,7 +77,6 @@ impl World {
         }
     }
 
-    /// The engine's statistics.
     pub(crate) async fn stats(&self) -> Stats {
         self.model_server().await.model.stats()
     }
@@ -167,7 +167,10 @@ impl World {
 }
 
 impl Response {
-    /// Returns the value at a dotted path of the body; panics if the path does not exist.
+    /// Returns the value at a dotted path of the body.
+    ///
+    /// # Panics
+    /// If the path does not exist.
     pub(crate) fn at(&self, path: &str) -> &Value {
         let pointer = format!("/{}", path.replace('.', "/"));
         self.body

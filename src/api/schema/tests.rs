@@ -156,7 +156,7 @@ fn refuses_unsupported_fields_and_accepts_neutral_values() {
         &json!({"prompt": "a", "n_predict": 5}),
         Err((
             "n_predict",
-            "n_predict: this is OpenAI's route, with max_tokens; the native one is /completion",
+            "n_predict: use max_tokens on this route; the native route is /completion",
         )),
     );
     let neutral = json!({
