@@ -78,15 +78,15 @@ Feature: Global system prompt
     Then the response's "system_prompt" is ""
 
     Examples:
-      | path        | body                                                                   | param                | message     |
-      | /props      | {"system_prompt": 1}                                                   | system_prompt        | not of type |
-      | /props      | {"system_prompt": {"prompt": 1}}                                       | system_prompt.prompt | not of type |
-      | /completion | {"prompt": "a", "system_prompt": "b", "top_p": 2}                      | top_p                | maximum     |
-      | /completion | {"prompt": "a", "system_prompt": "b", "stop": ["a"], "n_keep": -2}     | n_keep               | minimum     |
-      | /completion | {"prompt": [70000], "system_prompt": "b"}                              |                      | token 70000 |
-      | /completion | {"prompt": ["a", [70000]], "system_prompt": "b"}                       |                      | token 70000 |
-      | /completion | {"prompt": "a", "system_prompt": "b", "id_slot": 9}                    | id_slot              | no slot 9   |
-      | /completion | {"prompt": "a", "system_prompt": "b", "grammar": "root"}               | grammar              | Failed to parse grammar |
+      | path        | body                                                               | param                | message                 |
+      | /props      | {"system_prompt": 1}                                               | system_prompt        | not of type             |
+      | /props      | {"system_prompt": {"prompt": 1}}                                   | system_prompt.prompt | not of type             |
+      | /completion | {"prompt": "a", "system_prompt": "b", "top_p": 2}                  | top_p                | maximum                 |
+      | /completion | {"prompt": "a", "system_prompt": "b", "stop": ["a"], "n_keep": -2} | n_keep               | minimum                 |
+      | /completion | {"prompt": [70000], "system_prompt": "b"}                          |                      | token 70000             |
+      | /completion | {"prompt": ["a", [70000]], "system_prompt": "b"}                   |                      | token 70000             |
+      | /completion | {"prompt": "a", "system_prompt": "b", "id_slot": 9}                | id_slot              | slot not found: 9       |
+      | /completion | {"prompt": "a", "system_prompt": "b", "grammar": "root"}           | grammar              | Failed to parse grammar |
 
   Scenario: a request can set system_prompt without a prompt
     When I request a completion:
