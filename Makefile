@@ -44,16 +44,16 @@ lint: ## check formatting and run clippy; warnings are errors
 	$(CARGO) clippy --locked --all-targets --all-features -- -D warnings
 
 lint-openapi: setup $(OPENAPI_NODE)/installed ## check the OpenAPI document with Redocly and Spectral; needs Node with npm
-	$(CARGO) test --locked --features client,tools --test openapi_clients -- lint
+	$(CARGO) test --locked --features tools --test openapi_clients -- lint
 
 test: setup-tests lint ## run lint, then all tests with the real runtime and models
-	$(CARGO) test --locked --features client --no-fail-fast
+	$(CARGO) test --locked --no-fail-fast
 
 test-tools: setup $(SDKS)/installed ## test the chat page in a browser and the example clients; needs Chromium and chromedriver, Node, curl, jq, promtool
-	$(CARGO) test --locked --features client,tools --no-fail-fast --test page --test clients
+	$(CARGO) test --locked --features tools --no-fail-fast --test page --test clients
 
 test-clients: setup $(SDKS)/installed $(LANGCHAIN)/installed $(LITELLM)/installed $(LM_EVAL)/installed $(NODE_SDKS)/installed $(OPENAPI_NODE)/installed $(OPENAPI_PYTHON)/installed $(AGENTS)/installed $(AGENTS_PYTHON)/installed ## test third-party clients: libraries of OpenAI (Python, Node) and Anthropic, LangChain, LiteLLM, Instructor, llm, lm-eval; OpenAPI linters and generators; coding agents (1 GB): Claude Code, Codex, opencode; needs Node with npm
-	$(CARGO) test --locked --features client,tools --no-fail-fast --test sdks --test lm_eval --test openapi_clients --test agents
+	$(CARGO) test --locked --features tools --no-fail-fast --test sdks --test lm_eval --test openapi_clients --test agents
 
 test-all: test test-tools test-clients contract-fuzz ## run all tests, including those that need additional tools
 
@@ -76,10 +76,10 @@ docs: ## build the book in docs/ into target/book/; needs mdbook
 fuzz: export FUZZ_CASES ?= 1000000
 fuzz: export FUZZ_SECONDS ?= 900
 fuzz: ## fuzz model files, templates and grammars: FUZZ_CASES (default a million) of each kind, for at most FUZZ_SECONDS each
-	$(CARGO) test --locked --features client --test hostile -- --nocapture
+	$(CARGO) test --locked --test hostile -- --nocapture
 
 attack: setup ## attack the server (floods, idle connections, expensive requests) while a client streams; three minutes for each of ATTACK_ROUNDS; Linux only
-	$(CARGO) test --locked --features client,tools --test attack -- --nocapture --test-threads 1
+	$(CARGO) test --locked --features tools --test attack -- --nocapture --test-threads 1
 
 contract-fuzz: setup build $(SCHEMATHESIS)/installed ## send generated requests and validate every response against the OpenAPI document
 	$(SCHEMATHESIS)/bin/python .ci/contract_hooks_test.py

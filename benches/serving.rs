@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use futures_util::future::try_join_all;
-use ortolan::api::client::Client;
+use ortolan_client::Client;
 use serde_json::{Value, json};
 use server::{Program, read_events};
 

@@ -7,7 +7,7 @@ use std::collections::BTreeSet;
 
 use serde_json::Value;
 
-#[path = "../openapi/merge.rs"]
+#[path = "../openapi/document/merge.rs"]
 mod merge;
 
 /// The comparable properties of all operations, one line for each.
@@ -131,9 +131,8 @@ fn check_merge(components: &[&str], expected: Result<&[&str], &str>) {
             "openapi: 3.1.0\ninfo: {{title: a, version: '1'}}\npaths: {{}}\ncomponents: {{schemas: {schemas}}}"
         );
         std::fs::write(&path, text).unwrap();
-        sources.push(path.to_str().unwrap().to_owned());
+        sources.push(path);
     }
-    let sources: Vec<_> = sources.iter().map(String::as_str).collect();
     match (merge::merge(&sources), expected) {
         (Ok(document), Ok(names)) => {
             let schemas = document.components.unwrap().schemas;

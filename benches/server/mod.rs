@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use anyhow::{Context, ensure};
 use futures_util::StreamExt;
-use ortolan::api::client::Client;
+use ortolan_client::Client;
 use serde_json::Value;
 
 /// A running server; it is killed on drop.

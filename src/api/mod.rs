@@ -184,14 +184,6 @@ pub mod types {
     include!(concat!(env!("OUT_DIR"), "/types.rs"));
 }
 
-/// Typed client for the operations of the OpenAPI document.
-#[cfg(feature = "client")]
-#[expect(clippy::unwrap_used, reason = "generated from the document")]
-pub mod client {
-    use super::types;
-    include!(concat!(env!("OUT_DIR"), "/client.rs"));
-}
-
 mod generated {
     use super::caller::{Admitted, Caller};
     use super::error::Error;

@@ -3,8 +3,8 @@
 use cucumber::{given, then, when};
 use futures_util::StreamExt;
 use futures_util::future::join_all;
-use ortolan::api::types;
 use ortolan::engine::Stats;
+use ortolan_client::types;
 use serde_json::{Value, json};
 use tokio::task::JoinHandle;
 

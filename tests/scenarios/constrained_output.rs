@@ -3,7 +3,7 @@
 
 use cucumber::{then, when};
 use futures_util::future::join_all;
-use ortolan::api::types;
+use ortolan_client::types;
 use serde::de::IgnoredAny;
 use serde_json::{Value, json};
 

@@ -2,7 +2,7 @@
 
 use cucumber::gherkin::Step;
 use cucumber::{given, then, when};
-use ortolan::api::types;
+use ortolan_client::types;
 use serde_json::{Value, json};
 
 use crate::requests::json_of;

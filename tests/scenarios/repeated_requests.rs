@@ -1,7 +1,7 @@
 //! Steps that repeat the last request with changes and compare the texts.
 
 use cucumber::then;
-use ortolan::api::types;
+use ortolan_client::types;
 use serde_json::{Value, json};
 
 use crate::common;

@@ -5,7 +5,7 @@ use std::collections::HashSet;
 use cucumber::gherkin::Step;
 use cucumber::{then, when};
 use futures_util::future::join_all;
-use ortolan::api::types;
+use ortolan_client::types;
 use serde_json::{Value, json};
 
 use crate::servers;

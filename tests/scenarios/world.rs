@@ -4,10 +4,10 @@
 use std::net::SocketAddr;
 
 use futures_util::StreamExt;
-use ortolan::api::client::Client;
-use ortolan::api::types;
 use ortolan::engine::Stats;
-use progenitor_client::{ByteStream, Error, ResponseValue};
+use ortolan_client::types;
+use ortolan_client::{ByteStream, Client, Error, ResponseValue};
+
 use serde::Serialize;
 use serde_json::Value;
 

@@ -2,47 +2,49 @@
 
 use std::collections::HashMap;
 use std::fs;
+use std::path::{Path, PathBuf};
 
 use serde_json::{Map, Value};
 use utoipa::openapi::OpenApi;
 
 /// Reads and merges the files; title, version and description come from the first one.
-pub(crate) fn merge(sources: &[&str]) -> Result<OpenApi, String> {
+pub(crate) fn merge(files: &[PathBuf]) -> Result<OpenApi, String> {
     let mut merged: Option<(OpenApi, Value)> = None;
-    for source in sources {
-        let (model, written) = read(source)?;
-        merged = Some(match merged {
-            None => (model, written),
-            Some((sum, sum_written)) => {
-                refuse_duplicates(source, &sum_written, &written)?;
-                let sum = sum.merge_from(model);
-                let sum_written =
-                    serde_json::to_value(&sum).map_err(|error| format!("{source}: {error}"))?;
-                (sum, sum_written)
-            }
-        });
+    for file in files {
+        let sum = add(merged, file).map_err(|error| format!("{}: {error}", file.display()))?;
+        merged = Some(sum);
     }
     merged
         .map(|(model, _)| model)
         .ok_or_else(|| "the document has no files".to_owned())
 }
 
+/// Merges a file into the model of the files before it, if any. Returns the model and its JSON.
+fn add(merged: Option<(OpenApi, Value)>, file: &Path) -> Result<(OpenApi, Value), String> {
+    let (model, written) = read(file)?;
+    let Some((sum, sum_written)) = merged else {
+        return Ok((model, written));
+    };
+    refuse_duplicates(&sum_written, &written)?;
+    let sum = sum.merge_from(model);
+    let sum_written = serde_json::to_value(&sum).map_err(|error| error.to_string())?;
+    Ok((sum, sum_written))
+}
+
 /// Parses a file with utoipa's model and as plain JSON. Fails if they differ.
-fn read(source: &str) -> Result<(OpenApi, Value), String> {
-    let text = fs::read_to_string(source).map_err(|error| format!("{source}: {error}"))?;
+fn read(file: &Path) -> Result<(OpenApi, Value), String> {
+    let text = fs::read_to_string(file).map_err(|error| error.to_string())?;
     // Unlike a JSON map, a YAML map rejects duplicate keys.
     let mut written: Value = yaml_serde::from_str::<yaml_serde::Value>(&text)
         .and_then(yaml_serde::from_value)
-        .map_err(|error| format!("{source}: {error}"))?;
-    expand_aliases(&mut written).map_err(|error| format!("{source}: {error}"))?;
+        .map_err(|error| error.to_string())?;
+    expand_aliases(&mut written)?;
     let model: OpenApi = serde_json::from_value(written.clone())
-        .map_err(|error| format!("{source}: not OpenAPI 3.1: {error}"))?;
-    let kept = serde_json::to_value(&model).map_err(|error| format!("{source}: {error}"))?;
+        .map_err(|error| format!("not OpenAPI 3.1: {error}"))?;
+    let kept = serde_json::to_value(&model).map_err(|error| error.to_string())?;
     match difference(&written, &kept, "") {
         None => Ok((model, written)),
-        Some(difference) => Err(format!(
-            "{source}: utoipa's model does not keep {difference}"
-        )),
+        Some(difference) => Err(format!("utoipa's model does not keep {difference}")),
     }
 }
 
@@ -119,7 +121,7 @@ fn difference(written: &Value, kept: &Value, pointer: &str) -> Option<String> {
 }
 
 /// Rejects paths and components that are already defined, because `merge_from` would silently keep the first.
-fn refuse_duplicates(source: &str, sum: &Value, part: &Value) -> Result<(), String> {
+fn refuse_duplicates(sum: &Value, part: &Value) -> Result<(), String> {
     for pointer in ["/paths", "/components/schemas", "/components/responses"] {
         let names = part
             .pointer(pointer)
@@ -132,7 +134,7 @@ fn refuse_duplicates(source: &str, sum: &Value, part: &Value) -> Result<(), Stri
                 .is_some_and(|sum| sum.get(name).is_some())
             {
                 return Err(format!(
-                    "{source}: {pointer}: \"{name}\" is defined in another file, too"
+                    "{pointer}: \"{name}\" is defined in another file, too"
                 ));
             }
         }
