@@ -354,6 +354,10 @@ mod tests {
         let default_port = path("https://a.example/m/x.gguf");
         assert_eq!(default_port, Path::new("/cache/url/a.example/m/x.gguf"));
         assert_eq!(path("https://a.example:443/m/x.gguf"), default_port);
+        assert_eq!(
+            path("https://b\u{fc}cher.example/m/x.gguf"),
+            Path::new("/cache/url/xn--bcher-kva.example/m/x.gguf")
+        );
         let mut paths = std::collections::BTreeSet::from([default_port]);
         for url in [
             "http://a.example/m/x.gguf",
