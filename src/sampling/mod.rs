@@ -8,8 +8,8 @@ pub mod parameters;
 mod penalties;
 mod stages;
 
-use rand_chacha::ChaCha8Rng;
-use rand_chacha::rand_core::{Rng, SeedableRng};
+use rand::rngs::ChaCha8Rng;
+use rand::{Rng, SeedableRng};
 
 pub use infill::{InfillVocabulary, TokenPieces};
 pub use logprobs::{Distribution, Logprobs, LogprobsOptions};
