@@ -9,7 +9,7 @@ mod program;
 mod running;
 
 use std::fs;
-use std::io::{Read, Write};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::sync::{Arc, mpsc};
 
@@ -195,4 +195,85 @@ fn a_failed_download_ends_the_program_with_url_and_cause() {
         );
         assert!(message.contains(cause), "{message}");
     }
+}
+
+/// Returns the head of the first request that the program sends to `listener`, which is the proxy and may be the hub.
+fn first_request(listener: &TcpListener, options: &[&str]) -> String {
+    let folder = tempfile::tempdir().unwrap();
+    let proxy = format!("http://ada:secret@{}", listener.local_addr().unwrap());
+    let mut command = ortolan();
+    command
+        .args(options)
+        .env("LLAMA_CACHE", folder.path())
+        .env("HTTP_PROXY", &proxy)
+        .env("HTTPS_PROXY", &proxy)
+        .env_remove("NO_PROXY")
+        .env_remove("no_proxy");
+    let program = Running::start(&mut command);
+    let (socket, _) = listener.accept().unwrap();
+    let lines = BufReader::new(&socket).lines().map(Result::unwrap);
+    let head: Vec<String> = lines.take_while(|line| !line.is_empty()).collect();
+    // While the connection is open, the program sends no further request.
+    drop(program);
+    head.join("\n")
+}
+
+#[test]
+fn a_proxy_never_gets_a_token_that_it_could_read() {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    let credentials = "Basic YWRhOnNlY3JldA==";
+
+    let head = first_request(&listener, &["-mu", "http://files.example/wren.gguf"]);
+    assert!(
+        head.starts_with("GET http://files.example/wren.gguf HTTP/1.1\n")
+            && head.contains(credentials),
+        "{head}"
+    );
+
+    let file = [
+        "-hf",
+        "ada/birds",
+        "-hff",
+        "wren.gguf",
+        "--hf-token",
+        "mine",
+    ];
+    let hub = ["--hf-endpoint", "https://hub.example"];
+    let head = first_request(&listener, &[&file[..], &hub].concat());
+    assert!(
+        head.starts_with("CONNECT hub.example:443 HTTP/1.1\n")
+            && head.contains(credentials)
+            && !head.contains("mine"),
+        "{head}"
+    );
+
+    // The hub itself gets the request, not the proxy at the same address.
+    let hub = ["--hf-endpoint", &format!("http://{address}")];
+    let head = first_request(&listener, &[&file[..], &hub].concat());
+    assert!(
+        head.starts_with("GET /ada/birds/resolve/main/wren.gguf HTTP/1.1\n")
+            && head.contains("Bearer mine")
+            && !head.contains(credentials),
+        "{head}"
+    );
+}
+
+#[test]
+fn only_http_proxies_are_supported() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut command = ortolan();
+    command
+        .args(["-mu", "https://files.example/wren.gguf"])
+        .env("LLAMA_CACHE", folder.path())
+        .env("HTTPS_PROXY", "socks5://127.0.0.1:1")
+        .env_remove("NO_PROXY")
+        .env_remove("no_proxy");
+    let exit = Running::start(&mut command).wait();
+    assert_eq!(exit.code, Some(1), "{}", exit.errors);
+    let message = exit.errors.lines().last().unwrap();
+    assert!(
+        message.contains("socks5 proxies are not supported"),
+        "{message}"
+    );
 }

@@ -1,5 +1,8 @@
 //! A minimal HTTP client for downloads. It follows redirects, sends the token only to the hub, and limits redirects,
 //! time and retries.
+//!
+//! `reqwest` would save about 60 lines, but with TLS and without its default cryptography (AWS-LC), every `reqwest`
+//! client of the process panics unless a provider is installed first: the trace exporter's and the typed client's, too.
 
 use std::io;
 use std::sync::Arc;
@@ -9,11 +12,14 @@ use bytes::Bytes;
 use http_body_util::{BodyExt, Empty};
 use hyper::body::Incoming;
 use hyper::client::conn::http1;
-use hyper::header::{AUTHORIZATION, ETAG, HOST, HeaderMap, IF_RANGE, LOCATION, RANGE, USER_AGENT};
+use hyper::header::{
+    AUTHORIZATION, ETAG, HOST, HeaderMap, IF_RANGE, LOCATION, PROXY_AUTHORIZATION, RANGE,
+    USER_AGENT,
+};
 use hyper::{Request, Response, StatusCode, Uri};
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::client::legacy::connect::proxy::Tunnel;
-use hyper_util::client::proxy::matcher::Matcher;
+use hyper_util::client::proxy::matcher::{Intercept, Matcher};
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
@@ -149,18 +155,35 @@ impl Http {
         }
     }
 
-    /// Sends a request on a new connection.
+    /// Sends a request on a new connection, through a proxy if the environment configures one.
     async fn send_request(
         &self,
         url: &Url,
         part: Option<&Resume>,
     ) -> anyhow::Result<Response<Incoming>> {
-        let target = url[Position::BeforePath..Position::AfterQuery].to_owned();
-        let host = url[Position::BeforeHost..Position::AfterPort].to_owned();
-        let mut request = Request::get(target)
+        let uri: Uri = url.as_str().parse()?;
+        let is_encrypted = url.scheme() == "https";
+        let token = self.token_for(url);
+        let proxy = match (is_encrypted, token) {
+            // A proxy could read the token.
+            (false, Some(_)) => None,
+            _ => self.proxies.intercept(&uri),
+        };
+        let host = &url[Position::BeforeHost..Position::AfterPort];
+        let path = &url[Position::BeforePath..Position::AfterQuery];
+        // A proxy forwards an unencrypted request. Many proxies open tunnels only for encrypted connections.
+        let forwarding = proxy.as_ref().filter(|_| !is_encrypted);
+        let mut request = Request::get(match forwarding {
+            Some(_) => format!("http://{host}{path}"),
+            None => path.to_owned(),
+        });
+        if let Some(credentials) = forwarding.and_then(Intercept::basic_auth) {
+            request = request.header(PROXY_AUTHORIZATION, credentials);
+        }
+        request = request
             .header(HOST, host)
             .header(USER_AGENT, concat!("ortolan/", env!("CARGO_PKG_VERSION")));
-        if let Some(token) = self.token_for(url) {
+        if let Some(token) = token {
             request = request.header(AUTHORIZATION, format!("Bearer {token}"));
         }
         if let Some(part) = part {
@@ -169,8 +192,8 @@ impl Http {
                 .header(IF_RANGE, &part.etag);
         }
         let request = request.body(Empty::new())?;
-        let socket = self.connect(url.as_str().parse()?).await?.into_inner();
-        if url.scheme() == "http" {
+        let socket = connect(uri, proxy, is_encrypted).await?.into_inner();
+        if !is_encrypted {
             return send(socket, request).await;
         }
         let name = url.host_str().unwrap_or_default();
@@ -178,22 +201,6 @@ impl Http {
         let name = name.trim_start_matches('[').trim_end_matches(']');
         let name = ServerName::try_from(name.to_owned())?;
         send(tls_connector()?.connect(name, socket).await?, request).await
-    }
-
-    /// Connects to a server, through a proxy if the environment configures one.
-    async fn connect(&self, to: Uri) -> anyhow::Result<TokioIo<TcpStream>> {
-        let mut direct = HttpConnector::new();
-        direct.enforce_http(false);
-        match self.proxies.intercept(&to) {
-            None => Ok(direct.call(to).await?),
-            Some(proxy) => {
-                let mut tunnel = Tunnel::new(proxy.uri().clone(), direct);
-                if let Some(credentials) = proxy.basic_auth() {
-                    tunnel = tunnel.with_auth(credentials.clone());
-                }
-                Ok(tunnel.call(to).await?)
-            }
-        }
     }
 
     fn token_for(&self, url: &Url) -> Option<&str> {
@@ -269,6 +276,29 @@ impl HttpResponse {
     }
 }
 
+/// Connects to a server, or to a proxy. For an encrypted connection, the proxy opens a tunnel to the server.
+async fn connect(
+    server: Uri,
+    proxy: Option<Intercept>,
+    is_encrypted: bool,
+) -> anyhow::Result<TokioIo<TcpStream>> {
+    let mut direct = HttpConnector::new();
+    direct.enforce_http(false);
+    let Some(proxy) = proxy else {
+        return Ok(direct.call(server).await?);
+    };
+    let scheme = proxy.uri().scheme_str().unwrap_or_default();
+    anyhow::ensure!(scheme == "http", UnsupportedProxy(scheme.to_owned()));
+    if !is_encrypted {
+        return Ok(direct.call(proxy.uri().clone()).await?);
+    }
+    let mut tunnel = Tunnel::new(proxy.uri().clone(), direct);
+    if let Some(credentials) = proxy.basic_auth() {
+        tunnel = tunnel.with_auth(credentials.clone());
+    }
+    Ok(tunnel.call(server).await?)
+}
+
 async fn send(
     socket: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
     request: Request<Empty<Bytes>>,
@@ -283,6 +313,11 @@ async fn send(
 #[derive(Debug, thiserror::Error)]
 #[error("no trusted root certificates found: install ca-certificates or set SSL_CERT_FILE")]
 struct NoCertificates;
+
+/// The environment configures a proxy that is not an HTTP proxy.
+#[derive(Debug, thiserror::Error)]
+#[error("{0} proxies are not supported: set HTTPS_PROXY and HTTP_PROXY to http:// URLs")]
+struct UnsupportedProxy(String);
 
 /// Creates a TLS connector that trusts the operating system's root certificates.
 fn tls_connector() -> anyhow::Result<TlsConnector> {
@@ -329,6 +364,7 @@ fn connection_error(url: &Url, error: &anyhow::Error) -> HubError {
     };
     let is_permanent = error.chain().any(|cause| {
         cause.is::<NoCertificates>()
+            || cause.is::<UnsupportedProxy>()
             || cause.is::<hyper::http::Error>()
             || cause.is::<hyper::http::uri::InvalidUri>()
             || cause.is::<InvalidDnsNameError>()
