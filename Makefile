@@ -21,6 +21,19 @@ RANDOM_MODEL := .cache/models/random-1b.gguf
 .DEFAULT_GOAL := help
 .PHONY: help setup setup-tests build serve lint lint-openapi test test-tools test-clients test-all fuzz attack contract-fuzz bench bench-fairness bench-compare soak
 
+.PHONY: cargo-installed
+cargo-installed:
+	@command -v $(CARGO) >/dev/null || { \
+	  echo 'build: $(CARGO) not found; it is needed to compile the server.'; \
+	  echo 'Install the Rust toolchain (https://rustup.rs), or set its path: `make $(MAKECMDGOALS) CARGO=/path/to/cargo`.'; exit 1; }
+
+build: cargo-installed
+
+# All other commands that need these downloads also need cargo.
+ifneq ($(filter-out setup setup-tests,$(MAKECMDGOALS)),)
+setup: cargo-installed
+endif
+
 help: ## list all commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-14s %s\n", $$1, $$2}' Makefile
 

@@ -1,5 +1,5 @@
-//! Checks the book in `docs/`: its table of contents, the links and anchors of all Markdown documents, and that the
-//! options page agrees with `--help`.
+//! Checks the book in `docs/`: its table of contents, the links and anchors of all Markdown documents, that the options
+//! page agrees with `--help`, and the messages of the command that the quick start begins with.
 
 #![expect(clippy::unwrap_used, reason = "a failed assumption fails the test")]
 
@@ -271,4 +271,21 @@ fn the_options_page_agrees_with_the_help() {
             assert_eq!(found.default.as_ref(), Some(default), "{:?}", option.names);
         }
     }
+}
+
+#[cfg(unix)]
+#[test]
+fn make_serve_reports_a_missing_cargo_before_it_downloads_anything() {
+    let output = Command::new("make")
+        .args(["serve", "CARGO=/nowhere/cargo", "PYTHON=/nowhere/python"])
+        .current_dir(root())
+        .env_remove("MAKEFLAGS")
+        .output()
+        .unwrap();
+    let message = String::from_utf8(output.stdout).unwrap();
+    assert!(!output.status.success(), "{message}");
+    assert!(
+        message.starts_with("build: /nowhere/cargo not found"),
+        "{message}"
+    );
 }
