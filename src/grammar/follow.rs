@@ -5,21 +5,23 @@
 //! Pennello, "Efficient Computation of LALR(1) Look-Ahead Sets", 1982). The time is linear in the product of the
 //! grammar's size and the size of a set.
 
+use regex_syntax::hir::{ClassUnicode, ClassUnicodeRange};
+
 use super::GrammarError;
-use super::character_set::CharacterSet;
 use super::fuel::Fuel;
+use super::gbnf::all_characters;
 use super::lexemes::{LexedExpression, LexedGrammar};
 
 /// The characters with which an expression can begin.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone)]
 pub(super) struct First {
-    pub(super) characters: CharacterSet,
+    pub(super) characters: ClassUnicode,
     /// Whether the expression can match the empty text.
     pub(super) nullable: bool,
 }
 
 impl First {
-    pub(super) fn of(characters: CharacterSet) -> Self {
+    pub(super) fn of(characters: ClassUnicode) -> Self {
         Self {
             characters,
             nullable: false,
@@ -28,11 +30,11 @@ impl First {
 
     pub(super) fn sequence(parts: impl Iterator<Item = Self>) -> Self {
         let mut whole = Self {
+            characters: ClassUnicode::empty(),
             nullable: true,
-            ..Self::default()
         };
         for part in parts {
-            whole.characters.add(&part.characters);
+            whole.characters.union(&part.characters);
             if !part.nullable {
                 whole.nullable = false;
                 break;
@@ -42,8 +44,8 @@ impl First {
     }
 
     pub(super) fn choice(parts: impl Iterator<Item = Self>) -> Self {
-        parts.fold(Self::default(), |mut whole, part| {
-            whole.characters.add(&part.characters);
+        parts.fold(Self::of(ClassUnicode::empty()), |mut whole, part| {
+            whole.characters.union(&part.characters);
             whole.nullable |= part.nullable;
             whole
         })
@@ -60,7 +62,7 @@ pub(super) struct LexemesWithFollow {
     /// Indices of the lexemes, at least one.
     pub(super) lexemes: Vec<usize>,
     /// The characters that can come directly after these lexemes.
-    pub(super) follow: CharacterSet,
+    pub(super) follow: ClassUnicode,
 }
 
 /// Computes the FOLLOW sets of all lexemes. Lexemes with an empty set are omitted.
@@ -100,7 +102,9 @@ pub(super) fn follow_sets(
         lexemes,
         follow: alphabet.characters(&solution.sets[set]),
     });
-    Ok(groups.filter(|group| !group.follow.is_empty()).collect())
+    Ok(groups
+        .filter(|group| !group.follow.ranges().is_empty())
+        .collect())
 }
 
 /// A partition of all code points into ranges, such that the FIRST set of each lexeme is a union of ranges.
@@ -115,11 +119,11 @@ type Set = Vec<u64>;
 impl Alphabet {
     fn of(lexed: &LexedGrammar) -> Self {
         let firsts = lexed.lexemes.iter().map(|lexeme| &lexeme.first.characters);
-        let all = CharacterSet::all();
+        let all = all_characters();
         let mut starts: Vec<u32> = firsts
             .chain([&all])
-            .flat_map(|characters| characters.ranges())
-            .flat_map(|(first, last)| [*first, last + 1])
+            .flat_map(ClassUnicode::ranges)
+            .flat_map(|range| [u32::from(range.start()), u32::from(range.end()) + 1])
             .collect();
         starts.sort_unstable();
         starts.dedup();
@@ -130,11 +134,12 @@ impl Alphabet {
         self.starts.len().div_ceil(u64::BITS as usize)
     }
 
-    fn set(&self, characters: &CharacterSet) -> Set {
+    fn set(&self, characters: &ClassUnicode) -> Set {
         let mut set = vec![0; self.words()];
-        for (first, last) in characters.ranges() {
-            let from = self.starts.partition_point(|start| start < first);
-            let to = self.starts.partition_point(|start| start <= last);
+        for range in characters.ranges() {
+            let (first, last) = (u32::from(range.start()), u32::from(range.end()));
+            let from = self.starts.partition_point(|start| *start < first);
+            let to = self.starts.partition_point(|start| *start <= last);
             for bit in from..to {
                 set[bit / 64] |= 1 << (bit % 64);
             }
@@ -142,14 +147,15 @@ impl Alphabet {
         set
     }
 
-    fn characters(&self, set: &Set) -> CharacterSet {
+    fn characters(&self, set: &Set) -> ClassUnicode {
         let is_in = |bit: &usize| set[bit / 64] >> (bit % 64) & 1 == 1;
-        let ranges = (0..self.starts.len() - 1).filter(is_in);
-        CharacterSet::from_ranges(
-            ranges
-                .map(|bit| (self.starts[bit], self.starts[bit + 1] - 1))
-                .collect(),
-        )
+        let bits = (0..self.starts.len() - 1).filter(is_in);
+        ClassUnicode::new(bits.filter_map(|bit| {
+            // A range may begin or end with surrogates, which are not characters.
+            let first = char::from_u32(self.starts[bit]).unwrap_or('\u{e000}');
+            let last = char::from_u32(self.starts[bit + 1] - 1).unwrap_or('\u{d7ff}');
+            (first <= last).then(|| ClassUnicodeRange::new(first, last))
+        }))
     }
 }
 
@@ -185,7 +191,7 @@ impl Inclusions {
         for lexeme in &lexed.lexemes {
             inclusions.add(Some(alphabet.set(&lexeme.first.characters)));
         }
-        inclusions.all = inclusions.add(Some(alphabet.set(&CharacterSet::all())));
+        inclusions.all = inclusions.add(Some(alphabet.set(&all_characters())));
         inclusions.rules = lexed.rules.iter().map(|_| inclusions.add(None)).collect();
         for (rule, expression) in lexed.rules.iter().enumerate() {
             let (first, _) = inclusions.first(lexed, expression);

@@ -3,6 +3,8 @@
 
 use std::collections::HashMap;
 
+use regex_syntax::hir::{ClassUnicode, ClassUnicodeRange};
+
 use super::{GrammarError, GrammarVocabulary};
 use crate::token::TokenId;
 
@@ -25,7 +27,7 @@ pub(super) struct Grammar {
 #[derive(Debug, Clone, PartialEq)]
 pub(super) enum Expression {
     /// One character of a class.
-    Character(CharacterClass),
+    Character(ClassUnicode),
     /// The token with this id; other tokens with the same text do not match.
     Token {
         token: TokenId,
@@ -44,13 +46,6 @@ pub(super) enum Expression {
         /// `None` for no maximum.
         max: Option<u32>,
     },
-}
-
-/// A character class. If `negated`, the class contains all characters outside the inclusive ranges.
-#[derive(Debug, Clone, PartialEq)]
-pub(super) struct CharacterClass {
-    pub(super) ranges: Vec<(char, char)>,
-    pub(super) negated: bool,
 }
 
 /// Parses a grammar. Token names such as `<think>` are looked up in `vocabulary`.
@@ -185,10 +180,7 @@ impl Parser<'_> {
                 Some('[') => self.class()?,
                 Some('.') => {
                     self.position += 1;
-                    Expression::Character(CharacterClass {
-                        ranges: Vec::new(),
-                        negated: true,
-                    })
+                    Expression::Character(all_characters())
                 }
                 Some('(') => self.group()?,
                 Some('<') => self.token(false)?,
@@ -339,10 +331,8 @@ impl Parser<'_> {
                 return Err(self.error_at(start, "this literal has no closing quote"));
             }
             let character = self.character()?;
-            characters.push(Expression::Character(CharacterClass {
-                ranges: vec![(character, character)],
-                negated: false,
-            }));
+            let range = ClassUnicodeRange::new(character, character);
+            characters.push(Expression::Character(ClassUnicode::new([range])));
         }
         Ok(match characters.len() {
             1 => characters.remove(0),
@@ -374,12 +364,16 @@ impl Parser<'_> {
             if last < first {
                 return Err(self.error("this range ends before it begins"));
             }
-            ranges.push((first, last));
+            ranges.push(ClassUnicodeRange::new(first, last));
         }
         if ranges.is_empty() && !negated {
             return Err(self.error_at(start, "this character class is empty"));
         }
-        Ok(Expression::Character(CharacterClass { ranges, negated }))
+        let mut class = ClassUnicode::new(ranges);
+        if negated {
+            class.negate();
+        }
+        Ok(Expression::Character(class))
     }
 
     /// Parses one character of a literal or class, and resolves escape sequences.
@@ -481,6 +475,11 @@ impl Parser<'_> {
             problem: problem.into(),
         }
     }
+}
+
+/// Returns the class of all characters.
+pub(super) fn all_characters() -> ClassUnicode {
+    ClassUnicode::new([ClassUnicodeRange::new('\0', char::MAX)])
 }
 
 fn is_name_character(character: char) -> bool {

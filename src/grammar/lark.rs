@@ -3,7 +3,9 @@
 
 use std::fmt::Write;
 
-use super::gbnf::{CharacterClass, Expression, Grammar};
+use regex_syntax::hir::ClassUnicode;
+
+use super::gbnf::{Expression, Grammar};
 use super::lexemes::{LexedExpression, LexedGrammar};
 
 /// Maximum length of the regular expression of a whole grammar; longer grammars are written as rules.
@@ -87,18 +89,17 @@ impl RegexWriter<'_> {
     }
 }
 
-fn write_class(class: &CharacterClass, text: &mut String) {
-    if class.ranges.is_empty() {
-        text.push_str("(?s:.)");
+/// Appends the class as part of a regular expression.
+pub(super) fn write_class(class: &ClassUnicode, text: &mut String) {
+    if class.ranges().is_empty() {
+        text.push_str(r"[^\x{0}-\x{10ffff}]");
         return;
     }
     text.push('[');
-    if class.negated {
-        text.push('^');
-    }
-    for (first, last) in &class.ranges {
+    for range in class.ranges() {
+        let (first, last) = (u32::from(range.start()), u32::from(range.end()));
         // Writing to a string does not fail.
-        let _ = write!(text, "\\x{{{:x}}}-\\x{{{:x}}}", *first as u32, *last as u32);
+        let _ = write!(text, "\\x{{{first:x}}}-\\x{{{last:x}}}");
     }
     text.push(']');
 }

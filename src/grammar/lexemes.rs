@@ -8,11 +8,10 @@ use std::collections::{HashMap, HashSet};
 use llguidance::derivre::{ExprRef, RegexAst, RegexBuilder};
 
 use super::GrammarError;
-use super::character_set::CharacterSet;
 use super::follow::{First, follow_sets};
 use super::fuel::Fuel;
-use super::gbnf::{Expression, Grammar};
-use super::lark::write_regex;
+use super::gbnf::{Expression, Grammar, all_characters};
+use super::lark::{write_class, write_regex};
 use crate::token::TokenId;
 
 /// Maximum number of rules of a grammar that is split into lexemes. In larger grammars, each character is a lexeme.
@@ -306,8 +305,8 @@ impl LexemeSplitter<'_> {
 
     fn first(&self, expression: &Expression) -> First {
         match expression {
-            Expression::Character(class) => First::of(CharacterSet::of(class)),
-            Expression::Token { .. } => First::of(CharacterSet::all()),
+            Expression::Character(class) => First::of(class.clone()),
+            Expression::Token { .. } => First::of(all_characters()),
             Expression::Rule(rule) => self.first(&self.grammar.rules[*rule]),
             Expression::Sequence(parts) => {
                 First::sequence(parts.iter().map(|part| self.first(part)))
@@ -351,7 +350,7 @@ fn extended_lexemes(lexed: &LexedGrammar, fuel: &Fuel<'_>) -> Result<RegexAst, G
         let lexemes = lexemes.map(|number| &lexed.lexemes[*number]);
         let bytes: usize = lexemes.clone().map(|lexeme| lexeme.regex.len()).sum();
         let mut next = String::new();
-        group.follow.write(&mut next);
+        write_class(&group.follow, &mut next);
         // Parsing a regular expression takes longer than copying it.
         fuel.spend((bytes + next.len()) as u64 / 10)?;
         let next = RegexAst::Regex(next);

@@ -6,7 +6,6 @@
 //! [`tool_calls`] translates tool-call formats. [`digits`] limits the length of numbers; [`reasoning`] postpones the
 //! constraint until the reasoning ends.
 
-mod character_set;
 mod constraint;
 mod digits;
 mod disjoint;

@@ -6,7 +6,7 @@ use std::sync::LazyLock;
 
 use proptest::prelude::*;
 
-use super::gbnf::{CharacterClass, Expression, Grammar};
+use super::gbnf::{Expression, Grammar};
 use super::*;
 use crate::token::TokenId;
 
@@ -108,11 +108,11 @@ fn match_ends(
     }
     let ends_of = |inner: &Expression, start| match_ends(grammar, inner, text, start, depth + 1);
     match expression {
-        Expression::Character(CharacterClass { ranges, negated }) => text
+        Expression::Character(class) => text
             .get(start)
             .filter(|character| {
-                let within = |(first, last): &(char, char)| (first..=last).contains(character);
-                ranges.iter().any(within) != *negated
+                let mut ranges = class.ranges().iter();
+                ranges.any(|range| (range.start()..=range.end()).contains(*character))
             })
             .map(|_| start + 1)
             .into_iter()
@@ -283,6 +283,8 @@ fn constraints_accept_the_texts_that_a_reference_matcher_accepts() {
     check(r#"root ::= [a\-z]+"#, &["a-z"], &["b"]);
     check(r#"root ::= [az-]+"#, &["a-z"], &["b"]);
     check(r#"root ::= [\]\[]+"#, &["[]"], &["a"]);
+    check(r#"root ::= [b-dca-b]+"#, &["abcd"], &["e"]);
+    check(r#"root ::= [^\x00-\U0010FFFF] | "a""#, &["a"], &["", "b"]);
     check(r#"root ::= "é"+"#, &["éé"], &["e"]);
     check(r#"root ::= .{2}"#, &["ab", "日\n"], &["a", "abc"]);
     check(
