@@ -75,22 +75,14 @@ pub(super) fn follow_sets(
 ) -> Result<Vec<LexemesWithFollow>, GrammarError> {
     let alphabet = Alphabet::of(lexed);
     let mut inclusions = Inclusions::of(lexed, &alphabet, fuel)?;
-    let follow_nodes: Vec<usize> = (0..lexed.lexemes.len())
-        .map(|_| inclusions.add(None))
-        .collect();
-    let rule_follow_nodes: Vec<usize> = lexed.rules.iter().map(|_| inclusions.add(None)).collect();
-    let mut walk = FollowWalk {
-        lexed,
-        follow_nodes: &follow_nodes,
-        rule_follow_nodes: &rule_follow_nodes,
-    };
     for (rule, expression) in lexed.rules.iter().enumerate() {
-        walk.visit(expression, rule_follow_nodes[rule], &mut inclusions);
+        let (first, _) = inclusions.visit(expression, inclusions.rule_follows[rule]);
+        inclusions.include(inclusions.rule_firsts[rule], first);
     }
     let solution = inclusions.solve(alphabet.words(), fuel)?;
     let mut groups: Vec<(usize, Vec<usize>)> = Vec::new();
     let mut group_of_set = vec![None; solution.sets.len()];
-    for (lexeme, node) in follow_nodes.iter().enumerate() {
+    for (lexeme, node) in inclusions.lexeme_follows.iter().enumerate() {
         let set = solution.set_of[*node];
         let group = *group_of_set[set].get_or_insert_with(|| {
             groups.push((set, Vec::new()));
@@ -159,45 +151,58 @@ impl Alphabet {
     }
 }
 
-/// A graph of set inclusions. Each FIRST or FOLLOW set is a node.
-struct Inclusions {
+/// A graph of set inclusions. Each FIRST or FOLLOW set is a node. The FIRST node of a lexeme has the same index as the
+/// lexeme.
+struct Inclusions<'a> {
+    lexed: &'a LexedGrammar,
+    /// Whether each rule is nullable.
+    nullable: Vec<bool>,
     /// For each node, the characters that the node adds to those of its included nodes.
     own: Vec<Option<Set>>,
     /// For each node, the nodes that it includes.
     included: Vec<Vec<usize>>,
-    nullable: Vec<bool>,
-    /// The FIRST node of each rule.
-    rules: Vec<usize>,
     /// The node of the set of all characters.
     all: usize,
+    /// The FIRST node of each rule.
+    rule_firsts: Vec<usize>,
+    /// The FOLLOW node of each rule.
+    rule_follows: Vec<usize>,
+    /// The FOLLOW node of each lexeme.
+    lexeme_follows: Vec<usize>,
 }
 
-impl Inclusions {
-    /// Creates the graph with the FIRST nodes of the grammar. The FIRST node of a lexeme has the same index as the
-    /// lexeme.
+impl<'a> Inclusions<'a> {
+    /// Creates the graph with the nodes of the lexemes and rules. [`Self::visit`] adds the inclusions.
     fn of(
-        lexed: &LexedGrammar,
+        lexed: &'a LexedGrammar,
         alphabet: &Alphabet,
         fuel: &Fuel<'_>,
     ) -> Result<Self, GrammarError> {
         fuel.spend((lexed.lexemes.len() * alphabet.words()) as u64)?;
         let mut inclusions = Self {
+            lexed,
+            nullable: nullable_rules(lexed, fuel)?,
             own: Vec::new(),
             included: Vec::new(),
-            nullable: nullable_rules(lexed, fuel)?,
-            rules: Vec::new(),
             all: 0,
+            rule_firsts: Vec::new(),
+            rule_follows: Vec::new(),
+            lexeme_follows: Vec::new(),
         };
         for lexeme in &lexed.lexemes {
             inclusions.add(Some(alphabet.set(&lexeme.first.characters)));
         }
         inclusions.all = inclusions.add(Some(alphabet.set(&all_characters())));
-        inclusions.rules = lexed.rules.iter().map(|_| inclusions.add(None)).collect();
-        for (rule, expression) in lexed.rules.iter().enumerate() {
-            let (first, _) = inclusions.first(lexed, expression);
-            inclusions.include(inclusions.rules[rule], first);
-        }
-        Ok(inclusions)
+        let mut add = |_| inclusions.add(None);
+        let rule_firsts = (0..lexed.rules.len()).map(&mut add).collect();
+        let rule_follows = (0..lexed.rules.len()).map(&mut add).collect();
+        let lexeme_follows = (0..lexed.lexemes.len()).map(&mut add).collect();
+        Ok(Self {
+            rule_firsts,
+            rule_follows,
+            lexeme_follows,
+            ..inclusions
+        })
     }
 
     fn add(&mut self, own: Option<Set>) -> usize {
@@ -210,47 +215,70 @@ impl Inclusions {
         self.included[whole].push(part);
     }
 
-    /// Returns the FIRST node of an expression, and whether the expression is nullable.
-    fn first(&mut self, lexed: &LexedGrammar, expression: &LexedExpression) -> (usize, bool) {
+    /// Adds the inclusions for an expression with the FOLLOW node `follow`: the FOLLOW nodes of the lexemes and rules
+    /// with which the expression can end include `follow`. Returns the FIRST node of the expression, and whether the
+    /// expression is nullable.
+    fn visit(&mut self, expression: &LexedExpression, follow: usize) -> (usize, bool) {
         match expression {
-            LexedExpression::Lexeme(number) => (*number, lexed.lexemes[*number].first.nullable),
+            LexedExpression::Lexeme(number) => {
+                self.include(self.lexeme_follows[*number], follow);
+                (*number, self.lexed.lexemes[*number].first.nullable)
+            }
             LexedExpression::Token { .. } => (self.all, false),
-            LexedExpression::Rule(rule) => (self.rules[*rule], self.nullable[*rule]),
+            LexedExpression::Rule(rule) => {
+                self.include(self.rule_follows[*rule], follow);
+                (self.rule_firsts[*rule], self.nullable[*rule])
+            }
             LexedExpression::Sequence(parts) => {
-                let whole = self.add(None);
-                for part in parts {
-                    let (first, nullable) = self.first(lexed, part);
+                // The FOLLOW set of a part: FIRST of the rest, and FOLLOW of the whole sequence if the rest is
+                // nullable.
+                let (mut rest, mut rest_is_nullable) = (self.add(None), true);
+                let mut part_follow = follow;
+                for part in parts.iter().rev() {
+                    let (first, nullable) = self.visit(part, part_follow);
+                    let whole = self.add(None);
                     self.include(whole, first);
-                    if !nullable {
-                        return (whole, false);
+                    if nullable {
+                        self.include(whole, rest);
+                    }
+                    rest_is_nullable &= nullable;
+                    rest = whole;
+                    part_follow = whole;
+                    if rest_is_nullable {
+                        part_follow = self.add(None);
+                        self.include(part_follow, whole);
+                        self.include(part_follow, follow);
                     }
                 }
-                (whole, true)
+                (rest, rest_is_nullable)
             }
             LexedExpression::Choice(parts) => {
                 let whole = self.add(None);
                 let mut any = false;
                 for part in parts {
-                    let (first, nullable) = self.first(lexed, part);
+                    let (first, nullable) = self.visit(part, follow);
                     self.include(whole, first);
                     any |= nullable;
                 }
                 (whole, any)
             }
             LexedExpression::Repeat { inner, min, .. } => {
-                let (first, nullable) = self.first(lexed, inner);
+                let inner_follow = self.add(None);
+                self.include(inner_follow, follow);
+                let (first, nullable) = self.visit(inner, inner_follow);
+                self.include(inner_follow, first);
                 (first, nullable || *min == 0)
             }
         }
     }
 
     /// Computes the least sets that satisfy all inclusions.
-    fn solve(self, words: usize, fuel: &Fuel<'_>) -> Result<Solution, GrammarError> {
+    fn solve(&self, words: usize, fuel: &Fuel<'_>) -> Result<Solution, GrammarError> {
         let edges: usize = self.included.iter().map(Vec::len).sum();
         fuel.spend(((edges + self.own.len()) * words) as u64)?;
         let nodes = self.own.len();
         let mut solver = Solver {
-            inclusions: &self,
+            inclusions: self,
             words,
             visited: 0,
             visits: vec![0; nodes],
@@ -318,83 +346,6 @@ fn is_nullable(
     })
 }
 
-/// Walks the expressions of a grammar and adds the inclusions of the FOLLOW nodes.
-struct FollowWalk<'a> {
-    lexed: &'a LexedGrammar,
-    /// The FOLLOW node of each lexeme.
-    follow_nodes: &'a [usize],
-    /// The FOLLOW node of each rule.
-    rule_follow_nodes: &'a [usize],
-}
-
-impl FollowWalk<'_> {
-    /// Adds the inclusions for an expression with the FOLLOW node `follow`: the FOLLOW nodes of the lexemes and rules
-    /// with which the expression can end include `follow`. Returns the FIRST node of the expression, and whether the
-    /// expression is nullable.
-    fn visit(
-        &mut self,
-        expression: &LexedExpression,
-        follow: usize,
-        inclusions: &mut Inclusions,
-    ) -> (usize, bool) {
-        match expression {
-            LexedExpression::Lexeme(number) => {
-                inclusions.include(self.follow_nodes[*number], follow)
-            }
-            LexedExpression::Token { .. } => {}
-            LexedExpression::Rule(rule) => {
-                inclusions.include(self.rule_follow_nodes[*rule], follow)
-            }
-            LexedExpression::Sequence(parts) => {
-                // The FOLLOW set of a part: FIRST of the rest, and FOLLOW of the whole sequence if the rest is
-                // nullable.
-                let (mut part_follow, mut rest, mut rest_is_nullable) = (follow, None, true);
-                for part in parts.iter().rev() {
-                    let (first, nullable) = self.visit(part, part_follow, inclusions);
-                    let whole = inclusions.add(None);
-                    inclusions.include(whole, first);
-                    if let (true, Some(rest)) = (nullable, rest) {
-                        inclusions.include(whole, rest);
-                    }
-                    rest_is_nullable &= nullable;
-                    rest = Some(whole);
-                    part_follow = match rest_is_nullable {
-                        true => {
-                            let both = inclusions.add(None);
-                            inclusions.include(both, whole);
-                            inclusions.include(both, follow);
-                            both
-                        }
-                        false => whole,
-                    };
-                }
-                return match rest {
-                    Some(whole) => (whole, rest_is_nullable),
-                    None => (inclusions.add(None), true),
-                };
-            }
-            LexedExpression::Choice(parts) => {
-                let whole = inclusions.add(None);
-                let mut any = false;
-                for part in parts {
-                    let (first, nullable) = self.visit(part, follow, inclusions);
-                    inclusions.include(whole, first);
-                    any |= nullable;
-                }
-                return (whole, any);
-            }
-            LexedExpression::Repeat { inner, min, .. } => {
-                let inner_follow = inclusions.add(None);
-                inclusions.include(inner_follow, follow);
-                let (first, nullable) = self.visit(inner, inner_follow, inclusions);
-                inclusions.include(inner_follow, first);
-                return (first, nullable || *min == 0);
-            }
-        }
-        inclusions.first(self.lexed, expression)
-    }
-}
-
 /// The computed sets. `set_of` maps each node to the index of its set in `sets`.
 struct Solution {
     set_of: Vec<usize>,
@@ -407,7 +358,7 @@ const UNSOLVED: usize = usize::MAX;
 /// Finds the strongly connected components with Tarjan's algorithm, and computes the set of each component after the
 /// sets that it includes.
 struct Solver<'a> {
-    inclusions: &'a Inclusions,
+    inclusions: &'a Inclusions<'a>,
     words: usize,
     visited: usize,
     /// For each node, its position in the order of visits, from 1; 0 if not visited.
