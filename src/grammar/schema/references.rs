@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 
+use percent_encoding::percent_decode_str;
 use serde_json::{Map, Value};
 
 use super::super::GrammarError;
@@ -63,9 +64,9 @@ impl SchemaTranslator<'_> {
         if !document.is_empty() && own("$id") != Some(document) && own("id") != Some(document) {
             return None;
         }
-        let fragment = decoded(fragment)?;
+        let fragment = percent_decode_str(fragment).decode_utf8().ok()?;
         match fragment.is_empty() || fragment.starts_with('/') {
-            true => Some(fragment),
+            true => Some(fragment.into_owned()),
             false => {
                 let anchors = self.anchors.get_or_init(|| {
                     let mut anchors = HashMap::new();
@@ -143,21 +144,4 @@ fn find_anchors<'a>(
         }
         _ => {}
     }
-}
-
-/// Decodes a percent-encoded fragment; `None` if the encoding is invalid.
-fn decoded(fragment: &str) -> Option<String> {
-    let mut bytes = Vec::with_capacity(fragment.len());
-    let mut rest = fragment.bytes();
-    while let Some(byte) = rest.next() {
-        bytes.push(match byte {
-            b'%' => {
-                let digits = [rest.next()?, rest.next()?];
-                let digits = std::str::from_utf8(&digits).ok()?;
-                u8::from_str_radix(digits, 16).ok()?
-            }
-            byte => byte,
-        });
-    }
-    String::from_utf8(bytes).ok()
 }

@@ -217,6 +217,12 @@ fn the_error_points_to_the_referenced_schema() {
         "/$defs/list/items/pattern",
         "cannot be enforced",
     );
+    check_rejected(
+        &compiler,
+        &json!({"$ref": "#/$defs/5%", "$defs": {"5%": {"pattern": "("}}}),
+        "/$defs/5%/pattern",
+        "cannot be enforced",
+    );
     let long = json!({"const": "a".repeat(schema::MAX_SCHEMA_BYTES)});
     let error = compiler
         .compile(&strict_source(&long), Tokenization::Any)
