@@ -43,13 +43,6 @@ impl DigitTokens {
             tokens,
         }
     }
-
-    fn bytes(&self, token: TokenId) -> &[u8] {
-        match self.vocabulary.grammar_token(token) {
-            GrammarToken::Text(bytes) => bytes,
-            GrammarToken::Control(name) => name.as_bytes(),
-        }
-    }
 }
 
 /// Where the JSON begins in the generated text.
@@ -99,7 +92,10 @@ impl DigitLimit {
             .tokens
             .iter()
             .filter(|token| logits.get(token.row()).is_some_and(allowed))
-            .filter(|token| self.scan.after(self.tokens.bytes(**token)).is_none())
+            .filter(|token| {
+                let bytes = self.tokens.vocabulary.bytes_or_name(**token);
+                self.scan.after(bytes).is_none()
+            })
             .map(|token| token.row())
             .collect();
         if logits.iter().filter(|logit| allowed(logit)).count() > too_long.len() {
@@ -112,7 +108,7 @@ impl DigitLimit {
     /// Advances the scan past an accepted token.
     pub(super) fn accept(&mut self, token: TokenId) {
         let tokens = Arc::clone(&self.tokens);
-        for byte in tokens.bytes(token) {
+        for byte in tokens.vocabulary.bytes_or_name(token) {
             self.scan_byte(*byte);
         }
     }

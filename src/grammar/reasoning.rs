@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use super::vocabulary::{GrammarToken, GrammarVocabulary};
+use super::vocabulary::GrammarVocabulary;
 use crate::token::TokenId;
 
 /// Maximum length of a character in UTF-8, in bytes.
@@ -72,7 +72,7 @@ impl ReasoningState {
             return;
         };
         for token in (0..self.vocabulary.size() as u32).map(TokenId) {
-            if let Some(rest) = self.bytes(token).strip_prefix(missing)
+            if let Some(rest) = self.vocabulary.bytes_or_name(token).strip_prefix(missing)
                 && !rest.trim_ascii().is_empty()
             {
                 forbid(token);
@@ -82,8 +82,7 @@ impl ReasoningState {
 
     /// Accepts a token. If this token ends the reasoning, returns the tokens forced after it.
     pub(super) fn accept(&mut self, token: TokenId) -> Option<Vec<TokenId>> {
-        let bytes = self.bytes(token).to_vec();
-        self.tail.extend(bytes);
+        self.tail.extend(self.vocabulary.bytes_or_name(token));
         self.tokens += 1;
         let end = self.rule.end_marker.as_bytes();
         if let Some(position) = memchr::memmem::find(&self.tail, end) {
@@ -103,13 +102,6 @@ impl ReasoningState {
         let surplus = self.tail.len().saturating_sub(tail_bytes);
         self.tail.drain(..surplus);
         None
-    }
-
-    fn bytes(&self, token: TokenId) -> &[u8] {
-        match self.vocabulary.grammar_token(token) {
-            GrammarToken::Text(bytes) => bytes,
-            GrammarToken::Control(name) => name.as_bytes(),
-        }
     }
 }
 

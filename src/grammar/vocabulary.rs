@@ -29,14 +29,20 @@ pub trait GrammarVocabulary: Send + Sync {
 }
 
 impl dyn GrammarVocabulary + '_ {
+    /// Returns the bytes of a text token, or the name of a control token.
+    pub(super) fn bytes_or_name(&self, token: TokenId) -> &[u8] {
+        match self.grammar_token(token) {
+            GrammarToken::Text(bytes) => bytes,
+            GrammarToken::Control(name) => name.as_bytes(),
+        }
+    }
+
     /// Maps the name or text of each token to the token; the first of several tokens with the same name wins.
     pub(super) fn by_name(&self) -> HashMap<&[u8], TokenId> {
         let tokens = (0..self.size() as u32).rev().map(TokenId);
-        let named = tokens.map(|token| match self.grammar_token(token) {
-            GrammarToken::Text(bytes) => (bytes, token),
-            GrammarToken::Control(name) => (name.as_bytes(), token),
-        });
-        named.collect()
+        tokens
+            .map(|token| (self.bytes_or_name(token), token))
+            .collect()
     }
 }
 
