@@ -319,29 +319,18 @@ impl<'a> ComparisonKey<'a> {
 /// Whether the upper bounds of one side leave no number above the lower bounds of the other side.
 fn bounds_are_disjoint(lefts: &[&Map<String, Value>], rights: &[&Map<String, Value>]) -> bool {
     let is_below = |uppers: &[&Map<String, Value>], lowers: &[&Map<String, Value>]| {
-        let bound = |schema: &Map<String, Value>, keyword: &str| schema.get(keyword)?.as_f64();
-        let (upper, exclusive_upper) =
-            uppers
-                .iter()
-                .fold((f64::INFINITY, f64::INFINITY), |min, schema| {
-                    (
-                        bound(schema, "maximum").map_or(min.0, |bound| bound.min(min.0)),
-                        bound(schema, "exclusiveMaximum").map_or(min.1, |bound| bound.min(min.1)),
-                    )
-                });
-        let (lower, exclusive_lower) =
-            lowers
-                .iter()
-                .fold((f64::NEG_INFINITY, f64::NEG_INFINITY), |max, schema| {
-                    (
-                        bound(schema, "minimum").map_or(max.0, |bound| bound.max(max.0)),
-                        bound(schema, "exclusiveMinimum").map_or(max.1, |bound| bound.max(max.1)),
-                    )
-                });
-        lower > upper
-            || exclusive_lower >= upper
-            || lower >= exclusive_upper
-            || exclusive_lower >= exclusive_upper
+        let bound = |schema: &&Map<String, Value>, keyword: &str| schema.get(keyword)?.as_f64();
+        let upper = |keyword: &str| {
+            let bounds = uppers.iter().filter_map(|schema| bound(schema, keyword));
+            bounds.fold(f64::INFINITY, f64::min)
+        };
+        let lower = |keyword: &str| {
+            let bounds = lowers.iter().filter_map(|schema| bound(schema, keyword));
+            bounds.fold(f64::NEG_INFINITY, f64::max)
+        };
+        let (max, exclusive_max) = (upper("maximum"), upper("exclusiveMaximum"));
+        let (min, exclusive_min) = (lower("minimum"), lower("exclusiveMinimum"));
+        min > max || min >= exclusive_max || exclusive_min >= max.min(exclusive_max)
     };
     is_below(lefts, rights) || is_below(rights, lefts)
 }

@@ -85,7 +85,7 @@ impl SchemaTranslator<'_> {
                     let schema = self.schema(&pointer, value, object.is_combined)?;
                     output.insert(keyword.clone(), schema);
                 }
-                "items" if value.is_array() => {
+                "prefixItems" | "items" if keyword == "prefixItems" || value.is_array() => {
                     let schemas = self.schemas_in_list(&pointer, value, object.is_combined)?;
                     output.insert("prefixItems".to_owned(), schemas.into());
                 }
@@ -102,10 +102,6 @@ impl SchemaTranslator<'_> {
                 "items" => {
                     let schema = self.schema(&pointer, value, object.is_combined)?;
                     output.insert(keyword.clone(), schema);
-                }
-                "prefixItems" => {
-                    let schemas = self.schemas_in_list(&pointer, value, object.is_combined)?;
-                    output.insert(keyword.clone(), schemas.into());
                 }
                 "anyOf" => {
                     let schemas =
