@@ -107,36 +107,29 @@ impl TextStream {
         let before = self.held_back.len();
         self.held_back.push_str(characters);
         for (offset, &byte) in characters.as_bytes().iter().enumerate() {
-            if self
-                .min_indent
-                .as_mut()
-                .is_some_and(|limit| limit.ends_before(byte))
-            {
-                let mut text = std::mem::take(&mut self.held_back);
-                text.truncate(before + offset);
-                self.incomplete.clear();
-                self.stopped_by_indent = true;
-                return DecodedText {
-                    text,
-                    stopped_by: None,
-                };
-            }
+            let min_indent = self.min_indent.as_mut();
+            self.stopped_by_indent = min_indent.is_some_and(|limit| limit.ends_before(byte));
             let complete = self
                 .stop_strings
                 .iter_mut()
                 .enumerate()
                 .filter_map(|(index, stop)| stop.step(byte).then_some((stop.text.len(), index)))
                 .max_by_key(|&(length, index)| (length, std::cmp::Reverse(index)));
-            if let Some((length, index)) = complete {
-                let mut text = std::mem::take(&mut self.held_back);
-                text.truncate(before + offset + 1 - length);
-                self.incomplete.clear();
-                self.stopped_by = Some(index);
-                return DecodedText {
-                    text,
-                    stopped_by: self.stopped_by,
-                };
-            }
+            let end = match (self.stopped_by_indent, complete) {
+                (true, _) => before + offset,
+                (false, Some((length, index))) => {
+                    self.stopped_by = Some(index);
+                    before + offset + 1 - length
+                }
+                (false, None) => continue,
+            };
+            let mut text = std::mem::take(&mut self.held_back);
+            text.truncate(end);
+            self.incomplete.clear();
+            return DecodedText {
+                text,
+                stopped_by: self.stopped_by,
+            };
         }
         let held_back = self
             .stop_strings

@@ -90,10 +90,9 @@ impl OutputParser {
     /// Creates a parser of output that may call the functions with these names.
     pub fn with_tool_calls(format: &'static ToolCallFormat, names: Vec<String>) -> Self {
         Self {
-            reasoning: None,
             tool_calls: Some(ToolCallParser { format, names }),
             state: State::Start,
-            held_back: String::new(),
+            ..Self::plain_text()
         }
     }
 
