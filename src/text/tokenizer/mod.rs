@@ -25,7 +25,7 @@ use pipeline::{Pipeline, Preceding, SegmentBoundary};
 pub(super) use pre_tokenization::{NormalizerStep, PreTokenization, PreTokenizerStep};
 use sentencepiece_bpe::SentencePieceBpe;
 use special_tokens::SpecialTokenMatcher;
-pub(super) use token_table::byte_token_value;
+pub(super) use token_table::{METASPACE, byte_token_value};
 use token_table::{TokenTable, decode_metaspace};
 
 use super::infill::{InfillInput, InfillPrompt, InfillTokens};

@@ -31,7 +31,6 @@ pub(super) struct SentencePieceBpe {
     adds_space_prefix: bool,
 }
 
-/// A token that matches text, as SentencePiece calls it.
 /// A token that matches text, in SentencePiece's term.
 #[derive(Clone, Copy)]
 struct Piece {

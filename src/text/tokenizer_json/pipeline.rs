@@ -11,10 +11,7 @@ use tokenizers::{Model, ModelWrapper};
 
 use super::pre_tokenization::pre_tokenization;
 use super::{component_type, missing, parsed, unsupported};
-use crate::text::tokenizer::{PreTokenization, TokenizerError};
-
-/// Stands for a space in tokens (U+2581).
-const METASPACE: &str = "\u{2581}";
+use crate::text::tokenizer::{METASPACE, PreTokenization, TokenizerError};
 
 /// The normalizers, pre-tokenizers, model and decoder of a `tokenizer.json`.
 #[derive(Debug, Clone)]
