@@ -112,21 +112,13 @@ fn rsplit(text: &str, separator: Option<&str>, max_splits: Option<i64>) -> Resul
         None => {
             let mut words = Vec::new();
             let mut rest = text.trim_end();
-            while !rest.is_empty() {
-                let split = match words.len() + 1 < max_parts {
-                    true => rest.rfind(char::is_whitespace),
-                    false => None,
-                };
-                let begin = split.map_or(0, |split| {
-                    split + rest[split..].chars().next().map_or(0, char::len_utf8)
-                });
-                words.push(match split {
-                    Some(_) => &rest[begin..],
-                    None => rest.trim_start(),
-                });
-                rest = split.map_or("", |split| rest[..split].trim_end());
+            while words.len() + 1 < max_parts
+                && let Some(space) = rest.rfind(char::is_whitespace)
+            {
+                words.push(rest[space..].trim_start());
+                rest = rest[..space].trim_end();
             }
-            words.retain(|word| !word.is_empty());
+            words.extend(Some(rest).filter(|rest| !rest.is_empty()));
             words
         }
     };
@@ -168,7 +160,7 @@ mod tests {
         check("{{ 'a,b,c'.rsplit(',', 1) | join('|') }}", "a,b|c");
         check("{{ 'a,b,c'.rsplit(',') | join('|') }}", "a|b|c");
         check("{{ ' a  b c '.rsplit() | join('|') }}", "a|b|c");
-        check("{{ ' a  b c '.rsplit(none, 1) | join('|') }}", "a  b|c");
+        check("{{ ' a  b c '.rsplit(none, 1) | join('|') }}", " a  b|c");
         check("{{ 'a</think>b'.rsplit('</think>', 1)[-1] }}", "b");
         check("{{ '7'.zfill(3) }}{{ '-7'.zfill(3) }}", "007-07");
         check(
