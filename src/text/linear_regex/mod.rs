@@ -3,7 +3,10 @@
 //! way, such as backreferences, are rejected with an error that names them.
 //!
 //! Source: Davis, Servant and Lee, "Using Selective Memoization to Defeat Regular Expression Denial of Service" (2021).
-//! The notation is Oniguruma's, as in the `tokenizers` crate; the `fancy-regex` crate parses it.
+//! The notation is Oniguruma's, as in the `tokenizers` crate; the `fancy-regex` crate parses it. The matcher of
+//! `fancy-regex` 0.20 is not used, because its limit applies to each search, not to a text: splitting 64 KiB of digits
+//! with the expression of `tiny_aya` took 94 s without an error (30 ms here, both without compiler optimization); and it
+//! differed from Oniguruma in 10 of 5,396 random expressions (none here).
 
 mod matcher;
 mod program;

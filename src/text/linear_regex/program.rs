@@ -67,34 +67,30 @@ pub(super) enum Anchor {
 pub(super) struct CharacterClass {
     /// One bit per ASCII character.
     ascii: u128,
-    /// Inclusive ranges in ascending order.
-    ranges: Box<[(char, char)]>,
+    all: ClassUnicode,
 }
 
 impl CharacterClass {
     pub(super) fn contains(&self, character: char) -> bool {
-        if character.is_ascii() {
-            return self.ascii >> u32::from(character) & 1 == 1;
+        match character.is_ascii() {
+            true => self.ascii >> u32::from(character) & 1 == 1,
+            false => contains(&self.all, character),
         }
-        let index = self.ranges.partition_point(|(_, end)| *end < character);
-        self.ranges
-            .get(index)
-            .is_some_and(|(start, _)| *start <= character)
     }
 
-    fn new(characters: &ClassUnicode) -> Self {
-        let ranges = characters.iter().map(|range| (range.start(), range.end()));
-        let ranges: Box<[_]> = ranges.collect();
-        let contains = |byte: &u8| {
-            let character = char::from(*byte);
-            let mut ranges = ranges.iter();
-            ranges.any(|(start, end)| (*start..=*end).contains(&character))
-        };
-        let ascii = (0..128)
-            .filter(contains)
-            .fold(0, |set, byte| set | 1 << byte);
-        Self { ascii, ranges }
+    fn new(all: ClassUnicode) -> Self {
+        let ascii = ('\0'..='\x7F').filter(|character| contains(&all, *character));
+        let ascii = ascii.fold(0, |set, character| set | 1 << u32::from(character));
+        Self { ascii, all }
     }
+}
+
+fn contains(class: &ClassUnicode, character: char) -> bool {
+    let ranges = class.ranges();
+    let index = ranges.partition_point(|range| range.end() < character);
+    ranges
+        .get(index)
+        .is_some_and(|range| range.start() <= character)
 }
 
 impl Program {
@@ -137,17 +133,17 @@ impl Program {
             Expr::Group(inner) => self.emit(inner),
             Expr::Concat(parts) => parts.iter().try_for_each(|part| self.emit(part)),
             Expr::Alt(parts) => self.emit_alternatives(parts),
-            Expr::Any { newline, .. } => self.emit_notation(match newline {
-                true => r"(?s:.)",
-                false => r"[^\n]",
-            }),
-            Expr::Delegate { inner, casei } => self.emit_class(&parse_class(inner, *casei)?),
+            Expr::Any { newline, .. } => {
+                let notation = if *newline { r"(?s:.)" } else { r"[^\n]" };
+                self.emit_class(parse_class(notation, false)?)
+            }
+            Expr::Delegate { inner, casei } => self.emit_class(parse_class(inner, *casei)?),
             Expr::Literal { val, casei } => val.chars().try_for_each(|character| {
-                let mut class = ClassUnicode::new([ClassUnicodeRange::new(character, character)]);
+                let mut class = single_character(character);
                 if *casei {
                     class.case_fold_simple();
                 }
-                self.emit_class(&class)
+                self.emit_class(class)
             }),
             Expr::Assertion(assertion) => {
                 let anchor = anchor(assertion)?;
@@ -165,11 +161,7 @@ impl Program {
         }
     }
 
-    fn emit_notation(&mut self, notation: &str) -> Result<(), String> {
-        self.emit_class(&parse_class(notation, false)?)
-    }
-
-    fn emit_class(&mut self, class: &ClassUnicode) -> Result<(), String> {
+    fn emit_class(&mut self, class: ClassUnicode) -> Result<(), String> {
         self.classes.push(CharacterClass::new(class));
         self.push(Instruction::Class(self.classes.len() - 1))
             .map(drop)
@@ -316,42 +308,35 @@ impl Program {
 
 fn parse_class(notation: &str, case_insensitive: bool) -> Result<ClassUnicode, String> {
     // POSIX classes contain only ASCII characters in `regex-syntax`, but also other characters in Oniguruma.
+    let differs = |name: &str| {
+        notation.contains(&format!("[:{name}:]")) || notation.contains(&format!("[:^{name}:]"))
+    };
     if [
-        "[:alpha:]",
-        "[:alnum:]",
-        "[:digit:]",
-        "[:punct:]",
-        "[:space:]",
-        "[:upper:]",
-        "[:lower:]",
+        "alpha", "alnum", "digit", "punct", "space", "upper", "lower",
     ]
-    .iter()
-    .any(|posix| notation.contains(posix) || notation.contains(&posix.replace("[:", "[:^")))
+    .into_iter()
+    .any(differs)
     {
         return Err("it contains a POSIX character class".to_owned());
     }
     let mut parser = ParserBuilder::new()
         .case_insensitive(case_insensitive)
         .build();
-    let parsed = parser.parse(notation);
-    let parsed = parsed.map_err(|_| format!("\"{notation}\" is not a character class"))?;
-    let class = match parsed.kind() {
-        HirKind::Class(Characters::Unicode(class)) => return Ok(class.clone()),
+    let parsed = parser.parse(notation).ok();
+    let class = parsed.and_then(|parsed| match parsed.into_kind() {
+        HirKind::Class(Characters::Unicode(class)) => Some(class),
         HirKind::Class(Characters::Bytes(class)) => class.to_unicode_class(),
         HirKind::Literal(literal) => {
-            let text = std::str::from_utf8(&literal.0).ok();
-            let mut characters = text.unwrap_or_default().chars();
-            match (characters.next(), characters.next()) {
-                (Some(character), None) => {
-                    let range = ClassUnicodeRange::new(character, character);
-                    Some(ClassUnicode::new([range]))
-                }
-                _ => None,
-            }
+            let text = str::from_utf8(&literal.0).ok()?;
+            text.parse().ok().map(single_character)
         }
         _ => None,
-    };
+    });
     class.ok_or_else(|| format!("\"{notation}\" is not a character class"))
+}
+
+fn single_character(character: char) -> ClassUnicode {
+    ClassUnicode::new([ClassUnicodeRange::new(character, character)])
 }
 
 fn anchor(assertion: &Assertion) -> Result<Anchor, String> {
