@@ -1,5 +1,7 @@
 //! The backtracking matcher: runs a [`Program`] on one text.
 
+use regex_syntax::is_word_character;
+
 use super::program::{Anchor, Instruction, MemoId, Program};
 
 /// Finds the matches of a program in a text.
@@ -161,8 +163,8 @@ impl<'a> Matcher<'a> {
 
     fn anchor_matches(&self, anchor: Anchor, position: usize) -> bool {
         let (before, after) = self.text.split_at(position);
-        let is_word = |character: char| character.is_alphanumeric() || character == '_';
-        let is_boundary = || before.ends_with(is_word) != after.starts_with(is_word);
+        let is_boundary =
+            || before.ends_with(is_word_character) != after.starts_with(is_word_character);
         match anchor {
             Anchor::TextStart => before.is_empty(),
             Anchor::TextEnd => after.is_empty(),
