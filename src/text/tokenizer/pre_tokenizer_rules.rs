@@ -111,9 +111,8 @@ const GRANITE_EMBED: &[&str] = &[
     r"[^\r\n\p{L}\p{N}]?[\p{L}\p{M}&&[^a-z]]*[\p{L}\p{M}&&[^A-Z]]+(?:'[sS]|'[tT]|'[rR][eE]|'[vV][eE]|'[mM]|'[lL][lL]|'[dD])?|[^\r\n\p{L}\p{N}]?[\p{L}\p{M}&&[^a-z]]+[\p{L}\p{M}&&[^A-Z]]*(?:'[sS]|'[tT]|'[rR][eE]|'[vV][eE]|'[mM]|'[lL][lL]|'[dD])?|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+",
 ];
 
-/// Groups of three digits, counted from the right, in numbers of up to 102 digits. Without this bound the lookahead at
-/// each digit would scan to the end of the number.
-const DIGIT_GROUPS: &str = r"\p{N}{1,3}(?=(?:\p{N}{3}){0,33}(?!\p{N}))";
+/// Groups of three digits, counted from the right.
+const DIGIT_GROUPS: &str = r"\p{N}{1,3}(?=(?:\p{N}{3})*(?!\p{N}))";
 
 const TINY_AYA: &[&str] = &[
     DIGIT_GROUPS,
@@ -127,7 +126,7 @@ const AFMOE: &[&str] = &[
 ];
 
 /// Words may contain spaces; only numbers split a text.
-const SUPERBPE: &[&str] = &[r"\p{N}+", "(?=(?:[0-9]{3}){1,34}(?![0-9]))"];
+const SUPERBPE: &[&str] = &[r"\p{N}+", "(?=(?:[0-9]{3})+(?![0-9]))"];
 
 /// Runs of Chinese characters are separate words.
 const KIMI_K2: &[&str] = &[

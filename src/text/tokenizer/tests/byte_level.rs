@@ -59,6 +59,23 @@ struct GoldenRule {
     words: Vec<Vec<String>>,
 }
 
+fn pre_tokenization(name: &str) -> PreTokenization {
+    let rule = PreTokenizerRule::named(name).unwrap();
+    PreTokenization {
+        normalizers: Vec::new(),
+        pre_tokenizers: rule.pre_tokenizer_steps().unwrap(),
+    }
+}
+
+fn words<'a>(pre_tokenization: &PreTokenization, text: &'a str) -> Vec<&'a str> {
+    let words = pre_tokenization.words(text).unwrap();
+    let splits = words.get_splits(OffsetReferential::Original, OffsetType::Byte);
+    splits
+        .into_iter()
+        .map(|(_, (start, end), _)| &text[start..end])
+        .collect()
+}
+
 #[test]
 fn pre_tokenizers_split_texts_as_llama_cpp_does() {
     let golden = include_str!("../../../../tests/golden/word_rules.json");
@@ -68,17 +85,9 @@ fn pre_tokenizers_split_texts_as_llama_cpp_does() {
         for name in &rule.names {
             let named = PreTokenizerRule::named(name).unwrap();
             assert_eq!(named.ignore_merges, rule.ignore_merges, "{name}");
-            let pre_tokenization = PreTokenization {
-                normalizers: Vec::new(),
-                pre_tokenizers: named.pre_tokenizer_steps().unwrap(),
-            };
+            let pre_tokenization = pre_tokenization(name);
             for (text, expected) in golden.texts.iter().zip(&rule.words) {
-                let words = pre_tokenization.words(text).unwrap();
-                let words: Vec<&str> = words
-                    .get_splits(OffsetReferential::Original, OffsetType::Byte)
-                    .into_iter()
-                    .map(|(_, (start, end), _)| &text[start..end])
-                    .collect();
+                let words = words(&pre_tokenization, text);
                 if words != *expected {
                     different.push(format!("{name}: {words:?} instead of {expected:?}"));
                 }
@@ -86,6 +95,17 @@ fn pre_tokenizers_split_texts_as_llama_cpp_does() {
         }
     }
     assert!(different.is_empty(), "{}", different.join("\n"));
+}
+
+#[test]
+fn the_digits_of_a_number_of_any_length_are_grouped_from_the_right() {
+    let text = "1".to_owned() + &"234".repeat(SEGMENT_BYTES / 4);
+    let expected: Vec<&str> = std::iter::once("1")
+        .chain(std::iter::repeat_n("234", SEGMENT_BYTES / 4))
+        .collect();
+    for name in ["tiny_aya", "afmoe", "superbpe"] {
+        assert_eq!(words(&pre_tokenization(name), &text), expected, "{name}");
+    }
 }
 
 #[test]
