@@ -99,7 +99,7 @@ contract-fuzz: setup build $(SCHEMATHESIS)/installed ## send generated requests 
 	$(SCHEMATHESIS)/bin/python .ci/contract_fuzz.py $(BINARY) $(MODEL)
 
 bench: setup ## measure prefill and decode speed
-	$(CARGO) bench --locked --bench attention --bench matmul --bench engine --bench sampling --bench json --bench throughput --bench serving
+	$(CARGO) bench --locked --bench attention --bench matmul --bench engine --bench sampling --bench json --bench preparation --bench throughput --bench serving
 
 bench-fairness: setup $(RANDOM_MODEL) ## measure the time to first token while another sequence streams, with a random 1B model; the limit is 2.2 times the time alone
 	$(CARGO) bench --locked --bench fairness -- $(ARGS)
