@@ -2,6 +2,7 @@
 //! Generated files are written to OUT_DIR and never committed.
 
 mod document;
+mod parts;
 mod routes;
 
 use std::path::Path;
@@ -34,6 +35,7 @@ fn generate() -> Result<(), String> {
 
     let mut code = document::client(&as_json)?;
     code.items = types(code.items);
+    code.items.extend(parts::parts(&as_json, &code.items)?);
     write("types.rs", prettyplease::unparse(&code))?;
     write("routes.rs", routes::routes(&as_json)?)
 }

@@ -3,9 +3,6 @@
 
 use std::time::Duration;
 
-use serde::Serialize;
-use serde_json::Value;
-
 use super::error::Error;
 use super::types;
 use crate::model::{GrammarSource, ProgressEvents};
@@ -60,13 +57,10 @@ pub(super) fn or_minus_one(limit: Option<usize>) -> i64 {
 }
 
 /// Returns which progress events a stream contains.
-pub(super) fn progress_events(
-    return_progress: Option<bool>,
-    timings_per_token: Option<bool>,
-) -> ProgressEvents {
+pub(super) fn progress_events(options: &types::ProgressOptions) -> ProgressEvents {
     ProgressEvents {
-        prompt: return_progress.unwrap_or(false),
-        text: timings_per_token.unwrap_or(false),
+        prompt: options.return_progress.unwrap_or(false),
+        text: options.timings_per_token.unwrap_or(false),
     }
 }
 
@@ -100,22 +94,4 @@ pub(super) fn single_grammar<const N: usize>(
         }
         (first, _) => Ok(first),
     }
-}
-
-/// Converts the body of another route to a body of `/completion`: copies the fields that have the same names, then sets
-/// the fields in `overrides`.
-pub(super) fn to_completion_request(
-    body: &impl Serialize,
-    overrides: &[(&str, Value)],
-) -> Result<types::CompletionRequest, Error> {
-    let options = serde_json::to_value(body).and_then(|mut options| {
-        for (name, value) in overrides {
-            options[*name] = value.clone();
-        }
-        serde_json::from_value(options)
-    });
-    options.map_err(|error| Error::Invalid {
-        param: None,
-        message: format!("the body does not match its schema: {error}"),
-    })
 }

@@ -12,86 +12,102 @@ use crate::sampling::{
 pub(super) const MIROSTAT_TAU: f32 = 5.0;
 pub(super) const MIROSTAT_ETA: f32 = 0.1;
 
-/// Converts the sampling options of a request. Missing fields have the values of `defaults`.
+/// Sampling options of the native and the OpenAI routes that are not in the schema `SamplerOptions`, because their
+/// defaults and bounds differ.
+#[derive(Debug, Default)]
+pub(super) struct BasicSampling {
+    pub seed: Option<u32>,
+    pub temperature: Option<f64>,
+    pub top_k: Option<i64>,
+    pub top_p: Option<f64>,
+    pub min_p: Option<f64>,
+    pub repeat_penalty: Option<f64>,
+    pub repeat_last_n: Option<i64>,
+    pub presence_penalty: Option<f64>,
+    pub frequency_penalty: Option<f64>,
+    pub logprobs: Option<LogprobsOptions>,
+}
+
+/// Converts the sampling options of a request, except `penalty_prompt`. Missing fields have the values of `defaults`.
 pub(super) fn sampling_parameters(
-    body: &types::CompletionRequest,
+    basic: &BasicSampling,
+    options: types::SamplerOptions,
     defaults: SamplingParameters,
 ) -> Result<SamplingParameters, Error> {
     let or_default = |value: Option<f64>, default: f32| value.map_or(default, to_f32);
-    let top_n_sigma = or_default(body.top_n_sigma, defaults.top_n_sigma);
+    let mirostat = mirostat(&options);
+    let top_n_sigma = or_default(options.top_n_sigma, defaults.top_n_sigma);
     let xtc = Xtc {
-        probability: or_default(body.xtc_probability, defaults.xtc.probability),
-        threshold: or_default(body.xtc_threshold, defaults.xtc.threshold),
+        probability: or_default(options.xtc_probability, defaults.xtc.probability),
+        threshold: or_default(options.xtc_threshold, defaults.xtc.threshold),
     };
+    let penalties = defaults.penalties;
     Ok(SamplingParameters {
-        seed: body.seed.and_then(seed),
-        chain: match &body.samplers {
+        seed: basic.seed,
+        chain: match options.samplers {
             Some(samplers) => chain(samplers)?,
             None => default_chain(top_n_sigma > 0.0, xtc.probability > 0.0),
         },
-        temperature: or_default(body.temperature, defaults.temperature),
-        temperature_range: or_default(body.dynatemp_range, defaults.temperature_range),
-        temperature_exponent: or_default(body.dynatemp_exponent, defaults.temperature_exponent),
-        top_k: match body.top_k {
+        temperature: or_default(basic.temperature, defaults.temperature),
+        temperature_range: or_default(options.dynatemp_range, defaults.temperature_range),
+        temperature_exponent: or_default(options.dynatemp_exponent, defaults.temperature_exponent),
+        top_k: match basic.top_k {
             Some(top_k) => usize::try_from(top_k).ok().filter(|count| *count > 0),
             None => defaults.top_k,
         },
-        top_p: or_default(body.top_p, defaults.top_p),
-        min_p: or_default(body.min_p, defaults.min_p),
-        tail_free_z: or_default(body.tfs_z, defaults.tail_free_z),
-        typical_p: or_default(body.typical_p, defaults.typical_p),
+        top_p: or_default(basic.top_p, defaults.top_p),
+        min_p: or_default(basic.min_p, defaults.min_p),
+        tail_free_z: or_default(options.tfs_z, defaults.tail_free_z),
+        typical_p: or_default(options.typical_p, defaults.typical_p),
         top_n_sigma,
         xtc,
-        min_keep: match body.min_keep {
+        min_keep: match options.min_keep {
             Some(min_keep) => count("min_keep", min_keep)?,
             None => defaults.min_keep,
         },
-        mirostat: mirostat(body),
+        mirostat,
         penalties: Penalties {
-            repeat_penalty: or_default(body.repeat_penalty, defaults.penalties.repeat_penalty),
-            presence_penalty: or_default(
-                body.presence_penalty,
-                defaults.penalties.presence_penalty,
-            ),
-            frequency_penalty: or_default(
-                body.frequency_penalty,
-                defaults.penalties.frequency_penalty,
-            ),
-            last_n: match body.repeat_last_n {
+            repeat_penalty: or_default(basic.repeat_penalty, penalties.repeat_penalty),
+            presence_penalty: or_default(basic.presence_penalty, penalties.presence_penalty),
+            frequency_penalty: or_default(basic.frequency_penalty, penalties.frequency_penalty),
+            last_n: match basic.repeat_last_n {
                 Some(last_n) => limit("repeat_last_n", last_n)?,
-                None => defaults.penalties.last_n,
+                None => penalties.last_n,
             },
-            penalize_newline: body
-                .penalize_nl
-                .unwrap_or(defaults.penalties.penalize_newline),
+            penalize_newline: options.penalize_nl.unwrap_or(penalties.penalize_newline),
         },
         dry: Dry {
-            multiplier: or_default(body.dry_multiplier, defaults.dry.multiplier),
-            base: or_default(body.dry_base, defaults.dry.base),
-            allowed_length: match body.dry_allowed_length {
+            multiplier: or_default(options.dry_multiplier, defaults.dry.multiplier),
+            base: or_default(options.dry_base, defaults.dry.base),
+            allowed_length: match options.dry_allowed_length {
                 Some(length) => count("dry_allowed_length", length)?,
                 None => defaults.dry.allowed_length,
             },
-            last_n: match body.dry_penalty_last_n {
+            last_n: match options.dry_penalty_last_n {
                 Some(last_n) => limit("dry_penalty_last_n", last_n)?,
                 None => defaults.dry.last_n,
             },
-            breakers: body
+            breakers: options
                 .dry_sequence_breakers
-                .clone()
                 .unwrap_or(defaults.dry.breakers),
         },
-        logprobs: match count("n_probs", body.n_probs.unwrap_or(0))? {
-            0 => None,
-            top => Some(LogprobsOptions {
-                top,
-                distribution: match body.post_sampling_probs.unwrap_or(false) {
-                    true => Distribution::Chain,
-                    false => Distribution::Model,
-                },
-            }),
-        },
+        logprobs: basic.logprobs,
     })
+}
+
+/// Converts `n_probs` and `post_sampling_probs`.
+pub(super) fn token_probabilities(
+    n_probs: Option<i64>,
+    post_sampling_probs: Option<bool>,
+) -> Result<Option<LogprobsOptions>, Error> {
+    let top = count("n_probs", n_probs.unwrap_or(0))?;
+    Ok((top > 0).then_some(LogprobsOptions {
+        top,
+        distribution: match post_sampling_probs.unwrap_or(false) {
+            true => Distribution::Chain,
+            false => Distribution::Model,
+        },
+    }))
 }
 
 /// Returns the default sampler chain of llama.cpp of 2024. Newer stages are inserted if they are enabled, at the
@@ -120,9 +136,9 @@ pub(super) fn fold_seed(bits: i64) -> u32 {
 
 /// Reads `samplers`: an array of names, or a string with one letter for each sampler. Penalties are not stages of the
 /// chain: they are always applied first.
-fn chain(samplers: &types::Samplers) -> Result<Vec<Stage>, Error> {
+fn chain(samplers: types::Samplers) -> Result<Vec<Stage>, Error> {
     let names: Vec<types::SamplerName> = match samplers {
-        types::Samplers::Array(names) => names.clone(),
+        types::Samplers::Array(names) => names,
         types::Samplers::String(letters) => {
             let letters = letters.chars();
             let names = letters.map(|letter| sampler_of_letter(letter).ok_or(letter));
@@ -183,16 +199,16 @@ fn sampler_of_letter(letter: char) -> Option<types::SamplerName> {
     })
 }
 
-fn mirostat(body: &types::CompletionRequest) -> Option<Mirostat> {
-    let version = match body.mirostat {
+fn mirostat(options: &types::SamplerOptions) -> Option<Mirostat> {
+    let version = match options.mirostat {
         Some(1) => MirostatVersion::One,
         Some(2) => MirostatVersion::Two,
         _ => return None,
     };
     Some(Mirostat {
         version,
-        tau: body.mirostat_tau.map_or(MIROSTAT_TAU, to_f32),
-        eta: body.mirostat_eta.map_or(MIROSTAT_ETA, to_f32),
+        tau: options.mirostat_tau.map_or(MIROSTAT_TAU, to_f32),
+        eta: options.mirostat_eta.map_or(MIROSTAT_ETA, to_f32),
     })
 }
 
@@ -202,16 +218,15 @@ mod tests {
 
     use super::*;
 
-    fn read(body: Value) -> types::CompletionRequest {
-        serde_json::from_value(body).unwrap()
+    fn read(options: Value) -> Result<SamplingParameters, Error> {
+        let options = serde_json::from_value(options).unwrap();
+        let basic = BasicSampling::default();
+        sampling_parameters(&basic, options, SamplingParameters::native())
     }
 
     #[test]
     fn missing_options_have_their_default_values() {
-        let defaults =
-            sampling_parameters(&read(json!({"prompt": "a"})), SamplingParameters::native())
-                .unwrap();
-        assert_eq!(defaults, SamplingParameters::native());
+        assert_eq!(read(json!({})).unwrap(), SamplingParameters::native());
     }
 
     #[test]
@@ -221,8 +236,7 @@ mod tests {
             (json!(["top_k", "penalties"]), "samplers.1"),
             (json!(["dry", "min_p", "dry"]), "samplers.2"),
         ] {
-            let body = read(json!({"prompt": "a", "samplers": samplers}));
-            let error = sampling_parameters(&body, SamplingParameters::native()).unwrap_err();
+            let error = read(json!({"samplers": samplers})).unwrap_err();
             let Error::Invalid { param, .. } = error else {
                 panic!("{error}")
             };
@@ -247,35 +261,31 @@ mod tests {
     #[test]
     fn top_k_of_0_or_less_is_disabled() {
         for top_k in [0, -1, -40] {
-            let body = read(json!({"prompt": "a", "top_k": top_k}));
-            let parameters = sampling_parameters(&body, SamplingParameters::native()).unwrap();
-            assert_eq!(parameters.top_k, None);
+            let basic = BasicSampling {
+                top_k: Some(top_k),
+                ..BasicSampling::default()
+            };
+            let options = types::SamplerOptions::default();
+            let parameters = sampling_parameters(&basic, options, SamplingParameters::native());
+            assert_eq!(parameters.unwrap().top_k, None);
         }
     }
 
     #[test]
     fn the_sampler_chain_follows_the_request() {
-        let chain = |body: Value| {
-            sampling_parameters(&read(body), SamplingParameters::native())
-                .unwrap()
-                .chain
-        };
+        let chain = |options: Value| read(options).unwrap().chain;
         assert_eq!(
-            chain(json!({"prompt": "a", "samplers": ["min_p", "top_k", "min_p"]})),
+            chain(json!({"samplers": ["min_p", "top_k", "min_p"]})),
             [Stage::MinP, Stage::TopK, Stage::MinP]
         );
-        assert_eq!(chain(json!({"prompt": "a", "samplers": []})), []);
+        assert_eq!(chain(json!({"samplers": []})), []);
         let names = json!(["penalties", "dry", "typ_p", "temperature"]);
         let expected = [Stage::Typical, Stage::Temperature];
-        assert_eq!(chain(json!({"prompt": "a", "samplers": names})), expected);
-        assert_eq!(chain(json!({"prompt": "a", "samplers": "edyt"})), expected);
-        assert_eq!(
-            chain(json!({"prompt": "a", "samplers": "kfypmt"})),
-            Stage::CHAIN
-        );
-        assert_eq!(chain(json!({"prompt": "a", "samplers": ""})), []);
-        let with_newer_stages =
-            chain(json!({"prompt": "a", "xtc_probability": 0.5, "top_n_sigma": 1}));
+        assert_eq!(chain(json!({"samplers": names})), expected);
+        assert_eq!(chain(json!({"samplers": "edyt"})), expected);
+        assert_eq!(chain(json!({"samplers": "kfypmt"})), Stage::CHAIN);
+        assert_eq!(chain(json!({"samplers": ""})), []);
+        let with_newer_stages = chain(json!({"xtc_probability": 0.5, "top_n_sigma": 1}));
         assert_eq!(with_newer_stages[0], Stage::TopNSigma);
         assert_eq!(with_newer_stages[6..], [Stage::Xtc, Stage::Temperature]);
     }

@@ -8,7 +8,7 @@ use crate::api::error::Error;
 use crate::api::openai::reasoning::{REASONING_EFFORT, effort_budget};
 use crate::api::options::{RequestDefaults, limit, to_f32};
 use crate::api::payload::IgnoredFields;
-use crate::api::types;
+use crate::api::types::{self, Includes};
 use crate::model::{
     ContextOverflow, GenerateOptions, GenerateRequest, GrammarSource, LineLimits, LoadedModel,
     ProgressEvents, Prompt, RequestOwner, ToolOptions,
@@ -33,7 +33,7 @@ pub(super) struct ConversationInput {
 
 /// Converts the body of `POST /v1/messages`. Reports an effort that has no effect on the model as ignored.
 pub(super) fn generate_request(
-    body: types::MessagesRequest,
+    mut body: types::MessagesRequest,
     model: &LoadedModel,
     defaults: &RequestDefaults,
     ignored: &mut IgnoredFields,
@@ -48,18 +48,7 @@ pub(super) fn generate_request(
     let ConversationInput {
         mut conversation,
         tool_use,
-    } = conversation(
-        types::CountTokensRequest {
-            messages: body.messages,
-            model: body.model,
-            system: body.system,
-            tool_choice: body.tool_choice,
-            tools: body.tools,
-            thinking: body.thinking,
-            thread: body.thread,
-        },
-        ignored,
-    )?;
+    } = conversation(body.take_part(), ignored)?;
     if let Some(effort) = effort {
         let can_reason =
             model.supports_reasoning() && conversation.reasoning_enabled() != Some(false);

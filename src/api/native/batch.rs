@@ -346,7 +346,7 @@ mod tests {
     use crate::token::TokenId;
 
     fn writer(response_options: ResponseOptions) -> CompletionWriter {
-        let body: types::CompletionRequest =
+        let body: types::CompletionOptions =
             serde_json::from_value(json!({"prompt": ["a", 7], "seed": -1})).unwrap();
         CompletionWriter {
             details: details(),

@@ -13,9 +13,9 @@ use crate::api::options::{
 use crate::api::payload::IgnoredFields;
 use crate::api::prepare::prepare;
 use crate::api::prompts::{Prompts, prompt_pieces};
-use crate::api::sampling;
+use crate::api::sampling::{BasicSampling, sampling_parameters, seed, token_probabilities};
 use crate::api::stream::{EventStream, JsonOrStream};
-use crate::api::types;
+use crate::api::types::{self, Includes};
 use crate::model::{
     ContextOverflow, GenerateLimits, GenerateOptions, GrammarSource, LineLimits, LoadedModel,
     PreparationPool, RequestOwner,
@@ -30,19 +30,23 @@ pub(in crate::api) async fn handle(
     limits: &GenerateLimits,
     ignored: &mut IgnoredFields,
 ) -> Result<JsonOrStream<types::CompletionAnswer>, Error> {
-    let system_prompt = body.system_prompt.take().map(read_system_prompt);
-    let prompts = match (body.prompt.take(), &system_prompt) {
+    let mut options: types::CompletionOptions = body.take_part();
+    let stream = body.stream.unwrap_or(false);
+    let system_prompt = options.system_prompt.take().map(read_system_prompt);
+    let prompts = match (body.prompt, &system_prompt) {
         (Some(prompts), _) => Prompts::read("prompt", prompts)?,
         // A request without a prompt only sets the system prompt and computes the cache blocks of the system prompt.
         (None, Some(_)) => {
-            body.n_predict = Some(0);
+            options.n_predict = Some(0);
             Prompts::One(types::Prompt::String(String::new()))
         }
         (None, None) => return Err(Error::invalid("prompt", "prompt: it is required")),
     };
-    let response_options = response_options(&mut body);
-    let options = GenerateOptions::try_from(body)?;
-    let stream = options.stream;
+    let response_options = response_options(&mut options);
+    let options = GenerateOptions {
+        stream,
+        ..GenerateOptions::try_from(options)?
+    };
     let batch = CompletionBatch {
         prompts,
         system_prompt,
@@ -61,29 +65,46 @@ pub(in crate::api) async fn handle(
     Ok(JsonOrStream::Json(completions.response().await?))
 }
 
-/// Takes the response options out of the body.
-pub(super) fn response_options(body: &mut types::CompletionRequest) -> ResponseOptions {
+/// Takes the response options out of the options of a request.
+pub(super) fn response_options(options: &mut types::CompletionOptions) -> ResponseOptions {
     ResponseOptions {
-        return_tokens: body.return_tokens.unwrap_or(false),
-        fields: body.response_fields.take().unwrap_or_default(),
-        choices: body.n_cmpl.or(body.n).unwrap_or(1),
+        return_tokens: options.return_tokens.unwrap_or(false),
+        fields: options.response_fields.take().unwrap_or_default(),
+        choices: options.n_cmpl.or(options.n).unwrap_or(1),
     }
 }
 
 /// The value of `n_predict` that generates until the context is full, without a context shift.
 const UNTIL_FULL: i64 = -2;
 
-impl TryFrom<types::CompletionRequest> for GenerateOptions {
+impl TryFrom<types::CompletionOptions> for GenerateOptions {
     type Error = Error;
 
-    /// Converts the generation options of `POST /completion`.
-    fn try_from(mut body: types::CompletionRequest) -> Result<Self, Error> {
-        body.n_probs = body.n_probs.or(body.logprobs);
+    /// Converts the generation options of `POST /completion` and `POST /infill`, except `stream`.
+    fn try_from(mut body: types::CompletionOptions) -> Result<Self, Error> {
+        let mut sampler: types::SamplerOptions = body.take_part();
+        let progress: types::ProgressOptions = body.take_part();
         let max_tokens = body.n_predict.or(body.max_tokens);
         let max_tokens = max_tokens.or(body.max_completion_tokens).unwrap_or(-1);
         let time_ms = body.t_max_predict_ms.unwrap_or(0);
         let time_ms = u64::try_from(time_ms).ok().filter(|time_ms| *time_ms > 0);
-        let sampling = sampling::sampling_parameters(&body, SamplingParameters::native())?;
+        let penalty_prompt = sampler.penalty_prompt.take().map(prompt_pieces);
+        let basic = BasicSampling {
+            seed: body.seed.and_then(seed),
+            temperature: body.temperature,
+            top_k: body.top_k,
+            top_p: body.top_p,
+            min_p: body.min_p,
+            repeat_penalty: body.repeat_penalty,
+            repeat_last_n: body.repeat_last_n,
+            presence_penalty: body.presence_penalty,
+            frequency_penalty: body.frequency_penalty,
+            logprobs: token_probabilities(
+                body.n_probs.or(body.logprobs),
+                body.post_sampling_probs,
+            )?,
+        };
+        let sampling = sampling_parameters(&basic, sampler, SamplingParameters::native())?;
         Ok(Self {
             max_tokens: match max_tokens {
                 UNTIL_FULL => None,
@@ -110,7 +131,7 @@ impl TryFrom<types::CompletionRequest> for GenerateOptions {
                 non_empty_grammar(body.lark, GrammarSource::Lark),
             ])?,
             tools: None,
-            penalty_prompt: body.penalty_prompt.map(prompt_pieces),
+            penalty_prompt,
             slot: limit("id_slot", body.id_slot.unwrap_or(-1))?,
             context_overflow: match max_tokens {
                 UNTIL_FULL => ContextOverflow::Stop,
@@ -125,12 +146,12 @@ impl TryFrom<types::CompletionRequest> for GenerateOptions {
             priority: body.priority.unwrap_or(0),
             timeout: body.request_timeout.map(duration),
             echo: false,
-            stream: body.stream.unwrap_or(false),
+            stream: false,
             lines: LineLimits {
                 min_indent: count("n_indent", body.n_indent.unwrap_or(0))?,
                 time_limit: time_ms.map(Duration::from_millis),
             },
-            progress: progress_events(body.return_progress, body.timings_per_token),
+            progress: progress_events(&progress),
             owner: RequestOwner::default(),
         })
     }
@@ -144,7 +165,7 @@ mod tests {
     use crate::model::{GenerateRequest, Prompt};
 
     fn options(body: Value) -> Result<GenerateOptions, Error> {
-        serde_json::from_value::<types::CompletionRequest>(body)
+        serde_json::from_value::<types::CompletionOptions>(body)
             .unwrap()
             .try_into()
     }

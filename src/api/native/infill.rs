@@ -2,18 +2,15 @@
 
 use std::sync::Arc;
 
-use serde_json::json;
-
 use super::batch::{CompletionBatch, RunningCompletions};
 use super::completion::response_options;
 use super::props::read_system_prompt;
 use crate::api::error::Error;
-use crate::api::options::to_completion_request;
 use crate::api::payload::IgnoredFields;
 use crate::api::prepare::prepare;
 use crate::api::prompts::Prompts;
 use crate::api::stream::{EventStream, JsonOrStream};
-use crate::api::types;
+use crate::api::types::{self, Includes};
 use crate::cancel::CancelFlag;
 use crate::model::{GenerateLimits, GenerateOptions, LoadedModel, PreparationPool};
 use crate::text::InfillInput;
@@ -52,13 +49,13 @@ fn start(
     ignored: &mut IgnoredFields,
     cancel: &CancelFlag,
 ) -> Result<RunningCompletions, Error> {
-    let system_prompt = body.system_prompt.take().map(read_system_prompt);
-    let overrides = [("prompt", json!("")), ("stream", json!(stream))];
-    let mut completion = to_completion_request(&body, &overrides)?;
-    let response_options = response_options(&mut completion);
+    let mut options: types::CompletionOptions = body.take_part();
+    let system_prompt = options.system_prompt.take().map(read_system_prompt);
+    let response_options = response_options(&mut options);
     let options = GenerateOptions {
         reject_oversized_prompt: true,
-        ..GenerateOptions::try_from(completion)?
+        stream,
+        ..GenerateOptions::try_from(options)?
     };
     let files = body.input_extra.iter().flatten();
     let files = files.map(|file| (file.filename.as_deref().unwrap_or(UNNAMED), &*file.text));

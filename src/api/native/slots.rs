@@ -146,7 +146,7 @@ mod tests {
 
     #[test]
     fn a_slot_shows_its_request_unless_it_is_hidden() {
-        let request: types::CompletionRequest =
+        let request: types::CompletionOptions =
             serde_json::from_str(r#"{"prompt": "a", "n_predict": 5, "seed": 3}"#).unwrap();
         let mut slot = Slot {
             id: 1,

@@ -2,20 +2,17 @@
 
 use std::collections::HashMap;
 
-use serde::Serialize;
 use serde_json::Value;
 
 use super::constraint::{Constraint, constraint};
 use crate::api::error::Error;
 use crate::api::native::bias;
-use crate::api::options::{
-    adapter_scales, duration, limit, progress_events, to_completion_request, to_f32,
-};
+use crate::api::options::{adapter_scales, duration, limit, progress_events, to_f32};
 use crate::api::payload::IgnoredFields;
 use crate::api::prompts::prompt_pieces;
 use crate::api::relaxations;
-use crate::api::sampling;
-use crate::api::types;
+use crate::api::sampling::{BasicSampling, fold_seed, sampling_parameters};
+use crate::api::types::{self, GenerationOptions, Includes, ProgressOptions, SamplerOptions};
 use crate::model::{
     ContextOverflow, GenerateError, GenerateOptions, GrammarKind, GrammarSource, LineLimits,
     PromptPiece, Relaxation, RequestOwner, ToolOptions,
@@ -63,30 +60,35 @@ impl ErrorFields {
     }
 }
 
-/// Converts the generation options of a body that includes the schema `GenerationOptions`. Also returns the fields that
-/// error messages name. The fields in `excluded` mean something else in `/completion`. `format` is a constraint that
-/// only the calling route has.
-pub(super) fn generate_options(
-    body: &impl Serialize,
-    excluded: &[&str],
+/// Converts the generation options that all OpenAI routes share, and moves them out of the body. Also returns the
+/// fields that error messages name. `format` is a constraint that only the calling route has. The options have no
+/// `max_tokens` and no log probabilities, because their fields differ between the routes.
+pub(super) fn generate_options<B>(
+    body: &mut B,
     prompt: &'static str,
     format: Option<Constraint>,
     tools: Option<ToolOptions>,
-) -> Result<(GenerateOptions, ErrorFields), Error> {
-    let excluded = ["stop", "logit_bias", "logprobs", "seed", "json_schema"]
-        .iter()
-        .chain(excluded);
-    let overrides: Vec<(&str, Value)> = excluded.map(|name| (*name, Value::Null)).collect();
-    let mut native = to_completion_request(body, &overrides)?;
-    let mut options: types::GenerationOptions = serde_json::to_value(body)
-        .and_then(serde_json::from_value)
-        .map_err(|error| Error::Invalid {
-            param: None,
-            message: format!("the body does not match its schema: {error}"),
-        })?;
-    native.repeat_penalty = repeat_penalty(&options)?;
-    let mut sampling = sampling::sampling_parameters(&native, SamplingParameters::openai())?;
-    sampling.seed = options.seed.as_ref().and_then(seed);
+) -> Result<(GenerateOptions, ErrorFields), Error>
+where
+    B: Includes<SamplerOptions> + Includes<GenerationOptions> + Includes<ProgressOptions>,
+{
+    let mut sampler: SamplerOptions = body.take_part();
+    let progress: ProgressOptions = body.take_part();
+    let mut options: GenerationOptions = body.take_part();
+    let penalty_prompt = sampler.penalty_prompt.take().map(prompt_pieces);
+    let basic = BasicSampling {
+        seed: options.seed.as_ref().and_then(seed),
+        temperature: options.temperature,
+        top_k: options.top_k,
+        top_p: options.top_p,
+        min_p: options.min_p,
+        repeat_penalty: repeat_penalty(&options)?,
+        repeat_last_n: options.repeat_last_n,
+        presence_penalty: options.presence_penalty,
+        frequency_penalty: options.frequency_penalty,
+        logprobs: None,
+    };
+    let sampling = sampling_parameters(&basic, sampler, SamplingParameters::openai())?;
     let constraint = constraint(&mut options, format)?;
     if let (Some(Constraint { field, grammar }), Some(_)) = (&constraint, &tools)
         && !matches!(grammar, GrammarSource::JsonSchema { .. })
@@ -111,7 +113,7 @@ pub(super) fn generate_options(
         logit_bias: logit_bias(options.logit_bias)?,
         grammar,
         tools,
-        penalty_prompt: native.penalty_prompt.map(prompt_pieces),
+        penalty_prompt,
         slot: limit("id_slot", options.id_slot.unwrap_or(-1))?,
         context_overflow: match options.n_keep {
             Some(keep) => ContextOverflow::Shift {
@@ -122,13 +124,13 @@ pub(super) fn generate_options(
         reject_oversized_prompt: true,
         read_cache: options.cache_prompt.unwrap_or(true),
         cache_salt: options.cache_salt,
-        adapters: native.lora.map(adapter_scales),
+        adapters: options.lora.map(adapter_scales),
         priority: options.priority.unwrap_or(0),
         timeout: options.request_timeout.map(duration),
         echo: false,
         stream: options.stream.unwrap_or(false),
         lines: LineLimits::default(),
-        progress: progress_events(native.return_progress, native.timings_per_token),
+        progress: progress_events(&progress),
         owner: RequestOwner::default(),
     };
     Ok((
@@ -183,11 +185,11 @@ fn seed(seed: &Value) -> Option<u32> {
         (.., Some(seed)) => (seed as u64).cast_signed(),
         (.., None) => return None,
     };
-    Some(sampling::fold_seed(bits))
+    Some(fold_seed(bits))
 }
 
 /// Returns the repetition penalty, which vLLM calls `repetition_penalty`. Rejects two different values.
-fn repeat_penalty(options: &types::GenerationOptions) -> Result<Option<f64>, Error> {
+fn repeat_penalty(options: &GenerationOptions) -> Result<Option<f64>, Error> {
     match (options.repeat_penalty, options.repetition_penalty) {
         (Some(llama_cpp), Some(vllm)) if llama_cpp != vllm => {
             let message = "repetition_penalty: it is the same option as repeat_penalty, but has a different value";

@@ -7,6 +7,7 @@ use crate::api::error::Error;
 use crate::api::messages::{conversation, ending};
 use crate::api::options::count;
 use crate::api::payload::IgnoredFields;
+use crate::api::sampling::token_probabilities;
 use crate::api::types;
 use crate::model::{GenerateOptions, GenerateRequest, Prompt};
 use crate::sampling::{Distribution, LogprobsOptions};
@@ -43,7 +44,7 @@ pub(super) fn generate_request(
         settings.entry(DOCUMENTS).or_insert(documents);
     }
     let reasoning = ReasoningOptions::new(body.reasoning_effort, budget, Some(settings));
-    let (mut options, mut fields) = generate_options(&body, &[], "messages", None, callable)?;
+    let (mut options, mut fields) = generate_options(&mut body, "messages", None, callable)?;
     fields.functions = functions;
     let top = count("top_logprobs", body.top_logprobs.unwrap_or(0))?;
     match (body.logprobs.unwrap_or(false), top) {
@@ -53,8 +54,10 @@ pub(super) fn generate_request(
                 distribution: Distribution::Model,
             });
         }
-        // Keeps the log probabilities that `n_probs` requests.
-        (false, 0) => {}
+        (false, 0) => {
+            options.sampling.logprobs =
+                token_probabilities(body.n_probs, body.post_sampling_probs)?;
+        }
         (false, _) => {
             let message = "top_logprobs: it requires \"logprobs\": true";
             return Err(Error::invalid("top_logprobs", message));

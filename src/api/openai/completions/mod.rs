@@ -87,11 +87,10 @@ impl CompletionParameters {
     /// Reads a body. Returns its parameters and its prompts.
     fn read(
         model: &LoadedModel,
-        body: types::TextCompletionRequest,
+        mut body: types::TextCompletionRequest,
         cancel: &CancelFlag,
     ) -> Result<(Self, Vec<Prompt>), Error> {
-        let excluded = ["prompt", "logprobs"];
-        let (mut options, fields) = generate_options(&body, &excluded, "prompt", None, None)?;
+        let (mut options, fields) = generate_options(&mut body, "prompt", None, None)?;
         let choices = body.n.unwrap_or(1);
         let best_of = body.best_of.unwrap_or(choices);
         if best_of < choices || (best_of > choices && options.stream) {

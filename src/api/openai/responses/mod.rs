@@ -19,7 +19,7 @@ use crate::api::error::Error;
 use crate::api::payload::IgnoredFields;
 use crate::api::prepare::prepare;
 use crate::api::stream::{EventStream, JsonOrStream};
-use crate::api::types;
+use crate::api::types::{self, Includes};
 use crate::model::{GenerateLimits, GenerateRequest, KeyId, LoadedModel, PreparationPool, Prompt};
 
 use conversation::truncate;
@@ -70,19 +70,9 @@ pub(in crate::api) async fn handle(
     ignored: &mut IgnoredFields,
 ) -> Result<JsonOrStream<types::ResponseObject>, Error> {
     let response = initial_response(&body, &model.details().name, history.store.is_enabled());
-    let input = types::ResponseContext {
-        input: body.input.take(),
-        instructions: body.instructions.take(),
-        parallel_tool_calls: body.parallel_tool_calls,
-        previous_response_id: body.previous_response_id.take(),
-        reasoning: None,
-        text: None,
-        tool_choice: body.tool_choice.take(),
-        tools: body.tools.take(),
-        truncation: None,
-    };
+    let input: types::ResponseContext = body.take_part();
     let reasoning_form = reasoning_form(body.reasoning_format);
-    let effort = body.reasoning.as_ref();
+    let effort = input.reasoning.as_ref();
     let reasoning = ReasoningOptions::new(
         effort.and_then(|reasoning| reasoning.effort),
         body.thinking_budget_tokens.or(body.reasoning_budget),
@@ -100,10 +90,11 @@ pub(in crate::api) async fn handle(
             items,
             conversation,
             callable,
+            format,
             namespaces,
             schemas,
         } = ResolvedInput::read(input, &history, ignored)?;
-        let (options, fields) = request::options(&body, callable, schemas)?;
+        let (options, fields) = request::options(&mut body, format, callable, schemas)?;
         let conversation = reasoning.apply(conversation);
         let conversation = match truncation {
             types::ResponseTruncation::Auto => {
@@ -146,21 +137,12 @@ pub(in crate::api) async fn count_tokens(
     preparations: &PreparationPool,
     model: Arc<LoadedModel>,
     history: ResponseHistory<'_>,
-    body: types::ResponseTokensRequest,
+    mut body: types::ResponseTokensRequest,
     ignored: &mut IgnoredFields,
 ) -> Result<types::ResponseTokens, Error> {
-    let input = types::ResponseContext {
-        input: body.input,
-        instructions: body.instructions,
-        parallel_tool_calls: body.parallel_tool_calls,
-        previous_response_id: body.previous_response_id,
-        reasoning: None,
-        text: None,
-        tool_choice: body.tool_choice,
-        tools: body.tools,
-        truncation: None,
-    };
-    let effort = body.reasoning.and_then(|reasoning| reasoning.effort);
+    let input: types::ResponseContext = body.take_part();
+    let effort = input.reasoning.as_ref();
+    let effort = effort.and_then(|reasoning| reasoning.effort);
     let reasoning = ReasoningOptions::new(effort, None, None);
     let (store, owner) = (Arc::clone(history.store), history.owner);
     let tokens = prepare(preparations, ignored, move |ignored, cancel| {

@@ -32,6 +32,8 @@ pub(super) struct ResolvedInput {
     pub conversation: Conversation,
     /// The functions that the model may call; `None` if it may call none.
     pub callable: Option<ToolOptions>,
+    /// The constraint that `text.format` sets.
+    pub format: Option<Constraint>,
     /// All functions that belong to namespaces.
     pub namespaces: Namespaces,
     /// The request field of each function's schema, by the name that the function has in the prompt.
@@ -73,6 +75,8 @@ impl ResolvedInput {
             None => (Vec::new(), None),
         };
         let messages = messages(body.instructions, &items)?;
+        let format = body.text.and_then(|text| text.format);
+        let format = format.map(format_constraint).transpose()?.flatten();
         Ok(Self {
             items,
             conversation: Conversation {
@@ -81,6 +85,7 @@ impl ResolvedInput {
                 ..Conversation::default()
             },
             callable,
+            format,
             namespaces,
             schemas,
         })
@@ -249,15 +254,15 @@ fn read_tool_choice(
     }
 }
 
-/// Converts the generation options of a body. Also returns the fields that error messages name.
+/// Converts the generation options of a body, and moves them out of it. Also returns the fields that error messages
+/// name.
 pub(super) fn options(
-    body: &types::ResponsesRequest,
+    body: &mut types::ResponsesRequest,
+    format: Option<Constraint>,
     callable: Option<ToolOptions>,
     schemas: HashMap<String, String>,
 ) -> Result<(GenerateOptions, ErrorFields), Error> {
-    let format = body.text.as_ref().and_then(|text| text.format.as_ref());
-    let format = format.map(format_constraint).transpose()?.flatten();
-    let (mut options, mut fields) = generate_options(body, &[], "input", format, callable)?;
+    let (mut options, mut fields) = generate_options(body, "input", format, callable)?;
     fields.functions = schemas;
     let top = count("top_logprobs", body.top_logprobs.unwrap_or(0))?;
     let logprobs_item = types::ResponsesRequestIncludeItem::MessageOutputTextLogprobs;
@@ -282,7 +287,7 @@ pub(super) fn options(
 }
 
 /// Converts `text.format` to a constraint; `None` for the type `text`.
-fn format_constraint(format: &types::ResponseTextFormat) -> Result<Option<Constraint>, Error> {
+fn format_constraint(format: types::ResponseTextFormat) -> Result<Option<Constraint>, Error> {
     use types::ResponseTextFormatType as Kind;
     let field = "text.format.schema";
     Ok(match format.type_ {
@@ -290,7 +295,7 @@ fn format_constraint(format: &types::ResponseTextFormat) -> Result<Option<Constr
         Kind::JsonObject => Some(Constraint::json_object("text.format")),
         Kind::JsonSchema => {
             let missing = || Error::invalid(field, format!("{field}: it is required"));
-            let schema = format.schema.clone().ok_or_else(missing)?;
+            let schema = format.schema.ok_or_else(missing)?;
             let strict = format.strict.unwrap_or(false);
             Some(Constraint::json_schema(field, schema.into(), strict))
         }
