@@ -161,6 +161,43 @@ Feature: Reasoning
     And every event's name is its type
     And the stream's blocks are "thinking" and "tool_use"
 
+  Scenario Outline: counted input tokens include the opening of the reasoning: <route>, <option>
+    When I post to "<route>" as "application/json":
+      """
+      {<body>, "max_tokens": 9}
+      """
+    Then the status is 200
+    And the response's "usage.<usage>" is 27
+    When I post to "<route>/<count>" as "application/json":
+      """
+      {<body>}
+      """
+    Then the status is 200
+    And the response's "input_tokens" is 27
+
+    Examples:
+      | route                | count        | usage         | option          | body                                                                                                        |
+      | /v1/chat/completions | input_tokens | prompt_tokens | limit           | "messages": [{"role": "user", "content": "Hi"}], "thinking_budget_tokens": 8                                |
+      | /v1/chat/completions | input_tokens | prompt_tokens | response_format | "messages": [{"role": "user", "content": "Hi"}], "response_format": {"type": "json_object"}                 |
+      | /v1/messages         | count_tokens | input_tokens  | thinking        | "messages": [{"role": "user", "content": "Hi"}], "thinking": {"type": "enabled", "budget_tokens": 8}        |
+
+  Scenario Outline: /v1/responses/input_tokens counts the opening of the reasoning: <option>
+    When I create a response:
+      """
+      {"input": "Hi", <option>, "max_output_tokens": 1}
+      """
+    Then the response's "usage.input_tokens" is 27
+    When I count the input tokens of a response:
+      """
+      {"input": "Hi", <option>}
+      """
+    Then the response's "input_tokens" is 27
+
+    Examples:
+      | option                                     |
+      | "reasoning": {"effort": "low"}             |
+      | "text": {"format": {"type": "json_object"}} |
+
   Scenario Outline: an invalid reasoning option is rejected: <problem>
     When I post to "<path>" as "application/json":
       """

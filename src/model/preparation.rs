@@ -10,11 +10,11 @@ use super::slots::SlotRecord;
 use super::system_prompt::TokenizedSystemPrompt;
 use super::{
     BatchRequest, ContextOverflow, GenerateError, GenerateOptions, GenerateRequest, Generation,
-    GrammarSource, LoadedModel, PromptPiece,
+    LoadedModel, Prompt, PromptPiece,
 };
 use crate::cancel::CancelFlag;
 use crate::engine::{AdapterScales, PrefixCacheOptions, Reservation, SequenceRequest};
-use crate::grammar::{Constraint, Tokenization};
+use crate::grammar::{Constraint, ReasoningRule, Tokenization};
 use crate::sampling::{
     InfillVocabulary, Sampler, SamplerInputs, SequenceBreakers, Stage, TokenPieces,
 };
@@ -31,25 +31,28 @@ const MAX_OPTION_TEXT_BYTES: usize = 256 << 10;
 /// State that all prompts and choices of a request share.
 struct SharedState {
     options: Arc<GenerateOptions>,
-    system: Arc<TokenizedSystemPrompt>,
+    prefix_cache: PrefixCacheOptions,
     adapters: AdapterScales,
     /// The field `prompt` has the tokens of `penalty_prompt`, or is empty.
     sampler_inputs: SamplerInputs,
-    constraint: Option<Constraint>,
-    /// Control tokens that tool calls contain, so that they stay in the output text.
-    call_tokens: Vec<TokenId>,
+    /// The compiled grammar; each sequence has a deep clone.
+    constraint: Option<Arc<Constraint>>,
     /// Number of most probable tokens to return per prompt token; `None` computes no prompt log probabilities.
     prompt_logprobs: Option<usize>,
     budget: OutputBudget,
 }
 
-/// A tokenized prompt, with the reasoning that follows it.
+/// A tokenized prompt, which all its choices share.
 struct PreparedPrompt {
-    tokens: Vec<TokenId>,
+    tokens: Arc<[TokenId]>,
     /// Number of tokens before the request's prompt: those of the system prompt, or 1 for an added beginning-of-text
     /// token.
     prefix_tokens: usize,
+    /// Reasoning that may follow the prompt.
     reasoning: Option<PromptReasoning>,
+    reasoning_rule: Option<ReasoningRule>,
+    /// Control tokens of tool calls and reasoning that stay in the output text, where the parser finds them.
+    visible_tokens: Vec<TokenId>,
 }
 
 /// The bytes of text tokens. Control tokens have no bytes.
@@ -116,26 +119,13 @@ impl LoadedModel {
             Some(prompt) => Arc::new(self.tokenize_system_prompt(prompt, cancel)?),
             None => self.tokenized_system_prompt(),
         };
-        let prepared = prompts.into_iter().map(|prompt| {
-            let (prompt, reasoning) = self.render_prompt(prompt, &options, cancel)?;
-            let (tokens, prefix_tokens) = self.prompt_tokens(&prompt, &system, cancel)?;
-            let context_tokens = self.details.context_tokens;
-            if options.reject_oversized_prompt && tokens.len() >= context_tokens {
-                return Err(GenerateError::PromptTooLong {
-                    prompt_tokens: tokens.len(),
-                    context_tokens,
-                });
-            }
-            Ok(PreparedPrompt {
-                tokens,
-                prefix_tokens,
-                reasoning,
-            })
-        });
-        let prepared: Vec<PreparedPrompt> = prepared.collect::<Result<_, GenerateError>>()?;
-        let shared = self.shared_state(options, system, cancel)?;
+        let prompts = prompts
+            .into_iter()
+            .map(|prompt| self.prepare_prompt(prompt, &options, &system, cancel))
+            .collect::<Result<Vec<PreparedPrompt>, GenerateError>>()?;
+        let shared = self.shared_state(options, &system, cancel)?;
         let mut generations = Vec::with_capacity(count);
-        for prompt in &prepared {
+        for prompt in &prompts {
             for choice in 0..choices {
                 cancel.check()?;
                 generations.push(self.submit_choice(&shared, prompt, choice, &mut reservation)?);
@@ -144,10 +134,54 @@ impl LoadedModel {
         Ok(generations)
     }
 
+    /// Renders and tokenizes a prompt.
+    fn prepare_prompt(
+        &self,
+        prompt: Prompt,
+        options: &GenerateOptions,
+        system: &TokenizedSystemPrompt,
+        cancel: &CancelFlag,
+    ) -> Result<PreparedPrompt, GenerateError> {
+        let (pieces, reasoning) = match prompt {
+            Prompt::Pieces(pieces) => (pieces, None),
+            Prompt::Chat(conversation) => {
+                let is_constrained = options.is_constrained();
+                let (text, reasoning) =
+                    self.render_prompt(&conversation, is_constrained, cancel)?;
+                (vec![PromptPiece::Text(text)], reasoning)
+            }
+        };
+        let (tokens, prefix_tokens) = self.prompt_tokens(&pieces, system, cancel)?;
+        let context_tokens = self.details.context_tokens;
+        if options.reject_oversized_prompt && tokens.len() >= context_tokens {
+            return Err(GenerateError::PromptTooLong {
+                prompt_tokens: tokens.len(),
+                context_tokens,
+            });
+        }
+        let mut visible_tokens = Vec::new();
+        if options.tools.is_some() {
+            visible_tokens = self.control_tokens(&self.template.tool_call_format().marker_text());
+        }
+        let mut reasoning_rule = None;
+        if let Some(reasoning) = &reasoning {
+            visible_tokens.extend(self.control_tokens(&reasoning.markers.marker_text()));
+            reasoning_rule = self.reasoning_rule(reasoning, options.is_constrained());
+        }
+        Ok(PreparedPrompt {
+            tokens: tokens.into(),
+            prefix_tokens,
+            reasoning,
+            reasoning_rule,
+            visible_tokens,
+        })
+    }
+
+    /// Resolves the options and compiles the grammar.
     fn shared_state(
         &self,
         mut options: GenerateOptions,
-        system: Arc<TokenizedSystemPrompt>,
+        system: &TokenizedSystemPrompt,
         cancel: &CancelFlag,
     ) -> Result<SharedState, GenerateError> {
         let texts = options.stop.iter().chain(&options.sampling.dry.breakers);
@@ -163,25 +197,29 @@ impl LoadedModel {
         let adapters = self.adapters.resolve_scales(options.adapters.as_deref())?;
         options.adapters = Some(adapters.iter().collect());
         let sampler_inputs = self.sampler_inputs(&mut options, cancel)?;
-        let mut call_tokens = Vec::new();
         if let Some(tools) = &options.tools {
             options.grammar = Some(self.call_grammar(tools, options.grammar.take()));
-            call_tokens = self.control_tokens(&self.template.tool_call_format().marker_text());
         }
-        let constraint = options.grammar.as_ref();
-        let constraint =
-            constraint.map(|grammar| self.constraint(grammar, &sampler_inputs, cancel));
         Ok(SharedState {
-            constraint: constraint.transpose()?,
+            constraint: self.constraint(&options, &sampler_inputs, cancel)?,
+            prefix_cache: PrefixCacheOptions {
+                max_reused_tokens: match options.read_cache {
+                    true => usize::MAX,
+                    false => system.tokens.len(),
+                },
+                namespace: self.cache_namespace_of(
+                    options.owner.cache_namespace,
+                    options.cache_salt.as_deref(),
+                    &adapters,
+                ),
+            },
             prompt_logprobs: match options.echo {
                 true => options.sampling.logprobs.map(|logprobs| logprobs.top),
                 false => None,
             },
             options: Arc::new(options),
-            system,
             adapters,
             sampler_inputs,
-            call_tokens,
             budget: OutputBudget::new(MAX_OUTPUT_BYTES),
         })
     }
@@ -199,50 +237,56 @@ impl LoadedModel {
             Some(seed) => seed.wrapping_add(choice),
             None => rand::random(),
         };
-        let reasoning = prompt.reasoning.as_ref();
-        let mut visible_tokens = shared.call_tokens.clone();
-        if let Some(reasoning) = reasoning {
-            visible_tokens.extend(self.control_tokens(&reasoning.markers.marker_text()));
-        }
-        let stream = || {
-            TextStream::new(Arc::clone(&self.tokenizer), options.stop.clone())
-                .with_visible_tokens(&visible_tokens)
-                .with_min_indent(options.lines.min_indent)
-        };
-        let constraint = shared.constraint.as_ref().map(Constraint::deep_clone);
-        let constraint = self.constrain_after_reasoning(reasoning, constraint)?;
-        let relaxations = constraint.as_ref().map(Constraint::relaxations);
-        let relaxations = relaxations.unwrap_or_default().to_vec();
-        let mut sampler_inputs = shared.sampler_inputs.clone();
-        if options.penalty_prompt.is_none() {
-            sampler_inputs.prompt = prompt.tokens.clone();
-        }
-        let request = SequenceRequest {
-            sampler: Sampler::new(options.sampling.clone(), seed, sampler_inputs),
-            prompt: prompt.tokens.clone(),
-            max_tokens: options
-                .max_tokens
-                .unwrap_or(self.details.trained_context_tokens),
+        let request = self.sequence_request(shared, prompt, seed)?;
+        let (sequence, events) = self
+            .engine
+            .submit_reserved(request, reservation)
+            .map_err(|error| self.generate_error(&error))?;
+        let tokens = Arc::clone(&prompt.tokens);
+        let record = SlotRecord::new(sequence, Arc::clone(options), seed, tokens);
+        let parser = self.output_parser(options.tools.as_ref(), prompt.reasoning.as_ref());
+        let constraint = shared.constraint.as_ref();
+        let relaxations = constraint.map(|constraint| constraint.relaxations().to_vec());
+        let generation = Generation::new(
+            events,
+            Arc::clone(&self.tokenizer),
+            self.text_stream(options, prompt),
+            record,
+            options.echo.then_some(prompt.prefix_tokens),
+            seed,
+            Arc::clone(&self.slots),
+        );
+        Ok(generation
+            .with_parser(parser)
+            .with_relaxations(relaxations.unwrap_or_default())
+            .with_output_budget(shared.budget.clone()))
+    }
+
+    /// Returns the engine's request for one choice of a prompt.
+    fn sequence_request(
+        &self,
+        shared: &SharedState,
+        prompt: &PreparedPrompt,
+        seed: u32,
+    ) -> Result<SequenceRequest, GenerateError> {
+        let options = &shared.options;
+        let constraint = shared.constraint.as_deref().map(Constraint::deep_clone);
+        let max_tokens = options.max_tokens;
+        Ok(SequenceRequest {
+            prompt: prompt.tokens.to_vec(),
+            max_tokens: max_tokens.unwrap_or(self.details.trained_context_tokens),
             end_tokens: Arc::clone(&self.eog_tokens),
-            constraint,
+            sampler: sampler(shared, prompt, seed),
+            constraint: self
+                .constrain_after_reasoning(prompt.reasoning_rule.as_ref(), constraint)?,
             // Requests with prompt log probabilities get exactly the requested number of tokens.
             stop: Box::new(TextStopRule::new(
-                stream(),
+                self.text_stream(options, prompt),
                 shared.prompt_logprobs.is_none(),
                 options.lines.time_limit,
             )),
             slot: options.slot,
-            prefix_cache: PrefixCacheOptions {
-                max_reused_tokens: match options.read_cache {
-                    true => usize::MAX,
-                    false => shared.system.tokens.len(),
-                },
-                namespace: self.cache_namespace_of(
-                    options.owner.cache_namespace,
-                    options.cache_salt.as_deref(),
-                    &shared.adapters,
-                ),
-            },
+            prefix_cache: shared.prefix_cache,
             adapters: shared.adapters.clone(),
             context_overflow: match options.context_overflow {
                 ContextOverflow::Shift { keep: Some(keep) } => ContextOverflow::Shift {
@@ -255,24 +299,13 @@ impl LoadedModel {
             pooling: None,
             prompt_logprobs: shared.prompt_logprobs,
             report_prefill: options.progress.prompt || options.progress.text,
-        };
-        let (sequence, events) = self
-            .engine
-            .submit_reserved(request, reservation)
-            .map_err(|error| self.generate_error(&error))?;
-        let record = SlotRecord::new(sequence, Arc::clone(options), seed, prompt.tokens.clone());
-        let parser = self.output_parser(options.tools.as_ref(), reasoning);
-        let generation = Generation::new(
-            events,
-            Arc::clone(&self.tokenizer),
-            stream(),
-            record,
-            options.echo.then_some(prompt.prefix_tokens),
-            seed,
-            Arc::clone(&self.slots),
-        );
-        let generation = generation.with_parser(parser).with_relaxations(relaxations);
-        Ok(generation.with_output_budget(shared.budget.clone()))
+        })
+    }
+
+    fn text_stream(&self, options: &GenerateOptions, prompt: &PreparedPrompt) -> TextStream {
+        TextStream::new(Arc::clone(&self.tokenizer), options.stop.clone())
+            .with_visible_tokens(&prompt.visible_tokens)
+            .with_min_indent(options.lines.min_indent)
     }
 
     /// Returns the sampler's token lists, except for the prompt. Replaces texts in the options by their tokens.
@@ -335,14 +368,17 @@ impl LoadedModel {
         })
     }
 
-    /// Compiles the grammar. If logit biases forbid tokens other than EOG tokens, any tokenization of the text is
-    /// allowed, not only the tokenizer's.
+    /// Returns the compiled grammar of a request. If logit biases forbid tokens other than EOG tokens, any tokenization
+    /// of the text is allowed, not only the tokenizer's.
     fn constraint(
         &self,
-        grammar: &GrammarSource,
+        options: &GenerateOptions,
         inputs: &SamplerInputs,
         cancel: &CancelFlag,
-    ) -> Result<Constraint, GenerateError> {
+    ) -> Result<Option<Arc<Constraint>>, GenerateError> {
+        let Some(grammar) = &options.grammar else {
+            return Ok(None);
+        };
         let is_forbidden = |(token, amount): &(TokenId, f32)| {
             *amount == f32::NEG_INFINITY && !self.eog_tokens.contains(token)
         };
@@ -355,10 +391,11 @@ impl LoadedModel {
             .grammar_compiler()
             .and_then(|compiler| compiler.compile_cancellable(grammar, tokenization, cancel));
         cancel.check()?;
-        compiled.map_err(|error| GenerateError::Grammar {
+        let compiled = compiled.map_err(|error| GenerateError::Grammar {
             kind: grammar.kind(),
             error,
-        })
+        })?;
+        Ok(Some(Arc::new(compiled)))
     }
 
     fn sequence_breakers(&self, texts: &[String]) -> SequenceBreakers {
@@ -378,4 +415,13 @@ impl LoadedModel {
             sequences: sequences.filter(|tokens| tokens.len() > 1).collect(),
         }
     }
+}
+
+/// Returns the sampler of one choice. Penalties count the tokens of the prompt, or of `penalty_prompt` instead.
+fn sampler(shared: &SharedState, prompt: &PreparedPrompt, seed: u32) -> Sampler {
+    let mut inputs = shared.sampler_inputs.clone();
+    if shared.options.penalty_prompt.is_none() {
+        inputs.prompt = prompt.tokens.to_vec();
+    }
+    Sampler::new(shared.options.sampling.clone(), seed, inputs)
 }

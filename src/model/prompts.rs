@@ -1,6 +1,6 @@
 //! Converts prompts to token ids: the system prompt, then the request's prompt.
 
-use super::request::{GenerateError, Prompt, PromptPiece};
+use super::request::{GenerateError, PromptPiece};
 use super::system_prompt::TokenizedSystemPrompt;
 use super::{LoadedModel, SystemPrompt};
 use crate::cancel::CancelFlag;
@@ -12,23 +12,12 @@ impl LoadedModel {
     /// system prompt, or 1 for an added beginning-of-text token.
     pub(super) fn prompt_tokens(
         &self,
-        prompt: &Prompt,
+        prompt: &[PromptPiece],
         system: &TokenizedSystemPrompt,
         cancel: &CancelFlag,
     ) -> Result<(Vec<TokenId>, usize), GenerateError> {
-        let (prompt_tokens, begins_with_text) = match prompt {
-            Prompt::Pieces(pieces) => (
-                self.encode_prompt_pieces(pieces, cancel)?,
-                matches!(pieces.first(), Some(PromptPiece::Text(_)) | None),
-            ),
-            Prompt::Chat(conversation) => {
-                let text = self.render(conversation, cancel)?;
-                let tokens =
-                    self.tokenizer
-                        .encode_cancellable(&text, SpecialTokens::Parse, cancel)?;
-                (tokens, true)
-            }
-        };
+        let prompt_tokens = self.encode_prompt_pieces(prompt, cancel)?;
+        let begins_with_text = !matches!(prompt.first(), Some(PromptPiece::Token(_)));
         let prefix = match self.tokenizer.bos() {
             _ if !system.tokens.is_empty() => system.tokens.clone(),
             // Many chat templates already begin with the BOS token. An empty prompt needs at least one token.
@@ -62,14 +51,17 @@ impl LoadedModel {
         Ok(bos.into_iter().chain(tokens).chain(eos).collect())
     }
 
-    /// Returns the number of prompt tokens of a conversation, including the system prompt.
+    /// Returns the number of prompt tokens of a conversation, including the system prompt. `is_constrained` is that of
+    /// the request's [`super::GenerateOptions`].
     pub fn count_tokens(
         &self,
         conversation: &Conversation,
+        is_constrained: bool,
         cancel: &CancelFlag,
     ) -> Result<usize, GenerateError> {
-        let prompt = Prompt::Chat(conversation.clone());
-        let (tokens, _) = self.prompt_tokens(&prompt, &self.tokenized_system_prompt(), cancel)?;
+        let (text, _) = self.render_prompt(conversation, is_constrained, cancel)?;
+        let system = self.tokenized_system_prompt();
+        let (tokens, _) = self.prompt_tokens(&[PromptPiece::Text(text)], &system, cancel)?;
         Ok(tokens.len())
     }
 

@@ -4,7 +4,7 @@
 use std::time::SystemTime;
 
 use super::LoadedModel;
-use super::request::{GenerateError, GenerateOptions, GrammarKind, Prompt, PromptPiece};
+use super::request::{GenerateError, GrammarKind};
 use crate::cancel::CancelFlag;
 use crate::grammar::{Constraint, ReasoningRule};
 use crate::text::{Conversation, PromptEnding, ReasoningMarkers, SpecialTokens};
@@ -94,61 +94,66 @@ impl LoadedModel {
         Ok(text + &continued.content)
     }
 
-    /// Renders a conversation as text; other prompts stay unchanged. Also returns the reasoning that may follow. The
-    /// prompt opens reasoning if reasoning has a token limit, or if the output is constrained and the template has a
-    /// reasoning switch.
+    /// Renders the conversation of a request as text. Also returns the reasoning that may follow. The prompt opens
+    /// reasoning if reasoning has a token limit, or if the output is constrained and the template has a reasoning
+    /// switch.
     pub(super) fn render_prompt(
         &self,
-        prompt: Prompt,
-        options: &GenerateOptions,
+        conversation: &Conversation,
+        is_constrained: bool,
         cancel: &CancelFlag,
-    ) -> Result<(Prompt, Option<PromptReasoning>), GenerateError> {
-        let conversation = match prompt {
-            Prompt::Chat(conversation) => conversation,
-            prompt @ Prompt::Pieces(_) => return Ok((prompt, None)),
-        };
-        let is_constrained = options.grammar.is_some() || options.tools.is_some();
+    ) -> Result<(String, Option<PromptReasoning>), GenerateError> {
         let max_tokens = conversation.max_reasoning_tokens.filter(|max| *max > 0);
         let open_reasoning =
             max_tokens.is_some() || (is_constrained && self.template.has_reasoning_switch());
-        let text = self.render_conversation(&conversation, open_reasoning, cancel)?;
+        let text = self.render_conversation(conversation, open_reasoning, cancel)?;
         let markers = self.template.reasoning_markers();
         let reasoning = markers.map(|markers| PromptReasoning {
             markers,
             is_open: markers.is_open(&text),
             max_tokens,
         });
-        Ok((Prompt::Pieces(vec![PromptPiece::Text(text)]), reasoning))
+        Ok((text, reasoning))
     }
 
-    /// Returns the constraint of the generated text. If the prompt ends inside reasoning, `answer` applies after the
-    /// reasoning, whose number of tokens may be limited.
-    pub(super) fn constrain_after_reasoning(
+    /// Returns the rule for the end of reasoning that the prompt opens; `None` if the reasoning has no token limit and
+    /// no constraint applies after it.
+    pub(super) fn reasoning_rule(
         &self,
-        reasoning: Option<&PromptReasoning>,
-        answer: Option<Constraint>,
-    ) -> Result<Option<Constraint>, GenerateError> {
-        let reasoning = reasoning.filter(|reasoning| reasoning.is_open);
-        let needs_rule =
-            |reasoning: &&PromptReasoning| answer.is_some() || reasoning.max_tokens.is_some();
-        let Some(reasoning) = reasoning.filter(needs_rule) else {
-            return Ok(answer);
-        };
+        reasoning: &PromptReasoning,
+        is_constrained: bool,
+    ) -> Option<ReasoningRule> {
+        let needs_rule = is_constrained || reasoning.max_tokens.is_some();
+        if !reasoning.is_open || !needs_rule {
+            return None;
+        }
         let tokens = |text: &str| {
             self.tokenizer
                 .encode_continuation(text, SpecialTokens::Parse)
         };
-        let rule = ReasoningRule {
+        Some(ReasoningRule {
             end_marker: reasoning.markers.end.to_owned(),
             max_tokens: reasoning.max_tokens,
             closing_tokens: tokens(&reasoning.markers.closing_text()),
             separator_tokens: tokens(ReasoningMarkers::SEPARATOR),
+        })
+    }
+
+    /// Returns the constraint of generated text that begins with reasoning if there is a `rule`. `answer` applies after
+    /// the reasoning.
+    pub(super) fn constrain_after_reasoning(
+        &self,
+        rule: Option<&ReasoningRule>,
+        answer: Option<Constraint>,
+    ) -> Result<Option<Constraint>, GenerateError> {
+        let Some(rule) = rule else {
+            return Ok(answer);
         };
         let compiler = self.grammar_compiler();
         let compiler = compiler.map_err(|error| GenerateError::Grammar {
             kind: GrammarKind::Lark,
             error,
         })?;
-        Ok(Some(compiler.after_reasoning(rule, answer)))
+        Ok(Some(compiler.after_reasoning(rule.clone(), answer)))
     }
 }

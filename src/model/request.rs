@@ -168,6 +168,11 @@ impl GenerateRequest {
 }
 
 impl GenerateOptions {
+    /// Whether the generated text must match a grammar or may contain tool calls.
+    pub fn is_constrained(&self) -> bool {
+        self.grammar.is_some() || self.tools.is_some()
+    }
+
     /// Applies the operator's limits and sets the owner.
     pub fn with_limits(mut self, limits: &GenerateLimits) -> Self {
         self.max_tokens = smaller_limit(self.max_tokens, limits.max_tokens);

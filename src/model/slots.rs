@@ -78,13 +78,13 @@ impl SlotRecord {
         id: SequenceId,
         options: Arc<GenerateOptions>,
         seed: u32,
-        prompt: Vec<TokenId>,
+        prompt: Arc<[TokenId]>,
     ) -> Self {
         Self {
             id,
             seed,
             options,
-            prompt: prompt.into(),
+            prompt,
             generated_tokens: 0,
             has_new_line: false,
             finish_reason: None,

@@ -69,7 +69,7 @@ pub(super) async fn count_tokens(
 ) -> Result<types::TokenCount, Error> {
     let tokens = prepare(preparations, ignored, move |ignored, cancel| {
         let input = conversation(body, ignored)?;
-        Ok(model.count_tokens(&input.conversation, cancel)?)
+        Ok(model.count_tokens(&input.conversation, input.tool_use.is_some(), cancel)?)
     })
     .await?;
     Ok(types::TokenCount {

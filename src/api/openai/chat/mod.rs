@@ -31,7 +31,9 @@ pub(in crate::api) async fn count_tokens(
     let tokens = prepare(preparations, ignored, move |ignored, cancel| {
         let (request, _) = generate_request(body, ignored)?;
         Ok(match &request.prompt {
-            Prompt::Chat(conversation) => model.count_tokens(conversation, cancel)?,
+            Prompt::Chat(conversation) => {
+                model.count_tokens(conversation, request.options.is_constrained(), cancel)?
+            }
             Prompt::Pieces(_) => 0,
         })
     })

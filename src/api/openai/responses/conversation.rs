@@ -8,7 +8,7 @@ use super::request::prompt_name;
 use crate::api::error::Error;
 use crate::api::types;
 use crate::cancel::CancelFlag;
-use crate::model::{GenerateError, LoadedModel};
+use crate::model::{GenerateError, GenerateOptions, LoadedModel};
 use crate::text::{ChatMessage, Conversation, ToolCall};
 
 /// Converts the instructions and the items to messages. Reasoning becomes part of the assistant's next message or tool
@@ -109,19 +109,20 @@ fn text(part: &types::ResponsePart) -> &str {
     }
 }
 
-/// Drops the oldest messages of a conversation until the prompt leaves room for `max_tokens` in the context, at most
-/// half of the context. Drops as few messages as possible, up to a user message. System messages and the last user
+/// Drops the oldest messages of a conversation until the prompt leaves room for the tokens to generate in the context,
+/// at most half of the context. Drops as few messages as possible, up to a user message. System messages and the last user
 /// message are never dropped.
 pub(super) fn truncate(
     model: &LoadedModel,
     conversation: Conversation,
-    max_tokens: Option<usize>,
+    options: &GenerateOptions,
     cancel: &CancelFlag,
 ) -> Result<Conversation, GenerateError> {
     let context = model.details().context_tokens;
+    let max_tokens = options.max_tokens;
     let room = max_tokens.map_or(context / 4, |tokens| tokens.min(context / 2));
     let fits = |conversation: &Conversation| {
-        let tokens = model.count_tokens(conversation, cancel)?;
+        let tokens = model.count_tokens(conversation, options.is_constrained(), cancel)?;
         Ok::<_, GenerateError>(tokens + room < context)
     };
     if fits(&conversation)? {

@@ -97,10 +97,8 @@ pub(in crate::api) async fn handle(
         let (options, fields) = request::options(&mut body, format, callable, schemas)?;
         let conversation = reasoning.apply(conversation);
         let conversation = match truncation {
-            types::ResponseTruncation::Auto => {
-                truncate(&model, conversation, options.max_tokens, cancel)
-                    .map_err(|error| openai_error(error, &fields))?
-            }
+            types::ResponseTruncation::Auto => truncate(&model, conversation, &options, cancel)
+                .map_err(|error| openai_error(error, &fields))?,
             types::ResponseTruncation::Disabled => conversation,
         };
         let request = GenerateRequest {
@@ -151,9 +149,10 @@ pub(in crate::api) async fn count_tokens(
             owner,
         };
         let resolved = ResolvedInput::read(input, &history, ignored)?;
+        let is_constrained = resolved.callable.is_some() || resolved.format.is_some();
         let conversation = reasoning.apply(resolved.conversation);
         let fields = ErrorFields::with_prompt("input");
-        let tokens = model.count_tokens(&conversation, cancel);
+        let tokens = model.count_tokens(&conversation, is_constrained, cancel);
         tokens.map_err(|error| openai_error(error, &fields))
     })
     .await?;
