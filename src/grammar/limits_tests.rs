@@ -66,7 +66,7 @@ fn a_cancelled_compilation_fails() {
             strict: false,
         },
     ] {
-        let compiled = compiler().compile_cancellable(&source, Tokenization::Any, &cancel);
+        let compiled = compiler().compile_cached(&source, Tokenization::Any, 0, &cancel);
         assert_eq!(compiled.err(), Some(GrammarError::Cancelled), "{source:?}");
     }
 }

@@ -4,8 +4,9 @@
 //! The llguidance library does the parsing. Submodules translate the formats that llguidance does not support or does
 //! not fully enforce: [`gbnf`], [`lexemes`] and [`lark`] translate GBNF, [`schema`] translates JSON Schemas,
 //! [`tool_calls`] translates tool-call formats. [`digits`] limits the length of numbers; [`reasoning`] postpones the
-//! constraint until the reasoning ends.
+//! constraint until the reasoning ends. [`cache`] keeps compiled grammars.
 
+mod cache;
 mod constraint;
 mod digits;
 mod disjoint;
@@ -28,6 +29,7 @@ use std::sync::{Arc, OnceLock};
 use llguidance::api::{ParserLimits, TopLevelGrammar};
 use llguidance::toktrie::{InferenceCapabilities, TokEnv};
 use llguidance::{Matcher, ParserFactory};
+use serde::Serialize;
 use serde_json::Value;
 
 use crate::cancel::CancelFlag;
@@ -38,8 +40,9 @@ pub use reasoning::ReasoningRule;
 pub use tool_calls::{ContentGrammar, FunctionGrammar, ToolCallGrammar};
 pub use vocabulary::{GrammarToken, GrammarVocabulary, Tokenization};
 
+use cache::{CacheKey, GrammarCache};
 use digits::{DigitLimit, DigitTokens, JsonStart};
-use fuel::Fuel;
+use fuel::{Fuel, MAX_COMPILE_STEPS};
 use reasoning::ReasoningState;
 use tool_calls::ToolCallSchemas;
 use vocabulary::Environment;
@@ -56,12 +59,15 @@ const MIN_LIBRARY_STEPS: u64 = 5_000;
 /// One step of [`Fuel`] is charged for this many bytes of a schema or of tool-call rules given to llguidance.
 const SCHEMA_BYTES_PER_STEP: u64 = 5;
 
+/// Estimated bytes of a cached grammar per step of [`Fuel`] that its compilation took.
+const BYTES_PER_STEP: usize = 100;
+
 /// Stack size of a compilation thread. Compilation recurses for each nested property and reference. Unused pages take
 /// no memory.
 const STACK_BYTES: usize = 512 * 1024 * 1024;
 
 /// A constraint on the generated text, as the request defines it.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize)]
 pub enum GrammarSource {
     /// A grammar in llama.cpp's GBNF notation.
     Gbnf(String),
@@ -182,6 +188,7 @@ pub struct GrammarCompiler {
     any_tokenization: ParserFactory,
     /// Built when the first JSON Schema is compiled, because building them iterates over the whole vocabulary.
     digit_tokens: OnceLock<Arc<DigitTokens>>,
+    cache: GrammarCache,
 }
 
 impl GrammarCompiler {
@@ -196,6 +203,7 @@ impl GrammarCompiler {
             canonical: factory(canonical)?,
             any_tokenization: factory(any_tokenization)?,
             digit_tokens: OnceLock::new(),
+            cache: GrammarCache::default(),
         })
     }
 
@@ -208,25 +216,46 @@ impl GrammarCompiler {
         source: &GrammarSource,
         tokenization: Tokenization,
     ) -> Result<Constraint, GrammarError> {
-        self.compile_cancellable(source, tokenization, &CancelFlag::default())
+        let (constraint, _) =
+            self.compile_uncached(source, tokenization, &CancelFlag::default())?;
+        Ok(constraint)
     }
 
-    /// Compiles a grammar as [`Self::compile`] does, and stops soon after `cancel` is set.
+    /// Returns the constraint from the cache, or compiles it as [`Self::compile`] does and stops soon after `cancel` is
+    /// set. Each sequence needs its own [`Constraint::deep_clone`]. Requests with different `scope` share no entries,
+    /// so a client cannot measure whether a client of another scope sent the grammar before.
     ///
     /// # Errors
     /// As for [`Self::compile`]; also [`GrammarError::Cancelled`] if `cancel` is set.
-    pub fn compile_cancellable(
+    pub fn compile_cached(
+        &self,
+        source: &GrammarSource,
+        tokenization: Tokenization,
+        scope: u128,
+        cancel: &CancelFlag,
+    ) -> Result<Arc<Constraint>, GrammarError> {
+        let key = CacheKey::new(source, tokenization, scope)?;
+        self.cache.get_or_compile(key, cancel, || {
+            let (constraint, steps) = self.compile_uncached(source, tokenization, cancel)?;
+            Ok((constraint, steps as usize * BYTES_PER_STEP))
+        })
+    }
+
+    /// Compiles a grammar on a separate thread. Also returns the number of steps of [`Fuel`].
+    fn compile_uncached(
         &self,
         source: &GrammarSource,
         tokenization: Tokenization,
         cancel: &CancelFlag,
-    ) -> Result<Constraint, GrammarError> {
+    ) -> Result<(Constraint, u64), GrammarError> {
         std::thread::scope(|scope| {
             std::thread::Builder::new()
                 .name("grammar".to_owned())
                 .stack_size(STACK_BYTES)
                 .spawn_scoped(scope, || {
-                    self.compile_on_this_thread(source, tokenization, &Fuel::new(cancel))
+                    let fuel = Fuel::new(cancel);
+                    let constraint = self.compile_on_this_thread(source, tokenization, &fuel)?;
+                    Ok((constraint, MAX_COMPILE_STEPS - fuel.left()))
                 })
                 .map_err(|error| GrammarError::TooLarge(error.to_string()))?
                 .join()

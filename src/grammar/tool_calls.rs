@@ -1,6 +1,7 @@
 //! Writes a Lark grammar for responses with tool calls: the model's tool-call format, which the caller supplies, around
 //! arguments that follow JSON Schemas.
 
+use serde::Serialize;
 use serde_json::{Map, Value, json};
 
 use super::digits::JsonStart;
@@ -10,7 +11,7 @@ use crate::token::TokenId;
 
 /// The grammar of a response that may or must call functions. In the strings below, the name of a control token stands
 /// for the token.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct ToolCallGrammar {
     /// The allowed content of a response without tool calls.
     pub content: ContentGrammar,
@@ -30,7 +31,7 @@ pub struct ToolCallGrammar {
 }
 
 /// The allowed content of a response without tool calls.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize)]
 pub enum ContentGrammar {
     /// None: the response must contain a tool call.
     CallRequired,
@@ -46,7 +47,7 @@ pub enum ContentGrammar {
 }
 
 /// A tool call to one function: `before_arguments`, the arguments as JSON, `after_arguments`.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct FunctionGrammar {
     /// The function's name, for error messages and relaxations.
     pub name: String,

@@ -13,7 +13,9 @@ use super::{
     LoadedModel, Prompt, PromptPiece,
 };
 use crate::cancel::CancelFlag;
-use crate::engine::{AdapterScales, PrefixCacheOptions, Reservation, SequenceRequest};
+use crate::engine::{
+    AdapterScales, CacheNamespace, PrefixCacheOptions, Reservation, SequenceRequest,
+};
 use crate::grammar::{Constraint, ReasoningRule, Tokenization};
 use crate::sampling::{
     InfillVocabulary, Sampler, SamplerInputs, SequenceBreakers, Stage, TokenPieces,
@@ -207,11 +209,7 @@ impl LoadedModel {
                     true => usize::MAX,
                     false => system.tokens.len(),
                 },
-                namespace: self.cache_namespace_of(
-                    options.owner.cache_namespace,
-                    options.cache_salt.as_deref(),
-                    &adapters,
-                ),
+                namespace: self.request_namespace(&options, &adapters),
             },
             prompt_logprobs: match options.echo {
                 true => options.sampling.logprobs.map(|logprobs| logprobs.top),
@@ -222,6 +220,15 @@ impl LoadedModel {
             sampler_inputs,
             budget: OutputBudget::new(MAX_OUTPUT_BYTES),
         })
+    }
+
+    fn request_namespace(
+        &self,
+        options: &GenerateOptions,
+        adapters: &AdapterScales,
+    ) -> CacheNamespace {
+        let salt = options.cache_salt.as_deref();
+        self.cache_namespace_of(options.owner.cache_namespace, salt, adapters)
     }
 
     /// Submits one choice of a prompt to the engine. The seed is the requested seed plus `choice`, or random.
@@ -386,16 +393,17 @@ impl LoadedModel {
             true => Tokenization::Any,
             false => Tokenization::Canonical,
         };
+        // A compiled grammar does not depend on the adapters.
+        let CacheNamespace(scope) = self.request_namespace(options, &AdapterScales::default());
         cancel.check()?;
         let compiled = self
             .grammar_compiler()
-            .and_then(|compiler| compiler.compile_cancellable(grammar, tokenization, cancel));
+            .and_then(|compiler| compiler.compile_cached(grammar, tokenization, scope, cancel));
         cancel.check()?;
-        let compiled = compiled.map_err(|error| GenerateError::Grammar {
+        compiled.map(Some).map_err(|error| GenerateError::Grammar {
             kind: grammar.kind(),
             error,
-        })?;
-        Ok(Some(Arc::new(compiled)))
+        })
     }
 
     fn sequence_breakers(&self, texts: &[String]) -> SequenceBreakers {
