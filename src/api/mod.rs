@@ -2,6 +2,7 @@
 //! operation to its handler; handlers are in the folders of the API surfaces: `native`, `openai` and `anthropic`.
 //! Connections and authorization are in `server`.
 
+mod admitted;
 mod anthropic;
 mod assistant;
 mod caller;
@@ -185,7 +186,8 @@ pub mod types {
 }
 
 mod generated {
-    use super::caller::{Admitted, Caller};
+    use super::admitted::Admitted;
+    use super::caller::Caller;
     use super::error::Error;
     use super::payload::{Body, IgnoredFields, Reply, TextResponse, WithStatus};
     use super::stream::JsonOrStream;

@@ -4,7 +4,7 @@ use std::collections::HashSet;
 use std::sync::Arc;
 
 use super::item::Item;
-use super::request::prompt_name;
+use super::namespaces::prompt_name;
 use crate::api::error::Error;
 use crate::api::types;
 use crate::cancel::CancelFlag;

@@ -4,6 +4,7 @@ mod conversation;
 mod event_log;
 mod input_items;
 mod item;
+mod namespaces;
 mod request;
 mod response;
 mod store;

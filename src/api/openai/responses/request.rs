@@ -9,6 +9,7 @@ use super::super::tools::{ToolChoice, allowed_tools, missing, select_tools, unsu
 use super::ResponseHistory;
 use super::conversation::messages;
 use super::item::{InputItem, Item, read_item, user_message};
+use super::namespaces::{NAMESPACE, Namespaces, prompt_name};
 use crate::api::error::Error;
 use crate::api::options::count;
 use crate::api::payload::IgnoredFields;
@@ -17,12 +18,6 @@ use crate::api::types;
 use crate::model::{GenerateOptions, ToolOptions};
 use crate::sampling::{Distribution, LogprobsOptions};
 use crate::text::Conversation;
-
-/// The type of tools that group functions under a common name.
-pub(super) const NAMESPACE: &str = "namespace";
-
-/// Maps the name of a function in the prompt to the function's namespace and its name in the namespace.
-pub(super) type Namespaces = HashMap<String, (String, String)>;
 
 /// The input of a request after all references to stored items and responses are resolved.
 pub(super) struct ResolvedInput {
@@ -208,18 +203,6 @@ fn joined(first: Option<String>, second: Option<String>) -> Option<String> {
     match (first, second) {
         (Some(first), Some(second)) => Some(format!("{first}\n\n{second}")),
         (first, second) => first.or(second),
-    }
-}
-
-/// Returns the name of a function in the prompt: `namespace__name` in a namespace.
-pub(super) fn prompt_name(namespace: Option<&str>, name: &str) -> String {
-    match namespace {
-        Some(namespace) => format!(
-            "{}__{}",
-            namespace.trim_end_matches('_'),
-            name.trim_start_matches('_')
-        ),
-        None => name.to_owned(),
     }
 }
 

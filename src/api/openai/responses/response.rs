@@ -4,7 +4,7 @@ use std::time::SystemTime;
 
 use super::super::unix_seconds;
 use super::item::new_id;
-use super::request::NAMESPACE;
+use super::namespaces::NAMESPACE;
 use crate::api::error::{Error, Surface};
 use crate::api::tools::{FUNCTION, parameters};
 use crate::api::types;

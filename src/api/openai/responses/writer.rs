@@ -9,7 +9,7 @@ use super::super::response_parts::token_logprobs;
 use super::super::unix_seconds;
 use super::event_log::{EventLog, ItemEventType, ItemLocation, PartEventType, StateEventType};
 use super::item::{new_id, output_text, reasoning_text};
-use super::request::Namespaces;
+use super::namespaces::Namespaces;
 use super::response::{failure, usage};
 use crate::api::assistant::{AssistantEvent, call_id};
 use crate::api::error::Error;
