@@ -16,19 +16,9 @@
 
 use std::collections::BTreeMap;
 
+use super::block_id::BlockId;
 use super::prefix::{Parent, PrefixTree};
 use crate::token::TokenId;
-
-/// Index of a block in the KV cache's memory, less than [`BlockPool::blocks`].
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct BlockId(u32);
-
-impl BlockId {
-    /// The index as a `usize`, for indexing memory and tables.
-    pub fn index(self) -> usize {
-        self.0 as usize
-    }
-}
 
 /// Tracks the state of every block, and keeps the prefix tree of the cached blocks.
 #[derive(Debug)]

@@ -13,7 +13,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::ops::Bound;
 use std::sync::Arc;
 
-use super::pool::BlockId;
+use super::block_id::BlockId;
 use crate::token::TokenId;
 
 /// Identifies one prefix tree; sequences share cached blocks only within a namespace. The namespace is derived from the

@@ -1,7 +1,8 @@
 //! The block table of one sequence: reuses the cached prefix, allocates blocks, and caches full blocks for other
 //! sequences.
 
-use super::pool::{BlockId, BlockPool};
+use super::block_id::BlockId;
+use super::pool::BlockPool;
 use super::prefix::{CacheNamespace, Parent};
 use crate::token::TokenId;
 

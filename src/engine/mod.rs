@@ -15,6 +15,7 @@ mod request;
 mod runner;
 mod scheduler;
 mod sequence;
+mod sequence_id;
 mod sequence_sampler;
 mod slot_actions;
 mod speculative;
@@ -31,7 +32,8 @@ pub use handle::{EngineHandle, Reservation, SequenceEvents, SlotError, SubmitErr
 pub use pooling::Pooling;
 pub use request::{ContextOverflow, PrefixCacheOptions, SequenceRequest, StopDecision, StopRule};
 pub use runner::{ModelRunner, Outputs, Rows, RunError};
-pub use sequence::{Clock, EndReason, PrefillProgress, SequenceEvent, SequenceId, SequenceReport};
+pub use sequence::{Clock, EndReason, PrefillProgress, SequenceEvent, SequenceReport};
+pub use sequence_id::SequenceId;
 pub use slot_actions::{MAX_SLOT_ACTIONS, SavedSequence};
 pub use stats::{BlockStats, Counters, Histogram, SlotStats, Stats};
 pub use step::{Chunk, StepPlan, WantedRows};

@@ -1,6 +1,10 @@
 //! Checks logits and hidden states for NaN and infinity: with NaN logits, a sequence would sample the same token
 //! forever, and an embedding with NaN is useless.
 
+use std::collections::HashMap;
+
+use super::sequence_id::SequenceId;
+
 /// Why the outputs of a sequence cannot be used.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub(super) enum InvalidOutput {
@@ -13,6 +17,9 @@ pub(super) enum InvalidOutput {
     #[error("the hidden states contain NaN or infinity")]
     HiddenState,
 }
+
+/// The sequences of a step that have invalid outputs.
+pub(super) type InvalidOutputs = HashMap<SequenceId, InvalidOutput>;
 
 /// Checks a row of logits, `[vocabulary]`. Minus infinity excludes a token and is valid as long as another token is
 /// possible.

@@ -11,16 +11,16 @@ use std::time::Instant;
 
 use super::EngineOptions;
 use super::budget::{share, share_whole};
-use super::output_checks::InvalidOutput;
+use super::output_checks::{InvalidOutput, InvalidOutputs};
 use super::prompt_logprobs::LogprobTargets;
 use super::runner::{Rows, RunError};
-use super::sequence::{EndReason, Rank, Sequence, SequenceEvent, SequenceId};
+use super::sequence::{EndReason, Rank, Sequence, SequenceEvent};
+use super::sequence_id::SequenceId;
 use super::sequence_sampler::{SampleError, SamplerOutput, SequenceSampler};
 use super::slot_actions::LastSequence;
 use super::stats::{Counters, SlotStats};
 use super::step::{Chunk, StepPlan};
 use super::step_controller::{PrefillKind, StepController, StepRows};
-use super::worker::InvalidOutputs;
 use crate::cache::{BlockCopy, BlockPool, CachedPrefix};
 use crate::sampling::SampledToken;
 

@@ -10,6 +10,7 @@ use super::context_shift;
 use super::pooling::PoolingState;
 use super::prompt_logprobs::{LogprobTargets, MAX_LOGPROB_CHUNK_TOKENS, PromptLogprobs};
 use super::request::{ContextOverflow, SequenceRequest, StopDecision};
+use super::sequence_id::SequenceId;
 use super::sequence_sampler::{SamplerOutput, SequenceSampler};
 use super::speculative::PromptLookup;
 use super::step::{Chunk, WantedRows};
@@ -17,10 +18,6 @@ use crate::cache::{BlockCopy, BlockPool, BlockTable, CachedPrefix};
 use crate::grammar::GrammarError;
 use crate::sampling::SampledToken;
 use crate::token::TokenId;
-
-/// The id of a sequence, unique within an engine.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct SequenceId(pub u64);
 
 /// Returns the current time. The engine has no clock of its own, so that tests control the time.
 pub type Clock = fn() -> Instant;

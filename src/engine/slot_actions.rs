@@ -5,7 +5,7 @@ use std::collections::HashSet;
 use tokio::sync::{OwnedSemaphorePermit, oneshot};
 
 use super::runner::{ModelRunner, RunError};
-use super::sequence::SequenceId;
+use super::sequence_id::SequenceId;
 use crate::cache::{BlockId, BlockPool, BlockTable, CacheNamespace, CachedPrefix};
 use crate::token::TokenId;
 

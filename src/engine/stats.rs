@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::sequence::SequenceId;
+use super::sequence_id::SequenceId;
 
 /// The state of the engine after its last step.
 #[derive(Debug, Clone, Default, PartialEq)]

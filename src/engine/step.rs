@@ -2,7 +2,7 @@
 //! `Scheduler::fail` consumes.
 
 use super::adapters::AdapterScales;
-use super::sequence::SequenceId;
+use super::sequence_id::SequenceId;
 use crate::cache::{BlockCopy, BlockId};
 use crate::token::TokenId;
 

@@ -4,7 +4,7 @@
 use super::adapters::AdapterScales;
 use super::output_checks::{check_hidden, check_logits};
 use super::runner::{ModelRunner, RunError};
-use super::sequence::SequenceId;
+use super::sequence_id::SequenceId;
 use super::step::{Chunk, StepPlan, WantedRows};
 use super::{BlockId, EngineOptions};
 use crate::cache::BlockPool;

@@ -11,12 +11,13 @@ use tokio::sync::OwnedSemaphorePermit;
 use tokio::sync::mpsc::UnboundedSender;
 
 use super::EngineOptions;
-use super::output_checks::{InvalidOutput, check_hidden, check_logits};
+use super::output_checks::{InvalidOutputs, check_hidden, check_logits};
 use super::prompt_logprobs::LogprobTargets;
 use super::request::SequenceRequest;
 use super::runner::{ModelRunner, Outputs};
 use super::scheduler::{OutgoingEvent, Scheduler, StepResult};
-use super::sequence::{Clock, Sequence, SequenceEvent, SequenceId};
+use super::sequence::{Clock, Sequence, SequenceEvent};
+use super::sequence_id::SequenceId;
 use super::sequence_sampler::{SampleError, SamplerOutput, SequenceSampler};
 use super::slot_actions::{self, SlotAction, SlotCommand};
 use super::stats::{BlockStats, Stats};
@@ -42,9 +43,6 @@ pub(super) struct SubmitMessage {
     pub(super) permit: OwnedSemaphorePermit,
     pub(super) events: UnboundedSender<SequenceEvent>,
 }
-
-/// The sequences of a step that have invalid outputs.
-pub(super) type InvalidOutputs = HashMap<SequenceId, InvalidOutput>;
 
 pub(super) struct Worker {
     runner: Box<dyn ModelRunner>,

@@ -4,10 +4,10 @@
 use proptest::prelude::*;
 use tokio::sync::Semaphore;
 
+use super::super::output_checks::InvalidOutputs;
 use super::super::scheduler::{Scheduler, StepResult};
 use super::super::sequence::Sequence;
 use super::super::sequence_sampler::SamplerOutput;
-use super::super::worker::InvalidOutputs;
 use super::*;
 use crate::cache::BlockPool;
 
