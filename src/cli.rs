@@ -24,6 +24,9 @@ pub use computing::{
 pub use model::{LoadMode, ModelArgs, Pooling};
 pub use serving::ServingArgs;
 
+/// Default of `--ctx-size` in llama.cpp's server of 2024.
+const DEFAULT_CONTEXT_TOKENS: usize = 512;
+
 /// The parsed command line.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Invocation {

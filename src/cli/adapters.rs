@@ -7,6 +7,9 @@ use std::str::FromStr;
 use clap::error::Error;
 use clap::{Arg, ArgAction, ArgMatches, Args, Command, FromArgMatches, value_parser};
 
+/// Heading in `--help` of the options of LoRA adapters.
+pub(super) const ADAPTERS: &str = "LoRA adapters";
+
 /// Maximum absolute value of an adapter scale, the same as in requests.
 const MAX_SCALE: f32 = 100.0;
 
@@ -55,7 +58,7 @@ impl Args for AdapterFiles {
                 .long(long_name)
                 .value_name(value_name)
                 .env(env)
-                .help_heading(super::model::ADAPTERS)
+                .help_heading(ADAPTERS)
                 .value_delimiter(',')
                 .action(ArgAction::Append)
                 .help(help)

@@ -7,8 +7,7 @@ use std::path::PathBuf;
 use clap::error::Error;
 use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
 
-use super::model::DEFAULT_CONTEXT_TOKENS;
-use super::short_names;
+use super::{DEFAULT_CONTEXT_TOKENS, short_names};
 
 /// A command line that starts with a command.
 #[derive(Parser)]

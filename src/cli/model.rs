@@ -6,17 +6,12 @@ use bytesize::ByteSize;
 use clap::builder::FalseyValueParser;
 use clap::{Args, ValueEnum};
 
-use super::AdapterFiles;
+use super::DEFAULT_CONTEXT_TOKENS;
+use super::adapters::{ADAPTERS, AdapterFiles};
 use super::commands::QuantizedType;
-
-/// Default of `--ctx-size` in llama.cpp's server of 2024.
-pub(super) const DEFAULT_CONTEXT_TOKENS: usize = 512;
 
 /// Heading in `--help` of the options that shape prompts.
 const PROMPTS: &str = "Chat template and system prompt";
-
-/// Heading in `--help` of the options of LoRA adapters.
-pub(super) const ADAPTERS: &str = "LoRA adapters";
 
 /// Model file, prompts and adapters.
 #[derive(Debug, Clone, PartialEq, Args)]
