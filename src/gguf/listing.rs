@@ -5,9 +5,9 @@ use std::collections::HashSet;
 use std::ops::Range;
 use std::path::Path;
 
+use super::error::GgufError;
 use super::metadata::Value;
 use super::quant::TensorType;
-use super::reader::GgufError;
 use crate::file_bytes::{FileAccess, FileBytes};
 
 /// Maximum number of dimensions of a tensor (ggml's `GGML_MAX_DIMS`).

@@ -3,6 +3,7 @@
 //!
 //! Source: the GGUF specification (ggml repository, `docs/gguf.md`), versions 2 and 3.
 
+mod error;
 mod listing;
 mod metadata;
 pub mod quant;
@@ -10,9 +11,10 @@ mod reader;
 mod shards;
 mod writer;
 
+pub use error::GgufError;
 pub use listing::{HeaderListing, MetadataEntry, TensorInfo};
 pub use metadata::{Metadata, MetadataError, Optional, Value};
 pub use quant::TensorType;
-pub use reader::{GgufError, Tensor, check};
+pub use reader::{Tensor, check};
 pub use shards::Gguf;
 pub use writer::{GgufWriter, OutputEntry, OutputTensor};

@@ -5,9 +5,10 @@ use std::collections::HashMap;
 use std::fmt;
 use std::path::{Path, PathBuf};
 
+use super::error::GgufError;
 use super::listing::HeaderListing;
 use super::metadata::{Metadata, MetadataError, Optional};
-use super::reader::{GgufError, GgufFile, Tensor};
+use super::reader::{GgufFile, Tensor};
 use crate::file_bytes::{FileAccess, FileBytes};
 
 /// Maximum number of shards.
