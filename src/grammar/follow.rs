@@ -10,52 +10,7 @@ use regex_syntax::hir::{ClassUnicode, ClassUnicodeRange};
 use super::GrammarError;
 use super::fuel::Fuel;
 use super::gbnf::all_characters;
-use super::lexemes::{LexedExpression, LexedGrammar};
-
-/// The characters with which an expression can begin.
-#[derive(Debug, Clone)]
-pub(super) struct First {
-    pub(super) characters: ClassUnicode,
-    /// Whether the expression can match the empty text.
-    pub(super) nullable: bool,
-}
-
-impl First {
-    pub(super) fn of(characters: ClassUnicode) -> Self {
-        Self {
-            characters,
-            nullable: false,
-        }
-    }
-
-    pub(super) fn sequence(parts: impl Iterator<Item = Self>) -> Self {
-        let mut whole = Self {
-            characters: ClassUnicode::empty(),
-            nullable: true,
-        };
-        for part in parts {
-            whole.characters.union(&part.characters);
-            if !part.nullable {
-                whole.nullable = false;
-                break;
-            }
-        }
-        whole
-    }
-
-    pub(super) fn choice(parts: impl Iterator<Item = Self>) -> Self {
-        parts.fold(Self::of(ClassUnicode::empty()), |mut whole, part| {
-            whole.characters.union(&part.characters);
-            whole.nullable |= part.nullable;
-            whole
-        })
-    }
-
-    pub(super) fn repeated(mut self, min: u32) -> Self {
-        self.nullable |= min == 0;
-        self
-    }
-}
+use super::lexed_grammar::{LexedExpression, LexedGrammar};
 
 /// Lexemes with the same FOLLOW set.
 pub(super) struct LexemesWithFollow {

@@ -6,7 +6,7 @@ use std::fmt::Write;
 use regex_syntax::hir::ClassUnicode;
 
 use super::gbnf::{Expression, Grammar};
-use super::lexemes::{LexedExpression, LexedGrammar};
+use super::lexed_grammar::{LexedExpression, LexedGrammar};
 
 /// Maximum length of the regular expression of a whole grammar; longer grammars are written as rules.
 const MAX_REGEX_BYTES: usize = 1 << 16;

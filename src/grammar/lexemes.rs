@@ -8,11 +8,11 @@ use std::collections::{HashMap, HashSet};
 use llguidance::derivre::{ExprRef, RegexAst, RegexBuilder};
 
 use super::GrammarError;
-use super::follow::{First, follow_sets};
+use super::follow::follow_sets;
 use super::fuel::Fuel;
 use super::gbnf::{Expression, Grammar, all_characters};
 use super::lark::{write_class, write_regex};
-use crate::token::TokenId;
+use super::lexed_grammar::{First, LexedExpression, LexedGrammar, Lexeme};
 
 /// Maximum number of rules of a grammar that is split into lexemes. In larger grammars, each character is a lexeme.
 const MAX_LEXED_RULES: usize = 500;
@@ -27,38 +27,6 @@ const COMPARISON_FUEL: u64 = 20_000;
 const MIN_COMPARISON_STEPS: u64 = 1_000;
 /// Copying this many bytes of regular expressions costs one step.
 const COPIED_BYTES_PER_STEP: u64 = 100;
-
-pub(super) struct LexedGrammar {
-    /// The rules, with the same indices as in the [`Grammar`]. Unreferenced rules are empty choices.
-    pub(super) rules: Vec<LexedExpression>,
-    pub(super) lexemes: Vec<Lexeme>,
-}
-
-/// A part of the grammar that llguidance matches with its lexer.
-pub(super) struct Lexeme {
-    pub(super) regex: String,
-    pub(super) first: First,
-    /// Whether the lexeme is a single character class.
-    is_character: bool,
-}
-
-/// An [`Expression`] in which lexemes replace the regular parts.
-pub(super) enum LexedExpression {
-    /// The lexeme with this index.
-    Lexeme(usize),
-    Token {
-        token: TokenId,
-        negated: bool,
-    },
-    Rule(usize),
-    Sequence(Vec<LexedExpression>),
-    Choice(Vec<LexedExpression>),
-    Repeat {
-        inner: Box<LexedExpression>,
-        min: u32,
-        max: Option<u32>,
-    },
-}
 
 /// Splits a grammar into lexemes, or into single characters if the search exceeds a limit.
 ///

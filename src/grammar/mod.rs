@@ -15,6 +15,7 @@ mod fuel;
 mod gbnf;
 mod lark;
 mod lark_limits;
+mod lexed_grammar;
 mod lexemes;
 mod reasoning;
 mod regex_limits;
