@@ -15,13 +15,13 @@
 use std::ops::Range;
 
 use super::families::{self, DecoderShape, Experts, Rotary};
-use super::matmul::{Matmul, MatmulOperator};
+use super::matmul::Matmul;
 use super::onnx::{
     Attribute::{Float, Int},
     Dimension::{self, Fixed, Named},
     Edge, ElementType, GraphBuilder, Initializer, MICROSOFT_DOMAIN, TensorValues,
 };
-use super::weighted::{RmsNorm, WeightedGraph};
+use super::weighted::{MatmulOperator, RmsNorm, WeightedGraph};
 use super::{ORTOLAN_DOMAIN, names, rotary};
 
 /// A stage of a decoder: the layers that a graph contains, and the operators that compute them.

@@ -10,20 +10,11 @@ use super::onnx::{
     Edge, Initializer, MICROSOFT_DOMAIN, TensorValues,
 };
 use super::tensors::Tensor;
-use super::weighted::{RmsNorm, WeightedGraph};
+use super::weighted::{MatmulOperator, RmsNorm, WeightedGraph};
 use super::weights::{self, NBitsOperands};
 
 /// The attribute of ortolan's operators that selects a gate's activation: an [`Activation`] as an integer.
 pub const GATED: &str = "gated";
-
-/// The operator for matmuls with quantized weights.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum MatmulOperator {
-    /// ortolan's `MatMulPanels`, for the CPU.
-    Ortolan,
-    /// ONNX Runtime's `MatMulNBits`.
-    Contrib,
-}
 
 /// A matrix multiplication `x · Wᵀ` and the operations before and after it.
 #[derive(Debug, Clone, Copy)]

@@ -23,10 +23,11 @@ pub use decoder::{AttentionOperator, DecoderStage, residual_name};
 pub use families::{
     Activation, Architecture, DecoderShape, EncoderShape, ExpertMatrices, is_expert_tensor,
 };
-pub use matmul::{GATED, MatmulOperator};
+pub use matmul::GATED;
 use onnx::{Dimension, ElementType, ExportedGraph, GraphBuilder, Initializer, TensorValues};
 use panels::{MatrixShape, PanelLayout, Panels};
 pub use tensors::{Tensor, Tensors};
+pub use weighted::MatmulOperator;
 use weighted::WeightedGraph;
 pub use weights::MatmulKind;
 

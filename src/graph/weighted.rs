@@ -4,7 +4,6 @@
 use std::sync::Arc;
 
 use super::adapter::Adapter;
-use super::matmul::MatmulOperator;
 use super::names;
 use super::onnx::{
     Attribute::{Float, Int},
@@ -13,6 +12,15 @@ use super::onnx::{
 };
 use super::panels::{PanelStore, Panels};
 use super::tensors::{Tensor, Tensors};
+
+/// The operator for matmuls with quantized weights.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum MatmulOperator {
+    /// ortolan's `MatMulPanels`, for the CPU.
+    Ortolan,
+    /// ONNX Runtime's `MatMulNBits`.
+    Contrib,
+}
 
 /// A graph under construction, and the tensors and adapters that its weights come from.
 pub(super) struct WeightedGraph<'a> {
