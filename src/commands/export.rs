@@ -14,7 +14,8 @@ use crate::cli::ExportArgs;
 use crate::file_bytes::FileAccess;
 use crate::graph::onnx::{ExportedGraph, Initializer, TensorValues, ValueInfo};
 use crate::graph::{Embeddings, MatmulOperator, ModelFile, names};
-use crate::model::load::{BLOCK_TOKENS, MAX_CONTEXT_TOKENS, OpenedModel};
+use crate::model::BLOCK_TOKENS;
+use crate::model::load::{MAX_CONTEXT_TOKENS, OpenedModel};
 use crate::terminal::{ByteBar, PercentBar, printable};
 use crate::token::TokenId;
 

@@ -16,7 +16,7 @@ pub use super::files::{ModelSource, OpenedModel, vocabulary};
 use super::saved_slots::SlotLocks;
 use super::slots::SlotRecords;
 use super::system_prompt::TokenizedSystemPrompt;
-use super::{LoadedModel, ModelDetails, Pooling, SystemPrompt};
+use super::{BLOCK_TOKENS, LoadedModel, ModelDetails, Pooling, SystemPrompt};
 use crate::engine::{self, EngineOptions, ModelRunner, RunError, WarmUp};
 use crate::file_bytes::FileAccess;
 use crate::gguf;
@@ -26,9 +26,6 @@ use crate::platform;
 use crate::runtime::{Decoder, Device, DeviceChoice, Encoder, PastPresent, SessionOptions};
 use crate::text::{ChatTemplate, Tokenizer, Vocabulary, predefined, predefined_names};
 use crate::token::TokenId;
-
-/// Tokens per cache block, a power of two. On average, half a block per sequence is unused.
-pub const BLOCK_TOKENS: usize = 32;
 
 /// Maximum value of `--ctx-size`, in tokens.
 pub const MAX_CONTEXT_TOKENS: usize = 1 << 20;

@@ -1,6 +1,6 @@
 //! Estimates the memory that a loaded model takes.
 
-use super::load::BLOCK_TOKENS;
+use super::BLOCK_TOKENS;
 use crate::engine::EngineOptions;
 use crate::graph::ModelFile;
 use crate::runtime::{Device, KvCache};

@@ -34,7 +34,7 @@ pub use request::{
     BatchRequest, ContextOverflow, FinishReason, FunctionDefinition, GenerateError, GenerateEvent,
     GenerateLimits, GenerateOptions, GenerateRequest, GenerationProgress, GenerationSummary,
     GrammarError, GrammarKind, GrammarSource, LineLimits, OutputToken, ProgressEvents, Prompt,
-    PromptPiece, Relaxation, Timings, TokenLogprob, TokenizeRequest, ToolOptions,
+    PromptPiece, Relaxation, SystemPrompt, Timings, TokenLogprob, TokenizeRequest, ToolOptions,
 };
 use saved_slots::SlotLocks;
 pub use saved_slots::{
@@ -42,8 +42,6 @@ pub use saved_slots::{
 };
 pub use slots::{Slot, SlotCounts};
 pub use tokenizer_vocabulary::TokenizerVocabulary;
-
-pub use system_prompt::SystemPrompt;
 
 use adapters::Adapters;
 use files::ModelSource;
@@ -56,6 +54,9 @@ pub use crate::engine::{Pooling, SlotError};
 use crate::grammar::GrammarCompiler;
 use crate::text::{ChatTemplate, Tokenizer};
 use crate::token::TokenId;
+
+/// Tokens per cache block, a power of two. On average, half a block per sequence is unused.
+pub const BLOCK_TOKENS: usize = 32;
 
 /// State of the server's model since the start of the process.
 #[derive(Clone)]

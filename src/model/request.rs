@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use serde_json::Value;
 
-use super::{RequestOwner, SystemPrompt};
+use super::RequestOwner;
 use crate::cancel::Cancelled;
 pub use crate::engine::ContextOverflow;
 pub use crate::grammar::{GrammarError, GrammarKind, GrammarSource, Relaxation};
@@ -35,6 +35,17 @@ pub struct BatchRequest {
     pub system_prompt: Option<SystemPrompt>,
     /// Options of all continuations. Choice `i` of each prompt uses `seed + i`.
     pub options: GenerateOptions,
+}
+
+/// A system prompt, with the prefixes of turns for clients that write the prompt as a dialog.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct SystemPrompt {
+    /// Text of the system prompt; empty if no system prompt is set.
+    pub prompt: String,
+    /// Prefix of a user's turn.
+    pub user_name: String,
+    /// Prefix of the assistant's turn.
+    pub assistant_name: String,
 }
 
 /// Options of a generation: limits, sampling, constraints, caching and scheduling.

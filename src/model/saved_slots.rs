@@ -14,9 +14,8 @@ use tokio::sync::{Mutex, OwnedMutexGuard, OwnedSemaphorePermit, Semaphore};
 use tokio::task::spawn_blocking;
 
 use self::file::{ExpectedModel, SlotFileHeader};
-use super::load::BLOCK_TOKENS;
 use super::slots::CacheScope;
-use super::{Caller, LoadedModel, RequestOwner};
+use super::{BLOCK_TOKENS, Caller, LoadedModel, RequestOwner};
 use crate::engine::{CacheNamespace, MAX_SLOT_ACTIONS, SavedSequence, SlotError};
 use crate::runtime::operators::simd::Instructions;
 use crate::token::TokenId;

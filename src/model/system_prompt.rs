@@ -4,21 +4,10 @@
 use std::sync::{Arc, PoisonError};
 
 use super::LoadedModel;
-use super::request::GenerateError;
+use super::request::{GenerateError, SystemPrompt};
 use crate::cancel::CancelFlag;
 use crate::text::{SpecialTokens, Tokenizer};
 use crate::token::TokenId;
-
-/// A system prompt, with the prefixes of turns for clients that write the prompt as a dialog.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct SystemPrompt {
-    /// Text of the system prompt; empty if no system prompt is set.
-    pub prompt: String,
-    /// Prefix of a user's turn.
-    pub user_name: String,
-    /// Prefix of the assistant's turn.
-    pub assistant_name: String,
-}
 
 /// A system prompt and its tokens.
 #[derive(Debug, Default)]

@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 use super::{SavedSlotError, SlotFileLimits};
 use crate::atomic_file::{self, AtomicFile};
 use crate::file_bytes::open_regular;
-use crate::model::load::BLOCK_TOKENS;
+use crate::model::BLOCK_TOKENS;
 
 /// First line of the file: format name and version.
 const MAGIC: &str = "ortolan slot 1\n";
