@@ -7,8 +7,9 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use criterion::{BenchmarkId, Criterion, criterion_group, criterion_main};
 use half::f16;
-use ortolan::runtime::operators::attention::{
-    AttentionCaches, AttentionInputs, AttentionShape, Scoring, attend,
+use ortolan::runtime::operators::attention::attend;
+use ortolan::runtime::operators::attention_inputs::{
+    AttentionCaches, AttentionInputs, AttentionShape, Scoring,
 };
 use ortolan::runtime::operators::batch::BatchIndices;
 use ortolan::runtime::operators::parallel::{OperatorError, ParallelFor};

@@ -4,7 +4,7 @@ use std::ops::Range;
 
 use half::f16;
 
-use super::attention::{AttentionInputs, AttentionShape, TokenRows};
+use super::attention_inputs::{AttentionInputs, AttentionShape, TokenRows};
 use super::batch::RaggedBatch;
 use super::shared_slice::SharedSlice;
 use super::simd::{LANES, Simd, WithSimd};

@@ -4,6 +4,7 @@
 
 pub mod activation;
 pub mod attention;
+pub mod attention_inputs;
 mod attention_task;
 pub mod batch;
 mod cache_write;

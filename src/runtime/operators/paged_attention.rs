@@ -8,7 +8,8 @@ use ort::operator::{
 };
 use ort::value::{DynTensorValueType, PrimitiveTensorElementType, TensorElementType, ValueRef};
 
-use super::attention::{AttentionCaches, AttentionInputs, AttentionShape, Scoring, attend};
+use super::attention::attend;
+use super::attention_inputs::{AttentionCaches, AttentionInputs, AttentionShape, Scoring};
 use super::batch::BatchIndices;
 use super::node::{self, flag, head_count, invalid_node, positive, require_default, thread_pool};
 use super::norm::{QueryKeyNorms, RowNorm};

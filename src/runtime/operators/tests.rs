@@ -11,6 +11,7 @@ use half::f16;
 use proptest::prelude::*;
 
 use super::attention::*;
+use super::attention_inputs::*;
 use super::batch::BatchIndices;
 use super::norm::{QueryKeyNorms, RowNorm};
 use super::parallel::{OperatorError, ParallelFor};
