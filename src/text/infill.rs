@@ -5,7 +5,7 @@
 
 use tokenizers::models::bpe::Vocab;
 
-use super::vocabulary::Vocabulary;
+use super::vocabulary::{DeclaredInfillTokens, Vocabulary};
 use crate::token::TokenId;
 
 const PREFIX_TEXTS: [&str; 7] = [
@@ -63,21 +63,6 @@ pub struct InfillInput<'a> {
     pub middle_start: &'a str,
     /// Other files as context: name and text of each.
     pub files: Vec<(&'a str, &'a str)>,
-}
-
-/// The infill tokens that a model file declares.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct DeclaredInfillTokens {
-    /// Precedes the text before the gap.
-    pub prefix: Option<TokenId>,
-    /// Precedes the text after the gap.
-    pub suffix: Option<TokenId>,
-    /// Precedes the text that fills the gap.
-    pub middle: Option<TokenId>,
-    /// Precedes the name of a repository.
-    pub repository: Option<TokenId>,
-    /// Precedes the name of a file.
-    pub file: Option<TokenId>,
 }
 
 /// The infill tokens of a model, if prefix, suffix and middle token exist.

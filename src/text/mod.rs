@@ -1,30 +1,36 @@
 //! Text and token ids: the tokenizer, the chat template, and the decoder from generated token ids back to text. Nothing
 //! here reads a file or a clock: callers pass in the contents of model files and the current time.
 
+mod charsmap;
 mod conversation;
 mod infill;
 mod linear_regex;
 mod message_fallbacks;
+mod output_end;
+mod pre_tokenization;
 mod predefined;
 mod reasoning;
 mod stream;
 mod template;
 mod tokenizer;
+mod tokenizer_error;
 mod tokenizer_json;
 mod tools;
 mod vocabulary;
 
 pub use conversation::{ChatMessage, Conversation, PromptEnding, ToolCall};
-pub use infill::{DeclaredInfillTokens, InfillInput, InfillPrompt};
+pub use infill::{InfillInput, InfillPrompt};
+pub use output_end::OutputEnd;
 pub use predefined::{predefined, predefined_names};
 pub use reasoning::ReasoningMarkers;
 pub use stream::{DecodedText, TextStream};
 pub use template::{ChatTemplate, TemplateError};
-pub use tokenizer::{SpecialTokens, Tokenizer, TokenizerError, UnknownToken};
-pub use tokenizer_json::JsonPipeline;
-pub use tools::{OutputEnd, OutputParser, OutputPart, ToolCallFormat};
+pub use tokenizer::{SpecialTokens, Tokenizer, UnknownToken};
+pub use tokenizer_error::TokenizerError;
+pub use tools::{OutputParser, OutputPart, ToolCallFormat};
 pub use vocabulary::{
-    Algorithm, BertNormalization, StripSides, TokenKind, UnigramWhitespace, Vocabulary,
+    Algorithm, BertNormalization, DeclaredInfillTokens, JsonPipeline, StripSides, TokenKind,
+    UnigramWhitespace, Vocabulary,
 };
 
 /// Returns the length in bytes of the longest proper prefix of `marker` that is a suffix of `text`.

@@ -1,8 +1,8 @@
 //! Reasoning: the text between two markers that a model generates before its answer. The markers are detected in the
 //! chat template.
 
+use super::output_end::OutputEnd;
 use super::partial_marker_bytes;
-use super::tools::OutputEnd;
 
 /// The markers around the reasoning.
 #[derive(Debug, PartialEq, Eq)]

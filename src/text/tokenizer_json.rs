@@ -5,18 +5,17 @@ mod pipeline;
 mod pre_tokenization;
 
 use serde::Deserialize;
+use serde::de::DeserializeOwned;
 use serde_json::Value;
 use tokenizers::Model;
 
-use super::infill::DeclaredInfillTokens;
-use super::tokenizer::{TokenizerError, byte_token_value};
+use super::tokenizer::byte_token_value;
+use super::tokenizer_error::TokenizerError;
 use super::vocabulary::{
-    Algorithm, BertNormalization, MAX_VOCABULARY_SIZE, StripSides, TokenKind, Vocabulary,
+    Algorithm, BertNormalization, DeclaredInfillTokens, Decoder, JsonPipeline, MAX_VOCABULARY_SIZE,
+    StripSides, TokenKind, Vocabulary,
 };
 use crate::token::TokenId;
-
-pub(super) use pipeline::Decoder;
-pub use pipeline::JsonPipeline;
 
 #[derive(Deserialize)]
 struct File {
@@ -211,6 +210,10 @@ fn unsupported(component: &str, found: &str) -> TokenizerError {
 
 fn parsed<T>(result: Result<T, serde_json::Error>) -> Result<T, TokenizerError> {
     result.map_err(|error| TokenizerError::Json(error.to_string()))
+}
+
+fn component<T: DeserializeOwned>(component: &Value) -> Result<T, TokenizerError> {
+    parsed(serde_json::from_value(component.clone()))
 }
 
 /// Returns the `type` of a component, or "none" if the field is missing.

@@ -1,12 +1,13 @@
 //! The vocabulary as declared in a model file, and its validation before a tokenizer is built.
 
 use std::collections::HashSet;
+use std::sync::Arc;
 
+use tokenizers::ModelWrapper;
 use tokenizers::models::bpe::Vocab;
 
-use super::infill::DeclaredInfillTokens;
-use super::tokenizer::TokenizerError;
-use super::tokenizer_json::JsonPipeline;
+use super::pre_tokenization::PreTokenization;
+use super::tokenizer_error::TokenizerError;
 use crate::token::TokenId;
 
 /// Maximum number of tokens of a vocabulary; the largest known vocabularies have 262,144.
@@ -118,6 +119,43 @@ impl Default for BertNormalization {
             lowercase: true,
         }
     }
+}
+
+/// The normalizers, pre-tokenizers, model and decoder of a `tokenizer.json`.
+#[derive(Debug, Clone)]
+pub struct JsonPipeline {
+    /// Used at the start of a text.
+    pub(super) text_start: PreTokenization,
+    /// Used for a text that continues another text: adds no space before it.
+    pub(super) continuation: PreTokenization,
+    /// Whether `continuation` is used for the text after a special token.
+    pub(super) continues_after_special_token: bool,
+    pub(super) model: Arc<ModelWrapper>,
+    pub(super) decoder: Decoder,
+}
+
+/// How tokens are converted back to text.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Decoder {
+    /// Each character of the byte-level alphabet stands for a byte.
+    ByteLevel,
+    /// [`METASPACE`](super::pre_tokenization::METASPACE) stands for a space.
+    Metaspace,
+}
+
+/// The infill tokens that a model file declares.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct DeclaredInfillTokens {
+    /// Precedes the text before the gap.
+    pub prefix: Option<TokenId>,
+    /// Precedes the text after the gap.
+    pub suffix: Option<TokenId>,
+    /// Precedes the text that fills the gap.
+    pub middle: Option<TokenId>,
+    /// Precedes the name of a repository.
+    pub repository: Option<TokenId>,
+    /// Precedes the name of a file.
+    pub file: Option<TokenId>,
 }
 
 /// The kind of a token (`tokenizer.ggml.token_type` in GGUF files).

@@ -19,7 +19,7 @@ use std::sync::Arc;
 use tokenizers::Offsets;
 use tokenizers::pattern::Pattern;
 
-use super::tokenizer::TokenizerError;
+use super::tokenizer_error::TokenizerError;
 use matcher::Matcher;
 use program::Program;
 

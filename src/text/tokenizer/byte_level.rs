@@ -2,9 +2,9 @@
 
 use tokenizers::models::bpe::{BPE, Vocab};
 
-use super::TokenizerError;
 use super::pipeline::Pipeline;
 use super::pre_tokenizer_rules::PreTokenizerRule;
+use crate::text::tokenizer_error::TokenizerError;
 
 /// Builds the pipeline of a vocabulary whose pre-tokenizer is named `pre`.
 pub(super) fn pipeline(

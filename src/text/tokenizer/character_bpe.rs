@@ -6,11 +6,10 @@
 use tokenizers::models::bpe::{BPE, Vocab};
 use tokenizers::normalizers::replace::Replace;
 
-use super::TokenizerError;
 use super::pipeline::{Pipeline, SegmentBoundary};
-use super::pre_tokenization::{NormalizerStep, PreTokenizerStep};
-use super::token_table::METASPACE;
 use crate::text::linear_regex::LinearRegex;
+use crate::text::pre_tokenization::{METASPACE, NormalizerStep, PreTokenizerStep};
+use crate::text::tokenizer_error::TokenizerError;
 
 /// The pre-tokenizer splits at these line ends: lines are its words.
 const LINE_ENDS: &str = r"\n+";

@@ -5,8 +5,8 @@ use std::sync::Arc;
 
 use tokenizers::{Model, ModelWrapper, OffsetType};
 
-use super::pre_tokenization::{NormalizerStep, PreTokenization, PreTokenizerStep};
 use crate::cancel::{CancelFlag, Cancelled};
+use crate::text::pre_tokenization::{NormalizerStep, PreTokenization, PreTokenizerStep};
 use crate::token::TokenId;
 
 /// Maximum length of a segment. The memory of regular-expression matching grows with the text, so a longer text is

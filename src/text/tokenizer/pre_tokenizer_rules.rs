@@ -7,10 +7,10 @@
 
 use tokenizers::pre_tokenizers::byte_level::ByteLevel;
 
-use super::TokenizerError;
 use super::pipeline::SegmentBoundary;
-use super::pre_tokenization::PreTokenizerStep;
 use crate::text::linear_regex::LinearRegex;
+use crate::text::pre_tokenization::PreTokenizerStep;
+use crate::text::tokenizer_error::TokenizerError;
 
 /// The pre-tokenizer of one or more model families.
 pub(super) struct PreTokenizerRule {

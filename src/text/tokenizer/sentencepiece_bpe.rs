@@ -9,10 +9,11 @@
 use std::cmp::{Ordering, Reverse};
 use std::collections::{BinaryHeap, HashMap, HashSet};
 
-use super::TokenizerError;
 use super::pipeline::Preceding;
-use super::token_table::{METASPACE, byte_token_value};
+use super::token_table::byte_token_value;
 use crate::cancel::{CancelFlag, Cancelled};
+use crate::text::pre_tokenization::METASPACE;
+use crate::text::tokenizer_error::TokenizerError;
 use crate::text::vocabulary::{TokenKind, Vocabulary};
 use crate::token::TokenId;
 

@@ -2,7 +2,7 @@
 
 use aho_corasick::{AhoCorasick, MatchKind};
 
-use super::TokenizerError;
+use crate::text::tokenizer_error::TokenizerError;
 use crate::token::TokenId;
 
 /// Matches the texts of special tokens: the leftmost match first, the longest of several at one position.

@@ -1,10 +1,8 @@
 //! The bytes for which each token stands.
 
+use crate::text::pre_tokenization::METASPACE;
 use crate::text::vocabulary::{TokenKind, Vocabulary};
 use crate::token::TokenId;
-
-/// Stands for a space in the tokens of SentencePiece vocabularies (U+2581).
-pub(in crate::text) const METASPACE: &str = "\u{2581}";
 
 /// The bytes of all tokens, concatenated in the order of the ids.
 pub(super) struct TokenTable {

@@ -6,11 +6,11 @@ use std::sync::Arc;
 
 use tokenizers::models::unigram::Unigram;
 
-use super::TokenizerError;
-use super::charsmap::Charsmap;
 use super::pipeline::{Pipeline, SegmentBoundary};
-use super::pre_tokenization::{NormalizerStep, PreTokenization};
 use super::sentencepiece_bpe::MAX_TOKEN_BYTES;
+use crate::text::charsmap::Charsmap;
+use crate::text::pre_tokenization::{NormalizerStep, PreTokenization};
+use crate::text::tokenizer_error::TokenizerError;
 use crate::text::vocabulary::{TokenKind, UnigramWhitespace, Vocabulary};
 use crate::token::TokenId;
 

@@ -7,9 +7,9 @@ use tokenizers::models::wordpiece::WordPiece;
 use tokenizers::normalizers::BertNormalizer;
 use tokenizers::pre_tokenizers::bert::BertPreTokenizer;
 
-use super::TokenizerError;
 use super::pipeline::{Pipeline, SegmentBoundary};
-use super::pre_tokenization::{NormalizerStep, PreTokenizerStep};
+use crate::text::pre_tokenization::{NormalizerStep, PreTokenizerStep};
+use crate::text::tokenizer_error::TokenizerError;
 use crate::text::vocabulary::BertNormalization;
 
 /// The prefix of tokens that continue a word.

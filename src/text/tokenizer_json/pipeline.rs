@@ -3,7 +3,6 @@
 
 use std::sync::Arc;
 
-use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 use tokenizers::models::bpe::BPE;
 use tokenizers::models::unigram::Unigram;
@@ -11,29 +10,9 @@ use tokenizers::{Model, ModelWrapper};
 
 use super::pre_tokenization::pre_tokenization;
 use super::{component_type, missing, parsed, unsupported};
-use crate::text::tokenizer::{METASPACE, PreTokenization, TokenizerError};
-
-/// The normalizers, pre-tokenizers, model and decoder of a `tokenizer.json`.
-#[derive(Debug, Clone)]
-pub struct JsonPipeline {
-    /// Used at the start of a text.
-    pub(in crate::text) text_start: PreTokenization,
-    /// Used for a text that continues another text: adds no space before it.
-    pub(in crate::text) continuation: PreTokenization,
-    /// Whether `continuation` is used for the text after a special token.
-    pub(in crate::text) continues_after_special_token: bool,
-    pub(in crate::text) model: Arc<ModelWrapper>,
-    pub(in crate::text) decoder: Decoder,
-}
-
-/// How tokens are converted back to text.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(in crate::text) enum Decoder {
-    /// Each character of the byte-level alphabet stands for a byte.
-    ByteLevel,
-    /// [`METASPACE`] stands for a space.
-    Metaspace,
-}
+use crate::text::pre_tokenization::METASPACE;
+use crate::text::tokenizer_error::TokenizerError;
+use crate::text::vocabulary::{Decoder, JsonPipeline};
 
 impl JsonPipeline {
     pub(super) fn new(
@@ -135,10 +114,6 @@ fn check_merges(model: &Value) -> Result<(), TokenizerError> {
         }
     }
     Ok(())
-}
-
-pub(super) fn component<T: DeserializeOwned>(component: &Value) -> Result<T, TokenizerError> {
-    parsed(serde_json::from_value(component.clone()))
 }
 
 /// Returns the parts of a sequence, or the component itself if it is not a sequence.

@@ -8,12 +8,11 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 use tokenizers::SplitDelimiterBehavior;
 
-use super::pipeline::component;
-use super::{component_type, unsupported};
+use super::{component, component_type, unsupported};
+use crate::text::charsmap::Charsmap;
 use crate::text::linear_regex::LinearRegex;
-use crate::text::tokenizer::{
-    Charsmap, NormalizerStep, PreTokenization, PreTokenizerStep, TokenizerError,
-};
+use crate::text::pre_tokenization::{NormalizerStep, PreTokenization, PreTokenizerStep};
+use crate::text::tokenizer_error::TokenizerError;
 
 /// Maximum number of normalizers, and of pre-tokenizers; the longest known sequences have six.
 const MAX_STEPS: usize = 32;

@@ -4,7 +4,7 @@
 pub(super) mod generic;
 mod output_parser;
 
-pub use output_parser::{OutputEnd, OutputParser, OutputPart};
+pub use output_parser::{OutputParser, OutputPart};
 
 use super::conversation::ToolCall;
 

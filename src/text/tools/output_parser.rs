@@ -2,6 +2,7 @@
 //! format is text. Output that may still become a tool call is held back.
 
 use super::ToolCallFormat;
+use crate::text::output_end::OutputEnd;
 use crate::text::partial_marker_bytes;
 use crate::text::reasoning::{ReasoningMarkers, ReasoningParser, SeparatedText};
 
@@ -19,17 +20,6 @@ pub enum OutputPart {
     },
     /// The next piece of the arguments of the last tool call.
     Arguments(String),
-}
-
-/// Why the output ended. Determines whether held-back output is text.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum OutputEnd {
-    /// The model ended the output: all held-back output is text.
-    Complete,
-    /// A stop string ended the output: an incomplete tool call is not text.
-    StopString,
-    /// A limit ended the output: an incomplete tool call and the start of any marker are not text.
-    Truncated,
 }
 
 /// Parses the output of one generation.

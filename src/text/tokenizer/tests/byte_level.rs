@@ -4,9 +4,9 @@ use proptest::prelude::*;
 use tokenizers::{OffsetReferential, OffsetType};
 
 use super::super::pipeline::SEGMENT_BYTES;
-use super::super::pre_tokenization::PreTokenization;
 use super::super::pre_tokenizer_rules::PreTokenizerRule;
 use super::*;
+use crate::text::pre_tokenization::PreTokenization;
 
 /// One name of each pre-tokenizer rule.
 const RULES: [&str; 31] = [

@@ -8,7 +8,7 @@ use std::iter;
 
 use unicode_segmentation::UnicodeSegmentation;
 
-use super::TokenizerError;
+use super::tokenizer_error::TokenizerError;
 
 /// Maximum size of a table; the largest known tables have 300,000 bytes.
 const MAX_BYTES: usize = 8 << 20;
@@ -19,7 +19,7 @@ const MAX_CLUSTER_BYTES: usize = 5;
 
 /// A trie that maps byte strings to their replacements.
 #[derive(Debug)]
-pub(in crate::text) struct Charsmap {
+pub(super) struct Charsmap {
     /// The double array. A leaf contains the offset of its replacement in `replacements`.
     units: Vec<u32>,
     /// All replacements, each terminated by U+0000.
@@ -31,7 +31,7 @@ impl Charsmap {
     ///
     /// # Errors
     /// If the table is truncated or too large, or a replacement is too long or not UTF-8.
-    pub(in crate::text) fn new(bytes: &[u8]) -> Result<Self, TokenizerError> {
+    pub(super) fn new(bytes: &[u8]) -> Result<Self, TokenizerError> {
         let invalid = |reason: &str| TokenizerError::Charsmap(reason.to_owned());
         if bytes.len() > MAX_BYTES {
             return Err(invalid("it is too large"));
@@ -58,7 +58,7 @@ impl Charsmap {
     }
 
     /// Returns the maximum factor by which normalization lengthens a text.
-    pub(in crate::text) fn growth_factor(&self) -> usize {
+    pub(super) fn growth_factor(&self) -> usize {
         let longest = self.replacements.split('\0').map(str::len).max();
         longest.unwrap_or(0).max(1)
     }

@@ -10,19 +10,21 @@ use tokenizers::{
 };
 
 use super::charsmap::Charsmap;
-use super::token_table::METASPACE;
-use crate::text::linear_regex::LinearRegex;
+use super::linear_regex::LinearRegex;
+
+/// Stands for a space in the tokens of SentencePiece vocabularies (U+2581).
+pub(super) const METASPACE: &str = "\u{2581}";
 
 /// Normalizers and pre-tokenizers, in the order in which they run.
 #[derive(Debug, Clone, Default)]
-pub(in crate::text) struct PreTokenization {
-    pub(in crate::text) normalizers: Vec<NormalizerStep>,
-    pub(in crate::text) pre_tokenizers: Vec<PreTokenizerStep>,
+pub(super) struct PreTokenization {
+    pub(super) normalizers: Vec<NormalizerStep>,
+    pub(super) pre_tokenizers: Vec<PreTokenizerStep>,
 }
 
 /// A normalizer: changes a text before it is split into words.
 #[derive(Debug, Clone)]
-pub(in crate::text) enum NormalizerStep {
+pub(super) enum NormalizerStep {
     /// Replaces each match of `regex` with `content`.
     Replace {
         regex: LinearRegex,
@@ -43,7 +45,7 @@ pub(in crate::text) enum NormalizerStep {
 
 /// A pre-tokenizer: splits a text into words.
 #[derive(Debug, Clone)]
-pub(in crate::text) enum PreTokenizerStep {
+pub(super) enum PreTokenizerStep {
     Split {
         regex: LinearRegex,
         behavior: SplitDelimiterBehavior,
