@@ -1,7 +1,10 @@
-//! Checks the module table of ARCHITECTURE.md: each module may use only the modules and crates listed here.
+//! Checks the module table of ARCHITECTURE.md: each module may use only the modules and crates listed here. Within the
+//! modules of the table, imports have no cycle.
 
 #![expect(clippy::unwrap_used, reason = "a failed assumption fails the test")]
 
+#[path = "architecture/cycles.rs"]
+mod cycles;
 #[path = "architecture/source.rs"]
 mod source;
 
@@ -190,6 +193,12 @@ fn restricted_crates_are_used_only_in_their_modules() {
 }
 
 #[test]
+fn imports_between_modules_have_no_cycle() {
+    let cycles = cycles::import_cycles(&source::production_sources());
+    assert!(cycles.is_empty(), "{}", cycles.join("\n"));
+}
+
+#[test]
 fn forbidden_words_do_not_occur() {
     assert_eq!(violations(word_violations), Vec::<String>::new());
 }
@@ -237,6 +246,111 @@ fn test_code_and_comments_are_not_checked() {
     assert_eq!(layer_violations(&source), Vec::<String>::new());
 }
 
+#[test]
+fn an_import_cycle_is_found() {
+    check_cycles(
+        &[
+            ("engine", "mod handle;"),
+            ("engine::handle", "use super::worker::Message;"),
+            (
+                "engine::worker",
+                "use super::{\n    scheduler::Scheduler,\n};",
+            ),
+            (
+                "engine::scheduler",
+                "fn plan() { assert!(crate::engine::handle::ready()); }",
+            ),
+            ("engine::stats", "use super::worker::Message;"),
+        ],
+        &[
+            "engine::handle:1 uses engine::worker: engine::handle -> engine::worker -> engine::scheduler -> engine::handle",
+            "engine::worker:2 uses engine::scheduler: engine::worker -> engine::scheduler -> engine::handle -> engine::worker",
+            "engine::scheduler:1 uses engine::handle: engine::scheduler -> engine::handle -> engine::worker -> engine::scheduler",
+        ],
+    );
+}
+
+#[test]
+fn an_import_cycle_through_a_reexport_is_found() {
+    check_cycles(
+        &[
+            (
+                "engine",
+                "mod step;\npub use step::{Chunk as Part, StepPlan};",
+            ),
+            ("engine::pooling", "use super::Part;"),
+            (
+                "engine::step",
+                "use super::pooling;\nfn pool() { pooling::rows(); }",
+            ),
+        ],
+        &[
+            "engine::pooling:1 uses engine::step: engine::pooling -> engine::step -> engine::pooling",
+            "engine::step:1 uses engine::pooling: engine::step -> engine::pooling -> engine::step",
+        ],
+    );
+}
+
+#[test]
+fn an_import_cycle_between_descendants_of_siblings_is_found() {
+    check_cycles(
+        &[
+            ("text", "mod tokenizer;"),
+            ("text::tokenizer", "mod unigram;"),
+            (
+                "text::tokenizer::unigram",
+                "use crate::text::vocabulary::Vocabulary;",
+            ),
+            ("text::vocabulary", "use super::tokenizer::Charsmap;"),
+        ],
+        &[
+            "text::tokenizer::unigram:1 uses text::vocabulary: text::tokenizer -> text::vocabulary -> text::tokenizer",
+            "text::vocabulary:1 uses text::tokenizer: text::vocabulary -> text::tokenizer -> text::vocabulary",
+        ],
+    );
+}
+
+#[test]
+fn a_parent_and_its_descendants_may_use_each_other() {
+    check_cycles(
+        &[
+            ("engine", "mod step;\nuse step::rows::Rows;"),
+            ("engine::step", "use super::EngineOptions;"),
+            (
+                "engine::step::rows",
+                "use super::StepPlan;\nuse crate::engine::EngineOptions;",
+            ),
+        ],
+        &[],
+    );
+}
+
+#[test]
+fn test_code_and_other_crates_make_no_import_cycle() {
+    check_cycles(
+        &[
+            ("engine", "mod step;\nmod worker;"),
+            (
+                "engine::step",
+                "use serde::{self, Serialize};\n#[cfg(test)]\nuse super::worker::Worker;",
+            ),
+            ("engine::worker", "use super::step::StepPlan;"),
+        ],
+        &[],
+    );
+}
+
+/// Checks the import cycles of modules with these paths and texts. A module's path also stands for its file.
+#[track_caller]
+fn check_cycles(modules: &[(&str, &str)], expected: &[&str]) {
+    let parse = |&(module, text): &(&str, &str)| {
+        let names = module.split("::").map(str::to_owned);
+        Source::parse(module.into(), names.collect(), text)
+    };
+    let sources: Vec<_> = modules.iter().map(parse).collect();
+    assert_eq!(cycles::import_cycles(&sources), expected);
+}
+
 /// Checks that a file of the engine with this text has exactly this violation.
 #[track_caller]
 fn check_layer_violation(text: &str, expected: &str) {
@@ -259,7 +373,7 @@ fn layer_violations(source: &Source) -> Vec<String> {
     let (_, allowed) = row.unwrap_or_else(|| panic!("the table has no module {}", source.layer()));
     let is_module = |name: &str| MODULES.iter().any(|(module, _)| *module == name);
     let violation = |path: &UsedPath| {
-        let name = path.layer.as_deref()?;
+        let name = path.layer()?;
         let verb = if path.is_exported { "exports" } else { "uses" };
         let is_allowed = name == source.layer()
             || match path.is_exported {
@@ -274,7 +388,7 @@ fn layer_violations(source: &Source) -> Vec<String> {
 
 fn crate_violations(source: &Source) -> Vec<String> {
     let violation = |path: &UsedPath| {
-        let name = path.external_crate.as_deref()?;
+        let name = path.external_crate()?;
         let (_, modules) = RESTRICTED_CRATES
             .iter()
             .find(|(restricted, _)| *restricted == name)?;

@@ -14,7 +14,7 @@ pub(crate) struct Source {
     /// Relative to `src`.
     pub(crate) path: PathBuf,
     /// The module path: `["model", "load"]`; `["main"]` for the program.
-    module: Vec<String>,
+    pub(crate) module: Vec<String>,
     file: syn::File,
 }
 
@@ -23,12 +23,29 @@ pub(crate) struct Source {
 pub(crate) struct UsedPath {
     /// The line, from 1.
     pub(crate) line: usize,
-    /// The top-level module that the path leads to, if it begins with `crate`, `ortolan`, `self` or `super`.
-    pub(crate) layer: Option<String>,
-    /// The first segment of any other path: perhaps an external crate.
-    pub(crate) external_crate: Option<String>,
+    /// The module that contains the path.
+    pub(crate) module: Vec<String>,
+    /// Whether the path begins with `crate`, `ortolan`, `self` or `super`, so that the segments begin at the crate root.
+    pub(crate) is_local: bool,
+    pub(crate) segments: Vec<String>,
+    /// The name that a `use` gives to the path.
+    pub(crate) imported_as: Option<String>,
     /// Whether a `pub use` exports the path.
     pub(crate) is_exported: bool,
+}
+
+impl UsedPath {
+    /// The top-level module that a local path leads to.
+    pub(crate) fn layer(&self) -> Option<&str> {
+        let first = self.segments.first().filter(|_| self.is_local);
+        first.map(String::as_str)
+    }
+
+    /// The first segment of any other path: perhaps an external crate.
+    pub(crate) fn external_crate(&self) -> Option<&str> {
+        let first = self.segments.first().filter(|_| !self.is_local);
+        first.map(String::as_str)
+    }
 }
 
 impl Source {
@@ -179,44 +196,58 @@ struct Paths {
 }
 
 impl Paths {
-    fn add(&mut self, segments: &[String], span: Span, is_exported: bool) {
-        let first = segments[0].as_str();
+    fn add(&mut self, segments: &[String], span: Span) -> &mut UsedPath {
         let parents = segments
             .iter()
             .take_while(|segment| *segment == "super")
             .count();
-        let layer = match first {
-            "crate" | "ortolan" => segments.get(1),
-            "self" => self.module.first(),
-            "super" if parents >= self.module.len() => segments.get(parents),
-            "super" => self.module.first(),
-            _ => None,
+        let (is_local, prefix, skipped) = match segments[0].as_str() {
+            "crate" | "ortolan" => (true, 0, 1),
+            "self" => (true, self.module.len(), 1),
+            "super" => (true, self.module.len().saturating_sub(parents), parents),
+            _ => (false, 0, 0),
         };
         self.paths.push(UsedPath {
             line: span.start().line,
-            layer: layer.cloned(),
-            external_crate: layer.is_none().then(|| first.to_owned()),
-            is_exported,
+            module: self.module.clone(),
+            is_local,
+            segments: [&self.module[..prefix], &segments[skipped..]].concat(),
+            imported_as: None,
+            is_exported: false,
         });
+        self.paths.last_mut().unwrap()
     }
 
     fn add_use_tree(&mut self, prefix: &[String], tree: &UseTree, is_exported: bool) {
-        let extended = |ident: &syn::Ident| [prefix, &[ident.to_string()]].concat();
-        match tree {
+        // `a::{self}` imports `a`.
+        let extended = |ident: &syn::Ident| match ident == "self" && !prefix.is_empty() {
+            true => prefix.to_vec(),
+            false => [prefix, &[ident.to_string()]].concat(),
+        };
+        let (segments, name, span) = match tree {
             UseTree::Path(path) => {
-                self.add_use_tree(&extended(&path.ident), &path.tree, is_exported);
+                return self.add_use_tree(&extended(&path.ident), &path.tree, is_exported);
             }
-            UseTree::Name(name) => self.add(&extended(&name.ident), name.ident.span(), is_exported),
-            UseTree::Rename(name) => {
-                self.add(&extended(&name.ident), name.ident.span(), is_exported)
-            }
-            UseTree::Glob(glob) => self.add(prefix, glob.star_token.spans[0], is_exported),
             UseTree::Group(group) => {
                 for tree in &group.items {
                     self.add_use_tree(prefix, tree, is_exported);
                 }
+                return;
             }
-        }
+            UseTree::Name(name) => {
+                let segments = extended(&name.ident);
+                let last = segments.last().cloned();
+                (segments, last, name.ident.span())
+            }
+            UseTree::Rename(name) => {
+                let new_name = Some(name.rename.to_string());
+                (extended(&name.ident), new_name, name.ident.span())
+            }
+            UseTree::Glob(glob) => (prefix.to_vec(), None, glob.star_token.spans[0]),
+        };
+        let path = self.add(&segments, span);
+        path.imported_as = name;
+        path.is_exported = is_exported;
     }
 
     /// Adds the paths in the arguments of a macro, which are not parsed.
@@ -235,7 +266,7 @@ impl Paths {
                 }
                 other => {
                     if path.len() > 1 {
-                        self.add(&path, start, false);
+                        self.add(&path, start);
                     }
                     path.clear();
                     match other {
@@ -251,7 +282,7 @@ impl Paths {
             colons = 0;
         }
         if path.len() > 1 {
-            self.add(&path, start, false);
+            self.add(&path, start);
         }
     }
 }
@@ -277,7 +308,7 @@ impl<'a> Visit<'a> for Paths {
                 .iter()
                 .map(|segment| segment.ident.to_string())
                 .collect();
-            self.add(&segments, path.segments[0].ident.span(), false);
+            self.add(&segments, path.segments[0].ident.span());
         }
         visit::visit_path(self, path);
     }

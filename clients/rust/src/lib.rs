@@ -5,7 +5,6 @@
 #![expect(
     missing_docs,
     unused_qualifications,
-    clippy::large_enum_variant,
     clippy::unwrap_used,
     reason = "generated from the document"
 )]
