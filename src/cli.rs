@@ -8,6 +8,7 @@ mod file;
 mod model;
 mod serving;
 mod short_names;
+mod values;
 
 use std::ffi::OsString;
 use std::path::PathBuf;
@@ -17,11 +18,9 @@ use clap::error::{Error, ErrorKind};
 use clap::{CommandFactory, FromArgMatches, Parser, ValueEnum};
 
 pub use adapters::{AdapterFile, AdapterFiles};
-pub use commands::{Command, ExportArgs, InspectArgs, MatrixType, QuantizeArgs, QuantizedType};
-pub use computing::{
-    BatchingArgs, CacheType, ComputingArgs, Device, FlashAttention, Numa, SplitMode,
-};
-pub use model::{LoadMode, ModelArgs, Pooling};
+pub use commands::{Command, ExportArgs, InspectArgs, QuantizeArgs};
+pub use computing::{BatchingArgs, CacheType, ComputingArgs, FlashAttention, SplitMode};
+pub use model::{LoadMode, ModelArgs};
 pub use serving::ServingArgs;
 
 /// Default of `--ctx-size` in llama.cpp's server of 2024.

@@ -11,17 +11,11 @@ use std::time::Duration;
 use anyhow::{Context, ensure};
 
 use crate::api::{BodyRules, Endpoints, KeyPolicy, RequestDefaults};
-use crate::cli::{
-    self, BatchingArgs, Cli, ComputingArgs, Device, LoadMode, ModelArgs, Numa, ServingArgs,
-    SplitMode,
-};
+use crate::cli::{BatchingArgs, Cli, ComputingArgs, LoadMode, ModelArgs, ServingArgs, SplitMode};
 use crate::file_bytes::{FileAccess, read_text_limited};
-use crate::gguf::quant::QuantizeTarget;
 use crate::hub::{self, Download, FileSelector, HubOptions};
 use crate::model::load::{self, CacheSize, LoadOptions};
-use crate::model::{
-    self, AdapterOptions, GenerateLimits, SlotFileLimits, SlotFolder, SystemPrompt,
-};
+use crate::model::{AdapterOptions, GenerateLimits, SlotFileLimits, SlotFolder, SystemPrompt};
 use crate::platform::{NumaStrategy, Placement};
 use crate::runtime::{DeviceChoice, DeviceOptions, SessionOptions};
 use crate::server::{AllowedHost, ApiKeySources, ApiKeys, ConnectionLimits, ServeOptions, Tls};
@@ -109,7 +103,7 @@ impl Config {
         );
         let placement = computing
             .numa
-            .map(|numa| placement(numa, computing.threads));
+            .map(|strategy| placement(strategy, computing.threads));
         let max_tokens = usize::try_from(batching.n_predict).ok();
         let context_shift = !batching.no_context_shift;
         let defaults = defaults(&batching)?;
@@ -163,12 +157,7 @@ impl Config {
 
 /// Converts the device options and validates them as far as possible without a model.
 fn devices(computing: &ComputingArgs, library: &Path) -> anyhow::Result<DeviceOptions> {
-    let choice = match computing.device {
-        Device::Auto => DeviceChoice::Auto,
-        Device::Cpu => DeviceChoice::Cpu,
-        Device::Cuda => DeviceChoice::Cuda,
-        Device::Coreml => DeviceChoice::CoreMl,
-    };
+    let choice = computing.device;
     if let (DeviceChoice::Cpu, Some(layers @ 1..)) = (choice, computing.n_gpu_layers) {
         tracing::warn!("--n-gpu-layers {layers}: with --device cpu all layers are on the CPU");
     }
@@ -182,12 +171,7 @@ fn devices(computing: &ComputingArgs, library: &Path) -> anyhow::Result<DeviceOp
     Ok(options)
 }
 
-fn placement(numa: Numa, threads: Option<usize>) -> Placement {
-    let strategy = match numa {
-        Numa::Distribute => NumaStrategy::Distribute,
-        Numa::Isolate => NumaStrategy::Isolate,
-        Numa::Numactl => NumaStrategy::Inherit,
-    };
+fn placement(strategy: NumaStrategy, threads: Option<usize>) -> Placement {
     let placement = Placement::new(strategy, threads);
     let (cores, nodes) = (placement.cores.0.len(), placement.thread_cores.len().max(1));
     tracing::info!(
@@ -243,13 +227,13 @@ fn load_options(
     computing: &ComputingArgs,
     placement: Option<&Placement>,
 ) -> anyhow::Result<LoadOptions> {
-    let (is_mapped, lock_memory) = match model.load_mode {
-        None => (!model.no_mmap, model.mlock),
-        Some(LoadMode::Auto | LoadMode::Mmap) => (true, false),
-        Some(LoadMode::None) => (false, false),
-        Some(LoadMode::Mlock) => (false, true),
-        Some(LoadMode::MmapMlock) => (true, true),
-    };
+    let load_mode = model.load_mode.unwrap_or(LoadMode {
+        access: match model.no_mmap {
+            true => FileAccess::Read,
+            false => FileAccess::Map,
+        },
+        lock_memory: model.mlock,
+    });
     let adapters = model.adapters.0.into_iter();
     let adapters = AdapterOptions {
         files: adapters.map(|file| (file.path, file.scale)).collect(),
@@ -277,11 +261,8 @@ fn load_options(
             (None, Some(budget)) => CacheSize::Bytes(budget.as_u64()),
             (None, None) => CacheSize::AllContexts,
         },
-        access: match is_mapped {
-            true => FileAccess::Map,
-            false => FileAccess::Read,
-        },
-        lock_memory,
+        access: load_mode.access,
+        lock_memory: load_mode.lock_memory,
         session: SessionOptions {
             devices: devices(computing, &library)?,
             library,
@@ -304,16 +285,9 @@ fn load_options(
                 .with_context(|| format!("--system-prompt-file {}", path.display()))?,
             None => SystemPrompt::default(),
         },
-        quantize: model.quantize.map(|kind| match kind {
-            cli::QuantizedType::Q4_0 => QuantizeTarget::Q4_0,
-            cli::QuantizedType::Q8_0 => QuantizeTarget::Q8_0,
-        }),
+        quantize: model.quantize,
         adapters,
-        pooling: model.pooling.map(|pooling| match pooling {
-            cli::Pooling::Mean => model::Pooling::Mean,
-            cli::Pooling::Cls => model::Pooling::First,
-            cli::Pooling::Last => model::Pooling::Last,
-        }),
+        pooling: model.pooling,
     })
 }
 

@@ -53,7 +53,10 @@ const MODULES: &[(&str, &[&str])] = &[
     ),
     ("terminal", &["model", "hub"]),
     ("logging", &["cli"]),
-    ("cli", &["file_bytes"]),
+    (
+        "cli",
+        &["model", "runtime", "gguf", "platform", "file_bytes"],
+    ),
     ("server", &["api"]),
     ("api", &["model", "text", "sampling", "metrics"]),
     ("metrics", &["engine"]),

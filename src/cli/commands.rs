@@ -5,9 +5,11 @@ use std::ffi::OsString;
 use std::path::PathBuf;
 
 use clap::error::Error;
-use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
+use clap::{Args, CommandFactory, Parser, Subcommand};
 
+use super::values::{NamedValue, one_of};
 use super::{DEFAULT_CONTEXT_TOKENS, short_names};
+use crate::gguf::quant::QuantizeTarget;
 
 /// A command line that starts with a command.
 #[derive(Parser)]
@@ -66,22 +68,22 @@ pub struct QuantizeArgs {
     pub output: PathBuf,
 
     /// Type of the quantized matrices; norms, biases and other vectors are left unchanged
-    #[arg(value_enum, value_name = "TYPE", ignore_case = true)]
-    pub target_type: QuantizedType,
+    #[arg(value_parser = one_of(QUANTIZED_TYPES), value_name = "TYPE", ignore_case = true)]
+    pub target_type: QuantizeTarget,
 
     /// Type of the output matrix, or of the embedding matrix where both are the same
     #[arg(
         long,
-        value_enum,
+        value_parser = one_of(MATRIX_TYPES),
         value_name = "TYPE",
         ignore_case = true,
         visible_alias = "output-type"
     )]
-    pub output_tensor_type: Option<MatrixType>,
+    pub output_tensor_type: Option<QuantizeTarget>,
 
     /// Type of the embedding matrix
-    #[arg(long, value_enum, value_name = "TYPE", ignore_case = true)]
-    pub token_embedding_type: Option<MatrixType>,
+    #[arg(long, value_parser = one_of(MATRIX_TYPES), value_name = "TYPE", ignore_case = true)]
+    pub token_embedding_type: Option<QuantizeTarget>,
 
     /// Overwrite OUT if it exists
     #[arg(long)]
@@ -108,31 +110,21 @@ pub struct ExportArgs {
     pub force: bool,
 }
 
-/// A quantized tensor type.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub enum QuantizedType {
-    /// 4 bits, with a scale per 32 weights: 4.5 bits per weight
-    #[value(name = "q4_0")]
-    Q4_0,
-    /// 8 bits, with a scale per 32 weights: 8.5 bits per weight
-    #[value(name = "q8_0")]
-    Q8_0,
-}
+/// The types of `quantize` and `--quantize`.
+#[rustfmt::skip]
+pub(super) const QUANTIZED_TYPES: &[NamedValue<QuantizeTarget>] = &[
+    ("q4_0", "4 bits, with a scale per 32 weights: 4.5 bits per weight", QuantizeTarget::Q4_0),
+    ("q8_0", "8 bits, with a scale per 32 weights: 8.5 bits per weight", QuantizeTarget::Q8_0),
+];
 
-/// A quantized or floating-point tensor type.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub enum MatrixType {
-    /// Single precision
-    F32,
-    /// Half precision
-    F16,
-    /// 4 bits, with a scale per 32 weights
-    #[value(name = "q4_0")]
-    Q4_0,
-    /// 8 bits, with a scale per 32 weights
-    #[value(name = "q8_0")]
-    Q8_0,
-}
+/// The types of single matrices.
+#[rustfmt::skip]
+const MATRIX_TYPES: &[NamedValue<QuantizeTarget>] = &[
+    ("f32", "Single precision", QuantizeTarget::F32),
+    ("f16", "Half precision", QuantizeTarget::F16),
+    ("q4_0", "4 bits, with a scale per 32 weights", QuantizeTarget::Q4_0),
+    ("q8_0", "8 bits, with a scale per 32 weights", QuantizeTarget::Q8_0),
+];
 
 impl Command {
     /// Returns the clap definitions of all commands.

@@ -6,6 +6,10 @@ use bytesize::ByteSize;
 use clap::builder::FalseyValueParser;
 use clap::{Args, ValueEnum};
 
+use super::values::{NamedValue, one_of};
+use crate::platform::NumaStrategy;
+use crate::runtime::DeviceChoice;
+
 /// Heading in `--help` of the options of the KV cache.
 const KV_CACHE: &str = "KV cache";
 
@@ -125,17 +129,17 @@ pub struct ComputingArgs {
     /// NUMA strategy [default when given without a value: distribute]
     #[arg(
         long,
-        value_enum,
+        value_parser = one_of(NUMA_STRATEGIES),
         value_name = "STRATEGY",
         num_args = 0..=1,
         default_missing_value = "distribute",
         env = "LLAMA_ARG_NUMA"
     )]
-    pub numa: Option<Numa>,
+    pub numa: Option<NumaStrategy>,
 
     /// Device that computes
-    #[arg(long, value_enum, default_value_t = Device::Auto, env = "LLAMA_ARG_DEVICE")]
-    pub device: Device,
+    #[arg(long, value_parser = one_of(DEVICES), default_value = "auto", env = "LLAMA_ARG_DEVICE")]
+    pub device: DeviceChoice,
 
     /// Number of layers on GPUs, counted from the last; the CPU computes the others [default: all]; also -ngl
     #[arg(
@@ -195,30 +199,21 @@ pub struct ComputingArgs {
     pub onnxruntime: Option<PathBuf>,
 }
 
-/// NUMA strategy of the compute threads.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub enum Numa {
-    /// Spread threads over all nodes, round-robin
-    Distribute,
-    /// Use only the cores of the node on which the program started
-    Isolate,
-    /// Use the cores that `numactl` allows, one thread per core
-    Numactl,
-}
+#[rustfmt::skip]
+const NUMA_STRATEGIES: &[NamedValue<NumaStrategy>] = &[
+    ("distribute", "Spread threads over all nodes, round-robin", NumaStrategy::Distribute),
+    ("isolate", "Use only the cores of the node on which the program started", NumaStrategy::Isolate),
+    ("numactl", "Use the cores that `numactl` allows, one thread per core", NumaStrategy::Inherit),
+];
 
-/// Device that computes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub enum Device {
-    /// The first available of CUDA, CoreML, CPU
-    Auto,
-    /// CPU
-    #[value(alias = "none")]
-    Cpu,
-    /// NVIDIA GPUs; requires an ONNX Runtime library with CUDA
-    Cuda,
-    /// Apple's CoreML, which chooses among CPU, GPU and Neural Engine
-    Coreml,
-}
+#[rustfmt::skip]
+const DEVICES: &[NamedValue<DeviceChoice>] = &[
+    ("auto", "The first available of CUDA, CoreML, CPU", DeviceChoice::Auto),
+    ("cpu", "CPU", DeviceChoice::Cpu),
+    ("none", "", DeviceChoice::Cpu),
+    ("cuda", "NVIDIA GPUs; requires an ONNX Runtime library with CUDA", DeviceChoice::Cuda),
+    ("coreml", "Apple's CoreML, which chooses among CPU, GPU and Neural Engine", DeviceChoice::CoreMl),
+];
 
 /// How layers are split among devices.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]

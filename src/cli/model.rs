@@ -3,12 +3,16 @@
 use std::path::PathBuf;
 
 use bytesize::ByteSize;
+use clap::Args;
 use clap::builder::FalseyValueParser;
-use clap::{Args, ValueEnum};
 
 use super::DEFAULT_CONTEXT_TOKENS;
 use super::adapters::{ADAPTERS, AdapterFiles};
-use super::commands::QuantizedType;
+use super::commands::QUANTIZED_TYPES;
+use super::values::{NamedValue, one_of};
+use crate::file_bytes::FileAccess;
+use crate::gguf::quant::QuantizeTarget;
+use crate::model::Pooling;
 
 /// Heading in `--help` of the options that shape prompts.
 const PROMPTS: &str = "Chat template and system prompt";
@@ -92,7 +96,7 @@ pub struct ModelArgs {
     pub system_prompt_file: Option<PathBuf>,
 
     /// Pooling of hidden states into an embedding [default: the model's own, else last]
-    #[arg(long, value_enum, value_name = "TYPE", env = "LLAMA_ARG_POOLING")]
+    #[arg(long, value_parser = one_of(POOLINGS), value_name = "TYPE", env = "LLAMA_ARG_POOLING")]
     pub pooling: Option<Pooling>,
 
     /// Adapters in the order of their ids.
@@ -120,8 +124,14 @@ pub struct ModelArgs {
     pub ctx_size: usize,
 
     /// Quantize F32, F16 and BF16 matrices to TYPE while loading; quantized ones are left unchanged
-    #[arg(long, value_enum, value_name = "TYPE", ignore_case = true, env = "ORTOLAN_QUANTIZE")]
-    pub quantize: Option<QuantizedType>,
+    #[arg(
+        long,
+        value_parser = one_of(QUANTIZED_TYPES),
+        value_name = "TYPE",
+        ignore_case = true,
+        env = "ORTOLAN_QUANTIZE"
+    )]
+    pub quantize: Option<QuantizeTarget>,
 
     /// Lock all memory once the model is loaded, so that none of it is swapped out
     #[arg(long, env = "LLAMA_ARG_MLOCK", value_parser = FalseyValueParser::new())]
@@ -134,7 +144,7 @@ pub struct ModelArgs {
     /// How the model file is loaded into memory; replaces --mlock and --no-mmap
     #[arg(
         long,
-        value_enum,
+        value_parser = one_of(LOAD_MODES),
         value_name = "MODE",
         conflicts_with_all = ["mlock", "no_mmap"],
         env = "LLAMA_ARG_LOAD_MODE"
@@ -142,29 +152,26 @@ pub struct ModelArgs {
     pub load_mode: Option<LoadMode>,
 }
 
-/// Pooling of a text's hidden states into its embedding.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub enum Pooling {
-    /// Mean over all tokens
-    Mean,
-    /// Hidden state of the first token
-    Cls,
-    /// Hidden state of the last token
-    Last,
+/// How model files are loaded into memory.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct LoadMode {
+    /// Whether files are mapped or read.
+    pub access: FileAccess,
+    /// Whether memory is locked after loading.
+    pub lock_memory: bool,
 }
 
-/// How a model file is loaded into memory.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub enum LoadMode {
-    /// Same as mmap
-    Auto,
-    /// Read the file
-    None,
-    /// Map the file
-    Mmap,
-    /// Read the file and lock memory
-    Mlock,
-    /// Map the file and lock memory
-    #[value(name = "mmap+mlock")]
-    MmapMlock,
-}
+#[rustfmt::skip]
+const LOAD_MODES: &[NamedValue<LoadMode>] = &[
+    ("auto", "Same as mmap", LoadMode { access: FileAccess::Map, lock_memory: false }),
+    ("none", "Read the file", LoadMode { access: FileAccess::Read, lock_memory: false }),
+    ("mmap", "Map the file", LoadMode { access: FileAccess::Map, lock_memory: false }),
+    ("mlock", "Read the file and lock memory", LoadMode { access: FileAccess::Read, lock_memory: true }),
+    ("mmap+mlock", "Map the file and lock memory", LoadMode { access: FileAccess::Map, lock_memory: true }),
+];
+
+const POOLINGS: &[NamedValue<Pooling>] = &[
+    ("mean", "Mean over all tokens", Pooling::Mean),
+    ("cls", "Hidden state of the first token", Pooling::First),
+    ("last", "Hidden state of the last token", Pooling::Last),
+];

@@ -5,6 +5,10 @@ use std::fs;
 use bytesize::ByteSize;
 
 use super::*;
+use crate::file_bytes::FileAccess;
+use crate::gguf::quant::QuantizeTarget;
+use crate::platform::NumaStrategy;
+use crate::runtime::DeviceChoice;
 
 /// Parses a command line without the program's name.
 fn parse(line: &str) -> Result<Cli, String> {
@@ -43,7 +47,10 @@ fn a_command_line_that_starts_with_a_command_runs_the_command() {
         args.output_tensor_type,
         args.token_embedding_type,
     );
-    assert_eq!(types, (QuantizedType::Q8_0, Some(MatrixType::F16), None));
+    assert_eq!(
+        types,
+        (QuantizeTarget::Q8_0, Some(QuantizeTarget::F16), None)
+    );
     for line in [
         "inspect",
         "inspect a b",
@@ -131,7 +138,7 @@ fn defaults_are_those_of_llama_cpp_in_2024() {
 fn quantize_takes_a_type_that_can_be_written() {
     let quantize = |line| parse(line).map(|cli| cli.model.quantize);
     assert_eq!(quantize("-m folder").unwrap(), None);
-    let eight_bits = Some(QuantizedType::Q8_0);
+    let eight_bits = Some(QuantizeTarget::Q8_0);
     assert_eq!(quantize("-m folder --quantize Q8_0").unwrap(), eight_bits);
     assert!(quantize("-m folder --quantize q4_k").is_err());
 }
@@ -211,7 +218,11 @@ fn accepts_current_llama_cpp_option_names() {
         (cli.batching.temperature, cli.batching.seed),
         (Some(-1.0), 7)
     );
-    assert_eq!(cli.model.load_mode, Some(LoadMode::MmapMlock));
+    let mapped_and_locked = LoadMode {
+        access: FileAccess::Map,
+        lock_memory: true,
+    };
+    assert_eq!(cli.model.load_mode, Some(mapped_and_locked));
     assert_eq!(cli.logging.log_format, LogFormat::Json);
     for line in [
         "--slots --no-slots",
@@ -227,10 +238,30 @@ fn accepts_current_llama_cpp_option_names() {
 #[test]
 fn numa_without_a_value_means_distribute() {
     let numa = |line| parse(line).unwrap().computing.numa;
-    assert_eq!(numa("--numa -m a.gguf"), Some(Numa::Distribute));
-    assert_eq!(numa("-m a.gguf --numa isolate"), Some(Numa::Isolate));
-    assert_eq!(numa("-m a.gguf --numa=numactl"), Some(Numa::Numactl));
+    assert_eq!(numa("--numa -m a.gguf"), Some(NumaStrategy::Distribute));
+    assert_eq!(
+        numa("-m a.gguf --numa isolate"),
+        Some(NumaStrategy::Isolate)
+    );
+    assert_eq!(
+        numa("-m a.gguf --numa=numactl"),
+        Some(NumaStrategy::Inherit)
+    );
     assert!(parse("-m a.gguf --numa nearby").is_err());
+}
+
+#[test]
+fn a_hidden_alias_is_accepted_but_not_listed() {
+    let device = |name: &str| {
+        let cli = parse(&format!("-m a.gguf --device {name}"))?;
+        Ok::<_, String>(cli.computing.device)
+    };
+    assert_eq!(device("none"), Ok(DeviceChoice::Cpu));
+    let error = device("gpu").unwrap_err();
+    assert!(
+        error.contains("[possible values: auto, cpu, cuda, coreml]"),
+        "{error}"
+    );
 }
 
 #[test]

@@ -9,7 +9,7 @@ use bytesize::ByteSize;
 
 use super::output_file;
 use crate::atomic_file::AtomicFile;
-use crate::cli::{MatrixType, QuantizeArgs, QuantizedType};
+use crate::cli::QuantizeArgs;
 use crate::file_bytes::FileAccess;
 use crate::gguf::quant::{QuantizeTarget, is_quantizable};
 use crate::gguf::{Gguf, GgufWriter, OutputEntry, OutputTensor, TensorInfo, TensorType};
@@ -223,19 +223,16 @@ fn requested_type(
         EMBEDDING => args.token_embedding_type.or(output.filter(|_| tied)),
         _ => None,
     };
-    Some(match (special_type, args.target_type) {
-        (Some(MatrixType::F32), _) => QuantizeTarget::F32,
-        (Some(MatrixType::F16), _) => QuantizeTarget::F16,
-        (Some(MatrixType::Q4_0), _) | (None, QuantizedType::Q4_0) => QuantizeTarget::Q4_0,
-        (Some(MatrixType::Q8_0), _) | (None, QuantizedType::Q8_0) => QuantizeTarget::Q8_0,
-    })
+    Some(special_type.unwrap_or(args.target_type))
 }
 
 /// Returns llama.cpp's `llama_ftype` value: the type of most matrices of a file.
-fn file_type(kind: QuantizedType) -> u32 {
+fn file_type(kind: QuantizeTarget) -> u32 {
     match kind {
-        QuantizedType::Q4_0 => 2,
-        QuantizedType::Q8_0 => 7,
+        QuantizeTarget::F32 => 0,
+        QuantizeTarget::F16 => 1,
+        QuantizeTarget::Q4_0 => 2,
+        QuantizeTarget::Q8_0 => 7,
     }
 }
 
