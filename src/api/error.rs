@@ -152,31 +152,49 @@ impl Error {
 
     /// The HTTP status of the response.
     pub fn status(&self) -> StatusCode {
+        self.status_and_type().0
+    }
+
+    /// Returns the HTTP status, and the `type` in the error bodies of the OpenAI and native surfaces.
+    fn status_and_type(&self) -> (StatusCode, types::ErrorDetailType) {
+        use types::ErrorDetailType as Kind;
         match self {
             Self::Invalid { .. } | Self::ThreadUnsupported | Self::PreviousResponseNotFound(_) => {
-                StatusCode::BAD_REQUEST
+                (StatusCode::BAD_REQUEST, Kind::InvalidRequestError)
             }
-            Self::Unauthorized => StatusCode::UNAUTHORIZED,
-            Self::OperatorOnly(_) | Self::SlotOfAnotherKey(_) => StatusCode::FORBIDDEN,
-            Self::UnsupportedContentType | Self::UnsupportedEncoding { .. } => {
-                StatusCode::UNSUPPORTED_MEDIA_TYPE
+            Self::Unauthorized => (StatusCode::UNAUTHORIZED, Kind::AuthenticationError),
+            Self::OperatorOnly(_) | Self::SlotOfAnotherKey(_) => {
+                (StatusCode::FORBIDDEN, Kind::PermissionError)
             }
-            Self::BodyTimeout(_) => StatusCode::REQUEST_TIMEOUT,
-            Self::BodyTooLarge { .. } => StatusCode::PAYLOAD_TOO_LARGE,
-            Self::TooManyRequests(_) => StatusCode::TOO_MANY_REQUESTS,
-            Self::ModelNotFound(_)
-            | Self::PathNotFound(_)
-            | Self::ResponseNotFound(_)
-            | Self::ItemNotFound(_) => StatusCode::NOT_FOUND,
-            Self::NotSupported(_) => StatusCode::NOT_IMPLEMENTED,
+            Self::UnsupportedContentType | Self::UnsupportedEncoding { .. } => (
+                StatusCode::UNSUPPORTED_MEDIA_TYPE,
+                Kind::InvalidRequestError,
+            ),
+            Self::BodyTimeout(_) => (StatusCode::REQUEST_TIMEOUT, Kind::TimeoutError),
+            Self::BodyTooLarge { .. } => (StatusCode::PAYLOAD_TOO_LARGE, Kind::InvalidRequestError),
+            Self::TooManyRequests(_) => (StatusCode::TOO_MANY_REQUESTS, Kind::RateLimitError),
+            Self::ModelNotFound(_) | Self::PathNotFound(_) => {
+                (StatusCode::NOT_FOUND, Kind::NotFoundError)
+            }
+            Self::ResponseNotFound(_) | Self::ItemNotFound(_) => {
+                (StatusCode::NOT_FOUND, Kind::InvalidRequestError)
+            }
+            Self::NotSupported(_) => (StatusCode::NOT_IMPLEMENTED, Kind::NotSupportedError),
             Self::Loading | Self::ModelUnavailable(_) | Self::ModelFailed { .. } => {
-                StatusCode::SERVICE_UNAVAILABLE
+                (StatusCode::SERVICE_UNAVAILABLE, Kind::UnavailableError)
             }
-            Self::MethodNotAllowed { .. } => StatusCode::METHOD_NOT_ALLOWED,
-            Self::Http { status, .. } => *status,
+            Self::MethodNotAllowed { .. } => {
+                (StatusCode::METHOD_NOT_ALLOWED, Kind::InvalidRequestError)
+            }
+            Self::Http { status, .. } if status.is_client_error() => {
+                (*status, Kind::InvalidRequestError)
+            }
+            Self::Http { status, .. } => (*status, Kind::ServerError),
             Self::Generate(error) => match error {
-                GenerateError::PromptTooLong { .. }
-                | GenerateError::SystemPromptTooLong { .. }
+                GenerateError::PromptTooLong { .. } => {
+                    (StatusCode::BAD_REQUEST, Kind::ExceedContextSizeError)
+                }
+                GenerateError::SystemPromptTooLong { .. }
                 | GenerateError::EmptyPrompt
                 | GenerateError::UnknownToken { .. }
                 | GenerateError::UnknownSlot { .. }
@@ -186,18 +204,26 @@ impl Error {
                 | GenerateError::OutputTooLarge { .. }
                 | GenerateError::Template(_)
                 | GenerateError::Grammar { .. }
-                | GenerateError::ConstraintFailed { .. } => StatusCode::BAD_REQUEST,
+                | GenerateError::ConstraintFailed { .. } => {
+                    (StatusCode::BAD_REQUEST, Kind::InvalidRequestError)
+                }
                 GenerateError::InfillUnsupported
                 | GenerateError::GenerationUnsupported
-                | GenerateError::EmbeddingsUnsupported => StatusCode::NOT_IMPLEMENTED,
+                | GenerateError::EmbeddingsUnsupported => {
+                    (StatusCode::NOT_IMPLEMENTED, Kind::NotSupportedError)
+                }
                 GenerateError::QueueFull { .. } | GenerateError::PreparationQueueFull { .. } => {
-                    StatusCode::TOO_MANY_REQUESTS
+                    (StatusCode::TOO_MANY_REQUESTS, Kind::RateLimitError)
                 }
                 GenerateError::EngineEnded(_)
                 | GenerateError::Stopping
-                | GenerateError::Cancelled => StatusCode::SERVICE_UNAVAILABLE,
-                GenerateError::DeadlinePassed { .. } => StatusCode::REQUEST_TIMEOUT,
-                GenerateError::Failed(_) => StatusCode::INTERNAL_SERVER_ERROR,
+                | GenerateError::Cancelled => {
+                    (StatusCode::SERVICE_UNAVAILABLE, Kind::UnavailableError)
+                }
+                GenerateError::DeadlinePassed { .. } => {
+                    (StatusCode::REQUEST_TIMEOUT, Kind::TimeoutError)
+                }
+                GenerateError::Failed(_) => (StatusCode::INTERNAL_SERVER_ERROR, Kind::ServerError),
             },
         }
     }
@@ -233,7 +259,7 @@ impl Error {
         types::ErrorDetail {
             code,
             message: truncate_message(self.message(surface)),
-            type_: self.error_type(),
+            type_: self.status_and_type().1,
             param: self.param(),
             n_prompt_tokens: prompt_tokens,
             n_ctx: context_tokens,
@@ -304,57 +330,6 @@ impl Error {
             Self::Generate(GenerateError::PromptTooLong { .. }) => Some("context_length_exceeded"),
             _ if self.status() == StatusCode::TOO_MANY_REQUESTS => Some("rate_limit_exceeded"),
             _ => None,
-        }
-    }
-
-    fn error_type(&self) -> types::ErrorDetailType {
-        use types::ErrorDetailType as Kind;
-        match self {
-            Self::Invalid { .. }
-            | Self::ThreadUnsupported
-            | Self::ResponseNotFound(_)
-            | Self::PreviousResponseNotFound(_)
-            | Self::ItemNotFound(_)
-            | Self::UnsupportedContentType
-            | Self::UnsupportedEncoding { .. }
-            | Self::BodyTooLarge { .. }
-            | Self::MethodNotAllowed { .. } => Kind::InvalidRequestError,
-            Self::Unauthorized => Kind::AuthenticationError,
-            Self::OperatorOnly(_) | Self::SlotOfAnotherKey(_) => Kind::PermissionError,
-            Self::BodyTimeout(_) => Kind::TimeoutError,
-            Self::TooManyRequests(_) => Kind::RateLimitError,
-            Self::ModelNotFound(_) | Self::PathNotFound(_) => Kind::NotFoundError,
-            Self::NotSupported(_) => Kind::NotSupportedError,
-            Self::Loading | Self::ModelUnavailable(_) | Self::ModelFailed { .. } => {
-                Kind::UnavailableError
-            }
-            Self::Http { status, .. } if status.is_client_error() => Kind::InvalidRequestError,
-            Self::Http { .. } => Kind::ServerError,
-            Self::Generate(error) => match error {
-                GenerateError::PromptTooLong { .. } => Kind::ExceedContextSizeError,
-                GenerateError::EmptyPrompt
-                | GenerateError::SystemPromptTooLong { .. }
-                | GenerateError::UnknownToken { .. }
-                | GenerateError::UnknownSlot { .. }
-                | GenerateError::UnknownAdapter { .. }
-                | GenerateError::DuplicateAdapter(_)
-                | GenerateError::OptionTooLarge { .. }
-                | GenerateError::OutputTooLarge { .. }
-                | GenerateError::Template(_)
-                | GenerateError::Grammar { .. }
-                | GenerateError::ConstraintFailed { .. } => Kind::InvalidRequestError,
-                GenerateError::InfillUnsupported
-                | GenerateError::GenerationUnsupported
-                | GenerateError::EmbeddingsUnsupported => Kind::NotSupportedError,
-                GenerateError::QueueFull { .. } | GenerateError::PreparationQueueFull { .. } => {
-                    Kind::RateLimitError
-                }
-                GenerateError::EngineEnded(_)
-                | GenerateError::Stopping
-                | GenerateError::Cancelled => Kind::UnavailableError,
-                GenerateError::DeadlinePassed { .. } => Kind::TimeoutError,
-                GenerateError::Failed(_) => Kind::ServerError,
-            },
         }
     }
 
