@@ -28,219 +28,79 @@ pub fn text(stats: &Stats, subject: &Subject<'_>) -> Result<String, prometheus::
     TextEncoder::new().encode_to_string(&metric_families(stats, subject))
 }
 
+#[rustfmt::skip] // One row per metric.
 fn metric_families(stats: &Stats, subject: &Subject<'_>) -> Vec<MetricFamily> {
-    let Stats {
-        slots,
-        waiting,
-        blocks,
-        counters,
-        death_reason: _,
-    } = stats;
+    let Stats { slots, waiting, blocks, counters, death_reason: _ } = stats;
     let processing = slots.iter().flatten().count();
     vec![
-        counter(
-            "llamacpp:prompt_tokens_total",
-            "Number of prompt tokens processed.",
-            counters.prompt_tokens as f64,
-        ),
-        counter(
-            "llamacpp:tokens_predicted_total",
-            "Number of generation tokens processed.",
-            counters.generated_tokens as f64,
-        ),
-        gauge(
-            "llamacpp:prompt_tokens_seconds",
-            "Average prompt throughput in tokens/s.",
-            ratio(counters.ended_prompt_tokens as f64, counters.prompt_seconds),
-        ),
-        gauge(
-            "llamacpp:predicted_tokens_seconds",
-            "Average generation throughput in tokens/s.",
-            ratio(
-                counters.ended_generated_tokens as f64,
-                counters.decode_seconds,
-            ),
-        ),
-        gauge(
-            "llamacpp:kv_cache_usage_ratio",
-            "KV-cache usage. 1 means 100 percent usage.",
-            ratio(blocks.referenced as f64, blocks.total as f64),
-        ),
-        gauge(
-            "llamacpp:kv_cache_tokens",
-            "KV-cache tokens, counted in whole blocks.",
-            (blocks.referenced * subject.block_tokens) as f64,
-        ),
-        gauge(
-            "llamacpp:requests_processing",
-            "Number of requests processing.",
-            processing as f64,
-        ),
-        gauge(
-            "llamacpp:requests_deferred",
-            "Number of requests deferred.",
-            *waiting as f64,
-        ),
-        counter(
-            "llamacpp:prompt_seconds_total",
-            "Prompt process time in seconds.",
-            counters.prompt_seconds,
-        ),
-        counter(
-            "llamacpp:tokens_predicted_seconds_total",
-            "Predict process time in seconds.",
-            counters.decode_seconds,
-        ),
-        counter(
-            "llamacpp:n_decode_total",
-            "Number of steps.",
-            counters.step_tokens.count() as f64,
-        ),
-        gauge(
-            "llamacpp:n_busy_slots_per_decode",
-            "Average number of sequences in a step.",
-            ratio(
-                counters.step_sequences as f64,
-                counters.step_tokens.count() as f64,
-            ),
-        ),
-        counter(
-            "llamacpp:n_tokens_max",
-            "Largest number of tokens in the context of a sequence.",
-            counters.longest_sequence as f64,
-        ),
-        counter(
-            "llamacpp:spec_decode_num_drafts_total",
-            "Number of steps that verified draft tokens of a sequence.",
-            counters.draft_verifications as f64,
-        ),
-        counter(
-            "llamacpp:spec_decode_num_draft_tokens_total",
-            "Number of draft tokens.",
-            counters.draft_tokens as f64,
-        ),
-        counter(
-            "llamacpp:spec_decode_num_accepted_tokens_total",
-            "Number of draft tokens that were accepted.",
-            counters.accepted_draft_tokens as f64,
-        ),
-        family(
-            "ortolan_requests_total",
-            "Requests that ended, by outcome.",
-            MetricType::COUNTER,
+        counter("llamacpp:prompt_tokens_total", "Number of prompt tokens processed.", counters.prompt_tokens as f64),
+        counter("llamacpp:tokens_predicted_total", "Number of generation tokens processed.",
+            counters.generated_tokens as f64),
+        gauge("llamacpp:prompt_tokens_seconds", "Average prompt throughput in tokens/s.",
+            ratio(counters.ended_prompt_tokens as f64, counters.prompt_seconds)),
+        gauge("llamacpp:predicted_tokens_seconds", "Average generation throughput in tokens/s.",
+            ratio(counters.ended_generated_tokens as f64, counters.decode_seconds)),
+        gauge("llamacpp:kv_cache_usage_ratio", "KV-cache usage. 1 means 100 percent usage.",
+            ratio(blocks.referenced as f64, blocks.total as f64)),
+        gauge("llamacpp:kv_cache_tokens", "KV-cache tokens, counted in whole blocks.",
+            (blocks.referenced * subject.block_tokens) as f64),
+        gauge("llamacpp:requests_processing", "Number of requests processing.", processing as f64),
+        gauge("llamacpp:requests_deferred", "Number of requests deferred.", *waiting as f64),
+        counter("llamacpp:prompt_seconds_total", "Prompt process time in seconds.", counters.prompt_seconds),
+        counter("llamacpp:tokens_predicted_seconds_total", "Predict process time in seconds.", counters.decode_seconds),
+        counter("llamacpp:n_decode_total", "Number of steps.", counters.step_tokens.count() as f64),
+        gauge("llamacpp:n_busy_slots_per_decode", "Average number of sequences in a step.",
+            ratio(counters.step_sequences as f64, counters.step_tokens.count() as f64)),
+        counter("llamacpp:n_tokens_max", "Largest number of tokens in the context of a sequence.",
+            counters.longest_sequence as f64),
+        counter("llamacpp:spec_decode_num_drafts_total", "Number of steps that verified draft tokens of a sequence.",
+            counters.draft_verifications as f64),
+        counter("llamacpp:spec_decode_num_draft_tokens_total", "Number of draft tokens.", counters.draft_tokens as f64),
+        counter("llamacpp:spec_decode_num_accepted_tokens_total", "Number of draft tokens that were accepted.",
+            counters.accepted_draft_tokens as f64),
+        family("ortolan_requests_total", "Requests that ended, by outcome.", MetricType::COUNTER,
             [
                 ("completed", counters.completed),
                 ("cancelled", counters.cancelled),
                 ("expired", counters.expired),
                 ("failed", counters.failed),
-            ]
-            .map(|(outcome, count)| counter_metric(count as f64, &[("outcome", outcome)])),
-        ),
-        gauge(
-            "ortolan_queue_depth",
-            "Requests waiting for a slot or for cache blocks.",
-            *waiting as f64,
-        ),
-        counter(
-            "ortolan_prefix_hits_total",
-            "Requests with a prompt prefix found in the cache.",
-            counters.prefix_hits as f64,
-        ),
-        counter(
-            "ortolan_prompt_tokens_cached_total",
-            "Prompt tokens read from the cache.",
-            counters.cached_tokens as f64,
-        ),
-        counter(
-            "ortolan_tokens_recomputed_total",
-            "Tokens computed again after a preemption or a context shift.",
-            counters.recomputed_tokens as f64,
-        ),
-        counter(
-            "ortolan_tokens_guessed_total",
-            "Draft tokens computed by speculative decoding.",
-            counters.draft_tokens as f64,
-        ),
-        counter(
-            "ortolan_tokens_guessed_rightly_total",
-            "Draft tokens that were accepted.",
-            counters.accepted_draft_tokens as f64,
-        ),
-        counter(
-            "ortolan_preemptions_total",
-            "Preemptions of requests for lack of cache blocks.",
-            counters.preemptions as f64,
-        ),
-        counter(
-            "ortolan_context_shifts_total",
-            "Context shifts, each of which drops the older half of a full context.",
-            counters.context_shifts as f64,
-        ),
-        counter(
-            "ortolan_cache_evictions_total",
-            "Cached blocks that were evicted for lack of free blocks.",
-            blocks.evictions as f64,
-        ),
-        family(
-            "ortolan_cache_blocks",
-            "Cache blocks by state: held by requests, idle with cached content, or free.",
+            ].map(|(outcome, count)| counter_metric(count as f64, &[("outcome", outcome)]))),
+        gauge("ortolan_queue_depth", "Requests waiting for a slot or for cache blocks.", *waiting as f64),
+        counter("ortolan_prefix_hits_total", "Requests with a prompt prefix found in the cache.",
+            counters.prefix_hits as f64),
+        counter("ortolan_prompt_tokens_cached_total", "Prompt tokens read from the cache.",
+            counters.cached_tokens as f64),
+        counter("ortolan_tokens_recomputed_total", "Tokens computed again after a preemption or a context shift.",
+            counters.recomputed_tokens as f64),
+        counter("ortolan_tokens_guessed_total", "Draft tokens computed by speculative decoding.",
+            counters.draft_tokens as f64),
+        counter("ortolan_tokens_guessed_rightly_total", "Draft tokens that were accepted.",
+            counters.accepted_draft_tokens as f64),
+        counter("ortolan_preemptions_total", "Preemptions of requests for lack of cache blocks.",
+            counters.preemptions as f64),
+        counter("ortolan_context_shifts_total", "Context shifts, each of which drops the older half of a full context.",
+            counters.context_shifts as f64),
+        counter("ortolan_cache_evictions_total", "Cached blocks that were evicted for lack of free blocks.",
+            blocks.evictions as f64),
+        family("ortolan_cache_blocks", "Cache blocks by state: held by requests, idle with cached content, or free.",
             MetricType::GAUGE,
-            [
-                ("held", blocks.referenced),
-                ("idle", blocks.evictable),
-                ("free", blocks.free()),
-            ]
-            .map(|(state, count)| gauge_metric(count as f64, &[("state", state)])),
-        ),
-        family(
-            "ortolan_slots",
-            "Slots by state.",
-            MetricType::GAUGE,
-            [
-                ("processing", processing),
-                ("idle", slots.len() - processing),
-            ]
-            .map(|(state, count)| gauge_metric(count as f64, &[("state", state)])),
-        ),
-        histogram(
-            "ortolan_step_tokens",
-            "Tokens computed in a step.",
-            &counters.step_tokens,
-        ),
-        histogram(
-            "ortolan_step_seconds",
-            "Duration of a step in seconds.",
-            &counters.step_seconds,
-        ),
-        histogram(
-            "ortolan_queue_wait_seconds",
-            "Time from a request's arrival to its first step in seconds.",
-            &counters.queue_wait_seconds,
-        ),
-        histogram(
-            "ortolan_time_to_first_token_seconds",
-            "Time from a request's arrival to its first token in seconds.",
-            &counters.first_token_seconds,
-        ),
-        histogram(
-            "ortolan_time_per_output_token_seconds",
-            "Mean time between the output tokens of a request in seconds.",
-            &counters.token_interval_seconds,
-        ),
-        histogram(
-            "ortolan_request_duration_seconds",
-            "Time from a request's arrival to its end in seconds.",
-            &counters.sequence_seconds,
-        ),
-        family(
-            "ortolan_build_info",
-            "Version of ortolan and name of the model.",
-            MetricType::GAUGE,
-            [gauge_metric(
-                1.0,
-                &[("version", subject.version), ("model", subject.model)],
-            )],
-        ),
+            [("held", blocks.referenced), ("idle", blocks.evictable), ("free", blocks.free())]
+                .map(|(state, count)| gauge_metric(count as f64, &[("state", state)]))),
+        family("ortolan_slots", "Slots by state.", MetricType::GAUGE,
+            [("processing", processing), ("idle", slots.len() - processing)]
+                .map(|(state, count)| gauge_metric(count as f64, &[("state", state)]))),
+        histogram("ortolan_step_tokens", "Tokens computed in a step.", &counters.step_tokens),
+        histogram("ortolan_step_seconds", "Duration of a step in seconds.", &counters.step_seconds),
+        histogram("ortolan_queue_wait_seconds", "Time from a request's arrival to its first step in seconds.",
+            &counters.queue_wait_seconds),
+        histogram("ortolan_time_to_first_token_seconds", "Time from a request's arrival to its first token in seconds.",
+            &counters.first_token_seconds),
+        histogram("ortolan_time_per_output_token_seconds",
+            "Mean time between the output tokens of a request in seconds.", &counters.token_interval_seconds),
+        histogram("ortolan_request_duration_seconds", "Time from a request's arrival to its end in seconds.",
+            &counters.sequence_seconds),
+        family("ortolan_build_info", "Version of ortolan and name of the model.", MetricType::GAUGE,
+            [gauge_metric(1.0, &[("version", subject.version), ("model", subject.model)])]),
     ]
 }
 
