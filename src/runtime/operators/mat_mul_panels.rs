@@ -10,7 +10,7 @@ use ort::value::{TensorElementType, ValueRef};
 
 use super::matmul::{MatmulInputs, QuantizedActivations, multiply};
 use super::node::{
-    gate_activation, input_error, invalid_node, positive, tensor, thread_pool, unsigned,
+    gate_activation, input_error, inputs, invalid_node, positive, tensor, thread_pool, unsigned,
 };
 use super::norm::RowNorm;
 use super::simd::Instructions;
@@ -93,9 +93,7 @@ pub(super) struct MatMulPanelsKernel {
 
 impl Kernel for MatMulPanelsKernel {
     fn compute(&mut self, context: &ComputeContext) -> ort::Result<()> {
-        let given = context.num_inputs()?;
-        let values = (0..INPUTS.len().min(given)).map(|index| context.input(index));
-        let values = values.collect::<ort::Result<Vec<_>>>()?;
+        let values = inputs(context, INPUTS.len())?;
         let ([rows, columns], x) =
             optional(&values, 0)?.ok_or_else(|| input_error(INPUTS[0], "is missing"))?;
         let gain = optional::<1>(&values, 1)?;

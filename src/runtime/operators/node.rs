@@ -29,6 +29,28 @@ pub(super) fn tensor<'v, T: PrimitiveTensorElementType, const RANK: usize>(
     Ok((dimensions, elements))
 }
 
+/// Returns a node's inputs in the order of the operator's schema, which has `count` inputs; `None` if absent.
+pub(super) fn inputs<'a>(
+    context: &'a ComputeContext,
+    count: usize,
+) -> ort::Result<Vec<Option<ValueRef<'a>>>> {
+    let given = context.num_inputs()?;
+    let inputs = (0..count.min(given)).map(|index| context.input(index));
+    inputs.collect()
+}
+
+/// Returns an error if one of the `unsupported` inputs (index and name) is given.
+pub(super) fn reject_inputs<const COUNT: usize>(
+    inputs: &[Option<ValueRef>],
+    unsupported: [(usize, &'static str); COUNT],
+) -> ort::Result<()> {
+    let mut given = unsupported.into_iter();
+    match given.find(|(index, _)| inputs.get(*index).is_some_and(Option::is_some)) {
+        Some((_, name)) => Err(input_error(name, "is not supported on CPU")),
+        None => Ok(()),
+    }
+}
+
 /// Creates the error for an invalid input.
 pub(super) fn input_error(input: &'static str, problem: impl Into<String>) -> ort::Error {
     ort::Error::wrap(OperatorError::input(input, problem.into()))
@@ -59,6 +81,15 @@ pub(super) fn head_count(attributes: &KernelContext, name: &str) -> ort::Result<
         .ok()
         .filter(|count| (1..=MAX_HEADS).contains(count))
         .ok_or_else(|| invalid_node(format!("{name} is {count}, not from 1 to {MAX_HEADS}")))
+}
+
+/// Reads the factor of attention scores. The default and 0 are `None`, which means 1/√head_size.
+pub(super) fn attention_scale(attributes: &KernelContext) -> ort::Result<Option<f32>> {
+    match attributes.get::<f32>("scale") {
+        None | Some(0.0) => Ok(None),
+        Some(scale) if scale.is_finite() => Ok(Some(scale)),
+        Some(_) => Err(invalid_node("scale is not finite")),
+    }
 }
 
 /// Reads a required attribute that is at least 0.

@@ -8,7 +8,10 @@ use ort::operator::{
 use ort::value::TensorElementType;
 
 use super::encoder_attention::{EncoderAttentionInputs, attend_bidirectional};
-use super::node::{head_count, input_error, invalid_node, tensor, thread_pool};
+use super::node::{
+    attention_scale, head_count, input_error, inputs, invalid_node, reject_inputs, tensor,
+    thread_pool,
+};
 use super::simd::Instructions;
 
 /// The operator. The only output is the attention, `[tokens, heads · head_size]`.
@@ -85,13 +88,9 @@ impl Operator for PackedMultiHeadAttention {
         &self,
         attributes: &KernelContext<'attr>,
     ) -> ort::Result<PackedMultiHeadAttentionKernel> {
-        let scale = attributes.get::<f32>("scale").filter(|&scale| scale != 0.0);
-        if scale.is_some_and(|scale| !scale.is_finite()) {
-            return Err(invalid_node("scale is not finite"));
-        }
         Ok(PackedMultiHeadAttentionKernel {
             heads: head_count(attributes, "num_heads")?,
-            scale,
+            scale: attention_scale(attributes)?,
             instructions: Instructions::detect(),
         })
     }
@@ -107,26 +106,19 @@ pub(super) struct PackedMultiHeadAttentionKernel {
 
 impl Kernel for PackedMultiHeadAttentionKernel {
     fn compute(&mut self, context: &ComputeContext) -> ort::Result<()> {
-        let given = context.num_inputs()?;
-        let values = (0..Input::ALL.len().min(given)).map(|index| context.input(index));
-        let values = values.collect::<ort::Result<Vec<_>>>()?;
-        let value = |input: Input| values.get(input as usize).and_then(Option::as_ref);
-        let missing = |input: Input| input_error(input.name(), "is missing");
-        if let Some(input) = Input::UNSUPPORTED
-            .into_iter()
-            .find(|&input| value(input).is_some())
-        {
-            return Err(input_error(input.name(), "is not supported on CPU"));
-        }
-        let rows = |input: Input| -> ort::Result<([usize; 2], &[f32])> {
-            tensor(value(input).ok_or_else(|| missing(input))?, input.name())
+        let values = inputs(context, Input::ALL.len())?;
+        let unsupported = Input::UNSUPPORTED.map(|input| (input as usize, input.name()));
+        reject_inputs(&values, unsupported)?;
+        let required = |input: Input| {
+            let value = values.get(input as usize).and_then(Option::as_ref);
+            value.ok_or_else(|| input_error(input.name(), "is missing"))
         };
+        let rows = |input: Input| tensor::<f32, 2>(required(input)?, input.name());
         let ([tokens, width], query) = rows(Input::Query)?;
         let (_, key) = rows(Input::Key)?;
         let (_, value_rows) = rows(Input::Value)?;
         let bounds = Input::CumulativeSequenceLength;
-        let bounds_value = value(bounds).ok_or_else(|| missing(bounds))?;
-        let ([_], cumulative_sequence_length) = tensor::<i32, 1>(bounds_value, bounds.name())?;
+        let ([_], cumulative_sequence_length) = tensor::<i32, 1>(required(bounds)?, bounds.name())?;
         if !width.is_multiple_of(self.heads) {
             let problem = format!("has rows of {width} elements for {} heads", self.heads);
             return Err(input_error(Input::Query.name(), problem));

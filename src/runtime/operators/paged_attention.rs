@@ -152,10 +152,6 @@ impl PagedAttentionKernel {
                 "num_heads {heads} is not a multiple of kv_num_heads {kv_heads}"
             )));
         }
-        let scale = attributes.get::<f32>("scale").filter(|&scale| scale != 0.0);
-        if scale.is_some_and(|scale| !scale.is_finite()) {
-            return Err(invalid_node("scale is not finite"));
-        }
         let interleaved = flag(attributes, "rotary_interleaved")?;
         let pairing = if interleaved {
             Pairing::Adjacent
@@ -198,7 +194,7 @@ impl PagedAttentionKernel {
         Ok(PagedAttentionKernel {
             heads,
             kv_heads,
-            scale,
+            scale: node::attention_scale(attributes)?,
             softcap,
             window,
             norm_epsilon,
@@ -261,12 +257,8 @@ impl PagedAttentionKernel {
 impl Kernel for PagedAttentionKernel {
     fn compute(&mut self, context: &ComputeContext) -> ort::Result<()> {
         let tensors = Tensors::new(context)?;
-        if let Some(input) = Input::UNSUPPORTED
-            .into_iter()
-            .find(|&input| tensors.get(input).is_some())
-        {
-            return Err(input_error(input, "is not supported on CPU"));
-        }
+        let unsupported = Input::UNSUPPORTED.map(|input| (input as usize, input.name()));
+        node::reject_inputs(&tensors.0, unsupported)?;
 
         let (cache_shape, _) = tensors.required::<f16, 4>(Input::KeyCache)?;
         let (value_shape, _) = tensors.required::<f16, 4>(Input::ValueCache)?;
@@ -362,9 +354,7 @@ struct Tensors<'a>(Vec<Option<ValueRef<'a>>>);
 
 impl<'a> Tensors<'a> {
     fn new(context: &'a ComputeContext) -> ort::Result<Self> {
-        let given = context.num_inputs()?;
-        let inputs = (0..Input::ALL.len().min(given)).map(|index| context.input(index));
-        Ok(Tensors(inputs.collect::<ort::Result<_>>()?))
+        node::inputs(context, Input::ALL.len()).map(Tensors)
     }
 
     fn get(&self, input: Input) -> Option<&ValueRef<'a>> {
