@@ -42,15 +42,17 @@ pub struct Slot {
 
 /// The last sequence of each slot, indexed by slot number.
 #[derive(Debug)]
-pub(super) struct SlotRecords(Mutex<Vec<LastSequence>>);
+pub(super) struct SlotRecords(Mutex<Vec<LastRecord>>);
 
-/// The last sequence of a slot: either from a request or restored from a file.
-#[derive(Debug, Clone, Default)]
-struct LastSequence {
-    /// The last request; `None` if a sequence was restored later.
-    record: Option<SlotRecord>,
-    /// Cache scope of a sequence that was restored later than the last request.
-    restored: Option<CacheScope>,
+/// What is known about the last sequence of a slot.
+#[derive(Debug, Clone)]
+enum LastRecord {
+    /// No sequence has run in the slot, or it was erased.
+    Empty,
+    /// The sequence ran for a request.
+    Requested(SlotRecord),
+    /// The sequence was restored from a file. Its request is unknown.
+    Restored(CacheScope),
 }
 
 /// What, in addition to tokens, determines a sequence's cache namespace and the callers with access.
@@ -94,31 +96,21 @@ impl SlotRecord {
 
 impl SlotRecords {
     pub(super) fn new(slots: usize) -> Self {
-        Self(Mutex::new(vec![LastSequence::default(); slots]))
+        Self(Mutex::new(vec![LastRecord::Empty; slots]))
     }
 
     pub(super) fn record_start(&self, slot: usize, record: &SlotRecord) {
-        self.with(slot, |last| {
-            *last = LastSequence {
-                record: Some(record.clone()),
-                restored: None,
-            };
-        });
+        self.with(slot, |last| *last = LastRecord::Requested(record.clone()));
     }
 
-    /// Records a restored sequence. Its request is unknown.
+    /// Records a restored sequence.
     pub(super) fn record_restored(&self, slot: usize, scope: CacheScope) {
-        self.with(slot, |last| {
-            *last = LastSequence {
-                record: None,
-                restored: Some(scope),
-            };
-        });
+        self.with(slot, |last| *last = LastRecord::Restored(scope));
     }
 
     /// Removes the record of the slot's last sequence.
     pub(super) fn clear(&self, slot: usize) {
-        self.with(slot, |last| *last = LastSequence::default());
+        self.with(slot, |last| *last = LastRecord::Empty);
     }
 
     /// Returns the cache scope of the slot's last sequence. `sequence` is the expected id, or `None` for a restored
@@ -129,12 +121,9 @@ impl SlotRecords {
         sequence: Option<SequenceId>,
     ) -> Option<CacheScope> {
         let last = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let last = last.get(slot)?;
-        match sequence {
-            None => last.restored.clone(),
-            Some(sequence) => {
-                let record = last.record.as_ref();
-                let record = record.filter(|record| record.id == sequence)?;
+        match (last.get(slot)?, sequence) {
+            (LastRecord::Restored(scope), None) => Some(scope.clone()),
+            (LastRecord::Requested(record), Some(sequence)) if record.id == sequence => {
                 let adapters = record.options.adapters.iter().flatten();
                 Some(CacheScope {
                     salt: record.options.cache_salt.clone(),
@@ -142,15 +131,18 @@ impl SlotRecords {
                     owner: record.options.owner,
                 })
             }
+            _ => None,
         }
     }
 
     /// Returns the owner of the slot's last request or restored sequence.
     pub(super) fn owner(&self, slot: usize) -> Option<RequestOwner> {
         let last = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let last = last.get(slot)?;
-        let requested = last.record.as_ref().map(|record| record.options.owner);
-        requested.or(last.restored.as_ref().map(|scope| scope.owner))
+        match last.get(slot)? {
+            LastRecord::Empty => None,
+            LastRecord::Requested(record) => Some(record.options.owner),
+            LastRecord::Restored(scope) => Some(scope.owner),
+        }
     }
 
     pub(super) fn record_finish(
@@ -179,9 +171,9 @@ impl SlotRecords {
         sequence: &SlotRecord,
         change: impl FnOnce(&mut SlotRecord),
     ) {
-        self.with(slot, |last| {
-            let record = last.record.as_mut();
-            record.filter(|record| record.id == sequence.id).map(change);
+        self.with(slot, |last| match last {
+            LastRecord::Requested(record) if record.id == sequence.id => change(record),
+            _ => {}
         });
     }
 
@@ -194,9 +186,11 @@ impl SlotRecords {
             .zip(records.iter())
             .enumerate()
             .map(|(id, (running, last))| {
-                let record = last
-                    .record
-                    .as_ref()
+                let record = match last {
+                    LastRecord::Requested(record) => Some(record),
+                    LastRecord::Empty | LastRecord::Restored(_) => None,
+                };
+                let record = record
                     .filter(|record| running.is_none_or(|running| running.sequence == record.id));
                 Slot {
                     id,
@@ -220,7 +214,7 @@ impl SlotRecords {
             .collect()
     }
 
-    fn with(&self, slot: usize, change: impl FnOnce(&mut LastSequence)) {
+    fn with(&self, slot: usize, change: impl FnOnce(&mut LastRecord)) {
         let mut records = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(record) = records.get_mut(slot) {
             change(record);
