@@ -191,12 +191,15 @@ impl ReasoningParser {
                 self.state = State::Content;
                 true
             }
-            State::ReasoningStart => {
+            State::ReasoningStart | State::ReasoningEnd => {
                 self.held_back = self.held_back.trim_start().to_owned();
                 if self.held_back.is_empty() {
                     return false;
                 }
-                self.state = State::Reasoning;
+                self.state = match self.state {
+                    State::ReasoningStart => State::Reasoning,
+                    _ => State::Content,
+                };
                 true
             }
             State::Reasoning => match self.held_back.find(end) {
@@ -218,14 +221,6 @@ impl ReasoningParser {
                     false
                 }
             },
-            State::ReasoningEnd => {
-                self.held_back = self.held_back.trim_start().to_owned();
-                if self.held_back.is_empty() {
-                    return false;
-                }
-                self.state = State::Content;
-                true
-            }
             State::Content => {
                 let content = std::mem::take(&mut self.held_back);
                 separated.content.push_str(&content);
