@@ -78,7 +78,7 @@ fn request(number: usize, max_tokens: usize) -> SequenceRequest {
     SequenceRequest {
         prompt: text(number, PROMPT_TOKENS),
         max_tokens,
-        end_tokens: [].into(),
+        eog_tokens: [].into(),
         sampler: Sampler::new(greedy, 0, SamplerInputs::default()),
         constraint: None,
         stop: Box::new(NeverStop),

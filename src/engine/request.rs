@@ -17,7 +17,7 @@ pub struct SequenceRequest {
     /// Maximum number of generated tokens; 0 only evaluates the prompt.
     pub max_tokens: usize,
     /// End-of-generation tokens, sorted. They end the sequence and are not delivered.
-    pub end_tokens: Arc<[TokenId]>,
+    pub eog_tokens: Arc<[TokenId]>,
     /// The sampler. Its penalty state already contains the tokens before the first generated one.
     pub sampler: Sampler,
     /// The grammar that the generated tokens must follow; `None` allows all tokens.

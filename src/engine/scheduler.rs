@@ -251,8 +251,8 @@ impl Scheduler {
                     self.counters.context_shifts += appended.shifts;
                     let token = |token| (id, SequenceEvent::Token(token));
                     events.extend(appended.delivered.into_iter().map(token));
-                    let end_token = |token| (id, SequenceEvent::EndToken(token));
-                    events.extend(appended.end_token.map(end_token));
+                    let eog_token = |token| (id, SequenceEvent::EogToken(token));
+                    events.extend(appended.eog_token.map(eog_token));
                     (appended.end, first_token)
                 }
             };
@@ -616,7 +616,7 @@ impl Scheduler {
         let counters = &mut self.counters;
         match reason {
             EndReason::DeadlinePassed => counters.expired += 1,
-            EndReason::EndToken
+            EndReason::EogToken
             | EndReason::StopRule
             | EndReason::TokenLimit
             | EndReason::Complete

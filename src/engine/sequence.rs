@@ -42,7 +42,7 @@ pub enum SequenceEvent {
     /// A token was generated.
     Token(SampledToken),
     /// An end-of-generation token was sampled; sent only with log probabilities.
-    EndToken(SampledToken),
+    EogToken(SampledToken),
     /// The prompt's embedding, `[hidden]`.
     Embedding(Vec<f32>),
     /// The sequence ended.
@@ -75,7 +75,7 @@ pub struct PrefillProgress {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum EndReason {
     /// An end-of-generation token was sampled.
-    EndToken,
+    EogToken,
     /// The stop rule ended the sequence after the last delivered token.
     StopRule,
     /// `max_tokens` tokens were generated.
@@ -119,7 +119,7 @@ pub(super) struct AppendResult {
     /// Tokens to deliver to the client.
     pub(super) delivered: Vec<SampledToken>,
     /// The end-of-generation token, only with log probabilities.
-    pub(super) end_token: Option<SampledToken>,
+    pub(super) eog_token: Option<SampledToken>,
     /// Number of context shifts.
     pub(super) shifts: u64,
     /// Why the sequence ends; `None` if it continues.
@@ -442,7 +442,7 @@ impl Sequence {
         } = output;
         let mut result = AppendResult {
             delivered: Vec::with_capacity(sampled.len() + forced.len()),
-            end_token: None,
+            eog_token: None,
             shifts: 0,
             end: None,
         };
@@ -453,9 +453,9 @@ impl Sequence {
         });
         let mut tokens = sampled.into_iter().chain(forced).peekable();
         while let (Some(token), None) = (tokens.next(), result.end) {
-            if self.request.end_tokens.binary_search(&token.token).is_ok() {
-                result.end = Some(EndReason::EndToken);
-                result.end_token = Some(token).filter(|token| token.logprobs.is_some());
+            if self.request.eog_tokens.binary_search(&token.token).is_ok() {
+                result.end = Some(EndReason::EogToken);
+                result.eog_token = Some(token).filter(|token| token.logprobs.is_some());
                 break;
             }
             let is_last = is_complete && tokens.peek().is_none();
@@ -468,7 +468,7 @@ impl Sequence {
         }
         // Accepted draft tokens are already computed. The last appended token never is.
         let appended = match result.end {
-            Some(EndReason::EndToken) => result.delivered.len(),
+            Some(EndReason::EogToken) => result.delivered.len(),
             _ => result.delivered.len().saturating_sub(1),
         };
         self.advance(accepted.min(appended), pool);

@@ -253,7 +253,7 @@ fn request(prompt: &[u32], max_tokens: usize) -> SequenceRequest {
         sampler: Sampler::new(greedy, 0, SamplerInputs::default()),
         prompt,
         max_tokens,
-        end_tokens: [END].into(),
+        eog_tokens: [END].into(),
         constraint: None,
         stop: Box::new(StopAt(None)),
         slot: None,
@@ -297,7 +297,7 @@ fn oracle(
         let numbers: Vec<u32> = text.iter().map(|token| token.0).collect();
         let token = TokenId(next_token(&numbers));
         if token == END {
-            return (generated, EndReason::EndToken);
+            return (generated, EndReason::EogToken);
         }
         text.push(token);
         generated.push(token.0);

@@ -45,7 +45,7 @@ impl LoadedModel {
         let request = SequenceRequest {
             prompt: self.text_tokens(text, cancel)?,
             max_tokens: 0,
-            end_tokens: Arc::clone(&self.eog_tokens),
+            eog_tokens: Arc::clone(&self.eog_tokens),
             sampler: Sampler::new(SamplingParameters::openai(), 0, SamplerInputs::default()),
             constraint: None,
             stop: Box::new(NoStopRule),
@@ -93,7 +93,7 @@ impl PendingEmbedding {
                 | SequenceEvent::Prefill(_)
                 | SequenceEvent::PromptLogprobs(_)
                 | SequenceEvent::Token(_)
-                | SequenceEvent::EndToken(_) => {}
+                | SequenceEvent::EogToken(_) => {}
                 SequenceEvent::Embedding(pooled) => values = pooled,
                 SequenceEvent::Ended {
                     reason: EndReason::DeadlinePassed,

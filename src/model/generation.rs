@@ -293,7 +293,7 @@ impl Generation {
                         return Some(Ok(self.text_event(progress.text)));
                     }
                 }
-                Some(SequenceEvent::EndToken(sampled)) => {
+                Some(SequenceEvent::EogToken(sampled)) => {
                     self.eog_token = Some(output_token(&self.tokenizer, sampled));
                 }
                 // Generations request no embedding.
@@ -396,7 +396,7 @@ impl Generation {
             (EndReason::StopRule, Some(stop)) => {
                 FinishReason::StopString(options.stop[stop].clone())
             }
-            (EndReason::EndToken | EndReason::Complete, _) => FinishReason::EndOfText,
+            (EndReason::EogToken | EndReason::Complete, _) => FinishReason::EndOfText,
             // Without a stop string, a limit on indentation or time ended the text.
             (EndReason::StopRule, None) | (EndReason::TokenLimit, _) => FinishReason::TokenLimit,
             (EndReason::ContextFull, _) => FinishReason::ContextFull,

@@ -282,7 +282,7 @@ impl LoadedModel {
         Ok(SequenceRequest {
             prompt: prompt.tokens.to_vec(),
             max_tokens: max_tokens.unwrap_or(self.details.trained_context_tokens),
-            end_tokens: Arc::clone(&self.eog_tokens),
+            eog_tokens: Arc::clone(&self.eog_tokens),
             sampler: sampler(shared, prompt, seed),
             constraint: self
                 .constrain_after_reasoning(prompt.reasoning_rule.as_ref(), constraint)?,

@@ -144,7 +144,7 @@ fn simulate(
             let mut prompt = vec![4; arrival.prompt_tokens];
             prompt[0] = 2 + arrived as u32 % 90;
             let request = SequenceRequest {
-                end_tokens: [].into(),
+                eog_tokens: [].into(),
                 prefix_cache: PrefixCacheOptions {
                     max_reused_tokens: 0,
                     namespace: CacheNamespace(0),

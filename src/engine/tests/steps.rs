@@ -137,7 +137,7 @@ fn timed_engine(options: EngineOptions) -> (EngineHandle, Steps, Sender<()>) {
 /// Returns a request that ends only when its client disconnects.
 fn endless() -> SequenceRequest {
     SequenceRequest {
-        end_tokens: [].into(),
+        eog_tokens: [].into(),
         context_overflow: ContextOverflow::Shift { keep: Some(0) },
         ..request(&[5, 6, 7], usize::MAX)
     }

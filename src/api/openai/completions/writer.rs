@@ -122,9 +122,9 @@ impl TextWriter {
                 },
                 Ok(GenerateEvent::Finished(summary)) => {
                     let reason = Some(finish_reason(&summary.reason));
-                    let end_token = summary.eog_token.as_ref().map(std::slice::from_ref);
+                    let eog_token = summary.eog_token.as_ref().map(std::slice::from_ref);
                     let logprobs =
-                        end_token.and_then(|token| self.logprobs(token, &mut offsets[index]));
+                        eog_token.and_then(|token| self.logprobs(token, &mut offsets[index]));
                     let last = self.response(vec![choice(String::new(), logprobs, reason)], None);
                     let timings = timings(&summary);
                     ends[index] = Some(summary);
