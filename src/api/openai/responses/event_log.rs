@@ -3,7 +3,6 @@
 use crate::api::error::{Error, Surface};
 use crate::api::types;
 
-pub(super) use types::ResponseItemEventType as ItemEventType;
 pub(super) use types::ResponsePartEventType as PartEventType;
 pub(super) use types::ResponseStateEventType as StateEventType;
 
@@ -11,14 +10,16 @@ pub(super) use types::ResponseStateEventType as StateEventType;
 #[derive(Default)]
 pub(super) struct EventLog {
     next_sequence_number: u64,
+    /// The item that started last: events of parts, texts and arguments belong to it.
+    item: ItemLocation,
     pending: Vec<types::ResponsesEvent>,
 }
 
 /// The id of an item and the index of the item in the output.
-#[derive(Clone)]
-pub(super) struct ItemLocation {
-    pub item_id: String,
-    pub output_index: u64,
+#[derive(Clone, Default)]
+struct ItemLocation {
+    item_id: String,
+    output_index: u64,
 }
 
 impl EventLog {
@@ -29,36 +30,44 @@ impl EventLog {
 
     /// Adds an event with the new state of the response.
     pub(super) fn state(&mut self, type_: StateEventType, response: types::ResponseObject) {
-        self.push(|sequence_number| types::ResponseStateEvent {
+        self.push(|sequence_number, _| types::ResponseStateEvent {
             type_,
             sequence_number,
             response,
         });
     }
 
-    /// Adds an event: an item starts or ends.
-    pub(super) fn item(
+    /// Adds an event: an item starts.
+    pub(super) fn start_item(
         &mut self,
-        type_: ItemEventType,
+        item_id: &str,
         output_index: u64,
         item: types::ResponseItem,
     ) {
-        self.push(|sequence_number| types::ResponseItemEvent {
+        self.item = ItemLocation {
+            item_id: item_id.to_owned(),
+            output_index,
+        };
+        self.item(types::ResponseItemEventType::ResponseOutputItemAdded, item);
+    }
+
+    /// Adds an event: the item that started last ends.
+    pub(super) fn end_item(&mut self, item: types::ResponseItem) {
+        self.item(types::ResponseItemEventType::ResponseOutputItemDone, item);
+    }
+
+    fn item(&mut self, type_: types::ResponseItemEventType, item: types::ResponseItem) {
+        self.push(|sequence_number, location| types::ResponseItemEvent {
             type_,
             sequence_number,
-            output_index,
+            output_index: location.output_index,
             item,
         });
     }
 
-    /// Adds an event: the only content part of an item starts or ends.
-    pub(super) fn part(
-        &mut self,
-        type_: PartEventType,
-        location: ItemLocation,
-        part: types::ResponseOutputPart,
-    ) {
-        self.push(|sequence_number| types::ResponsePartEvent {
+    /// Adds an event: the only content part of the item starts or ends.
+    pub(super) fn part(&mut self, type_: PartEventType, part: types::ResponseOutputPart) {
+        self.push(|sequence_number, location| types::ResponsePartEvent {
             type_,
             sequence_number,
             item_id: location.item_id,
@@ -69,13 +78,8 @@ impl EventLog {
     }
 
     /// Adds a text delta.
-    pub(super) fn text(
-        &mut self,
-        location: ItemLocation,
-        delta: String,
-        logprobs: Vec<types::TokenLogprob>,
-    ) {
-        self.push(|sequence_number| types::ResponseTextDelta {
+    pub(super) fn text(&mut self, delta: String, logprobs: Vec<types::TokenLogprob>) {
+        self.push(|sequence_number, location| types::ResponseTextDelta {
             type_: types::ResponseTextDeltaType::ResponseOutputTextDelta,
             sequence_number,
             item_id: location.item_id,
@@ -87,13 +91,8 @@ impl EventLog {
     }
 
     /// Adds the complete text of a content part.
-    pub(super) fn text_done(
-        &mut self,
-        location: ItemLocation,
-        text: String,
-        logprobs: Vec<types::TokenLogprob>,
-    ) {
-        self.push(|sequence_number| types::ResponseTextDone {
+    pub(super) fn text_done(&mut self, text: String, logprobs: Vec<types::TokenLogprob>) {
+        self.push(|sequence_number, location| types::ResponseTextDone {
             type_: types::ResponseTextDoneType::ResponseOutputTextDone,
             sequence_number,
             item_id: location.item_id,
@@ -105,8 +104,8 @@ impl EventLog {
     }
 
     /// Adds a reasoning delta.
-    pub(super) fn reasoning(&mut self, location: ItemLocation, delta: String) {
-        self.push(|sequence_number| types::ResponseThoughtDelta {
+    pub(super) fn reasoning(&mut self, delta: String) {
+        self.push(|sequence_number, location| types::ResponseThoughtDelta {
             type_: types::ResponseThoughtDeltaType::ResponseReasoningTextDelta,
             sequence_number,
             item_id: location.item_id,
@@ -117,8 +116,8 @@ impl EventLog {
     }
 
     /// Adds the complete reasoning text.
-    pub(super) fn reasoning_done(&mut self, location: ItemLocation, text: String) {
-        self.push(|sequence_number| types::ResponseThoughtDone {
+    pub(super) fn reasoning_done(&mut self, text: String) {
+        self.push(|sequence_number, location| types::ResponseThoughtDone {
             type_: types::ResponseThoughtDoneType::ResponseReasoningTextDone,
             sequence_number,
             item_id: location.item_id,
@@ -129,8 +128,8 @@ impl EventLog {
     }
 
     /// Adds a delta of a tool call's arguments.
-    pub(super) fn arguments(&mut self, location: ItemLocation, delta: String) {
-        self.push(|sequence_number| types::ResponseArgumentsDelta {
+    pub(super) fn arguments(&mut self, delta: String) {
+        self.push(|sequence_number, location| types::ResponseArgumentsDelta {
             type_: types::ResponseArgumentsDeltaType::ResponseFunctionCallArgumentsDelta,
             sequence_number,
             item_id: location.item_id,
@@ -140,13 +139,8 @@ impl EventLog {
     }
 
     /// Adds the complete arguments of a tool call.
-    pub(super) fn arguments_done(
-        &mut self,
-        location: ItemLocation,
-        name: String,
-        arguments: String,
-    ) {
-        self.push(|sequence_number| types::ResponseArgumentsDone {
+    pub(super) fn arguments_done(&mut self, name: String, arguments: String) {
+        self.push(|sequence_number, location| types::ResponseArgumentsDone {
             type_: types::ResponseArgumentsDoneType::ResponseFunctionCallArgumentsDone,
             sequence_number,
             item_id: location.item_id,
@@ -159,7 +153,7 @@ impl EventLog {
     /// Adds an error event.
     pub(super) fn error(&mut self, error: &Error) {
         let detail = error.openai_error(Surface::OpenAi);
-        self.push(|sequence_number| types::ResponseErrorEvent {
+        self.push(|sequence_number, _| types::ResponseErrorEvent {
             type_: types::ResponseErrorEventType::Error,
             sequence_number,
             code: detail.code.as_str().map(str::to_owned),
@@ -168,8 +162,9 @@ impl EventLog {
         });
     }
 
-    fn push<E: Into<types::ResponsesEvent>>(&mut self, event: impl FnOnce(u64) -> E) {
-        self.pending.push(event(self.next_sequence_number).into());
+    fn push<E: Into<types::ResponsesEvent>>(&mut self, event: impl FnOnce(u64, ItemLocation) -> E) {
+        let event = event(self.next_sequence_number, self.item.clone());
+        self.pending.push(event.into());
         self.next_sequence_number += 1;
     }
 }

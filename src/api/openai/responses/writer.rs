@@ -7,7 +7,7 @@ use futures_util::{Stream, StreamExt, stream};
 
 use super::super::response_parts::token_logprobs;
 use super::super::unix_seconds;
-use super::event_log::{EventLog, ItemEventType, ItemLocation, PartEventType, StateEventType};
+use super::event_log::{EventLog, PartEventType, StateEventType};
 use super::item::{new_id, output_text, reasoning_text};
 use super::namespaces::Namespaces;
 use super::response::{failure, usage};
@@ -125,26 +125,17 @@ impl Writer {
         if !matches!(self.open, Some(OpenItem::Reasoning { .. })) {
             let item = reasoning_item(new_id("rs"), ItemStatus::InProgress, Vec::new());
             let id = item.id.clone();
-            let location = self.start_item(&id, item.into());
+            self.start_item(&id, item.into());
             let part = reasoning_text(String::new());
-            self.events.part(
-                PartEventType::ResponseContentPartAdded,
-                location,
-                part.into(),
-            );
+            self.events
+                .part(PartEventType::ResponseContentPartAdded, part.into());
             let text = String::new();
             self.open = Some(OpenItem::Reasoning { id, text });
         }
-        let output_index = self.output_index();
-        let Some(OpenItem::Reasoning { id, text }) = &mut self.open else {
-            return;
-        };
-        text.push_str(&delta);
-        let location = ItemLocation {
-            item_id: id.clone(),
-            output_index,
-        };
-        self.events.reasoning(location, delta);
+        if let Some(OpenItem::Reasoning { text, .. }) = &mut self.open {
+            text.push_str(&delta);
+            self.events.reasoning(delta);
+        }
     }
 
     fn add_text(&mut self, delta: String) {
@@ -152,29 +143,20 @@ impl Writer {
             self.start_message();
         }
         let new = std::mem::take(&mut self.pending_logprobs);
-        let output_index = self.output_index();
-        let Some(OpenItem::Message { id, text, logprobs }) = &mut self.open else {
-            return;
-        };
-        text.push_str(&delta);
-        logprobs.extend(new.iter().cloned());
-        let location = ItemLocation {
-            item_id: id.clone(),
-            output_index,
-        };
-        self.events.text(location, delta, new);
+        if let Some(OpenItem::Message { text, logprobs, .. }) = &mut self.open {
+            text.push_str(&delta);
+            logprobs.extend(new.iter().cloned());
+            self.events.text(delta, new);
+        }
     }
 
     fn start_message(&mut self) {
         let item = message_item(new_id("msg"), ItemStatus::InProgress, Vec::new());
         let id = item.id.clone();
-        let location = self.start_item(&id, item.into());
+        self.start_item(&id, item.into());
         let part = output_text(String::new(), Vec::new());
-        self.events.part(
-            PartEventType::ResponseContentPartAdded,
-            location,
-            part.into(),
-        );
+        self.events
+            .part(PartEventType::ResponseContentPartAdded, part.into());
         self.open = Some(OpenItem::Message {
             id,
             text: String::new(),
@@ -204,68 +186,47 @@ impl Writer {
 
     fn add_arguments(&mut self, delta: String) {
         self.pending_logprobs.clear();
-        let output_index = self.output_index();
-        let Some(OpenItem::Call(call)) = &mut self.open else {
-            return;
-        };
-        call.arguments.push_str(&delta);
-        let location = ItemLocation {
-            item_id: call.id.clone(),
-            output_index,
-        };
-        self.events.arguments(location, delta);
+        if let Some(OpenItem::Call(call)) = &mut self.open {
+            call.arguments.push_str(&delta);
+            self.events.arguments(delta);
+        }
     }
 
     /// Completes the open item, if any, and starts a new item.
-    fn start_item(&mut self, id: &str, item: types::ResponseItem) -> ItemLocation {
+    fn start_item(&mut self, id: &str, item: types::ResponseItem) {
         self.close_item(ItemStatus::Completed);
-        let output_index = self.output_index();
-        self.events
-            .item(ItemEventType::ResponseOutputItemAdded, output_index, item);
-        ItemLocation {
-            item_id: id.to_owned(),
-            output_index,
-        }
+        let output_index = self.response.output.len() as u64;
+        self.events.start_item(id, output_index, item);
     }
 
     /// Completes the open item and adds it to the response's output.
     fn close_item(&mut self, status: ItemStatus) {
-        let output_index = self.output_index();
-        let location = |id: &str| ItemLocation {
-            item_id: id.to_owned(),
-            output_index,
-        };
         let item: types::ResponseItem = match self.open.take() {
             None => return,
             Some(OpenItem::Reasoning { id, text }) => {
                 let part = reasoning_text(text.clone());
-                self.events.reasoning_done(location(&id), text);
+                self.events.reasoning_done(text);
                 let done = part.clone().into();
                 self.events
-                    .part(PartEventType::ResponseContentPartDone, location(&id), done);
+                    .part(PartEventType::ResponseContentPartDone, done);
                 reasoning_item(id, status, vec![part]).into()
             }
             Some(OpenItem::Message { id, text, logprobs }) => {
                 let part = output_text(text.clone(), logprobs.clone());
-                self.events.text_done(location(&id), text, logprobs);
+                self.events.text_done(text, logprobs);
                 let done = part.clone().into();
                 self.events
-                    .part(PartEventType::ResponseContentPartDone, location(&id), done);
+                    .part(PartEventType::ResponseContentPartDone, done);
                 message_item(id, status, vec![part.into()]).into()
             }
             Some(OpenItem::Call(call)) => {
                 let call = types::ResponseFunctionCall { status, ..call };
                 let (name, arguments) = (call.name.clone(), call.arguments.clone());
-                self.events
-                    .arguments_done(location(&call.id), name, arguments);
+                self.events.arguments_done(name, arguments);
                 call.into()
             }
         };
-        self.events.item(
-            ItemEventType::ResponseOutputItemDone,
-            output_index,
-            item.clone(),
-        );
+        self.events.end_item(item.clone());
         self.response.output.push(item);
     }
 
@@ -316,11 +277,6 @@ impl Writer {
 
     fn state(&mut self, state: StateEventType) {
         self.events.state(state, self.response.clone());
-    }
-
-    /// Returns the output index of the open item.
-    fn output_index(&self) -> u64 {
-        self.response.output.len() as u64
     }
 }
 
