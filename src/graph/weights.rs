@@ -227,18 +227,17 @@ impl NBitsOperands {
 
 #[cfg(test)]
 mod tests {
+    use rand::rngs::StdRng;
+    use rand::{RngExt, SeedableRng};
+
     use super::*;
 
     /// Returns random blocks with small scales.
     fn random_blocks(kind: TensorType, blocks: usize) -> Vec<u8> {
-        let mut state = 1_u32;
-        let mut bytes: Vec<u8> = (0..blocks * kind.block_bytes())
-            .map(|_| {
-                state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
-                // Clearing the highest exponent bit of a half-precision number keeps its magnitude below 2.
-                (state >> 24) as u8 & 0xbf
-            })
-            .collect();
+        let mut bytes = vec![0_u8; blocks * kind.block_bytes()];
+        StdRng::seed_from_u64(1).fill(&mut bytes[..]);
+        // Clearing the highest exponent bit of a half-precision number keeps its magnitude below 2.
+        bytes.iter_mut().for_each(|byte| *byte &= 0xbf);
         if kind == TensorType::Q8K {
             let scales = bytes.chunks_exact_mut(kind.block_bytes());
             scales.for_each(|block| block[..4].copy_from_slice(&0.3_f32.to_le_bytes()));

@@ -79,6 +79,9 @@ impl MirostatState {
 
 #[cfg(test)]
 mod tests {
+    use rand::rngs::StdRng;
+    use rand::{RngExt, SeedableRng};
+
     use super::*;
 
     fn filled(probabilities: &[f64]) -> Candidates {
@@ -150,15 +153,11 @@ mod tests {
                 tau: 3.0,
                 eta: 0.1,
             });
-            let mut state = 1u64;
+            let mut random = StdRng::seed_from_u64(1);
             let mut bits = 0.0;
             for _ in 0..4000 {
-                state = state
-                    .wrapping_mul(6_364_136_223_846_793_005)
-                    .wrapping_add(1);
-                let uniform = (state >> 11) as f64 / (1u64 << 53) as f64;
                 let before = mirostat.max_surprise;
-                mirostat.sample(&mut filled(&probabilities), 200, uniform);
+                mirostat.sample(&mut filled(&probabilities), 200, random.random());
                 bits += (before - mirostat.max_surprise) / 0.1 + 3.0;
             }
             assert!(

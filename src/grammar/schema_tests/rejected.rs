@@ -293,7 +293,7 @@ fn hostile_schemas_terminate() {
         let Ok(mut constraint) = constraint else {
             continue;
         };
-        let mut random = 1_u64;
+        let mut random = generator(1);
         for _ in 0..200 {
             let mut logits = vec![0.0; 300];
             if constraint.mask(&mut logits).is_err() {
@@ -302,10 +302,7 @@ fn hostile_schemas_terminate() {
             let allowed: Vec<u32> = (0..300)
                 .filter(|token| logits[*token as usize] == 0.0)
                 .collect();
-            random = random
-                .wrapping_mul(6_364_136_223_846_793_005)
-                .wrapping_add(1);
-            let token = TokenId(allowed[(random >> 33) as usize % allowed.len()]);
+            let token = TokenId(allowed[random(allowed.len())]);
             if constraint.accept(token).is_err() || constraint.is_complete() {
                 break;
             }
