@@ -296,9 +296,7 @@ async fn retry_when_rejected(world: &mut World) {
                     return (rejections, response.text());
                 }
                 rejections.push(response.status);
-                let retry_after = &response.headers["retry-after"];
-                let seconds = retry_after.to_str().unwrap().parse().unwrap();
-                tokio::time::sleep(std::time::Duration::from_secs(seconds)).await;
+                until(world, |stats| stats.waiting < servers::QUEUE_LENGTH).await;
             }
         }
     });
