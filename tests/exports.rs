@@ -354,6 +354,24 @@ fn the_graph_of_a_folder_is_chosen_by_file_name() {
 }
 
 #[test]
+fn an_operator_of_ortolans_domain_is_rejected_by_name() {
+    let error = open_error("genai", |_, graph| {
+        // Encodes a length-delimited field whose number and length take one byte each.
+        let field =
+            |number: u8, bytes: &[u8]| [&[number << 3 | 2, bytes.len() as u8], bytes].concat();
+        let name = field(3, b"n");
+        let operator = field(4, b"PagedAttention");
+        let node = field(7, &[name, operator, field(7, b"ortolan")].concat());
+        // The number of the field `functions` is 25, so its key takes two bytes.
+        [&graph[..], &[0xca, 0x01, node.len() as u8], &node].concat()
+    });
+    assert_eq!(
+        error,
+        "…/model.onnx: the operator \"ortolan.PagedAttention\" in an imported graph (node \"n\") is not supported"
+    );
+}
+
+#[test]
 fn a_model_with_a_duplicate_singular_field_is_rejected() {
     let copy = tempfile::tempdir().unwrap();
     for entry in fs::read_dir(folder("genai")).unwrap() {

@@ -9,8 +9,8 @@ use std::path::Path;
 use prost::Message;
 use prost::bytes::Bytes;
 
-use super::super::GraphError;
 use super::super::onnx::proto;
+use super::super::{GraphError, ORTOLAN_DOMAIN};
 use super::wire::{check_single_fields, visit_fields};
 use crate::file_bytes::{FileAccess, FileBytes};
 
@@ -33,7 +33,8 @@ pub(super) struct GraphFiles {
 /// Reads the graph at `path` and opens the weight files in the same folder.
 ///
 /// # Errors
-/// If a file cannot be read, the graph is malformed, or a weight file is missing or too short.
+/// If a file cannot be read, the graph is malformed or uses ortolan's operator domain, or a weight file is missing or
+/// too short.
 pub(super) fn read(path: &Path, access: FileAccess) -> Result<GraphFiles, GraphError> {
     let bytes = open(path, access)?;
     let malformed =
@@ -65,12 +66,9 @@ pub(super) fn read(path: &Path, access: FileAccess) -> Result<GraphFiles, GraphE
         }
         check_location(tensor, path, access, &bytes, &mut weight_files)?;
     }
-    let nodes = graph.node.iter();
-    let mut nodes = nodes.chain(model.functions.iter().flat_map(|function| &function.node));
-    nodes.try_for_each(check_node)?;
-    let defaults = model.functions.iter();
-    let mut defaults = defaults.flat_map(|function| &function.attribute_proto);
-    defaults.try_for_each(|attribute| check_attribute("", attribute))?;
+    graph.node.iter().try_for_each(check_node)?;
+    check_operator_sets(&model.opset_import)?;
+    model.functions.iter().try_for_each(check_function)?;
     if !graph.sparse_initializer.is_empty() {
         return Err(sparse_tensor());
     }
@@ -214,8 +212,16 @@ fn check_location(
     }
 }
 
-/// Checks that the attributes of a node have no external or sparse data.
+/// Checks that a node is not one of ortolan's operators, and that its attributes have no external or sparse data.
+/// `PagedAttention` writes to its inputs, so such a node of an imported graph could write to any tensor.
 fn check_node(node: &proto::Node) -> Result<(), GraphError> {
+    if node.domain == ORTOLAN_DOMAIN {
+        let proto::Node { name, op_type, .. } = node;
+        let problem = format!(
+            "the operator \"{ORTOLAN_DOMAIN}.{op_type}\" in an imported graph (node \"{name}\")"
+        );
+        return Err(GraphError::Unsupported(problem));
+    }
     let mut attributes = node.attribute.iter();
     attributes.try_for_each(|attribute| check_attribute(&node.name, attribute))
 }
@@ -238,6 +244,31 @@ fn check_attribute(node: &str, attribute: &proto::Attribute) -> Result<(), Graph
     }
     let mut nodes = graphs().flat_map(|graph| &graph.node);
     nodes.try_for_each(check_node)
+}
+
+/// Checks the domain, the nodes and the default attributes of a function.
+fn check_function(function: &proto::Function) -> Result<(), GraphError> {
+    if function.domain == ORTOLAN_DOMAIN {
+        let name = &function.name;
+        let problem =
+            format!("a function in the operator domain \"{ORTOLAN_DOMAIN}\" (\"{name}\")");
+        return Err(GraphError::Unsupported(problem));
+    }
+    function.node.iter().try_for_each(check_node)?;
+    check_operator_sets(&function.opset_import)?;
+    let mut defaults = function.attribute_proto.iter();
+    defaults.try_for_each(|attribute| check_attribute(&function.name, attribute))
+}
+
+/// Checks that ortolan's operator domain is not imported: the version may differ from that of its operators.
+fn check_operator_sets(sets: &[proto::OperatorSet]) -> Result<(), GraphError> {
+    match sets.iter().any(|set| set.domain == ORTOLAN_DOMAIN) {
+        true => {
+            let problem = format!("a graph that imports the operator domain \"{ORTOLAN_DOMAIN}\"");
+            Err(GraphError::Unsupported(problem))
+        }
+        false => Ok(()),
+    }
 }
 
 #[cfg(test)]
@@ -290,5 +321,123 @@ mod tests {
             ..proto::Node::default()
         };
         assert!(check_node(&node).is_err());
+    }
+
+    /// Writes a model to a file and returns the error of reading it.
+    #[track_caller]
+    fn read_error(model: &proto::Model) -> String {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("model.onnx");
+        std::fs::write(&path, model.encode_to_vec()).unwrap();
+        let read = read(&path, FileAccess::Read);
+        read.map(drop).unwrap_err().to_string()
+    }
+
+    fn node_of_domain(domain: &str) -> proto::Node {
+        proto::Node {
+            name: "attention".to_owned(),
+            op_type: "PagedAttention".to_owned(),
+            domain: domain.to_owned(),
+            ..proto::Node::default()
+        }
+    }
+
+    fn graph_with(node: proto::Node) -> proto::Graph {
+        proto::Graph {
+            node: vec![node],
+            ..proto::Graph::default()
+        }
+    }
+
+    fn model_with(node: proto::Node) -> proto::Model {
+        proto::Model {
+            graph: Some(graph_with(node)),
+            ..proto::Model::default()
+        }
+    }
+
+    fn model_with_function(function: proto::Function) -> proto::Model {
+        proto::Model {
+            functions: vec![function],
+            ..model_with(node_of_domain("com.microsoft"))
+        }
+    }
+
+    #[test]
+    fn refuses_nodes_of_ortolans_domain_at_every_level() {
+        let attribute = |domain: &str| proto::Attribute {
+            g: Some(graph_with(node_of_domain(domain))),
+            ..proto::Attribute::default()
+        };
+        let list_attribute = |domain: &str| proto::Attribute {
+            graphs: vec![graph_with(node_of_domain(domain))],
+            ..proto::Attribute::default()
+        };
+        let node_with = |attribute| proto::Node {
+            attribute: vec![attribute],
+            ..node_of_domain("")
+        };
+        let nested = |domain: &str| proto::Attribute {
+            g: Some(graph_with(node_with(attribute(domain)))),
+            ..proto::Attribute::default()
+        };
+        let models = |domain: &str| {
+            [
+                model_with(node_of_domain(domain)),
+                model_with(node_with(attribute(domain))),
+                model_with(node_with(list_attribute(domain))),
+                model_with(node_with(nested(domain))),
+                model_with_function(proto::Function {
+                    node: vec![node_of_domain(domain)],
+                    ..proto::Function::default()
+                }),
+                model_with_function(proto::Function {
+                    attribute_proto: vec![attribute(domain)],
+                    ..proto::Function::default()
+                }),
+            ]
+        };
+        for model in models(ORTOLAN_DOMAIN) {
+            let expected = "the operator \"ortolan.PagedAttention\" in an imported graph (node \"attention\") is not supported";
+            assert_eq!(read_error(&model), expected, "{model:?}");
+        }
+        // The same models with nodes of another domain are read.
+        for model in models("com.microsoft") {
+            let folder = tempfile::tempdir().unwrap();
+            let path = folder.path().join("model.onnx");
+            std::fs::write(&path, model.encode_to_vec()).unwrap();
+            assert!(read(&path, FileAccess::Read).is_ok(), "{model:?}");
+        }
+    }
+
+    #[test]
+    fn refuses_functions_and_imports_of_ortolans_domain() {
+        let opset_import = vec![proto::OperatorSet {
+            domain: ORTOLAN_DOMAIN.to_owned(),
+            version: 2,
+        }];
+        let imported = "a graph that imports the operator domain \"ortolan\" is not supported";
+        let model = proto::Model {
+            opset_import: opset_import.clone(),
+            ..model_with(node_of_domain(""))
+        };
+        assert_eq!(read_error(&model), imported);
+        let function = proto::Function {
+            name: "PagedAttention".to_owned(),
+            ..proto::Function::default()
+        };
+        let importing = proto::Function {
+            opset_import,
+            ..function.clone()
+        };
+        assert_eq!(read_error(&model_with_function(importing)), imported);
+        let defining = proto::Function {
+            domain: ORTOLAN_DOMAIN.to_owned(),
+            ..function
+        };
+        assert_eq!(
+            read_error(&model_with_function(defining)),
+            "a function in the operator domain \"ortolan\" (\"PagedAttention\") is not supported"
+        );
     }
 }
