@@ -42,7 +42,7 @@ impl DeviceCache {
         let block_reader = session::build(graph, device, options, Some(1), &|_| ())?;
         let allocator = Allocator::new(&block_reader, memory)?;
         let tensors = (0..2 * layers).map(|_| Tensor::new(&allocator, shape));
-        let cache = Self {
+        let mut cache = Self {
             shape,
             tensors: tensors.collect::<Result<_, _>>()?,
             block_reader,
@@ -51,7 +51,7 @@ impl DeviceCache {
         let blocks = shape[0];
         let blocks_per_copy =
             (MAX_ELEMENTS_PER_COPY / cache.block_elements()).clamp(1, blocks.max(1));
-        for tensor in &cache.tensors {
+        for tensor in 0..cache.tensors.len() {
             for first in (0..blocks).step_by(blocks_per_copy) {
                 let count = blocks_per_copy.min(blocks - first);
                 let zeros = vec![f16::ZERO; count * cache.block_elements()];
@@ -89,11 +89,7 @@ impl DeviceCache {
     /// Writes a block. `bytes` has the format of [`Self::read`] and the length [`Self::block_bytes`].
     pub(super) fn write(&mut self, block: usize, bytes: &[u8]) -> Result<(), RuntimeError> {
         let tensor_block_bytes = self.block_elements() * size_of::<f16>();
-        for (tensor, part) in self
-            .tensors
-            .iter()
-            .zip(bytes.chunks_exact(tensor_block_bytes))
-        {
+        for (tensor, part) in bytes.chunks_exact(tensor_block_bytes).enumerate() {
             let (elements, _) = part.as_chunks();
             let elements = elements.iter().map(|element| f16::from_ne_bytes(*element));
             self.fill(tensor, block, 1, elements.collect())?;
@@ -108,9 +104,12 @@ impl DeviceCache {
     }
 
     /// Returns the key and value tensors of each layer, to which the attention operator writes.
-    pub(super) fn layers(&mut self) -> impl Iterator<Item = [&Tensor<f16>; 2]> {
-        let (pairs, _) = self.tensors.as_chunks();
-        pairs.iter().map(|[keys, values]| [keys, values])
+    pub(super) fn layers(&mut self) -> Vec<[TensorRefMut<'_, f16>; 2]> {
+        let (pairs, _) = self.tensors.as_chunks_mut::<2>();
+        let views = pairs
+            .iter_mut()
+            .map(|pair| pair.each_mut().map(Tensor::view_mut));
+        views.collect()
     }
 
     /// Number of elements of a block in one tensor.
@@ -126,25 +125,30 @@ impl DeviceCache {
         sizes.map(|size| size as i64).collect()
     }
 
-    /// Writes `count` blocks of a tensor, starting at block `first`.
+    /// Writes `count` blocks of the tensor with index `tensor`, starting at block `first`.
     ///
     /// # Panics
-    /// If a block index is out of range.
+    /// If `tensor` or a block index is out of range.
     fn fill(
-        &self,
-        tensor: &Tensor<f16>,
+        &mut self,
+        tensor: usize,
         first: usize,
         count: usize,
         elements: Vec<f16>,
     ) -> Result<(), RuntimeError> {
-        assert!(first + count <= self.shape[0], "block index out of range");
+        let end = first.checked_add(count);
+        assert!(
+            end.is_some_and(|end| end <= self.shape[0]),
+            "block index out of range"
+        );
         let elements = Tensor::from_array((self.blocks_shape(count), elements))?;
         let offset = first * self.block_elements() * size_of::<f16>();
-        let start = tensor.data_ptr().cast_mut().wrapping_byte_add(offset);
         let shape = Shape::new(self.blocks_shape(count));
+        let tensor = &mut self.tensors[tensor];
+        let start = tensor.data_ptr_mut().wrapping_byte_add(offset);
         let memory = tensor.memory_info().to_owned();
-        // SAFETY: the blocks lie within the tensor, which lives while `self` is borrowed. No Rust reference to the
-        // contents of the tensor is created: ONNX Runtime writes them.
+        // SAFETY: the blocks lie within the tensor, which is borrowed mutably. No Rust reference to the contents of the
+        // tensor is created: ONNX Runtime writes them.
         let target = unsafe { TensorRefMut::from_raw(memory, start, shape) }?;
         Ok(elements.copy_into(target)?)
     }

@@ -16,14 +16,22 @@ use super::RuntimeError;
 use crate::engine::BlockId;
 use crate::graph::DecoderShape;
 
-/// Alignment of each tensor in bytes: a CPU cache line, and the widest SIMD vector.
+/// Alignment of each tensor in bytes: a CPU cache line, and the widest SIMD vector. [`CacheElement`] relies on it.
 const ALIGNMENT: usize = 64;
 
-/// An element type of the cache. Every bit pattern must be a valid value.
-pub trait CacheElement: PrimitiveTensorElementType + Debug + Copy + Send + 'static {}
+/// An element type of the cache.
+///
+/// # Safety
+/// Every bit pattern must be a valid value, and the alignment must be at most 64 bytes.
+pub unsafe trait CacheElement:
+    PrimitiveTensorElementType + Debug + Copy + Send + 'static
+{
+}
 
-impl CacheElement for f16 {}
-impl CacheElement for f32 {}
+// SAFETY: every bit pattern is a valid `f16`, which is aligned to 2 bytes.
+unsafe impl CacheElement for f16 {}
+// SAFETY: every bit pattern is a valid `f32`, which is aligned to 4 bytes.
+unsafe impl CacheElement for f32 {}
 
 /// Keys and values of all layers. A tensor is f16 `[blocks, block_tokens, kv_heads, head_size]` for paged attention,
 /// and `[blocks, kv_heads, block_tokens, head_size]` for graphs with past/present tensors.
@@ -216,6 +224,7 @@ impl<T: CacheElement> KvCache<T> {
         range: Range<usize>,
     ) -> impl Iterator<Item = (usize, usize)> + use<T> {
         let [block_count, heads, block_tokens, head_size] = self.shape;
+        assert!(head < heads, "head index out of range");
         let indices = range.start / block_tokens..range.end.div_ceil(block_tokens);
         let range_blocks: Vec<usize> = blocks[indices.clone()]
             .iter()
@@ -260,5 +269,19 @@ impl Drop for Region {
     fn drop(&mut self) {
         // SAFETY: the memory was allocated in `new` with this layout and is freed only here.
         unsafe { dealloc(self.start.as_ptr(), self.layout) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cache::BlockPool;
+
+    #[test]
+    #[should_panic(expected = "head index out of range")]
+    fn present_values_of_more_heads_than_the_cache_has_are_not_written() {
+        let mut cache = KvCache::<f32>::new(1, [1, 8, 1, 1]).unwrap();
+        let block = BlockPool::new(1, 1).allocate().unwrap();
+        cache.scatter(0, &[block], 0..1, &[0.0; 9]);
     }
 }

@@ -118,6 +118,10 @@ impl SharedGraph {
         /// Session option for the folder of external data files (`onnxruntime_session_options_config_keys.h`).
         const WEIGHTS_FOLDER: &str = "session.model_external_initializers_file_folder_path";
 
+        // SAFETY: `crate::graph` builds all graphs. In these, each cache is an input of the session and of one
+        // attention node; imported graphs with nodes of this domain are refused. `Stage::run` binds these inputs to
+        // the tensors of a cache that it borrows mutably. The builder below does not change the execution mode.
+        let operators = unsafe { operators::domain(self.matrices.clone()) }?;
         let mut builder = Session::builder(&self.environment)?
             .with_execution_providers(device.provider().as_slice())
             .map_err(RuntimeError::from)?
@@ -126,7 +130,7 @@ impl SharedGraph {
             // Tensor shapes change with every step, so cached memory patterns would grow without bound.
             .with_memory_pattern(false)
             .map_err(RuntimeError::from)?
-            .with_operators(operators::domain(self.matrices.clone())?)
+            .with_operators(operators)
             .map_err(RuntimeError::from)?
             // Threads spin within a step, where waits take microseconds, and sleep between steps.
             .with_config_entry("session.force_spinning_stop", "1")

@@ -68,22 +68,13 @@ impl Stage {
         decode_only: bool,
         mut inputs: Vec<SessionInput<'a>>,
     ) -> Result<SessionOutputs<'a>, RuntimeError> {
-        let names = self.cache_names.iter();
-        let mut add = |[key_name, value_name]: &'a [String; 2], [keys, values]: [_; 2]| {
-            inputs.push((key_name.as_str().into(), keys));
-            inputs.push((value_name.as_str().into(), values));
+        let layers = match &mut self.cache {
+            Cache::Host(cache) => cache.layers()?,
+            Cache::Device(cache) => cache.layers(),
         };
-        match &mut self.cache {
-            Cache::Host(cache) => {
-                for (names, pair) in names.zip(cache.layers()?) {
-                    add(names, pair.map(SessionInputValue::from));
-                }
-            }
-            Cache::Device(cache) => {
-                for (names, pair) in names.zip(cache.layers()) {
-                    add(names, pair.map(SessionInputValue::from));
-                }
-            }
+        for ([key_name, value_name], [keys, values]) in self.cache_names.iter().zip(layers) {
+            inputs.push((key_name.as_str().into(), keys.into()));
+            inputs.push((value_name.as_str().into(), values.into()));
         }
         Ok(self.sessions.for_step(decode_only).run(inputs)?)
     }

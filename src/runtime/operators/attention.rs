@@ -9,11 +9,9 @@ use std::cmp::Reverse;
 use std::ops::Range;
 
 use super::attention_inputs::{AttentionCaches, AttentionInputs, AttentionShape, TokenRows};
-use super::attention_task::{
-    AttentionContext, AttentionTask, MergeTiles, QueryGroup, ROWS_WITHOUT_CONVERSION,
-};
+use super::attention_task::{AttentionContext, AttentionTask, QueryGroup, ROWS_WITHOUT_CONVERSION};
 use super::batch::{BatchBounds, RaggedBatch, SequenceChunk};
-use super::cache_write::WriteToCache;
+use super::cache_write::CacheWriter;
 use super::parallel::{OperatorError, ParallelFor, for_each_index};
 use super::shared_slice::SharedSlice;
 use super::simd::{Instructions, LANES};
@@ -54,19 +52,17 @@ pub fn attend(
     if tokens == 0 {
         return Ok(());
     }
-    let write = |range: Range<usize>| {
-        let (key, value) = (checked.key, checked.value);
-        instructions.run(WriteToCache {
-            shape,
-            key,
-            value,
-            inputs,
-            batch,
-            keys: &keys,
-            values: &values,
-            range,
-        })
+    let writer = CacheWriter {
+        shape,
+        key: checked.key,
+        value: checked.value,
+        inputs,
+        batch,
+        keys: &keys,
+        values: &values,
     };
+    // SAFETY: the calls below have disjoint ranges, and the caches are read only after all calls have returned.
+    let write = |range: Range<usize>| unsafe { writer.write(range, instructions) };
     if tokens <= TOKENS_PER_WRITE {
         write(0..tokens);
     } else {
@@ -93,14 +89,13 @@ pub fn attend(
     };
     for_each_index(parallel, plan.tasks.len(), &|index| {
         let task = &plan.tasks[index];
-        context.attend(&plan.groups[task.group], task, instructions);
+        // SAFETY: no index occurs twice, the plan's tasks are disjoint, and all tokens were written to the caches.
+        unsafe { context.attend(&plan.groups[task.group], task, instructions) };
     })?;
     if plan.partial_rows > 0 {
         for_each_index(parallel, plan.groups.len(), &|index| {
-            instructions.run(MergeTiles {
-                context: &context,
-                group: &plan.groups[index],
-            });
+            // SAFETY: no index occurs twice, and all tasks have finished.
+            unsafe { context.merge(&plan.groups[index], instructions) };
         })?;
     }
     Ok(())

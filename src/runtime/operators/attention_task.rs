@@ -71,7 +71,11 @@ pub(super) struct AttentionContext<'a> {
 
 impl AttentionContext<'_> {
     /// Runs a task of `group`. Writes the output of the group's rows, or partial results if the group is split.
-    pub(super) fn attend(
+    ///
+    /// # Safety
+    /// During the call, no thread may write to the caches, or access the rows of `group`, the partial results of the
+    /// tiles of `task` included.
+    pub(super) unsafe fn attend(
         &self,
         group: &QueryGroup,
         task: &AttentionTask,
@@ -87,6 +91,17 @@ impl AttentionContext<'_> {
                 tiles: task.tiles.clone(),
                 scratch,
             });
+        });
+    }
+
+    /// If `group` is split, merges its partial results and writes the output of its rows.
+    ///
+    /// # Safety
+    /// All tasks of `group` must have finished. During the call, no other thread may access the rows of `group`.
+    pub(super) unsafe fn merge(&self, group: &QueryGroup, instructions: Instructions) {
+        instructions.run(MergeTiles {
+            context: self,
+            group,
         });
     }
 
@@ -131,7 +146,7 @@ impl AttentionContext<'_> {
             let (kv_head, token) = (token_row / group.tokens, token_row % group.tokens);
             let first_head = (first_token + token) * self.shape.heads
                 + (group.kv_heads.start + kv_head) * heads_per_kv_head;
-            // SAFETY: no other group has these heads of these tokens, and one thread finishes a group.
+            // SAFETY: the callers of `attend` and `merge` guarantee that only this thread accesses the group's rows.
             let output = unsafe {
                 self.output
                     .slice_mut(first_head * width..(first_head + heads_per_kv_head) * width)
@@ -217,7 +232,8 @@ impl WithSimd for RunTask<'_> {
                 }
                 Some(first_row) => {
                     let first = first_row + (tile - group.tiles().start) * rows;
-                    // SAFETY: each tile of a group has a separate range, and one thread computes a tile.
+                    // SAFETY: each tile of a group has a separate range, and the caller of `attend` guarantees that
+                    // only this thread accesses the partial results of the task's tiles.
                     let sums = unsafe {
                         context
                             .partial_sums
@@ -292,7 +308,7 @@ fn attend_tile<S: Simd>(
     scratch.tile_stats.clear();
     scratch.tile_stats.resize(rows, SoftmaxStats::EMPTY);
 
-    // SAFETY: the caches are written only before the first task starts.
+    // SAFETY: the caller of `attend` guarantees that no thread writes to the caches.
     let (keys, values) = unsafe {
         (
             context.keys.slice(0..context.keys.len()),
@@ -433,9 +449,9 @@ fn attend_rows<S: Simd, E: Element>(
 }
 
 /// Merges the partial results of a split group and writes the output.
-pub(super) struct MergeTiles<'a> {
-    pub(super) context: &'a AttentionContext<'a>,
-    pub(super) group: &'a QueryGroup,
+struct MergeTiles<'a> {
+    context: &'a AttentionContext<'a>,
+    group: &'a QueryGroup,
 }
 
 impl WithSimd for MergeTiles<'_> {
@@ -452,7 +468,8 @@ impl WithSimd for MergeTiles<'_> {
         let mut stats = vec![SoftmaxStats::EMPTY; rows];
         for tile in 0..group.tiles().len() {
             let first = first_row + tile * rows;
-            // SAFETY: all tasks have finished, so partial results are not written any more.
+            // SAFETY: the caller of `merge` guarantees that all tasks have finished, so partial results are not written
+            // any more.
             let tile_sums = unsafe {
                 context
                     .partial_sums

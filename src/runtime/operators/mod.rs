@@ -36,9 +36,14 @@ pub const DOMAIN: &str = "ortolan";
 
 /// Creates the domain with all custom operators, for a session whose nodes refer to `matrices` by index.
 ///
+/// # Safety
+/// `PagedAttention` writes to its inputs `key_cache` and `value_cache`. In every session with the domain, these must be
+/// inputs of the session that no other node uses, their values must be writable and not accessed elsewhere during a
+/// run, and the session must run one node at a time, which is ONNX Runtime's default.
+///
 /// # Errors
 /// If ONNX Runtime rejects an operator because the library is not the version that this program was built for.
-pub fn domain(matrices: OperatorMatrices) -> ort::Result<ort::operator::OperatorDomain> {
+pub unsafe fn domain(matrices: OperatorMatrices) -> ort::Result<ort::operator::OperatorDomain> {
     ort::operator::OperatorDomain::new(DOMAIN)?
         .add(paged_attention::PagedAttention)?
         .add(packed_attention::PackedMultiHeadAttention)?

@@ -126,6 +126,7 @@ pub fn run_experts(
         instructions.run(GateAndUp {
             inputs,
             batch: &batches[index / tasks_per_batch],
+            feed_forward,
             columns: first..feed_forward.min(first + MATRIX_ROWS_PER_TASK),
             gated: &shared_gated,
         });
@@ -200,6 +201,7 @@ fn assign_rows(inputs: &MoeInputs, experts: usize, routing: Routing) -> Vec<Assi
 struct GateAndUp<'a> {
     inputs: &'a MoeInputs<'a>,
     batch: &'a ExpertBatch<'a>,
+    feed_forward: usize,
     columns: Range<usize>,
     /// `[assignments, feed_forward]`
     gated: &'a SharedSlice<'a, f32>,
@@ -217,7 +219,7 @@ impl WithSimd for GateAndUp<'_> {
             up: up_matrix,
             ..
         } = self.batch;
-        let (hidden, feed_forward) = (self.inputs.hidden, gate_matrix.rows());
+        let (hidden, feed_forward) = (self.inputs.hidden, self.feed_forward);
         let mut matrices = vec![0.0; 2 * MATRIX_ROWS_PER_STEP * hidden];
         for column in self.columns.clone().step_by(MATRIX_ROWS_PER_STEP) {
             let end = self.columns.end.min(column + MATRIX_ROWS_PER_STEP);

@@ -16,9 +16,8 @@ use super::norm::{QueryKeyNorms, RowNorm};
 use super::rotary::{Pairing, Rotary};
 use super::simd::Instructions;
 
-/// The operator. The only output is the attention, `[tokens, heads · head_size]`; caches are updated in place.
-///
-/// The memory of the cache tensors must be writable, and must not be accessed elsewhere during a run.
+/// The operator. The only output is the attention, `[tokens, heads · head_size]`; caches are updated in place (see the
+/// safety section of [`super::domain`]).
 pub(super) struct PagedAttention;
 
 /// The inputs in the order of the operator's schema.
@@ -328,7 +327,9 @@ impl Kernel for PagedAttentionKernel {
             .output(0, [tokens as i64, (self.heads * head_size) as i64])?
             .ok_or_else(|| invalid_node("the node has no output"))?;
         let (_, output) = output.try_extract_tensor_mut::<f32>()?;
-        let caches = tensors.caches()?;
+        // SAFETY: the caller of `domain` guarantees that this node may write to its caches, and that nothing else
+        // accesses them during a run. None of the slices above is a cache.
+        let caches = unsafe { tensors.caches() }?;
         let inputs = AttentionInputs {
             query,
             key_value,
@@ -380,7 +381,10 @@ impl<'a> Tensors<'a> {
     }
 
     /// Returns the cache tensors as mutable slices.
-    fn caches(&self) -> ort::Result<AttentionCaches<'_>> {
+    ///
+    /// # Safety
+    /// The memory of the cache tensors must be writable. While the result lives, nothing else may access it.
+    unsafe fn caches(&self) -> ort::Result<AttentionCaches<'_>> {
         let memory = |input: Input| -> ort::Result<(*mut f16, usize)> {
             let value = self
                 .get(input)
@@ -399,9 +403,7 @@ impl<'a> Tensors<'a> {
             return Err(input_error(Input::ValueCache, "overlaps key_cache"));
         }
         // SAFETY: ONNX Runtime guarantees this number of elements at each address, and the two tensors do not
-        // overlap. By the operator's contract, cache memory is writable, belongs to one layer, and is not accessed
-        // by its owner during a run. A session runs one node at a time, and the references from which this node read
-        // the shapes no longer exist, so there is no other reference to the elements.
+        // overlap. The caller guarantees that they are writable and not accessed elsewhere.
         let (keys, values) = unsafe {
             (
                 std::slice::from_raw_parts_mut(keys, key_elements),

@@ -223,7 +223,8 @@ impl<const VNNI: bool> Simd for Avx2<VNNI> {
         x: &[[i8; 4]; V],
     ) -> __m256 {
         if VNNI {
-            return self.dot_vnni(bytes, x);
+            // SAFETY: `VNNI` is true.
+            return unsafe { self.dot_vnni(bytes, x) };
         }
         // SAFETY: `self` exists only if the CPU supports AVX2.
         unsafe {
@@ -253,7 +254,9 @@ impl<const VNNI: bool> Simd for Avx2<VNNI> {
         correction: f32,
     ) -> __m256 {
         if VNNI {
-            return self.subtract(self.dot_vnni(bytes, x), self.splat(correction));
+            // SAFETY: `VNNI` is true.
+            let dot = unsafe { self.dot_vnni(bytes, x) };
+            return self.subtract(dot, self.splat(correction));
         }
         // SAFETY: `self` exists only if the CPU supports AVX2.
         unsafe {
@@ -272,10 +275,13 @@ impl<const VNNI: bool> Simd for Avx2<VNNI> {
 }
 
 impl<const VNNI: bool> Avx2<VNNI> {
-    /// As [`Simd::dot_unsigned`], with VNNI instructions. Must be called only if `VNNI` is true.
+    /// As [`Simd::dot_unsigned`], with VNNI instructions.
+    ///
+    /// # Safety
+    /// `VNNI` must be true.
     #[inline(always)]
-    fn dot_vnni<const V: usize>(self, bytes: &[__m256i; V], x: &[[i8; 4]; V]) -> __m256 {
-        // SAFETY: `self` exists only if the CPU supports VNNI and AVX2.
+    unsafe fn dot_vnni<const V: usize>(self, bytes: &[__m256i; V], x: &[[i8; 4]; V]) -> __m256 {
+        // SAFETY: `self` exists only if the CPU supports AVX2 and, because `VNNI` is true, VNNI.
         unsafe {
             // Each instruction depends on the sum that it updates, so two sums hide the latency.
             let mut sums = [_mm256_setzero_si256(); 2];
