@@ -2,9 +2,13 @@
 //! number of past tokens. Each call with two threads starts a thread, which costs some tens of microseconds that a
 //! session's thread pool does not.
 
+#[path = "../tests/common/mod.rs"]
+mod common;
+
 use std::hint::black_box;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
+use common::one_thread;
 use criterion::{BenchmarkId, Criterion, criterion_group, criterion_main};
 use half::f16;
 use ortolan::runtime::operators::attention::attend;
@@ -22,11 +26,6 @@ struct Load {
     sequences: usize,
     past: usize,
     tokens: usize,
-}
-
-fn one_thread(count: usize, call: &(dyn Fn(usize) + Sync)) -> Result<(), OperatorError> {
-    (0..count).for_each(call);
-    Ok(())
 }
 
 fn two_threads(count: usize, call: &(dyn Fn(usize) + Sync)) -> Result<(), OperatorError> {

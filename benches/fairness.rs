@@ -11,6 +11,8 @@
 mod cases;
 #[path = "load/client.rs"]
 mod client;
+#[path = "../tests/common/mod.rs"]
+mod common;
 #[allow(dead_code, reason = "other benches use the rest")]
 mod server;
 

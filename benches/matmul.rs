@@ -4,37 +4,32 @@
 //!
 //! `cargo bench --bench matmul`
 
+#[path = "../tests/common/mod.rs"]
+mod common;
+
 use std::hint::black_box;
 use std::sync::Arc;
 
+use common::one_thread;
+use common::random::Random;
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use ortolan::gguf::TensorType;
 use ortolan::graph::panels::{PanelStore, Panels};
 use ortolan::graph::{Activation, Tensor};
 use ortolan::runtime::operators::matmul::{MatmulInputs, QuantizedActivations, multiply};
 use ortolan::runtime::operators::norm::RowNorm;
-use ortolan::runtime::operators::parallel::OperatorError;
 use ortolan::runtime::operators::simd::Instructions;
 
 /// Total size of the matrices of one measurement: more than caches hold.
 const BYTES: usize = 96 << 20;
 
-fn one_thread(count: usize, call: &(dyn Fn(usize) + Sync)) -> Result<(), OperatorError> {
-    (0..count).for_each(call);
-    Ok(())
-}
-
 /// Matrices of random blocks.
 fn matrices(kind: TensorType, [rows, columns]: [usize; 2], halves: bool) -> Arc<[Panels]> {
     let blocks = rows * columns / kind.block_values();
-    let mut state = 1_u32;
-    let bytes: Vec<u8> = (0..blocks * kind.block_bytes())
-        .map(|_| {
-            state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
-            // Clearing the second bit keeps half-precision numbers below 2.
-            (state >> 24) as u8 & 0xbf
-        })
-        .collect();
+    let mut random = Random(1);
+    // Clearing the second bit keeps half-precision numbers below 2.
+    let bytes = (0..blocks * kind.block_bytes()).map(|_| random.byte() & 0xbf);
+    let bytes: Vec<u8> = bytes.collect();
     let tensor = Tensor {
         kind,
         quantize_to: None,

@@ -7,6 +7,7 @@ mod common;
 use std::hint::black_box;
 use std::sync::Arc;
 
+use common::random::Random;
 use criterion::{BatchSize, BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use ortolan::file_bytes::FileAccess;
 use ortolan::gguf::Gguf;
@@ -23,14 +24,8 @@ const VOCABULARIES: [usize; 2] = [49_152, 262_144];
 
 /// Normally distributed logits with a few tokens far above the others, similar to those of language models.
 fn logits(count: usize) -> Vec<f32> {
-    let mut state = 1_u64;
-    let mut uniform = || {
-        // Knuth's MMIX generator; its upper bits are random enough here.
-        state = state
-            .wrapping_mul(6_364_136_223_846_793_005)
-            .wrapping_add(1_442_695_040_888_963_407);
-        (state >> 40) as f32 / (1_u64 << 24) as f32
-    };
+    let mut random = Random(1);
+    let mut uniform = || random.uniform();
     let mut logits: Vec<f32> = (0..count)
         .map(|_| 2.0 * ((0..12).map(|_| uniform()).sum::<f32>() - 6.0))
         .collect();

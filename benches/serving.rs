@@ -36,7 +36,7 @@ async fn idle(program: &Program) -> anyhow::Result<()> {
     let before = cpu_seconds(program)?;
     tokio::time::sleep(WATCHED).await;
     let share = (cpu_seconds(program)? - before) / WATCHED.as_secs_f64();
-    let resident = program.resident_bytes()? as f64 / f64::from(1 << 20);
+    let resident = program.resident_bytes() as f64 / f64::from(1 << 20);
     println!(
         "idle: {:.1} % of a core, {resident:.0} MiB resident",
         100.0 * share

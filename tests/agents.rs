@@ -15,6 +15,7 @@ use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
+use common::file;
 use program::{listening, ortolan, ready_with};
 use running::Running;
 use scripted_model::Script;
@@ -24,11 +25,6 @@ const NOTE: &str = "A grey heron stands in the river.\n";
 const READ_NOTE: &str = "cat note.txt | tee copy.txt";
 const QUESTION: &str = "Which bird does note.txt name?";
 const ANSWER: &str = "The note names a heron.";
-
-/// Path of a file in the repository.
-fn file(path: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join(path)
-}
 
 /// Writes a scripted model into `folder` and serves it.
 fn serve_script(folder: &Path, script: &Script) -> (Running, String) {

@@ -14,8 +14,9 @@ mod split;
 use std::fs;
 use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Command, Stdio};
 
+use common::process::KillOnDrop;
 use program::{listening, ortolan, post, ready, startup_error, with_model, with_runtime};
 use running::TIMEOUT;
 use wait_timeout::ChildExt;
@@ -793,14 +794,4 @@ async fn a_log_pipe_that_is_not_read_blocks_nothing() {
     let status = program.0.wait_timeout(TIMEOUT).unwrap();
     assert_eq!(status.map(|status| status.code()), Some(Some(0)));
     drop(log);
-}
-
-/// A process that is killed on drop.
-struct KillOnDrop(Child);
-
-impl Drop for KillOnDrop {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
 }

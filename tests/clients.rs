@@ -13,10 +13,10 @@ mod running;
 
 use std::ffi::OsStr;
 use std::fs;
-use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use browser::{ALL_IDLE, browse};
+use common::file;
 use program::ready_with;
 use running::{Running, TIMEOUT};
 use serde_json::{Value, json};
@@ -25,11 +25,6 @@ use serde_json::{Value, json};
 const PORT: &str = ":8080";
 /// Default token limit for examples that set none.
 const MAX_TOKENS: [&str; 2] = ["-n", "48"];
-
-/// Path of a file in the repository.
-fn file(path: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join(path)
-}
 
 /// Runs an example with only its port replaced; returns its standard output.
 fn run(program: impl AsRef<OsStr>, example: &str, address: &str) -> String {

@@ -11,9 +11,9 @@ mod running;
 #[path = "common/standalone_decoder.rs"]
 mod standalone_decoder;
 
-use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use common::file;
 use ortolan::text::SpecialTokens;
 use serde::Deserialize;
 use serde_json::Value;
@@ -41,11 +41,6 @@ struct Score {
     logprob: f64,
     /// Whether each token was the most probable one.
     greedy: bool,
-}
-
-/// Path of a file in the repository.
-fn file(path: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join(path)
 }
 
 fn lines<T: for<'a> Deserialize<'a>>(name: &str) -> Vec<T> {

@@ -11,19 +11,15 @@ mod running;
 
 use std::fs;
 use std::os::unix::fs::symlink;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::Command;
 
+use common::file;
 use ortolan::api::document;
 use program::ready_with;
 use running::Running;
 use serde_json::Value;
 use tempfile::TempDir;
-
-/// Path of a file in the repository.
-fn file(path: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join(path)
-}
 
 /// A temporary folder that contains the document as `openapi.json`.
 fn folder_with_document() -> TempDir {

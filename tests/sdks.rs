@@ -9,16 +9,11 @@ mod program;
 #[path = "common/running.rs"]
 mod running;
 
-use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use common::file;
 use program::ready_with;
 use running::Running;
-
-/// Path of a file in the repository.
-fn file(path: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join(path)
-}
 
 /// Runs a test script against a server with these options.
 fn check(mut command: Command, script: &str, options: &[&str]) {

@@ -10,6 +10,7 @@ mod standalone_decoder;
 use std::path::Path;
 
 use common::gguf::{self, F32, Tensor, Value};
+use common::random::Random;
 use half::{bf16, f16};
 use ortolan::cache::BlockPool;
 use ortolan::file_bytes::FileAccess;
@@ -54,12 +55,9 @@ fn scale_offsets(kind: TensorType) -> (Option<usize>, Option<(usize, f32)>) {
 }
 
 /// Random blocks for a matrix of `rows` rows, with scales of similar size.
-fn random_blocks(kind: TensorType, columns: usize, rows: usize, state: &mut u32) -> Vec<u8> {
+fn random_blocks(kind: TensorType, columns: usize, rows: usize, random: &mut Random) -> Vec<u8> {
     let count = columns * rows / kind.block_values() * kind.block_bytes();
-    let mut byte = || {
-        *state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
-        (*state >> 24) as u8
-    };
+    let mut byte = || random.byte();
     let mut bytes: Vec<u8> = (0..count).map(|_| byte()).collect();
     let (scale_offset, min_offset) = scale_offsets(kind);
     for block in bytes.chunks_exact_mut(kind.block_bytes()) {
@@ -101,8 +99,8 @@ struct ModelPair {
 
 impl ModelPair {
     fn new(kind: TensorType) -> Self {
-        let (mut pair, gain, mut state) = Self::start(kind);
-        pair.matrix(kind, "output.weight", &[HIDDEN, VOCABULARY], &mut state);
+        let (mut pair, gain, mut random) = Self::start(kind);
+        pair.matrix(kind, "output.weight", &[HIDDEN, VOCABULARY], &mut random);
         for layer in 0..LAYERS {
             for (part, columns, rows) in ATTENTION.into_iter().chain([
                 ("ffn_gate", HIDDEN, FEED_FORWARD),
@@ -110,7 +108,7 @@ impl ModelPair {
                 ("ffn_down", FEED_FORWARD, HIDDEN),
             ]) {
                 let name = format!("blk.{layer}.{part}.weight");
-                pair.matrix(kind, &name, &[columns, rows], &mut state);
+                pair.matrix(kind, &name, &[columns, rows], &mut random);
             }
             pair.norms(layer, gain);
         }
@@ -119,7 +117,7 @@ impl ModelPair {
 
     /// A mixture of experts; only the expert matrices have the type `kind`.
     fn of_experts(kind: TensorType) -> Self {
-        let (mut pair, gain, mut state) = Self::start(kind);
+        let (mut pair, gain, mut random) = Self::start(kind);
         // Values of about the same magnitude as the dequantized random blocks.
         let plain = |index: usize| ((index * 7919 % 1009) as f32 - 504.0) / 504.0 / gain / 16.0;
         pair.floats("output.weight", &[HIDDEN, VOCABULARY], plain);
@@ -134,7 +132,7 @@ impl ModelPair {
                 ("ffn_up_exps", HIDDEN, FEED_FORWARD),
                 ("ffn_down_exps", FEED_FORWARD, HIDDEN),
             ] {
-                pair.matrix(kind, &name(part), &[columns, rows, EXPERTS], &mut state);
+                pair.matrix(kind, &name(part), &[columns, rows, EXPERTS], &mut random);
             }
             pair.norms(layer, gain);
         }
@@ -142,22 +140,22 @@ impl ModelPair {
     }
 
     /// The tensors that both kinds of model have, the norm weight that keeps activations at a usual magnitude, and the
-    /// state of the random number generator.
-    fn start(kind: TensorType) -> (Self, f32, u32) {
+    /// random numbers of further matrices.
+    fn start(kind: TensorType) -> (Self, f32, Random) {
         let mut pair = Self {
             typed: Vec::new(),
             single: Vec::new(),
         };
-        let mut state = 1;
+        let mut random = Random(1);
         let mut sample = vec![0.0; HIDDEN * 16];
-        kind.dequantize(&random_blocks(kind, HIDDEN, 16, &mut state), &mut sample);
+        kind.dequantize(&random_blocks(kind, HIDDEN, 16, &mut random), &mut sample);
         let square: f32 = sample.iter().map(|value| value * value).sum();
         let gain = 1.0 / (square / sample.len() as f32 * HIDDEN as f32).sqrt();
         pair.floats("output_norm.weight", &[HIDDEN], |_| gain);
         pair.floats("token_embd.weight", &[HIDDEN, VOCABULARY], |index| {
             ((index * 7919 % 1000) as f32 - 500.0) / 500.0
         });
-        (pair, gain, state)
+        (pair, gain, random)
     }
 
     fn norms(&mut self, layer: usize, gain: f32) {
@@ -173,9 +171,9 @@ impl ModelPair {
     }
 
     /// Adds a matrix, or a stack of matrices. The shape has the contiguous dimension first.
-    fn matrix(&mut self, kind: TensorType, name: &str, shape: &[usize], state: &mut u32) {
+    fn matrix(&mut self, kind: TensorType, name: &str, shape: &[usize], random: &mut Random) {
         let rows = shape[1..].iter().product();
-        let bytes = random_blocks(kind, shape[0], rows, state);
+        let bytes = random_blocks(kind, shape[0], rows, random);
         let mut values = vec![0.0; shape[0] * rows];
         kind.dequantize(&bytes, &mut values);
         self.single.push(tensor(name, shape, &values));

@@ -3,12 +3,13 @@
 use std::fmt;
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, ensure};
 
 use super::cases::Setting;
+use super::common::process::{KillOnDrop, memory_bytes};
 
 /// A compared server program.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -84,7 +85,7 @@ impl Programs {
 
 /// A running server; it is killed on drop.
 pub(crate) struct Server {
-    process: Child,
+    process: KillOnDrop,
     /// `http://host:port`
     pub(crate) address: String,
     /// Time from the start until `/health` succeeded.
@@ -108,7 +109,7 @@ impl Server {
         let process = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn();
         let process = process.with_context(|| format!("cannot start {program}"))?;
         let mut server = Self {
-            process,
+            process: KillOnDrop(process),
             address: format!("http://127.0.0.1:{port}"),
             ready_after: Duration::ZERO,
         };
@@ -120,7 +121,7 @@ impl Server {
                 server.ready_after = start.elapsed();
                 return Ok(server);
             }
-            let exit = server.process.try_wait()?;
+            let exit = server.process.0.try_wait()?;
             ensure!(exit.is_none(), "{program} exited: {exit:?}");
             ensure!(
                 start.elapsed() < TIMEOUT,
@@ -131,21 +132,7 @@ impl Server {
     }
 
     /// Peak resident memory so far, in MiB.
-    pub(crate) fn peak_mebibytes(&self) -> anyhow::Result<f64> {
-        let status = std::fs::read_to_string(format!("/proc/{}/status", self.process.id()))?;
-        let line = status.lines().find(|line| line.starts_with("VmHWM:"));
-        let kibibytes = line.and_then(|line| line.split_whitespace().nth(1));
-        Ok(kibibytes
-            .context("the server is not running")?
-            .parse::<f64>()?
-            / 1024.0)
-    }
-}
-
-impl Drop for Server {
-    fn drop(&mut self) {
-        // Errors mean that the process has already exited.
-        let _ = self.process.kill();
-        let _ = self.process.wait();
+    pub(crate) fn peak_mebibytes(&self) -> f64 {
+        memory_bytes(self.process.0.id(), "VmHWM:") as f64 / f64::from(1 << 20)
     }
 }

@@ -3,13 +3,14 @@
 #![allow(dead_code, reason = "each bench uses some of the cases")]
 
 use std::pin::pin;
-use std::process::{Child, Command};
+use std::process::Command;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
 use futures_util::future::{Either, join_all, select, try_join_all};
 
 use super::client::{Completion, Request, Target};
+use super::common::process::KillOnDrop;
 
 /// A load case.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -150,7 +151,7 @@ impl Case {
             Self::SharedPrefix => shared_prefix(target, &mut texts).await,
             Self::SmallCache => small_cache(target, &mut texts).await,
             Self::BusyMachine => {
-                let _busy = BusyProcess::start()?;
+                let _busy = start_busy_process()?;
                 streams(target, &mut texts, 1).await
             }
         }
@@ -396,21 +397,9 @@ impl Texts {
     }
 }
 
-/// A process that keeps one core busy until it is dropped.
-struct BusyProcess(Child);
-
-impl BusyProcess {
-    fn start() -> anyhow::Result<Self> {
-        let mut command = Command::new("sh");
-        let started = command.args(["-c", "while :; do :; done"]).spawn();
-        started.map(Self).context("cannot start sh")
-    }
-}
-
-impl Drop for BusyProcess {
-    fn drop(&mut self) {
-        // Errors mean that the process has already exited.
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
+/// Starts a process that keeps one core busy until it is dropped.
+fn start_busy_process() -> anyhow::Result<KillOnDrop> {
+    let mut command = Command::new("sh");
+    let started = command.args(["-c", "while :; do :; done"]).spawn();
+    started.map(KillOnDrop).context("cannot start sh")
 }

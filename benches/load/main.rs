@@ -4,6 +4,8 @@
 
 mod cases;
 mod client;
+#[path = "../../tests/common/mod.rs"]
+mod common;
 
 use anyhow::Context;
 use cases::Case;

@@ -2,7 +2,7 @@
 
 use std::io::{BufRead, BufReader};
 use std::path::Path;
-use std::process::{Child, Command, Stdio};
+use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use anyhow::{Context, ensure};
@@ -10,9 +10,11 @@ use futures_util::StreamExt;
 use ortolan_client::Client;
 use serde_json::Value;
 
+use crate::common::process::{KillOnDrop, memory_bytes};
+
 /// A running server; it is killed on drop.
 pub(crate) struct Program {
-    process: Child,
+    process: KillOnDrop,
     /// `http://host:port`
     pub(crate) address: String,
 }
@@ -40,6 +42,7 @@ impl Program {
             .context("the server exited before it listened")?;
         // The log must be read, so that the server does not block on a full pipe.
         std::thread::spawn(move || lines.map_while(Result::ok).for_each(drop));
+        let process = KillOnDrop(process);
         let program = Self { process, address };
         while !program
             .client()
@@ -59,26 +62,12 @@ impl Program {
 
     /// The process id.
     pub(crate) fn id(&self) -> u32 {
-        self.process.id()
+        self.process.0.id()
     }
 
     /// Resident memory in bytes.
-    pub(crate) fn resident_bytes(&self) -> anyhow::Result<u64> {
-        let status = std::fs::read_to_string(format!("/proc/{}/status", self.id()))?;
-        let line = status.lines().find(|line| line.starts_with("VmRSS:"));
-        let kilobytes = line.and_then(|line| line.split_whitespace().nth(1));
-        Ok(kilobytes
-            .context("the server is not running")?
-            .parse::<u64>()?
-            * 1024)
-    }
-}
-
-impl Drop for Program {
-    fn drop(&mut self) {
-        // Errors mean that the process has already exited.
-        let _ = self.process.kill();
-        let _ = self.process.wait();
+    pub(crate) fn resident_bytes(&self) -> u64 {
+        memory_bytes(self.id(), "VmRSS:")
     }
 }
 

@@ -6,6 +6,8 @@ use futures_util::StreamExt;
 use serde_json::{Value, json};
 use tokio::sync::oneshot;
 
+use super::common::process::memory_bytes;
+
 /// Maximum time between two tokens of the witness's stream.
 const MAX_GAP: Duration = Duration::from_secs(1);
 /// Tokens of each of the witness's streams; they fit in the context of a slot.
@@ -74,13 +76,7 @@ impl Target {
     }
 
     pub(crate) fn resident_bytes(&self) -> u64 {
-        let status = std::fs::read_to_string(format!("/proc/{}/status", self.process_id)).unwrap();
-        let line = status
-            .lines()
-            .find(|line| line.starts_with("VmRSS:"))
-            .unwrap();
-        let kilobytes: u64 = line.split_whitespace().nth(1).unwrap().parse().unwrap();
-        kilobytes << 10
+        memory_bytes(self.process_id, "VmRSS:")
     }
 
     pub(crate) async fn warm_up(&self) {

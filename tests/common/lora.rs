@@ -5,6 +5,7 @@
 use std::path::Path;
 
 use super::gguf::{self, F32, Tensor, Value};
+use super::random::Random;
 
 /// Writes an adapter of this rank for `weights` (name, `[columns, rows]`). Its `alpha` is twice the rank.
 pub(crate) fn write(
@@ -14,13 +15,9 @@ pub(crate) fn write(
     weights: &[(String, [u64; 2])],
     seed: u32,
 ) {
-    let mut state = seed;
+    let mut random = Random(seed);
     let mut values = |count: u64, size: f32| {
-        let value = |_| {
-            // The linear congruential generator of Numerical Recipes.
-            state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
-            ((state >> 8) as f32 / (1 << 24) as f32 - 0.5) * size
-        };
+        let value = |_| (random.uniform() - 0.5) * size;
         (0..count).map(value).flat_map(f32::to_le_bytes).collect()
     };
     let mut tensors = Vec::new();

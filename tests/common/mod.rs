@@ -1,21 +1,29 @@
-//! Paths of the real ONNX Runtime library, the real models, and the recorded reference data.
+//! Paths of the real ONNX Runtime library, the real models, and the recorded reference data; files and processes of
+//! tests.
 
 #![allow(dead_code, reason = "every test crate uses some of these helpers")]
 
 pub(crate) mod gguf;
 pub(crate) mod lora;
+pub(crate) mod process;
+pub(crate) mod random;
 pub(crate) mod tiny;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+
+use ortolan::runtime::operators::parallel::OperatorError;
+
+/// Path of a file in the repository.
+pub(crate) fn file(path: impl AsRef<Path>) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join(path)
+}
 
 /// Path of a file in `.cache/`, which `make setup-tests` fills.
 ///
 /// # Panics
 /// If the file is missing: tests that need it fail instead of being skipped.
 fn cached_file(name: &str) -> PathBuf {
-    let path = PathBuf::from(env!("CARGO_MANIFEST_DIR"))
-        .join(".cache")
-        .join(name);
+    let path = file(".cache").join(name);
     assert!(
         path.exists(),
         "{} not found: run `make setup-tests`",
@@ -65,10 +73,14 @@ pub(crate) fn golden_embeddings() -> serde_json::Value {
 
 /// Reads a JSON file in `tests/golden/`.
 pub(crate) fn recorded(name: &str) -> serde_json::Value {
-    let path = PathBuf::from(env!("CARGO_MANIFEST_DIR"))
-        .join("tests/golden")
-        .join(name);
+    let path = file("tests/golden").join(name);
     let text = std::fs::read_to_string(&path)
         .unwrap_or_else(|error| panic!("{}: {error}", path.display()));
     serde_json::from_str(&text).expect("recorded reference data is JSON")
+}
+
+/// Calls an operator's loop body on the current thread.
+pub(crate) fn one_thread(count: usize, call: &(dyn Fn(usize) + Sync)) -> Result<(), OperatorError> {
+    (0..count).for_each(call);
+    Ok(())
 }

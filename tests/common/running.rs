@@ -3,18 +3,20 @@
 #![allow(dead_code, reason = "every test crate uses some of these helpers")]
 
 use std::io::{BufRead, BufReader, Read, Write};
-use std::process::{Child, Command, Stdio};
+use std::process::{Command, Stdio};
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError};
 use std::time::{Duration, Instant};
 
 use wait_timeout::ChildExt;
+
+use crate::common::process::KillOnDrop;
 
 /// Longest time that a test waits for any event.
 pub(crate) const TIMEOUT: Duration = Duration::from_secs(300);
 
 /// A program that is killed when it is dropped.
 pub(crate) struct Running {
-    process: Child,
+    process: KillOnDrop,
     pub(crate) output: Lines,
     pub(crate) errors: Lines,
 }
@@ -37,7 +39,7 @@ impl Running {
         let output = Lines::read(process.stdout.take().unwrap());
         let errors = Lines::read(process.stderr.take().unwrap());
         Self {
-            process,
+            process: KillOnDrop(process),
             output,
             errors,
         }
@@ -45,7 +47,7 @@ impl Running {
 
     /// The process id.
     pub(crate) fn id(&self) -> u32 {
-        self.process.id()
+        self.process.0.id()
     }
 
     /// Waits for a log line that contains `text`, and returns it.
@@ -58,7 +60,7 @@ impl Running {
     }
 
     pub(crate) fn is_running(&mut self) -> bool {
-        self.process.try_wait().unwrap().is_none()
+        self.process.0.try_wait().unwrap().is_none()
     }
 
     /// Sends SIGTERM and waits until the program exits.
@@ -72,16 +74,16 @@ impl Running {
 
     /// Writes to the program's standard input.
     pub(crate) fn write_stdin(&mut self, text: &str) {
-        let input = self.process.stdin.as_mut().unwrap();
+        let input = self.process.0.stdin.as_mut().unwrap();
         input.write_all(text.as_bytes()).unwrap();
     }
 
     /// Closes the program's standard input and waits until it exits.
     pub(crate) fn wait(mut self) -> ExitResult {
-        drop(self.process.stdin.take());
+        drop(self.process.0.stdin.take());
         let output = self.output.by_ref().collect();
         let errors = self.errors.by_ref().collect();
-        let status = self.process.wait_timeout(TIMEOUT).unwrap();
+        let status = self.process.0.wait_timeout(TIMEOUT).unwrap();
         ExitResult {
             code: status
                 .expect("the program exits after it closed its output")
@@ -96,13 +98,6 @@ impl Running {
         let exit = self.wait();
         assert_eq!(exit.code, Some(0), "{}{}", exit.output, exit.errors);
         exit.output
-    }
-}
-
-impl Drop for Running {
-    fn drop(&mut self) {
-        let _ = self.process.kill();
-        let _ = self.process.wait();
     }
 }
 

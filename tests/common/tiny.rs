@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use super::gguf::{self, F32, Tensor, Value};
+use super::random::Random;
 
 const LAYERS: u64 = 2;
 const SPECIAL_TOKENS: [&str; 5] = ["<|endoftext|>", "<PRE>", "<SUF>", "<MID>", "<s>"];
@@ -132,14 +133,13 @@ pub(crate) fn changed_model(
     }
     let path = folder.join("tiny.gguf");
     header.extend(more.iter().map(|(key, value)| (*key, value.clone())));
-    let mut state = 1_u32;
+    let mut random = Random(1);
     let mut weights = |name: &str, shape: &[u64]| {
         let mut weight = || {
-            // The linear congruential generator of Numerical Recipes: the weights are reproducible.
-            state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+            let uniform = random.uniform();
             match name.contains("norm") {
                 true => 1.0,
-                false => (f64::from(state >> 8) / f64::from(1 << 24) - 0.5) as f32 * 0.5,
+                false => (uniform - 0.5) * 0.5,
             }
         };
         let values = (0..shape.iter().product::<u64>()).map(|_| weight());

@@ -3,11 +3,9 @@
 
 #![expect(clippy::unwrap_used, reason = "a failed assumption fails the test")]
 
+#[path = "../common/mod.rs"]
+mod common;
 mod fuzzer;
-#[path = "../common/gguf.rs"]
-#[expect(dead_code, reason = "every test crate uses some of these helpers")]
-mod gguf_files;
-
 mod mutations;
 
 mod configurations;
@@ -18,14 +16,8 @@ mod safetensors_files;
 mod templates;
 mod tokenizers;
 
-use serde_json::Value;
+use common::{gguf as gguf_files, recorded};
 use tempfile::TempDir;
-
-/// Reads a JSON file in `tests/golden/`.
-fn recorded(name: &str) -> Value {
-    let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden");
-    serde_json::from_slice(&std::fs::read(folder.join(name)).unwrap()).unwrap()
-}
 
 /// A temporary folder, in memory if the system has `/dev/shm`.
 fn folder() -> TempDir {
