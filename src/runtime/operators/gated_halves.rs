@@ -2,13 +2,12 @@
 //! use the operator if a LoRA update comes between a matmul and its gate, so that `MatMulPanels` cannot apply the gate.
 //! `activation` computes the result.
 
-use ort::operator::{
-    ComputeContext, Kernel, KernelContext, Operator, OperatorInput, OperatorOutput,
-};
+use ort::operator::{ComputeContext, Kernel, KernelContext, OperatorInput};
 use ort::value::TensorElementType;
 
 use super::activation::gate_halves;
-use super::node::{gate_activation, input_error, invalid_node, tensor, thread_pool};
+use super::custom_operator::{CustomOperator, thread_pool};
+use super::node::{gate_activation, input_error, invalid_node, tensor};
 use super::simd::Instructions;
 use crate::graph::{Activation, GATED};
 
@@ -18,29 +17,16 @@ pub(super) struct GatedHalves;
 /// Name of the only input, for errors.
 const INPUT: &str = "x";
 
-impl Operator for GatedHalves {
-    type Kernel<'attr> = GatedHalvesKernel;
+impl CustomOperator for GatedHalves {
+    type Kernel = GatedHalvesKernel;
 
-    fn name(&self) -> &str {
-        "GatedHalves"
-    }
-
-    fn versions(&self) -> std::ops::RangeInclusive<u32> {
-        1..=1
-    }
+    const NAME: &'static str = "GatedHalves";
 
     fn inputs(&self) -> impl IntoIterator<Item = OperatorInput> {
         [OperatorInput::required(TensorElementType::Float32)]
     }
 
-    fn outputs(&self) -> impl IntoIterator<Item = OperatorOutput> {
-        [OperatorOutput::required(TensorElementType::Float32)]
-    }
-
-    fn create_kernel<'attr>(
-        &self,
-        attributes: &KernelContext<'attr>,
-    ) -> ort::Result<GatedHalvesKernel> {
+    fn create_kernel(&self, attributes: &KernelContext) -> ort::Result<GatedHalvesKernel> {
         let activation = gate_activation(attributes)?
             .ok_or_else(|| invalid_node(format!("{GATED} is missing")))?;
         Ok(GatedHalvesKernel {

@@ -1,12 +1,11 @@
 //! The ONNX operator `LowRankUpdate`: reads and checks inputs. `low_rank` computes the result.
 
-use ort::operator::{
-    ComputeContext, Kernel, KernelContext, Operator, OperatorInput, OperatorOutput,
-};
+use ort::operator::{ComputeContext, Kernel, KernelContext, OperatorInput};
 use ort::value::{PrimitiveTensorElementType, TensorElementType, ValueRef};
 
+use super::custom_operator::{CustomOperator, thread_pool};
 use super::low_rank::{LowRankInputs, update};
-use super::node::{input_error, invalid_node, tensor, thread_pool};
+use super::node::{input_error, invalid_node, tensor};
 use super::simd::Instructions;
 
 /// The operator. Neither ONNX nor the contrib operators have an equivalent.
@@ -15,16 +14,10 @@ pub(super) struct LowRankUpdate;
 /// Names of the inputs in order; [`LowRankInputs`] describes them.
 const INPUTS: [&str; 6] = ["product", "input", "scales", "down", "up", "branches"];
 
-impl Operator for LowRankUpdate {
-    type Kernel<'attr> = LowRankUpdateKernel;
+impl CustomOperator for LowRankUpdate {
+    type Kernel = LowRankUpdateKernel;
 
-    fn name(&self) -> &str {
-        "LowRankUpdate"
-    }
-
-    fn versions(&self) -> std::ops::RangeInclusive<u32> {
-        1..=1
-    }
+    const NAME: &'static str = "LowRankUpdate";
 
     fn inputs(&self) -> impl IntoIterator<Item = OperatorInput> {
         INPUTS.map(|name| {
@@ -35,11 +28,7 @@ impl Operator for LowRankUpdate {
         })
     }
 
-    fn outputs(&self) -> impl IntoIterator<Item = OperatorOutput> {
-        [OperatorOutput::required(TensorElementType::Float32)]
-    }
-
-    fn create_kernel<'attr>(&self, _: &KernelContext<'attr>) -> ort::Result<LowRankUpdateKernel> {
+    fn create_kernel(&self, _: &KernelContext) -> ort::Result<LowRankUpdateKernel> {
         Ok(LowRankUpdateKernel(Instructions::detect()))
     }
 }

@@ -3,15 +3,12 @@
 
 use std::sync::{Arc, Mutex, PoisonError};
 
-use ort::operator::{
-    ComputeContext, Kernel, KernelContext, Operator, OperatorInput, OperatorOutput,
-};
+use ort::operator::{ComputeContext, Kernel, KernelContext, OperatorInput};
 use ort::value::{TensorElementType, ValueRef};
 
+use super::custom_operator::{CustomOperator, thread_pool};
 use super::matmul::{MatmulInputs, QuantizedActivations, multiply};
-use super::node::{
-    gate_activation, input_error, inputs, invalid_node, positive, tensor, thread_pool, unsigned,
-};
+use super::node::{gate_activation, input_error, inputs, invalid_node, positive, tensor, unsigned};
 use super::norm::RowNorm;
 use super::simd::Instructions;
 use crate::graph::Activation;
@@ -37,16 +34,10 @@ impl MatMulPanels {
 /// Names of the inputs in order; [`MatmulInputs`] describes them.
 const INPUTS: [&str; 4] = ["x", "norm_gain", "bias", "residual"];
 
-impl Operator for MatMulPanels {
-    type Kernel<'attr> = MatMulPanelsKernel;
+impl CustomOperator for MatMulPanels {
+    type Kernel = MatMulPanelsKernel;
 
-    fn name(&self) -> &str {
-        "MatMulPanels"
-    }
-
-    fn versions(&self) -> std::ops::RangeInclusive<u32> {
-        1..=1
-    }
+    const NAME: &'static str = "MatMulPanels";
 
     fn inputs(&self) -> impl IntoIterator<Item = OperatorInput> {
         INPUTS.map(|name| match name {
@@ -55,14 +46,7 @@ impl Operator for MatMulPanels {
         })
     }
 
-    fn outputs(&self) -> impl IntoIterator<Item = OperatorOutput> {
-        [OperatorOutput::required(TensorElementType::Float32)]
-    }
-
-    fn create_kernel<'attr>(
-        &self,
-        attributes: &KernelContext<'attr>,
-    ) -> ort::Result<MatMulPanelsKernel> {
+    fn create_kernel(&self, attributes: &KernelContext) -> ort::Result<MatMulPanelsKernel> {
         let matrix = unsigned(attributes, "matrix")?;
         let matrices = self.matrices.len();
         if matrix >= matrices {

@@ -4,13 +4,12 @@
 
 use std::sync::Arc;
 
-use ort::operator::{
-    ComputeContext, Kernel, KernelContext, Operator, OperatorInput, OperatorOutput,
-};
+use ort::operator::{ComputeContext, Kernel, KernelContext, OperatorInput};
 use ort::value::TensorElementType::Float32;
 
+use super::custom_operator::{CustomOperator, thread_pool};
 use super::moe::{MoeInputs, Routing, run_experts};
-use super::node::{flag, input_error, invalid_node, positive, tensor, thread_pool, unsigned};
+use super::node::{flag, input_error, invalid_node, positive, tensor, unsigned};
 use super::simd::Instructions;
 use crate::graph::ExpertMatrices;
 
@@ -20,29 +19,16 @@ pub(super) struct MixtureOfExperts(pub(super) Arc<[ExpertMatrices]>);
 /// Names of the inputs in order.
 const INPUTS: [&str; 2] = ["input", "router_probs"];
 
-impl Operator for MixtureOfExperts {
-    type Kernel<'attr> = MixtureOfExpertsKernel;
+impl CustomOperator for MixtureOfExperts {
+    type Kernel = MixtureOfExpertsKernel;
 
-    fn name(&self) -> &str {
-        "MixtureOfExperts"
-    }
-
-    fn versions(&self) -> std::ops::RangeInclusive<u32> {
-        1..=1
-    }
+    const NAME: &'static str = "MixtureOfExperts";
 
     fn inputs(&self) -> impl IntoIterator<Item = OperatorInput> {
         INPUTS.map(|_| OperatorInput::required(Float32))
     }
 
-    fn outputs(&self) -> impl IntoIterator<Item = OperatorOutput> {
-        [OperatorOutput::required(Float32)]
-    }
-
-    fn create_kernel<'attr>(
-        &self,
-        attributes: &KernelContext<'attr>,
-    ) -> ort::Result<MixtureOfExpertsKernel> {
+    fn create_kernel(&self, attributes: &KernelContext) -> ort::Result<MixtureOfExpertsKernel> {
         let layer = unsigned(attributes, "layer")?;
         let layers = self.0.len();
         if layer >= layers {

@@ -8,6 +8,7 @@ pub mod attention_inputs;
 mod attention_task;
 pub mod batch;
 mod cache_write;
+mod custom_operator;
 pub mod encoder_attention;
 mod gated_halves;
 pub mod low_rank;
@@ -30,6 +31,7 @@ mod tile;
 mod tests;
 
 use crate::graph::OperatorMatrices;
+use custom_operator::Registered;
 
 /// Name of the operator domain in ONNX graphs; the domain's version is 1.
 pub const DOMAIN: &str = "ortolan";
@@ -45,10 +47,14 @@ pub const DOMAIN: &str = "ortolan";
 /// If ONNX Runtime rejects an operator because the library is not the version that this program was built for.
 pub unsafe fn domain(matrices: OperatorMatrices) -> ort::Result<ort::operator::OperatorDomain> {
     ort::operator::OperatorDomain::new(DOMAIN)?
-        .add(paged_attention::PagedAttention)?
-        .add(packed_attention::PackedMultiHeadAttention)?
-        .add(low_rank_update::LowRankUpdate)?
-        .add(mat_mul_panels::MatMulPanels::new(matrices.panels))?
-        .add(gated_halves::GatedHalves)?
-        .add(mixture_of_experts::MixtureOfExperts(matrices.experts))
+        .add(Registered(paged_attention::PagedAttention))?
+        .add(Registered(packed_attention::PackedMultiHeadAttention))?
+        .add(Registered(low_rank_update::LowRankUpdate))?
+        .add(Registered(mat_mul_panels::MatMulPanels::new(
+            matrices.panels,
+        )))?
+        .add(Registered(gated_halves::GatedHalves))?
+        .add(Registered(mixture_of_experts::MixtureOfExperts(
+            matrices.experts,
+        )))
 }

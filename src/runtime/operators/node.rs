@@ -1,6 +1,6 @@
 //! Helpers of the custom operators: read a node's attributes and input tensors, and check ranges, types and ranks.
 
-use ort::operator::{ComputeContext, FromKernelContext, KernelContext};
+use ort::operator::{FromKernelContext, KernelContext};
 use ort::value::{PrimitiveTensorElementType, ValueRef};
 
 use super::parallel::OperatorError;
@@ -54,17 +54,6 @@ pub(super) fn reject_inputs<const COUNT: usize>(
 /// Creates the error for an invalid input.
 pub(super) fn input_error(input: &'static str, problem: impl Into<String>) -> ort::Error {
     ort::Error::wrap(OperatorError::input(input, problem.into()))
-}
-
-/// Returns ONNX Runtime's thread pool as a [`ParallelFor`](super::parallel::ParallelFor).
-pub(super) fn thread_pool(
-    context: &ComputeContext,
-) -> impl Fn(usize, &(dyn Fn(usize) + Sync)) -> Result<(), OperatorError> {
-    |count, call| {
-        context
-            .par_for(count, 0, call)
-            .map_err(|error| OperatorError::Threads(error.to_string()))
-    }
 }
 
 /// Creates the error for an invalid attribute or a missing output.

@@ -2,15 +2,13 @@
 //! the result. The operator follows the specification of `com.microsoft::PackedMultiHeadAttention` (version 1), for
 //! which ONNX Runtime has no CPU kernel, in f32. Features that encoders do not need are rejected by input name.
 
-use ort::operator::{
-    ComputeContext, Kernel, KernelContext, Operator, OperatorInput, OperatorOutput,
-};
+use ort::operator::{ComputeContext, Kernel, KernelContext, OperatorInput};
 use ort::value::TensorElementType;
 
+use super::custom_operator::{CustomOperator, thread_pool};
 use super::encoder_attention::{EncoderAttentionInputs, attend_bidirectional};
 use super::node::{
     attention_scale, head_count, input_error, inputs, invalid_node, reject_inputs, tensor,
-    thread_pool,
 };
 use super::simd::Instructions;
 
@@ -65,28 +63,18 @@ impl Input {
     }
 }
 
-impl Operator for PackedMultiHeadAttention {
-    type Kernel<'attr> = PackedMultiHeadAttentionKernel;
+impl CustomOperator for PackedMultiHeadAttention {
+    type Kernel = PackedMultiHeadAttentionKernel;
 
-    fn name(&self) -> &str {
-        "PackedMultiHeadAttention"
-    }
-
-    fn versions(&self) -> std::ops::RangeInclusive<u32> {
-        1..=1
-    }
+    const NAME: &'static str = "PackedMultiHeadAttention";
 
     fn inputs(&self) -> impl IntoIterator<Item = OperatorInput> {
         Input::ALL.map(Input::declaration)
     }
 
-    fn outputs(&self) -> impl IntoIterator<Item = OperatorOutput> {
-        [OperatorOutput::required(TensorElementType::Float32)]
-    }
-
-    fn create_kernel<'attr>(
+    fn create_kernel(
         &self,
-        attributes: &KernelContext<'attr>,
+        attributes: &KernelContext,
     ) -> ort::Result<PackedMultiHeadAttentionKernel> {
         Ok(PackedMultiHeadAttentionKernel {
             heads: head_count(attributes, "num_heads")?,

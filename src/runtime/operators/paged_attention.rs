@@ -3,15 +3,14 @@
 //! that no supported model family needs are rejected; the error names the attribute or input.
 
 use half::f16;
-use ort::operator::{
-    ComputeContext, Kernel, KernelContext, Operator, OperatorInput, OperatorOutput,
-};
+use ort::operator::{ComputeContext, Kernel, KernelContext, OperatorInput};
 use ort::value::{DynTensorValueType, PrimitiveTensorElementType, TensorElementType, ValueRef};
 
 use super::attention::attend;
 use super::attention_inputs::{AttentionCaches, AttentionInputs, AttentionShape, Scoring};
 use super::batch::BatchIndices;
-use super::node::{self, flag, head_count, invalid_node, positive, require_default, thread_pool};
+use super::custom_operator::{CustomOperator, thread_pool};
+use super::node::{self, flag, head_count, invalid_node, positive, require_default};
 use super::norm::{QueryKeyNorms, RowNorm};
 use super::rotary::{Pairing, Rotary};
 use super::simd::Instructions;
@@ -101,29 +100,16 @@ impl Input {
     }
 }
 
-impl Operator for PagedAttention {
-    type Kernel<'attr> = PagedAttentionKernel;
+impl CustomOperator for PagedAttention {
+    type Kernel = PagedAttentionKernel;
 
-    fn name(&self) -> &str {
-        "PagedAttention"
-    }
-
-    fn versions(&self) -> std::ops::RangeInclusive<u32> {
-        1..=1
-    }
+    const NAME: &'static str = "PagedAttention";
 
     fn inputs(&self) -> impl IntoIterator<Item = OperatorInput> {
         Input::ALL.map(Input::declaration)
     }
 
-    fn outputs(&self) -> impl IntoIterator<Item = OperatorOutput> {
-        [OperatorOutput::required(TensorElementType::Float32)]
-    }
-
-    fn create_kernel<'attr>(
-        &self,
-        attributes: &KernelContext<'attr>,
-    ) -> ort::Result<PagedAttentionKernel> {
+    fn create_kernel(&self, attributes: &KernelContext) -> ort::Result<PagedAttentionKernel> {
         PagedAttentionKernel::new(attributes)
     }
 }

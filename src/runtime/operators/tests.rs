@@ -4,6 +4,7 @@ mod encoder_attention;
 mod invalid;
 mod low_rank;
 mod matmul;
+mod panics;
 mod reference;
 mod session;
 

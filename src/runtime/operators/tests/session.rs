@@ -13,7 +13,7 @@ use super::*;
 use crate::graph::OperatorMatrices;
 use crate::runtime::library::lock_session_creation;
 
-fn environment() -> Environment {
+pub(super) fn environment() -> Environment {
     let library =
         Path::new(env!("CARGO_MANIFEST_DIR")).join(".cache/onnxruntime/libonnxruntime.so");
     assert!(
