@@ -121,12 +121,13 @@ fn watch<S: FileSource>(
         };
         let current = shared.current.write();
         let mut current = current.unwrap_or_else(PoisonError::into_inner);
-        if let Some(value) = value {
-            let files: Vec<_> = shared.source.files();
-            tracing::info!(?files, "files reloaded");
-            current.value = value;
-        }
+        let previous = value.map(|value| std::mem::replace(&mut current.value, value));
         current.verified_at = Instant::now();
+        // Requests wait for this lock, so the log line is written and the previous value dropped without it.
+        drop(current);
+        if previous.is_some() {
+            tracing::info!(files = ?shared.source.files(), "files reloaded");
+        }
         (last_versions, last_error) = (versions, None);
     }
 }
@@ -175,6 +176,7 @@ pub(super) fn read_file(path: &Path) -> Result<Vec<u8>, String> {
 #[cfg(test)]
 pub(super) mod tests {
     use std::path::PathBuf;
+    use std::sync::{Mutex, mpsc};
 
     use super::*;
 
@@ -215,7 +217,29 @@ pub(super) mod tests {
         }
     }
 
-    fn has_text(text: &Reloaded<TextFile>, expected: &str) -> bool {
+    /// A file on a slow file system: reading waits for a message, until the sender is dropped.
+    struct SlowFile {
+        file: TextFile,
+        messages: Mutex<mpsc::Receiver<()>>,
+    }
+
+    impl FileSource for SlowFile {
+        type Value = Vec<u8>;
+        type Error = String;
+
+        const UNREADABLE_MESSAGE: &'static str = TextFile::UNREADABLE_MESSAGE;
+
+        fn files(&self) -> Vec<&Path> {
+            self.file.files()
+        }
+
+        fn read(&self) -> Result<Vec<u8>, String> {
+            let _ = self.messages.lock().unwrap().recv();
+            self.file.read()
+        }
+    }
+
+    fn has_text(text: &Reloaded<impl FileSource<Value = Vec<u8>>>, expected: &str) -> bool {
         text.fresh_value()
             .is_some_and(|text| *text == expected.as_bytes())
     }
@@ -248,6 +272,35 @@ pub(super) mod tests {
             fs::write(&path, "two").unwrap();
             eventually(|| has_text(&text, "two"));
         }
+    }
+
+    #[test]
+    fn a_slow_file_system_delays_no_reader_of_the_value() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("text");
+        fs::write(&path, "one").unwrap();
+        let (send, messages) = mpsc::channel();
+        send.send(()).unwrap();
+        let file = SlowFile {
+            file: TextFile(path.clone()),
+            messages: Mutex::new(messages),
+        };
+        let text = Arc::new(Reloaded::with_interval(file, SHORT_INTERVAL).unwrap());
+        fs::write(&path, "two").unwrap();
+        let (finish, finished) = mpsc::channel();
+        let reader = Arc::clone(&text);
+        thread::spawn(move || {
+            // The check that detects the change waits for the file system, so the value is no longer fresh.
+            eventually(|| reader.fresh_value().is_none());
+            finish.send(reader.last_value()).unwrap();
+        });
+        let value = finished.recv_timeout(Duration::from_secs(30));
+        assert_eq!(
+            *value.expect("the reader waits for the file system"),
+            b"one"
+        );
+        drop(send);
+        eventually(|| has_text(&text, "two"));
     }
 
     #[cfg(unix)]
