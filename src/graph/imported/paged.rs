@@ -13,7 +13,7 @@ use super::super::onnx::proto::{Attribute, Graph, Model, Node, OperatorSet, Tens
 use super::super::onnx::{ElementType, MICROSOFT_DOMAIN};
 use super::super::{ORTOLAN_DOMAIN, names};
 use super::nodes::{int, integer, node, typed_input};
-use super::prune::remove_unused;
+use super::prune::{remove_unused, visit_inputs};
 
 const OPERATOR: &str = "GroupQueryAttention";
 
@@ -80,6 +80,10 @@ pub(super) fn to_paged(
         ));
     }
     let mut graph = model.graph.clone().unwrap_or_default();
+    let caches =
+        (0..pasts.len()).flat_map(|layer| [names::key_cache(layer), names::value_cache(layer)]);
+    let caches: HashSet<String> = caches.collect();
+    check_names(&graph, &caches)?;
     let mut nodes = Vec::with_capacity(graph.node.len());
     let mut layers = vec![false; pasts.len()];
     for node in std::mem::take(&mut graph.node) {
@@ -109,12 +113,31 @@ pub(super) fn to_paged(
         .retain(|output| kept.contains(&output.name.as_str()));
     remove_unused(&mut graph);
     let mut inputs = graph.input.iter().map(|input| input.name.as_str());
-    let caches =
-        (0..pasts.len()).flat_map(|layer| [names::key_cache(layer), names::value_cache(layer)]);
-    let caches: HashSet<String> = caches.collect();
     match inputs.find(|name| !PROVIDED_INPUTS.contains(name) && !caches.contains(*name)) {
         Some(name) => Err(format!("\"{name}\" is used outside of attention")),
         None => Ok(graph),
+    }
+}
+
+/// Checks that the graph does not use the names of the caches that are added to it: attention writes to the caches, so
+/// no other node may use them.
+fn check_names(graph: &Graph, caches: &HashSet<String>) -> Result<(), String> {
+    let mut used = None;
+    let mut check = |name| {
+        if caches.contains(name) {
+            used = Some(name);
+        }
+    };
+    for tensor in &graph.initializer {
+        check(tensor.name.as_str());
+    }
+    for node in &graph.node {
+        node.output.iter().for_each(|name| check(name));
+        visit_inputs(node, &mut check);
+    }
+    match used {
+        Some(name) => Err(format!("it uses the name of a cache, \"{name}\"")),
+        None => Ok(()),
     }
 }
 
@@ -299,4 +322,51 @@ pub(super) fn table_positions(graph: &Graph) -> Option<usize> {
 pub(super) fn has_sliding_window_cache(graph: &Graph) -> bool {
     let mut attributes = graph.node.iter().flat_map(|node| &node.attribute);
     attributes.any(|attribute| attribute.name == "sliding_window_cache" && attribute.i == Some(1))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::nodes::typed_output;
+    use super::*;
+
+    /// Rewrites a graph of one layer, whose attention output is added to the edge `other`, an initializer named
+    /// `initializer`.
+    fn rewrite(other: &str, initializer: &str) -> Result<Graph, String> {
+        let past = ["past_key_values.0.key", "past_key_values.0.value"];
+        let inputs = ["query", "key", "value", past[0], past[1]];
+        let attention = node(MICROSOFT_DOMAIN, OPERATOR, &inputs, "attended", Vec::new());
+        let add = node("", "Add", &["attended", other], names::LOGITS, Vec::new());
+        let graph = Graph {
+            node: vec![attention, add],
+            initializer: vec![integer(initializer, 0)],
+            output: vec![typed_output(names::LOGITS, ElementType::F32)],
+            ..Graph::default()
+        };
+        let model = Model {
+            graph: Some(graph),
+            opset_import: vec![OperatorSet {
+                domain: String::new(),
+                version: MIN_OPSET,
+            }],
+            ..Model::default()
+        };
+        to_paged(&model, &[past.map(str::to_owned)], ElementType::F32)
+    }
+
+    #[test]
+    fn no_node_but_attention_can_use_a_cache() {
+        let rewritten = rewrite("bias", "bias").unwrap();
+        let is_cache = |name: &String| name.contains("_cache.");
+        let users = rewritten.node.iter();
+        let users = users.filter(|node| node.input.iter().any(is_cache));
+        let users: Vec<&str> = users.map(|node| node.op_type.as_str()).collect();
+        assert_eq!(users, ["PagedAttention"]);
+        for (other, initializer, name) in [
+            ("key_cache.0", "bias", "key_cache.0"),
+            ("bias", "value_cache.0", "value_cache.0"),
+        ] {
+            let error = rewrite(other, initializer).unwrap_err();
+            assert_eq!(error, format!("it uses the name of a cache, \"{name}\""));
+        }
+    }
 }

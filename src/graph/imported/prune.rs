@@ -34,7 +34,7 @@ pub(super) fn remove_unused(graph: &mut Graph) {
 
 /// Calls `visit` with the name of each edge that a node reads, including the edges in subgraphs, which may read edges
 /// of the outer graph.
-fn visit_inputs<'a>(node: &'a Node, visit: &mut dyn FnMut(&'a str)) {
+pub(super) fn visit_inputs<'a>(node: &'a Node, visit: &mut dyn FnMut(&'a str)) {
     let inputs = node.input.iter().filter(|input| !input.is_empty());
     inputs.for_each(|input| visit(input));
     for attribute in &node.attribute {
