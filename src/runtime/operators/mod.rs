@@ -1,6 +1,6 @@
-//! Custom operators for ONNX Runtime's CPU provider, in the domain `ortolan`. A session created with [`domain`] can
-//! load graphs that use them. A module named after an operator reads the operator's attributes and tensors; the other
-//! modules compute on plain slices.
+//! Custom operators for ONNX Runtime's CPU provider, in the domain [`ORTOLAN_DOMAIN`]. A session created with
+//! [`domain`] can load graphs that use them. A module named after an operator reads the operator's attributes and
+//! tensors; the other modules compute on plain slices.
 
 pub mod activation;
 pub mod attention;
@@ -30,13 +30,10 @@ mod tile;
 #[cfg(test)]
 mod tests;
 
-use crate::graph::OperatorMatrices;
+use crate::graph::{ORTOLAN_DOMAIN, OperatorMatrices};
 use custom_operator::Registered;
 
-/// Name of the operator domain in ONNX graphs; the domain's version is 1.
-pub const DOMAIN: &str = "ortolan";
-
-/// Creates the domain with all custom operators, for a session whose nodes refer to `matrices` by index.
+/// Creates the domain with all custom operators (version 1), for a session whose nodes refer to `matrices` by index.
 ///
 /// # Safety
 /// `PagedAttention` writes to its inputs `key_cache` and `value_cache`. In every session with the domain, these must be
@@ -46,7 +43,7 @@ pub const DOMAIN: &str = "ortolan";
 /// # Errors
 /// If ONNX Runtime rejects an operator because the library is not the version that this program was built for.
 pub unsafe fn domain(matrices: OperatorMatrices) -> ort::Result<ort::operator::OperatorDomain> {
-    ort::operator::OperatorDomain::new(DOMAIN)?
+    ort::operator::OperatorDomain::new(ORTOLAN_DOMAIN)?
         .add(Registered(paged_attention::PagedAttention))?
         .add(Registered(packed_attention::PackedMultiHeadAttention))?
         .add(Registered(low_rank_update::LowRankUpdate))?

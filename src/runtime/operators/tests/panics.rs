@@ -8,9 +8,9 @@ use ort::operator::{ComputeContext, Kernel, KernelContext, OperatorDomain, Opera
 use ort::session::Session;
 use ort::value::{Tensor, TensorElementType};
 
-use super::super::DOMAIN;
 use super::super::custom_operator::{CustomOperator, Registered, thread_pool};
 use super::session::environment;
+use crate::graph::ORTOLAN_DOMAIN;
 use crate::graph::onnx::{Attribute, Dimension, ElementType, GraphBuilder};
 use crate::runtime::library::lock_session_creation;
 
@@ -71,12 +71,18 @@ fn session(valid: i64) -> ort::Result<Session> {
     let shape = [Dimension::Fixed(1)];
     let x = graph.input("x", ElementType::F32, &shape);
     let attributes = [("valid", Attribute::Int(valid))];
-    let [y] = graph.node(DOMAIN, Fragile::NAME, &[Some(&x)], ["y"], &attributes);
+    let [y] = graph.node(
+        ORTOLAN_DOMAIN,
+        Fragile::NAME,
+        &[Some(&x)],
+        ["y"],
+        &attributes,
+    );
     graph.output(&y, ElementType::F32, &shape);
     let (model, _) = graph.finish("one node");
 
     let environment = environment();
-    let domain = OperatorDomain::new(DOMAIN)?.add(Registered(Fragile))?;
+    let domain = OperatorDomain::new(ORTOLAN_DOMAIN)?.add(Registered(Fragile))?;
     let _guard = lock_session_creation();
     Session::builder(&environment)?
         .with_operators(domain)?

@@ -8,9 +8,9 @@ use ort::session::{Session, SessionInputValue};
 use ort::value::{Tensor, TensorRefMut};
 use prost::Message;
 
-use super::super::{DOMAIN, domain};
+use super::super::domain;
 use super::*;
-use crate::graph::OperatorMatrices;
+use crate::graph::{ORTOLAN_DOMAIN, OperatorMatrices};
 use crate::runtime::library::lock_session_creation;
 
 pub(super) fn environment() -> Environment {
@@ -190,7 +190,7 @@ fn session(given: &[&str], extra_attributes: &[(&str, AttributeValue)]) -> ort::
         output: vec!["output".into()],
         op_type: "PagedAttention".into(),
         attribute: attribute.collect(),
-        domain: DOMAIN.into(),
+        domain: ORTOLAN_DOMAIN.into(),
     };
     let graph = onnx::Graph {
         node: vec![node],
@@ -209,7 +209,7 @@ fn session(given: &[&str], extra_attributes: &[(&str, AttributeValue)]) -> ort::
     let model = onnx::Model {
         ir_version: 10,
         graph: Some(graph),
-        opset_import: vec![opset("", 18), opset(DOMAIN, 1)],
+        opset_import: vec![opset("", 18), opset(ORTOLAN_DOMAIN, 1)],
     };
     // SAFETY: the only node is the only user of its caches, which are inputs of the session. `run` passes them as
     // mutable slices.
