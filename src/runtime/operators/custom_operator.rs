@@ -11,6 +11,7 @@ use ort::operator::{
 };
 use ort::value::TensorElementType;
 
+use super::node::Input;
 use super::parallel::OperatorError;
 
 /// A custom operator in version 1. Its only output is an f32 tensor.
@@ -19,8 +20,7 @@ pub(super) trait CustomOperator: Send + Sync + 'static {
 
     const NAME: &'static str;
 
-    /// Declares the inputs in order.
-    fn inputs(&self) -> impl IntoIterator<Item = OperatorInput>;
+    const INPUTS: &'static [Input];
 
     /// Reads and checks the attributes of a node.
     fn create_kernel(&self, attributes: &KernelContext) -> ort::Result<Self::Kernel>;
@@ -41,7 +41,10 @@ impl<O: CustomOperator> Operator for Registered<O> {
     }
 
     fn inputs(&self) -> impl IntoIterator<Item = OperatorInput> {
-        self.0.inputs()
+        O::INPUTS.iter().map(|input| match input.is_required {
+            true => OperatorInput::required(input.element),
+            false => OperatorInput::optional(input.element),
+        })
     }
 
     fn outputs(&self) -> impl IntoIterator<Item = OperatorOutput> {

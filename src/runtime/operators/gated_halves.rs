@@ -2,29 +2,24 @@
 //! use the operator if a LoRA update comes between a matmul and its gate, so that `MatMulPanels` cannot apply the gate.
 //! `activation` computes the result.
 
-use ort::operator::{ComputeContext, Kernel, KernelContext, OperatorInput};
-use ort::value::TensorElementType;
+use ort::operator::{ComputeContext, Kernel, KernelContext};
+use ort::value::TensorElementType::Float32;
 
 use super::activation::gate_halves;
 use super::custom_operator::{CustomOperator, thread_pool};
-use super::node::{gate_activation, input_error, invalid_node, tensor};
+use super::node::{Input, Inputs, gate_activation, invalid_node, output};
 use super::simd::Instructions;
 use crate::graph::{Activation, GATED};
 
 /// The operator. The input is `[rows, 2 · width]`, the output `[rows, width]`.
 pub(super) struct GatedHalves;
 
-/// Name of the only input, for errors.
-const INPUT: &str = "x";
-
 impl CustomOperator for GatedHalves {
     type Kernel = GatedHalvesKernel;
 
     const NAME: &'static str = "GatedHalves";
 
-    fn inputs(&self) -> impl IntoIterator<Item = OperatorInput> {
-        [OperatorInput::required(TensorElementType::Float32)]
-    }
+    const INPUTS: &'static [Input] = &[Input::required("x", Float32)];
 
     fn create_kernel(&self, attributes: &KernelContext) -> ort::Result<GatedHalvesKernel> {
         let activation = gate_activation(attributes)?
@@ -43,19 +38,14 @@ pub(super) struct GatedHalvesKernel {
 
 impl Kernel for GatedHalvesKernel {
     fn compute(&mut self, context: &ComputeContext) -> ort::Result<()> {
-        let x = context.input(0)?;
-        let x = x.ok_or_else(|| input_error(INPUT, "is missing"))?;
-        let ([rows, columns], x) = tensor::<f32, 2>(&x, INPUT)?;
+        let inputs = Inputs::new(context, GatedHalves::INPUTS)?;
+        let ([rows, columns], x) = inputs.required::<f32, 2>(0)?;
         if !columns.is_multiple_of(2) {
-            return Err(input_error(
-                INPUT,
-                format!("has {columns} columns, not an even number"),
-            ));
+            let problem = format!("has {columns} columns, not an even number");
+            return Err(inputs.error(0, problem));
         }
         let width = columns / 2;
-        let mut output = context
-            .output(0, [rows as i64, width as i64])?
-            .ok_or_else(|| invalid_node("the node has no output"))?;
+        let mut output = output(context, [rows, width])?;
         let (_, output) = output.try_extract_tensor_mut::<f32>()?;
         gate_halves(
             self.activation,

@@ -3,12 +3,12 @@
 
 use std::sync::{Arc, Mutex, PoisonError};
 
-use ort::operator::{ComputeContext, Kernel, KernelContext, OperatorInput};
-use ort::value::{TensorElementType, ValueRef};
+use ort::operator::{ComputeContext, Kernel, KernelContext};
+use ort::value::TensorElementType::Float32;
 
 use super::custom_operator::{CustomOperator, thread_pool};
 use super::matmul::{MatmulInputs, QuantizedActivations, multiply};
-use super::node::{gate_activation, input_error, inputs, invalid_node, positive, tensor, unsigned};
+use super::node::{Input, Inputs, gate_activation, invalid_node, output, positive, unsigned};
 use super::norm::RowNorm;
 use super::simd::Instructions;
 use crate::graph::Activation;
@@ -31,20 +31,18 @@ impl MatMulPanels {
     }
 }
 
-/// Names of the inputs in order; [`MatmulInputs`] describes them.
-const INPUTS: [&str; 4] = ["x", "norm_gain", "bias", "residual"];
-
 impl CustomOperator for MatMulPanels {
     type Kernel = MatMulPanelsKernel;
 
     const NAME: &'static str = "MatMulPanels";
 
-    fn inputs(&self) -> impl IntoIterator<Item = OperatorInput> {
-        INPUTS.map(|name| match name {
-            "x" => OperatorInput::required(TensorElementType::Float32),
-            _ => OperatorInput::optional(TensorElementType::Float32),
-        })
-    }
+    /// [`MatmulInputs`] describes the inputs.
+    const INPUTS: &'static [Input] = &[
+        Input::required("x", Float32),
+        Input::optional("norm_gain", Float32),
+        Input::optional("bias", Float32),
+        Input::optional("residual", Float32),
+    ];
 
     fn create_kernel(&self, attributes: &KernelContext) -> ort::Result<MatMulPanelsKernel> {
         let matrix = unsigned(attributes, "matrix")?;
@@ -77,19 +75,18 @@ pub(super) struct MatMulPanelsKernel {
 
 impl Kernel for MatMulPanelsKernel {
     fn compute(&mut self, context: &ComputeContext) -> ort::Result<()> {
-        let values = inputs(context, INPUTS.len())?;
-        let ([rows, columns], x) =
-            optional(&values, 0)?.ok_or_else(|| input_error(INPUTS[0], "is missing"))?;
-        let gain = optional::<1>(&values, 1)?;
-        let bias = optional::<1>(&values, 2)?;
-        let residual = optional::<2>(&values, 3)?;
+        let inputs = Inputs::new(context, MatMulPanels::INPUTS)?;
+        let ([rows, columns], x) = inputs.required(0)?;
+        let gain = inputs.optional::<f32, 1>(1)?;
+        let bias = inputs.optional::<f32, 1>(2)?;
+        let residual = inputs.optional::<f32, 2>(3)?;
         let matrix = &self.matrices[self.matrix];
         let expected = matrix.shape.columns;
         if columns != expected {
             let problem = format!("has {columns} columns, but the matrix has {expected}");
-            return Err(input_error(INPUTS[0], problem));
+            return Err(inputs.error(0, problem));
         }
-        let inputs = MatmulInputs {
+        let matmul = MatmulInputs {
             x,
             matrix,
             norm: gain.map(|(_, gain)| RowNorm {
@@ -100,9 +97,7 @@ impl Kernel for MatMulPanelsKernel {
             gated: self.gated,
             residual: residual.map(|(_, residual)| residual),
         };
-        let mut output = context
-            .output(0, [rows as i64, inputs.width() as i64])?
-            .ok_or_else(|| invalid_node("the node has no output"))?;
+        let mut output = output(context, [rows, matmul.width()])?;
         let (_, output) = output.try_extract_tensor_mut::<f32>()?;
         let mut quantized = self
             .quantized
@@ -110,7 +105,7 @@ impl Kernel for MatMulPanelsKernel {
             .unwrap_or_else(PoisonError::into_inner);
         let parallel = thread_pool(context);
         multiply(
-            &inputs,
+            &matmul,
             output,
             &mut quantized,
             self.instructions,
@@ -118,13 +113,4 @@ impl Kernel for MatMulPanelsKernel {
         )
         .map_err(ort::Error::wrap)
     }
-}
-
-/// Returns the dimensions and elements of the input `index`, or `None` if the input is absent.
-fn optional<'v, const RANK: usize>(
-    values: &'v [Option<ValueRef<'_>>],
-    index: usize,
-) -> ort::Result<Option<([usize; RANK], &'v [f32])>> {
-    let value = values.get(index).and_then(Option::as_ref);
-    value.map(|value| tensor(value, INPUTS[index])).transpose()
 }

@@ -4,29 +4,27 @@
 
 use std::sync::Arc;
 
-use ort::operator::{ComputeContext, Kernel, KernelContext, OperatorInput};
+use ort::operator::{ComputeContext, Kernel, KernelContext};
 use ort::value::TensorElementType::Float32;
 
 use super::custom_operator::{CustomOperator, thread_pool};
 use super::moe::{MoeInputs, Routing, run_experts};
-use super::node::{flag, input_error, invalid_node, positive, tensor, unsigned};
+use super::node::{Input, Inputs, flag, invalid_node, output, positive, unsigned};
 use super::simd::Instructions;
 use crate::graph::ExpertMatrices;
 
 /// The operator, with the expert weights of each layer that has experts.
 pub(super) struct MixtureOfExperts(pub(super) Arc<[ExpertMatrices]>);
 
-/// Names of the inputs in order.
-const INPUTS: [&str; 2] = ["input", "router_probs"];
-
 impl CustomOperator for MixtureOfExperts {
     type Kernel = MixtureOfExpertsKernel;
 
     const NAME: &'static str = "MixtureOfExperts";
 
-    fn inputs(&self) -> impl IntoIterator<Item = OperatorInput> {
-        INPUTS.map(|_| OperatorInput::required(Float32))
-    }
+    const INPUTS: &'static [Input] = &[
+        Input::required("input", Float32),
+        Input::required("router_probs", Float32),
+    ];
 
     fn create_kernel(&self, attributes: &KernelContext) -> ort::Result<MixtureOfExpertsKernel> {
         let layer = unsigned(attributes, "layer")?;
@@ -60,16 +58,10 @@ pub(super) struct MixtureOfExpertsKernel {
 
 impl Kernel for MixtureOfExpertsKernel {
     fn compute(&mut self, context: &ComputeContext) -> ort::Result<()> {
-        let value = |index: usize| {
-            let value = context.input(index)?;
-            value.ok_or_else(|| input_error(INPUTS[index], "is missing"))
-        };
-        let (rows, scores) = (value(0)?, value(1)?);
-        let ([tokens, hidden], rows) = tensor::<f32, 2>(&rows, INPUTS[0])?;
-        let ([_, _], scores) = tensor::<f32, 2>(&scores, INPUTS[1])?;
-        let mut output = context
-            .output(0, [tokens as i64, hidden as i64])?
-            .ok_or_else(|| invalid_node("the node has no output"))?;
+        let inputs = Inputs::new(context, MixtureOfExperts::INPUTS)?;
+        let ([tokens, hidden], rows) = inputs.required(0)?;
+        let ([_, _], scores) = inputs.required(1)?;
+        let mut output = output(context, [tokens, hidden])?;
         let (_, output) = output.try_extract_tensor_mut::<f32>()?;
         let inputs = MoeInputs {
             rows,

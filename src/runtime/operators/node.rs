@@ -1,59 +1,115 @@
 //! Helpers of the custom operators: read a node's attributes and input tensors, and check ranges, types and ranks.
 
-use ort::operator::{FromKernelContext, KernelContext};
-use ort::value::{PrimitiveTensorElementType, ValueRef};
+use ort::operator::{ComputeContext, FromKernelContext, KernelContext};
+use ort::value::{PrimitiveTensorElementType, TensorElementType, ValueRef, ValueRefMut};
 
 use super::parallel::OperatorError;
 use crate::graph::MAX_HEADS;
 use crate::graph::{Activation, GATED};
 
-/// Returns the dimensions and elements of an input tensor.
-///
-/// # Errors
-/// If the tensor's element type is not `T`, or if the number of dimensions is not `RANK`.
-pub(super) fn tensor<'v, T: PrimitiveTensorElementType, const RANK: usize>(
-    value: &'v ValueRef<'_>,
-    input: &'static str,
-) -> ort::Result<([usize; RANK], &'v [T])> {
-    let (shape, elements) = value.try_extract_tensor::<T>()?;
-    let dimensions: Vec<usize> = shape
-        .iter()
-        .map(|&dimension| dimension.unsigned_abs() as usize)
-        .collect();
-    let dimensions = dimensions.try_into().map_err(|_| {
-        input_error(
-            input,
-            format!("has the shape {shape}, expected {RANK} dimensions"),
-        )
-    })?;
-    Ok((dimensions, elements))
+/// An input in an operator's schema.
+pub(super) struct Input {
+    pub(super) name: &'static str,
+    pub(super) element: TensorElementType,
+    pub(super) is_required: bool,
 }
 
-/// Returns a node's inputs in the order of the operator's schema, which has `count` inputs; `None` if absent.
-pub(super) fn inputs<'a>(
-    context: &'a ComputeContext,
-    count: usize,
-) -> ort::Result<Vec<Option<ValueRef<'a>>>> {
-    let given = context.num_inputs()?;
-    let inputs = (0..count.min(given)).map(|index| context.input(index));
-    inputs.collect()
-}
+impl Input {
+    pub(super) const fn required(name: &'static str, element: TensorElementType) -> Self {
+        Self {
+            name,
+            element,
+            is_required: true,
+        }
+    }
 
-/// Returns an error if one of the `unsupported` inputs (index and name) is given.
-pub(super) fn reject_inputs<const COUNT: usize>(
-    inputs: &[Option<ValueRef>],
-    unsupported: [(usize, &'static str); COUNT],
-) -> ort::Result<()> {
-    let mut given = unsupported.into_iter();
-    match given.find(|(index, _)| inputs.get(*index).is_some_and(Option::is_some)) {
-        Some((_, name)) => Err(input_error(name, "is not supported on CPU")),
-        None => Ok(()),
+    pub(super) const fn optional(name: &'static str, element: TensorElementType) -> Self {
+        Self {
+            name,
+            element,
+            is_required: false,
+        }
     }
 }
 
-/// Creates the error for an invalid input.
-pub(super) fn input_error(input: &'static str, problem: impl Into<String>) -> ort::Error {
-    ort::Error::wrap(OperatorError::input(input, problem.into()))
+/// The input tensors of a node in one run, with the indices of the schema.
+pub(super) struct Inputs<'a> {
+    schema: &'static [Input],
+    /// `None` for absent inputs.
+    values: Vec<Option<ValueRef<'a>>>,
+}
+
+impl<'a> Inputs<'a> {
+    pub(super) fn new(context: &'a ComputeContext, schema: &'static [Input]) -> ort::Result<Self> {
+        let given = context.num_inputs()?.min(schema.len());
+        let values = (0..given).map(|index| context.input(index));
+        let values = values.collect::<ort::Result<_>>()?;
+        Ok(Self { schema, values })
+    }
+
+    /// Returns the value of an input; `None` if the input is absent.
+    pub(super) fn value(&self, index: usize) -> Option<&ValueRef<'a>> {
+        self.values.get(index)?.as_ref()
+    }
+
+    /// Returns the dimensions and elements of an input; `None` if the input is absent.
+    ///
+    /// # Errors
+    /// If the element type is not `T`, or if the number of dimensions is not `RANK`.
+    pub(super) fn optional<T: PrimitiveTensorElementType, const RANK: usize>(
+        &self,
+        index: usize,
+    ) -> ort::Result<Option<([usize; RANK], &[T])>> {
+        let Some(value) = self.value(index) else {
+            return Ok(None);
+        };
+        let (shape, elements) = value.try_extract_tensor::<T>()?;
+        match <[i64; RANK]>::try_from(&shape[..]) {
+            Ok(dimensions) => {
+                let dimensions = dimensions.map(|dimension| dimension.unsigned_abs() as usize);
+                Ok(Some((dimensions, elements)))
+            }
+            Err(_) => {
+                let problem = format!("has the shape {shape}, expected {RANK} dimensions");
+                Err(self.error(index, problem))
+            }
+        }
+    }
+
+    /// As [`Self::optional`], but returns an error if the input is absent.
+    pub(super) fn required<T: PrimitiveTensorElementType, const RANK: usize>(
+        &self,
+        index: usize,
+    ) -> ort::Result<([usize; RANK], &[T])> {
+        self.optional(index)?
+            .ok_or_else(|| self.error(index, "is missing"))
+    }
+
+    /// Returns an error if one of the inputs `indices` is given.
+    pub(super) fn refuse(&self, indices: &[usize], problem: &str) -> ort::Result<()> {
+        match indices.iter().find(|index| self.value(**index).is_some()) {
+            Some(index) => Err(self.error(*index, problem)),
+            None => Ok(()),
+        }
+    }
+
+    /// Creates the error for an invalid input.
+    pub(super) fn error(&self, index: usize, problem: impl Into<String>) -> ort::Error {
+        ort::Error::wrap(OperatorError::input(
+            self.schema[index].name,
+            problem.into(),
+        ))
+    }
+}
+
+/// Creates the output of a node.
+pub(super) fn output(
+    context: &ComputeContext,
+    dimensions: [usize; 2],
+) -> ort::Result<ValueRefMut<'_>> {
+    context
+        .output(0, dimensions.map(|dimension| dimension as i64))?
+        .ok_or_else(|| invalid_node("the node has no output"))
 }
 
 /// Creates the error for an invalid attribute or a missing output.

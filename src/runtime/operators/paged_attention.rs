@@ -3,14 +3,18 @@
 //! that no supported model family needs are rejected; the error names the attribute or input.
 
 use half::f16;
-use ort::operator::{ComputeContext, Kernel, KernelContext, OperatorInput};
-use ort::value::{DynTensorValueType, PrimitiveTensorElementType, TensorElementType, ValueRef};
+use ort::operator::{ComputeContext, Kernel, KernelContext};
+use ort::value::DynTensorValueType;
+use ort::value::TensorElementType::{Float16, Float32, Int32};
 
 use super::attention::attend;
 use super::attention_inputs::{AttentionCaches, AttentionInputs, AttentionShape, Scoring};
 use super::batch::BatchIndices;
 use super::custom_operator::{CustomOperator, thread_pool};
-use super::node::{self, flag, head_count, invalid_node, positive, require_default};
+use super::node::{
+    Input, Inputs, attention_scale, flag, head_count, invalid_node, output, positive,
+    require_default,
+};
 use super::norm::{QueryKeyNorms, RowNorm};
 use super::rotary::{Pairing, Rotary};
 use super::simd::Instructions;
@@ -19,85 +23,22 @@ use super::simd::Instructions;
 /// safety section of [`super::domain`]).
 pub(super) struct PagedAttention;
 
-/// The inputs in the order of the operator's schema.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Input {
-    Query,
-    Key,
-    Value,
-    KeyCache,
-    ValueCache,
-    CumulativeSequenceLength,
-    PastSeqlens,
-    BlockTable,
-    CosCache,
-    SinCache,
-    SlotMapping,
-    HeadSink,
-    QNormWeight,
-    KNormWeight,
-    KScale,
-    VScale,
-    /// Bounds that other implementations use to select a kernel; ignored here.
-    AttentionMetadata,
-}
-
-impl Input {
-    const ALL: [Input; 17] = [
-        Input::Query,
-        Input::Key,
-        Input::Value,
-        Input::KeyCache,
-        Input::ValueCache,
-        Input::CumulativeSequenceLength,
-        Input::PastSeqlens,
-        Input::BlockTable,
-        Input::CosCache,
-        Input::SinCache,
-        Input::SlotMapping,
-        Input::HeadSink,
-        Input::QNormWeight,
-        Input::KNormWeight,
-        Input::KScale,
-        Input::VScale,
-        Input::AttentionMetadata,
-    ];
-    const UNSUPPORTED: [Input; 3] = [Input::HeadSink, Input::KScale, Input::VScale];
-
-    fn name(self) -> &'static str {
-        match self {
-            Input::Query => "query",
-            Input::Key => "key",
-            Input::Value => "value",
-            Input::KeyCache => "key_cache",
-            Input::ValueCache => "value_cache",
-            Input::CumulativeSequenceLength => "cumulative_sequence_length",
-            Input::PastSeqlens => "past_seqlens",
-            Input::BlockTable => "block_table",
-            Input::CosCache => "cos_cache",
-            Input::SinCache => "sin_cache",
-            Input::SlotMapping => "slot_mapping",
-            Input::HeadSink => "head_sink",
-            Input::QNormWeight => "q_norm_weight",
-            Input::KNormWeight => "k_norm_weight",
-            Input::KScale => "k_scale",
-            Input::VScale => "v_scale",
-            Input::AttentionMetadata => "attention_metadata",
-        }
-    }
-
-    fn declaration(self) -> OperatorInput {
-        use TensorElementType::{Float16, Float32, Int32};
-        match self {
-            Input::Query => OperatorInput::required(Float32),
-            Input::KeyCache | Input::ValueCache => OperatorInput::required(Float16),
-            Input::CumulativeSequenceLength | Input::PastSeqlens | Input::BlockTable => {
-                OperatorInput::required(Int32)
-            }
-            Input::SlotMapping | Input::AttentionMetadata => OperatorInput::optional(Int32),
-            _ => OperatorInput::optional(Float32),
-        }
-    }
+/// Indices of the inputs that are read.
+mod index {
+    pub(super) const QUERY: usize = 0;
+    pub(super) const KEY: usize = 1;
+    pub(super) const VALUE: usize = 2;
+    pub(super) const KEY_CACHE: usize = 3;
+    pub(super) const VALUE_CACHE: usize = 4;
+    pub(super) const CUMULATIVE_SEQUENCE_LENGTH: usize = 5;
+    pub(super) const PAST_SEQLENS: usize = 6;
+    pub(super) const BLOCK_TABLE: usize = 7;
+    pub(super) const COS_CACHE: usize = 8;
+    pub(super) const SIN_CACHE: usize = 9;
+    pub(super) const SLOT_MAPPING: usize = 10;
+    pub(super) const Q_NORM_WEIGHT: usize = 12;
+    pub(super) const K_NORM_WEIGHT: usize = 13;
+    pub(super) const UNSUPPORTED: [usize; 3] = [11, 14, 15];
 }
 
 impl CustomOperator for PagedAttention {
@@ -105,9 +46,26 @@ impl CustomOperator for PagedAttention {
 
     const NAME: &'static str = "PagedAttention";
 
-    fn inputs(&self) -> impl IntoIterator<Item = OperatorInput> {
-        Input::ALL.map(Input::declaration)
-    }
+    const INPUTS: &'static [Input] = &[
+        Input::required("query", Float32),
+        Input::optional("key", Float32),
+        Input::optional("value", Float32),
+        Input::required("key_cache", Float16),
+        Input::required("value_cache", Float16),
+        Input::required("cumulative_sequence_length", Int32),
+        Input::required("past_seqlens", Int32),
+        Input::required("block_table", Int32),
+        Input::optional("cos_cache", Float32),
+        Input::optional("sin_cache", Float32),
+        Input::optional("slot_mapping", Int32),
+        Input::optional("head_sink", Float32),
+        Input::optional("q_norm_weight", Float32),
+        Input::optional("k_norm_weight", Float32),
+        Input::optional("k_scale", Float32),
+        Input::optional("v_scale", Float32),
+        // Bounds that other implementations use to select a kernel; ignored here.
+        Input::optional("attention_metadata", Int32),
+    ];
 
     fn create_kernel(&self, attributes: &KernelContext) -> ort::Result<PagedAttentionKernel> {
         PagedAttentionKernel::new(attributes)
@@ -179,7 +137,7 @@ impl PagedAttentionKernel {
         Ok(PagedAttentionKernel {
             heads,
             kv_heads,
-            scale: node::attention_scale(attributes)?,
+            scale: attention_scale(attributes)?,
             softcap,
             window,
             norm_epsilon,
@@ -188,47 +146,41 @@ impl PagedAttentionKernel {
         })
     }
 
-    fn norms<'a>(&self, tensors: &'a Tensors) -> ort::Result<Option<QueryKeyNorms<'a>>> {
+    fn norms<'a>(&self, inputs: &'a Inputs) -> ort::Result<Option<QueryKeyNorms<'a>>> {
         let norm = |gain| RowNorm {
             gain,
             epsilon: self.norm_epsilon,
         };
         match (
-            tensors.optional::<f32, 1>(Input::QNormWeight)?,
-            tensors.optional::<f32, 1>(Input::KNormWeight)?,
+            inputs.optional::<f32, 1>(index::Q_NORM_WEIGHT)?,
+            inputs.optional::<f32, 1>(index::K_NORM_WEIGHT)?,
         ) {
             (None, None) => Ok(None),
             (Some((_, query)), Some((_, key))) => Ok(Some(QueryKeyNorms {
                 query: norm(query),
                 key: norm(key),
             })),
-            (Some(_), None) => Err(input_error(
-                Input::KNormWeight,
+            (Some(_), None) => Err(inputs.error(
+                index::K_NORM_WEIGHT,
                 "is missing, but q_norm_weight is given",
             )),
-            (None, Some(_)) => Err(input_error(
-                Input::QNormWeight,
+            (None, Some(_)) => Err(inputs.error(
+                index::Q_NORM_WEIGHT,
                 "is missing, but k_norm_weight is given",
             )),
         }
     }
 
-    fn rotary<'a>(&self, tensors: &'a Tensors) -> ort::Result<Option<Rotary<'a>>> {
+    fn rotary<'a>(&self, inputs: &'a Inputs) -> ort::Result<Option<Rotary<'a>>> {
         let Some(pairing) = self.rotary else {
-            return match Input::ALL.into_iter().find(|&input| {
-                matches!(input, Input::CosCache | Input::SinCache) && tensors.get(input).is_some()
-            }) {
-                Some(input) => Err(input_error(input, "is given, but do_rotary is 0")),
-                None => Ok(None),
-            };
+            let tables = [index::COS_CACHE, index::SIN_CACHE];
+            inputs.refuse(&tables, "is given, but do_rotary is 0")?;
+            return Ok(None);
         };
-        let ([positions, pairs], cosines) = tensors.required::<f32, 2>(Input::CosCache)?;
-        let (sine_shape, sines) = tensors.required::<f32, 2>(Input::SinCache)?;
+        let ([positions, pairs], cosines) = inputs.required::<f32, 2>(index::COS_CACHE)?;
+        let (sine_shape, sines) = inputs.required::<f32, 2>(index::SIN_CACHE)?;
         if sine_shape != [positions, pairs] {
-            return Err(input_error(
-                Input::SinCache,
-                "does not have the shape of cos_cache",
-            ));
+            return Err(inputs.error(index::SIN_CACHE, "does not have the shape of cos_cache"));
         }
         Ok(Some(Rotary {
             cosines,
@@ -241,22 +193,18 @@ impl PagedAttentionKernel {
 
 impl Kernel for PagedAttentionKernel {
     fn compute(&mut self, context: &ComputeContext) -> ort::Result<()> {
-        let tensors = Tensors::new(context)?;
-        let unsupported = Input::UNSUPPORTED.map(|input| (input as usize, input.name()));
-        node::reject_inputs(&tensors.0, unsupported)?;
+        let inputs = Inputs::new(context, PagedAttention::INPUTS)?;
+        inputs.refuse(&index::UNSUPPORTED, "is not supported on CPU")?;
 
-        let (cache_shape, _) = tensors.required::<f16, 4>(Input::KeyCache)?;
-        let (value_shape, _) = tensors.required::<f16, 4>(Input::ValueCache)?;
+        let (cache_shape, _) = inputs.required::<f16, 4>(index::KEY_CACHE)?;
+        let (value_shape, _) = inputs.required::<f16, 4>(index::VALUE_CACHE)?;
         let [blocks, block_tokens, kv_heads, head_size] = cache_shape;
         if value_shape != cache_shape {
-            return Err(input_error(
-                Input::ValueCache,
-                "does not have the shape of key_cache",
-            ));
+            return Err(inputs.error(index::VALUE_CACHE, "does not have the shape of key_cache"));
         }
         if kv_heads != self.kv_heads {
             let problem = format!("has {kv_heads} heads, kv_num_heads is {}", self.kv_heads);
-            return Err(input_error(Input::KeyCache, problem));
+            return Err(inputs.error(index::KEY_CACHE, problem));
         }
         let shape = AttentionShape {
             heads: self.heads,
@@ -266,34 +214,34 @@ impl Kernel for PagedAttentionKernel {
             block_tokens,
         };
 
-        let ([tokens, query_width], query) = tensors.required::<f32, 2>(Input::Query)?;
+        let ([tokens, query_width], query) = inputs.required::<f32, 2>(index::QUERY)?;
         let key_value = match (
-            tensors.optional::<f32, 2>(Input::Key)?,
-            tensors.optional::<f32, 2>(Input::Value)?,
+            inputs.optional::<f32, 2>(index::KEY)?,
+            inputs.optional::<f32, 2>(index::VALUE)?,
         ) {
             (None, None) => None,
             (Some((_, key)), Some((_, value))) => Some((key, value)),
             (Some(_), None) => {
-                return Err(input_error(Input::Value, "is missing, but key is given"));
+                return Err(inputs.error(index::VALUE, "is missing, but key is given"));
             }
             (None, Some(_)) => {
-                return Err(input_error(Input::Key, "is missing, but value is given"));
+                return Err(inputs.error(index::KEY, "is missing, but value is given"));
             }
         };
         let row_heads = self.heads + if key_value.is_some() { 0 } else { 2 * kv_heads };
         if Some(query_width) != row_heads.checked_mul(head_size) {
             let problem =
                 format!("has rows of {query_width} elements for {row_heads} heads of {head_size}");
-            return Err(input_error(Input::Query, problem));
+            return Err(inputs.error(index::QUERY, problem));
         }
 
         let (_, cumulative_sequence_length) =
-            tensors.required::<i32, 1>(Input::CumulativeSequenceLength)?;
-        let (_, past_seqlens) = tensors.required::<i32, 1>(Input::PastSeqlens)?;
+            inputs.required::<i32, 1>(index::CUMULATIVE_SEQUENCE_LENGTH)?;
+        let (_, past_seqlens) = inputs.required::<i32, 1>(index::PAST_SEQLENS)?;
         let ([_, blocks_per_sequence], block_table) =
-            tensors.required::<i32, 2>(Input::BlockTable)?;
-        let slot_mapping = tensors
-            .optional::<i32, 1>(Input::SlotMapping)?
+            inputs.required::<i32, 2>(index::BLOCK_TABLE)?;
+        let slot_mapping = inputs
+            .optional::<i32, 1>(index::SLOT_MAPPING)?
             .map(|(_, mapping)| mapping);
         let batch = BatchIndices {
             cumulative_sequence_length,
@@ -302,20 +250,18 @@ impl Kernel for PagedAttentionKernel {
             blocks_per_sequence,
             slot_mapping,
         };
-        let (norms, rotary) = (self.norms(&tensors)?, self.rotary(&tensors)?);
+        let (norms, rotary) = (self.norms(&inputs)?, self.rotary(&inputs)?);
         let scoring = Scoring {
             scale: self.scale.unwrap_or(1.0 / (head_size as f32).sqrt()),
             softcap: self.softcap,
             window: self.window,
         };
 
-        let mut output = context
-            .output(0, [tokens as i64, (self.heads * head_size) as i64])?
-            .ok_or_else(|| invalid_node("the node has no output"))?;
+        let mut output = output(context, [tokens, self.heads * head_size])?;
         let (_, output) = output.try_extract_tensor_mut::<f32>()?;
         // SAFETY: the caller of `domain` guarantees that this node may write to its caches, and that nothing else
         // accesses them during a run. None of the slices above is a cache.
-        let caches = unsafe { tensors.caches() }?;
+        let caches = unsafe { caches(&inputs) }?;
         let inputs = AttentionInputs {
             query,
             key_value,
@@ -336,70 +282,35 @@ impl Kernel for PagedAttentionKernel {
     }
 }
 
-/// Input tensors of a node in one run, indexed by [`Input`]; `None` if absent.
-struct Tensors<'a>(Vec<Option<ValueRef<'a>>>);
-
-impl<'a> Tensors<'a> {
-    fn new(context: &'a ComputeContext) -> ort::Result<Self> {
-        node::inputs(context, Input::ALL.len()).map(Tensors)
-    }
-
-    fn get(&self, input: Input) -> Option<&ValueRef<'a>> {
-        self.0.get(input as usize)?.as_ref()
-    }
-
-    fn required<T: PrimitiveTensorElementType, const RANK: usize>(
-        &self,
-        input: Input,
-    ) -> ort::Result<([usize; RANK], &[T])> {
-        self.optional(input)?
-            .ok_or_else(|| input_error(input, "is missing"))
-    }
-
-    fn optional<T: PrimitiveTensorElementType, const RANK: usize>(
-        &self,
-        input: Input,
-    ) -> ort::Result<Option<([usize; RANK], &[T])>> {
-        let Some(value) = self.get(input) else {
-            return Ok(None);
-        };
-        node::tensor(value, input.name()).map(Some)
-    }
-
-    /// Returns the cache tensors as mutable slices.
-    ///
-    /// # Safety
-    /// The memory of the cache tensors must be writable. While the result lives, nothing else may access it.
-    unsafe fn caches(&self) -> ort::Result<AttentionCaches<'_>> {
-        let memory = |input: Input| -> ort::Result<(*mut f16, usize)> {
-            let value = self
-                .get(input)
-                .ok_or_else(|| input_error(input, "is missing"))?;
-            let elements = value.try_extract_tensor::<f16>()?.1.len();
-            if elements == 0 {
-                return Err(input_error(input, "is empty"));
-            }
-            let tensor = value.view().downcast::<DynTensorValueType>()?;
-            Ok((tensor.data_ptr().cast_mut().cast(), elements))
-        };
-        let (keys, key_elements) = memory(Input::KeyCache)?;
-        let (values, value_elements) = memory(Input::ValueCache)?;
-        let (first, end) = (keys.addr(), keys.addr() + key_elements * size_of::<f16>());
-        if values.addr() < end && first < values.addr() + value_elements * size_of::<f16>() {
-            return Err(input_error(Input::ValueCache, "overlaps key_cache"));
+/// Returns the cache tensors as mutable slices.
+///
+/// # Safety
+/// The memory of the cache tensors must be writable. While the result lives, nothing else may access it.
+unsafe fn caches<'a>(inputs: &'a Inputs) -> ort::Result<AttentionCaches<'a>> {
+    let memory = |input: usize| -> ort::Result<(*mut f16, usize)> {
+        let value = inputs
+            .value(input)
+            .ok_or_else(|| inputs.error(input, "is missing"))?;
+        let elements = value.try_extract_tensor::<f16>()?.1.len();
+        if elements == 0 {
+            return Err(inputs.error(input, "is empty"));
         }
-        // SAFETY: ONNX Runtime guarantees this number of elements at each address, and the two tensors do not
-        // overlap. The caller guarantees that they are writable and not accessed elsewhere.
-        let (keys, values) = unsafe {
-            (
-                std::slice::from_raw_parts_mut(keys, key_elements),
-                std::slice::from_raw_parts_mut(values, value_elements),
-            )
-        };
-        Ok(AttentionCaches { keys, values })
+        let tensor = value.view().downcast::<DynTensorValueType>()?;
+        Ok((tensor.data_ptr().cast_mut().cast(), elements))
+    };
+    let (keys, key_elements) = memory(index::KEY_CACHE)?;
+    let (values, value_elements) = memory(index::VALUE_CACHE)?;
+    let (first, end) = (keys.addr(), keys.addr() + key_elements * size_of::<f16>());
+    if values.addr() < end && first < values.addr() + value_elements * size_of::<f16>() {
+        return Err(inputs.error(index::VALUE_CACHE, "overlaps key_cache"));
     }
-}
-
-fn input_error(input: Input, problem: impl Into<String>) -> ort::Error {
-    node::input_error(input.name(), problem)
+    // SAFETY: ONNX Runtime guarantees this number of elements at each address, and the two tensors do not
+    // overlap. The caller guarantees that they are writable and not accessed elsewhere.
+    let (keys, values) = unsafe {
+        (
+            std::slice::from_raw_parts_mut(keys, key_elements),
+            std::slice::from_raw_parts_mut(values, value_elements),
+        )
+    };
+    Ok(AttentionCaches { keys, values })
 }

@@ -4,11 +4,12 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use ort::operator::{ComputeContext, Kernel, KernelContext, OperatorDomain, OperatorInput};
+use ort::operator::{ComputeContext, Kernel, KernelContext, OperatorDomain};
 use ort::session::Session;
 use ort::value::{Tensor, TensorElementType};
 
 use super::super::custom_operator::{CustomOperator, Registered, thread_pool};
+use super::super::node::Input;
 use super::session::environment;
 use crate::graph::ORTOLAN_DOMAIN;
 use crate::graph::onnx::{Attribute, Dimension, ElementType, GraphBuilder};
@@ -27,12 +28,10 @@ impl CustomOperator for Fragile {
 
     const NAME: &'static str = "Fragile";
 
-    fn inputs(&self) -> impl IntoIterator<Item = OperatorInput> {
-        [OperatorInput::required(TensorElementType::Float32)]
-    }
+    const INPUTS: &'static [Input] = &[Input::required("x", TensorElementType::Float32)];
 
     fn create_kernel(&self, attributes: &KernelContext) -> ort::Result<FragileKernel> {
-        assert_eq!(attributes.get("valid"), Some(1_i64), "invalid attribute");
+        assert_eq!(attributes.get::<i64>("valid"), Some(1), "invalid attribute");
         Ok(FragileKernel)
     }
 }
