@@ -77,7 +77,7 @@ fn catch_panic<T>(operator: &str, call: impl FnOnce() -> ort::Result<T>) -> ort:
     })
 }
 
-fn panic_message(payload: &(dyn Any + Send)) -> String {
+pub(super) fn panic_message(payload: &(dyn Any + Send)) -> String {
     let text = payload.downcast_ref::<String>().map(String::as_str);
     let text = text.or_else(|| payload.downcast_ref::<&str>().copied());
     // `ort` panics if an error message contains NUL.
