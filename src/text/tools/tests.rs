@@ -4,7 +4,7 @@ use serde_json::json;
 
 use super::*;
 use crate::text::conversation::{ChatMessage, Conversation};
-use crate::text::{ChatTemplate, predefined};
+use crate::text::{ChatTemplate, OutputEnd, predefined};
 
 /// Name, expected format, and a chat template with the tool-related parts of a model with that format.
 const TEMPLATES: [(&str, &ToolCallFormat, &str); 5] = [
