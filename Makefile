@@ -53,8 +53,8 @@ serve: setup build ## serve the default model on 127.0.0.1:8080; ARGS="..." adds
 	@exec $(BINARY) -m $(MODEL) --ctx-size 4096 --parallel 4 --log-format text $(ARGS)
 
 lint: ## check formatting and run clippy; warnings are errors
-	$(CARGO) fmt --check
-	$(CARGO) clippy --locked --all-targets --all-features -- -D warnings
+	$(CARGO) fmt --all --check
+	$(CARGO) clippy --locked --workspace --all-targets --all-features -- -D warnings
 
 lint-openapi: setup $(OPENAPI_NODE)/installed ## check the OpenAPI document with Redocly and Spectral; needs Node with npm
 	$(CARGO) test --locked --features tools --test openapi_clients -- lint

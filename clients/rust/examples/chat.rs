@@ -24,11 +24,11 @@ async fn main() -> anyhow::Result<()> {
         "max_tokens": 64,
     }))?;
 
-    let answer = client.chat_completion(None, &request).await?.into_inner();
+    let answer = client.chat_completion(&request).await?.into_inner();
     println!("{}", serde_json::to_string_pretty(&answer)?);
 
     let mut events = client
-        .chat_completion_stream(None, &request)
+        .chat_completion_stream(&request)
         .await?
         .into_inner()
         .into_inner();
