@@ -161,25 +161,32 @@ Feature: Reasoning
     And every event's name is its type
     And the stream's blocks are "thinking" and "tool_use"
 
-  Scenario Outline: counted input tokens include the opening of the reasoning: <route>, <option>
-    When I post to "<route>" as "application/json":
+  Scenario Outline: counted input tokens include the opening of the reasoning: <option>
+    When I post to "/v1/chat/completions" as "application/json":
       """
-      {<body>, "max_tokens": 9}
+      {"messages": [{"role": "user", "content": "Hi"}], <option>, "max_tokens": 9}
       """
     Then the status is 200
-    And the response's "usage.<usage>" is 27
-    When I post to "<route>/<count>" as "application/json":
+    And the response's "usage.prompt_tokens" is 27
+    When I post to "/v1/chat/completions/input_tokens" as "application/json":
       """
-      {<body>}
+      {"messages": [{"role": "user", "content": "Hi"}], <option>}
       """
     Then the status is 200
     And the response's "input_tokens" is 27
 
     Examples:
-      | route                | count        | usage         | option          | body                                                                                                        |
-      | /v1/chat/completions | input_tokens | prompt_tokens | limit           | "messages": [{"role": "user", "content": "Hi"}], "thinking_budget_tokens": 8                                |
-      | /v1/chat/completions | input_tokens | prompt_tokens | response_format | "messages": [{"role": "user", "content": "Hi"}], "response_format": {"type": "json_object"}                 |
-      | /v1/messages         | count_tokens | input_tokens  | thinking        | "messages": [{"role": "user", "content": "Hi"}], "thinking": {"type": "enabled", "budget_tokens": 8}        |
+      | option                                     |
+      | "thinking_budget_tokens": 8                |
+      | "response_format": {"type": "json_object"} |
+
+  Scenario: /v1/messages/count_tokens counts the opening of the reasoning
+    When I post to "/v1/messages/count_tokens" as "application/json":
+      """
+      {"messages": [{"role": "user", "content": "Hi"}], "thinking": {"type": "enabled", "budget_tokens": 8}}
+      """
+    Then the status is 200
+    And the response's "input_tokens" is 27
 
   Scenario Outline: /v1/responses/input_tokens counts the opening of the reasoning: <option>
     When I create a response:
