@@ -149,10 +149,10 @@ Feature: Native completion API
     And the response's "<value>" is <expected>
 
     Examples:
-      | path              | body                                                                   | value                   | expected |
-      | /completions      | {"prompt": "Hello", "n_predict": 3}                                    | tokens_predicted        | 3  |
-      | /chat/completions | {"messages": [{"role": "user", "content": "Hello"}], "max_tokens": 3}  | usage.completion_tokens | 3  |
-      | /responses        | {"input": "Hello", "max_output_tokens": 3}                             | usage.output_tokens     | 3  |
+      | path              | body                                                                                    | value                   | expected |
+      | /completions      | {"prompt": "Hello", "n_predict": 3, "temperature": 0}                                   | tokens_predicted        | 3        |
+      | /chat/completions | {"messages": [{"role": "user", "content": "Hello"}], "max_tokens": 3, "temperature": 0} | usage.completion_tokens | 3        |
+      | /responses        | {"input": "Hello", "max_output_tokens": 3, "temperature": 0}                            | usage.output_tokens     | 3        |
 
   Scenario: the alias /completions validates the request body
     When I post to "/completions" as "application/json":

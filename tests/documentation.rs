@@ -279,7 +279,9 @@ fn make_serve_reports_a_missing_cargo_before_it_downloads_anything() {
     let output = Command::new("make")
         .args(["serve", "CARGO=/nowhere/cargo", "PYTHON=/nowhere/python"])
         .current_dir(root())
+        // `make test` sets them; a nested make reports its folder.
         .env_remove("MAKEFLAGS")
+        .env_remove("MAKELEVEL")
         .output()
         .unwrap();
     let message = String::from_utf8(output.stdout).unwrap();
