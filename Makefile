@@ -25,7 +25,7 @@ RANDOM_MODEL := .cache/models/random-1b.gguf
 cargo-installed:
 	@command -v $(CARGO) >/dev/null || { \
 	  echo 'build: $(CARGO) not found; it is needed to compile the server.'; \
-	  echo 'Install the Rust toolchain (https://rustup.rs), or set its path: `make $(MAKECMDGOALS) CARGO=/path/to/cargo`.'; exit 1; }
+	  echo 'Install the Rust toolchain (https://rustup.rs), or set the variable CARGO to the path of cargo.'; exit 1; }
 
 build: cargo-installed
 

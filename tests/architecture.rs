@@ -94,7 +94,7 @@ const MODULES: &[(&str, &[&str])] = &[
     ("atomic_file", &[]),
 ];
 
-/// Pairs of a module and another module whose types it exports as a part of its own interface.
+/// Pairs of modules: the first may re-export types of the second, because its public functions take or return them.
 const EXPORTS: &[(&str, &str)] = &[
     ("api", "model"),
     ("model", "engine"),

@@ -47,8 +47,8 @@ pub(crate) fn validated(
     })
 }
 
-/// The operation of the OpenAPI document for a request. If there is none (status 404 or 405), only the schema of the
-/// error is checked.
+/// Returns the operation of a request in the OpenAPI document; `None` if the document does not describe it. Such a
+/// request gets status 404 or 405, and only the schema of its error is checked.
 fn operation(method: &str, path: &str) -> Option<&'static Value> {
     DOCUMENT["paths"][document::template(path)?].get(method)
 }
