@@ -14,14 +14,10 @@ use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, ensure};
-use ortolan::api::{
-    ApiSettings, BodyRules, Caller, Endpoints, KeyPolicy, RequestDefaults, ResponseStore, routes,
-};
+use ortolan::api::{ApiSettings, Caller, routes};
 use ortolan::file_bytes::FileAccess;
 use ortolan::model::load::{CacheSize, LoadOptions, inspect};
-use ortolan::model::{
-    AdapterOptions, GenerateLimits, LoadedModel, ModelState, PreparationPool, SystemPrompt,
-};
+use ortolan::model::{AdapterOptions, LoadedModel, ModelState, PreparationPool, SystemPrompt};
 use ortolan::runtime::SessionOptions;
 use poem::{Endpoint, Request};
 use serde_json::{Value, json};
@@ -235,24 +231,6 @@ fn load() -> anyhow::Result<LoadedModel> {
 
 fn settings(model: &Arc<LoadedModel>) -> anyhow::Result<ApiSettings> {
     let (_, state) = watch::channel(ModelState::Ready(Arc::clone(model)));
-    Ok(ApiSettings {
-        model: state,
-        preparations: Arc::new(PreparationPool::new(1)?),
-        endpoints: Endpoints {
-            slots: false,
-            metrics: false,
-            embedding: false,
-            change_props: false,
-            slot_files: None,
-        },
-        limits: GenerateLimits::NONE,
-        defaults: RequestDefaults::default(),
-        bodies: BodyRules {
-            idle_timeout: Duration::MAX,
-            strict: false,
-        },
-        responses: Arc::new(ResponseStore::new(0)),
-        strict_model_names: false,
-        key_policy: KeyPolicy::default(),
-    })
+    let preparations = Arc::new(PreparationPool::new(1)?);
+    Ok(ApiSettings::new(state, preparations))
 }

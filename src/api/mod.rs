@@ -67,6 +67,26 @@ pub struct ApiSettings {
     pub key_policy: KeyPolicy,
 }
 
+impl ApiSettings {
+    /// Settings without optional endpoints, limits, timeouts and stored responses.
+    pub fn new(model: watch::Receiver<ModelState>, preparations: Arc<PreparationPool>) -> Self {
+        Self {
+            model,
+            preparations,
+            endpoints: Endpoints::default(),
+            limits: GenerateLimits::NONE,
+            defaults: RequestDefaults::default(),
+            bodies: BodyRules {
+                idle_timeout: Duration::MAX,
+                strict: false,
+            },
+            responses: Arc::new(ResponseStore::new(0)),
+            strict_model_names: false,
+            key_policy: KeyPolicy::default(),
+        }
+    }
+}
+
 /// Cache isolation and priority limit of API keys.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct KeyPolicy {
@@ -78,7 +98,7 @@ pub struct KeyPolicy {
 }
 
 /// The optional endpoints that are enabled. Disabled ones respond with 501.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Default)]
 pub struct Endpoints {
     /// `/slots`, and `include_slots` of `/health`. Both show the requests in the slots, including the prompts.
     pub slots: bool,
@@ -120,26 +140,7 @@ pub fn routes(settings: ApiSettings) -> impl Endpoint<Output = Response> + 'stat
 /// If a thread cannot be started.
 pub fn routes_description() -> std::io::Result<String> {
     let (_, model) = watch::channel(ModelState::Loading { done: 0.0 });
-    let settings = ApiSettings {
-        model,
-        preparations: Arc::new(PreparationPool::new(0)?),
-        endpoints: Endpoints {
-            slots: true,
-            metrics: true,
-            embedding: true,
-            change_props: true,
-            slot_files: None,
-        },
-        limits: GenerateLimits::NONE,
-        defaults: RequestDefaults::default(),
-        bodies: BodyRules {
-            idle_timeout: Duration::MAX,
-            strict: false,
-        },
-        responses: Arc::new(ResponseStore::new(0)),
-        strict_model_names: false,
-        key_policy: KeyPolicy::default(),
-    };
+    let settings = ApiSettings::new(model, Arc::new(PreparationPool::new(0)?));
     Ok(service(settings).spec())
 }
 

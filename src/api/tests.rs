@@ -49,25 +49,13 @@ fn endpoint_for(
     strict: bool,
 ) -> impl Endpoint<Output = Response> {
     let (_, model) = watch::channel(state);
+    let preparations = Arc::new(PreparationPool::new(8).unwrap());
     routes(ApiSettings {
-        preparations: Arc::new(PreparationPool::new(8).unwrap()),
-        model,
-        endpoints: Endpoints {
-            slots: false,
-            metrics: false,
-            embedding: false,
-            change_props: false,
-            slot_files: None,
-        },
-        limits: GenerateLimits::NONE,
-        defaults: RequestDefaults::default(),
         bodies: BodyRules {
             idle_timeout: Duration::from_secs(60),
             strict,
         },
-        responses: Arc::new(ResponseStore::new(0)),
-        strict_model_names: false,
-        key_policy: KeyPolicy::default(),
+        ..ApiSettings::new(model, preparations)
     })
     .data(caller)
 }

@@ -7,11 +7,8 @@ use tokio::net::TcpStream;
 use tokio::sync::oneshot;
 
 use super::*;
-use crate::api::{
-    self, ApiSettings, BodyRules, Endpoints, KeyPolicy, MAX_BODY_BYTES, RequestDefaults,
-    ResponseStore,
-};
-use crate::model::{GenerateLimits, ModelState, PreparationPool};
+use crate::api::{self, ApiSettings, BodyRules, Endpoints, MAX_BODY_BYTES};
+use crate::model::{ModelState, PreparationPool};
 
 pub(super) fn options() -> ServeOptions {
     ServeOptions {
@@ -466,9 +463,8 @@ async fn loading_server() -> SocketAddr {
     let server = Server::bind(options()).await.unwrap();
     let address = server.address();
     let (_, model) = watch::channel(ModelState::Loading { done: 0.0 });
+    let preparations = Arc::new(PreparationPool::new(8).unwrap());
     let settings = ApiSettings {
-        preparations: Arc::new(PreparationPool::new(8).unwrap()),
-        model,
         endpoints: Endpoints {
             slots: true,
             metrics: true,
@@ -476,15 +472,11 @@ async fn loading_server() -> SocketAddr {
             change_props: true,
             slot_files: None,
         },
-        limits: GenerateLimits::NONE,
-        defaults: RequestDefaults::default(),
         bodies: BodyRules {
             idle_timeout: Duration::from_secs(60),
             strict: false,
         },
-        responses: Arc::new(ResponseStore::new(0)),
-        strict_model_names: false,
-        key_policy: KeyPolicy::default(),
+        ..ApiSettings::new(model, preparations)
     };
     tokio::spawn(server.serve(
         api::routes(settings),

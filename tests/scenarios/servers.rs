@@ -6,9 +6,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
-use ortolan::api::{
-    self, ApiSettings, BodyRules, Endpoints, KeyPolicy, RequestDefaults, ResponseStore,
-};
+use ortolan::api::{self, ApiSettings, BodyRules, Endpoints, ResponseStore};
 use ortolan::file_bytes::FileAccess;
 use ortolan::model::load::{CacheSize, LoadOptions, inspect};
 use ortolan::model::{
@@ -399,19 +397,15 @@ pub(crate) async fn with_strict_names(server: ModelServer) -> ModelServer {
 /// API settings with all endpoints enabled and no limits.
 fn settings(state: ModelState) -> ApiSettings {
     let (_, model) = watch::channel(state);
+    let preparations = PreparationPool::new(SLOTS + QUEUE_LENGTH).unwrap();
     ApiSettings {
-        model,
-        preparations: Arc::new(PreparationPool::new(SLOTS + QUEUE_LENGTH).unwrap()),
         endpoints: all_endpoints(),
-        limits: GenerateLimits::NONE,
-        defaults: RequestDefaults::default(),
         bodies: BodyRules {
             idle_timeout: IDLE_TIMEOUT,
             strict: false,
         },
         responses: Arc::new(ResponseStore::new(16)),
-        strict_model_names: false,
-        key_policy: KeyPolicy::default(),
+        ..ApiSettings::new(model, Arc::new(preparations))
     }
 }
 
